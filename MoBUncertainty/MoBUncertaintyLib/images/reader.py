@@ -1,7 +1,8 @@
 """Read and check the input: one scalar 3D volume with sane geometry, or an `ImageError` that says what to do.
 
 Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm. SimpleITK
-reads volume files once `volume_files` has found all of their voxels intact; `images.dicom` reads DICOM.
+reads volume files once `volume_files` has found all of their voxels intact; `images.dicom` reads DICOM. Nothing else
+in the program opens an image of a user: what is read here is the file of that very name.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,13 +24,16 @@ from MoBUncertaintyLib.files.names import is_unicode, printable
 from MoBUncertaintyLib.images import memory
 from MoBUncertaintyLib.images.hounsfield import AIR_HU, HOUNSFIELD_BELOW
 from MoBUncertaintyLib.images.modality import modality_of, set_modality
-from MoBUncertaintyLib.images.volume_files import check_voxels, unpacked_voxels
+from MoBUncertaintyLib.images.volume_files import check_voxels
 from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, VolumeHeader, is_volume_name, read_header
 
 # Finer than any clinical CT, or a header in other units than mm; coarser than any organ can be resolved.
 SPACING_MM = (0.2, 15.0)
 # More than any scanner makes, and all that a 32-bit index can count.
 MAX_VOXELS = 2**31 - 1
+
+_COMPLEX = "The image has complex values; give a magnitude image or a CT."
+_PIECE = 1 << 22  # voxels
 
 # By how much the axes' dot products may differ from 0, or from 1 with themselves; cosines in files are rounded.
 MAX_SHEAR = 1e-3
@@ -89,13 +94,29 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
         image, warnings, digests = read_slices(files)
         sha256 = digest_of_series(files, digests) if path.is_dir() else digests[0]
     else:
-        with unchanged([path]):
-            header = read_header(path)
-            with unchanged(header.files):
-                image, warnings = _read_volume(header)
-                files, sha256 = header.files, header.digest()
+        image, warnings, files, sha256 = _read_file(path)
     image, more = check_image(image)
     return ReadImage(image, warnings + more, tuple(files), sha256, is_dicom)
+
+
+def read_volume(path: str | Path) -> sitk.Image:
+    """Read a NIfTI, NRRD or MetaImage file as it is stored: a label map, say, or a map of a results folder.
+
+    Raises:
+        ImageError: Missing, unreadable, truncated or damaged, changed while it was read, or not one scalar volume.
+        SettingsError: There is less memory than the image takes.
+    """
+    return _read_file(_existing(path))[0]
+
+
+def stored_orientation(path: str | Path) -> str:
+    """Return the orientation of a volume file's stored axes, such as `LPS`, without reading its voxels.
+
+    Raises:
+        ImageError: Missing or unreadable.
+    """
+    with _opened(read_header(_existing(path))) as reader:
+        return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(reader.GetDirection()))
 
 
 def digest(path: str | Path, series: str | None = None) -> str:
@@ -165,7 +186,7 @@ def _scalar_3d(image: sitk.Image) -> sitk.Image:
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     if image.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
-        raise ImageError("The image has complex values; give a magnitude image or a CT.")
+        raise ImageError(_COMPLEX)
     _check_layout(image.GetSize(), image.GetNumberOfComponentsPerPixel())
     if "vector" in image.GetPixelIDTypeAsString():
         image = sitk.VectorIndexSelectionCast(image, 0)
@@ -224,21 +245,24 @@ def _without_non_finite(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
     return filled, [f"{count} voxels are not finite numbers and were set to air ({air:g})."]
 
 
+def _read_file(path: Path) -> tuple[sitk.Image, list[str], tuple[Path, ...], str]:
+    """Read a volume file, its warnings, the files of it, and their digest."""
+    with unchanged([path]):
+        header = read_header(path)
+        with unchanged(header.files):
+            return *_read_volume(header), header.files, header.digest()
+
+
 def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
     _check_layout(header.shape, header.components)
     memory.check_image(header.voxels.length)
-    voxels = unpacked_voxels(header)
-    warnings = [*header.warnings, *check_voxels(header, voxels)]
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(header.reader)
-    reader.SetFileName(str(header.path))
+    voxels, noticed = check_voxels(header)
+    warnings = [*header.warnings, *noticed]
     try:
-        with _quiet():
-            reader.ReadImageInformation()
+        with _opened(header) as reader:
             _check_layout(reader.GetSize(), reader.GetNumberOfComponents())
-            image = None if voxels is None else _image_of(voxels, reader)
-            image = _with_non_finite(reader.Execute(), header) if image is None else image
-    except RuntimeError as error:
+            image = reader.Execute() if voxels is None else _image_of(voxels, header, reader)
+    except (RuntimeError, OSError) as error:
         raise ImageError(
             f"{header.path.name} cannot be read ({sitk_reason(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM "
             "file."
@@ -246,37 +270,41 @@ def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
     return image, warnings
 
 
-def _image_of(voxels: np.ndarray, reader: sitk.ImageFileReader) -> sitk.Image | None:
-    """Make the image of voxels that are in memory; None if SimpleITK would change what it reads."""
-    shape = reader.GetSize()[::-1]
-    if len(shape) != 3 or math.prod(shape) != voxels.size or min(reader.GetSpacing()) <= 0:
-        return None
-    native = voxels.reshape(shape).astype(voxels.dtype.newbyteorder("="), copy=False)
-    image = sitk.GetImageFromArray(native)
-    if image.GetPixelID() != reader.GetPixelID():  # it would scale them, and make other numbers of them
-        return None
+@contextmanager
+def _opened(header: VolumeHeader) -> Iterator[sitk.ImageFileReader]:
+    """Open a volume file with SimpleITK: of NIfTI the header alone, in a private place where it has no neighbours."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(header.reader)
+    with _quiet(), TemporaryDirectory(prefix="mob-uncertainty-", ignore_cleanup_errors=True) as folder:
+        file = Path(folder, "header.nii") if header.block else header.path
+        if header.block:
+            file.write_bytes(header.block + bytes(4))
+        reader.SetFileName(str(file))
+        reader.ReadImageInformation()
+        yield reader
+
+
+def _image_of(voxels: np.ndarray, header: VolumeHeader, reader: sitk.ImageFileReader) -> sitk.Image:
+    """Make the image of stored voxels in the geometry that the reader found; NaN and infinity stay what they are."""
+    if voxels.dtype.kind == "c":
+        raise ImageError(_COMPLEX)
+    image = sitk.GetImageFromArray(_rescaled(voxels, header).reshape(reader.GetSize()[::-1]))
     image.SetSpacing(reader.GetSpacing())
     image.SetOrigin(reader.GetOrigin())
     image.SetDirection(reader.GetDirection())
     return image
 
 
-def _with_non_finite(image: sitk.Image, header: VolumeHeader) -> sitk.Image:
-    """Put NaN back where SimpleITK has silently read NaN or infinity in a NIfTI file as 0 (water in CT)."""
-    if header.reader != "NiftiImageIO" or header.dtype is None or header.dtype.kind != "f":
-        return image
-    from nibabel.arrayproxy import ArrayProxy
-
-    voxels = header.voxels
-    stored = ArrayProxy(str(header.path), (header.shape, header.dtype, voxels.start + voxels.skip))
-    bad = ~np.isfinite(np.asanyarray(stored)).T  # nibabel's axes are x, y, z
-    if not bad.any():
-        return image
-    values = sitk.GetArrayFromImage(image)
-    values[bad.reshape(values.shape)] = np.nan
-    restored = sitk.GetImageFromArray(values)
-    restored.CopyInformation(image)
-    return restored
+def _rescaled(voxels: np.ndarray, header: VolumeHeader) -> np.ndarray:
+    """Multiply by the slope and add the intercept that a NIfTI file states, as SimpleITK does."""
+    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    if (header.slope, header.intercept) == (1, 0):
+        return native
+    scaled = native.astype(np.float64 if native.dtype == np.float64 else np.float32)
+    for start in range(0, scaled.size, _PIECE):  # in double precision, but not all at once
+        part = scaled[start : start + _PIECE]
+        part[:] = part.astype(np.float64) * header.slope + header.intercept
+    return scaled
 
 
 def sitk_reason(error: Exception) -> str:

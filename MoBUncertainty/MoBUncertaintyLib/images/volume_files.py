@@ -1,12 +1,14 @@
 """Check the voxels of NIfTI, NRRD and MetaImage files before SimpleITK reads them.
 
 SimpleITK silently reads damaged voxels as they are, and missing ones as zeros. So all voxels are read once before,
-which also verifies the checksum of a compressed stream. What was unpacked for that can be kept.
+which also verifies the checksum of a compressed stream. Those of NIfTI are kept, since SimpleITK can take another
+file's: of `a.nii` where it is asked for `a.nii.gz`.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -25,28 +27,17 @@ _CHUNK = 1 << 22
 _SURPLUS = 4096
 
 
-def unpacked_voxels(header: VolumeHeader) -> np.ndarray | None:
-    """Make an array for `check_voxels` to fill, of packed voxels that are whole numbers of a known type; else None."""
-    kind = header.dtype
-    if header.voxels.packing != "gzip" or kind is None or kind.kind not in "iu":
-        return None
-    return np.empty(math.prod(header.shape), kind)
-
-
-def check_voxels(header: VolumeHeader, kept: np.ndarray | None = None) -> list[str]:
+def check_voxels(header: VolumeHeader) -> tuple[np.ndarray | None, list[str]]:
     """Check that a volume has as many voxels as its header states, with the right checksum.
 
-    Args:
-        header: The volume's.
-        kept: What `unpacked_voxels` has made; filled with the voxels.
-
     Returns:
-        A warning if a few bytes follow them.
+        The voxels as they are stored, where the header states their type; and a warning if a few bytes follow them.
 
     Raises:
         ImageError: Voxels are missing or damaged, or there are many more bytes than stated.
     """
     voxels = header.voxels
+    kept = None if header.dtype is None else np.empty(math.prod(header.shape), header.dtype)
     name, needed = voxels.path.name, voxels.skip + voxels.length
     surplus = min(_SURPLUS, voxels.length // header.shape[-1] - 1) if voxels.packing == "raw" else 0
     try:
@@ -60,15 +51,19 @@ def check_voxels(header: VolumeHeader, kept: np.ndarray | None = None) -> list[s
     if present > needed + surplus:
         raise ImageError(f"{name} holds more than the {needed} bytes of its voxels; its header is wrong, or the file.")
     if present > needed:
-        return [f"{name} holds {present - needed} bytes more than its voxels, which were ignored."]
-    return []
+        return kept, [f"{name} holds {present - needed} bytes more than its voxels, which were ignored."]
+    return kept, []
 
 
 def _count_bytes(voxels: Voxels, limit: int, kept: np.ndarray | None) -> int:
     """Count the unpacked bytes up to about `limit`, and keep the voxels'; a stream that ends before is verified."""
     with BoundedReader(voxels.path) as file:
         if voxels.packing == "raw":
-            return voxels.path.stat().st_size - voxels.start
+            present = os.fstat(file.fileno()).st_size - voxels.start
+            if kept is not None and present >= voxels.length:
+                file.seek(voxels.start)
+                file.readinto(kept.data)
+            return present
         file.seek(voxels.start)
         count = 0
         for chunk in _gunzipped(file) if voxels.packing == "gzip" else _inflated(file, voxels.packed):

@@ -30,6 +30,7 @@ _HEADER_LIMIT = 1 << 22
 _SAME_SCALE = 0.01
 # Cosine of 60 degrees: at a larger angle two statements of an axis contradict each other.
 _OPPOSED = 0.5
+_NOTHING = np.finfo(float).eps  # a slope or an intercept below it counts as none
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class VolumeHeader:
         voxels: Where they lie.
         warnings: Sentences on geometry that is missing or contradicts itself.
         dtype: Type of the stored voxels, byte order included, where it is known.
+        block: Of NIfTI, the header itself.
+        slope, intercept: Of NIfTI, what stored voxels are multiplied by, and what is added then.
     """
 
     path: Path
@@ -74,6 +77,9 @@ class VolumeHeader:
     voxels: Voxels
     warnings: tuple[str, ...] = ()
     dtype: np.dtype | None = None
+    block: bytes = b""
+    slope: float = 1.0
+    intercept: float = 0.0
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -148,9 +154,21 @@ def _nifti(path: Path) -> VolumeHeader:
     length = math.prod(shape) * dtype.itemsize
     voxels = Voxels(path, start, skip, length, "gzip" if packed else "raw")
     components = len(dtype.names) if dtype.names else 1
-    return VolumeHeader(
-        path, "NiftiImageIO", shape, components, voxels, tuple(_nifti_geometry(path, header, shape)), dtype
-    )
+    warnings = tuple(_nifti_geometry(path, header, shape))
+    scale = _nifti_scale(float(header["scl_slope"]), float(header["scl_inter"]))
+    return VolumeHeader(path, "NiftiImageIO", shape, components, voxels, warnings, dtype, block[:size], *scale)
+
+
+def _nifti_scale(slope: float, intercept: float) -> tuple[float, float]:
+    """Read slope and intercept as SimpleITK does: NaN means that there are none."""
+    if math.isnan(slope) or 0 < abs(slope) < _NOTHING:
+        return 1.0, 0.0
+    slope, intercept = slope or 1.0, 0.0 if abs(intercept) < _NOTHING else intercept
+    if slope == 1 and math.isnan(intercept):
+        return 1.0, 0.0
+    if not (math.isfinite(slope) and math.isfinite(intercept)):
+        raise ValueError("its slope or intercept is not a number")
+    return slope, intercept
 
 
 def _nifti_geometry(path: Path, header: Any, shape: Sequence[int]) -> list[str]:

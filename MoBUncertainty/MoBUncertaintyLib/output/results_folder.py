@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -19,20 +17,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
-from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.errors import ImageError, OutputError, reason_of
 from MoBUncertaintyLib.files.integrity import make_manifest, seal
 from MoBUncertaintyLib.files.names import label_file_names, printable
 from MoBUncertaintyLib.files.publishing import absolute, sweep
 from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.nifti import PackedVoxels, write_nifti
-from MoBUncertaintyLib.images.reader import volume_stem
+from MoBUncertaintyLib.images.reader import read_volume, volume_stem
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat, write_objects
 from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
@@ -199,8 +194,8 @@ def read_results(folder: str | Path) -> Results:
         segmentation, grid = _read_labels(folder / "segmentation.nii.gz", size, [label.value for label in labels])
         region_map, _ = _read_labels(folder / "regions.nii.gz", size, [int(row["number"]) for row in table])
         p, v = ([_read_map(path, size) for path in _map_files(folder, kind, labels)] for kind in MAPS)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise OutputError(f"The results in {folder} are damaged ({error}); predict again.") from error
+    except (OSError, ValueError, ImageError) as error:
+        raise OutputError(f"The results in {folder} are damaged ({reason_of(error)}); predict again.") from error
     seconds, clicks = record.get("timings_s", {}), read_click_settings(record)
     prediction = Prediction(
         segmentation, p, v, grid, labels, record, record["warnings"], seconds, clicks, overlapping=overlap(labels)
@@ -249,24 +244,10 @@ def _map_files(folder: Path, kind: str, labels: Sequence[Label]) -> list[Path]:
 
 
 def _read_nifti(path: Path, size: list[int]) -> sitk.Image:
-    if not _is_complete(path):
-        raise OSError(f"{path.name} is missing or incomplete")
-    image = sitk.ReadImage(str(path))
+    image = read_volume(path)
     if list(image.GetSize()) != size:
         raise ValueError("its volumes differ in size")
     return image
-
-
-def _is_complete(path: Path) -> bool:
-    """Whether a .nii.gz file ends as it should: the last thing of a gzip file is its unpacked length (modulo 2^32)."""
-    try:
-        voxels: Any = nibabel.load(path).dataobj  # type: ignore[attr-defined]
-        with path.open("rb") as file:
-            file.seek(-4, os.SEEK_END)
-            unpacked = int.from_bytes(file.read(), "little")
-    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError):
-        return False
-    return bool(unpacked == (voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize) % 2**32)
 
 
 def describe(

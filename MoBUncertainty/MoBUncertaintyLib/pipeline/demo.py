@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
 from MoBUncertaintyLib.output.results_folder import check_output
@@ -70,7 +71,7 @@ def run_demo(
     scores: list[DemoScores] = []
 
     def compare(analysis: Analysis, folder: Path) -> None:
-        truth = sitk.GetArrayFromImage(sitk.ReadImage(str(truth_file)))
+        truth = sitk.GetArrayFromImage(read_volume(truth_file))
         fractions = error_fraction(analysis.prediction, analysis.regions, truth)
         overlap = dice(analysis.prediction.segmentation, truth)
         seconds = round(time.monotonic() - start, 1)

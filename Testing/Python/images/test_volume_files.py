@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
+import math
 import os
 import random
 import re
@@ -18,19 +20,21 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.images import reader
-from MoBUncertaintyLib.images.reader import digest, read_image
+from MoBUncertaintyLib.images.reader import digest, read_image, read_volume
 from MoBUncertaintyLib.images.volume_files import check_voxels
 from MoBUncertaintyLib.images.volume_headers import read_header
+from support.repository import tracked
 
 PACKED = ("ct.nii.gz", "ct.nrrd", "ct.nhdr", "ct.mha", "ct.mhd")
 PLAIN = ("ct.nii", *PACKED[1:])
+SCALES = {"scaled": (0.5, 3), "no slope": (0, 0), "intercept alone": (0, 3), "no numbers": (math.nan, math.nan)}
+"""What is stored in the header as slope and intercept."""
 
 
 def check_file(path: Path) -> list[str]:
     """Check a file whole, without keeping its voxels; warnings for the user."""
     header = read_header(path)
-    return [*header.warnings, *check_voxels(header)]
+    return [*header.warnings, *check_voxels(header)[1]]
 
 
 def volume(shape: tuple[int, ...] = (6, 8, 10)) -> sitk.Image:
@@ -80,29 +84,51 @@ def test_other_kinds_of_voxels_are_counted_rightly(tmp_path: Path, name: str, ki
     assert np.array_equal(sitk.GetArrayFromImage(read_image(path).image), values)
 
 
-@pytest.mark.parametrize("kind", ["<i2", ">i2", "|u1", "<u2", "<i4", "<f4"])
-@pytest.mark.parametrize("change", ["none", "scaled", "no slope", "four dimensions", "an extension"])
-def test_voxels_in_memory_are_what_simpleitk_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, change: str
-) -> None:
+@pytest.mark.parametrize("kind", ["<i2", ">i2", "|u1", "<u2", "<i4", "<f4", ">f8"])
+@pytest.mark.parametrize("change", [*SCALES, "none", "four dimensions", "an extension"])
+@pytest.mark.parametrize("name", ["ct.nii.gz", "ct.nii"])
+def test_nifti_is_what_simpleitk_reads(tmp_path: Path, name: str, kind: str, change: str) -> None:
     values = np.random.default_rng(0).integers(0, 100, (5, 6, 7)).astype(kind)
     values = values[..., None] if change == "four dimensions" else values
-    image = nibabel.Nifti1Image(values, np.array([[-0.7, 0, 0, 9], [0, 0, 2.5, -4], [0, 0.8, 0, 3], [0, 0, 0, 1]]))
+    affine = np.array([[-0.7, 0, 0, 9], [0, 0, 2.5, -4], [0, 0.8, 0, 3], [0, 0, 0, 1]])
+    image = nibabel.Nifti1Image(values, affine, nibabel.Nifti1Header(endianness=kind[0].replace("|", "<")))
     image.header.set_data_dtype(values.dtype)
     if change == "an extension":
         image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"a long word " * 99))
-    nibabel.save(image, tmp_path / "ct.nii.gz")
-    if change in ("scaled", "no slope"):
-        content = bytearray(gzip.decompress((tmp_path / "ct.nii.gz").read_bytes()))
-        content[112:120] = struct.pack(f"{kind[0].replace('|', '<')}ff", *((0.5, 3) if change == "scaled" else (0, 0)))
-        (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(bytes(content)))
-    found = read_image(tmp_path / "ct.nii.gz")
-    monkeypatch.setattr(reader, "unpacked_voxels", lambda header: None)
-    plain = read_image(tmp_path / "ct.nii.gz")
-    assert found.warnings == plain.warnings
-    for name in ("GetPixelID", "GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
-        assert getattr(found.image, name)() == getattr(plain.image, name)()
-    assert np.array_equal(sitk.GetArrayFromImage(found.image), sitk.GetArrayFromImage(plain.image))
+    path = tmp_path / name
+    nibabel.save(image, path)
+    if scale := SCALES.get(change):
+        content = bytearray(gzip.decompress(path.read_bytes()) if name.endswith("gz") else path.read_bytes())
+        content[112:120] = struct.pack(f"{kind[0].replace('|', '<')}ff", *scale)
+        path.write_bytes(gzip.compress(bytes(content)) if name.endswith("gz") else content)
+    found, theirs = read_volume(path), sitk.ReadImage(str(path))
+    for get in ("GetPixelID", "GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(found, get)() == getattr(theirs, get)()
+    assert np.array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(theirs))
+
+
+@pytest.mark.parametrize("kind", [sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkFloat32])
+@pytest.mark.parametrize("neighbour", ["ct.nii", "CT.nii", "ct.hdr"])
+def test_a_neighbour_of_nearly_the_same_name_is_not_read(tmp_path: Path, neighbour: str, kind: int) -> None:
+    """As `gunzip -k` leaves it, and as it is then changed; SimpleITK reads the voxels of `ct.nii`."""
+    image = sitk.Cast(volume() // 10 + 100, kind)
+    sitk.WriteImage(image, tmp_path / "ct.nii.gz")
+    sitk.WriteImage(image * 0, tmp_path / neighbour)
+    assert np.array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "ct.nii.gz")), sitk.GetArrayFromImage(image))
+    if neighbour.endswith(".nii"):
+        assert not sitk.GetArrayFromImage(read_volume(tmp_path / neighbour)).any()
+
+
+def test_nothing_else_opens_an_image() -> None:
+    """What is hashed is what is read only if one function reads: SimpleITK alone takes other files' voxels."""
+    readers = {"ReadImage", "ImageFileReader", "ImageSeriesReader"}
+    found: dict[str, list[str]] = {}
+    for path in tracked("MoBUncertainty/*.py", "training/*.py"):
+        names = [node.attr for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute)]
+        if used := sorted(readers & set(names)):
+            found[path.name] = used
+    # DICOM that pydicom cannot decompress is read by GDCM; what was just written, by what has written it.
+    assert found == {"dicom.py": ["ReadImage"], "reader.py": ["ImageFileReader"], "segment_nrrd.py": ["ReadImage"]}
 
 
 @pytest.mark.parametrize("name", PACKED)
@@ -159,14 +185,13 @@ def test_gigabytes_of_zeros_behind_the_voxels_are_not_read(tmp_path: Path, name:
 
 def test_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = written(tmp_path / "ct.nii", False)
-    execute = sitk.ImageFileReader.Execute
+    read = sitk.ImageFileReader.ReadImageInformation
 
-    def replace_and_read(reader: sitk.ImageFileReader) -> sitk.Image:
-        image = execute(reader)
+    def read_and_replace(reader: sitk.ImageFileReader) -> None:
+        read(reader)
         sitk.WriteImage(volume() + 1, path)
-        return image
 
-    monkeypatch.setattr(sitk.ImageFileReader, "Execute", replace_and_read)
+    monkeypatch.setattr(sitk.ImageFileReader, "ReadImageInformation", read_and_replace)
     with pytest.raises(ImageError, match=r"ct\.nii was changed while it was read; try again"):
         read_image(path)
 

@@ -88,12 +88,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "mask_empty": (emptied, "label", "{label} does not show {shown}."),
     "mask_elsewhere": (on_another_grid, "label", "{label} is on another grid than {image}."),
     "ct_cut_short": (cut_short, "image", "is truncated or damaged; copy or download it again."),
-    "mask_cut_short": (cut_short, "label", "{label} is damaged, truncated or not a NIfTI file."),
+    "mask_cut_short": (cut_short, "label", "{label} cannot be used: "),
     "ct_no_image": (no_image, "image", "The image cannot be used: "),
-    "mask_sheared": (sheared, "label", "{label} cannot be read (ITK only supports orthonormal direction cosines"),
-    "mask_no_image": (no_image, "label", "{label} is damaged, truncated or not a NIfTI file."),
+    "mask_sheared": (sheared, "label", "ITK only supports orthonormal direction cosines"),
+    "mask_no_image": (no_image, "label", "{label} cannot be used: "),
     "ct_of_two_times": (of_two_times, "image", "extract one time point"),
-    "mask_of_two_times": (of_two_times, "label", "{label} is not a single volume."),
+    "mask_of_two_times": (of_two_times, "label", "{label} cannot be used: The image has four dimensions"),
     "ct_constant": (emptied, "image", "Every voxel of the image has the value"),
 }
 

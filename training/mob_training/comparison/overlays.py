@@ -27,7 +27,7 @@ from MoBUncertaintyLib.errors import OutputError, SettingsError
 from MoBUncertaintyLib.files.publishing import absolute, write_file
 from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.images.grid import grid_of
-from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import draw_volumes
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.model.covariance import Covariance
@@ -135,7 +135,7 @@ def draw_case(
     if case not in files:
         some = ", ".join(list(files)[:5]) + (" and more" if len(files) > 5 else "")
         raise SettingsError(f"{dataset} has no held-out case {case!r}; choose one of its {len(files)}: {some}.")
-    image, truth = read_image(files[case][0]).image, sitk.ReadImage(str(files[case][1]))
+    image, truth = read_image(files[case][0]).image, read_volume(files[case][1])
     index, sections, names, channel = None, [], [], ""
     for path in models:
         with load_model(path) as model:

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from mob_training.data.datasets import LabelledCase, LeftOut, check_case, gather_cases, write_image
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.images.reader import read_volume
 
 ORGANS = ("pancreas", "kidney", "liver")
 """Names of the values 1, 2, 3."""
@@ -73,7 +74,7 @@ def _write(case: LabelledCase, folder: Path, output: Path) -> None:
     for place in (output / "images", output / "labels", output / case.name / "raters"):
         place.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / IMAGE, output / "images" / f"{case.name}.nii.gz")
-    raters = [sitk.ReadImage(str(path)) for path in sorted(folder.glob(ANNOTATIONS))]
+    raters = [read_volume(path) for path in sorted(folder.glob(ANNOTATIONS))]
     maps = [sitk.GetArrayFromImage(one) for one in raters]
     most = np.zeros(maps[0].shape, np.uint8)
     for value, organ in enumerate(ORGANS, start=1):

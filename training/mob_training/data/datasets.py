@@ -8,18 +8,14 @@ import math
 import os
 import re
 import shutil
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from mob_training.data.partial_labels import FILE, read_missing, write_labelled
 from mob_training.data.split import Split, StatedSplit, subjects_of
@@ -27,7 +23,7 @@ from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
 from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.nifti import write_nifti
-from MoBUncertaintyLib.images.reader import read_image, sitk_reason
+from MoBUncertaintyLib.images.reader import read_image, read_volume, stored_orientation
 
 CASES_FILE = "cases.csv"
 LEFT_OUT = "left out"
@@ -179,12 +175,12 @@ def check_case(name: str, image: Path, label: Path, values: Values, shown: str) 
     if not any(volumes):
         raise ImageError(f"{_short(label)} does not show {shown}.")
     try:
-        warnings = read_image(image).warnings
+        read = read_image(image)
     except ImageError as error:
         raise ImageError(f"The image cannot be used: {error}") from error
-    if not same_grid(_header(image), classes):
+    if not same_grid(read.image, classes):
         raise ImageError(f"{_short(label)} is on another grid than {_short(image)}.")
-    return LabelledCase(name, image, lambda: read_classes(label, values), volumes, " ".join(warnings))
+    return LabelledCase(name, image, lambda: read_classes(label, values), volumes, " ".join(read.warnings))
 
 
 def read_classes(path: Path, values: Values) -> sitk.Image:
@@ -198,15 +194,9 @@ def read_classes(path: Path, values: Values) -> sitk.Image:
         ImageError: It is damaged, or not a volume.
     """
     try:
-        # SimpleITK reads what a truncated file lacks as zeros; nibabel does not.
-        np.asanyarray(nibabel.load(path).dataobj)
-        stored = sitk.ReadImage(str(path))
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise ImageError(f"{_short(path)} is damaged, truncated or not a NIfTI file.") from error
-    except RuntimeError as error:  # SimpleITK's
-        raise ImageError(f"{_short(path)} cannot be read ({sitk_reason(error)}).") from error
-    if stored.GetDimension() != 3 or stored.GetNumberOfComponentsPerPixel() != 1:
-        raise ImageError(f"{_short(path)} is not a single volume.")
+        stored = read_volume(path)
+    except ImageError as error:
+        raise ImageError(f"{_short(path)} cannot be used: {error}") from error
     array = sitk.GetArrayViewFromImage(stored)
     if values is None:
         classes = (array != 0).astype(np.uint8)
@@ -329,11 +319,6 @@ def copy_case_files(raw: Path, preprocessed: Path) -> None:
             write_file(preprocessed / name, partial(shutil.copyfile, raw / name))
 
 
-def stored_orientation(path: Path) -> str:
-    """Return the orientation of an image file's stored axes, such as `LPS`."""
-    return sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(_header(path).GetDirection())
-
-
 def _places(folder: Path, part: str, name: str) -> tuple[Path, Path]:
     """Return the files of image and label map of a case."""
     if part == "calibrate":
@@ -405,19 +390,12 @@ def volumes_ml(label: sitk.Image, classes: int) -> tuple[float, ...]:
     return tuple(float(count) * math.prod(label.GetSpacing()) / 1000 for count in counts[1 : classes + 1])
 
 
-def same_grid(image: sitk.Image | sitk.ImageFileReader, other: sitk.Image) -> bool:
+def same_grid(image: sitk.Image, other: sitk.Image) -> bool:
     """Check if two images have the same size, spacing, origin and direction (to 0.001)."""
     return image.GetSize() == other.GetSize() and all(
         np.allclose(getattr(image, get)(), getattr(other, get)(), atol=1e-3)
         for get in ("GetSpacing", "GetOrigin", "GetDirection")
     )
-
-
-def _header(path: Path) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return reader
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -25,7 +25,7 @@ from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.clicked import dice_after_clicks
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import contrast_factors, draw_volumes
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
@@ -123,7 +123,7 @@ def evaluate(
     subjects = read_subjects(known) if known.exists() else {}
     scored = {}
     for case_name, image_path, truth_path in cases:
-        image, truth = read_image(image_path).image, sitk.ReadImage(str(truth_path))
+        image, truth = read_image(image_path).image, read_volume(truth_path)
         prediction = predictor.predict(image, exact=True)
         case = ScoredCase.of(prediction, truth)
         scores, sums = score(case, region_settings)

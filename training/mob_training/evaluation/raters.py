@@ -14,6 +14,7 @@ from mob_training.evaluation.case_scores import ScoredCase, check_grid
 from mob_training.evaluation.metrics import generalised_energy_distance, matched_iou, probability_error
 from mob_training.evaluation.metrics.curvas import curvas_scores
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.prediction import Prediction
 
 
@@ -92,6 +93,6 @@ def rater_scores(case: ScoredCase, raters: Raters, drawn: Sequence[np.ndarray], 
 
 
 def _read(path: Path, prediction: Prediction) -> np.ndarray:
-    image = sitk.ReadImage(str(path))
+    image = read_volume(path)
     check_grid(image, prediction, f"raters' file {path.name}")
     return sitk.GetArrayFromImage(image)

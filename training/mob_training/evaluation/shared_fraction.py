@@ -21,7 +21,7 @@ from mob_training.evaluation.held_out import training_cases, validation_cases
 from mob_training.evaluation.joint_scores import in_doubt, marginal, nearest, part_of
 from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.geometry import bounding_box, shadows
-from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
@@ -48,7 +48,7 @@ def fit_shared_fraction(
     predictor = Predictor(load_model(model_path), PredictionSettings(device=device, tiling="full"))
     scores = []
     for name, image_path, truth_path in sorted([*training_cases(dataset), *validation_cases(dataset)]):
-        image, truth = read_image(image_path).image, sitk.GetArrayFromImage(sitk.ReadImage(str(truth_path)))
+        image, truth = read_image(image_path).image, sitk.GetArrayFromImage(read_volume(truth_path))
         volume = blended_gaussian(predictor, image)
         true = nearest(volume.case.view(truth), tuple(volume.logits.mean.shape[2:]))
         scores.append(

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.files.json_input import read_object
+from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.cohort.readers import CaseReview
 from MoBUncertaintyLib.output.review_export import RECORD, SEGMENTATION
@@ -79,7 +80,7 @@ def agreement_of(reviews: Sequence[CaseReview], labels: Sequence[Label]) -> Agre
 def _read(review: CaseReview) -> _Reading:
     assert review.export is not None
     record = read_object(review.export / RECORD)["review"]
-    segmentation = sitk.GetArrayFromImage(sitk.ReadImage(str(review.export / SEGMENTATION)))
+    segmentation = sitk.GetArrayFromImage(read_volume(review.export / SEGMENTATION))
     regions = {(*each["first_voxel"], *each["size"], each["voxels"]): each for each in record["regions"]}
     return _Reading(segmentation, regions)
 

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import SimpleITK as sitk
-
 from mob_training.data.datasets import CASES_FILE
 from mob_training.data.split import read_subjects
 from mob_training.evaluation.held_out import Files, check_labels, held_out_cases, validation_cases
@@ -18,7 +16,7 @@ from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.fitting import Fit, fit
 from mob_training.evaluation.readers.simulation import BumpSettings, pooled, simulate
 from mob_training.evaluation.score_files import Run, flatten
-from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import contrast_factors
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Scope
@@ -72,7 +70,7 @@ def study_readers(
         volume = read_image(image).image
         prediction = predictor.predict(volume, exact=True)
         factors = contrast_factors(predictor, volume) if directed else None
-        return ReadCase.of(prediction, sitk.ReadImage(str(truth)), region_settings, factors)
+        return ReadCase.of(prediction, read_volume(truth), region_settings, factors)
 
     clicks, bump, found = model.card.click_settings, BumpSettings(), None
     if fitted:
