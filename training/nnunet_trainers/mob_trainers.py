@@ -3,6 +3,7 @@
 nnU-Net imports the files of that folder without keeping them, so the trainers themselves are in `mob_training`.
 """
 
+from mob_training.training.budget.trainer import BudgetTrainer
 from mob_training.training.trainer import DeterministicTrainer, FineTuningTrainer
 
-__all__ = ["DeterministicTrainer", "FineTuningTrainer"]
+__all__ = ["BudgetTrainer", "DeterministicTrainer", "FineTuningTrainer"]

@@ -1,4 +1,4 @@
-"""SNOMED-CT codes of anatomical structures, by the names that TotalSegmentator gives them.
+"""SNOMED-CT codes of anatomical structures, by the names that TotalSegmentator and radiotherapy (TG-263) give them.
 
 A code is here only if two sources that do not copy each other have it: TotalSegmentator's own table, 3D Slicer's
 terminologies, DICOM's context groups, and value sets of HL7. Structures on which they differ, or of which one alone
@@ -30,6 +30,7 @@ STRUCTURES: dict[str, Structure] = {
     "brachiocephalic_trunk": ("12691009", "Innominate artery", None),
     "brachiocephalic_vein": ("8887007", "Innominate vein", None),
     "brain": ("12738006", "Brain", (250, 250, 225)),
+    "brainstem": ("15926001", "Brain stem", None),
     "clavicula": ("51299004", "Clavicle", (205, 179, 108)),
     "colon": ("71854001", "Colon", (204, 168, 143)),
     "common_carotid_artery": ("32062004", "Common carotid artery", None),
@@ -54,12 +55,15 @@ STRUCTURES: dict[str, Structure] = {
     "iliac_vena": ("46027005", "Common iliac vein", None),
     "inferior_vena_cava": ("64131007", "Inferior vena cava", None),
     "kidney": ("64033007", "Kidney", (185, 102, 83)),
+    "larynx": ("4596009", "Larynx", (150, 208, 243)),
     "liver": ("10200004", "Liver", (221, 130, 101)),
     "lung": ("39607008", "Lung", (197, 165, 145)),
     "lung_lower_lobe": ("90572001", "Lower lobe of lung", (224, 186, 162)),
     "lung_middle_lobe_right": ("72481006", "Middle lobe of right lung", (202, 164, 140)),
     "lung_upper_lobe": ("45653009", "Upper lobe of lung", (172, 138, 115)),
+    "mandible": ("91609006", "Mandible", (222, 198, 101)),
     "pancreas": ("15776009", "Pancreas", (249, 180, 111)),
+    "parotid": ("45289007", "Parotid gland", None),
     "patella": ("64234005", "Patella", None),
     "portal_vein_and_splenic_vein": ("110765007", "Portal vein and splenic vein", None),
     "prostate": ("41216001", "Prostate", (230, 158, 140)),
@@ -88,9 +92,13 @@ ALIASES = {
     "adrenal": "adrenal_gland",
     "adrenal_glands": "adrenal_gland",
     "bladder": "urinary_bladder",
+    "bone_mandible": "mandible",
+    "brain_stem": "brainstem",
     "gall_bladder": "gallbladder",
     "kidneys": "kidney",
     "lungs": "lung",
     "oesophagus": "esophagus",
+    "parotid_gland": "parotid",
     "small_intestine": "small_bowel",
+    "spinalcord": "spinal_cord",
 }

@@ -21,13 +21,15 @@ MODIFIERS = {
     "anterior": ("SCT", "255549009", "Anterior"),
     "posterior": ("SCT", "255551008", "Posterior"),
 }
+SIDES = {"l": "left", "r": "right"}
+"""In the names of AAPM's TG-263, always last: `Parotid_R`."""
 
 
 def terminology(name: str, context: str = "") -> tuple[dict[str, Any], tuple[int, int, int] | None]:
     """Look up the terminology of a label and Slicer's colour for it.
 
     Args:
-        name: For example `pancreas`, `adrenal_gland_left`, `Left Kidney`.
+        name: For example `pancreas`, `adrenal_gland_left`, `Left Kidney`, `Parotid_R`.
         context: Name of the data set; a label that is only a modifier (`anterior`) refers to the organ in it.
 
     Returns:
@@ -35,6 +37,7 @@ def terminology(name: str, context: str = "") -> tuple[dict[str, Any], tuple[int
         None if Slicer recommends none.
     """
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    words[1:] = [SIDES.get(word, word) for word in words[1:]]
     side = next((word for word in words if word in MODIFIERS), None)
     modifier = None
     structure = "_".join(words)

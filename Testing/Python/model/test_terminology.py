@@ -14,7 +14,7 @@ from MoBUncertaintyLib.model.structures import STRUCTURES
 from MoBUncertaintyLib.model.terminology import ANATOMY, TISSUE, TISSUE_CATEGORY, describe_labels, terminology
 
 OF_HL7 = {*(f"rib_{number}" for number in range(1, 13)), "vertebrae_s1", "gluteus_maximus", "gluteus_medius"}
-OF_HL7 |= {"heart_myocardium", "portal_vein_and_splenic_vein"}
+OF_HL7 |= {"heart_myocardium", "portal_vein_and_splenic_vein", "brainstem"}
 """Structures whose codes are in value sets of HL7's guides and in no table that is installed here."""
 
 
@@ -35,6 +35,14 @@ OF_HL7 |= {"heart_myocardium", "portal_vein_and_splenic_vein"}
         ("lung_upper_lobe_right", "", "45653009", "24028007"),
         ("subclavian_artery_left", "", "36765005", "7771000"),
         ("autochthon_left", "", "85756007", None),
+        ("Brainstem", "", "15926001", None),
+        ("SpinalCord", "", "2748008", None),
+        ("Parotid_R", "", "45289007", "24028007"),
+        ("Parotid_L", "", "45289007", "7771000"),
+        ("Kidney_L", "", "64033007", "7771000"),
+        ("Esophagus", "", "32849002", None),
+        ("Larynx", "", "4596009", None),
+        ("Bone_Mandible", "", "91609006", None),
     ],
 )
 def test_labels_get_their_terminology(name: str, context: str, code: str, modifier: str | None) -> None:

@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from mob_training.training.losses import (
     analytic_loss,
+    batch_dice_loss,
     kl_to_prior,
     log_mean_exp_loss,
     orthogonality,
@@ -19,6 +20,7 @@ from mob_training.training.losses import (
     training_loss,
     weight_negentropy,
 )
+from mob_training.training.predictive import merge_missing
 from mob_training.training.settings import Likelihood, LossWeights
 from MoBUncertaintyLib.model.covariance import Covariance
 from support.gaussians import SHAPE, gaussian_of
@@ -153,3 +155,84 @@ def test_a_weight_that_underflows_has_a_gradient():
     logits = torch.tensor([0.0, -200.0]).reshape(1, 2, 1, 1, 1).requires_grad_()
     weight_negentropy(logits.softmax(dim=1)).backward()
     assert torch.isfinite(logits.grad).all()
+
+
+# --- labels that a case lacks
+
+
+def marginal_oracle(logits: torch.Tensor, target: torch.Tensor, missing: list[set[int]]) -> tuple[float, float]:
+    """Cross entropy and Dice, case by case and voxel by voxel, as the papers write them."""
+    cases, classes = logits.shape[:2]
+    cross_entropy, dice = [], []
+    for case in range(cases):
+        p = torch.softmax(logits[case].double(), dim=0).flatten(1).numpy()
+        t = target[case].flatten().tolist()
+        background = {0, *missing[case]}
+        for voxel, label in enumerate(t):
+            counted = background if label == 0 else {label}
+            cross_entropy.append(-math.log(sum(p[each][voxel] for each in counted)))
+        for label in range(1, classes):
+            if label in missing[case]:
+                dice.append(1.0)  # of nothing with nothing
+                continue
+            both = sum(p[label][voxel] for voxel, true in enumerate(t) if true == label)
+            dice.append((2 * both + 1e-5) / (sum(p[label]) + t.count(label) + 1e-5))
+    return sum(cross_entropy) / len(cross_entropy), 1 - sum(dice) / len(dice)
+
+
+@pytest.mark.parametrize("missing", [[set(), set()], [{1}, set()], [{1, 3}, {2}], [{1, 2, 3}, {3}]])
+def test_a_missing_label_counts_as_background_in_cross_entropy_and_dice(missing):
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(2, 4, 3, 4, 5, generator=generator)).requires_grad_()
+    target = torch.randint(0, 4, (2, 3, 4, 5), generator=generator)
+    for case, lacked in enumerate(missing):
+        for label in lacked:
+            target[case][target[case] == label] = 0
+    mask = torch.tensor([[value in lacked for value in range(4)] for lacked in missing])
+    merged = merge_missing(logits, mask)
+    cross_entropy, dice = sample_loss(merged[None], target)
+    expected = marginal_oracle(logits.detach(), target, missing)
+    assert (float(cross_entropy), float(dice)) == pytest.approx(expected, abs=1e-5)
+    (cross_entropy + dice).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad.sum(dim=1).abs().max() < 1e-6, "only differences of logits count"
+
+
+def test_a_missing_label_is_neither_pushed_away_nor_told_from_background():
+    """Where the organ lies, background may turn into it for nothing."""
+    logits = torch.tensor([2.0, 5.0, -1.0]).reshape(1, 3, 1, 1, 1).requires_grad_()
+    merged = merge_missing(logits, torch.tensor([[False, True, False]]))
+    torch.nn.functional.cross_entropy(merged, torch.zeros(1, 1, 1, 1, dtype=torch.long)).backward()
+    towards_background, towards_organ, towards_other = -logits.grad.flatten()
+    assert towards_background > 0 and towards_organ > 0 > towards_other
+    torch.testing.assert_close(towards_organ / towards_background, torch.tensor(3.0).exp())
+
+
+def test_without_missing_labels_nothing_changes():
+    logits = torch.randn(2, 3, 2, 2, 2)
+    assert torch.equal(merge_missing(logits, torch.zeros(2, 3, dtype=torch.bool)), logits)
+
+
+def test_dice_of_a_batch_is_that_of_one_volume():
+    p = torch.rand(2, 3, 2, 3, 4).softmax(dim=1)
+    target = torch.randint(0, 3, (2, 2, 3, 4))
+    whole = torch.cat(tuple(p), dim=1)[None], torch.cat(tuple(target))[None]
+    torch.testing.assert_close(batch_dice_loss(p, target), batch_dice_loss(*whole))
+    assert batch_dice_loss(torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float(), target) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("likelihood", [Likelihood.MEAN, Likelihood.LOG_MEAN_EXP, Likelihood.EVIDENCE])
+@pytest.mark.parametrize("kind", [Covariance.DIAGONAL, Covariance.MIXTURE_OF_BASES])
+def test_heads_learn_nothing_of_a_missing_label(likelihood, kind):
+    """The loss is the same whatever is drawn of it: as background, or not at all in a case of its own."""
+    gaussian = gaussian_of(kind, classes=3)
+    target = torch.randint(0, 2, (gaussian.mean.shape[0], *SHAPE))
+    missing = torch.zeros(gaussian.mean.shape[:2], dtype=torch.bool)
+    missing[:, 2] = True
+    options = {"likelihood": likelihood, "samples": 2}
+    terms, plain = (
+        training_loss(gaussian, target, **options, missing=lacked, generator=torch.Generator().manual_seed(0))
+        for lacked in (missing, None)
+    )
+    assert terms["cross_entropy"] < plain["cross_entropy"]
+    assert torch.isfinite(terms["total"])

@@ -14,6 +14,9 @@ from mob_training.data.partial_labels import FILE, read_missing, write_labelled
 from mob_training.data.split import Split, StatedSplit
 from mob_training.data.table1 import describe
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.model.covariance import Covariance
+from support.fake_scores import FakeModel, FakePredictor, evaluate
+from support.fake_scores import write_dataset as write_fake_dataset
 from support.training_commands import write_cases
 
 LABELS = ["liver", "spleen"]
@@ -99,3 +102,36 @@ def test_a_stated_split_puts_calibration_where_attach_head_reads_it(source):
     assert json.loads((folder / FILE).read_text()) == {"b": ["liver"], "c": ["spleen"]}
     with pytest.raises(SettingsError, match="has no case of this data set to train"):
         StatedSplit({"a": "test"}).assign("ab")
+
+
+# --- scores
+
+
+def test_a_case_is_left_out_of_the_scores_of_a_label_that_it_lacks(tmp_path):
+    """Nor does it count as an error if the model shows the label there."""
+    dataset = write_fake_dataset(tmp_path, "Parts", cases=2, classes=2)
+    path = dataset / "labelsTs" / "case0.nii.gz"
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    truth[truth == 2] = 0
+    image = sitk.GetImageFromArray(truth)
+    image.CopyInformation(sitk.ReadImage(str(path)))
+    sitk.WriteImage(image, str(path))
+    model = FakeModel(Covariance.DIAGONAL, "diagonal", 0, classes=2)
+    absent = evaluate(model, dataset)
+    write_labelled(dataset, ["part_1", "part_2"], {"case0": frozenset({2})})
+    run = evaluate(model, dataset)
+
+    assert "labels.part_2.dice" not in run.cases["case0"] and "labels.part_2.dice" in run.cases["case1"]
+    assert run.cases["case0"]["dice"] == run.cases["case0"]["labels.part_1.dice"]
+    assert run.cases["case0"]["labels.part_1.dice"] == absent.cases["case0"]["labels.part_1.dice"]
+    assert absent.cases["case0"]["labels.part_2.dice"] == 0
+    assert run.cases["case1"] == absent.cases["case1"]
+
+    source = sitk.ReadImage(str(dataset / "imagesTs" / "case0_0000.nii.gz"))
+    p = FakePredictor(model).predict(source, exact=True).probability
+    of_truth = np.where(truth == 1, p[0], 1 - p[0])  # the second part may be anywhere else
+    expected = -np.log(np.clip(of_truth, 1e-7, 1)).mean()
+    assert run.cases["case0"]["volume.nll"] == pytest.approx(expected, rel=1e-4)
+    together = (run.cases["case0"]["volume.nll"] + run.cases["case1"]["volume.nll"]) / 2
+    assert run.pooled["volume.nll"] == pytest.approx(together)
+    assert run.mean("labels.part_2.dice") == run.cases["case1"]["labels.part_2.dice"]

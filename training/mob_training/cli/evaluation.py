@@ -52,6 +52,9 @@ def evaluate(
             help="Also score what is joint: the likelihood of the whole truth, volume intervals, correlation of errors."
         ),
     ] = True,
+    part: Annotated[
+        Literal["test", "val"], typer.Option(help="test: the held-out cases; val: the validation cases, to choose by.")
+    ] = "test",
     tiling: Annotated[
         Literal["adaptive", "full"],
         typer.Option(help="As for `mob-uncertainty predict`: adaptive is what users get, full nnU-Net's own grid."),
@@ -67,6 +70,7 @@ def evaluate(
     """
     from mob_training.comparison.figures import draw_error_caught
     from mob_training.evaluation.held_out import evaluate as run
+    from mob_training.evaluation.held_out import held_out_cases, validation_cases
     from mob_training.evaluation.intervals import calibration_of
     from mob_training.evaluation.score_files import card_scores, make_folder, write_json, write_runs
     from MoBUncertaintyLib.conformal.quantile import TooFewCasesError
@@ -78,7 +82,8 @@ def evaluate(
     make_folder(output)
     if clicks is not None:
         return _simulate_readers(model, dataset, output, clicks, name, stated, settings)
-    scores = run(model, dataset, settings, raters, drawn, name, stated, joint)
+    cases = held_out_cases if part == "test" else validation_cases
+    scores = run(model, dataset, settings, raters, drawn, name, stated, joint, cases=cases)
     if made_from is not None:
         scores.description["provenance"] = made_from
     summary = card_scores(scores)

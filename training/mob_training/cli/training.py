@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 
 from mob_training.cli.options import DEFAULTS, DatasetId, Device, Fold, Seed, Workspace, written
-from mob_training.training.settings import FineTuning, Likelihood, LossWeights, Preset, Schedule, parse_length
+from mob_training.training.settings import (
+    Budget,
+    FineTuning,
+    Likelihood,
+    LossWeights,
+    Preset,
+    Recipe,
+    Schedule,
+    parse_length,
+)
 from MoBUncertaintyLib.cli.programs import Result
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
@@ -37,7 +46,14 @@ def plan(
 def train(
     dataset_id: DatasetId,
     workspace: Workspace,
-    epochs: Annotated[int, typer.Option(min=1, max=100_000, help="nnU-Net's own number is 1000.")],
+    recipe: Annotated[
+        Recipe | None,
+        typer.Option(help="Default: nnunet with a GPU or --epochs, else budget, which learns in minutes on a CPU."),
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, max=1e5, help="Time of the recipe budget.")] = 60,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Of the recipe nnunet; default: nnU-Net's own, 1000.")
+    ] = None,
     iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Batches per epoch.")] = DEFAULTS.iterations,
     plans: Annotated[str, typer.Option(help="Name of the plans, as printed by `plan`.")] = "mobSmallPlans",
     fold: Fold = 0,
@@ -45,13 +61,23 @@ def train(
     device: Device = "auto",
     resume: Resume = False,
 ) -> Result:
-    """Train the deterministic stage: nnU-Net without mirroring."""
+    """Train the deterministic stage: nnU-Net's network, without mirroring, as long as there is time or for epochs.
+
+    With the recipe budget, weights that can be used are stored twenty times (checkpoint_best.pth), and --resume goes on
+    with the time that is left.
+    """
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace)
     from mob_training.training.stages import train_deterministic
+    from MoBUncertaintyLib.inference.devices import select_device
 
-    return written(train_deterministic(dataset_id, plans, Schedule.of(epochs, iterations, seed), fold, device, resume))
+    if recipe is None:
+        recipe = Recipe.NNUNET if epochs or select_device(device).type == "cuda" else Recipe.BUDGET
+    if recipe is Recipe.BUDGET and epochs:
+        raise SettingsError("The recipe budget takes --minutes, not --epochs.")
+    length = Budget(minutes, seed) if recipe is Recipe.BUDGET else Schedule.of(epochs or 1000, iterations, seed)
+    return written(train_deterministic(dataset_id, plans, length, fold, device, resume))
 
 
 def finetune(

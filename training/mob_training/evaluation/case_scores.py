@@ -69,11 +69,13 @@ class PlaceSums:
     """Sums over the voxels of one place, from which its scores are computed; sums of several cases add up.
 
     Attributes:
+        voxels: Their number.
         nll: Sum of -ln p of the true class.
         calibrations: Of each foreground class against the rest, by name.
         rankings: Of uncertainty against error (any class), for each uncertainty map.
     """
 
+    voxels: int = 0
     nll: float = 0.0
     calibrations: dict[str, Calibration] = field(default_factory=dict)
     rankings: dict[Measure, ErrorRanking] = field(default_factory=dict)
@@ -91,6 +93,7 @@ class PlaceSums:
             calibrations[label.name] = Calibration.of(channel, truth == label.value)
         error = truth != prediction.segmentation[box]
         return cls(
+            truth.size,
             negative_log_likelihood(of_truth),
             calibrations,
             {measure: ErrorRanking.of(voxel_uncertainty(measure, p, variance), error) for measure in MEASURES},
@@ -98,6 +101,7 @@ class PlaceSums:
 
     def add(self, other: PlaceSums) -> None:
         """Add the voxels of another case."""
+        self.voxels += other.voxels
         self.nll += other.nll
         for name, calibration in other.calibrations.items():
             known = self.calibrations.get(name)
@@ -107,25 +111,43 @@ class PlaceSums:
 
     def scores(self) -> dict[str, float]:
         """Return `nll` over all classes, and `brier`, `ece`, `mce` as means over the one-vs-rest foreground classes."""
-        voxels = next(iter(self.calibrations.values())).voxels
         each = list(self.calibrations.values())
-        return {"nll": self.nll / voxels if voxels else float("nan")} | {
+        return {"nll": self.nll / self.voxels if self.voxels else float("nan")} | {
             name: float(np.mean([getattr(one, name) for one in each])) for name in ("brier", "ece", "mce")
         }
 
 
-def score(case: ScoredCase, regions: RegionSettings) -> tuple[dict[str, Any], dict[str, PlaceSums]]:
+def only(prediction: Prediction, missing: frozenset[int]) -> Prediction:
+    """Take the labels that a case has: with those that it lacks, background is everything else."""
+    if not missing:
+        return prediction
+    places = [place for place, label in enumerate(prediction.labels) if label.value not in missing]
+    segmentation = np.where(np.isin(prediction.segmentation, list(missing)), 0, prediction.segmentation)
+    return replace(
+        prediction,
+        segmentation=segmentation.astype(prediction.segmentation.dtype),
+        probability=np.stack([prediction.probability[place] for place in places]),
+        variance=np.stack([prediction.variance[place] for place in places]),
+        labels=tuple(prediction.labels[place] for place in places),
+        rival=None,
+    )
+
+
+def score(
+    case: ScoredCase, regions: RegionSettings, by_label: bool = True
+) -> tuple[dict[str, Any], dict[str, PlaceSums]]:
     """Compute all scores of one case, and the sums of each of `PLACES` for pooling.
 
     Args:
         case: The case.
         regions: What counts as a doubtful region; the uncertainty map is replaced by each in turn, at its default
             threshold.
+        by_label: Whether the model has several labels; the case may lack some.
 
     Returns:
         The scores, nested: `dice`, `nsd_2mm`; for each place `nll`, `brier`, `ece`, `mce`; for each uncertainty map
         its regions, the error inside them, and for each place `auroc`, `auprc`, `aurc`, `augrc`. Dice
-        and the like are means over the foreground classes; with more than one, `labels` has them class by class.
+        and the like are means over the foreground classes; if the model has several, `labels` has them class by class.
     """
     prediction, sums = case.prediction, {place: PlaceSums.of(case, box) for place, box in case.places().items()}
     classes = {label.name: _class_scores(case, label, sums) for label in prediction.labels}
@@ -142,7 +164,7 @@ def score(case: ScoredCase, regions: RegionSettings) -> tuple[dict[str, Any], di
             "caught": caught_by_rank(prediction, found, case.truth),
             **{place: one.rankings[measure].scores() for place, one in sums.items()},
         }
-    if len(classes) > 1:
+    if by_label:
         row["labels"] = classes
     return row, sums
 

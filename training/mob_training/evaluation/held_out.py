@@ -15,8 +15,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from mob_training.data.datasets import CASES_FILE
+from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import read_subjects
-from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, score
+from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, only, score
 from mob_training.evaluation.intervals import KEY, interval_measures
 from mob_training.evaluation.joint_scores import JointSums, joint_scores
 from mob_training.evaluation.naming import describe_run
@@ -91,8 +92,9 @@ def evaluate(
     regions: Mapping[str, float] | None = None,
     joint: bool = False,
     report: Callable[[str], None] = print,
+    cases: Callable[[Path], list[Files]] = held_out_cases,
 ) -> Run:
-    """Score a model on whole held-out cases.
+    """Score a model on whole held-out cases; a label that a case lacks (`partial_labels`) is not scored there.
 
     Args:
         model_path: A model folder, a zip, or a training folder of nnU-Net, stock or ours.
@@ -106,11 +108,12 @@ def evaluate(
         joint: Also score what is joint (`joint_scores`): the whole segmentation's likelihood, its volume, correlations;
             and Dice after some clicks (`readers.clicked`).
         report: Called with one line for each case.
+        cases: Lists the data set's cases to score.
 
     Raises:
-        SettingsError: The data set has no held-out cases, or other labels than the model.
+        SettingsError: The data set has no such cases, or other labels than the model.
     """
-    cases = held_out_cases(dataset)
+    chosen = cases(dataset)
     model = load_model(model_path)
     labels = model.card.labels
     check_labels(dataset, labels)
@@ -121,12 +124,13 @@ def evaluate(
     pool, together = Pool(labels), JointSums()
     known = dataset / CASES_FILE
     subjects = read_subjects(known) if known.exists() else {}
+    missing = read_missing(dataset, [label.name for label in labels])
     scored = {}
-    for case_name, image_path, truth_path in cases:
+    for case_name, image_path, truth_path in chosen:
         image, truth = read_image(image_path).image, read_volume(truth_path)
-        prediction = predictor.predict(image, exact=True)
+        prediction = only(predictor.predict(image, exact=True), missing.get(case_name, frozenset()))
         case = ScoredCase.of(prediction, truth)
-        scores, sums = score(case, region_settings)
+        scores, sums = score(case, region_settings, by_label=len(labels) > 1)
         if raters is not None:
             read = read_raters(raters, case_name, prediction)
             samples = draw_volumes(predictor, image, drawn) if sampled else [prediction.segmentation]
@@ -136,7 +140,7 @@ def evaluate(
         scores[KEY] = interval_measures(prediction, read_case)
         if joint:
             scores["clicks"] = dice_after_clicks(read_case)
-            scores["joint"], own = joint_scores(predictor, image, case.truth)
+            scores["joint"], own = joint_scores(predictor, image, case.truth, prediction.labels)
             together.add(own)
         pool.add(case, sums)
         scored[case_name] = {"subject": subjects.get(case_name, case_name), **dict(flatten(scores))}
@@ -158,7 +162,8 @@ class Pool:
 
     def add(self, case: ScoredCase, sums: dict[str, PlaceSums]) -> None:
         """Add a case; `sums` as `case_scores.score` returns them."""
-        for value, counts in self._overlap.items():
+        for value in (label.value for label in case.prediction.labels):
+            counts = self._overlap[value]
             predicted, true = case.prediction.segmentation == value, case.truth == value
             counts += np.count_nonzero(predicted & true), np.count_nonzero(predicted) + np.count_nonzero(true)
         for place, one in sums.items():

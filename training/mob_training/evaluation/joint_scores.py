@@ -11,7 +11,7 @@ one included: so a sample is a sample of the logits, and then of the labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from MoBUncertaintyLib.inference.predictor import Predictor
+    from MoBUncertaintyLib.model.card import Label
 
 SAMPLES = 39
 """Of a volume: intervals of 50, 80 and 90 % lie between two of them."""
@@ -76,7 +77,11 @@ class JointSums:
 
 
 def joint_scores(
-    predictor: Predictor, image: sitk.Image, truth: np.ndarray, samples: int = SAMPLES
+    predictor: Predictor,
+    image: sitk.Image,
+    truth: np.ndarray,
+    scored: Sequence[Label] | None = None,
+    samples: int = SAMPLES,
 ) -> tuple[dict[str, Any], JointSums]:
     """Score a case.
 
@@ -84,6 +89,7 @@ def joint_scores(
         predictor: The model, and how to predict.
         image: The image.
         truth: Its label map, (z, y, x).
+        scored: The labels that the case has; None: all of the model's.
         samples: Number of samples of the volume.
 
     Returns:
@@ -97,7 +103,7 @@ def joint_scores(
         true = nearest(volume.case.view(truth), tuple(volume.logits.mean.shape[2:]))
         folds.append(volume.logits)
     spacing = np.array(predictor.model.card.spacing, float)
-    labels = [_Label.of(folds, label.value, true == label.value) for label in predictor.model.card.labels]
+    labels = [_Label.of(folds, label.value, true == label.value) for label in scored or predictor.model.card.labels]
     doubtful, likely = (
         np.logical_or.reduce([in_doubt(label.mean, label.truth, sure) for label in labels]) for sure in (SURE, LIKELY)
     )

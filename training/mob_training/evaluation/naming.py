@@ -38,7 +38,7 @@ def describe_run(model: Model, dataset: Path, name: str | None = None) -> dict[s
         shown, plain = NAMES[card.covariance.kind], {card.covariance.kind.value}
     if own and own not in plain:
         shown += f" ({own.removeprefix(card.covariance.kind.value).strip('-')})"
-    seed = finetuning.get("seed", (model.plans.get("schedule") or {}).get("seed"))
+    seed = finetuning.get("seed", (model.plans.get("schedule") or model.plans.get("budget") or {}).get("seed"))
     return {
         "dataset": re.sub(r"^Dataset\d+_", "", dataset.resolve().name),
         "name": name or run_name or Covariance.DETERMINISTIC.value,

@@ -17,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from mob_training.data.partial_labels import read_missing
 from mob_training.evaluation.held_out import training_cases, validation_cases
 from mob_training.evaluation.joint_scores import in_doubt, marginal, nearest, part_of
 from MoBUncertaintyLib.files.wording import percent
@@ -46,16 +47,19 @@ def fit_shared_fraction(
         report: Called with one line for each case, and one for each fraction.
     """
     predictor = Predictor(load_model(model_path), PredictionSettings(device=device, tiling="full"))
-    scores = []
+    missing = read_missing(dataset, [label.name for label in predictor.model.card.labels])
+    scores: list[np.ndarray] = []
     for name, image_path, truth_path in sorted([*training_cases(dataset), *validation_cases(dataset)]):
         image, truth = read_image(image_path).image, sitk.GetArrayFromImage(read_volume(truth_path))
         volume = blended_gaussian(predictor, image)
         true = nearest(volume.case.view(truth), tuple(volume.logits.mean.shape[2:]))
-        scores.append(
-            [fraction_scores(volume.logits, label.value, true == label.value) for label in predictor.model.card.labels]
-        )
+        scores += [
+            fraction_scores(volume.logits, label.value, true == label.value)
+            for label in predictor.model.card.labels
+            if label.value not in missing.get(name, ())
+        ]
         report(f"{name}: volumes drawn")
-    means = np.mean(scores, axis=(0, 1))
+    means = np.mean(scores, axis=0)
     for fraction, score in zip(FRACTIONS, means, strict=True):
         report(f"shared fraction {percent(fraction)}: mean -ln density of the volume {score:.3f}")
     return FRACTIONS[int(np.argmin(means))]

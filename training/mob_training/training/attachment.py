@@ -19,6 +19,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from mob_training.data.datasets import case_names, folder_cases, write_dataset
+from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import Split
 from mob_training.training.joint_likelihood import fit_lengths, together
 from mob_training.training.planning import CONFIGURATION
@@ -28,7 +29,7 @@ from mob_training.training.temperature import cover_with_tiles, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.publishing import read_record, write_file
 from MoBUncertaintyLib.inference.devices import autocast
-from MoBUncertaintyLib.model.card import Fold, overlap
+from MoBUncertaintyLib.model.card import Fold, Label, overlap
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model, read_card
 from MoBUncertaintyLib.model.nnunet.plans import check_plans
@@ -193,10 +194,10 @@ def _informative(model: Model, plans: dict[str, Any], seed: int) -> Iterator[tup
     generator = torch.Generator().manual_seed(seed)
     for fold in model.folds:
         network = load_network(model, fold).eval()
-        for image, target in _tiles(plans, "train", "val"):
+        for image, target, *missing in _tiles(plans, model.card.labels, "train", "val"):
             with torch.no_grad(), autocast(image.device):
                 gaussian = replace(network(image), scope=Scope.LOCAL, lengths=(1.0, 1.0, 1.0))
-            yield from together(gaussian, target, generator)
+            yield from together(gaussian, target, generator, *missing)
 
 
 def _without_length(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -280,7 +281,7 @@ def _train(
     if not start.exists():
         network = load_network(model, fold).eval()
         network.head = None
-        temperature, before, after = fit_temperature(network, _tiles(plans, "val"))
+        temperature, before, after = fit_temperature(network, _tiles(plans, model.card.labels, "val"))
         print(f"fold {fold}, temperature {temperature:.3f}: NLL {before:.4f} -> {after:.4f}")
         divide_logits(network, temperature)
         known = model.card.training.get("temperature") or 1
@@ -295,13 +296,16 @@ def _start(fold: Fold) -> Path:
     return Path(os.environ["nnUNet_results"]) / DATASET / f"start_{fold}"
 
 
-def _tiles(plans: dict[str, Any], *parts: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cover the whole cases of some parts of the split, `train` or `val`, with tiles."""
+def _tiles(plans: dict[str, Any], labels: Sequence[Label], *parts: str) -> Iterator[tuple[Tensor, ...]]:
+    """Cover the whole cases of some parts of the split, `train` or `val`, with tiles; a third says what is missing."""
     preprocessed = Path(os.environ["nnUNet_preprocessed"]) / DATASET
     planned = check_plans(plans, CONFIGURATION)
     (split,) = json.loads((preprocessed / "splits_final.json").read_text(encoding="utf-8"))
     names = [name for part in parts for name in split[part]]
+    missing = read_missing(preprocessed, [label.name for label in labels])
     cases = nnUNetDatasetBlosc2(str(preprocessed / planned["data_identifier"]), names)
     for name in cases.identifiers:
-        data, labels, _, _ = cases.load_case(name)
-        yield from cover_with_tiles(data[:], labels[0], planned["patch_size"])
+        data, drawn, _, _ = cases.load_case(name)
+        lacked = torch.tensor([[value in missing.get(name, ()) for value in range(len(labels) + 1)]])
+        for image, target in cover_with_tiles(data[:], drawn[0], planned["patch_size"]):
+            yield (image, target, lacked) if lacked.any() else (image, target)

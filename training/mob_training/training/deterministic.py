@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
+from torch import Tensor
 
+from mob_training.data.partial_labels import FILE, Missing, read_missing
+from mob_training.training.predictive import MergedNetwork
 from mob_training.training.settings import Schedule
+from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST, FINAL
 from MoBUncertaintyLib.model.weights import only_weights_are_loaded
-
-FOREGROUND_RATE = 0.5
-"""Fraction of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
 
 LATEST = "checkpoint_latest.pth"
 EARLIER = "earlier"
@@ -36,7 +38,13 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
 
     Args:
         plans: nnU-Net's; the key `schedule`, where there is one, is a `Schedule`.
+
+    Raises:
+        SettingsError: Cases lack labels (`partial_labels`), and labels overlap or one is ignored.
     """
+
+    foreground_rate = 0.5
+    """Fraction of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
 
     def __init__(
         self,
@@ -48,7 +56,8 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.probabilistic_oversampling = True
-        self.oversample_foreground_percent = FOREGROUND_RATE
+        self.oversample_foreground_percent = self.foreground_rate
+        self.missing = self._read_missing()
         self.schedule = self._schedule(plans)
         if self.schedule is not None:
             self.num_epochs = self.schedule.epochs
@@ -62,7 +71,7 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
     def _set_batch_size_and_oversample(self) -> None:
         """Give every DDP process the same foreground rate; nnU-Net would give some processes all of it."""
         super()._set_batch_size_and_oversample()
-        self.oversample_foreground_percent = FOREGROUND_RATE
+        self.oversample_foreground_percent = self.foreground_rate
 
     def initialize(self) -> None:
         self.seed_epoch(0)
@@ -122,12 +131,40 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         self.seed_epoch(self.current_epoch)
         super().on_train_epoch_start()
 
+    def _read_missing(self) -> Missing:
+        """Read which labels the cases lack."""
+        names = [name for name in self.dataset_json["labels"] if name != "background"]
+        missing = read_missing(self.preprocessed_dataset_folder_base, names)
+        if missing and (self.label_manager.has_regions or self.label_manager.has_ignore_label):
+            path = Path(self.preprocessed_dataset_folder_base, FILE)
+            raise SettingsError(f"{path} needs labels that exclude each other, and no ignore label.")
+        return missing
+
+    def missing_in(self, batch: dict[str, Any]) -> Tensor | None:
+        """Return which labels the cases of a batch lack, (B, C); None if all have all."""
+        lacked = [self.missing.get(str(key), frozenset()) for key in batch["keys"]] if self.missing else []
+        if not any(lacked):
+            return None
+        classes = range(self.label_manager.num_segmentation_heads)
+        return torch.tensor([[value in values for value in classes] for values in lacked], device=self.device)
+
+    @contextmanager
+    def merging(self, batch: dict[str, Any]) -> Iterator[None]:
+        """Let the network, while a batch is with it, count labels that its cases lack as background."""
+        network, missing = self.network, self.missing_in(batch)
+        if missing is not None:
+            self.network = MergedNetwork(network, missing)
+        try:
+            yield
+        finally:
+            self.network = network
+
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        with self._cpu_autocast():
+        with self._cpu_autocast(), self.merging(batch):
             return super().train_step(batch)
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        with self._cpu_autocast():
+        with self._cpu_autocast(), self.merging(batch):
             return super().validation_step(batch)
 
     def _cpu_autocast(self) -> AbstractContextManager[Any]:
@@ -135,3 +172,10 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
 
     def plot_network_architecture(self) -> None:
         """Skip the plot, which needs extra packages and adds nothing to the result."""
+
+
+class ConstantRate:
+    """A learning rate that does not change with the epochs."""
+
+    def step(self, epoch: int) -> None:
+        pass

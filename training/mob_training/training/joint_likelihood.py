@@ -77,7 +77,7 @@ class Contrast:
         return self.shared_with(self) + torch.diag(self.white)
 
 
-def contrasts(gaussian: LogitGaussian, target: Tensor) -> Iterator[Contrast]:
+def contrasts(gaussian: LogitGaussian, target: Tensor, missing: Tensor | None = None) -> Iterator[Contrast]:
     """Yield the contrast of each foreground label in each tile, all voxels of the tile.
 
     With two classes it is eta_1 - eta_0. With more, ln sum_j exp(eta_j) of the other classes takes the place of eta_0,
@@ -86,6 +86,7 @@ def contrasts(gaussian: LogitGaussian, target: Tensor) -> Iterator[Contrast]:
     Args:
         gaussian: Of the logits, B tiles.
         target: Label map (B, *S).
+        missing: (B, C), True where a case lacks a label: it has no contrast there, and the others keep theirs.
     """
     shape = tuple(gaussian.mean.shape[2:])
     places = torch.cartesian_prod(*(torch.arange(size, dtype=gaussian.mean.dtype) for size in shape))
@@ -94,6 +95,8 @@ def contrasts(gaussian: LogitGaussian, target: Tensor) -> Iterator[Contrast]:
     deviation = gaussian.variance().sqrt().flatten(2)
     for tile, mean in enumerate(gaussian.mean.flatten(2)):
         for label in range(1, gaussian.num_classes):
+            if missing is not None and missing[tile, label]:
+                continue
             others = torch.cat((mean[:label], mean[label + 1 :]))
             pull = -others.softmax(dim=0)
             weights = torch.cat((pull[:label], torch.ones_like(pull[:1]), pull[label:]))
@@ -127,13 +130,18 @@ def _correlation(gaussian: LogitGaussian, shape: tuple[int, ...]) -> Callable[[T
     return lambda first, second: first.new_ones(len(first), len(second))
 
 
-def evidence_loss(gaussian: LogitGaussian, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def evidence_loss(
+    gaussian: LogitGaussian,
+    target: Tensor,
+    generator: torch.Generator | None = None,
+    missing: Tensor | None = None,
+) -> Tensor:
     """Compute -ln p(labels of the tile) for each voxel, mean over tiles; with several labels, their sum.
 
     Of the informative voxels a random part is taken together, and stands for the others.
     """
     total = gaussian.mean.new_zeros(())
-    for contrast in contrasts(gaussian, target):
+    for contrast in contrasts(gaussian, target, missing):
         informative, certain = _divide(contrast)
         chosen = _some(informative, TOGETHER, generator)
         part = len(informative) / max(len(chosen), 1)
@@ -144,7 +152,10 @@ def evidence_loss(gaussian: LogitGaussian, target: Tensor, generator: torch.Gene
 
 
 def together(
-    gaussian: LogitGaussian, target: Tensor, generator: torch.Generator | None = None
+    gaussian: LogitGaussian,
+    target: Tensor,
+    generator: torch.Generator | None = None,
+    missing: Tensor | None = None,
 ) -> Iterator[tuple[Contrast, float]]:
     """Yield, for each label in each tile, informative voxels near a random one, and how many each stands for.
 
@@ -154,9 +165,11 @@ def together(
         gaussian: Of the logits, B tiles.
         target: Label map (B, *S); voxels that are `NOT_COUNTED` are left out.
         generator: Source of the choice.
+        missing: As for `contrasts`.
     """
     counted = target.flatten(1).repeat_interleave(gaussian.num_classes - 1, dim=0) != NOT_COUNTED
-    for contrast, here in zip(contrasts(gaussian, target), counted, strict=True):
+    counted = counted if missing is None else counted[~missing[:, 1:].flatten()]
+    for contrast, here in zip(contrasts(gaussian, target, missing), counted, strict=True):
         informative = _divide(contrast)[0]
         informative = informative[here[informative]]
         centre = _some(informative, 1, generator)
@@ -194,14 +207,19 @@ def fit_lengths(laws: Sequence[tuple[Contrast, float]], start: Sequence[float]) 
     return found
 
 
-def conditional_loss(gaussian: LogitGaussian, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def conditional_loss(
+    gaussian: LogitGaussian,
+    target: Tensor,
+    generator: torch.Generator | None = None,
+    missing: Tensor | None = None,
+) -> Tensor:
     """Compute -ln p(label | some revealed labels), the mean over voxels, tiles and labels' sum.
 
     One to three voxels are revealed, wrong ones where there are some, as a reader would click them. The others'
     likelihoods under the posterior are multiplied.
     """
     total = gaussian.mean.new_zeros(())
-    for contrast in contrasts(gaussian, target):
+    for contrast in contrasts(gaussian, target, missing):
         informative, certain = _divide(contrast)
         wrong = informative[(contrast.mean * contrast.signs)[informative] < 0]
         pool = wrong if len(wrong) else informative

@@ -12,11 +12,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from mob_training.training.joint_likelihood import conditional_loss, evidence_loss
+from mob_training.training.predictive import merge_missing
 from mob_training.training.settings import Likelihood, LossWeights
 from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.network.distribution import BasisLoading, LogitGaussian
 
 DICE_SMOOTH = 1e-5
+BATCH_DICE_SMOOTH = 1e-3
 PAPER_WEIGHTS = LossWeights()
 JOINT = {Likelihood.EVIDENCE: evidence_loss, Likelihood.CONDITIONAL: conditional_loss}
 """Likelihoods of the labels of a tile together, without samples."""
@@ -57,6 +59,18 @@ def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     return 1 - ((2 * intersection + DICE_SMOOTH) / (total + DICE_SMOOTH)).mean()
 
 
+def batch_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+    """Compute 1 - soft Dice of the foreground over a batch as one volume: probabilities (B, C, *S), target (B, *S).
+
+    A class that a small batch does not show hardly pulls: Dice is then `BATCH_DICE_SMOOTH` over the sum of p.
+    """
+    truth = F.one_hot(target, probabilities.shape[1]).movedim(-1, 1)[:, 1:].to(probabilities.dtype)
+    p = probabilities[:, 1:]
+    axes = (0, *range(2, p.ndim))
+    intersection, total = (p * truth).sum(axes), p.sum(axes) + truth.sum(axes)
+    return 1 - ((2 * intersection + BATCH_DICE_SMOOTH) / (total + BATCH_DICE_SMOOTH)).mean()
+
+
 def sample_loss(samples: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Compute Eq. 12's two terms, cross entropy and Dice, as means over the k samples: samples (k, B, C, *S)."""
     flat = samples.flatten(0, 1)
@@ -89,6 +103,7 @@ def training_loss(
     weights: LossWeights = PAPER_WEIGHTS,
     reverse_kl: bool = False,
     generator: torch.Generator | None = None,
+    missing: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Compute every weighted term of Eqs. 11 and 12, and their sum, `total`.
 
@@ -103,16 +118,22 @@ def training_loss(
         weights: The lambdas.
         reverse_kl: Direction of Eq. 8.
         generator: Source of the normals.
+        missing: (B, C), True where a case lacks a label: it counts as background there (`merge_missing`), in each
+            sample; a likelihood of the labels together leaves it out.
     """
+
+    def merged(logits: Tensor) -> Tensor:
+        return logits if missing is None else merge_missing(logits, missing)
+
     if gaussian.is_deterministic:
-        cross_entropy, dice = sample_loss(gaussian.mean[None], target)
+        cross_entropy, dice = sample_loss(merged(gaussian.mean)[None], target)
     elif likelihood is Likelihood.ANALYTIC:
         cross_entropy, dice = analytic_loss(gaussian, target)
     elif likelihood in JOINT:
-        cross_entropy = JOINT[likelihood](gaussian, target, generator)
-        dice = soft_dice_loss(gaussian.mean.softmax(dim=1), target)
+        cross_entropy = JOINT[likelihood](gaussian, target, generator, missing)
+        dice = soft_dice_loss(merged(gaussian.mean).softmax(dim=1), target)
     else:
-        drawn = gaussian.softmax_sampler(generator)(samples)
+        drawn = torch.stack([merged(sample) for sample in gaussian.softmax_sampler(generator)(samples)])
         cross_entropy, dice = sample_loss(drawn, target)
         if likelihood is Likelihood.LOG_MEAN_EXP:
             cross_entropy = log_mean_exp_loss(drawn, target)

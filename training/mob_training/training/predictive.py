@@ -1,15 +1,17 @@
-"""The network for nnU-Net's own commands: in evaluation mode it returns the logarithm of the predictive mean."""
+"""Networks as trainings use them: for nnU-Net's own commands, and for cases that lack labels."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import moments
 
 SMALLEST_PROBABILITY = 1e-7
+NEVER = -1e4
+"""Logit of a label that cannot be: finite, since infinities have no gradient."""
 
 
 class PredictiveNetwork(StochasticNetwork):
@@ -41,3 +43,43 @@ def log_predictive_mean(gaussian: LogitGaussian) -> Tensor:
     foreground = moments(gaussian, generator=generator).mean
     background = 1 - foreground.sum(dim=1, keepdim=True)
     return torch.cat((background, foreground), dim=1).clamp_min(SMALLEST_PROBABILITY).log()
+
+
+def merge_missing(logits: Tensor, missing: Tensor) -> Tensor:
+    """Merge the probabilities of labels that a case lacks into its background (Fang & Yan 2020; Shi et al. 2021).
+
+    Cross entropy and Dice of the result are the marginal ones: of the background and all that may hide in it. A missing
+    label itself has no probability then, no truth, and no gradient of its own.
+
+    Args:
+        logits: (B, C, *S), background first.
+        missing: (B, C), True where a label was not drawn in a case; never the background's.
+
+    Returns:
+        Logits, fp32: the background's is the logarithm of the sum, the missing labels' are far below all others.
+    """
+    logits = logits.float()
+    lacked = missing.reshape(*missing.shape, *(1,) * (logits.ndim - 2))
+    hidden = lacked.index_fill(1, torch.zeros(1, dtype=torch.long, device=lacked.device), True)
+    background = logits.masked_fill(~hidden, -torch.inf).logsumexp(dim=1, keepdim=True)
+    return torch.cat((background, logits[:, 1:].masked_fill(lacked[:, 1:], NEVER)), dim=1)
+
+
+class MergedNetwork(nn.Module):
+    """A network whose logits of missing labels are merged into the background's (`merge_missing`).
+
+    Args:
+        network: Returns logits (B, C, *S), or a list of them at several resolutions.
+        missing: (B, C).
+    """
+
+    def __init__(self, network: nn.Module, missing: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.missing = missing
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        logits = self.network(x)
+        if isinstance(logits, Tensor):
+            return merge_missing(logits, self.missing)
+        return [merge_missing(each, self.missing) for each in logits]

@@ -67,6 +67,34 @@ class Schedule:
         return cls(epochs, iterations, max(5, iterations // 5), seed)
 
 
+class Recipe(StrEnum):
+    """How the deterministic stage is trained."""
+
+    BUDGET = "budget"
+    """AdamW and one cycle over the time that there is: minutes on a CPU."""
+    NNUNET = "nnunet"
+    """nnU-Net's own, without mirroring: a GPU."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The time of a deterministic stage that learns with little of it, and its seed.
+
+    Attributes:
+        minutes: Validation and storing included.
+        seed: Of weights, patches and augmentation.
+        mirror_axes: Axes of the network's input along which patches may be mirrored; none where labels have sides.
+    """
+
+    minutes: float
+    seed: int = 0
+    mirror_axes: tuple[int, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return 60 * self.minutes
+
+
 @dataclass(frozen=True)
 class FineTuning:
     """Settings of the fine-tuning stage, except the shape of its head.
@@ -159,9 +187,9 @@ def default_options(covariance: str = Covariance.MIXTURE_OF_BASES) -> dict[str, 
     }
 
 
-def deterministic_plans(plans: dict[str, Any], schedule: Schedule) -> dict[str, Any]:
-    """Add a schedule for the deterministic stage to nnU-Net's plans."""
-    return plans | {"schedule": asdict(schedule)}
+def deterministic_plans(plans: dict[str, Any], length: Schedule | Budget) -> dict[str, Any]:
+    """Add the length of the deterministic stage, a schedule or a budget, to nnU-Net's plans, as plain JSON."""
+    return plans | {type(length).__name__.lower(): json.loads(json.dumps(asdict(length)))}
 
 
 def finetuning_plans(
@@ -174,8 +202,9 @@ def finetuning_plans(
     plans = copy.deepcopy(plans)
     if "finetuning" in plans:
         plans["plans_name"] = plans["plans_name"].partition("-")[0]
-    if "schedule" in plans:
-        plans["deterministic_schedule"] = plans.pop("schedule")
+    for length in ("schedule", "budget"):
+        if length in plans:
+            plans[f"deterministic_{length}"] = plans.pop(length)
     plans["plans_name"] = f"{plans['plans_name']}-{name}"
     plans["configurations"][configuration]["batch_size"] = 1
     # As plain JSON, so that checkpoints hold nothing but numbers and strings and load with weights_only=True.

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from mob_training.training.budget.trainer import BudgetTrainer
 from mob_training.training.deterministic import LATEST, DeterministicTrainer
 from mob_training.training.planning import CONFIGURATION
-from mob_training.training.settings import FineTuning, Schedule, deterministic_plans, finetuning_plans
+from mob_training.training.settings import Budget, FineTuning, Schedule, deterministic_plans, finetuning_plans
 from mob_training.training.trainer import FineTuningTrainer
 from mob_training.training.workspace import dataset_folder
 from MoBUncertaintyLib.errors import Cancelled, ModelError, SettingsError
@@ -28,14 +29,19 @@ AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
 
 
 def train_deterministic(
-    dataset_id: int, plans_name: str, schedule: Schedule, fold: int = 0, device: str = "auto", resume: bool = False
+    dataset_id: int,
+    plans_name: str,
+    length: Schedule | Budget,
+    fold: int = 0,
+    device: str = "auto",
+    resume: bool = False,
 ) -> Path:
     """Train nnU-Net from random weights.
 
     Args:
         dataset_id: nnU-Net's number of the data set.
         plans_name: Its plans.
-        schedule: Length and seed.
+        length: A schedule, for nnU-Net's recipe, or a budget, for that of little time.
         fold: Of the data set's split.
         device: `auto`, `cuda`, `mps` or `cpu`.
         resume: Resume from the latest checkpoint with the same settings, if there is one.
@@ -47,13 +53,14 @@ def train_deterministic(
         The training folder, which holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
     """
     folder = dataset_folder("preprocessed", dataset_id)
-    plans = deterministic_plans(_read(folder / f"{plans_name}.json"), schedule)
+    plans = deterministic_plans(_read(folder / f"{plans_name}.json"), length)
     plans["continue_training"] = resume
     dataset = _read(folder / "dataset.json")
     splits = folder / "splits_final.json"
     if splits.exists() and fold >= (count := len(_read(splits))):
         raise SettingsError(f"The split of {folder.name} has no fold {fold}; its last is fold {count - 1}.")
-    return _run(DeterministicTrainer(plans, CONFIGURATION, fold, dataset, _device(device)), resume)
+    trainer = BudgetTrainer if isinstance(length, Budget) else DeterministicTrainer
+    return _run(trainer(plans, CONFIGURATION, fold, dataset, _device(device)), resume)
 
 
 def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings: FineTuning, fold: int = 0) -> Path:

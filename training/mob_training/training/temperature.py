@@ -15,7 +15,7 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor, nn
 
-from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean
+from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean, merge_missing
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.network.distribution import LogitGaussian
@@ -29,13 +29,13 @@ NOT_COUNTED = -100
 
 
 @torch.no_grad()
-def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float, float]:
+def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, ...]]) -> tuple[float, float, float]:
     """Find the temperature that minimises the NLL of the predictive mean.
 
     Args:
         network: In evaluation mode; it is not changed.
         tiles: Parts of images (B, C_in, *S) and their label maps (B, *S), on the network's device; voxels labelled
-            `NOT_COUNTED` are not counted.
+            `NOT_COUNTED` are not counted. And, where cases lack labels, which those are, as for `merge_missing`.
 
     Returns:
         The temperature, 0.5 to 8; the NLL per voxel as it is, and with this temperature.
@@ -45,7 +45,7 @@ def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, Te
         if head is not None:
             divide_head(head, temperature)
     losses, voxels = [], 0
-    for data, target in tiles:
+    for data, target, *missing in tiles:
         voxels += int((target != NOT_COUNTED).sum())
         with autocast(data.device):
             features, mean = network.features(data)
@@ -54,6 +54,8 @@ def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, Te
             divided = mean / temperature
             gaussian = LogitGaussian(divided) if head is None else head(features, divided)
             log_p = log_predictive_mean(gaussian)
+            for lacked in missing:
+                log_p = merge_missing(log_p, lacked)
             row.append(float(nn.functional.nll_loss(log_p, target, ignore_index=NOT_COUNTED, reduction="sum")))
         losses.append(row)
     nll = np.sum(losses, axis=0) / voxels

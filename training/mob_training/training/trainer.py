@@ -21,9 +21,9 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from mob_training.training.deterministic import LATEST, PROGRESS, DeterministicTrainer
+from mob_training.training.deterministic import LATEST, PROGRESS, ConstantRate, DeterministicTrainer
 from mob_training.training.losses import training_loss
-from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean
+from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean, merge_missing
 from mob_training.training.progress import add_progress, draw_progress
 from mob_training.training.settings import FineTuning, Likelihood, Schedule
 from mob_training.training.temperature import TEMPERATURES, cover_with_tiles, fit_temperature
@@ -155,7 +155,7 @@ class FineTuningTrainer(DeterministicTrainer):
         if network.head is not None:
             groups.append({"params": list(network.head.parameters()), "lr": self.settings.head_learning_rate})
         optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
-        return optimizer, _ConstantRate()
+        return optimizer, ConstantRate()
 
     def _build_loss(self) -> None:
         """Build no loss: `train_step` computes it from the whole distribution."""
@@ -165,13 +165,17 @@ class FineTuningTrainer(DeterministicTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device):
             gaussian = self.network(data)
-        terms = self._terms(gaussian, target)
+        terms = self._terms(gaussian, target, missing=self.missing_in(batch))
         pulls = self._backward(terms, gaussian)
         logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
         return {"loss": terms["total"].detach().cpu().numpy()} | logged | pulls | _basis_usage(gaussian)
 
     def _terms(
-        self, gaussian: LogitGaussian, target: Tensor, generator: torch.Generator | None = None
+        self,
+        gaussian: LogitGaussian,
+        target: Tensor,
+        generator: torch.Generator | None = None,
+        missing: Tensor | None = None,
     ) -> dict[str, Tensor]:
         return training_loss(
             gaussian,
@@ -181,6 +185,7 @@ class FineTuningTrainer(DeterministicTrainer):
             weights=self.settings.weights,
             reverse_kl=self.settings.reverse_kl,
             generator=generator,
+            missing=missing,
         )
 
     def _backward(self, terms: dict[str, Tensor], gaussian: LogitGaussian) -> dict[str, float]:
@@ -236,11 +241,13 @@ class FineTuningTrainer(DeterministicTrainer):
         data, target = self._to_device(batch)
         with autocast(self.device):
             gaussian = self.unwrapped_network.distribution(data)
-        log_p = log_predictive_mean(gaussian)
+        log_p, missing = log_predictive_mean(gaussian), self.missing_in(batch)
+        if missing is not None:
+            log_p = merge_missing(log_p, missing)
         nll = nn.functional.nll_loss(log_p, target)
         if self.settings.heads_only:
-            likelihood = self._terms(gaussian, target, torch.Generator(self.device).manual_seed(0))["cross_entropy"]
-            self.validation_likelihoods.append(float(likelihood))
+            terms = self._terms(gaussian, target, torch.Generator(self.device).manual_seed(0), missing)
+            self.validation_likelihoods.append(float(terms["cross_entropy"]))
         predicted = log_p.argmax(dim=1)
         counts: dict[str, list[float]] = {"tp_hard": [], "fp_hard": [], "fn_hard": []}
         for label in range(1, log_p.shape[1]):
@@ -304,25 +311,20 @@ class FineTuningTrainer(DeterministicTrainer):
         write_file(best, lambda partial: torch.save(checkpoint, partial))
         network.load_state_dict(last)
 
-    def _validation_tiles(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the whole validation cases as tiles on the network's device."""
+    def _validation_tiles(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield the whole validation cases as tiles on the network's device, and which labels a case lacks, if any."""
         _, cases = self.get_tr_and_val_datasets()
         for name in cases.identifiers:
             data, labels, _, _ = cases.load_case(name)
+            missing = self.missing_in({"keys": [name]})
             for image, target in cover_with_tiles(data[:], labels[0], self.configuration_manager.patch_size):
-                yield image.to(self.device), target.to(self.device)
+                tile = image.to(self.device), target.to(self.device)
+                yield tile if missing is None else (*tile, missing)
 
     def _to_device(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         data = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"].to(self.device, non_blocking=True)
         return data, target[:, 0].long()
-
-
-class _ConstantRate:
-    """The paper's learning rate does not change."""
-
-    def step(self, epoch: int) -> None:
-        pass
 
 
 def _basis_usage(gaussian: LogitGaussian) -> dict[str, float]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mob_training.data.datasets import CASES_FILE
+from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import read_subjects
+from mob_training.evaluation.case_scores import only
 from mob_training.evaluation.held_out import Files, check_labels, held_out_cases, validation_cases
 from mob_training.evaluation.naming import describe_run
 from mob_training.evaluation.readers.cases import ReadCase
@@ -62,13 +64,14 @@ def study_readers(
     check_labels(dataset, model.card.labels)
     predictor = Predictor(model, settings)
 
+    missing = read_missing(dataset, [label.name for label in model.card.labels])
     directed = model.card.covariance.scope is Scope.LOCAL and len(model.card.labels) == 1
     region_settings = model.card.region_settings.changed(regions or {})
 
     def read(files: Files) -> ReadCase:
-        _, image, truth = files
+        case, image, truth = files
         volume = read_image(image).image
-        prediction = predictor.predict(volume, exact=True)
+        prediction = only(predictor.predict(volume, exact=True), missing.get(case, frozenset()))
         factors = contrast_factors(predictor, volume) if directed else None
         return ReadCase.of(prediction, read_volume(truth), region_settings, factors)
 

@@ -1,0 +1,257 @@
+"""The recipe for little time, and the training of cases that lack labels, on tiny data in this process."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import count, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from typer.testing import CliRunner
+
+from mob_training.cli import app
+from mob_training.training import stages
+from mob_training.training.budget import trainer as budget_module
+from mob_training.training.budget.augmentation import training_transforms
+from mob_training.training.budget.patches import NEAR, NearbyLoader
+from mob_training.training.budget.trainer import BudgetTrainer, centre, one_cycle, smaller_patch
+from mob_training.training.deterministic import LATEST, DeterministicTrainer
+from mob_training.training.settings import Budget, FineTuning, Schedule, deterministic_plans
+from mob_training.training.stages import prepare_finetuning, train_deterministic
+from mob_training.training.trainer import FineTuningTrainer
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import load_model
+from support.tiny import CONFIGURATION
+from support.tiny_training import NAME, PATCH, PLANS, make_workspace, train, tune
+
+BUDGET = Budget(0.05, seed=3)
+TICK = 0.03
+"""Seconds between two looks at the clock, of which a step has four: as many steps on every computer."""
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch) -> Path:
+    ticks = count(1000)
+    monkeypatch.setattr(budget_module, "time", lambda: TICK * next(ticks))
+    monkeypatch.setattr(budget_module, "draw_progress", lambda *_: None)
+    monkeypatch.setattr(budget_module, "EPOCHS", 3)
+    return make_workspace(tmp_path, monkeypatch, classes=3)
+
+
+def lack(workspace: Path, **labelled: list[str]) -> None:
+    (workspace / "preprocessed" / NAME / "labelled.json").write_text(json.dumps(labelled))
+
+
+def trainer_of(cls: type[DeterministicTrainer], workspace: Path, length: object = BUDGET) -> DeterministicTrainer:
+    folder = workspace / "preprocessed" / NAME
+    plans = deterministic_plans(json.loads((folder / f"{PLANS}.json").read_text()), length)
+    dataset = json.loads((folder / "dataset.json").read_text())
+    return cls(plans | {"continue_training": False}, CONFIGURATION, 0, dataset, torch.device("cpu"))
+
+
+# --- a training
+
+
+def test_a_training_ends_with_its_time_and_leaves_a_model(workspace, capsys):
+    results = train_deterministic(1, PLANS, BUDGET, device="cpu")
+    assert results.name.startswith("BudgetTrainer__")
+    assert {path.name for path in (results / "fold_0").glob("*.pth")} == {"checkpoint_best.pth", "checkpoint_final.pth"}
+    assert "of 0.05 minutes left" in capsys.readouterr().out
+    header, *rows = (results / "fold_0" / "progress.csv").read_text().splitlines()
+    assert header.startswith("epoch,minutes,cross_entropy,dice,steps,validation_loss,validation_dice,dice_organ 1")
+    assert len(rows) == 3
+    with load_model(results) as model:
+        assert model.card.training["trainer"] == "BudgetTrainer"
+        assert model.card.mirror_axes == ()
+    tuned = tune(results, CovarianceSpec.of_kind(Covariance.DIAGONAL))
+    assert json.loads((tuned / "plans.json").read_text())["deterministic_budget"]["minutes"] == 0.05
+
+
+def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkeypatch, capsys):
+    def stop(self, epoch=BudgetTrainer.on_epoch_start):
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        epoch(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(BudgetTrainer, "on_epoch_start", stop)
+        train_deterministic(1, PLANS, BUDGET, device="cpu")
+    folder = workspace / "results" / NAME / f"BudgetTrainer__{PLANS}__{CONFIGURATION}" / "fold_0"
+    with load_model(folder.parent, checkpoint="checkpoint_best.pth") as usable:
+        assert len(usable.card.labels) == 2
+    stored = torch.load(folder / LATEST, weights_only=False)
+    logged = stored["logging"]
+    spent = logged["epoch_end_timestamps"][0] - logged["epoch_start_timestamps"][0]
+    trainer = trainer_of(BudgetTrainer, workspace)
+    trainer.load_checkpoint(str(folder / LATEST))
+    assert 0.3 < trainer.fraction < 0.5 and trainer.fraction == pytest.approx(spent / 3)
+    assert all(
+        torch.equal(value, stored["network_weights"][name]) for name, value in trainer.network.state_dict().items()
+    )
+    train_deterministic(1, PLANS, BUDGET, device="cpu", resume=True)
+    assert "starts from the beginning" not in capsys.readouterr().out
+    rows = (folder / "progress.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == [str(epoch) for epoch in range(len(rows))]
+    assert len(rows) == 3
+
+
+def test_it_learns(workspace):
+    """Two balls, one in the other, in some 80 steps."""
+    results = train_deterministic(1, PLANS, Budget(0.15), device="cpu")
+    rows = (results / "fold_0" / "progress.csv").read_text().splitlines()[1:]
+    losses = [sum(map(float, row.split(",")[2:4])) for row in rows]
+    assert losses[0] > losses[1] > losses[2]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+# --- its parts
+
+
+def test_the_learning_rate_rises_and_falls_to_nothing():
+    rates = [one_cycle(step / 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.04) and rates[10] == pytest.approx(1) and rates[100] == pytest.approx(0)
+    assert all(low < high for low, high in pairwise(rates[:11]))
+    assert all(high > low for high, low in pairwise(rates[10:]))
+
+
+@pytest.mark.parametrize(
+    ("patch", "strides", "expected"),
+    [
+        ((48, 64, 64), [[1, 1, 1]] + [[2, 2, 2]] * 3, [32, 40, 40]),
+        ((16, 112, 112), [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]], [8, 72, 72]),
+        ((16, 16, 16), [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]], [16, 16, 16]),
+    ],
+)
+def test_smaller_patches_can_be_halved_as_often(patch, strides, expected):
+    assert smaller_patch(patch, strides) == expected
+    batch = torch.zeros(2, 1, *patch)
+    batch[(..., *(size // 2 for size in patch))] = 1
+    middle = centre(batch, expected)
+    assert list(middle.shape[2:]) == expected
+    assert middle[(..., *(size // 2 for size in expected))].eq(1).all()
+
+
+def test_patches_lie_near_a_random_voxel_of_a_random_label(workspace):
+    folder = workspace / "preprocessed" / NAME
+    data = next(path for path in folder.iterdir() if path.is_dir() and path.name != "gt_segmentations")
+    labels = trainer_of(BudgetTrainer, workspace).label_manager
+    loader = NearbyLoader(nnUNetDatasetBlosc2(str(data)), 2, PATCH, PATCH, labels, 0.8, probabilistic_oversampling=True)
+    np.random.seed(0)
+    spots = {1: np.array([[0, 40, 60, 50]]), 2: np.array([[0, 3, 3, 3]]), (1, 2): np.array([[0, 90, 90, 90]]), 3: []}
+    starts = np.array([loader.get_bbox((100, 90, 80), True, spots)[0] for _ in range(400)])
+    first = np.abs(starts + 8 - [40, 60, 50]).max(axis=1) <= NEAR
+    second = (starts <= 3 + NEAR - 8).all(axis=1)
+    assert (first | second).all() and 150 < first.sum() < 250
+    assert starts.min() == 0, "a patch lies within the case"
+    assert np.unique(starts[first], axis=0).shape[0] > 100
+    anywhere = np.array([loader.get_bbox((100, 90, 80), False, spots)[0] for _ in range(400)])
+    assert (anywhere.max(axis=0) > np.array([100, 90, 80]) - 16 - 8).all() and anywhere.min() == 0
+    assert (anywhere.max(axis=0) <= np.array([100, 90, 80]) - 16).all()
+    start, stop = loader.get_bbox((10, 90, 80), True, {2: spots[2]})
+    assert (start[0], stop[0]) == (-3, 13), "around a case that is smaller"
+
+
+def test_sides_are_not_swapped():
+    """A bright half stays on its side, whatever is done to a patch; mirroring has to be asked for."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    image = torch.zeros(1, 24, 24, 24)
+    image[..., 12:] = 3
+    label = (image > 0).to(torch.int16)
+    for mirror, fewest, most in (((), 0, 0), ((2,), 1, 39)):
+        transform, swapped = training_transforms((24, 24, 24), mirror), 0
+        for _ in range(40):
+            made = transform(image=image.clone(), segmentation=label.clone())
+            swapped += int(made["image"][..., :8].mean() > made["image"][..., -8:].mean())
+            assert made["segmentation"].min() >= 0
+        assert fewest <= swapped <= most
+
+
+# --- labels that a case lacks
+
+
+@pytest.mark.parametrize("cls", [BudgetTrainer, DeterministicTrainer])
+def test_a_step_is_the_same_whatever_is_drawn_of_a_missing_label(workspace, cls):
+    """With its voxels as background and the other label as it is, only the merged probabilities count."""
+    lack(workspace, case1=["organ 1"])
+    trainer = trainer_of(cls, workspace, BUDGET if cls is BudgetTrainer else Schedule(2, 2, 2))
+    trainer.initialize()
+    assert trainer.missing == {"case1": {2}}
+    batch = {"keys": ["case1", "case2"]}
+    assert trainer.missing_in(batch).tolist() == [[False, False, True], [False] * 3]
+    assert trainer.missing_in({"keys": ["case2"]}) is None
+    network = trainer.network
+    with trainer.merging(batch):
+        merged, plain = trainer.network(data := torch.randn(2, 1, *PATCH)), network(data)
+        merged, plain = (each if torch.is_tensor(each) else each[0] for each in (merged, plain))
+    assert trainer.network is network
+    p, q = plain.softmax(dim=1), merged.softmax(dim=1)
+    torch.testing.assert_close(q[0, 0], p[0, 0] + p[0, 2])
+    assert q[0, 2].max() == 0
+    torch.testing.assert_close(q[1], p[1])
+
+
+def test_every_stage_trains_on_cases_that_lack_labels(workspace, monkeypatch):
+    lack(workspace, case0=["organ 2"], case1=["organ 1"], case2=["organ 2"])
+    drawn = []
+    merging = DeterministicTrainer.merging
+    monkeypatch.setattr(
+        DeterministicTrainer, "merging", lambda self, batch: drawn.append(batch["keys"]) or merging(self, batch)
+    )
+    results = train_deterministic(1, PLANS, BUDGET, device="cpu")
+    stock = train()
+    assert drawn
+    tuned = tune(stock, CovarianceSpec.of_kind(Covariance.DIAGONAL), temperature_scaling=True)
+    for folder in (results, stock, tuned):
+        with load_model(folder) as model:
+            assert all(torch.isfinite(value).all() for value in model.state_dict(0).values())
+
+
+def test_a_heads_batch_counts_a_missing_label_as_background(workspace):
+    results = train()
+    lack(workspace, case1=["organ 1"])
+    path = prepare_finetuning(results, "one", CovarianceSpec.of_kind(Covariance.DIAGONAL), FineTuning(samples=2))
+    dataset = json.loads((results / "dataset.json").read_text())
+    plans = json.loads(path.read_text()) | {"continue_training": False}
+    trainer = FineTuningTrainer(plans, CONFIGURATION, 0, dataset, torch.device("cpu"))
+    trainer.initialize()
+    trainer.start_from(results)
+    target = torch.zeros(1, 1, *PATCH, dtype=torch.int16)
+    losses = {}
+    for key in ("case1", "case2"):
+        torch.manual_seed(0)
+        batch = {"data": torch.randn(1, 1, *PATCH), "target": target, "keys": [key]}
+        losses[key] = float(trainer.validation_step(batch)["loss"])
+    assert losses["case1"] < losses["case2"]
+
+
+def test_labels_that_overlap_cannot_be_missing(workspace):
+    lack(workspace, case1=["organ 1"])
+    path = workspace / "preprocessed" / NAME / "dataset.json"
+    dataset = json.loads(path.read_text())
+    dataset["labels"] = {"background": 0, "organ 1": [1, 2], "organ 2": [2]}
+    dataset["regions_class_order"] = [1, 2]
+    path.write_text(json.dumps(dataset))
+    with pytest.raises(SettingsError, match=r"labelled\.json needs labels that exclude each other"):
+        trainer_of(DeterministicTrainer, workspace, Schedule(2))
+
+
+# --- the command
+
+
+def test_the_recipe_depends_on_the_device_unless_it_is_chosen(workspace, monkeypatch):
+    lengths = []
+    monkeypatch.setattr(stages, "train_deterministic", lambda _id, _plans, length, *_: lengths.append(length) or Path())
+    known = ["train", "--dataset-id", "1", "--workspace", str(workspace), "--device", "cpu"]
+    for options in ([], ["--minutes", "5", "--seed", "4"], ["--epochs", "7"], ["--recipe", "nnunet"]):
+        result = CliRunner().invoke(app, [*known, *options])
+        assert result.exit_code == 0, result.output
+    assert lengths == [Budget(60), Budget(5, 4), Schedule.of(7, 250, 0), Schedule.of(1000, 250, 0)]
+    with pytest.raises(SettingsError, match="takes --minutes, not --epochs"):
+        CliRunner().invoke(app, [*known, "--recipe", "budget", "--epochs", "3"], catch_exceptions=False)
+    assert math.isclose(Budget(5).seconds, 300)

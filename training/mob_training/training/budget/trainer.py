@@ -1,0 +1,261 @@
+"""nnU-Net trainer for little time: its network and its files, and a recipe that learns in minutes on a CPU.
+
+AdamW with one cycle of the learning rate over the time that there is, patches near organs, cross entropy and Dice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from time import time
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from mob_training.training.budget.augmentation import training_transforms
+from mob_training.training.budget.patches import NearbyLoader, prepared
+from mob_training.training.deterministic import LATEST, PROGRESS, ConstantRate, DeterministicTrainer
+from mob_training.training.losses import batch_dice_loss
+from mob_training.training.progress import add_progress, draw_progress
+from mob_training.training.settings import Budget, Schedule
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.inference.devices import autocast
+from MoBUncertaintyLib.model.nnunet.training_folder import BEST
+
+EPOCHS = 20
+"""Parts of the time after which the model is validated and stored."""
+LEARNING_RATE, WEIGHT_DECAY, LARGEST_GRADIENT = 2e-3, 1e-4, 5.0
+RISING = 0.1
+"""Fraction of the time in which the learning rate rises."""
+SMALLER = 2 / 3
+"""Fraction of the time in which patches are smaller, and steps four times as many."""
+WINDOW = 20
+"""The stored weights are a mean over about the last twentieth of the steps."""
+
+
+class BudgetTrainer(DeterministicTrainer):
+    """Train as long as there is time; the stored weights are a moving average, good to use at any moment.
+
+    Also what a training resumes from: it goes on with the time that is left.
+
+    Args:
+        plans: nnU-Net's, with the key `budget` (a `Budget`).
+
+    Raises:
+        SettingsError: The plans lack it, the labels overlap, or there are several processes.
+    """
+
+    foreground_rate = 0.8
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
+    ) -> None:
+        if "budget" not in plans:
+            raise SettingsError(f"The plans {plans.get('plans_name')} state no budget; use mob-training train.")
+        self.budget = Budget(**plans["budget"])
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.label_manager.has_regions or self.label_manager.has_ignore_label:
+            raise SettingsError("The recipe budget needs labels that exclude each other; choose --recipe nnunet.")
+        if self.is_ddp:
+            raise SettingsError("The recipe budget takes one process; choose --recipe nnunet for several GPUs.")
+        self.enable_deep_supervision = False
+        self.spent = 0.0
+        self.averaged: AveragedModel | None = None
+        self.means: dict[str, float] = {}
+
+    def _schedule(self, plans: dict[str, Any]) -> Schedule:
+        return Schedule(EPOCHS, validation_iterations=10, seed=self.budget.seed)
+
+    def _do_i_compile(self) -> bool:
+        return False
+
+    @property
+    def fraction(self) -> float:
+        """Fraction of the time that is over."""
+        now = self.spent + (time() - self.started if self.started else 0)
+        return min(1.0, now / self.budget.seconds)
+
+    started = 0.0
+    """When the current epoch began; 0 between two epochs."""
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        return optimizer, ConstantRate()  # it changes with each step
+
+    def _build_loss(self) -> Any:
+        def loss(logits: Tensor, target: Tensor) -> Tensor:
+            return sum(self._terms(logits, target).values())
+
+        return loss
+
+    def _terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        logits, target = logits.float(), target[:, 0].long()
+        return {
+            "cross_entropy": torch.nn.functional.cross_entropy(logits, target),
+            "dice": batch_dice_loss(logits.softmax(dim=1), target),
+        }
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
+        patch, labels = self.configuration_manager.patch_size, self.label_manager
+        transforms = (
+            training_transforms(patch, self.budget.mirror_axes),
+            self.get_validation_transforms(None, foreground_labels=labels.foreground_labels),
+        )
+        loaders = [
+            NearbyLoader(
+                cases,
+                self.batch_size,
+                patch,
+                patch,
+                labels,
+                self.foreground_rate,
+                transforms=transform,
+                probabilistic_oversampling=True,
+            )
+            for cases, transform in zip(self.get_tr_and_val_datasets(), transforms, strict=True)
+        ]
+        processes, pinned = get_allowed_n_proc_DA(), self.device.type == "cuda"
+        return prepared(loaders[0], processes, pinned), prepared(loaders[1], 0, pinned)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._average()
+
+    def _average(self) -> None:
+        """Begin a moving average at the network's weights."""
+        self.averaged = AveragedModel(
+            self.network, avg_fn=lambda mean, weight, steps: mean + (weight - mean) * WINDOW / (steps + WINDOW)
+        )
+
+    def run_training(self) -> None:
+        """Train until the time is over; at least one step."""
+        self.on_train_start()
+        while self.fraction < 1:
+            self.on_epoch_start()
+            self.on_train_epoch_start()
+            end = self.fraction + 1 / EPOCHS
+            outputs = [self.train_step(next(self.dataloader_train))]
+            while self.fraction < min(end, 1):
+                outputs.append(self.train_step(next(self.dataloader_train)))
+            self.on_train_epoch_end(outputs)
+            self.network, self.averaged.module = self.averaged.module, self.network
+            with torch.no_grad():
+                self.on_validation_epoch_start()
+                batches = range(self.num_val_iterations_per_epoch)
+                self.on_validation_epoch_end([self.validation_step(next(self.dataloader_val)) for _ in batches])
+            self.on_epoch_end()
+            self.network, self.averaged.module = self.averaged.module, self.network
+        self.network = self.averaged.module
+        self.on_train_end()
+
+    def on_epoch_start(self) -> None:
+        self.started = time()
+        self.logger.log("epoch_start_timestamps", self.started, self.current_epoch)
+
+    def _smaller(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Cut the middle out of the patches of a batch."""
+        plan = self.configuration_manager
+        patch = smaller_patch(plan.patch_size, plan.pool_op_kernel_sizes)
+        return batch | {name: centre(batch[name], patch) for name in ("data", "target")}
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self.fraction < SMALLER:
+            batch = self._smaller(batch)
+        data, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
+        for group in self.optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * one_cycle(self.fraction)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.merging(batch):
+            with autocast(self.device):
+                logits = self.network(data)
+            terms = self._terms(logits, target)
+            loss = torch.stack(list(terms.values())).sum()
+        scaler = self.grad_scaler or torch.amp.GradScaler(enabled=False)
+        scaler.scale(loss).backward()
+        scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.averaged.update_parameters(self.network)
+        logged = {name: float(term.detach()) for name, term in terms.items()}
+        return {"loss": loss.detach().cpu().numpy()} | logged
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return super().validation_step(self._smaller(batch))
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end([{"loss": output["loss"]} for output in train_outputs])
+        self.means = {
+            name: float(np.mean([output[name] for output in train_outputs]))
+            for name in train_outputs[0]
+            if name != "loss"
+        } | {"steps": len(train_outputs)}
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.seed_epoch(-1 % 2**31)  # the same patches every epoch
+
+    def on_epoch_end(self) -> None:
+        """Store the averaged weights, and as the best those with the highest validation Dice; say what is left."""
+        epoch, log = self.current_epoch, self.logger
+        log.log("epoch_end_timestamps", time(), epoch)
+        self.spent, self.started = self.spent + time() - self.started, 0.0
+        each = log.get_value("dice_per_class_or_region", step=-1)
+        loss, dice = (float(log.get_value(name, step=-1)) for name in ("val_losses", "mean_fg_dice"))
+        dice = 0.0 if math.isnan(dice) else dice
+        names = [name for name in self.dataset_json["labels"] if name != "background"]
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, each, strict=True))
+        left = max(0.0, self.budget.seconds - self.spent) / 60
+        self.print_to_log_file(
+            f"{self.means['steps']} steps, validation Dice {dice:.3f} ({shown}), {left:.0f} of "
+            f"{self.budget.minutes:g} minutes left"
+        )
+        row = {"epoch": epoch, "minutes": self.spent / 60, **self.means}
+        row |= {"validation_loss": loss, "validation_dice": dice}
+        row |= {f"dice_{name}": float(value) for name, value in zip(names, each, strict=True)}
+        rows, drawing = (Path(self.output_folder, name) for name in PROGRESS)
+        draw_progress(add_progress(rows, row), drawing)
+        if self._best_ema is None or dice > self._best_ema:
+            self._best_ema = dice
+            self.save_checkpoint(f"{self.output_folder}/{BEST}")
+        self.save_checkpoint(f"{self.output_folder}/{LATEST}")
+        self.current_epoch += 1
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """Load a checkpoint, and with it how much time was spent."""
+        super().load_checkpoint(filename_or_checkpoint)
+        starts, ends = (self.logger.get_value(f"epoch_{name}_timestamps", step=None) for name in ("start", "end"))
+        self.spent = float(sum(end - start for start, end in zip(starts, ends, strict=False)))
+
+
+def one_cycle(fraction: float) -> float:
+    """Return the learning rate as a fraction of the largest: it rises from a 25th, then falls to 0, as cosines do."""
+    if fraction < RISING:
+        return 1 - 0.96 * (1 + math.cos(math.pi * fraction / RISING)) / 2
+    return (1 + math.cos(math.pi * (fraction - RISING) / (1 - RISING))) / 2
+
+
+def smaller_patch(patch: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:
+    """Return two thirds of a patch along each axis, as the network can halve it, with two voxels at its bottom."""
+    steps = np.prod(strides, axis=0)
+    return [
+        int(min(size, max(2 * step, size * 2 // 3 // step * step))) for size, step in zip(patch, steps, strict=True)
+    ]
+
+
+def centre(batch: Tensor, patch: Sequence[int]) -> Tensor:
+    """Cut the middle out of each patch of a batch (B, C, *S)."""
+    starts = [(size - new) // 2 for size, new in zip(batch.shape[2:], patch, strict=True)]
+    return batch[(..., *(slice(start, start + new) for start, new in zip(starts, patch, strict=True)))]
