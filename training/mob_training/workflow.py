@@ -170,15 +170,22 @@ def split_of(config: Mapping[str, Any], dataset: str) -> dict[str, int]:
     return {key: stated[key] for key in SPLIT if key in stated} | {"seed": stated.get("seed", 0)}
 
 
+def in_minutes(config: Mapping[str, Any]) -> bool:
+    """Whether the deterministic stage is trained as long as there is time, not for epochs."""
+    return "minutes" in config["train"]
+
+
 def provenance(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
     """Return the provenance of a run: every option that its scores depend on, defaults included.
 
     The place of the data and the device of the training are not part of it.
     """
     entry = config["datasets"][run.dataset]
-    data = {key: entry[key] for key in ("organ", "labels") if key in entry}
+    data = {key: entry[key] for key in ("organ", "labels", "openkbp") if key in entry}
     if "labels" in entry:
         data["channel"] = entry.get("channel", CHANNEL)
+    if entry.get("absent_is_missing"):
+        data["absent_is_missing"] = True
     if "subjects" in entry:
         data["subjects"] = Path(entry["subjects"]).name
     if "phantom" in config:
@@ -188,7 +195,9 @@ def provenance(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
         "split": split_of(config, run.dataset),
         "preset": config.get("preset", "small"),
         "seed": run.seed,
-        "train": {"iterations": default_options()["iterations"]} | config["train"],
+        "train": config["train"]
+        if in_minutes(config)
+        else {"iterations": default_options()["iterations"]} | config["train"],
     }
     if run.regions:
         made["regions"] = run.regions
@@ -341,7 +350,9 @@ def _lock(folder: Path) -> None:
 def _describe_error(error: Any) -> str:
     """Describe a schema error in plain words where possible."""
     if error.validator == "oneOf":
-        return "give either organ or labels"
+        return "give either organ, labels or openkbp"
+    if error.validator == "anyOf":
+        return "give either epochs or minutes"
     if error.validator == "pattern":
         what = error.schema.get("description") or f"letters as in {error.validator_value}"
         return f"{error.instance!r} is not of the form wanted ({what.rstrip('.')})"

@@ -252,6 +252,7 @@ def test_the_recipe_depends_on_the_device_unless_it_is_chosen(workspace, monkeyp
         result = CliRunner().invoke(app, [*known, *options])
         assert result.exit_code == 0, result.output
     assert lengths == [Budget(60), Budget(5, 4), Schedule.of(7, 250, 0), Schedule.of(1000, 250, 0)]
-    with pytest.raises(SettingsError, match="takes --minutes, not --epochs"):
-        CliRunner().invoke(app, [*known, "--recipe", "budget", "--epochs", "3"], catch_exceptions=False)
+    for both in (["--recipe", "budget", "--epochs", "3"], ["--epochs", "3", "--minutes", "3"]):
+        with pytest.raises(SettingsError, match="takes --minutes, the recipe nnunet --epochs"):
+            CliRunner().invoke(app, [*known, *both], catch_exceptions=False)
     assert math.isclose(Budget(5).seconds, 300)

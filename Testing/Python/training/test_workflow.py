@@ -63,8 +63,9 @@ WRONG = {
     "no data": ({"phantom": None}, "give either data, a folder, or phantom, which makes the data"),
     "organ and labels": (
         {"datasets": {"A": {"id": 1, "organ": "liver", "labels": ["liver=1"]}}},
-        "datasets.A: give either organ or labels",
+        "datasets.A: give either organ, labels or openkbp",
     ),
+    "training without a length": ({"train": {"iterations": 3}}, "train: give either epochs or minutes"),
     "label without a value": (
         {"datasets": {"A": {"id": 1, "labels": ["liver"]}}},
         "datasets.A.labels.0: 'liver' is not of the form wanted (NAME=VALUE or NAME=VALUE,VALUE)",
@@ -132,7 +133,7 @@ COMMANDS = {
     "train": SCHEMA["$defs"]["schedule"]["properties"],
     "phantom": SCHEMA["properties"]["phantom"]["properties"],
     "totalsegmentator": {key: DATASET[key] for key in ("organ", "subjects", "validation", "test")},
-    "labelled": {key: DATASET[key] for key in ("channel", "subjects", "validation", "test")},
+    "labelled": {key: DATASET[key] for key in ("channel", "subjects", "absent_is_missing", "validation", "test")},
 }
 WORKFLOWS = {"results", "workspace", "name", "fold", "seed", "device", "resume", "prepare", "dataset_id", "plans"}
 WORKFLOWS |= {"source", "output", "label"}

@@ -48,9 +48,13 @@ def train(
     workspace: Workspace,
     recipe: Annotated[
         Recipe | None,
-        typer.Option(help="Default: nnunet with a GPU or --epochs, else budget, which learns in minutes on a CPU."),
+        typer.Option(
+            help="Default: budget, which learns in minutes on a CPU, with --minutes or without a GPU; else nnunet."
+        ),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, max=1e5, help="Time of the recipe budget.")] = 60,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, max=1e5, help="Time of the recipe budget; default: 60.")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Of the recipe nnunet; default: nnU-Net's own, 1000.")
     ] = None,
@@ -73,10 +77,11 @@ def train(
     from MoBUncertaintyLib.inference.devices import select_device
 
     if recipe is None:
-        recipe = Recipe.NNUNET if epochs or select_device(device).type == "cuda" else Recipe.BUDGET
-    if recipe is Recipe.BUDGET and epochs:
-        raise SettingsError("The recipe budget takes --minutes, not --epochs.")
-    length = Budget(minutes, seed) if recipe is Recipe.BUDGET else Schedule.of(epochs or 1000, iterations, seed)
+        by_epochs = epochs or (not minutes and select_device(device).type == "cuda")
+        recipe = Recipe.NNUNET if by_epochs else Recipe.BUDGET
+    if (epochs and recipe is Recipe.BUDGET) or (minutes and recipe is Recipe.NNUNET):
+        raise SettingsError("The recipe budget takes --minutes, the recipe nnunet --epochs; leave one of the two out.")
+    length = Budget(minutes or 60, seed) if recipe is Recipe.BUDGET else Schedule.of(epochs or 1000, iterations, seed)
     return written(train_deterministic(dataset_id, plans, length, fold, device, resume))
 
 

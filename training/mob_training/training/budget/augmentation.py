@@ -15,6 +15,8 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
+from mob_training.training.budget.surroundings import FieldOfView, Frame, Sharper, Surroundings
+
 ANGLE = math.radians(15)
 
 
@@ -43,7 +45,9 @@ class Noise(ImageOnlyTransform):
         return img + deviation * torch.randn_like(img)
 
 
-def training_transforms(patch: Sequence[int], mirror_axes: Sequence[int] = ()) -> BasicTransform:
+def training_transforms(
+    patch: Sequence[int], mirror_axes: Sequence[int] = (), frame: Frame | None = None
+) -> BasicTransform:
     """Compose the transforms of a training patch.
 
     They are few and cheap: a network that sees some hundred patches has more to learn from the cases than from what is
@@ -52,6 +56,7 @@ def training_transforms(patch: Sequence[int], mirror_axes: Sequence[int] = ()) -
     Args:
         patch: Its size in voxels.
         mirror_axes: Axes of the patch along which it may be mirrored; none where labels have sides.
+        frame: Of a CT, around whose body something is put; None: nothing is.
     """
     turned = SpatialTransform(
         tuple(patch),
@@ -76,13 +81,16 @@ def training_transforms(patch: Sequence[int], mirror_axes: Sequence[int] = ()) -
         allowed_channels=None,
         p_per_channel=1,
     )
+    made = [(Surroundings(frame), 0.6), (Sharper(), 0.15)] if frame else []
     return ComposeTransforms(
         [
+            *(RandomTransform(transform, apply_probability=often) for transform, often in made),
             turned,
             LinearIntensity(),
             RandomTransform(Noise(), apply_probability=0.15),
             RandomTransform(blurred, apply_probability=0.1),
             RandomTransform(coarse, apply_probability=0.1),
+            RandomTransform(FieldOfView(), apply_probability=0.1),
             *([MirrorTransform(allowed_axes=tuple(mirror_axes))] if mirror_axes else []),
             RemoveLabelTansform(-1, 0),
         ]

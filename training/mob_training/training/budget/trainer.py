@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mob_training.training.budget.augmentation import training_transforms
 from mob_training.training.budget.patches import NearbyLoader, prepared
+from mob_training.training.budget.surroundings import Frame
 from mob_training.training.deterministic import LATEST, PROGRESS, ConstantRate, DeterministicTrainer
 from mob_training.training.losses import batch_dice_loss
 from mob_training.training.progress import add_progress, draw_progress
@@ -109,8 +110,9 @@ class BudgetTrainer(DeterministicTrainer):
     def get_dataloaders(self) -> tuple[Any, Any]:
         self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
         patch, labels = self.configuration_manager.patch_size, self.label_manager
+        frame = Frame.of(self.plans_manager.plans, self.configuration_name, self.dataset_json.get("orientation"))
         transforms = (
-            training_transforms(patch, self.budget.mirror_axes),
+            training_transforms(patch, self.budget.mirror_axes, frame),
             self.get_validation_transforms(None, foreground_labels=labels.foreground_labels),
         )
         loaders = [

@@ -1,0 +1,167 @@
+"""What users' CTs have around the body, made for data sets that have erased it: noisy air, table, head rest, mask.
+
+And where a scan ends: the field of view is cropped, and what is beyond is padded as it is at inference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
+from scipy import ndimage
+
+CT = "CTNormalization"
+"""nnU-Net's name: HU are clipped, then mean and standard deviation of the organs are taken out."""
+AIR_HU = -900.0
+"""Where a data set's HU are clipped above this, air cannot be told from fat: its surroundings stay."""
+SAME = 1e-3
+"""Voxels within this of the lowest value were erased, or are air."""
+SMALLEST = 0.5
+"""Fraction of a patch, along one axis, that a cropped field of view leaves at least."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the values and the axes of a CT's patches mean.
+
+    Attributes:
+        mean, deviation: Of the normalisation, HU.
+        lowest: HU to which lower ones are clipped.
+        posterior: The axis of the patch along the patient's depth, and 1 if its end is the back, -1 if its start is.
+    """
+
+    mean: float
+    deviation: float
+    lowest: float
+    posterior: tuple[int, int]
+
+    @classmethod
+    def of(cls, plans: dict[str, Any], configuration: str, orientation: str | None) -> Frame | None:
+        """Read it from nnU-Net's plans; None for other images than CT, and where air is clipped.
+
+        Args:
+            plans: nnU-Net's.
+            configuration: Its name.
+            orientation: Of the data set's stored axes, x first, such as `LPS`; None: unknown, so nothing is made.
+        """
+        schemes = plans["configurations"][configuration]["normalization_schemes"]
+        known = plans["foreground_intensity_properties_per_channel"]["0"]
+        if schemes != [CT] or orientation is None or known["percentile_00_5"] > AIR_HU:
+            return None
+        stored = orientation[::-1]  # of arrays, z first
+        letters = [stored[axis] for axis in plans["transpose_forward"]]
+        axis = next(place for place, letter in enumerate(letters) if letter in "AP")
+        direction = 1 if letters[axis] == "P" else -1
+        return cls(known["mean"], known["std"], known["percentile_00_5"], (axis, direction))
+
+    def value(self, hu: torch.Tensor | float) -> torch.Tensor:
+        """Convert HU to what the network sees."""
+        return (torch.as_tensor(hu, dtype=torch.float32).clamp_min(self.lowest) - self.mean) / self.deviation
+
+
+class Surroundings(ImageOnlyTransform):
+    """Put noisy air, and often a mask, a head rest and a table, where a patch is erased; the body stays as it is.
+
+    Args:
+        frame: What values and axes mean.
+    """
+
+    def __init__(self, frame: Frame) -> None:
+        super().__init__()
+        self.frame = frame
+
+    def get_parameters(self, **_: Any) -> dict[str, Any]:
+        """Draw what there is, in voxels and HU."""
+        return {
+            "noise": np.random.uniform(0, 60),
+            "mask": np.random.random() < 0.4 and np.random.uniform(-700, 0),
+            "rest": np.random.random() < 0.4 and (np.random.randint(2, 6), np.random.uniform(-980, -400)),
+            "table": np.random.random() < 0.5
+            and (np.random.randint(1, 6), np.random.randint(3, 9), np.random.uniform(-800, 300)),
+        }
+
+    def _apply_to_image(self, img: torch.Tensor, **drawn: Any) -> torch.Tensor:
+        axis, direction = self.frame.posterior
+        outside = outside_of(img[0] <= self.frame.value(self.frame.lowest) + SAME)
+        if not outside.any() or outside.all():
+            return img
+        hu = torch.full(outside.shape, -1000.0)
+        body = ~outside
+        depth = torch.arange(body.shape[axis]).reshape([-1 if each == axis else 1 for each in range(3)])
+        along = depth if direction > 0 else body.shape[axis] - 1 - depth  # rises towards the back
+        places = torch.where(body, along, -1).flatten().sort().values
+        back, middle = int(places[-1]), float(places[places >= 0].float().mean())
+        if drawn["rest"] is not False:
+            width, foam = drawn["rest"]
+            hu[_around(body, width) & (along > middle)] = foam
+            back += width
+        if drawn["table"] is not False:
+            gap, thickness, shell = drawn["table"]
+            within = along - back - gap
+            hu[((within > 0) & (within < thickness)).expand_as(hu)] = -930.0
+            hu[((within == 0) | (within == thickness)).expand_as(hu)] = shell
+        if drawn["mask"] is not False:
+            hu[_around(body, 1) & (along <= middle)] = drawn["mask"]
+        hu += drawn["noise"] * torch.randn(hu.shape)
+        made = img.clone()
+        made[0][outside] = self.frame.value(hu)[outside]
+        return made
+
+
+class FieldOfView(BasicTransform):
+    """End the scan somewhere in a patch: voxels beyond are 0, as padding is at inference, and labels end there."""
+
+    def get_parameters(self, **data: Any) -> dict[str, Any]:
+        """Draw the axis, the end of it, and the voxels that are lost."""
+        axis = np.random.randint(3)
+        size = data["image"].shape[1 + axis]
+        return {
+            "axis": axis,
+            "lost": np.random.randint(1, max(2, int(size * (1 - SMALLEST)))),
+            "first": np.random.rand() < 0.5,
+        }
+
+    def _apply_to_image(self, img: torch.Tensor, **drawn: Any) -> torch.Tensor:
+        return _ended(img, 0, **drawn)
+
+    def _apply_to_segmentation(self, segmentation: torch.Tensor, **drawn: Any) -> torch.Tensor:
+        return _ended(segmentation, -1, **drawn)
+
+
+class Sharper(ImageOnlyTransform):
+    """Sharpen, as a CT of finer voxels is where it was resampled, and as bone kernels do."""
+
+    def get_parameters(self, **_: Any) -> dict[str, float]:
+        """Draw the strength."""
+        return {"strength": float(np.random.uniform(0, 1))}
+
+    def _apply_to_image(self, img: torch.Tensor, strength: float) -> torch.Tensor:
+        blurred = torch.nn.functional.avg_pool3d(img[None], 3, stride=1, padding=1, count_include_pad=False)[0]
+        return img + strength * (img - blurred)
+
+
+def outside_of(low: torch.Tensor) -> torch.Tensor:
+    """Return the part of the low voxels (*S) that is outside of the body: what is larger than any airway."""
+    pieces, count = ndimage.label(low.numpy())
+    if count == 0:
+        return low
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return torch.from_numpy(np.isin(pieces, np.flatnonzero(sizes > 0.02 * low.numel())))
+
+
+def _around(body: torch.Tensor, width: int) -> torch.Tensor:
+    """Return the layer around a mask (*S), so many voxels thick."""
+    grown = body.float()[None, None]
+    for _ in range(width):
+        grown = torch.nn.functional.max_pool3d(grown, 3, stride=1, padding=1)
+    return (grown[0, 0] > 0) & ~body
+
+
+def _ended(volume: torch.Tensor, value: float, axis: int, lost: int, first: bool) -> torch.Tensor:
+    made = volume.clone()
+    made.narrow(1 + axis, 0 if first else made.shape[1 + axis] - lost, lost).fill_(value)
+    return made
