@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -328,7 +330,17 @@ def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) ->
         raise SettingsError(f"Cannot write to the folder {output.resolve()}: {error.strerror}.") from None
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--configfile", config.resolve()]
     command += ["--directory", output, "--profile", folder, "--nolock", *arguments]
-    os.execv(sys.executable, [str(word) for word in command])
+    _become([str(word) for word in command])
+
+
+def _become(words: list[str]) -> NoReturn:
+    """Run a program in place of this one."""
+    if sys.platform != "win32":
+        os.execv(words[0], words)
+    with subprocess.Popen(words) as process:  # exec returns to the shell at once there, and does not quote
+        while True:
+            with suppress(KeyboardInterrupt):  # which the program gets, too
+                sys.exit(process.wait())
 
 
 def _lock(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.programs import Result
-from MoBUncertaintyLib.errors import Cancelled, DiskError, UserError
+from MoBUncertaintyLib.errors import Cancelled, DiskError, OutputError, UserError
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, failed_case, problem_case
 from MoBUncertaintyLib.output.cohort.table import CSV, PAGE, check_table, write_cohort
 from MoBUncertaintyLib.pipeline.cohort import CohortJob, predicted_row
@@ -101,6 +101,7 @@ def run_each(
     Raises:
         Cancelled: The user has cancelled.
         DiskError: A case cannot be written, for a reason that the others would meet as well; they are not tried.
+        OutputError: The table cannot be written at the end either.
     """
     rows: list[CohortCase] = []
     for case, folder in cases:
@@ -114,9 +115,12 @@ def run_each(
         if case.is_case:
             rows.append(row)
             if row.outcome is Outcome.PREDICTED:
-                write(rows)
-    write(rows)
+                try:
+                    write(rows)
+                except OutputError as error:  # somebody has opened it, say: the other cases do not wait for that
+                    console.show_warnings([str(error)])
     _show_outcomes([case for case, _ in cases], rows)
+    write(rows)
     return rows
 
 

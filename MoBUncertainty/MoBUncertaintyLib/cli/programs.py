@@ -101,7 +101,9 @@ def show_result(run: Callable[[], Any]) -> Any:
     Raises:
         typer.Exit: The result has an exit code.
     """
-    stdout = sys.stdout
+    stdout, encoding = sys.stdout, getattr(sys.stdout, "encoding", None) or "utf-8"
+    if isinstance(stdout, io.TextIOWrapper):
+        stdout.reconfigure(errors="backslashreplace")  # the code page of a Windows terminal has not every letter
     # The options of the command itself are read only when it runs.
     with redirect_stdout(_Choice(stdout)):
         try:
@@ -110,11 +112,11 @@ def show_result(run: Callable[[], Any]) -> Any:
             code = error.exit_code if isinstance(error, typer.Exit) else None
             if SHOWN.as_json and code != 0:  # 0: of --help
                 reason = error if code is None else error.__cause__
-                print(to_json({"error": str(reason) if reason else "Cancelled."}), file=stdout)
+                print(to_json({"error": str(reason) if reason else "Cancelled."}, encoding), file=stdout)
             raise
     facts, code = (result.facts, result.code) if isinstance(result, Result) else ({}, 0)
     if SHOWN.as_json:
-        print(to_json(facts), file=stdout)
+        print(to_json(facts, encoding), file=stdout)
     if code:
         raise typer.Exit(code)
     return result
@@ -140,9 +142,9 @@ class _Choice:
         return getattr(sys.stderr if SHOWN.as_json else self._stdout, name)
 
 
-def to_json(value: Any) -> str:
-    """Write a value as JSON; numbers that JSON cannot hold are null."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+def to_json(value: Any, encoding: str = "utf-8") -> str:
+    """Write a value as JSON; numbers that JSON cannot hold are null, letters that an encoding may lack are escaped."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=encoding.lower() != "utf-8", allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from MoBUncertaintyLib.files.durable import patiently
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -71,7 +73,7 @@ class Lock:
     def _try(self) -> bool:
         # Follow no link in place of the file, and let no program that is started meanwhile inherit it.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-        descriptor = os.open(self.path, flags, 0o666)
+        descriptor = patiently(lambda: os.open(self.path, flags, 0o666))  # on Windows, its holder may be removing it
         try:
             if _lock(descriptor) and self._is_in_place(descriptor):
                 self._descriptor = descriptor

@@ -1,7 +1,8 @@
 """Publish files and folders whole or not at all, one run at a time, and never replace anything of another kind.
 
-Everything is written to a hidden name beside the target, `.NAME.mob-1a2b3c4d.tmp`, which is renamed at the end. The
-writer holds the lock `.NAME.mob-lock`, so hidden names whose lock nobody holds were left by killed processes.
+Everything is written to a hidden name beside the target, `.NAME.mob-1a2b.tmp`, which is renamed at the end. The writer
+holds the lock `.NAME.mob-lock`, so hidden names whose lock nobody holds were left by killed processes. A long name is
+shortened in them: Windows takes paths of 260 characters, and what fits under the target must fit under them.
 Needs only the standard library.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.files.durable import rename_new, sync_folder, sync_tree
+from MoBUncertaintyLib.files.durable import patiently, rename_new, sync_folder, sync_tree
 from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest
 from MoBUncertaintyLib.files.json_input import JsonError, read_object
 from MoBUncertaintyLib.files.locks import PATIENCE_S, Lock
@@ -30,9 +31,9 @@ from MoBUncertaintyLib.files.names import is_system_file, short_name
 RECORDS = ("prediction.json", "report.json")
 """The file in each kind of folder that says what it is and lists its other files, `{"files": {NAME: SHA-256}}`."""
 
-HIDDEN = re.compile(r"\.(?P<name>.+)\.mob-(?P<what>lock|[0-9a-f]{8}\.tmp|[0-9a-f]{8}\.old)", re.DOTALL)
+HIDDEN = re.compile(r"\.(?P<name>.+)\.mob-(?P<what>lock|[0-9a-f]{4,8}\.(tmp|old))", re.DOTALL)
 """Names that only this module makes."""
-_HIDDEN_LIMIT = 200  # bytes of the name in a hidden name
+_HIDDEN_LIMIT = 32  # bytes of the name in a hidden name
 _PRIVATE = re.compile(r"(?:mob-model|MoBUncertainty)-[0-9a-f]{12}")
 
 _held: dict[Path, Lock] = {}
@@ -73,7 +74,7 @@ class Reservation:
         """
         sync_tree(self.partial)
         with _moving:
-            self.partial.replace(self.target)
+            patiently(lambda: self.partial.replace(self.target))
             sync_folder(self.target.parent)
 
     def publish(self, earlier: bytes | None) -> Path | None:
@@ -96,7 +97,7 @@ class Reservation:
             old = None
             if os.path.lexists(self.target):
                 old = _hidden(self.target, "old")
-                self.target.rename(old)
+                patiently(lambda: self.target.rename(old))
             try:
                 rename_new(self.partial, self.target)
             except BaseException:
@@ -152,7 +153,7 @@ def withdraw(target: Path) -> None:
     with _locked(target):
         doomed = _hidden(target, "tmp")
         with _moving:
-            target.rename(doomed)
+            patiently(lambda: target.rename(doomed))
             sync_folder(target.parent)
         _remove(doomed)
 
@@ -188,8 +189,7 @@ def sweep(folder: Path) -> None:
     names: set[str] = set()
     with suppress(OSError):
         for entry in os.scandir(folder):
-            # A shortened name does not tell its target: the next run that writes there cleans up.
-            if (match := HIDDEN.fullmatch(entry.name)) and len(match["name"].encode()) < _HIDDEN_LIMIT - 4:
+            if match := HIDDEN.fullmatch(entry.name):
                 names.add(match["name"])
             elif _PRIVATE.fullmatch(entry.name):
                 names.add(entry.name)
@@ -197,7 +197,8 @@ def sweep(folder: Path) -> None:
         with suppress(OSError, ValueError, OutputError), _locked(folder / name, patience_s=0) as lock:
             if not lock.works:
                 continue
-            _repair(folder / name)
+            # A shortened name does not tell what was moved aside: the next run that writes there puts it back.
+            _repair(folder / name, whole=len(name.encode()) < _HIDDEN_LIMIT - 4)
             if _PRIVATE.fullmatch(name):
                 shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -259,7 +260,7 @@ def _lock_path(target: Path) -> Path:
 
 
 def _hidden(target: Path, ending: str) -> Path:
-    return target.with_name(f".{short_name(target.name, _HIDDEN_LIMIT)}.mob-{uuid.uuid4().hex[:8]}.{ending}")
+    return target.with_name(f".{short_name(target.name, _HIDDEN_LIMIT)}.mob-{uuid.uuid4().hex[:4]}.{ending}")
 
 
 @contextmanager
@@ -291,8 +292,13 @@ def _parents_made(folder: Path) -> Iterator[None]:
                 sync_folder(parent.parent)
 
 
-def _repair(target: Path) -> None:
-    """Clean up beside a target whose lock is held, and put back what was moved aside if nothing took its place."""
+def _repair(target: Path, whole: bool = True) -> None:
+    """Clean up beside a target whose lock is held, and put back what was moved aside if nothing took its place.
+
+    Args:
+        target: The target, or its name as hidden names have it.
+        whole: That is the target's own, so that it can be put back.
+    """
     name = short_name(target.name, _HIDDEN_LIMIT)
     found = [(path, match) for path in target.parent.iterdir() if (match := HIDDEN.fullmatch(path.name))]
     for path, match in found:
@@ -300,6 +306,8 @@ def _repair(target: Path) -> None:
             continue
         if match["what"].endswith("tmp"):
             _remove(path)
+        elif not whole:
+            continue
         elif os.path.lexists(target):
             _retire(path, target, next(filter(None, (content_of(path / record) for record in RECORDS)), None))
         else:
@@ -311,7 +319,7 @@ def _retire(old: Path, target: Path, earlier: bytes | None) -> Path | None:
     """Remove what was moved aside if it is the earlier folder, unchanged; otherwise keep it, and return where."""
     if _is_replaceable(old, earlier):
         doomed = _hidden(target, "tmp")  # is cleaned up later if the process is killed during the removal
-        old.rename(doomed)
+        patiently(lambda: old.rename(doomed))
         _remove(doomed)
         return None
     for number in itertools.count(1):

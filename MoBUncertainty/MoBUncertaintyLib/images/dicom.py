@@ -34,6 +34,7 @@ from MoBUncertaintyLib.files.input_files import (
     unchanged,
 )
 from MoBUncertaintyLib.images import memory
+from MoBUncertaintyLib.images.code_pages import read_by_itk
 from MoBUncertaintyLib.images.modality import set_modality
 
 # mm by which slices may be shifted in their plane, and by which their pixel spacings may differ (files hold rounded
@@ -306,7 +307,8 @@ def _unpacked_by_gdcm(path: Path, dataset: Dataset) -> np.ndarray:
         if b"\xff\xd9" not in frame[-4:]:  # the end of a JPEG image
             raise ImageError(f"{path.name} is truncated; copy or export it again.")
     try:
-        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO"))
+        with read_by_itk(path) as name:
+            values = sitk.GetArrayFromImage(sitk.ReadImage(name, imageIO="GDCMImageIO"))
     except RuntimeError as error:
         raise ImageError(
             f"{path.name} is packed as {kind}, which cannot be unpacked; export it uncompressed."

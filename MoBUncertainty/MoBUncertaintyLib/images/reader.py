@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.files.input_files import begins_as_dicom, digest_of_file, digest_of_series, unchanged
 from MoBUncertaintyLib.files.names import is_unicode, printable
 from MoBUncertaintyLib.images import memory
+from MoBUncertaintyLib.images.code_pages import read_by_itk
 from MoBUncertaintyLib.images.hounsfield import AIR_HU, HOUNSFIELD_BELOW
 from MoBUncertaintyLib.images.modality import modality_of, set_modality
 from MoBUncertaintyLib.images.volume_files import check_voxels
@@ -275,11 +276,14 @@ def _opened(header: VolumeHeader) -> Iterator[sitk.ImageFileReader]:
     """Open a volume file with SimpleITK: of NIfTI the header alone, in a private place where it has no neighbours."""
     reader = sitk.ImageFileReader()
     reader.SetImageIO(header.reader)
-    with _quiet(), TemporaryDirectory(prefix="mob-uncertainty-", ignore_cleanup_errors=True) as folder:
-        file = Path(folder, "header.nii") if header.block else header.path
+    with _quiet(), ExitStack() as stack:
         if header.block:
+            folder = TemporaryDirectory(prefix="mob-uncertainty-", ignore_cleanup_errors=True)
+            file = Path(stack.enter_context(folder), "header.nii")
             file.write_bytes(header.block + bytes(4))
-        reader.SetFileName(str(file))
+            reader.SetFileName(str(file))
+        else:
+            reader.SetFileName(stack.enter_context(read_by_itk(*header.files)))
         reader.ReadImageInformation()
         yield reader
 

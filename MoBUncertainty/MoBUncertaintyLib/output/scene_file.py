@@ -65,6 +65,7 @@ class SceneCore:
             errors="replace",
             # Ctrl-C in the terminal is for the command, which cancels between its steps; this step runs to its end.
             start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
 
     def __enter__(self) -> SceneCore:

@@ -15,6 +15,7 @@ from scipy.ndimage import find_objects
 
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.images.code_pages import written_by_itk
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.terminology import terminology_entry
@@ -55,9 +56,10 @@ def write_whole(image: sitk.Image, path: Path) -> None:
     Raises:
         RuntimeError: It cannot be written.
     """
-    sitk.WriteImage(image, str(path), useCompression=True)
-    if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), sitk.GetArrayViewFromImage(image)):
-        raise RuntimeError("not what was written")
+    with written_by_itk(path) as name:
+        sitk.WriteImage(image, name, useCompression=True)
+        if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(name)), sitk.GetArrayViewFromImage(image)):
+            raise RuntimeError("not what was written")
 
 
 def values_in(segmentation: np.ndarray, labels: Sequence[Label]) -> set[int]:

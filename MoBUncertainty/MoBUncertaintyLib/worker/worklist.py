@@ -59,8 +59,9 @@ class CaseList:
             where the cohort's page is, or null.
 
         Raises:
-            UserError: There is no image, or the table cannot be written.
+            UserError: There is no image, or another table than the cohort's is in its place.
         """
+        from MoBUncertaintyLib.errors import OutputError
         from MoBUncertaintyLib.images.inputs import case_folders
         from MoBUncertaintyLib.output.cohort.table import PAGE, check_table, failed_before, write_cohort
 
@@ -79,7 +80,10 @@ class CaseList:
         others = [(case.entry, f"{case.problem}.") for case, _ in cases if not case.is_case]
         if request["table"] and rows:
             check_table(cohort)
-            write_cohort(cohort, request["title"], rows, others)
+            try:
+                write_cohort(cohort, request["title"], rows, others)
+            except OutputError as error:  # the cases are there all the same
+                report.warning(str(error))
         found.sort(key=lambda each: (each[2] is not None, each[2].badness if each[2] else ()), reverse=True)
         return {
             "cases": [

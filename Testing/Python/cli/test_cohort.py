@@ -15,9 +15,11 @@ import typer
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.cohort import run_each
 from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.files import durable
 from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.images.inputs import Input, list_inputs
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
+from MoBUncertaintyLib.output.cohort.table import CSV, write_cohort
 from MoBUncertaintyLib.output.results_folder import FOLDER
 from MoBUncertaintyLib.pipeline.cohort import OTHER_RESULTS
 from support import tiny
@@ -269,6 +271,40 @@ def test_a_full_disk_ends_the_batch_before_another_case_is_predicted(
         run_each(cases, fail_at_second, lambda *_: None, lambda: False, lambda rows: written.append(len(rows)))
     assert (ran, written) == (["a", "b"], [1])
     assert capsys.readouterr().err.startswith("From b on nothing is predicted")
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed in the end", "left open"])
+def test_a_table_that_is_open_elsewhere_does_not_end_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, closed: bool
+) -> None:
+    """Excel keeps Windows from replacing it."""
+
+    def replace(source: object, target: object) -> None:
+        if str(target).endswith(CSV) and len(ran) >= 2 and not (closed and len(ran) == 4):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        real(source, target)
+
+    real, ran = os.replace, []
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(durable, "BUSY", PermissionError)
+    monkeypatch.setattr(durable, "BUSY_S", 0.2)
+
+    def run_one(case: Input, folder: Path) -> CohortCase:
+        ran.append(case.name)
+        return CohortCase(case.entry, Outcome.PREDICTED, folder=folder)
+
+    cases = [(Input(Path(name), name, name), tmp_path / name) for name in "abcd"]
+    given = cases, run_one, lambda *_: None, lambda: False, lambda rows: write_cohort(tmp_path, "cohort", rows)
+    if closed:
+        run_each(*given)
+    else:
+        with pytest.raises(OutputError, match=r"table cannot be written to .* \(Permission denied\); close it where"):
+            run_each(*given)
+    assert ran == [*"abcd"]
+    assert [row["case"] for row in read_table(tmp_path)] == ([*"abcd"] if closed else ["a"])
+    assert "d/review.html" in (tmp_path / "cohort.html").read_text(encoding="utf-8")
+    assert capsys.readouterr().err.count("close it where it is open") == (2 if closed else 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cohort.csv", "cohort.html"]
 
 
 def test_ctrl_c_at_a_prompt_is_a_cancellation(capsys: pytest.CaptureFixture) -> None:

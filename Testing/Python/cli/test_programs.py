@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from mob_training.cli import app as training_app
 from MoBUncertaintyLib.cli import app, programs
+from MoBUncertaintyLib.files.resources import INSTALLED_MODELS
 from MoBUncertaintyLib.prediction import MAX_SAMPLES
 from support import tiny
 from support.command_line import run
@@ -115,6 +117,22 @@ def test_training_commands_too(tmp_path: Path) -> None:
     assert f"Error: {json.loads(done.stdout)['error']}\n" == done.stderr
     refused = training("workflow", "config.yaml", "--output", tmp_path / "out", "--json")
     assert refused.returncode == 2 and "leave out --json" in refused.stderr
+
+
+@pytest.mark.parametrize("page", ["cp1252", "cp850"])
+def test_names_that_a_code_page_lacks_are_printed_all_the_same(tmp_path: Path, page: str) -> None:
+    """Windows prints to pipes, and in old terminals, in a code page."""
+    model = tiny.make_model_folder(tmp_path / "Bäuche 臓 😀").path
+    command = [sys.executable, "-m", "MoBUncertaintyLib.cli.app"]
+    environment = os.environ | {"PYTHONIOENCODING": page, INSTALLED_MODELS: str(tmp_path)}
+    listed = [*command, "models", "list", "--installed"]
+    for words in ([*listed, "--json"], listed):
+        done = subprocess.run(words, capture_output=True, env=environment, check=False)
+        assert (done.returncode, done.stderr.decode(errors="replace").count("Traceback")) == (0, 0)
+        if "--json" in words:
+            assert str(model) in [each["path"] for each in json.loads(done.stdout.decode(page))["models"]]
+        else:
+            assert "\\u81d3 \\U0001f600  installed" in done.stdout.decode(page)
 
 
 def test_numbers_that_json_cannot_hold_are_null() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import ntpath
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
 
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
+from MoBUncertaintyLib.output.cohort import table
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Organ, Outcome, failed_case
 from MoBUncertaintyLib.output.cohort.table import write_cohort
 from support.browser import Reader, reader
@@ -70,6 +72,41 @@ def test_file_for_programs(folder: Path) -> None:
     assert rows[2]["warnings"] == " ".join(TWO) and rows[2]["results"] == "b 9"
     assert (rows[1]["suitability"], rows[1]["suitability_reasons"]) == ("not usable", "the pancreas measures 5 ml")
     assert rows[5]["left_kidney_ml"] == "" and rows[5]["expected_error_ml"] == ""
+
+
+@pytest.mark.parametrize(
+    ("folder", "results", "way", "link"),
+    [
+        (r"Z:\out", r"Z:\out\a b", "a b", "a%20b"),
+        (r"Z:\out", r"z:\OUT\a", "a", "a"),
+        (r"\\server\share\out", r"Z:\out\a b", "Z:/out/a b", "file:///Z:/out/a%20b"),
+        (r"C:\out", r"\\server\share\a", "//server/share/a", "file://server/share/a"),
+    ],
+)
+def test_results_on_another_drive_are_named_whole(
+    folder: str, results: str, way: str, link: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as windows:
+        windows.setattr(table, "Path", PureWindowsPath)
+        windows.setattr(table.os, "path", ntpath)
+        found = table._way(folder, results)
+        said = table._link(found)
+    assert (found.as_posix(), said) == (way, link)
+
+
+@pytest.mark.parametrize("named", ["link", "itself"])
+def test_results_in_a_folder_behind_a_link_are_beside_their_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """As in /tmp of macOS, which is /private/tmp."""
+    (tmp_path / "private" / "out" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("private")
+    monkeypatch.chdir(tmp_path)
+    cohort, results = Path("link") / "out", tmp_path / ("link" if named == "link" else "private") / "out"
+    write_cohort(cohort, "Hospital", [case("a", results, 1.0, 1.0)])
+    with (cohort / "cohort.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert [row["results"] for row in csv.DictReader(file)] == ["a"]
+    assert 'href="a/review.html"' in (cohort / "cohort.html").read_text(encoding="utf-8")
 
 
 def test_text_stays_text(tmp_path: Path) -> None:

@@ -92,22 +92,28 @@ def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: 
     Raises:
         OutputError: They cannot be written.
     """
-    folder = absolute(folder)
+    named, folder = folder, absolute(folder)
     rows = sorted(cases, key=lambda case: case.badness, reverse=True)
     others = [(printable(name), printable(reason)) for name, reason in others]
-    columns = _columns(rows, folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        names = [column.name for column in columns]
-        cells = [{column.name: "" if (v := column.value(row)) is None else v for column in columns} for row in rows]
-        write_file(folder / CSV, lambda path: write_table(path, names, cells))
-        page = _render(title, rows, [column for column in columns if column.title], others, folder)
-        write_file(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
-    except OSError as error:
+    columns = _columns(rows, named)
+    names = [column.name for column in columns]
+    cells = [{column.name: "" if (v := column.value(row)) is None else v for column in columns} for row in rows]
+    page = _render(title, rows, [column for column in columns if column.title], others, named)
+    problem: OSError | None = None
+    for name, write in (
+        (PAGE, lambda path: path.write_text(page, encoding="utf-8")),
+        (CSV, lambda path: write_table(path, names, cells)),
+    ):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(folder / name, write)
+        except OSError as error:
+            problem = error
+    if problem:
         raise OutputError(
-            f"The cohort's table cannot be written to {folder} ({error.strerror or error}); free some space or choose "
-            "another folder."
-        ) from error
+            f"The cohort's table cannot be written to {folder} ({problem.strerror or problem}); close it where it is "
+            "open, free some space or choose another folder."
+        ) from problem
 
 
 def _columns(cases: Sequence[CohortCase], folder: Path) -> list[Column]:
@@ -118,7 +124,7 @@ def _columns(cases: Sequence[CohortCase], folder: Path) -> list[Column]:
         return lambda case: next((getattr(each, what) for each in case.organs if each.name == name), None)
 
     def place(case: CohortCase) -> str:
-        return Path(os.path.relpath(case.folder, folder)).as_posix() if case.folder else ""
+        return _way(folder, case.folder).as_posix() if case.folder else ""
 
     def end(name: str, which: str) -> Callable[[CohortCase], float | None]:
         return lambda case: getattr(organ(name, "interval")(case), which, None)
@@ -195,9 +201,7 @@ def _render(
     rows = [
         {
             "case": case,
-            "link": quote((Path(os.path.relpath(case.folder, folder)) / "review.html").as_posix())
-            if case.folder
-            else "",
+            "link": _link(_way(folder, case.folder) / "review.html") if case.folder else "",
             "cells": [(column.value(case), column, column.note(case) if column.note else "") for column in columns],
         }
         for case in cases
@@ -223,6 +227,24 @@ def _render(
             js=_SCRIPT.read_text(encoding="utf-8"),
         )
     )
+
+
+def _way(folder: Path, results: Path) -> Path:
+    """Find the way from the table's folder to a results folder in it.
+
+    Links and mapped drives count as they were named, so that the way holds wherever the folder is moved. If one of the
+    two was named otherwise, they are followed. Of a folder elsewhere the whole path is returned: on Windows there is no
+    way from one drive to another.
+    """
+    for follow in (os.path.abspath, os.path.realpath):
+        base, path = Path(follow(folder)), Path(follow(results))
+        if path.is_relative_to(base):
+            return path.relative_to(base)
+    return path
+
+
+def _link(path: Path) -> str:
+    return path.as_uri() if path.is_absolute() else quote(path.as_posix())
 
 
 def _begins(path: Path, mark: str) -> bool:

@@ -117,6 +117,9 @@ class RemotePredictor:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # what ssh says is in the errors
+                # Ctrl-C in the terminal is for the command, which then ends the connection.
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
         self._asked += 1
         assert self._process.stdin
