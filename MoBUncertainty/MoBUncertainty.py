@@ -164,7 +164,6 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             from MoBUncertaintyLib.slicer_app.sessions import defaultCt
 
             self._parameterNode.ct = defaultCt()
-        self.panel.showOpened()
 
     def setParameterNode(self, parameterNode: "MoBUncertaintyParameterNode | None") -> None:
         """Follow another parameter node, or none."""

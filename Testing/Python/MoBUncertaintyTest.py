@@ -109,7 +109,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             self.assertIsNotNone(session)
 
             def expect(*verdicts):
-                shown = [ui.regionsTable.item(row, STATUS).text() for row in range(ui.regionsTable.rowCount)]
+                shown = [ui.regionsTable.item(row, STATUS).text()[2:] for row in range(ui.regionsTable.rowCount)]
                 self.assertEqual(shown, [statusText(verdict) for verdict in verdicts])
 
             expect(Verdict.PENDING, Verdict.PENDING, Verdict.PENDING)

@@ -25,6 +25,17 @@ def label_frames(prediction: Prediction) -> dict[int, LabelFrame]:
     return {value: _frame(labels[box] == value, nested(segmented, box), grid) for value, box in boxes if box}
 
 
+def organ_of(centroid: np.ndarray, labels: np.ndarray, frames: Mapping[int, LabelFrame]) -> int:
+    """Find the value of the organ that has most of a region's voxels, else of the nearest one; 0 if there is none.
+
+    Arguments are those of `location_in`; frames are looked at only where no voxel is labelled.
+    """
+    votes = np.bincount(labels[labels > 0])
+    if votes.size:
+        return int(votes.argmax())
+    return min(frames, key=lambda value: np.linalg.norm(frames[value][0] - centroid), default=0)
+
+
 def location_in(centroid: np.ndarray, labels: np.ndarray, frames: Mapping[int, LabelFrame]) -> str:
     """Say where a region lies in the organ that has most of its voxels (else: in the nearest one), in words.
 
@@ -35,9 +46,7 @@ def location_in(centroid: np.ndarray, labels: np.ndarray, frames: Mapping[int, L
     """
     if not frames:
         return "no organ segmented"
-    votes = np.bincount(labels[labels > 0])
-    nearest = min(frames, key=lambda value: np.linalg.norm(frames[value][0] - centroid))
-    middle, half = frames[int(votes.argmax()) if votes.size else nearest]
+    middle, half = frames[organ_of(centroid, labels, frames)]
     # More than a third of the way from the centre to the organ's end is called by that end's name.
     right, anterior, superior = np.trunc((centroid - middle) / np.maximum(half, 1.0) * 3).clip(-1, 1).astype(int)
     words = (

@@ -58,7 +58,7 @@ class ListedRegions:
     def show(self) -> None:
         """Show all of them anew."""
         regions = self._review.listed()
-        self._results.setRegions(regions.map, regionSpecs(regions.ranked), regions.box)
+        self._results.setRegions(regions.map, regionSpecs(regions.ranked, self._review.prediction.labels), regions.box)
         self._shown = self._list()
         self.mark(self._marked)
         self._showStatuses()
@@ -74,7 +74,7 @@ class ListedRegions:
         if inner:
             there = np.zeros(shape_of(box), regions.map.dtype)
             there[within(inner, box)] = regions.map[within(inner, regions.box)]
-            self._results.updateRegions(box, there, regionSpecs(regions.ranked))
+            self._results.updateRegions(box, there, regionSpecs(regions.ranked, self._review.prediction.labels))
         self._shown = self._list()
         self._showStatuses()
 

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, organ_of
 from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.review.region import ReviewRegion
 
 
 def placeText(location: str) -> str:
@@ -20,8 +32,55 @@ def placeText(location: str) -> str:
     return " ".join(words.get(word, word) for word in location.split())
 
 
-def regionTitle(region: Region) -> str:
-    """Name a region in lists."""
-    text = _("{rank}: {place}, expected error {volume} mm³")
-    volume = f"{region.expected_error_mm3:,.0f}"
-    return text.format(rank=region.rank, place=placeText(region.location), volume=volume)
+def placeTexts(regions: Iterable[Region]) -> dict[int, str]:
+    """Say where regions lie, by their numbers; regions of one place are counted, so that no two are called alike."""
+    places: dict[str, list[int]] = {}
+    for each in sorted(regions, key=lambda region: region.number):
+        places.setdefault(placeText(each.location), []).append(each.number)
+    return {
+        number: place if len(numbers) == 1 else f"{place} {count}"
+        for place, numbers in places.items()
+        for count, number in enumerate(numbers, start=1)
+    }
+
+
+class OrganNames:
+    """The organs that regions lie in, where a prediction has several.
+
+    Args:
+        prediction: The prediction; None: there are no regions.
+    """
+
+    def __init__(self, prediction: Prediction | None) -> None:
+        self._prediction = prediction
+        self._names: dict[str, str] = {}  # by the region's id
+
+    def of(self, region: ReviewRegion) -> str:
+        """Name a region's organ; "" where the prediction has only one."""
+        if len(self._labels) < 2:
+            return ""
+        if region.region_id not in self._names:
+            values = self._prediction.segmentation[region.box][region.found.mask]
+            frames = {} if values.any() else self._frames  # which take long to compute on a large image
+            value = organ_of(np.array(region.found.region.centroid_ras), values, frames)
+            self._names[region.region_id] = self._labels.get(value, "")
+        return self._names[region.region_id]
+
+    @cached_property
+    def _labels(self) -> dict[int, str]:
+        labels = self._prediction.labels if self._prediction else ()
+        return {label.value: readable(label.name) for label in labels}
+
+    @cached_property
+    def _frames(self) -> dict[int, LabelFrame]:
+        return label_frames(self._prediction)
+
+
+def regionTitles(regions: Iterable[Region]) -> dict[int, str]:
+    """Name regions in lists, by their numbers."""
+    regions = list(regions)
+    places, text = placeTexts(regions), _("{rank}: {place}, expected error {volume} mm³")
+    return {
+        each.number: text.format(rank=each.rank, place=places[each.number], volume=f"{each.expected_error_mm3:,.0f}")
+        for each in regions
+    }

@@ -16,6 +16,7 @@ import numpy as np
 from MoBUncertaintyLib.errors import LostReviewError, ReviewError
 from MoBUncertaintyLib.geometry import Box, hull, occupied, shape_of
 from MoBUncertaintyLib.output.exchange import read_regions, read_settings
+from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click, voxels_of
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
@@ -65,7 +66,8 @@ class ReviewSession(RegionDrawing):
         self._surfacesAreOld = False
         self._predictedBox = occupied(review.prediction.segmentation)
         self._nodes = CtNodes(results.ctNode)
-        self.marks, self.changes = ClickMarks(self._nodes), ChangeOverlay(results.ctNode)
+        self._palette = palette_beside(tuple(label.colour for label in review.prediction.labels))
+        self.marks, self.changes = ClickMarks(self._nodes, self._palette), ChangeOverlay(results.ctNode)
         self.lastChange: Change | None = None
         self._conflicts: tuple | None = None  # the clicks for which they were asked, and the answer
         self._regions = ListedRegions(results, review)
@@ -143,16 +145,16 @@ class ReviewSession(RegionDrawing):
 
     @property
     def warnings(self) -> list[str]:
-        """What was odd about the CT or the prediction, each in a sentence; first whether the model suits the case.
+        """What was odd about the CT or the prediction, each in a sentence.
 
-        What is to be said of the regions is in `coverageWarning`.
+        What is to be said of the regions is in `coverageWarning`; whether the model suits the case, in the prediction's
+        `suitability`.
         """
         suitability = self.prediction.suitability
-        unlike = suitability.sentence if suitability else None
         text = _("{ct} lies under a transform that bends it, as unevenly spaced DICOM slices do: sizes may be wrong.")
         bent = text.format(ct=self.ctNode.GetName()) if self.isBent else None
         others = [each for each in self._regions.otherWarnings if not (suitability and suitability.says(each))]
-        return [*filter(None, [unlike, bent]), *others]
+        return [*filter(None, [bent]), *others]
 
     @property
     def isBent(self) -> bool:
@@ -400,7 +402,7 @@ class ReviewSession(RegionDrawing):
         self.showClicks()
 
     def _change(self, box: Box, before: np.ndarray, after: np.ndarray) -> Change:
-        return Change(box, before, after, self.prediction.grid.voxel_mm3)
+        return Change(box, before, after, self.prediction.grid.voxel_mm3, self._palette)
 
     def _mend(self) -> None:
         """Bring back segments that were deleted in the Segment Editor: verdicts change them."""

@@ -110,12 +110,10 @@ class Sessions:
         while self._orphans:
             self._orphans.pop().remove()
 
-    def forgetIncomplete(self) -> bool:
-        """Close the reviews of CTs whose results are no longer complete; return whether there were any."""
+    def forgetIncomplete(self) -> list:
+        """Close the reviews of CTs whose results are no longer complete; return these CTs."""
         gone = [name for name, session in self._open.items() if not session.isComplete()]
-        for name in gone:
-            del self._open[name]
-        return bool(gone)
+        return [self._open.pop(name).ctNode for name in gone]
 
 
 def mapVolumes() -> list:

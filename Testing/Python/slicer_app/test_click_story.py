@@ -37,7 +37,7 @@ def session(desktop):
 
 def statuses(desktop) -> list[str]:
     table = desktop.ui.regionsTable
-    return [table.item(row, 1).text() for row in range(table.rowCount)]
+    return [table.item(row, 1).text()[2:] for row in range(table.rowCount)]
 
 
 def suggested(desktop) -> tuple[tuple[float, ...], int]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from support import small_panel
 from support.marks import needs_slicer
 from support.small_panel import add_ct, apply
@@ -65,7 +66,7 @@ def test_nothing_in_the_list_of_regions_is_cut(desktop, monkeypatch):
 
     from MoBUncertaintyLib.slicer_app.panel import table as room
 
-    monkeypatch.setattr(room, "placeText", lambda location: "superior posterior right")
+    monkeypatch.setattr(room.RegionTable, "place", lambda *_region: "superior posterior right")
     monkeypatch.setattr(room, "statusText", lambda *_status: "To review")
     add_ct(desktop)
     apply(desktop)
@@ -73,9 +74,6 @@ def test_nothing_in_the_list_of_regions_is_cut(desktop, monkeypatch):
     table = desktop.ui.regionsTable
     table.item(0, room.ERROR).setText("12,345")
     table.item(0, room.VOLUME).setText("123,456")
-    flag = qt.QPixmap(12, 12)
-    for row in range(table.rowCount):  # which Slicer has, and this desktop has not
-        table.item(row, room.STATUS).setIcon(qt.QIcon(flag))
     table.setVerticalScrollBarPolicy(qt.Qt.ScrollBarAlwaysOn)
     desktop.process()
     table.setVerticalScrollBarPolicy(qt.Qt.ScrollBarAsNeeded)
@@ -88,20 +86,25 @@ def test_nothing_in_the_list_of_regions_is_cut(desktop, monkeypatch):
     assert table.horizontalScrollBar().maximum == 0
 
 
-def test_verdicts_and_brush_are_in_view_on_a_laptop(desktop, monkeypatch):
-    """Of 730 pixels Slicer's menu, tool bars, module selector, help and data probe leave some 440."""
+def test_verdicts_and_brush_are_in_view_on_a_laptop(desktop):
+    """Of 768 pixels Slicer's menu, tool bars, module selector and help leave some 440, its Data Probe, grown, 330."""
     ui = desktop.ui
     desktop.window.resize(*LAPTOP)
-    monkeypatch.setattr("MoBUncertaintyLib.slicer_app.review_session.ReviewSession.warnings", [])
-    small_panel.with_regions(desktop, 20)
-    desktop.widget.panel._unfoldReview()
+    session = small_panel.with_regions(desktop, 20)
+    session.prediction.warnings.append("The image holds voxels that are no numbers; they count as air. " * 3)
+    found = Suitability().worsened(
+        Level.NOT_USABLE, "62 % of the segmented volume is expected to be wrong, and 8 to 26"
+    )
+    session.prediction.provenance["suitability"] = found.to_dict()
+    desktop.widget.panel.update()
     desktop.process()
 
     def bottom(widget) -> int:
         return widget.mapTo(desktop.panel, widget.rect.bottomLeft()).y()
 
     assert [part.objectName for part in parts(ui) if not part.collapsed] == ["reviewCollapsibleButton"]
-    assert max(map(bottom, (ui.acceptButton, ui.editButton))) < 440
+    assert max(map(bottom, (ui.nextButton, ui.undoButton, ui.acceptButton, ui.editButton))) < 290
+    assert max(map(bottom, (ui.organHereButton, ui.clicksOffButton))) < 330
     ui.editButton.click()
     desktop.process()
     assert not ui.regionsTable.visible
@@ -111,12 +114,69 @@ def test_verdicts_and_brush_are_in_view_on_a_laptop(desktop, monkeypatch):
     assert ui.regionsTable.visible
 
 
+def test_tools_stay_where_they_are_while_the_data_probe_grows_and_the_list_gives_way(desktop):
+    ui = desktop.ui
+    small_panel.with_regions(desktop, 20)
+    tools = (ui.nextButton, ui.undoButton, ui.acceptButton, ui.includeButton, ui.excludeButton, ui.editButton)
+
+    def look(height: int) -> tuple[int, list[int]]:
+        desktop.window.resize(LAPTOP[0], height)
+        desktop.process()
+        line = ui.regionsTable.verticalHeader().defaultSectionSize
+        rows = (
+            ui.regionsTable.height - ui.regionsTable.horizontalHeader().height - 2 * ui.regionsTable.frameWidth
+        ) / line
+        return round(rows), [tool.mapTo(desktop.scroll.viewport(), tool.rect.topLeft()).y() for tool in tools]
+
+    before = [look(height) for height in (300, 440, 640, 720, 1100)]
+    rows, places = zip(*before, strict=True)
+    assert len(set(map(tuple, places))) == 1
+    assert list(rows) == sorted(rows) and (rows[0], rows[-1]) == (3, 20)
+    assert 3 < rows[2] < rows[3] < 20
+
+
+@pytest.mark.parametrize("height", [800, 1000])
+def test_list_comment_reader_and_sign_off_are_in_one_view(desktop, height):
+    ui = desktop.ui
+    desktop.window.resize(LAPTOP[0], height)
+    small_panel.with_regions(desktop, 50)
+    desktop.process()
+    ui.clicksCollapsibleButton.collapsed = False
+    desktop.process()
+    top = ui.reviewCollapsibleButton.mapTo(desktop.panel, ui.reviewCollapsibleButton.rect.topLeft()).y()
+    bottom = ui.signOffButton.mapTo(desktop.panel, ui.signOffButton.rect.bottomLeft()).y()
+    ui.clicksCollapsibleButton.collapsed = True
+    assert bottom - top <= desktop.scroll.viewport().height
+
+
+def test_large_letters_cut_nothing_of_the_export(desktop):
+    import qt
+
+    ui = desktop.ui
+    small_panel.with_regions(desktop, 3)
+    ui.exportCollapsibleButton.collapsed = False
+    usual = desktop.app.font()
+    try:
+        desktop.app.setFont(qt.QFont(usual.family(), 16))
+        desktop.process()
+        desktop.process()  # with the new heights
+        boxes = [part for name, part in vars(ui).items() if name.endswith("CheckBox") and part.visible]
+        boxes = [part for part in boxes if ui.exportCollapsibleButton.isAncestorOf(part)]
+        assert len(boxes) == 8
+        assert not [
+            box.text for box in boxes if box.width < box.sizeHint.width() or box.height < box.minimumSizeHint.height()
+        ]
+    finally:
+        desktop.app.setFont(usual)
+        desktop.process()
+
+
 def test_warnings_of_a_run_stay_in_view(desktop):
     add_ct(desktop)
     desktop.ui.applyButton.click()
     desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
-    assert not desktop.ui.runCollapsibleButton.collapsed
-    assert desktop.ui.statusLabel.text.endswith("This result is fake.")
+    assert desktop.ui.reviewWarningsLabel.text == "This result is fake."
+    assert desktop.ui.reviewWarningsLabel.visible
 
 
 def test_nothing_covers_anything(desktop):

@@ -122,6 +122,7 @@ class TestRun:
         assert not desktop.logic.client.busy
         assert desktop.ui.applyButton.text == "Apply"
         said = "The image was removed, so its computation was cancelled."
+        desktop.process(until=lambda: said in desktop.ui.statusLabel.text)
         assert desktop.ui.statusLabel.text == f"{said}\nSelect an image first."  # why Apply is grey stays visible
         assert desktop.dialogs == []
 

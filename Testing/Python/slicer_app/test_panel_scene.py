@@ -82,10 +82,10 @@ class TestLoading:
         desktop.scene.Clear(0)
         assert desktop.scene.ReadFromMRB(path, True)
         desktop.process(until=lambda: desktop.ui.regionsTable.rowCount)
-        assert desktop.ui.statusLabel.text == "This result is fake."
-        assert not desktop.ui.runCollapsibleButton.collapsed
+        assert desktop.ui.reviewWarningsLabel.text == "This result is fake."
+        assert desktop.ui.reviewWarningsLabel.visible
         add_ct(desktop, "Other")
-        assert desktop.ui.statusLabel.text == ""
+        assert desktop.ui.reviewWarningsLabel.text == ""
 
     def test_half_a_scene_is_not_looked_at(self, reviewed):
         import qt
@@ -160,6 +160,48 @@ class TestRemovedCt:
         desktop.scene.RemoveNode(other)
         desktop.process()
         assert session.isComplete()
+
+
+class TestRemovedSegmentation:
+    def test_maps_and_surface_go_with_it_and_a_sentence_says_so(self, reviewed):
+        desktop, session = reviewed
+        ct, scene, results = session.ctNode, desktop.scene, session.results
+        drawn = [results.node(role) for role in ("shown", "probability", "variance", "surface", "regions")]
+        desktop.ui.acceptButton.click()
+        scene.RemoveNode(results.node("segmentation"))
+        desktop.process(until=lambda: "removed" in desktop.ui.statusLabel.text)
+        assert {node.GetScene() for node in drawn} == {None}
+        composites = scene.GetNodesByClass("vtkMRMLSliceCompositeNode")
+        views = [composites.GetItemAsObject(index) for index in range(composites.GetNumberOfItems())]
+        assert all(view.GetForegroundVolumeID() is None for view in views)
+        ui = desktop.ui
+        assert ui.statusLabel.text == (
+            f"The segmentation of {ct.GetName()} was removed, and its maps and surface with it; apply again for others."
+        )
+        assert ui.statusLabel.visible and ui.applyButton.visible and not ui.reviewCollapsibleButton.visible
+        assert results.node("state.review") is not None  # Apply asks before it is lost
+        import qt
+
+        desktop.answer(qt.QMessageBox.Cancel)
+        ui.applyButton.click()
+        assert "a review of this image that cannot be shown now" in desktop.dialogs[-1].text
+
+    def test_another_part_ends_the_review_and_leaves_the_segmentation(self, reviewed):
+        desktop, session = reviewed
+        segmentation = session.results.node("segmentation")
+        desktop.scene.RemoveNode(session.results.node("regions"))
+        desktop.process(until=lambda: "removed" in desktop.ui.statusLabel.text)
+        assert segmentation.GetScene() is desktop.scene
+        assert desktop.ui.statusLabel.text.startswith(
+            f"A part of the results of {session.ctNode.GetName()} was removed"
+        )
+
+    def test_an_image_that_is_removed_is_named(self, reviewed):
+        desktop, session = reviewed
+        name = session.ctNode.GetName()
+        desktop.scene.RemoveNode(session.ctNode)
+        desktop.process(until=lambda: "removed" in desktop.ui.statusLabel.text)
+        assert desktop.ui.statusLabel.text.startswith(f"{name} was removed, and its results with it.")
 
 
 def test_a_ct_without_results_is_not_seen_under_those_of_another(reviewed):

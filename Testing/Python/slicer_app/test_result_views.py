@@ -183,7 +183,8 @@ def linear_to_srgb(colour: np.ndarray) -> np.ndarray:
 def test_a_change_stands_out_from_the_heat_map_and_the_image_however_one_sees_colours():
     from skimage.color import rgb2lab
 
-    from MoBUncertaintyLib.slicer_app.clicks.changes import COLOURS, FILL_OPACITY
+    from MoBUncertaintyLib.output.pictures.palette import CHANGE_COLOURS
+    from MoBUncertaintyLib.slicer_app.clicks.changes import FILL_OPACITY
     from MoBUncertaintyLib.slicer_app.scene.maps import infernoColours
 
     below = np.concatenate([infernoColours(), np.linspace((0, 0, 0), (1, 1, 1), 50)])
@@ -192,6 +193,6 @@ def test_a_change_stands_out_from_the_heat_map_and_the_image_however_one_sees_co
         def seen(colours, vision=vision):
             return rgb2lab(linear_to_srgb(srgb_to_linear(np.asarray(colours)) @ vision.T))
 
-        for colour in COLOURS.values():
-            filled = FILL_OPACITY * np.array(colour) + (1 - FILL_OPACITY) * below
+        for colour in CHANGE_COLOURS:
+            filled = FILL_OPACITY * np.array(colour) / 255 + (1 - FILL_OPACITY) * below
             assert np.linalg.norm(seen(filled) - seen(below), axis=1).min() > 20

@@ -118,20 +118,37 @@ class TestReview:
         assert ui.clickStatusLabel.text == counter  # which changed nothing
         assert statuses(desktop)[0] == "Accepted"
 
-    def test_the_table_is_as_high_as_its_rows_up_to_a_limit(self, reviewed):
-        from support.small_panel import with_regions
+    @pytest.mark.parametrize("name", ["commentEdit", "readerEdit"])
+    def test_return_gives_the_keys_back_to_the_review(self, reviewed, name):
+        from PySide6.QtCore import Qt
+        from PySide6.QtTest import QTest
 
-        desktop, _session = reviewed
-        table = desktop.ui.regionsTable
-        line = table.verticalHeader().defaultSectionSize
-
-        def seen() -> float:
-            return (table.height - table.horizontalHeader().height - 2 * table.frameWidth) / line
-
+        desktop, session = reviewed
+        edit = getattr(desktop.ui, name)
+        desktop.window.activateWindow()
+        edit.setText("")
+        edit.setFocus()
         desktop.process()
-        assert (table.rowCount, seen()) == (3, 3)
-        with_regions(desktop, 20)
-        assert (table.rowCount, seen()) == (20, 6)
+        QTest.keyClicks(edit, "an ox is alone")
+        assert statuses(desktop) == ["To review"] * 3
+        QTest.keyClick(edit, Qt.Key_Return)
+        desktop.process()
+        assert desktop.ui.regionsTable.hasFocus()
+        QTest.keyClick(desktop.app.focusWidget(), Qt.Key_A)
+        assert statuses(desktop) == ["Accepted", "To review", "To review"]
+        assert edit.text == "an ox is alone"
+        assert session.review.regions[0].comment == ("an ox is alone" if name == "commentEdit" else "")
+
+    def test_a_button_ends_a_comment_on_desktops_that_give_it_no_focus(self, reviewed):
+        desktop, session = reviewed
+        ui = desktop.ui
+        desktop.window.activateWindow()
+        ui.commentEdit.setFocus()
+        ui.commentEdit.text = "Vessel"
+        desktop.process()
+        ui.nextButton.click()  # as on macOS
+        assert not ui.commentEdit.hasFocus()
+        assert [each.comment for each in session.review.regions] == ["Vessel", "", ""]
 
     def test_the_list_follows_the_slider_and_undo_leads_it_back(self, reviewed):
         desktop, session = reviewed
@@ -159,29 +176,29 @@ class TestReview:
         prediction, _ = fake_prediction(small_panel.SHAPE, small_panel.MATRIX)
         said = {level: find_regions(prediction, RegionSettings(threshold=level)) for level in (0.07, 0.08, 0.02)}
         first, other, enough = (each.coverage.warning for each in said.values())
+        odd = "The CT is odd."
         assert "45 %" in first and other not in (None, first) and enough is None
         prediction.provenance.update(describe(prediction, said[0.07]))
-        prediction.warnings[:] = ["The CT is odd.", first]
+        prediction.warnings[:] = [odd, first]
         session = small_panel.show_result(desktop, add_ct(desktop), as_answer(prediction, said[0.07]))
         ui = desktop.ui
 
         def move(level: float) -> str:
             ui.regionThresholdSlider.value = level
             desktop.process(until=lambda: session.settings.threshold == pytest.approx(level))
-            return ui.coverageLabel.text
+            return ui.reviewWarningsLabel.text
 
-        assert (ui.coverageLabel.text, ui.coverageLabel.visible) == (first, True)
-        assert ui.statusLabel.text == "The CT is odd."
-        assert move(0.02) == "" and not ui.coverageLabel.visible
-        assert move(0.08) == other
+        assert (ui.reviewWarningsLabel.text, ui.reviewWarningsLabel.visible) == (f"{first}\n{odd}", True)
+        assert move(0.02) == odd
+        assert move(0.08) == f"{other}\n{odd}"
         again = ReviewSession.open(session.results)
-        assert (again.coverageWarning, again.warnings) == (other, ["The CT is odd."])
+        assert (again.coverageWarning, again.warnings) == (other, [odd])
         ui.undoButton.click()
-        assert ui.coverageLabel.text == first
+        assert ui.reviewWarningsLabel.text == f"{first}\n{odd}"
         move(0.02)
         ui.regionsTable.selectRow(0)
         ui.acceptButton.click()  # what is decided stays on the list, and counts
-        assert move(0.08) == "" and ui.regionsTable.rowCount == 1
+        assert move(0.08) == odd and ui.regionsTable.rowCount == 1
 
     def test_another_measure_of_doubt_starts_at_its_usual_threshold(self, reviewed):
         desktop, session = reviewed
@@ -454,7 +471,7 @@ class TestReview:
         again = MoBUncertainty.MoBUncertaintyWidget(parent)
         again.setup()
         try:
-            assert again.ui.regionsTable.item(0, 1).text() == "Excluded"
+            assert again.ui.regionsTable.item(0, 1).text() == "✓ Excluded"
             assert again.ui.ctSelector.currentNode() is session.ctNode
             assert all(shortcut.enabled for shortcut, _ in again.panel.review._shortcuts)
         finally:

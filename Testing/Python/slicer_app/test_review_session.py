@@ -391,4 +391,5 @@ def test_what_suitability_says_is_not_said_again(scene):
     found = Suitability().worsened(Level.NOT_USABLE, said[0])
     session = begin_again(begin(scene).ctNode, suitability=found.to_dict())
     session.prediction.warnings[:] = said
-    assert session.warnings == [found.sentence, said[1]]
+    assert session.prediction.suitability.sentence == found.sentence
+    assert session.warnings == [said[1]]

@@ -351,7 +351,7 @@ def test_what_can_be_worked_around_is_said_in_the_panel(desktop, table, name):
     choose(desktop, row)
     apply(desktop)
     assert desktop.dialogs == []
-    assert row["sentence"] in desktop.ui.statusLabel.text
+    assert row["sentence"] in desktop.ui.reviewWarningsLabel.text
     assert session(desktop) is not None
 
 

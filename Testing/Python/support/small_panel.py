@@ -132,9 +132,9 @@ def show_result(desktop, ct, result: dict):
 
 
 def statuses(desktop) -> list[str]:
-    """What the table says of each region."""
+    """What the table says of each region, after the sign for decided or not."""
     table = desktop.ui.regionsTable
-    return [table.item(row, 1).text() for row in range(table.rowCount)]
+    return [table.item(row, 1).text()[2:] for row in range(table.rowCount)]
 
 
 def shown(desktop) -> list:

@@ -8,12 +8,11 @@ import numpy as np
 import slicer.util
 
 from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.output.pictures.palette import Palette
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import ROLE_ATTRIBUTE, ijkToRas, nodesByClass
 
 ADDED, REMOVED, RENAMED = 1, 2, 3
-COLOURS = {ADDED: (0.3, 0.6, 1.0), REMOVED: (1.0, 0.0, 1.0), RENAMED: (0.6, 0.2, 1.0)}
-"""Blue, magenta, violet: neither a map, purple to yellow, nor a CT has them, whatever the reader's sight of colours."""
 FILL_OPACITY = 0.8
 ROLE = "change"
 
@@ -27,12 +26,14 @@ class Change:
         before: Labels that were there.
         after: Labels that are there now, or would be.
         voxel_mm3: Volume of a voxel.
+        palette: In which it is shown.
     """
 
     box: Box
     before: np.ndarray
     after: np.ndarray
     voxel_mm3: float
+    palette: Palette
 
     @property
     def added_ml(self) -> float:
@@ -89,6 +90,10 @@ class ChangeOverlay:
     def show(self, change: Change) -> None:
         """Show a change, in place of an earlier one."""
         node = self.node or self._make()
+        palette = change.palette
+        table = node.GetDisplayNode().GetColorNode()
+        for kind, colour in {ADDED: palette.added, REMOVED: palette.removed, RENAMED: palette.renamed}.items():
+            table.SetColor(kind, str(kind), *(channel / 255 for channel in colour), 1)
         node.SetAndObserveTransformNodeID(self._ctNode.GetTransformNodeID())
         matrix = ijkToRas(self._ctNode)
         matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(change.box)]
@@ -126,10 +131,8 @@ class ChangeOverlay:
         node.GetDisplayNode().SetSaveWithScene(False)
         colours = self._find("vtkMRMLColorTableNode") or self._add("vtkMRMLColorTableNode", _("change"))
         colours.SetTypeToUser()
-        colours.SetNumberOfColors(1 + len(COLOURS))
+        colours.SetNumberOfColors(1 + RENAMED)
         colours.SetColor(0, "", 0, 0, 0, 0)
-        for kind, colour in COLOURS.items():
-            colours.SetColor(kind, str(kind), *colour, 1)
         node.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
         return node
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 import slicer.util
 
-from MoBUncertaintyLib.slicer_app.clicks.changes import ADDED, COLOURS, REMOVED
+from MoBUncertaintyLib.output.pictures.palette import Palette
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
 
@@ -41,12 +41,13 @@ class Mark(StrEnum):
 
 
 _LOOKS = {
-    Mark.ORGAN: ("Circle2D", COLOURS[ADDED], GLYPH_PERCENT),
-    Mark.BACKGROUND: ("Square2D", COLOURS[REMOVED], GLYPH_PERCENT),
-    Mark.CONFLICT: ("Triangle2D", (1.0, 0.9, 0.0), 1.5 * GLYPH_PERCENT),
-    Mark.SUGGESTION: ("ThickCross2D", (1.0, 1.0, 1.0), SUGGESTION_PERCENT),  # maps have colours of their own
+    Mark.ORGAN: ("Circle2D", GLYPH_PERCENT),
+    Mark.BACKGROUND: ("Square2D", GLYPH_PERCENT),
+    Mark.CONFLICT: ("Triangle2D", 1.5 * GLYPH_PERCENT),
+    Mark.SUGGESTION: ("ThickCross2D", SUGGESTION_PERCENT),
 }
-"""Glyph, colour, and size in percent of the view."""
+"""Glyph, and size in percent of the view."""
+_YELLOW, _WHITE = (255, 230, 0), (255, 255, 255)  # maps have colours of their own
 
 
 class ClickMarks:
@@ -54,10 +55,13 @@ class ClickMarks:
 
     Args:
         nodes: Of the CT.
+        palette: Beside the labels' colours.
     """
 
-    def __init__(self, nodes: CtNodes) -> None:
+    def __init__(self, nodes: CtNodes, palette: Palette) -> None:
         self._nodes = nodes
+        self._colours = {Mark.ORGAN: palette.added, Mark.BACKGROUND: palette.removed}
+        self._colours |= {Mark.CONFLICT: _YELLOW, Mark.SUGGESTION: _WHITE}
         self._hidden = False
         self._shown: dict[Mark, tuple] = {}  # what each list holds, so that others are left alone
 
@@ -112,7 +116,7 @@ class ClickMarks:
     def _make(self, mark: Mark):
         node = self._nodes.add(_role(mark), MARK_CLASS, _names()[mark])
         node.SetLocked(True)  # the review moves them
-        glyph, colour, percent = _LOOKS[mark]
+        (glyph, percent), colour = _LOOKS[mark], [channel / 255 for channel in self._colours[mark]]
         display = node.GetDisplayNode()
         display.SetGlyphTypeFromString(glyph)
         display.SetUseGlyphScale(True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import qt
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.output.pictures.palette import BLUE, CYAN, MAGENTA, VIOLET
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.slicer_app.clicks import keys
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
@@ -132,8 +133,11 @@ class _Hover(qt.QObject):
 
 def _sentence(verdict: Verdict, change: Change) -> str:
     added, removed = (millilitres(ml, signed=False) for ml in (change.added_ml, change.removed_ml))
+    palette, names = change.palette, {BLUE: _("blue"), CYAN: _("cyan"), MAGENTA: _("magenta"), VIOLET: _("violet")}
     text = {
-        Verdict.INCLUDE: _("Include would add {added} (blue)"),
-        Verdict.EXCLUDE: _("Exclude would remove {removed} (magenta)"),
-    }[verdict].format(added=added, removed=removed)
+        Verdict.INCLUDE: _("Include would add {added} ({colour})").format(added=added, colour=names[palette.added]),
+        Verdict.EXCLUDE: _("Exclude would remove {removed} ({colour})").format(
+            removed=removed, colour=names[palette.removed]
+        ),
+    }[verdict]
     return _("{change}. Press the button, its key or Enter to do so, or Esc to leave it.").format(change=text)

@@ -8,9 +8,10 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.slicer_app.clicks.changes import millilitres
-from MoBUncertaintyLib.slicer_app.panel.section import nameColumns
+from MoBUncertaintyLib.slicer_app.panel.section import fitRows, nameColumns
 
 LABEL, PLACE, VOLUME, MARK = range(4)
+ROWS = 4  # that are seen at once
 
 
 class ClickTable:
@@ -27,6 +28,7 @@ class ClickTable:
         self._ids: list[str] = []
         self._content: list[tuple] = []
         self._setUpHeader()
+        fitRows(table, ROWS)
         table.itemSelectionChanged.connect(lambda: self._onSelected())
 
     @property
@@ -68,6 +70,7 @@ class ClickTable:
             return
         blocked = table.blockSignals(True)
         table.setRowCount(len(rows))
+        fitRows(table, ROWS)
         for index, row in enumerate(rows):
             if index >= len(self._content) or self._content[index] != row:
                 self._fill(index, row[1:])

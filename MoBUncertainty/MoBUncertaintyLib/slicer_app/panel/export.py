@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.slicer_app.installation import DICOM_FORMATS
 from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
-from MoBUncertaintyLib.slicer_app.panel.section import allow, write
+from MoBUncertaintyLib.slicer_app.panel.section import allow, showSuitability, write
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import dicomFiles
 
@@ -61,6 +61,7 @@ class ExportSection:
         if session is not self._session:
             self.work.say("")
         self._session = session
+        showSuitability([self._ui.exportSuitabilityLabel], session.prediction.suitability if session else None)
         self._whyNoDicom = None
         if session and session.isBent:
             self._whyNoDicom = _("Only for evenly spaced slices, and those of this image are not; choose NRRD.")

@@ -24,7 +24,7 @@ from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
 from MoBUncertaintyLib.slicer_app.panel.run import RunSection, predictionSettings
 from MoBUncertaintyLib.slicer_app.panel.section import PANEL_WIDTH, revealUnfolded, shown
-from MoBUncertaintyLib.slicer_app.panel.state import State, StateMachine
+from MoBUncertaintyLib.slicer_app.panel.state import Folding, State, StateMachine
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.overlay.legend import LegendFollower
@@ -53,7 +53,7 @@ class Panel:
         self.ensureReady = ensureReady
         self._machine = StateMachine()
         self._jobCt = None  # the CT that the worker computes for
-        self._unfolded = None  # the session whose review was shown first, with all else folded
+        self._seen = None  # the CT whose review was shown before a node was removed
         self._refused = None  # the CT whose results cannot be shown, not tried again before it changes
         self._refusal = ""  # the reason, given once for each scene
         self._watched = (None, 0)  # the CT that results follow, and the observer's tag
@@ -69,6 +69,7 @@ class Panel:
         self.overlay = OverlaySection(ui)
         self.review = ReviewSection(ui, self.update)
         self.export = ExportSection(ui, self.onExport, self.onCancel, self.update)
+        self._folding = Folding(ui)
         self._workButtons = {State.RUNNING: self.run.work, State.EXPORTING: self.export.work}
         self.worklist: WorklistDock | None = None  # once it was opened
         ui.worklistButton.clicked.connect(shown(self._onWorklist))
@@ -99,15 +100,17 @@ class Panel:
         Args:
             widget: The top widget of the .ui file.
         """
-        folded = [part for part in vars(self.ui).values() if getattr(part, "collapsed", False) is True]
-        for part in folded:
-            part.collapsed = False
+        sections = [part for part in vars(self.ui).values() if hasattr(part, "collapsed")]
+        folded = [part for part in sections if part.collapsed]
+        for part in sections:
+            part.visible, part.collapsed = True, False
         # Slicer's module panel adds the length of a horizontal scroll bar; a vertical one takes some of that.
         bar = widget.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)
         more = 2 * bar + widget.style().pixelMetric(qt.QStyle.PM_ScrollBarSliderMin)
         widget.minimumWidth = max(PANEL_WIDTH, widget.minimumSizeHint.width() + bar) - more
         for part in folded:
             part.collapsed = True
+        self.update()  # hides again what cannot be used
 
     def setParameters(self, parameters) -> None:
         """Show other parameters, or (the scene is about to be closed) none."""
@@ -122,11 +125,6 @@ class Panel:
         self.inputs.choose(parameters.model or self.inputs.name)  # a new scene keeps what was chosen in the last
         self.onModel()
         self.refresh()
-
-    def showOpened(self) -> None:
-        """Show the review first where a scene that was opened has brought results."""
-        if self.review.session not in (None, self._unfolded):
-            self._unfoldReview()
 
     def refresh(self, *_args) -> None:
         """Show the results that go with the parameters, if there are any."""
@@ -144,6 +142,7 @@ class Panel:
         """Set all widgets from the state, the parameters and the results that are shown."""
         if not self.state.busy:
             self._machine.rest(self.review.session)
+        self._folding.update(self.state, self.review.session)
         self.inputs.update(self.state, self.parameters)
         self.run.update(self.state, self.parameters, self._whyNotApply())
         self.review.update(self.state)
@@ -211,6 +210,7 @@ class Panel:
     def onNodeAboutToBeRemoved(self, _scene, _event, node) -> None:
         """Note the results of a CT that is going to be removed: they will be removed with it."""
         if self.parameters:
+            self._seen = self.review.session and self.review.session.ctNode
             self.logic.sessions.noteOrphans(node)
 
     def onNodeRemoved(self, *_args) -> None:
@@ -219,12 +219,35 @@ class Panel:
             return
         if self.state in self._workButtons and self._jobCt.GetScene() is None:
             self._client.cancel()
-            self._end(_("The image was removed, so its computation was cancelled."))
+            self._end("")
+            self._sayRemoved(_("The image was removed, so its computation was cancelled."))
         if self.logic.sessions.hasOrphans:
             self.afterLoading.later(self.logic.sessions.removeOrphans)
-        if self.logic.sessions.forgetIncomplete():
+        if closed := self.logic.sessions.forgetIncomplete():
             hideOrphans()
             self.refresh()
+            for ct in closed:
+                self.afterLoading.later(partial(self._onClosed, ct, ct is self._seen))
+
+    def _onClosed(self, ct, wasSeen: bool) -> None:
+        """Remove what was drawn of results whose segmentation was removed; say why a review has ended that was seen."""
+        text = _("A part of the results of {ct} was removed, so their review has ended; apply again for new ones.")
+        if ct.GetScene() is None:
+            text = _("{ct} was removed, and its results with it.")
+        elif ResultScene(ct).node("segmentation") is None:
+            ResultScene(ct).removeShown()
+            text = _("The segmentation of {ct} was removed, and its maps and surface with it; apply again for others.")
+        if wasSeen:
+            self._sayRemoved(text.format(ct=ct.GetName()))
+
+    def _sayRemoved(self, text: str) -> None:
+        """Say why something has ended, where Apply is, once all has followed the removal."""
+
+        def say() -> None:
+            self.run.work.say(text)
+            self.ui.runCollapsibleButton.collapsed = False
+
+        self.afterLoading.later(say)
 
     # From a button to the worker's job, and back
 
@@ -296,9 +319,7 @@ class Panel:
         self._refused = None
         seconds = sum(session.prediction.timings.values())
         self._end("")
-        done = _("Done in {seconds} s.").format(seconds=max(1, round(seconds)))
-        self.run.work.say("\n".join([done, *session.warnings]))
-        self._unfoldReview()
+        self.run.work.say(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
 
     def _onBegun(self) -> None:
         """Show results that were not asked for here, but by a script for instance."""
@@ -370,13 +391,6 @@ class Panel:
 
     # Which results are shown
 
-    def _unfoldReview(self) -> None:
-        """Fold all sections but the review, which then fits on a laptop, and the one with warnings, if any."""
-        ui, self._unfolded = self.ui, self.review.session
-        ui.runCollapsibleButton.collapsed = not (self._unfolded and self._unfolded.warnings)
-        for part in (ui.inputsCollapsibleButton, ui.overlayCollapsibleButton, ui.exportCollapsibleButton):
-            part.collapsed = True
-
     def _show(self, ct) -> None:
         session, refusal = None, None
         try:
@@ -393,10 +407,9 @@ class Panel:
         if session is not self.review.session or session is None:
             if session:
                 showAlone(ct)
-                self.ui.reviewCollapsibleButton.collapsed = False
                 self.inputs.chooseMakers(session.prediction.provenance)
                 self.run.showRoi(False)
-                self.run.work.say("\n".join(session.warnings))
+                self.run.work.say("")
             elif isAnother:
                 self.run.work.say("")  # what is said is about the CT before
                 self.inputs.chooseOwn()

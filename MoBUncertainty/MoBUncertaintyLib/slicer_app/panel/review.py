@@ -10,18 +10,27 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import Label, readable
+from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.slicer_app.clicks import keys
 from MoBUncertaintyLib.slicer_app.clicks.preview import VerdictPreview
-from MoBUncertaintyLib.slicer_app.clicks.questions import Questions
 from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
+from MoBUncertaintyLib.slicer_app.panel.dialogs import confirmLoss
 from MoBUncertaintyLib.slicer_app.panel.editor import RegionEditor
 from MoBUncertaintyLib.slicer_app.panel.listing import ListingControls
-from MoBUncertaintyLib.slicer_app.panel.section import allow, reveal, shortened, shown, write
+from MoBUncertaintyLib.slicer_app.panel.section import (
+    TableRoom,
+    allow,
+    reveal,
+    shortened,
+    shown,
+    showSuitability,
+    write,
+)
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.panel.table import RegionTable, statusText
-from MoBUncertaintyLib.slicer_app.region_names import placeText
 
+FEWEST_ROWS = 3  # of the list that are seen at once, in the lowest window
 MAX_NAME = 21  # characters of the image's and of the model's name in the title
 SURFACE_MS = 400  # the 3D surface follows when the reader pauses: on a large CT it takes longer than a click may
 
@@ -41,6 +50,9 @@ class ReviewSection:
         self._entered = False
         self._commented = None  # the region that the comment's text belongs to
         self._table = RegionTable(ui.regionsTable, shown(self._onSelected))
+        self._room = TableRoom(ui.regionsTable, ui.reviewCollapsibleButton, FEWEST_ROWS)
+        for part in (ui.reviewCollapsibleButton, ui.clicksCollapsibleButton, ui.listingCollapsibleButton):
+            part.contentsCollapsed.connect(lambda *_args: self._room.update())
         self._listing = ListingControls(ui, self._onComment, self._changed)
         self._editor = RegionEditor(ui)
         window = slicer.util.mainWindow() or ui.regionsTable
@@ -53,7 +65,6 @@ class ReviewSection:
             self._decide,
             self._clicks.say,
         )
-        self._questions = Questions()
         self._tips = {name: widget.toolTip for name, widget in self._locked().items()}
         self._tips["signOffButton"] = ui.signOffButton.toolTip
         self._surfaceTimer = qt.QTimer()
@@ -74,8 +85,7 @@ class ReviewSection:
         self._editor.hide()  # leave() does not where nodes are gone
         self._session = session
         self._commented = None
-        self._table.clear()
-        self._questions.clear()
+        self._table.clear(session.prediction if session else None)
         self._clicks.setSession(session)
         self._offerLabels(session.prediction.labels if session else ())
         if session:
@@ -132,11 +142,14 @@ class ReviewSection:
         self._commented = commented
         self._nameResults()
         write(ui.reviewProgressLabel, "\n".join([self._progress(), *self._volumes()]))
-        write(ui.coverageLabel, (session.coverageWarning or "") if session and not editing and not signed else "")
-        ui.coverageLabel.visible = bool(ui.coverageLabel.text)
+        suitability = session.prediction.suitability if session else None
+        showSuitability([ui.reviewSuitabilityLabel, ui.signOffSuitabilityLabel], suitability)
+        write(ui.reviewWarningsLabel, "\n".join(self._warnings()))
+        ui.reviewWarningsLabel.visible = bool(ui.reviewWarningsLabel.text)
         self._updateSignOff()
         for shortcut, whileEditing in self._shortcuts:
             shortcut.enabled = self._entered and bool(session) and whileEditing in (editing, None)
+        self._room.update()
 
     def settleStrayEdits(self) -> bool:
         """Ask what becomes of voxels that were changed by other means than verdicts; return whether to go on."""
@@ -160,6 +173,7 @@ class ReviewSection:
         self._editor.cleanup()
         self._preview.cleanup()
         self._clicks.cleanup()
+        self._room.close()
         for shortcut, _whileEditing in self._shortcuts:
             shortcut.enabled = False
             shortcut.deleteLater()
@@ -184,13 +198,14 @@ class ReviewSection:
             (ui.discardEditButton, self._onDiscard, None, None),
             (ui.signOffButton, self._onSignOff, None, None),
         ):
-            slot = shown(lambda *_args, act=act: act())
+            slot = shown(lambda *_args, act=act: (self._leaveText(), act()))
             button.clicked.connect(slot)
             if key:
                 self._addShortcut(window, key, button, slot, whileEditing)
         ui.commentEdit.editingFinished.connect(shown(self._onComment))
+        ui.commentEdit.returnPressed.connect(shown(self._leaveText))
         ui.readerEdit.textChanged.connect(lambda *_args: self._onChange())
-        ui.readerEdit.returnPressed.connect(shown(self._leadToSignOff))
+        ui.readerEdit.returnPressed.connect(shown(self._onNamed))
 
     def _addShortcut(self, window, key: str, button, act: Callable, whileEditing: bool | None) -> None:
         def press(*_args) -> None:
@@ -230,20 +245,23 @@ class ReviewSection:
         self._onChange()
 
     def _onNext(self) -> None:
-        """Go to an undecided region, where a click helps most, and mark the place; after the last one, to *Sign off*.
+        """Go down the list to an undecided region, and mark where in it a click helps most; at the end, to *Sign off*.
 
-        A signed review is looked through in the order of its list.
+        A signed review is looked through row by row.
         """
         if self._session.review.signature:
             self._table.step(1)
             return
-        selected = self._table.selected
-        suggestion = self._questions.next(self._session, selected.region_id if selected else None)
-        if suggestion is None:
+        following = self._table.following()
+        if following is None:
             self._leadToSignOff()
             return
-        self._table.select(suggestion.region_id)
-        self._session.markSuggestion(suggestion.point_ras)
+        self._table.select(following)
+        suggestion = self._session.suggest([following])
+        self._session.markSuggestion(suggestion and suggestion.point_ras)
+
+    def _onNamed(self) -> None:
+        self._leadToSignOff() if self._ui.signOffButton.enabled else self._leaveText()
 
     def _leadToSignOff(self) -> None:
         """Bring *Sign off* into sight, and the keyboard to it or, as long as there is none, to the name."""
@@ -307,6 +325,13 @@ class ReviewSection:
                 self._session.comment(region.region_id, text)
                 self._changed()
 
+    def _leaveText(self) -> None:
+        """Give the keys back to the review, which ends a comment or a name that is being typed."""
+        for edit in (self._ui.commentEdit, self._ui.readerEdit):
+            if edit.hasFocus():
+                edit.clearFocus()
+                self._ui.regionsTable.setFocus()
+
     def _onEdit(self) -> None:
         if self._session.editing:
             self._finishEdit()
@@ -340,10 +365,17 @@ class ReviewSection:
     def _onSignOff(self) -> None:
         if self._session.review.signature:
             self._session.withdraw()
-        elif self.settleStrayEdits():
+        elif self._mayTrust() and self.settleStrayEdits():
             self._onComment()
             self._session.sign(self._ui.readerEdit.text.strip())
         self._changed()
+
+    def _mayTrust(self) -> bool:
+        """Ask before a case is signed off that is not usable."""
+        suitability = self._session.prediction.suitability
+        if suitability is None or suitability.level is not Level.NOT_USABLE:
+            return True
+        return confirmLoss(f"{suitability.sentence} {_('Sign off nevertheless?')}")
 
     def _updateSurfaces(self) -> None:
         self._surfaceTimer.stop()
@@ -393,8 +425,8 @@ class ReviewSection:
             return _("Doubtful regions are listed here once an image is segmented.")
         review = self._session.review
         if self._session.editing:
-            region = review.region(self._session.editing).region
-            return _("Region {rank}: {place}").format(rank=region.rank, place=placeText(region.location))
+            region = review.region(self._session.editing)
+            return _("Region {rank}: {place}").format(rank=region.region.rank, place=self._table.place(region))
         if review.signature:
             when = review.signature.time.strftime("%Y-%m-%d %H:%M")
             return _("Signed off by {name}, {time}").format(name=review.signature.name, time=when)
@@ -418,6 +450,14 @@ class ReviewSection:
     def _volumes(self) -> list[str]:
         """Write the volumes with their intervals, where the model states any."""
         return self._session.review.volume_lines() if self._session and not self._session.editing else []
+
+    def _warnings(self) -> list[str]:
+        """List what was odd about the image or the prediction and, while it can be changed, about the list."""
+        session = self._session
+        if session is None or session.editing:
+            return []
+        coverage = None if session.review.signature else session.coverageWarning
+        return [*filter(None, [coverage]), *session.warnings]
 
     def _updateSignOff(self) -> None:
         ui, session = self._ui, self._session

@@ -8,8 +8,10 @@ from typing import Any
 
 import qt
 import slicer.util
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import UserError
+from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
@@ -17,6 +19,13 @@ AT_ONCE_S = 0.1  # what takes less is done without returning to the event loop
 PANEL_WIDTH = 420  # pixels: the minimum, scroll bar included
 MAX_TITLE = 31  # characters of a model's name
 MARGINS = 40  # pixels beside the content of a section, scroll bar included
+
+SUITABILITY_STYLES = {
+    Level.ORDINARY: "border: 1px solid palette(mid)",
+    Level.UNUSUAL: "background: #ffc107; color: black",
+    Level.NOT_USABLE: "background: #b71c1c; color: white; font-weight: bold",
+}
+"""Of the box; with colours of their own for the text, so that they suit light palettes and dark ones."""
 
 
 def allow(widget, reason: str | None, toolTip: str) -> None:
@@ -42,6 +51,17 @@ def write(label, text: str) -> None:
     label.minimumHeight = label.heightForWidth(PANEL_WIDTH - MARGINS) if text else 0
 
 
+def showSuitability(labels: list, suitability: Suitability | None) -> None:
+    """Show in each of some labels whether the model suits the case; None: it is not known, and they are hidden."""
+    for label in labels:
+        label.visible = suitability is not None
+        if suitability is not None:
+            label.styleSheet = (
+                f"QLabel {{ {SUITABILITY_STYLES[suitability.level]}; border-radius: 3px; padding: 3px; }}"
+            )
+            write(label, suitability.sentence or _("Suitability: {text}.").format(text=suitability.text))
+
+
 def makeButton(text: str, toolTip: str = ""):
     """Make a QPushButton that Enter does not push from elsewhere in its dialog."""
     button = qt.QPushButton(text)
@@ -50,11 +70,17 @@ def makeButton(text: str, toolTip: str = ""):
     return button
 
 
-def reveal(widget) -> None:
-    """Scroll the module panel, if the widget lies in one, until it is seen; of one that is too high its beginning."""
+def scrollAreaOf(widget):
+    """Return the scroll area that a widget lies in, as Slicer's module panel is one; None where it lies in none."""
     area = widget.parentWidget()
     while area is not None and not hasattr(area, "ensureWidgetVisible"):
         area = area.parentWidget()
+    return area
+
+
+def reveal(widget) -> None:
+    """Scroll the module panel, if the widget lies in one, until it is seen; of one that is too high its beginning."""
+    area = scrollAreaOf(widget)
     if area is not None:
         top, bar = widget.mapTo(area.widget(), qt.QPoint(0, 0)).y(), area.verticalScrollBar()
         bar.value = min(top, max(bar.value, top + widget.height - area.viewport().height))
@@ -109,6 +135,47 @@ def fitRows(table, most: int) -> None:
     """
     rows = min(max(table.rowCount, 1), most) * table.verticalHeader().defaultSectionSize
     table.setFixedHeight(table.horizontalHeader().sizeHint.height() + rows + 2 * table.frameWidth)
+
+
+class TableRoom(qt.QObject):
+    """Makes a table as high as the window has room for beside all else of its section.
+
+    What lies above the table in the section stays where it is, however high the window is.
+
+    Args:
+        table: The QTableWidget.
+        section: The section that it lies in.
+        fewest: Rows that are seen at once in any window, if there are so many.
+    """
+
+    def __init__(self, table, section, fewest: int) -> None:
+        qt.QObject.__init__(self)
+        self._table, self._section, self._fewest = table, section, fewest
+        self._viewport = None
+
+    def update(self) -> None:
+        """Fit the table, once its rows or what lies around it have changed."""
+        fitRows(self._table, self._fewest)
+        area = scrollAreaOf(self._table)
+        if area is None:
+            return
+        if self._viewport is None:
+            self._viewport = area.viewport()
+            self._viewport.installEventFilter(self)
+        more = self._viewport.height - self._section.layout().totalSizeHint().height()
+        fitRows(self._table, self._fewest + max(0, more // self._table.verticalHeader().defaultSectionSize))
+
+    def eventFilter(self, _watched, event) -> bool:
+        """Follow the window, which Slicer's Data Probe makes lower while the mouse is in a slice view."""
+        if event.type() == qt.QEvent.Resize:
+            self.update()
+        return False
+
+    def close(self) -> None:
+        """Let go of the window."""
+        if self._viewport is not None:
+            self._viewport.removeEventFilter(self)
+            self._viewport = None
 
 
 def shown(slot: Callable) -> Callable:

@@ -1,4 +1,7 @@
-"""What the panel is doing: one of six states, and which of them may follow which."""
+"""What the panel is doing: one of six states, which of them may follow which, and what is seen in them.
+
+What cannot be used is not shown, and what comes next is unfolded.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +60,43 @@ class StateMachine:
         """Go to the idle state of a ReviewSession, or of none."""
         signed = session is not None and session.review.signature is not None
         self.go(State.READY if session is None else State.SIGNED if signed else State.REVIEWING)
+
+
+SECTIONS = ("inputs", "run", "overlay", "review", "export")
+FOLLOWING = {State.READY: {"inputs", "run"}, State.REVIEWING: {"review"}, State.SIGNED: {"review", "export"}}
+"""What a reader does next in each idle state."""
+
+
+def usable(state: State, session) -> set[str]:
+    """Name the sections that can be used in a state of the panel, with a ReviewSession or without one."""
+    if session is None:
+        return FOLLOWING[State.READY]
+    return set(SECTIONS) - ({"review", "export"} if state is State.RUNNING else set())
+
+
+class Folding:
+    """Shows and unfolds the sections.
+
+    Args:
+        ui: The panel's widgets.
+    """
+
+    def __init__(self, ui) -> None:
+        self._parts = {name: getattr(ui, f"{name}CollapsibleButton") for name in SECTIONS}
+        self._followed: tuple | None = None  # idle state and session for which sections were unfolded
+
+    def update(self, state: State, session) -> None:
+        """Show what can be used. Unfold what comes next once it does, and fold all else for another session.
+
+        Between these moments sections stay as the reader has left them.
+        """
+        there = usable(state, session)
+        for name, part in self._parts.items():
+            part.visible = name in there
+        if state not in IDLE or self._followed == (state, session):
+            return
+        isAnother = self._followed is None or self._followed[1] is not session
+        self._followed = state, session
+        for name, part in self._parts.items():
+            if isAnother or name in FOLLOWING[state]:
+                part.collapsed = name not in FOLLOWING[state]

@@ -8,14 +8,14 @@ from html import escape
 import qt
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
-from MoBUncertaintyLib.slicer_app.panel.section import fitRows, nameColumns
-from MoBUncertaintyLib.slicer_app.region_names import placeText
+from MoBUncertaintyLib.slicer_app.panel.section import nameColumns
+from MoBUncertaintyLib.slicer_app.region_names import OrganNames, placeTexts
 
 RANK, STATUS, PLACE, ERROR, VOLUME, COMMENT = range(6)
+DECIDED, UNDECIDED = "✓", "⚑"  # characters, unlike pictures, are seen in dark palettes, too
 
-ROWS = 6
-"""Regions that are seen at once: with more, the verdicts would lie below a laptop's window."""
 PAGE = 50
 """Regions that are listed at first, and that are added once these are decided: nobody reads a list of a thousand."""
 
@@ -33,10 +33,13 @@ class RegionTable:
         self._onSelected = onSelected
         self._all: tuple[ReviewRegion, ...] = ()
         self._regions: tuple[ReviewRegion, ...] = ()  # those that are listed
-        self._rows: list[tuple] = []  # texts, tooltip and status of each
+        self._rows: list[tuple] = []  # texts and tooltip of each
+        self._organs = OrganNames(None)
+        self._places: dict[int, str] = {}  # of all, by their numbers
         self._setUpHeader()
         table.itemSelectionChanged.connect(self._onRow)
         self._selectedId: str | None = None
+        self._stood = 0  # the row in which the selected region was when it was selected
 
     @property
     def selected(self) -> ReviewRegion | None:
@@ -48,19 +51,27 @@ class RegionTable:
         """How many regions come after those that are listed."""
         return len(self._all) - len(self._regions)
 
-    def clear(self) -> None:
-        """Remove all regions, and the selection."""
+    def clear(self, prediction: Prediction | None) -> None:
+        """Remove all regions, and the selection; regions of this prediction follow, if there is one."""
         self._selectedId = None
+        self._organs = OrganNames(prediction)
+        several = prediction is not None and len(prediction.labels) > 1
+        self._table.horizontalHeaderItem(PLACE).setText(_("Where (organ)") if several else _("Where"))
         self.show(())
+
+    def place(self, region: ReviewRegion) -> str:
+        """Say where a region lies, and in which organ if there are several."""
+        place, organ = self._places[region.number], self._organs.of(region)
+        return _("{place} ({organ})").format(place=place, organ=organ) if organ else place
 
     def show(self, regions: Sequence[ReviewRegion]) -> None:
         """List the regions; the selected one stays selected while it exists."""
         table = self._table
         self._all = tuple(regions)
+        self._places = placeTexts(each.region for each in self._all)
         self._regions = self._all[: self._count()]
         blocked = table.blockSignals(True)
         table.setRowCount(len(self._regions))
-        fitRows(table, ROWS)
         del self._rows[len(self._regions) :]
         for row, region in enumerate(self._regions):
             self._fill(row, region)
@@ -83,7 +94,8 @@ class RegionTable:
         self._selectedId = regionId
         if self._row(regionId) is None:
             self.show(self._all)
-        self._selectRow(self._row(regionId))
+        self._stood = self._row(regionId)
+        self._selectRow(self._stood)
         if not quietly:
             self._onSelected()
 
@@ -94,6 +106,15 @@ class RegionTable:
             row = 0 if row is None else min(max(row + by, 0), len(self._regions) - 1)
             self.select(self._regions[row].region_id)
 
+    def following(self) -> str | None:
+        """Return the id of the undecided region to go to: down the list, then from its top; None: all are decided.
+
+        It begins where the selected region stood when it was selected: a click may have moved it down the list since.
+        """
+        left = {row: each.region_id for row, each in enumerate(self._all) if not each.decided}
+        others = {row: each for row, each in left.items() if each != self._selectedId} or left
+        return next((each for row, each in others.items() if row >= self._stood), next(iter(others.values()), None))
+
     def _count(self) -> int:
         """Count the regions of the pages that are needed for the selected region and one to decide."""
         needed = [row for row, each in enumerate(self._all) if each.region_id == self._selectedId]
@@ -102,8 +123,9 @@ class RegionTable:
 
     def _fill(self, row: int, region: ReviewRegion) -> None:
         """Fill a row where it differs, since the table signals every change of an item."""
-        texts, tip = _texts(region), _tip(region)
-        content = (*texts, tip, region.decided)
+        place = self.place(region)
+        texts, tip = _texts(region, place), _tip(region, place)
+        content = (*texts, tip)
         if row < len(self._rows) and self._rows[row] == content:
             return
         self._rows[row : row + 1] = [content]
@@ -116,7 +138,6 @@ class RegionTable:
                 self._table.setItem(row, column, item)
             item.setText(text)
             item.setToolTip(tip)
-        _markStatus(self._table.item(row, STATUS), region.decided)
 
     def _row(self, regionId: str | None) -> int | None:
         ids = [each.region_id for each in self._regions]
@@ -125,7 +146,8 @@ class RegionTable:
     def _onRow(self) -> None:
         rows = self._table.selectionModel().selectedRows()
         if rows:
-            self._selectedId = self._regions[rows[0].row()].region_id
+            self._stood = rows[0].row()
+            self._selectedId = self._regions[self._stood].region_id
             self._onSelected()
         elif self.selected:  # a click may take the selection away, but what is reviewed stays the same
             self._selectRow(self._row(self._selectedId))
@@ -148,7 +170,6 @@ class RegionTable:
             COMMENT: ("✎", _("A mark where you left a comment.")),
         }
         nameColumns(self._table, titles, PLACE)
-        self._table.setIconSize(qt.QSize(12, 12))
 
 
 def statusText(verdict: Verdict, resolved: bool = False) -> str:
@@ -164,27 +185,22 @@ def statusText(verdict: Verdict, resolved: bool = False) -> str:
     }[verdict]
 
 
-def _texts(each: ReviewRegion) -> tuple[str, ...]:
+def _texts(each: ReviewRegion, place: str) -> tuple[str, ...]:
     region = each.region
     return (
         str(region.rank),
-        statusText(each.verdict, each.resolved),
-        placeText(region.location),
+        f"{DECIDED if each.decided else UNDECIDED} {statusText(each.verdict, each.resolved)}",
+        place,
         f"{region.expected_error_mm3:,.0f}",
         f"{region.volume_mm3:,.0f}",
         "✎" if each.comment else "",
     )
 
 
-def _tip(each: ReviewRegion) -> str:
+def _tip(each: ReviewRegion, place: str) -> str:
     """Describe a region beyond what the columns hold; HTML, so that the reader's comment is escaped."""
     region = each.region
     variance = _("Predictive variance {mean} on average and {peak} at most (0.25 is the largest there can be).")
     variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.max_variance:.3f}")
-    lines = [f"{region.rank}: {placeText(region.location)}", variance, each.comment]
+    lines = [f"{region.rank}: {place}", variance, each.comment]
     return f"<p>{'<br>'.join(escape(line) for line in lines if line)}</p>"
-
-
-def _markStatus(item, decided: bool) -> None:
-    """Show Slicer's own icon for the status of a segment."""
-    item.setIcon(qt.QIcon(":Icons/Completed.png" if decided else ":Icons/Flagged.png"))

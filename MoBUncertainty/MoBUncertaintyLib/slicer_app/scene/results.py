@@ -61,6 +61,10 @@ class ResultScene:
         """Remove all nodes made for this CT, and the folder in which they lay."""
         self._nodes.removeAll()
 
+    def removeShown(self):
+        """Remove what can be seen of the results; a review stays in the scene, unread."""
+        self._nodes.removeShown()
+
     def node(self, role: str):
         """Return the first node made for this CT in that role, or None.
 

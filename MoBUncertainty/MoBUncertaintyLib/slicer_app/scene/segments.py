@@ -14,9 +14,9 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_of, whole, within
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.terminology import terminology_entry
-from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
+from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.regions.region import Region
-from MoBUncertaintyLib.slicer_app.region_names import regionTitle
+from MoBUncertaintyLib.slicer_app.region_names import regionTitles
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, shape, subjectHierarchy
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
@@ -336,9 +336,10 @@ def labelSpecs(labels: Sequence[Label]) -> list[SegmentSpec]:
     return [SegmentSpec(each.value, readable(each.name), each.colour, each.terminology) for each in labels]
 
 
-def regionSpecs(regions: Iterable[Region], flagged: bool = False) -> list[SegmentSpec]:
-    """Specify how doubtful regions are shown."""
-    return [SegmentSpec(each.number, regionTitle(each), REGION_COLOUR, flagged=flagged) for each in regions]
+def regionSpecs(regions: Iterable[Region], labels: Sequence[Label], flagged: bool = False) -> list[SegmentSpec]:
+    """Specify how doubtful regions are shown beside labels."""
+    colour = palette_beside(tuple(each.colour for each in labels)).region
+    return [SegmentSpec(number, title, colour, flagged=flagged) for number, title in regionTitles(regions).items()]
 
 
 def segmentId(value: int) -> str:

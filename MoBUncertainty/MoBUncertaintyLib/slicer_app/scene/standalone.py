@@ -154,7 +154,7 @@ def writeRequestedScene(request: dict):
     results = ResultScene(ctNode)
     results.setPrediction(prediction, regions.settings)
     results.setSegmentation(prediction.segmentation, labelSpecs(prediction.labels))
-    results.setRegions(regions.map, regionSpecs(regions.ranked, flagged=True))
+    results.setRegions(regions.map, regionSpecs(regions.ranked, prediction.labels, flagged=True))
     results.showMap(MapKind(results.overlay["kind"]))
     if prediction.has_variance:
         results.setOverlay(threshold=regions.settings.level_of(Measure.VARIANCE))
