@@ -16,8 +16,6 @@ from MoBUncertaintyLib.model.archive import SIZE_LIMIT
 
 SCHEMA_VERSION = 1
 INDEX_FILE = "models.json"
-DEFAULT_INDEX = "https://github.com/OWNER/SlicerMoBUncertainty/releases/download/models"
-"""The project's own catalogue."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILE = re.compile(rf"{_NAME.pattern}(/{_NAME.pattern}){{0,4}}")

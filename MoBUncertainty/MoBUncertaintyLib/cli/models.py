@@ -36,7 +36,7 @@ Index = Annotated[
         "--index",
         metavar="ADDRESS",
         envvar="MOB_UNCERTAINTY_INDEX",
-        help="Catalogue: an https address or a folder. Default: the project's own.",
+        help="Catalogue: an https address or a folder.",
     ),
 ]
 
@@ -154,10 +154,9 @@ def publish(model: Model, catalogue: OpenCatalogue, sample: Path | None) -> Entr
 
 
 def _place(index: str | None) -> Place:
-    from MoBUncertaintyLib.catalogue.index import DEFAULT_INDEX
     from MoBUncertaintyLib.catalogue.place import Place
 
-    return Place.of(index or DEFAULT_INDEX)
+    return Place.of(index or "")
 
 
 def _list_installed() -> Result:

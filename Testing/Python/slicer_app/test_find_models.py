@@ -63,6 +63,25 @@ def install(desktop, finder) -> None:
     desktop.process(until=lambda: finder.installButton.text != "Cancel")
 
 
+def test_no_address_is_made_up_and_the_dialog_has_a_button_that_closes_it(desktop):
+    import slicer
+
+    from MoBUncertaintyLib.slicer_app.catalogue.dialog import SETTINGS_KEY
+
+    slicer.app.userSettings().remove(SETTINGS_KEY)
+    inputs = desktop.widget.panel.inputs
+    desktop.ui.findModelsButton.click()
+    finder = inputs.finder
+    assert finder.addressEdit.text == "" and finder.addressEdit.placeholderText.startswith("https://")
+    finder.listButton.click()
+    (dialog,) = desktop.dialogs
+    assert dialog.text == "No catalogue is given; give an https address or a folder."
+    assert finder.window.visible
+    finder.closeButton.click()
+    assert not finder.window.visible
+    inputs.close()
+
+
 def test_a_model_is_found_installed_used_and_removed(desktop, finder, tmp_path):
     import qt
 

@@ -60,13 +60,17 @@ def test_folds_and_mirrored_tiles_are_chosen_with_their_cost(desktop, add, asked
     add("Organs", "spleen", folds=3)
     selector, note = inputs._mixtures.selector, inputs._mixtures.note
     assert [selector.itemText(row) for row in range(selector.count)] == [
-        "One fold: 1 × the time",
-        "3 folds as a mixture: 3 × the time",
-        "Mirrored tiles, if trained so: up to 8 × the time",
-        "3 folds, mirrored: up to 24 × the time",
+        "One fold",
+        "3 folds as a mixture, 3 times as long",
+        "Mirrored tiles, if trained so, up to 8 times as long",
+        "3 folds, mirrored, up to 24 times as long",
     ]
     assert ui.mixturePlace.visible and note.visible
-    assert note.text.index("No covariance") < note.text.index("A temperature") < note.text.index("covariance head")
+    assert note.text.index("unsure") < note.text.index("temperature") < note.text.index("head")
+    assert note.text.count(".") == 1 and note.text.endswith(".")  # one sentence, in a radiologist's words
+    assert not any(
+        word in note.text.replace('href="temperature"', "") for word in ("covariance", "temperature", "tile")
+    )
     ui.applyButton.click()
     for row in range(4):
         selector.currentIndex = row
@@ -75,8 +79,8 @@ def test_folds_and_mirrored_tiles_are_chosen_with_their_cost(desktop, add, asked
     assert found == [(None, False), ([0], False), (None, False), ([0], True), (None, True)]
     add("One", "spleen")
     assert [selector.itemText(row) for row in range(selector.count)] == [
-        "One pass: 1 × the time",
-        "Mirrored tiles, if trained so: up to 8 × the time",
+        "One pass",
+        "Mirrored tiles, if trained so, up to 8 times as long",
     ]
     assert selector.currentIndex == 1, "mirrored, as before"
     ui.modelSelector.currentIndex = 0
@@ -105,7 +109,7 @@ def test_several_models_make_an_ensemble(desktop, add, asked):
     assert chooser.summary.text == "Ensemble: with Seed0."
     assert panel.parameters.ensemble == [str(first)]
     selector = panel.inputs._mixtures.selector
-    assert selector.itemText(0) == "2 models as a mixture: 3 × the time"
+    assert selector.itemText(0) == "2 models as a mixture, 3 times as long"
     ui.applyButton.click()
     assert asked[0][0] == [second, first] and asked[0][1]["folds"] is None
     panel.parameters.ensemble = [str(other)]  # as a scene from elsewhere may have it

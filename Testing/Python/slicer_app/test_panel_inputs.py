@@ -188,6 +188,30 @@ class TestInputs:
         del desktop.logic.run
         ui.removeModelButton.click()
 
+    def test_a_folder_is_chosen_as_such_and_a_file_among_all_that_name_a_model(self, desktop, tmp_path, monkeypatch):
+        import qt
+
+        folder, ui, asked = tmp_path / "Dataset008_Colon" / "nnUNetTrainer__nnUNetPlans__3d_fullres", desktop.ui, []
+        (folder / "fold_0").mkdir(parents=True)
+        (folder / "plans.json").write_text("{}")
+        (folder / "dataset.json").write_text('{"channel_names": {"0": "CT"}, "labels": {"background": 0, "colon": 1}}')
+        given = qt.QFileDialog.exec_
+        monkeypatch.setattr(qt.QFileDialog, "exec_", lambda dialog: asked.append(dialog) or given(dialog))
+        desktop.choose(folder.parent)
+        ui.addFolderButton.click()
+        desktop.process()
+        assert ui.modelSelector.currentText == "Colon"
+        ui.removeModelButton.click()
+        desktop.choose(folder / "plans.json")
+        ui.addModelButton.click()
+        desktop.process()
+        assert ui.modelSelector.currentText == "Colon"
+        ui.removeModelButton.click()
+        of_folder, of_file = asked
+        assert of_folder.fileMode == qt.QFileDialog.Directory
+        (pattern,) = of_file.nameFilters()
+        assert all(name in pattern for name in ("*.zip", "model.json", "plans.json", "checkpoint_*.pth"))
+
     def test_what_is_no_model_is_one_dialog(self, desktop, tmp_path):
         (tmp_path / "model.zip").write_bytes(b"PK, but no more")
         before = desktop.ui.modelSelector.count

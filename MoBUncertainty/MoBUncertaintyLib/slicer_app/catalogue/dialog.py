@@ -10,7 +10,7 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.catalogue.index import DEFAULT_INDEX, Entry
+from MoBUncertaintyLib.catalogue.index import Entry
 from MoBUncertaintyLib.catalogue.install import target_of
 from MoBUncertaintyLib.catalogue.place import Place
 from MoBUncertaintyLib.slicer_app.catalogue.card import cardHtml, consentText, statusText, whyNotInstall
@@ -57,6 +57,7 @@ class FindModels:
         self.addressEdit.returnPressed.connect(shown(self._onList))
         self.searchEdit.textChanged.connect(shown(self._fill))
         self.modelList.currentRowChanged.connect(shown(self._onSelected))
+        self.closeButton.clicked.connect(self.window.close)
         self.window.finished.connect(shown(self.close))
         self._update()
 
@@ -79,7 +80,8 @@ class FindModels:
         window.windowTitle = _("Find models")
         self.addressEdit = qt.QLineEdit()
         self.addressEdit.accessibleName = _("Catalogue")
-        self.addressEdit.text = slicer.util.settingsValue(SETTINGS_KEY, DEFAULT_INDEX)
+        self.addressEdit.text = slicer.util.settingsValue(SETTINGS_KEY, "")
+        self.addressEdit.placeholderText = _("https://... or a folder; whoever gave you a model can tell it")
         self.addressEdit.toolTip = _("An https address, or a folder, with an index of models.")
         self.folderButton = makeButton(_("Folder..."), _("Choose a folder that holds a catalogue."))
         self.listButton = makeButton(_("List models"), _("Ask this address for its models."))
@@ -98,6 +100,7 @@ class FindModels:
         self.pictureLabel = _label()
         self.pictureLabel.textFormat = qt.Qt.PlainText
         self.installButton = makeButton(_("Install..."), _("Install this model, after you have agreed to its licence."))
+        self.closeButton = makeButton(_("Close"), _("Close this dialog; a download that goes on is stopped."))
         self._bar, self.statusLabel = qt.QProgressBar(), _label()
         grid = qt.QGridLayout(window)
         address = qt.QHBoxLayout()
@@ -111,7 +114,10 @@ class FindModels:
         grid.addWidget(self.pictureLabel, 4, 1)
         grid.addWidget(self.statusLabel, 5, 0, 1, 2)
         grid.addWidget(self._bar, 6, 0)
-        grid.addWidget(self.installButton, 6, 1)
+        buttons = qt.QHBoxLayout()
+        for button in (self.installButton, self.closeButton):
+            buttons.addWidget(button)
+        grid.addLayout(buttons, 6, 1)
         grid.setRowStretch(3, 1)
         grid.setColumnStretch(0, 2)
         grid.setColumnStretch(1, 3)

@@ -33,7 +33,7 @@ class MixtureChooser:
         self.caption.setBuddy(self.selector)
         self.selector.toolTip = _(
             "What is averaged. Where folds, models or mirrored tiles disagree, the variance is larger (law of total "
-            "variance). The time is that of one pass of the network, times the number that is shown."
+            "variance)."
         )
         self.note.wordWrap = True
         self.note.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Ignored)  # as high as `write` says
@@ -123,22 +123,25 @@ def _describe(mixture: Mixture, models: Sequence[ListedModel], passes: int) -> s
         what = (_("{n} folds as a mixture") if alone else _("{n} models as a mixture")).format(n=count)
     else:
         what = (_("{n} folds, mirrored") if alone else _("{n} models, mirrored")).format(n=count)
+    if passes == 1:
+        return what
     guessed = mixture.isMirrored and not all(model.card for model in models)
-    text = _("{what}: up to {n} × the time") if guessed else _("{what}: {n} × the time")
+    text = _("{what}, up to {n} times as long") if guessed else _("{what}, {n} times as long")
     return text.format(what=what, n=passes)
 
 
 def _note(models: Sequence[ListedModel]) -> str:
-    """Say what a model without a covariance lacks, and what it takes to get it."""
+    """Say in one sentence what a model without a covariance lacks, and what it takes to get it."""
     if any(model.has_covariance for model in models):
         return ""
-    lacks = _("No covariance: the variance is the disagreement of tiles and of what is averaged.")
     if len(models) > 1:
-        return lacks
-    temperature = _('<a href="temperature">A temperature</a> (minutes, 5 labelled cases or signed-off reviews)')
-    head = _('<a href="head">a covariance head</a> (2 minutes to hours, 20 labelled cases)')
+        return _("These models do not know where they are unsure: regions are listed where they disagree.")
     if canHaveHead(models[0]):
-        text = _("{temperature} makes the probabilities truer; {head} lets clicks spread, too.")
-    else:
-        text = _("{temperature} makes the probabilities truer.")
-    return f"{lacks} {text.format(temperature=temperature, head=head)}"
+        return _(
+            "This model has not learned where it is unsure; it does so from"
+            ' <a href="temperature">5 cases of yours</a> (minutes) or, better, <a href="head">20</a> (up to hours).'
+        )
+    return _(
+        "This model has not learned where it is unsure; it does so from"
+        ' <a href="temperature">5 cases of yours</a> (minutes).'
+    )

@@ -73,7 +73,8 @@ class InputsSection:
         ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
         ui.modelSelector.currentIndexChanged.connect(shown(self._onModelSelected))
         ui.findModelsButton.clicked.connect(shown(self._onFind))
-        ui.addModelButton.clicked.connect(shown(self._onAdd))
+        ui.addModelButton.clicked.connect(shown(lambda *_args: self._onAdd(qt.QFileDialog.ExistingFile)))
+        ui.addFolderButton.clicked.connect(shown(lambda *_args: self._onAdd(qt.QFileDialog.Directory)))
         ui.removeModelButton.clicked.connect(shown(self._onRemove))
         ui.recalibrateButton.clicked.connect(shown(self._onRecalibrate))
         self.fill("")
@@ -186,8 +187,10 @@ class InputsSection:
     def update(self, state: State, parameters) -> None:
         """Set the widgets; `parameters` is None while the scene is closed."""
         ui = self._ui
-        for widget in (ui.ctSelector, ui.modelSelector, ui.findModelsButton, ui.addModelButton, ui.sampleLabel):
+        for widget in (ui.ctSelector, ui.modelSelector, ui.sampleLabel):
             widget.enabled = not state.busy
+        for button in (ui.findModelsButton, ui.addModelButton, ui.addFolderButton):
+            button.enabled = not state.busy
         self._parameters = parameters
         ct = parameters.ct if parameters else None
         model = self.model
@@ -296,8 +299,8 @@ class InputsSection:
         if free:
             self._onModel()
 
-    def _onAdd(self, *_args) -> None:
-        path = self.askForModel()
+    def _onAdd(self, mode) -> None:
+        path = self.askForModel(mode)
         if path:
             self._onMade(path)
 
@@ -310,12 +313,16 @@ class InputsSection:
         self.fill("")
         self._onModel()
 
-    def askForModel(self) -> Path | None:
-        """Ask for a model's file; None if the user cancels the dialog."""
+    def askForModel(self, mode) -> Path | None:
+        """Ask for a model; None if the user cancels the dialog.
+
+        Args:
+            mode: `QFileDialog.ExistingFile`: for its file; `QFileDialog.Directory`: for its folder.
+        """
         dialog = qt.QFileDialog(slicer.util.mainWindow(), _("Add a model"))
-        dialog.setFileMode(qt.QFileDialog.ExistingFile)
-        trained = _("Training folder of nnU-Net (plans.json checkpoint_*.pth)")
-        dialog.setNameFilters([_("Models (*.zip model.json)"), trained])
+        dialog.setFileMode(mode)
+        if mode == qt.QFileDialog.ExistingFile:
+            dialog.setNameFilter(_("Models (*.zip model.json plans.json checkpoint_*.pth)"))
         if not dialog.exec_():
             return None
         return Path(dialog.selectedFiles()[0])
@@ -323,7 +330,7 @@ class InputsSection:
     def _description(self) -> str:
         model = self.model
         if model is None:
-            return _("There is no model; add one with the button above.")
+            return _("There is no model; add one with the buttons above.")
         if model.problem:
             return model.problem
         if model.card is None:
