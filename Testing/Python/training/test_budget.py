@@ -23,11 +23,11 @@ from mob_training.training.deterministic import LATEST, DeterministicTrainer
 from mob_training.training.settings import Budget, FineTuning, Schedule, deterministic_plans
 from mob_training.training.stages import prepare_finetuning, train_deterministic
 from mob_training.training.trainer import FineTuningTrainer
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from support.tiny import CONFIGURATION
-from support.tiny_training import NAME, PATCH, PLANS, make_workspace, train, tune
+from support.tiny_training import NAME, PATCH, PLANS, make_workspace, train, tune, weights
 
 BUDGET = Budget(0.05, seed=3)
 TICK = 0.03
@@ -78,7 +78,7 @@ def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkey
             raise KeyboardInterrupt
         epoch(self)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(Cancelled, match="add --resume to go on"):
         patch.setattr(BudgetTrainer, "on_epoch_start", stop)
         train_deterministic(1, PLANS, BUDGET, device="cpu")
     folder = workspace / "results" / NAME / f"BudgetTrainer__{PLANS}__{CONFIGURATION}" / "fold_0"
@@ -98,6 +98,26 @@ def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkey
     rows = (folder / "progress.csv").read_text().splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == [str(epoch) for epoch in range(len(rows))]
     assert len(rows) == 3
+
+
+def test_a_training_starts_from_the_weights_of_a_model(workspace, monkeypatch):
+    first = train_deterministic(1, PLANS, BUDGET, device="cpu")
+    stored = weights(first)
+    began = []
+    monkeypatch.setattr(
+        BudgetTrainer,
+        "run_training",
+        lambda self: began.append({k: v.clone() for k, v in self.network.state_dict().items()}),
+    )
+    train_deterministic(1, PLANS, Budget(0.05, seed=4), device="cpu", start=first)
+    assert all(torch.equal(stored[name], value) for name, value in began[0].items())
+    path = workspace / "preprocessed" / NAME / f"{PLANS}.json"
+    plans = json.loads(path.read_text())
+    kwargs = plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]
+    kwargs["features_per_stage"] = [2 * features for features in kwargs["features_per_stage"]]
+    path.write_text(json.dumps(plans))
+    with pytest.raises(SettingsError, match="is not the planned one; start from a model of these plans"):
+        train_deterministic(1, PLANS, BUDGET, device="cpu", start=first)
 
 
 def test_it_learns(workspace):
@@ -170,6 +190,23 @@ def test_sides_are_not_swapped():
             swapped += int(made["image"][..., :8].mean() > made["image"][..., -8:].mean())
             assert made["segmentation"].min() >= 0
         assert fewest <= swapped <= most
+
+
+def test_left_and_right_are_mirrored_only_where_no_label_has_a_side(workspace):
+    path = workspace / "preprocessed" / NAME / "dataset.json"
+    dataset = json.loads(path.read_text()) | {"orientation": "LPS"}
+    path.write_text(json.dumps(dataset))
+    assert trainer_of(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 2))).budget.mirror_axes == (0, 2)
+    dataset["labels"] = {"background": 0, "Parotid_R": 1, "lobe left": 2}
+    path.write_text(json.dumps(dataset))
+    with pytest.raises(SettingsError, match="Axis 2 is from left to right, and Parotid_R has a side"):
+        trainer_of(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 2)))
+    trainer = trainer_of(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 1)))
+    trainer.initialize()
+    assert trainer.inference_allowed_mirroring_axes == (0, 1)
+    path.write_text(json.dumps({name: value for name, value in dataset.items() if name != "orientation"}))
+    with pytest.raises(SettingsError, match="Axis 0 is from left"):  # nobody knows where it points
+        trainer_of(BudgetTrainer, workspace, Budget(1, mirror_axes=(0,)))
 
 
 # --- labels that a case lacks
@@ -252,6 +289,10 @@ def test_the_recipe_depends_on_the_device_unless_it_is_chosen(workspace, monkeyp
         result = CliRunner().invoke(app, [*known, *options])
         assert result.exit_code == 0, result.output
     assert lengths == [Budget(60), Budget(5, 4), Schedule.of(7, 250, 0), Schedule.of(1000, 250, 0)]
+    assert CliRunner().invoke(app, [*known, "--mirror", "1", "--mirror", "0"]).exit_code == 0
+    assert lengths[-1] == Budget(60, mirror_axes=(0, 1))
+    with pytest.raises(SettingsError, match="leave --mirror out"):
+        CliRunner().invoke(app, [*known, "--epochs", "3", "--mirror", "1"], catch_exceptions=False)
     for both in (["--recipe", "budget", "--epochs", "3"], ["--epochs", "3", "--minutes", "3"]):
         with pytest.raises(SettingsError, match="takes --minutes, the recipe nnunet --epochs"):
             CliRunner().invoke(app, [*known, *both], catch_exceptions=False)

@@ -135,8 +135,20 @@ COMMANDS = {
     "totalsegmentator": {key: DATASET[key] for key in ("organ", "subjects", "validation", "test")},
     "labelled": {key: DATASET[key] for key in ("channel", "subjects", "absent_is_missing", "validation", "test")},
 }
-WORKFLOWS = {"results", "workspace", "name", "fold", "seed", "device", "resume", "prepare", "dataset_id", "plans"}
-WORKFLOWS |= {"source", "output", "label"}
+WORKFLOWS = {
+    "results",
+    "workspace",
+    "name",
+    "fold",
+    "seed",
+    "device",
+    "resume",
+    "prepare",
+    "dataset_id",
+    "plans",
+    "start",
+}
+WORKFLOWS |= {"source", "output", "label", "mirror"}
 """What the workflow itself gives to commands."""
 
 

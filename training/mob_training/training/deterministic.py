@@ -14,7 +14,7 @@ import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
-from torch import Tensor
+from torch import Tensor, nn
 
 from mob_training.data.partial_labels import FILE, Missing, read_missing
 from mob_training.training.predictive import MergedNetwork
@@ -22,6 +22,7 @@ from mob_training.training.settings import Schedule
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.inference.devices import autocast
+from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST, FINAL
 from MoBUncertaintyLib.model.weights import only_weights_are_loaded
 
@@ -64,6 +65,40 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
             self.num_iterations_per_epoch = self.schedule.iterations
             self.num_val_iterations_per_epoch = self.schedule.validation_iterations
         self.save_every = max(1, self.num_epochs // 20)
+
+    @property
+    def unwrapped_network(self) -> Any:
+        """The network without the wrappers of DDP and `torch.compile`."""
+        network = getattr(self.network, "module", self.network)
+        return getattr(network, "_orig_mod", network)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """nnU-Net's network."""
+        return self.unwrapped_network
+
+    def start_from(self, model: Path) -> None:
+        """Load the backbone's weights, including the segmentation layer, which nnU-Net's own loader would skip.
+
+        Args:
+            model: A training folder with this fold, a model folder or a zip.
+
+        Raises:
+            ModelError: It holds no trained model.
+            SettingsError: Its network is another one.
+        """
+        if not self.was_initialized:
+            self.initialize()
+        with load_model(model, folds=(self.fold,)) as loaded:
+            stored = loaded.state_dict(self.fold)
+        name = "backbone."
+        weights = {key.removeprefix(name): value for key, value in stored.items() if key.startswith(name)}
+        try:
+            self.backbone.load_state_dict(weights)
+        except RuntimeError:
+            raise SettingsError(
+                f"The network of {model} is not the planned one; start from a model of these plans."
+            ) from None
 
     def _schedule(self, plans: dict[str, Any]) -> Schedule | None:
         return Schedule(**plans["schedule"]) if "schedule" in plans else None

@@ -90,6 +90,11 @@ class Budget:
     seed: int = 0
     mirror_axes: tuple[int, ...] = ()
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Budget:
+        """Read what JSON made of it."""
+        return cls(**values | {"mirror_axes": tuple(values["mirror_axes"])})
+
     @property
     def seconds(self) -> float:
         return 60 * self.minutes

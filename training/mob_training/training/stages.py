@@ -35,8 +35,9 @@ def train_deterministic(
     fold: int = 0,
     device: str = "auto",
     resume: bool = False,
+    start: Path | None = None,
 ) -> Path:
-    """Train nnU-Net from random weights.
+    """Train nnU-Net from random weights, or from those of a model.
 
     Args:
         dataset_id: nnU-Net's number of the data set.
@@ -45,9 +46,11 @@ def train_deterministic(
         fold: Of the data set's split.
         device: `auto`, `cuda`, `mps` or `cpu`.
         resume: Resume from the latest checkpoint with the same settings, if there is one.
+        start: Model of the same plans, and with this fold, whose weights are the first; not if a training is resumed.
 
     Raises:
-        SettingsError: The data set is not planned, or not with these plans, or its split has no such fold.
+        SettingsError: The data set is not planned, or not with these plans, or its split has no such fold, or the model
+            to start from has another network.
 
     Returns:
         The training folder, which holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
@@ -60,7 +63,7 @@ def train_deterministic(
     if splits.exists() and fold >= (count := len(_read(splits))):
         raise SettingsError(f"The split of {folder.name} has no fold {fold}; its last is fold {count - 1}.")
     trainer = BudgetTrainer if isinstance(length, Budget) else DeterministicTrainer
-    return _run(trainer(plans, CONFIGURATION, fold, dataset, _device(device)), resume)
+    return _run(trainer(plans, CONFIGURATION, fold, dataset, _device(device)), resume, start)
 
 
 def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings: FineTuning, fold: int = 0) -> Path:
@@ -138,7 +141,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _run(trainer: DeterministicTrainer, resume: bool) -> Path:
+def _run(trainer: DeterministicTrainer, resume: bool, start: Path | None = None) -> Path:
     if trainer.device.type != "cuda":  # a GPU would wait for one process: there nnU-Net chooses, up to 12
         os.environ.setdefault(AUGMENTATION_PROCESSES, "1")
     torch.backends.cudnn.benchmark = True
@@ -147,6 +150,8 @@ def _run(trainer: DeterministicTrainer, resume: bool) -> Path:
         arguments = trainer.my_init_kwargs
         trainer.load_checkpoint(str(checkpoint))
         trainer.my_init_kwargs = arguments  # nnU-Net replaces them by the checkpoint's, which may lack the scaling
+    elif start is not None:
+        trainer.start_from(start)
     try:
         trainer.run_training()
     except KeyboardInterrupt:

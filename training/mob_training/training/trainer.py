@@ -32,7 +32,6 @@ from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.card import covariance_from_json
 from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
 from MoBUncertaintyLib.network.distribution import LogitGaussian
@@ -113,24 +112,8 @@ class FineTuningTrainer(DeterministicTrainer):
         self.batch_size = 1
 
     @property
-    def unwrapped_network(self) -> PredictiveNetwork:
-        """The network without the wrappers of DDP and `torch.compile`."""
-        network = getattr(self.network, "module", self.network)
-        return getattr(network, "_orig_mod", network)
-
-    def start_from(self, results: Path) -> None:
-        """Load the backbone's weights, including the segmentation layer.
-
-        nnU-Net's own loader of pretrained weights would skip that layer.
-
-        Raises:
-            ModelError: The folder holds no trained model.
-        """
-        with load_model(results, folds=(self.fold,)) as model:
-            stored = model.state_dict(self.fold)
-        name = "backbone."
-        weights = {key.removeprefix(name): value for key, value in stored.items() if key.startswith(name)}
-        self.unwrapped_network.backbone.load_state_dict(weights)
+    def backbone(self) -> nn.Module:
+        return self.unwrapped_network.backbone
 
     def on_train_start(self) -> None:
         if not self.was_initialized:

@@ -51,8 +51,7 @@ class Frame:
         known = plans["foreground_intensity_properties_per_channel"]["0"]
         if schemes != [CT] or orientation is None or known["percentile_00_5"] > AIR_HU:
             return None
-        stored = orientation[::-1]  # of arrays, z first
-        letters = [stored[axis] for axis in plans["transpose_forward"]]
+        letters = directions(plans, orientation)
         axis = next(place for place, letter in enumerate(letters) if letter in "AP")
         direction = 1 if letters[axis] == "P" else -1
         return cls(known["mean"], known["std"], known["percentile_00_5"], (axis, direction))
@@ -60,6 +59,12 @@ class Frame:
     def value(self, hu: torch.Tensor | float) -> torch.Tensor:
         """Convert HU to what the network sees."""
         return (torch.as_tensor(hu, dtype=torch.float32).clamp_min(self.lowest) - self.mean) / self.deviation
+
+
+def directions(plans: dict[str, Any], orientation: str) -> list[str]:
+    """Return where each axis of a patch points, such as `P`, for the orientation of a data set's stored axes."""
+    stored = orientation[::-1]  # of arrays, z first
+    return [stored[axis] for axis in plans["transpose_forward"]]
 
 
 class Surroundings(ImageOnlyTransform):

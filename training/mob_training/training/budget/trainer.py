@@ -6,6 +6,7 @@ AdamW with one cycle of the learning rate over the time that there is, patches n
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from time import time
@@ -20,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mob_training.training.budget.augmentation import training_transforms
 from mob_training.training.budget.patches import NearbyLoader, prepared
-from mob_training.training.budget.surroundings import Frame
+from mob_training.training.budget.surroundings import Frame, directions
 from mob_training.training.deterministic import LATEST, PROGRESS, ConstantRate, DeterministicTrainer
 from mob_training.training.losses import batch_dice_loss
 from mob_training.training.progress import add_progress, draw_progress
@@ -36,6 +37,7 @@ RISING = 0.1
 """Fraction of the time in which the learning rate rises."""
 SMALLER = 2 / 3
 """Fraction of the time in which patches are smaller, and steps four times as many."""
+SIDES = {"left", "right", "l", "r"}
 WINDOW = 20
 """The stored weights are a mean over about the last twentieth of the steps."""
 
@@ -49,7 +51,8 @@ class BudgetTrainer(DeterministicTrainer):
         plans: nnU-Net's, with the key `budget` (a `Budget`).
 
     Raises:
-        SettingsError: The plans lack it, the labels overlap, or there are several processes.
+        SettingsError: The plans lack it, the labels overlap, or have sides that would be mirrored, or there are several
+            processes.
     """
 
     foreground_rate = 0.8
@@ -64,16 +67,28 @@ class BudgetTrainer(DeterministicTrainer):
     ) -> None:
         if "budget" not in plans:
             raise SettingsError(f"The plans {plans.get('plans_name')} state no budget; use mob-training train.")
-        self.budget = Budget(**plans["budget"])
+        self.budget = Budget.from_dict(plans["budget"])
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.label_manager.has_regions or self.label_manager.has_ignore_label:
             raise SettingsError("The recipe budget needs labels that exclude each other; choose --recipe nnunet.")
         if self.is_ddp:
             raise SettingsError("The recipe budget takes one process; choose --recipe nnunet for several GPUs.")
+        self._check_mirroring()
         self.enable_deep_supervision = False
         self.spent = 0.0
         self.averaged: AveragedModel | None = None
         self.means: dict[str, float] = {}
+
+    def _check_mirroring(self) -> None:
+        """Refuse to mirror left and right where labels have sides."""
+        orientation = self.dataset_json.get("orientation")
+        letters = directions(self.plans_manager.plans, orientation) if orientation else ["L"] * 3
+        sided = [name for name in self.dataset_json["labels"] if SIDES & set(re.split(r"[^a-z]+", name.lower()))]
+        for axis in self.budget.mirror_axes:
+            if sided and letters[axis] in "LR":
+                raise SettingsError(
+                    f"Axis {axis} is from left to right, and {sided[0]} has a side: it cannot be mirrored."
+                )
 
     def _schedule(self, plans: dict[str, Any]) -> Schedule:
         return Schedule(EPOCHS, validation_iterations=10, seed=self.budget.seed)
@@ -106,6 +121,10 @@ class BudgetTrainer(DeterministicTrainer):
             "cross_entropy": torch.nn.functional.cross_entropy(logits, target),
             "dice": batch_dice_loss(logits.softmax(dim=1), target),
         }
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.inference_allowed_mirroring_axes = self.budget.mirror_axes or None
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
