@@ -24,10 +24,11 @@ DATA = ROOT.parent / "shared" / "data" / "openkbp"
 
 
 def write_patient(folder: Path, contours: dict[str, tuple[slice, slice, slice]]) -> None:
-    """Write a patient as OpenKBP does: HU + 1024 of the voxels of the body, and lists of voxels, in C order."""
+    """Write a patient as OpenKBP does: HU + 1024 of the voxels of body and organs, and lists of voxels, in C order."""
     folder.mkdir(parents=True)
     grid = np.arange(128**3).reshape(128, 128, 128)
-    rows = [f"{index},{1024 + index % 100}.0" for index in grid[BODY].ravel()]
+    shown = np.unique(np.concatenate([grid[box].ravel() for box in (BODY, *contours.values())]))
+    rows = [f"{index},{1024 + index % 100}.0" for index in shown]
     (folder / "ct.csv").write_text("\n".join([",data", *rows]) + "\n")
     for organ, box in contours.items():
         (folder / f"{organ}.csv").write_text("\n".join([",data", *(f"{i}," for i in grid[box].ravel())]) + "\n")
@@ -42,7 +43,10 @@ RIGHT = (slice(40, 50), slice(35, 40), slice(70, 80))  # 25 ml, on the patient's
 def repository(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("open-kbp")
     patients = folder / "provided-data"
-    write_patient(patients / "train-pats" / "pt_2", {"Brainstem": BRAINSTEM, "RightParotid": RIGHT})
+    beyond = (slice(60, 70), slice(50, 60), slice(110, 127))  # 85 ml, of which 50 in slices that were not erased
+    write_patient(
+        patients / "train-pats" / "pt_2", {"Brainstem": BRAINSTEM, "RightParotid": RIGHT, "SpinalCord": beyond}
+    )
     cord = (slice(60, 64), slice(50, 54), slice(41, 42))  # 0.8 ml: no cord
     write_patient(patients / "valid-pats" / "pt_201", {"Brainstem": BRAINSTEM, "SpinalCord": cord, "Larynx": RIGHT})
     return folder
@@ -52,7 +56,7 @@ def test_lists_become_cropped_volumes_on_the_right_side(repository, tmp_path):
     lines: list[str] = []
     convert(repository, tmp_path / "out", lines.append)
     image, label = (sitk.ReadImage(str(tmp_path / "out" / kind / "pt_002.nii.gz")) for kind in ("images", "labels"))
-    assert image.GetSize() == (50 + 16, 70 + 16, 80)  # air beside the body, no slice beyond the scan
+    assert image.GetSize() == (50 + 16, 70 + 16, 80)  # air beside the body; no slice with nothing but an organ
     assert image.GetSpacing() == pytest.approx((4.0, 5.0, 2.5))
     hu = sitk.GetArrayFromImage(image)
     assert np.count_nonzero(hu == ERASED) == hu.size - 70 * 50 * 80
@@ -63,9 +67,10 @@ def test_lists_become_cropped_volumes_on_the_right_side(repository, tmp_path):
     assert brainstem == pytest.approx((53.5 * 4, 34.5 * 5, -62.5 * 2.5))  # LPS: left, posterior, and down from the top
     assert right[0] < brainstem[0]
     assert shape.GetPhysicalSize(3) == pytest.approx(25000)
+    assert shape.GetPhysicalSize(2) == pytest.approx(50000)
     assert lines == ["pt_201: SpinalCord is left out, 0.8 ml are not within 8.4 to 75 ml"]
     assert json.loads((tmp_path / "out" / "labelled.json").read_text()) == {
-        "pt_002": ["Brainstem", "Parotid_R"],
+        "pt_002": ["Brainstem", "SpinalCord", "Parotid_R"],
         "pt_201": ["Brainstem", "Larynx"],
     }
 
@@ -93,7 +98,7 @@ def test_command_writes_a_data_set_with_the_shipped_split(repository, tmp_path):
     assert (preprocessed / "labelled.json").read_bytes() == (folder / "labelled.json").read_bytes()
     with (folder / "cases.csv").open(newline="") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
-    assert (rows["pt_002"]["Brainstem_ml"], rows["pt_002"]["SpinalCord_ml"]) == ("24.000", "")
+    assert (rows["pt_002"]["Brainstem_ml"], rows["pt_002"]["Larynx_ml"]) == ("24.000", "")
 
 
 def test_a_folder_without_patients_is_refused(tmp_path):
@@ -108,7 +113,7 @@ def test_the_shipped_split_is_by_patient():
 
 @pytest.mark.skipif(not DATA.exists(), reason="OpenKBP's volumes are not here")
 def test_the_shipped_split_is_stratified_and_can_be_made_again():
-    """By the organs that are contoured within the bounds."""
+    """By the organs whose contours are within the bounds before slices are cropped."""
     columns = {name: organ for name, (organ, _, _) in ORGANS.items()}
     drawn = {}
     with (DATA / "cases.csv").open(newline="") as file:

@@ -3,6 +3,9 @@
 Its layout: `provided-data/*-pats/pt_N/` with `ct.csv`, a line for each voxel that is not erased (index, HU + 1024), a
 list of voxels for each organ that was contoured, such as `Brainstem.csv`, and `voxel_dimensions.csv`. An index counts
 a grid of 128 x 128 x 128 in C order, whose axes are posterior, left and inferior.
+
+Above and below the slices with dose, half of the patients have nothing left but the contoured organs: the erased body
+would show a network where they are. Such slices are cropped.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from mob_training.data.datasets import read_classes, write_image
 from mob_training.data.partial_labels import write_labelled
 from MoBUncertaintyLib.errors import OutputError, SettingsError
-from MoBUncertaintyLib.geometry import Grid, bounding_box, shadows
+from MoBUncertaintyLib.geometry import Box, Grid, bounding_box, shadows
 from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.images.reader import read_image
 
@@ -33,8 +37,8 @@ ORGANS = {
 }
 """Names of the values 1 to 7 (AAPM TG-263): OpenKBP's name, and a contour's smallest and largest volume, ml.
 
-The bounds are a third and three times the median of OpenKBP's contours; a contour beyond them is not that organ, or a
-part of it, and counts as not drawn.
+The bounds are a third and three times the median of OpenKBP's contours; what lies beyond them, after the crop, is not
+that organ or a small part of it, and counts as not drawn.
 """
 SPLIT = "openkbp_split.csv"
 SIDE = 128
@@ -42,12 +46,14 @@ ERASED = -1024
 """HU of voxels outside the body, and of slices beyond the scan."""
 MARGIN = (0, 8, 8)
 """Erased voxels that are kept around the body, (z, y, x): air, but no slice beyond the scan."""
+BODY_MM2 = 6000
+"""A slice with less tissue outside of contours was erased; heads have 90 cm² and more, what is left of others 45."""
 
 
 def convert(source: Path, output: Path, report: Callable[[str], None] = print) -> None:
     """Write `images/`, `labels/` and `labelled.json` from OpenKBP's repository, or from `images/` and `labels/` of it.
 
-    The padding is cropped, and contours beyond the bounds of `ORGANS` are left out.
+    Padding and erased slices are cropped, and contours beyond the bounds of `ORGANS` are left out.
 
     Args:
         source: The repository, or a folder with `images/pt_NNN.nii.gz` and `labels/pt_NNN.nii.gz`.
@@ -65,12 +71,14 @@ def convert(source: Path, output: Path, report: Callable[[str], None] = print) -
             (output / kind).mkdir(parents=True)
         for name, place in sorted(patients.items()):
             hu, contours, grid = (_read_lists if place.is_dir() else _read_volumes)(place)
-            missing[name] = _leave_out(name, contours, grid, report)
-            box = bounding_box(shadows((hu > ERASED) | (contours > 0)), MARGIN)
+            box = _scanned(hu, contours, grid)
             cropped = replace(grid, origin=grid.to_ras(np.array([axis.start for axis in box])))
+            hu, contours = hu[box], contours[box].copy()
+            missing[name] = _leave_out(name, contours, cropped, report)
             for kind, voxels in (("images", hu), ("labels", contours)):
-                write_image(image_on(cropped, voxels[box]), output / kind / f"{name}.nii.gz")
-        write_labelled(output, list(ORGANS), missing)
+                write_image(image_on(cropped, voxels), output / kind / f"{name}.nii.gz")
+        some = {name: lacked for name, lacked in missing.items() if len(lacked) < len(ORGANS)}  # the others have no use
+        write_labelled(output, list(ORGANS), some)
     except OSError as error:
         shutil.rmtree(output, ignore_errors=True)
         raise OutputError(f"{output} cannot be written ({error}); free some space or choose another folder.") from error
@@ -106,6 +114,16 @@ def _read_volumes(path: Path) -> tuple[np.ndarray, np.ndarray, Grid]:
     contours = read_classes(path.parents[1] / "labels" / path.name, [[value] for value in range(1, len(ORGANS) + 1)])
     hu = np.rint(sitk.GetArrayViewFromImage(image)).astype(np.int16)
     return hu, sitk.GetArrayFromImage(contours), grid_of(image)
+
+
+def _scanned(hu: np.ndarray, contours: np.ndarray, grid: Grid) -> Box:
+    """Find the longest run of slices that show more than contours, and the body in it."""
+    tissue = np.count_nonzero((hu > ERASED) & (contours == 0), axis=(1, 2)) * float(grid.spacing[1:].prod())
+    runs, _ = ndimage.label(tissue >= BODY_MM2)
+    longest = np.bincount(runs)[1:].argmax() + 1 if runs.any() else 0
+    body = (hu > ERASED) | (contours > 0)
+    body[runs != longest] = False
+    return bounding_box(shadows(body), MARGIN)
 
 
 def _leave_out(name: str, contours: np.ndarray, grid: Grid, report: Callable[[str], None]) -> frozenset[int]:

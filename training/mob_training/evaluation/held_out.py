@@ -157,13 +157,14 @@ class Pool:
     """
 
     def __init__(self, labels: tuple[Label, ...]) -> None:
-        self._overlap = {label.value: np.zeros(2, np.int64) for label in labels}
+        self._classes = len(labels) + 1
+        self._overlap: dict[int, np.ndarray] = {}
         self._sums = {place: PlaceSums() for place in PLACES}
 
     def add(self, case: ScoredCase, sums: dict[str, PlaceSums]) -> None:
         """Add a case; `sums` as `case_scores.score` returns them."""
         for value in (label.value for label in case.prediction.labels):
-            counts = self._overlap[value]
+            counts = self._overlap.setdefault(value, np.zeros(2, np.int64))
             predicted, true = case.prediction.segmentation == value, case.truth == value
             counts += np.count_nonzero(predicted & true), np.count_nonzero(predicted) + np.count_nonzero(true)
         for place, one in sums.items():
@@ -177,7 +178,7 @@ class Pool:
             uncertainty map and place the ranking's scores, and the error rate by uncertainty (`curve`).
         """
         ratios = [2 * both / total if total else 1.0 for both, total in self._overlap.values()]
-        tops = dict.fromkeys(MEASURES, 0.25) | {Measure.ENTROPY: math.log(len(self._overlap) + 1)}
+        tops = dict.fromkeys(MEASURES, 0.25) | {Measure.ENTROPY: math.log(self._classes)}
         result: dict[str, Any] = {"dice": float(np.mean(ratios))}
         for place, one in self._sums.items():
             curves = {name: calibration.curve() for name, calibration in one.calibrations.items()}
