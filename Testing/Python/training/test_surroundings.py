@@ -10,7 +10,7 @@ from mob_training.training.budget.augmentation import training_transforms
 from mob_training.training.budget.surroundings import FieldOfView, Frame, Sharper, Surroundings, outside_of
 
 SHAPE = (40, 32, 48)
-FRAME = Frame(mean=100, deviation=400, lowest=-1000, posterior=(0, 1))
+FRAME = Frame(mean=100, deviation=400, lowest=-1000, posterior=(0, 1), height=1)
 EVERYTHING = {"noise": 20.0, "mask": -300.0, "rest": (3, -700.0), "table": (2, 5, 200.0)}
 
 
@@ -25,20 +25,25 @@ def plans(lowest: float = -990.0, scheme: str = "CTNormalization", order: tuple[
 
 def patient() -> tuple[torch.Tensor, torch.Tensor]:
     """A body of water with an airway, in erased air: its image (1, *SHAPE), and where the body is."""
-    y, z, x = np.indices(SHAPE)
+    y, _, x = np.indices(SHAPE)
     body = ((y - 15) / 12) ** 2 + ((x - 24) / 16) ** 2 < 1
-    airway = ((y - 12) ** 2 + (x - 24) ** 2 < 5) & (z > 3)
+    airway = (y - 12) ** 2 + (x - 24) ** 2 < 40  # from end to end of the scan
     hu = np.where(body & ~airway, 0.0, -1024.0)
     return FRAME.value(torch.from_numpy(hu))[None], torch.from_numpy(body)
 
 
 @pytest.mark.parametrize(
     ("orientation", "order", "expected"),
-    [("LPI", (1, 0, 2), (0, 1)), ("LPS", (0, 1, 2), (1, 1)), ("RAS", (0, 1, 2), (1, -1)), ("PIR", (2, 0, 1), (0, 1))],
+    [
+        ("LPI", (1, 0, 2), ((0, 1), 1)),
+        ("LPS", (0, 1, 2), ((1, 1), 0)),
+        ("RAS", (0, 1, 2), ((1, -1), 0)),
+        ("PIR", (2, 0, 1), ((0, 1), 2)),
+    ],
 )
 def test_the_back_is_where_the_axes_say(orientation, order, expected):
     frame = Frame.of(plans(order=order), "3d_fullres", orientation)
-    assert frame.posterior == expected
+    assert (frame.posterior, frame.height) == expected
     assert float(frame.value(500.0)) == 1 and float(frame.value(-2000.0)) == float(frame.value(-990.0))
 
 
@@ -48,10 +53,10 @@ def test_nothing_is_put_around_other_images():
     assert Frame.of(plans(), "3d_fullres", None) is None
 
 
-def test_outside_is_what_is_larger_than_an_airway():
+def test_airways_are_not_outside():
     image, body = patient()
-    assert torch.equal(outside_of(image[0] <= FRAME.value(-1000) + 1e-3), ~body)
-    assert not outside_of(torch.zeros(SHAPE, dtype=torch.bool)).any()
+    assert torch.equal(outside_of(image[0] <= FRAME.value(-900), FRAME.height), ~body)
+    assert not outside_of(torch.zeros(SHAPE, dtype=torch.bool), 0).any()
 
 
 def test_the_body_stays_and_a_table_lies_behind_it():

@@ -17,8 +17,8 @@ CT = "CTNormalization"
 """nnU-Net's name: HU are clipped, then mean and standard deviation of the organs are taken out."""
 AIR_HU = -900.0
 """Where a data set's HU are clipped above this, air cannot be told from fat: its surroundings stay."""
-SAME = 1e-3
-"""Voxels within this of the lowest value were erased, or are air."""
+AIR_RANGE = 100.0
+"""HU above the lowest up to which a voxel is air: where an image was resampled, it overshoots beside the skin."""
 SMALLEST = 0.5
 """Fraction of a patch, along one axis, that a cropped field of view leaves at least."""
 
@@ -31,12 +31,14 @@ class Frame:
         mean, deviation: Of the normalisation, HU.
         lowest: HU to which lower ones are clipped.
         posterior: The axis of the patch along the patient's depth, and 1 if its end is the back, -1 if its start is.
+        height: The axis along the patient's height.
     """
 
     mean: float
     deviation: float
     lowest: float
     posterior: tuple[int, int]
+    height: int
 
     @classmethod
     def of(cls, plans: dict[str, Any], configuration: str, orientation: str | None) -> Frame | None:
@@ -52,9 +54,9 @@ class Frame:
         if schemes != [CT] or orientation is None or known["percentile_00_5"] > AIR_HU:
             return None
         letters = directions(plans, orientation)
-        axis = next(place for place, letter in enumerate(letters) if letter in "AP")
-        direction = 1 if letters[axis] == "P" else -1
-        return cls(known["mean"], known["std"], known["percentile_00_5"], (axis, direction))
+        depth, height = (next(place for place, letter in enumerate(letters) if letter in two) for two in ("AP", "SI"))
+        direction = 1 if letters[depth] == "P" else -1
+        return cls(known["mean"], known["std"], known["percentile_00_5"], (depth, direction), height)
 
     def value(self, hu: torch.Tensor | float) -> torch.Tensor:
         """Convert HU to what the network sees."""
@@ -90,7 +92,7 @@ class Surroundings(ImageOnlyTransform):
 
     def _apply_to_image(self, img: torch.Tensor, **drawn: Any) -> torch.Tensor:
         axis, direction = self.frame.posterior
-        outside = outside_of(img[0] <= self.frame.value(self.frame.lowest) + SAME)
+        outside = outside_of(img[0] <= self.frame.value(self.frame.lowest + AIR_RANGE), self.frame.height)
         if not outside.any() or outside.all():
             return img
         hu = torch.full(outside.shape, -1000.0)
@@ -148,14 +150,23 @@ class Sharper(ImageOnlyTransform):
         return img + strength * (img - blurred)
 
 
-def outside_of(low: torch.Tensor) -> torch.Tensor:
-    """Return the part of the low voxels (*S) that is outside of the body: what is larger than any airway."""
-    pieces, count = ndimage.label(low.numpy())
-    if count == 0:
-        return low
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    return torch.from_numpy(np.isin(pieces, np.flatnonzero(sizes > 0.02 * low.numel())))
+def outside_of(low: torch.Tensor, height: int) -> torch.Tensor:
+    """Return the part of the low voxels (*S) that is outside of the body: what meets the edge of an axial slice.
+
+    Airways are closed in axial slices, but meet the end of a scan.
+
+    Args:
+        low: Where there is air.
+        height: The axis across axial slices.
+    """
+    planes = np.moveaxis(low.numpy(), height, 0)
+    within = np.zeros((3, 3, 3), bool)
+    within[1] = ndimage.generate_binary_structure(2, 1)
+    pieces, _ = ndimage.label(planes, within)
+    edge = np.ones(planes.shape[1:], bool)
+    edge[1:-1, 1:-1] = False
+    outer = np.unique(pieces[:, edge])
+    return torch.from_numpy(np.moveaxis(np.isin(pieces, outer[outer > 0]), 0, height))
 
 
 def _around(body: torch.Tensor, width: int) -> torch.Tensor:
