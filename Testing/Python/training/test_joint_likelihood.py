@@ -244,3 +244,16 @@ def test_the_lengths_that_drew_the_labels_are_found(monkeypatch):
     assert all(len(part.mean) == 150 and weight == 8 * 8 * 7 / 150 for part, weight in laws)
     assert all(part.places[:, 2].max() < 7 for part, _ in laws)
     assert fit_lengths(laws, (2.0, 1.5, 4.0)) == pytest.approx(true, rel=0.3)
+
+
+def test_a_label_that_a_case_lacks_has_no_contrast_and_the_others_keep_theirs():
+    gaussian = local(Covariance.DIAGONAL, classes=4)
+    target = torch.zeros(1, *gaussian.mean.shape[2:], dtype=torch.long)
+    target[:, :1] = 1
+    missing = torch.tensor([[False, False, True, False]])
+    whole, some = list(contrasts(gaussian, target)), list(contrasts(gaussian, target, missing))
+    assert len(whole) == 3
+    for ours, other in zip(some, (whole[0], whole[2]), strict=True):
+        assert torch.equal(ours.mean, other.mean) and torch.equal(ours.signs, other.signs)
+    laws = list(together(gaussian, target, torch.Generator().manual_seed(0), missing))
+    assert len(laws) == 2

@@ -224,3 +224,16 @@ def test_only_the_kept_epoch_is_scaled_and_only_once(deterministic, spec):
     written = best.read_bytes()
     tune(deterministic, spec, "scaled", temperature_scaling=True, resume=True)
     assert best.read_bytes() == written
+
+
+def test_a_label_that_a_case_lacks_is_no_error_of_its_voxels():
+    """As if it and the background were one class."""
+    network = random_network(CovarianceSpec(Covariance.DETERMINISTIC), classes=3)
+    x = images(1)
+    p = log_predictive_mean(gaussian_of(network, x)).exp()
+    target = torch.where(p[:, 1] > 0.5, 1, 0)
+    missing = torch.tensor([[False, False, True]])
+    _, nll, _ = fit_temperature(network, [(x, target, missing)])
+    expected = -torch.where(target == 1, p[:, 1], p[:, 0] + p[:, 2]).log().mean()
+    assert nll == pytest.approx(float(expected), rel=1e-4)
+    assert nll < fit_temperature(network, [(x, target)])[1]
