@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from itertools import count, pairwise
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_a_training_ends_with_its_time_and_leaves_a_model(workspace, capsys):
 def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkeypatch, capsys):
     def stop(self, epoch=BudgetTrainer.on_epoch_start):
         if self.current_epoch == 1:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
         epoch(self)
 
     with monkeypatch.context() as patch, pytest.raises(Cancelled, match="add --resume to go on"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,12 +153,16 @@ def _run(trainer: DeterministicTrainer, resume: bool, start: Path | None = None)
         trainer.my_init_kwargs = arguments  # nnU-Net replaces them by the checkpoint's, which may lack the scaling
     elif start is not None:
         trainer.start_from(start)
+    # As Ctrl-C: a process that is ended at once would leave those that prepare patches behind.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         trainer.run_training()
     except KeyboardInterrupt:
         stored = Path(trainer.output_folder, LATEST).exists()
         then = "add --resume to go on from its last checkpoint" if stored else "it had no checkpoint to go on from yet"
         raise Cancelled(f"The training was stopped; {then}.") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return Path(trainer.output_folder_base)
 
 
