@@ -228,7 +228,8 @@ def test_a_result_that_is_none_is_one_sentence(lab: Loopback, model: Path, tmp_p
     sitk.WriteImage(tiny.make_ct((12, 16, 16)), tmp_path / "ct.nii.gz")
     worker = "from MoBUncertaintyLib.worker import server; server.serve({'predict': lambda *_: {}})"
     lab.run(f"from MoBUncertaintyLib.worker.remote import host; host.serve(('-c', {worker!r}))")
-    done = run("predict", tmp_path / "ct.nii.gz", "--model", model, "--computer", HOST, "--output", tmp_path / "out")
+    asked = ["predict", tmp_path / "ct.nii.gz", "--model", model, "--no-scene"]
+    done = run(*asked, "--computer", HOST, "--output", tmp_path / "out")
     assert done.exit_code == 2, done.stderr
     assert f"{HOST} has sent a result that cannot be used (it lacks 'labels'); install mob-uncertainty" in done.stderr
     assert not (tmp_path / "out").exists()
