@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -88,8 +89,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)  # needed for parameter node observation
-        self.logic = self.panel = None
-        self._parameterNode = self._parameterNodeGuiTag = None
+        self.logic = self.panel = self._parameterNode = self._parameterNodeGuiTag = None
 
     def setup(self) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
@@ -118,11 +118,11 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """Called when the application closes and the module widget is destroyed."""
-        if self.panel is not None:  # else setup() has failed, and said why
-            self.panel.close()
-            self.setParameterNode(None)
-            self.logic.close()
-        self.removeObservers()
+        with ExitStack() as stack:  # whatever goes wrong, the rest is done
+            stack.callback(self.removeObservers)
+            ends = self.panel and (self.logic.close, partial(self.setParameterNode, None), self.panel.close)
+            for end in ends or ():  # without a panel, setup() has failed, and said why
+                stack.callback(end)
 
     def onReload(self) -> None:
         """Called when a developer reloads the module: its library is loaded anew too, which Slicer does not do."""
@@ -144,9 +144,9 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, caller, event) -> None:
         """Called just before the scene is closed."""
-        self.panel.leave()
-        self.setParameterNode(None)
-        self.logic.sessions.forget()
+        with ExitStack() as stack:  # whatever goes wrong, the rest is done
+            for end in (self.logic.sessions.forget, partial(self.setParameterNode, None), self.panel.leave):
+                stack.callback(end)
 
     def onSceneEndImport(self, caller, event) -> None:
         """Called when a scene has been read, perhaps with results, while Slicer still shows that it is loading."""

@@ -15,6 +15,7 @@ from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.files.json_input import is_number
 from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.files.publishing import KEPT
 from MoBUncertaintyLib.output.review_export import DECIDED, RECORD, checking, read_export
 from MoBUncertaintyLib.refinement.evidence import Evidence
 
@@ -46,7 +47,7 @@ class SiteCase:
 
 
 def find_reviews(folders: Iterable[Path]) -> list[Path]:
-    """List exports: those given, and those in the folders given or in results folders there.
+    """List exports: those given, and the latest of each reader in the folders given or in results folders there.
 
     Raises:
         ReviewError: A folder holds none.
@@ -55,6 +56,7 @@ def find_reviews(folders: Iterable[Path]) -> list[Path]:
     for folder in folders:
         inside = [folder / RECORD, *sorted(folder.glob(f"*/{RECORD}")), *sorted(folder.glob(f"*/*/{RECORD}"))]
         exports = [path.parent for path in inside if path.is_file()]
+        exports = [each for each in exports if each == folder or not KEPT.fullmatch(each.name)]
         if not exports:
             raise ReviewError(f"{folder} holds no exported review; give folders with a {RECORD}.")
         found += exports

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 LIMIT = 100
 """Bytes of a name in UTF-8; most file systems take 255, and prefixes and suffixes have to fit in as well."""
@@ -32,6 +33,22 @@ def label_file_names(names: Sequence[str]) -> list[str]:
 def unique_names(texts: Sequence[str]) -> list[str]:
     """Make a file name for each text: close to it, and distinct even where upper and lower case are the same."""
     return _distinct(texts, [short_name(_safe(text)) for text in texts])
+
+
+def distinct_name(text: str) -> str:
+    """Make a file name that no other text has, even where upper and lower case are the same; `text_of` reads it."""
+    text = unicodedata.normalize("NFC", text)
+    name = "".join(c if c.isprintable() and c not in '<>:"/\\|?*%~' else _percent(c) for c in text)
+    name = name[:-1] + _percent(name[-1]) if name[-1:] in {".", " "} else name
+    # One spelling of each name stays as it is: that of "A. Reader".
+    if name and text.casefold().title() == text and len(_bytes(name)) <= LIMIT and not _RESERVED.fullmatch(name):
+        return name
+    return f"{_bytes(name)[: LIMIT - 9].decode(errors='ignore')}~{_digest(text)}"
+
+
+def text_of(name: str) -> str:
+    """Read the text that `distinct_name` has made a name of; of a long one its beginning."""
+    return unquote(name.partition("~")[0])
 
 
 def short_name(name: str, limit: int = LIMIT) -> str:
@@ -83,6 +100,10 @@ def _visible(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # how Python passes a byte on that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def _percent(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in _bytes(text))
 
 
 def _digest(name: str) -> str:

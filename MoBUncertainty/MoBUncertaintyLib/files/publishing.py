@@ -33,6 +33,8 @@ RECORDS = ("prediction.json", "report.json")
 
 HIDDEN = re.compile(r"\.(?P<name>.+)\.mob-(?P<what>lock|[0-9a-f]{4,8}\.(tmp|old))", re.DOTALL)
 """Names that only this module makes."""
+KEPT = re.compile(r".+\.kept-\d+", re.DOTALL)
+"""Names of what was in a target's place before."""
 _HIDDEN_LIMIT = 32  # bytes of the name in a hidden name
 _PRIVATE = re.compile(r"(?:mob-model|MoBUncertainty)-[0-9a-f]{12}")
 
@@ -77,7 +79,7 @@ class Reservation:
             patiently(lambda: self.partial.replace(self.target))
             sync_folder(self.target.parent)
 
-    def publish(self, earlier: bytes | None) -> Path | None:
+    def publish(self, earlier: bytes | None, keep: bool = False) -> Path | None:
         """Publish like `publish_new`, but move what is there already aside first.
 
         If that is the earlier folder, unchanged and with nothing else in it, it is removed at the end; anything else is
@@ -85,6 +87,7 @@ class Reservation:
 
         Args:
             earlier: The record of the folder that may be removed; None: nothing was there.
+            keep: Keep that one, too.
 
         Returns:
             Where something is kept.
@@ -96,7 +99,7 @@ class Reservation:
         with _moving:
             old = None
             if os.path.lexists(self.target):
-                old = _hidden(self.target, "old")
+                old = _free(self.target) if keep else _hidden(self.target, "old")
                 patiently(lambda: self.target.rename(old))
             try:
                 rename_new(self.partial, self.target)
@@ -105,7 +108,7 @@ class Reservation:
                     rename_new(old, self.target)
                 raise
             sync_folder(self.target.parent)
-        return _retire(old, self.target, earlier) if old else None
+        return _retire(old, self.target, earlier) if old and not keep else old
 
 
 @contextmanager
@@ -322,14 +325,18 @@ def _retire(old: Path, target: Path, earlier: bytes | None) -> Path | None:
         patiently(lambda: old.rename(doomed))
         _remove(doomed)
         return None
-    for number in itertools.count(1):
-        kept = target.with_name(f"{short_name(target.name, _HIDDEN_LIMIT)}.kept-{number}")
-        if not os.path.lexists(kept):
-            with suppress(FileExistsError):
-                rename_new(old, kept)
-                sync_folder(kept.parent)
-                return kept
-    return None
+    while True:
+        kept = _free(target)
+        with suppress(FileExistsError):
+            rename_new(old, kept)
+            sync_folder(kept.parent)
+            return kept
+
+
+def _free(target: Path) -> Path:
+    """Name what is kept beside a target; see `KEPT`."""
+    names = (f"{short_name(target.name, _HIDDEN_LIMIT)}.kept-{number}" for number in itertools.count(1))
+    return next(kept for name in names if not os.path.lexists(kept := target.with_name(name)))
 
 
 def _is_replaceable(old: Path, earlier: bytes | None) -> bool:

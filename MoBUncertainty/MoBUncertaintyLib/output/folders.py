@@ -37,10 +37,11 @@ class FolderInProgress:
     Args:
         kind: Of it.
         reservation: Of its name.
+        keep: Keep an older folder under another name.
     """
 
-    def __init__(self, kind: FolderKind, reservation: Reservation) -> None:
-        self._kind, self._reservation = kind, reservation
+    def __init__(self, kind: FolderKind, reservation: Reservation, keep: bool = False) -> None:
+        self._kind, self._reservation, self._keep = kind, reservation, keep
         self.target = reservation.target
         self._earlier = content_of(reservation.target / kind.record)
         self.warnings: list[str] = []
@@ -60,8 +61,10 @@ class FolderInProgress:
         target = self._reservation.target
         with self._kind.errors(target):
             yield self.partial
-            kept = self._reservation.publish(self._earlier)
-        if kept:
+            kept = self._reservation.publish(self._earlier, self._keep)
+        if kept and self._keep:
+            self.warnings.append(f"{self._kind.earlier.capitalize()} is kept in {kept}.")
+        elif kept:
             self.warnings.append(f"{target} held something that was not of the earlier run; it is kept in {kept}.")
 
 
@@ -114,8 +117,13 @@ class FolderKind:
             self._check(folder, overwrite)
 
     @contextmanager
-    def reserve(self, folder: str | Path, overwrite: bool = False) -> Iterator[FolderInProgress]:
+    def reserve(self, folder: str | Path, overwrite: bool = False, keep: bool = False) -> Iterator[FolderInProgress]:
         """Keep a folder's name for this run until it is written, or given up; a hidden folder beside it is made.
+
+        Args:
+            folder: What will be written.
+            overwrite: An older one of this kind may be replaced.
+            keep: An older one that is replaced is kept under another name.
 
         Raises:
             OutputError: As `check` does; another run writes there; nothing can be written there.
@@ -127,7 +135,7 @@ class FolderKind:
                 reservation = stack.enter_context(reserve(folder))
                 self._check(folder, overwrite)  # again, now that nobody else writes there
                 reservation.partial.mkdir()
-            yield FolderInProgress(self, reservation)
+            yield FolderInProgress(self, reservation, keep)
 
     @contextmanager
     def new(self, folder: str | Path, overwrite: bool = False) -> Iterator[Path]:

@@ -105,6 +105,7 @@ def write_export(
     dicom_files: Sequence[str | Path] | None = None,
     patient_fields: bool = False,
     overwrite: bool = False,
+    keep: bool = False,
     sign: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     progress: Callable[[float], None] = lambda _fraction: None,
 ) -> Exported:
@@ -118,6 +119,7 @@ def write_export(
         dicom_files: The CT's slices, if it came from DICOM.
         patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
         overwrite: Replace an older export.
+        keep: An older one that is replaced is kept under another name, which a warning says.
         sign: Makes of the record what `report.sig` holds (see `signing`); only for a review that is signed off.
         progress: Told the fraction that is done.
 
@@ -138,7 +140,7 @@ def write_export(
     warnings: list[str] = []
     problems: list[str] = []
     dicom, patient = _read_dicom(dicom_files, patient_fields, warnings)
-    with FOLDER.reserve(folder, overwrite) as place, place.writing() as partial:
+    with FOLDER.reserve(folder, overwrite, keep) as place, place.writing() as partial:
         for done, kind in enumerate(wanted):
             progress(done / len(wanted))
             if kind in _WRITERS:

@@ -20,7 +20,7 @@ cases          `cohort`, the folder of the results folders; `source`, what the u
 predict-case   `case`, of those listed; `output`, its results folder; `models`, `settings`; `computer`, the host that
                runs the network, as ssh knows it, or null
 open-case      `results`, a results folder; `reader`; `folder`
-sign-case      `results`, `reader`, `review`, and `output`, the export to make
+sign-case      `results`, `reader`, `review`, `versions` that it may replace, and `output`, the export to make
 calibrate      `model`, `cases`, folders of reviews or of labelled cases, and `output`, the model to make
 computer       none; the result has the `version` there, the `device` that Auto takes, and the number of `cores`
 scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
@@ -103,7 +103,7 @@ _REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
     Command.PREDICT_CASE: {"case": (dict,), "output": (str,), "models": (list,), "settings": (dict, _NULL)}
     | {"computer": (str, _NULL)},
     Command.OPEN_CASE: {"results": (str,), "reader": (str,), "folder": (str,)},
-    Command.SIGN_CASE: {"results": (str,), "reader": (str,), "review": (dict,), "output": (str,)},
+    Command.SIGN_CASE: {"results": (str,), "reader": (str,), "review": (dict,), "versions": (list,), "output": (str,)},
     Command.SCRATCH: {"folder": (str,)},
 }
 """Types of the fields that the worker relies on; a field that may be null may also be missing."""

@@ -157,31 +157,32 @@ def open_case(request: Fields, report: Report) -> Fields:
 def sign_case(request: Fields, report: Report) -> Fields:
     """Write the export of a review that is signed off, as the command does; then keep the review.
 
+    An export that was signed off earlier is kept, too.
+
     Args:
         request: See `protocol`.
-        report: Receives warnings.
+        report: Receives the progress.
 
     Returns:
-        `files`, the paths of the export's.
+        `files`, the paths of the export's, and `warnings`: where an earlier one is, and what could not be written.
 
     Raises:
-        UserError: The review is not of these results, or it cannot be written; nothing is changed then.
+        UserError: The review is not of these results, another window has changed it, or it cannot be written.
     """
-    from MoBUncertaintyLib.output.cohort.readers import export_folder, review_file, write_review
+    from MoBUncertaintyLib.output.cohort.readers import check_version, export_folder, review_file, write_review
     from MoBUncertaintyLib.output.decisions import Decisions
     from MoBUncertaintyLib.output.results_folder import read_results
     from MoBUncertaintyLib.output.review_export import write_export
     from MoBUncertaintyLib.output.review_files import reviewed_case
 
     report.progress(_progress("export", 0, 1))
-    results, reader = Path(request["results"]), request["reader"]
+    results, reader, versions = Path(request["results"]), request["reader"], request["versions"]
+    check_version(results, reader, versions)
     decisions = Decisions(review_file(results, reader), request["review"], (), (), None)
     case, dicom_files = reviewed_case(read_results(results), decisions)
-    done = write_export(case, export_folder(results, reader), dicom_files=dicom_files, overwrite=True)
-    for warning in (*done.warnings, *done.problems):
-        report.warning(warning)
-    write_review(results, reader, request["review"])
-    return {"files": [str(path) for path in done.files]}
+    done = write_export(case, export_folder(results, reader), dicom_files=dicom_files, overwrite=True, keep=True)
+    write_review(results, reader, request["review"], versions)
+    return {"files": [str(path) for path in done.files], "warnings": [*done.warnings, *done.problems]}
 
 
 def worklist_handlers() -> Mapping[str, Handler]:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from MoBUncertaintyLib.files.names import LIMIT, is_unicode, label_file_names, printable, short_name, unique_names
+from MoBUncertaintyLib.files.names import (
+    LIMIT,
+    distinct_name,
+    is_unicode,
+    label_file_names,
+    printable,
+    short_name,
+    text_of,
+    unique_names,
+)
 
 names = st.lists(st.text(st.characters(), max_size=130), max_size=6)
 
@@ -22,6 +32,41 @@ def test_names_are_each_their_own_short_and_harmless(texts: list[str]) -> None:
             assert name.isprintable() and not set(name) & set('<>:"/\\|?*')
             assert len(name.encode()) <= LIMIT
             assert name not in ("", ".", "..") or made is not unique_names
+
+
+@given(st.text(st.characters(), max_size=130), st.text(st.characters(), max_size=130))
+@example("A/B", "A:B")
+@example("ADA", "ada")
+@example("Ada", "ADA")
+@example("A%2FB", "A/B")
+@example("Ends.", "Ends")
+@example("Straße", "Strasse")
+@example("a" * 200, "a" * 201)
+def test_a_distinct_name_is_that_of_one_text_alone(one: str, other: str) -> None:
+    made = [distinct_name(text) for text in (one, other)]
+    assert (folded(made[0]) == folded(made[1])) == (normal(one) == normal(other))
+    for name in made:
+        assert name.isprintable() and not set(name) & set('<>:"/\\|?*') and not name.endswith((".", " "))
+        assert 0 < len(name.encode()) <= LIMIT
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=7))
+def test_the_text_can_be_read_off_a_distinct_name(text: str) -> None:
+    assert text_of(distinct_name(text)) == normal(text)
+
+
+@pytest.mark.parametrize("name", ["A. Reader", "Dr. Åse Müller", "O'Brien", "報告 1"])
+def test_the_usual_spelling_of_a_readers_name_stays(name: str) -> None:
+    assert distinct_name(name) == name
+
+
+def folded(name: str) -> str:
+    """As a disk sees it that ignores case."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 @pytest.mark.parametrize("name", ["PhantomCT", "Doe, Jane (2)", "Müller & Söhne", "報告 1", "a.b", "[1] Ärzte"])

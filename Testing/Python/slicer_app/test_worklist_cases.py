@@ -10,7 +10,7 @@ from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState
 from MoBUncertaintyLib.slicer_app.worklist.cases import Cases
 
 SIGNED = {"reader": "A", "signed": True, "regions_left": 0, "export": "/cohort/b/review-A"}
-BEGUN = {"reader": "Dr. B_C", "signed": False, "regions_left": 2, "export": None}
+BEGUN = {"reader": "Dr. B/C", "signed": False, "regions_left": 2, "export": None}
 
 
 def answer(name: str, row: dict | None, problem: str = "") -> dict:

@@ -15,8 +15,9 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.calibration.cases import find_reviews
 from MoBUncertaintyLib.errors import ImageError, OutputError, ReviewError
+from MoBUncertaintyLib.files.integrity import digest_of
 from MoBUncertaintyLib.output.cohort.readers import export_folder, review_file, write_review
-from MoBUncertaintyLib.output.cohort.reviews import reviews_of
+from MoBUncertaintyLib.output.cohort.reviews import read_review, reviews_of
 from MoBUncertaintyLib.output.cohort.table import check_table, failed_before
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import review_of
@@ -135,10 +136,21 @@ def decided(results: Path, *verdicts: Verdict, name: str | None = None) -> Revie
     return review
 
 
-def sign(results: Path, reader: str, report: Report, *verdicts: Verdict) -> dict[str, Any]:
+def version(results: Path, reader: str) -> str | None:
+    """What a reader goes on from who opens the case now."""
+    path = review_file(results, reader)
+    return digest_of(json.loads(path.read_text())) if path.exists() else None
+
+
+def keep(results: Path, reader: str, *verdicts: Verdict) -> None:
+    """What a window does that has opened the case just now."""
+    write_review(results, reader, decided(results, *verdicts).to_dict(), {version(results, reader)})
+
+
+def sign(results: Path, reader: str, report: Report, *verdicts: Verdict, **fields: Any) -> dict[str, Any]:
     record = decided(results, *verdicts, name=reader).to_dict()
-    output = str(export_folder(results, reader))
-    return ask(sign_case, "sign-case", report, results=str(results), reader=reader, review=record, output=output)
+    given = {"output": str(export_folder(results, reader)), "versions": [version(results, reader)], **fields}
+    return ask(sign_case, "sign-case", report, results=str(results), reader=reader, review=record, **given)
 
 
 def row_of(results: Path, report: Report) -> dict[str, Any]:
@@ -148,9 +160,9 @@ def row_of(results: Path, report: Report) -> dict[str, Any]:
 
 def test_a_review_is_kept_with_the_results_and_handed_over_again(results: Path, tmp_path: Path, report: Report) -> None:
     review = decided(results, Verdict.INCLUDE)
-    write_review(results, "Dr. A/B", review.to_dict())
+    write_review(results, "Dr. A/B", review.to_dict(), {None})
     row = row_of(results, report)
-    assert (row["state"], row["reviews"][0]["reader"], row["reviews"][0]["regions_left"]) == ("in review", "Dr. A_B", 1)
+    assert (row["state"], row["reviews"][0]["reader"], row["reviews"][0]["regions_left"]) == ("in review", "Dr. A/B", 1)
     request = {"results": str(results), "folder": str(tmp_path)}
     found = ask(open_case, "open-case", report, **request, reader="Dr. A/B")
     assert found["review"] == json.loads(json.dumps(review.to_dict()))
@@ -195,12 +207,55 @@ def test_agreement_of_two_readers_is_in_row_and_table(results: Path, tmp_path: P
 
 def test_a_review_that_is_reopened_is_in_review_again(results: Path, report: Report) -> None:
     sign(results, "A. Reader", report, Verdict.ACCEPT, Verdict.INCLUDE)
-    write_review(results, "A. Reader", decided(results, Verdict.ACCEPT).to_dict())
+    keep(results, "A. Reader", Verdict.ACCEPT)
     (review,), problems = reviews_of(results)
     assert (review.signed, review.regions_left, problems) == (False, 1, ())
     sign(results, "A. Reader", report, Verdict.ACCEPT, Verdict.EXCLUDE)
     (review,), _ = reviews_of(results)
     assert review.signed and review.text == "A. Reader: signed"
+
+
+def test_names_that_a_disk_may_take_for_one_have_a_review_each(results: Path, report: Report) -> None:
+    readers = {"A/B": Verdict.ACCEPT, "A:B": Verdict.INCLUDE, "ADA": Verdict.EXCLUDE, "ada": Verdict.ACCEPT}
+    for reader, verdict in readers.items():
+        keep(results, reader, verdict)
+    assert len({path.name.casefold() for path in results.glob("review-*.json")}) == len(readers)
+    assert {each["reader"] for each in row_of(results, report)["reviews"]} == set(readers)
+    for reader, verdict in readers.items():
+        assert read_review(results, reader).data["regions"][0]["verdict"] == verdict
+
+
+def test_a_window_that_goes_on_from_what_is_no_longer_there_is_refused(results: Path, report: Report) -> None:
+    """Two windows have opened the same case, new; the second to write would take the first one's decisions away."""
+    first, second = decided(results, Verdict.ACCEPT, Verdict.INCLUDE), decided(results, Verdict.EXCLUDE)
+    write_review(results, "A. Reader", first.to_dict(), {None})
+    with pytest.raises(ReviewError, match=r"^The review of A\. Reader in .* was changed meanwhile, in another window"):
+        write_review(results, "A. Reader", second.to_dict(), {None})
+    with pytest.raises(ReviewError, match="was changed meanwhile"):
+        sign(results, "A. Reader", report, Verdict.EXCLUDE, Verdict.EXCLUDE, versions=[None])
+    assert version(results, "A. Reader") == digest_of(first.to_dict())
+    assert not export_folder(results, "A. Reader").exists()
+    assert sorted(path.name for path in results.glob(".*")) == []
+    review_file(results, "A. Reader").write_text("no review")
+    with pytest.raises(ReviewError, match="was changed meanwhile"):
+        write_review(results, "A. Reader", first.to_dict(), {digest_of(first.to_dict())})
+
+
+def test_what_was_signed_before_is_kept_when_it_is_signed_again(results: Path, tmp_path: Path, report: Report) -> None:
+    assert sign(results, "A. Reader", report, Verdict.ACCEPT, Verdict.INCLUDE)["warnings"] == []
+    export = export_folder(results, "A. Reader")
+    before = {path.name: path.read_bytes() for path in export.iterdir()}
+    for number in (1, 2):
+        kept = results / f"review-A. Reader.kept-{number}"
+        keep(results, "A. Reader")  # reopened
+        done = sign(results, "A. Reader", report, Verdict.ACCEPT, Verdict.EXCLUDE)
+        assert done["warnings"] == [f"An earlier review is kept in {kept}."]
+    assert {path.name: path.read_bytes() for path in (results / "review-A. Reader.kept-1").iterdir()} == before
+    (review,), problems = reviews_of(results)
+    assert (review.signed, review.export, problems) == (True, export, ())
+    review_file(results, "A. Reader").unlink()  # by the exports alone, the latest counts
+    assert [each.export for each in reviews_of(results)[0]] == [export]
+    assert find_reviews([tmp_path]) == [export]
 
 
 def test_an_export_of_the_command_counts_by_its_signature(results: Path, tmp_path: Path, report: Report) -> None:
@@ -228,9 +283,9 @@ def test_a_pipe_that_is_called_like_a_review_or_a_table_is_not_waited_for(result
 
 def test_a_review_of_other_results_is_refused_and_nothing_is_kept(results: Path, report: Report) -> None:
     record = decided(results, Verdict.ACCEPT, Verdict.ACCEPT, name="A. Reader").to_dict() | {"predicted_sha256": "0"}
-    output = str(results / "review-A. Reader")
+    fields = {"output": str(results / "review-A. Reader"), "versions": [None]}
     with pytest.raises(ReviewError):
-        ask(sign_case, "sign-case", report, results=str(results), reader="A", review=record, output=output)
+        ask(sign_case, "sign-case", report, results=str(results), reader="A", review=record, **fields)
     assert reviews_of(results) == ((), ())
 
 

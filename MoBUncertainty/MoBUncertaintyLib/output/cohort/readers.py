@@ -1,20 +1,23 @@
 """Where the review of each reader of a case lies, and how far it is; what Slicer writes of it while the reader works.
 
 In the case's results folder, `review-NAME.json` is a decisions file, kept up to date while the reader works, and
-`review-NAME` is the export that is made when the review is signed off. Needs only the standard library.
+`review-NAME` is the export that is made when the review is signed off. A later one takes its place, and the earlier one
+is kept as `review-NAME.kept-1`. Needs only the standard library.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.errors import OutputError, ReviewError
-from MoBUncertaintyLib.files.names import unique_names
+from MoBUncertaintyLib.files.integrity import digest_of
+from MoBUncertaintyLib.files.json_input import read_object
+from MoBUncertaintyLib.files.names import distinct_name
 from MoBUncertaintyLib.files.publishing import absolute, write_file
 
 PREFIX, SUFFIX = "review-", ".json"
@@ -84,9 +87,8 @@ class CaseState(StrEnum):
 
 
 def reader_in_name(reader: str) -> str:
-    """Write a reader's name as files are named after it."""
-    (name,) = unique_names([" ".join(reader.split())])
-    return name
+    """Write a reader's name as files are named after it; `names.text_of` reads it."""
+    return distinct_name(" ".join(reader.split()))
 
 
 def review_file(results: Path, reader: str) -> Path:
@@ -99,25 +101,61 @@ def export_folder(results: Path, reader: str) -> Path:
     return results / f"{PREFIX}{reader_in_name(reader)}"
 
 
-def write_review(results: Path, reader: str, record: Mapping[str, Any]) -> CaseReview:
-    """Write a reader's decisions file, whole; an earlier one is replaced.
+def check_version(results: Path, reader: str, versions: Collection[str | None]) -> None:
+    """Refuse to go on from a review that is not what is on disk.
+
+    Args:
+        results: Results folder.
+        reader: Name of the reader.
+        versions: The `digest_of` of what the reader goes on from, and of what was to be written since; None: nothing.
+
+    Raises:
+        ReviewError: Another program has changed it.
+    """
+    path = review_file(results, reader)
+    try:
+        version = digest_of(read_object(path)) if path.exists() else None
+    except (OSError, ValueError):
+        version = "damaged"
+    if version not in versions:
+        text = "was changed meanwhile, in another window perhaps; open the case again, and go on with what is there."
+        raise ReviewError(f"The review of {reader} in {path} {text}")
+
+
+def write_review(results: Path, reader: str, record: Mapping[str, Any], versions: Collection[str | None]) -> CaseReview:
+    """Write a reader's decisions file, whole; an earlier one is replaced, unless another program has changed it.
 
     Args:
         results: Results folder.
         reader: Name of the reader.
         record: From `Review.to_dict`.
+        versions: As for `check_version`.
 
     Raises:
         OutputError: It cannot be written; the earlier one is as it was.
+        ReviewError: As `check_version` does.
     """
     path = absolute(review_file(results, reader))
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+
+    def write(partial: Path) -> None:
+        check_version(results, reader, versions)  # now that nobody else writes there
+        write_decisions(partial, record)
+
     try:
         if not path.parent.is_dir():
             raise FileNotFoundError("the results folder is gone")
-        write_file(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+        write_file(path, write)
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"The review cannot be kept in {path} ({reason}); free some space there.") from error
     export = export_folder(results, reader)
-    return CaseReview.of(record, reader_in_name(reader), export if export.is_dir() else None)
+    return CaseReview.of(record, " ".join(reader.split()), export if export.is_dir() else None)
+
+
+def write_decisions(path: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a review as it stands in a decisions file.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.write_text(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

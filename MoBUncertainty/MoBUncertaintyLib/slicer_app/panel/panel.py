@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -153,25 +154,22 @@ class Panel:
 
     def leave(self) -> None:
         """Keep what is being typed or drawn, and stop what is computed: the scene is about to be closed."""
-        if self.state in self._workButtons:
-            self.onCancel()
-        self.review.leave()
-        if self.worklist:
-            self.worklist.leave()
-        self._refused, self._refusal = None, ""  # the next scene has reasons of its own, be they the same
+        with ExitStack() as stack:  # whatever goes wrong, the rest is done
+            if self.worklist:
+                stack.callback(self.worklist.leave)
+            stack.callback(self.review.leave)
+            self._refused, self._refusal = None, ""  # the next scene has reasons of its own, be they the same
+            if self.state in self._workButtons:
+                self.onCancel()
 
     def close(self) -> None:
         """Stop timers and observers outside the panel."""
-        self._watch(None)
-        self._legends.stop()
-        self._changes.stop()
-        self.afterLoading.stop()
-        self.inputs.close()
-        self.computer.close()
-        self.review.cleanup()
-        if self.worklist:
-            self.worklist.close()
-            self.worklist = None
+        worklist, self.worklist = self.worklist, None
+        ends = [self._legends.stop, self._changes.stop, self.afterLoading.stop, self.inputs.close, self.computer.close]
+        with ExitStack() as stack:  # whatever goes wrong, the rest is done
+            for end in (*([worklist.close] if worklist else ()), self.review.cleanup, *reversed(ends)):
+                stack.callback(end)
+            self._watch(None)
 
     # What the user does
 

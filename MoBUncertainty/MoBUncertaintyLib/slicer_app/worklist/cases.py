@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from MoBUncertaintyLib.files.names import text_of
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState, reader_in_name
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -67,7 +68,7 @@ class WorklistCase:
         return self.row["regions"] if self.hasResults else None
 
     def _review(self, reader: str) -> CaseReview | None:
-        names = {reader, reader_in_name(reader)}
+        names = {reader, text_of(reader_in_name(reader))}
         return next((each for each in self.reviews if each.reader in names), None) if reader else None
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import qt
+import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.errors import Cancelled, ImageError
+from MoBUncertaintyLib.errors import Cancelled, ImageError, OutputError, ReviewError
 from MoBUncertaintyLib.slicer_app.clicks.keys import addShortcut
-from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
+from MoBUncertaintyLib.slicer_app.panel.dialogs import askUnkept, showError
 from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
 from MoBUncertaintyLib.slicer_app.panel.section import allow, makeButton, shown
 from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
@@ -46,6 +49,10 @@ class WorklistDock:
         self._run = BackgroundRun(panel.logic.client.another(), self._onCase, self._onRunEnd)
         self.opened = OpenedCase(panel.logic.sessions, self._onKept, self._onSigned)
         self._opening = False
+        inWorklist = _(
+            "Whose review this is; to review as another reader, name them in the worklist and open the case."
+        )
+        self._readerTips = {False: panel.ui.readerEdit.toolTip, True: inWorklist}
         self._build()
         self.table = CaseTable(self.caseTable, self.update, shown(self.onOpen))
         self.work = WorkButton(
@@ -66,7 +73,9 @@ class WorklistDock:
             (self.pageButton, self.onPage),
         ):
             button.clicked.connect(shown(lambda *_args, act=act: act()))
-        self.readerEdit.textChanged.connect(lambda *_args: self._show())
+        self.readerEdit.text = panel.ui.readerEdit.text
+        self.readerEdit.textChanged.connect(self._onReader)
+        panel.ui.readerEdit.textChanged.connect(self._onPanelReader)
         self._key = addShortcut(slicer.util.mainWindow() or self.window, NEXT_KEY, shown(self._onKey))
         self.update()
 
@@ -77,13 +86,14 @@ class WorklistDock:
 
     def close(self) -> None:
         """Keep the review, and end both workers; a case that is predicted is left out."""
-        self.opened.keep()
-        self._run.close()
-        self._asking.close()
-        self._key.enabled = False
-        self._key.deleteLater()
-        self.window.hide()
-        self.window.deleteLater()
+        self._panel.ui.readerEdit.textChanged.disconnect(self._onPanelReader)
+        with ExitStack() as stack:  # whatever goes wrong, the rest is done
+            for end in (self.window.deleteLater, self.window.hide, self._key.deleteLater):
+                stack.callback(end)
+            for end in (self._asking.close, self._run.close, self.opened.forget):
+                stack.callback(end)
+            self._key.enabled = False
+            self._settle(mayAsk=False)
 
     def follow(self) -> None:
         """Follow the panel: the review that it shows may be that of the open case."""
@@ -92,9 +102,44 @@ class WorklistDock:
 
     def leave(self) -> None:
         """Keep what was reviewed, and have no case open any more: the scene is about to be closed."""
-        self.opened.forget()
-        self._say("")
-        self._show()
+        try:
+            self._settle()
+        finally:
+            self.opened.forget()
+            self._say("")
+            self._onReader()
+
+    def _settle(self, mayCancel: bool = False, mayAsk: bool = True) -> bool:
+        """Keep the review; where that cannot be, ask what becomes of it, or write it elsewhere.
+
+        Args:
+            mayCancel: The user may choose to stay with the case.
+            mayAsk: The user can be asked.
+
+        Returns:
+            Whether to go on.
+        """
+        mayAsk = mayAsk and slicer.util.mainWindow() is not None and not slicer.app.testingEnabled()
+        while True:
+            try:
+                self.opened.keep()
+                return True
+            except ReviewError as error:
+                showError(str(error))  # it says where the review is
+                return True
+            except OutputError as error:
+                choice, text = askUnkept(str(error), mayCancel) if mayAsk else qt.QMessageBox.Save, str(error)
+            if choice == qt.QMessageBox.Save:
+                try:
+                    text = f"{text} {self.opened.rescue()}"
+                except OutputError as error:
+                    choice, text = qt.QMessageBox.Retry, str(error)
+                logging.error(text)  # nobody may be there any more to see the dialog
+                showError(text)
+            if choice == qt.QMessageBox.Discard:
+                self.opened.discard()
+            if choice != qt.QMessageBox.Retry or not mayAsk:
+                return choice != qt.QMessageBox.Cancel
 
     # Which cases
 
@@ -126,9 +171,8 @@ class WorklistDock:
 
     def _list(self, cases: Cases) -> None:
         """Open a worklist: the worker lists its cases and reads what is there of them."""
-        if not self._ready():
+        if not self._ready() or not self._settle(mayCancel=True):
             return
-        self.opened.keep()
         self.cases = cases
         self.work.say(_("Reading the cases..."))
         self._read(summarise=True)
@@ -221,6 +265,16 @@ class WorklistDock:
         if self.nextButton.enabled and self.window.visible:
             self.onNext()
 
+    def _onReader(self, *_args) -> None:
+        """Name the reader in the panel too, unless its review is that of a case which another reader has opened."""
+        if not self.opened.isOf(self._panel.review.session):
+            self._panel.ui.readerEdit.text = self.readerEdit.text
+        self._show()
+
+    def _onPanelReader(self, *_args) -> None:
+        if not self.opened.isOf(self._panel.review.session):
+            self.readerEdit.text = self._panel.ui.readerEdit.text
+
     @property
     def _reader(self) -> str:
         return self.readerEdit.text.strip()
@@ -228,7 +282,8 @@ class WorklistDock:
     def _open(self, case: WorklistCase) -> None:
         self._panel.review.leave()
         self.opened.follow(self._panel.review.session)
-        self.opened.keep()
+        if not self._settle(mayCancel=True):
+            return
         message = {"command": Command.OPEN_CASE, "results": str(case.folder), "reader": self._reader}
         show = partial(self.opened.show, case, self._reader)
         self._asking.ask(message, self._onOpened, self._onOpenFailed, show)
@@ -243,7 +298,6 @@ class WorklistDock:
             return
         self._panel.parameters.ct = ct
         self._panel.refresh()  # the CT may have been chosen before it had results
-        self._panel.ui.readerEdit.text = self._reader
         self._panel.showOpened()
         self.opened.removePrevious()
         self.table.select(self.opened.name)
@@ -264,8 +318,10 @@ class WorklistDock:
         self._asking.ask(message, partial(self._onExported, name), self._onExportFailed)
         self._say(_("Exporting the review of {name}...").format(name=name))
 
-    def _onExported(self, name: str, _result: dict[str, Any]) -> None:
-        self._say(_("{name} is signed and exported.").format(name=name))
+    def _onExported(self, name: str, result: dict[str, Any]) -> None:
+        if name == self.opened.name:
+            self.opened.settleSigned()
+        self._say(" ".join([_("{name} is signed and exported.").format(name=name), *result["warnings"]]))
         self._read(table=True)
 
     def _onExportFailed(self, _code: str, message: str, details: str) -> None:
@@ -315,6 +371,11 @@ class WorklistDock:
         allow(self.nextButton, reason or nothing, _("Keep this review, and open the next case that is not signed."))
         page = None if cases and cases.page else _("The table is written when a case is done.")
         allow(self.pageButton, page, _("Open the cohort's table, which mob-uncertainty predict writes too."))
+        edit, isOpen = self._panel.ui.readerEdit, self.opened.isOf(self._panel.review.session)
+        edit.readOnly = isOpen  # each reader's review has a file of its own
+        edit.toolTip = self._readerTips[isOpen]
+        if isOpen:
+            edit.text = self.opened.reader
 
     def _whyNotRun(self) -> str | None:
         if self.cases is None:

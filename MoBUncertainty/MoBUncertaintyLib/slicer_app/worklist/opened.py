@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,13 @@ import numpy as np
 import qt
 import slicer
 import slicer.util
+from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.output.cohort.readers import CaseReview, export_folder, write_review
+from MoBUncertaintyLib.errors import OutputError, ReviewError
+from MoBUncertaintyLib.files.integrity import digest_of, seal
+from MoBUncertaintyLib.files.names import unique_names
+from MoBUncertaintyLib.files.publishing import write_file
+from MoBUncertaintyLib.output.cohort.readers import CaseReview, export_folder, write_decisions, write_review
 from MoBUncertaintyLib.slicer_app.panel.section import shown
 from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
@@ -32,6 +39,7 @@ class OpenedCase:
 
     Attributes:
         ctNode: Its CT; None before one is opened.
+        reader: Whose review it is.
     """
 
     def __init__(
@@ -43,9 +51,10 @@ class OpenedCase:
         self._sessions, self._onKept, self._onSigned = sessions, onKept, onSigned
         self.ctNode = self._previous = None
         self._name = ""
-        self._results, self._reader = Path(), ""
+        self._results, self.reader = Path(), ""
         self._review = None  # whose changes are kept
         self._known: tuple = ()  # what was kept, or read from disk
+        self._versions: set[str | None] = set()  # of the review on disk, as it was read, or written from here
         self._isNew = False  # whether there is something to keep
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -70,19 +79,25 @@ class OpenedCase:
             session = yield from self._sessions.begin(ct, {"ct": {"ijk_to_ras": answer["ijk_to_ras"]}}, answer)
             if answer["review"]:
                 session = self._sessions.restore(ct, answer["review"])
+            _nameInstances(ct, answer["dicom_files"])
+            self.keep()  # what was decided meanwhile
         except BaseException:
             slicer.mrmlScene.RemoveNode(ct)
             raise
-        _nameInstances(ct, answer["dicom_files"])
-        self.keep()
         self._previous = self.ctNode
-        self._name, self.ctNode, self._results, self._reader = case.name, ct, case.folder, reader
+        self._name, self.ctNode, self._results, self.reader = case.name, ct, case.folder, reader
         self._review, self._known = session.review, _state(session.review)
+        self._versions = {digest_of(answer["review"]) if answer["review"] else None}
+        self._began = datetime.now()
         return ct
+
+    def isOf(self, session) -> bool:
+        """Tell whether a review is that of the open case."""
+        return session is not None and self.ctNode is not None and session.ctNode is self.ctNode
 
     def follow(self, session) -> None:
         """Keep the review, soon, if it is that of the open case and has changed."""
-        if session is None or self.ctNode is None or session.ctNode is not self.ctNode:
+        if not self.isOf(session):
             return
         self._review = session.review
         if all(a is b for a, b in zip(_state(session.review), self._known, strict=True)):
@@ -93,39 +108,73 @@ class OpenedCase:
                 self._timer.start()
             return
         self._timer.stop()
-        self._isNew = False
         self._known = _state(session.review)
+        with suppress(OutputError):  # the worker will say so, too
+            self.keep()
+        record = session.review.to_dict()
         self._onSigned(
             {
                 "command": Command.SIGN_CASE,
                 "results": str(self._results),
-                "reader": self._reader,
-                "review": session.review.to_dict(),
-                "output": str(export_folder(self._results, self._reader)),
+                "reader": self.reader,
+                "review": record,
+                "versions": list(self._versions),
+                "output": str(export_folder(self._results, self.reader)),
             }
         )
+        self._versions.add(digest_of(record))
 
     def keep(self) -> None:
-        """Write what has changed, if anything, at once.
+        """Write what has changed, if anything, at once; as signed it is kept with its export only.
 
         Raises:
             OutputError: It cannot be written; the next step, and whatever would remove the case, tries again.
+            ReviewError: Another window has changed it; what was decided here is in a file of its own.
         """
         if not self._isNew:
             return
         self._known = _state(self._review)
-        review = write_review(self._results, self._reader, self._review.to_dict())
-        self._isNew = False
+        record = self._record()
+        try:
+            review = write_review(self._results, self.reader, record, self._versions)
+        except ReviewError as error:
+            raise ReviewError(f"{error} {self.rescue()}") from error
+        self._isNew, self._versions = False, {digest_of(record)}
         self._onKept(self._name, review)
 
-    def forget(self) -> None:
-        """Keep the review, and follow the case no more."""
-        self.keep()
+    def settleSigned(self) -> None:
+        """Keep nothing more of a review that the worker has kept as signed."""
+        self._isNew = self._isNew and not self._review.signature
+
+    def rescue(self) -> str:
+        """Write what is not kept to a file elsewhere; return a sentence that says where.
+
+        Raises:
+            OutputError: There is no place for it.
+        """
+        (name,) = unique_names([f"Rescued review {self._name}, {self.reader}, {self._began:%Y-%m-%d %H.%M.%S}"])
+        documents = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
+        here = [self._results] if self._results.is_dir() else []
+        for folder in (*here, documents, slicer.app.temporaryPath):
+            path = Path(folder, f"{name}.json")
+            with suppress(OSError, OutputError):
+                write_file(path, lambda partial: write_decisions(partial, self._record()))
+                self._isNew = False
+                return _("What was decided here is in {path}, a file of decisions.").format(path=path)
+        raise OutputError(_("What was decided here cannot be written anywhere; free some space."))
+
+    def discard(self) -> None:
+        """Keep nothing of what was decided since the review was kept."""
         self._timer.stop()
+        self._isNew = False
+
+    def forget(self) -> None:
+        """Follow the case no more; what is not kept is lost."""
+        self.discard()
         self.ctNode = self._review = None
 
     def remove(self) -> None:
-        """Keep the review, and remove the case from the scene."""
+        """Remove the case from the scene."""
         ct = self.ctNode
         self.forget()
         _remove(ct)
@@ -134,6 +183,9 @@ class OpenedCase:
         """Remove the case that was open before this one."""
         ct, self._previous = self._previous, None
         _remove(ct)
+
+    def _record(self) -> dict[str, Any]:
+        return seal(self._review.to_dict() | {"signature": None})
 
 
 def _remove(ct) -> None:

@@ -1,0 +1,247 @@
+"""That no decision of a worklist's reader is lost: two windows, a disk that takes nothing, a scene that is closed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.files.integrity import digest_of
+from MoBUncertaintyLib.output.cohort.readers import review_file, write_review
+from MoBUncertaintyLib.output.decisions import read_decisions
+from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.output.review_files import review_of
+from MoBUncertaintyLib.review.region import Verdict
+from support.small_panel import SHAPE, add_ct
+
+pytestmark = pytest.mark.own_process
+
+READER = "A. Reader"
+LIMIT = 180.0  # s, where many programs run
+
+
+@pytest.fixture
+def documents(tmp_path, monkeypatch) -> Path:
+    """The user's folder for documents."""
+    import qt
+
+    folder = tmp_path / "Documents"
+    monkeypatch.setattr(qt.QStandardPaths, "writableLocation", lambda _place: str(folder), raising=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory) -> Path:
+    """Two images in a folder, and their results as the worklist makes them."""
+    from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
+    from MoBUncertaintyLib.worker.fake import predict_case
+    from MoBUncertaintyLib.worker.server import Report
+    from MoBUncertaintyLib.worker.worklist import plain_input
+
+    place = tmp_path_factory.mktemp("predicted")
+    scans, results = place / "scans", place / "scans results"
+    scans.mkdir()
+    for seed, name in enumerate(("a", "b")):
+        image = sitk.GetImageFromArray(np.random.default_rng(seed).integers(0, 90, SHAPE).astype(np.int16))
+        sitk.WriteImage(image, scans / f"{name}.nii.gz")
+    for case, folder in case_folders(list_inputs(scans, results, 1), results):
+        request = {"case": plain_input(case), "output": str(folder), "models": ["PhantomPancreas"]}
+        predict_case("normal", request, Report(lambda *_event: None))
+    return place
+
+
+@pytest.fixture
+def dock(desktop, predicted, tmp_path, documents):
+    """The worklist with two cases, both predicted, the first of them open."""
+    shutil.copytree(predicted, tmp_path, dirs_exist_ok=True)
+    desktop.ui.readerEdit.text = READER
+    desktop.ui.worklistButton.click()
+    dock = desktop.widget.panel.worklist
+    desktop.choose(tmp_path / "scans")
+    dock.folderButton.click()
+    idle(desktop, dock)
+    dock.nextButton.click()
+    idle(desktop, dock)
+    yield dock
+    if desktop.widget.panel.worklist:
+        dock.close()
+        desktop.widget.panel.worklist = None
+
+
+def idle(desktop, dock) -> None:
+    desktop.process(until=lambda: not dock._asking.busy and not dock._run.running, seconds=LIMIT)
+
+
+def decide(desktop, row: int) -> None:
+    desktop.ui.regionsTable.selectRow(row)
+    desktop.ui.acceptButton.click()
+
+
+def kept(desktop, dock) -> None:
+    """Wait until what was decided is on disk, or could not be."""
+    desktop.process(until=lambda: not dock.opened._timer.active, seconds=LIMIT)
+
+
+def folder(dock) -> Path:
+    """The results folder of the open case."""
+    return dock.cases.find(dock.opened.name).folder
+
+
+def decided(path: Path) -> list[bool]:
+    return [region["verdict"] != "pending" for region in read_decisions(path).data["regions"]]
+
+
+def rescued(folder: Path) -> list[Path]:
+    return sorted(folder.glob("Rescued review *.json"))
+
+
+def lose_the_disk(dock) -> Path:
+    """Let the results folder be gone, as a network disk is; returns where it is."""
+    return folder(dock).rename(folder(dock).with_name("away"))
+
+
+def test_a_second_window_of_a_reader_takes_nothing_from_the_first(desktop, dock):
+    decide(desktop, 0)
+    kept(desktop, dock)
+    path = review_file(folder(dock), READER)
+    assert decided(path) == [True, False, False]
+
+    # Another window has the same case open, and decides all regions.
+    other = review_of(read_results(folder(dock)))
+    for region in other.regions:
+        other.decide(region.region_id, Verdict.ACCEPT)
+    write_review(folder(dock), READER, other.to_dict(), {digest_of(json.loads(path.read_text()))})
+    decide(desktop, 1)
+    kept(desktop, dock)
+    (dialog,) = desktop.dialogs
+    (copy,) = rescued(folder(dock))
+    assert dialog.text.startswith(f"The review of {READER} in {path} was changed meanwhile, in another window perhaps;")
+    assert f"What was decided here is in {copy}, a file of decisions." in dialog.text
+    assert decided(path) == [True, True, True] and decided(copy) == [True, True, False]
+
+    desktop.dialogs.clear()
+    dock.openButton.click()
+    idle(desktop, dock)
+    assert desktop.widget.panel.review.session.review.reviewed == (3, 3)
+    assert desktop.dialogs == []
+
+
+def test_to_sign_again_keeps_what_was_signed_before_and_says_so(desktop, dock):
+    for row in range(3):
+        decide(desktop, row)
+    desktop.ui.signOffButton.click()
+    idle(desktop, dock)
+    assert dock.statusLabel.text == f"{dock.opened.name} is signed and exported."
+    desktop.ui.signOffButton.click()  # reopened
+    kept(desktop, dock)
+    desktop.ui.regionsTable.selectRow(0)
+    desktop.ui.commentEdit.text = "Looked at again"
+    desktop.ui.commentEdit.editingFinished.emit()
+    desktop.ui.signOffButton.click()
+    idle(desktop, dock)
+    copy = folder(dock) / f"review-{READER}.kept-1"
+    expected = f"{dock.opened.name} is signed and exported. An earlier review is kept in {copy}."
+    assert dock.statusLabel.text == expected
+    assert "Looked at again" not in (copy / "report.json").read_text(encoding="utf-8")
+    assert "Looked at again" in (folder(dock) / f"review-{READER}" / "report.json").read_text(encoding="utf-8")
+    assert desktop.dialogs == []
+
+
+def test_the_readers_name_is_carried_from_panel_to_worklist_and_back(desktop, dock):
+    panel, worklist = desktop.ui.readerEdit, dock.readerEdit
+    assert (panel.text, worklist.text) == (READER, READER)  # which the panel had when the worklist was opened
+    assert panel.readOnly  # the open case's review has one reader
+    worklist.text = "B. Reader"
+    assert panel.text == READER
+    dock.openButton.click()
+    idle(desktop, dock)
+    assert (panel.text, panel.readOnly) == ("B. Reader", True)
+    worklist.text = "C. Reader"
+    add_ct(desktop)  # the panel shows another image, of no worklist
+    worklist.text = "D. Reader"
+    assert (panel.text, panel.readOnly) == ("D. Reader", False)
+    panel.text = "E. Reader"
+    assert worklist.text == "E. Reader"
+    desktop.ui.ctSelector.setCurrentNode(dock.opened.ctNode)
+    desktop.process()
+    assert (panel.text, panel.readOnly) == ("B. Reader", True)
+    desktop.scene.Clear(0)
+    desktop.process()
+    assert (panel.text, panel.readOnly) == ("E. Reader", False)
+
+
+def test_before_the_scene_is_closed_it_is_asked_what_becomes_of_a_review_that_cannot_be_kept(desktop, dock, documents):
+    import qt
+
+    away = lose_the_disk(dock)
+    decide(desktop, 0)
+    name = dock.opened.name
+    desktop.answer(qt.QMessageBox.Retry, qt.QMessageBox.Save)
+    desktop.scene.Clear(0)
+    desktop.process()
+    (copy,) = rescued(documents)
+    first, second, told = (dialog.text for dialog in desktop.dialogs)
+    assert first == second and first.startswith("The review cannot be kept in ") and "discard" in first
+    assert told.endswith(f"What was decided here is in {copy}, a file of decisions.")
+    assert decided(copy) == [True, False, False] and name in copy.name and READER in copy.name
+    assert dock.opened.name is None and not desktop.logic.sessions._open
+    assert rescued(away) == [] and not review_file(away, READER).exists()
+
+
+@pytest.mark.parametrize("answer", ["Cancel", "Discard", "Save"])
+def test_before_another_case_is_opened_it_is_asked_too(desktop, dock, documents, answer):
+    import qt
+
+    lose_the_disk(dock)
+    first = dock.opened.name
+    decide(desktop, 0)
+    desktop.answer(getattr(qt.QMessageBox, answer))
+    dock.nextButton.click()
+    idle(desktop, dock)
+    assert (dock.opened.name == first) == (answer == "Cancel")
+    assert len(rescued(documents)) == (answer == "Save")
+    if answer == "Cancel":
+        desktop.answer(qt.QMessageBox.Discard)
+        desktop.scene.Clear(0)
+
+
+def test_a_review_that_cannot_be_kept_leaves_no_worker_running(desktop, dock, documents):
+    from slicer_host.panel import worker_processes
+
+    desktop.logic.client.close()
+    lose_the_disk(dock)
+    decide(desktop, 0)
+    assert worker_processes()
+    dock.close()
+    desktop.widget.panel.worklist = None
+    assert worker_processes() == []
+    (copy,) = rescued(documents)
+    assert str(copy) in desktop.dialogs[-1].text and decided(copy) == [True, False, False]
+
+
+def test_what_fails_at_the_end_of_the_module_leaves_nothing_else_undone(desktop):
+    done = []
+
+    def fail() -> None:
+        raise OSError("no disk")
+
+    module = SimpleNamespace(
+        panel=SimpleNamespace(close=fail, leave=fail),
+        setParameterNode=done.append,
+        logic=SimpleNamespace(
+            close=lambda: done.append("worker"), sessions=SimpleNamespace(forget=lambda: done.append("sessions"))
+        ),
+        removeObservers=lambda: done.append("observers"),
+    )
+    with pytest.raises(OSError):
+        type(desktop.widget).cleanup(module)
+    assert done == [None, "worker", "observers"]
+    done.clear()
+    with pytest.raises(OSError):
+        type(desktop.widget).onSceneStartClose(module, None, None)
+    assert done == [None, "sessions"]
