@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from subprocess import CalledProcessError
+from subprocess import CalledProcessError, TimeoutExpired
 from typing import TYPE_CHECKING
 
 import slicer
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 OLDEST_SLICER = (5, 12)
 DICOM_FORMATS = {"dicom_seg", "dicom_seg_fractional", "dicom_sr", "parametric_map"}
 TORCH = "torch>=2.10"
+CONNECTION_S, CHECK_S = 5, 20  # to reach the package index, and to ask it: pip alone tries for a minute or more
+DECLINED_KEY = "MoBUncertainty/OpenVINODeclined"
 # Packages of Slicer and of PyTorch, which pip does not touch, whatever other packages require.
 # OpenVINO reports its use through one of its own, and does without it.
 KEPT = ["numpy", "scipy", "SimpleITK", "torch", "torchvision", "openvino-telemetry"]
@@ -45,8 +50,8 @@ def ensureReady(
         formats: The formats to be exported (`review_export.Format`); empty: a CT is to be segmented.
         onInstall: Called when the user has agreed.
         engine: What is to run the network, as in `PredictionSettings`. OpenVINO is required if it is asked for; with
-            `auto` it is installed with the other packages if they are, and may fail. None: another computer segments,
-            and nothing is needed here.
+            `auto` it is installed with the other packages if they are, and may fail, and offered later if it is
+            missing. None: another computer segments, and nothing is needed here.
 
     Raises:
         Cancelled: The user does not want it; nothing was installed.
@@ -57,7 +62,11 @@ def ensureReady(
         return
     asked = engine == "openvino" and not formats
     missing = missingPackages(formats, asked)
-    if not missing or slicer.app.testingEnabled():
+    if slicer.app.testingEnabled():
+        return
+    if not missing:
+        if engine == "auto" and not formats:
+            _offerOpenVino(requester, onInstall)
         return
     pytorch = _pytorchExtension() if TORCH in missing else None
     extra = engine == "auto" and not formats and set(missingPackages(openvino=True)) - set(missing)
@@ -70,6 +79,7 @@ def ensureReady(
             else _("Nothing was installed, so nothing was computed; try again to be asked again.")
         )
     onInstall()
+    _checkIndex(missing[0])
     try:
         if pytorch:
             _installTorch(pytorch)
@@ -81,6 +91,73 @@ def ensureReady(
     if extra:
         with suppress(CalledProcessError):  # PyTorch computes then
             _install(requester, formats, openvino=True)
+
+
+def _offerOpenVino(requester: str, onInstall: Callable[[], None]) -> None:
+    """Offer OpenVINO where only that is missing, once in each run of Slicer, until the user declines."""
+    if requester in _offered or slicer.app.userSettings().value(DECLINED_KEY):
+        return
+    _offered.add(requester)
+    missing = missingPackages(openvino=True)
+    question = _(
+        "OpenVINO is missing; without a graphics card it segments faster than PyTorch:\n\n{packages}\n\n"
+        "Download and install it into Slicer? With No, PyTorch segments, and you are not asked again."
+    )
+    if not missing:
+        return
+    if not slicer.util.confirmYesNoDisplay(question.format(packages=_list(missing)), windowTitle=requester):
+        slicer.app.userSettings().setValue(DECLINED_KEY, "yes")
+        return
+    onInstall()
+    with suppress(CalledProcessError):  # PyTorch computes then
+        _install(requester, (), openvino=True)
+
+
+_offered: set[str] = set()  # who has offered OpenVINO in this run of Slicer
+
+
+def _checkIndex(requirement: str) -> None:
+    """Ask, before pip tries for minutes, whether the package index has what is needed.
+
+    Raises:
+        InstallationError: It has not, or it cannot be reached.
+    """
+    if not _isOffered(requirement):
+        text = _(
+            "pip finds no {requirement} for this computer, so nothing was installed; check the network and the proxy,"
+            " and apply again."
+        )
+        raise InstallationError(text.format(requirement=requirement))
+
+
+def _isOffered(requirement: str, *options: str) -> bool:
+    """Tell whether the package index has a version that fits; True where pip cannot tell.
+
+    Args:
+        requirement: What is needed.
+        options: Others of pip.
+    """
+    from packaging.requirements import Requirement
+
+    wanted = Requirement(requirement)
+    arguments = ["index", "versions", wanted.name, *options, "--disable-pip-version-check"]
+    arguments += ["--retries", "0", "--timeout", str(CONNECTION_S)]
+    program = [shutil.which("PythonSlicer") or "PythonSlicer", "-m", "pip", *arguments]
+    with slicer.util.WaitCursor():
+        try:
+            process = slicer.util.launchConsoleProcess(program, useStartupEnvironment=False)
+        except OSError:
+            return True
+        try:
+            said, _none = process.communicate(timeout=CHECK_S)
+        except TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return False
+    versions = re.search(r"^Available versions: (.+)$", said, re.MULTILINE)
+    if versions:
+        return any(wanted.specifier.contains(each, prereleases=True) for each in versions[1].split(", "))
+    return "No matching distribution" not in said
 
 
 def _install(requester: str, formats: Collection[str], openvino: bool) -> None:
@@ -233,6 +310,8 @@ def _failed(missing: list[str]) -> InstallationError:
 
 def _installTorch(pytorch) -> None:
     slicer.util.showStatusMessage(_("Installing PyTorch, which takes a few minutes..."))
+    # PyTorch comes from a server of its own; where that cannot be reached, pip would try for a minute.
+    os.environ.setdefault("PIP_RETRIES", "1")
     with slicer.util.WaitCursor(), _torchBlocked():
         try:
             pytorch.installTorch(askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch"))

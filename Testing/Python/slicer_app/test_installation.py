@@ -36,9 +36,13 @@ def desktop():
 @pytest.fixture
 def installation(desktop):
     """The room under test."""
+    import slicer
+
     from MoBUncertaintyLib.slicer_app import installation
 
     desktop.dialogs.clear()
+    installation._offered.clear()  # as in a Slicer that was just started
+    slicer.app.userSettings().remove(installation.DECLINED_KEY)
     return installation
 
 
@@ -50,6 +54,8 @@ class Machine:
         done: What was installed, in order: (by whom, what).
         kept: What pip was told to leave as it is.
         failing: Whether installing fails.
+        offered: The versions of everything that the package index has; None: it cannot be reached.
+        asked: What it was asked for.
     """
 
     def __init__(self, missing: list[str]) -> None:
@@ -57,6 +63,18 @@ class Machine:
         self.done: list[tuple[str, str]] = []
         self.kept: list[str] = []
         self.failing = False
+        self.offered: str | None = "9999.0, 2.0"
+        self.asked: list[str] = []
+
+    def launch(self, program: list[str], useStartupEnvironment: bool = True) -> SimpleNamespace:  # noqa: N803
+        """What `pip index versions` does."""
+        assert program[1:5] == ["-m", "pip", "index", "versions"] and not useStartupEnvironment
+        assert program[program.index("--retries") + 1] == "0"
+        name = program[5]
+        self.asked.append(name)
+        found = f"{name} ({self.offered})\nAvailable versions: {self.offered}\n"
+        missing = f"ERROR: No matching distribution found for {name}\n"
+        return SimpleNamespace(communicate=lambda timeout: (missing if self.offered is None else found, None))
 
     def pip_check(self, requirements) -> bool:
         requirements = requirements if isinstance(requirements, list) else [requirements]
@@ -103,6 +121,7 @@ def machine(installation, monkeypatch):
 
         machine = Machine(list(missing))
         monkeypatch.setattr(slicer.packaging, "pip_check", machine.pip_check)
+        monkeypatch.setattr(slicer.util, "launchConsoleProcess", machine.launch)
         if REAL:
             monkeypatch.setattr(slicer.packaging, "pip_install", machine.pip_install)
             # Whatever is installed, Slicer has loaded an older version: it would offer to restart.
@@ -167,11 +186,46 @@ def test_openvino_is_named_with_its_size_and_installed_with_what_else_is_missing
     assert "openvino-telemetry" in here.kept
 
 
-def test_without_openvino_pytorch_computes_and_nothing_is_asked_unless_it_is_wanted(desktop, installation, machine):
+def test_an_openvino_that_is_missing_later_is_offered_until_it_is_declined(desktop, installation, machine):
+    import qt
+
+    here = machine("nnunetv2>=2.8", OPENVINO)
+    install = here.install
+
+    def without_network(by: str, requirements: list[str]) -> None:
+        if OPENVINO in requirements:
+            raise CalledProcessError(1, "pip install")
+        install(by, requirements)
+
+    here.install = without_network
+    accept(desktop)
+    installation.ensureReady("MoB Uncertainty")  # what was in the first question could not be had
+    assert here.missing == [OPENVINO]
+    desktop.dialogs.clear()
+    desktop.answer(qt.QMessageBox.Yes)
+    installation.ensureReady("MoB Uncertainty")
+    installation.ensureReady("MoB Uncertainty")
+    (asked,) = desktop.dialogs  # once in a run of Slicer
+    assert "openvino>=2025.3 (59 MB" in asked.text and here.missing == [OPENVINO]
+
+    here.install = install
+    for answer, missing in ((qt.QMessageBox.Yes, []), (qt.QMessageBox.No, [OPENVINO])):
+        here.missing = [OPENVINO]
+        installation._offered.clear()
+        desktop.dialogs.clear()
+        desktop.answer(answer)
+        installation.ensureReady("MoB Uncertainty")
+        assert len(desktop.dialogs) == 1 and here.missing == missing
+    installation._offered.clear()
+    installation.ensureReady("MoB Uncertainty")  # declined for good
+    assert len(desktop.dialogs) == 1
+
+
+def test_openvino_is_not_offered_where_it_is_not_used_and_required_where_it_is_wanted(desktop, installation, machine):
     here = machine(OPENVINO)
-    for engine in ("auto", "torch"):
-        installation.ensureReady("MoB Uncertainty", engine=engine)
+    installation.ensureReady("MoB Uncertainty", engine="torch")
     installation.ensureReady("MoB Uncertainty", ["report"], engine="openvino")
+    installation.ensureReady("MoB Uncertainty", ["report"])
     assert not desktop.dialogs and not here.done
     accept(desktop)
     installation.ensureReady("MoB Uncertainty", engine="openvino")
@@ -206,6 +260,51 @@ def test_an_openvino_that_cannot_be_installed_is_said_only_if_it_was_asked_for(
     else:
         with pytest.raises(InstallationError, match=r"could not be installed: .*openvino>=2025\.3"):
             installation.ensureReady("MoB Uncertainty", engine=engine)
+
+
+@pytest.mark.parametrize("offered", [None, "2.2.2, 2.2.0"])
+def test_what_cannot_be_had_is_said_before_pip_tries_for_a_minute(desktop, installation, machine, offered):
+    """The network is away, or there is only an older version for this computer."""
+    here = machine(installation.TORCH)
+    here.offered = offered
+    accept(desktop)
+    with pytest.raises(InstallationError) as raised:
+        installation.ensureReady("MoB Uncertainty")
+    assert str(raised.value).startswith(f"pip finds no {installation.TORCH} for this computer, so nothing was")
+    assert here.asked == ["torch"] and not here.done
+
+
+def test_the_index_is_asked_once(desktop, installation, machine):
+    here = machine(installation.TORCH, "nnunetv2>=2.8", "safetensors>=0.4")
+    accept(desktop)
+    installation.ensureReady("MoB Uncertainty")
+    assert here.asked == ["torch"] and here.missing == []
+
+
+def test_pip_itself_tells_whether_an_index_can_be_reached(installation, tmp_path, monkeypatch):
+    """An index that nobody serves; and, in place of pip, a program that has no such command."""
+    monkeypatch.setattr(installation.shutil, "which", lambda _name: sys.executable)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    nobody = ("--index-url", "http://127.0.0.1:9/simple")
+    assert not installation._isOffered("torch>=2.6", *nobody)
+    (tmp_path / "torch-3.0-py3-none-any.whl").write_bytes(b"")
+    (tmp_path / "torch-2.5-py3-none-any.whl").write_bytes(b"")
+    assert installation._isOffered("torch>=2.6", "--no-index", "--find-links", str(tmp_path))
+    assert not installation._isOffered("torch>=3.1", "--no-index", "--find-links", str(tmp_path))
+    assert installation._isOffered("torch>=2.6", "--no-such-option")  # pip cannot tell
+    monkeypatch.setattr(installation.shutil, "which", lambda _name: None)
+    assert installation._isOffered("torch>=2.6", *nobody)
+
+
+def test_an_index_that_does_not_answer_is_waited_for_briefly(installation, monkeypatch):
+    import slicer.util
+
+    monkeypatch.setattr(installation, "CHECK_S", 0.3)
+    silent = [sys.executable, "-c", "import time; time.sleep(600)"]
+    launch = slicer.util.launchConsoleProcess
+    monkeypatch.setattr(slicer.util, "launchConsoleProcess", lambda *_program, **options: launch(silent, **options))
+    assert not installation._isOffered("torch>=2.6")
 
 
 def test_torch_never_enters_this_process(desktop, installation, machine):
