@@ -127,7 +127,7 @@ class Progress:
     Attributes:
         stage: What is being done, such as `network`.
         done: Steps of this stage that are done; in `network`, tiles (times mirrored passes and folds).
-        total: Steps of this stage.
+        total: Steps of this stage; 0 where it is not known yet: how many tiles are needed, the first of them tell.
         seconds_left: In this stage, estimated; None where nothing is known yet.
     """
 

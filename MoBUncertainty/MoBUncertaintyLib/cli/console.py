@@ -187,9 +187,9 @@ def progress(title: str, place: str = "") -> Iterator[Callable[[Progress], None]
 
         def show(update: Progress) -> None:
             if update.stage not in tasks:
-                tasks[update.stage] = bars.add_task(STAGES.get(update.stage, update.stage), total=update.total, left="")
+                tasks[update.stage] = bars.add_task(STAGES.get(update.stage, update.stage), total=None, left="")
             left = _duration_left(update)
-            bars.update(tasks[update.stage], completed=update.done, total=update.total, left=left)
+            bars.update(tasks[update.stage], completed=update.done, total=update.total or None, left=left)
 
         yield show
 
@@ -201,7 +201,7 @@ class _PlainProgress:
         self._console, self._place, self._stage, self._next = console, f"{place}, " if place else "", "", 0.0
 
     def __call__(self, update: Progress) -> None:
-        begins, ends = update.stage != self._stage, update.done >= update.total
+        begins, ends = update.stage != self._stage, 0 < update.total <= update.done
         if not begins and (update.total == 1 or (time.monotonic() < self._next and not ends)):
             return
         self._stage, self._next = update.stage, time.monotonic() + PLAIN_LINE_EVERY_S

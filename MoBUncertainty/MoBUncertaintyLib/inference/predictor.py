@@ -333,6 +333,10 @@ def _one_sample(card: ModelCard, samples: int | None) -> list[str]:
     return ["One Monte Carlo sample has no variance, only tiles and folds disagree; take 2 samples or more."]
 
 
+ENOUGH_STEPS = 3
+"""Of a stage, before the time that it takes is told from them: in the first one, a network is compiled."""
+
+
 class Clock:
     """Reports steps, times stages and asks whether to go on."""
 
@@ -343,6 +347,7 @@ class Clock:
         self._cancelled = cancelled
         self._start: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
+        self.latest: Progress | None = None
 
     def step(self, stage: str, done: int, total: int) -> None:
         """Report that some of a stage's steps are done.
@@ -354,8 +359,10 @@ class Clock:
             raise Cancelled("The prediction was cancelled; nothing was kept.")
         now = time.perf_counter()
         self.seconds[stage] = now - self._start.setdefault(stage, now)
-        left = self.seconds[stage] / done * (total - done) if done else None
-        self._progress(Progress(stage, done, total, left))
+        is_known = total and (done >= ENOUGH_STEPS or done == total)
+        left = self.seconds[stage] / done * (total - done) if is_known else None
+        self.latest = Progress(stage, done, total, left)
+        self._progress(self.latest)
 
     def within(self, stage: str) -> ProgressCallback:
         """Return what reports the tiles of another prediction as steps of a stage of this one."""

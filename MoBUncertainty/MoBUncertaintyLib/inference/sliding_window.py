@@ -111,8 +111,8 @@ class SlidingWindow:
                 does.
             tile: Voxels of a tile along each axis.
             folds: Folds to average.
-            step: Called with the number of passes done and in total, before each pass and after the last; may raise
-                to stop.
+            step: Called with the number of passes done and in total (0: not known yet), before each pass and after the
+                last; may raise to stop.
 
         Raises:
             ModelError: The network's output is not finite.
@@ -140,8 +140,8 @@ class SlidingWindow:
     def _rounds(self, grid: TileGrid, sums: Accumulator) -> Iterator[tuple[list[Start], int]]:
         """Choose the tiles to predict next from the results so far; yield them, and the expected total.
 
-        At first that is the total of the whole grid; then that of all tiles known to be needed, to which a later round
-        may add a few.
+        At first that is 0, not known, unless they are all; then that of all tiles known to be needed, to which a later
+        round may add a few.
         """
         everything = grid.all()
         if self.tiling is Tiling.FULL:
@@ -150,7 +150,8 @@ class SlidingWindow:
         added, total = grid.fewest(), 0
         seen = np.zeros(grid.shape, dtype=bool)  # lies in the core of a tile
         while added:
-            yield added, len(everything) if not total else total + len(added)
+            is_known = total or len(added) == len(everything)
+            yield added, total + len(added) if is_known else 0
             total += len(added)
             with self._timed("blend"):
                 for start in added:

@@ -291,8 +291,8 @@ def calibrate(request: Fields, report: Report) -> Fields:
             done, total = step.done, step.total
         elif step.stage != "network":  # which takes most of the time
             return
-        fraction = (done + (step.done / step.total if step.stage == "network" else 0.0)) / total
-        left = (time.monotonic() - began) / fraction * (1 - fraction) if fraction else None
+        fraction = (done + (step.done / step.total if step.stage == "network" and step.total else 0.0)) / total
+        left = (time.monotonic() - began) / fraction * (1 - fraction) if done else None
         told = {"stage": "calibrate", "done": done, "total": total, "fraction": fraction, "seconds_left": left}
         report.progress(told)
 

@@ -356,7 +356,24 @@ class TestRun:
         assert words[:: len(words) - 1] == ["Loading the model", "Handing over the results"]
         assert len(set(words)) == len(words)
         assert stageText(SHOWING) == "Showing the results"
+        assert stageText(estimate.step("network", 3, 0)) == "Predicting tiles: 3"  # of how many is not known yet
         assert stageText(estimate.step("network", 3, 40)) == "Predicting tiles: 3 of 40"
+
+    def test_the_time_said_is_that_from_the_click_to_the_result(self, desktop, monkeypatch):
+        """Not that which the worker has measured, and without that in which a question was answered."""
+        import qt
+
+        from MoBUncertaintyLib.slicer_app.panel import panel
+
+        times = iter([100.0, 100.5, 128.6, 200.0, 200.5, 230.0, 242.0])
+        monkeypatch.setattr(panel, "time", SimpleNamespace(monotonic=lambda: next(times)))
+        add_ct(desktop)
+        apply(desktop)
+        assert desktop.ui.statusLabel.text.startswith("Done in 29 s.")
+        desktop.ui.acceptButton.click()
+        desktop.answer(qt.QMessageBox.Ok)
+        apply(desktop)
+        assert desktop.ui.statusLabel.text.startswith("Done in 12 s.")
 
     @pytest.mark.parametrize("is_in_database", [True, False])
     def test_a_run_asks_where_the_image_is_not_what_the_model_takes(self, desktop, monkeypatch, is_in_database):

@@ -391,13 +391,29 @@ def test_fraction_and_seconds_left_by_hand() -> None:
         clock.now = seconds
         step = estimate.step(stage, done, total)
         steps.append((step["fraction"], step["seconds_left"]))
-    # A quarter of the network took 30 s: three more, and the 10 s that resampling is expected to take, 140 s in all.
+    # A quarter of the network took 30 s after the first one, which tells nothing: one more, and the 10 s that
+    # resampling is expected to take, 140 s in all.
     assert steps == [
-        (0.0, None), (0.1, None), (0.1, None), (pytest.approx(40 / 140, abs=1e-4), 100.0),
+        (0.0, None), (0.1, None), (0.1, None), (0.3, None),
         (pytest.approx(100 / 140, abs=1e-4), 40.0), (pytest.approx(130 / 140, abs=1e-4), 10.0),
         (pytest.approx(130 / 140, abs=1e-4), 10.0), (1.0, 0.0),
     ]  # fmt: skip
     assert estimate.seconds == {"model": 10, "network": 120, "resample": 5}
+
+
+def test_the_time_left_is_said_once_it_is_known_and_does_not_jump() -> None:
+    """The network is slow at first, and how many tiles there are is known after the seventh only."""
+    clock = Clock()
+    estimate = Estimate({"model": 5.0, "network": 200.0, "resample": 2.0}, clock)
+    estimate.step("model", 1, 1)
+    fractions, lefts = [], []
+    for done in range(13):
+        clock.now = 9.0 + done if done else 0.0  # 10 s for the first tile, 1 s for each of the others
+        step = estimate.step("network", done, 0 if done < 7 else 12)
+        fractions.append(step["fraction"])
+        lefts.append(step["seconds_left"])
+    assert lefts == [None] * 7 + [7.0, 6.0, 5.0, 4.0, 3.0, 2.0]
+    assert fractions == sorted(fractions) and fractions[7] == pytest.approx(16 / 23, abs=1e-4)
 
 
 def test_the_pace_is_learnt() -> None:

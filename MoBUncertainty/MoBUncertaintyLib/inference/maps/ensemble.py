@@ -102,14 +102,16 @@ class Ensemble:
             member.close()
 
     def _steps(self, clock: Clock, before: int) -> ProgressCallback:
-        """Return what reports the steps of a member, the others' tiles taken to be as many as its own."""
-        count = len(self._members)
+        """Return what reports the steps of a member; members to come are taken to have as many tiles as it has."""
+        ahead, latest = len(self._members) - before, clock.latest
+        done, total = (latest.done, latest.total) if before and latest else (0, 0)
 
         def report(step: Progress) -> None:
             ends = step.stage == "resample" or (step.stage == "preprocess" and before)
-            if not ends:
-                shown = step.stage == "network"
-                clock.step(step.stage, step.done + before * step.total * shown, step.total * (count if shown else 1))
+            if step.stage == "network":
+                clock.step("network", done + step.done, done + step.total * ahead if step.total else total)
+            elif not ends:
+                clock.step(step.stage, step.done, step.total)
 
         return report
 

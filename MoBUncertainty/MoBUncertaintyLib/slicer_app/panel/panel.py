@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from datetime import datetime
@@ -55,6 +57,7 @@ class Panel:
         self._machine = StateMachine()
         self._jobCt = None  # the CT that the worker computes for
         self._seen = None  # the CT whose review was shown before a node was removed
+        self._since = 0.0  # when the user has last said what is to be done: the time that they wait from
         self._refused = None  # the CT whose results cannot be shown, not tried again before it changes
         self._refusal = ""  # the reason, given once for each scene
         self._watched = (None, 0)  # the CT that results follow, and the observer's tag
@@ -269,16 +272,22 @@ class Panel:
         """
         if self.state.busy:
             return
+        self._since = time.monotonic()
         work, ct, session = self._workButtons[state], self.parameters.ct, self.review.session
         text, job = "", None
         self._machine.go(State.NEEDS_PACKAGES)
         work.say("")
         self.update()
         try:
-            installing = _("Installing what is missing...")
+
+            def onInstall() -> None:
+                work.say(_("Installing what is missing..."))
+                self._since = math.inf  # no one waits for a result yet
+
             isElsewhere = state is State.RUNNING and self.logic.computer.host
             engine = None if isElsewhere else self.parameters.engine.value
-            self.ensureReady(formats, lambda: work.say(installing), engine)
+            self.ensureReady(formats, onInstall, engine)
+            self._since = min(self._since, time.monotonic())
             work.say("")
             if self.parameters and self.parameters.ct is ct and self.review.session is session:
                 job = request()
@@ -315,8 +324,8 @@ class Panel:
 
     def _onResult(self, session) -> None:
         self._refused = None
-        seconds = sum(session.prediction.timings.values())
         self._end("")
+        seconds = time.monotonic() - self._since
         self.run.work.say(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
 
     def _onBegun(self) -> None:
@@ -366,7 +375,13 @@ class Panel:
     def _maySegment(self) -> bool:
         """Ask whether to go on where the image is not what the models take."""
         found = otherModalities(self.parameters.ct, self.inputs.model.channels)
-        return not found or confirmLoss(" ".join([*found, _("Apply nevertheless?")]))
+        return not found or self._confirm(" ".join([*found, _("Apply nevertheless?")]))
+
+    def _confirm(self, question: str) -> bool:
+        """Ask as `confirmLoss`; the user waits from the answer on."""
+        answer = confirmLoss(question)
+        self._since = time.monotonic()
+        return answer
 
     def _mayReplaceReview(self) -> bool:
         review = self.review.session.review if self.review.session else None
@@ -385,7 +400,7 @@ class Panel:
         if stray:
             lost.append(_("Voxels that were changed outside of the review: {count}.").format(count=stray))
         question = _("A new segmentation begins a new review, and all of this is lost. Apply?")
-        return not lost or confirmLoss(" ".join([*lost, question]))
+        return not lost or self._confirm(" ".join([*lost, question]))
 
     # Which results are shown
 
