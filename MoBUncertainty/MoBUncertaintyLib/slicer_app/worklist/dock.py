@@ -298,7 +298,6 @@ class WorklistDock:
             return
         self._panel.parameters.ct = ct
         self._panel.refresh()  # the CT may have been chosen before it had results
-        self._panel.showOpened()
         self.opened.removePrevious()
         self.table.select(self.opened.name)
         self._say(_("{name} is open.").format(name=self.opened.name))
