@@ -31,6 +31,7 @@ OLDEST_SLICER = (5, 12)
 DICOM_FORMATS = {"dicom_seg", "dicom_seg_fractional", "dicom_sr", "parametric_map"}
 TORCH = "torch>=2.10"
 CONNECTION_S, CHECK_S = 5, 20  # to reach the package index, and to ask it: pip alone tries for a minute or more
+RETRIES = "PIP_RETRIES"  # pip's own variable
 DECLINED_KEY = "MoBUncertainty/OpenVINODeclined"
 # Packages of Slicer and of PyTorch, which pip does not touch, whatever other packages require.
 # OpenVINO reports its use through one of its own, and does without it.
@@ -310,9 +311,7 @@ def _failed(missing: list[str]) -> InstallationError:
 
 def _installTorch(pytorch) -> None:
     slicer.util.showStatusMessage(_("Installing PyTorch, which takes a few minutes..."))
-    # PyTorch comes from a server of its own; where that cannot be reached, pip would try for a minute.
-    os.environ.setdefault("PIP_RETRIES", "1")
-    with slicer.util.WaitCursor(), _torchBlocked():
+    with slicer.util.WaitCursor(), _torchBlocked(), _fewRetries():
         try:
             pytorch.installTorch(askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch"))
         except ImportError as error:
@@ -323,6 +322,18 @@ def _installTorch(pytorch) -> None:
                 ) from error
         finally:
             slicer.util.showStatusMessage("")
+
+
+@contextmanager
+def _fewRetries() -> Iterator[None]:
+    """Let pip try once more only, unless the user has said how often: PyTorch comes from a server of its own."""
+    isSaid = RETRIES in os.environ
+    os.environ.setdefault(RETRIES, "1")
+    try:
+        yield
+    finally:
+        if not isSaid:
+            del os.environ[RETRIES]
 
 
 @contextmanager

@@ -104,6 +104,7 @@ class Machine:
 
         def install_torch(askConfirmation=False, torchVersionRequirement=None):  # noqa: N803
             assert not askConfirmation
+            assert os.environ["PIP_RETRIES"] == "1"  # else a server that cannot be reached is tried for a minute
             self.install("PyTorch extension", [f"torch{torchVersionRequirement}"])
             import torch
 
@@ -313,6 +314,14 @@ def test_torch_never_enters_this_process(desktop, installation, machine):
     accept(desktop)
     installation.ensureReady("MoB Uncertainty")
     assert "torch" not in sys.modules
+
+
+def test_other_extensions_are_left_pips_own_retries(desktop, installation, machine):
+    machine("torch>=2.10")
+    before = dict(os.environ)
+    accept(desktop)
+    installation.ensureReady("MoB Uncertainty")
+    assert os.environ == before
 
 
 def test_a_torch_that_somebody_has_loaded_stays(desktop, installation, machine, monkeypatch):
