@@ -171,6 +171,14 @@ def test_large_letters_cut_nothing_of_the_export(desktop):
         desktop.process()
 
 
+def test_the_signs_of_the_list_have_the_colour_of_its_text_in_any_palette(desktop):
+    small_panel.with_regions(desktop, 2)
+    desktop.ui.acceptButton.click()
+    items = [desktop.ui.regionsTable.item(row, 1) for row in range(2)]
+    assert [item.text() for item in items] == ["✓ Accepted", "⚑ To review"]
+    assert all(item.icon().isNull() for item in items)  # a dark picture is not seen on a dark ground
+
+
 def test_warnings_of_a_run_stay_in_view(desktop):
     add_ct(desktop)
     desktop.ui.applyButton.click()

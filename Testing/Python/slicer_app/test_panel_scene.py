@@ -218,6 +218,28 @@ def test_a_ct_without_results_is_not_seen_under_those_of_another(reviewed):
     assert all(display.GetVisibility() for display in shown)
 
 
+def test_the_3d_view_is_centred_on_each_case_before_and_after_apply(desktop):
+    from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
+    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
+
+    def looked_at() -> np.ndarray:
+        (camera,) = nodesByClass(desktop.scene, "vtkMRMLCameraNode")
+        return np.array(camera.GetFocalPoint())
+
+    half = (np.array(small_panel.SHAPE[::-1]) - 1) / 2 * small_panel.MATRIX.diagonal()[:3]
+    for number, shift in enumerate((0.0, 300.0)):
+        matrix = small_panel.MATRIX.copy()
+        matrix[:3, 3] = shift
+        ct = addCt(desktop.scene, np.zeros(small_panel.SHAPE, np.int16), matrix, f"case {number}")
+        desktop.ui.ctSelector.setCurrentNode(ct)
+        desktop.process()
+        assert looked_at() == pytest.approx(half + shift, abs=1)
+        apply(desktop)
+        assert looked_at() == pytest.approx(half + shift, abs=10)
+        desktop.scene.RemoveNode(ct)
+        desktop.process()
+
+
 class TestClicks:
     def test_a_double_click_on_apply_is_one_click(self, desktop, monkeypatch):
         add_ct(desktop)

@@ -415,8 +415,11 @@ class Panel:
         self._watch(ct)
         if isAnother:
             giveWindow(ct)
-        if session is None and isAnother and ct is not self._refused and findResults(ct.GetScene()):
-            showAlone(ct)
+        if session is None and isAnother and ct is not self._refused:
+            if findResults(ct.GetScene()):
+                showAlone(ct)
+            else:
+                ResultScene(ct).pointCameras()  # which Slicer does for the first image alone
         if session is not self.review.session or session is None:
             if session:
                 showAlone(ct)

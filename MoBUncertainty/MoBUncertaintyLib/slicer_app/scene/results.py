@@ -383,16 +383,21 @@ class ResultScene:
             position: The slices go through it; None: through the middle of what is shown.
         """
         self._nodes.followTransform()
+        middle, size = self.pointCameras()
         if self.node("shown"):
             self._styleShown()  # a scene's file holds the ends of the window to six digits: -0.00 instead of 0.00
         views.giveWindow(self.ctNode)
-        bounds = views.boundsOfInterest(self._nodes)
-        middle, size = bounds.mean(axis=1), float(np.ptp(bounds, axis=1).max())
         views.showVolumes(self.scene, self.ctNode, self.node("shown"), self.overlay["opacity"])
         views.look(self.ctNode, middle, max(views.MARGIN * size, views.SMALLEST_VIEW_MM))
         if position is not None:
             views.sliceThrough(self.scene, self._nodes.toWorld(position))
+
+    def pointCameras(self) -> tuple[np.ndarray, float]:
+        """Point the 3D view at organs and regions or, without any, at the CT; return their middle and size."""
+        bounds = views.boundsOfInterest(self._nodes)
+        middle, size = bounds.mean(axis=1), float(np.ptp(bounds, axis=1).max())
         views.pointCameras(self.scene, middle, size)
+        return middle, size
 
     def jumpTo(self, position, extentMm: float):
         """Centre all slice views on a place and zoom to it.
