@@ -368,6 +368,7 @@ def export(
         from MoBUncertaintyLib.model.click_settings import ClickSettings
         from MoBUncertaintyLib.model.files import read_json
         from MoBUncertaintyLib.model.fingerprint import Fingerprint
+        from MoBUncertaintyLib.model.terminology import without_code
         from MoBUncertaintyLib.network.export import export as export_model
         from MoBUncertaintyLib.regions.settings import read_stated
 
@@ -394,6 +395,7 @@ def export(
             )
             entry = models.publish(model, catalogue, sample) if catalogue else None
             console.show_model(model)
+            console.show_warnings(without_code(model.card.labels))
             published = {"published": entry} if entry else {}
             return Result({**_described(model).facts, **published})
 

@@ -29,6 +29,7 @@ from MoBUncertaintyLib.inference.suitability import judge, measure
 from MoBUncertaintyLib.model.card import Fold, Label, ModelCard, chosen_labels, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.model.terminology import without_code
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, load_network, load_weights
 from MoBUncertaintyLib.network.moments import DEFAULT_SAMPLES
 from MoBUncertaintyLib.prediction import (
@@ -188,6 +189,7 @@ class Predictor:
                 *_second_stage(self.model),
                 *_one_sample(self.model.card, self.settings.samples),
                 *_overlapping(self.labels),
+                *_without_code(self.model, self.labels),
             ],
             timings={
                 **({"first_stage": clock.seconds["first_stage"]} if self.first_stage else {}),
@@ -302,6 +304,11 @@ class Predictor:
                 **({"openvino": version("openvino")} if window.engine.name is EngineName.OPENVINO else {}),
             },
         }
+
+
+def _without_code(model: Model, labels: Sequence[Label]) -> list[str]:
+    """Warn of labels whose names gave no code: a training folder states none, a model folder's card does."""
+    return [] if model.card.files else without_code(labels)
 
 
 def _overlapping(labels: Sequence[Label]) -> list[str]:

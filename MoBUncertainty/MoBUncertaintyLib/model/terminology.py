@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import colorsys
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.structures import ALIASES, STRUCTURES
 
@@ -25,47 +27,45 @@ SIDES = {"l": "left", "r": "right"}
 """In the names of AAPM's TG-263, always last: `Parotid_R`."""
 
 
-def terminology(name: str, context: str = "") -> tuple[dict[str, Any], tuple[int, int, int] | None]:
+def terminology(name: str) -> tuple[dict[str, Any], tuple[int, int, int] | None]:
     """Look up the terminology of a label and Slicer's colour for it.
+
+    Only the whole name counts, whatever its spaces, hyphens, capitals and the place of a side: a code that is guessed
+    goes unnoticed into every system that it reaches.
 
     Args:
         name: For example `pancreas`, `adrenal_gland_left`, `Left Kidney`, `Parotid_R`.
-        context: Name of the data set; a label that is only a modifier (`anterior`) refers to the organ in it.
 
     Returns:
         Category, type and modifier as (scheme, code, meaning); the type is Tissue if the name is unknown. The colour is
         None if Slicer recommends none.
     """
-    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
-    words[1:] = [SIDES.get(word, word) for word in words[1:]]
-    side = next((word for word in words if word in MODIFIERS), None)
+    words = [word for word in re.split(r"[\s_.,()-]+", name.lower()) if word]
+    if len(words) > 1:
+        words[-1] = SIDES.get(words[-1], words[-1])
+    sides = [word for word in words if word in MODIFIERS]
     modifier = None
     structure = "_".join(words)
-    if structure not in STRUCTURES and side is not None:  # the left atrium has a code of its own
-        modifier = MODIFIERS[side]
-        structure = "_".join(word for word in words if word != side)
+    if structure not in STRUCTURES and len(sides) == 1:  # the left atrium has a code of its own
+        modifier = MODIFIERS[sides[0]]
+        structure = "_".join(word for word in words if word not in MODIFIERS)
     structure = ALIASES.get(structure, structure)
-    if not structure:
-        structure = max((known for known in STRUCTURES if known in context.lower()), key=len, default="")
     if structure not in STRUCTURES:
         return {"category": TISSUE_CATEGORY, "type": TISSUE, "modifier": None}, None
     code, meaning, colour = STRUCTURES[structure]
     return {"category": ANATOMY, "type": ("SCT", code, meaning), "modifier": modifier}, colour
 
 
-def describe_labels(
-    names: dict[int, str], context: str = "", covered: dict[int, tuple[int, ...]] | None = None
-) -> tuple[Label, ...]:
+def describe_labels(names: dict[int, str], covered: dict[int, tuple[int, ...]] | None = None) -> tuple[Label, ...]:
     """Make labels with terminology and a colour each; no two have the same colour.
 
     Args:
         names: Label value -> name, foreground only, in the order of the labels.
-        context: Name of the data set.
         covered: Values that each covers, by its own value; None: its own alone.
     """
     labels: list[Label] = []
     for value, name in names.items():
-        codes, colour = terminology(name, context)
+        codes, colour = terminology(name)
         taken = {label.colour for label in labels}
         turn = value
         while colour is None or colour in taken:
@@ -73,6 +73,18 @@ def describe_labels(
             turn += 1
         labels.append(Label(value, name, colour, codes, (covered or {}).get(value, ())))
     return tuple(labels)
+
+
+def without_code(labels: Sequence[Label]) -> list[str]:
+    """Say which labels have no code of their own, and how to give them one; nothing if all have."""
+    names = [printable(label.name) for label in labels if label.terminology["type"] == TISSUE]
+    if not names:
+        return []
+    named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [
+        f"No SNOMED-CT code is known for {named}, so Tissue is stated; to set one, write it as the label's terminology "
+        "in the model.json that mob-uncertainty export makes."
+    ]
 
 
 def _generated_colour(number: int) -> tuple[int, int, int]:

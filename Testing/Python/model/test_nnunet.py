@@ -11,15 +11,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model, read_card
+from MoBUncertaintyLib.model.terminology import TISSUE
 from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.export import export, write_model
+from MoBUncertaintyLib.prediction import PredictionSettings
 from support import tiny
 from support.json_edits import edit, truncate
 from support.tiny import DATASET, PLANS, SPEC, card, network
@@ -67,6 +72,28 @@ def test_a_stock_results_folder_is_the_deterministic_model(results: Path) -> Non
     assert model.card.name == "Tiny" and model.card.spacing == (1.0, 1.5, 3.0)
     assert model.card.mirror_axes == (0, 1, 2) and model.card.orientation is None
     assert model.folds == (0,) and len(model.digest) == 64
+
+
+def test_no_code_comes_from_the_name_of_a_data_set_and_the_lack_of_one_is_said(results: Path, tmp_path: Path) -> None:
+    """`Dataset801_Hip` with the label Anterior is no hip; a code that the exported model states is taken."""
+    folder = tmp_path / "Dataset801_Hip"
+    shutil.copytree(results, folder)
+    (folder / "plans.json").write_text(json.dumps(PLANS | {"dataset_name": "Dataset801_Hip"}))
+    (folder / "dataset.json").write_text(json.dumps(DATASET | {"labels": {"background": 0, "Anterior": 1}}))
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(0, 300, (8, 12, 16)).astype(np.float32))
+
+    def predicted(path: Path) -> tuple[Any, list[str]]:
+        found = predict(image, load_model(path), PredictionSettings(device="cpu", engine="torch"))
+        return found.labels[0].terminology["type"], [each for each in found.warnings if "SNOMED" in each]
+
+    code, (warning,) = predicted(folder)
+    assert code == TISSUE
+    assert "No SNOMED-CT code is known for Anterior, so Tissue is stated; to set one, write it as" in warning
+    export(folder, tmp_path / "model")
+    card = json.loads((tmp_path / "model" / "model.json").read_text())
+    card["labels"][0]["terminology"]["type"] = ["SCT", "5366008", "Hippocampus"]
+    (tmp_path / "model" / "model.json").write_text(json.dumps(card))
+    assert predicted(tmp_path / "model") == (("SCT", "5366008", "Hippocampus"), [])
 
 
 @pytest.mark.parametrize("half", [False, True])

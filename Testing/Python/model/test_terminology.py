@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.model.structures import STRUCTURES
-from MoBUncertaintyLib.model.terminology import ANATOMY, TISSUE, TISSUE_CATEGORY, describe_labels, terminology
+from MoBUncertaintyLib.model.structures import ALIASES, STRUCTURES
+from MoBUncertaintyLib.model.terminology import (
+    ANATOMY,
+    MODIFIERS,
+    TISSUE,
+    TISSUE_CATEGORY,
+    describe_labels,
+    terminology,
+    without_code,
+)
 
 OF_HL7 = {*(f"rib_{number}" for number in range(1, 13)), "vertebrae_s1", "gluteus_maximus", "gluteus_medius"}
 OF_HL7 |= {"heart_myocardium", "portal_vein_and_splenic_vein", "brainstem"}
@@ -19,34 +28,44 @@ OF_HL7 |= {"heart_myocardium", "portal_vein_and_splenic_vein", "brainstem"}
 
 
 @pytest.mark.parametrize(
-    ("name", "context", "code", "modifier"),
+    ("name", "code", "modifier"),
     [
-        ("pancreas", "", "15776009", None),
-        ("adrenal_gland_left", "", "23451007", "7771000"),
-        ("Right Kidney", "", "64033007", "24028007"),
-        ("anterior", "Dataset004_Hippocampus", "5366008", "255549009"),
-        ("hippocampus", "", "5366008", None),
-        ("something new", "", "85756007", None),
-        ("left", "Dataset001_Unknown", "85756007", None),
-        ("rib_left_7", "", "24915002", "7771000"),
-        ("vertebrae_T12", "", "23215003", None),
-        ("heart_atrium_left", "", "82471001", None),
-        ("lung_middle_lobe_right", "", "72481006", None),
-        ("lung_upper_lobe_right", "", "45653009", "24028007"),
-        ("subclavian_artery_left", "", "36765005", "7771000"),
-        ("autochthon_left", "", "85756007", None),
-        ("Brainstem", "", "15926001", None),
-        ("SpinalCord", "", "2748008", None),
-        ("Parotid_R", "", "45289007", "24028007"),
-        ("Parotid_L", "", "45289007", "7771000"),
-        ("Kidney_L", "", "64033007", "7771000"),
-        ("Esophagus", "", "32849002", None),
-        ("Larynx", "", "4596009", None),
-        ("Bone_Mandible", "", "91609006", None),
+        ("pancreas", "15776009", None),
+        ("adrenal_gland_left", "23451007", "7771000"),
+        ("Right Kidney", "64033007", "24028007"),
+        ("kidney (left)", "64033007", "7771000"),
+        ("hippocampus-anterior", "5366008", "255549009"),
+        ("hippocampus", "5366008", None),
+        ("rib_left_7", "24915002", "7771000"),
+        ("vertebrae_T12", "23215003", None),
+        ("heart_atrium_left", "82471001", None),
+        ("lung_middle_lobe_right", "72481006", None),
+        ("lung_upper_lobe_right", "45653009", "24028007"),
+        ("subclavian_artery_left", "36765005", "7771000"),
+        ("Brainstem", "15926001", None),
+        ("SpinalCord", "2748008", None),
+        ("Parotid_R", "45289007", "24028007"),
+        ("Parotid_L", "45289007", "7771000"),
+        ("Kidney_L", "64033007", "7771000"),
+        ("Esophagus", "32849002", None),
+        ("Larynx", "4596009", None),
+        ("Bone_Mandible", "91609006", None),
+        # No exact name: nothing is guessed.
+        ("anterior", "85756007", None),
+        ("left", "85756007", None),
+        ("something new", "85756007", None),
+        ("autochthon_left", "85756007", None),
+        ("kidney tumour", "85756007", None),
+        ("kidney_肿瘤", "85756007", None),
+        ("non+kidney", "85756007", None),
+        ("kidney?", "85756007", None),
+        ("left right kidney", "85756007", None),
+        ("hip implant", "85756007", None),
+        ("", "85756007", None),
     ],
 )
-def test_labels_get_their_terminology(name: str, context: str, code: str, modifier: str | None) -> None:
-    codes, _ = terminology(name, context)
+def test_labels_get_their_terminology(name: str, code: str, modifier: str | None) -> None:
+    codes, _ = terminology(name)
     assert codes["type"][1] == code
     assert (codes["modifier"] or (None, None))[1] == modifier
 
@@ -67,6 +86,27 @@ def test_every_code_is_one_of_slicers_or_of_dicoms_own() -> None:
     ours = {name: (ANATOMY[1], code, meaning) for name, (code, meaning, _) in STRUCTURES.items()}
     assert {name for name, code in ours.items() if code not in known} == OF_HL7
     assert (TISSUE_CATEGORY[1], *TISSUE[1:]) in known
+
+
+@given(st.sampled_from(sorted({*STRUCTURES, *ALIASES, *MODIFIERS})), st.text(min_size=1, max_size=8))
+def test_a_name_with_anything_else_in_it_has_no_code(name: str, more: str) -> None:
+    """Unless it is a separator, or makes the name of another structure."""
+    for written in (name + more, more + name):
+        codes, _ = terminology(written)
+        plain = re.sub(r"[\s_.,()-]+", "_", written.lower()).strip("_")
+        plain = re.sub("_[lr]$", "", plain)
+        whole = {*STRUCTURES, *ALIASES}
+        without_side = {re.sub(f"_?{side}(_|$)", r"\1", plain).strip("_") for side in MODIFIERS if side in plain}
+        if plain not in whole and not without_side & whole:
+            assert codes["type"] == TISSUE
+
+
+def test_labels_without_a_code_are_named_with_what_to_do() -> None:
+    assert without_code(describe_labels({1: "pancreas", 2: "kidney_left"})) == []
+    (one,) = without_code(describe_labels({1: "Anterior", 2: "pancreas"}))
+    assert one.startswith("No SNOMED-CT code is known for Anterior, so Tissue is stated; to set one, write it as")
+    (many,) = without_code(describe_labels({value: f"part {value}" for value in range(1, 7)}))
+    assert "for part 1, part 2, part 3 and 3 more, so" in many
 
 
 def test_no_two_structures_share_a_code() -> None:

@@ -65,7 +65,7 @@ def open_training_folder(
             name=_text(dataset.get("name")) or re.sub(r"^Dataset\d+_", "", data_set) or path.stem,
             task=_text(dataset.get("description"))
             or f"Segments {', '.join(names.values())} in {' and '.join(filter(None, channels)) or 'images'}.",
-            labels=describe_labels(names, data_set, covered_values(dataset)),
+            labels=describe_labels(names, covered_values(dataset)),
             covariance=covariance,
             configuration=trained.configuration,
             orientation=_orientation(plans, dataset, path),
