@@ -24,7 +24,7 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.output.pages import templates
 from MoBUncertaintyLib.output.pages.report_page import facts, write_html
 from MoBUncertaintyLib.output.pictures.planes import PLANES
-from MoBUncertaintyLib.output.pictures.region_pictures import draw_region
+from MoBUncertaintyLib.output.pictures.region_pictures import draw_region, mask_in
 from MoBUncertaintyLib.output.pictures.scales import Scale
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
 from MoBUncertaintyLib.output.report import (
@@ -37,12 +37,13 @@ from MoBUncertaintyLib.output.report import (
     write_json,
 )
 from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.review.review import Review
 from support.clicked_cases import resolve
-from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, regions_of
+from support.fake_case import LEFT_KIDNEY, PANCREAS, SIZE, fake_case, regions_of
 from support.fake_review import fake_review
 
 HOSTILE = "\"><script>alert(1)</script><img src='http://x/y'> & {{ 7 * 7 }}"
@@ -166,7 +167,7 @@ class TestClicks:
             draw_region(clicked.ct, region, clicked.prediction, clicked.prediction.segmentation, SCALE, **options)
             for options in ({}, {"clicks": review.clicks}, {"clicks": review.clicks, "maps": review.maps_in})
         )
-        assert set(plain) != set(marked)  # the planes go through the click
+        assert plain != marked
         dots = [[(pixels(png) == 20).all(axis=-1).sum() for png in drawn.values()] for drawn in (plain, marked)]
         assert max(dots[0]) < 20 < min(dots[1])
         assert marked.keys() == changed.keys()
@@ -532,3 +533,28 @@ def test_html_is_well_formed(tmp_path, signed):
         else:
             assert open_tags.pop() == tag
     assert open_tags == []
+
+
+@pytest.mark.parametrize("length", [0, 40, 80, 120, 1e30])
+@pytest.mark.parametrize("direction", [(1, 0, 0), (0, -1, 0), (0, 0, 1), (-0.6, 0.6, -0.5)])
+def test_a_stroke_may_lead_far_from_its_region(length: float, direction: tuple[float, ...]) -> None:
+    """Then the pictures show the region where the stroke is nearest to it, and as much of both as they hold."""
+    case = fake_review(fake_case(spacing=(6.0, 6.0, 9.0)))
+    for start in case.review.regions:
+        middle = np.array(start.found.region.centroid_ras)
+        for away in (0.0, 1.0):  # begun in the region, or far from it
+            points = [tuple(middle + (part + away) * length * np.array(direction)) for part in (0, 0.5, 1)]
+            click = Click("c1", points, 1, datetime.now(UTC), start.region_id)
+            for region in case.review.regions:
+                drawn = draw_region(case.ct, region, case.prediction, case.review.corrected(), SCALE, clicks=[click])
+                assert len(drawn) == 3
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_a_region_only_what_lies_in_a_box_is_drawn_there(seed: int) -> None:
+    rng, (region, *_) = np.random.default_rng(seed), fake_review().review.regions
+    shape = SIZE[::-1]
+    whole = np.zeros(shape, bool)
+    whole[region.box] = region.mask
+    box = tuple(slice(*sorted(rng.choice(size + 1, 2, replace=False).tolist())) for size in shape)
+    assert np.array_equal(mask_in(box, region), whole[box])

@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from MoBUncertaintyLib.geometry import LPS_TO_RAS, Box, within
+from MoBUncertaintyLib.geometry import LPS_TO_RAS, Box, intersection, shape_of, within
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, View, central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
@@ -87,7 +87,8 @@ def draw_region(
         corrected: The segmentation as it is now.
         scale: What values look like, and the measure that the heat map shows.
         maps: Copies probability and variance of a box as they are now; None: they are as predicted.
-        clicks: To be marked; the planes go through the last of those that were given in the region.
+        clicks: To be marked; the planes go through the last of those that were given in the region: of a stroke,
+            through its point nearest to the middle of the region.
 
     Returns:
         A PNG file for each of `PLANES`, by its title. The outline of `corrected` is drawn where it differs.
@@ -97,15 +98,13 @@ def draw_region(
     focus = np.array(ct.TransformIndexToPhysicalPoint(middle[::-1].tolist()))
     own = [click for click in clicks if click.region_id == region.region_id]
     if own:
-        points = own[-1].points_ras
-        focus = np.array(points[len(points) // 2]) * LPS_TO_RAS
+        points = np.array(own[-1].points_ras) * LPS_TO_RAS
+        focus = points[np.linalg.norm(points - focus, axis=1).argmin()]  # a stroke may lead far away
     width = float(np.clip(region.found.region.extent_mm + 2 * _MARGIN_MM, _SMALLEST_MM, _LARGEST_MM))
     camera = Camera(ct, View.of(ct, focus, focus, width), _PIXELS)
     before, after = prediction.segmentation[camera.box], corrected[camera.box]
     colours = {label.value: label.colour for label in prediction.labels}
-    mask = np.zeros(before.shape, bool)
-    mask[within(region.box, camera.box)] = region.mask
-    outlines = [Outline(camera.sections(mask, camera.box), REGION_COLOUR, 1.6)]
+    outlines = [Outline(camera.sections(mask_in(camera.box, region), camera.box), REGION_COLOUR, 1.6)]
     # The corrected outline below the predicted one, so that it is seen where it differs.
     for labels, colour_of in ((after, lambda _: CORRECTED_COLOUR), (before, colours.__getitem__)):
         outlines += outlines_of(labels, camera, colour_of, 1.8)
@@ -121,6 +120,14 @@ def draw_region(
         plane.title(focus): png(draw_plane(camera, index, scale, outlines, heat, marks))
         for index, plane in enumerate(PLANES)
     }
+
+
+def mask_in(box: Box, region: ReviewRegion) -> np.ndarray:
+    """Return where a region lies in a box of the volume, which may hold only a part of it, or nothing."""
+    mask = np.zeros(shape_of(box), bool)
+    if common := intersection(box, region.box):
+        mask[within(common, box)] = region.mask[within(common, region.box)]
+    return mask
 
 
 def outlines_of(labels: np.ndarray, camera: Camera, colour_of: Callable[[int], Colour], width: float) -> list[Outline]:
@@ -167,6 +174,8 @@ def draw_plane(
     for mark in marks:
         if abs(mark.place - camera.view.focus)[plane.normal] <= _NEAR_MM:
             (column, row), draw = camera.pixel(plane, mark.place), ImageDraw.Draw(picture, "RGBA")
+            if max(abs(column), abs(row)) > 2 * camera.pixels:  # numbers too large to draw with
+                continue
             for radius, fill, rim in ((7, (0, 0, 0, 150), None), (5, tuple(mark.colour), "white")):
                 around = (column - radius, row - radius, column + radius, row + radius)
                 draw.ellipse(around, fill=fill, outline=rim, width=2)
