@@ -57,12 +57,20 @@ def predict_inputs(
         if job.skip_existing and (kept := job.kept(case, folder)):
             console.show_note(f"{folder} holds results already.")
             return Result({"case": asdict(kept)})
-        return Result({"case": asdict(_run(job, case, folder, cancelled))})
+        summary = _run(job, case, folder, cancelled)
+        return Result({"case": asdict(summary)}, console.BAD_INPUT if summary.problems else 0)
     check_table(output)
     places = {folder: f"Case {number} of {len(cases)}" for number, (_, folder) in enumerate(cases, 1)}
+    problems: list[str] = []
+
+    def run(case: Input, folder: Path) -> CohortCase:
+        summary = _run(job, case, folder, cancelled, places[folder])
+        problems.extend(summary.problems)
+        return predicted_row(case, folder, summary)
+
     rows = run_each(
         cases,
-        lambda case, folder: predicted_row(case, folder, _run(job, case, folder, cancelled, places[folder])),
+        run,
         job.kept,
         cancelled,
         lambda rows: write_cohort(output, source.absolute().name, rows, _others(cases)),
@@ -76,7 +84,7 @@ def predict_inputs(
         "page": output / PAGE,
     }
     failed = any(row.outcome is Outcome.FAILED for row in rows)
-    return Result(facts, console.BAD_INPUT if failed or others else 0)
+    return Result(facts, console.BAD_INPUT if failed or others or problems else 0)
 
 
 def run_each(

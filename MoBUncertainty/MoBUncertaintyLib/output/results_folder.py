@@ -33,6 +33,7 @@ from MoBUncertaintyLib.output.dicom.objects import DicomFormat, write_objects
 from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
 from MoBUncertaintyLib.output.pages.review_page import write_review_page
 from MoBUncertaintyLib.output.pages.templates import check_template
+from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_record import (
@@ -106,6 +107,7 @@ def write_results(
     warnings: Sequence[str] = (),
     volumes: Future[dict[str, PackedVoxels]] | None = None,
     core: SceneCore | None = None,
+    parts: Parts | None = None,
     more: Callable[[Path], None] | None = None,
 ) -> list[str]:
     """Write a results folder.
@@ -126,6 +128,7 @@ def write_results(
         overwrite: Replace an older results folder.
         warnings: What was noticed before, for `prediction.json`.
         volumes: `write_volumes`, if it has already begun for the folder that `FOLDER.reserve` gave.
+        parts: Told which parts could not be made.
         core: Slicer's core for the scene, if it has already been started.
         more: Writes more files to the folder that it is called with.
 
@@ -153,17 +156,22 @@ def write_results(
         picture = beside.submit(draw_overlay, partial / "overlay.png", image, prediction, regions, name)
         write_nifti(partial / "regions.nii.gz", regions.whole_map(), prediction.grid)
         write_csv(regions, partial / "regions.csv")
-        problems: list[str] = []
+        parts = parts or Parts(partial)
         if drawn:
-            try:
-                drawn.result()
-            except SceneError as error:  # the prediction is worth keeping without it
-                problems.append(str(error))
+            with parts.part("The scene", "scene.mrb"):
+                try:
+                    drawn.result()
+                except SceneError as error:
+                    parts.warnings.append(str(error))
         case = ReviewedCase(image, Review(described, regions))
-        problems += write_objects(formats, partial, case, dicom_files, lambda error: FOLDER.error(place.target, error))
-        described.warnings.extend(problems)
-        write_review_page(partial / "review.html", case)
-        picture.result()
+        write_objects(formats, parts, case, dicom_files)
+        with parts.part("The picture", "overlay.png"):
+            picture.result()
+        known, said = len(parts.problems), parts.sentences
+        described.warnings.extend(said)
+        with parts.part("The review page", "review.html"):
+            write_review_page(partial / "review.html", case)
+        described.warnings.extend(parts.problems[known:])
         volumes.result()
         if more:
             more(partial)
@@ -172,7 +180,7 @@ def write_results(
         record = seal(json.loads(json.dumps(record, default=str)) | {"files": make_manifest(partial)})
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         (partial / RECORD).write_text(text + "\n", encoding="utf-8")
-    return problems + place.warnings
+    return parts.sentences + place.warnings
 
 
 def read_results(folder: str | Path) -> Results:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError, OutputError, ReviewError, SettingsError
-from MoBUncertaintyLib.files.input_files import begins_as_dicom
+from MoBUncertaintyLib.errors import OutputError, ReviewError, SettingsError
 from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest, check_seal, make_manifest, seal
 from MoBUncertaintyLib.files.json_input import JsonError, read_object
 from MoBUncertaintyLib.files.names import is_system_file
@@ -28,6 +27,7 @@ from MoBUncertaintyLib.output.dicom.objects import (
 from MoBUncertaintyLib.output.folders import FolderKind
 from MoBUncertaintyLib.output.pages.report_page import write_html
 from MoBUncertaintyLib.output.pages.templates import check_template
+from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.report import (
     SCHEMA,
     ReviewedCase,
@@ -109,13 +109,13 @@ def write_export(
     sign: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     progress: Callable[[float], None] = lambda _fraction: None,
 ) -> Exported:
-    """Write what the reader wants of a reviewed case into a folder of its own, all of it or nothing.
+    """Write what the reader wants of a reviewed case into a folder of its own, whole or not at all.
 
     Args:
         case: The case.
         folder: To be made; missing parents are made too.
-        formats: Of `Format`. Where the volume does not lie on the slices of the CT's DICOM files, or these lack what a
-            derived object must repeat, DICOM objects are left out, which is a problem, and the rest is written.
+        formats: Of `Format`. What cannot be made, DICOM objects of files that lack what these must repeat, say, is
+            left out, which is a problem, and the rest is written.
         dicom_files: The CT's slices, if it came from DICOM.
         patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
         overwrite: Replace an older export.
@@ -137,35 +137,36 @@ def write_export(
         check_template()
     folder = absolute(folder)
     corrected = case.review.corrected()
-    warnings: list[str] = []
-    problems: list[str] = []
-    dicom, patient = _read_dicom(dicom_files, patient_fields, warnings)
     with FOLDER.reserve(folder, overwrite, keep) as place, place.writing() as partial:
+        parts = Parts(partial)
         for done, kind in enumerate(wanted):
             progress(done / len(wanted))
             if kind in _WRITERS:
-                with _writing(folder):
-                    _WRITERS[kind](partial, case, corrected)
-        problems += write_objects(
-            objects, partial, case, dicom_files or (), lambda error: FOLDER.error(folder, error), corrected
-        )
+                name, files, write = _WRITERS[kind]
+                with parts.part(name, *files), _writing(folder):
+                    write(partial, case, corrected)
+        write_objects(objects, parts, case, dicom_files or (), corrected)
         # Last, so that the report lists the warnings, and its record all other files.
-        said = [*warnings, *problems]
-        report = build_report(case, dicom=dicom, patient=patient, warnings=said, corrected=corrected)
+        dicom, patient = _read_dicom(dicom_files, patient_fields, parts)
+        report = build_report(case, dicom=dicom, patient=patient, warnings=parts.sentences, corrected=corrected)
+        known = len(parts.problems)
         if Format.REPORT in wanted:
-            write_html(partial / "report.html", report, case, corrected)
-            write_csv(partial / "report.csv", report)
-            if report["clicks"]:
-                write_clicks_csv(partial / "clicks.csv", report)
+            with parts.part("The report", "report.html"):
+                write_html(partial / "report.html", report, case, corrected)
+            with parts.part("The table of the report", "report.csv", "clicks.csv"):
+                write_csv(partial / "report.csv", report)
+                if report["clicks"]:
+                    write_clicks_csv(partial / "clicks.csv", report)
+        report["warnings"] += parts.problems[known:]
         report[DECIDED] = _evidence(case, corrected)
         report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if sign else None})
         write_json(partial / RECORD, report)
         if sign:
             write_json(partial / SIGNATURE, sign(report))
         names = sorted(path.name for path in partial.iterdir())
-    warnings += place.warnings
     progress(1.0)
-    return Exported(tuple(folder / name for name in names), tuple(warnings), tuple(problems), report)
+    warnings = (*parts.warnings, *place.warnings)
+    return Exported(tuple(folder / name for name in names), warnings, tuple(parts.problems), report)
 
 
 def _evidence(case: ReviewedCase, corrected: np.ndarray) -> dict[str, str]:
@@ -273,25 +274,23 @@ def check_source(formats: Iterable[Format], dicom_files: Sequence[str | Path] | 
 
 
 def _read_dicom(
-    files: Sequence[str | Path] | None, patient_fields: bool, warnings: list[str]
+    files: Sequence[str | Path] | None, patient_fields: bool, parts: Parts
 ) -> tuple[dict[str, str], dict[str, str] | None]:
     """Which series the CT is and, if asked for, patient fields, in the report's words."""
     if not files:
         if patient_fields:
-            warnings.append("The report does not name the patient, because the image did not come from DICOM.")
+            parts.warnings.append("The report does not name the patient, because the image did not come from DICOM.")
         return {}, None
-    import pydicom
-    from pydicom.errors import InvalidDicomError
+    with parts.part("What the report says of the image's DICOM series"):
+        from MoBUncertaintyLib.output.dicom.headers import read_header
 
-    try:
-        header = pydicom.dcmread(files[0], stop_before_pixels=True, force=begins_as_dicom(Path(files[0])))
-    except (OSError, InvalidDicomError) as error:
-        raise ImageError(f"{files[0]} cannot be read; check the image's DICOM files.") from error
+        header, _ = read_header(Path(files[0]))
 
-    def fields(names: Mapping[str, str]) -> dict[str, str]:
-        return {words: _dicom_text(name, header.get(name)) for name, words in names.items() if header.get(name)}
+        def fields(names: Mapping[str, str]) -> dict[str, str]:
+            return {words: _dicom_text(name, header.get(name)) for name, words in names.items() if header.get(name)}
 
-    return fields(_SERIES), fields(_PATIENT) if patient_fields else None
+        return fields(_SERIES), fields(_PATIENT) if patient_fields else None
+    return {}, None
 
 
 def _dicom_text(name: str, value: Any) -> str:
@@ -312,11 +311,11 @@ def _write_nifti(folder: Path, case: ReviewedCase, corrected: np.ndarray) -> Non
     write_whole(_image(corrected, case), folder / NIFTI_SEGMENTATION)
 
 
-_WRITERS: dict[Format, Callable[[Path, ReviewedCase, np.ndarray], None]] = {
-    Format.SEGMENTATION: _write_nrrd,
-    Format.NIFTI: _write_nifti,
+_WRITERS: dict[Format, tuple[str, tuple[str, ...], Callable[[Path, ReviewedCase, np.ndarray], None]]] = {
+    Format.SEGMENTATION: ("The segmentation", (SEGMENTATION, REGIONS), _write_nrrd),
+    Format.NIFTI: ("The segmentation as NIfTI", (NIFTI_SEGMENTATION,), _write_nifti),
 }
-"""What writes a format into a folder, of a case and its corrected label map (z, y, x)."""
+"""Its name, its files, and what writes them into a folder, of a case and its corrected label map (z, y, x)."""
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat, check_dicom_source, file_names
 from MoBUncertaintyLib.output.pages.templates import check_template
+from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.results_folder import (
@@ -69,6 +70,7 @@ class CaseSummary:
         device: What computed it, the backbone's precision, and the engine.
         warnings: One sentence each.
         suitability: Whether the model suits the case.
+        problems: Those of the warnings that tell what was asked for and could not be written.
     """
 
     name: str
@@ -81,6 +83,7 @@ class CaseSummary:
     device: str
     warnings: list[str]
     suitability: Suitability
+    problems: tuple[str, ...] = ()
 
     @property
     def expected_error_in_regions_ml(self) -> float:
@@ -165,7 +168,8 @@ def run_case(
         seconds |= analysis.seconds
         prediction.timings.update(seconds)  # so that the record has all of them
         with _stage("write", seconds, progress, cancelled):
-            problems = write_results(
+            parts = Parts(place.partial)
+            noticed = write_results(
                 place,
                 image,
                 prediction,
@@ -184,6 +188,7 @@ def run_case(
                 warnings=warnings,
                 volumes=volumes,
                 core=core,
+                parts=parts,
                 more=partial(more, analysis) if more else None,
             )
     summary = CaseSummary(
@@ -195,7 +200,8 @@ def run_case(
         expected_error_ml=prediction.expected_error_mm3 / 1000,
         seconds=seconds,
         device="{device}, {precision}, {engine}".format_map(prediction.provenance),
-        warnings=[*warnings, *prediction.warnings, *problems],
+        warnings=[*warnings, *prediction.warnings, *noticed],
+        problems=tuple(parts.problems),
         suitability=prediction.suitability or Suitability(judged=False),
     )
     return summary, analysis

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import highdicom
 from highdicom.sr import CodedConcept
-from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import OutputError
@@ -81,22 +81,18 @@ def person(name: str | None) -> str | None:
     return line(name.replace("^", " ").replace("=", " "))[: LONGEST - 1] + "^" if name else None
 
 
-def save(dataset: Dataset, path: str | Path, deflated: bool = False) -> None:
-    """Write a DICOM file.
+def save(dataset: Dataset, path: str | Path) -> None:
+    """Write a DICOM file, uncompressed: not all programs can inflate, and nothing else packs floating-point voxels.
 
     Args:
         dataset: The object.
         path: The file, in a folder that exists.
-        deflated: Compress all of it, by the transfer syntax Deflated Explicit VR Little Endian. It is the only one that
-            can compress floating-point voxels.
 
     Raises:
         OutputError: The file cannot be written.
     """
     path = Path(path)
     dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: names of labels and readers may be in any script
-    if deflated:
-        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     try:
         dataset.save_as(path)
     except OSError as error:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import OutputError, SettingsError, UserError
+from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.pictures.style import brightest_variance
 from MoBUncertaintyLib.output.report import ReviewedCase, build_report
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from MoBUncertaintyLib.output.dicom.series import DicomSeries
 
 
 class DicomFormat(StrEnum):
@@ -87,46 +90,42 @@ def file_names(kind: DicomFormat, values: Sequence[int]) -> list[str]:
 
 def write_objects(
     formats: Iterable[DicomFormat],
-    folder: Path,
+    parts: Parts,
     case: ReviewedCase,
     files: Sequence[str | Path],
-    failed: Callable[[OSError], OutputError],
     corrected: np.ndarray | None = None,
-) -> list[str]:
-    """Write objects, or say why one cannot be: the rest is worth having without it.
+) -> None:
+    """Write objects, each a part of an export.
 
     Args:
         formats: The objects, in their order.
-        folder: Folder that exists.
+        parts: Of the export.
         case: The case.
         files: The CT's DICOM files.
-        failed: Makes an error of what the system says of the disk.
         corrected: `case.review.corrected()`, if it is at hand.
 
-    Returns:
-        A sentence for each object that cannot be made of these files.
-
     Raises:
-        OutputError: The disk is full or broken.
+        OSError: The disk is full or broken.
     """
     wanted = list(formats)
     if not wanted:
-        return []
+        return
+    from MoBUncertaintyLib.output.dicom.series import read_series
+
     corrected = case.review.corrected() if corrected is None else corrected
-    problems = []
+    values, series = [label.value for label in case.prediction.labels], None
     for kind in wanted:
-        try:
-            _write(kind, folder, case, files, corrected)
-        except UserError as error:
-            if isinstance(error.__cause__, OSError) and isinstance(error, OutputError):
-                raise failed(error.__cause__) from error
-            problems.append(f"{NAMES[kind]} was not written: {error}")
-    return problems
+        with parts.part(NAMES[kind], *file_names(kind, values)):
+            series = series or read_series(files)
+            _write(kind, parts.folder, case, series, corrected)
+    if series and series.left_out:
+        parts.warnings.append(
+            f"The image's DICOM files state {', '.join(series.left_out)} as DICOM does not allow; the DICOM objects "
+            "leave that empty, so check that they reach the right patient."
+        )
 
 
-def _write(
-    kind: DicomFormat, folder: Path, case: ReviewedCase, files: Sequence[str | Path], corrected: np.ndarray
-) -> None:
+def _write(kind: DicomFormat, folder: Path, case: ReviewedCase, files: DicomSeries, corrected: np.ndarray) -> None:
     from MoBUncertaintyLib.output.dicom.parametric_map import write_parametric_map
     from MoBUncertaintyLib.output.dicom.segmentation import write_dicom_probability, write_dicom_seg
     from MoBUncertaintyLib.output.dicom.structured_report import write_structured_report

@@ -14,7 +14,7 @@ from pydicom.sr.codedict import codes
 
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.dicom.common import VARIANCE_SERIES_NUMBER, code_of, equipment, line, own_code, save
-from MoBUncertaintyLib.output.dicom.series import read_series
+from MoBUncertaintyLib.output.dicom.series import DicomSeries, read_series
 from MoBUncertaintyLib.regions.settings import MAX_VARIANCE
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _SIDES = {codes.SCT.Left.value: "L", codes.SCT.Right.value: "R", codes.SCT.Right
 
 def write_parametric_map(
     path: str | Path,
-    files: Sequence[str | Path],
+    files: Sequence[str | Path] | DicomSeries,
     variance: sitk.Image,
     *,
     model: Mapping[str, Any],
@@ -36,7 +36,9 @@ def write_parametric_map(
     label: Label,
     named: bool = False,
 ) -> None:
-    """Write the variance as DICOM Parametric Map: float32, without unit, a frame for each CT slice, compressed.
+    """Write the variance as DICOM Parametric Map: float32, without unit.
+
+    Slices above and below all variance have no frame: voxels are not compressed, and organs are small.
 
     Args:
         path: The file, in a folder that exists.
@@ -52,11 +54,16 @@ def write_parametric_map(
         OutputError: The volume does not lie on the files' slices, or the file cannot be written.
     """
     series = read_series(files)
-    frames = series.frames(variance).astype(np.float32, copy=False)
+    whole = series.frames(variance).astype(np.float32, copy=False)
+    part = _extent(whole, series)
     description = f"Predictive variance ({label.name})" if named else "Predictive variance"
     parametric_map = ParametricMap(
-        source_images=series.datasets,
-        pixel_array=np.ascontiguousarray(frames),
+        source_images=series.datasets if len(series.datasets) == 1 else series.datasets[part],
+        pixel_array=np.ascontiguousarray(whole[part]),
+        plane_positions=[
+            highdicom.PlanePositionSequence(highdicom.CoordinateSystemNames.PATIENT, position.tolist())
+            for position in series.positions[part]
+        ],
         series_number=VARIANCE_SERIES_NUMBER,
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[
@@ -85,7 +92,17 @@ def write_parametric_map(
     # map upside down without the other.
     parametric_map.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(label)]
     _order_frames(parametric_map, series.orientation[:, 2])
-    save(parametric_map, path, deflated=True)
+    save(parametric_map, path)
+
+
+def _extent(frames: np.ndarray, series: DicomSeries) -> slice:
+    """Find the frames, in order of their positions, from the first to the last that hold anything; two at least."""
+    if len(series.datasets) == 1:  # the frames of one file lie in any order
+        return slice(None)
+    used = np.flatnonzero(frames.any(axis=(1, 2)))
+    start, stop = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+    start = min(start, len(frames) - 2)
+    return slice(start, max(stop, start + 2))
 
 
 def _anatomy(label: Label) -> Dataset:

@@ -25,7 +25,7 @@ from MoBUncertaintyLib.output.dicom.common import (
     save,
     tracking_uid,
 )
-from MoBUncertaintyLib.output.dicom.series import read_series
+from MoBUncertaintyLib.output.dicom.series import DicomSeries, read_series
 from MoBUncertaintyLib.output.segment_nrrd import values_in
 
 PROBABILITY_STEPS = 255
@@ -34,7 +34,7 @@ PROBABILITY_STEPS = 255
 
 def write_dicom_seg(
     path: str | Path,
-    files: Sequence[str | Path],
+    files: Sequence[str | Path] | DicomSeries,
     segmentation: sitk.Image,
     labels: Sequence[Label],
     *,
@@ -87,7 +87,7 @@ def write_dicom_seg(
 
 def write_dicom_probability(
     path: str | Path,
-    files: Sequence[str | Path],
+    files: Sequence[str | Path] | DicomSeries,
     probability: Sequence[sitk.Image],
     labels: Sequence[Label],
     *,
@@ -97,7 +97,7 @@ def write_dicom_probability(
     prediction: str | None = None,
     series_description: str = "Probability",
 ) -> None:
-    """Write the probabilities as DICOM SEG: FRACTIONAL, in steps of 1 / 255, compressed.
+    """Write the probabilities as DICOM SEG: FRACTIONAL, in steps of 1 / 255.
 
     Args:
         path: The file, in a folder that exists.
@@ -125,13 +125,13 @@ def write_dicom_probability(
         content_description=line(series_description),
         **equipment(model, series_description),
     )
-    _save(dataset, path, deflated=True)
+    _save(dataset, path)
 
 
-def _save(dataset: Segmentation, path: str | Path, deflated: bool = False) -> None:
+def _save(dataset: Segmentation, path: str | Path) -> None:
     if "ContentCreatorName" not in dataset:
         dataset.ContentCreatorName = None  # may be empty, not missing
-    save(dataset, path, deflated)
+    save(dataset, path)
 
 
 def _descriptions(

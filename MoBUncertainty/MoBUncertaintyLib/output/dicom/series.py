@@ -12,35 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pydicom
 import SimpleITK as sitk
-from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import DSfloat
 
 from MoBUncertaintyLib.errors import ImageError, OutputError
-from MoBUncertaintyLib.files.input_files import BoundedReader, begins_as_dicom, check_regular
-from MoBUncertaintyLib.images.dicom import places_of
+from MoBUncertaintyLib.images.dicom import MAX_SHIFT, places_of
+from MoBUncertaintyLib.output.dicom.headers import NEEDED, read_header
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 TOLERANCE = 0.1  # of the smallest side of a voxel: positions in files are rounded
 _ANGLE = 1e-3  # of a direction cosine
-
-# A derived object repeats these.
-_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality")
-# DICOM demands that these be there, empty if unknown; not all files have them.
-_MAY_BE_EMPTY = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
 
 
 @dataclass(frozen=True)
@@ -53,6 +36,7 @@ class DicomSeries:
         spacing: Between the pixels of a row and of a column.
         size: Pixels in a row and in a column.
         positions: Of the first pixel of each slice, in the order of `datasets` or, of a single one, of its frames.
+        left_out: Keywords of fields that the files state as DICOM does not allow.
     """
 
     datasets: list[Dataset]
@@ -60,6 +44,7 @@ class DicomSeries:
     spacing: tuple[float, float]
     size: tuple[int, int]
     positions: np.ndarray
+    left_out: tuple[str, ...] = ()
 
     def frames(self, image: sitk.Image) -> np.ndarray:
         """Return the voxels of an image as (frame, row, column); a view into the image where it is so already.
@@ -93,24 +78,35 @@ class DicomSeries:
         heights = self.positions @ self.orientation[:, 2]
         order = np.argsort(np.argsort(heights, kind="stable"))
         expected = start + order[:, None] * spacing[2] * self.orientation[:, 2]
+        away = expected - self.positions
+        beside = away - np.outer(away @ self.orientation[:, 2], self.orientation[:, 2])
+        if np.linalg.norm(beside, axis=1).max() <= MAX_SHIFT:
+            # The slices were stacked straight when they were read, so each has its own voxels; the first one counts.
+            away = away - beside + beside[order == 0]
         # Of the in-plane spacing the last pixel counts, where small differences have added up.
-        off = max(np.abs(expected - self.positions).max(), (np.abs(spacing[:2] - self.spacing) * size[:2]).max())
+        off = max(np.abs(away).max(), (np.abs(spacing[:2] - self.spacing) * size[:2]).max())
         if not off < TOLERANCE * spacing.min():
             raise _mismatch("its voxels lie elsewhere, or slices are missing or unevenly spaced")
         return order
 
 
-def read_series(files: Sequence[str | Path]) -> DicomSeries:
+def read_series(files: Sequence[str | Path] | DicomSeries) -> DicomSeries:
     """Read the headers of a CT's DICOM files: all of its slices, or the one file of an enhanced CT.
 
     Args:
-        files: In any order.
+        files: In any order; or the series itself, which was read before.
 
     Raises:
         ImageError: One cannot be read or lacks what a derived object must repeat; they are not one series of parallel
             slices of one size.
     """
-    datasets = [_read_header(Path(file)) for file in files]
+    if isinstance(files, DicomSeries):
+        return files
+    headers = [read_header(Path(file)) for file in files]
+    datasets = [dataset for dataset, _ in headers]
+    for file, dataset in zip(files, datasets, strict=True):
+        if missing := next((name for name in NEEDED if not dataset.get(name)), None):
+            raise ImageError(f"{file} has no {missing}, which results in DICOM must repeat; export as NRRD.")
     if not datasets:
         raise ImageError("There are no DICOM files of this image; export as NRRD, or load it from its DICOM series.")
     if len({dataset.SeriesInstanceUID for dataset in datasets}) > 1:
@@ -132,28 +128,9 @@ def read_series(files: Sequence[str | Path]) -> DicomSeries:
         order = np.argsort(positions @ orientation[:, 2], kind="stable")
         datasets, positions = [datasets[index] for index in order], positions[order]
         _state_distances(datasets, positions)
-    return DicomSeries(datasets, orientation, (spacings[0][1], spacings[0][0]), sizes.pop(), positions)
-
-
-def _read_header(path: Path) -> Dataset:
-    check_regular(path)
-    try:
-        with BoundedReader(path) as file:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, force=begins_as_dicom(path))
-        missing = next((name for name in _NEEDED if not dataset.get(name)), None)
-    except (OSError, EOFError, InvalidDicomError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "it is no DICOM file"
-        raise ImageError(f"{path} cannot be read ({reason}); give the image's DICOM files.") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # elements are parsed at their first use, and damaged in as many ways as there are
-        raise ImageError(f"{path} is damaged; give the image's DICOM files.") from error
-    if missing:
-        raise ImageError(f"{path} has no {missing}, which results in DICOM must repeat; export as NRRD.")
-    for name in _MAY_BE_EMPTY:
-        if name not in dataset:
-            setattr(dataset, name, None)
-    return dataset
+    left_out = tuple(dict.fromkeys(name for _, names in headers for name in names))
+    spacing = spacings[0][1], spacings[0][0]
+    return DicomSeries(datasets, orientation, spacing, sizes.pop(), positions, left_out)
 
 
 def _state_distances(datasets: list[Dataset], positions: np.ndarray) -> None:

@@ -45,7 +45,7 @@ _PROCEDURES = {"CT": codes.LN.CTUnspecifiedBodyRegion, "MR": codes.LN.MRIUnspeci
 
 def write_structured_report(
     path: str | Path,
-    files: Sequence[str | Path],
+    files: Sequence[str | Path] | DicomSeries,
     segmentation: str | Path,
     case: ReviewedCase,
     labels: Sequence[Mapping[str, Any]],
