@@ -40,6 +40,7 @@ from MoBUncertaintyLib.images.modality import set_modality
 # mm by which slices may be shifted in their plane, and by which their pixel spacings may differ (files hold rounded
 # numbers).
 MAX_SHIFT = 1.0
+_NOTICED_SHIFT = 0.1
 _SAME_SPACING = 1e-3
 # By which direction cosines of slices may differ.
 _SAME_DIRECTION = 1e-3
@@ -371,7 +372,7 @@ def _stack(slices: list[_Slice]) -> tuple[sitk.Image, list[str]]:
 
 
 def _check_positions(positions: np.ndarray, normal: np.ndarray) -> list[str]:
-    """Warn of unevenly spaced slices: they are stacked evenly, so sizes along that axis are wrong."""
+    """Warn of slices that are not quite straight, or unevenly spaced: they are stacked straight and evenly."""
     gaps = np.abs(np.diff(positions @ normal))
     usual = float(np.median(gaps))
     if gaps.min() < 1e-3:
@@ -383,6 +384,13 @@ def _check_positions(positions: np.ndarray, normal: np.ndarray) -> list[str]:
             f"Slices of the DICOM series are shifted beside each other by up to {shift:.3g} mm (a tilted gantry); "
             "resample the series to a straight volume first, in 3D Slicer for example."
         )
+    found = []
+    if shift > _NOTICED_SHIFT:
+        found.append(
+            f"Slices of the DICOM series are shifted beside each other by up to {shift:.2g} mm and were stacked "
+            "straight: places may be wrong by as much, but not in DICOM objects, which keep the slices."
+        )
     if np.abs(gaps - usual).max() > 0.05 * usual:
-        return [f"Slices are missing or unevenly spaced ({gaps.min():.3g} to {gaps.max():.3g} mm): sizes may be wrong."]
-    return []
+        sizes = f"{gaps.min():.3g} to {gaps.max():.3g} mm"
+        found.append(f"Slices are missing or unevenly spaced ({sizes}): sizes may be wrong.")
+    return found

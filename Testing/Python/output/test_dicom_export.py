@@ -156,17 +156,21 @@ class TestPlaces:
         assert read.GetSize()[2] < one.GetSize()[2]  # frames without the organ are not stored
         assert np.allclose(places_in_image(read, 255), places_in_image(one, 1), atol=0.11)
 
-    def test_parametric_map_has_a_frame_for_each_slice(self, oblique):
+    def test_parametric_map_has_a_frame_for_each_slice_from_the_first_to_the_last_that_is_not_empty(self, oblique):
         case, _, path = oblique
+        variance = sitk.GetArrayFromImage(case.variance)
+        used = np.flatnonzero(variance.any(axis=(1, 2)))
+        assert 0 < used[0] < used[-1] < len(variance) - 1
+        part = slice(used[0], used[-1] + 1)
         dataset = pydicom.dcmread(path)
         heights = [
             frame.PlanePositionSequence[0].ImagePositionPatient[2] for frame in dataset.PerFrameFunctionalGroupsSequence
         ]
         expected = [pydicom.dcmread(file, stop_before_pixels=True).ImagePositionPatient[2] for file in case.files]
-        assert sorted(heights) == sorted(expected)
+        assert sorted(heights) == sorted(expected)[part]
         assert dataset.pixel_array.dtype == np.float32
         order = np.argsort(heights)
-        assert np.array_equal(dataset.pixel_array[order], sitk.GetArrayFromImage(case.variance))
+        assert np.array_equal(dataset.pixel_array[order], variance[part])
 
 
 class TestSegmentation:
@@ -242,10 +246,11 @@ class TestBoth:
             assert dataset[name].value == source[name].value
         assert dataset.SeriesInstanceUID != source.SeriesInstanceUID
 
-    def test_all_of_the_cts_slices_are_referred_to(self, oblique, which):
+    def test_the_cts_slices_are_referred_to(self, oblique, which):
         (series,) = pydicom.dcmread(oblique[which]).ReferencedSeriesSequence
         found = {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence}
-        assert found == {pydicom.dcmread(file).SOPInstanceUID for file in oblique[0].files}
+        whole = {pydicom.dcmread(file).SOPInstanceUID for file in oblique[0].files}
+        assert found == whole if which == 1 else found < whole and len(found) > 1
 
     def test_what_dicom_demands_is_there(self, oblique, which):
         dataset = pydicom.dcmread(oblique[which])

@@ -13,7 +13,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from highdicom.seg import segread
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian
 
 from MoBUncertaintyLib.conformal.calibration import LabelBounds, VolumeBounds
 from MoBUncertaintyLib.conformal.volumes import Scale
@@ -98,6 +98,12 @@ def test_validator_finds_what_is_wrong(exported, tmp_path):
     assert "Not permitted to be < 1" in "".join(complaints(tmp_path / "map.dcm"))
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_every_program_can_read_how_it_is_stored(exported, name):
+    """Deflated files are read by few; dicom3tools' programs, and older viewers, are not among them."""
+    assert pydicom.dcmread(exported[0] / name).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+
+
 class TestSegmentations:
     @pytest.mark.parametrize("reader", ["highdicom", "dcmqi"])
     def test_binary_one_is_read_the_same_by(self, exported, tmp_path, reader):
@@ -122,17 +128,11 @@ class TestSegmentations:
         assert (binary.SegmentationType, binary.SeriesNumber) == ("BINARY", 9001)
         assert (fractional.SegmentationType, fractional.SegmentationFractionalType) == ("FRACTIONAL", "PROBABILITY")
         assert (fractional.MaximumFractionalValue, fractional.SeriesNumber) == (PROBABILITY_STEPS, 9003)
-        assert fractional.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
         for one, other in zip(binary.SegmentSequence, fractional.SegmentSequence, strict=True):
             assert one.TrackingUID == other.TrackingUID
 
 
 class TestParametricMap:
-    def test_it_is_compressed(self, exported):
-        path, voxels = exported[0] / "variance_1.dcm", exported[1].prediction.variance[0]
-        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
-        assert path.stat().st_size < 0.5 * voxels.nbytes
-
     @pytest.mark.parametrize("reader", ["highdicom", "dcmqi"])
     @pytest.mark.parametrize("number", [1, 2])
     def test_it_is_read_the_same_by(self, exported, tmp_path, reader, number):

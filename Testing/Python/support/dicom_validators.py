@@ -9,10 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 needs_dciodvfy = pytest.mark.skipif(
     not shutil.which("dciodvfy"), reason="no dciodvfy (on Debian: apt install dicom3tools)"
@@ -23,12 +21,7 @@ _EXPECTED = ("Unrecognized defined term = <99MOB>", "Unrecognized defined term =
 
 
 def complaints(path: Path) -> list[str]:
-    """What dciodvfy has against a file, but for what is known and right; it cannot inflate, so that is done before."""
-    dataset = pydicom.dcmread(path)
-    if dataset.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        path = path.with_suffix(".inflated")
-        dataset.save_as(path)
+    """What dciodvfy has against a file, but for what is known and right."""
     done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, encoding="utf-8", check=False)
     said = (done.stdout + done.stderr).splitlines()
     lines = [line for line in said if line.startswith(("Error", "Warning", "Abort"))]

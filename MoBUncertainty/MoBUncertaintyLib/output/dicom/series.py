@@ -80,8 +80,8 @@ class DicomSeries:
         expected = start + order[:, None] * spacing[2] * self.orientation[:, 2]
         away = expected - self.positions
         beside = away - np.outer(away @ self.orientation[:, 2], self.orientation[:, 2])
-        if np.linalg.norm(beside, axis=1).max() <= MAX_SHIFT:
-            # The slices were stacked straight when they were read, so each has its own voxels; the first one counts.
+        if np.linalg.norm(beside - beside[order == 0], axis=1).max() <= MAX_SHIFT:
+            # So they were stacked straight when they were read, and each has its own voxels; where the first is counts.
             away = away - beside + beside[order == 0]
         # Of the in-plane spacing the last pixel counts, where small differences have added up.
         off = max(np.abs(away).max(), (np.abs(spacing[:2] - self.spacing) * size[:2]).max())
