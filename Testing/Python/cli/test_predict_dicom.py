@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from click.testing import Result
 from highdicom.seg import segread
 
+from MoBUncertaintyLib.output.results_folder import read_results
 from support import tiny
 from support.command_line import run
 from support.dicom_files import write_slices
@@ -73,7 +74,7 @@ def test_there_is_no_report_before_a_review(model: Path, ct: Path, tmp_path: Pat
     assert "no DICOM format 'dicom-sr' here; choose among dicom-seg, dicom-seg-fractional" in done.stderr
 
 
-def test_slices_that_do_not_fit_are_a_warning(model: Path, ct: Path, tmp_path: Path) -> None:
+def test_slices_that_do_not_fit_cost_the_object_alone(model: Path, ct: Path, tmp_path: Path) -> None:
     """Unevenly spaced slices can be read as a volume, but it does not lie on them."""
     voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12]
 
@@ -82,7 +83,31 @@ def test_slices_that_do_not_fit_are_a_warning(model: Path, ct: Path, tmp_path: P
 
     write_slices(tmp_path / "ct", voxels, {11: move})
     done = predict(tmp_path / "ct", model, tmp_path / "out", "dicom-seg")
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 2, done.output
     assert "The DICOM segmentation was not written: The volume does not lie on the slices" in done.stderr
     record = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
     assert any("was not written" in warning for warning in record["warnings"])
+
+
+def test_an_odd_header_costs_nothing_and_a_page_that_cannot_be_made_only_itself(
+    model: Path, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once this was an "unexpected error" after an hour of computing, and no folder."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("no such page")
+
+    def odd(dataset: pydicom.Dataset) -> None:
+        dataset.PatientSex, dataset.StudyTime = "U", "12:30:00"
+        dataset.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12]
+    monkeypatch.setattr("MoBUncertaintyLib.output.results_folder.write_review_page", fail)
+    with pytest.warns(UserWarning, match="Invalid value"):  # pydicom's, of what is written here
+        write_slices(tmp_path / "ct", voxels, {-1: odd})
+    done = predict(tmp_path / "ct", model, tmp_path / "out", "dicom-seg")
+    assert done.exit_code == 2, done.output
+    assert "The review page was not written: It could not be made of this case (no such page)" in done.stderr
+    assert "state StudyTime, PatientSex as DICOM does not allow" in done.stderr
+    assert pydicom.dcmread(tmp_path / "out" / "segmentation.dcm").SpecificCharacterSet == "ISO_IR 192"
+    assert read_results(tmp_path / "out").prediction.warnings[-1].startswith("The review page was not written")

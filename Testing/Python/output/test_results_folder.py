@@ -36,6 +36,22 @@ def same_geometry(a: sitk.Image, b: sitk.Image) -> bool:
     )
 
 
+@pytest.mark.parametrize(
+    ("step", "file", "name"),
+    [("draw_overlay", "overlay.png", "The picture"), ("write_review_page", "review.html", "The review page")],
+)
+def test_a_part_that_cannot_be_made_costs_no_other(tmp_path, monkeypatch, step, file, name):
+    def fail(path, *_):
+        path.write_text("half of it")
+        raise IndexError("odd")
+
+    monkeypatch.setattr(results_folder, step, fail)
+    (said,) = write(tmp_path / "out")
+    assert said.startswith(f"{name} was not written: It could not be made of this case (odd); report this as a fault")
+    assert not (tmp_path / "out" / file).exists()
+    assert read_results(tmp_path / "out").prediction.warnings[-1] == said
+
+
 class TestContent:
     def test_files(self, tmp_path):
         write(tmp_path / "out")

@@ -16,13 +16,14 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.errors import OutputError, SettingsError
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.exchange import write_prediction
+from MoBUncertaintyLib.output.pages import report_page
 from MoBUncertaintyLib.output.report import ReviewedCase
-from MoBUncertaintyLib.output.review_export import Format, write_export
+from MoBUncertaintyLib.output.review_export import Format, read_export, write_export
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.commands import export_review
@@ -246,8 +247,48 @@ class TestPlace:
 
     def test_unreadable_dicom_files(self, tmp_path, case):
         (tmp_path / "1.dcm").write_bytes(b"no DICOM")
-        with pytest.raises(ImageError, match=r"1\.dcm cannot be read; check the image's DICOM files"):
-            write_export(case, tmp_path / "out", dicom_files=[tmp_path / "1.dcm"])
+        done = write_export(case, tmp_path / "out", dicom_files=[tmp_path / "1.dcm"], patient_fields=True)
+        (problem,) = done.problems
+        assert problem.startswith("What the report says of the image's DICOM series was not written: ")
+        assert "1.dcm cannot be read (it is no DICOM file); give the image's DICOM files." in problem
+        assert {path.name for path in done.files} >= {"report.html", "segmentation.seg.nrrd"}
+
+
+PARTS = {
+    "write_html": ("The report", {"report.html"}),
+    "write_csv": ("The table of the report", {"report.csv"}),
+    "write_segmentation_nrrd": ("The segmentation", {"segmentation.seg.nrrd", "regions.nrrd"}),
+    "_write_nifti": ("The segmentation as NIfTI", {"segmentation.nii.gz"}),
+}
+
+
+class TestParts:
+    @pytest.mark.parametrize("step", [*PARTS, "draw_region"])
+    @pytest.mark.parametrize("error", [ValueError("a box beyond the picture"), IndexError(), MemoryError()])
+    def test_one_that_cannot_be_made_costs_no_other(self, tmp_path, case, monkeypatch, step, error):
+        """It is signed: this is when nothing may be lost."""
+
+        def fail(place, *_, **__):
+            if isinstance(place, Path) and not place.is_dir():
+                place.write_text("half of it")
+            raise error
+
+        case.review.sign("A. Reader")
+        if step == "_write_nifti":
+            known = review_export._WRITERS[Format.NIFTI]
+            monkeypatch.setitem(review_export._WRITERS, Format.NIFTI, (*known[:2], fail))
+        else:
+            monkeypatch.setattr(report_page if step == "draw_region" else review_export, step, fail)
+        name, lost = PARTS.get(step, PARTS["write_html"])
+        done = write_export(case, tmp_path / "out", ["report", "segmentation", "nifti"])
+        everything = {"report.json"}.union(*(files for _, files in PARTS.values()))
+        assert {path.name for path in done.files} == set(os.listdir(tmp_path / "out")) == everything - lost
+        (problem,) = done.problems
+        assert problem.startswith(f"{name} was not written: ") and problem.endswith(".")
+        record, signed = read_export(tmp_path / "out")
+        assert problem in record["warnings"] and signed is not None
+        if "report.html" not in lost:
+            assert (problem in (tmp_path / "out" / "report.html").read_text()) is (name != "The table of the report")
 
 
 class Told:
