@@ -63,6 +63,8 @@ class ResultScene:
 
     def removeShown(self):
         """Remove what can be seen of the results; a review stays in the scene, unread."""
+        if self.node("shown"):
+            views.takeOut(self.node("shown"))  # else Slicer shows another volume in its place
         self._nodes.removeShown()
 
     def node(self, role: str):
