@@ -195,7 +195,7 @@ def stageText(step: dict) -> str:
     text = words[step["stage"]]
     if step["total"] > 1:
         return _("{stage}: {done} of {total}").format(stage=text, done=step["done"], total=step["total"])
-    return f"{text}: {step['done']}" if not step["total"] else text  # of how many is not known yet
+    return f"{text}: {step['done']}" if step["done"] and not step["total"] else text  # of how many is not known yet
 
 
 def duration(seconds: float) -> str:

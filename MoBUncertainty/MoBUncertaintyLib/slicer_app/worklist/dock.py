@@ -129,7 +129,7 @@ class WorklistDock:
                 return True
             except OutputError as error:
                 choice, text = askUnkept(str(error), mayCancel) if mayAsk else qt.QMessageBox.Save, str(error)
-            if choice == qt.QMessageBox.Save:
+            if choice not in (qt.QMessageBox.Retry, qt.QMessageBox.Discard, qt.QMessageBox.Cancel):
                 try:
                     text = f"{text} {self.opened.rescue()}"
                 except OutputError as error:
