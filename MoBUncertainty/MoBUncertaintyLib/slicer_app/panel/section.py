@@ -21,7 +21,7 @@ MAX_TITLE = 31  # characters of a model's name
 MARGINS = 40  # pixels beside the content of a section, scroll bar included
 
 SUITABILITY_STYLES = {
-    Level.ORDINARY: "border: 1px solid palette(mid)",
+    Level.ORDINARY: "border: 1px solid #808080",
     Level.UNUSUAL: "background: #ffc107; color: black",
     Level.NOT_USABLE: "background: #b71c1c; color: white; font-weight: bold",
 }
