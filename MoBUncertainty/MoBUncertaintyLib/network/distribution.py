@@ -24,6 +24,9 @@ from MoBUncertaintyLib.model.covariance import Scope
 from MoBUncertaintyLib.network.correlation import Lengths, smooth
 from MoBUncertaintyLib.network.partitions import cell_bounds, spread_cells
 
+MANY_CLASSES = 7
+"""From so many classes on it is cheaper to draw z1 and z2 than to factorise a covariance at every voxel."""
+
 
 def cached_voxels(device: torch.device, voxels: int) -> int:
     """Choose how many voxels to process at once: on a CPU as many as fit in its cache."""
@@ -59,12 +62,12 @@ class Loading(ABC):
         """Compute L_n L_n^T, (B, C, C, *S)."""
 
     @abstractmethod
-    def contrast_variance(self) -> Tensor:
-        """Compute |L_1 - L_0|^2, (B, *S): the loading's part of the variance of eta_1 - eta_0."""
+    def contrast_variance(self, one: int = 1, other: int = 0) -> Tensor:
+        """Compute |L_1 - L_0|^2, (B, *S): the loading's part of the variance of eta_1 - eta_0, or of two others."""
 
     @abstractmethod
-    def contrast_rows(self) -> Tensor:
-        """Compute L_1 - L_0, (B, R, *S): the loading of eta_1 - eta_0."""
+    def contrast_rows(self, one: int = 1, other: int = 0) -> Tensor:
+        """Compute L_1 - L_0, (B, R, *S): the loading of eta_1 - eta_0, or of two others."""
 
     @abstractmethod
     def apply(self, z: Tensor) -> Tensor:
@@ -87,11 +90,11 @@ class DenseLoading(Loading):
     def gram(self) -> Tensor:
         return torch.einsum("bcr...,bdr...->bcd...", self.values, self.values)
 
-    def contrast_variance(self) -> Tensor:
-        return self.contrast_rows().square().sum(dim=1)
+    def contrast_variance(self, one: int = 1, other: int = 0) -> Tensor:
+        return self.contrast_rows(one, other).square().sum(dim=1)
 
-    def contrast_rows(self) -> Tensor:
-        return self.values[:, 1] - self.values[:, 0]
+    def contrast_rows(self, one: int = 1, other: int = 0) -> Tensor:
+        return self.values[:, one] - self.values[:, other]
 
     def apply(self, z: Tensor) -> Tensor:
         return torch.einsum("bcr...,kbr...->kbc...", self.values, z)
@@ -133,10 +136,10 @@ class BasisLoading(Loading):
         gram: Tensor = flat.unflatten(1, products.shape[1:3])
         return gram
 
-    def contrast_variance(self) -> Tensor:
+    def contrast_variance(self, one: int = 1, other: int = 0) -> Tensor:
         if self.soft:
-            return DenseLoading(self.dense()).contrast_variance()
-        weights = (self.bases[:, 1] - self.bases[:, 0]).square()
+            return DenseLoading(self.dense()).contrast_variance(one, other)
+        weights = (self.bases[:, one] - self.bases[:, other]).square()
         shape = self.scales.shape[2:]
         size = cached_voxels(self.scales.device, shape.numel())
         scales = self.scales.flatten(2).split(size, dim=2)
@@ -148,8 +151,8 @@ class BasisLoading(Loading):
         variance: Tensor = torch.cat(pieces, dim=1).unflatten(1, shape)
         return variance
 
-    def contrast_rows(self) -> Tensor:
-        rows = self.bases[:, 1] - self.bases[:, 0]
+    def contrast_rows(self, one: int = 1, other: int = 0) -> Tensor:
+        rows = self.bases[:, one] - self.bases[:, other]
         if self.choice is None:
             return rows[:, :, None, None, None] * self.scales
         chosen = torch.einsum("mr,bm...->br...", rows, self.choice)
@@ -253,11 +256,13 @@ class LogitGaussian:
         if self.num_classes == 2:
             contrast, variance = self.contrast()
             return replace(self, mean=self.mean * stretch(contrast.abs(), variance)[:, None])
-        covariance, probability = self.marginal_covariance(), self.mean.softmax(dim=1)
+        diagonal, probability = self.variance(), self.mean.softmax(dim=1)
         means = [torch.zeros_like(each) for each in self.mean.unbind(dim=1)]
         for one, other in itertools.combinations(range(self.num_classes), 2):
             difference = self.mean[:, one] - self.mean[:, other]
-            variance = covariance[:, one, one] + covariance[:, other, other] - 2 * covariance[:, one, other]
+            variance = diagonal[:, one] + diagonal[:, other]
+            if self.loading is not None:
+                variance = variance + self.loading.contrast_variance(one, other)
             moved = difference * stretch(difference.abs(), variance)
             means[one] = means[one] + probability[:, other] * moved
             means[other] = means[other] - probability[:, one] * moved
@@ -273,12 +278,21 @@ class LogitGaussian:
 
         z1 is drawn per voxel and class; z2 once per voxel, cell or tile as `scope` says. With `local` both are smooth.
         """
-        eta = self.mean.expand(k, *self.mean.shape)
-        if self.log_variance is not None:
-            eta = eta + (0.5 * self.log_variance).exp() * self._field((k, *self.mean.shape), generator)
-        if self.loading is not None:
-            eta = eta + self.loading.apply(self._latent(k, generator))
-        return eta
+        return self._sampler(generator)(k)
+
+    def _sampler(self, generator: torch.Generator | None) -> Callable[[int], Tensor]:
+        """Make the function k -> `rsample`."""
+        deviation = None if self.log_variance is None else (0.5 * self.log_variance).exp()
+
+        def logits(k: int) -> Tensor:
+            eta = self.mean.expand(k, *self.mean.shape)
+            if deviation is not None:
+                eta = eta + deviation * self._field((k, *self.mean.shape), generator)
+            if self.loading is not None:
+                eta = eta + self.loading.apply(self._latent(k, generator))
+            return eta
+
+        return logits
 
     def sampler_at(self, mask: Tensor, generator: torch.Generator | None = None) -> Callable[[], Tensor]:
         """Make a function that draws one sample of the logits at N voxels of a single tile, (C, N).
@@ -315,11 +329,13 @@ class LogitGaussian:
         """Make the cheapest function k -> logits (k, B, C, *S) whose softmax is distributed as that of `rsample`.
 
         Noise that is independent between voxels is drawn from each voxel's C x C marginal, with C normals per voxel, or
-        one for two classes: the contrast, with 0 for the background. Noise that voxels share is drawn by Eq. 14.
+        one for two classes: the contrast, with 0 for the background. Noise that voxels share is drawn by Eq. 14, and so
+        is that of `MANY_CLASSES`, whose marginals would take more memory and time.
         """
         shared = self.scope is Scope.LOCAL or (self.loading is not None and self.scope is not Scope.VOXEL)
-        if shared or (self.loading is None and self.num_classes != 2):
-            return lambda k: self.rsample(k, generator)
+        drawn = self.loading is None or self.num_classes >= MANY_CLASSES
+        if shared or (drawn and self.num_classes != 2):
+            return self._sampler(generator)
         if self.num_classes == 2:
             mean, variance = self.contrast()
             deviation = variance.sqrt()

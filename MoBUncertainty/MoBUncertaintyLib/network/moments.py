@@ -117,7 +117,8 @@ def _probability(logits: Tensor, kept: Sequence[int] | None) -> Tensor:
 
 def _of(values: Tensor, kept: Sequence[int] | None) -> Tensor:
     """Take the classes that are kept."""
-    return values if kept is None else values[:, list(kept)]
+    # Not by a list of indices, which would be copied to the device each time.
+    return values if kept is None else torch.stack([values[:, c] for c in kept], dim=1)
 
 
 def _moments(p: Tensor, variance: Tensor, kept: Sequence[int] | None) -> Moments:

@@ -8,9 +8,11 @@ import json
 import pytest
 import torch
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
-from MoBUncertaintyLib.network.distribution import BasisLoading, DenseLoading, LogitGaussian
+from MoBUncertaintyLib.network.distribution import MANY_CLASSES, BasisLoading, DenseLoading, LogitGaussian
+from MoBUncertaintyLib.network.moments import monte_carlo_moments
 from MoBUncertaintyLib.network.partitions import cell_bounds, cell_means, spread_cells
 from support.gaussians import SHAPE, STOCHASTIC, gaussian_of
 
@@ -119,7 +121,7 @@ def test_some_voxels_are_sampled_as_with_all_others(kind, scope):
         torch.testing.assert_close(draw(), gaussian.rsample(1, generator)[0, 0][:, mask])
 
 
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("classes", [2, 3, MANY_CLASSES])
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_softmax_sampler_draws_the_same_probabilities_as_the_literal_samples(kind, classes):
     gaussian = gaussian_of(kind, classes)
@@ -130,6 +132,40 @@ def test_softmax_sampler_draws_the_same_probabilities_as_the_literal_samples(kin
         a, b = cheap**power, literal**power
         error = ((a.var(dim=0) + b.var(dim=0)) / k).sqrt()
         assert ((a.mean(dim=0) - b.mean(dim=0)).abs() < 5 * error + 1e-6).all()
+
+
+@pytest.mark.parametrize("keep_probability", [False, True])
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_many_classes_build_no_covariance(kind, keep_probability):
+    """Which would have C x C numbers a voxel: 879 GB for 117 classes and a tile of 128 x 128 x 128."""
+
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            for each in made if isinstance(made, (tuple, list)) else (made,):
+                self.numbers = max(self.numbers, each.untyped_storage().nbytes() // 4)
+            return made
+
+    classes = 25
+    gaussian = gaussian_of(kind, classes, keep_probability=False)
+    with Largest() as largest:
+        stretched = gaussian.stretched() if keep_probability else gaussian
+        monte_carlo_moments(stretched, 3, torch.Generator().manual_seed(0))
+    assert largest.numbers < classes**2 / 2 * gaussian.mean[0, 0].numel()
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_any_two_logits_have_the_contrast_of_their_covariance(kind):
+    gaussian = gaussian_of(kind, classes=4)
+    covariance = gaussian.marginal_covariance()
+    for one, other in itertools.combinations(range(4), 2):
+        expected = covariance[:, one, one] + covariance[:, other, other] - 2 * covariance[:, one, other]
+        found = gaussian.variance()[:, one] + gaussian.variance()[:, other]
+        if gaussian.loading is not None:
+            found = found + gaussian.loading.contrast_variance(one, other)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_two_class_sampler_draws_one_normal_per_voxel(monkeypatch):
