@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
+from torch import Tensor
 
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.prediction import EngineName, Precision
@@ -74,14 +75,18 @@ def select_device(name: str = "auto") -> torch.device:
 
 
 def autocast_dtype(device: torch.device, precision: Precision | str = Precision.AUTO) -> torch.dtype:
-    """Choose the backbone's number format on a device: half precision where the hardware supports it, else fp32."""
+    """Choose the backbone's number format on a device: half precision where the hardware supports it, else fp32.
+
+    On CUDA that is float16, as in nnU-Net: bfloat16 errs ten times as much. What float16 cannot hold becomes infinite,
+    so whoever takes it looks for that (`SlidingWindow`), or takes `wide_precision`.
+    """
     precision = Precision(precision)
     if device.type == "mps" and precision in (Precision.BFLOAT16, Precision.FLOAT16):
         raise SettingsError(f"Apple's GPU runs the network in float32 only, not {precision}; choose auto or float32.")
     if precision is not Precision.AUTO:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.float16
     if device.type == "cpu" and _cpu_has_bfloat16():
         return torch.bfloat16
     return torch.float32
@@ -91,6 +96,36 @@ def autocast(device: torch.device, precision: Precision | str = Precision.AUTO) 
     """Make the context in which the backbone runs."""
     dtype = autocast_dtype(device, precision)
     return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def wide_precision(device: torch.device) -> Precision:
+    """Choose a format that holds what float32 holds, for training and fits, where nobody looks for overflow."""
+    wide = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return Precision.BFLOAT16 if wide else Precision.AUTO
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Choose the format for what needs many digits: float64, or float32 on Apple's GPUs, which have nothing finer."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; to a CUDA device from pinned memory, so that the host need not wait for it."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor).to(device, non_blocking=True)
+
+
+@contextmanager
+def cuda_settings() -> Iterator[None]:
+    """Let cuDNN try its algorithms on a shape that repeats, as tiles do, and compute float32 in full, not as TF32."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from torch import Tensor
 from MoBUncertaintyLib.errors import ModelError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.geometry import Box, intersection, shape_of, whole, within
 from MoBUncertaintyLib.images.reader import check_image
+from MoBUncertaintyLib.inference.devices import cuda_settings
 from MoBUncertaintyLib.inference.engines import TorchEngine
 from MoBUncertaintyLib.inference.preprocessing import Case
 from MoBUncertaintyLib.inference.tiles import TileGrid
@@ -158,6 +159,7 @@ def _draw(volume: VolumeGaussian, seed: int) -> Draw:
 
 
 @torch.no_grad()
+@cuda_settings()
 def _blended(
     predictor: Predictor,
     case: Case,

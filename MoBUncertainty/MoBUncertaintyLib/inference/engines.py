@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
+
+import torch
+from torch import Tensor
 
 from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype
 from MoBUncertaintyLib.model.card import Fold
@@ -14,12 +17,8 @@ from MoBUncertaintyLib.network.moments import Moments, moments
 from MoBUncertaintyLib.network.organ_sums import every_second, organ_sums
 from MoBUncertaintyLib.prediction import EngineName, Precision
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
 NetworkSource = Callable[[Fold], StochasticNetwork]
-"""Gives the network with the weights of a fold, in evaluation mode; always the same object."""
+"""Gives the network with the weights of a fold, in evaluation mode."""
 
 
 class EngineError(Exception):
@@ -61,11 +60,14 @@ class Engine(ABC):
             EngineError: The engine cannot; so may `run`.
         """
 
+    def unload(self) -> None:  # noqa: B027 - an engine of the CPU has nothing to free
+        """Free the device's memory of the weights of all folds; `load` brings back those of one."""
+
     @abstractmethod
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
         """Run the network on one tile (1, C_in, *S); the output is valid until the next run.
 
-        Its last part is what `organ_sums` returns.
+        Its last part is what `organ_sums` returns; it is not finite where PyTorch's mean logits are not.
         """
 
     @abstractmethod
@@ -97,17 +99,28 @@ class TorchEngine(Engine):
         self.samples = samples
         self.kept = kept
         self.overlapping = overlapping
+        self._placed: list[StochasticNetwork] = []
 
     def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
-        self._network = self._network_of(fold).to(device)
+        with torch.inference_mode(False):  # whose tensors could not be moved again
+            network = self._network_of(fold)
+            if network not in self._placed:
+                self._placed.append(network)
+            self._network = network.to(device)
         self._place = device, precision
         self.device, self.precision = str(device), autocast_dtype(device, precision)
+
+    def unload(self) -> None:
+        with torch.inference_mode(False):
+            while self._placed:
+                self._placed.pop().cpu()
 
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
         with autocast(*self._place):
             features, mean = self._network.features(x)
         last = features[:, : self._network.mean_layer.in_channels]  # without those of earlier stages
-        return features, mean, organ_sums(every_second(x), every_second(last), every_second(mean), self.overlapping)
+        sums = organ_sums(every_second(x), every_second(last), every_second(mean), self.overlapping)
+        return features, mean, sums + 0 * mean.sum()  # which is no number if one voxel's logit is not finite
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
         return moments(self.gaussian(output), self.samples, generator, self.kept, self.overlapping)

@@ -88,8 +88,7 @@ class Predictor:
     def __init__(self, model: Model, settings: PredictionSettings | None = None) -> None:
         self.model = model
         self._preprocessor = Preprocessor(model.plans, model.dataset, model.card.configuration, model.card.orientation)
-        self._network: StochasticNetwork | None = None
-        self._loaded: Fold | None = None
+        self._networks: dict[Fold, StochasticNetwork] = {}
         self._engine_for: object = None
         settings = settings or PredictionSettings()
         first = model.first_stage
@@ -265,13 +264,19 @@ class Predictor:
         return TorchEngine(self.network_of, len(labels) + 1, samples, kept, overlap(labels))
 
     def network_of(self, fold: Fold) -> StochasticNetwork:
-        """Return the network with the weights of a fold; always the same object."""
-        if self._network is None:
-            self._network = load_network(self.model, fold)
-        elif fold != self._loaded:
-            load_weights(self._network, self.model, fold)
-        self._loaded = fold
-        return self._network
+        """Return the network with the weights of a fold: on a GPU one for each fold, on a CPU the one of the last fold.
+
+        A GPU is faster than weights are read and checked, and its memory is not the computer's.
+        """
+        if fold not in self._networks:
+            if self._networks and self.device.type == "cpu":
+                network = self._networks.popitem()[1]
+                self._networks.clear()
+                load_weights(network, self.model, fold)
+            else:
+                network = load_network(self.model, fold)
+            self._networks[fold] = network
+        return self._networks[fold]
 
     def _provenance(self, case: Case, window: SlidingWindow) -> dict[str, Any]:
         card = self.model.card

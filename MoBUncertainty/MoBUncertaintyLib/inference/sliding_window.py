@@ -15,8 +15,7 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
-from MoBUncertaintyLib.geometry import Box
-from MoBUncertaintyLib.inference.devices import one_thread
+from MoBUncertaintyLib.inference.devices import cuda_settings, one_thread, uploaded
 from MoBUncertaintyLib.inference.engines import Engine, EngineError
 from MoBUncertaintyLib.inference.tiles import Accumulator, Start, TileGrid
 from MoBUncertaintyLib.model.card import Fold
@@ -25,6 +24,8 @@ from MoBUncertaintyLib.prediction import EngineName, Precision, Tiling
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
+
+OVERFLOWED = "The network's output overflowed in half precision, so such tiles are computed in float32."
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,42 @@ class Placement:
             placement = replace(self, network=CPU, precision=Precision.AUTO)
             return placement, "The device ran out of memory, so the CPU computes; this takes longer."
         raise SettingsError(NOT_ENOUGH_MEMORY)
+
+
+class _Inputs:
+    """Tiles of the network's input on its device: each is copied once for all its passes, and the next one ahead."""
+
+    def __init__(self, data: Tensor, grid: TileGrid) -> None:
+        self._data, self._grid = data, grid
+        self._there: dict[tuple[Start, torch.device], Tensor] = {}
+
+    def at(self, start: Start, device: torch.device) -> Tensor:
+        """Return a tile, (1, C_in, *tile)."""
+        if (start, device) not in self._there:
+            tile = self._data[(slice(None), *self._grid.box(start))][None]
+            self._there[start, device] = uploaded(tile, device)
+        return self._there[start, device]
+
+    def forget(self, start: Start) -> None:
+        """Free the memory of a tile."""
+        self._there = {key: tile for key, tile in self._there.items() if key[0] != start}
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One mirrored pass of one fold over a tile.
+
+    Attributes:
+        start: The tile.
+        ahead: The tile whose input is copied while the device computes, if any.
+        mirror: Axes along which the tile is mirrored.
+        number: Seeds the noise.
+    """
+
+    start: Start
+    ahead: Start | None
+    mirror: tuple[int, ...]
+    number: int
 
 
 class SlidingWindow:
@@ -93,8 +130,14 @@ class SlidingWindow:
         self.seconds = {"network": 0.0, "moments": 0.0, "blend": 0.0}
         self.tiles = 0
         self.organ_sums = np.zeros(0)
+        self._sums: Accumulator | None = None
+        self._fold: Fold | None = None
+        self._settled: tuple[Engine, Fold | None, Placement] | None = None
+        self._passes = self._overflows = 0
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @torch.inference_mode()
+    @cuda_settings()
     def run(
         self,
         data: np.ndarray,
@@ -120,20 +163,23 @@ class SlidingWindow:
         """
         padded, inside = pad_nd_image(torch.from_numpy(data), tile, "constant", {"value": 0}, True, None)
         grid = TileGrid(padded.shape[1:], tile, self.overlap)
-        sums = self._retrying(lambda: self._accumulator(grid), None)
+        inputs, sums = _Inputs(padded, grid), self._retrying(lambda: self._accumulator(grid))
+        self._sums = sums
         done, per_tile = itertools.count(), len(folds) * len(self.mirrors)
         for tiles, expected in self._rounds(grid, sums):
             for place, fold in enumerate(folds):
-                self._load(fold, sums)
-                for start, (turn, mirror) in itertools.product(tiles, enumerate(self.mirrors)):
-                    step(next(done), expected * per_tile)
+                self._fold = fold
+                for start, after in itertools.zip_longest(tiles, tiles[1:]):
                     # A tile's place gives its passes their seeds, so that each draws the same noise whenever it is run.
                     number = int(np.ravel_multi_index((place, *start), (len(folds), *grid.shape)))
-                    self._pass(padded, grid.box(start), mirror, number * len(self.mirrors) + turn, sums)
+                    for turn, mirror in enumerate(self.mirrors):
+                        step(next(done), expected * per_tile)
+                        ahead = after if turn == len(self.mirrors) - 1 else None
+                        self._pass(inputs, _Look(start, ahead, mirror, number * len(self.mirrors) + turn), sums)
+                    inputs.forget(start)
             self.tiles += len(tiles)
         step(self.tiles * per_tile, self.tiles * per_tile)
-        with self._timed("blend"):
-            results = sums.result()
+        results = self._retrying(lambda: self._result(sums))
         probability, variance = (result[(slice(None), *inside[1:])] for result in results)
         return probability, variance
 
@@ -153,11 +199,14 @@ class SlidingWindow:
             is_known = total or len(added) == len(everything)
             yield added, total + len(added) if is_known else 0
             total += len(added)
-            with self._timed("blend"):
-                for start in added:
-                    seen[grid.core(start)] = True
-                with self._alone():
-                    added = grid.centred(sums.foreground().numpy() & ~seen)
+            for start in added:
+                seen[grid.core(start)] = True
+            added = self._retrying(lambda: self._unseen(grid, sums, seen))
+
+    def _unseen(self, grid: TileGrid, sums: Accumulator, seen: np.ndarray) -> list[Start]:
+        """Place tiles on the foreground that was not seen."""
+        with self._timed("blend"), self._alone():
+            return grid.centred(sums.foreground().numpy() & ~seen)
 
     def _accumulator(self, grid: TileGrid) -> Accumulator:
         kept = self.engine.kept
@@ -166,48 +215,83 @@ class SlidingWindow:
         others = 0 if self.engine.overlapping else self.engine.classes - len(kept)
         return Accumulator(grid, len(kept), self.placement.sums, others)
 
-    def _load(self, fold: Fold, sums: Accumulator) -> None:
-        self._fold = fold
-        with self._timed("network"):
-            self._retrying(self._place, sums)
+    def _result(self, sums: Accumulator) -> tuple[Tensor, Tensor]:
+        with self._timed("blend"):
+            results = sums.result()
+        if self._events:
+            torch.cuda.synchronize()
+            for stage, start, end in self._events:
+                self.seconds[stage] += start.elapsed_time(end) / 1000
+        return results
 
-    def _place(self) -> None:
-        """Let the engine run the present fold at the present place."""
-        self.engine.load(self._fold, self.placement.network, self.placement.precision)
+    def _pass(self, inputs: _Inputs, look: _Look, sums: Accumulator) -> None:
+        """Predict one tile in one mirrored pass and add the result; each of the two happens once, or is an error."""
+        found, seen = self._seen(inputs, look)
+        self._retrying(lambda: self._add(look, found, sums))
+        self.organ_sums = self.organ_sums + seen if self.organ_sums.size else seen
 
-    def _pass(self, data: Tensor, place: Box, mirror: Sequence[int], seed: int, sums: Accumulator) -> None:
-        """Predict one tile in one mirrored pass and add the result."""
-        found = self._retrying(lambda: self._look(data[(slice(None), *place)], mirror, seed), sums)
+    def _add(self, look: _Look, found: Moments, sums: Accumulator) -> None:
         with self._timed("blend"), self._alone():
-            self._retrying(lambda: sums.add(place, found), sums)
+            axes = [axis + 2 for axis in look.mirror]
+            sums.add(sums.grid.box(look.start), found.flip(axes) if axes else found)
 
-    def _look(self, tile: Tensor, mirror: Sequence[int], number: int) -> Moments:
-        """Compute the moments of a tile (C_in, *tile) in one mirrored pass, mirrored back; `number` seeds its noise."""
+    def _seen(self, inputs: _Inputs, look: _Look) -> tuple[Moments, np.ndarray]:
+        """Look at a tile; where the output overflows in half precision, look again in float32.
+
+        The next tile has half precision again, unless more than half of the passes so far overflowed, or the engine
+        would have to make its graph anew.
+        """
+        self._passes += 1
+        seen = self._retrying(lambda: self._look(inputs, look))
+        if seen is not None:
+            return seen
+        if not self._overflows:
+            self.warnings.append(OVERFLOWED)
+        self._overflows += 1
+        half = self.placement
+        while seen is None:
+            self.placement = replace(self.placement, precision=Precision.FLOAT32)
+            seen = self._retrying(lambda: self._look(inputs, look))
+        often = 2 * self._overflows > self._passes or self.engine.name is not EngineName.TORCH
+        if not often and self.placement.network == half.network:
+            self.placement = replace(self.placement, precision=half.precision)
+        return seen
+
+    def _look(self, inputs: _Inputs, look: _Look) -> tuple[Moments, np.ndarray] | None:
+        """Compute the moments of a tile in one pass, and its `organ_sums`; None: they overflow in half precision.
+
+        The host waits for the device once, at the end.
+
+        Raises:
+            ModelError: The output is not finite in float32.
+        """
         device = self.placement.network
-        axes = [axis + 2 for axis in mirror]
+        axes = [axis + 2 for axis in look.mirror]
         with self._timed("network"):
-            x = tile[None].to(device)
+            x = inputs.at(look.start, device)
             output = self.engine.run(x.flip(axes) if axes else x)
         with self._timed("moments"):
-            seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0] >> 1)
+            seed = int(np.random.SeedSequence([self.seed, look.number]).generate_state(1, np.uint64)[0] >> 1)
             found = self.engine.moments(output, torch.Generator(device).manual_seed(seed))
+            if look.ahead is not None:
+                inputs.at(look.ahead, device)
             with self._alone():
-                finite = bool(torch.isfinite(found.mean.sum() + found.variance.sum()))
-        if finite:
-            sums = output[-1][0].cpu().double().numpy()  # Apple's GPUs know no float64
-            self.organ_sums = self.organ_sums + sums if self.organ_sums.size else sums
-            return found.flip(axes) if axes else found
+                total = found.mean.sum() + found.variance.sum()
+                seen = torch.cat((output[-1][0], total[None])).cpu().double().numpy()  # Apple's GPUs know no float64
+        if np.isfinite(seen).all():
+            return found, seen[:-1]
         if self.engine.precision is torch.float32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
-        self.placement = replace(self.placement, precision=Precision.FLOAT32)
-        self._place()
-        self.warnings.append("The network's output overflowed in half precision, so it computes in float32.")
-        return self._look(tile, mirror, number)
+        return None
 
-    def _retrying(self, action: Callable[[], T], sums: Accumulator | None) -> T:
-        """Retry an action until it succeeds: with less and less of the device's memory, or with another engine."""
+    def _retrying(self, action: Callable[[], T]) -> T:
+        """Do what takes memory of the device; where that is not enough, with less and less, or with another engine.
+
+        Everything that a device is asked for happens in here, so that no step of the ladder is missed.
+        """
         while True:
             try:
+                self._settle()
                 return action()
             except EngineError as error:
                 self.engine, message = error.fallback, str(error)
@@ -219,11 +303,23 @@ class SlidingWindow:
             if not message:
                 self.placement, message = self.placement.lighter()
             self.warnings.append(message)
-            if sums is not None:
-                sums.to(self.placement.sums)
-            self._place()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _settle(self) -> None:
+        """Bring the sums and the network of the present fold to where the placement has them."""
+        wanted = self.engine, self._fold, self.placement
+        if wanted == self._settled:
+            return
+        self._settled = None
+        if self._sums is not None:
+            self._sums.to(self.placement.sums)
+        if self._fold is not None:
+            with self._timed("network"):
+                if self.placement.sums != self.placement.network:
+                    self.engine.unload()  # memory is short, so one fold's weights are there at a time
+                self.engine.load(self._fold, self.placement.network, self.placement.precision)
+        self._settled = wanted
 
     def _alone(self) -> AbstractContextManager[None]:
         """Keep PyTorch's threads away from the cores of an engine that has its own."""
@@ -231,8 +327,14 @@ class SlidingWindow:
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
+        """Measure the time of a stage; on a CUDA device by its own clock, for which nobody has to wait."""
         if self.placement.network.type == "cuda":
-            torch.cuda.synchronize(self.placement.network)
-        self.seconds[stage] += time.perf_counter() - start
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            yield
+            end.record()
+            self._events.append((stage, start, end))
+        else:
+            begun = time.perf_counter()
+            yield
+            self.seconds[stage] += time.perf_counter() - begun

@@ -144,6 +144,7 @@ class Accumulator:
     def __init__(self, grid: TileGrid, classes: int, device: torch.device | str = "cpu", others: int = 0) -> None:
         self.grid = grid
         self.weight = grid.weight().to(device)
+        self._axes = [weights.to(device) for weights in grid.weights]
         self.mean = torch.zeros((classes, *grid.shape), device=device)
         self.variance = torch.zeros_like(self.mean)
         self.rivals = torch.zeros((min(others, RIVALS), *grid.shape), device=device)
@@ -154,6 +155,7 @@ class Accumulator:
         """Move the results so far."""
         self.weight, self.mean, self.variance = (t.to(device) for t in (self.weight, self.mean, self.variance))
         self.rivals, self._followed = self.rivals.to(device), self._followed.to(device)
+        self._axes = [weights.to(device) for weights in self._axes]
 
     def add(self, tile: Box, moments: Moments) -> None:
         """Add the moments of a tile in one pass, in a batch of one.
@@ -177,16 +179,16 @@ class Accumulator:
     def foreground(self, threshold: float = MIN_PROBABILITY) -> Tensor:
         """Return where any foreground class is at least this probable so far, (*shape) bool on the CPU."""
         found = torch.empty(self.grid.shape, dtype=torch.bool)
-        for i in range(len(found)):  # plane by plane: no third volume is needed
-            found[i] = (self.mean[:, i] >= threshold).any(dim=0)
+        # On a CPU plane by plane, without a third volume; each copy from another device would take a wait.
+        size = 1 if self.mean.is_cpu else len(found)
+        for first in range(0, len(found), size):
+            found[first : first + size] = (self.mean[:, first : first + size] >= threshold).any(dim=0)
         return found
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Return mean, with the largest of the others behind it if there are any, and variance; on the CPU."""
-        self.to("cpu")
-        if not len(self.rivals):
-            return self.mean, self.variance
-        return torch.cat([self.mean, self.rivals.amax(dim=0, keepdim=True)]), self.variance
+        mean, variance = self.mean.cpu(), self.variance.cpu()
+        return torch.cat([mean, self.rivals.amax(dim=0, keepdim=True).cpu()]) if len(self.rivals) else mean, variance
 
     def _rivals(self, place: Box, fraction: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
         """Find the largest means of the other classes in a tile: exactly for those that were followed all along."""
@@ -201,7 +203,7 @@ class Accumulator:
 
     def _weight_before(self, tile: Box) -> Tensor:
         """Sum the weights of everything added so far, at the voxels of a tile."""
-        axes = [weights.to(self.weight.device) for weights in self.grid.weights]
+        axes = self._axes
         layers: dict[int, Tensor] = {}  # of what was added with the same shift along the first axis
         for starts, times in self._added.items():
             z, y, x = (start - part.start for start, part in zip(starts, tile, strict=True))

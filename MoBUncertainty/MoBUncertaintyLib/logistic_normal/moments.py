@@ -109,6 +109,12 @@ def _flat_moments(xp: Any, mean: Any, variance: Any) -> tuple[Any, Any]:
     others = xp.indices(-abs(mean) >= edge)
     m, v = xp.selected(mean, others), xp.selected(variance, others)
     wide, coarse = v > NARROW, v <= NARROWER
+    if xp.waits(mean):  # for the number of voxels of each method: so both, where only some have either
+        inner = _mirrored(xp, _narrow, m, xp.minimum(v, NARROW))
+        outer = _mirrored(xp, _wide, m, v.clamp_min(NARROW))
+        for target, narrow, other in zip((expectation, spread), inner, outer, strict=True):
+            xp.put(target, others, xp.where(wide, other, narrow))
+        return expectation, spread
     for mask, method in ((coarse, _narrower), (~(wide | coarse), _narrow), (wide, _wide)):
         chosen = xp.indices(mask)  # also if there are none: compilers cannot branch on that
         there = xp.selected(others, chosen)
@@ -138,6 +144,11 @@ class _Arrays:
         return function(*given)
 
     @staticmethod
+    def waits(_: Any) -> bool:
+        """Whether the host waits for a device each time that it selects voxels."""
+        return False
+
+    @staticmethod
     def positive(x: Any) -> Any:
         """Compute max(x, 0)."""
         return np.maximum(x, 0)
@@ -161,6 +172,10 @@ class _Tensors:
     """The same for torch, differentiable."""
 
     apart = _Arrays.apart
+
+    @staticmethod
+    def waits(values: Any) -> Any:
+        return not values.is_cpu
 
     @staticmethod
     def exp(x: Any) -> Any:

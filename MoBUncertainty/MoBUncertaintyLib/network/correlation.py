@@ -44,7 +44,9 @@ def _known_factor(size: int, length: float) -> Tensor:
 
 def _factor(size: int, length: Tensor) -> Tensor:
     place = torch.arange(size, dtype=torch.float64)
-    covariance = axis_correlation(place[:, None] - place, length.to("cpu", torch.float64))
+    covariance = axis_correlation(
+        place[:, None] - place, length.cpu().double()
+    )  # in this order: Apple's GPUs know no float64
     ridge = RIDGE * torch.eye(size, dtype=torch.float64)
     factor: Tensor = torch.linalg.cholesky((covariance + ridge) / (1 + RIDGE))
     return factor

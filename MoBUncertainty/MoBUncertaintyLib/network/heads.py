@@ -89,7 +89,7 @@ class CovarianceHead(nn.Module):
         if self.spec.learn_length:
             low, high = LENGTH_RANGE
             in_mm: Tensor = self.log_length.clamp(math.log(low), math.log(high)).exp()
-            return in_mm / in_mm.new_tensor(self.step_mm)
+            return torch.stack([length / step for length, step in zip(in_mm, self.step_mm, strict=True)])
         return tuple(length / step for length, step in zip(self.spec.length_mm, self.step_mm, strict=True))
 
     def loading(self, *predicted: Tensor) -> Loading | None:

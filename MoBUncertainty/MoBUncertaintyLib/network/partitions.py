@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -40,8 +41,14 @@ def spread_cells(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Give every voxel its cell's value: (..., P, P, P) -> (..., *shape). The inverse of `cell_means` on constants."""
     # The innermost axis first: the last and largest step then copies whole slabs.
     for axis in range(-1, -len(shape) - 1, -1):
-        bounds = cell_bounds(shape[axis], values.shape[axis])
-        own = [cell for cell, (start, stop) in enumerate(bounds) for _ in range(start, stop)]
         # repeat_interleave() does the same, but inference engines other than torch do not know it.
-        values = values.index_select(axis, torch.tensor(own, device=values.device))
+        values = values.index_select(axis, _cell_of_each(shape[axis], int(values.shape[axis]), values.device))
     return values
+
+
+@lru_cache(maxsize=64)
+def _cell_of_each(size: int, partitions: int, device: torch.device) -> Tensor:
+    """List the cell of each voxel along an axis, (size,), once on each device: a copy to it makes the host wait."""
+    own = [cell for cell, (start, stop) in enumerate(cell_bounds(size, partitions)) for _ in range(start, stop)]
+    with torch.inference_mode(False):  # what stays must serve training, too
+        return torch.tensor(own, device=device)

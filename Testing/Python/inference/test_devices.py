@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.inference.devices import select_device
+from MoBUncertaintyLib.inference.devices import (
+    autocast_dtype,
+    cuda_settings,
+    exact_dtype,
+    select_device,
+    uploaded,
+    wide_precision,
+)
+from MoBUncertaintyLib.prediction import Precision
+from support.pretend_gpu import PretendGpu
 
 CUDA = ["sm_75", "sm_80", "sm_90a", "compute_90"]
 
@@ -45,3 +54,29 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch):
         select_device("cuda:3")
     with pytest.raises(SettingsError, match="'tpu' is not available"):
         select_device("tpu")
+
+
+def test_auto_on_cuda_is_float16_as_in_nnunet_and_fits_take_the_wider_format() -> None:
+    with PretendGpu():
+        assert autocast_dtype(torch.device("cuda")) is torch.float16
+        assert wide_precision(torch.device("cuda")) is Precision.BFLOAT16
+    assert wide_precision(torch.device("cpu")) is Precision.AUTO
+    assert exact_dtype(torch.device("cpu")) is exact_dtype(torch.device("cuda")) is torch.float64
+    assert exact_dtype(torch.device("mps")) is torch.float32
+
+
+def test_float32_on_cuda_is_no_tf32_and_convolutions_are_tried_out() -> None:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    with cuda_settings():
+        assert (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32) == (True, False, False)
+    assert (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32) == before
+
+
+def test_a_tile_is_copied_to_cuda_without_waiting() -> None:
+    whole = torch.rand(2, 6, 6)
+    with PretendGpu() as gpu:
+        there = uploaded(whole[:, 1:4, 2:5], torch.device("cuda"))
+        assert gpu.counts.uploads == 1 and gpu.counts.waits == 0 and gpu.counts.uploaded == there.numel() * 4
+        assert torch.equal(there.cpu(), whole[:, 1:4, 2:5])
+    assert uploaded(whole, torch.device("cpu")) is whole

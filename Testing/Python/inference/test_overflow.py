@@ -10,9 +10,11 @@ import torch
 
 from MoBUncertaintyLib.errors import ModelError, is_out_of_memory
 from MoBUncertaintyLib.inference.predictor import predict
+from MoBUncertaintyLib.inference.sliding_window import OVERFLOWED
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.prediction import PredictionSettings
+from support.pretend_gpu import PretendGpu
 from support.tiny import make_ct, make_dataset, make_model
 
 KINDS = [kind for kind in Covariance if kind is not Covariance.DETERMINISTIC]
@@ -43,7 +45,7 @@ def test_output_that_overflows_in_half_precision_is_computed_again_in_float32(tm
     expected = predict(ct, model, PredictionSettings(device="cpu", precision="float32"))
     monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=True))
     found = predict(ct, model, PredictionSettings(device="cpu", precision="bfloat16"))
-    assert "The network's output overflowed in half precision, so it computes in float32." in found.warnings
+    assert OVERFLOWED in found.warnings
     assert found.provenance["precision"] == "float32"
     for name in ("probability", "variance"):
         assert np.array_equal(getattr(found, name), getattr(expected, name))
@@ -73,3 +75,41 @@ def test_what_libraries_say_when_the_memory_is_full_is_known(message):
     assert is_out_of_memory(RuntimeError(message))
     assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
     assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+
+
+def test_one_voxel_that_overflows_is_noticed_where_its_moments_are_finite(tmp_path, monkeypatch):
+    """An infinite contrast has the probability 0 or 1."""
+    features = StochasticNetwork.features
+
+    def spoiled(self: StochasticNetwork, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found, mean = features(self, x)
+        if torch.is_autocast_enabled("cpu"):
+            mean[0, 1, 1, 1, 1] = float("inf")
+        return found, mean
+
+    spec = CovarianceSpec.of_kind(Covariance.DIAGONAL)
+    model, ct = make_model(tmp_path / "model", covariance=spec), make_ct((16, 20, 18))
+    expected = predict(ct, model, PredictionSettings(device="cpu", precision="float32"))
+    monkeypatch.setattr(StochasticNetwork, "features", spoiled)
+    found = predict(ct, model, PredictionSettings(device="cpu", precision="bfloat16"))
+    assert OVERFLOWED in found.warnings and np.array_equal(found.probability, expected.probability)
+
+
+def test_tiles_after_one_that_overflows_have_half_precision_again(tmp_path, monkeypatch):
+    """On CUDA, where `auto` is float16, one bright spot must not make the whole run slow."""
+    features, half = StochasticNetwork.features, []
+
+    def spoiled(self: StochasticNetwork, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found, mean = features(self, x)
+        half.append(torch.is_autocast_enabled("cpu"))
+        if half == [True, True]:  # the second tile
+            mean = mean * float("nan")
+        return found, mean
+
+    model = make_model(tmp_path / "model", covariance=CovarianceSpec.of_kind(Covariance.DIAGONAL))
+    monkeypatch.setattr(StochasticNetwork, "features", spoiled)
+    with PretendGpu():
+        found = predict(make_ct((24, 24, 56)), model, PredictionSettings(device="cuda", tiling="full"))
+    assert half == [True, True, False, *[True] * (len(half) - 3)] and len(half) > 3
+    assert found.provenance["precision"] == "float16" and found.warnings.count(OVERFLOWED) == 1
+    assert np.isfinite(found.probability).all()

@@ -364,7 +364,7 @@ def test_out_of_memory_while_summing_or_moving_takes_one_step(
     fail_at(monkeypatch, {call}, target, name)
     prediction = predict(ct, mob, one_fold())
     assert same(prediction, reference) and len([text for text in prediction.warnings if "CPU" in text]) == 1
-    assert len(moved) == 2, "the sums are moved when it is said, and at the end"
+    assert moved, "the sums are moved when it is said"
 
 
 def test_out_of_memory_on_the_cpu_says_what_to_do(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:

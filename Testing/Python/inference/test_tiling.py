@@ -24,12 +24,12 @@ SHAPE = (24, 28, 40)
 class Bright(nn.Module):
     """Takes what is bright for foreground, whatever else is in the tile."""
 
-    def __init__(self, covariance: Covariance = Covariance.DETERMINISTIC, gain: float = 20.0) -> None:
+    def __init__(self, covariance: Covariance = Covariance.DETERMINISTIC, gain: float = 20.0, classes: int = 2) -> None:
         super().__init__()
-        self.classes = 2
+        self.classes = classes
         self.gain = nn.Parameter(torch.tensor(gain))
-        self.mean_layer = nn.Conv3d(1, 2, kernel_size=1)  # how many features the organ is described by
-        self.head = build_head(CovarianceSpec.of_kind(covariance, rank=2, partitions=2), 1, 2)
+        self.mean_layer = nn.Conv3d(1, classes, kernel_size=1)  # how many features the organ is described by
+        self.head = build_head(CovarianceSpec.of_kind(covariance, rank=2, partitions=2), 1, classes)
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
@@ -68,11 +68,11 @@ class Recording(SlidingWindow):
             self.rounds.append(tiles)
             yield tiles, expected
 
-    def _pass(self, data, place, mirror, seed, sums):
-        key = (self._fold, tuple(part.start for part in place), mirror)
+    def _pass(self, inputs, look, sums):
+        key = (self._fold, look.start, look.mirror)
         assert key not in self.seeds, "the same pass twice"
-        self.seeds[key] = seed
-        super()._pass(data, place, mirror, seed, sums)
+        self.seeds[key] = look.number
+        super()._pass(inputs, look, sums)
 
 
 def window(network: nn.Module, tiling: Tiling, samples: int | None = None, **options: object) -> Recording:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from inference.gpu.paths import BOUNDS, ROUNDED, changes, forget_peak, hold_to, peak_of, tf32
+from inference.gpu.paths import BOUNDS, ROUNDED, changes, forget_peak, hold_to, peak_of
 from inference.gpu.rows import ResultError, Rows
 from MoBUncertaintyLib.inference import sliding_window
 from MoBUncertaintyLib.inference.devices import autocast_dtype, openvino_version
@@ -39,24 +39,20 @@ class _Way:
 
     Attributes:
         device, engine, precision: As for `predict`.
-        tf32: As for `Path`.
     """
 
     device: str
     engine: str
     precision: str
-    tf32: bool = False
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.engine}, {self.precision}{', TF32' * self.tf32}"
+        return f"{self.device}, {self.engine}, {self.precision}"
 
     @property
     def bounds(self) -> tuple[float, float]:
         """See `BOUNDS`; OpenVINO's float32 is rounded, too."""
         return (
-            ROUNDED
-            if self.tf32 or (self.engine, self.precision) == ("openvino", "float32")
-            else BOUNDS[Precision(self.precision)]
+            ROUNDED if (self.engine, self.precision) == ("openvino", "float32") else BOUNDS[Precision(self.precision)]
         )
 
     def predict(self, model: Model, ct: sitk.Image, warm: bool) -> tuple[Prediction, float]:
@@ -64,19 +60,17 @@ class _Way:
         settings = PredictionSettings(
             device=self.device, engine=self.engine, precision=self.precision, tiling=Tiling.FULL
         )
-        with tf32(self.tf32):
-            predictor = Predictor(model, settings)
-            if warm:
-                predictor.predict(ct)
-            start = time.perf_counter()
-            return predictor.predict(ct, exact=True), time.perf_counter() - start
+        predictor = Predictor(model, settings)
+        if warm:
+            predictor.predict(ct)
+        start = time.perf_counter()
+        return predictor.predict(ct, exact=True), time.perf_counter() - start
 
 
 def _ways(device: torch.device) -> list[_Way]:
     where = str(device)
     if device.type == "cuda":
-        made = [_Way(where, "torch", "float32"), _Way(where, "torch", "float32", tf32=True)]
-        return made + [_Way(where, "torch", precision) for precision in ("bfloat16", "float16")]
+        return [_Way(where, "torch", precision) for precision in ("float32", "bfloat16", "float16")]
     engines = ["openvino"] if openvino_version() is not None else []
     return [_Way(where, "torch", "bfloat16"), *(_Way(where, e, p) for e in engines for p in ("float32", "bfloat16"))]
 
@@ -183,8 +177,7 @@ class _Ladder:
     def _run(self, data: np.ndarray, sums: torch.device | None = None) -> _Result:
         placement = Placement(self.device, sums or self.device, Precision.FLOAT32)
         window = SlidingWindow(TorchEngine(lambda _: self.network, self.classes), placement, overlap=0.0)
-        with tf32(False):
-            probability, variance = window.run(data, self.tile, (self.fold,))
+        probability, variance = window.run(data, self.tile, (self.fold,))
         return _Result(probability, variance, window.warnings, window.placement)
 
     @contextmanager
