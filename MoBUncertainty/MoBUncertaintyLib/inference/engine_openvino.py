@@ -140,7 +140,7 @@ class OpenVinoEngine(Engine):
             "output": self._graph.__name__,
             "shape": self._shape,
             "precision": hint,
-            "openvino": openvino().__version__,
+            "versions": [openvino().__version__, torch.__version__],
             "code": _code_digest(),
             "device": [core.get_property(self._target, name) for name in ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE")],
         }

@@ -33,7 +33,9 @@ def cache_folder() -> Path:
 
 
 class GraphCache:
-    """Files of graphs, named by what the graph was made of; each begins with the SHA-256 of the rest.
+    """Files of graphs, named by what the graph was made of; each begins with the SHA-256 of that and of the rest.
+
+    So a file is used for what it was made of alone: under another name, as a copy may have it, it is not.
 
     Args:
         folder: Where they are; None: `cache_folder`.
@@ -46,18 +48,17 @@ class GraphCache:
 
     def path(self, made_of: Mapping[str, object]) -> Path:
         """Return where a graph is kept, or would be."""
-        stated = json.dumps(made_of, sort_keys=True, default=str)
-        return self.folder / f"{hashlib.sha256(stated.encode()).hexdigest()[:32]}.graph"
+        return self.folder / f"{hashlib.sha256(_stated(made_of)).hexdigest()[:32]}.graph"
 
     def read(self, made_of: Mapping[str, object]) -> bytes | None:
-        """Read a graph; None if there is none, or it is damaged."""
+        """Read a graph; None if there is none, or it is damaged, or was made of something else."""
         path = self.path(made_of)
         try:
             content = path.read_bytes()
         except OSError:
             return None
         digest, graph = content[:32], content[32:]
-        if hashlib.sha256(graph).digest() != digest:
+        if _digest(made_of, graph) != digest:
             return None
         with suppress(OSError):
             os.utime(path)  # the time of its last use
@@ -69,7 +70,7 @@ class GraphCache:
         partial = path.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            partial.write_bytes(hashlib.sha256(graph).digest() + graph)
+            partial.write_bytes(_digest(made_of, graph) + graph)
             partial.replace(path)
         except OSError:
             with suppress(OSError):
@@ -89,3 +90,14 @@ class GraphCache:
             if kept > self.limit if path.suffix == ".graph" else used < time.time() - _DAY:
                 with suppress(OSError):
                     path.unlink()
+
+
+def _stated(made_of: Mapping[str, object]) -> bytes:
+    return json.dumps(made_of, sort_keys=True, default=str).encode()
+
+
+def _digest(made_of: Mapping[str, object], graph: bytes) -> bytes:
+    """Hash a graph together with what it was made of."""
+    digest = hashlib.sha256(hashlib.sha256(_stated(made_of)).digest())
+    digest.update(graph)
+    return digest.digest()

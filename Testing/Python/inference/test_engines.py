@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -24,7 +25,7 @@ from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
 from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine
 from MoBUncertaintyLib.inference.graph_cache import GraphCache, cache_folder
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.inference.sliding_window import CPU
+from MoBUncertaintyLib.inference.sliding_window import CPU, OVERFLOWED
 from MoBUncertaintyLib.logistic_normal.moments import fused_moments, logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model
@@ -279,6 +280,30 @@ def test_whatever_a_graph_depends_on_has_a_graph_of_its_own(tmp_path: Path) -> N
     assert len({cache.path(each) for each in (made_of, *others)}) == 4
 
 
+def test_a_graph_under_the_name_of_another_model_is_not_taken(tmp_path: Path) -> None:
+    """A copy, a restored backup or a clash of names puts it there: it is whole, and another model's."""
+    cache = GraphCache(tmp_path)
+    own, other = ({"model": name, "fold": 0} for name in ("own", "other"))
+    for made_of in (own, other):
+        cache.write(made_of, json.dumps(made_of).encode())
+    shutil.copy2(cache.path(other), cache.path(own))
+    assert cache.read(own) is None and cache.read(other) == json.dumps(other).encode()
+
+
+@needs_openvino
+def test_another_model_s_graph_changes_no_prediction(tmp_path: Path, ct: sitk.Image, cache: Path) -> None:
+    """The file of one model in the place of the other's: it is made anew, and the numbers are the model's own."""
+    models = [a_model(tmp_path / name, Covariance.DETERMINISTIC, (name,), folds=2) for name in ("one", "two")]
+    wanted, graphs = [], []
+    for fold, model in enumerate(models):  # each with weights of its own
+        wanted.append(by("openvino", model, ct, folds=(fold,)))
+        graphs += set(cache.iterdir()) - set(graphs)
+    assert not np.array_equal(wanted[0].probability, wanted[1].probability)
+    shutil.copy2(graphs[1], graphs[0])
+    found = by("openvino", models[0], ct, folds=(0,))
+    assert found.provenance["engine"] == "openvino" and np.array_equal(found.probability, wanted[0].probability)
+
+
 def test_the_oldest_graphs_make_room(tmp_path: Path) -> None:
     cache = GraphCache(tmp_path, limit=250)
     (tmp_path / "left.1234.tmp").write_bytes(b"")
@@ -392,7 +417,7 @@ def test_output_that_overflows_is_computed_again_in_float32(
 
     monkeypatch.setattr(OpenVinoEngine, "run", overflowing)
     found = by("openvino", mob, ct, folds=(0,), precision="bfloat16")
-    assert "The network's output overflowed in half precision, so it computes in float32." in found.warnings
+    assert OVERFLOWED in found.warnings
     assert found.provenance["precision"] == "float32"
     assert np.array_equal(found.probability, by("openvino", mob, ct, folds=(0,)).probability)
 
