@@ -28,8 +28,10 @@ from mob_training.training.joint_likelihood import (
 )
 from mob_training.training.temperature import NOT_COUNTED
 from MoBUncertaintyLib.model.covariance import Covariance, Scope
-from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.correlation import smooth
+from MoBUncertaintyLib.network.distribution import BasisLoading, LogitGaussian
 from support.gaussians import SHAPE, STOCHASTIC, gaussian_of
+from support.pretend_gpu import PretendGpu
 
 LENGTHS = (2.0, 1.5, 2.5)
 
@@ -257,3 +259,26 @@ def test_a_label_that_a_case_lacks_has_no_contrast_and_the_others_keep_theirs():
         assert torch.equal(ours.mean, other.mean) and torch.equal(ours.signs, other.signs)
     laws = list(together(gaussian, target, torch.Generator().manual_seed(0), missing))
     assert len(laws) == 2
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_fits_run_where_the_network_does_and_with_float32_on_apple_s_gpus(kind: str) -> None:
+    """Which refuse float64; elsewhere the digits are the CPU's."""
+    law = gaussian_of(Covariance.SINGLE_BASIS, 3, scope=Scope.LOCAL, length_mm=(2.0, 1.5, 3.0), learn_length=True)
+    target = torch.randint(0, 3, (1, *SHAPE), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        laws = list(together(law, target, torch.Generator().manual_seed(1)))
+        losses = [each(law, target, torch.Generator().manual_seed(1)) for each in (evidence_loss, conditional_loss)]
+    lengths = fit_lengths(laws, (2.0, 1.5, 3.0))
+    with PretendGpu(kind):
+        device = torch.device(kind)
+        loading = BasisLoading(law.loading.bases.to(device), law.loading.scales.to(device))
+        there = replace(law, mean=law.mean.to(device), log_variance=law.log_variance.to(device), loading=loading)
+        there = replace(there, lengths=torch.as_tensor(law.lengths).to(device))
+        moved = target.to(device)
+        with torch.no_grad():
+            found = [each(there, moved, torch.Generator().manual_seed(1)) for each in (evidence_loss, conditional_loss)]
+            laws = list(together(there, moved, torch.Generator().manual_seed(1)))
+            assert smooth(torch.zeros(SHAPE).to(device), there.lengths).device == found[0].device
+        torch.testing.assert_close(torch.stack(found).cpu(), torch.stack(losses), rtol=1e-3, atol=1e-5)
+        assert fit_lengths(laws, (2.0, 1.5, 3.0)) == pytest.approx(lengths, rel=0.02)

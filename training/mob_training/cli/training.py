@@ -247,7 +247,9 @@ def attach_head(
 
     fit_shared = partial(fit_shared_fraction, device=device) if shared else None
     if keep_head:
-        kept = correlate_head(model, cases, workspace, output, fit_shared=fit_shared, seed=seed, processes=processes)
+        kept = correlate_head(
+            model, cases, workspace, output, fit_shared=fit_shared, seed=seed, device=device, processes=processes
+        )
         return written(kept.path)
     made = run(
         model,

@@ -28,7 +28,7 @@ from mob_training.training.stages import finetune
 from mob_training.training.temperature import cover_with_tiles, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.publishing import read_record, write_file
-from MoBUncertaintyLib.inference.devices import autocast
+from MoBUncertaintyLib.inference.devices import autocast, select_device, uploaded, wide_precision
 from MoBUncertaintyLib.model.card import Fold, Label, overlap
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model, read_card
@@ -146,6 +146,7 @@ def correlate_head(
     *,
     fit_shared: FitShared | None = None,
     seed: int = 0,
+    device: str = "auto",
     processes: int = 1,
 ) -> Model:
     """Fit how far the noise of a model's own heads reaches, by the evidence of labelled cases; write the new model.
@@ -153,7 +154,7 @@ def correlate_head(
     Each voxel's probability and variance stay, and with them all that was measured of them.
 
     Args:
-        source, cases, workspace, output, fit_shared, processes: As for `attach_head`.
+        source, cases, workspace, output, fit_shared, device, processes: As for `attach_head`.
         seed: Of the voxels whose labels are taken together.
 
     Raises:
@@ -169,7 +170,7 @@ def correlate_head(
         plans = _prepare(model, cases, seed, processes)
         spacing = check_plans(plans, model.card.configuration)["spacing"]
         start = [length / step for length, step in zip(starting_length(spacing), spacing, strict=True)]
-        found = fit_lengths(list(_informative(model, plans, seed)), start)
+        found = fit_lengths(list(_informative(model, plans, seed, select_device(device))), start)
         z, y, x = (round(length * step, 3) for length, step in zip(found, spacing, strict=True))
         print(f"correlation length: {z} x {y} x {x} mm")
         spec = replace(model.card.covariance, scope=Scope.LOCAL, length_mm=(z, y, x), learn_length=False)
@@ -189,13 +190,16 @@ def correlate_head(
         return write_model(output, card, model.plans, model.dataset, weights.items(), half)
 
 
-def _informative(model: Model, plans: dict[str, Any], seed: int) -> Iterator[tuple[Contrast, float]]:
+def _informative(
+    model: Model, plans: dict[str, Any], seed: int, device: torch.device
+) -> Iterator[tuple[Contrast, float]]:
     """Take the informative voxels of all cases, by the heads of all folds."""
     generator = torch.Generator().manual_seed(seed)
     for fold in model.folds:
-        network = load_network(model, fold).eval()
-        for image, target, *missing in _tiles(plans, model.card.labels, "train", "val"):
-            with torch.no_grad(), autocast(image.device):
+        network = load_network(model, fold).eval().to(device)
+        for tile in _tiles(plans, model.card.labels, "train", "val"):
+            image, target, *missing = (uploaded(each, device) for each in tile)
+            with torch.no_grad(), autocast(device, wide_precision(device)):
                 gaussian = replace(network(image), scope=Scope.LOCAL, lengths=(1.0, 1.0, 1.0))
             yield from together(gaussian, target, generator, *missing)
 
@@ -279,11 +283,11 @@ def _train(
     """
     start = _start(fold)
     if not start.exists():
-        network = load_network(model, fold).eval()
+        network = load_network(model, fold).eval().to(select_device(device))
         network.head = None
         temperature, before, after = fit_temperature(network, _tiles(plans, model.card.labels, "val"))
         print(f"fold {fold}, temperature {temperature:.3f}: NLL {before:.4f} -> {after:.4f}")
-        divide_logits(network, temperature)
+        divide_logits(network.cpu(), temperature)
         known = model.card.training.get("temperature") or 1
         plain = CovarianceSpec(Covariance.DETERMINISTIC)
         card = replace(model.card, covariance=plain, training={"temperature": known * temperature})

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mob_training.training.temperature import NOT_COUNTED
+from MoBUncertaintyLib.inference.devices import exact_dtype
 from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Scope, correlation
 from MoBUncertaintyLib.network.distribution import LogitGaussian
@@ -186,7 +187,7 @@ def fit_lengths(laws: Sequence[tuple[Contrast, float]], start: Sequence[float]) 
         laws: As `together` yields them, with the scope `local`.
         start: Lengths at which the search starts.
     """
-    logarithms = torch.tensor(start).log().requires_grad_()
+    logarithms = torch.tensor(start, device=laws[0][0].mean.device).log().requires_grad_()
     search = torch.optim.LBFGS([logarithms], max_iter=20, tolerance_change=1e-3, line_search_fn="strong_wolfe")
 
     def lengths() -> Tensor:
@@ -194,7 +195,7 @@ def fit_lengths(laws: Sequence[tuple[Contrast, float]], start: Sequence[float]) 
 
     def loss() -> Tensor:
         search.zero_grad()
-        total = torch.zeros(())
+        total = logarithms.new_zeros(())
         for contrast, weight in laws:
             smooth = replace(contrast, correlation=lambda one, other: correlation(one[:, None] - other, lengths()))
             part = -weight * log_evidence(smooth.mean, smooth.covariance(), smooth.signs)
@@ -286,8 +287,9 @@ def mode(mean: Tensor, covariance: Tensor, signs: Tensor, strength: float = 1.0)
     there it does not depend on where it starts from.
     """
     with torch.no_grad():
-        m, prior = mean.double(), covariance.double()
-        y, weights, logits = signs.double(), torch.zeros_like(mean, dtype=torch.float64), mean.double()
+        exact = exact_dtype(mean.device)
+        m, prior, y = mean.to(exact), covariance.to(exact), signs.to(exact)
+        weights, logits = torch.zeros_like(m), m
         best = _objective(weights, logits, m, y, strength)
         for _ in range(MAX_STEPS):
             step = _newton(logits - m, logits, prior, y, strength) - weights

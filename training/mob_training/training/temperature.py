@@ -16,7 +16,7 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor, nn
 
 from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean, merge_missing
-from MoBUncertaintyLib.inference.devices import autocast
+from MoBUncertaintyLib.inference.devices import autocast, uploaded, wide_precision
 from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.temperature import divide_head
@@ -34,8 +34,8 @@ def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, ..
 
     Args:
         network: In evaluation mode; it is not changed.
-        tiles: Parts of images (B, C_in, *S) and their label maps (B, *S), on the network's device; voxels labelled
-            `NOT_COUNTED` are not counted. And, where cases lack labels, which those are, as for `merge_missing`.
+        tiles: Parts of images (B, C_in, *S) and their label maps (B, *S); voxels labelled `NOT_COUNTED` are not
+            counted. And, where cases lack labels, which those are, as for `merge_missing`.
 
     Returns:
         The temperature, 0.5 to 8; the NLL per voxel as it is, and with this temperature.
@@ -45,9 +45,11 @@ def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, ..
         if head is not None:
             divide_head(head, temperature)
     losses, voxels = [], 0
-    for data, target, *missing in tiles:
+    device = next(network.parameters()).device
+    for tile in tiles:
+        data, target, *missing = (uploaded(each, device) for each in tile)
         voxels += int((target != NOT_COUNTED).sum())
-        with autocast(data.device):
+        with autocast(device, wide_precision(device)):
             features, mean = network.features(data)
         row = []
         for head, temperature in zip(heads, TEMPERATURES, strict=True):

@@ -29,7 +29,7 @@ from mob_training.training.settings import FineTuning, Likelihood, Schedule
 from mob_training.training.temperature import TEMPERATURES, cover_with_tiles, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.publishing import write_file
-from MoBUncertaintyLib.inference.devices import autocast
+from MoBUncertaintyLib.inference.devices import autocast, wide_precision
 from MoBUncertaintyLib.model.card import covariance_from_json
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST
@@ -146,7 +146,7 @@ class FineTuningTrainer(DeterministicTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data, target = self._to_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device):
+        with autocast(self.device, wide_precision(self.device)):
             gaussian = self.network(data)
         terms = self._terms(gaussian, target, missing=self.missing_in(batch))
         pulls = self._backward(terms, gaussian)
@@ -222,7 +222,7 @@ class FineTuningTrainer(DeterministicTrainer):
     @torch.no_grad()
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data, target = self._to_device(batch)
-        with autocast(self.device):
+        with autocast(self.device, wide_precision(self.device)):
             gaussian = self.unwrapped_network.distribution(data)
         log_p, missing = log_predictive_mean(gaussian), self.missing_in(batch)
         if missing is not None:

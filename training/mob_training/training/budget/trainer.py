@@ -27,7 +27,7 @@ from mob_training.training.losses import batch_dice_loss
 from mob_training.training.progress import add_progress, draw_progress
 from mob_training.training.settings import Budget, Schedule
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.inference.devices import autocast
+from MoBUncertaintyLib.inference.devices import autocast, wide_precision
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 
 EPOCHS = 20
@@ -199,7 +199,7 @@ class BudgetTrainer(DeterministicTrainer):
             group["lr"] = LEARNING_RATE * one_cycle(self.fraction)
         self.optimizer.zero_grad(set_to_none=True)
         with self.merging(batch):
-            with autocast(self.device):
+            with autocast(self.device, wide_precision(self.device)):
                 logits = self.network(data)
             terms = self._terms(logits, target)
             loss = torch.stack(list(terms.values())).sum()
