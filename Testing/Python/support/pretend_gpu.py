@@ -258,7 +258,7 @@ class PretendGpu(TorchFunctionMode):
         if self.kind == "mps" and dtype is torch.float64 and (up or isinstance(tensor, GpuTensor)):
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework has no float64.")
         crosses = up != isinstance(tensor, GpuTensor)
-        plain = tensor.detach().as_subclass(Tensor)
+        plain = tensor.as_subclass(Tensor)
         if not crosses and dtype == tensor.dtype:
             return tensor
         if crosses:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -187,25 +188,31 @@ def fit_lengths(laws: Sequence[tuple[Contrast, float]], start: Sequence[float]) 
         laws: As `together` yields them, with the scope `local`.
         start: Lengths at which the search starts.
     """
-    logarithms = torch.tensor(start, device=laws[0][0].mean.device).log().requires_grad_()
+    logarithms = torch.tensor(start).log().requires_grad_()
     search = torch.optim.LBFGS([logarithms], max_iter=20, tolerance_change=1e-3, line_search_fn="strong_wolfe")
 
     def lengths() -> Tensor:
+        """Three numbers stay on the CPU: on a GPU each step of the search would wait for them."""
         return logarithms.exp().clamp_min(SHORTEST)
 
     def loss() -> Tensor:
         search.zero_grad()
-        total = logarithms.new_zeros(())
+        total = torch.zeros(())
         for contrast, weight in laws:
-            smooth = replace(contrast, correlation=lambda one, other: correlation(one[:, None] - other, lengths()))
+            here = lengths().to(contrast.mean.device)
+            smooth = replace(contrast, correlation=partial(_stationary, here))
             part = -weight * log_evidence(smooth.mean, smooth.covariance(), smooth.signs)
             part.backward()
-            total += part.detach()
+            total += part.detach().cpu()
         return total
 
     search.step(loss)
     found: list[float] = lengths().tolist()
     return found
+
+
+def _stationary(lengths: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    return correlation(one[:, None] - other, lengths)
 
 
 def conditional_loss(
