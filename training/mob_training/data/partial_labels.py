@@ -13,6 +13,7 @@ from pathlib import Path
 
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.json_input import JsonError, read_object
+from MoBUncertaintyLib.files.publishing import write_file
 
 FILE = "labelled.json"
 
@@ -62,4 +63,5 @@ def write_labelled(folder: Path, labels: Sequence[str], missing: Missing) -> Non
         if lacked
     }
     if labelled:
-        Path(folder, FILE).write_text(json.dumps(labelled, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(labelled, indent=1) + "\n"
+        write_file(Path(folder, FILE), lambda partial: partial.write_text(text, encoding="utf-8"))
