@@ -20,6 +20,7 @@ from MoBUncertaintyLib.model.card import Fold, Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.fingerprint import Level, Measures, Suitability
+from MoBUncertaintyLib.regions.settings import RegionSettings
 
 MAX_SAMPLES = 10_000
 """Of Monte Carlo: at that many the standard error of a probability is 0.005 at most."""
@@ -214,6 +215,11 @@ class Prediction:
         """The correlation length of the model's noise along the array's axes; None for all scopes but `local`."""
         lengths = self.provenance.get("correlation_mm")
         return None if lengths is None else tuple(lengths)
+
+    @property
+    def region_settings(self) -> RegionSettings:
+        """What counts as a doubtful region: as the model states or, once regions were written, as they were found."""
+        return RegionSettings.from_dict(self.provenance.get("regions", {}).get("settings", {}))
 
     @property
     def suitability(self) -> Suitability | None:

@@ -129,7 +129,7 @@ def main() -> None:
     rows = []
     for _, image, truth in cases(asked.dataset, model.card.labels):
         prediction = predictor.predict(read_image(image).image)
-        rows.append(measure(prediction, find_regions(prediction, model.card.region_settings), truth))
+        rows.append(measure(prediction, find_regions(prediction), truth))
         volume, held, best = rows[-1]["list"][:, -1]
         print(f"{image}: {volume:.2f} ml to look at hold {held:.2f} ml of error, at best {best:.2f} ml", flush=True)
     summary = {"model": model.card.name} | rounded(summed_up(rows))

@@ -87,7 +87,7 @@ def measure(task: Task) -> dict[str, Any]:
         row["tiles"] = prediction.provenance["tiles"]
         if truth is not None:
             p = prediction.probability[0]
-            caught = error_fraction(prediction, find_regions(prediction, ready.model.card.region_settings), truth)
+            caught = error_fraction(prediction, find_regions(prediction), truth)
             row["dice"] = dice(prediction.segmentation, truth)
             row["nll"] = negative_log_likelihood(np.where(truth == 1, p, 1 - p)) / p.size
             row["thick_error_caught"] = caught["thick_error_fraction"]

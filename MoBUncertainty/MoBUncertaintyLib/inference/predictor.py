@@ -289,6 +289,7 @@ class Predictor:
             "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest},
             "settings": asdict(self.settings),
             "covariance": card.covariance.kind.value,
+            "regions": {"settings": asdict(card.region_settings)},
             "channels": list(self.model.channels),
             **({} if self.first_stage is None else {"first_stage": self.first_stage.model.card.configuration}),
             **({} if lengths is None else {"correlation_mm": case.frame.along_stored(lengths)}),

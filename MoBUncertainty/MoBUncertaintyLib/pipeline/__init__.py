@@ -163,7 +163,7 @@ def run_case(
         prediction = predictor.predict(image, progress, cancelled, channels=images)
         images.clear()  # what the results are made of is the first
         volumes = beside.submit(write_volumes, place.partial, prediction)
-        analysis = _analysis(prediction, predictor, region_settings, progress, cancelled)
+        analysis = _analysis(prediction, region_settings, progress, cancelled)
         prediction = analysis.prediction
         seconds |= analysis.seconds
         prediction.timings.update(seconds)  # so that the record has all of them
@@ -265,23 +265,21 @@ def analyse(
     What is noticed of both together is added to the prediction's warnings.
     """
     prediction = predictor.predict(image, progress, cancelled, channels=channels)
-    return _analysis(prediction, predictor, region_settings, progress, cancelled)
+    return _analysis(prediction, region_settings, progress, cancelled)
 
 
 def _analysis(
     prediction: Prediction,
-    predictor: AnyPredictor,
     region_settings: RegionSettings | None,
     progress: ProgressCallback | None,
     cancelled: CancelledCallback | None,
 ) -> Analysis:
-    settings = region_settings or predictor.model.card.region_settings
     seconds = dict(prediction.timings)
     with _stage("regions", seconds, progress, cancelled):
-        regions = find_regions(prediction, settings)
+        regions = find_regions(prediction, region_settings)
     problem = unsuitable(regions.ranked, prediction.volumes_ml())
     covered = regions.coverage.warning if regions.coverage is not None else None
-    noticed = [*_without_covariance(prediction, settings.measure), covered, problem]
+    noticed = [*_without_covariance(prediction, regions.settings.measure), covered, problem]
     known = set(prediction.warnings)  # the computer that has predicted may have looked at regions too
     prediction.warnings.extend(each for each in noticed if each and each not in known)
     if problem and problem not in known and prediction.suitability is not None:

@@ -55,7 +55,7 @@ def find_regions(prediction: Prediction, settings: RegionSettings | None = None)
 
     Args:
         prediction: Where its segmentation is empty any uncertainty counts as thick: an organ may have been missed.
-        settings: What counts as a region.
+        settings: What counts as a region; None: as the prediction's model states.
 
     Returns:
         The regions, ranked by expected error volume; none where no uncertainty is thicker than the boundary's own.
@@ -66,11 +66,11 @@ def find_regions(prediction: Prediction, settings: RegionSettings | None = None)
         >>> image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
         >>> model = load_model(find_model("PhantomPancreas"))
         >>> prediction = predict(image, model, PredictionSettings(device="cpu", precision="float32"))
-        >>> regions = find_regions(prediction, model.card.region_settings)
+        >>> regions = find_regions(prediction)
         >>> [(region.rank, region.location) for region in regions.ranked[:3]]
         [(1, 'anterior'), (2, 'superior left'), (3, 'inferior right')]
     """
-    settings = settings or RegionSettings()
+    settings = settings or prediction.region_settings
     return RegionFinder(prediction, settings).find(settings)
 
 

@@ -15,8 +15,10 @@ from MoBUncertaintyLib.errors import Cancelled, ModelError, SettingsError
 from MoBUncertaintyLib.inference.maps.ensemble import Ensemble, predictor_of
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.model.folder import Model, load_model
-from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.output.results_folder import read_results, write_results
 from MoBUncertaintyLib.prediction import PredictionSettings, Progress
+from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.settings import RegionSettings
 from support.command_line import run
 from support.model_kinds import kind_dataset, kind_plans, make_kind, make_mr, stock_probabilities
 
@@ -45,6 +47,16 @@ def test_the_mixture_is_that_of_folds(folds: Model, seeds: list[Model]) -> None:
     assert found.click_settings == expected.click_settings != folds.card.click_settings, "sized by what all have found"
     alone = np.asarray(predict(image, seeds[0], SETTINGS).variance)
     assert alone.max() == 0, "each is sure of itself"
+
+
+def test_a_prediction_carries_what_its_model_calls_doubtful(folds: Model, seeds: list[Model], tmp_path: Path) -> None:
+    image, stated = make_mr(), folds.card.region_settings
+    assert stated != RegionSettings()
+    for prediction in (predict(image, folds, SETTINGS), Ensemble(seeds, SETTINGS).predict(image)):
+        assert find_regions(prediction).settings == stated
+    chosen = replace(stated, threshold=0.1)
+    write_results(tmp_path / "out", image, prediction, find_regions(prediction, chosen), scene=False)
+    assert find_regions(read_results(tmp_path / "out").prediction).settings == chosen
 
 
 def test_the_labels_are_those_of_nnunets_ensemble(seeds: list[Model]) -> None:

@@ -161,6 +161,7 @@ class Ensemble:
             ],
             "settings": asdict(self.settings),
             "covariance": card.covariance.kind.value,
+            "regions": {"settings": asdict(card.region_settings)},
             "tiles": sum(each.provenance["tiles"] for each in found),
             "processed_box": ends.tolist(),
         }
