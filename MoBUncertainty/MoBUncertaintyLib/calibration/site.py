@@ -35,4 +35,6 @@ def extend_fingerprint(
         shift = np.mean([error_growth(case.evidence, temperature, keep_probability) for case in cases])
         measures["error"] = Ordinary(round(own.median + float(shift), 4), own.deviation)
     data = f"{fingerprint.data}, and {counted(compared)} on site"
-    return replace(fingerprint, cases=fingerprint.cases + len(compared), data=data, measures=measures)
+    # How often it is wrong about ordinary cases was measured with the narrower ranges.
+    cases_now = fingerprint.cases + len(compared)
+    return replace(fingerprint, cases=cases_now, data=data, measures=measures, false_alarms=None)

@@ -118,7 +118,7 @@ def card_fields(model: Model, entry: Entry, published: date) -> dict[str, Fields
             "Out-of-scope use": None,
             "Excluded use": "Clinical use",
             "Intended user": "Researcher",
-            "Ordinary cases": f"{known.cases}: {known.data}" if known else None,
+            "Ordinary cases": "; ".join(known.lines) if known else None,
         },
         "Model performance": dict(scores) or {"Metrics": None},
     }

@@ -371,7 +371,7 @@ def show_model(model: Model) -> None:
         for key, text in lines or [("", "not stated")]:
             table.fact(f"{title}: {key}" if key else title, text)
     known = card.fingerprint
-    table.fact("ordinary cases", f"{known.cases}: {known.data}" if known else "not stated: cases are not compared")
+    table.fact("ordinary cases", *(known.lines if known else ["not stated: cases are not compared"]))
     cases = card.volume_calibration
     table.fact("volume intervals", f"by residuals of {cases.data}" if cases else "not stated: volumes have none")
     if card.regions:

@@ -33,7 +33,6 @@ from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.contrast import completed, contrast_moments
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments
-from MoBUncertaintyLib.network.organ_sums import every_second, organ_sums
 from MoBUncertaintyLib.prediction import EngineName, Precision
 
 HINTS = {torch.float32: ("f32", "FP32"), torch.bfloat16: ("bf16", "BF16"), torch.float16: ("f16", "FP16")}
@@ -105,11 +104,11 @@ class OpenVinoEngine(Engine):
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
         if self._graph is _MomentsGraph:
-            return completed(*output[:-1])
+            return completed(*output)
         if self._graph is _MeanGraph:
             return moments(LogitGaussian(mean=output[0]), kept=self.kept, overlapping=self.overlapping)
         assert self._network is not None and self._network.head is not None
-        return moments(self._network.head.gaussian(*output[:-1]), self.samples, generator, self.kept)
+        return moments(self._network.head.gaussian(*output), self.samples, generator, self.kept)
 
     def _dtype(self, precision: Precision) -> torch.dtype:
         """Choose the number format: half precision where the hardware computes in it, else float32."""
@@ -167,19 +166,14 @@ class OpenVinoEngine(Engine):
 
 
 class _Graph(nn.Module, ABC):
-    """What the engine runs: its outputs are those of `outputs`, and the sums of the organ."""
+    """What the engine runs: its outputs are those of `outputs`."""
 
     def __init__(self, network: StochasticNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        features, mean = self.network.features(x)
-        layer = self.network.mean_layer
-        fewer = every_second(features[:, : layer.in_channels])
-        # The mean of all voxels is not computed unless it is an output.
-        seen = organ_sums(every_second(x), fewer, layer(fewer)[1], self.network.overlapping)
-        return *self.outputs(features, mean), seen
+        return self.outputs(*self.network.features(x))
 
     @abstractmethod
     def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:

@@ -14,7 +14,6 @@ from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments
-from MoBUncertaintyLib.network.organ_sums import every_second, organ_sums
 from MoBUncertaintyLib.prediction import EngineName, Precision
 
 NetworkSource = Callable[[Fold], StochasticNetwork]
@@ -65,10 +64,7 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Run the network on one tile (1, C_in, *S); the output is valid until the next run.
-
-        Its last part is what `organ_sums` returns; it is not finite where PyTorch's mean logits are not.
-        """
+        """Run the network on one tile (1, C_in, *S); the output is valid until the next run."""
 
     @abstractmethod
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
@@ -118,16 +114,14 @@ class TorchEngine(Engine):
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
         with autocast(*self._place):
             features, mean = self._network.features(x)
-        last = features[:, : self._network.mean_layer.in_channels]  # without those of earlier stages
-        sums = organ_sums(every_second(x), every_second(last), every_second(mean), self.overlapping)
-        return features, mean, sums + 0 * mean.sum()  # which is no number if one voxel's logit is not finite
+        return features, mean
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
         return moments(self.gaussian(output), self.samples, generator, self.kept, self.overlapping)
 
     def gaussian(self, output: tuple[Tensor, ...]) -> LogitGaussian:
         """Compute the distribution of the logits from the output of `run`."""
-        features, mean = output[:2]
+        features, mean = output
         head = self._network.head
         found: LogitGaussian = LogitGaussian(mean) if head is None else head(features, mean)
         return found

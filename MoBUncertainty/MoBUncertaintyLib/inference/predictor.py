@@ -25,7 +25,7 @@ from MoBUncertaintyLib.inference.maps.filling import fill
 from MoBUncertaintyLib.inference.plausibility import cut_off, not_found, reached_edges
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
-from MoBUncertaintyLib.inference.suitability import judge, measure
+from MoBUncertaintyLib.inference.suitability import judge, measure, organ_intensity
 from MoBUncertaintyLib.model.card import Fold, Label, ModelCard, chosen_labels, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
@@ -166,6 +166,8 @@ class Predictor:
             case.data, self._preprocessor.patch, self.folds, lambda done, total: clock.step("network", done, total)
         )
         clock.step("resample", 0, 1)
+        overlapping, maps = overlap(self.labels), results[0][: len(self.labels)].numpy()
+        intensity = organ_intensity(case.data[0], maps, overlapping)
         segmentation, probability, variance, strongest = fill(
             case, *results, exact, [label.value for label in self.labels], overlap(self.model.card.labels), rival
         )
@@ -197,11 +199,11 @@ class Predictor:
                 "resample": clock.seconds["resample"],
             },
             click_settings=self.model.card.click_settings,
-            overlapping=overlap(self.labels),
+            overlapping=overlapping,
             rival=strongest,
         )
         prediction.warnings.extend([*not_found(prediction.volumes_ml()), *cut])
-        measures = measure(prediction, window.organ_sums, edges.image)
+        measures = measure(prediction, intensity, edges.image)
         # The ordinary cases were measured with all labels; of some of them the expected error, for one, is another.
         fingerprint = self.model.card.fingerprint if self.labels == self.model.card.labels else None
         suitability = judge(prediction.labels, measures, fingerprint, cut, mistaken)
@@ -280,13 +282,15 @@ class Predictor:
 
     def _provenance(self, case: Case, window: SlidingWindow) -> dict[str, Any]:
         card = self.model.card
+        alarms = card.fingerprint and card.fingerprint.false_alarms
         sampled = card.covariance.kind is not Covariance.DETERMINISTIC
         lengths = card.covariance.length_mm
         monte_carlo = sampled and (self.settings.samples is not None or len(card.labels) > 1)
         # In a region of interest, a volume is another than that of the calibration cases.
         calibrated = card.volume_calibration if self.settings.region_of_interest is None else None
         return {
-            "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest},
+            "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest}
+            | ({"false_alarms": alarms.text} if alarms else {}),
             "settings": asdict(self.settings),
             "covariance": card.covariance.kind.value,
             "regions": {"settings": asdict(card.region_settings)},

@@ -105,7 +105,6 @@ class SlidingWindow:
 
     Attributes:
         tiles: Number of tiles predicted.
-        organ_sums: Of all passes (`network.organ_sums`).
         seconds: Time spent in `network` (backbone), `moments` (head and moments) and `blend`.
         warnings: Sentences for the user.
     """
@@ -129,7 +128,6 @@ class SlidingWindow:
         self.warnings: list[str] = []
         self.seconds = {"network": 0.0, "moments": 0.0, "blend": 0.0}
         self.tiles = 0
-        self.organ_sums = np.zeros(0)
         self._sums: Accumulator | None = None
         self._fold: Fold | None = None
         self._settled: tuple[Engine, Fold | None, Placement] | None = None
@@ -226,16 +224,15 @@ class SlidingWindow:
 
     def _pass(self, inputs: _Inputs, look: _Look, sums: Accumulator) -> None:
         """Predict one tile in one mirrored pass and add the result; each of the two happens once, or is an error."""
-        found, seen = self._seen(inputs, look)
+        found = self._seen(inputs, look)
         self._retrying(lambda: self._add(look, found, sums))
-        self.organ_sums = self.organ_sums + seen if self.organ_sums.size else seen
 
     def _add(self, look: _Look, found: Moments, sums: Accumulator) -> None:
         with self._timed("blend"), self._alone():
             axes = [axis + 2 for axis in look.mirror]
             sums.add(sums.grid.box(look.start), found.flip(axes) if axes else found)
 
-    def _seen(self, inputs: _Inputs, look: _Look) -> tuple[Moments, np.ndarray]:
+    def _seen(self, inputs: _Inputs, look: _Look) -> Moments:
         """Look at a tile; where the output overflows in half precision, look again in float32.
 
         The next tile has half precision again, unless more than half of the passes so far overflowed, or the engine
@@ -257,8 +254,8 @@ class SlidingWindow:
             self.placement = replace(self.placement, precision=half.precision)
         return seen
 
-    def _look(self, inputs: _Inputs, look: _Look) -> tuple[Moments, np.ndarray] | None:
-        """Compute the moments of a tile in one pass, and its `organ_sums`; None: they overflow in half precision.
+    def _look(self, inputs: _Inputs, look: _Look) -> Moments | None:
+        """Compute the moments of a tile in one pass; None: they overflow in half precision.
 
         The host waits for the device once, at the end.
 
@@ -276,10 +273,11 @@ class SlidingWindow:
             if look.ahead is not None:
                 inputs.at(look.ahead, device)
             with self._alone():
-                total = found.mean.sum() + found.variance.sum()
-                seen = torch.cat((output[-1][0], total[None])).cpu().double().numpy()  # Apple's GPUs know no float64
-        if np.isfinite(seen).all():
-            return found, seen[:-1]
+                # Infinite logits would look like a certain probability.
+                logits = output[1] if self.engine.name is EngineName.TORCH else found.mean
+                finite = bool(torch.isfinite(found.mean.sum() + found.variance.sum() + 0 * logits.sum()))
+        if finite:
+            return found
         if self.engine.precision is torch.float32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
         return None

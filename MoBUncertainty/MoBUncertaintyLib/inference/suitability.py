@@ -14,21 +14,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.errors import ModelError, SettingsError
+from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.model.card import Label, readable
-from MoBUncertaintyLib.model.fingerprint import Density, Fingerprint, Level, Measures, Ordinary, Suitability
+from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures, Ordinary, Suitability
 from MoBUncertaintyLib.prediction import Prediction
 
 MAX_ERROR_FRACTION = 0.5
 """Of the segmented volume; beyond it no model's result is of use. On images like its training images (16 phantoms, 130
 hippocampi) a model expects 0.08 to 0.26 of it to be wrong, with random weights several times the whole of it."""
-LIMITS = (4.0, 8.0)
-"""Deviations from which on a case is unusual and not usable, unless validation cases themselves reach the first."""
-MIN_CASES = 20
-RANK = 8
-"""Axes of the density: more would need more cases."""
+LIMIT, ERROR_LIMIT = 4.0, 4.0
+"""Deviations from which on a case is unusual, unless ordinary cases themselves reach it, and not usable at twice as
+many: of all measures but the expected error, and of that."""
+MIN_CASES = 10
+EXPECTED_ERROR = "the expected error is"
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,6 @@ def _same(value: float) -> float:
 
 
 MEASURES = {
-    "features": Measure(
-        _log,
-        math.exp,
-        0.1,
-        "where the network sees {what}, it sees something else than in ordinary cases (its features are {value:.1f} "
-        "times as far from their mean)",
-        upper_only=True,
-    ),
     "intensity": Measure(
         _same,
         _same,
@@ -86,8 +78,8 @@ MEASURES = {
         _log,
         math.exp,
         0.1,
-        "{percent[value]} of the segmented volume is expected to be wrong, and {percent[low]} to {percent[high]} in "
-        "ordinary cases",
+        "the expected error is {ratio} the segmented volume, and {percent[low]} to {percent[high]} of it in ordinary "
+        "cases",
         upper_only=True,
     ),
     "volume": Measure(
@@ -104,19 +96,18 @@ MEASURES = {
 """Intensities are those of the network's input: of a CT in training's standard deviations, else of the image's."""
 
 
-def measure(prediction: Prediction, organ_sums: np.ndarray, edges: Mapping[str, tuple[str, ...]]) -> Measures:
-    """Measure a case.
+def measure(prediction: Prediction, intensity: tuple[float, float], edges: Mapping[str, tuple[str, ...]]) -> Measures:
+    """Measure a case, in float64 and by nothing but its maps: so engines and precisions give the same.
 
     Args:
         prediction: The prediction.
-        organ_sums: `SlidingWindow.organ_sums`, (3 + F,).
+        intensity: Of `organ_intensity`.
         edges: `plausibility.Edges.image`.
     """
     volumes = prediction.volumes_ml()
-    _, first, second, *rest = organ_sums / max(float(organ_sums[0]), 1e-12)
     values = {
-        "intensity": float(first),
-        "contrast": math.sqrt(max(float(second - first**2), 0.0)),
+        "intensity": intensity[0],
+        "contrast": intensity[1],
         "thickness": float(max(prediction.grid.spacing)),
         "error": prediction.expected_error_mm3 / 1000 / max(sum(volumes.values()), 1e-6),
     }
@@ -125,7 +116,23 @@ def measure(prediction: Prediction, organ_sums: np.ndarray, edges: Mapping[str, 
         if volumes[label.name]:
             values[f"volume:{label.name}"] = volumes[label.name]
             values[f"stray:{label.name}"] = _stray(label.mask(segmented))
-    return Measures(values, np.array(rest), edges)
+    return Measures(values, edges)
+
+
+def organ_intensity(data: np.ndarray, probability: np.ndarray, overlapping: bool) -> tuple[float, float]:
+    """Compute mean and standard deviation of the network's input where it sees an organ.
+
+    Args:
+        data: The input's first channel, (*S); each voxel is weighted by its probability of any organ.
+        probability: Of the labels, (L, *S).
+        overlapping: The labels overlap.
+    """
+    sums = np.zeros(3)
+    for x, *p in zip(data, *probability, strict=True):  # plane by plane: a CT's volume takes 0.3 GB
+        weight = np.max(p, axis=0) if overlapping else np.sum(p, axis=0)
+        sums += [(weight * x**power).sum(dtype=float) for power in range(3)]
+    _, first, second = sums / max(sums[0], 1e-12)
+    return float(first), math.sqrt(max(float(second - first**2), 0.0))
 
 
 def judge(
@@ -143,9 +150,6 @@ def judge(
         fingerprint: Of the model; None: it states none.
         cut: Sentences on organs that are cut off.
         mistaken: Sentences on images of another modality than the model takes.
-
-    Raises:
-        ModelError: As `compare`.
     """
     result, error = Suitability(judged=fingerprint is not None), measures.values["error"]
     for sentence in mistaken:
@@ -155,14 +159,15 @@ def judge(
         return result.worsened(Level.NOT_USABLE, f"no {' and no '.join(map(readable, missing))} was found")
     found = []
     if fingerprint is not None:
-        deviations = compare(measures, fingerprint)
+        deviations = compare(measures.values, fingerprint.measures)
         result = replace(result, deviations=deviations)
         for name, deviation in sorted(deviations.items(), key=lambda item: -item[1]):
-            if deviation >= fingerprint.limits[0]:
-                level = Level.NOT_USABLE if deviation >= fingerprint.limits[1] else Level.UNUSUAL
+            unusual, not_usable = fingerprint.error_limits if name == "error" else fingerprint.limits
+            if deviation >= unusual:
+                level = Level.NOT_USABLE if deviation >= not_usable else Level.UNUSUAL
                 found.append((level, _words(name, measures, fingerprint, labels)))
-    if error > MAX_ERROR_FRACTION and not any("expected to be wrong" in reason for _, reason in found):
-        found.append((Level.NOT_USABLE, f"{percent(error)} of the segmented volume is expected to be wrong"))
+    if error > MAX_ERROR_FRACTION and not any(reason.startswith(EXPECTED_ERROR) for _, reason in found):
+        found.append((Level.NOT_USABLE, f"{EXPECTED_ERROR} {_ratio(error)} the segmented volume"))
     found += [(Level.UNUSUAL, f"no {readable(name)} was found") for name in missing]
     found += [(Level.UNUSUAL, sentence) for sentence in cut]
     for level, reason in found:
@@ -170,68 +175,49 @@ def judge(
     return result
 
 
-def compare(measures: Measures, fingerprint: Fingerprint) -> dict[str, float]:
-    """Compute by how many standard deviations each measure is away from the ordinary cases; at least 0 each.
-
-    Raises:
-        ModelError: The fingerprint is of a network with another number of features.
-    """
-    known, size = dict(measures.values), len(fingerprint.density.centre)
-    if measures.features.size not in (0, size):
-        raise ModelError(
-            f"The model's fingerprint is of a network with {size} features, but this one has {measures.features.size}; "
-            "measure it again with mob-training fingerprint."
-        )
-    if measures.features.size:
-        known["features"] = fingerprint.density.distance(measures.features)
-    return _deviations(known, fingerprint.measures)
-
-
-def _deviations(values: Mapping[str, float], ordinary: Mapping[str, Ordinary]) -> dict[str, float]:
+def compare(values: Mapping[str, float], ordinary: Mapping[str, Ordinary]) -> dict[str, float]:
+    """Compute by how many standard deviations each measure is away from the ordinary cases; at least 0 each."""
     deviations = {}
-    for name in ordinary.keys() & values.keys():
+    for name in sorted(ordinary.keys() & values.keys()):
         kind = _kind(name)
         away = (kind.scale(values[name]) - ordinary[name].median) / ordinary[name].deviation
         deviations[name] = max(away, 0.0) if kind.upper_only else abs(away)
     return deviations
 
 
-def fit_fingerprint(training: Sequence[Measures], validation: Sequence[Measures], data: str) -> Fingerprint:
-    """Fit a fingerprint to ordinary cases; those without any organ do not count.
+def fit_fingerprint(ordinary: Sequence[Measures], data: str, engine: str = "", precision: str = "") -> Fingerprint:
+    """Fit a fingerprint to ordinary cases that did not train the model; those without an organ do not count.
 
     Args:
-        training: Of cases to which the density of features is fitted.
-        validation: Of others, which neither the network nor the density has seen: by these alone those measures are
-            judged of which only a large value is unusual.
-        data: Which cases they are, in a few words.
+        ordinary: Of the cases.
+        data: Which they are, in a few words.
+        engine, precision: What the network ran with.
 
     Raises:
         SettingsError: There are fewer than `MIN_CASES`.
     """
-    training, validation = (
-        [case for case in part if any(name.startswith("volume:") for name in case.values)]
-        for part in (training, validation)
-    )
-    if min(len(training), 2 * len(validation)) < MIN_CASES:
+    cases = [case for case in ordinary if any(name.startswith("volume:") for name in case.values)]
+    if len(cases) < MIN_CASES:
         raise SettingsError(
-            f"A fingerprint needs {MIN_CASES} training and {MIN_CASES // 2} validation cases in which the model finds "
-            f"an organ, these are {len(training)} and {len(validation)}; add labelled cases."
+            f"A fingerprint needs {MIN_CASES} validation cases in which the model finds an organ, these are "
+            f"{len(cases)}; add labelled cases."
         )
-    cases = [*training, *validation]
-    features = np.stack([case.features for case in training])
-    density = Density.fit(features, min(RANK, features.shape[1] - 1))
-    known = [dict(case.values) | {"features": density.distance(case.features)} for case in validation]
-    ordinary = {}
-    for name in sorted({name for values in known for name in values}):
-        seen = [] if _kind(name).upper_only else [case.values for case in training]
-        ordinary[name] = _ordinary(name, [values[name] for values in (*known, *seen) if name in values])
-    farthest = sorted(max(_deviations(values, ordinary).values()) for values in known)
-    unusual = round(max(LIMITS[0], farthest[math.ceil(0.98 * len(farthest)) - 1]), 2)
+    measures = {
+        name: _ordinary(name, [case.values[name] for case in cases if name in case.values])
+        for name in sorted({name for case in cases for name in case.values})
+    }
+    deviations = [compare(case.values, measures) for case in cases]
+    farthest = max(each for case in deviations for name, each in case.items() if name != "error")
+    unusual = [
+        math.ceil(10 * max(limit, reached)) / 10
+        for limit, reached in ((LIMIT, farthest), (ERROR_LIMIT, max(case["error"] for case in deviations)))
+    ]
     reached = Counter((name, side) for case in cases for name, sides in case.edges.items() for side in sides)
     edges: dict[str, dict[str, float]] = {}
     for (name, side), count in sorted(reached.items()):
         edges.setdefault(name, {})[side] = round(count / len(cases), 3)
-    return Fingerprint(len(cases), data, ordinary, density, (unusual, 2 * unusual), edges)
+    others, error = ((limit, 2 * limit) for limit in unusual)
+    return Fingerprint(len(cases), data, measures, others, error, edges, engine, precision)
 
 
 def _kind(name: str) -> Measure:
@@ -249,14 +235,17 @@ def _ordinary(name: str, values: Sequence[float]) -> Ordinary:
 def _words(name: str, measures: Measures, fingerprint: Fingerprint, labels: Sequence[Label]) -> str:
     kind, ordinary = _kind(name), fingerprint.measures[name]
     low, high = (kind.back(ordinary.median + side * 2 * ordinary.deviation) for side in (-1, 1))
-    if name == "features":
-        value = fingerprint.density.distance(measures.features) / kind.back(ordinary.median)
-    else:
-        value = measures.values[name]
+    value = measures.values[name]
     label = name.partition(":")[2]
     what = f"the {readable(label)}" if label else " and ".join(f"the {readable(each.name)}" for each in labels[:3])
     numbers = {"value": value, "low": low, "high": high}
-    return kind.words.format(what=what, percent={name: percent(each) for name, each in numbers.items()}, **numbers)
+    percents = {name: percent(each) for name, each in numbers.items()}
+    return kind.words.format(what=what, percent=percents, ratio=_ratio(value), **numbers)
+
+
+def _ratio(fraction: float) -> str:
+    """Say what fraction of a volume another is: what is missed can be more than what is segmented."""
+    return f"{percent(fraction)} of" if fraction <= 1 else f"{fraction:.3g} times"
 
 
 def _stray(mask: np.ndarray) -> float:

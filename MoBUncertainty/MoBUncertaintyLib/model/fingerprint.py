@@ -1,21 +1,21 @@
 """What ordinary cases of a model look like, and how far another case is from them. Needs no torch.
 
-A case is described by a few measures, each compared with the ordinary cases' median in their standard deviations. One
-of them is a density: the probabilistic principal components (Tipping and Bishop 1999) of the features that the network
-computes where it sees an organ.
+A case is described by a few measures, each compared with the ordinary cases' median in their standard deviations. All
+are of the image and the maps, none of the network's features: these differ between engines and precisions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import numpy as np
+from scipy import special
 
 from MoBUncertaintyLib.errors import SettingsError, reason_of
+from MoBUncertaintyLib.files.wording import percent
 
 USUAL = 0.05
 """What happens in at least this fraction of ordinary cases makes no case unusual."""
@@ -109,65 +109,11 @@ class Measures:
 
     Attributes:
         values: Numbers by name (`inference.suitability.MEASURES`), those of one label as `volume:pancreas`.
-        features: Mean of the network's features where it sees an organ, (F,).
         edges: The sides of the image that a label reaches, by its name; a label that reaches none may be left out.
     """
 
     values: Mapping[str, float]
-    features: np.ndarray
     edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Density:
-    """A Gaussian over the network's features of an organ, by its principal components.
-
-    Attributes:
-        centre: The mean, (F,).
-        axes: Orthonormal directions of most variance, (k, F).
-        deviations: Standard deviation along each of them, (k,).
-        residual: Standard deviation along every other direction.
-    """
-
-    centre: tuple[float, ...]
-    axes: tuple[tuple[float, ...], ...]
-    deviations: tuple[float, ...]
-    residual: float
-
-    def __post_init__(self) -> None:
-        if not self.centre or len(self.axes) != len(self.deviations):
-            raise ValueError("the density needs a centre, and one deviation for each axis")
-        if any(len(axis) != len(self.centre) for axis in self.axes):
-            raise ValueError("the density's axes must be as long as its centre")
-        numbers = [*self.centre, *(value for axis in self.axes for value in axis)]
-        if not (all(map(math.isfinite, numbers)) and 0 < self.residual < math.inf and min(self.deviations) > 0):
-            raise ValueError("the density must hold finite numbers, its deviations above 0")
-
-    @classmethod
-    def fit(cls, features: np.ndarray, rank: int) -> Density:
-        """Fit to the features of ordinary cases, (cases, F); needs more cases than `rank`.
-
-        Raises:
-            ValueError: There are too few cases.
-        """
-        cases, size = features.shape
-        if cases <= rank + 1 or size <= rank:
-            raise ValueError(f"a density of rank {rank} needs more than {rank + 1} cases, these are {cases}")
-        centre = features.mean(axis=0)
-        _, singular, axes = np.linalg.svd(features - centre, full_matrices=False)
-        variances = np.square(singular) / (cases - 1)
-        residual = math.sqrt(max(variances[rank:].sum() / (size - rank), 1e-12))
-        kept = np.maximum(np.sqrt(variances[:rank]), residual)
-        rounded = [tuple(map(_short, values)) for values in (centre, *axes[:rank], kept)]
-        return cls(rounded[0], tuple(rounded[1:-1]), rounded[-1], _short(residual))
-
-    def distance(self, features: Sequence[float] | np.ndarray) -> float:
-        """Compute the Mahalanobis distance of features (F,), divided by sqrt(F): about 1 for an ordinary case."""
-        away = np.asarray(features, float) - self.centre
-        along = np.asarray(self.axes) @ away
-        rest = max(float(away @ away - along @ along), 0.0)
-        squares = float(np.square(along / self.deviations).sum()) + rest / self.residual**2
-        return math.sqrt(squares / len(self.centre))
 
 
 @dataclass(frozen=True)
@@ -183,31 +129,78 @@ class Ordinary:
 
 
 @dataclass(frozen=True)
+class FalseAlarms:
+    """How many other ordinary cases, which neither ranges nor limits come from, were not called ordinary.
+
+    Attributes:
+        count: Of these.
+        cases: Of all.
+        data: Which cases, in a few words.
+    """
+
+    count: int
+    cases: int
+    data: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.count <= self.cases > 0:
+            raise ValueError("the false alarms must be a number of cases")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The exact 95 % interval of their rate (Clopper and Pearson 1934)."""
+        k, n = self.count, self.cases
+        low = float(special.betaincinv(k, n - k + 1, 0.025)) if k else 0.0
+        return low, float(special.betaincinv(k + 1, n - k, 0.975)) if k < n else 1.0
+
+    @property
+    def text(self) -> str:
+        """The count and the interval, in words."""
+        low, high = self.interval
+        return (
+            f"{self.count} of {self.cases} other ordinary cases ({self.data}) were not called ordinary: "
+            f"{percent(self.count / self.cases)}, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+        )
+
+
+@dataclass(frozen=True)
 class Fingerprint:
     """What ordinary cases of a model look like.
 
     Attributes:
         cases: Number of cases that it was measured on.
         data: Which they are, in a few words.
-        measures: Of `inference.suitability.MEASURES`, each label's own as `volume:pancreas`.
-        density: Of the network's features.
-        limits: Deviations from which on a case is unusual, and not usable.
+        measures: Of `inference.suitability.MEASURES`, each label's own as `volume:pancreas`. Older cards have another,
+            of the network's features, which is left out.
+        limits: Deviations from which on a case is unusual, and not usable; of all measures but the expected error.
+        error_limits: Of the expected error.
         edges: The fraction of the cases in which a label reaches a side of the image, by its name and the side; older
             cards do not say.
+        engine, precision: What the network ran with as they were measured; older cards do not say.
+        false_alarms: Of the whole judgement; None: not measured.
     """
 
     cases: int
     data: str
     measures: Mapping[str, Ordinary]
-    density: Density
     limits: tuple[float, float]
+    error_limits: tuple[float, float]
     edges: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    engine: str = ""
+    precision: str = ""
+    false_alarms: FalseAlarms | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.limits[0] < self.limits[1] < math.inf:
+        if not all(0 < first < second < math.inf for first, second in (self.limits, self.error_limits)):
             raise ValueError("the limits must be two numbers, the second above the first")
         if not all(0 <= fraction <= 1 for sides in self.edges.values() for fraction in sides.values()):
             raise ValueError("the fractions of cases that reach an edge must be from 0 to 1")
+
+    @property
+    def lines(self) -> list[str]:
+        """What a card says of it, in a few sentences."""
+        made = f", measured with {self.engine} in {self.precision}" if self.precision else ""
+        return [f"{self.cases}: {self.data}{made}", *([self.false_alarms.text] if self.false_alarms else [])]
 
     @property
     def usual_edges(self) -> dict[str, set[str]]:
@@ -228,27 +221,21 @@ class Fingerprint:
             SettingsError: It is of another form.
         """
         try:
-            density = values["density"]
+            limits, false_alarms = values["limits"], values.get("false_alarms")
+            errors = values.get("error_limits", limits)
             return cls(
                 int(values["cases"]),
                 str(values["data"]),
-                {str(name): Ordinary(**each) for name, each in values["measures"].items()},
-                Density(
-                    tuple(map(float, density["centre"])),
-                    tuple(tuple(map(float, axis)) for axis in density["axes"]),
-                    tuple(map(float, density["deviations"])),
-                    float(density["residual"]),
-                ),
-                (float(values["limits"][0]), float(values["limits"][1])),
+                {str(name): Ordinary(**each) for name, each in values["measures"].items() if name != "features"},
+                (float(limits[0]), float(limits[1])),
+                (float(errors[0]), float(errors[1])),
                 {
                     str(name): {str(side): float(fraction) for side, fraction in sides.items()}
                     for name, sides in values.get("edges", {}).items()
                 },
+                str(values.get("engine", "")),
+                str(values.get("precision", "")),
+                None if false_alarms is None else FalseAlarms(**false_alarms),
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise SettingsError(f"The fingerprint is not as it should be ({reason_of(error)}).") from error
-
-
-def _short(value: float) -> float:
-    """Keep five digits: the card stays a few kB."""
-    return float(f"{value:.5g}")

@@ -97,7 +97,7 @@ def build_report(
             "spacing_mm": list(case.ct.GetSpacing()),
             "dicom": dict(dicom or {}),
         },
-        "model": {key: model.get(key) for key in ("name", "digest")},
+        "model": {key: model.get(key) for key in ("name", "digest", "false_alarms")},
         "prediction": {key: provenance[key] for key in _PREDICTION if key in provenance},
         "labels": _labels(case, corrected),
         "regions": [_region_row(region, case) for region in review.regions],

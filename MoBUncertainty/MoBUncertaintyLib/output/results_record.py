@@ -97,7 +97,7 @@ FORM: dict[str, Any] = {
     "volume_bounds?": {},
     "suitability?": {"level": _is_text, "reasons": [_is_text], "deviations": {}, "judged": _is_flag},
     "files": {},
-    "model?": {"name?": _is_text, "digest?": _is_text},
+    "model?": {"name?": _is_text, "digest?": _is_text, "false_alarms?": _is_text},
     "settings?": {
         "overlap?": is_number,
         "tiling?": _is_text,

@@ -23,7 +23,7 @@ from MoBUncertaintyLib.errors import CalibrationError, OutputError, ReviewError
 from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
-from MoBUncertaintyLib.model.fingerprint import Density, Fingerprint, Ordinary
+from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Ordinary
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.review_export import write_export
@@ -195,14 +195,14 @@ def test_threshold_lists_what_was_as_uncertain_before() -> None:
 
 def test_cases_of_the_site_are_ordinary_afterwards() -> None:
     ordinary = {"intensity": Ordinary(1.0, 0.2), "contrast": Ordinary(0.0, 0.1), "error": Ordinary(-2.0, 0.3)}
-    density = Density((0.0, 0.0), ((1.0, 0.0),), (1.0,), 1.0)
-    known = Fingerprint(40, "phantoms", ordinary, density, (4.0, 8.0))
+    known = Fingerprint(40, "phantoms", ordinary, (4.0, 8.0), (4.0, 8.0), false_alarms=FalseAlarms(1, 40, "others"))
     far = cases(1.5, 5, deviations={"intensity": 7.0, "contrast": 0.5, "error": 1.0})
     extended = extend_fingerprint(known, far, 1.5)
     assert 7.0 * 0.2 / extended.measures["intensity"].deviation < 2
     assert extended.measures["contrast"] == ordinary["contrast"]
     assert extended.measures["error"].median > -2.0  # a temperature above 1 expects more error of every case
     assert (extended.cases, extended.data) == (45, "phantoms, and 5 reviewed on site")
+    assert extended.false_alarms is None, "counted with the narrower ranges"
 
 
 @pytest.mark.parametrize(("count", "level"), [(5, 0.8), (10, 0.9)])

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.inference.plausibility import unsuitable
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.model.fingerprint import Density, Fingerprint
+from MoBUncertaintyLib.model.fingerprint import Fingerprint
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.pipeline import analyse
 from MoBUncertaintyLib.prediction import PredictionSettings
@@ -72,10 +72,8 @@ def test_an_edge_that_the_models_ordinary_cases_reach_is_not_named(stock: Model)
     upwards = (matrix[:3, 2] / np.linalg.norm(matrix[:3, 2]))[2]
     assert found.measures.edges == {"organ": ("superior",)}
     assert ends == ((True, False) if upwards < 0 else (False, True))
-    features = found.measures.features
-    density = Density(tuple(features), (tuple(np.eye(features.size)[0]),), (1.0,), 1.0)
     for fraction, said in ((0.5, False), (0.01, True)):
-        known = Fingerprint(90, "made", {}, density, (4.0, 8.0), {"organ": {"superior": fraction}})
+        known = Fingerprint(90, "made", {}, (4.0, 8.0), (4.0, 8.0), {"organ": {"superior": fraction}})
         model = replace(stock, card=replace(stock.card, fingerprint=known))
         reasons = Predictor(model, PredictionSettings(overlap=0.25)).predict(image).suitability.reasons
         assert any("edge of the image" in reason for reason in reasons) == said

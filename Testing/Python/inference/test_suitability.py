@@ -11,19 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 
-from MoBUncertaintyLib.errors import ModelError, SettingsError
+from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.plausibility import Edges, cut_off
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.inference.suitability import fit_fingerprint, judge
+from MoBUncertaintyLib.inference.suitability import fit_fingerprint, judge, organ_intensity
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.model.terminology import describe_labels
-from MoBUncertaintyLib.network.organ_sums import organ_sums
 from MoBUncertaintyLib.pipeline import analyse, run_case
 from MoBUncertaintyLib.prediction import PredictionSettings
 
@@ -31,7 +29,7 @@ LABELS = describe_labels({1: "organ"})
 RNG = np.random.default_rng(0)
 
 
-def measures(volume: float = 100.0, shift: float = 0.0, **changes: float) -> Measures:
+def measures(volume: float = 100.0, **changes: float) -> Measures:
     values = {
         "intensity": 0.5 + 0.02 * RNG.normal(),
         "contrast": 0.8 * np.exp(0.02 * RNG.normal()),
@@ -40,12 +38,12 @@ def measures(volume: float = 100.0, shift: float = 0.0, **changes: float) -> Mea
         "volume:organ": volume * np.exp(0.1 * RNG.normal()),
         "stray:organ": 0.0,
     }
-    return Measures(values | changes, RNG.normal(shift, 1, 16))
+    return Measures(values | changes)
 
 
 @pytest.fixture(scope="module")
 def fingerprint() -> Fingerprint:
-    return fit_fingerprint([measures() for _ in range(60)], [measures() for _ in range(30)], "made")
+    return fit_fingerprint([measures() for _ in range(90)], "made")
 
 
 def judged(case: Measures, known: Fingerprint | None, cut: list[str] | None = None):
@@ -62,11 +60,10 @@ def test_ordinary_cases_are_ordinary(fingerprint: Fingerprint) -> None:
     [
         ({"volume:organ": 20.0}, Level.NOT_USABLE, "the organ measures 20 ml, and"),
         ({"volume:organ": 55.0}, Level.UNUSUAL, "the organ measures 55 ml, and"),
-        ({"error": 0.4}, Level.NOT_USABLE, "40 % of the segmented volume is expected to be wrong, and"),
+        ({"error": 0.4}, Level.NOT_USABLE, "the expected error is 40 % of the segmented volume, and"),
         ({"intensity": 3.0}, Level.NOT_USABLE, "the intensity of the organ is 3.00"),
         ({"thickness": 12.0}, Level.UNUSUAL, "a voxel is up to 12 mm long"),
         ({"stray:organ": 0.5}, Level.NOT_USABLE, "50 % of the organ lies apart from its largest piece"),
-        ({"shift": 40.0}, Level.NOT_USABLE, "it sees something else than in ordinary cases"),
     ],
 )
 def test_another_case_is_noticed_with_the_reason(
@@ -84,7 +81,7 @@ def test_less_error_or_fewer_pieces_are_no_reason(fingerprint: Fingerprint) -> N
 def test_without_a_fingerprint_the_evident_is_noticed() -> None:
     assert judged(measures(), None).text == "not compared with ordinary cases"
     found = judged(measures(error=1.2), None)
-    assert found.text == "not usable: 120 % of the segmented volume is expected to be wrong"
+    assert found.text == "not usable: the expected error is 1.2 times the segmented volume"
     cut = judged(measures(), None, ["The segmentation reaches the edge of the image."])
     assert cut.text == "unusual: the segmentation reaches the edge of the image"
 
@@ -94,8 +91,12 @@ def test_an_edge_that_ordinary_cases_reach_is_ordinary_and_another_is_not() -> N
         return [replace(measures(), edges={"organ": sides} if n < count else {}) for n in range(of)]
 
     known = fit_fingerprint(
-        [*reaching(20, 40, ("superior", "inferior")), *reaching(1, 20, ("left",))],
-        [*reaching(29, 30, ("superior",)), replace(measures(), edges={"organ": ("left", "superior")})],
+        [
+            *reaching(20, 40, ("superior", "inferior")),
+            *reaching(1, 20, ("left",)),
+            *reaching(29, 30, ("superior",)),
+            *reaching(1, 1, ("left", "superior")),
+        ],
         "made",
     )
     assert known.edges == {
@@ -115,29 +116,31 @@ def test_an_edge_that_ordinary_cases_reach_is_ordinary_and_another_is_not() -> N
     assert cut_off(Edges({"organ": ("inferior", "superior")}, {}), False, kept) == []
 
 
-def test_fingerprint_of_another_network_is_refused(fingerprint: Fingerprint) -> None:
-    case = measures()
-    with pytest.raises(ModelError, match="of a network with 16 features, but this one has 15"):
-        judged(Measures(case.values, case.features[:-1]), fingerprint)
-
-
 def test_no_organ_is_not_usable(fingerprint: Fingerprint) -> None:
     case = measures()
     values = {name: value for name, value in case.values.items() if ":" not in name}
-    assert judged(Measures(values, case.features), fingerprint).text == "not usable: no organ was found"
+    assert judged(Measures(values), fingerprint).text == "not usable: no organ was found"
 
 
 def test_too_few_cases_are_refused() -> None:
-    with pytest.raises(SettingsError, match=r"needs 20 training and 10 validation cases .* these are 30 and 4"):
-        fit_fingerprint([measures() for _ in range(30)], [measures() for _ in range(4)], "made")
+    with pytest.raises(SettingsError, match=r"needs 10 validation cases .* these are 4"):
+        fit_fingerprint([measures() for _ in range(4)], "made")
 
 
-def test_sums_over_the_organ_are_weighted_by_its_probability() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, features, mean = (torch.randn(1, n, 6, 7, 8, generator=generator) for n in (2, 5, 3))
-    p, first = 1 - torch.softmax(mean, dim=1)[:, :1], x[:, :1]
-    wanted = [(p * each).sum(dim=(2, 3, 4)) for each in (torch.ones_like(p), first, first.square(), features)]
-    assert torch.allclose(organ_sums(x, features, mean), torch.cat(wanted, dim=1), rtol=1e-5)
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_the_intensity_is_weighted_by_the_probability_of_any_organ(overlapping: bool) -> None:
+    x, p = RNG.normal(size=(6, 7, 8)), RNG.dirichlet((1, 1, 1), (6, 7, 8))[..., :2].transpose(3, 0, 1, 2)
+    weights = p.max(axis=0) if overlapping else p.sum(axis=0)
+    mean = np.average(x, weights=weights)
+    deviation = np.sqrt(np.average(np.square(x - mean), weights=weights))
+    assert organ_intensity(x, p, overlapping) == pytest.approx((mean, deviation))
+
+
+def test_the_expected_error_has_limits_of_its_own(fingerprint: Fingerprint) -> None:
+    known = replace(fingerprint, error_limits=(10.0, 20.0))
+    assert judged(measures(error=0.2), fingerprint).level is Level.UNUSUAL
+    assert judged(measures(error=0.2), known).level is Level.ORDINARY
+    assert judged(measures(**{"volume:organ": 55.0}), known).level is Level.UNUSUAL
 
 
 @pytest.fixture(scope="module")

@@ -1,49 +1,42 @@
-"""What ordinary cases look like: the density of features, and what a card states of it."""
+"""What ordinary cases look like: ranges, limits and false alarms that a card states."""
 
 from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 from scipy import stats
 
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.model.fingerprint import Density, Fingerprint, Level, Ordinary, Suitability
-
-
-def features(cases: int, size: int = 12, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return 3 + rng.normal(size=(cases, 3)) @ rng.normal(size=(3, size)) * 2 + rng.normal(0, 0.3, (cases, size))
+from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Level, Ordinary, Suitability
 
 
 def fingerprint() -> Fingerprint:
-    density = Density.fit(features(60), 3)
-    return Fingerprint(60, "made", {"error": Ordinary(-2.0, 0.1), "features": Ordinary(0.0, 0.2)}, density, (4.0, 8.0))
+    alarms = FalseAlarms(2, 50, "others")
+    return Fingerprint(
+        60, "made", {"error": Ordinary(-2.0, 0.1)}, (4.0, 8.0), (3.0, 6.0), {}, "torch", "float32", alarms
+    )
 
 
-def test_the_distance_is_that_of_the_gaussian_of_its_components() -> None:
-    known = features(4000)
-    density = Density.fit(known, 3)
-    axes = np.array(density.axes)
-    spread = np.diag(np.square(density.deviations) - density.residual**2)
-    covariance = axes.T @ spread @ axes + density.residual**2 * np.eye(12)
-    for case in features(5, seed=1):
-        gaussian = stats.multivariate_normal(density.centre, covariance)
-        squared = -2 * (gaussian.logpdf(case) - gaussian.logpdf(density.centre))
-        assert density.distance(case) == pytest.approx(np.sqrt(squared / 12), rel=1e-3)
+@pytest.mark.parametrize(("count", "cases"), [(0, 30), (2, 50), (30, 30), (5, 100)])
+def test_the_interval_of_false_alarms_is_exact(count: int, cases: int) -> None:
+    exact = stats.binomtest(count, cases).proportion_ci(0.95, "exact")
+    assert FalseAlarms(count, cases, "others").interval == pytest.approx((exact.low, exact.high))
 
 
-def test_ordinary_features_are_about_one_away_and_others_far() -> None:
-    density = Density.fit(features(200), 3)
-    ordinary = [density.distance(case) for case in features(200)]
-    assert np.sqrt(np.mean(np.square(ordinary))) == pytest.approx(1, rel=0.05)
-    assert density.distance(features(1)[0] + 5 * np.random.default_rng(2).normal(size=12)) > 5
+def test_false_alarms_are_told_with_their_interval() -> None:
+    said = "2 of 50 other ordinary cases (others) were not called ordinary: 4 %, 95 % interval 0.5 to 13.7 %"
+    assert FalseAlarms(2, 50, "others").text == said
 
 
-def test_a_density_needs_more_cases_than_axes() -> None:
-    with pytest.raises(ValueError, match="rank 8 needs more than 9 cases, these are 9"):
-        Density.fit(features(9), 8)
+def test_an_older_card_has_one_limit_for_all_and_its_features_count_no_more() -> None:
+    older = fingerprint().to_dict()
+    for name in ("error_limits", "engine", "precision", "false_alarms"):
+        del older[name]
+    older["measures"]["features"], older["density"] = {"median": -0.1, "deviation": 0.2}, {"centre": [1.0]}
+    read = Fingerprint.from_dict(older)
+    assert read.error_limits == read.limits == (4.0, 8.0)
+    assert set(read.measures) == {"error"} and read.precision == "" and read.false_alarms is None
 
 
 def test_a_fingerprint_survives_json() -> None:
@@ -58,10 +51,9 @@ def test_a_fingerprint_survives_json() -> None:
         (("limits",), [4.0]),
         (("measures", "error", "deviation"), 0),
         (("measures", "error"), {"median": 1}),
-        (("density", "residual"), float("nan")),
-        (("density", "axes"), [[1.0]]),
-        (("density", "centre"), "three"),
-        (("density",), None),
+        (("error_limits",), [1.0, 1.0]),
+        (("false_alarms", "count"), 51),
+        (("false_alarms",), {"count": 1}),
     ],
 )
 def test_a_damaged_fingerprint_is_refused(place: tuple[str, ...], value: object) -> None:
@@ -72,7 +64,7 @@ def test_a_damaged_fingerprint_is_refused(place: tuple[str, ...], value: object)
     inner[place[-1]] = value
     with pytest.raises(SettingsError, match="fingerprint is not as it should be"):
         Fingerprint.from_dict(damaged)
-    with pytest.raises(SettingsError, match=r"fingerprint is not as it should be \(it lacks 'density'\)"):
+    with pytest.raises(SettingsError, match=r"fingerprint is not as it should be \(it lacks 'limits'\)"):
         Fingerprint.from_dict({"cases": 20})
 
 

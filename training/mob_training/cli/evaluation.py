@@ -119,10 +119,9 @@ def _simulate_readers(
 
 def fingerprint(
     model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
-    dataset: Annotated[Path, typer.Argument(help="Raw data set with the model's training and validation cases.")],
+    dataset: Annotated[Path, typer.Argument(help="Raw data set with the model's validation and held-out cases.")],
     output: Annotated[Path, typer.Option(help="JSON file to write, for mob-uncertainty export --fingerprint.")],
     data: Annotated[str | None, typer.Option(help="Which cases they are, in a few words; default: its name.")] = None,
-    limit: Annotated[int, typer.Option(min=20, max=10**6, help="At most so many training cases are predicted.")] = 80,
     device: Device = "auto",
 ) -> Result:
     """Measure what ordinary cases of a model look like, so that unusual ones are noticed."""
@@ -130,10 +129,13 @@ def fingerprint(
     from mob_training.evaluation.score_files import write_json
     from MoBUncertaintyLib.prediction import PredictionSettings
 
-    found = measure_fingerprint(model, dataset, data, limit, PredictionSettings(device=device))
+    found = measure_fingerprint(model, dataset, data, PredictionSettings(device=device))
     write_json(found.to_dict(), output)
     print(f"{found.cases} cases; unusual from {found.limits[0]:g} deviations on, not usable from {found.limits[1]:g}")
-    return Result({"output": output, "cases": found.cases, "limits": found.limits})
+    print(f"of the expected error, from {found.error_limits[0]:g} and {found.error_limits[1]:g}")
+    if found.false_alarms:
+        print(found.false_alarms.text)
+    return Result({"output": output} | found.to_dict())
 
 
 def compare(

@@ -3,52 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from mob_training.evaluation.held_out import Files, check_labels, training_cases, validation_cases
+from mob_training.evaluation.held_out import check_labels, held_out_cases, validation_cases
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import fit_fingerprint
-from MoBUncertaintyLib.model.fingerprint import Fingerprint, Measures
+from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Level
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.prediction import Precision, PredictionSettings
 
 
 def measure_fingerprint(
     model_path: Path,
     dataset: Path,
     data: str | None = None,
-    limit: int = 80,
     settings: PredictionSettings | None = None,
     report: Callable[[str], None] = print,
 ) -> Fingerprint:
-    """Predict training and validation cases, and fit the fingerprint of the model to them.
+    """Predict validation cases in float32 and fit the fingerprint of the model to them; then judge the held-out ones.
+
+    Cases that trained the model do not count: it is surer of them than of others.
 
     Args:
         model_path: A model folder, a zip, or a training folder.
-        dataset: Raw nnU-Net data set.
+        dataset: Raw nnU-Net data set; without held-out cases false alarms are not counted.
         data: Which cases they are, in a few words; None: the data set's name.
-        limit: At most so many training cases are predicted.
         settings: How to predict.
         report: Called with one line for each case.
 
     Raises:
-        SettingsError: The data set has no validation cases, too few cases, or other labels than the model.
+        SettingsError: The data set has too few validation cases, or other labels than the model.
     """
     model = load_model(model_path)
     check_labels(dataset, model.card.labels)
-    parts = {"training": training_cases(dataset)[:limit], "validation": validation_cases(dataset)}
-    if not parts["validation"]:
+    settings = replace(settings or PredictionSettings(), precision=Precision.FLOAT32)
+    validation = validation_cases(dataset)
+    if not validation:
         raise SettingsError(f"{dataset} names no validation cases; convert the data set with mob-training.")
-    predictor = Predictor(model, settings)
-
-    def measures(part: str, files: Files) -> Measures:
-        name, image, _ = files
-        found = predictor.predict(read_image(image).image).measures
+    predictor, measured = Predictor(model, settings), []
+    for files in validation:
+        prediction = predictor.predict(read_image(files[1]).image)
+        assert prediction.measures is not None
+        measured.append(prediction.measures)
+        numbers = (f"{key} {value:.3g}" for key, value in prediction.measures.values.items())
+        report(f"validation {files[0]}: {', '.join(numbers)}")
+    words, made = data or dataset.name, prediction.provenance
+    fingerprint = fit_fingerprint(measured, words, made["engine"], made["precision"])
+    if not (dataset / "imagesTs").is_dir():
+        return fingerprint
+    predictor = Predictor(replace(model, card=replace(model.card, fingerprint=fingerprint)), settings)
+    cases, alarms = held_out_cases(dataset), 0
+    for name, image, _ in cases:
+        found = predictor.predict(read_image(image).image).suitability
         assert found is not None
-        report(f"{part} {name}: " + ", ".join(f"{key} {value:.3g}" for key, value in found.values.items()))
-        return found
-
-    training, validation = ([measures(part, files) for files in cases] for part, cases in parts.items())
-    return fit_fingerprint(training, validation, data or dataset.name)
+        alarms += found.level is not Level.ORDINARY
+        report(f"held out {name}: {found.text}")
+    return replace(fingerprint, false_alarms=FalseAlarms(alarms, len(cases), f"held out, of {words}"))

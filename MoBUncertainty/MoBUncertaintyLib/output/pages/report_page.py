@@ -112,7 +112,11 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
             *ct["dicom"].items(),
             ("SHA-256", ct["sha256"]),
         ],
-        "Model": [("Name", report["model"]["name"]), ("SHA-256", report["model"]["digest"])],
+        "Model": [
+            ("Name", report["model"]["name"]),
+            ("SHA-256", report["model"]["digest"]),
+            ("False alarms", report["model"].get("false_alarms")),
+        ],
         "Prediction": [
             ("Made", time_text(prediction["created"]) if "created" in prediction else None),
             ("Moments", prediction.get("moments")),
