@@ -276,10 +276,11 @@ def show_review(case: ReviewedCase, exported: Exported) -> None:
         ]
         table.fact(label["name"], ", ".join(volumes))
     decided, total = review.reviewed
-    if count := len(review.clicks):
-        before, now = (mm3 / 1000 for mm3 in review.expected_error_mm3)
-        table.fact("clicks", f"{count}, expected error {before:.2f} ml before, {now:.2f} ml after")
+    if review.clicks:
+        table.fact("clicks", str(len(review.clicks)))
     table.fact("reviewed", f"{decided} of {total} regions")
+    predicted, left = (mm3 / 1000 for mm3 in review.expected_error_mm3)
+    table.fact("expected error", f"{predicted:.2f} ml as predicted, {left:.2f} ml left")
     signature = review.signature
     signed = f"{signature.name}, {signature.time:%Y-%m-%d %H:%M %Z}" if signature else "not signed off"
     table.fact("signed", signed)

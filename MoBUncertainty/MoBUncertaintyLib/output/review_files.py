@@ -57,7 +57,7 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
         require(given <= {0, *labels.values()}, path, "it gives voxels to a label that the model does not have")
         return review
     by_rank = {region.region.rank: region for region in review.regions}
-    review.take_clicks(_clicks(decisions, by_rank, {BACKGROUND: 0} | labels))
+    review.take_clicks(_clicks(decisions, by_rank, {BACKGROUND: 0} | labels), rank=False)
     for entry in decisions.entries:
         what = f"region {entry.rank}"
         require(entry.rank in by_rank, path, f"it decides {what}, but there are {len(by_rank)} regions")

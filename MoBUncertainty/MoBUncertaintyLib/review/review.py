@@ -99,11 +99,12 @@ class Review(ReviewView):
         removed = self._clicked(click_id)
         return self._click(tuple(each for each in self.clicks if each is not removed), removed)
 
-    def take_clicks(self, clicks: Iterable[Click]) -> tuple[Box, ...]:
+    def take_clicks(self, clicks: Iterable[Click], rank: bool = True) -> tuple[Box, ...]:
         """Let clicks that were given elsewhere hold in place of all others, in one step.
 
         Args:
             clicks: With ids of their own; those without a region are given in the one that they lie in.
+            rank: Rank the regions anew; else they keep the ranks by which their reader knows them.
 
         Raises:
             ReviewError: As for `click`, or two have one id.
@@ -117,7 +118,7 @@ class Review(ReviewView):
             return ()
         used = [int(click.click_id[1:]) for click in (*self.clicks, *given)]
         self._click_ids = count(max(1 + max(used, default=0), next(self._click_ids)))
-        return self._click(given, *set(given).symmetric_difference(self.clicks))
+        return self._click(given, *set(given).symmetric_difference(self.clicks), rank=rank)
 
     def decide(
         self, region_id: str, verdict: Verdict | str, label: int | None = None, clicks: Iterable[str] | None = None
@@ -295,14 +296,14 @@ class Review(ReviewView):
         self.region(click.region_id)
         return click
 
-    def _click(self, clicks: tuple[Click, ...], *changed: Click) -> tuple[Box, ...]:
+    def _click(self, clicks: tuple[Click, ...], *changed: Click, rank: bool = True) -> tuple[Box, ...]:
         """Go on with other clicks; a decided region that one of `changed` lies in is pending again."""
         self._refuse_if_signed()
         voxels = np.concatenate([self._maps.refiner.voxels_of(click) for click in changed])
         hit = [region.region_id for region in self._state.regions_at(voxels)]
         clicks = in_order(clicks)
         boxes = self._maps.changed(self.clicks, clicks)
-        return self._push(self._state.with_clicks(clicks, boxes, hit, self._maps), boxes)
+        return self._push(self._state.with_clicks(clicks, boxes, hit, self._maps, rank), boxes)
 
     def _refuse_if_signed(self) -> None:
         if self.signature:

@@ -144,10 +144,20 @@ class State:
         return found
 
     def error_in(self, boxes: Iterable[Box], maps: ClickedMaps) -> int:
-        """Sum the expected error of boxes that do not overlap, in `ERROR_UNIT`."""
-        return sum(_in_units(expected_error(self.maps_in(box, maps).probability)) for box in boxes)
+        """Sum the expected error of boxes that do not overlap, in `ERROR_UNIT`; none is left where it is decided."""
+        return sum(_in_units(self._error_left(box, maps)) for box in boxes)
 
-    def with_clicks(self, clicks: Clicks, boxes: Sequence[Box], hit: Iterable[str], maps: ClickedMaps) -> State:
+    def _error_left(self, box: Box, maps: ClickedMaps) -> np.ndarray:
+        error = expected_error(self.maps_in(box, maps).probability)
+        for region in self.regions:
+            inner = intersection(box, region.box) if region.frozen else None
+            if inner:
+                error[within(inner, box)][region.mask[within(inner, region.box)]] = 0
+        return error
+
+    def with_clicks(
+        self, clicks: Clicks, boxes: Sequence[Box], hit: Iterable[str], maps: ClickedMaps, rank: bool = True
+    ) -> State:
         """Let regions follow other clicks.
 
         Args:
@@ -155,6 +165,7 @@ class State:
             boxes: Where these change the maps.
             hit: Ids of the regions that lose their verdict.
             maps: Of the prediction.
+            rank: Whether the regions are ranked anew.
         """
         hit = set(hit)
         regions = []
@@ -163,7 +174,7 @@ class State:
             if reopened or any(intersection(region.box, box) for box in boxes):
                 region = follow(reopen(region) if reopened else region, clicks, maps)
             regions.append(region)
-        return replace(self, regions=ranked(regions), clicks=clicks, found=False)
+        return replace(self, regions=ranked(regions) if rank else tuple(regions), clicks=clicks, found=False)
 
     def after(self, before: State, boxes: Iterable[Box], maps: ClickedMaps) -> State:
         """Complete this state by its expected error, which differs from that of the one before in these boxes only."""

@@ -77,7 +77,7 @@ class ReviewView:
     def expected_error_mm3(self) -> tuple[float, float]:
         """The volume expected to be labelled wrongly, of the whole image: as predicted, and now.
 
-        Clicks change it; a decided region counts as when it was decided.
+        Clicks change it, and where a verdict or an edit has decided it the reader expects none.
         """
         difference = self._state.error * ERROR_UNIT * self.prediction.grid.voxel_mm3
         return self._predicted_error, self._predicted_error + difference

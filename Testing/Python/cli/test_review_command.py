@@ -152,6 +152,15 @@ class TestClicks:
             assert sorted(each["region"] for each in record["clicks"]) == ["1", "1", "2"]
         assert (mine.corrected() != mine.prediction.segmentation).any()
 
+    def test_the_report_has_the_ranks_by_which_the_file_names_regions(self, place):
+        mine, middle = review_of(read_results(place / "results")), self.middle(place, 1)
+        mine.click([middle], 1)
+        assert [region.region_id for region in mine.regions] == ["2", "1"], "a click seen at once ranks anew"
+        assert run(place, HEAD | {"clicks": [{"points_ras": [middle], "label": 1, "region": 1}]}).exit_code == 0
+        report = json.loads((place / "results" / "review" / "report.json").read_text(encoding="utf-8"))
+        assert [(row["id"], row["rank"]) for row in report["regions"]] == [("1", 1), ("2", 2)]
+        assert report["clicks"][0]["region"] == 1
+
     def test_of_clicks_without_a_time_the_later_in_the_file_counts(self, place):
         middle = self.middle(place, 1)
         clicks = [

@@ -104,7 +104,7 @@ class TestClicks:
     def test_page_lists_them_with_what_they_changed_and_shows_before_and_after(self, tmp_path, clicked):
         found = page(tmp_path, clicked)
         before, now = (mm3 / 1000 for mm3 in clicked.review.expected_error_mm3)
-        assert f"Expected error after 2 clicks {before:.2f} → {now:.2f} ml" in found.text
+        assert f"Expected error, predicted → left now {before:.2f} → {now:.2f} ml" in found.text
         net, changed = clicked.review.effects["c1"]
         assert net < 0 < changed
         rank = clicked.review.region("1").region.rank

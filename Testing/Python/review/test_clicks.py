@@ -18,6 +18,7 @@ from MoBUncertaintyLib.geometry import whole
 from MoBUncertaintyLib.refinement.refiner import Refiner
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.review.description import expected_error
 from MoBUncertaintyLib.review.following import follow
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
@@ -372,7 +373,24 @@ class TestExpectedError:
                 review.decide("1", "include")
             before, now = review.expected_error_mm3
             assert before == review.prediction.expected_error_mm3
-            assert now == pytest.approx(review.current().expected_error_mm3, rel=1e-6)
+            left = expected_error(np.asarray(review.current().probability))
+            for region in review.regions:
+                if region.frozen:
+                    left[region.box][region.mask] = 0
+            assert now == pytest.approx(review.prediction.grid.voxel_mm3 * left.sum(dtype=float), rel=1e-6)
+
+    def test_what_is_decided_is_expected_to_be_right_by_whatever_step(self, review):
+        first, second = ("1", "2")
+        whole, error = review.prediction.expected_error_mm3, lambda: review.expected_error_mm3[1]
+        held = {each.region_id: each.found.region.expected_error_mm3 for each in review.regions}
+        review.decide(first, "accept")
+        assert error() == pytest.approx(whole - held[first], rel=1e-4)
+        review.edit(second, review.corrected())
+        assert error() == pytest.approx(whole - held[first] - held[second], rel=1e-4)
+        review.click([place(review, second)], 1)  # it reopens the region
+        assert review.region(second).verdict == "pending"
+        review.undo(), review.undo(), review.undo()
+        assert error() == whole
 
     def test_current_is_the_prediction_itself_without_clicks_and_has_all_maps_with_them(self, review):
         assert review.current() is review.prediction
