@@ -75,6 +75,7 @@ class PredictionSettings:
         body_box: Process a CT's body only. Results are 0 outside.
         labels: Names of the model's labels that are wanted; None: all. Only these take memory and are written; the
             segmentation has them where they are the most probable of all classes.
+        force: Predict an image of another modality than the model takes, too; its result is not usable.
 
     Raises:
         SettingsError: A value is out of range.
@@ -92,6 +93,7 @@ class PredictionSettings:
     region_of_interest: Bounds | None = None
     body_box: bool = True
     labels: tuple[str, ...] | None = None
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.samples is not None and not 1 <= self.samples <= MAX_SAMPLES:

@@ -131,6 +131,9 @@ def predict(
     series: Annotated[
         str | None, typer.Option(help="Series instance UID, if a DICOM folder holds several series.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Predict an image of another modality than the model takes, too.")
+    ] = False,
     scene: Scene = True,
     formats: Annotated[
         list[str] | None,
@@ -178,6 +181,7 @@ def predict(
             region_of_interest=roi,
             body_box=body_box,
             labels=None if labels is None else tuple(name for each in labels.split(",") if (name := each.strip())),
+            force=force,
         )
         FOLDER.check_name(output)
         objects = read_dicom_formats(formats or (), reviewed=False)

@@ -55,6 +55,21 @@ def other_modalities(names: Sequence[str], first: sitk.Image, others: Mapping[st
     return contradictions(names, [modality_of(each) for each in in_order(names, first, others)])
 
 
+def check_modalities(
+    names: Sequence[str], first: sitk.Image, others: Mapping[str, sitk.Image], force: bool
+) -> list[str]:
+    """Refuse an image of another modality than its channel, or return the sentences that say so if they are forced.
+
+    Raises:
+        ImageError: There is one, and nobody forces it.
+        SettingsError: As for `in_order`.
+    """
+    said = other_modalities(names, first, others)
+    if said and not force:
+        raise ImageError(f"{said[0].rstrip('.')}, or predict this one nevertheless with --force.")
+    return said
+
+
 def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[str, sitk.Image], list[str]]:
     """Check images and resample those that lie on another grid.
 

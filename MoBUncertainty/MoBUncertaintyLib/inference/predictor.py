@@ -14,7 +14,7 @@ import torch
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.images.channels import aligned, in_order, other_modalities
+from MoBUncertaintyLib.images.channels import aligned, check_modalities, in_order
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.reader import check_image
@@ -143,7 +143,7 @@ class Predictor:
             rival: Whether `Prediction.rival` is wanted.
 
         Raises:
-            ImageError: The image is not one that can be segmented.
+            ImageError: The image is not one that can be segmented, or of another modality than the model takes.
             SettingsError: The region of interest does not fit the image, the memory does not suffice, or the images are
                 not those of the model's channels.
             ModelError: The weights are damaged, do not fit the plans, or give no finite numbers.
@@ -152,7 +152,7 @@ class Predictor:
         clock = Clock(progress or (lambda _: None), cancelled or (lambda: False))
         clock.step("first_stage" if self.first_stage else "preprocess", 0, 1)
         names, others = self.model.channels, channels or {}
-        mistaken = other_modalities(names, image, others)  # before anything takes time
+        mistaken = check_modalities(names, image, others, self.settings.force)  # before anything takes time
         checked, warnings = check_image(image)
         others, more = aligned(others, checked)
         check_memory(checked.GetNumberOfPixels(), len(self.labels))

@@ -18,7 +18,7 @@ from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import absolute
-from MoBUncertaintyLib.images.channels import other_modalities
+from MoBUncertaintyLib.images.channels import check_modalities
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.inference.plausibility import unsuitable
@@ -157,9 +157,9 @@ def run_case(
         dicom_files = read.files if read.is_dicom else ()
         check_dicom_source(formats, dicom_files, "leave out its --format")
         images = {channel: each.image for channel, each in others.items()}
-        if warn:
-            for known in (*warnings, *other_modalities(predictor.model.channels, image, images)):
-                warn(known)
+        mistaken = check_modalities(predictor.model.channels, image, images, predictor.settings.force)
+        for known in (*warnings, *mistaken) if warn else ():
+            warn(known)
         prediction = predictor.predict(image, progress, cancelled, channels=images)
         images.clear()  # what the results are made of is the first
         volumes = beside.submit(write_volumes, place.partial, prediction)
@@ -249,7 +249,7 @@ def is_done(
 
 
 def _anywhere(settings: PredictionSettings) -> PredictionSettings:
-    return replace(settings, device="auto", engine="auto")
+    return replace(settings, device="auto", engine="auto", force=False)
 
 
 def analyse(

@@ -54,7 +54,7 @@ def predictRequest(
         "ct": _volume(ct),
         "channels": {name: _volume(channelVolume(ct, name)) for name in read_channels(Path(models[0]))[1:]},
         "models": list(models),
-        "settings": settings,
+        "settings": settings | {"force": True},  # the panel has asked whether to apply nevertheless
         "regions": regions,
         "regions_of_model": digest,
     }

@@ -22,9 +22,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_exported_model(tmp_path_factory.mktemp("model"))
 
 
-def predict(source: Path, model: Path, output: Path, *formats: str) -> Result:
+def predict(source: Path, model: Path, output: Path, *formats: str, force: bool = False) -> Result:
     options = [word for name in formats for word in ("--format", name)]
-    fast = ("--no-scene", "--overlap", "0", "--device", "cpu")
+    fast = ("--no-scene", "--overlap", "0", "--device", "cpu", *(["--force"] if force else []))
     return run("predict", source, "--model", model, "--output", output, *fast, *options)
 
 
@@ -46,14 +46,24 @@ def test_objects_of_the_prediction(model: Path, ct: Path, tmp_path: Path) -> Non
     assert again.exit_code == 2 and "holds earlier results" in again.stderr
 
 
-def test_an_mr_image_for_a_model_of_ct_is_said_before_the_work_and_kept(model: Path, ct: Path, tmp_path: Path) -> None:
+def test_an_mr_image_for_a_model_of_ct_is_predicted_only_if_forced(model: Path, ct: Path, tmp_path: Path) -> None:
     voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12]
 
     def as_mr(dataset: pydicom.Dataset) -> None:
         dataset.Modality = "MR"
 
     write_slices(tmp_path / "mr", voxels, dict.fromkeys(range(len(voxels)), as_mr))
-    done = predict(tmp_path / "mr", model, tmp_path / "out")
+    refused = predict(tmp_path / "mr", model, tmp_path / "out")
+    said = "an MR image, but the model takes a CT; choose another image or model, or predict this one nevertheless with"
+    assert refused.exit_code == 2 and refused.stderr.count(said) == 1 and "Predicting" not in refused.stderr
+    assert not (tmp_path / "out").exists()
+    cohort = tmp_path / "cohort"
+    write_slices(cohort / "mr", voxels, dict.fromkeys(range(len(voxels)), as_mr))
+    write_slices(cohort / "ct", voxels)
+    some = predict(cohort, model, tmp_path / "all")
+    assert some.exit_code == 2 and "1 of 2 cases failed: mr." in some.stderr
+    assert (tmp_path / "all" / "ct" / "prediction.json").exists() and not (tmp_path / "all" / "mr").exists()
+    done = predict(tmp_path / "mr", model, tmp_path / "out", force=True)
     assert done.exit_code == 0, done.output
     warning = "The image is an MR image, but the model takes a CT; choose another image or model."
     assert done.stderr.count(warning) == 1 and warning in done.stderr.partition("Predicting")[0]

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import Cancelled, UserError, reason_of
 from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
-from MoBUncertaintyLib.images.channels import in_order
+from MoBUncertaintyLib.images.channels import check_modalities
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.modality import modality_of
 from MoBUncertaintyLib.images.reader import check_image
@@ -74,7 +74,7 @@ class RemotePredictor:
     ) -> Prediction:
         """Segment one image there; arguments and errors as for `Predictor.predict`, but that none is exact."""
         assert not exact, "numbers are rounded before they are sent"
-        in_order(self.model.channels, image, channels or {})
+        check_modalities(self.model.channels, image, channels or {}, self.settings.force)
         for each in (image, *(channels or {}).values()):
             check_image(each)
         folder = make_private_folder("MoBUncertainty")
