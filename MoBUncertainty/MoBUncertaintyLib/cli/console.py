@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"
 UNEXPECTED, BAD_INPUT, CANCELLED = 1, 2, 130
 PLAIN_LINE_EVERY_S = 5.0
+SUITABILITY_STYLES = {"unusual": "bold black on yellow", "not usable": "bold white on red"}
 
 debug = False
 """Whether an unexpected error shows its traceback."""
@@ -229,7 +230,7 @@ def show_summary(summary: CaseSummary, said: Sequence[str] = ()) -> None:
     """Print a case's warnings, but for those that were `said` before, and its volumes, regions, times and files."""
     show_warnings(each for each in summary.warnings if each not in said)
     table = _Facts(summary.name)
-    table.fact("case", summary.suitability.text)
+    table.fact("case", summary.suitability.text, style=SUITABILITY_STYLES.get(summary.suitability.level, ""))
     for name, volume in summary.volumes_ml.items():
         table.fact(name, volume_text(volume, summary.intervals.get(name)))
     table.fact("doubtful regions", _count_regions(summary))
@@ -269,6 +270,9 @@ def show_review(case: ReviewedCase, exported: Exported) -> None:
     for problem in exported.problems:
         show_error(problem)
     review, table = case.review, _Facts(str(case.prediction.provenance.get("input", {}).get("name") or "Review"))
+    if found := case.prediction.suitability:
+        show_warnings([found.sentence] if found.sentence else [])
+        table.fact("case", found.text, style=SUITABILITY_STYLES.get(found.level, ""))
     for label in exported.report["labels"]:
         volumes = [
             f"{volume_text(label[f'{what}_ml'], Interval.from_dict(label[f'{what}_interval']))} {what}"
@@ -392,9 +396,9 @@ class _Facts(Table):
         self.add_column(style="bold", no_wrap=True)
         self.add_column(overflow="fold")
 
-    def fact(self, name: str, *lines: str) -> None:
+    def fact(self, name: str, *lines: str, style: str = "") -> None:
         """Add a row."""
-        self.add_row(_verbatim(name), Text("\n").join(map(_verbatim, lines)))
+        self.add_row(_verbatim(name), Text("\n").join(_verbatim(line, style) for line in lines))
 
 
 def _verbatim(text: str, style: str = "") -> Text:

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from scipy import special
-
 from MoBUncertaintyLib.errors import SettingsError, reason_of
 from MoBUncertaintyLib.files.wording import percent
 
@@ -149,6 +147,8 @@ class FalseAlarms:
     @property
     def interval(self) -> tuple[float, float]:
         """The exact 95 % interval of their rate (Clopper and Pearson 1934)."""
+        from scipy import special
+
         k, n = self.count, self.cases
         low = float(special.betaincinv(k, n - k + 1, 0.025)) if k else 0.0
         return low, float(special.betaincinv(k + 1, n - k, 0.975)) if k < n else 1.0
@@ -172,8 +172,7 @@ class Fingerprint:
         data: Which they are, in a few words.
         measures: Of `inference.suitability.MEASURES`, each label's own as `volume:pancreas`. Older cards have another,
             of the network's features, which is left out.
-        limits: Deviations from which on a case is unusual, and not usable; of all measures but the expected error.
-        error_limits: Of the expected error.
+        limits: Deviations from which on a case is unusual, and not usable.
         edges: The fraction of the cases in which a label reaches a side of the image, by its name and the side; older
             cards do not say.
         engine, precision: What the network ran with as they were measured; older cards do not say.
@@ -184,14 +183,13 @@ class Fingerprint:
     data: str
     measures: Mapping[str, Ordinary]
     limits: tuple[float, float]
-    error_limits: tuple[float, float]
     edges: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     engine: str = ""
     precision: str = ""
     false_alarms: FalseAlarms | None = None
 
     def __post_init__(self) -> None:
-        if not all(0 < first < second < math.inf for first, second in (self.limits, self.error_limits)):
+        if not 0 < self.limits[0] < self.limits[1] < math.inf:
             raise ValueError("the limits must be two numbers, the second above the first")
         if not all(0 <= fraction <= 1 for sides in self.edges.values() for fraction in sides.values()):
             raise ValueError("the fractions of cases that reach an edge must be from 0 to 1")
@@ -222,13 +220,11 @@ class Fingerprint:
         """
         try:
             limits, false_alarms = values["limits"], values.get("false_alarms")
-            errors = values.get("error_limits", limits)
             return cls(
                 int(values["cases"]),
                 str(values["data"]),
                 {str(name): Ordinary(**each) for name, each in values["measures"].items() if name != "features"},
                 (float(limits[0]), float(limits[1])),
-                (float(errors[0]), float(errors[1])),
                 {
                     str(name): {str(side): float(fraction) for side, fraction in sides.items()}
                     for name, sides in values.get("edges", {}).items()

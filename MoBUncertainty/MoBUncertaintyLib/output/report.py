@@ -116,7 +116,7 @@ def build_report(
 def _suitability(prediction: Prediction) -> dict[str, Any] | None:
     """Say whether the model suits the case; None where an older version predicted it."""
     found = prediction.suitability
-    return None if found is None else found.to_dict() | {"text": found.text}
+    return None if found is None else found.to_dict() | {"text": found.text, "sentence": found.sentence}
 
 
 _PREDICTION = (

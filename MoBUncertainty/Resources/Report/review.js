@@ -425,6 +425,8 @@ async function save() {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   unsaved = false;
   say(`decisions.json is saved${signed ? ", signed" : ", not signed"}. Apply it with: mob-uncertainty review RESULTS --decisions decisions.json`);
+  const found = CASE.suitability;
+  if (found?.sentence) $("message").append(element("div", found.sentence, { class: `card suitability ${found.level.replace(" ", "-")}` }));
 }
 
 function decisions() {

@@ -195,7 +195,7 @@ def test_threshold_lists_what_was_as_uncertain_before() -> None:
 
 def test_cases_of_the_site_are_ordinary_afterwards() -> None:
     ordinary = {"intensity": Ordinary(1.0, 0.2), "contrast": Ordinary(0.0, 0.1), "error": Ordinary(-2.0, 0.3)}
-    known = Fingerprint(40, "phantoms", ordinary, (4.0, 8.0), (4.0, 8.0), false_alarms=FalseAlarms(1, 40, "others"))
+    known = Fingerprint(40, "phantoms", ordinary, (4.0, 8.0), false_alarms=FalseAlarms(1, 40, "others"))
     far = cases(1.5, 5, deviations={"intensity": 7.0, "contrast": 0.5, "error": 1.0})
     extended = extend_fingerprint(known, far, 1.5)
     assert 7.0 * 0.2 / extended.measures["intensity"].deviation < 2

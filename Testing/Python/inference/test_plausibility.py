@@ -73,7 +73,7 @@ def test_an_edge_that_the_models_ordinary_cases_reach_is_not_named(stock: Model)
     assert found.measures.edges == {"organ": ("superior",)}
     assert ends == ((True, False) if upwards < 0 else (False, True))
     for fraction, said in ((0.5, False), (0.01, True)):
-        known = Fingerprint(90, "made", {}, (4.0, 8.0), (4.0, 8.0), {"organ": {"superior": fraction}})
+        known = Fingerprint(90, "made", {}, (4.0, 8.0), {"organ": {"superior": fraction}})
         model = replace(stock, card=replace(stock.card, fingerprint=known))
         reasons = Predictor(model, PredictionSettings(overlap=0.25)).predict(image).suitability.reasons
         assert any("edge of the image" in reason for reason in reasons) == said

@@ -13,9 +13,7 @@ from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Level,
 
 def fingerprint() -> Fingerprint:
     alarms = FalseAlarms(2, 50, "others")
-    return Fingerprint(
-        60, "made", {"error": Ordinary(-2.0, 0.1)}, (4.0, 8.0), (3.0, 6.0), {}, "torch", "float32", alarms
-    )
+    return Fingerprint(60, "made", {"error": Ordinary(-2.0, 0.1)}, (4.0, 8.0), {}, "torch", "float32", alarms)
 
 
 @pytest.mark.parametrize(("count", "cases"), [(0, 30), (2, 50), (30, 30), (5, 100)])
@@ -29,13 +27,12 @@ def test_false_alarms_are_told_with_their_interval() -> None:
     assert FalseAlarms(2, 50, "others").text == said
 
 
-def test_an_older_card_has_one_limit_for_all_and_its_features_count_no_more() -> None:
+def test_the_features_of_an_older_card_count_no_more() -> None:
     older = fingerprint().to_dict()
-    for name in ("error_limits", "engine", "precision", "false_alarms"):
+    for name in ("engine", "precision", "false_alarms"):
         del older[name]
     older["measures"]["features"], older["density"] = {"median": -0.1, "deviation": 0.2}, {"centre": [1.0]}
     read = Fingerprint.from_dict(older)
-    assert read.error_limits == read.limits == (4.0, 8.0)
     assert set(read.measures) == {"error"} and read.precision == "" and read.false_alarms is None
 
 
@@ -51,7 +48,6 @@ def test_a_fingerprint_survives_json() -> None:
         (("limits",), [4.0]),
         (("measures", "error", "deviation"), 0),
         (("measures", "error"), {"median": 1}),
-        (("error_limits",), [1.0, 1.0]),
         (("false_alarms", "count"), 51),
         (("false_alarms",), {"count": 1}),
     ],

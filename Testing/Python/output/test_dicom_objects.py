@@ -19,6 +19,7 @@ from MoBUncertaintyLib.conformal.calibration import LabelBounds, VolumeBounds
 from MoBUncertaintyLib.conformal.volumes import Scale
 from MoBUncertaintyLib.geometry import LPS_TO_RAS
 from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.dicom.segmentation import PROBABILITY_STEPS
 from MoBUncertaintyLib.output.report import VERDICTS, ReviewedCase
 from MoBUncertaintyLib.output.review_export import write_export
@@ -60,6 +61,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReviewedCa
     done = write_export(case, folder / "out", FORMATS, dicom_files=files)
     assert done.problems == ()
     return folder / "out", case, files
+
+
+def test_a_case_that_is_not_ordinary_is_told_from_others_in_a_viewers_list(tmp_path):
+    files, case = review_of(tmp_path / "ct")
+    case.prediction.provenance["suitability"] = Suitability(Level.NOT_USABLE, ("it is foreign",)).to_dict()
+    assert write_export(case, tmp_path / "out", FORMATS, dicom_files=files).problems == ()
+    assert all(pydicom.dcmread(tmp_path / "out" / name).SeriesDescription.startswith("NOT USABLE: ") for name in FILES)
+    groups = highdicom.sr.srread(tmp_path / "out" / "report.dcm").content.get_volumetric_roi_measurement_groups()
+    said = [
+        each for group in groups for each in group.get_qualitative_evaluations() if each.name.value == "SUITABILITY"
+    ]
+    assert [each.value.meaning for each in said] == ["not usable: it is foreign"] * 2
 
 
 def on_grid(image: sitk.Image, case: ReviewedCase, background: float = 0.0) -> np.ndarray:

@@ -132,7 +132,6 @@ def fingerprint(
     found = measure_fingerprint(model, dataset, data, PredictionSettings(device=device))
     write_json(found.to_dict(), output)
     print(f"{found.cases} cases; unusual from {found.limits[0]:g} deviations on, not usable from {found.limits[1]:g}")
-    print(f"of the expected error, from {found.error_limits[0]:g} and {found.error_limits[1]:g}")
     if found.false_alarms:
         print(found.false_alarms.text)
     return Result({"output": output} | found.to_dict())

@@ -34,7 +34,7 @@ def equipment(model: Mapping[str, Any], series_description: str) -> dict[str, An
     """Gather what all objects are made with. There is no device: the model's digest stands for its serial number.
 
     Args:
-        model: `name` and `digest` of the model.
+        model: `name` and `digest` of the model; `suitability`, a word that warns, comes before the description.
         series_description: What viewers list.
     """
     return {
@@ -45,7 +45,7 @@ def equipment(model: Mapping[str, Any], series_description: str) -> dict[str, An
         "manufacturer_model_name": line(model["name"]),
         "software_versions": __version__,
         "device_serial_number": line(model["digest"]),
-        "series_description": line(series_description),
+        "series_description": line(": ".join(filter(None, [model.get("suitability"), series_description]))),
     }
 
 

@@ -157,9 +157,10 @@ def _write(kind: DicomFormat, folder: Path, case: ReviewedCase, files: DicomSeri
 
 
 def model_of(case: ReviewedCase) -> dict[str, str]:
-    """Name and digest of the model that a case was predicted with."""
-    stated = case.prediction.provenance.get("model", {})
-    return {key: stated.get(key) or "not stated" for key in ("name", "digest")}
+    """Name and digest of the model that a case was predicted with, and a word before what viewers list of the case."""
+    stated, found = case.prediction.provenance.get("model", {}), case.prediction.suitability
+    unlike = found.level.upper() if found and found.sentence else ""
+    return {key: stated.get(key) or "not stated" for key in ("name", "digest")} | {"suitability": unlike}
 
 
 def _image(array: np.ndarray, case: ReviewedCase) -> sitk.Image:

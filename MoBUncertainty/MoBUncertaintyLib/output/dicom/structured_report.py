@@ -38,6 +38,7 @@ EXPECTED_ERROR = own_code("EXPERR", "Expected error: volume expected to be label
 PREDICTED_VOLUME = own_code("PREDVOL", "Volume as predicted")
 DOUBTFUL_REGION = own_code("DOUBTREG", "Doubtful region of a segmentation")
 VERDICT = own_code("VERDICT", "Reader's verdict")
+SUITABILITY = own_code("SUITABILITY", "Suitability of the case to the model")
 
 _ML, _MM3 = sr.CodedConcept("ml", "UCUM", "milliliter"), codes.UCUM.CubicMillimeter
 _PROCEDURES = {"CT": codes.LN.CTUnspecifiedBodyRegion, "MR": codes.LN.MRIUnspecifiedBodyRegion}
@@ -120,6 +121,7 @@ def _labels(
                 *_ends(row["corrected_interval"], "VOL", "Volume"),
                 *_ends(row["predicted_interval"], "PREDVOL", "Volume as predicted"),
             ],
+            "qualitative_evaluations": _suitability(case),
         }
         number = numbers.get(uid)
         if number is None:
@@ -128,6 +130,14 @@ def _labels(
             # Not highdicom's own `from_segmentation`, which knows no segmentation of one segment.
             segment = sr.ReferencedSegment(segments.SOPClassUID, segments.SOPInstanceUID, number, source_series=source)
             yield sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **common)
+
+
+def _suitability(case: ReviewedCase) -> list[sr.QualitativeEvaluation]:
+    """State whether the model suits the case, if that is known."""
+    found = case.prediction.suitability
+    if found is None:
+        return []
+    return [sr.QualitativeEvaluation(SUITABILITY, own_code(found.level.upper().replace(" ", "_"), line(found.text)))]
 
 
 def _ends(interval: Mapping[str, float] | None, value: str, meaning: str) -> list[sr.Measurement]:

@@ -92,6 +92,7 @@ class ReviewPage:
                 "threshold": self._scale.threshold,
                 "top": self._scale.top,
             },
+            "suitability": report["suitability"],
             "colours": {"region": _css(REGION_COLOUR), "other": NOT_ORGAN_COLOUR},
             "crops": {region_id: self._crop(region_id) for region_id in self._boxes},
         }

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.geometry import Box, bounding_box, hull, nested, shadows, shape_of, whole, widened, within
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, View, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of, png
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
@@ -32,6 +33,8 @@ _MARGIN_MM, _SMALLEST_VIEW_MM = 20.0, 100.0
 _COARSE_MM = 4.0  # what hangs together is judged on a grid about this coarse: a box needs no more
 _SIDE, _EDGE, _GAP, _HEAD, _FOOT = 456, 24, 12, 112, 76  # pixels
 _INK, _QUIET, _PAPER, _FRAME, _ALERT = "white", "#b0b0b0", "black", "#404040", "#ff8a80"
+_BOX = 44  # pixels more, above the pictures of a case that is not ordinary
+_BOX_COLOURS = {Level.UNUSUAL: ("#ffc44d", "black"), Level.NOT_USABLE: ("#c62828", "white")}
 
 
 def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, regions: Regions, name: str = "") -> None:
@@ -60,20 +63,27 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
     others, first = _region_outlines(places, segmentation.shape, camera)
     upper = [*others, *outlines_of(seen, camera, colours.__getitem__, 2.4), *first]
     lower = outlines_of(seen, camera, colours.__getitem__, 1.6)
-    sheet = Image.new("RGB", (2 * _EDGE + 3 * _SIDE + 2 * _GAP, _HEAD + 2 * _SIDE + _GAP + _FOOT), _PAPER)
+    found = prediction.suitability
+    head = _HEAD + (_BOX if found and found.sentence else 0)
+    sheet = Image.new("RGB", (2 * _EDGE + 3 * _SIDE + 2 * _GAP, head + 2 * _SIDE + _GAP + _FOOT), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for index, plane in enumerate(PLANES):
         left = _EDGE + index * (_SIDE + _GAP)
-        draw.text((left + _SIDE / 2, _HEAD - 14), plane.title(camera.view.focus), _QUIET, font(14), anchor="mm")
+        draw.text((left + _SIDE / 2, head - 14), plane.title(camera.view.focus), _QUIET, font(14), anchor="mm")
         for top, picture in (
-            (_HEAD, draw_plane(camera, index, scale, upper)),
-            (_HEAD + _SIDE + _GAP, draw_plane(camera, index, scale, lower, heat)),
+            (head, draw_plane(camera, index, scale, upper)),
+            (head + _SIDE + _GAP, draw_plane(camera, index, scale, lower, heat)),
         ):
             sheet.paste(picture, (left, top))
             draw.rectangle((left - 1, top - 1, left + _SIDE, top + _SIDE), outline=_FRAME)
     inside = segmentation[prediction.segmented_box]
     segmented = [label for label in labels if (inside == label.value).any()]
     _write_head(draw, sheet.width, segmented, regions, name)
+    if found and found.sentence:
+        colour, ink = _BOX_COLOURS[found.level]
+        box, style = (_EDGE, 88, sheet.width - _EDGE, 88 + _BOX - 8), font(17, bold=True)
+        draw.rounded_rectangle(box, 5, fill=colour)
+        draw.text((_EDGE + 12, 106), fitting(found.sentence, style, box[2] - box[0] - 24), ink, style, anchor="lm")
     visible = [label for label in segmented if (seen == label.value).any()]
     _write_foot(sheet, draw, visible, regions, scale)
     Path(path).write_bytes(png(sheet))
