@@ -86,8 +86,8 @@ class CovarianceSpec:
             trained model states it.
         shared_fraction: a, the fraction of the variance of z that all voxels of a volume share, for the scope `local`.
         keep_probability: The mean is stretched, so that noise leaves each voxel the probability that the backbone's own
-            logits have: to 0.005 with two classes; with more the stated probability is that itself, and that of samples
-            near it.
+            logits have: with two classes to 0.005 up to a variance of 9 of their contrast, to 0.017 up to 100; with
+            more the stated probability is that itself, and that of samples near it.
         deep: The head also sees the feature maps of so many earlier stages of the decoder, interpolated.
 
     Raises:

@@ -37,8 +37,9 @@ def stretch(contrast: Tensor, variance: Tensor) -> Tensor:
     """Compute the factor of a contrast >= 0 that makes up for its noise: E[sigma(t)] is again sigma(contrast).
 
     Noise draws a probability towards 1/2. About 1/2 sqrt(1 + pi v / 8) m makes up for that (MacKay 1992, Neural
-    Computation 4, 720), in the tails m + v / 2; between them the inverse cubes of what they add are added. For v <= 4
-    the probability is right to 0.005, and to 4 % of itself where it is small.
+    Computation 4, 720), in the tails m + v / 2; between them the inverse cubes of what they add are added. The
+    probability is right to 0.005 for v <= 9, to 0.009 for v <= 16 and to 0.017 for v <= 100; for v <= 4 to 4 % of
+    itself where it is small.
     """
     root = (1 + math.pi / 8 * variance).sqrt()
     ratio = math.pi / 4 * contrast / (root + 1)  # of what the first adds to what the second does
