@@ -158,8 +158,9 @@ def run_case(
         check_dicom_source(formats, dicom_files, "leave out its --format")
         images = {channel: each.image for channel, each in others.items()}
         mistaken = check_modalities(predictor.model.channels, image, images, predictor.settings.force)
-        for known in (*warnings, *mistaken) if warn else ():
-            warn(known)
+        if warn:
+            for known in (*warnings, *mistaken):
+                warn(known)
         prediction = predictor.predict(image, progress, cancelled, channels=images)
         images.clear()  # what the results are made of is the first
         volumes = beside.submit(write_volumes, place.partial, prediction)

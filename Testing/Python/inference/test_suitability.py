@@ -62,7 +62,7 @@ def test_ordinary_cases_are_ordinary(fingerprint: Fingerprint) -> None:
         ({"volume:organ": 65.0}, Level.UNUSUAL, "the organ measures 65 ml, and"),
         ({"error": 0.4}, Level.NOT_USABLE, "the expected error is 40 % of the segmented volume, and"),
         ({"intensity": 3.0}, Level.NOT_USABLE, "the intensity of the organ is 3.00"),
-        ({"thickness": 12.0}, Level.UNUSUAL, "a voxel is up to 12 mm long"),
+        ({"thickness": 4.0}, Level.UNUSUAL, "a voxel is up to 4 mm long"),
         ({"stray:organ": 0.5}, Level.NOT_USABLE, "50 % of the organ lies apart from its largest piece"),
     ],
 )
