@@ -70,7 +70,7 @@ def wanted() -> tuple[torch.Tensor, torch.Tensor, SlidingWindow, int]:
 def assert_same(made: SlidingWindow, found: tuple[torch.Tensor, torch.Tensor], wanted: tuple) -> None:
     for one, other in zip(found, wanted[:2], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert made.organ_sums == pytest.approx(wanted[2].organ_sums, rel=1e-4), "each pass once"
+    assert made._passes == wanted[2]._passes, "each pass once"
     assert made.tiles == wanted[2].tiles
 
 
@@ -103,7 +103,8 @@ def test_whatever_the_memory_the_result_is_there(wanted) -> None:
     with PretendGpu() as gpu:
         run(window())
     steps = []
-    for limit in range(0, gpu.counts.peak + 500, gpu.counts.peak // 12):
+    peak = gpu.counts.peak
+    for limit in (*range(0, peak, peak // 12), peak):
         with PretendGpu(fails=lambda _, used, limit=limit: used > limit):
             made = window()
             found = run(made)
