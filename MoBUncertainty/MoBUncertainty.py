@@ -136,6 +136,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called each time the user opens this module."""
         self.initializeParameterNode()
         self.panel.review.setEntered(True)
+        self.panel.afterLoading.later(self.panel.sayEnded)
 
     def exit(self) -> None:
         """Called each time the user opens a different module."""

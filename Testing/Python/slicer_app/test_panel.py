@@ -126,6 +126,24 @@ class TestRun:
         assert desktop.ui.statusLabel.text == f"{said}\nSelect an image first."  # why Apply is grey stays visible
         assert desktop.dialogs == []
 
+    def test_a_ct_that_is_removed_in_another_module_is_named_on_return(self, reviewed):
+        """Its computation ends, and the review of another image takes its place."""
+        desktop, session = reviewed
+        ct, ui = add_ct(desktop, "Other"), desktop.ui
+        ui.applyButton.click()
+        desktop.widget.exit()
+        desktop.scene.RemoveNode(ct)
+        desktop.process()
+        desktop.widget.enter()
+        said = "The image was removed, so its computation was cancelled."
+        desktop.process(until=lambda: said in ui.statusLabel.text)
+        assert desktop.widget.panel.review.session is session
+        assert not ui.runCollapsibleButton.collapsed
+        desktop.widget.exit()
+        desktop.widget.enter()
+        desktop.process()
+        assert ui.statusLabel.text == said  # once; what is said later is not replaced
+
     def test_a_ct_that_is_changed_meanwhile_gets_no_results(self, desktop):
         import slicer.util
 

@@ -1,11 +1,14 @@
 """The desktop that panels are tested on, with a little module of its own and, with SLICER_SOURCE, Slicer's template."""
 
+import ast
 import os
 import shutil
 import textwrap
 from pathlib import Path
 
 import pytest
+
+from support import MODULE_FOLDER
 
 pytestmark = pytest.mark.own_process
 
@@ -233,3 +236,18 @@ def test_template_of_slicer_opens_and_applies(tmp_path):
     desktop.ui.imageThresholdSliderWidget.value = 123
     assert desktop.widget._parameterNode.imageThreshold == 123
     desktop.close()
+
+
+def test_no_signal_calls_a_method_of_qt_with_its_own_arguments():
+    """PythonQt calls `close(False)` for `clicked`, an error; PySide, which the tests use, drops the argument."""
+    from PySide6 import QtWidgets
+
+    known = {*dir(QtWidgets.QDialog), *dir(QtWidgets.QPushButton), *dir(QtWidgets.QLineEdit)} - {"emit"}
+    found = []
+    for path in sorted((MODULE_FOLDER / "MoBUncertaintyLib" / "slicer_app").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="connect"), args=[ast.Attribute(attr=name, value=owner)]):
+                    if name in known and ast.unparse(owner) != "self":
+                        found.append(f"{path.name}:{node.lineno}: {ast.unparse(node)}")
+    assert found == []

@@ -57,7 +57,7 @@ class FindModels:
         self.addressEdit.returnPressed.connect(shown(self._onList))
         self.searchEdit.textChanged.connect(shown(self._fill))
         self.modelList.currentRowChanged.connect(shown(self._onSelected))
-        self.closeButton.clicked.connect(self.window.close)
+        self.closeButton.clicked.connect(lambda *_args: self.window.close())
         self.window.finished.connect(shown(self.close))
         self._update()
 

@@ -57,6 +57,7 @@ class Panel:
         self._machine = StateMachine()
         self._jobCt = None  # the CT that the worker computes for
         self._seen = None  # the CT whose review was shown before a node was removed
+        self._ended = ""  # why a computation or a review has ended, until it is said
         self._since = 0.0  # when the user has last said what is to be done: the time that they wait from
         self._refused = None  # the CT whose results cannot be shown, not tried again before it changes
         self._refusal = ""  # the reason, given once for each scene
@@ -161,7 +162,7 @@ class Panel:
             if self.worklist:
                 stack.callback(self.worklist.leave)
             stack.callback(self.review.leave)
-            self._refused, self._refusal = None, ""  # the next scene has reasons of its own, be they the same
+            self._refused, self._refusal, self._ended = None, "", ""  # the next scene has reasons of its own
             if self.state in self._workButtons:
                 self.onCancel()
 
@@ -243,12 +244,15 @@ class Panel:
 
     def _sayRemoved(self, text: str) -> None:
         """Say why something has ended, where Apply is, once all has followed the removal."""
+        self._ended = text
+        self.afterLoading.later(self.sayEnded)
 
-        def say() -> None:
-            self.run.work.say(text)
+    def sayEnded(self) -> None:
+        """Say it while the module is shown; else once it is shown again, be it with the results of another image."""
+        if self._ended and self.review.entered:
+            self.run.work.say(self._ended)
             self.ui.runCollapsibleButton.collapsed = False
-
-        self.afterLoading.later(say)
+            self._ended = ""
 
     # From a button to the worker's job, and back
 

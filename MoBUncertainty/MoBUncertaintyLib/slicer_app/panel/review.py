@@ -77,6 +77,11 @@ class ReviewSection:
         """The review that is shown, or None."""
         return self._session
 
+    @property
+    def entered(self) -> bool:
+        """Whether the module is shown."""
+        return self._entered
+
     def setSession(self, session) -> None:
         """Show another CT's review, or none."""
         if session is self._session:
