@@ -61,6 +61,7 @@ class TestRun:
         assert settings == {
             **{"samples": 12, "overlap": 0.25, "mirror": False, "folds": None, "device": "cpu", "engine": "openvino"},
             "labels": None,
+            "force": True,  # the panel has asked about the modality
         }
         assert asked[0]["ct"]["array"] is not None
         assert np.array_equal(asked[0]["ct"]["array"], slicer.util.arrayFromVolume(ct))
