@@ -12,6 +12,7 @@ import re
 import sys
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -149,7 +150,7 @@ class OpenVinoEngine(Engine):
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
-        compiled = core.compile_model(_traced(self._graph(self._network_of(fold)), self._shape), self._target, settings)
+        compiled = _compile(_traced(self._graph(self._network_of(fold)), self._shape), self._target, settings)
         self._cache.write(made_of, compiled.export_model().getvalue())
         return compiled
 
@@ -213,6 +214,16 @@ def _traced(graph: _Graph, shape: tuple[int, ...]) -> Any:
         converted = reader.convert(reader.load(decoder))
     converted.reshape(list(shape))
     return converted
+
+
+def _compile(graph: Any, target: str, settings: Mapping[str, Any]) -> Any:
+    """Compile a graph; on a processor without AVX-512, OpenVINO may lack registers for the loops that it joins."""
+    try:
+        return _core().compile_model(graph, target, settings)
+    except RuntimeError as error:
+        if target != "CPU" or is_out_of_memory(error):
+            raise
+        return _core().compile_model(graph, target, {**settings, "SNIPPETS_MODE": "DISABLE"})
 
 
 @cache

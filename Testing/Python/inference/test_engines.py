@@ -10,8 +10,10 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace as changed
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,12 +142,30 @@ def test_moments_in_the_graph_have_the_closed_form_s_digits(hint: str) -> None:
     mean, deviation = torch.meshgrid(torch.linspace(-30, 30, 121), torch.linspace(0.01, 20, 150), indexing="ij")
     x = torch.stack((mean.flatten(), deviation.flatten().square()))
     settings = {"INFERENCE_PRECISION_HINT": hint}
-    graph = engine_openvino._core().compile_model(engine_openvino._traced(Fused(), tuple(x.shape)), "CPU", settings)
+    graph = engine_openvino._compile(engine_openvino._traced(Fused(), tuple(x.shape)), "CPU", settings)
     found = completed(*(torch.from_numpy(each)[None] for each in graph([x.numpy()]).to_tuple()))
     expectation, variance = logistic_normal_moments(*x.double())
     lower = torch.minimum(expectation, 1 - expectation)
     assert ((found.mean[0, 0] - expectation).abs() <= 1e-4 * lower + 6e-8 * (expectation > 0.5)).all()
     assert ((found.variance[0, 0] - variance).abs() <= 1e-3 * variance)[variance > 1e-14].all()
+
+
+@pytest.mark.parametrize("target", ["CPU", "GPU"])
+def test_a_processor_with_few_registers_computes_without_joined_loops(
+    monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    tried = []
+
+    def compile_model(graph: str, target: str, settings: dict[str, str]) -> str:
+        tried.append(settings)
+        if "SNIPPETS_MODE" not in settings:
+            raise RuntimeError("Can't allocate registers for a snippet: not enough registers")
+        return f"{graph} on {target}"
+
+    monkeypatch.setattr(engine_openvino, "_core", lambda: SimpleNamespace(compile_model=compile_model))
+    with pytest.raises(RuntimeError, match="registers") if target == "GPU" else nullcontext():
+        assert engine_openvino._compile("graph", target, {"hint": "f32"}) == "graph on CPU"
+    assert tried[1:] == [{"hint": "f32", "SNIPPETS_MODE": "DISABLE"}] * (target == "CPU")
 
 
 @needs_openvino
