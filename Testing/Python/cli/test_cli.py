@@ -107,7 +107,8 @@ def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp
     info = json.loads((tmp_path / "out" / "prediction.json").read_text())
     expected = {"samples": 4, "seed": 7, "overlap": 0.25, "precision": "float32", "folds": [1], "body_box": False}
     expected |= {"region_of_interest": [-60, 60, -60, 60, -60, 60], "device": "cpu", "mirror": False, "tiling": "full"}
-    assert info["settings"] == expected | {"engine": "torch", "labels": None} and info["engine"] == "torch"
+    expected |= {"engine": "torch", "labels": None, "force": False}
+    assert info["settings"] == expected and info["engine"] == "torch"
     region_settings = info["regions"]["settings"]
     assert region_settings["measure"] == "bernoulli"
     assert region_settings["threshold"] == 0.1
@@ -185,7 +186,7 @@ def test_clicks_on_a_stock_models_results(ct: Path, tmp_path: Path) -> None:
     (tmp_path / "decisions.json").write_text(json.dumps(head | {"clicks": clicks}))
     done = run("review", results, "--decisions", tmp_path / "decisions.json", "--format", "nifti")
     assert done.exit_code == 0, done.output
-    assert "1, expected error" in done.stdout
+    assert re.search(r"clicks +│ 1 .* ml as predicted, .* ml left", done.stdout, re.DOTALL)
     corrected = sitk.GetArrayFromImage(sitk.ReadImage(results / "review" / "segmentation.nii.gz"))
     assert np.array_equal(corrected, review.corrected())
     assert review.effect("c1").changed_mm3 > review.prediction.grid.voxel_mm3  # more than the clicked voxel

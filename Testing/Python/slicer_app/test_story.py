@@ -58,8 +58,10 @@ def nodes(scene) -> list[str]:
 
 
 def column(table, title: str) -> list[str]:
+    """The texts of a column, without the sign before a region's state."""
     titles = [table.horizontalHeaderItem(index).text() for index in range(table.columnCount)]
-    return [table.item(row, titles.index(title)).text() for row in range(table.rowCount)]
+    texts = (table.item(row, titles.index(title)).text() for row in range(table.rowCount))
+    return [text.lstrip("✓⚑ ") for text in texts]
 
 
 def slice_centres(desktop) -> np.ndarray:
@@ -87,7 +89,7 @@ def start_computing(desktop) -> None:
     load_demo(desktop)
     desktop.ui.overlapSlider.value = 0.5  # long enough to be interrupted
     desktop.ui.applyButton.click()
-    desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting tiles: 2 of"))
+    desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting tiles: 2"))
 
 
 def test_from_the_demo_ct_to_a_signed_export(desktop, tmp_path):

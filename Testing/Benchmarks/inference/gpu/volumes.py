@@ -72,7 +72,9 @@ def _ways(device: torch.device) -> list[_Way]:
     if device.type == "cuda":
         return [_Way(where, "torch", precision) for precision in ("float32", "bfloat16", "float16")]
     engines = ["openvino"] if openvino_version() is not None else []
-    return [_Way(where, "torch", "bfloat16"), *(_Way(where, e, p) for e in engines for p in ("float32", "bfloat16"))]
+    # OpenVINO computes in bfloat16 only where the processor does.
+    precisions = ["float32", "bfloat16"] if autocast_dtype(device) is torch.bfloat16 else ["float32"]
+    return [_Way(where, "torch", "bfloat16"), *(_Way(where, engine, each) for engine in engines for each in precisions)]
 
 
 def check_predictions(rows: Rows, model: Model, ct: sitk.Image, device: torch.device, judge: bool) -> None:
