@@ -13,29 +13,12 @@ from MoBUncertaintyLib.errors import Cancelled
 from MoBUncertaintyLib.inference.engines import EngineError, TorchEngine
 from MoBUncertaintyLib.inference.sliding_window import CPU, Placement, SlidingWindow
 from MoBUncertaintyLib.inference.tiles import TileGrid
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.network.heads import build_head
+from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.prediction import Precision, Tiling
+from support.bright_network import Bright
 
 TILE = (8, 8, 8)
 SHAPE = (24, 28, 40)
-
-
-class Bright(nn.Module):
-    """Takes what is bright for foreground, whatever else is in the tile."""
-
-    def __init__(self, covariance: Covariance = Covariance.DETERMINISTIC, gain: float = 20.0, classes: int = 2) -> None:
-        super().__init__()
-        self.classes = classes
-        self.gain = nn.Parameter(torch.tensor(gain))
-        self.mean_layer = nn.Conv3d(1, classes, kernel_size=1)  # how many features the organ is described by
-        self.head = build_head(CovarianceSpec.of_kind(covariance, rank=2, partitions=2), 1, classes)
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
-
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logit = self.gain * (x - 0.5)
-        return x, torch.cat([torch.zeros_like(logit), logit], dim=1)
 
 
 def volume(organs: int = 1) -> np.ndarray:

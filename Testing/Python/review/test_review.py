@@ -145,7 +145,7 @@ class TestVerdicts:
         [
             (lambda r: r.decide("9", "accept"), "no region '9'"),
             (lambda r: r.decide("1", "edit"), "needs what was drawn"),
-            (lambda r: r.decide("1", "include", label=300), "from 1 to 255, not 300"),
+            (lambda r: r.decide("1", "include", label=300), "has no label 300"),
             (lambda r: r.edit("1", np.zeros((2, 2, 2), np.uint8)), r"shape \(2, 2, 2\), not the image's"),
             (lambda r: r.update_regions(found(np.ones((2, 2, 2)))), "both must have the image's voxels"),
         ],
