@@ -122,12 +122,11 @@ def test_a_training_starts_from_the_weights_of_a_model(workspace, monkeypatch):
 
 
 def test_it_learns(workspace):
-    """Two balls, one in the other, in some 80 steps."""
-    results = train_deterministic(1, PLANS, Budget(0.15), device="cpu")
+    """Two balls, one in the other, in some 160 steps; the last third has larger patches, with another loss."""
+    results = train_deterministic(1, PLANS, Budget(0.3), device="cpu")
     rows = (results / "fold_0" / "progress.csv").read_text().splitlines()[1:]
     losses = [sum(map(float, row.split(",")[2:4])) for row in rows]
-    assert losses[0] > losses[1] > losses[2]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[1] < 0.8 * losses[0]
 
 
 # --- its parts
