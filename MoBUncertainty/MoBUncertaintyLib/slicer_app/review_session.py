@@ -239,10 +239,11 @@ class ReviewSession(RegionDrawing):
 
     @onItsCt
     def preview(self, regionId: str, verdict: Verdict, label: int | None = None) -> Change:
-        """Show over the slices what a verdict would change; `changes.setOpacity(0)` ends it."""
+        """Show over the slices what a verdict would change, if anything; `changes.setOpacity(0)` ends it."""
         box, labels = self.review.preview(regionId, verdict, label)
         change = self._change(box, self.review.labels_in(box), labels)
-        self.changes.show(change)
+        if not change.isEmpty:
+            self.changes.show(change)
         return change
 
     def showClicks(

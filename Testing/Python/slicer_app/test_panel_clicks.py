@@ -675,6 +675,15 @@ class TestPreview:
         assert statuses(desktop)[:2] == ["To review", "To review"]
 
 
+    def test_what_changes_nothing_takes_no_view(self, reviewed):
+        """The first press decides then; a second one, too, leaves the reader's own label layer in the views."""
+        desktop, _session = reviewed
+        for _ in range(3):
+            desktop.ui.excludeButton.click()
+        desktop.process(until=lambda: not self.visible(desktop))
+        assert statuses(desktop)[0] == "Excluded"
+
+
 class TestNext:
     def test_it_goes_down_the_list_and_marks_where_a_click_helps_most(self, reviewed):
         import slicer.util
