@@ -674,7 +674,6 @@ class TestPreview:
         desktop.ui.includeButton.click()
         assert statuses(desktop)[:2] == ["To review", "To review"]
 
-
     def test_what_changes_nothing_takes_no_view(self, reviewed):
         """The first press decides then; a second one, too, leaves the reader's own label layer in the views."""
         desktop, _session = reviewed
