@@ -255,7 +255,7 @@ class SlidingWindow:
         return seen
 
     def _look(self, inputs: _Inputs, look: _Look) -> Moments | None:
-        """Compute the moments of a tile in one pass; None: they overflow in half precision.
+        """Compute the moments of a tile in one pass, or None where they overflow in half precision.
 
         The host waits for the device once, at the end.
 

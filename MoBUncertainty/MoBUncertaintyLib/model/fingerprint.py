@@ -176,7 +176,7 @@ class Fingerprint:
         edges: The fraction of the cases in which a label reaches a side of the image, by its name and the side; older
             cards do not say.
         engine, precision: What the network ran with as they were measured; older cards do not say.
-        false_alarms: Of the whole judgement; None: not measured.
+        false_alarms: Of the whole judgement, where they were measured.
     """
 
     cases: int

@@ -55,7 +55,7 @@ def find_regions(prediction: Prediction, settings: RegionSettings | None = None)
 
     Args:
         prediction: Where its segmentation is empty any uncertainty counts as thick: an organ may have been missed.
-        settings: What counts as a region; None: as the prediction's model states.
+        settings: What counts as a region. Default: as the prediction's model states.
 
     Returns:
         The regions, ranked by expected error volume; none where no uncertainty is thicker than the boundary's own.

@@ -48,7 +48,7 @@ class OrganNames:
     """The organs that regions lie in, where a prediction has several.
 
     Args:
-        prediction: The prediction; None: there are no regions.
+        prediction: The prediction, if there are regions.
     """
 
     def __init__(self, prediction: Prediction | None) -> None:

@@ -107,7 +107,7 @@ def check_version(results: Path, reader: str, versions: Collection[str | None]) 
     Args:
         results: Results folder.
         reader: Name of the reader.
-        versions: The `digest_of` of what the reader goes on from, and of what was to be written since; None: nothing.
+        versions: The `digest_of` of what the reader goes on from, and of what was to be written since, if anything.
 
     Raises:
         ReviewError: Another program has changed it.

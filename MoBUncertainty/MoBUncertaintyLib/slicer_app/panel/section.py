@@ -52,7 +52,7 @@ def write(label, text: str) -> None:
 
 
 def showSuitability(labels: list, suitability: Suitability | None) -> None:
-    """Show in each of some labels whether the model suits the case; None: it is not known, and they are hidden."""
+    """Show in each of some labels whether the model suits the case; hide them where it is not known."""
     for label in labels:
         label.visible = suitability is not None
         if suitability is not None:

@@ -107,7 +107,7 @@ class RegionTable:
             self.select(self._regions[row].region_id)
 
     def following(self) -> str | None:
-        """Return the id of the undecided region to go to: down the list, then from its top; None: all are decided.
+        """Return the id of the undecided region to go to: down the list, then from its top; None if all are decided.
 
         It begins where the selected region stood when it was selected: a click may have moved it down the list since.
         """
