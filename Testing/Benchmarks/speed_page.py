@@ -1,8 +1,8 @@
-"""Draw the page on speed from the results: its tables and figures, and the reports and plots that it shows.
+"""Draw the pages on speed from the results: tables and figures, and the reports and plots that they show.
 
     python Testing/Benchmarks/speed_page.py [--measure FOLDER]
 
-Each block of the page between `<!-- NAME -->` and `<!-- end -->` is what the function of that name in `BLOCKS` makes
+Each block of a page between `<!-- NAME -->` and `<!-- end -->` is what the function of that name in `BLOCKS` makes
 of the files in `results`. With `--measure` the measurements are made first, in FOLDER, within 15 minutes on two cores,
 and take the place of those in `results`; what of the comparison is in FOLDER already is not measured again.
 """
@@ -29,7 +29,8 @@ from inference.tasks import PARTS, BenchmarkSettings, in_way, size_name, split_s
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
-PAGE = ROOT / "MoBUncertainty" / "Documentation" / "speed.md"
+PAGES = (ROOT / "MoBUncertainty" / "Documentation" / "speed.md", RESULTS / "speed.md")
+"""What a user wants to know, and all of it."""
 RUNS = ("small", "small-bfloat16")
 """Folders of runs with the demo's network, compared with stock nnU-Net."""
 ENGINES = {"torch": "PyTorch", "openvino": "OpenVINO"}
@@ -90,6 +91,10 @@ def _take_json(path: Path, folder: Path) -> None:
 
 def compared(results: Path) -> str:
     """Seconds and memory beside stock nnU-Net, by CT and by what computes."""
+    return _table(*_beside_stock(results))
+
+
+def _beside_stock(results: Path) -> tuple[list[str], list[list[str]]]:
     heads = ["CT, voxels", "computed by", "stock, s", "30 passes of it, s", "ours, s", "ours / stock"]
     heads += ["adaptive tiling / stock", "30 samples, s", "memory, ours / stock, GB"]
     lines = []
@@ -114,7 +119,14 @@ def compared(results: Path) -> str:
                         f"{row['peak_bytes'] / 1e9:.2f} / {stock['peak_bytes'] / 1e9:.2f}",
                     ]
                 )
-    return _table(heads, lines)
+    return heads, lines
+
+
+def largest(results: Path) -> str:
+    """The same of the largest CT alone."""
+    heads, lines = _beside_stock(results)
+    size = lines[-1][0]
+    return f"{size} voxels:\n\n" + _table(heads[1:], [line[1:] for line in lines if line[0] == size])
 
 
 def beside(results: Path) -> str:
@@ -293,7 +305,7 @@ def runs(results: Path) -> str:
         units = f" ({', '.join(machine['instructions']) or 'no AVX-512'})" if "instructions" in machine else ""
         load = f"; load of the computer at the end: {machine['load']:.1f}" if "load" in machine else ""
         name = run["name"]
-        page = f"[{name}](../../Testing/Benchmarks/results/{name}/benchmark.md)"
+        page = f"[{name}]({name}/benchmark.md)"
         said = (
             f"{page}: {machine['processor']}, {machine['cores']} cores{units}; {versions}; commit "
             f"{', '.join(run['revisions_measured'])}; {run['created'][:10]}{load}."
@@ -305,7 +317,7 @@ def runs(results: Path) -> str:
 BLOCKS: dict[str, Callable[[Path], str]] = {
     block.__name__: block
     for block in (
-        compared, beside, limit, engines, accuracy, large, tiling, gpu, slicer, click, short, runs,
+        compared, largest, beside, limit, engines, accuracy, large, tiling, gpu, slicer, click, short, runs,
     )
 }  # fmt: skip
 
@@ -317,12 +329,11 @@ def draw(page: str, results: Path = RESULTS) -> str:
     """Fill the blocks of a page.
 
     Raises:
-        ValueError: A block has no function, or a function no block.
+        ValueError: A block has no function, or no end.
     """
-    found = re.findall(r"^<!-- (\w+) -->$", page, re.MULTILINE)
-    named = [name for name in found if name != "end"]
-    if sorted(named) != sorted(BLOCKS) or found.count("end") != len(named):
-        raise ValueError(f"the page has the blocks {named}, and there are functions for {list(BLOCKS)}")
+    names = re.findall(r"^<!-- (\w+) -->$", page, re.MULTILINE)
+    if not set(names[::2]) <= set(BLOCKS) or set(names[1::2]) != {"end"} or len(names) % 2:
+        raise ValueError(f"the page has the blocks {names}, and there are functions for {list(BLOCKS)}")
 
     def fill(match: re.Match[str]) -> str:
         text = BLOCKS[match[1]](results)
@@ -357,14 +368,15 @@ def command_of(settings: dict[str, Any]) -> str:
 
 
 def redraw(results: Path = RESULTS) -> None:
-    """Draw the page, and the reports and plots of the runs."""
+    """Draw the pages, and the reports and plots of the runs."""
     from inference import plots
     from inference.report import markdown
 
     for run in _runs(results, (*RUNS, "large")):
         folder = results / run.pop("name")
         (folder / "benchmark.md").write_text(markdown(run, plots.draw_all(run, folder)), encoding="utf-8")
-    PAGE.write_text(draw(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(draw(page.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
 def _list(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The page on speed is what its command draws from the results."""
+"""The pages on speed are what their command draws from the results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 
 import speed_page
 from inference.tasks import AUTO, BenchmarkSettings, parse_sizes, split_system
-from speed_page import RESULTS, draw
-from support.documents import PAGES, section
+from speed_page import BLOCKS, PAGES, RESULTS, draw
+from support.documents import section
+
+PAGE, DETAILS = (path.read_text(encoding="utf-8") for path in PAGES)
 
 
 @pytest.fixture
@@ -36,8 +38,10 @@ def change(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
-def test_page_is_drawn_from_the_results() -> None:
-    assert PAGES["speed"] == draw(PAGES["speed"]), "run python Testing/Benchmarks/speed_page.py"
+def test_pages_are_drawn_from_the_results() -> None:
+    for page in (PAGE, DETAILS):
+        assert page == draw(page), "run python Testing/Benchmarks/speed_page.py"
+    assert [name for name in BLOCKS if f"<!-- {name} -->" not in PAGE + DETAILS] == []
 
 
 def test_other_measurements_make_another_page(results: Path) -> None:
@@ -50,8 +54,9 @@ def test_other_measurements_make_another_page(results: Path) -> None:
     engines = json.loads((results / "engines.json").read_text(encoding="utf-8"))["measurements"]
     engines[0]["torch_over_openvino"] = 7.77
     change(results / "engines.json", measurements=engines)
-    page = draw(PAGES["speed"], results)
+    page = draw(DETAILS, results)
     table = section(page, "Compared with stock nnU-Net")
+    assert "| PyTorch float32 | 40 | 10 |" in draw(PAGE, results)
     assert "| 512 x 512 x 300 | PyTorch float32 | 40 |" in table and "| 10 | 0.25 |" in table
     assert "2.00 / 2.00" in table
     assert "| 7.77 (" in section(page, "With OpenVINO")
@@ -69,7 +74,7 @@ def test_engines_and_formats_have_rows_of_their_own(results: Path) -> None:
         "limit": 50.0,
     }
     change(path, systems=rows, settings=settings)
-    page = draw(PAGES["speed"], results)
+    page = draw(DETAILS, results)
     for way in ("PyTorch float32", "OpenVINO bfloat16"):
         assert f"| 128 x 128 x 128 | {way} |" in page
     commands = " ".join(page.replace("\\\n", " ").split())
@@ -77,22 +82,22 @@ def test_engines_and_formats_have_rows_of_their_own(results: Path) -> None:
 
 
 def test_gpu_and_tilings_are_told_of_once_they_are_measured(results: Path) -> None:
-    assert "No GPU was at hand" in draw(PAGES["speed"], results)
+    assert "No GPU was at hand" in draw(DETAILS, results)
     (results / "gpu-check.md").write_text("# GPU check\n\n- Some GPU\n\n## One tile\n\n| 1 |\n")
     (results / "tiling.md").write_text("# Full and adaptive tiling\n\nOne thread.\n\n## Phantoms\n\n| 2 |\n")
-    page = draw(PAGES["speed"], results)
+    page = draw(DETAILS, results)
     assert "- Some GPU\n\n### One tile\n\n| 1 |\n" in page and "### Phantoms" in page
 
 
 def test_report_s_section_on_the_limit_is_shown(results: Path) -> None:
     path = results / "small" / "benchmark.md"
     path.write_text(path.read_text(encoding="utf-8") + "\n## Distance to the limit\n\n| 1.3 |\n", encoding="utf-8")
-    assert "Distance to the limit:\n\n| 1.3 |\n\n<!-- end -->" in draw(PAGES["speed"], results)
+    assert "Distance to the limit:\n\n| 1.3 |\n\n<!-- end -->" in draw(DETAILS, results)
 
 
 def test_page_without_a_block_is_refused() -> None:
     with pytest.raises(ValueError, match="the page has the blocks"):
-        draw(PAGES["speed"].replace("<!-- engines -->", ""))
+        draw(DETAILS.replace("<!-- engines -->", ""))
 
 
 def test_commands_of_the_runs_are_those_of_their_settings() -> None:
