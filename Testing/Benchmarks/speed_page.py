@@ -18,36 +18,31 @@ import statistics
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from inference.gpu.rows import Row as CheckRow
-from inference.summary import BEYOND_VOLUMES, marks_of, number
+from inference.report import distance_table, write_markdown
+from inference.summary import BEYOND_VOLUMES, mark_of, number
 from inference.tasks import PARTS, BenchmarkSettings, in_way, size_name, split_system, way_title
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
 PAGES = (ROOT / "MoBUncertainty" / "Documentation" / "speed.md", RESULTS / "speed.md")
 """What a user wants to know, and all of it."""
-RUNS = ("small", "small-bfloat16")
-"""Folders of runs with the demo's network, compared with stock nnU-Net."""
+RUNS = ("small", "large")
+"""Folders of runs, by their networks."""
 ENGINES = {"torch": "PyTorch", "openvino": "OpenVINO"}
-
-Summary = dict[str, Any]
-
 
 # --- what is measured
 
 
 def commands(folder: Path, precisions: Sequence[str]) -> list[list[str]]:
     """The commands that measure, which take 15 minutes together on two idle cores."""
-    small = "--networks small --sizes 128,256,512x512x300 --systems a,d,e"
-    small += " --parts systems,sampling,accuracy,interactive,distance"
-    small += (
-        f" --engine torch,openvino --precision {','.join(precisions)} --repeats 1 --rounds 1 --limit 100 --threads 2"
-    )
+    small = "--networks small --sizes 128,256,512x512x300 --engine torch,openvino"
+    small += f" --precision {','.join(precisions)} --repeats 1 --rounds 1 --limit 100 --threads 2"
     python, benchmark = sys.executable, [sys.executable, "-m", "MoBUncertaintyLib.cli.app", "benchmark"]
     return [
         [*benchmark, "--output", str(folder / "small"), *small.split()],
@@ -72,8 +67,7 @@ def measure(folder: Path) -> None:
 
 def take(folder: Path) -> None:
     """Put a run's files in the place of the results, JSON without spaces."""
-    for name in RUNS:
-        shutil.rmtree(RESULTS / name, ignore_errors=True)
+    shutil.rmtree(RESULTS / "small", ignore_errors=True)
     (RESULTS / "small").mkdir(parents=True)
     _take_json(folder / "small" / "benchmark.json", RESULTS / "small")
     for name in ("engines", "gpu-check"):
@@ -95,30 +89,28 @@ def compared(results: Path) -> str:
 
 
 def _beside_stock(results: Path) -> tuple[list[str], list[list[str]]]:
-    heads = ["CT, voxels", "computed by", "stock, s", "30 passes of it, s", "ours, s", "ours / stock"]
-    heads += ["adaptive tiling / stock", "30 samples, s", "memory, ours / stock, GB"]
-    lines = []
-    for run in _runs(results):
-        for size in dict.fromkeys(tuple(row["size"]) for row in run["systems"]):
-            of = {row["system"]: row for row in run["systems"] if tuple(row["size"]) == size and "failed" not in row}
-            for system, row in of.items():
-                letter, way = split_system(system)
-                if letter != "e" or "a" not in of:
-                    continue
-                stock, adaptive = of["a"], of.get(in_way("e-adaptive", way)) if _tiles_as_today(run) else None
-                lines.append(
-                    [
-                        " x ".join(map(str, size)),
-                        _way(row),
-                        _seconds(stock),
-                        _seconds(of.get("b")),
-                        _seconds(row),
-                        f"{row['volumes_s'] / stock['volumes_s']:.2f}",
-                        f"{adaptive['volumes_s'] / stock['volumes_s']:.2f}" if adaptive else "–",
-                        _seconds(of.get(in_way("d", way))),
-                        f"{row['peak_bytes'] / 1e9:.2f} / {stock['peak_bytes'] / 1e9:.2f}",
-                    ]
-                )
+    heads = ["CT, voxels", "computed by", "stock, s", "ours, s", "ours / stock", "adaptive tiling / stock"]
+    heads += ["30 samples, s", "memory, ours / stock, GB"]
+    run, lines = _run(results, "small"), []
+    for size in dict.fromkeys(tuple(row["size"]) for row in run["systems"]):
+        of = {row["system"]: row for row in run["systems"] if tuple(row["size"]) == size and "failed" not in row}
+        for system, row in of.items():
+            letter, way = split_system(system)
+            if letter != "e" or "a" not in of:
+                continue
+            stock, adaptive = of["a"], of.get(in_way("e-adaptive", way))
+            lines.append(
+                [
+                    " x ".join(map(str, size)),
+                    _way(row),
+                    _seconds(stock),
+                    _seconds(row),
+                    f"{row['volumes_s'] / stock['volumes_s']:.2f}",
+                    f"{adaptive['volumes_s'] / stock['volumes_s']:.2f}" if adaptive else "–",
+                    _seconds(of.get(in_way("d", way))),
+                    f"{row['peak_bytes'] / 1e9:.2f} / {stock['peak_bytes'] / 1e9:.2f}",
+                ]
+            )
     return heads, lines
 
 
@@ -131,49 +123,39 @@ def largest(results: Path) -> str:
 
 def beside(results: Path) -> str:
     """What heads and moments, samples, and all that is done beside the volumes cost."""
-    lines = []
-    for run in _runs(results):
-        rows = [row for row in run["systems"] if "failed" not in row and split_system(row["system"])[0] == "e"]
-        size = max((tuple(row["size"]) for row in rows), key=lambda size: size[0] * size[1] * size[2])
-        rows = [row for row in rows if tuple(row["size"]) == size]
-        added = [
-            f"{100 * row['stages_s']['moments'] / row['stages_s']['backbone']:.1f} % ({_way(row)})" for row in rows
-        ]
-        voxels = " x ".join(map(str, size))
-        lines.append(f"Heads and moments add to the backbone's time, with {voxels} voxels: {', '.join(added)}.")
-        rows = [row for row in rows if row["stages_s"].get("scene")] or rows  # one system writes it
-        extra = [sum(row["stages_s"].get(name, 0.0) for name in BEYOND_VOLUMES) for row in rows]
-        scene = [row["stages_s"].get("scene", 0.0) for row in rows]
-        more, most = (number(statistics.median(each)) for each in (extra, scene))
-        lines.append(f"Regions, report and Slicer scene take {more} s more, {most} of them the scene.")
-        for one in run["sampling"]:
-            if "30" in one["c_s"]:
-                ratio = one["c_s"]["30"] / one["e_s"]
-                lines.append(
-                    f"The closed form takes 1/{ratio:.0f} of the time of 30 samples drawn as in the paper's Eq. 14 "
-                    f"({_way(one)})."
-                )
-        waits = [
-            f"{number(statistics.median(each['total'] for each in one['warm']))} s ({_way(one)})"
-            for one in run["interactive"]
-        ]
-        if waits:
-            lines.append(f"A region of interest of 128 x 128 x 128 voxels, the model loaded, takes {', '.join(waits)}.")
+    run = _run(results, "small")
+    rows = [row for row in run["systems"] if "failed" not in row and split_system(row["system"])[0] == "e"]
+    size = max((tuple(row["size"]) for row in rows), key=lambda size: size[0] * size[1] * size[2])
+    rows = [row for row in rows if tuple(row["size"]) == size]
+    added = [f"{100 * row['stages_s']['moments'] / row['stages_s']['backbone']:.1f} % ({_way(row)})" for row in rows]
+    voxels = " x ".join(map(str, size))
+    lines = [f"Heads and moments add to the backbone's time, with {voxels} voxels: {', '.join(added)}."]
+    rows = [row for row in rows if row["stages_s"].get("scene")] or rows  # one system writes it
+    extra = [sum(row["stages_s"].get(name, 0.0) for name in BEYOND_VOLUMES) for row in rows]
+    scene = [row["stages_s"].get("scene", 0.0) for row in rows]
+    more, most = (number(statistics.median(each)) for each in (extra, scene))
+    lines.append(f"Regions, report and Slicer scene take {more} s more, {most} of them the scene.")
+    for one in run["sampling"]:
+        if "30" in one["c_s"]:
+            ratio = one["c_s"]["30"] / one["e_s"]
+            lines.append(
+                f"The closed form takes 1/{ratio:.0f} of the time of 30 samples drawn as in the paper's Eq. 14 "
+                f"({_way(one)})."
+            )
+    waits = [
+        f"{number(statistics.median(each['total'] for each in one['warm']))} s ({_way(one)})"
+        for one in run["interactive"]
+    ]
+    if waits:
+        lines.append(f"A region of interest of 128 x 128 x 128 voxels, the model loaded, takes {', '.join(waits)}.")
     return "\n".join(_prose(f"- {line}", "  ") for line in dict.fromkeys(lines))
 
 
 def limit(results: Path) -> str:
-    """What the reports say of the distance to the limit, and of stages beside plain calls."""
-    found = []
-    for name in RUNS:
-        path = results / name / "benchmark.md"
-        for part in (
-            re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:] if path.exists() else ()
-        ):
-            title, _, body = part.partition("\n")
-            if re.search(r"limit|a voxel", title, re.IGNORECASE):
-                found.append(f"{title}:\n\n{body.strip()}")
-    return "\n\n".join(found)
+    """The distance to the limit, and stages beside plain calls."""
+    return distance_table(_run(results, "small")["distance"]).replace(
+        "## Distance to the limit", "Distance to the limit:"
+    )
 
 
 def engines(results: Path) -> str:
@@ -223,7 +205,7 @@ def accuracy(results: Path) -> str:
 
 def large(results: Path) -> str:
     """The large network beside stock nnU-Net."""
-    (run,) = _runs(results, ("large",))
+    run = _run(results, "large")
     titles = {
         "a": "stock nnU-Net, no variance",
         "d": "30 samples",
@@ -281,12 +263,7 @@ def click(results: Path) -> str:
 
 def short(results: Path) -> str:
     """Which aims are not met."""
-    found = [
-        target
-        for run in _runs(results, (*RUNS, "large"))
-        for target in run["targets"]
-        if target["met"] is not None and ("adaptive" not in target["what"] or _tiles_as_today(run))
-    ]
+    found = [target for name in RUNS for target in _run(results, name)["targets"] if target["met"] is not None]
     lines = [
         [t["what"], t["where"], number(t["value"]), f"{'≤' if t['at_most'] else '≥'} {t['bound']:g}"]
         for t in found
@@ -299,16 +276,16 @@ def short(results: Path) -> str:
 def runs(results: Path) -> str:
     """On what, with what and by which command each comparison was measured."""
     parts = []
-    for run in _runs(results, (*RUNS, "large")):
+    for name in RUNS:
+        run = _run(results, name)
         machine = run["machine"]
         versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "nnunetv2"))
-        units = f" ({', '.join(machine['instructions']) or 'no AVX-512'})" if "instructions" in machine else ""
-        load = f"; load of the computer at the end: {machine['load']:.1f}" if "load" in machine else ""
-        name = run["name"]
         page = f"[{name}]({name}/benchmark.md)"
         said = (
-            f"{page}: {machine['processor']}, {machine['cores']} cores{units}; {versions}; commit "
-            f"{', '.join(run['revisions_measured'])}; {run['created'][:10]}{load}."
+            f"{page}: {machine['processor']}, {machine['cores']} cores "
+            f"({', '.join(machine['instructions']) or 'no AVX-512'}); {versions}; commit "
+            f"{', '.join(run['revisions_measured'])}; {run['created'][:10]}; load of the computer at the end: "
+            f"{machine['load']:.1f}."
         )
         parts.append(f"{_prose(said)}\n\n```sh\n{command_of(run['settings'])}\n```")
     return "\n\n".join(parts)
@@ -369,12 +346,8 @@ def command_of(settings: dict[str, Any]) -> str:
 
 def redraw(results: Path = RESULTS) -> None:
     """Draw the pages, and the reports and plots of the runs."""
-    from inference import plots
-    from inference.report import markdown
-
-    for run in _runs(results, (*RUNS, "large")):
-        folder = results / run.pop("name")
-        (folder / "benchmark.md").write_text(markdown(run, plots.draw_all(run, folder)), encoding="utf-8")
+    for name in RUNS:
+        write_markdown(_run(results, name), results / name)
     for page in PAGES:
         page.write_text(draw(page.read_text(encoding="utf-8"), results), encoding="utf-8")
 
@@ -383,14 +356,8 @@ def _list(value: Any) -> list[Any]:
     return [value] if isinstance(value, (str, int, float)) else list(value or ())
 
 
-def _runs(results: Path, names: Iterable[str] = RUNS) -> list[Summary]:
-    paths = {name: results / name / "benchmark.json" for name in names}
-    return [{**json.loads(p.read_text(encoding="utf-8")), "name": name} for name, p in paths.items() if p.exists()]
-
-
-def _tiles_as_today(run: Summary) -> bool:
-    """Whether adaptive tiling was what it is now; runs from before there were engines had another layout."""
-    return "engines" in run["settings"]
+def _run(results: Path, name: str) -> dict[str, Any]:
+    return json.loads((results / name / "benchmark.json").read_text(encoding="utf-8"))
 
 
 def _checked(results: Path, step: str) -> list[CheckRow]:
@@ -400,13 +367,13 @@ def _checked(results: Path, step: str) -> list[CheckRow]:
 
 
 def _way(row: dict[str, Any]) -> str:
-    """What computed: as it was asked for, or as it was chosen; runs from before there were engines had PyTorch."""
+    """What computed: as it was asked for, or as it was chosen; sampling is PyTorch's."""
     asked = way_title(row["system"]) if row.get("system") else ""
     return asked or f"{ENGINES[row.get('engine') or 'torch']} {row['precision']}"
 
 
 def _seconds(row: dict[str, Any] | None) -> str:
-    return "–" if row is None else number(row["volumes_s"]) + "".join(sorted(marks_of(row))).replace("*", "\\*")
+    return "–" if row is None else number(row["volumes_s"]) + mark_of(row)
 
 
 def _prose(text: str, indent: str = "") -> str:

@@ -25,7 +25,6 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from inference.accuracy import logistic_normal_reference
 from mob_training.evaluation.metrics.ranking import ErrorRanking
 from MoBUncertaintyLib import PredictionSettings, find_model, load_model, read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -35,13 +34,34 @@ MODEL = "HippocampusAnterior"
 SCORES = Path(__file__).parents[2] / "training" / "results" / "HippocampusJoint" / "cases.csv.gz"
 ALLOWED = 0.05
 
+REACH = 9.0
+"""Standard deviations that are integrated over; beyond lie 2e-19 of the mass."""
+STEP = 0.5
+"""Of the logistic function's argument: its poles at i pi leave an error of exp(-2 pi^2 / STEP) = 7e-18."""
+
 Method = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def quadrature(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute both moments in float64."""
-    found = logistic_normal_reference(mean.double(), variance.double())
-    return found.mean.view(mean.shape).float(), found.variance.view(mean.shape).float()
+def quadrature(mean: Tensor, variance: Tensor, voxels: int = 4096) -> tuple[Tensor, Tensor]:
+    """Compute both moments in float64 by the trapezoidal rule.
+
+    For the normal density and the logistic function, both analytic in a strip around the real axis, the rule converges
+    geometrically with the step, whatever the variance; Gauss-Hermite's nodes would have to grow with the square of the
+    deviation.
+    """
+    expectations, variances = [], []
+    for m, v in zip(mean.double().flatten().split(voxels), variance.double().flatten().split(voxels), strict=True):
+        deviation = v.sqrt()
+        step = min(0.25, STEP / max(float(deviation.max()), 1e-6))
+        # The square of sigma has its mass in the tails up to two deviations s beyond the density's.
+        count = math.ceil((REACH + 2 * min(float(deviation.max()), 6.0)) / step)
+        x = torch.arange(-count, count + 1, dtype=torch.float64) * step
+        density = torch.exp(-0.5 * x.square())
+        density /= density.sum()
+        p = torch.sigmoid(m[:, None] + deviation[:, None] * x)
+        expectations.append(p @ density)
+        variances.append((p - expectations[-1][:, None]).square() @ density)
+    return tuple(torch.cat(parts).view(mean.shape).to(mean.dtype) for parts in (expectations, variances))
 
 
 def four_probits(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:

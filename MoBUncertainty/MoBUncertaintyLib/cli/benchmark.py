@@ -23,12 +23,12 @@ def benchmark(
     sizes: Annotated[str, typer.Option(help="Voxels of the CTs.")] = "128,192,256,512x512x300",
     systems: Annotated[
         str,
-        typer.Option(help="a: stock nnU-Net; b: K passes of it; c: Eq. 14 literally; d: our Monte Carlo; e: exact."),
-    ] = "a,b,c,d,e",
+        typer.Option(help="a: stock nnU-Net; d: our Monte Carlo; e: exact."),
+    ] = "a,d,e",
     parts: Annotated[
         str,
-        typer.Option(help="What to measure, out of systems, sampling, accuracy, interactive, distance and display."),
-    ] = "systems,sampling,accuracy,interactive,distance,display",
+        typer.Option(help="What to measure, out of systems, sampling, interactive and distance."),
+    ] = "systems,sampling,interactive,distance",
     repeats: Annotated[
         int, typer.Option(min=1, max=1000, help="Runs of each measurement, after a first one to warm up.")
     ] = 3,
@@ -39,7 +39,7 @@ def benchmark(
         typer.Option(
             min=0,
             max=1e6,
-            help="Time limit of one measurement in seconds; beyond it fewer runs and passes are made.",
+            help="Time limit of one measurement in seconds; beyond it fewer runs are made.",
         ),
     ] = 1800.0,
     device: Device = "auto",

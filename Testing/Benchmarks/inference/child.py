@@ -46,7 +46,7 @@ def _system(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     from inference.cases import case_file
 
     options, system = task["options"], task["system"]
-    stock = system in ("a", "b")
+    stock = system == "a"
     # Ours loads nnU-Net too, for its preprocessing; both import all they need before the clock of the first run.
     if stock:
         from inference.networks import stock_folder
@@ -59,9 +59,7 @@ def _system(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     imported = time.perf_counter() - BEGAN
     start = time.perf_counter()
     if stock:
-        passes = options["samples"] if system == "b" else 1
-        source = stock_folder(folder, task["network"])
-        measured = StockSystem(source, options["device"], passes, options["limit"])
+        measured = StockSystem(stock_folder(folder, task["network"]), options["device"])
     else:
         model, scene = open_model(folder, task["network"]), options.get("scene", False)
         measured = OurSystem(system, model, options["device"], options["samples"], scene)
@@ -79,19 +77,6 @@ def _sampling(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     options = task["options"]
     model = open_model(folder, task["network"])
     return measure_sampling(model, options["device"], options["repeats"], options["samples"], options["limit"])
-
-
-def _accuracy(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
-    import SimpleITK as sitk
-
-    from inference.accuracy import measure_accuracy
-    from inference.cases import case_file
-    from inference.networks import open_model
-
-    ct = sitk.ReadImage(str(case_file(folder, tuple(task["size"]))))
-    return measure_accuracy(
-        open_model(folder, task["network"]), ct, task["options"]["device"], task["options"]["samples"]
-    )
 
 
 def _interactive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
@@ -114,12 +99,6 @@ def _distance(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     return measure_distance(ct, model, task["system"], options["device"], options["repeats"], Path(task["scratch"]))
 
 
-def _display(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
-    from inference.interactive import measure_display
-
-    return measure_display(task["options"]["repeats"])
-
-
 def _gpu_check(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     from inference.gpu.steps import run_steps
 
@@ -131,10 +110,8 @@ MEASUREMENTS = {
     "network": _network,
     "system": _system,
     "sampling": _sampling,
-    "accuracy": _accuracy,
     "interactive": _interactive,
     "distance": _distance,
-    "display": _display,
     "gpu-check": _gpu_check,
 }
 

@@ -1,4 +1,4 @@
-"""Systems c, d and e: our pipeline from a file to a results folder, as `mob-uncertainty predict` runs it."""
+"""Systems d and e: our pipeline from a file to a results folder, as `mob-uncertainty predict` runs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inference.literal import LiteralHead
 from inference.measure import StageClock, settle
 from inference.tasks import split_system
 from MoBUncertaintyLib import pipeline
@@ -26,16 +25,13 @@ STAGES = {"network": "backbone", "moments": "moments"}
 
 
 def settings_of(system: str, device: str, samples: int) -> PredictionSettings:
-    """The settings of a system: c and d draw K samples, e takes the closed form; full tiling unless it is adaptive.
-
-    Eq. 14 is drawn by PyTorch, whatever draws ours.
-    """
+    """The settings of a system: d draws K samples, e takes the closed form; full tiling unless it is adaptive."""
     letter, (engine, precision) = split_system(system)
     return PredictionSettings(
         device=device,
-        samples=samples if letter in ("c", "d") else None,
+        samples=samples if letter == "d" else None,
         tiling="adaptive" if letter == "e-adaptive" else "full",
-        engine="torch" if letter == "c" else engine,
+        engine=engine,
         precision=precision,
     )
 
@@ -44,7 +40,7 @@ class OurSystem:
     """Our pipeline with one of its ways to the moments.
 
     Args:
-        system: c, d, e or e-adaptive, and its way.
+        system: d, e or e-adaptive, and its way.
         model: With a covariance head.
         device: As for `predict`.
         samples: K.
@@ -57,7 +53,6 @@ class OurSystem:
         self.predictor = Predictor(model, settings_of(system, device, samples))
         self.scene = scene and importlib.util.find_spec("slicer") is not None
         self.without = ["scene"] if scene and not self.scene else []
-        self.literal = LiteralHead() if split_system(system)[0] == "c" else None
         self.load_seconds = 0.0
         self.provenance: dict[str, Any] = {}
         self.spans: dict[str, tuple[float, float]] = {}
@@ -68,8 +63,6 @@ class OurSystem:
         start = time.perf_counter()
         summary, analysis = run_case(ct, output, self.predictor, scene=self.scene, overwrite=True)
         total = time.perf_counter() - start
-        if self.literal is not None and not self.literal.used:
-            raise RuntimeError("The pipeline does not call the head any more: Eq. 14 was not drawn literally.")
         self.provenance = analysis.prediction.provenance
         measured = self.clock.take()
         load = measured.pop("load", 0.0)
@@ -103,18 +96,9 @@ class OurSystem:
         stated = {
             name: self.provenance.get(name) for name in ("device", "engine", "precision", "tiles", "input_voxels")
         }
-        return stated | {"passes": 1, "extrapolated": False, "without": self.without}
+        return stated | {"without": self.without}
 
     def _time_steps(self) -> None:
-        load = predictor.load_network
-
-        def load_and_hook(*args: Any) -> Any:
-            network = load(*args)
-            if self.literal is not None:
-                self.literal.attach(network.head)
-            return network
-
-        predictor.load_network = load_and_hook
         self.clock.wrap(predictor, "load_network", "load")
         self.clock.wrap(self.predictor, "predict", "predict")
         for owner, name, span in (

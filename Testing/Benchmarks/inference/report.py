@@ -10,15 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from inference import plots
-from inference.summary import LINEAR, STAGES, Row, fits, marks_of, number, rows, targets
+from inference.plots import draw_stages
+from inference.summary import STAGES, Row, mark_of, number, rows, targets
 from inference.tasks import (
     SYSTEMS,
     BenchmarkSettings,
     Task,
     network_name,
     size_title,
-    system_label,
     system_title,
     way_title,
 )
@@ -27,14 +26,15 @@ NOTES = (
     "Seconds are medians of warm runs; the first run is reported apart, as importing and loading are.",
     "*End to end* is from the CT's file to the files of segmentation, probability and, but for (a), variance. What "
     "stock nnU-Net has no counterpart of (regions, overlay and report, Slicer scene) comes on top and stands apart.",
-    "(a) and (b) go nnU-Net's way without further processes, with its own preprocessing and export, without mirroring.",
-    "(b) repeats the same network, since what K passes cost does not depend on what they say.",
+    "(a) goes nnU-Net's way without further processes, with its own preprocessing and export, without mirroring.",
     "*Distance to the limit* has warm runs of its own; plain calls do about the same work without checks, those of "
     "SimpleITK with all of its threads.",
     "Peak memory is that of the measurement's own process, all stages included; the scene is written by another one.",
-    "\\* extrapolated: fewer than K passes were measured, and their seconds multiplied. "
     "† no warm run fitted the limit, so the first one counts, which is slower.",
 )
+
+
+PICTURE = "stages.png"
 
 
 def write_report(
@@ -57,22 +57,26 @@ def write_report(
         "networks": networks,
         "targets": targets(table, entries, networks, amx="amx_bf16" in machine.get("instructions", ())),
         "systems": table,
-        "fits": fits(table),
         "sampling": _of("sampling", entries),
-        "accuracy": _of("accuracy", entries),
         "interactive": _of("interactive", entries),
         "distance": _of("distance", entries),
-        "display": _of("display", entries),
         "failed": failed,
     }
     text = json.dumps(summary, indent=2, ensure_ascii=False)
     (folder / "benchmark.json").write_text(text + "\n", encoding="utf-8")
-    pictures = plots.draw_all(summary, folder)
-    (folder / "benchmark.md").write_text(markdown(summary, pictures), encoding="utf-8")
+    write_markdown(summary, folder)
     return summary
 
 
-def markdown(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
+def write_markdown(summary: dict[str, Any], folder: Path) -> None:
+    """Write `benchmark.md`, and draw its picture."""
+    measured = [row for row in summary["systems"] if "failed" not in row]
+    if measured:
+        draw_stages(measured, folder / PICTURE)
+    (folder / "benchmark.md").write_text(markdown(summary), encoding="utf-8")
+
+
+def markdown(summary: dict[str, Any]) -> str:
     """The report as text."""
     parts = ["# Inference benchmark", _machine(summary), "## What must be shown", _targets(summary["targets"])]
     for network in dict.fromkeys(row["network"] for row in summary["systems"]):
@@ -81,9 +85,8 @@ def markdown(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         own = [row for row in summary["systems"] if row["network"] == network]
         for size in dict.fromkeys(tuple(row["size"]) for row in own):
             parts += [f"### {size_title(size)} voxels", _systems([row for row in own if tuple(row["size"]) == size])]
-    parts += [_fits(summary["fits"]), _sampling(summary["sampling"]), _accuracy(summary["accuracy"])]
-    parts += [_distance(summary.get("distance", [])), _latency(summary)]
-    parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
+    parts += [_sampling(summary["sampling"]), distance_table(summary["distance"]), _latency(summary["interactive"])]
+    parts += [f"![stages]({PICTURE})"] * any("failed" not in row for row in summary["systems"])
     failed = [f"Not measured: {each['what']}: {each['why']}" for each in summary["failed"]]
     parts += ["## Notes", "\n".join(f"- {note}" for note in (*NOTES, *failed))]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -111,7 +114,7 @@ def _targets(found: Sequence[dict[str, Any]]) -> str:
     words = {True: "yes", False: "**no**", None: ""}
     return _table(
         ("ratio", "where", "value", "wanted", "holds"),
-        [(t["what"], t["where"], number(t["value"]) + _marks(t["marks"]), bound(t), words[t["met"]]) for t in found],
+        [(t["what"], t["where"], number(t["value"]) + t["marks"], bound(t), words[t["met"]]) for t in found],
     )
 
 
@@ -138,14 +141,13 @@ def _systems(table: Sequence[Row]) -> str:
         for name in names
     ]
     lines += [
-        line("**end to end, s**", lambda row: f"**{number(row['volumes_s'])}**{_marks(marks_of(row))}"),
+        line("**end to end, s**", lambda row: f"**{number(row['volumes_s'])}**{mark_of(row)}"),
         line("with regions, report, scene, s", lambda row: number(row["total_s"])),
         line("first run with importing and loading, s", lambda row: number(row["cold_s"])),
         line("- importing, s", lambda row: number(row["import_s"])),
         line("- loading, s", lambda row: number(row["load_s"])),
         line("peak memory, GB", lambda row: number(row["peak_bytes"] / 1e9)),
         line("tiles", lambda row: str(row["tiles"] or "–")),
-        line("passes measured", lambda row: str(row["passes"] or "–")),
         line("runs", lambda row: str(row["runs"])),
         line("device", lambda row: f"{row['device']}, {row['precision']}"),
         line("engine", lambda row: row.get("engine") or "–"),
@@ -161,31 +163,13 @@ def _systems(table: Sequence[Row]) -> str:
     return (_table(heads, lines) if good else "") + without
 
 
-def _fits(found: Sequence[dict[str, Any]]) -> str:
-    if not found:
-        return ""
-    against = {"all": "end to end against voxels of the CT"} | LINEAR
-    lines = [
-        (
-            network_name(f["network"]),
-            system_label(f["system"]),
-            against[f["of"]],
-            number(f["seconds_per_mvoxel"]),
-            f"{f['r2']:.4f}",
-        )
-        for f in found
-    ]
-    heads = ("network", "system", "what", "s per million voxels", "R²")
-    return "## Cost against size: straight lines\n\n" + _table(heads, lines)
-
-
 def _sampling(entries: Sequence[dict[str, Any]]) -> str:
     parts = []
     for entry in entries:
         ks = list(dict.fromkeys((*entry["c_s"], *entry["d_s"])))
         lines = [
-            (SYSTEMS[system], *(number(entry[f"{system}_s"][k]) if k in entry[f"{system}_s"] else "–" for k in ks))
-            for system in ("c", "d")
+            (title, *(number(entry[f"{letter}_s"][k]) if k in entry[f"{letter}_s"] else "–" for k in ks))
+            for letter, title in (("c", "Eq. 14 literally, K samples"), ("d", SYSTEMS["d"]))
         ]
         lines.append((SYSTEMS["e"], *[number(entry["e_s"])] * len(ks)))
         patch = " x ".join(map(str, entry["patch"]))
@@ -197,40 +181,18 @@ def _sampling(entries: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(["## The sampling stage alone", *parts]) if parts else ""
 
 
-def _accuracy(entries: Sequence[dict[str, Any]]) -> str:
-    parts = []
-    for entry in entries:
-        lines = [
-            (name, *(f"{errors[f'{what}_{kind}']:.1e}" for what in ("mean", "variance") for kind in ("largest", "rms")))
-            for name, errors in entry["errors"].items()
-        ]
-        heads = ("system, backbone in", "mean, largest", "mean, rms", "variance, largest", "variance, rms")
-        tile = " x ".join(map(str, entry["tile"]))
-        parts.append(
-            f"### {network_name(entry['network'])}, one tile of {tile} voxels, K = {entry['samples']}\n\n"
-            + _table(heads, lines)
-        )
-    return "\n\n".join(["## Error against a float64 reference", *parts]) if parts else ""
-
-
-def _latency(summary: dict[str, Any]) -> str:
+def _latency(entries: Sequence[dict[str, Any]]) -> str:
     lines = []
-    for entry in summary["interactive"]:
+    for entry in entries:
         runs = [run["total"] for run in entry["warm"]]
         parts = (network_name(entry["network"]), size_title(entry["size"]), f"{entry['tiles']} tiles")
         where = ", ".join(filter(None, (*parts, way_title(entry.get("system") or "e"))))
         lines.append((f"first result in 128 x 128 x 128 voxels ({where})", number(statistics.median(runs))))
-    names = {
-        "regions_s": "doubtful regions at a new threshold (512 x 512 x 300)",
-        "threshold_s": "the same, with the scene and the review",
-        "map_s": "another map",
-    }
-    for entry in summary["display"]:
-        lines += [(title, number(statistics.median(entry[name]))) for name, title in names.items() if name in entry]
     return "## What a user waits for, warm\n\n" + _table(("", "seconds, median"), lines) if lines else ""
 
 
-def _distance(entries: Sequence[dict[str, Any]]) -> str:
+def distance_table(entries: Sequence[dict[str, Any]]) -> str:
+    """How far cases are from their limit; empty where none was measured."""
     parts = []
     for entry in entries:
         limit, per_voxel = entry["limit_s"], 1e9 / entry["voxels"]
@@ -262,7 +224,3 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Of Markdown; the first column is text, the others are numbers."""
     rule = "| --- |" + " ---: |" * (len(heads) - 1)
     return "\n".join([f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)])
-
-
-def _marks(marks: Iterable[str]) -> str:
-    return "".join(sorted(marks)).replace("*", "\\*")

@@ -30,10 +30,8 @@ GROUPS = {
     "network": "Making networks",
     "system": "Systems",
     "sampling": "Sampling",
-    "accuracy": "Accuracy",
     "interactive": "Region",
     "distance": "Distance",
-    "display": "Display",
 }
 """What is shown of each kind of measurement while it runs."""
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from inference.literal import literal_moments
 from inference.measure import settle
 from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype, select_device
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import load_network
-from MoBUncertaintyLib.network.moments import moments
+from MoBUncertaintyLib.network.distribution import LogitGaussian
+from MoBUncertaintyLib.network.moments import Moments, moments
 
 SAMPLES = (1, 5, 10, 30, 100)
 
@@ -59,6 +60,26 @@ def measure_sampling(model: Model, device: str, repeats: int, samples: int, limi
             result[f"{system}_s"] = seconds
     precision = str(autocast_dtype(where)).split(".")[-1]
     return result | {"device": str(where), "precision": precision, "patch": patch}
+
+
+def literal_moments(gaussian: LogitGaussian, samples: int, generator: torch.Generator | None = None) -> Moments:
+    """Eq. 13 as printed: the softmax of K draws of eta = mu + sqrt(d) z1 + B_m diag(a) z2, their mean and variance.
+
+    Both normals are drawn for every voxel, also where the model's own z2 is shared by voxels: the moments are the same.
+    One sample at a time, which is the kinder reading: all at once would need K times the memory.
+    """
+    mean, deviation, loading = gaussian.mean, gaussian.variance().sqrt(), gaussian.loading.dense()  # (B, C, R, *S)
+
+    def draw() -> Tensor:
+        z1 = torch.randn(mean.shape, generator=generator, device=mean.device)
+        z2 = torch.randn((len(mean), *loading.shape[2:]), generator=generator, device=mean.device)
+        return torch.softmax(mean + deviation * z1 + torch.einsum("bcr...,br...->bc...", loading, z2), dim=1)[:, 1:]
+
+    first = second = 0
+    for _ in range(samples):
+        p = draw()
+        first, second = first + p, second + p.square()
+    return Moments(first / samples, second / samples - (first / samples).square())
 
 
 class _Timer:

@@ -16,13 +16,6 @@ STAGES = (
 )  # fmt: skip
 BEYOND_VOLUMES = ("regions", "report", "scene")
 """Stages that stock nnU-Net has no counterpart of; ratios to it are without them."""
-NETWORK_STAGES = ("backbone", "moments", "blend")
-LINEAR = {
-    "network": "backbone, moments and blending against voxels at the network's spacing",
-    "grid": "other stages against voxels of the CT",
-}
-"""What has to be linear. Their sum need not be: a larger CT of the same field has as many voxels for the network."""
-
 END_TO_END = {(128, 128, 128): (0.6, 0.3), (512, 512, 300): (0.2, 0.08)}
 """Largest ratio of (e) to (a) with the small network, and with AMX, which computes bfloat16 several times as fast."""
 
@@ -65,7 +58,6 @@ def _medians(results: Sequence[dict[str, Any]]) -> Row:
     return {
         "runs": len(runs),
         "first_run_only": not warm,
-        "extrapolated": any(result["extrapolated"] for result in results),
         "total_s": median(run["total"] for run in runs),
         "volumes_s": median(volumes_seconds(run) for run in runs),
         "stages_s": {name: median(run["stages"].get(name, 0.0) for run in runs) for name in ordered},
@@ -74,10 +66,7 @@ def _medians(results: Sequence[dict[str, Any]]) -> Row:
         "cold_s": median(result["import_s"] + result["load_s"] + result["cold"]["total"] for result in results),
         "peak_bytes": max(result["peak_bytes"] for result in results),
         "gpu_peak_bytes": max(gpu) if gpu else None,
-        **{
-            name: last.get(name)
-            for name in ("tiles", "passes", "input_voxels", "device", "engine", "precision", "without")
-        },
+        **{name: last.get(name) for name in ("tiles", "input_voxels", "device", "engine", "precision", "without")},
     }
 
 
@@ -112,11 +101,6 @@ def targets(
             found.append(_region_seconds(entry, amx))
         if entry["task"]["kind"] == "distance" and "result" in entry:
             found += _distance(entry)
-    for fit in fits(table):
-        if split_system(fit["system"])[0] == "e" and fit["of"] in LINEAR:
-            what = f"(e), {LINEAR[fit['of']]}: R² of a straight line"
-            where = ", ".join(filter(None, (network_name(fit["network"]), way_title(fit["system"]))))
-            found.append(_target(what, where, fit["r2"], 0.99, at_most=False))
     return found
 
 
@@ -131,7 +115,6 @@ def _ratios(
     end_to_end = END_TO_END.get(size, (1.0, 1.0))[fast] if network == "small" else 1.0
     wanted = [
         ("(e) / (a), end to end", "e", "a", "volumes_s", end_to_end, True),
-        ("(b) / (e), end to end", "b", "e", "volumes_s", 20.0, False),
         ("(d) / (e), end to end", "d", "e", "volumes_s", 1.1 if network == "large" else None, True),
         ("(a) / (e-adaptive), end to end", "a", "e-adaptive", "volumes_s", None if random else 2.5, False),
         (
@@ -147,13 +130,13 @@ def _ratios(
     found = []
     for what, over, under, name, bound, at_most in wanted:
         if over in systems and under in systems and systems[under].get(name) and systems[over].get(name):
-            marks = {mark for system in (over, under) for mark in marks_of(systems[system])}
-            found.append(_target(what, where, systems[over][name] / systems[under][name], bound, at_most, marks))
+            mark = mark_of(systems[over]) or mark_of(systems[under])
+            found.append(_target(what, where, systems[over][name] / systems[under][name], bound, at_most, mark))
     if "e" in systems:
         stages = systems["e"]["stages_s"]
         share = stages["moments"] / stages["backbone"]
-        marks = marks_of(systems["e"])
-        found.append(_target("(e): heads and moments / backbone", where, share, bounds.get(network), True, marks))
+        mark = mark_of(systems["e"])
+        found.append(_target("(e): heads and moments / backbone", where, share, bounds.get(network), True, mark))
     return found
 
 
@@ -185,57 +168,9 @@ def _region_seconds(entry: Entry, amx: bool) -> dict[str, Any]:
     return _target("region of 128 x 128 x 128 voxels, warm, s", where, seconds, 1.0 if fast else None, True)
 
 
-def fits(table: Sequence[Row]) -> list[dict[str, Any]]:
-    """Straight lines through cost against size, for each network and system that has at least three sizes that differ.
-
-    `of` is `all`: seconds end to end against the CT's voxels; `network`: seconds of the network's stages against voxels
-    at the network's spacing, which is what these depend on; or `grid`: the other seconds against the CT's voxels.
-    """
-    groups: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in table:
-        if "failed" not in row:
-            groups[row["network"], row["system"]].append(row)
-    made = []
-    for (network, system), group in groups.items():
-        points: dict[str, list[tuple[int, float]]] = {"all": [], "network": [], "grid": []}
-        for row in group:
-            within = network_seconds(row)
-            points["all"].append((_count(row["size"]), row["volumes_s"]))
-            points["grid"].append((_count(row["size"]), row["volumes_s"] - within))
-            if row["input_voxels"]:
-                points["network"].append((_count(row["input_voxels"]), within))
-        for of, found in points.items():
-            if differing(x for x, _ in found) >= 3:
-                made.append({"network": network, "system": system, "of": of, **linear_fit(*zip(*found, strict=True))})
-    return made
-
-
-def differing(sizes: Iterable[int], factor: float = 1.5) -> int:
-    """How many sizes are left of those that are not at least this factor above the one before."""
-    kept: list[int] = []
-    for size in sorted(sizes):
-        if not kept or size >= factor * kept[-1]:
-            kept.append(size)
-    return len(kept)
-
-
-def network_seconds(row: Row) -> float:
-    """Seconds of the stages that work on tiles."""
-    return sum(row["stages_s"].get(name, 0.0) for name in NETWORK_STAGES)
-
-
-def linear_fit(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
-    """Least squares: seconds per million voxels, seconds at none, and R²."""
-    slope, constant = np.polyfit(np.divide(x, 1e6), y, 1)
-    residual = np.subtract(y, slope * np.divide(x, 1e6) + constant)
-    spread = np.square(np.subtract(y, np.mean(y))).sum()
-    r2 = 1.0 - float(np.square(residual).sum() / spread) if spread else 1.0
-    return {"seconds_per_mvoxel": float(slope), "seconds": float(constant), "r2": r2}
-
-
-def marks_of(row: Row) -> set[str]:
-    """`*` where passes were extrapolated, `†` where only a first run was made."""
-    return ({"*"} if row["extrapolated"] else set()) | ({"†"} if row["first_run_only"] else set())
+def mark_of(row: Row) -> str:
+    """`†` where only a first run was made."""
+    return "†" if row["first_run_only"] else ""
 
 
 def number(value: float) -> str:
@@ -243,14 +178,11 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _target(
-    what: str, where: str, value: float, bound: float | None, at_most: bool, marks: Iterable[str] = ()
-) -> dict[str, Any]:
+def _target(what: str, where: str, value: float, bound: float | None, at_most: bool, mark: str = "") -> dict[str, Any]:
     met = None if bound is None else bool(value <= bound if at_most else value >= bound)
-    marked = "".join(sorted(marks))
     return {
         "what": what, "where": where, "value": float(value), "bound": bound, "at_most": at_most, "met": met,
-        "marks": marked,
+        "marks": mark,
     }  # fmt: skip
 
 

@@ -16,18 +16,15 @@ from MoBUncertaintyLib.prediction import EngineName, Precision
 
 SYSTEMS = {
     "a": "stock nnU-Net",
-    "b": "stock nnU-Net, K passes",
-    "c": "Eq. 14 literally, K samples",
     "d": "our Monte Carlo, K samples",
     "e": "our closed form",
     "e-adaptive": "closed form, adaptive tiling",
 }
-STOCK = ("a", "b")
 AUTO = ("auto", "auto")
 ENGINES = {"auto": "", "torch": "PyTorch", "openvino": "OpenVINO"}
 # Whatever slows the machine down for a while should not hit one system alone.
-INTERLEAVED = ("a", "e", "e-adaptive", "d", "c", "b")
-PARTS = ("systems", "sampling", "accuracy", "interactive", "distance", "display")
+INTERLEAVED = ("a", "e", "e-adaptive", "d")
+PARTS = ("systems", "sampling", "interactive", "distance")
 
 Size = tuple[int, int, int]
 Way = tuple[str, str]
@@ -46,16 +43,16 @@ class BenchmarkSettings:
         repeats: Warm runs of each measurement.
         rounds: How often all systems take their turn.
         samples: K.
-        limit: Seconds that one measurement may take before it makes do with fewer runs and passes.
+        limit: Seconds that one measurement may take before it makes do with fewer runs.
         device: As for `predict`.
         threads: Of the CPU; None: torch's own choice.
-        engines, precisions: Of our systems, as for `predict`; e is measured with every pair of them, c and d with the
-            first one.
+        engines, precisions: Of our systems, as for `predict`; e is measured with every pair of them, d with the first
+            one.
     """
 
     networks: tuple[str, ...] = ("small", "large")
     sizes: tuple[Size, ...] = ((128, 128, 128), (192, 192, 192), (256, 256, 256), (512, 512, 300))
-    systems: tuple[str, ...] = ("a", "b", "c", "d", "e")
+    systems: tuple[str, ...] = ("a", "d", "e")
     parts: tuple[str, ...] = PARTS
     repeats: int = 3
     rounds: int = 2
@@ -123,7 +120,7 @@ class Task:
         """Expected seconds, very roughly and up to a factor that all share: for the time left."""
         voxels = 1.0 if self.size is None else self.size[0] * self.size[1] * self.size[2] / 1e6
         network = 20.0 if self.network == "large" else 1.0
-        return (2 + voxels * network) * {"b": 10.0, "c": 2.0}.get(self.system or "", 1.0)
+        return 2 + voxels * network
 
 
 def network_name(network: str) -> str:
@@ -133,7 +130,7 @@ def network_name(network: str) -> str:
 
 def in_way(letter: str, way: Way) -> str:
     """Name a system that runs in this way, such as e@openvino-bfloat16; the inverse is `split_system`."""
-    return letter if letter in STOCK or way == AUTO else f"{letter}@{'-'.join(way)}"
+    return letter if letter == "a" or way == AUTO else f"{letter}@{'-'.join(way)}"
 
 
 def split_system(system: str) -> tuple[str, Way]:
@@ -153,11 +150,6 @@ def system_title(system: str) -> str:
     """A system for people, such as (e) our closed form, OpenVINO bfloat16."""
     letter = split_system(system)[0]
     return ", ".join(filter(None, (f"({letter}) {SYSTEMS[letter]}", way_title(system))))
-
-
-def system_label(system: str) -> str:
-    """The same without its name: (e) OpenVINO bfloat16."""
-    return f"({split_system(system)[0]}) {way_title(system)}".strip()
 
 
 def size_name(size: Sequence[int]) -> str:
@@ -212,8 +204,6 @@ def plan(settings: BenchmarkSettings) -> list[Task]:
             ]
         if "sampling" in settings.parts:
             tasks.append(Task("sampling", network, options=runs))
-        if "accuracy" in settings.parts:
-            tasks.append(Task("accuracy", network, settings.sizes[0], options=common | {"samples": settings.samples}))
         if "interactive" in settings.parts:
             tasks += [
                 Task(
@@ -229,8 +219,6 @@ def plan(settings: BenchmarkSettings) -> list[Task]:
         if "distance" in settings.parts:
             options = common | {"repeats": settings.repeats}
             tasks.append(Task("distance", network, largest, in_way("e-adaptive", ways[0]), 0, options))
-    if "display" in settings.parts:
-        tasks.append(Task("display", options={"repeats": settings.repeats}))
     return tasks
 
 

@@ -24,11 +24,11 @@ def finished_machine() -> dict[str, Any]:
 def measurement(system: str, seconds: float, size: tuple[int, ...] = (512, 512, 300), **changes: Any) -> dict[str, Any]:
     """A measurement whose warm runs took `seconds` end to end, half of it in the backbone."""
     stages = {"read": 0.1 * seconds, "backbone": 0.5 * seconds, "blend": 0.4 * seconds}
-    if system not in ("a", "b"):
+    if system != "a":
         stages |= {"moments": 0.008 * seconds, "blend": 0.392 * seconds, "regions": 3.0, "scene": 5.0}
     warm = [{"total": sum(stages.values()) * f, "stages": {k: v * f for k, v in stages.items()}} for f in (1, 0.9, 1.2)]
     result = {"import_s": 2.0, "load_s": 1.0, "cold": warm[-1], "warm": warm, "peak_bytes": 4e9, "tiles": 60}
-    result |= {"extrapolated": False, "passes": 1, "input_voxels": [int(np.prod(size)) // 8, 1, 1], "device": "cpu"}
+    result |= {"input_voxels": [int(np.prod(size)) // 8, 1, 1], "device": "cpu"}
     task = Task("system", "large", tuple(size), system)
     return {"key": task.key, "task": asdict(task), "revision": "abc", "result": result | changes}
 
@@ -40,25 +40,25 @@ def judged(entries: list[dict[str, Any]], **networks: Any) -> dict[str, dict[str
 def test_ratios_bounds_and_marks_are_right() -> None:
     entries = [
         measurement("a", 100.0, peak_bytes=10e9),
-        measurement("b", 2000.0, extrapolated=True, passes=3),
         measurement("d", 84.0),
         measurement("e", 80.0, peak_bytes=4e9),
         measurement("e-adaptive", 50.0, tiles=15),
     ]
     found = judged(entries)
     expected = {
-        "(e) / (a), end to end": (0.8, True, ""),
-        "(b) / (e), end to end": (25.0, True, "*"),
-        "(d) / (e), end to end": (1.05, True, ""),
-        "(a) / (e-adaptive), end to end": (2.0, False, ""),
-        "tiles, full / adaptive": (4.0, True, ""),
-        "peak memory, (e) / (a)": (0.4, True, ""),
-        "(e): heads and moments / backbone": (0.016, True, ""),
+        "(e) / (a), end to end": (0.8, True),
+        "(d) / (e), end to end": (1.05, True),
+        "(a) / (e-adaptive), end to end": (2.0, False),
+        "tiles, full / adaptive": (4.0, True),
+        "peak memory, (e) / (a)": (0.4, True),
+        "(e): heads and moments / backbone": (0.016, True),
     }
     assert found.keys() == expected.keys()
-    for what, (value, met, marks) in expected.items():
+    for what, (value, met) in expected.items():
         assert found[what]["value"] == pytest.approx(value), what
-        assert (found[what]["met"], found[what]["marks"]) == (met, marks), what
+        assert (found[what]["met"], found[what]["marks"]) == (met, ""), what
+    first_only = judged([measurement("a", 100.0, warm=[]), measurement("e", 80.0)])
+    assert first_only["(e) / (a), end to end"]["marks"] == "†"
     random = judged(entries, large={"random_weights": True})
     assert random["tiles, full / adaptive"]["met"] is None, "random weights find no organ"
     small_ct = judged([measurement("a", 1.0, SIZE), measurement("e", 1.1, SIZE)])
@@ -80,7 +80,7 @@ def test_distance_to_the_limit_is_judged_for_a_whole_ct_and_shown_in_ns_a_voxel(
     expected |= {"scene, s more": (1.0, True)}
     assert {what: (target["value"], target["met"]) for what, target in found.items()} == expected
     assert {target["met"] for target in judged([distance(SIZE)]).values()} == {None}
-    text = report._distance(report._of("distance", [distance(SIZE)]))
+    text = report.distance_table(report._of("distance", [distance(SIZE)]))
     assert "| read | 100 | 80 | A |" in text
     assert "| write | 50 | 200 | B |" in text
     assert "5 s; the limit is 4 s (read 1 s, write 0.5 s, network 2.5 s)" in text
@@ -93,31 +93,15 @@ def test_what_failed_is_said_and_judged_by_nothing() -> None:
     assert "failed" not in summary.rows([failed, measurement("a", 1.0)])[0]
 
 
-def test_lines_through_cost_against_size() -> None:
-    sizes = [(100, 100, 100), (200, 100, 100), (400, 100, 100)]
-    entries = [measurement("e", 2.0 + 3.0 * size[0] / 100, size) for size in sizes]
-    by = {fit["of"]: fit for fit in summary.fits(summary.rows(entries))}
-    assert by["all"]["seconds_per_mvoxel"] == pytest.approx(3.0) and by["all"]["seconds"] == pytest.approx(2.0)
-    assert by["network"]["seconds_per_mvoxel"] == pytest.approx(0.9 * 3.0 * 8)
-    assert all(fit["r2"] == pytest.approx(1.0) for fit in by.values())
-    assert summary.fits(summary.rows(entries[:2])) == []
-
-
 def test_report_is_written_with_its_pictures(tmp_path: Path) -> None:
     entries = [measurement(s, t, size) for s, t in (("a", 9.0), ("e", 8.0)) for size in [SIZE, (512, 512, 300)]]
     found = report.write_report(tmp_path, BenchmarkSettings(), entries, finished_machine())
-    assert (tmp_path / "cost-by-size.png").exists() and len(found["systems"]) == 4
+    assert (tmp_path / "stages.png").exists() and len(found["systems"]) == 4
     assert "### 512 x 512 x 300 voxels" in (tmp_path / "benchmark.md").read_text(encoding="utf-8")
 
 
-def test_sizes_that_hardly_differ_make_no_line() -> None:
-    sizes = [(100, 100, 100), (101, 100, 100), (400, 100, 100)]
-    assert summary.fits(summary.rows([measurement("e", size[0] / 100, size) for size in sizes])) == []
-    assert summary.differing([10, 11, 15, 16, 40]) == 3
-
-
 def test_networks_of_one_name_are_refused() -> None:
-    with pytest.raises(SettingsError, match="last part of their paths"):
+    with pytest.raises(SettingsError):
         BenchmarkSettings(networks=("here/model", "there/model/"))
 
 
@@ -127,11 +111,10 @@ def test_engines_and_precisions_are_systems_of_their_own() -> None:
     turn = [t.system for t in planned if t.kind == "system" and t.size == (128,) * 3]
     ways = ["torch-float32", "torch-bfloat16", "openvino-float32", "openvino-bfloat16"]
     closed = [f"{letter}@{way}" for letter in ("e", "e-adaptive") for way in ways]
-    assert turn == ["a", *closed, "d@torch-float32", "c@torch-float32", "b"]
+    assert turn == ["a", *closed, "d@torch-float32"]
     assert [t.system for t in planned if t.kind == "interactive"] == closed[4:]
     asked = settings_of("e-adaptive@openvino-bfloat16", "cpu", 7)
     assert (asked.engine, asked.precision, asked.tiling) == ("openvino", "bfloat16", "adaptive")
-    assert settings_of("c@openvino-float32", "cpu", 7).engine == "torch", "the literal formula hangs on PyTorch's head"
     entries = [measurement(s, seconds) for s, seconds in (("a", 100.0), (closed[0], 50.0), (closed[3], 8.0))]
     found = summary.targets(summary.rows(entries), entries, {})
     ratios = [(t["where"], t["value"]) for t in found if t["what"] == "(e) / (a), end to end"]

@@ -3,7 +3,7 @@
     mob-uncertainty benchmark --gpu-check --output FOLDER
 
 `check` runs the steps one after another, each in a process of its own (`inference.child`), since a fault on a GPU ends
-everything in its process; `rows` writes what a step finds, row by row. The steps are in `steps`: `paths` (every number
-format, memory layout, with and without torch.compile), `volumes` (whole predictions, and the ladder of steps that are
-taken when memory runs out) and `training`. `report` makes the table. Without a GPU everything runs on the CPU, smaller.
+everything in its process; `rows` writes what a step finds, row by row. The steps are in `steps`: `paths` (one tile in
+every number format) and `volumes` (whole predictions, and the ladder of steps that are taken when memory runs out).
+`report` makes the table. Without a GPU everything runs on the CPU, smaller.
 """

@@ -12,8 +12,7 @@ from inference import machine
 from inference.gpu.report import write_report
 from inference.gpu.rows import FAILED, FILE, SKIPPED, Row, no_time, read, write
 from inference.run import ROOT, Step, Store, in_child
-from inference.summary import volumes_seconds
-from inference.tasks import SYSTEMS, Size, Task, network_name, size_title
+from inference.tasks import Size, Task, network_name
 from MoBUncertaintyLib.errors import Cancelled
 
 BUDGET = 480.0
@@ -22,8 +21,6 @@ SAMPLES_ON_CPU = 8
 """K, if less than asked for: it is what takes longest there."""
 GPU_SIZE, CPU_SIZE = (256, 256, 256), (64, 64, 64)
 """Voxels of the CT."""
-LIMIT = 20.0
-"""Seconds for the K passes of stock nnU-Net, before it makes do with fewer."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,6 @@ class Part:
         title: For people.
         task: What it does.
         needs: Seconds that it needs at least, roughly: it is not begun with less.
-        without: Of a network that could not be made, nothing else is checked.
     """
 
     title: str
@@ -94,9 +90,7 @@ def run_check(
             write(rows, Row(part.task.kind, part.title, SKIPPED, no_time(part.needs)))
             continue
         outcome = _within(part.task, folder, until, cancelled)
-        if part.task.kind == "system" and "result" in outcome:
-            write(rows, _system_row(part, outcome["result"]))
-        elif "result" not in outcome:
+        if "result" not in outcome:
             late = outcome.get("late", False)
             why = "It was stopped when the time was over." if late else f"Its process failed: {outcome['failed']}"
             write(rows, Row(part.task.kind, part.title, SKIPPED if late else FAILED, why))
@@ -109,37 +103,20 @@ def run_check(
 def plan(
     networks: tuple[str, ...], device: str, gpu: bool, samples: int, threads: int | None, size: Size, until: float
 ) -> list[Part]:
-    """The processes in their order: what matters most comes first, and torch.compile, which takes longest, last."""
+    """The processes in their order: what matters most comes first."""
     used = [name for name in networks if gpu or name != "large"]
     drawn = samples if gpu else min(samples, SAMPLES_ON_CPU)
     common = {"device": device, "threads": threads, "samples": drawn, "repeats": 20 if gpu else 1}
     parts = [Part("the CT", Task("cases", size=size), 0.0)]
     parts += [Part(f"network {network_name(name)}", Task("network", name), 0.0) for name in used]
 
-    def steps(network: str, needs: float, *names: str) -> Part:
-        options = common | {"steps": names, "until": until}
-        return Part(
-            f"{network_name(network)}: {', '.join(names)}", Task("gpu-check", network, size, options=options), needs
-        )
-
     for name in used:
-        slow = 15.0 if name == "large" else 0.0
         # A CPU would take minutes for whole predictions of the large network.
-        whole = ("predictions",) if name != "large" else ()
-        parts.append(steps(name, 10.0 + slow, "tiles", "samples", *whole))
-        if name != "large":
-            parts.append(steps(name, 10.0, "memory"))
-        parts.append(steps(name, 10.0, "training"))
-        options = common | {"repeats": 1, "limit": LIMIT}
-        parts += [
-            Part(
-                f"{network_name(name)}, {size_title(size)}, ({letter}) {SYSTEMS[letter]}",
-                Task("system", name, size, letter, 0, options),
-                (30.0 if letter == "b" else 10.0) + slow,
-            )
-            for letter in (SYSTEMS if name != "large" else ("a", "e"))
-        ]
-    return parts + [steps(name, 20.0, "compiled") for name in used]
+        groups = [("tiles", "samples")] if name == "large" else [("tiles", "samples", "predictions"), ("memory",)]
+        for steps in groups:
+            task = Task("gpu-check", name, size, options=common | {"steps": steps, "until": until})
+            parts.append(Part(f"{network_name(name)}: {', '.join(steps)}", task, 25.0 if name == "large" else 10.0))
+    return parts
 
 
 def _within(task: Task, folder: Path, until: float, cancelled: Callable[[], bool]) -> dict[str, Any]:
@@ -158,20 +135,3 @@ def _within(task: Task, folder: Path, until: float, cancelled: Callable[[], bool
         if not late:
             raise
         return {"late": True}
-
-
-def _system_row(part: Part, result: dict[str, Any]) -> Row:
-    run = (result["warm"] or [result["cold"]])[-1]
-    values = {
-        "warm_s": volumes_seconds(run),
-        "first_s": result["import_s"] + result["load_s"] + result["cold"]["total"],
-        **{f"{name}_s": run["stages"][name] for name in ("backbone", "moments") if name in run["stages"]},
-        "tiles": result["tiles"],
-        "ran_on": f"{result['device']}, {result['engine']}, {result['precision']}",
-        "host_gb": result["peak_bytes"] / 1e9,
-    }
-    if "gpu_peak_bytes" in result:
-        values["peak_gb"] = result["gpu_peak_bytes"] / 1e9
-    if result["extrapolated"]:
-        values["passes"] = result["passes"]
-    return Row("system", part.title, values=values, seconds=0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +13,10 @@ import torch
 from torch import Tensor
 
 from inference.gpu.rows import ResultError, Rows
-from inference.literal import literal_moments
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.covariance import Scope
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.network.backbone import StochasticNetwork, load_network
+from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.moments import Moments, moments
 from MoBUncertaintyLib.prediction import Precision
 
@@ -38,19 +36,13 @@ class Path:
     Attributes:
         precision: Of the backbone.
         tf32: Let a GPU round float32 to TF32 in convolutions and matrix products; PyTorch's default for convolutions.
-        channels_last: Memory layout of weights and tile.
-        compiled: By torch.compile: the backbone, and heads with moments. On a CPU, where making code takes a minute,
-            they are only traced.
     """
 
     precision: Precision
     tf32: bool = False
-    channels_last: bool = False
-    compiled: bool = False
 
     def __str__(self) -> str:
-        layout = ", channels-last" if self.channels_last else ""
-        return f"{self.precision}{', TF32' * self.tf32}{layout}{', compiled' * self.compiled}"
+        return f"{self.precision}{', TF32' * self.tf32}"
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -60,15 +52,8 @@ class Path:
 
 def paths(device: torch.device) -> list[Path]:
     """All that make sense on a device; the plainest come first."""
-    eager = [Path(Precision.FLOAT32), Path(Precision.BFLOAT16), Path(Precision.FLOAT32, channels_last=True)]
-    compiled = [Path(Precision.FLOAT32, compiled=True)]
-    if device.type == "cuda":
-        half = (Precision.BFLOAT16, Precision.FLOAT16)
-        eager = [Path(Precision.FLOAT32), Path(Precision.FLOAT32, tf32=True)]
-        eager += [Path(precision, channels_last=layout) for layout, precision in itertools.product((False, True), half)]
-        compiled = [Path(Precision.BFLOAT16, compiled=True), Path(Precision.FLOAT32, tf32=True, compiled=True)]
-        compiled += [Path(Precision.FLOAT16, compiled=True), Path(Precision.BFLOAT16, False, True, True)]
-    return eager + compiled
+    on_gpu = [Path(Precision.FLOAT32, tf32=True), Path(Precision.FLOAT16)] if device.type == "cuda" else []
+    return [Path(Precision.FLOAT32), Path(Precision.BFLOAT16), *on_gpu]
 
 
 def check_paths(
@@ -78,10 +63,9 @@ def check_paths(
     device: torch.device,
     samples: int,
     repeats: int,
-    compiled: bool,
     judge: bool,
 ) -> None:
-    """One row for each path that is compiled, or is not.
+    """One row for each path.
 
     Args:
         rows: Where they go.
@@ -90,7 +74,6 @@ def check_paths(
         device: Where the paths run.
         samples: K.
         repeats: Timed runs of each system.
-        compiled: Which paths.
         judge: Hold the results to `BOUNDS`; random weights are not held to them.
     """
     network = load_network(model, model.folds[0])
@@ -98,12 +81,9 @@ def check_paths(
         reference = moments(network.head(*network.features(tile)))
     longest = 0.0
     for path in paths(device):
-        if path.compiled == compiled:
-            start = time.perf_counter()
-            rows.add(
-                str(path), lambda p=path: _path(model, p, tile, reference, device, samples, repeats, judge), longest
-            )
-            longest = max(longest, time.perf_counter() - start)
+        start = time.perf_counter()
+        rows.add(str(path), lambda p=path: _path(model, p, tile, reference, device, samples, repeats, judge), longest)
+        longest = max(longest, time.perf_counter() - start)
 
 
 def _path(
@@ -116,19 +96,16 @@ def _path(
     repeats: int,
     judge: bool,
 ) -> dict[str, Any]:
-    layout = torch.channels_last_3d if path.channels_last else torch.contiguous_format
     with tf32(path.tf32), torch.inference_mode():
-        network = load_network(model, model.folds[0]).to(device).to(memory_format=layout)
-        x, finish = tile.to(device).to(memory_format=layout), _finish(network)
-        if path.compiled:
-            torch.compiler.reset()
-            options = {"dynamic": False, "backend": "inductor" if device.type == "cuda" else "aot_eager"}
-            network.backbone.compile(**options)
-            finish = torch.compile(finish, **options)
+        network = load_network(model, model.folds[0]).to(device)
+        x = tile.to(device)
 
         def features() -> tuple[Tensor, Tensor]:
             with autocast(device, path.precision):
                 return network.features(x)
+
+        def finish(features: Tensor, mean: Tensor) -> Moments:
+            return moments(network.head(features, mean))
 
         forget_peak(device)
         start = time.perf_counter()
@@ -140,10 +117,9 @@ def _path(
         values["a_ms"] = timed(features)
         values["e_ms"] = timed(lambda: finish(*features()))
         values |= peak_of(device)  # of the closed form: samples need more
-        for system, draw in (("d", moments), ("c", literal_moments)):
-            # Once is enough for what takes long on a CPU.
-            once = Timer(device, repeats if device.type == "cuda" else 1)
-            values[f"{system}_ms"] = values["a_ms"] + once(lambda draw=draw: draw(gaussian, samples, generator))
+        # Once is enough for what takes long on a CPU.
+        once = Timer(device, repeats if device.type == "cuda" else 1)
+        values["d_ms"] = values["a_ms"] + once(lambda: moments(gaussian, samples, generator))
     values |= changes(found.mean, found.variance, reference.mean, reference.variance)
     if not finite:
         raise ResultError("The output is not finite.", values)
@@ -152,25 +128,23 @@ def _path(
     return values
 
 
-def _finish(network: StochasticNetwork) -> Callable[[Tensor, Tensor], Moments]:
-    return lambda features, mean: moments(network.head(features, mean))
-
-
 def check_samples(rows: Rows, model: Model, tile: Tensor, device: torch.device, samples: int) -> None:
-    """Eq. 14 drawn literally, and our sampler, on the device, beside the closed form on the CPU, in standard errors.
+    """Our sampler on the device, beside the closed form on the CPU, in standard errors.
 
     The mean of K samples is off by the square root of variance / K; the ratio of the two is 1 where all is right.
     """
     network = load_network(model, model.folds[0])
 
-    def check(draw: Callable[..., Moments]) -> dict[str, Any]:
+    def check() -> dict[str, Any]:
         with tf32(False), torch.inference_mode():
             exact = moments(network.cpu().head(*network.features(tile)))
             network.to(device)
             # Every voxel its own draws, whatever the model shares: then the errors of voxels average out.
             gaussian = replace(network.head(*network.features(tile.to(device))), scope=Scope.VOXEL)
-            drawn = draw(gaussian, samples, torch.Generator(device).manual_seed(0))
-            seconds = Timer(device, 1)(lambda: draw(gaussian, samples, torch.Generator(device).manual_seed(0))) / 1000
+            drawn = moments(gaussian, samples, torch.Generator(device).manual_seed(0))
+            seconds = (
+                Timer(device, 1)(lambda: moments(gaussian, samples, torch.Generator(device).manual_seed(0))) / 1000
+            )
         doubtful = exact.variance > OPEN
         variance, count = exact.variance[doubtful], int(doubtful.sum())
         z = (drawn.mean.cpu() - exact.mean)[doubtful] / (variance / samples).sqrt()
@@ -183,8 +157,7 @@ def check_samples(rows: Rows, model: Model, tile: Tensor, device: torch.device, 
             raise ResultError("Mean or variance of the samples are not those of the distribution.", values)
         return values
 
-    for name, draw in (("(c) Eq. 14 literally", literal_moments), ("(d) our Monte Carlo", moments)):
-        rows.add(name, lambda draw=draw: check(draw))
+    rows.add("(d) our Monte Carlo", check)
 
 
 def changes(mean: Any, variance: Any, true_mean: Any, true_variance: Any) -> dict[str, float]:

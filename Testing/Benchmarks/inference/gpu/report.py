@@ -16,27 +16,19 @@ from inference.summary import number
 
 JSON, MARKDOWN = "gpu-check.json", "gpu-check.md"
 TITLES = {
-    "tiles": "One tile: every number format and memory layout",
-    "compiled": "One tile, with torch.compile",
+    "tiles": "One tile: every number format",
     "samples": "Samples beside the closed form",
     "predictions": "Whole predictions",
     "memory": "When memory runs out",
-    "training": "Training",
-    "system": "From file to files",
 }
 COLUMNS = {
     "warm_s": "s",
     "first_s": "first time, s",
-    "step_s": "a step, s",
     "a_ms": "(a) network alone, ms",
-    "c_ms": "(c) Eq. 14, ms",
     "d_ms": "(d) Monte Carlo, ms",
     "e_ms": "(e) closed form, ms",
     "drawing_ms": "drawing, ms",
-    "backbone_s": "backbone, s",
-    "moments_s": "heads and moments, s",
     "peak_gb": "peak GPU memory, GB",
-    "host_gb": "peak memory, GB",
     "network_gb": "the network needs, GB",
     "weights_gb": "weights, GB",
     "sums_gb": "sums, GB",
@@ -50,25 +42,15 @@ COLUMNS = {
     "voxels": "voxels",
     "error_over_expected": "error / expected",
     "variance_ratio": "variance / exact",
-    "patch": "patch",
-    "batch": "batch",
-    "first_loss": "first loss",
-    "last_loss": "last loss",
-    "cpu_loss": "first loss on the CPU",
-    "tiles": "tiles",
-    "passes": "passes made",
-    "ran_on": "ran on",
     "said": "said",
 }
 NOTES = (
-    "Changes are those from float32 on the CPU. Milliseconds are medians of warm runs on the GPU's own clock. (c) and "
-    "(d) are the network and K samples, (e) is everything; (b), K passes, is K times (a).",
+    "Changes are those from float32 on the CPU. Milliseconds are medians of warm runs on the GPU's own clock. (d) "
+    "is the network and K samples, (e) is everything.",
     "*error / expected* is the error of the samples' mean in units of what K samples are expected to have; 1 is right.",
     "float32 without TF32 was computed with TF32 switched off. PyTorch allows it for convolutions by default, so that "
     "float32 of `predict` on a GPU is the row *float32, TF32*.",
-    "torch.compile makes code for a GPU; on a CPU it only traces the network.",
-    "Training starts from random weights, on one random batch. The large network has random weights; they are held to "
-    "no bounds.",
+    "The large network has random weights; they are held to no bounds.",
 )
 
 

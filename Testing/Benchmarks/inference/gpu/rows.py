@@ -78,10 +78,6 @@ class Rows:
         write(self.path, row)
         return row.values
 
-    def skip(self, what: str, why: str) -> None:
-        """Write down what is not checked, and why."""
-        write(self.path, Row(self.step, what, SKIPPED, why))
-
 
 def no_time(needs: float) -> str:
     """Say that the time left is too short."""

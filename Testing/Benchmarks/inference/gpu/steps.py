@@ -13,9 +13,6 @@ from MoBUncertaintyLib.model.folder import Model
 
 LARGEST_TILE = 128
 """Voxels along an axis: float32 on the CPU, which all is compared with, takes seconds for that."""
-LARGEST_PATCH_ON_CPU = 32
-NEEDED_TO_TRAIN = 24e9
-"""Bytes of a GPU that trains residual encoder L."""
 
 
 def run_steps(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +30,7 @@ def run_steps(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _tiles(rows: Rows, model: Model, device: torch.device, folder: Path, task: dict[str, Any], compiled: bool) -> None:
+def _tiles(rows: Rows, model: Model, device: torch.device, folder: Path, task: dict[str, Any]) -> None:
     from inference.gpu.paths import check_paths
 
     options = task["options"]
@@ -44,7 +41,6 @@ def _tiles(rows: Rows, model: Model, device: torch.device, folder: Path, task: d
         device,
         options["samples"],
         options["repeats"],
-        compiled,
         _trained(task),
     )
 
@@ -68,33 +64,27 @@ def _memory(rows: Rows, model: Model, device: torch.device, folder: Path, task: 
     check_ladder(rows, model, device, tuple(int(n) for n in patch))
 
 
-def _training(rows: Rows, model: Model, device: torch.device, folder: Path, task: dict[str, Any]) -> None:
-    from inference.gpu.training import check_training
-
-    if task["network"] == "large":
-        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
-        if memory < NEEDED_TO_TRAIN:
-            rows.skip("both trainers", "Training this network needs a GPU of 24 GB.")
-            return
-    patch = model.plans["configurations"][model.card.configuration]["patch_size"]
-    smaller = tuple(min(int(n), LARGEST_PATCH_ON_CPU) for n in patch) if device.type == "cpu" else None
-    check_training(rows, model, device, smaller, compare=task["network"] != "large")
-
-
 STEPS = {
-    "tiles": lambda *given: _tiles(*given, compiled=False),
-    "compiled": lambda *given: _tiles(*given, compiled=True),
+    "tiles": _tiles,
     "samples": _samples,
     "predictions": _predictions,
     "memory": _memory,
-    "training": _training,
 }
 
 
 def _tile(model: Model, folder: Path, task: dict[str, Any]) -> torch.Tensor:
-    from inference.accuracy import middle_tile
+    """The network's input (1, 1, *S) around the middle of the CT, no larger than a patch."""
+    from MoBUncertaintyLib.inference.preprocessing import Preprocessor
 
-    return middle_tile(model, _ct(folder, task), LARGEST_TILE)
+    preprocessor = Preprocessor(model.plans, model.dataset, model.card.configuration, model.card.orientation)
+    data = torch.from_numpy(preprocessor.prepare(_ct(folder, task)).data)
+    for axis, size in enumerate(preprocessor.patch, start=1):
+        size = min(size, LARGEST_TILE)
+        short = max(size - data.shape[axis], 0)
+        padding = [0, 0] * (3 - axis) + [short // 2, short - short // 2]
+        data = torch.nn.functional.pad(data, padding)
+        data = data.narrow(axis, (data.shape[axis] - size) // 2, size)
+    return data[None].contiguous()
 
 
 def _ct(folder: Path, task: dict[str, Any]) -> Any:
