@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support import MODULE_FOLDER
 from support.small_panel import add_ct
 
 pytestmark = pytest.mark.own_process
-
-DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
 
 
 @pytest.fixture
@@ -66,7 +62,7 @@ def test_folds_and_mirrored_tiles_are_chosen_with_their_cost(desktop, add, asked
         "3 folds, mirrored, up to 24 times as long",
     ]
     assert ui.mixturePlace.visible and note.visible
-    assert note.text.index("unsure") < note.text.index("temperature") < note.text.index("head")
+    assert note.text.index("unsure") < note.text.index("temperature")
     assert note.text.count(".") == 1 and note.text.endswith(".")  # one sentence, in a radiologist's words
     assert not any(
         word in note.text.replace('href="temperature"', "") for word in ("covariance", "temperature", "tile")
@@ -126,26 +122,8 @@ def test_several_models_make_an_ensemble(desktop, add, asked):
     assert [model.path for model in panel.inputs.models] == [pet]
 
 
-def test_the_command_for_a_head_is_shown_and_its_model_used(desktop, add, tmp_path, monkeypatch):
-    import qt
-
-    monkeypatch.setattr(qt.QStandardPaths, "writableLocation", lambda _kind: str(tmp_path))
-    folder, inputs = add("Organs", "spleen"), desktop.widget.panel.inputs
+def test_a_model_without_a_covariance_links_to_recalibration(desktop, add):
+    add("Organs", "spleen")
+    inputs = desktop.widget.panel.inputs
     inputs._mixtures.note.linkActivated.emit("temperature")
     assert inputs.recalibrate.window.windowTitle == "Recalibrate nnUNetTrainer__nnUNetPlans__3d_fullres"
-    inputs._mixtures.note.linkActivated.emit("head")
-    dialog, output = inputs.attachHead, tmp_path / "Organs with covariance.zip"
-    assert dialog.commandEdit.plainText == (
-        f"mob-training attach-head {folder} CASES --workspace '{tmp_path}/Organs with covariance' --output '{output}'"
-    )
-    desktop.choose(tmp_path)
-    dialog.casesButton.click()
-    assert f"attach-head {folder} {tmp_path} --workspace" in dialog.commandEdit.plainText
-    dialog.copyButton.click()
-    assert qt.QApplication.clipboard().text() == dialog.commandEdit.plainText
-    assert not dialog.useButton.enabled and "has not made" in dialog.useButton.toolTip
-    shutil.make_archive(str(output.with_suffix("")), "zip", DEMO_MODEL)
-    desktop.process(until=lambda: dialog.useButton.enabled)
-    dialog.useButton.click()
-    assert inputs.model.path == output and not dialog.window.visible
-    desktop.logic.modelList.remove(output)

@@ -1,4 +1,4 @@
-"""What a model's uncertainty comes from: passes that are averaged, each with its cost, and better models to be made."""
+"""What a model's uncertainty comes from: passes that are averaged, each with its cost."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from MoBUncertaintyLib.slicer_app.panel.section import shown, write
 
 MIRRORED_PASSES = 8
 """At most, where a training folder tells only when it is loaded along which axes it can be mirrored."""
-TEMPERATURE, HEAD = "temperature", "head"
 
 
 class MixtureChooser:
-    """A list of what can be averaged and, for a model without a covariance, links to what would give it one.
+    """A list of what can be averaged and, for a model without a covariance, a link to what would improve it.
 
     Args:
         place: The widget that holds it; hidden where there is nothing to choose or to say.
         onChosen: Called with the `Mixture` that the user has chosen.
-        onLink: Called with `TEMPERATURE` or `HEAD`.
+        onLink: Called when the user follows the link, to recalibrate the model.
     """
 
-    def __init__(self, place, onChosen: Callable[[Mixture], None], onLink: Callable[[str], None]) -> None:
+    def __init__(self, place, onChosen: Callable[[Mixture], None], onLink: Callable[..., None]) -> None:
         self._place = place
         self._onChosen = onChosen
         self._offered: list[Mixture] = []
@@ -102,13 +101,6 @@ def canMirror(model: ListedModel) -> bool:
     return model.card is None or bool(model.card.mirror_axes)
 
 
-def canHaveHead(model: ListedModel) -> bool:
-    """Whether a covariance head could be fitted to a model, as far as is known here."""
-    nested = model.card is not None and any(label.covers for label in model.card.labels)
-    slices = model.card is not None and model.card.configuration != "3d_fullres"
-    return len(model.channels) == 1 and not nested and not slices
-
-
 def _mirrors(model: ListedModel) -> int:
     return 2 ** len(model.card.mirror_axes) if model.card else MIRRORED_PASSES
 
@@ -131,16 +123,11 @@ def _describe(mixture: Mixture, models: Sequence[ListedModel], passes: int) -> s
 
 
 def _note(models: Sequence[ListedModel]) -> str:
-    """Say in one sentence what a model without a covariance lacks, and what it takes to get it."""
+    """Say in one sentence what a model without a covariance lacks, and what improves it."""
     if any(model.has_covariance for model in models):
         return ""
     if len(models) > 1:
         return _("These models do not know where they are unsure: regions are listed where they disagree.")
-    if canHaveHead(models[0]):
-        return _(
-            "This model has not learned where it is unsure; it does so from"
-            ' <a href="temperature">5 cases of yours</a> (minutes) or, better, <a href="head">20</a> (up to hours).'
-        )
     return _(
         "This model has not learned where it is unsure; it does so from"
         ' <a href="temperature">5 cases of yours</a> (minutes).'

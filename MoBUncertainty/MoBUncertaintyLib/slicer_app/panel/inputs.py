@@ -16,13 +16,12 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
 from MoBUncertaintyLib.slicer_app.calibration.dialog import Recalibrate
-from MoBUncertaintyLib.slicer_app.calibration.head import AttachHead
 from MoBUncertaintyLib.slicer_app.catalogue.dialog import FindModels
 from MoBUncertaintyLib.slicer_app.choices import Mixture
 from MoBUncertaintyLib.slicer_app.inputs.check_list import few
 from MoBUncertaintyLib.slicer_app.inputs.ensemble import EnsembleChooser, whyNoMember
 from MoBUncertaintyLib.slicer_app.inputs.labels import LabelChooser
-from MoBUncertaintyLib.slicer_app.inputs.mixture import TEMPERATURE, MixtureChooser, chosen
+from MoBUncertaintyLib.slicer_app.inputs.mixture import MixtureChooser, chosen
 from MoBUncertaintyLib.slicer_app.inputs.selectors import ChannelSelectors
 from MoBUncertaintyLib.slicer_app.models import ModelList
 from MoBUncertaintyLib.slicer_app.panel.dialogs import AfterLoading, confirmLoss
@@ -55,7 +54,6 @@ class InputsSection:
         self._newClient = newClient
         self.finder: FindModels | None = None  # the dialogs, once they were opened
         self.recalibrate: Recalibrate | None = None
-        self.attachHead: AttachHead | None = None
         self._models = models
         self._onModel = onModel
         self._known: dict[str, ListedModel] = {}
@@ -64,7 +62,7 @@ class InputsSection:
         self._parameters: Any = None
         self._own: list[str] | None = None  # what the user has chosen, while makers of results are chosen
         self._chooser = LabelChooser(ui.labelsPlace, self._onLabels)
-        self._mixtures = MixtureChooser(ui.mixturePlace, self._onMixture, self._onLink)
+        self._mixtures = MixtureChooser(ui.mixturePlace, self._onMixture, self._onRecalibrate)
         self._ensembles = EnsembleChooser(ui.ensemblePlace, self._onEnsemble)
         self._afterLoading = AfterLoading(shown)
         scene = slicer.mrmlScene
@@ -231,10 +229,10 @@ class InputsSection:
         """Watch the scene no more; end what looks for models, and what makes one."""
         slicer.mrmlScene.RemoveObserver(self._nodesAdded)
         self._afterLoading.stop()
-        for dialog in filter(None, (self.finder, self.recalibrate, self.attachHead)):
+        for dialog in filter(None, (self.finder, self.recalibrate)):
             dialog.close()
             dialog.window.deleteLater()
-        self.finder = self.recalibrate = self.attachHead = None
+        self.finder = self.recalibrate = None
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeAdded(self, _scene, _event, node) -> None:
@@ -263,20 +261,6 @@ class InputsSection:
         if self._parameters:
             self._parameters.ensemble = names
 
-    def _onLink(self, link: str) -> None:
-        """Open the dialog by which a better model is made."""
-        if link == TEMPERATURE:
-            self._onRecalibrate()
-            return
-        if self.attachHead is None:
-            self.attachHead = AttachHead(self._onMade)
-        self.attachHead.show(self.model)
-
-    def _onMade(self, path: Path) -> None:
-        """Add a model that was made, and choose it."""
-        self.fill(self._models.name(self._models.add(path)))
-        self._onModelSelected()
-
     def _onLabels(self, names: list[str]) -> None:
         """Keep which labels are wanted."""
         if self._parameters:
@@ -302,7 +286,8 @@ class InputsSection:
     def _onAdd(self, mode) -> None:
         path = self.askForModel(mode)
         if path:
-            self._onMade(path)
+            self.fill(self._models.name(self._models.add(path)))
+            self._onModelSelected()
 
     def _onRemove(self, *_args) -> None:
         if self._models.isInstalled(self.model):
