@@ -402,3 +402,8 @@ def test_the_panel_calls_an_image_what_it_is_for_every_model() -> None:
     assert len(said) > 1000
     allowed = re.compile("|".join(ABOUT_CT), re.IGNORECASE)
     assert [text for text in said if text != "CT" and re.search(r"\bCTs?\b", allowed.sub("", text))] == []
+
+
+def test_the_file_that_slicer_loads_is_thin() -> None:
+    lines = (MODULE / f"{NAME}.py").read_text(encoding="utf-8").splitlines()
+    assert 100 < len(lines) < 250

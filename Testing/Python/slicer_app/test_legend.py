@@ -152,7 +152,7 @@ def test_one_view_has_the_legend(two):
 
 def test_the_legend_follows_what_others_do_with_the_views(two):
     """Code of another module puts the map away, the window becomes larger."""
-    from MoBUncertaintyLib.slicer_app.scene.overlay.legend import LegendFollower
+    from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
 
     todo = []
     follower = LegendFollower(two.scene, todo.append)

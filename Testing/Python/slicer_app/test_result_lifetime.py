@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.worker.fake import LABEL
 from support.marks import needs_slicer
 from support.result_scenes import (
     MATRIX,
@@ -181,8 +180,7 @@ class TestReopened:
         logic = world.slicer.vtkSlicerSegmentationsModuleLogic
         saved.setRegionStatuses({2: logic.Completed})
         saved.showMap(world.rooms.MapKind.ENTROPY)
-        saved.setOverlay(opacity=0.4, threshold=0.3, window=(0.1, 0.6), margin=True)
-        saved.margin.show(saved.predicted(), [LABEL], {LABEL.name: 4.0})
+        saved.setOverlay(opacity=0.4, threshold=0.3, window=(0.1, 0.6))
         saved.setSegmentationFill(True)
         saved.showSurface(True)
         saved.updateSegmentation((slice(0, 3), slice(1, 4), slice(2, 5)), np.full((3, 3, 3), 2, np.uint8))
@@ -203,7 +201,7 @@ class TestReopened:
         assert found.overlay == saved.overlay
         assert found.overlay == {
             "kind": "entropy", "label": None, "opacity": 0.4, "legend": True, "fill": True, "surface": True,
-            "margin": True, "threshold": 0.3, "window": (0.1, 0.6),
+            "threshold": 0.3, "window": (0.1, 0.6),
         }  # fmt: skip
         assert found.state("review") == {"name": "Hübner", "decisions": [1, None]}
         assert [region_status(found, n) for n in (1, 2)] == [region_status(saved, n) for n in (1, 2)]
@@ -215,10 +213,6 @@ class TestReopened:
         assert found.node("surface").GetDisplayNode().GetVisibility()
         assert found.node("surface").GetPolyData().GetPointData().GetArray("Uncertainty").GetRange()[1] > 0.3
         assert not found.node("segmentation").GetDisplayNode().GetVisibility3D()
-        margins = [each.node("margin").GetSegmentation() for each in (saved, found)]
-        (before, after) = [each.GetSegment(each.GetNthSegmentID(0)) for each in margins]
-        assert after.GetName() == before.GetName() == f"{LABEL.name}: within 4 mm of the outline"
-        assert found.node("margin").GetDisplayNode().GetVisibility()
 
     def test_the_window_is_as_exact_as_it_was(self, reopened):
         """A scene's file holds window and level to six digits: the legend would begin at -0.00."""

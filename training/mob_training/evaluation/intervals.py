@@ -13,7 +13,6 @@ from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run
 from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, VolumeCalibration
 from MoBUncertaintyLib.conformal.margin import SurfaceLoss
-from MoBUncertaintyLib.conformal.outline import outline
 from MoBUncertaintyLib.conformal.volumes import Residuals, StatedVolume, choose_scale
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.prediction import Prediction
@@ -67,9 +66,10 @@ def surface_distances(true: np.ndarray, found: np.ndarray, spacing: np.ndarray) 
         found: Likewise; without any voxel, all is infinitely far.
         spacing: Of the voxels.
     """
-    if not found.any():
-        return np.full(np.count_nonzero(outline(true)), np.inf)
-    return np.asarray(ndimage.distance_transform_edt(~outline(found), spacing))[outline(true)]
+    true_outline, outline = (mask & ~ndimage.binary_erosion(mask) for mask in (true, found))
+    if not outline.any():
+        return np.full(np.count_nonzero(true_outline), np.inf)
+    return np.asarray(ndimage.distance_transform_edt(~outline, spacing))[true_outline]
 
 
 def calibration_of(run: Run) -> VolumeCalibration:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import qt
-import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.slicer_app.panel.section import allow, inSteps, offer, shown
+from MoBUncertaintyLib.slicer_app.panel.section import inSteps, offer, shown
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName, mapStyle
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
@@ -24,7 +22,7 @@ class OverlaySection:
 
     def __init__(self, ui) -> None:
         self._ui = ui
-        self._results = self._session = None
+        self._results = None
         self._switch = Steps(nothing for nothing in ())  # to another map
         self._labels: list[int | None] = []
         self._kinds: list[MapKind] = []
@@ -36,13 +34,12 @@ class OverlaySection:
         ui.legendCheckBox.toggled.connect(shown(lambda checked: self._set(legend=checked)))
         ui.fillCheckBox.toggled.connect(shown(self._onFill))
         ui.surfaceCheckBox.toggled.connect(shown(self._onSurface))
-        ui.marginCheckBox.toggled.connect(shown(self._onMargin))
         self.setSession(None)
 
     def setSession(self, session) -> None:
         """Show another CT's overlay, or none."""
         self._switch.cancel()
-        self._results, self._session = None, session
+        self._results = None
         labels = session.prediction.labels if session else []
         self._labels = [None] if len(labels) != 1 else []
         self._labels += [label.value for label in labels]
@@ -56,36 +53,6 @@ class OverlaySection:
         if session:
             self._show(session.results)
             self._results = session.results
-
-    def update(self) -> None:
-        """Show the margin, or say why it cannot be shown, by what the review is now."""
-        box, session = self._ui.marginCheckBox, self._session
-        margins, problem = self._margins(), self._whyNoMargin()
-        tip = _("Show how far from the outline the true surface lies: {level} of it, on average, within {margins}.")
-        said = ", ".join(
-            f"{mm:g} mm" if len(margins) == 1 else f"{mm:g} mm ({readable(name)})" for name, mm in margins.items()
-        )
-        level = percent(session.prediction.volume_bounds.level) if margins else ""
-        allow(box, problem, tip.format(level=level, margins=said))
-        if session and box.checked and not problem:
-            session.results.margin.show(session.prediction.segmentation, session.prediction.labels, margins)
-        elif session:
-            session.results.margin.hide()
-
-    def _margins(self) -> dict[str, float]:
-        """List the margins that the model states, in mm, by the label's name."""
-        bounds = self._session.prediction.volume_bounds if self._session else None
-        known = bounds.labels.items() if bounds else ()
-        return {name: each.margin_mm for name, each in known if each.margin_mm is not None}
-
-    def _whyNoMargin(self) -> str | None:
-        if not self._session:
-            return _("Segment an image first.")
-        if not self._margins():
-            return _("The model states no margin for this case.")
-        if self._session.review.corrects:
-            return _("The margin is that of the outline as predicted, which this review has changed.")
-        return None
 
     def _show(self, results) -> None:
         """Show the scene's values; `self._results` is None meanwhile, so that no control acts."""
@@ -104,7 +71,6 @@ class OverlaySection:
         ui.legendCheckBox.checked = overlay["legend"]
         ui.fillCheckBox.checked = overlay["fill"]
         ui.surfaceCheckBox.checked = overlay["surface"]
-        ui.marginCheckBox.checked = overlay["margin"]
 
     def _onMap(self, *_args) -> None:
         results, ui = self._results, self._ui
@@ -140,12 +106,6 @@ class OverlaySection:
     def _onSurface(self, checked: bool) -> None:
         if self._results:
             self._results.showSurface(checked)
-
-    def _onMargin(self, checked: bool) -> None:
-        if self._results:
-            self._set(margin=checked)
-            with slicer.util.WaitCursor():
-                self.update()
 
     def _set(self, **values) -> None:
         if self._results:

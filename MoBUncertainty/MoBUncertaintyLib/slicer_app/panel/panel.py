@@ -30,7 +30,7 @@ from MoBUncertaintyLib.slicer_app.panel.section import PANEL_WIDTH, revealUnfold
 from MoBUncertaintyLib.slicer_app.panel.state import Folding, State, StateMachine
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
-from MoBUncertaintyLib.slicer_app.scene.overlay.legend import LegendFollower
+from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import hideMisplaced, hideOrphans, mapVolumes, showAlone
@@ -151,7 +151,6 @@ class Panel:
         self.inputs.update(self.state, self.parameters)
         self.run.update(self.state, self.parameters, self._whyNotApply())
         self.review.update(self.state)
-        self.overlay.update()
         self.export.update(self.state)
         if self.worklist:
             self.worklist.follow()

@@ -18,13 +18,11 @@ from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene import views
 from MoBUncertaintyLib.slicer_app.scene.label_record import packLabels, unpackLabels
+from MoBUncertaintyLib.slicer_app.scene.legend import followViews, legendTitle, setLegend
 from MoBUncertaintyLib.slicer_app.scene.maps import CurrentMaps, MapKind, UncertaintyMaps
 from MoBUncertaintyLib.slicer_app.scene.nodes import REFERENCE_ROLE, CtNodes, ijkToRas, nodesByClass, shape
-from MoBUncertaintyLib.slicer_app.scene.outlines.margin import MarginBand
-from MoBUncertaintyLib.slicer_app.scene.overlay.legend import followViews, legendTitle, setLegend
-from MoBUncertaintyLib.slicer_app.scene.overlay.record import USUAL_THRESHOLD, OverlayRecord
 from MoBUncertaintyLib.slicer_app.scene.segments import LabelSegmentation, SegmentSpec
-from MoBUncertaintyLib.slicer_app.scene.state import SceneState
+from MoBUncertaintyLib.slicer_app.scene.state import USUAL_THRESHOLD, OverlayRecord, SceneState
 from MoBUncertaintyLib.slicer_app.scene.surface import UncertaintySurface
 
 FILL_OPACITY = 0.35
@@ -40,9 +38,6 @@ class ResultScene:
 
     Args:
         ctNode: The CT, in a scene. Nothing is changed before the first `set...`.
-
-    Attributes:
-        margin: Shows how far from the outline the true surface is expected to lie.
     """
 
     def __init__(self, ctNode):
@@ -53,7 +48,6 @@ class ResultScene:
         self._regions = LabelSegmentation(self._nodes, "regions", _("doubtful regions"))
         self._maps = UncertaintyMaps(self._nodes)
         self._surface = UncertaintySurface(self._nodes)
-        self.margin = MarginBand(self._nodes)
         self._state = SceneState(self._nodes)
         self._overlay = OverlayRecord(self._state)
 
@@ -94,7 +88,6 @@ class ResultScene:
     def setSegmentationInSteps(self, labels: np.ndarray, segments: list[SegmentSpec]) -> Iterator[None]:
         """As `setSegmentation`, in steps."""
         self._state.set("predicted", packLabels(labels, ijkToRas(self.ctNode)))
-        self.margin.clear()
         node = self._segmentation.fill(labels, segments)
         display = node.GetDisplayNode()
         display.SetOpacity2DOutline(1.0)
@@ -255,7 +248,6 @@ class ResultScene:
         threshold: float | None = None,
         window: tuple[float, float] | None = None,
         legend: bool | None = None,
-        margin: bool | None = None,
     ):
         """Change how the map is shown; what is None stays as it is. Threshold and window belong to the kind shown.
 
@@ -264,9 +256,8 @@ class ResultScene:
             threshold: Below this nothing is drawn; in the map's unit.
             window: The values drawn in the first and the last colour.
             legend: Whether there is one in the views.
-            margin: Whether the margin is wanted; whether there is one to show is not known here.
         """
-        given = {"opacity": opacity, "threshold": threshold, "window": window, "legend": legend, "margin": margin}
+        given = {"opacity": opacity, "threshold": threshold, "window": window, "legend": legend}
         self._overlay.remember(**{name: value for name, value in given.items() if value is not None})
         shown = self.node("shown")
         if shown:
@@ -370,7 +361,7 @@ class ResultScene:
 
         Marks of clicks are hidden with them, and shown by the review that they belong to.
         """
-        for role in ("segmentation", "regions", "surface", "margin"):
+        for role in ("segmentation", "regions", "surface"):
             node = self.node(role)
             if node:
                 node.GetDisplayNode().SetVisibility(visible and self.overlay.get(role, True))

@@ -1,11 +1,27 @@
-"""What the nodes themselves cannot say, kept with them: JSON in text nodes of the CT, saved in the scene file."""
+"""What the nodes themselves cannot say: JSON in text nodes of the CT, saved in the scene file.
+
+Among it is what the reader has chosen to see of a CT's results, and how.
+"""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from MoBUncertaintyLib.files.json_input import JsonError, parse_object
+from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.slicer_app.scene.maps import OF_VARIANCE, MapKind, mapStyle
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
+
+USUAL_THRESHOLD = RegionSettings().variance_threshold
+DEFAULTS = {
+    "kind": MapKind.VARIANCE.value,
+    "label": None,
+    "opacity": 0.75,
+    "legend": True,
+    "fill": False,
+    "surface": False,
+}
 
 
 class SceneState:
@@ -36,3 +52,59 @@ class SceneState:
         node = self._nodes.getOrCreate(f"state.{name}", "vtkMRMLTextNode", f"uncertainty {name}")
         node.SetForceCreateStorageNode(node.CreateStorageNodeNever)  # the text lies in the scene file itself
         node.SetText(text)
+
+
+class OverlayRecord:
+    """The reader's choices; threshold and window are kept for each kind of map.
+
+    Args:
+        state: Of the CT.
+    """
+
+    def __init__(self, state: SceneState):
+        self._state = state
+
+    @property
+    def kinds(self) -> list[MapKind]:
+        """The maps that the model has."""
+        without = self._kept.get("varianceThreshold", USUAL_THRESHOLD) is None
+        return [kind for kind in MapKind if not (without and kind in OF_VARIANCE)]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What `DEFAULTS` names, and `threshold` and `window` of the kind."""
+        kept = self._kept
+        values = DEFAULTS | {name: kept[name] for name in DEFAULTS if name in kept}
+        values["kind"] = self.available(values["kind"]).value
+        style = mapStyle(MapKind(values["kind"]), kept.get("varianceThreshold") or USUAL_THRESHOLD)
+        ofKind = kept.get("kinds", {}).get(values["kind"], {})
+        values["threshold"] = ofKind.get("threshold", style.threshold)
+        values["window"] = tuple(ofKind.get("window", style.window))
+        return values
+
+    def available(self, kind: MapKind | str) -> MapKind:
+        """Return a kind, or the entropy in place of one that the model does not have."""
+        return MapKind(kind) if kind in self.kinds else MapKind.ENTROPY
+
+    def remember(self, **changes: Any):
+        """Keep choices; threshold and window belong to the kind that is given, or else shown."""
+        kept = self._kept
+        kind = changes.get("kind", self.values["kind"])
+        kinds = kept.get("kinds", {})
+        ofKind = {name: changes.pop(name) for name in ("threshold", "window") if name in changes}
+        kinds = kinds | {kind: kinds.get(kind, {}) | ofKind}
+        self._state.set("overlay", kept | changes | {"kinds": kinds})
+
+    def setVarianceThreshold(self, threshold: float | None):
+        """Note from which on the model's variance counts; None: it has no variance, and none is shown.
+
+        What the reader has set suits the variance of another model, so it is forgotten with that.
+        """
+        kept = self._kept
+        if kept.get("varianceThreshold", USUAL_THRESHOLD) != threshold:
+            kinds = {kind: each for kind, each in kept.get("kinds", {}).items() if kind not in OF_VARIANCE}
+            self._state.set("overlay", kept | {"kinds": kinds, "varianceThreshold": threshold})
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        return self._state.get("overlay") or {}

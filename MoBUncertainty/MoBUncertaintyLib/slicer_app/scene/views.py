@@ -7,8 +7,8 @@ import vtk
 
 from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE
+from MoBUncertaintyLib.slicer_app.scene.legend import followViews
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, nodesByClass
-from MoBUncertaintyLib.slicer_app.scene.overlay.legend import followViews
 
 MARGIN = 1.4  # the field of view against the size of what is looked at
 SMALLEST_VIEW_MM = 100.0

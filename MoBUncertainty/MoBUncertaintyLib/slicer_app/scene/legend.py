@@ -12,8 +12,7 @@ import vtk
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName
 from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, nodesByClass
-from MoBUncertaintyLib.slicer_app.scene.overlay.record import OverlayRecord
-from MoBUncertaintyLib.slicer_app.scene.state import SceneState
+from MoBUncertaintyLib.slicer_app.scene.state import OverlayRecord, SceneState
 
 MAP_ROLES = ("variance", "probability", "map")
 FONT_PIXELS = 13
