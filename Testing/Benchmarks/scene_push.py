@@ -24,7 +24,7 @@ from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.output.exchange import write_prediction
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.finder import find_regions
-from MoBUncertaintyLib.worker.fake import LABEL
+from support.fake_worker import LABEL
 
 SHAPE = (320, 448, 512)  # z, y, x
 SPACING = (0.8, 0.8, 1.0)  # x, y, z, mm

@@ -43,7 +43,7 @@ def commands(folder: Path, precisions: Sequence[str]) -> list[list[str]]:
     """The commands that measure, which take 15 minutes together on two idle cores."""
     small = "--networks small --sizes 128,256,512x512x300 --engine torch,openvino"
     small += f" --precision {','.join(precisions)} --repeats 1 --rounds 1 --limit 100 --threads 2"
-    python, benchmark = sys.executable, [sys.executable, "-m", "MoBUncertaintyLib.cli.app", "benchmark"]
+    python, benchmark = sys.executable, [sys.executable, str(Path(__file__).parent / "benchmark.py")]
     return [
         [*benchmark, "--output", str(folder / "small"), *small.split()],
         [python, str(Path(__file__).parent / "engines.py"), str(folder / "engines"), "--repeats", "5"],
@@ -322,7 +322,7 @@ def draw(page: str, results: Path = RESULTS) -> str:
 def command_of(settings: dict[str, Any]) -> str:
     """The command of a run, from its settings: what is as usual is left out. Lines of at most 120 characters."""
     usual = {field.name: getattr(BenchmarkSettings(), field.name) for field in fields(BenchmarkSettings)}
-    words = ["mob-uncertainty benchmark --output FOLDER"]
+    words = ["python Testing/Benchmarks/benchmark.py --output FOLDER"]
     for name, value in settings.items():
         given = [value] if isinstance(value, (str, int, float)) else list(value or ())
         if name == "sizes":

@@ -4,6 +4,7 @@ import importlib.util
 import time
 import unittest
 from contextlib import contextmanager
+from pathlib import Path
 
 import slicer
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
@@ -188,7 +189,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
     @staticmethod
     def fakeWorker(mode):
         """Make a client of the fake worker in one of its modes."""
-        return slicerClient(("-u", "-m", "MoBUncertaintyLib.worker.fake", mode))
+        return slicerClient(("-u", "-P", str(Path(__file__).parent / "support" / "fake_worker.py"), mode))
 
     def segment(self, ct, mode):
         """Run to the end, and return the session."""

@@ -16,12 +16,12 @@ import SimpleITK as sitk
 import torch
 from typer.testing import CliRunner
 
+import benchmark
 from inference import cases, run
 from inference.gpu import check, paths, report, rows, volumes
 from inference.gpu.check import plan, run_check
 from inference.gpu.rows import ResultError, Row, Rows
 from inference.tasks import Task
-from MoBUncertaintyLib.cli import app
 from MoBUncertaintyLib.errors import Cancelled, OutputError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from support import tiny
@@ -55,8 +55,8 @@ def checked(tmp_path_factory: pytest.TempPathFactory, network: Path) -> tuple[Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": child()}))
         patch.setattr(check, "CPU_SIZE", SIZE)
-        given = ["benchmark", "--gpu-check", "--output", str(folder), "--networks", f"{network},large"]
-        done = CliRunner().invoke(app.app, [*given, "--device", "cpu", "--threads", "1", "--samples", "4"])
+        given = ["--gpu-check", "--output", str(folder), "--networks", f"{network},large"]
+        done = CliRunner().invoke(benchmark.app, [*given, "--device", "cpu", "--threads", "1", "--samples", "4"])
     return folder, done
 
 
@@ -134,8 +134,8 @@ def test_process_that_fails_is_a_row_and_the_command_says_so(tmp_path: Path, net
     folder = ready(tmp_path / "out")
     failed = {"failed": "The system ended it, most probably because the memory did not suffice."}
     monkeypatch.setattr(check, "in_child", lambda task, *_: failed if task.kind == "gpu-check" else {"result": {}})
-    given = ["benchmark", "--gpu-check", "--output", str(folder), "--networks", str(network), "--device", "cpu"]
-    done = CliRunner().invoke(app.app, given)
+    given = ["--gpu-check", "--output", str(folder), "--networks", str(network), "--device", "cpu"]
+    done = CliRunner().invoke(benchmark.app, given)
     assert done.exit_code == 1
     assert "memory did not suffice" in done.output and "0 of 2 rows are as they should be" in done.output
     monkeypatch.setattr(check, "in_child", lambda task, *_: failed if task.kind == "network" else {"result": {}})

@@ -95,9 +95,9 @@ def test_page_without_a_block_is_refused() -> None:
 
 
 def test_commands_of_the_runs_are_those_of_their_settings() -> None:
-    settings = BenchmarkSettings(networks=("small",), sizes=parse_sizes("128,512x512x300"), limit=100.0, threads=2)
+    settings = BenchmarkSettings(networks=("small",), sizes=parse_sizes("128,512x512x300"), threads=2)
     assert speed_page.command_of(vars(settings)) == (
-        "mob-uncertainty benchmark --output FOLDER --networks small --sizes 128,512x512x300 --limit 100 --threads 2"
+        "python Testing/Benchmarks/benchmark.py --output FOLDER --networks small --sizes 128,512x512x300 --threads 2"
     )
     small, engines, check = speed_page.commands(Path("out"), ["float32"])
     assert "--gpu-check" in check and engines[1].endswith("engines.py") and "float32" in small

@@ -12,7 +12,7 @@ from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.description import RegionDescriber
-from MoBUncertaintyLib.worker.fake import fake_maps
+from support.fake_worker import fake_maps
 from support.probability_images import prediction
 
 OBLIQUE = np.array([[0.8, -0.6, 0, -20], [0.6, 0.8, 0, 30], [0, 0, 1.0, -100], [0, 0, 0, 1]])

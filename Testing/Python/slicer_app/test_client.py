@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.worker import fake
 from MoBUncertaintyLib.worker.server import describe_error
 from support import TESTS
+from support import fake_worker as fake
 from support.caller import FAKE_WORKER, SMOOTH, Caller, Start, pid_of
 from support.processes import SOON, gone
 

@@ -171,7 +171,7 @@ class TestReview:
         from MoBUncertaintyLib.regions.finder import find_regions
         from MoBUncertaintyLib.regions.settings import RegionSettings
         from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
-        from MoBUncertaintyLib.worker.fake import fake_prediction
+        from support.fake_worker import fake_prediction
 
         prediction, _ = fake_prediction(small_panel.SHAPE, small_panel.MATRIX)
         said = {level: find_regions(prediction, RegionSettings(threshold=level)) for level in (0.07, 0.08, 0.02)}

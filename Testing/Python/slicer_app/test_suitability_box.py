@@ -26,7 +26,7 @@ def desktop(opened):
 
 def reviewed(desktop, level: Level):
     """The session of a case of that suitability."""
-    from MoBUncertaintyLib.worker.fake import fake_prediction
+    from support.fake_worker import fake_prediction
 
     found = Suitability() if level is Level.ORDINARY else Suitability().worsened(level, REASON)
     answer = as_answer(*fake_prediction(small_panel.SHAPE, small_panel.MATRIX, {"suitability": found.to_dict()}))

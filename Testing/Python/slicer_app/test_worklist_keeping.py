@@ -39,9 +39,9 @@ def documents(tmp_path, monkeypatch) -> Path:
 def predicted(tmp_path_factory) -> Path:
     """Two images in a folder, and their results as the worklist makes them."""
     from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
-    from MoBUncertaintyLib.worker.fake import predict_case
     from MoBUncertaintyLib.worker.server import Report
     from MoBUncertaintyLib.worker.worklist import plain_input
+    from support.fake_worker import predict_case
 
     place = tmp_path_factory.mktemp("predicted")
     scans, results = place / "scans", place / "scans results"

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from support import TESTS
 from support.processes import wait_until
 
 SMOOTH = 0.05
 """Seconds that the main thread may be held."""
 
-FAKE_WORKER = ("-u", "-m", "MoBUncertaintyLib.worker.fake")
+FAKE_WORKER = ("-u", "-P", str(TESTS / "support" / "fake_worker.py"))
 """Arguments of Python for the fake worker; its mode follows."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from support import MODULE_FOLDER
+from support import MODULE_FOLDER, TESTS
 from support.processes import wait_until
 
 SSHD = shutil.which("sshd", path=os.pathsep.join(("/usr/sbin", "/usr/local/sbin", os.environ.get("PATH", ""))))
@@ -22,7 +22,8 @@ MISSING = None if SSHD and SSH and os.name == "posix" else "OpenSSH's server and
 
 HOST = "lab"
 PROGRAM = "from MoBUncertaintyLib.cli.app import app; app()"
-FAKE = "from MoBUncertaintyLib.worker.remote import host; host.serve(('-m', 'MoBUncertaintyLib.worker.fake', {mode!r}))"
+FAKE = f"from MoBUncertaintyLib.worker.remote import host; host.serve(({str(TESTS / 'support' / 'fake_worker.py')!r}, "
+FAKE += "{mode!r}))"
 
 
 class Loopback:

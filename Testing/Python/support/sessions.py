@@ -20,7 +20,7 @@ def begin(scene, name="CT"):
 def begin_again(ct, **provenance):
     """The fake worker's result for a CT that is in a scene."""
     from MoBUncertaintyLib.slicer_app.requests import showResult
-    from MoBUncertaintyLib.worker.fake import fake_prediction
+    from support.fake_worker import fake_prediction
 
     return showResult(ct, {"ct": {"ijk_to_ras": MATRIX}}, as_answer(*fake_prediction(SHAPE, MATRIX, provenance)))
 

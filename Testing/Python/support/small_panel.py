@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from support import MODULE_FOLDER
+from support.caller import FAKE_WORKER
 from support.sessions import as_answer
 
 SHAPE = (20, 24, 28)
@@ -47,7 +48,7 @@ def use_worker(desktop, mode: str) -> None:
     """Use the fake worker in one of its modes; one that has finished its work in the same mode stays."""
     from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
-    arguments = ("-u", "-m", "MoBUncertaintyLib.worker.fake", mode)
+    arguments = (*FAKE_WORKER, mode)
     client = desktop.logic.client
     if client.busy or getattr(client, "_arguments", None) != arguments:
         client.close()
@@ -89,7 +90,7 @@ def with_regions(desktop, count: int):
     from MoBUncertaintyLib.prediction import Prediction
     from MoBUncertaintyLib.regions.region import Regions
     from MoBUncertaintyLib.regions.settings import RegionSettings
-    from MoBUncertaintyLib.worker.fake import LABEL, fake_region
+    from support.fake_worker import LABEL, fake_region
 
     ct = add_ct(desktop)
     p, region_map, grid = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.uint16), Grid.from_matrix(MATRIX)
@@ -107,7 +108,7 @@ def with_regions(desktop, count: int):
 
 def two_labels() -> tuple:
     """The prediction of two labels, one above the other, and its regions."""
-    from MoBUncertaintyLib.worker.fake import LABEL, fake_prediction
+    from support.fake_worker import LABEL, fake_prediction
 
     prediction, regions = fake_prediction(SHAPE, MATRIX)
     (p,), (v,) = prediction.probability, prediction.variance

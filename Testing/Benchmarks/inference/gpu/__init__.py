@@ -1,6 +1,6 @@
 """Whether a machine's GPU computes what the CPU does, how fast, and with how much memory.
 
-    mob-uncertainty benchmark --gpu-check --output FOLDER
+    python Testing/Benchmarks/benchmark.py --gpu-check --output FOLDER
 
 `check` runs the steps one after another, each in a process of its own (`inference.child`), since a fault on a GPU ends
 everything in its process; `rows` writes what a step finds, row by row. The steps are in `steps`: `paths` (one tile in

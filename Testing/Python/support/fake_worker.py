@@ -1,8 +1,6 @@
 """A fake of the worker for tests: it speaks the protocol, but its prediction is fake, so that it needs no torch.
 
-It is part of the library so that the module's self-test finds it in an installed extension.
-
-    python -u -m MoBUncertaintyLib.worker.fake [MODE]
+    python -u -P Testing/Python/support/fake_worker.py [MODE]
 
 MODE  normal    sends a result after a few steps (the default)
       slow      does so in a minute, and starts a child process that would outlive it

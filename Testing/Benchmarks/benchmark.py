@@ -1,20 +1,23 @@
-"""`mob-uncertainty benchmark`: its options. The benchmark itself lies in `Testing/Benchmarks` of a checkout."""
+"""Measure speed, memory and accuracy beside stock nnU-Net: the options of what is in `inference`.
+
+python Testing/Benchmarks/benchmark.py --output FOLDER
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-import MoBUncertaintyLib
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.options import Device
-from MoBUncertaintyLib.cli.programs import Result
+
+app = typer.Typer()
 
 
+@app.command()
 def benchmark(
     output: Annotated[Path, typer.Option(help="Folder for the report; measurements that are there already are kept.")],
     networks: Annotated[
@@ -60,16 +63,16 @@ def benchmark(
     threads: Annotated[
         int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: what torch chooses.")
     ] = None,
-) -> Result:
-    """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots. From a checkout only."""
+) -> None:
+    """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots."""
     with console.reporting(steps=True) as cancelled:
-        _find_benchmarks()
         from inference.run import run
         from inference.tasks import BenchmarkSettings, parse_sizes
         from MoBUncertaintyLib.prediction import Progress
 
         if gpu_check:
-            return _check_gpu(output, _listed(networks), device, samples, threads, cancelled)
+            _check_gpu(output, _listed(networks), device, samples, threads, cancelled)
+            return
         settings = BenchmarkSettings(
             networks=_listed(networks),
             sizes=parse_sizes(sizes),
@@ -89,7 +92,6 @@ def benchmark(
         judged = [target["met"] for target in done["targets"] if target["met"] is not None]
         console.show_warnings(f"{each['what']}: {each['why']}" for each in done["failed"])
         typer.echo(f"{sum(judged)} of {len(judged)} targets hold; see {output / 'benchmark.md'}")
-        return Result({"page": output / "benchmark.md", "targets": done["targets"], "failed": done["failed"]})
 
 
 def _check_gpu(
@@ -99,7 +101,7 @@ def _check_gpu(
     samples: int,
     threads: int | None,
     cancelled: Callable[[], bool],
-) -> Result:
+) -> None:
     from inference.gpu.check import run_check
     from MoBUncertaintyLib.prediction import Progress
 
@@ -110,24 +112,14 @@ def _check_gpu(
     typer.echo(
         f"{done['counts']['ok']} of {len(done['rows'])} rows are as they should be; see {output / 'gpu-check.md'}"
     )
-    facts = {"page": output / "gpu-check.md", **done["counts"], "rows": done["rows"]}
-    return Result(facts, console.UNEXPECTED if done["counts"]["failed"] else 0)
-
-
-def _find_benchmarks() -> None:
-    """Make the benchmark's code, which lies beside this package in a checkout, importable."""
-    from MoBUncertaintyLib.errors import InstallationError
-
-    folder = Path(MoBUncertaintyLib.__file__).parents[2] / "Testing" / "Benchmarks"
-    if not (folder / "inference").is_dir():
-        raise InstallationError(
-            "The benchmark is not part of the installed package; get a checkout of the project and run it there, "
-            "after pip install --editable ."
-        )
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    if done["counts"]["failed"]:
+        raise typer.Exit(console.UNEXPECTED)
 
 
 def _listed(text: str) -> tuple[str, ...]:
     """Split at commas, and drop repeated words."""
     return tuple(dict.fromkeys(filter(None, (word.strip() for word in text.split(",")))))
+
+
+if __name__ == "__main__":
+    app()
