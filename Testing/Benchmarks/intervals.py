@@ -20,7 +20,6 @@ import numpy as np
 from mob_training.evaluation.intervals import KEY, stated
 from mob_training.evaluation.score_files import read_runs
 from MoBUncertaintyLib.conformal.calibration import STAGES
-from MoBUncertaintyLib.conformal.margin import DISTANCES_MM, SurfaceLoss
 from MoBUncertaintyLib.conformal.quantile import conformal_quantile
 from MoBUncertaintyLib.conformal.volumes import LEVELS, Scale, choose_scale
 
@@ -38,7 +37,6 @@ def study(cases: list[dict[str, Any]], label: str, alone: bool = True, seed: int
     stages = [[stated(case, label, stage + 1) for case in cases] for stage in range(STAGES)] if simulated else []
     after = stages[-1] if stages else []
     spread = [case.get("joint.volume.deviation") for case in cases]
-    outside = np.array([case[f"{KEY}.{label}.outside"] for case in cases])
     scales: dict[str, list[float]] = {kind.value: [each.scale(kind) for each, _ in pairs] for kind in Scale}
     if alone and all(spread):
         scales[SAMPLES] = [float(each) / 1000 for each in spread if each]
@@ -47,7 +45,6 @@ def study(cases: list[dict[str, Any]], label: str, alone: bool = True, seed: int
     count, rng = round(CALIBRATION * len(cases)), np.random.default_rng(seed)
     rows: dict[tuple[str, float], list[tuple[float, float]]] = {}
     choices: dict[str, int] = {}
-    margins: dict[float, list[tuple[float, float]]] = {}
     for _ in range(SPLITS):
         order = rng.permutation(len(cases))
         known, others = order[:count], order[count:]
@@ -62,10 +59,6 @@ def study(cases: list[dict[str, Any]], label: str, alone: bool = True, seed: int
             for name, (distance, scale) in sets.items():
                 half = conformal_quantile(distance[known] / scale[known], level) * scale[others]
                 rows.setdefault((name, level), []).append((float(np.mean(distance[others] <= half)), 2 * half.mean()))
-            loss = SurfaceLoss(tuple(np.minimum.accumulate(outside[known].mean(axis=0))), count)
-            if (margin := loss.margin_mm(level)) is not None:
-                held = 1 - outside[others][:, DISTANCES_MM.index(margin)].mean()
-                margins.setdefault(level, []).append((held, margin))
     # The mean over all splits is fixed by the cases; of 200 of them it is known to this.
     found: dict[str, Any] = {"cases": len(cases), "calibration": count, "splits": SPLITS, "scale": choices}
     for (name, level), values in rows.items():
@@ -75,13 +68,6 @@ def study(cases: list[dict[str, Any]], label: str, alone: bool = True, seed: int
             "error": round(float(covered.std(ddof=1) / np.sqrt(SPLITS)), 4),
             "width_ml": round(float(width.mean()), 4),
         }
-    found["margin"] = {
-        f"{100 * level:g}": {
-            "held": round(float(np.mean([h for h, _ in each])), 4),
-            "mm": round(float(np.mean([m for _, m in each])), 2),
-        }
-        for level, each in margins.items()
-    }
     return found
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 from MoBUncertaintyLib.conformal.interval import Interval
-from MoBUncertaintyLib.conformal.margin import SurfaceLoss
 from MoBUncertaintyLib.conformal.quantile import needed_cases
 from MoBUncertaintyLib.conformal.volumes import STATED_LEVELS, Residuals, Scale, StatedVolume, short
 from MoBUncertaintyLib.errors import SettingsError, reason_of
@@ -26,12 +25,10 @@ class LabelCalibration:
         predicted: Residuals of the predictions.
         reviewed: Residuals after each of `STAGES` of a review, in one scale; none: not known, and no interval is stated
             after one.
-        surface: Where their true surface lies; None: not known.
     """
 
     predicted: Residuals
     reviewed: tuple[Residuals, ...] = ()
-    surface: SurfaceLoss | None = None
 
     def __post_init__(self) -> None:
         if len(self.reviewed) not in (0, STAGES):
@@ -48,19 +45,16 @@ class LabelBounds:
         scale: Of the residuals.
         quantile: Of the prediction.
         reviewed: After each of `STAGES` of a review; none: no interval is stated then.
-        margin_mm: Around the outline, in which the true surface is expected to lie to the fraction `level`.
         reviewed_scale: Of the residuals after a review.
     """
 
     scale: Scale
     quantile: float
     reviewed: tuple[float, ...] = ()
-    margin_mm: float | None = None
     reviewed_scale: Scale = Scale.NOTHING
 
     def __post_init__(self) -> None:
-        stated = (self.quantile, *self.reviewed, *(() if self.margin_mm is None else (self.margin_mm,)))
-        if not all(math.isfinite(number) and number >= 0 for number in stated):
+        if not all(math.isfinite(number) and number >= 0 for number in (self.quantile, *self.reviewed)):
             raise ValueError("bounds must be finite numbers from 0 on")
         if len(self.reviewed) not in (0, STAGES):
             raise ValueError(f"a review has {STAGES} stages")
@@ -123,7 +117,6 @@ class VolumeBounds:
                 "quantile": short(bounds.quantile),
                 "reviewed": [short(value) for value in bounds.reviewed],
                 "reviewed_scale": bounds.reviewed_scale.value,
-                "margin_mm": bounds.margin_mm,
             }
             for name, bounds in self.labels.items()
         }
@@ -142,8 +135,7 @@ class VolumeBounds:
                     Scale(each["scale"]),
                     float(each["quantile"]),
                     tuple(map(float, each["reviewed"])),
-                    None if each["margin_mm"] is None else float(each["margin_mm"]),
-                    Scale(each.get("reviewed_scale", Scale.ERROR)),  # the only one in older files
+                    Scale(each["reviewed_scale"]),
                 )
                 for name, each in values["labels"].items()
             }
@@ -154,7 +146,7 @@ class VolumeBounds:
 
 @dataclass(frozen=True)
 class VolumeCalibration:
-    """What a model's card keeps of its calibration cases, so that a site can add its own.
+    """What a model's card keeps of its calibration cases, so that a site can replace them.
 
     Attributes:
         data: Which cases they are, in a few words.
@@ -186,25 +178,12 @@ class VolumeCalibration:
             level, min(known, default=0), {name: _bounds(each, level) for name, each in self.labels.items()}
         )
 
-    def pooled(self, other: VolumeCalibration, weight: float = 1.0) -> VolumeCalibration:
-        """Return that of both, each case of the other counting for `weight`; what only one of them knows is left out.
-
-        Raises:
-            ValueError: Their scales differ.
-        """
-        labels = {name: _pooled(mine, other.labels[name], weight) for name, mine in self.labels.items()
-                  if name in other.labels}  # fmt: skip
-        return replace(self, data=f"{self.data}; {other.data}", labels=labels)
-
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON."""
         labels = {
             name: {
                 "predicted": each.predicted.to_dict(),
                 "reviewed": [stage.to_dict() for stage in each.reviewed],
-                "surface": None
-                if each.surface is None
-                else {"outside": list(each.surface.outside), "cases": each.surface.cases},
             }
             for name, each in self.labels.items()
         }
@@ -222,9 +201,6 @@ class VolumeCalibration:
                 str(name): LabelCalibration(
                     Residuals.from_dict(each["predicted"]),
                     tuple(map(Residuals.from_dict, each["reviewed"])),
-                    None
-                    if each["surface"] is None
-                    else SurfaceLoss(tuple(map(float, each["surface"]["outside"])), float(each["surface"]["cases"])),
                 )
                 for name, each in values["labels"].items()
             }
@@ -233,8 +209,7 @@ class VolumeCalibration:
             raise SettingsError(f"The calibration of volumes is not as it should be ({reason_of(error)}).") from error
 
     def _allows(self, level: float) -> bool:
-        weights = [sum(each.predicted.weights) or len(each.predicted.values) for each in self.labels.values()]
-        return min(weights, default=0) >= needed_cases(level)
+        return min((len(each.predicted.values) for each in self.labels.values()), default=0) >= needed_cases(level)
 
 
 def _bounds(label: LabelCalibration, level: float) -> LabelBounds:
@@ -244,17 +219,5 @@ def _bounds(label: LabelCalibration, level: float) -> LabelBounds:
         label.predicted.scale,
         label.predicted.quantile(level),
         tuple(reversed(tuple(later))),
-        None if label.surface is None else label.surface.margin_mm(level),
         next((stage.scale for stage in label.reviewed), Scale.NOTHING),
-    )
-
-
-def _pooled(mine: LabelCalibration, other: LabelCalibration, weight: float) -> LabelCalibration:
-    both = len(mine.reviewed) == len(other.reviewed)
-    reviewed = zip(mine.reviewed, other.reviewed, strict=True) if both else ()
-    known = mine.surface is not None and other.surface is not None
-    return LabelCalibration(
-        mine.predicted.pooled(other.predicted, weight),
-        tuple(one.pooled(another, weight) for one, another in reviewed),
-        mine.surface.pooled(other.surface, weight) if known and mine.surface and other.surface else None,
     )

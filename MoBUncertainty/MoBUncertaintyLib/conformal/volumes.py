@@ -75,19 +75,14 @@ class Residuals:
     Attributes:
         scale: In which they are.
         values: One for each case.
-        weights: Of each case, relative to a case of the place where intervals are stated; none: all 1.
     """
 
     scale: Scale
     values: tuple[float, ...]
-    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        numbers = (*self.values, *self.weights)
-        if not all(math.isfinite(number) and number >= 0 for number in numbers):
-            raise ValueError("residuals and weights must be finite numbers from 0 on")
-        if not self.values or len(self.weights) not in (0, len(self.values)):
-            raise ValueError("residuals must be some, with one weight for each or none at all")
+        if not self.values or not all(math.isfinite(number) and number >= 0 for number in self.values):
+            raise ValueError("residuals must be finite numbers from 0 on, one or more")
 
     @classmethod
     def of(cls, cases: Sequence[tuple[StatedVolume, float]], scale: Scale | None = None) -> Residuals:
@@ -110,31 +105,16 @@ class Residuals:
         Raises:
             TooFewCasesError: There are too few.
         """
-        return conformal_quantile(self.values, level, self.weights)
-
-    def pooled(self, other: Residuals, weight: float = 1.0) -> Residuals:
-        """Return those of both, each of the other's counting for `weight`; a site pools the model's with its own.
-
-        Raises:
-            ValueError: Their scales differ.
-        """
-        if self.scale is not other.scale:
-            raise ValueError(f"residuals in {self.scale} and in {other.scale} cannot be pooled")
-        mine = self.weights or (1.0,) * len(self.values)
-        others = tuple(short(weight * each) for each in other.weights or (1.0,) * len(other.values))
-        weights = (*mine, *others)
-        return Residuals(self.scale, (*self.values, *other.values), () if set(weights) == {1.0} else weights)
+        return conformal_quantile(self.values, level)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON."""
-        values: dict[str, Any] = {"scale": self.scale.value, "values": list(self.values)}
-        return values | ({"weights": list(self.weights)} if self.weights else {})
+        return {"scale": self.scale.value, "values": list(self.values)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Residuals:
         """Invert `to_dict`."""
-        numbers, weights = (tuple(map(float, values.get(name, ()))) for name in ("values", "weights"))
-        return cls(Scale(values["scale"]), numbers, weights)
+        return cls(Scale(values["scale"]), tuple(map(float, values["values"])))
 
 
 def choose_scale(*stages: Sequence[tuple[StatedVolume, float]]) -> Scale:

@@ -165,10 +165,9 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 def _labels(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
     voxel_ml = case.prediction.grid.voxel_mm3 / 1000
     before, after = (_counts(labels) * voxel_ml for labels in (case.prediction.segmentation, corrected))
-    errors, bounds = case.prediction.expected_errors_mm3, case.prediction.volume_bounds
+    errors = case.prediction.expected_errors_mm3
     volumes = {"predicted": before, "corrected": after}
     intervals = {"predicted": case.prediction.volume_intervals(), "corrected": case.review.volume_intervals()}
-    margins = {name: each.margin_mm for name, each in bounds.labels.items()} if bounds else {}
     return [
         asdict(label)
         | {f"{name}_ml": round(float(ml[[*label.values]].sum()), 3) for name, ml in volumes.items()}
@@ -176,7 +175,7 @@ def _labels(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
             f"{name}_interval": known[label.name].to_dict() if label.name in known else None
             for name, known in intervals.items()
         }
-        | {"expected_error_ml": round(errors[label.name] / 1000, 4), "margin_mm": margins.get(label.name)}
+        | {"expected_error_ml": round(errors[label.name] / 1000, 4)}
         for label in case.prediction.labels
     ]
 

@@ -88,11 +88,6 @@ class ReviewView:
         return {click.click_id: self._effect(click, self.clicks) for click in self.clicks}
 
     @property
-    def corrects(self) -> bool:
-        """Whether clicks or verdicts may have changed the segmentation."""
-        return bool(self.clicks) or any(each.frozen and each.verdict is not Verdict.ACCEPT for each in self.regions)
-
-    @property
     def signature(self) -> Signature | None:
         """Who signed, and when; None as long as nobody has."""
         return self._state.signature

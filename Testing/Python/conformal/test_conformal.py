@@ -7,7 +7,6 @@ import pytest
 
 from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, VolumeBounds, VolumeCalibration
 from MoBUncertaintyLib.conformal.interval import volume_text
-from MoBUncertaintyLib.conformal.margin import DISTANCES_MM, SurfaceLoss
 from MoBUncertaintyLib.conformal.quantile import TooFewCasesError, conformal_quantile, needed_cases
 from MoBUncertaintyLib.conformal.volumes import CHOICES, Residuals, Scale, StatedVolume, choose_scale
 from MoBUncertaintyLib.errors import SettingsError
@@ -28,24 +27,6 @@ def test_too_few_cases_are_refused() -> None:
         assert conformal_quantile(range(needed), level) == needed - 1
         with pytest.raises(TooFewCasesError, match=f"needs {needed} calibration cases, these are {needed - 1}"):
             conformal_quantile(range(needed - 1), level)
-
-
-def test_whole_weights_are_repeated_cases_and_none_is_no_case() -> None:
-    rng = np.random.default_rng(1)
-    scores, weights = rng.random(20), rng.integers(0, 3, 20)
-    for level in (0.5, 0.8, 0.9):
-        assert conformal_quantile(scores, level, weights) == conformal_quantile(np.repeat(scores, weights), level)
-
-
-def test_a_shifted_site_is_covered_with_likelihood_ratios() -> None:
-    # Cases come from density 1 on (0, 1), the further one from density 2 u; its residual grows with u.
-    rng, covered = np.random.default_rng(2), {True: [], False: []}
-    for _ in range(400):
-        u, new = rng.random(100), np.sqrt(rng.random())
-        for weighted, held in covered.items():
-            bound = conformal_quantile(u, 0.8, u / new if weighted else ())
-            held.append(new <= bound)
-    assert np.mean(covered[True]) > 0.78 > 0.7 > np.mean(covered[False])
 
 
 def cases(count: int, kind: Scale, seed: int = 0) -> list[tuple[StatedVolume, float]]:
@@ -81,36 +62,17 @@ def test_a_case_without_the_label_is_no_case_to_choose_a_scale_by() -> None:
     assert choose_scale([*known, *missed]) is choose_scale(known) is Scale.ROOT_ERROR
 
 
-def test_margin_holds_the_surface_of_each_of_exchangeable_cases() -> None:
-    rng = np.random.default_rng(3)
-    distances = [rng.gamma(2, rng.uniform(0.3, 2), 50) for _ in range(25)]
-    outside = []
-    for i, own in enumerate(distances):
-        margin = SurfaceLoss.of([*distances[:i], *distances[i + 1 :]]).margin_mm(0.8)
-        assert margin in DISTANCES_MM
-        outside.append(np.mean(own > margin))
-    assert 0.1 < np.mean(outside) <= 0.2
-    with pytest.raises(TooFewCasesError):
-        SurfaceLoss.of(distances[:8]).margin_mm(0.9)
-    assert SurfaceLoss.of([np.full(3, 99.0)] * 30).margin_mm(0.9) is None
-    both = SurfaceLoss.of(distances[:10]).pooled(SurfaceLoss.of(distances[10:]))
-    assert np.allclose(both.outside, SurfaceLoss.of(distances).outside, atol=2e-4)
-
-
 def calibration(count: int = 12) -> VolumeCalibration:
     predicted = Residuals.of(cases(count, Scale.ERROR), Scale.ERROR)
     reviewed = tuple(Residuals(Scale.ERROR, tuple(v / stage for v in predicted.values)) for stage in range(2, 6))
-    surface = SurfaceLoss.of([np.linspace(0, 4, 9)] * count)
-    return VolumeCalibration("made", {"liver": LabelCalibration(predicted, reviewed, surface)})
+    return VolumeCalibration("made", {"liver": LabelCalibration(predicted, reviewed)})
 
 
 def test_calibration_survives_json_and_damage_is_refused() -> None:
     made = calibration()
     assert VolumeCalibration.from_dict(made.to_dict()) == made
-    weighted = made.pooled(calibration(5), 0.25)
-    assert VolumeCalibration.from_dict(weighted.to_dict()) == weighted
     assert VolumeBounds.from_dict(made.bounds().to_dict()).labels.keys() == {"liver"}
-    for change in ({"scale": "mm"}, {"values": [-1.0]}, {"values": []}, {"weights": [1.0]}):
+    for change in ({"scale": "mm"}, {"values": [-1.0]}, {"values": []}):
         damaged = made.to_dict()
         damaged["labels"]["liver"]["predicted"] |= change
         with pytest.raises(SettingsError, match="calibration of volumes is not as it should be"):
@@ -124,9 +86,6 @@ def test_stages_of_a_review_have_one_scale() -> None:
     bounds = VolumeBounds.from_dict(replace(kept, labels={"liver": plain}).to_dict())
     stated, done = StatedVolume(94, 20), (STAGES, STAGES)
     assert bounds.interval("liver", stated, done).high == pytest.approx(94 + plain.reviewed[-1], rel=1e-4)
-    older = kept.to_dict()
-    del older["labels"]["liver"]["reviewed_scale"]  # as earlier versions wrote it
-    assert VolumeBounds.from_dict(older).labels["liver"].reviewed_scale is Scale.ERROR
     label = calibration().labels["liver"]
     with pytest.raises(ValueError, match="one scale"):
         replace(label, reviewed=(*label.reviewed[:-1], replace(label.reviewed[-1], scale=Scale.NOTHING)))
@@ -143,7 +102,6 @@ def test_no_stage_of_a_review_is_narrower_than_a_later_one() -> None:
 
 def test_level_is_the_highest_that_the_cases_allow() -> None:
     assert [calibration(count).bounds().level for count in (4, 8, 9, 30)] == [0.8, 0.8, 0.9, 0.9]
-    assert calibration(8).pooled(calibration(8), 0.5).bounds().level == 0.9
     with pytest.raises(TooFewCasesError):
         calibration(8).bounds(0.9)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mob_training.evaluation.intervals import KEY, calibration_of, interval_measures, stated, surface_distances
+from mob_training.evaluation.intervals import KEY, calibration_of, interval_measures, stated
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.conformal.calibration import STAGES
-from MoBUncertaintyLib.conformal.margin import DISTANCES_MM
 from MoBUncertaintyLib.conformal.quantile import TooFewCasesError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.regions.settings import RegionSettings
@@ -44,20 +43,10 @@ def test_a_review_ends_with_less_open_and_nearer_to_the_truth() -> None:
     assert true_ml == pytest.approx(case.truth.sum() * prediction.grid.voxel_mm3 / 1000)
 
 
-def test_distances_are_those_of_surfaces() -> None:
-    true, found = np.zeros((20, 20, 20), bool), np.zeros((20, 20, 20), bool)
-    true[4:16, 4:16, 4:16] = True
-    found[6:14, 6:14, 6:14] = True
-    distances = surface_distances(true, found, np.array([1.0, 2.0, 3.0]))
-    assert distances.min() == 2.0 and distances.max() == pytest.approx(2 * np.sqrt(14))
-    assert np.isinf(surface_distances(true, np.zeros_like(true), np.ones(3))).all()
-
-
 def measured(seed: int, ordinary: float = 1.0) -> dict:
     rng = np.random.default_rng(seed)
     volumes = [50 + rng.normal() / (1 + stage) for stage in range(STAGES + 1)]
-    outside = [max(0.5 - mm / 8, 0) for mm in DISTANCES_MM]
-    label = {"true_ml": 50.0, "ml": volumes, "error_ml": [2.0] * (STAGES + 1), "outside": outside}
+    label = {"true_ml": 50.0, "ml": volumes, "error_ml": [2.0] * (STAGES + 1)}
     return {"ordinary": ordinary, "liver": label}
 
 
@@ -67,6 +56,5 @@ def test_card_keeps_the_ordinary_cases() -> None:
     (label,) = made.labels.values()
     assert made.data.startswith("16 held-out cases")
     assert len(label.predicted.values) == 16 and len(label.reviewed) == STAGES
-    assert made.bounds(0.9).labels["liver"].margin_mm == pytest.approx(3.75)
     with pytest.raises(TooFewCasesError):
         calibration_of(run_of({f"case{i}": measured(i) for i in range(3)}))

@@ -1,4 +1,4 @@
-"""Measure what volumes and outlines a model states, and how far these are from the truth, for its card."""
+"""Measure what volumes a model states, and how far these are from the truth, for its card."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run
 from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, VolumeCalibration
-from MoBUncertaintyLib.conformal.margin import SurfaceLoss
 from MoBUncertaintyLib.conformal.volumes import Residuals, StatedVolume, choose_scale
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.prediction import Prediction
@@ -30,8 +28,7 @@ def interval_measures(prediction: Prediction, case: ReadCase) -> dict[str, Any]:
 
     Returns:
         `ordinary`, 1 or 0: whether the model suits the case, as far as it can tell. For each label `true_ml`; `ml` and
-        `error_ml`, what is stated (`StatedVolume`), as predicted and after each of `STAGES` of a review; `outside`, the
-        loss of its true surface (`SurfaceLoss`).
+        `error_ml`, what is stated (`StatedVolume`), as predicted and after each of `STAGES` of a review.
     """
     suitability = prediction.suitability
     whole, inside = prediction.stated_volumes(), case.prediction.stated_volumes()
@@ -48,28 +45,12 @@ def interval_measures(prediction: Prediction, case: ReadCase) -> dict[str, Any]:
     stages += stages[-1:] * (STAGES + 1 - len(stages))  # of a case without regions
     measures: dict[str, Any] = {"ordinary": float(suitability is None or suitability.level is Level.ORDINARY)}
     for label in prediction.labels:
-        true, found = label.mask(case.truth), label.mask(case.prediction.segmentation)
         measures[label.name] = {
-            "true_ml": prediction.grid.voxel_mm3 / 1000 * np.count_nonzero(true),
+            "true_ml": prediction.grid.voxel_mm3 / 1000 * np.count_nonzero(label.mask(case.truth)),
             "ml": [stage[label.name].ml for stage in stages],
             "error_ml": [stage[label.name].error_ml for stage in stages],
-            "outside": list(SurfaceLoss.of([surface_distances(true, found, prediction.grid.spacing)]).outside),
         }
     return measures
-
-
-def surface_distances(true: np.ndarray, found: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Compute the distance of each voxel of the true surface from the surface of what was found, in mm.
-
-    Args:
-        true: Mask (z, y, x).
-        found: Likewise; without any voxel, all is infinitely far.
-        spacing: Of the voxels.
-    """
-    true_outline, outline = (mask & ~ndimage.binary_erosion(mask) for mask in (true, found))
-    if not outline.any():
-        return np.full(np.count_nonzero(true_outline), np.inf)
-    return np.asarray(ndimage.distance_transform_edt(~outline, spacing))[true_outline]
 
 
 def calibration_of(run: Run) -> VolumeCalibration:
@@ -102,10 +83,5 @@ def stated(case: dict[str, Any], label: str, stage: int = 0) -> tuple[StatedVolu
 
 def _of_label(cases: list[dict[str, Any]], name: str) -> LabelCalibration:
     stages = [[stated(case, name, stage) for case in cases] for stage in range(STAGES + 1)]
-    outside = np.mean([case[f"{KEY}.{name}.outside"] for case in cases], axis=0)
     scale = choose_scale(*stages[1:])
-    return LabelCalibration(
-        Residuals.of(stages[0]),
-        tuple(Residuals.of(stage, scale) for stage in stages[1:]),
-        SurfaceLoss(tuple(float(value) for value in np.ceil(1e4 * outside - 1e-6) / 1e4), len(cases)),
-    )
+    return LabelCalibration(Residuals.of(stages[0]), tuple(Residuals.of(stage, scale) for stage in stages[1:]))

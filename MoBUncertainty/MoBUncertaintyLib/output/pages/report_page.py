@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.files.wording import percent
-from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.output.pages.templates import (
     TEMPLATE,
@@ -147,19 +146,10 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
 
 
 def _volume_facts(labels: Sequence[Mapping[str, Any]], bounds: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    known = [label for label in labels if label["predicted_interval"] is not None]
-    if bounds is None or not known:
+    if bounds is None or not any(label["predicted_interval"] for label in labels):
         return []
-    level = percent(bounds["level"])
-    of_labels = [(readable(label["name"]), label["margin_mm"]) for label in known]
-    margins = "; ".join(f"{mm:g} mm of the predicted outline of {name}" for name, mm in of_labels if mm is not None)
-    return [
-        (
-            "Intervals hold",
-            f"the true volume in {level} of cases that are like the {bounds['cases']} calibration cases",
-        ),
-        ("True surface", f"{level} of it, on average, within {margins}" if margins else None),
-    ]
+    level, cases = percent(bounds["level"]), bounds["cases"]
+    return [("Intervals hold", f"the true volume in {level} of cases that are like the {cases} calibration cases")]
 
 
 def _click_facts(settings: Mapping[str, Any], prediction: Mapping[str, Any]) -> list[tuple[str, Any]]:
