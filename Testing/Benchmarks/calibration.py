@@ -32,7 +32,7 @@ from mob_training.evaluation.metrics import Calibration, dice, negative_log_like
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions, draw_edits, give_verdicts
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM
-from MoBUncertaintyLib.calibration.models import calibrate_model
+from MoBUncertaintyLib.calibration.calibration import calibrate_model
 from MoBUncertaintyLib.errors import CalibrationError
 from MoBUncertaintyLib.geometry import bounding_box, shadows
 from MoBUncertaintyLib.images.reader import digest

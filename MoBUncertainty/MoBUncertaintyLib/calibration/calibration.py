@@ -1,24 +1,43 @@
-"""Calibrate a model on signed-off reviews or labelled cases, or say why it stays as it is."""
+"""From a model and a site's signed-off reviews or labelled cases to a model of the site, or why it stays as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.calibration.cases import SiteCase
-from MoBUncertaintyLib.calibration.intervals import Intervals, fit_intervals
-from MoBUncertaintyLib.calibration.site import extend_fingerprint
-from MoBUncertaintyLib.calibration.temperature import Fit, fit_temperature
-from MoBUncertaintyLib.calibration.threshold import fit_threshold
+from MoBUncertaintyLib.calibration.cases import (
+    SiteCase,
+    find_reviews,
+    gather,
+    holds_labels,
+    predicted_cases,
+    read_review,
+)
+from MoBUncertaintyLib.calibration.fitting import (
+    Fit,
+    Intervals,
+    extend_fingerprint,
+    fit_intervals,
+    fit_temperature,
+    fit_threshold,
+)
 from MoBUncertaintyLib.errors import CalibrationError
 from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.card import ModelCard, overlap
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
+from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.listing import find_model
+from MoBUncertaintyLib.network.export import check_exportable, check_new, export
+from MoBUncertaintyLib.prediction import CancelledCallback, PredictionSettings, ProgressCallback
 
+ADDED_NAME = ", calibrated"
+LONGEST_NAME = 100
 MIN_CASES = 5
 SIGNIFICANCE = 0.05
 """A model is changed only if chance alone would make it seem better less often than this."""
@@ -131,3 +150,77 @@ def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
 
 def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
+
+
+@dataclass(frozen=True)
+class CalibratedModel:
+    """A model of a site.
+
+    Attributes:
+        model: As written.
+        calibration: What was changed.
+        refused: One sentence on each case that was not used.
+    """
+
+    model: Model
+    calibration: Calibration
+    refused: list[str]
+
+
+def calibrate_model(
+    model: str | Path,
+    folders: Iterable[Path],
+    output: Path,
+    name: str | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+    device: str = "auto",
+) -> CalibratedModel:
+    """Calibrate a model on a site's cases, and write it under another name; it stays as it is.
+
+    Args:
+        model: Path or name.
+        folders: Of signed-off reviews of the model's predictions (exports, or results with exports in them), or of
+            labelled cases (`cases.predicted_cases`), which are predicted as users' are.
+        output: Model folder or `.zip` to make; must not exist.
+        name: Of the new model; None: that of the model, with `ADDED_NAME`.
+        progress, cancelled: As for `cases.predicted_cases`.
+        device: Predicts labelled cases.
+
+    Raises:
+        CalibrationError: There are too few cases, or the model would not be better; nothing is written.
+        ReviewError, ImageError: A folder holds no case.
+        ModelError, OutputError: As for `export`.
+        Cancelled: `cancelled` said so; nothing is written.
+    """
+    check_new(output)
+    with load_model(find_model(model)) as given:
+        check_model(given.card)
+        check_exportable(given)
+        paths = [*map(Path, folders)]
+        labelled = [folder for folder in paths if holds_labels(folder)]
+        reviews = find_reviews(folder for folder in paths if folder not in labelled)
+        reads: list[Callable[[], SiteCase]] = [partial(read_review, folder, given.digest) for folder in reviews]
+        if labelled:  # only that needs the network
+            from MoBUncertaintyLib.inference.predictor import Predictor
+
+            predictor = Predictor(given, PredictionSettings(device=device))
+            reads += predicted_cases(labelled, predictor, progress or (lambda _: None), cancelled or (lambda: False))
+        cases, refused = gather(reads)
+        try:
+            found = calibrate(cases, given.card)
+        except CalibrationError as error:
+            raise CalibrationError(" ".join([str(error), *refused])) from error
+        written = export(
+            given.path,
+            output,
+            name=name or given.card.name[: LONGEST_NAME - len(ADDED_NAME)].rstrip() + ADDED_NAME,
+            training={"calibration": found.description(given.card, given.digest)},
+            regions=found.regions,
+            click_settings=found.click_settings,
+            fingerprint=found.fingerprint,
+            volume_calibration=found.intervals.calibration if found.intervals else None,
+            temperature=found.fit.temperature,
+            half=None,
+        )
+    return CalibratedModel(written, found, refused)

@@ -1,23 +1,39 @@
-"""The cases that a calibration is fitted to; reviews among them are signed off, unchanged, of the model at hand."""
+"""The cases that a calibration is fitted to: signed-off reviews of the model's predictions, and labelled images.
+
+Reviews must be unchanged. A labelled image is predicted, and its truth counted everywhere.
+"""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from MoBUncertaintyLib.conformal.volumes import StatedVolume
-from MoBUncertaintyLib.errors import ImageError, ReviewError
+from MoBUncertaintyLib.errors import Cancelled, ImageError, ReviewError
 from MoBUncertaintyLib.files.json_input import is_number
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import KEPT
+from MoBUncertaintyLib.images.channels import on_same_grid
+from MoBUncertaintyLib.images.inputs import Input, list_inputs
+from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES
 from MoBUncertaintyLib.output.review_export import DECIDED, RECORD, checking, read_export
+from MoBUncertaintyLib.prediction import CancelledCallback, Progress, ProgressCallback
 from MoBUncertaintyLib.refinement.evidence import Evidence
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.inference.predictor import Predictor
+
+IMAGES, LABELS = "images", "labels"
+"""Names of the two folders in a folder of labelled cases."""
 
 
 @dataclass(frozen=True)
@@ -93,18 +109,12 @@ def gather(reads: Iterable[Callable[[], SiteCase]]) -> tuple[list[SiteCase], lis
     return cases, refused
 
 
-def read_reviews(folders: Iterable[Path], digest: str) -> list[Callable[[], SiteCase]]:
-    """Make what reads each review, for `gather`.
+def read_review(folder: Path, digest: str) -> SiteCase:
+    """Read a review.
 
     Args:
-        folders: Of exports.
-        digest: Of the model that must have predicted them.
-    """
-    return [partial(read_review, folder, digest) for folder in folders]
-
-
-def read_review(folder: Path, digest: str) -> SiteCase:
-    """Read a review; arguments as for `read_reviews`.
+        folder: Of the export.
+        digest: Of the model that must have predicted it.
 
     Raises:
         ReviewError: It cannot be used; the message says why.
@@ -161,3 +171,90 @@ def _deviations(record: Mapping[str, Any]) -> dict[str, float]:
     if not isinstance(given, dict):
         return {}
     return {name: float(value) for name, value in given.items() if is_number(value) and value >= 0}
+
+
+def holds_labels(folder: Path) -> bool:
+    """Whether a folder is one of labelled cases, as `mob-training attach-head` takes it too."""
+    return (folder / IMAGES).is_dir() and (folder / LABELS).is_dir()
+
+
+def predicted_cases(
+    folders: Iterable[Path], predictor: Predictor, progress: ProgressCallback, cancelled: CancelledCallback
+) -> list[Callable[[], SiteCase]]:
+    """Make what reads and predicts each labelled case, for `gather`.
+
+    Args:
+        folders: Each holds `images/NAME` and `labels/NAME`, volume files; a model of several input channels takes
+            `images/NAME_0000`, `images/NAME_0001` and so on.
+        predictor: Of the model.
+        progress: Called with the cases that are done (stage `cases`) and, within a case, with each step.
+        cancelled: Asked between cases and tiles.
+
+    Raises:
+        ImageError: A folder holds no image.
+    """
+    channels = len(predictor.model.channels)
+    cases = [(folder, case) for folder in folders for case in list_inputs(folder / IMAGES, None, channels)]
+    began = time.monotonic()
+
+    def tell(done: int) -> None:
+        if cancelled():
+            raise Cancelled("Cancelled between two cases.")
+        left = (time.monotonic() - began) / done * (len(cases) - done) if done else None
+        progress(Progress("cases", done, len(cases), left))
+
+    def read(number: int) -> SiteCase:
+        tell(number)
+        try:
+            return _predicted(*cases[number], predictor, progress, cancelled)
+        finally:
+            tell(number + 1)
+
+    return [partial(read, number) for number in range(len(cases))]
+
+
+def _predicted(
+    folder: Path, case: Input, predictor: Predictor, progress: ProgressCallback, cancelled: CancelledCallback
+) -> SiteCase:
+    truth_file = _label_map(folder, case)
+    if case.problem:
+        raise ImageError(f"The image {case.path} cannot be used: {case.problem}.")
+    read = read_image(case.path, case.series)
+    truth = _read_truth(truth_file, read.image, [label.value for label in predictor.labels])
+    others = {
+        name: read_image(path).image for name, path in zip(predictor.model.channels[1:], case.channels, strict=False)
+    }
+    prediction = predictor.predict(read.image, progress, cancelled, exact=True, channels=others)
+    stated, ml, suitability = prediction.stated_volumes(), prediction.grid.voxel_mm3 / 1000, prediction.suitability
+    masks = [truth == label.value for label in prediction.labels]
+    maps = zip(prediction.probability, prediction.variance, masks, strict=True)
+    return SiteCase(
+        case.path,
+        read.sha256,
+        tuple(Evidence.of_truth(p, v, mask) for p, v, mask in maps),
+        dict(suitability.deviations) if suitability else {},
+        {
+            label.name: (stated[label.name], float(np.count_nonzero(mask)) * ml)
+            for label, mask in zip(prediction.labels, masks, strict=True)
+        },
+        labelled=True,
+    )
+
+
+def _label_map(folder: Path, case: Input) -> Path:
+    """Find the label map of a case."""
+    found = [path for suffix in VOLUME_SUFFIXES if (path := folder / LABELS / f"{case.name}{suffix}").is_file()]
+    if not found:
+        raise ImageError(f"The image {case.path} has no label map {folder / LABELS / case.name}.nii.gz.")
+    return found[0]
+
+
+def _read_truth(path: Path, image: sitk.Image, values: list[int]) -> np.ndarray:
+    """Read a label map, (z, y, x)."""
+    labels = read_image(path).image
+    if not on_same_grid(labels, image):
+        raise ImageError(f"The label map {path} lies on another grid than its image.")
+    truth: np.ndarray = sitk.GetArrayFromImage(labels)
+    if not np.isin(truth, values).any():
+        raise ImageError(f"The label map {path} has none of the model's labels ({', '.join(map(str, values))}).")
+    return truth

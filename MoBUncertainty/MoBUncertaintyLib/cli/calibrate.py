@@ -32,7 +32,7 @@ def calibrate(
     case at a time.
     """
     with console.reporting(steps=True) as cancelled:
-        from MoBUncertaintyLib.calibration.models import calibrate_model
+        from MoBUncertaintyLib.calibration.calibration import calibrate_model
 
         with console.progress(f"Calibrating {model}") as progress:
             made = calibrate_model(model, cases, output, name, progress, cancelled, device)

@@ -34,7 +34,7 @@ from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.calibration.models import CalibratedModel
+    from MoBUncertaintyLib.calibration.calibration import CalibratedModel
     from MoBUncertaintyLib.model.folder import Model
     from MoBUncertaintyLib.output.report import ReviewedCase
     from MoBUncertaintyLib.output.review_export import Exported

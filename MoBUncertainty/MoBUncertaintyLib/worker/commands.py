@@ -279,7 +279,7 @@ def calibrate(request: Fields, report: Report) -> Fields:
     Raises:
         UserError: As `calibrate_model` does.
     """
-    from MoBUncertaintyLib.calibration.models import calibrate_model
+    from MoBUncertaintyLib.calibration.calibration import calibrate_model
 
     output = Path(request["output"])
     output.parent.mkdir(parents=True, exist_ok=True)

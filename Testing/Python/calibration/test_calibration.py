@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.special import expit
 
-from MoBUncertaintyLib.calibration.calibration import calibrate
-from MoBUncertaintyLib.calibration.cases import SiteCase, error_growth, find_reviews, gather, read_reviews
-from MoBUncertaintyLib.calibration.intervals import fit_intervals
-from MoBUncertaintyLib.calibration.models import calibrate_model
-from MoBUncertaintyLib.calibration.site import extend_fingerprint
-from MoBUncertaintyLib.calibration.temperature import fit_temperature
-from MoBUncertaintyLib.calibration.threshold import fit_threshold
+from MoBUncertaintyLib.calibration.calibration import calibrate, calibrate_model
+from MoBUncertaintyLib.calibration.cases import SiteCase, error_growth, find_reviews, gather, read_review
+from MoBUncertaintyLib.calibration.fitting import extend_fingerprint, fit_intervals, fit_temperature, fit_threshold
 from MoBUncertaintyLib.conformal.calibration import LabelCalibration, VolumeCalibration
 from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume
 from MoBUncertaintyLib.errors import CalibrationError, OutputError, ReviewError
@@ -98,7 +95,7 @@ def test_a_verdict_never_contradicts_the_model_only_what_is_drawn_or_clicked_doe
     assert wrong == 1 + np.count_nonzero(first.found.mask)
     review.sign("Ada")
     write_export(ReviewedCase(case.image, review), tmp_path / "review", ["nifti"])
-    (read,), refused = gather(read_reviews(find_reviews([tmp_path]), DIGEST))
+    (read,), refused = gather(partial(read_review, folder, DIGEST) for folder in find_reviews([tmp_path]))
     assert not refused
     (counted,), (volumes,) = read.evidence, read.volumes.values()
     assert volumes[1] == pytest.approx(
@@ -123,7 +120,8 @@ def test_reviews_that_tell_nothing_of_the_model_are_refused_each_with_its_reason
     changed = write_review(tmp_path / "changed", DIGEST, given, "6")
     record = changed / "report.json"
     record.write_text(record.read_text(encoding="utf-8").replace('"6"', '"7"'), encoding="utf-8")
-    kept, refused = gather(read_reviews([good, twice, foreign, unsigned, old, damaged, empty, changed], DIGEST))
+    folders = [good, twice, foreign, unsigned, old, damaged, empty, changed]
+    kept, refused = gather(partial(read_review, folder, DIGEST) for folder in folders)
     assert [case.place for case in kept] == [good]
     assert refused == [
         f"The review in {twice} is of the same image as {good}.",

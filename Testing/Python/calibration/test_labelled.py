@@ -10,9 +10,9 @@ import pytest
 import SimpleITK as sitk
 from scipy.special import expit
 
-from MoBUncertaintyLib.calibration.labelled import LabelledCases
-from MoBUncertaintyLib.calibration.models import calibrate_model
-from MoBUncertaintyLib.calibration.temperature import fit_temperature
+from MoBUncertaintyLib.calibration.calibration import calibrate_model
+from MoBUncertaintyLib.calibration.cases import predicted_cases
+from MoBUncertaintyLib.calibration.fitting import fit_temperature
 from MoBUncertaintyLib.errors import CalibrationError, Cancelled
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
@@ -118,7 +118,7 @@ def test_certain_voxels_count_where_they_are_wrong_alone(stock: Path) -> None:
 def test_a_review_among_the_cases_keeps_a_model_from_getting_surer(stock: Path, tmp_path: Path) -> None:
     cases = write_cases(tmp_path / "cases", stock, 0.7, count=2)
     predictor = Predictor(load_model(stock), PredictionSettings(device="cpu"))
-    found = [read() for read in LabelledCases([cases], predictor).reads()]
+    found = [read() for read in predicted_cases([cases], predictor, lambda _: None, lambda: False)]
     assert [case.place.name for case in found] == ["case0.nii.gz", "case1.nii.gz"]
     assert all(case.labelled for case in found)
     evidence = [case.evidence for case in found]
