@@ -14,7 +14,7 @@ from MoBUncertaintyLib.conformal.calibration import VolumeBounds
 from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.conformal.volumes import StatedVolume
 from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.files.stored_settings import completed, later_setting
+from MoBUncertaintyLib.files.schema import from_json
 from MoBUncertaintyLib.geometry import Bounds, Box, Grid, hull, intersection, occupied, whole
 from MoBUncertaintyLib.model.card import Fold, Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
@@ -84,7 +84,7 @@ class PredictionSettings:
     samples: int | None = None
     seed: int = 0
     overlap: float = 0.5
-    tiling: str = later_setting("adaptive", earlier="full")
+    tiling: str = "adaptive"
     mirror: bool = False
     device: str = "auto"
     engine: str = "auto"
@@ -115,12 +115,12 @@ class PredictionSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PredictionSettings:
-        """Read what JSON made of `dataclasses.asdict`, in this version or an earlier one (see `completed`).
+        """Read what JSON made of `dataclasses.asdict`.
 
         Raises:
-            SettingsError, TypeError: These are no such settings.
+            SettingsError, ValueError: These are no such settings.
         """
-        return cls(**completed(cls, values))
+        return from_json(cls, values)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import CatalogueError
-from MoBUncertaintyLib.files.json_input import JsonError, is_whole, parse_object
+from MoBUncertaintyLib.files.json_input import JsonError, parse_object
 from MoBUncertaintyLib.files.names import unique_names
+from MoBUncertaintyLib.files.schema import from_json, to_json
 from MoBUncertaintyLib.model.archive import SIZE_LIMIT
 
 SCHEMA_VERSION = 1
@@ -72,24 +72,6 @@ class Entry:
             _require(path is None or _FILE.fullmatch(path) is not None, f"'{what}' is {path!r:.80}")
         _require(0 < self.size <= SIZE_LIMIT, f"'size' must be 1 to {SIZE_LIMIT} bytes")
 
-    @classmethod
-    def from_dict(cls, data: Any) -> Entry:
-        """Read an entry strictly: all attributes must be there, each of its type, and no other.
-
-        Raises:
-            ValueError: One is missing, unknown, of another type or out of range.
-        """
-        _require(isinstance(data, dict), "it must be an object")
-        names = {field.name for field in fields(cls)}
-        for name in sorted(names ^ data.keys()):
-            raise ValueError(f"it lacks '{name}'" if name in names else f"it has the unknown entry {name!r:.80}")
-        kinds: dict[str, Any] = dict.fromkeys(names, str) | {"labels": list, "scores": dict, "size": int}
-        kinds |= dict.fromkeys(("page", "preview"), (str, type(None)))
-        for name, kind in kinds.items():
-            fits = is_whole(data[name]) if kind is int else isinstance(data[name], kind)
-            _require(fits, f"'{name}' is of the wrong type")
-        return cls(**data | {"labels": tuple(data["labels"])})
-
     @property
     def megabytes(self) -> str:
         """Its size for people."""
@@ -132,9 +114,9 @@ def parse_index(content: bytes, where: str) -> tuple[Entry, ...]:
     entries: dict[str, Entry] = {}
     for number, each in enumerate(data["models"], start=1):
         try:
-            entry = Entry.from_dict(each)
+            entry = from_json(Entry, each)
             _require(entry.name.casefold() not in entries, f"another model is called {entry.name}, too")
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise CatalogueError(
                 f"Model {number} of {where} cannot be used: {error}; tell whoever hosts it."
             ) from error
@@ -144,7 +126,7 @@ def parse_index(content: bytes, where: str) -> tuple[Entry, ...]:
 
 def index_text(entries: Sequence[Entry]) -> str:
     """Write the text of `models.json`."""
-    content = {"schema_version": SCHEMA_VERSION, "models": [asdict(entry) for entry in entries]}
+    content = {"schema_version": SCHEMA_VERSION, "models": to_json(list(entries))}
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -157,8 +139,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-def _is_line(text: Any) -> bool:
-    return isinstance(text, str) and 0 < len(text) <= _LONGEST_TEXT and text.isprintable()
+def _is_line(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_TEXT and text.isprintable()
 
 
 def _require(condition: bool, message: str) -> None:

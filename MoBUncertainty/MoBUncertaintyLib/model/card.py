@@ -7,13 +7,14 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.conformal.calibration import VolumeCalibration
 from MoBUncertaintyLib.errors import ModelError, SettingsError
 from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.files.schema import from_json, to_json
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
@@ -32,16 +33,6 @@ MODEL_FILE = re.compile(r"plans\.json|dataset\.json|fold_(?P<fold>0|[1-9][0-9]{0
 
 CODE_LENGTHS = (16, 16, 64)
 """Characters of a code's scheme, value and meaning: DICOM's short, short and long strings."""
-
-_KINDS = {str: "text", int: "a whole number", float: "a number", list: "a list", tuple: "a list", dict: "an object"}
-_KINDS |= {type(None): "null", bool: "true or false"}
-
-
-_CARD: dict[str, Any] = {"schema_version": int, "orientation": (str, type(None))}
-_CARD |= dict.fromkeys(("name", "task", "configuration", "licence"), str)
-_CARD |= dict.fromkeys(("labels", "spacing", "mirror_axes"), list)
-_CARD |= dict.fromkeys(("fingerprint", "volume_calibration"), (dict, type(None)))
-_CARD |= dict.fromkeys(("covariance", "training", "scores", "regions", "click_settings", "files"), dict)
 
 NOT_STATED = "not stated"
 """What a card says where nobody has said anything."""
@@ -71,38 +62,25 @@ class Label:
     covers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(_is(self.value, int) and 1 <= self.value <= 255, f"label value {self.value} is not between 1 and 255")
+        _require(1 <= self.value <= 255, f"label value {self.value} is not between 1 and 255")
         _require_line(self.name, f"the name of label {self.value}")
+        where = f"of label '{self.name}'"
+        _require(all(0 <= part <= 255 for part in self.colour), f"the colour {where} must be numbers from 0 to 255")
         _require(
-            len(self.colour) == 3 and all(_is(part, int) and 0 <= part <= 255 for part in self.colour),
-            f"the colour of label '{self.name}' must be three whole numbers from 0 to 255",
-        )
-        _require(
-            all(_is(value, int) and 1 <= value <= 255 for value in self.covers)
-            and (not self.covers or self.value in self.covers),
+            all(1 <= value <= 255 for value in self.covers) and (not self.covers or self.value in self.covers),
             f"what label '{self.name}' covers must be values from 1 to 255, its own among them",
         )
-        where = f"the terminology of label '{self.name}'"
-        codes = _fields(self.terminology, where, category=tuple, type=tuple, modifier=(tuple, type(None)))
+        codes = self.terminology
+        _require(
+            codes.keys() == {"category", "type", "modifier"} and None not in (codes["category"], codes["type"]),
+            f"the terminology {where} must have a category, a type and a modifier, which alone may be null",
+        )
         for key, code in codes.items():
             _require(
                 code is None or _is_dicom_code(code),
-                f"the terminology {key} of label '{self.name}' must be [scheme, code, meaning], printable text of at "
+                f"the terminology {key} {where} must be [scheme, code, meaning], printable text of at "
                 f"most {', '.join(map(str, CODE_LENGTHS))} characters without backslash, as DICOM can hold it",
             )
-
-    @classmethod
-    def from_json(cls, data: Any) -> Label:
-        """Read a label; its entries must be exactly the attributes.
-
-        Raises:
-            ValueError: An entry is missing, unknown, of another type or out of range.
-        """
-        if isinstance(data, dict):
-            data = {"covers": []} | data
-        fields = _fields(data, "a label", value=int, name=str, colour=list, terminology=dict, covers=(list, tuple))
-        codes = {key: tuple(code) if isinstance(code, list) else code for key, code in fields["terminology"].items()}
-        return cls(fields["value"], fields["name"], tuple(fields["colour"]), codes, tuple(fields["covers"]))
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -165,7 +143,7 @@ class ModelCard:
     def __post_init__(self) -> None:
         _require_line(self.name, "'name'")
         for what, text in (("task", self.task), ("licence", self.licence)):
-            _require(_is(text, str) and text.isprintable(), f"'{what}' must be one line of printable text")
+            _require(text.isprintable(), f"'{what}' must be one line of printable text")
         _require_line(self.configuration, "'configuration'")
         values = [label.value for label in self.labels]
         different = len(set(values)) == len(values)
@@ -181,26 +159,19 @@ class ModelCard:
             self.orientation is None or _is_orientation(self.orientation),
             f"'orientation' must be three letters such as RAS, or null, not {self.orientation!r}",
         )
-        _require(
-            len(self.spacing) == 3 and all(_is(step, (int, float)) and 0 < step < math.inf for step in self.spacing),
-            "'spacing' must be three positive numbers in mm",
-        )
+        _require(all(0 < step < math.inf for step in self.spacing), "'spacing' must be three positive numbers in mm")
         axes = self.mirror_axes
         _require(
-            all(_is(axis, int) and axis in (0, 1, 2) for axis in axes) and len(set(axes)) == len(axes),
+            set(axes) <= {0, 1, 2} and len(set(axes)) == len(axes),
             "'mirror_axes' must be different numbers out of 0, 1, 2",
         )
-        _require(all(_is(size, (int, float)) for size in self.regions.values()), "'regions' must hold numbers")
         try:
             check_stated(self.regions)
         except SettingsError as error:
             raise ValueError(f"'regions' is wrong ({str(error).rstrip('.')})") from None
         for path, digest in self.files.items():
             _require(MODEL_FILE.fullmatch(path) is not None, f"'files' lists {path!r}, which is no file of a model")
-            _require(
-                _is(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) is not None,
-                f"'files' gives {path} no SHA-256",
-            )
+            _require(re.fullmatch("[0-9a-f]{64}", digest) is not None, f"'files' gives {path} no SHA-256")
 
     @property
     def region_settings(self) -> RegionSettings:
@@ -211,13 +182,12 @@ class ModelCard:
 
     def to_json(self) -> str:
         """Write the text of `model.json`."""
-        content = {"schema_version": self.schema_version} | asdict(self) | {"covariance": self.covariance.to_dict()}
-        content["volume_calibration"] = self.volume_calibration and self.volume_calibration.to_dict()
+        content = {"schema_version": self.schema_version} | to_json(self)
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
-    """Read a card strictly: every entry must be there, of its type, and none may be unknown.
+    """Read a card strictly.
 
     Args:
         data: Content of `model.json`.
@@ -237,88 +207,23 @@ def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
     if version < 1:
         raise ModelError(f"model.json in {where} has the unknown schema version {version}; export the model again.")
     try:
-        return _parse(data)
-    except (ValueError, TypeError) as error:
+        return from_json(ModelCard, data)
+    except ValueError as error:
         raise ModelError(f"model.json in {where} cannot be used: {error}; export the model again.") from error
 
 
-def _parse(data: dict[str, Any]) -> ModelCard:
-    # Cards that state no regions have those of abdominal organs, and those that state no clicks the defaults.
-    usual: dict[str, Any] = {"regions": {}, "click_settings": {}, "fingerprint": None, "volume_calibration": None}
-    fields = _fields(usual | data, "it", **_CARD)
-    fields["labels"] = tuple(map(Label.from_json, fields["labels"]))
-    fields["spacing"] = tuple(float(step) if _is(step, int) else step for step in fields["spacing"])
-    fields["mirror_axes"] = tuple(fields["mirror_axes"])
-    fields["covariance"] = covariance_from_json(fields["covariance"])
-    parts: dict[str, Any] = {
-        "click_settings": ClickSettings,
-        "fingerprint": Fingerprint,
-        "volume_calibration": VolumeCalibration,
-    }
-    for name, kind in parts.items():
-        try:
-            fields[name] = None if fields[name] is None else kind.from_dict(fields[name])
-        except SettingsError as error:
-            raise ValueError(f"'{name}' is wrong ({str(error).rstrip('.')})") from None
-    return ModelCard(**fields)
-
-
-def covariance_from_json(data: Any) -> CovarianceSpec:
-    """Read a covariance; the assignment is hard unless stated, and only the scope `local` has a length.
-
-    Raises:
-        ValueError: An entry is missing, unknown or out of range.
-    """
-    if isinstance(data, dict):
-        usual = {
-            "length_mm": None,
-            "learn_length": False,
-            "shared_fraction": 0.0,
-            "keep_probability": False,
-            "deep": 0,
-        }
-        data = {"assignment": "hard"} | usual | data
-    kinds = {"kind": str, "rank": int, "bases": int, "partitions": int, "scope": str, "assignment": str}
-    lengths_kind = (list, tuple, type(None))
-    flags = dict.fromkeys(("learn_length", "keep_probability"), bool)
-    numbers = {"deep": int, "shared_fraction": (int, float)}
-    fields = _fields(data, "'covariance'", **kinds, length_mm=lengths_kind, **numbers, **flags)
-    lengths = fields["length_mm"] or ()
-    _require(all(_is(length, (int, float)) for length in lengths), "'length_mm' must hold numbers")
-    return CovarianceSpec.from_dict(fields)
-
-
-def _fields(data: Any, what: str, **kinds: Any) -> dict[str, Any]:
-    """Check that an object has exactly the entries `kinds`, each of its type, and return a copy."""
-    _require(isinstance(data, dict), f"{what} must be an object")
-    for name, kind in kinds.items():
-        _require(name in data, f"{what} lacks '{name}'")
-        allowed = kind if isinstance(kind, tuple) else (kind,)
-        names = " or ".join(_KINDS[each] for each in allowed if each in _KINDS)
-        _require(_is(data[name], allowed), f"'{name}' must be {names}")
-    unknown = sorted(set(data) - set(kinds))
-    _require(not unknown, f"{what} has an unknown entry '{unknown[0] if unknown else ''}'")
-    return dict(data)
-
-
-def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
-    """Like isinstance, but True and False are not numbers."""
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-
-
-def _is_dicom_code(code: Any) -> bool:
+def _is_dicom_code(code: tuple[str, str, str]) -> bool:
     """Whether DICOM can hold three strings unchanged: a backslash would separate two values."""
-    return len(code) == len(CODE_LENGTHS) and all(
-        _is(part, str) and 0 < len(part) <= length and part.isprintable() and part == part.strip() and "\\" not in part
+    return all(
+        0 < len(part) <= length and part.isprintable() and part == part.strip() and "\\" not in part
         for part, length in zip(code, CODE_LENGTHS, strict=True)
     )
 
 
-def _is_orientation(code: Any) -> bool:
+def _is_orientation(code: str) -> bool:
     """Whether a code has one letter of each of R/L, A/P and S/I, in any order."""
     axes = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
-    return _is(code, str) and len(code) == 3 and {axes.get(letter) for letter in code} == {0, 1, 2}
+    return len(code) == 3 and {axes.get(letter) for letter in code} == {0, 1, 2}
 
 
 def _require(condition: bool, message: str) -> None:
@@ -328,7 +233,7 @@ def _require(condition: bool, message: str) -> None:
 
 def _require_line(text: str, what: str) -> None:
     _require(
-        _is(text, str) and 0 < len(text) <= 100 and text.isprintable() and text == text.strip(),
+        0 < len(text) <= 100 and text.isprintable() and text == text.strip(),
         f"{what} must be one line of 1 to 100 characters",
     )
 

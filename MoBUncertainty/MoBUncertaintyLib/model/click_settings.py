@@ -8,13 +8,14 @@ from statistics import median
 from typing import Any
 
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.schema import from_json
 
 DEFAULT_PRIOR_DEVIATION = 1.0
 """Of the logit, where there is no variance, or the model has no covariance, and its card states none: between what
 suits a model of a small organ (0.6) and one of a large organ (1.5 and more)."""
 
 DEFAULT_LENGTH_MM = 4.0
-"""Where nothing states a length: no label was found, or an earlier version made the prediction."""
+"""Where nothing states a length: no label was found."""
 
 LENGTH_FRACTION = 0.3
 """Of an organ's size: the length of a click where the card states none, and the model has no correlation of its own."""
@@ -55,8 +56,6 @@ class ClickSettings:
             value = getattr(self, field.name)
             if value is None and field.name in ("length_mm", "prior_deviation"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise SettingsError(f"Clicks: {field.name} must be a number, not {value!r}.")
             none = field.name == "sharpening" and value == 0
             if not (none or 0 < value <= LARGEST[field.name]):
                 least, most = "at least 0" if field.name == "sharpening" else "above 0", f"{LARGEST[field.name]:g}"
@@ -69,12 +68,10 @@ class ClickSettings:
         Raises:
             SettingsError: These are no such settings.
         """
-        if not isinstance(values, Mapping):
-            raise SettingsError(f"Clicks: the settings must be an object, not {values!r}.")
-        unknown = sorted(set(values) - set(LARGEST))
-        if unknown:
-            raise SettingsError(f"Clicks have no setting {unknown[0]!r}; there are {', '.join(LARGEST)}.")
-        return replace(cls(), **values)
+        try:
+            return from_json(cls, values, "the object")
+        except ValueError as error:
+            raise SettingsError(f"Clicks: {error}.") from error
 
     def sized(self, volumes_ml: Iterable[float]) -> ClickSettings:
         """State a length that suits labels of these volumes, where none is stated; as they are if no label was found.

@@ -11,8 +11,8 @@ sqrt(a) z_volume with one draw of z_volume for all voxels, which moves the whole
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -108,14 +108,11 @@ class CovarianceSpec:
 
     def __post_init__(self) -> None:
         for name in ("rank", "bases", "partitions"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 256:
-                raise ValueError(f"{name} must be a whole number from 1 to 256, not {value!r}")
+            if not 1 <= getattr(self, name) <= 256:
+                raise ValueError(f"{name} must be a whole number from 1 to 256, not {getattr(self, name)}")
         if self.kind is Covariance.LOW_RANK and self.scope is Scope.VOXEL:
             raise ValueError("the scope of the low-rank model must be local, partition or tile, not voxel")
-        if not isinstance(self.keep_probability, bool):
-            raise ValueError("keep_probability must be true or false")
-        if not isinstance(self.deep, int) or isinstance(self.deep, bool) or not 0 <= self.deep <= 9:
+        if not 0 <= self.deep <= 9:
             raise ValueError(f"deep must be a whole number from 0 to 9, not {self.deep!r}")
         if self.deep and self.kind is Covariance.DETERMINISTIC:
             raise ValueError("the deterministic model has no head that could see more features")
@@ -127,43 +124,21 @@ class CovarianceSpec:
             raise ValueError("the deterministic model has no noise, so its scope cannot be local")
         if local != (self.length_mm is not None):
             raise ValueError("the scope local needs length_mm" if local else "length_mm is for the scope local")
-        if not isinstance(self.learn_length, bool) or (self.learn_length and not local):
-            raise ValueError("learn_length must be true or false, and true only for the scope local")
-        shared = self.shared_fraction
-        if isinstance(shared, bool) or not isinstance(shared, int | float) or not 0 <= shared < 1:
-            raise ValueError(f"shared_fraction must be a number from 0 to below 1, not {shared!r}")
-        if shared and not local:
+        if self.learn_length and not local:
+            raise ValueError("learn_length is for the scope local")
+        if not 0 <= self.shared_fraction < 1:
+            raise ValueError(f"shared_fraction must be a number from 0 to below 1, not {self.shared_fraction}")
+        if self.shared_fraction and not local:
             raise ValueError("shared_fraction is for the scope local")
         low, high = LENGTH_RANGE
         lengths = self.length_mm or ()
-        right = all(isinstance(length, int | float) and low <= length <= high for length in lengths)
-        if local and not (len(lengths) == 3 and right and not any(isinstance(length, bool) for length in lengths)):
+        if local and not (len(lengths) == 3 and all(low <= length <= high for length in lengths)):
             raise ValueError(f"length_mm must be three numbers from {low:g} to {high:g}, not {self.length_mm!r}")
 
     @classmethod
     def of_kind(cls, kind: Covariance, **rest: Any) -> CovarianceSpec:
         """Make the spec of a model with its usual scope; `rest` are the other attributes."""
         return cls(kind, scope=kind.usual_scope, **rest)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CovarianceSpec:
-        """Invert `to_dict`.
-
-        Raises:
-            ValueError: A name is not one of those there are, or a number is out of range.
-        """
-        named = {"kind": Covariance(values["kind"]), "scope": Scope(values["scope"])}
-        named["assignment"] = Assignment(values.get("assignment", Assignment.HARD))
-        length = values.get("length_mm")
-        return cls(**{**values, **named, "length_mm": None if length is None else tuple(map(float, length))})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON; options that a model does not use are left out."""
-        stated = {name: value.value if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
-        for name in ("length_mm", "learn_length", "shared_fraction", "keep_probability", "deep"):
-            if not stated[name]:
-                del stated[name]
-        return stated if self.length_mm is None else stated | {"length_mm": list(self.length_mm)}
 
 
 def axis_correlation(distance: Array, length: Any) -> Array:

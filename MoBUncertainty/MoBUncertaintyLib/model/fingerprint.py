@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from MoBUncertaintyLib.errors import SettingsError, reason_of
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.schema import from_json, to_json
 from MoBUncertaintyLib.files.wording import percent
 
 USUAL = 0.05
@@ -90,11 +91,7 @@ class Suitability:
         Raises:
             ValueError: It is of another form.
         """
-        try:
-            deviations = {str(name): float(value) for name, value in values["deviations"].items()}
-            return cls(Level(values["level"]), tuple(map(str, values["reasons"])), deviations, bool(values["judged"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the suitability is not as it should be ({reason_of(error)})") from error
+        return from_json(cls, values, "the suitability")
 
 
 def _clause(sentence: str) -> str:
@@ -170,12 +167,10 @@ class Fingerprint:
     Attributes:
         cases: Number of cases that it was measured on.
         data: Which they are, in a few words.
-        measures: Of `inference.suitability.MEASURES`, each label's own as `volume:pancreas`. Older cards have another,
-            of the network's features, which is left out.
+        measures: Of `inference.suitability.MEASURES`, each label's own as `volume:pancreas`.
         limits: Deviations from which on a case is unusual, and not usable.
-        edges: The fraction of the cases in which a label reaches a side of the image, by its name and the side; older
-            cards do not say.
-        engine, precision: What the network ran with as they were measured; older cards do not say.
+        edges: The fraction of the cases in which a label reaches a side of the image, by its name and the side.
+        engine, precision: What the network ran with as they were measured.
         false_alarms: Of the whole judgement, where they were measured.
     """
 
@@ -208,8 +203,8 @@ class Fingerprint:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON."""
-        parts = {"measures": {name: asdict(each) for name, each in self.measures.items()}}
-        return asdict(self) | parts | {"edges": {name: dict(sides) for name, sides in self.edges.items()}}
+        plain: dict[str, Any] = to_json(self)
+        return plain
 
     @classmethod
     def from_dict(cls, values: Any) -> Fingerprint:
@@ -219,19 +214,6 @@ class Fingerprint:
             SettingsError: It is of another form.
         """
         try:
-            limits, false_alarms = values["limits"], values.get("false_alarms")
-            return cls(
-                int(values["cases"]),
-                str(values["data"]),
-                {str(name): Ordinary(**each) for name, each in values["measures"].items() if name != "features"},
-                (float(limits[0]), float(limits[1])),
-                {
-                    str(name): {str(side): float(fraction) for side, fraction in sides.items()}
-                    for name, sides in values.get("edges", {}).items()
-                },
-                str(values.get("engine", "")),
-                str(values.get("precision", "")),
-                None if false_alarms is None else FalseAlarms(**false_alarms),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise SettingsError(f"The fingerprint is not as it should be ({reason_of(error)}).") from error
+            return from_json(cls, values)
+        except ValueError as error:
+            raise SettingsError(f"The fingerprint is not as it should be ({error}).") from error

@@ -13,6 +13,7 @@ from MoBUncertaintyLib.conformal.calibration import VolumeBounds
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.files.json_input import is_number, is_whole, read_object
+from MoBUncertaintyLib.files.schema import from_json
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE
@@ -216,9 +217,10 @@ def read_labels(entries: Any) -> tuple[Label, ...]:
         RecordError: They are none, or not different.
     """
     try:
-        names = [each.name for each in fields(Label)]
-        labels = tuple(Label.from_json({name: entry[name] for name in names if name in entry}) for entry in entries)
-    except (KeyError, TypeError, ValueError) as error:
+        names = {each.name for each in fields(Label)}
+        own = [{name: value for name, value in entry.items() if name in names} for entry in entries]
+        labels = tuple(from_json(Label, entry, "a label") for entry in own)
+    except (AttributeError, TypeError, ValueError) as error:
         raise RecordError(f"its labels are not as they should be: {_short(error)}") from error
     if not labels:
         raise RecordError("it names no labels")

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.stored_settings import completed, later_setting
+from MoBUncertaintyLib.files.schema import from_json
 
 MAX_VARIANCE = 0.25
 """That a probability can have; p (1 - p) is no larger, either."""
@@ -74,7 +74,7 @@ class RegionSettings:
     depth_mm: float = 2.0
     window_mm: float = 4.0
     grow_mm: float = 12.0
-    minimum_error: float = later_setting(0.1, earlier=0.0)
+    minimum_error: float = 0.1
     length_mm: float = 60.0
     minimum_mm3: float = 20.0
     variance_threshold: float = DEFAULT_THRESHOLD[Measure.VARIANCE]
@@ -121,12 +121,12 @@ class RegionSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RegionSettings:
-        """Read what JSON made of `dataclasses.asdict`, in this version or an earlier one (see `completed`).
+        """Read what JSON made of `dataclasses.asdict`.
 
         Raises:
-            SettingsError, TypeError, ValueError: These are no such settings.
+            SettingsError, ValueError: These are no such settings.
         """
-        return cls().changed(completed(cls, values))
+        return from_json(cls, values)
 
     def changed(self, values: Mapping[str, Any]) -> RegionSettings:
         """Copy these settings with some of them, as JSON states them, in place of what they were.

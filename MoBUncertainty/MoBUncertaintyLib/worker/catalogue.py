@@ -56,10 +56,11 @@ def install_model(request: Fields, report: Report) -> Fields:
 
 def _entry(request: Fields) -> Entry:
     from MoBUncertaintyLib.catalogue.index import Entry
+    from MoBUncertaintyLib.files.schema import from_json
 
     try:
-        return Entry.from_dict(request["entry"])
-    except (ValueError, TypeError) as error:
+        return from_json(Entry, request["entry"])
+    except ValueError as error:
         raise ProtocolError(f"The request's entry is not understood ({error}).") from error
 
 

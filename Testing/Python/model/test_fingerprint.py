@@ -27,15 +27,6 @@ def test_false_alarms_are_told_with_their_interval() -> None:
     assert FalseAlarms(2, 50, "others").text == said
 
 
-def test_the_features_of_an_older_card_count_no_more() -> None:
-    older = fingerprint().to_dict()
-    for name in ("engine", "precision", "false_alarms"):
-        del older[name]
-    older["measures"]["features"], older["density"] = {"median": -0.1, "deviation": 0.2}, {"centre": [1.0]}
-    read = Fingerprint.from_dict(older)
-    assert set(read.measures) == {"error"} and read.precision == "" and read.false_alarms is None
-
-
 def test_a_fingerprint_survives_json() -> None:
     made = fingerprint()
     assert Fingerprint.from_dict(made.to_dict()) == made
@@ -60,7 +51,7 @@ def test_a_damaged_fingerprint_is_refused(place: tuple[str, ...], value: object)
     inner[place[-1]] = value
     with pytest.raises(SettingsError, match="fingerprint is not as it should be"):
         Fingerprint.from_dict(damaged)
-    with pytest.raises(SettingsError, match=r"fingerprint is not as it should be \(it lacks 'limits'\)"):
+    with pytest.raises(SettingsError, match=r"fingerprint is not as it should be \(it lacks 'data'\)"):
         Fingerprint.from_dict({"cases": 20})
 
 

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from MoBUncertaintyLib.errors import ModelError, OutputError
+from MoBUncertaintyLib.files.schema import to_json
 from MoBUncertaintyLib.model import folder as model_folder
 from MoBUncertaintyLib.model.card import card_from_json
 from MoBUncertaintyLib.model.click_settings import ClickSettings
@@ -235,7 +236,7 @@ def _nested_training(folder: Path) -> None:
     path.write_text(path.read_text().replace('"training": {', '"training": {"a": ' + "[" * 900 + "]" * 900 + ", ", 1))
 
 
-LOCAL = CovarianceSpec(scope=Scope.LOCAL, length_mm=(5.0, 5.0, 5.0)).to_dict()
+LOCAL = to_json(CovarianceSpec(scope=Scope.LOCAL, length_mm=(5.0, 5.0, 5.0)))
 
 BROKEN_FOLDERS = {
     "no model.json": (lambda f: (f / "model.json").unlink(), r"has no model\.json"),
@@ -253,7 +254,7 @@ BROKEN_FOLDERS = {
     "newer version": (_set("schema_version", to=2), "update MoB Uncertainty"),
     "unknown version": (_set("schema_version", to=0), "unknown schema version 0"),
     "no version": (_drop("schema_version"), "does not say its schema version"),
-    "missing key": (_drop("licence"), "it lacks 'licence'"),
+    "missing key": (_drop("task"), "it lacks 'task'"),
     "unknown key": (_set("hook", to="x"), "unknown entry 'hook'"),
     "wrong type": (_set("task", to=3), "'task' must be text"),
     "a boolean as a number": (_set("covariance", "rank", to=True), "'rank' must be a whole number"),
@@ -262,28 +263,28 @@ BROKEN_FOLDERS = {
     "task that steers a terminal": (_set("task", to="Organ \x1b[2J"), "'task' must be one line of printable text"),
     "licence of two lines": (_set("licence", to="CC\nBY"), "'licence' must be one line of printable text"),
     "no labels": (_set("labels", to=[]), "'labels' must have the values 1, 2"),
-    "label without colour": (_drop("labels", 0, "colour"), "a label lacks 'colour'"),
-    "impossible colour": (_set("labels", 0, "colour", to=[0, 0, 256]), "whole numbers from 0 to 255"),
-    "no terminology": (_drop("labels", 0, "terminology", "type"), "terminology .* lacks 'type'"),
-    "half a code": (_set("labels", 0, "terminology", "type", to=["SCT"]), r"must be \[scheme, code, meaning\]"),
+    "label without colour": (_drop("labels", 0, "colour"), "'labels' lacks 'colour'"),
+    "impossible colour": (_set("labels", 0, "colour", to=[0, 0, 256]), "numbers from 0 to 255"),
+    "no terminology": (_drop("labels", 0, "terminology", "type"), "terminology .* must have a category, a type"),
+    "half a code": (_set("labels", 0, "terminology", "type", to=["SCT"]), "'terminology' must be a list of 3"),
     "a length without its scope": (
         _set("covariance", "length_mm", to=[5.0, 5.0, 5.0]),
         "length_mm is for the scope local",
     ),
     "a length of two axes": (
         _set("covariance", to=LOCAL | {"length_mm": [5.0, 5.0]}),
-        "length_mm must be three numbers from 0.01 to 1000",
+        "'length_mm' must be a list of 3",
     ),
-    "a length in words": (_set("covariance", to=LOCAL | {"length_mm": ["5 mm"] * 3}), "'length_mm' must hold numbers"),
+    "a length in words": (_set("covariance", to=LOCAL | {"length_mm": ["5 mm"] * 3}), "'length_mm' must be "),
     "a length that is perhaps learned": (
         _set("covariance", to=LOCAL | {"learn_length": 1}),
         "'learn_length' must be true or false",
     ),
-    "unknown covariance": (_set("covariance", "kind", to="wishart"), "'wishart' is not a valid Covariance"),
+    "unknown covariance": (_set("covariance", "kind", to="wishart"), "'kind' must be deterministic or"),
     "rank of zero": (_set("covariance", "rank", to=0), "rank must be a whole number from 1"),
     "unknown setting of regions": (_set("regions", to={"width_mm": 1}), "no setting 'width_mm'"),
     "negative size of regions": (_set("regions", to={"grow_mm": -1}), "grow_mm must not be negative"),
-    "a text as a size": (_set("regions", to={"grow_mm": "2"}), "'regions' must hold numbers"),
+    "a text as a size": (_set("regions", to={"grow_mm": "2"}), "'regions' must be a number"),
     "orientation": (_set("orientation", to="RAR"), "'orientation' must be three letters"),
     "spacing": (_set("spacing", to=[1, 1, -1]), "'spacing' must be three positive numbers"),
     "spacing unlike the plans": (_set("spacing", to=[1, 1, 1]), r"is not that of plans\.json"),

@@ -87,7 +87,7 @@ SPOILT: dict[str, Callable[[dict[str, Any]], object]] = {
     "its input.size[2] is": lambda record: record["input"]["size"].__setitem__(2, -1),
     "volumes differ in size": lambda record: record["input"]["size"].__setitem__(2, 1),
     "its regions.settings is": lambda record: record["regions"].update(settings=None),
-    "unexpected keyword": lambda record: record["regions"].update(settings={"x": 1}),
+    "unknown entry": lambda record: record["regions"].update(settings={"x": 1}),
     "Clicks: strength must be": lambda record: record["click_settings"].update(strength=-1),
     "its click_settings is": lambda record: record.update(click_settings=3),
     "its processed_box[0] is": lambda record: record.update(processed_box=[[1], [0, 1], [0, 1]]),

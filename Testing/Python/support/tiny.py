@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from MoBUncertaintyLib.files.schema import to_json
 from MoBUncertaintyLib.model.card import ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import ModelFile
@@ -131,7 +132,7 @@ def make_results_folder(
     plans, dataset = plans or make_plans(), dataset or make_dataset()
     deterministic = covariance.kind is Covariance.DETERMINISTIC
     if not deterministic:
-        plans = plans | {"covariance": covariance.to_dict()}
+        plans = plans | {"covariance": to_json(covariance)}
     folder.mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from MoBUncertaintyLib.files.schema import to_json
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 
 CHANNEL = "MRI"
@@ -213,6 +214,6 @@ def finetuning_plans(
     plans["plans_name"] = f"{plans['plans_name']}-{name}"
     plans["configurations"][configuration]["batch_size"] = 1
     # As plain JSON, so that checkpoints hold nothing but numbers and strings and load with weights_only=True.
-    plans["covariance"] = spec.to_dict()
+    plans["covariance"] = to_json(spec)
     plans["finetuning"] = settings.to_dict()
     return plans

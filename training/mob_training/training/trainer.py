@@ -29,9 +29,9 @@ from mob_training.training.settings import FineTuning, Likelihood, Schedule
 from mob_training.training.temperature import TEMPERATURES, cover_with_tiles, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.publishing import write_file
+from MoBUncertaintyLib.files.schema import from_json
 from MoBUncertaintyLib.inference.devices import autocast, wide_precision
-from MoBUncertaintyLib.model.card import covariance_from_json
-from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
 from MoBUncertaintyLib.network.distribution import LogitGaussian
@@ -96,7 +96,7 @@ class FineTuningTrainer(DeterministicTrainer):
         backbone = nnUNetTrainerNoMirroring.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, False
         )
-        spec = covariance_from_json(plans_manager.plans["covariance"])
+        spec = from_json(CovarianceSpec, plans_manager.plans["covariance"])
         network = PredictiveNetwork(backbone, spec, num_output_channels, configuration_manager.spacing)
         # DDP waits for the gradient of every parameter that requires one.
         if plans_manager.plans["finetuning"].get("heads_only"):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.model.card import NOT_STATED, Fold, ModelCard, covariance_from_json
+from MoBUncertaintyLib.files.schema import from_json
+from MoBUncertaintyLib.model.card import NOT_STATED, Fold, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import ModelFile
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
@@ -58,7 +59,9 @@ def open_training_folder(
     data_set = _text(plans.get("dataset_name")) or path.parent.name
     try:
         stated = plans.get("covariance")
-        covariance = CovarianceSpec(Covariance.DETERMINISTIC) if stated is None else covariance_from_json(stated)
+        covariance = CovarianceSpec(Covariance.DETERMINISTIC)
+        if stated is not None:
+            covariance = from_json(CovarianceSpec, stated, "'covariance'")
         if covariance.learn_length and trained.length_mm is not None:
             covariance = replace(covariance, length_mm=trained.length_mm)
         card = ModelCard(

@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.catalogue.index import Entry
 from MoBUncertaintyLib.catalogue.install import target_of
 from MoBUncertaintyLib.catalogue.place import Place
+from MoBUncertaintyLib.files.schema import from_json
 from MoBUncertaintyLib.slicer_app.catalogue.card import cardHtml, consentText, statusText, whyNotInstall
 from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
 from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
@@ -160,7 +161,7 @@ class FindModels:
 
     def _onListed(self, result: dict[str, Any]) -> None:
         slicer.app.userSettings().setValue(SETTINGS_KEY, str(self._place.base))
-        self._entries = [Entry.from_dict(each) for each in result["models"]]
+        self._entries = [from_json(Entry, each) for each in result["models"]]
         self._fill()
         self.work.say("" if self._entries else _("This catalogue is empty."))
         if self._shown:
