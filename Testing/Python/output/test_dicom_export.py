@@ -20,8 +20,8 @@ from MoBUncertaintyLib.errors import ImageError, OutputError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.output.dicom.parametric_map import write_parametric_map
-from MoBUncertaintyLib.output.dicom.segmentation import write_dicom_seg
+from MoBUncertaintyLib.output.dicom.common import Origin
+from MoBUncertaintyLib.output.dicom.voxels import write_dicom_seg, write_parametric_map
 from support.dicom_files import write_series
 from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
 
@@ -30,6 +30,7 @@ AXIAL, CORONAL = (1, 0, 0, 0, 1, 0, 0, 0, 1), (1, 0, 0, 0, 0, 1, 0, -1, 0)
 SAGITTAL = (0, 0, 1, -1, 0, 0, 0, -1, 0)
 SPLEEN = Label(9, "spleen", (157, 108, 162), PANCREAS.terminology | {"type": ("SCT", "78961009", "Spleen")})
 LABELS = (SPLEEN, PANCREAS, LEFT_KIDNEY)  # no spleen in the picture; values are not the segments' numbers
+ORIGIN, ONE = Origin(MODEL, LABELS), Origin(MODEL, [PANCREAS])
 
 # Type 1 and type 2 of the modules that both objects have.
 WITH_VALUE = (
@@ -113,10 +114,8 @@ def oblique(tmp_path_factory) -> tuple[Exam, Path, Path]:
     """An exam, its SEG and its Parametric Map."""
     folder = tmp_path_factory.mktemp("with spaces and ü")
     case = exam(folder / "ct")
-    write_dicom_seg(folder / "seg.dcm", case.files, case.labels, LABELS, model=MODEL)
-    write_parametric_map(
-        folder / "map.dcm", case.files, case.variance, model=MODEL, brightest=0.08, label=PANCREAS, named=True
-    )
+    write_dicom_seg(folder / "seg.dcm", case.files, case.labels, ORIGIN)
+    write_parametric_map(folder / "map.dcm", case.files, case.variance, ORIGIN, label=PANCREAS, brightest=0.08)
     return case, folder / "seg.dcm", folder / "map.dcm"
 
 
@@ -125,7 +124,7 @@ class TestPlaces:
     @pytest.mark.parametrize("direction", [AXIAL, OBLIQUE, CORONAL, SAGITTAL], ids=["axial", "oblique", "cor", "sag"])
     def test_organs_and_variance_lie_where_they_lay(self, tmp_path, direction, how):
         case = exam(tmp_path / "ct", direction)
-        write_dicom_seg(tmp_path / "seg.dcm", case.files, turned(case.labels, how), LABELS, model=MODEL)
+        write_dicom_seg(tmp_path / "seg.dcm", case.files, turned(case.labels, how), ORIGIN)
         volume = segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
         for number, label in enumerate((PANCREAS, LEFT_KIDNEY), 1):
             expected = places_in_image(case.labels, label.value)
@@ -134,7 +133,7 @@ class TestPlaces:
             assert np.allclose(found, expected, atol=0.11)
 
         write_parametric_map(
-            tmp_path / "map.dcm", case.files, turned(case.variance, how), model=MODEL, brightest=0.08, label=PANCREAS
+            tmp_path / "map.dcm", case.files, turned(case.variance, how), ONE, label=PANCREAS, brightest=0.08
         )
         assert np.array_equal(map_on_grid(tmp_path / "map.dcm", case.variance), values(case.variance))
 
@@ -151,7 +150,7 @@ class TestPlaces:
     def test_simpleitk_reads_the_organ_in_its_place(self, oblique, tmp_path):
         case, _, _ = oblique
         one = sitk.Cast(case.labels == 2, sitk.sitkUInt8)
-        write_dicom_seg(tmp_path / "one.dcm", case.files, one, [PANCREAS], model=MODEL)
+        write_dicom_seg(tmp_path / "one.dcm", case.files, one, ONE)
         read = sitk.ReadImage(str(tmp_path / "one.dcm"))
         assert read.GetSize()[2] < one.GetSize()[2]  # frames without the organ are not stored
         assert np.allclose(places_in_image(read, 255), places_in_image(one, 1), atol=0.11)
@@ -200,18 +199,18 @@ class TestSegmentation:
 
     def test_reviewed_by_a_reader_it_is_semi_automatic_and_bears_the_name(self, oblique, tmp_path):
         case, _, _ = oblique
-        arguments = {"corrected": True, "reader": "Jörg\x1b\\山田=^", "series_description": "Korrigiert: größer\0"}
-        model = {"name": "a\x1b$B\nb \ud800", "digest": MODEL["digest"]}
-        write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, LABELS, model=model, **arguments)
+        model = {"name": "a\x1b$B\nb \ud800", "digest": MODEL["digest"], "suitability": "größer\0"}
+        origin = Origin(model, LABELS, corrected=True, reader="Jörg\x1b\\山田=^")
+        write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, origin)
         dataset = pydicom.dcmread(tmp_path / "seg.dcm")
         assert {segment.SegmentAlgorithmType for segment in dataset.SegmentSequence} == {"SEMIAUTOMATIC"}
         assert dataset.ContentCreatorName.family_name.strip() == "Jörg /山田"
         assert dataset.ManufacturerModelName == "a $B b"
-        assert dataset.SeriesDescription == "Korrigiert: größer"
+        assert dataset.SeriesDescription == "größer : Segmentation"
 
     def test_segmentation_without_any_organ_says_so(self, oblique, tmp_path):
         case, _, _ = oblique
-        write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels * 0, LABELS, model=MODEL)
+        write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels * 0, ORIGIN)
         segmentation = segread(tmp_path / "seg.dcm")
         assert segmentation.number_of_segments == 3
         assert not segmentation.get_volume().array.any()
@@ -262,8 +261,8 @@ class TestBoth:
 
 
 def write_both(folder: Path, files: list[Path], case: Exam) -> None:
-    write_dicom_seg(folder / "seg.dcm", files, case.labels, LABELS, model=MODEL)
-    write_parametric_map(folder / "map.dcm", files, case.variance, model=MODEL, brightest=0.08, label=PANCREAS)
+    write_dicom_seg(folder / "seg.dcm", files, case.labels, ORIGIN)
+    write_parametric_map(folder / "map.dcm", files, case.variance, ONE, label=PANCREAS, brightest=0.08)
 
 
 class TestEnhanced:
@@ -300,12 +299,12 @@ class TestRefusals:
 
     def refused(self, folder: Path, case: Exam, kind: type[Exception], message: str) -> None:
         """Both are refused with one sentence that says what to do, and nothing is written."""
-        for write, image, rest in (
-            (write_dicom_seg, case.labels, (LABELS,)),
-            (functools.partial(write_parametric_map, brightest=0.08, label=PANCREAS), case.variance, ()),
+        for write, image in (
+            (write_dicom_seg, case.labels),
+            (functools.partial(write_parametric_map, label=PANCREAS, brightest=0.08), case.variance),
         ):
             with pytest.raises(kind, match=message) as caught:
-                write(folder / "out.dcm", case.files, image, *rest, model=MODEL)
+                write(folder / "out.dcm", case.files, image, ORIGIN)
             assert str(caught.value).endswith(".")
             assert "\n" not in str(caught.value)
         assert not (folder / "out.dcm").exists()
@@ -339,7 +338,7 @@ class TestRefusals:
 
     def test_rounded_positions_are_accepted(self, case, tmp_path):
         case.labels.SetOrigin(np.round(case.labels.GetOrigin(), 1) + 0.04)
-        write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, LABELS, model=MODEL)
+        write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, ORIGIN)
         assert segread(tmp_path / "seg.dcm").number_of_segments == 2
 
     def test_stretched_volume(self, case, tmp_path):
@@ -395,20 +394,18 @@ class TestRefusals:
 
     def test_value_without_a_label(self, case, tmp_path):
         with pytest.raises(OutputError, match="has the value 2, which the model has no label for"):
-            write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, [PANCREAS], model=MODEL)
+            write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, ONE)
 
     def test_folder_that_is_not_there(self, case, tmp_path):
         with pytest.raises(OutputError, match=r"seg\.dcm cannot be written \(No such file or directory\)"):
-            write_dicom_seg(tmp_path / "no" / "seg.dcm", case.files, case.labels, LABELS, model=MODEL)
+            write_dicom_seg(tmp_path / "no" / "seg.dcm", case.files, case.labels, ORIGIN)
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
     def test_full_disk(self, case, tmp_path):
         (tmp_path / "seg.dcm").symlink_to("/dev/full")
         (tmp_path / "map.dcm").symlink_to("/dev/full")
         with pytest.raises(OutputError, match=r"seg\.dcm cannot be written \(No space left on device\); free some"):
-            write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, LABELS, model=MODEL)
+            write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, ORIGIN)
         with pytest.raises(OutputError, match=r"map\.dcm cannot be written \(No space left on device\); free some"):
-            write_parametric_map(
-                tmp_path / "map.dcm", case.files, case.variance, model=MODEL, brightest=0.08, label=PANCREAS
-            )
+            write_parametric_map(tmp_path / "map.dcm", case.files, case.variance, ONE, label=PANCREAS, brightest=0.08)
         assert list(tmp_path.iterdir()) == []

@@ -203,7 +203,7 @@ def test_what_one_object_fails_on_is_its_own_problem(
         raise error
 
     files, case = exam
-    monkeypatch.setattr("MoBUncertaintyLib.output.dicom.segmentation.Segmentation", fail)
+    monkeypatch.setattr("MoBUncertaintyLib.output.dicom.voxels.Segmentation", fail)
     done = export(files, case, tmp_path / "out")
     assert [each.split(" was not written: ")[0] for each in done.problems] == [
         "The DICOM segmentation",

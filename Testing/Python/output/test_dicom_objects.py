@@ -20,7 +20,7 @@ from MoBUncertaintyLib.conformal.volumes import Scale
 from MoBUncertaintyLib.geometry import LPS_TO_RAS
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-from MoBUncertaintyLib.output.dicom.segmentation import PROBABILITY_STEPS
+from MoBUncertaintyLib.output.dicom.voxels import PROBABILITY_STEPS
 from MoBUncertaintyLib.output.report import VERDICTS, ReviewedCase
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.review.review import Review

@@ -8,7 +8,8 @@ however the volume's axes are permuted or flipped, and a volume that does not li
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,26 @@ MANUFACTURER = "MoB Uncertainty"
 SEG_SERIES_NUMBER, VARIANCE_SERIES_NUMBER, PROBABILITY_SERIES_NUMBER, REPORT_SERIES_NUMBER = 9001, 9002, 9003, 9004
 
 LONGEST = 64  # characters of DICOM's long strings
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the voxels of an object come from.
+
+    Attributes:
+        model: `name` and `digest` of the model, and what else `equipment` takes.
+        labels: Those of the prediction.
+        corrected: A reader has reviewed it: segments are semi-automatic.
+        reader: Who signed, for the content creator's name.
+        prediction: SHA-256 of the predicted segmentation, which gives segments the identifiers that other objects know
+            them by.
+    """
+
+    model: Mapping[str, Any]
+    labels: Sequence[Label]
+    corrected: bool = False
+    reader: str | None = None
+    prediction: str | None = None
 
 
 def equipment(model: Mapping[str, Any], series_description: str) -> dict[str, Any]:

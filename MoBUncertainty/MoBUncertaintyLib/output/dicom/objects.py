@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import SimpleITK as sitk
 
@@ -126,34 +126,29 @@ def write_objects(
 
 
 def _write(kind: DicomFormat, folder: Path, case: ReviewedCase, files: DicomSeries, corrected: np.ndarray) -> None:
-    from MoBUncertaintyLib.output.dicom.parametric_map import write_parametric_map
-    from MoBUncertaintyLib.output.dicom.segmentation import write_dicom_probability, write_dicom_seg
+    from MoBUncertaintyLib.output.dicom.common import Origin
     from MoBUncertaintyLib.output.dicom.structured_report import write_structured_report
+    from MoBUncertaintyLib.output.dicom.voxels import write_dicom_probability, write_dicom_seg, write_parametric_map
 
-    prediction, signature = case.prediction, case.review.signature
-    labels, model = prediction.labels, model_of(case)
-    made: dict[str, Any] = {
-        "model": model,
-        "corrected": case.review.reviewed[0] > 0 or bool(case.review.clicks),
-        "reader": signature.name if signature else None,
-        "prediction": case.review.digest,
-    }
+    review, labels = case.review, case.prediction.labels
+    corrected_by_reader = review.reviewed[0] > 0 or bool(review.clicks)
+    reader = review.signature.name if review.signature else None
+    origin = Origin(model_of(case), labels, corrected_by_reader, reader, review.digest)
     paths = [folder / name for name in file_names(kind, [label.value for label in labels])]
     if kind is DicomFormat.SEG:
-        write_dicom_seg(paths[0], files, _image(corrected, case), labels, **made)
+        write_dicom_seg(paths[0], files, _image(corrected, case), origin)
     elif kind is DicomFormat.PROBABILITY:
-        images = [_image(each, case) for each in case.review.current().probability]
-        write_dicom_probability(paths[0], files, images, labels, **made)
+        images = [_image(each, case) for each in review.current().probability]
+        write_dicom_probability(paths[0], files, images, origin)
     elif kind is DicomFormat.REPORT:
         if not (folder / SEGMENTATION).exists():
             raise OutputError(f"It refers to the segmentation in {SEGMENTATION}, which was not written.")
         rows = build_report(case, corrected=corrected)["labels"]
-        write_structured_report(paths[0], files, folder / SEGMENTATION, case, rows, model=model)
+        write_structured_report(paths[0], files, folder / SEGMENTATION, case, rows, model=origin.model)
     else:
-        brightest = brightest_variance(case.review.settings.variance_threshold)
-        for path, label, variance in zip(paths, labels, case.review.current().variance, strict=True):
-            image, several = _image(variance, case), len(labels) > 1
-            write_parametric_map(path, files, image, model=model, brightest=brightest, label=label, named=several)
+        brightest = brightest_variance(review.settings.variance_threshold)
+        for path, label, variance in zip(paths, labels, review.current().variance, strict=True):
+            write_parametric_map(path, files, _image(variance, case), origin, label=label, brightest=brightest)
 
 
 def model_of(case: ReviewedCase) -> dict[str, str]:
