@@ -103,9 +103,9 @@ def measure(name: str, threads: int, precision: Precision, repeats: int, folder:
     model = make_model(name, Path(tempfile.mkdtemp(dir=folder)))
     network, tile, graphs = load_network(model, 0), real_tile(model), GraphCache(folder / "graphs")
     size = tuple(tile.shape[2:])
-    whole, bare = (OpenVinoEngine(model, lambda _: network, size, cache=graphs) for _ in range(2))
-    bare._graph = _MeanGraph
     pytorch = TorchEngine(lambda _: network, 2)
+    whole, bare = (OpenVinoEngine(model, pytorch, size, cache=graphs) for _ in range(2))
+    bare._graph = _MeanGraph
     variants = {
         "torch": passes(pytorch, precision, tile, True),
         "torch backbone": passes(pytorch, precision, tile, False),

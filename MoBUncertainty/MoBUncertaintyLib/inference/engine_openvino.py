@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from MoBUncertaintyLib import network as network_package
 from MoBUncertaintyLib.errors import UserError, is_out_of_memory, reason_of
-from MoBUncertaintyLib.inference.engines import Engine, EngineError, NetworkSource, TorchEngine
+from MoBUncertaintyLib.inference.engines import Engine, EngineError, TorchEngine
 from MoBUncertaintyLib.inference.graph_cache import GraphCache
 from MoBUncertaintyLib.logistic_normal import moments as closed_form
-from MoBUncertaintyLib.model.card import Fold, overlap
+from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
@@ -45,9 +45,8 @@ class OpenVinoEngine(Engine):
 
     Args:
         model: The model.
-        network_of: Where its network comes from; not asked if the graph is in the cache.
+        pytorch: What computes where OpenVINO cannot; its network is not asked for if the graph is in the cache.
         tile: Voxels of a tile along each axis.
-        samples, kept: As for `moments`.
         target: OpenVINO's name of the device.
         cache: Where graphs are kept.
     """
@@ -57,28 +56,23 @@ class OpenVinoEngine(Engine):
     def __init__(
         self,
         model: Model,
-        network_of: NetworkSource,
+        pytorch: TorchEngine,
         tile: tuple[int, ...],
-        samples: int | None = None,
         target: Literal["CPU", "GPU"] = "CPU",
         cache: GraphCache | None = None,
-        kept: tuple[int, ...] | None = None,
     ) -> None:
-        self.classes = len(model.card.labels) + 1
-        self.samples = samples
-        self.kept = kept
-        self.overlapping = overlap(model.card.labels)
+        self.classes, self.samples = pytorch.classes, pytorch.samples
+        self.kept, self.overlapping = pytorch.kept, pytorch.overlapping
         self.device = {"CPU": "cpu", "GPU": "xpu"}[target]
-        self._model, self._network_of, self._target = model, network_of, target
+        self._model, self._fallback, self._target = model, pytorch, target
         self._shape = (1, model.inputs, *tile)
         self._cache = cache or GraphCache()
-        self._fallback = TorchEngine(network_of, self.classes, samples, kept, self.overlapping)
         self._failure: EngineError | None = None
         self._loaded: tuple[Fold, Precision, int] | None = None
         if model.card.covariance.kind is Covariance.DETERMINISTIC:
             self._graph: type[_Graph] = _MeanGraph
         else:
-            self._graph = _MomentsGraph if self.classes == 2 and samples is None else _GaussianGraph
+            self._graph = _MomentsGraph if self.classes == 2 and self.samples is None else _GaussianGraph
 
     def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
         wanted = fold, precision, torch.get_num_threads()
@@ -92,7 +86,7 @@ class OpenVinoEngine(Engine):
                 raise
             except Exception as error:  # whatever it is, PyTorch does without
                 raise self._failed(error) from error
-            self._network = self._network_of(fold) if self._graph is _GaussianGraph else None
+            self._network = self._fallback.network_of(fold) if self._graph is _GaussianGraph else None
             self._loaded = wanted
 
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -150,7 +144,7 @@ class OpenVinoEngine(Engine):
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
-        compiled = _compile(_traced(self._graph(self._network_of(fold)), self._shape), self._target, settings)
+        compiled = _compile(_traced(self._graph(self._fallback.network_of(fold)), self._shape), self._target, settings)
         self._cache.write(made_of, compiled.export_model().getvalue())
         return compiled
 

@@ -90,7 +90,7 @@ class TorchEngine(Engine):
         kept: tuple[int, ...] | None = None,
         overlapping: bool = False,
     ) -> None:
-        self._network_of = network_of
+        self.network_of = network_of
         self.classes = classes
         self.samples = samples
         self.kept = kept
@@ -99,7 +99,7 @@ class TorchEngine(Engine):
 
     def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
         with torch.inference_mode(False):  # whose tensors could not be moved again
-            network = self._network_of(fold)
+            network = self.network_of(fold)
             if network not in self._placed:
                 self._placed.append(network)
             self._network = network.to(device)

@@ -169,7 +169,7 @@ class Predictor:
         overlapping, maps = overlap(self.labels), results[0][: len(self.labels)].numpy()
         intensity = organ_intensity(case.data[0], maps, overlapping)
         segmentation, probability, variance, strongest = fill(
-            case, *results, exact, [label.value for label in self.labels], overlap(self.model.card.labels), rival
+            case, results, exact, [label.value for label in self.labels], overlap(self.model.card.labels), rival
         )
         clock.step("resample", 1, 1)
         edges = reached_edges(segmentation, self.labels, case)
@@ -260,10 +260,11 @@ class Predictor:
     def _make_engine(
         self, name: EngineName, target: Literal["CPU", "GPU"], samples: int | None, kept: tuple[int, ...] | None
     ) -> Engine:
-        if name is EngineName.OPENVINO:
-            return OpenVinoEngine(self.model, self.network_of, self.tile, samples, target, kept=kept)
         labels = self.model.card.labels
-        return TorchEngine(self.network_of, len(labels) + 1, samples, kept, overlap(labels))
+        pytorch = TorchEngine(self.network_of, len(labels) + 1, samples, kept, overlap(labels))
+        if name is EngineName.OPENVINO:
+            return OpenVinoEngine(self.model, pytorch, self.tile, target)
+        return pytorch
 
     def network_of(self, fold: Fold) -> StochasticNetwork:
         """Return the network with the weights of a fold: on a GPU one for each fold, on a CPU the one of the last fold.

@@ -10,15 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.conformal.calibration import VolumeCalibration
 from MoBUncertaintyLib.errors import ModelError, OutputError
 from MoBUncertaintyLib.files.integrity import file_digest
 from MoBUncertaintyLib.files.names import is_unicode, printable
 from MoBUncertaintyLib.files.publishing import absolute, reserve
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import Fold, ModelCard
-from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.model.fingerprint import Fingerprint
 from MoBUncertaintyLib.model.folder import Model, load_folder, load_model
 from MoBUncertaintyLib.model.weights import write_weights
 
@@ -33,34 +30,22 @@ def export(
     source: Path | str,
     output: Path | str,
     *,
-    name: str | None = None,
-    task: str | None = None,
     folds: Sequence[Fold] | None = None,
     checkpoint: str | None = None,
-    licence: str | None = None,
-    training: dict[str, Any] | None = None,
-    scores: dict[str, Any] | None = None,
-    regions: dict[str, float] | None = None,
-    click_settings: ClickSettings | None = None,
-    fingerprint: Fingerprint | None = None,
-    volume_calibration: VolumeCalibration | None = None,
-    orientation: str | None = None,
     temperature: float = 1.0,
     half: bool | None = False,
+    **entries: Any,
 ) -> Model:
     """Export nnU-Net's training folder, stock or fine-tuned, or another model, to a model folder (or `.zip`).
 
     Args:
         source: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`; or a model folder or zip.
         output: Must not exist.
-        name, task, licence, scores, regions, click_settings, fingerprint, volume_calibration: Entries of the card;
-            None: as the source states.
-        folds: Folds to export; None: all numbered folds that are trained, or all of a model.
-        checkpoint: File name; None: as `nnunet.open_training_folder` chooses.
-        training: Added to what the source states about the training.
-        orientation: Orientation of the training data, e.g. `RAS`; None: as the source states.
+        folds: Folds to export; default: all numbered folds that are trained, or all of a model.
+        checkpoint: File name; default: as `nnunet.open_training_folder` chooses.
         temperature: The logits are divided by it, besides what the source may have done.
         half: Store the weights as float16; None: if the source does.
+        entries: Attributes of the card in place of the source's, unless they are None; `training` is added to it.
 
     Raises:
         ModelError: The source cannot be used.
@@ -70,18 +55,14 @@ def export(
     check_exportable(model)
     if checkpoint and "model.json" in model.digests:
         raise ModelError(f"{source} has no checkpoint to choose; leave it out, or export the training folder.")
-    stated: dict[str, Any] = {"name": name, "task": task, "licence": licence, "scores": scores, "regions": regions}
-    stated |= {"click_settings": click_settings, "fingerprint": fingerprint, "orientation": orientation}
-    stated |= {"volume_calibration": volume_calibration}
-    known = model.card.training
-    divided = {} if temperature == 1 else {"temperature": known.get("temperature", 1.0) * temperature}
-    stated |= {"training": known | divided | (training or {})}
+    training = model.card.training
+    divided = {} if temperature == 1 else {"temperature": training.get("temperature", 1.0) * temperature}
+    entries["training"] = training | divided | (entries.get("training") or {})
     try:
-        card = replace(model.card, **{key: value for key, value in stated.items() if value is not None})
+        card = replace(model.card, **{name: value for name, value in entries.items() if value is not None})
     except ValueError as error:
         raise ModelError(f"The model cannot be exported: {error}.") from error
-    from MoBUncertaintyLib.network.backbone import fitting_weights, load_network, planned_network
-    from MoBUncertaintyLib.network.temperature import divide_logits
+    from MoBUncertaintyLib.network.backbone import divide_logits, fitting_weights, load_network, planned_network
 
     network, chosen = planned_network(model), folds or model.folds
     if half is None:

@@ -27,8 +27,7 @@ MIN_PROBABILITY, MIN_VARIANCE = 1e-6, 1e-12
 
 def fill(
     case: Case,
-    probability: Tensor,
-    variance: Tensor,
+    results: tuple[Tensor, Tensor],
     exact: bool,
     values: Sequence[int],
     overlapping: bool = False,
@@ -47,12 +46,13 @@ def fill(
 
     Args:
         case: The way back to the image.
-        probability, variance: (L, *S), on the network's grid; see `SlidingWindow.run`.
+        results: Probability and variance (L, *S), on the network's grid; see `SlidingWindow.run`.
         exact: Do not round.
         values: Of the labels.
         overlapping: The labels overlap; a voxel has the last that is more probable than not, as with nnU-Net.
         rival: Whether that of the other classes is wanted.
     """
+    probability, variance = results
     shape = case.frame.image.GetSize()[::-1]
     segmentation = lazy_zeros(shape, np.uint8)
     maps = [lazy_zeros((len(values), *shape), np.float32) for _ in range(2)]
