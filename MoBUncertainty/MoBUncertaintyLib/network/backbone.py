@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.model.nnunet.dataset import has_regions
 from MoBUncertaintyLib.model.nnunet.plans import check_plans
 from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.network.heads import build_head, project
+from MoBUncertaintyLib.network.heads import CovarianceHead, build_head, project
 
 
 class MeanLayer(nn.Conv3d):
@@ -206,7 +207,7 @@ def fitting_weights(network: StochasticNetwork, model: Model, fold: Fold) -> dic
     """
     weights, planned = model.state_dict(fold), network.state_dict()
     for name, value in weights.items():
-        if value.ndim == 4 and name in planned and planned[name].ndim == 5:  # a 2D kernel, see `nnunet.slices`
+        if value.ndim == 4 and name in planned and planned[name].ndim == 5:  # a 2D kernel, see `in_3d`
             weights[name] = value.unsqueeze(2)
     names = [*planned, *(name for name in weights if name not in planned)]
     wrong = [name for name in names if _form(weights.get(name)) != _form(planned.get(name))]
@@ -235,3 +236,31 @@ def verify(path: Path | str) -> Model:
 def _form(tensor: Tensor | None) -> tuple[object, ...] | None:
     """Return shape and kind: the weights are real numbers, what counts batches is whole ones."""
     return None if tensor is None else (tensor.is_floating_point(), *tensor.shape)
+
+
+@torch.no_grad()
+def divide_logits(network: StochasticNetwork, temperature: float) -> None:
+    """Divide a network's logits by a temperature (Guo et al. 2017), in its weights: what runs them need not know of it.
+
+    The random logits are divided, eta / T: mean and loading by T, the variance by T^2. So probabilities, variances and
+    what clicks make of both follow.
+    """
+    _divide_layers([network.mean_layer], temperature)
+    if network.head is not None:
+        divide_head(network.head, temperature)
+
+
+@torch.no_grad()
+def divide_head(head: CovarianceHead, temperature: float) -> None:
+    """Divide the noise that a head adds to the logits by a temperature, by changing its weights."""
+    # The clamp stays as it is; no variance is near its limits.
+    assert head.log_variance.bias is not None
+    head.log_variance.bias -= 2 * math.log(temperature)
+    _divide_layers(head.loading_layers, temperature)
+
+
+def _divide_layers(layers: Iterable[nn.Conv3d], temperature: float) -> None:
+    for layer in layers:
+        layer.weight /= temperature
+        if layer.bias is not None:
+            layer.bias /= temperature

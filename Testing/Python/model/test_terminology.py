@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.model.structures import ALIASES, STRUCTURES
 from MoBUncertaintyLib.model.terminology import (
+    ALIASES,
     ANATOMY,
     MODIFIERS,
+    STRUCTURES,
     TISSUE,
     TISSUE_CATEGORY,
     describe_labels,

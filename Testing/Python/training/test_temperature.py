@@ -23,9 +23,8 @@ from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.network.backbone import load_network
+from MoBUncertaintyLib.network.backbone import divide_logits, load_network
 from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.network.temperature import divide_logits
 from support.tiny import CONFIGURATION, make_dataset, make_plans
 from support.tiny_training import NAME, PATCH, make_workspace, same_weights, train, tune, weights
 

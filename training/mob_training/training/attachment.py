@@ -33,9 +33,8 @@ from MoBUncertaintyLib.model.card import Fold, Label, overlap
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model, read_card
 from MoBUncertaintyLib.model.nnunet.plans import check_plans
-from MoBUncertaintyLib.network.backbone import fitting_weights, load_network, planned_network
+from MoBUncertaintyLib.network.backbone import divide_logits, fitting_weights, load_network, planned_network
 from MoBUncertaintyLib.network.export import check_new, is_half, write_model
-from MoBUncertaintyLib.network.temperature import divide_logits
 
 if TYPE_CHECKING:
     from torch import Tensor

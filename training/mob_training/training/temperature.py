@@ -1,7 +1,7 @@
 """Temperature scaling (Guo et al. 2017): divide all logits by one number, fitted on the validation cases.
 
 The cases are used whole: patches centred on an organ, as in training, would give the organ too much weight, and the
-rest of the body would become underconfident. How they are divided says `network.temperature`.
+rest of the body would become underconfident. How they are divided says `network.backbone`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean, merge_missing
 from MoBUncertaintyLib.inference.devices import autocast, uploaded, wide_precision
 from MoBUncertaintyLib.inference.tiles import TileGrid
+from MoBUncertaintyLib.network.backbone import divide_head
 from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.network.temperature import divide_head
 
 TEMPERATURES = tuple(2 ** (quarter / 4) for quarter in range(-4, 13))
 """Temperatures to try, 0.5 to 8; between them the NLL is interpolated by a parabola in ln T."""

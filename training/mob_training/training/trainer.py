@@ -34,8 +34,8 @@ from MoBUncertaintyLib.inference.devices import autocast, wide_precision
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
+from MoBUncertaintyLib.network.backbone import divide_logits
 from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.network.temperature import divide_logits
 
 
 class FineTuningTrainer(DeterministicTrainer):

@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.files.json_input import is_whole
 from MoBUncertaintyLib.files.schema import from_json
 from MoBUncertaintyLib.model.card import NOT_STATED, Fold, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import ModelFile
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values
-from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing
+from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, resolve
 from MoBUncertaintyLib.model.nnunet.results import find_checkpoints
-from MoBUncertaintyLib.model.nnunet.slices import in_3d
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.model.weights import checkpoint_file, read_checkpoint
 
 FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
+
+SIZES = ("kernel_sizes", "strides", "conv_kernel_sizes", "pool_op_kernel_sizes")
+"""Of each stage; the last two in plans written before nnU-Net 2.4."""
+OPERATORS = ("conv_op", "norm_op", "dropout_op")
 
 
 def open_training_folder(
@@ -90,6 +94,47 @@ def open_training_folder(
     except (ValueError, TypeError) as error:
         raise ModelError(f"The training folder {where} cannot be used: {error}.") from error
     return card, plans, dataset, sources, {file.name: file.sha256 for file in read}
+
+
+def in_3d(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    """Return plans whose configuration, if it is two-dimensional, is a three-dimensional one that looks at one slice.
+
+    The network is the same: a 3D convolution whose kernel is one voxel deep is a 2D one. So nothing else need know of
+    two dimensions, but that the spacing has two numbers: slices lie as far apart as in the image.
+
+    Args:
+        plans: Content of `plans.json`, unchecked; what is malformed stays as it is.
+        configuration: Name of the configuration.
+
+    Raises:
+        ModelError: There is no such configuration.
+    """
+    planned = resolve(plans, configuration)
+    patch = planned.get("patch_size")
+    if not isinstance(patch, list) or len(patch) != 2:
+        return plans
+    deeper = {name: value for name, value in planned.items() if name != "inherits_from"} | {"patch_size": [1, *patch]}
+    architecture = deeper.get("architecture")
+    if isinstance(architecture, dict) and isinstance(architecture.get("arch_kwargs"), dict):
+        arguments = _deepened(architecture["arch_kwargs"])
+        deeper["architecture"] = architecture | {"arch_kwargs": arguments}
+    else:
+        deeper = _deepened(deeper)
+    return plans | {"configurations": plans["configurations"] | {configuration: deeper}}
+
+
+def _deepened(arguments: dict[str, Any]) -> dict[str, Any]:
+    sizes = {name: _stages(arguments[name]) for name in SIZES if isinstance(arguments.get(name), list)}
+    operators = {name: arguments[name] for name in OPERATORS if isinstance(arguments.get(name), str)}
+    return arguments | sizes | {name: value.removesuffix("2d") + "3d" for name, value in operators.items()}
+
+
+def _stages(sizes: list[Any]) -> list[Any]:
+    """Give each stage's size a depth of one voxel."""
+    return [
+        [1, size, size] if is_whole(size) else [1, *size] if isinstance(size, list) and len(size) == 2 else size
+        for size in sizes
+    ]
 
 
 def licence(dataset: dict[str, Any], path: Path) -> str:
