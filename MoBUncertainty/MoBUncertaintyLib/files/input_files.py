@@ -1,6 +1,6 @@
 """Check files that others wrote before they are read: regular files only, their SHA-256, and whether they change.
 
-Headers can name other files, and a folder can hold anything. A pipe, a device or a socket would be waited for without
+A folder can hold anything. A pipe, a device or a socket would be waited for without
 end, so it is never opened.
 """
 
@@ -74,14 +74,10 @@ def digest_of_file(path: Path) -> str:
         raise ImageError(f"{path} cannot be read ({error.strerror}); check the path.") from error
 
 
-def digest_of_list(digests: Sequence[str]) -> str:
-    """Compute one SHA-256 for several files: that of the list of their own, one hexadecimal line each."""
-    return digest_of_bytes("".join(f"{digest}\n" for digest in digests).encode())
-
-
 def digest_of_series(files: Sequence[Path], digests: Sequence[str]) -> str:
-    """Compute the SHA-256 of a series: that of the list of its files, sorted by name."""
-    return digest_of_list([digest for _, digest in sorted(zip(files, digests, strict=True))])
+    """Compute the SHA-256 of a series: of the list of its files' own, sorted by name, one hexadecimal line each."""
+    lines = [f"{digest}\n" for _, digest in sorted(zip(files, digests, strict=True))]
+    return digest_of_bytes("".join(lines).encode())
 
 
 @contextmanager

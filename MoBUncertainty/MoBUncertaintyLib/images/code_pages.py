@@ -18,17 +18,15 @@ ONLY_ASCII = sys.platform == "win32"
 
 
 @contextmanager
-def read_by_itk(*files: Path) -> Iterator[str]:
-    """Name a file so that ITK can read it; the others are those that it names itself.
+def read_by_itk(file: Path) -> Iterator[str]:
+    """Name a file so that ITK can read it.
 
     Raises:
-        OSError: One cannot be copied.
+        OSError: It cannot be copied.
     """
-    with _place(files[0]) as place:
-        if place != files[0]:
-            shutil.copyfile(files[0], place)
-            for other in files[1:]:
-                shutil.copyfile(other, place.with_name(other.name))
+    with _place(file) as place:
+        if place != file:
+            shutil.copyfile(file, place)
         yield str(place)
 
 

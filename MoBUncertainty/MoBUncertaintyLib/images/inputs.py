@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.files.input_files import begins_as_dicom, is_regular
+from MoBUncertaintyLib.files.input_files import begins_as_dicom
 from MoBUncertaintyLib.files.names import is_system_file, printable, unique_names
 from MoBUncertaintyLib.files.publishing import RECORDS, read_record
 from MoBUncertaintyLib.images.reader import volume_stem
-from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, is_volume_name, read_header
+from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, is_volume_name
 
 # A case in TotalSegmentator's layout is its image beside a folder of masks; a data set of them has a list of cases.
 _CASE_IMAGES, _MASKS, _CASE_LIST = ("ct", "mri"), "segmentations", "meta.csv"
@@ -99,27 +99,14 @@ def case_folders(inputs: Sequence[Input], output: Path) -> list[tuple[Input, Pat
 
 
 def _entries(folder: Path, channels: int = 1) -> list[Path]:
-    """List a folder without hidden files, and without voxels or channels that belong to a file beside them."""
+    """List a folder without hidden files, and without channels that belong to a file beside them."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise ImageError(f"{folder} cannot be listed ({error.strerror}); check the path.") from error
     entries = [entry for entry in entries if not entry.name.startswith(".") and not is_system_file(entry.name)]
-    beside = _voxel_files(entries)
-    beside |= {other for entry in entries for other in _numbered(entry, channels)[1:]}
+    beside = {other for entry in entries for other in _numbered(entry, channels)[1:]}
     return [entry for entry in entries if entry not in beside]
-
-
-def _voxel_files(entries: Sequence[Path]) -> set[Path]:
-    """Find the files that hold the voxels of a header beside them."""
-    files: set[Path] = set()
-    for entry in entries:
-        if is_volume_name(entry.name) and is_regular(entry):
-            try:
-                files |= set(read_header(entry).files) - {entry}
-            except ImageError:
-                continue  # is reported when it is read
-    return files
 
 
 def _numbered(path: Path, channels: int) -> tuple[Path, ...]:

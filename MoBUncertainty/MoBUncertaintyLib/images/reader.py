@@ -47,7 +47,7 @@ class ReadImage:
     Attributes:
         image: As `check_image` leaves it.
         warnings: Sentences for the user.
-        files: Files that were read: the volume file, a separate file of its voxels, or the series' DICOM files.
+        files: Files that were read: the volume file, or the series' DICOM files.
         sha256: Digest of these files; see `digest`.
         is_dicom: Whether the files are DICOM.
     """
@@ -123,9 +123,8 @@ def stored_orientation(path: str | Path) -> str:
 def digest(path: str | Path, series: str | None = None) -> str:
     """Compute the SHA-256 of an input, the same as `read_image` returns, without reading its voxels.
 
-    For one file it is the file's own. For a header with its voxels in another file, and for a DICOM series (sorted by
-    file name), it is that of the list of the files' own, one hexadecimal line each. Other files in a DICOM folder do
-    not count.
+    For one file it is the file's own. For a DICOM series (sorted by file name), it is that of the list of the files'
+    own, one hexadecimal line each. Other files in a DICOM folder do not count.
 
     Raises:
         ImageError: As for `read_image`.
@@ -133,7 +132,7 @@ def digest(path: str | Path, series: str | None = None) -> str:
     path = _existing(path)
     files = _dicom_files(path, series)
     if not files:
-        return read_header(path).digest()
+        return digest_of_file(path)
     digests = [digest_of_file(file) for file in files]
     return digest_of_series(files, digests) if path.is_dir() else digests[0]
 
@@ -249,9 +248,7 @@ def _without_non_finite(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
 def _read_file(path: Path) -> tuple[sitk.Image, list[str], tuple[Path, ...], str]:
     """Read a volume file, its warnings, the files of it, and their digest."""
     with unchanged([path]):
-        header = read_header(path)
-        with unchanged(header.files):
-            return *_read_volume(header), header.files, header.digest()
+        return *_read_volume(read_header(path)), (path,), digest_of_file(path)
 
 
 def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
@@ -283,7 +280,7 @@ def _opened(header: VolumeHeader) -> Iterator[sitk.ImageFileReader]:
             file.write_bytes(header.block + bytes(4))
             reader.SetFileName(str(file))
         else:
-            reader.SetFileName(stack.enter_context(read_by_itk(*header.files)))
+            reader.SetFileName(stack.enter_context(read_by_itk(header.path)))
         reader.ReadImageInformation()
         yield reader
 

@@ -19,7 +19,7 @@ from isal.igzip_lib import IsalError
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.files.input_files import BoundedReader
-from MoBUncertaintyLib.images.volume_headers import VolumeHeader, Voxels
+from MoBUncertaintyLib.images.volume_headers import VolumeHeader
 
 _CHUNK = 1 << 22
 # Up to this many bytes after uncompressed voxels, if fewer than a slice, are ignored with a warning. More of them, or
@@ -38,10 +38,10 @@ def check_voxels(header: VolumeHeader) -> tuple[np.ndarray | None, list[str]]:
     """
     voxels = header.voxels
     kept = None if header.dtype is None else np.empty(math.prod(header.shape), header.dtype)
-    name, needed = voxels.path.name, voxels.skip + voxels.length
+    name, needed = header.path.name, voxels.skip + voxels.length
     surplus = min(_SURPLUS, voxels.length // header.shape[-1] - 1) if voxels.packing == "raw" else 0
     try:
-        present = _count_bytes(voxels, needed + surplus + 1, None if kept is None else kept.view(np.uint8))
+        present = _count_bytes(header, needed + surplus + 1, None if kept is None else kept.view(np.uint8))
     except (EOFError, zlib.error, IsalError, igzip.BadGzipFile) as error:  # type: ignore[misc]  # its stub has it as an instance
         raise ImageError(f"{name} is truncated or damaged; copy or download it again.") from error
     except OSError as error:
@@ -55,9 +55,10 @@ def check_voxels(header: VolumeHeader) -> tuple[np.ndarray | None, list[str]]:
     return kept, []
 
 
-def _count_bytes(voxels: Voxels, limit: int, kept: np.ndarray | None) -> int:
+def _count_bytes(header: VolumeHeader, limit: int, kept: np.ndarray | None) -> int:
     """Count the unpacked bytes up to about `limit`, and keep the voxels'; a stream that ends before is verified."""
-    with BoundedReader(voxels.path) as file:
+    voxels = header.voxels
+    with BoundedReader(header.path) as file:
         if voxels.packing == "raw":
             present = os.fstat(file.fileno()).st_size - voxels.start
             if kept is not None and present >= voxels.length:

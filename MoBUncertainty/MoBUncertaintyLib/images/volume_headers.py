@@ -1,7 +1,7 @@
 """Read the headers of NIfTI, NRRD and MetaImage files: size, where the voxels lie in the file, geometry.
 
-They are read strictly, because SimpleITK opens whatever file a header names: detached voxels are accepted in the
-header's own folder only. The geometry itself comes from SimpleITK; here it is only checked that it is stated, and once.
+They are read strictly, because SimpleITK opens whatever file a header names: voxels in another file than the header are
+refused. The geometry itself comes from SimpleITK; here it is only checked that it is stated, and once.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from MoBUncertaintyLib.errors import ImageError, reason_of
-from MoBUncertaintyLib.files.input_files import BoundedReader, check_regular, digest_of_file, digest_of_list
-from MoBUncertaintyLib.files.integrity import is_plain_name
+from MoBUncertaintyLib.files.input_files import BoundedReader, check_regular
 
 _SUFFIXES = {"NIfTI": (".nii", ".nii.gz"), "NRRD": (".nrrd", ".nhdr"), "MetaImage": (".mha", ".mhd")}
 VOLUME_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
@@ -38,7 +37,6 @@ class Voxels:
     """Where a volume's voxels lie.
 
     Attributes:
-        path: The file.
         start: Byte of the file at which they, or their compressed stream, begin.
         skip: Bytes of the stream before the first voxel.
         length: Bytes of the voxels, unpacked.
@@ -46,7 +44,6 @@ class Voxels:
         packed: Bytes of the compressed stream, where the header states it.
     """
 
-    path: Path
     start: int
     skip: int
     length: int
@@ -81,16 +78,6 @@ class VolumeHeader:
     slope: float = 1.0
     intercept: float = 0.0
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The header, and the file of the voxels if that is another."""
-        return (self.path,) if self.voxels.path == self.path else (self.path, self.voxels.path)
-
-    def digest(self) -> str:
-        """Compute the SHA-256 of the file or, for two files, of the list of their own."""
-        digests = [digest_of_file(path) for path in self.files]
-        return digests[0] if len(digests) == 1 else digest_of_list(digests)
-
 
 def is_volume_name(name: str) -> bool:
     """Whether a file of this name should be a volume."""
@@ -101,7 +88,7 @@ def read_header(path: str | Path) -> VolumeHeader:
     """Read a volume file's header.
 
     Raises:
-        ImageError: It is no regular file, its header is malformed, or it names voxels outside of its folder.
+        ImageError: It is no regular file, its header is malformed, or its voxels are in another file.
     """
     path = Path(path)
     check_regular(path)
@@ -109,7 +96,7 @@ def read_header(path: str | Path) -> VolumeHeader:
     if kind is None:
         raise ImageError(f"{path.name} is no NIfTI, NRRD, MetaImage or DICOM file; convert it to one of them first.")
     try:
-        header = {"NIfTI": _nifti, "NRRD": _nrrd, "MetaImage": _metaimage}[kind](path)
+        return {"NIfTI": _nifti, "NRRD": _nrrd, "MetaImage": _metaimage}[kind](path)
     except (ImageError, MemoryError):
         raise
     except (EOFError, zlib.error) as error:
@@ -118,9 +105,6 @@ def read_header(path: str | Path) -> VolumeHeader:
         raise ImageError(
             f"{path.name} is not a readable {kind} image ({reason_of(error)}); export it again."
         ) from error
-    if header.voxels.path != path:
-        check_regular(header.voxels.path)
-    return header
 
 
 # --- NIfTI -----------------------------------------------------------------------------------------------------------
@@ -152,7 +136,7 @@ def _nifti(path: Path) -> VolumeHeader:
         raise ImageError(f"The header of {path.name} states a spacing of {found} mm; correct the header.")
     skip, start = (int(offset), 0) if packed else (0, int(offset))
     length = math.prod(shape) * dtype.itemsize
-    voxels = Voxels(path, start, skip, length, "gzip" if packed else "raw")
+    voxels = Voxels(start, skip, length, "gzip" if packed else "raw")
     components = len(dtype.names) if dtype.names else 1
     warnings = tuple(_nifti_geometry(path, header, shape))
     scale = _nifti_scale(float(header["scl_slope"]), float(header["scl_inter"]))
@@ -257,17 +241,11 @@ def _nrrd(path: Path) -> VolumeHeader:
         raise ImageError(f"{path.name} has the encoding {encoding!r}, which is not read; save it as raw or gzip.")
     if int(fields.get("dimension", "0") or 0) != len(shape):
         raise ValueError("its dimension is not the number of its sizes")
-    if fields.get("lineskip", "0") != "0" or not re.fullmatch(r"-1|\d+", fields.get("byteskip", "0")):
-        raise ImageError(f"{path.name} skips lines before its voxels, which is not read; save it again.")
-    length, skip = math.prod(shape) * size, int(fields.get("byteskip", "0"))
-    packing = _NRRD_PACKINGS[encoding]
-    if skip and packing != "raw":
-        raise ImageError(f"{path.name} skips bytes of a compressed stream, which is not read; save it again.")
-    data, start = path, end
     if "datafile" in fields:
-        data, start = _beside(path, fields["datafile"]), 0
-    start = data.stat().st_size - length if skip == -1 else start + skip
-    voxels = Voxels(data, max(start, 0), 0, length, packing)
+        raise _detached(path)
+    if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
+        raise ImageError(f"{path.name} skips bytes before its voxels, which is not read; save it again.")
+    voxels = Voxels(end, 0, math.prod(shape) * size, _NRRD_PACKINGS[encoding])
     # An axis that is no direction in space holds the values of a voxel, if it is the first.
     directions = re.findall(r"none|\([^)]*\)", fields.get("spacedirections", "").lower())
     kinds = fields.get("kinds", "").lower().split()
@@ -351,21 +329,18 @@ def _metaimage(path: Path) -> VolumeHeader:
 
 
 def _meta_voxels(path: Path, fields: dict[str, str], end: int, length: int) -> Voxels:
-    """Find `length` bytes of voxels, which lie after the `end` of the header or in a file of their own."""
+    """Find `length` bytes of voxels, which lie after the `end` of the header."""
     packed = fields.get("CompressedData", "False")[:1] in _TRUE
-    data, start = path, end
     if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
-        data, start = _beside(path, fields["ElementDataFile"]), 0
-    if (skip := fields.get("HeaderSize", "0")) != "0":
-        if packed or not re.fullmatch(r"-1|\d+", skip):
-            raise ValueError(f"its HeaderSize is {skip!r}")
-        start = max(data.stat().st_size - length, 0) if skip == "-1" else int(skip)
+        raise _detached(path)
+    if fields.get("HeaderSize", "0") != "0":
+        raise ValueError(f"its HeaderSize is {fields['HeaderSize'][:40]!r}")
     stated = fields.get("CompressedDataSize", "")
     if stated and not packed:
         raise ValueError("it states a CompressedDataSize, and that its voxels are not compressed")
     if packed and not re.fullmatch(r"[1-9]\d{0,17}", stated):  # SimpleITK reads anything then
         raise ValueError(f"its CompressedDataSize is {stated!r}")
-    return Voxels(data, start, 0, length, "zlib" if packed else "raw", int(stated) if packed else None)
+    return Voxels(end, 0, length, "zlib" if packed else "raw", int(stated) if packed else None)
 
 
 def _meta_fields(file: BinaryIO) -> tuple[dict[str, str], int]:
@@ -407,24 +382,8 @@ def _lines(file: BinaryIO) -> Iterator[str]:
         yield text
 
 
-def _beside(header: Path, name: str) -> Path:
-    """Find the file of a header's detached voxels.
-
-    Raises:
-        ImageError: It is not a single file in the header's own folder.
-    """
-    name = name.removeprefix("./")
-    if name.startswith("LIST") or "%" in name:
-        raise ImageError(f"{header.name} has its voxels in several files, which is not read; save it as one file.")
-    if name == "-" or not is_plain_name(name):
-        raise ImageError(
-            f"{header.name} names voxels outside its own folder ({name[:80]!r}), which are not read; "
-            "put both files into one folder and correct the header."
-        )
-    path = header.parent / name
-    if not path.exists():
-        raise ImageError(f"{path} does not exist, which {header.name} names for its voxels; copy both files.")
-    return path
+def _detached(path: Path) -> ImageError:
+    return ImageError(f"{path.name} has its voxels in another file, which is not read; save it as one file.")
 
 
 def _are_numbers(text: str, count: int) -> bool:

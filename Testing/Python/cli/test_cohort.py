@@ -38,7 +38,7 @@ def make_cohort(folder: Path, ct: Path) -> Path:
     (folder / "patient2.nii.gz").write_bytes(ct.read_bytes())
     (folder / "patient3").mkdir()
     sitk.WriteImage(sitk.ReadImage(ct), folder / "patient3" / "patient2.nii.gz")
-    sitk.WriteImage(sitk.ReadImage(ct), folder / "patient4.mhd")  # with patient4.raw
+    sitk.WriteImage(sitk.ReadImage(ct), folder / "patient4.mha")
     sitk.WriteImage(sitk.ReadImage(ct), folder / "patient2.nrrd")
     return folder
 
@@ -181,17 +181,6 @@ def test_tables_of_others_are_not_replaced(model: Path, ct: Path, tmp_path: Path
     assert done.exit_code == 2
     assert "cohort.csv was not written by this program; move it or choose another folder." in done.stderr
     assert (tmp_path / "out" / "cohort.csv").read_text() == "patient,age\n"
-
-
-def test_voxels_beside_their_header_are_no_dicom_files(ct: Path, tmp_path: Path) -> None:
-    image = sitk.ReadImage(ct)
-    image[0, 0, 0] = 8  # as the first element of a DICOM file begins, without a preamble
-    (tmp_path / "b").mkdir()
-    for path in (tmp_path / "a.mhd", tmp_path / "b" / "b.mhd"):
-        sitk.WriteImage(sitk.Cast(image, sitk.sitkInt16), path)
-        assert path.with_suffix(".raw").read_bytes()[:2] == b"\x08\0"
-    found = [(each.entry, each.path, each.problem) for each in list_inputs(tmp_path)]
-    assert found == [("a.mhd", tmp_path / "a.mhd", ""), ("b", tmp_path / "b" / "b.mhd", "")]
 
 
 def as_earlier_version_wrote(path: Path) -> None:

@@ -14,7 +14,7 @@ from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output.segment_nrrd import write_whole
 from support.dicom_files import write_slices
 
-NAMES = ("ct.nii", "ct.nii.gz", "Bäuche 臓.nii.gz", "Bäuche.seg.nrrd", "臓.mha", "ct.mhd", "ct.nhdr", "1.ä.nrrd", "Ä")
+NAMES = ("ct.nii", "ct.nii.gz", "Bäuche 臓.nii.gz", "Bäuche.seg.nrrd", "臓.mha", "1.ä.nrrd", "Ä")
 
 
 def image() -> sitk.Image:

@@ -277,7 +277,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "header that names another file": (
         with_bytes(lambda content: content.replace(b"bad.raw", b"/etc/passwd"), "bad.mhd"),
-        "bad.mhd names voxels outside its own folder ('/etc/passwd'), which are not read; put both files",
+        "bad.mhd has its voxels in another file, which is not read; save it as one file.",
     ),
     "left and right exchanged in the sform": (
         with_bytes(with_mirrored_sform),
