@@ -234,7 +234,7 @@ def test_two_slabs_at_once_are_filled_as_each_plane_alone(mob: Model) -> None:
     case = Predictor(mob, one_fold()).prepare(make_ct((40, 44, 61), (2, 3, 2.4)))
     p = torch.rand(1, *case.data.shape[1:], generator=torch.Generator().manual_seed(0)) ** 3
     v = p.square() / 5
-    segmentation, *maps, _ = filling.fill(case, p, v, False, [1])
+    segmentation, *maps, _ = filling.fill(case, (p, v), False, [1])
     for found, given, least in zip(maps, (p, v), (MIN_PROBABILITY, MIN_VARIANCE), strict=True):
         expected = np.stack([rounded(plane, least) for plane in case.planes(given)], axis=1)
         assert np.array_equal(case.view(found[0]), expected[0])
