@@ -58,7 +58,7 @@ def voxels_of(click: Click, grid: Grid, shape: tuple[int, ...], processed: Box |
     Args:
         click: Its points lie anywhere.
         grid, shape: Of the image.
-        processed: The part of the image that was predicted; None: all of it.
+        processed: The part of the image that was predicted. Default: all of it.
 
     Raises:
         ReviewError: It leaves the image, or the part of it that was predicted.
@@ -90,14 +90,14 @@ def thinned(voxels: np.ndarray, spacing: np.ndarray, apart_mm: float) -> np.ndar
     """
     if len(voxels) < 2:
         return voxels
-    kept: list[int] = []
+    chosen: list[int] = []
     places = voxels * spacing
     free = np.ones(len(places), bool)
     while free.any():
-        kept.append(int(free.argmax()))
-        free &= ((places - places[kept[-1]]) ** 2).sum(1) >= apart_mm**2
-        free[kept[-1]] = False
-    return voxels[kept]
+        chosen.append(int(free.argmax()))
+        free &= ((places - places[chosen[-1]]) ** 2).sum(1) >= apart_mm**2
+        free[chosen[-1]] = False
+    return voxels[chosen]
 
 
 def _check_inside(click: Click, index: np.ndarray, box: Box, place: str) -> None:
@@ -109,8 +109,8 @@ def _check_inside(click: Click, index: np.ndarray, box: Box, place: str) -> None
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
-    """What a set of clicks says, whatever order they came in.
+class Clicked:
+    """The voxels of a set of clicks, whatever order they came in.
 
     Attributes:
         voxels: (K, 3) all clicked voxels.
@@ -129,8 +129,8 @@ class Said:
 
 def gather(
     labels: Sequence[int], places: Sequence[np.ndarray], grid: Grid, shape: tuple[int, ...], apart_mm: float
-) -> Said:
-    """Gather what clicks say: on one voxel the latest counts, and strokes are thinned.
+) -> Clicked:
+    """Gather the voxels of clicks: on one voxel the latest counts, and strokes are thinned.
 
     Args:
         labels: Of each click, the latest last.
@@ -149,4 +149,4 @@ def gather(
     points, of_label = np.concatenate(strokes), np.asarray(labels, np.int64)
     point_labels = np.repeat(of_label[owner], [len(stroke) for stroke in strokes[: len(owner)]])
     order = np.lexsort(points.T[::-1])
-    return Said(voxels, of_label[owners], owners, points[order], point_labels[order])
+    return Clicked(voxels, of_label[owners], owners, points[order], point_labels[order])

@@ -49,9 +49,9 @@ class Evidence:
         doubtful = (probability > DOUBTFUL) & (probability < 1 - DOUBTFUL)
         doubtful[decided] = False
         p, v = (np.concatenate([each[decided], each[doubtful]]) for each in (probability, variance))
-        said = np.full(len(p), 2)
-        said[: len(labelled)] = labelled
-        return cls(_counted(_steps(p, v), said))
+        decisions = np.full(len(p), 2)
+        decisions[: len(labelled)] = labelled
+        return cls(_counted(_steps(p, v), decisions))
 
     @classmethod
     def of_truth(cls, probability: np.ndarray, variance: np.ndarray, labelled: np.ndarray) -> Evidence:
@@ -63,17 +63,17 @@ class Evidence:
             probability, variance: As predicted, (z, y, x), not rounded.
             labelled: Whether a voxel has the label, likewise.
         """
-        found = [np.empty((0, 5), np.int64)]
+        parts = [np.empty((0, 5), np.int64)]
         for p, v, true in zip(probability, variance, labelled, strict=True):  # slice by slice, for a CT's size
-            asked = (p > 0) | true
-            steps, said = _steps(p[asked], v[asked]), true[asked].astype(int)
+            possible = (p > 0) | true
+            steps, labels = _steps(p[possible], v[possible]), true[possible].astype(int)
             sure = np.abs(steps[:, 0]) * STEP >= SURE
-            counts = ~(sure & ((steps[:, 0] > 0) == said))
-            found.append(_counted(steps[counts], said[counts]))
-        every = np.concatenate(found)
-        kinds, index = np.unique(every[:, :2], axis=0, return_inverse=True)
+            counts = ~(sure & ((steps[:, 0] > 0) == labels))
+            parts.append(_counted(steps[counts], labels[counts]))
+        together = np.concatenate(parts)
+        kinds, index = np.unique(together[:, :2], axis=0, return_inverse=True)
         sums = np.zeros((len(kinds), 3), np.int64)
-        np.add.at(sums, index.ravel(), every[:, 2:])
+        np.add.at(sums, index.ravel(), together[:, 2:])
         return cls(np.column_stack([kinds, sums]))
 
     @property
@@ -106,9 +106,8 @@ class Evidence:
             return logistic_normal_moments(*divided)
         p, _ = logistic_normal_moments(mean, square)
         rest, _ = logistic_normal_moments(-mean, square)  # 1 - p has its digits only so
-        kept = 1 / (1 + np.exp((np.log(rest) - np.log(p)) / temperature))
         _, variance = logistic_normal_moments(*divided)
-        return kept, variance
+        return 1 / (1 + np.exp((np.log(rest) - np.log(p)) / temperature)), variance
 
     def to_text(self) -> str:
         """Pack it for JSON."""
@@ -138,8 +137,8 @@ def _steps(probability: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return np.rint(np.stack([mean, np.sqrt(square)], axis=1) / STEP).astype(np.int64)
 
 
-def _counted(steps: np.ndarray, said: np.ndarray) -> np.ndarray:
-    """Count N voxels by their steps and by what is said of them: 0, 1 or 2; (K, 5) as `Evidence.kinds`."""
+def _counted(steps: np.ndarray, decisions: np.ndarray) -> np.ndarray:
+    """Count N voxels by their steps and by the decision on them: 0, 1 or 2; (K, 5) as `Evidence.kinds`."""
     kinds, index = np.unique(steps, axis=0, return_inverse=True)
-    counts = [np.bincount(index.ravel()[said == each], minlength=len(kinds)) for each in range(3)]
+    counts = [np.bincount(index.ravel()[decisions == one], minlength=len(kinds)) for one in range(3)]
     return np.column_stack([kinds, *counts])

@@ -85,9 +85,9 @@ class Directions:
 
     def cosines(self, points: np.ndarray, voxels: np.ndarray) -> np.ndarray:
         """Compute the cosines between voxels (P, 3) and (N, 3); 1 of a voxel with itself."""
-        found = self.vectors[(slice(None), *points.T)].T @ self.vectors[(slice(None), *voxels.T)]
-        found[(points[:, None] == voxels).all(-1)] = 1
-        return np.asarray(found)
+        cosines = self.vectors[(slice(None), *points.T)].T @ self.vectors[(slice(None), *voxels.T)]
+        cosines[(points[:, None] == voxels).all(-1)] = 1
+        return np.asarray(cosines)
 
 
 def pairs_mm(places: np.ndarray, others: np.ndarray) -> Offsets:

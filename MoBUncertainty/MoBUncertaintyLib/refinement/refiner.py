@@ -24,7 +24,7 @@ from MoBUncertaintyLib.method_cache import cached_method
 from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.clicks import Click, Said, gather, voxels_of
+from MoBUncertaintyLib.refinement.clicks import Click, Clicked, gather, voxels_of
 from MoBUncertaintyLib.refinement.conditioning import Field, solve
 from MoBUncertaintyLib.refinement.kernel import Directions, kernel_of, pairs_mm
 from MoBUncertaintyLib.refinement.logits import movable
@@ -62,9 +62,9 @@ class Refinement:
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """A set of clicks: what it says, where that reaches, and what follows of it."""
+    """A set of clicks: its voxels, where they reach, and what follows of them."""
 
-    said: Said
+    clicked: Clicked
     reach: Box
     posterior: Posterior
     inputs: Inputs
@@ -76,8 +76,8 @@ class Refiner:
 
     Args:
         prediction: Not copied, never changed.
-        settings: How a click changes its surroundings; None: the prediction's own.
-        directions: Those of the model's noise, for a prediction of one label; None: they are not known.
+        settings: How a click changes its surroundings. Default: the prediction's own.
+        directions: Those of the model's noise, for a prediction of one label. Default: not known.
 
     Raises:
         ValueError: There are directions, and several labels.
@@ -125,7 +125,9 @@ class Refiner:
         sides = [self._read(tuple(clicks)) for clicks in (before, after)]
         old, new = ({key: block.box for block, key in side.inputs.values()} for side in sides)
         boxes = [each[key] for each, other in ((old, new), (new, old)) for key in each if key not in other]
-        decrees = [set(map(tuple, np.column_stack([side.said.voxels, side.said.labels]).tolist())) for side in sides]
+        decrees = [
+            set(map(tuple, np.column_stack([side.clicked.voxels, side.clicked.labels]).tolist())) for side in sides
+        ]
         return boxes + [tuple(slice(at, at + 1) for at in voxel) for *voxel, _ in decrees[0] ^ decrees[1]]
 
     def refine(self, clicks: Iterable[Click], box: Box | None = None) -> Refinement:
@@ -133,7 +135,7 @@ class Refiner:
 
         Args:
             clicks: In any order.
-            box: Only there; None: where they may change anything.
+            box: Only there. Default: where they may change anything.
 
         Raises:
             ReviewError: As for `voxels_of`.
@@ -144,7 +146,7 @@ class Refiner:
         for own, block in self._spreading.blocks(reading.posterior, reading.inputs, box):
             if inner := intersection(own, box):
                 maps.insert(block, within(inner, box), within(inner, own))
-        self._decree(maps, box, reading.said)
+        self._decree(maps, box, reading.clicked)
         return Refinement(box, maps.probability, maps.variance, maps.segmentation, maps.reached, reading.conflicts)
 
     @cached_method(4096)
@@ -156,32 +158,32 @@ class Refiner:
 
     @cached_method(64)
     def _read(self, clicks: tuple[Click, ...]) -> _Reading:
-        given = sorted(clicks, key=lambda click: click.order)
-        labels, places = [click.label for click in given], [self.voxels_of(click) for click in given]
-        said = gather(labels, places, self.prediction.grid, self.prediction.shape, self.kernel.length_mm / 2)
-        posterior = self._posterior(said)
-        wrong = self._spreading.labels_at(posterior, said.voxels) != said.labels
-        conflicts = frozenset(given[owner].click_id for owner in np.unique(said.owners[wrong]))
-        reach = self._reach(said)
-        return _Reading(said, reach, posterior, self._spreading.inputs(posterior, reach), conflicts)
+        ordered = sorted(clicks, key=lambda click: click.order)
+        labels, places = [click.label for click in ordered], [self.voxels_of(click) for click in ordered]
+        clicked = gather(labels, places, self.prediction.grid, self.prediction.shape, self.kernel.length_mm / 2)
+        posterior = self._posterior(clicked)
+        wrong = self._spreading.labels_at(posterior, clicked.voxels) != clicked.labels
+        conflicts = frozenset(ordered[owner].click_id for owner in np.unique(clicked.owners[wrong]))
+        reach = self._reach(clicked)
+        return _Reading(clicked, reach, posterior, self._spreading.inputs(posterior, reach), conflicts)
 
-    def _reach(self, said: Said) -> Box:
-        if not len(said.points):
+    def _reach(self, clicked: Clicked) -> Box:
+        if not len(clicked.points):
             return hull(())
         margin = np.floor(self.kernel.box_mm / self._spacing).astype(int)
-        low, high = (said.points.min(0) - margin).tolist(), (said.points.max(0) + margin + 1).tolist()
+        low, high = (clicked.points.min(0) - margin).tolist(), (clicked.points.max(0) + margin + 1).tolist()
         return intersection(tuple(map(slice, low, high)), self.prediction.processed_box) or hull(())
 
-    def _posterior(self, said: Said) -> Posterior:
+    def _posterior(self, clicked: Clicked) -> Posterior:
         """Solve groups of points that cannot feel each other, one by one."""
-        points, count = said.points, len(said.points)
+        points, count = clicked.points, len(clicked.points)
         table = np.zeros((len(self._values), count, count + 1), np.float32)
         places = points * self._spacing
         near = self.kernel.between(pairs_mm(places, places)) > 0
         groups, group = connected_components(csr_array(near)) if count else (0, [])
-        for each in range(groups):
-            own = np.flatnonzero(group == each)
-            weights, precision = self._solved(points[own].tobytes(), said.point_labels[own].tobytes())
+        for number in range(groups):
+            own = np.flatnonzero(group == number)
+            weights, precision = self._solved(points[own].tobytes(), clicked.point_labels[own].tobytes())
             table[:, own, -1], table[:, own[:, None], own] = weights, precision
         return Posterior(points, table)
 
@@ -190,20 +192,20 @@ class Refiner:
         voxels, label = np.frombuffer(points, np.intp).reshape(-1, 3), np.frombuffer(labels, np.int64)
         cosines = 1.0 if self._directions is None else self._directions.cosines(voxels, voxels).astype(float)
         strengths = self.settings.strength, self.settings.variance_strength
-        found = []
+        solved = []
         for value, mean, variance in zip(self._values, *self._spreading.logits_at(voxels), strict=True):
             field = Field(mean, movable(variance, self.settings.prior_deviation), voxels * self._spacing)
             signs = np.where(label == value, 1, -1)
-            found.append(solve(field, self.kernel, signs, *strengths, cosines))
-        weights, precision = zip(*found, strict=True)
+            solved.append(solve(field, self.kernel, signs, *strengths, cosines))
+        weights, precision = zip(*solved, strict=True)
         return np.array(weights), np.array(precision)
 
-    def _decree(self, maps: Maps, box: Box, said: Said) -> None:
+    def _decree(self, maps: Maps, box: Box, clicked: Clicked) -> None:
         """Give clicked voxels their labels."""
         start = [part.start for part in box]
-        index = said.voxels - start
+        index = clicked.voxels - start
         inside = ((index >= 0) & (index < maps.reached.shape)).all(1)
-        at, labels = tuple(index[inside].T), said.labels[inside]
+        at, labels = tuple(index[inside].T), clicked.labels[inside]
         maps.segmentation[at] = labels
         maps.reached[at] = True
         maps.variance[(slice(None), *at)] = 0

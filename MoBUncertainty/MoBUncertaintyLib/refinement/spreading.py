@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,6 @@ from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.method_cache import cached_method
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.blocks import Corner, Lattice, Reached
 from MoBUncertaintyLib.refinement.conditioning import spread
 from MoBUncertaintyLib.refinement.kernel import Directions, Kernel, offsets_mm
 from MoBUncertaintyLib.refinement.logits import logits_of, movable
@@ -37,43 +37,105 @@ KEPT_VOXELS = 12_000_000
 CHUNK = 4_000_000
 """Correlations that are computed at once."""
 
+Corner = tuple[int, ...]
+"""A block's place among the blocks: (z, y, x)."""
+
 Key = tuple[Corner, bytes]
 """A block, and a digest of all that decides about it."""
 
-Inputs = dict[Corner, tuple[Reached, Key]]
+Inputs = dict[Corner, tuple["Reached", Key]]
 """The blocks that a set of points reaches."""
+
+
+class Reached(NamedTuple):
+    """A block that points reach: where it is, which points (by index), and their highest correlation with it."""
+
+    corner: Corner
+    box: Box
+    points: np.ndarray
+    correlation: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """Blocks of equal size, counted from the first voxel.
+
+    Attributes:
+        edge: Voxels along each axis, (3,).
+        spacing: mm, (3,).
+        inside: What is divided.
+    """
+
+    edge: np.ndarray
+    spacing: np.ndarray
+    inside: Box
+
+    def reached(self, points: np.ndarray, kernel: Kernel, box: Box) -> Iterator[Reached]:
+        """List the blocks that meet a box and have points in reach.
+
+        Args:
+            points: (P, 3) voxels.
+            kernel: Says what is in reach.
+            box: Only blocks that meet it.
+        """
+        meeting = intersection(box, self.inside)
+        if meeting is None or not len(points):
+            return
+        bounds = [(part.start // n, (part.stop - 1) // n) for part, n in zip(meeting, self.edge, strict=True)]
+        gaps = []
+        for axis, (first, last) in enumerate(bounds):
+            start = np.arange(first, last + 1) * self.edge[axis]
+            place = points[:, axis, None]
+            gap = np.maximum(np.maximum(start - place, place - (start + self.edge[axis] - 1)), 0) * self.spacing[axis]
+            gaps.append(np.expand_dims(gap, tuple({1, 2, 3} - {axis + 1})))
+        most = kernel.between(gaps)
+        near = (most > 0).reshape(len(points), -1)
+        block, point = np.nonzero(near.T)
+        if not len(block):
+            return
+        starts = np.flatnonzero(np.diff(block, prepend=-1))
+        first = np.array([low for low, _ in bounds])
+        corners = first + np.transpose(np.unravel_index(block[starts], most.shape[1:]))
+        lows, highs = np.transpose([(part.start, part.stop) for part in self.inside])
+        low, high = np.maximum(corners * self.edge, lows), np.minimum((corners + 1) * self.edge, highs)
+        highest = most.reshape(len(points), -1)[point, block]
+        parts = (np.split(values, starts[1:]) for values in (point, highest))
+        for corner, start, stop, own, nearness in zip(
+            corners.tolist(), low.tolist(), high.tolist(), *parts, strict=True
+        ):
+            yield Reached(tuple(corner), tuple(map(slice, start, stop)), own, nearness)
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """What P points say of the logit of each of L labels, see `conditioning.spread`.
+    """What P points tell of the logit of each of L labels, see `conditioning.spread`.
 
     Attributes:
         points: (P, 3) voxels.
-        said: (L, P, P + 1) precision and, as the last column, weights.
+        table: (L, P, P + 1) precision and, as the last column, weights.
     """
 
     points: np.ndarray
-    said: np.ndarray
+    table: np.ndarray
 
     def near(self, block: Reached) -> Posterior:
-        """Return what the points near a block say there, in whole steps that depend on how near they are."""
+        """Return what the points near a block tell there, in whole steps that depend on how near they are."""
         most = block.correlation.astype(np.float32)
         scale = np.maximum(np.append(most, np.float32(1)) * most[:, None], np.float32(1e-30))
         columns = np.append(block.points, len(self.points))
-        steps = np.rint(self.said[:, block.points[:, None], columns] * (scale / STEP))
+        steps = np.rint(self.table[:, block.points[:, None], columns] * (scale / STEP))
         steps += 0  # there is but one zero then
         return Posterior(self.points[block.points], steps * (STEP / scale))
 
     def key(self, corner: Corner) -> Key:
         """Name a block of which this decides."""
-        return corner, hashlib.blake2b(self.points.tobytes() + self.said.tobytes(), digest_size=16).digest()
+        return corner, hashlib.blake2b(self.points.tobytes() + self.table.tobytes(), digest_size=16).digest()
 
     def spread(self, correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Do for each label what `conditioning.spread` does: (L, N) each."""
-        pairs = [spread(correlation, said[:, -1], said[:, :-1]) for said in self.said]
-        shift, kept = zip(*pairs, strict=True)
-        return np.array(shift), np.array(kept)
+        pairs = [spread(correlation, label[:, -1], label[:, :-1]) for label in self.table]
+        shift, left = zip(*pairs, strict=True)
+        return np.array(shift), np.array(left)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,8 +266,8 @@ class Spreading:
         logits = [(self._logits[job.key[0]], job.voxels) for job in jobs]
         mean, variance = (np.concatenate([pair[i][:, voxels] for pair, voxels in logits], axis=1) for i in (0, 1))
         effects = [job.posterior.spread(job.correlation) for job in jobs]
-        shift, kept = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
-        p, v, labels = self._maps(mean, variance, shift, kept)
+        shift, left = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
+        p, v, labels = self._maps(mean, variance, shift, left)
         ends = np.cumsum([len(job.voxels) for job in jobs])
         for job, end in zip(jobs, ends, strict=True):
             own = slice(end - len(job.voxels), end)
@@ -237,16 +299,16 @@ class Spreading:
         start = 0
         for job, voxels in new:
             stop = start + len(voxels)
-            for kept, values in zip(self._logits[job.key[0]], solved, strict=True):
-                kept[:, voxels] = values[:, start:stop]
+            for logits, values in zip(self._logits[job.key[0]], solved, strict=True):
+                logits[:, voxels] = values[:, start:stop]
             start = stop
 
     def _maps(
-        self, mean: np.ndarray, variance: np.ndarray, shift: np.ndarray, kept: np.ndarray
+        self, mean: np.ndarray, variance: np.ndarray, shift: np.ndarray, left: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Compute probability and variance (L, N) and the label (N,) from the logits and what clicks do to them."""
         moved = mean + movable(variance, self._settings.prior_deviation) * shift
-        return refined_maps(moved, variance, kept, self._settings.sharpening, self._values)
+        return refined_maps(moved, variance, left, self._settings.sharpening, self._values)
 
     def _keep(self, key: Key, block: tuple[Box, Maps]) -> None:
         self._blocks[key] = block
@@ -257,7 +319,7 @@ class Spreading:
 
 
 def refined_maps(
-    mean: np.ndarray, variance: np.ndarray, kept: np.ndarray, sharpening: float, values: np.ndarray
+    mean: np.ndarray, variance: np.ndarray, left: np.ndarray, sharpening: float, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute probability and variance (L, N) and the label (N,) of logits that clicks have moved.
 
@@ -268,17 +330,17 @@ def refined_maps(
     Args:
         mean: Of the logits, moved, (L, N).
         variance: Of the logits without clicks, likewise.
-        kept: The fraction of the process's variance that is left, likewise.
+        left: The fraction of the process's variance that is left, likewise.
         sharpening: See `ClickSettings`.
         values: Of the L labels.
     """
-    p, v = logistic_normal_moments(mean * (1 + np.float32(sharpening) * (1 - kept)), variance * kept)
+    p, v = logistic_normal_moments(mean * (1 + np.float32(sharpening) * (1 - left)), variance * left)
     total = p.sum(0)
     if len(p) > 1:  # one label against the rest, for each: together they may be too sure
         excess = np.maximum(total, 1)
         p, v, total = p / excess, v / excess**2, total / excess
     best, labels = 1 - total, np.zeros(total.shape, np.uint8)
-    for value, each in zip(values, p, strict=True):
-        labels[each > best] = value
-        best = np.maximum(best, each)
+    for value, own in zip(values, p, strict=True):
+        labels[own > best] = value
+        best = np.maximum(best, own)
     return p, np.minimum(v, p * (1 - p)), labels

@@ -12,7 +12,7 @@ there the expected error is averaged over some voxels, since an error is of one 
 that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p. What is almost
 surely right is in no region, so that there is little to look at for the error that a region holds. A segmentation that
 is doubtful throughout has no border to stand out from: there the whole of it is the region (`coverage.py`).
-Voxels finer than 1 mm are combined in blocks of at most 2 mm (`blocks.py`).
+Voxels finer than 1 mm are combined in blocks of at most 2 mm.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ class RegionFinder:
         if self._map is None:
             import_module("scipy.cluster.vq")  # in a step of its own; `compact_pieces` needs it
             yield
-            found = yield from map_uncertainty(self._prediction, self._settings.measure, self._settings.window_mm)
+            maps = yield from map_uncertainty(self._prediction, self._settings.measure, self._settings.window_mm)
             self._frames = label_frames(self._prediction)
-            self._map = found
+            self._map = maps
 
     def find(self, settings: RegionSettings) -> Regions:
         """Find the regions under `settings`, whose measure and window must be those of this finder.
@@ -111,15 +111,15 @@ class RegionFinder:
             raise SettingsError("Another measure or window of uncertainty needs a new RegionFinder.")
         for _step in self.prepare():
             pass
-        found = self._map
-        assert found is not None
-        doubtful, near = _doubtful(found, settings)
-        listed = self._listed(found, *_pieces(found, doubtful, near, settings), settings)
-        coverage, organ = _coverage(found, listed, doubtful, near, settings), _mean_error(found)
+        maps = self._map
+        assert maps is not None
+        doubtful, near = _doubtful(maps, settings)
+        listed = self._listed(maps, *_pieces(maps, doubtful, near, settings), settings)
+        coverage, organ = _coverage(maps, listed, doubtful, near, settings), _mean_error(maps)
         if coverage.fraction < ENOUGH and organ > THROUGHOUT:
-            listed = self._listed(found, *_whole_organ(found, settings), settings)
-            coverage = replace(_coverage(found, listed, doubtful, near, settings), throughout=organ)
-        places = [found.blocks.expand(where, mask) for _, mask, where in listed]
+            listed = self._listed(maps, *_whole_organ(maps, settings), settings)
+            coverage = replace(_coverage(maps, listed, doubtful, near, settings), throughout=organ)
+        places = [maps.blocks.expand(where, mask) for _, mask, where in listed]
         box = hull(where for where, _ in places)
         numbers = np.zeros(shape_of(box), np.uint16)
         for number, (where, mask) in enumerate(places, start=1):
@@ -128,23 +128,23 @@ class RegionFinder:
         return Regions(regions, numbers, box, self._prediction.shape, settings, coverage)
 
     def _listed(
-        self, found: UncertaintyMap, pieces: np.ndarray, near: Box, settings: RegionSettings
+        self, maps: UncertaintyMap, pieces: np.ndarray, near: Box, settings: RegionSettings
     ) -> list[tuple[dict[str, Any], np.ndarray, Box]]:
         """Describe pieces in order of rank, each with its mask and the box of blocks that this fills."""
         described = []
         for piece, box in enumerate(ndimage.find_objects(pieces), start=1):
             if box:
                 mask, where = pieces[box] == piece, nested(near, box)
-                described.append((self._describe(found, mask, where), mask, where))
-        described.sort(key=lambda each: (-each[0]["expected_error_mm3"], each[0]["centroid_ras"]))
+                described.append((self._describe(maps, mask, where), mask, where))
+        described.sort(key=lambda piece: (-piece[0]["expected_error_mm3"], piece[0]["centroid_ras"]))
         return described[: settings.max_regions]
 
-    def _describe(self, found: UncertaintyMap, mask: np.ndarray, box: Box) -> dict[str, Any]:
+    def _describe(self, maps: UncertaintyMap, mask: np.ndarray, box: Box) -> dict[str, Any]:
         """Describe a region by all fields of `Region` but rank and number; `mask` fills `box`, a box of blocks."""
         index = np.argwhere(mask)
-        voxels = found.blocks.voxels(box)[mask].astype(float)
-        voxel, total = found.prediction.grid.voxel_mm3, voxels.sum()
-        centroid = voxels @ found.to_ras(index + [s.start for s in box]) / total
+        voxels = maps.blocks.voxels(box)[mask].astype(float)
+        voxel, total = maps.prediction.grid.voxel_mm3, voxels.sum()
+        centroid = voxels @ maps.to_ras(index + [s.start for s in box]) / total
 
         def integral(values: np.ndarray) -> float:
             return float(voxels @ values[mask])
@@ -152,71 +152,71 @@ class RegionFinder:
         return {
             "centroid_ras": tuple(float(c) for c in centroid),
             "volume_mm3": float(voxel * total),
-            "expected_error_mm3": float(voxel * integral(found.expected_error[box])),
-            "mean_variance": integral(found.variance(box)) / total,
-            "max_variance": float(found.max_variance(box)[mask].max()),
-            "mean_probability": integral(found.foreground(box)) / total,
-            "inside_fraction": integral(found.inside[box]) / total,
-            "extent_mm": diameter(index, found.blocks.spacing),
-            "location": location_in(centroid, found.segmentation[box][mask], self._frames),
+            "expected_error_mm3": float(voxel * integral(maps.expected_error[box])),
+            "mean_variance": integral(maps.variance(box)) / total,
+            "max_variance": float(maps.max_variance(box)[mask].max()),
+            "mean_probability": integral(maps.foreground(box)) / total,
+            "inside_fraction": integral(maps.inside[box]) / total,
+            "extent_mm": diameter(index, maps.blocks.spacing),
+            "location": location_in(centroid, maps.segmentation[box][mask], self._frames),
         }
 
 
-def _doubtful(found: UncertaintyMap, settings: RegionSettings) -> tuple[np.ndarray, Box]:
+def _doubtful(maps: UncertaintyMap, settings: RegionSettings) -> tuple[np.ndarray, Box]:
     """Mark the blocks that are more doubtful than the ordinary border; return the box that the mask fills, too."""
-    above = found.uncertainty > settings.level
+    above = maps.uncertainty > settings.level
     near = bounding_box(shadows(above))
-    typical = np.broadcast_to(found.typical, above.shape)[near]
+    typical = np.broadcast_to(maps.typical, above.shape)[near]
     usual = np.maximum(settings.excess * typical, settings.depth_mm * settings.level)
-    return above[near] & (found.thickness(near) > usual), near
+    return above[near] & (maps.thickness(near) > usual), near
 
 
 def _grown(
-    found: UncertaintyMap, seeds: np.ndarray, box: Box, settings: RegionSettings
+    maps: UncertaintyMap, seeds: np.ndarray, box: Box, settings: RegionSettings
 ) -> tuple[np.ndarray, np.ndarray, Box]:
     """Grow seeds, which fill a box.
 
     Returns:
         What was reached, the part of it that may well be wrong, and the box that both fill.
     """
-    spacing = found.blocks.spacing
+    spacing = maps.blocks.spacing
     seeded = nested(box, bounding_box(shadows(seeds)))
-    near = widened(seeded, np.ceil(settings.grow_mm / spacing).tolist(), found.blocks.shape)
+    near = widened(seeded, np.ceil(settings.grow_mm / spacing).tolist(), maps.blocks.shape)
     start = np.zeros(shape_of(near), bool)
     start[within(seeded, near)] = seeds[within(seeded, box)]
     reached = grow(start, spacing, settings.grow_mm)
-    return reached, reached & (start | (found.error_around(near) >= settings.minimum_error)), near
+    return reached, reached & (start | (maps.error_around(near) >= settings.minimum_error)), near
 
 
-def _pieces(found: UncertaintyMap, doubtful: np.ndarray, box: Box, settings: RegionSettings) -> tuple[np.ndarray, Box]:
+def _pieces(maps: UncertaintyMap, doubtful: np.ndarray, box: Box, settings: RegionSettings) -> tuple[np.ndarray, Box]:
     """Separate the pieces, numbered from 1 in no particular order (some may be missing); return their box, too."""
-    spacing = found.blocks.spacing
+    spacing = maps.blocks.spacing
     smallest = settings.minimum_mm3 / spacing.prod()
     seeds = _drop_small(ndimage.label(doubtful, CONNECTIVITY)[0], doubtful, smallest) > 0
-    reached, likely, near = _grown(found, seeds, box, settings)
+    reached, likely, near = _grown(maps, seeds, box, settings)
     # A little weight everywhere: where no error is expected, the voxels still have a middle.
-    weight = found.expected_error[near] + 0.01
+    weight = maps.expected_error[near] + 0.01
     pieces = compact_pieces(likely, weight, spacing, settings.length_mm, within=reached)
     return _drop_small(pieces, likely, smallest), near
 
 
-def _whole_organ(found: UncertaintyMap, settings: RegionSettings) -> tuple[np.ndarray, Box]:
+def _whole_organ(maps: UncertaintyMap, settings: RegionSettings) -> tuple[np.ndarray, Box]:
     """Take all that is segmented, and what may well be wrong beside it, as one piece; returned as by `_pieces`."""
-    _, likely, near = _grown(found, found.segmentation[found.organs] > 0, found.organs, settings)
+    _, likely, near = _grown(maps, maps.segmentation[maps.organs] > 0, maps.organs, settings)
     return likely.astype(np.int32), near
 
 
 def _coverage(
-    found: UncertaintyMap,
+    maps: UncertaintyMap,
     listed: list[tuple[dict[str, Any], np.ndarray, Box]],
     doubtful: np.ndarray,
     near: Box,
     settings: RegionSettings,
 ) -> Coverage:
     """Sum up the expected error by where it lies; `doubtful` fills `near`, which holds all above the threshold."""
-    grown = _grown(found, doubtful, near, settings)[1:]
+    grown = _grown(maps, doubtful, near, settings)[1:]
     box = hull([near, grown[1], *(where for _, _, where in listed)])
-    rest = found.expected_error[box] * found.blocks.voxels(box)
+    rest = maps.expected_error[box] * maps.blocks.voxels(box)
     sums = [rest.sum(dtype=float)]
 
     def take(*places: tuple[np.ndarray, Box]) -> None:
@@ -226,18 +226,18 @@ def _coverage(
 
     take(*((mask, where) for _, mask, where in listed))
     take(grown)
-    take((found.uncertainty[near] > settings.level, near))
-    elsewhere = max(found.total_error - sums[0], 0.0)
-    voxel = found.prediction.grid.voxel_mm3
-    in_regions, dropped, thin = (float(voxel * each) for each in np.abs(np.diff(sums)))
+    take((maps.uncertainty[near] > settings.level, near))
+    elsewhere = max(maps.total_error - sums[0], 0.0)
+    voxel = maps.prediction.grid.voxel_mm3
+    in_regions, dropped, thin = (float(voxel * error) for error in np.abs(np.diff(sums)))
     return Coverage(in_regions, thin, float(voxel * (sums[-1] + elsewhere)), dropped)
 
 
-def _mean_error(found: UncertaintyMap) -> float:
+def _mean_error(maps: UncertaintyMap) -> float:
     """Compute the fraction of the segmented volume that is expected to be wrong; 0 if nothing is segmented."""
-    segmented = found.inside[found.organs] * found.blocks.voxels(found.organs)
+    segmented = maps.inside[maps.organs] * maps.blocks.voxels(maps.organs)
     total = float(segmented.sum(dtype=float))
-    return float((segmented * found.expected_error[found.organs]).sum(dtype=float)) / total if total else 0.0
+    return float((segmented * maps.expected_error[maps.organs]).sum(dtype=float)) / total if total else 0.0
 
 
 def _drop_small(labels: np.ndarray, counted: np.ndarray, smallest: float) -> np.ndarray:

@@ -51,18 +51,19 @@ class RegionSettings:
 
     Attributes:
         measure: The measure of uncertainty.
-        threshold: The uncertainty of a voxel must exceed this (in units of the measure); None: `variance_threshold` or,
-            with another measure, `DEFAULT_THRESHOLD`.
-        excess: The thickness of the uncertainty must exceed this many times the typical thickness along the surface,
-        depth_mm: and that of a layer this deep with uncertainty at the threshold.
+        threshold: The uncertainty of a voxel must exceed this (in units of the measure). Default: `variance_threshold`
+            or, with another measure, `DEFAULT_THRESHOLD`.
+        excess: The thickness of the uncertainty must exceed this many times the typical thickness along the surface.
+        depth_mm: The thickness must also exceed that of a layer this deep with uncertainty at the threshold.
         window_mm: Sigma of the Gaussian window in which the thickness is taken.
-        grow_mm: Regions are grown by this distance, into what may well be wrong:
-        minimum_error: voxels around which this fraction is expected to be wrong (`UncertaintyMap.error_around`).
+        grow_mm: Regions are grown by this distance, where the expected error allows it.
+        minimum_error: Regions grow into voxels around which at least this fraction is expected to be wrong
+            (`UncertaintyMap.error_around`).
         length_mm: Regions longer than this are cut into pieces about the clumps of expected error.
         minimum_mm3: Regions with less doubtful volume (before they are grown) are dropped.
-        variance_threshold: From this on the variance of the model counts, if nothing else is said. Two models
-            that are right equally often can differ in it: temperature scaling, for one, makes all variances smaller.
-        max_regions: Only this many regions with the most expected error are kept; None: all.
+        variance_threshold: The threshold of the model's variance. Two models that are right equally often can differ in
+            it: temperature scaling, for one, makes all variances smaller.
+        max_regions: How many regions with the most expected error are kept. Default: all.
 
     Raises:
         SettingsError: A number is not finite, or outside its range.
@@ -139,7 +140,7 @@ class RegionSettings:
 
 
 def read_stated(entries: Iterable[str]) -> dict[str, float]:
-    """Read what a model may state, as a user does: each NAME=NUMBER.
+    """Read the settings that a model may have from NAME=NUMBER.
 
     Raises:
         SettingsError: One is not of that form, given twice, none of `STATED_BY_MODELS`, or outside its range.
@@ -165,7 +166,7 @@ def check_stated(stated: Mapping[str, float]) -> None:
     """
     for name in stated:
         if name not in STATED_BY_MODELS:
-            known = ", ".join(STATED_BY_MODELS)
-            raise SettingsError(f"Doubtful regions have no setting {name!r} of that kind; there are {known}.")
+            names = ", ".join(STATED_BY_MODELS)
+            raise SettingsError(f"Doubtful regions have no setting {name!r} of that kind; there are {names}.")
     fields: dict[str, Any] = {**stated}
     RegionSettings(**fields)

@@ -7,11 +7,14 @@ Every boundary carries a thin shell of uncertainty. What sets a doubtful place a
 
 is the integral of u across a boundary through x, as long as the uncertainty is thin against sigma (for a border
 p = sigmoid(d / s) and u = p(1 - p) it is s, in mm). Its median over an organ's surface is the typical thickness there.
+
+Uncertainty is judged over millimetres, so that finer voxels cost time and tell nothing: whole voxels are combined in
+blocks of at most 2 mm, with every sum kept. Where voxels are longer than 1 mm, a block is one voxel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING
@@ -19,14 +22,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import Box, bounding_box, nested, shape_of, widened, within
-from MoBUncertaintyLib.regions.blocks import LONGEST_MM, BlockGrid
+from MoBUncertaintyLib.geometry import Box, bounding_box, nested, shape_of, whole, widened, within
 from MoBUncertaintyLib.regions.measure import uncertainty_in, values_in
 from MoBUncertaintyLib.regions.settings import Measure
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.prediction import Prediction
 
+LONGEST_MM = 2.0
+"""No block of several voxels is longer."""
+_AT_ONCE = 2**16
+"""Voxels that are merged at once: what is computed of them stays in a processor's cache."""
 # Below this probability no measure reaches a useful threshold: it bounds the box that is searched.
 NEGLIGIBLE = 0.005
 ERROR_WINDOW = 3 / 8
@@ -35,9 +41,104 @@ _TRUNCATE = 3
 """Standard deviations at which a Gaussian window ends."""
 
 
+class BlockGrid:
+    """The blocks that fill a box of an array.
+
+    Args:
+        box: In the array, (z, y, x).
+        spacing: Of its voxels in mm, (z, y, x).
+        longest_mm: No block of several voxels is longer.
+
+    Attributes:
+        factors: Voxels in a block along each axis.
+        shape: Number of blocks along each axis.
+        spacing: Of the blocks in mm, (z, y, x).
+    """
+
+    def __init__(self, box: Box, spacing: np.ndarray, longest_mm: float = LONGEST_MM) -> None:
+        self.factors = np.maximum(1, np.floor(longest_mm / spacing + 1e-6).astype(int))
+        self.spacing = spacing * self.factors
+        # Where each block begins; the last one along an axis may hold fewer voxels.
+        self._edges = [np.append(np.arange(s.start, s.stop, f), s.stop) for s, f in zip(box, self.factors, strict=True)]
+        self.shape = tuple(len(edges) - 1 for edges in self._edges)
+
+    def voxels(self, box: Box) -> np.ndarray:
+        """Return the number of voxels in each block of a box of blocks, float32."""
+        ends = zip(self._edges, box, strict=True)
+        z, y, x = (np.diff(edges[s.start : s.stop + 1]).astype(np.float32) for edges, s in ends)
+        return np.asarray(z[:, None, None] * (y[:, None] * x))
+
+    def voxel_box(self, box: Box) -> Box:
+        """Return the box, in the array, of the voxels in a box of blocks."""
+        return tuple(slice(int(edges[s.start]), int(edges[s.stop])) for edges, s in zip(self._edges, box, strict=True))
+
+    def covering(self, box: Box) -> Box:
+        """Return the box of the blocks that have voxels in a box of the array; an empty one if none has."""
+        ends = zip(self._edges, box, strict=True)
+        blocks = [np.flatnonzero((edges[1:] > s.start) & (edges[:-1] < s.stop)) for edges, s in ends]
+        return tuple(slice(int(along[0]), int(along[-1]) + 1) if along.size else slice(0, 0) for along in blocks)
+
+    def layers(self) -> Iterator[Box]:
+        """Iterate over layers of blocks along z, each a box of blocks."""
+        for layer in range(self.shape[0]):
+            yield (slice(layer, layer + 1), *whole(self.shape[1:]))
+
+    def means(self, box: Box, values: Callable[[Box], np.ndarray]) -> np.ndarray:
+        """Compute the mean over each block of a box of blocks, float32.
+
+        Args:
+            box: The box of blocks.
+            values: Returns the values in a box of the array; called for one part after the other.
+        """
+        return np.asarray(self._merged(box, values, np.add) / self.voxels(box))
+
+    def maxima(self, box: Box, values: Callable[[Box], np.ndarray]) -> np.ndarray:
+        """Find the maximum of numbers from 0 on in each block of a box of blocks; arguments as for `means`."""
+        return self._merged(box, values, np.maximum)
+
+    def _merged(self, box: Box, values: Callable[[Box], np.ndarray], operation: np.ufunc) -> np.ndarray:
+        layers, rows, columns = box
+        merged = np.empty(shape_of(box), np.float32)
+        height = int(max(1, _AT_ONCE // (self.factors.prod() * max(1, merged.shape[2]))))
+        for layer in range(layers.start, layers.stop):
+            for row in range(rows.start, rows.stop, height):
+                part = slice(layer, layer + 1), slice(row, min(row + height, rows.stop)), columns
+                merged[within(part, box)] = self._merge_layer(values(self.voxel_box(part)), operation)
+        return merged
+
+    def _merge_layer(self, voxels: np.ndarray, operation: np.ufunc) -> np.ndarray:
+        """Merge the voxels of one layer to its blocks, (Y, X); `operation` counts a missing voxel as 0."""
+        merged: np.ndarray = reduce(operation, voxels)
+        for factor in self.factors[1:]:  # first along y, then along x
+            if factor > 1:
+                blocks = merged[::factor].copy()
+                for n in range(1, factor):
+                    others = merged[n::factor]  # one less where the last block is short
+                    operation(blocks[: len(others)], others, out=blocks[: len(others)])
+                merged = blocks
+            merged = merged.T
+        return merged
+
+    def centres(self, index: np.ndarray) -> np.ndarray:
+        """Return the middles of blocks (N, 3) in voxels of the array, (z, y, x)."""
+        middles = [(edges[:-1] + edges[1:] - 1) / 2 for edges in self._edges]
+        return np.stack([middle[along] for middle, along in zip(middles, index.T, strict=True)], axis=1)
+
+    def expand(self, box: Box, blocks: np.ndarray) -> tuple[Box, np.ndarray]:
+        """Find the voxels that lie in some blocks, given as a mask that fills `box`, a box of blocks.
+
+        Returns:
+            The box of these voxels in the array, and the mask that fills it.
+        """
+        voxels = blocks
+        for axis, (edges, s) in enumerate(zip(self._edges, box, strict=True)):
+            voxels = np.repeat(voxels, np.diff(edges[s.start : s.stop + 1]), axis)
+        return self.voxel_box(box), voxels
+
+
 @dataclass(frozen=True, eq=False)
 class UncertaintyMap:
-    """The uncertainty of a prediction in blocks of voxels (`blocks.py`), in the box in which there may be foreground.
+    """The uncertainty of a prediction in blocks of voxels, in the box in which there may be foreground.
 
     What is needed in few places is computed there: each method takes a box of blocks. All maps but `max_variance` are
     means over a block's voxels, float32.
@@ -77,7 +178,7 @@ class UncertaintyMap:
     def total_error(self) -> float:
         """The expected error, summed over all voxels."""
         layers = self.blocks.layers()
-        return sum(float((self.expected_error[each] * self.blocks.voxels(each)).sum(dtype=float)) for each in layers)
+        return sum(float((self.expected_error[box] * self.blocks.voxels(box)).sum(dtype=float)) for box in layers)
 
     def foreground(self, box: Box) -> np.ndarray:
         """Compute the probability of any label."""
@@ -150,13 +251,13 @@ def _box_of_interest(prediction: Prediction, margin: np.ndarray) -> Box:
     processed = prediction.processed_box
     depth, *plane = shape_of(processed)
     shadow, slices = np.zeros(plane, bool), np.zeros(depth, bool)
-    for each in prediction.probability:
-        for z, values in enumerate(each[processed]):
+    for label in prediction.probability:
+        for z, values in enumerate(label[processed]):
             likely = values > NEGLIGIBLE
             slices[z] |= likely.any()
             shadow |= likely
-    found = bounding_box([slices, np.any(shadow, axis=1), np.any(shadow, axis=0)])
-    return widened(nested(processed, found), margin.tolist(), prediction.shape)
+    likely_box = bounding_box([slices, np.any(shadow, axis=1), np.any(shadow, axis=0)])
+    return widened(nested(processed, likely_box), margin.tolist(), prediction.shape)
 
 
 def _any_label(probability: Sequence[np.ndarray]) -> np.ndarray:

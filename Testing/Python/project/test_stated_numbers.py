@@ -15,8 +15,8 @@ from MoBUncertaintyLib.conformal.volumes import Scale
 from MoBUncertaintyLib.model.click_settings import LENGTH_BOUNDS_MM, LENGTH_FRACTION
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.regions.blocks import LONGEST_MM
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure, RegionSettings
+from MoBUncertaintyLib.regions.uncertainty import LONGEST_MM
 from support import MODULE_FOLDER, ROOT
 from support.documents import PAGES, README, section
 

@@ -11,8 +11,9 @@ from scipy.special import expit
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import Kernel
 
-from MoBUncertaintyLib.refinement.conditioning import Field, condition, mode
+from MoBUncertaintyLib.refinement.conditioning import Field, mode
 from MoBUncertaintyLib.refinement.kernel import Wendland
+from support.conditioned import condition
 
 KERNEL = Wendland(4.0)
 

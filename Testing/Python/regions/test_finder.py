@@ -15,14 +15,14 @@ from scipy.spatial.distance import cdist
 from scipy.special import expit
 
 from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.geometry import Grid, occupied, whole
+from MoBUncertaintyLib.geometry import occupied, whole
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.regions.finder import RegionFinder, find_regions
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.regions.region import COLUMNS, table_row, write_csv
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, read_stated
 from support.fake_case import changed_prediction
-from support.probability_images import BERNOULLI, STRAIGHT, anatomy, ball, prediction, ras_grid
+from support.probability_images import BERNOULLI, anatomy, ball, prediction, ras_grid
 from support.shapes import farthest_corners
 
 OBLIQUE = tuple(sitk.VersorTransform((0.3, -0.5, 0.8), 0.6).GetMatrix())
@@ -92,11 +92,6 @@ def test_each_measure_is_what_its_name_says():
     )
 
 
-def test_zero_variance_has_no_regions_by_variance():
-    certain = ball()
-    assert find_regions(replace(certain, variance=0 * certain.variance)).ranked == ()
-
-
 def test_a_zone_at_the_images_edge_is_found():
     # Only the upper half of the ball is in the image.
     found = find_regions(
@@ -145,11 +140,8 @@ def test_a_list_that_holds_little_says_where_the_rest_lies():
     wide = ball(zones=SIX, width=12.0, reach=14.0)
     assert find_regions(wide, BERNOULLI).coverage.warning is None
     none = find_regions(wide, replace(BERNOULLI, minimum_mm3=1e6))
-    assert not none.ranked and none.coverage.warning == (
-        "There is no doubtful region, because most of the expected error lies in places that are too small to be "
-        "listed; list smaller or more regions."
-    )
-    assert "hold less than 1 % of the expected error" in replace(none.coverage, held_mm3=1e-3).warning
+    assert not none.ranked and "too small" in none.coverage.warning
+    assert "less than 1 %" in replace(none.coverage, held_mm3=1e-3).warning
 
 
 @pytest.mark.parametrize("measure", Measure)
@@ -356,35 +348,14 @@ def test_a_fine_grid_finds_the_same_places(spacing):
     assert_same_regions(coarse, fine, 1.5, volume=0.15)
 
 
-@pytest.mark.parametrize("direction", [STRAIGHT, OBLIQUE])
-def test_slicers_matrix_is_as_good_as_a_grid(direction):
-    straight = ball(ZONES, size=(52, 50, 51), direction=direction)
-    image = image_on(straight.grid, straight.segmentation)
-    axes = np.array(direction).reshape(3, 3) * image.GetSpacing()
-    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.block([[axes, np.array(image.GetOrigin())[:, None]], [0, 0, 0, 1]])
-    found = find_regions(straight, BERNOULLI)
-    again = find_regions(replace(straight, grid=Grid.from_matrix(matrix)), BERNOULLI)
-    assert np.array_equal(again.whole_map(), found.whole_map())
-    assert [r.location for r in again.ranked] == [r.location for r in found.ranked]
-    assert np.array([r.centroid_ras for r in again.ranked]) == pytest.approx(
-        np.array([r.centroid_ras for r in found.ranked])
-    )
-
-
-def test_maps_that_lie_apart_in_memory_are_as_good_as_one_array():
-    together = ball(ZONES)
-    apart = replace(together, probability=list(together.probability), variance=list(together.variance))
-    assert find_regions(apart, BERNOULLI).ranked == find_regions(together, BERNOULLI).ranked
-
-
 # Misuse
 
 
 def test_maps_of_different_shapes_or_numbers_are_refused():
     fitting = prediction(np.zeros((4, 5, 6)))
-    with pytest.raises(ImageError, match="number of voxels"):
+    with pytest.raises(ImageError):
         replace(fitting, variance=fitting.variance[:, 1:])
-    with pytest.raises(ImageError, match="one map for each label"):
+    with pytest.raises(ImageError):
         replace(fitting, probability=np.zeros((2, 4, 5, 6), np.float32))
 
 
@@ -392,7 +363,8 @@ def test_maps_of_different_shapes_or_numbers_are_refused():
     "wrong",
     [
         {"threshold": 0.0},
-        {"threshold": float("nan")},
+        {"threshold": math.nan},
+        {"grow_mm": math.inf},
         {"excess": -1},
         {"length_mm": 0},
         {"grow_mm": -1},
@@ -435,22 +407,10 @@ def test_what_a_model_states_is_read_as_a_user_states_it():
 
 
 NOT_STATED = ("depth_mm", "depth_mm=", "depth=2", "threshold=0.1", "grow_mm=-1", "length_mm=nan", "window_mm=inf")
-NOT_STATED += ("variance_threshold=0", "variance_threshold=0.25", "variance_threshold=nan")
+NOT_STATED += ("variance_threshold=0", "variance_threshold=0.25", "variance_threshold=nan", "depth_mm=1 depth_mm=2")
 
 
 @pytest.mark.parametrize("entry", NOT_STATED)
 def test_what_no_model_may_state_is_refused(entry):
-    with pytest.raises(SettingsError, match=r"(setting|mm|variance_threshold) .*\.$"):
-        read_stated([entry])
-
-
-def test_what_is_stated_twice_is_refused():
-    with pytest.raises(SettingsError, match="The setting depth_mm of the regions is given twice"):
-        read_stated(["depth_mm=1", "depth_mm=2"])
-
-
-@pytest.mark.parametrize("name", ["threshold", "excess", "minimum_mm3", "grow_mm"])
-@pytest.mark.parametrize("number", [math.inf, math.nan])
-def test_a_setting_that_is_no_number_is_refused_before_anything_is_computed(name, number):
-    with pytest.raises(SettingsError, match=f"{name} must be a number and at most .*, not {number}"):
-        RegionSettings(**{name: number})
+    with pytest.raises(SettingsError):
+        read_stated(entry.split())

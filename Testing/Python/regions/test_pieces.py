@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from MoBUncertaintyLib.geometry import whole
-from MoBUncertaintyLib.regions.blocks import BlockGrid
 from MoBUncertaintyLib.regions.pieces import compact_pieces, diameter, grow
+from MoBUncertaintyLib.regions.uncertainty import BlockGrid
 from support.shapes import farthest_corners
 
 
