@@ -1,21 +1,21 @@
 """The Python packages that the worker needs: named at Apply or Export, and installed if the user agrees.
 
-PyTorch comes through the PyTorch extension, which knows the build for the graphics card, and all else through
-`slicer.packaging`. PyTorch is never loaded here: on some platforms it crashes a running Slicer.
+PyTorch comes through the PyTorch extension, which knows the build for the graphics card, and all else by pip, which is
+told to leave PyTorch and Slicer's own packages as they are. PyTorch is never loaded here: on some platforms it crashes
+a running Slicer.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
-import re
-import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from subprocess import CalledProcessError, TimeoutExpired
-from typing import TYPE_CHECKING
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from subprocess import CalledProcessError
+from tempfile import TemporaryDirectory
 
 import slicer
 import slicer.util
@@ -24,18 +24,13 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.errors import Cancelled, InstallationError
 from MoBUncertaintyLib.files.resources import RESOURCES
 
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
-
 OLDEST_SLICER = (5, 12)
 DICOM_FORMATS = {"dicom_seg", "dicom_seg_fractional", "dicom_sr", "parametric_map"}
 TORCH = "torch>=2.10"
-CONNECTION_S, CHECK_S = 5, 20  # to reach the package index, and to ask it: pip alone tries for a minute or more
 RETRIES = "PIP_RETRIES"  # pip's own variable
 DECLINED_KEY = "MoBUncertainty/OpenVINODeclined"
-# Packages of Slicer and of PyTorch, which pip does not touch, whatever other packages require.
-# OpenVINO reports its use through one of its own, and does without it.
-KEPT = ["numpy", "scipy", "SimpleITK", "torch", "torchvision", "openvino-telemetry"]
+PINNED = ["numpy", "scipy", "SimpleITK", "torch", "torchvision"]
+"""Packages of Slicer and of PyTorch, which pip leaves as they are."""
 
 
 def ensureReady(
@@ -61,18 +56,17 @@ def ensureReady(
     _checkSlicer(requester)
     if engine is None:
         return
-    asked = engine == "openvino" and not formats
-    missing = missingPackages(formats, asked)
+    openvino = engine == "openvino" and not formats
+    missing = missingPackages(formats, openvino)
     if slicer.app.testingEnabled():
         return
+    offered = missingOpenVino() if engine == "auto" and not formats else []
     if not missing:
-        if engine == "auto" and not formats:
-            _offerOpenVino(requester, onInstall)
+        if offered:
+            _offerOpenVino(requester, offered, onInstall)
         return
     pytorch = _pytorchExtension() if TORCH in missing else None
-    extra = engine == "auto" and not formats and set(missingPackages(openvino=True)) - set(missing)
-    named = [*missing, *sorted(extra or ())]
-    question = (_exportQuestion if formats else _applyQuestion)(requester, named)
+    question = (_exportQuestion if formats else _applyQuestion)(requester, [*missing, *offered])
     if not slicer.util.confirmOkCancelDisplay(question, windowTitle=requester):
         raise Cancelled(
             _("Nothing was installed, so nothing was written; try again to be asked again, or choose other files.")
@@ -80,178 +74,95 @@ def ensureReady(
             else _("Nothing was installed, so nothing was computed; try again to be asked again.")
         )
     onInstall()
-    _checkIndex(missing[0])
     try:
         if pytorch:
             _installTorch(pytorch)
-        _install(requester, formats, asked)
+        _install(requester, [requirement for requirement in missing if requirement != TORCH])
     except CalledProcessError as error:
-        raise _failed(missingPackages(formats, asked) or missing) from error
-    if still := missingPackages(formats, asked):
-        raise _failed(still)
-    if extra:
-        with suppress(CalledProcessError):  # PyTorch computes then
-            _install(requester, formats, openvino=True)
+        raise _failed(missingPackages(formats, openvino) or missing) from error
+    if missing := missingPackages(formats, openvino):
+        raise _failed(missing)
+    with suppress(CalledProcessError):  # PyTorch computes then
+        _install(requester, offered)
 
 
-def _offerOpenVino(requester: str, onInstall: Callable[[], None]) -> None:
+def _offerOpenVino(requester: str, missing: list[str], onInstall: Callable[[], None]) -> None:
     """Offer OpenVINO where only that is missing, once in each run of Slicer, until the user declines."""
     if requester in _offered or slicer.app.userSettings().value(DECLINED_KEY):
         return
     _offered.add(requester)
-    missing = missingPackages(openvino=True)
     question = _(
         "OpenVINO is missing; without a graphics card it segments faster than PyTorch:\n\n{packages}\n\n"
         "Download and install it into Slicer? With No, PyTorch segments, and you are not asked again."
     )
-    if not missing:
-        return
     if not slicer.util.confirmYesNoDisplay(question.format(packages=_list(missing)), windowTitle=requester):
         slicer.app.userSettings().setValue(DECLINED_KEY, "yes")
         return
     onInstall()
     with suppress(CalledProcessError):  # PyTorch computes then
-        _install(requester, (), openvino=True)
+        _install(requester, missing)
 
 
 _offered: set[str] = set()  # who has offered OpenVINO in this run of Slicer
 
 
-def _checkIndex(requirement: str) -> None:
-    """Ask, before pip tries for minutes, whether the package index has what is needed.
+def _install(requester: str, requirements: list[str]) -> None:
+    """Install all but PyTorch with what it needs in turn.
 
-    Raises:
-        InstallationError: It has not, or it cannot be reached.
-    """
-    if not _isOffered(requirement):
-        text = _(
-            "pip finds no {requirement} for this computer, so nothing was installed; check the network and the proxy,"
-            " and apply again."
-        )
-        raise InstallationError(text.format(requirement=requirement))
-
-
-def _isOffered(requirement: str, *options: str) -> bool:
-    """Tell whether the package index has a version that fits; True where pip cannot tell.
-
-    Args:
-        requirement: What is needed.
-        options: Others of pip.
-    """
-    from packaging.requirements import Requirement
-
-    wanted = Requirement(requirement)
-    arguments = ["index", "versions", wanted.name, *options, "--disable-pip-version-check"]
-    arguments += ["--retries", "0", "--timeout", str(CONNECTION_S)]
-    program = [shutil.which("PythonSlicer") or "PythonSlicer", "-m", "pip", *arguments]
-    with slicer.util.WaitCursor():
-        try:
-            process = slicer.util.launchConsoleProcess(program, useStartupEnvironment=False)
-        except OSError:
-            return True
-        try:
-            said, _none = process.communicate(timeout=CHECK_S)
-        except TimeoutExpired:
-            process.kill()
-            process.communicate()
-            return False
-    versions = re.search(r"^Available versions: (.+)$", said, re.MULTILINE)
-    if versions:
-        return any(wanted.specifier.contains(each, prereleases=True) for each in versions[1].split(", "))
-    return "No matching distribution" not in said
-
-
-def _install(requester: str, formats: Collection[str], openvino: bool) -> None:
-    """Install all but PyTorch, until nothing is missing or what is missing was tried before.
-
-    With `skip_packages`, `slicer.packaging` installs no package that only an extra of another one requires; those are
-    installed in the next round.
+    OpenVINO comes alone: it needs a package by which it reports its use, and does without it.
 
     Raises:
         CalledProcessError: pip failed.
     """
-    tried = {TORCH}
-    while wanted := [requirement for requirement in missingPackages(formats, openvino) if requirement not in tried]:
-        tried.update(wanted)
-        slicer.packaging.pip_ensure(
-            wanted,
-            skip_packages=KEPT,
-            prompt_install=False,
-            prompt_restart=False,  # the worker is a process of its own and has loaded none of them
-            requester=requester,
-        )
+    openvino = [requirement for requirement in requirements if requirement.startswith("openvino")]
+    others = [requirement for requirement in requirements if requirement not in openvino]
+    with TemporaryDirectory() as folder, _fewRetries():
+        constraints = Path(folder, "constraints.txt")
+        constraints.write_text("".join(map(_pin, PINNED)), encoding="utf-8")
+        if others:
+            slicer.packaging.pip_install(others, constraints=constraints, requester=requester)
+        if openvino:
+            slicer.packaging.pip_install(["--no-deps", *openvino], requester=requester)
+
+
+def _pin(name: str) -> str:
+    """Write a line of constraints that keeps a package as it is; nothing where it is missing."""
+    try:
+        return f"{name}=={version(name)}\n"
+    except PackageNotFoundError:
+        return ""
 
 
 def missingPackages(formats: Collection[str] = (), openvino: bool = False) -> list[str]:
     """List the requirements that Slicer's Python does not meet, PyTorch first.
 
-    The requirements of installed packages are among them, extras included: pip only warns where those are not met, and
-    `pip_ensure` does not check the requirements of packages that are installed already.
+    An export has its own, so that a review can be exported where nothing is segmented. Apply installs them too, except
+    those for DICOM, which replace Slicer's own.
 
     Args:
         formats: As for `ensureReady`.
         openvino: OpenVINO too.
     """
-    import slicer.packaging
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    importlib.invalidate_caches()
-    missing: list[str] = []
-    asked: set[str] = set()
-    walked: set[tuple[str, str]] = set()  # packages and their extras
-    kept = set(map(canonicalize_name, KEPT))
-    requirements = _requirements(formats, openvino)
-    for requirement in requirements:  # the list grows meanwhile
-        text, name = str(requirement), canonicalize_name(requirement.name)
-        if text in asked:
-            continue
-        asked.add(text)
-        bare = Requirement(text)
-        bare.extras = set()
-        if not slicer.packaging.pip_check(bare):
-            missing.append(text)
-        elif name not in kept:
-            new = {(name, extra) for extra in ("", *requirement.extras)} - walked
-            walked |= new
-            requirements += [need for _name, extra in sorted(new) for need in _needs(name, extra)]
-    return missing
-
-
-def _requirements(formats: Collection[str], openvino: bool) -> list[Requirement]:
-    """List the requirements of an export, or of Apply if no formats are given.
-
-    An export has its own, so that a review can be exported where nothing is segmented. Apply installs them too, except
-    those for DICOM, which replace Slicer's own.
-    """
-    import slicer.packaging
-    from packaging.requirements import Requirement
-
     names = ["requirements-export.txt"]
     if not formats:
         names.append("requirements.txt")
     elif DICOM_FORMATS.intersection(formats):
         names.append("requirements-dicom.txt")
-    if openvino:
-        names.append("requirements-openvino.txt")
+    missing = _missing(*names) + (missingOpenVino() if openvino else [])
+    return missing if formats or slicer.packaging.pip_check(TORCH) else [TORCH, *missing]
+
+
+def missingOpenVino() -> list[str]:
+    """List OpenVINO if Slicer's Python lacks it."""
+    return _missing("requirements-openvino.txt")
+
+
+def _missing(*names: str) -> list[str]:
+    import slicer.packaging
+
+    importlib.invalidate_caches()
     requirements = [each for name in names for each in slicer.packaging.load_requirements(RESOURCES / name)]
-    return requirements if formats else [Requirement(TORCH), *requirements]
-
-
-def _needs(name: str, extra: str) -> Iterator[Requirement]:
-    """List what an installed package needs here with one of its extras ("": without), except what is kept."""
-    from packaging.requirements import InvalidRequirement, Requirement
-    from packaging.utils import canonicalize_name
-
-    kept = set(map(canonicalize_name, KEPT))
-    for line in importlib.metadata.requires(name) or ():
-        try:
-            need = Requirement(line)
-        except InvalidRequirement:  # pip would reject it, too
-            continue
-        marker, need.marker = need.marker, None
-        if (marker is None or marker.evaluate({"extra": extra})) and canonicalize_name(need.name) not in kept:
-            yield need
+    return [str(requirement) for requirement in requirements if not slicer.packaging.pip_check(requirement)]
 
 
 def _checkSlicer(requester: str) -> None:
@@ -326,7 +237,7 @@ def _installTorch(pytorch) -> None:
 
 @contextmanager
 def _fewRetries() -> Iterator[None]:
-    """Let pip try once more only, unless the user has said how often: PyTorch comes from a server of its own."""
+    """Let pip try once more only, unless the user has said how often: without network it tries for minutes."""
     isSaid = RETRIES in os.environ
     os.environ.setdefault(RETRIES, "1")
     try:
