@@ -2,7 +2,7 @@
 
     python Testing/Benchmarks/engines.py FOLDER [--repeats 15] [--threads 1,2] [--networks demo,31M]
 
-Writes engines.json and engines.md. All variants take turns within each repeat, and ratios are medians of those within a
+Writes engines.json. All variants take turns within each repeat, and ratios are medians of those within a
 repeat, so that whatever else the computer does hits both sides. Seconds of the processor, which wait for nobody, are
 measured beside those of the clock; with several threads they also count how these wait for each other. Without heads,
 the engine runs the backbone down to its last segmentation layer only.
@@ -26,7 +26,7 @@ import SimpleITK as sitk
 import torch
 
 from inference import machine
-from inference.networks import CONFIGURATION, ORGAN_IS_RARE, _stated, write_training_folder
+from inference.networks import CONFIGURATION, ORGAN_IS_RARE, _stated, plain_plans, write_training_folder
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.inference.devices import autocast_dtype, openvino_version
 from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine, _MeanGraph
@@ -43,7 +43,6 @@ from MoBUncertaintyLib.prediction import Precision
 LARGE_TILE = (64, 64, 64)
 TURNS = {"demo": 4, "31M": 1}
 """How many times as many turns a network gets: whatever takes a few hundredths of a second is easily disturbed."""
-TITLES = {"demo": "the demo's", "31M": "nnU-Net's plain U-Net, random weights"}
 
 
 def make_model(name: str, folder: Path) -> Model:
@@ -51,20 +50,7 @@ def make_model(name: str, folder: Path) -> Model:
     model = load_model(find_model(DEMO_MODEL))
     if name == "demo":
         return model
-    plans = json.loads(json.dumps(model.plans))
-    configuration, spec = plans["configurations"][CONFIGURATION], CovarianceSpec()
-    configuration["patch_size"] = list(LARGE_TILE)
-    architecture = configuration["architecture"]
-    architecture["network_class_name"] = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-    architecture["arch_kwargs"].pop("n_blocks_per_stage")
-    architecture["arch_kwargs"] |= {
-        "n_stages": 6,
-        "features_per_stage": [32, 64, 128, 256, 320, 320],
-        "kernel_sizes": [[3, 3, 3]] * 6,
-        "strides": [[1, 1, 1]] + [[2, 2, 2]] * 5,
-        "n_conv_per_stage": [2] * 6,
-        "n_conv_per_stage_decoder": [2] * 5,
-    }
+    plans, spec = plain_plans(model, LARGE_TILE), CovarianceSpec()
     plans["covariance"] = _stated(spec)
     torch.manual_seed(0)
     network = build_network(plans, model.dataset, CONFIGURATION, spec).eval()
@@ -148,45 +134,8 @@ def measure(name: str, threads: int, precision: Precision, repeats: int, folder:
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """The measurements as Markdown."""
-    where, rows = found["machine"], []
-    for each in found["measurements"]:
-        ms, busy = each["milliseconds"], each["processor_milliseconds"]
-        cells = [
-            TITLES[each["network"]],
-            f"{each['parameters'] / 1e6:.1f} M",
-            " x ".join(map(str, each["tile"])),
-            each["precision"],
-            each["threads"],
-            f"{ms['torch']:.0f} ({busy['torch']:.0f})",
-            f"{ms['openvino']:.0f} ({busy['openvino']:.0f})",
-            f"{each['torch_over_openvino']:.2f} ({each['torch_over_openvino_processor']:.2f})",
-            *(f"{100 * each[f'added_{engine}_processor']:.1f} %" for engine in ("torch", "openvino", "in_graph")),
-        ]
-        rows.append("| " + " | ".join(map(str, cells)) + " |")
-    load = " and ".join(f"{value:.1f}" for value in found["load"])
-    turns = dict.fromkeys(str(each["turns"]) for each in found["measurements"])
-    return "\n".join(
-        [
-            "# Engines",
-            "",
-            f"{where['processor']}, {where['cores']} cores ({', '.join(found['instructions']) or 'no AVX-512'}); "
-            f"OpenVINO {found['openvino']}, torch {where['versions']['torch']}. Medians of {' or '.join(turns)} turns; "
-            f"load of the computer before and after: {load}. In brackets, and for heads and moments: time of the "
-            "processor, all threads together.",
-            "",
-            "| network | parameters | tile | precision | threads | torch, ms | OpenVINO, ms | torch / OpenVINO "
-            "| heads and moments, torch | heads and moments, OpenVINO | of these in the graph |",
-            "|" + " --- |" * 11,
-            *rows,
-            "",
-        ]
-    )
-
-
 def main() -> None:
-    """Measure, write, and print the table."""
+    """Measure, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--repeats", type=int, default=15)
@@ -214,8 +163,6 @@ def main() -> None:
         "measurements": measured,
     }
     (asked.folder / "engines.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (asked.folder / "engines.md").write_text(table(found), encoding="utf-8")
-    print(table(found))
 
 
 if __name__ == "__main__":

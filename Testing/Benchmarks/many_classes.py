@@ -26,14 +26,15 @@ import torch
 
 from inference import machine
 from inference.cases import make_case
-from inference.networks import CONFIGURATION, write_training_folder
+from inference.networks import CONFIGURATION, plain_plans, write_training_folder
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
 from MoBUncertaintyLib.network.backbone import build_network
 
 ROOT = Path(__file__).parents[2]
 SIZE = (512, 512, 300)
 SPACING = 1.5  # mm
-STAGES = [32, 64, 128, 256, 320, 320]
 ORGANS_ARE_RARE = 3.0  # added to the background's logit
 GB = 1e9
 NAMES = {"one": "one label", "all": "all labels", "stock": "stock nnU-Net"}
@@ -50,53 +51,9 @@ def training_folder(folder: Path, classes: int) -> Path:
     target = folder / f"{classes}-classes"
     if (target / "fold_0" / "checkpoint_final.pth").exists():
         return target
-    stages = len(STAGES)
-    shape = {
-        "n_stages": stages,
-        "features_per_stage": STAGES,
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3]] * stages,
-        "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-        "n_conv_per_stage": [2] * stages,
-        "n_conv_per_stage_decoder": [2] * (stages - 1),
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    resampling = "resample_data_or_seg_to_shape"
-    plan: dict[str, Any] = {
-        "data_identifier": "nnUNetPlans_3d_fullres",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": 2,
-        "patch_size": [128, 128, 128],
-        "spacing": [SPACING] * 3,
-        "normalization_schemes": ["CTNormalization"],
-        "use_mask_for_norm": [False],
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": shape,
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
-    }
-    for kind, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
-        plan[f"resampling_fn_{kind}"] = resampling
-        options = {"is_seg": kind == "seg", "order": order, "order_z": 0, "force_separate_z": None}
-        plan[f"resampling_fn_{kind}_kwargs"] = options
-    intensities = {"mean": 50.0, "std": 200.0, "percentile_00_5": -1000.0, "percentile_99_5": 1000.0}
-    plans = {
-        "dataset_name": "Dataset001_Many",
-        "plans_name": "nnUNetPlans",
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "original_median_spacing_after_transp": [SPACING] * 3,
-        "foreground_intensity_properties_per_channel": {"0": intensities},
-        "configurations": {CONFIGURATION: plan},
-    }
+    model = load_model(find_model(DEMO_MODEL))
+    plans = plain_plans(model, (128, 128, 128))
+    plans["configurations"][CONFIGURATION]["spacing"] = [SPACING] * 3
     labels = {"background": 0} | {f"organ_{value}": value for value in range(1, classes)}
     dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
     torch.manual_seed(0)

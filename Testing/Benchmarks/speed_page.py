@@ -72,7 +72,7 @@ def take(folder: Path) -> None:
     _take_json(folder / "small" / "benchmark.json", RESULTS / "small")
     for name in ("engines", "gpu-check"):
         _take_json(folder / name / f"{name}.json", RESULTS)
-        shutil.copy(folder / name / f"{name}.md", RESULTS)
+    shutil.copy(folder / "gpu-check" / "gpu-check.md", RESULTS)
 
 
 def _take_json(path: Path, folder: Path) -> None:

@@ -108,7 +108,7 @@ def test_what_was_measured_takes_the_place_of_the_results(results: Path, tmp_pat
     for name in ("small", "engines", "gpu-check"):
         (folder / name).mkdir(parents=True)
     shutil.copy(RESULTS / "small" / "benchmark.json", folder / "small")
-    for name in ("engines/engines.json", "engines/engines.md", "gpu-check/gpu-check.json", "gpu-check/gpu-check.md"):
+    for name in ("engines/engines.json", "gpu-check/gpu-check.json", "gpu-check/gpu-check.md"):
         (folder / name).write_text(json.dumps({"name": name}, indent=2))
     monkeypatch.setattr(speed_page, "RESULTS", results)
     asked: list[list[str]] = []
@@ -118,4 +118,4 @@ def test_what_was_measured_takes_the_place_of_the_results(results: Path, tmp_pat
     assert (results / "large").exists()
     assert (results / "small" / "benchmark.json").read_bytes() == (folder / "small" / "benchmark.json").read_bytes()
     assert (results / "engines.json").read_text() == '{"name":"engines/engines.json"}\n'
-    assert (results / "engines.md").read_text() == (folder / "engines" / "engines.md").read_text()
+    assert (results / "gpu-check.md").read_text() == (folder / "gpu-check" / "gpu-check.md").read_text()
