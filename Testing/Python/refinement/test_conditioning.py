@@ -13,7 +13,7 @@ from sklearn.gaussian_process.kernels import Kernel
 
 from MoBUncertaintyLib.refinement.conditioning import Field, mode
 from MoBUncertaintyLib.refinement.kernel import Wendland
-from support.conditioned import condition
+from support.clicks import condition
 
 KERNEL = Wendland(4.0)
 

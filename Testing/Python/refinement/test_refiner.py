@@ -22,8 +22,7 @@ from MoBUncertaintyLib.refinement.conditioning import Field, mode
 from MoBUncertaintyLib.refinement.kernel import Directions, Spline, Wendland
 from MoBUncertaintyLib.refinement.logits import logits_of, movable
 from MoBUncertaintyLib.refinement.refiner import Refinement, Refiner
-from support.clicks import click_at
-from support.conditioned import condition
+from support.clicks import click_at, condition
 from support.probability_images import prediction
 
 SHAPE = (18, 20, 22)

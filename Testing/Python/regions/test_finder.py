@@ -22,8 +22,7 @@ from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.regions.region import COLUMNS, table_row, write_csv
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, read_stated
 from support.fake_case import changed_prediction
-from support.probability_images import BERNOULLI, anatomy, ball, prediction, ras_grid
-from support.shapes import farthest_corners
+from support.probability_images import BERNOULLI, anatomy, ball, farthest_corners, prediction, ras_grid
 
 OBLIQUE = tuple(sitk.VersorTransform((0.3, -0.5, 0.8), 0.6).GetMatrix())
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from MoBUncertaintyLib.geometry import whole
 from MoBUncertaintyLib.regions.pieces import compact_pieces, diameter, grow
 from MoBUncertaintyLib.regions.uncertainty import BlockGrid
-from support.shapes import farthest_corners
+from support.probability_images import farthest_corners
 
 
 def test_pieces_are_cut_between_clumps():

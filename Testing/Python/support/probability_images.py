@@ -1,10 +1,12 @@
-"""Predictions of a ball whose border is blurred in places."""
+"""Predictions of a ball whose border is blurred in places, and what is measured of regions by brute force."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import cdist
 from scipy.special import expit
 
 from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
@@ -52,3 +54,10 @@ def ball(zones=((28.0, 0.0, 0.0),), size=(44, 44, 44), spacing=(2.0, 2.0, 2.0), 
     origin = -np.asarray(direction).reshape(3, 3) @ half
     geometry = {"spacing": spacing, "origin": origin.tolist(), "direction": list(np.asarray(direction, float))}
     return prediction(anatomy(ras_grid(size, **geometry), zones, **shape), **geometry)
+
+
+def farthest_corners(points, spacing):
+    """Largest distance between corners of the voxels at `points` (N, 3), in mm; brute force over the convex hull."""
+    corners = (points[:, None] + np.array(np.meshgrid(*[[-0.5, 0.5]] * 3)).reshape(3, 8).T * spacing).reshape(-1, 3)
+    outer = corners[ConvexHull(corners).vertices]
+    return cdist(outer, outer).max()
