@@ -44,11 +44,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps keep an installation from being repeated until pyproject.toml changes.
-$(VENV)/.demo: EXTRA := scene
-$(VENV)/.test: EXTRA := test
-$(VENV)/.lint: EXTRA := lint
+$(VENV)/.demo: EXTRA :=
+$(VENV)/.test: EXTRA := [test]
+$(VENV)/.lint: EXTRA := [lint]
 $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@echo "Installing PyTorch, nnU-Net and what else pyproject.toml names into $(VENV): a few minutes the first time."
-	@set -o pipefail; $(PIP) --editable '.[$(EXTRA)]' | { grep --line-buffered -oE '$(PIP_NEWS)' || true; }
+	@set -o pipefail; $(PIP) --editable '.$(EXTRA)' | { grep --line-buffered -oE '$(PIP_NEWS)' || true; }
 	@echo "Installed."
 	@touch $@

@@ -50,13 +50,13 @@ def main() -> int:
 
 def show_large(desktop) -> None:
     """Show a CT of a usual size, with what the worker would find in it."""
-    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
+    from support.standalone import add_volume
 
     matrix = np.diag([*scene_push.SPACING, 1.0])
     with tempfile.TemporaryDirectory() as name:
         subprocess.run([sys.executable, __file__, "--make", name], check=True)  # whose memory is not this one's
         answer = scene_push.load(Path(name))
-    ct = addCt(desktop.scene, np.zeros(LARGE, np.int16), matrix, "CT")
+    ct = add_volume(desktop.scene, np.zeros(LARGE, np.int16), matrix, "CT")
     desktop.ui.ctSelector.setCurrentNode(ct)
     for _step in desktop.logic.sessions.begin(ct, {"ct": {"ijk_to_ras": matrix}}, answer):
         pass

@@ -95,11 +95,11 @@ def show(answer: dict[str, Any], ct) -> Iterator[None]:
 def measure(folder: Path) -> tuple[dict[str, float], float]:
     """Seconds that each act holds the application, and how many bytes numpy took while the results were shown."""
     from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
-    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt, createStandAloneScene
+    from support.standalone import add_volume, make_scene
 
     found, held = load(folder), {}
-    scene, _logics = createStandAloneScene()
-    ct = addCt(scene, np.zeros(SHAPE, np.int16), np.diag([*SPACING, 1.0]), "CT")
+    scene, _logics = make_scene()
+    ct = add_volume(scene, np.zeros(SHAPE, np.int16), np.diag([*SPACING, 1.0]), "CT")
 
     def take(act: str, steps: Iterator[None]):
         held[f"{act}, longest step"], whole, value = longest(steps)

@@ -7,11 +7,8 @@ short without a word.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import nibabel
 import numpy as np
@@ -30,34 +27,7 @@ _END = compressobj(wbits=-MAX_WBITS).flush()
 """The last block of a stream, an empty one."""
 
 
-@dataclass(frozen=True)
-class PackedVoxels:
-    """The packed voxels of an array, as they lie in a file: they need not be packed again for another one.
-
-    Attributes:
-        path: The file.
-        start, stop: Bytes of the file where the blocks of the stream begin, and where they end.
-        checksum: CRC-32 of the voxels.
-        length: Bytes of the voxels.
-    """
-
-    path: Path
-    start: int
-    stop: int
-    checksum: int
-    length: int
-
-    def write_gzip(self, file: IO[bytes]) -> None:
-        """Write them as a gzip stream of their own."""
-        file.write(_GZIP)
-        with self.path.open("rb") as source:
-            source.seek(self.start)
-            for at in range(self.start, self.stop, _PIECE):
-                file.write(source.read(min(_PIECE, self.stop - at)))
-        file.write(_trailer(self.checksum, self.length))
-
-
-def write_nifti(path: Path, array: np.ndarray, grid: Grid) -> PackedVoxels:
+def write_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
     """Write an array (z, y, x) as a `.nii.gz` file: one gzip stream, as SimpleITK writes it.
 
     Args:
@@ -68,40 +38,18 @@ def write_nifti(path: Path, array: np.ndarray, grid: Grid) -> PackedVoxels:
     Raises:
         OSError: It cannot be written.
     """
-    header = nifti_header(array, grid)
-    with path.open("wb") as file:
-        file.write(_GZIP + _packed(header))
-        start = file.tell()
-        whole, voxels = _write_blocks(file, array, (crc32(header), 0))
-        stop = file.tell()
-        file.write(_trailer(whole, len(header) + array.nbytes))
-    return PackedVoxels(path, start, stop, voxels, array.nbytes)
-
-
-def write_gzip(file: IO[bytes], array: np.ndarray) -> None:
-    """Write the voxels of an array as a gzip stream, packed as `write_nifti` does."""
-    file.write(_GZIP)
-    (checksum,) = _write_blocks(file, array, (0,))
-    file.write(_trailer(checksum, array.nbytes))
-
-
-def _write_blocks(file: IO[bytes], array: np.ndarray, checksums: Sequence[int]) -> list[int]:
-    """Pack the voxels of an array to the end of a stream, and go on with checksums of what comes before them."""
-    voxels, found = np.ascontiguousarray(array).data.cast("B"), list(checksums)
-    pieces = [voxels[at : at + _PIECE] for at in range(0, len(voxels), _PIECE)]
-    with ThreadPoolExecutor(_THREADS) as pool:
+    header, voxels = nifti_header(array, grid), np.ascontiguousarray(array).data.cast("B")
+    pieces = [header, *(voxels[at : at + _PIECE] for at in range(0, len(voxels), _PIECE))]
+    checksum = 0
+    with path.open("wb") as file, ThreadPoolExecutor(_THREADS) as pool:
+        file.write(_GZIP)
         # A few at a time: were the disk slow, all that is packed would wait in memory.
         for at in range(0, len(pieces), _AT_ONCE):
             some = pieces[at : at + _AT_ONCE]
             for piece, packed in zip(some, pool.map(_packed, some), strict=True):
-                found = [crc32(piece, checksum) for checksum in found]
+                checksum = crc32(piece, checksum)
                 file.write(packed)
-    file.write(_END)
-    return found
-
-
-def _trailer(checksum: int, length: int) -> bytes:
-    return checksum.to_bytes(4, "little") + (length % 2**32).to_bytes(4, "little")
+        file.write(_END + checksum.to_bytes(4, "little") + ((len(header) + array.nbytes) % 2**32).to_bytes(4, "little"))
 
 
 def nifti_header(array: np.ndarray, grid: Grid) -> bytes:

@@ -36,10 +36,6 @@ KEPT = ("labels", "regions", "provenance", "seconds")
 """What a scene keeps as JSON; its nodes hold the rest."""
 
 
-HEADER_SIZE = (2, 2, 2)
-"""Voxels of a scene's volumes before their own are put into its file."""
-
-
 def write_maps(prediction: Prediction, save: Callable[[str, np.ndarray], Any]) -> Fields:
     """Make the entries that hold the prediction's arrays.
 

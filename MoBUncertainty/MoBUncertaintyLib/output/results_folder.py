@@ -26,7 +26,7 @@ from MoBUncertaintyLib.files.names import label_file_names, printable
 from MoBUncertaintyLib.files.publishing import absolute, sweep
 from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
 from MoBUncertaintyLib.images.grid import grid_of
-from MoBUncertaintyLib.images.nifti import PackedVoxels, write_nifti
+from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_volume, volume_stem
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat, write_objects
@@ -45,7 +45,7 @@ from MoBUncertaintyLib.output.results_record import (
     read_record,
     read_table,
 )
-from MoBUncertaintyLib.output.scene_file import SceneCore, SceneError, write_scene_file
+from MoBUncertaintyLib.output.scene_file import write_scene_file
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions, write_csv
 from MoBUncertaintyLib.review.review import Review
@@ -105,8 +105,7 @@ def write_results(
     dicom_files: Sequence[str | Path] = (),
     overwrite: bool = False,
     warnings: Sequence[str] = (),
-    volumes: Future[dict[str, PackedVoxels]] | None = None,
-    core: SceneCore | None = None,
+    volumes: Future[dict[str, Path]] | None = None,
     parts: Parts | None = None,
     more: Callable[[Path], None] | None = None,
 ) -> list[str]:
@@ -122,14 +121,13 @@ def write_results(
         sha256: Of what was read there; see `images.digest`.
         series: Series instance UID, where the folder has several.
         channels: `name`, `path` and `sha256` of the images of the model's other input channels.
-        scene: Write `scene.mrb` too (a process of its own, with `slicer-core`).
+        scene: Write `scene.mrb` too.
         formats: DICOM objects to write too.
         dicom_files: The CT's DICOM files, for these.
         overwrite: Replace an older results folder.
         warnings: What was noticed before, for `prediction.json`.
         volumes: `write_volumes`, if it has already begun for the folder that `FOLDER.reserve` gave.
         parts: Told which parts could not be made.
-        core: Slicer's core for the scene, if it has already been started.
         more: Writes more files to the folder that it is called with.
 
     Returns:
@@ -151,7 +149,7 @@ def write_results(
             describe(prediction, regions, source, name, sha256, series, channels),
             warnings=[*warnings, *prediction.warnings],
         )
-        shown = (partial / "scene.mrb", image, described, regions, volume_stem(name) or "Image", volumes.result, core)
+        shown = (partial / "scene.mrb", image, described, regions, volume_stem(name) or "Image", volumes.result)
         drawn = beside.submit(write_scene_file, *shown) if scene else None
         picture = beside.submit(draw_overlay, partial / "overlay.png", image, prediction, regions, name)
         write_nifti(partial / "regions.nii.gz", regions.whole_map(), prediction.grid)
@@ -159,10 +157,7 @@ def write_results(
         parts = parts or Parts(partial)
         if drawn:
             with parts.part("The scene", "scene.mrb"):
-                try:
-                    drawn.result()
-                except SceneError as error:
-                    parts.warnings.append(str(error))
+                drawn.result()
         case = ReviewedCase(image, Review(described, regions))
         write_objects(formats, parts, case, dicom_files)
         with parts.part("The picture", "overlay.png"):
@@ -226,22 +221,23 @@ def _read_map(path: Path, size: list[int]) -> np.ndarray:
     return array
 
 
-def write_volumes(folder: Path, prediction: Prediction) -> dict[str, PackedVoxels]:
+def write_volumes(folder: Path, prediction: Prediction) -> dict[str, Path]:
     """Write segmentation, probability and variance of a prediction to a folder.
 
     Returns:
-        The packed voxels of the maps, by names such as `variance_1`: that of the label 1.
+        The files of the maps, by names such as `variance_1`: that of the label 1.
 
     Raises:
         OSError: They cannot be written.
     """
     write_nifti(folder / "segmentation.nii.gz", prediction.segmentation, prediction.grid)
-    packed = {}
+    files = {}
     for kind in MAPS:
         paths = _map_files(folder, kind, prediction.labels)
         for path, label, each in zip(paths, prediction.labels, getattr(prediction, kind), strict=True):
-            packed[f"{kind}_{label.value}"] = write_nifti(path, each, prediction.grid)
-    return packed
+            write_nifti(path, each, prediction.grid)
+            files[f"{kind}_{label.value}"] = path
+    return files
 
 
 def _map_files(folder: Path, kind: str, labels: Sequence[Label]) -> list[Path]:

@@ -1,100 +1,53 @@
-"""`scene.mrb` of a prediction, written by Slicer's core in a process of its own.
+"""`scene.mrb` of a prediction: Slicer's scene made from a template, and beside it the files that it names.
 
-That keeps VTK and torch apart (they have crashed in one process) and what the core prints off the user's terminal.
-`slicer_app/scene/standalone.py` is what runs there; arrays travel as files in a folder that is removed at the end.
+Positions are RAS mm, arrays (z, y, x).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import matplotlib
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage, sparse
 
-from MoBUncertaintyLib.geometry import Box, hull, occupied, widened
-from MoBUncertaintyLib.images.nifti import PackedVoxels, write_gzip
-from MoBUncertaintyLib.output.exchange import HEADER_SIZE, write_prediction
+from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid, hull, occupied, whole
+from MoBUncertaintyLib.images.nifti import write_nifti
+from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.terminology import terminology_entry
+from MoBUncertaintyLib.output.exchange import KEPT, write_prediction
+from MoBUncertaintyLib.output.label_record import pack_labels
+from MoBUncertaintyLib.output.pages.templates import SCENE_TEMPLATE, make_environment
+from MoBUncertaintyLib.output.pictures.palette import palette_beside
+from MoBUncertaintyLib.output.pictures.planes import extent
 from MoBUncertaintyLib.output.pictures.scales import display_range
-from MoBUncertaintyLib.output.pictures.style import NEGLIGIBLE
+from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, NEGLIGIBLE, brightest_variance
+from MoBUncertaintyLib.output.segment_nrrd import Segment, write_segments
 from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.regions.region import Regions
+from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
 
-_AROUND = (4, 4, 4)
-"""Voxels around what is drawn, so that values on a surface can be interpolated."""
-
-OTHER_FILES = "scene.mrb was not written, because this version of slicer-core stores volumes in another way."
-NO_SLICER_CORE = "scene.mrb was not written, because slicer-core is not installed; get it with: pip install slicer-core"
-
-
-class SceneError(RuntimeError):
-    """The scene was not written; the message says why."""
-
-
-class SceneCore:
-    """Slicer's core, ready to write one scene; as a context, it is stopped at the end.
-
-    Importing the core takes many times as long as the scene: it is started while other work is done.
-
-    Raises:
-        SceneError: `slicer-core` is not installed.
-    """
-
-    def __init__(self) -> None:
-        if importlib.util.find_spec("slicer") is None:
-            raise SceneError(NO_SLICER_CORE)
-        package = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "MoBUncertaintyLib.slicer_app.scene.standalone"],
-            env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            # Ctrl-C in the terminal is for the command, which cancels between its steps; this step runs to its end.
-            start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
-        )
-
-    def __enter__(self) -> SceneCore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._process:
-            self._process.kill()
-
-    def write(self, request: dict[str, Any]) -> None:
-        """Write what `scene_request` asks for.
-
-        Raises:
-            SceneError: The core failed; the last line it leaves on stderr is its reason.
-        """
-        _, said = self._process.communicate(json.dumps(request))
-        if self._process.returncode:
-            reason = (said.strip().splitlines() or [f"exit code {self._process.returncode}"])[-1]
-            raise SceneError(f"scene.mrb was not written, because Slicer's core failed: {reason}")
-
-
-@contextmanager
-def scene_core(wanted: bool) -> Iterator[SceneCore | None]:
-    """Start Slicer's core if a scene is wanted; None if not, or if there is no core, which `write_scene_file` says."""
-    if not wanted or importlib.util.find_spec("slicer") is None:
-        yield None
-        return
-    with SceneCore() as core:
-        yield core
+_VIEWS = (
+    {"name": "Red", "orientation": "Axial", "colour": "0.953 0.29 0.2", "normal": 2},
+    {"name": "Green", "orientation": "Coronal", "colour": "0.431 0.69 0.294", "normal": 1},
+    {"name": "Yellow", "orientation": "Sagittal", "colour": "0.929 0.835 0.298", "normal": 0},
+)
+_AXES = {  # of the slices, in RAS
+    "Axial": [[-1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "Coronal": [[-1, 0, 0], [0, 0, 1], [0, 1, 0]],
+    "Sagittal": [[0, 0, -1], [-1, 0, 0], [0, 1, 0]],
+}
+_VIEW_MARGIN, _SMALLEST_VIEW_MM = 1.4, 100.0
+_SMOOTHING = (0.5, -0.51) * 15
+"""Steps of Taubin's smoothing: each second one undoes the shrinking of that before it."""
 
 
 def write_scene_file(
@@ -103,13 +56,9 @@ def write_scene_file(
     prediction: Prediction,
     regions: Regions,
     name: str,
-    packed: Callable[[], Mapping[str, PackedVoxels]] = dict,
-    core: SceneCore | None = None,
+    volumes: Callable[[], Mapping[str, Path]],
 ) -> None:
     """Write the scene that shows a prediction, ready to be reviewed in Slicer.
-
-    The core builds the scene; the voxels of CT and maps, which it would take seconds to copy and pack, are put into
-    its files afterwards.
 
     Args:
         path: The .mrb file, in a folder that exists.
@@ -117,108 +66,226 @@ def write_scene_file(
         prediction: Of that CT, its provenance as `results_folder.describe` gives it.
         regions: Of that prediction.
         name: Of the CT, as the user knows it.
-        packed: Called once the core is done, for maps that are packed already, by names such as `variance_1`.
-        core: If it was started before.
+        volumes: Called at the end for NIfTI files of the maps, by names such as `variance_1`: that of the label 1.
 
     Raises:
-        SceneError: `slicer-core` is not installed, or failed.
-        OSError: The arrays cannot be handed over, or the file cannot be written.
+        OSError: The file cannot be written.
     """
-    work = path.with_name(f"{path.name}.tmp")
-    work.mkdir()
-    try:
-        with nullcontext(core) if core else SceneCore() as there:
-            request = scene_request(work, image, prediction, regions, name)
-            there.write(request)
-        if not zipfile.is_zipfile(request["output"]):
-            raise SceneError("scene.mrb was not written, because Slicer's core left an incomplete file.")
-        _put_voxels(Path(request["output"]), work / "whole.mrb", _large_arrays(image, prediction), packed())
-        (work / "whole.mrb").replace(path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    labels, grid = prediction.labels, prediction.grid
+    colour = palette_beside(label.colour for label in labels).region
+    organs = [
+        Segment(each.value, readable(each.name), each.colour, {"TerminologyEntry": terminology_entry(each.terminology)})
+        for each in labels
+    ]
+    doubtful = [
+        Segment(
+            each.number,
+            f"{each.rank}: {each.location}, expected error {each.expected_error_mm3:,.0f} mm³",
+            colour,
+            {"Segmentation.Status": "flagged"},
+        )
+        for each in regions.ranked
+    ]
+    with TemporaryDirectory(dir=path.parent) as temporary:
+        folder = Path(temporary)
+        write_nifti(folder / "ct.nii.gz", sitk.GetArrayViewFromImage(image), grid)
+        write_segments(folder / "segmentation.seg.nrrd", prediction.segmentation, grid, organs, crop=True)
+        write_segments(folder / "regions.seg.nrrd", regions.whole_map(), grid, doubtful, crop=True)
+        inferno = np.round(255 * matplotlib.colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)
+        lines = (f"{n} {n / 255:.3f} {red} {green} {blue} 255\n" for n, (red, green, blue) in enumerate(inferno))
+        (folder / "inferno.ctbl").write_text("".join(lines), encoding="utf-8")
+        heat = _Heat(prediction, regions)
+        if heat.derived:
+            write_nifti(folder / "map.nii.gz", heat.values, heat.grid)
+        _write_surface(folder / "surface.vtk", prediction, heat, inferno)
+        files = {file.name: file for file in sorted(folder.iterdir())}
+        files |= {f"{key}.nii.gz": file for key, file in volumes().items()}
+        scene = folder / "scene.mrb"
+        segmentations = [
+            {"role": "segmentation", "name": f"{name} segmentation", "segments": organs},
+            {"role": "regions", "name": f"{name} doubtful regions", "segments": doubtful},
+        ]
+        text = _scene_text(image, prediction, regions, name, heat, segmentations)
+        with zipfile.ZipFile(scene, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(zipfile.ZipInfo("scene/scene.mrml"), text)
+            for file_name, file in files.items():
+                # Entries without a time: the same prediction makes the same file.
+                info = zipfile.ZipInfo(f"scene/Data/{file_name}")
+                with file.open("rb") as content, archive.open(info, "w", force_zip64=True) as entry:
+                    shutil.copyfileobj(content, entry)
+        scene.replace(path)
 
 
-def scene_request(
-    folder: Path, image: sitk.Image, prediction: Prediction, regions: Regions, name: str
-) -> dict[str, Any]:
-    """Ask `standalone.writeRequestedScene` for a scene; what it needs of the arrays is written to `folder`."""
-    organs = occupied(prediction.segmentation)
-    boxes, of_maps = {"segmentation": organs, "region_map": regions.box}, _part_drawn(prediction, organs)
+class _Heat:
+    """The map that is shown over the CT: the variance, or the entropy of a model that has none; of all labels.
 
-    def save(key: str, array: np.ndarray) -> dict[str, Any]:
-        box = boxes.get(key, of_maps)
-        np.save(folder / f"{key}.npy", np.ascontiguousarray(array[box]))  # others are written number by number
-        part = {"file": str(folder / f"{key}.npy"), "box": [[int(axis.start), int(axis.stop)] for axis in box]}
-        return {"shape": array.shape, "dtype": array.dtype.str} | part
+    Attributes:
+        derived: Whether it is none of the prediction's own maps.
+        values, grid: Its voxels where any label has a probability worth a look, and where they lie.
+        window: The values of the first and the last colour.
+        threshold: Below this nothing is drawn.
+    """
 
+    def __init__(self, prediction: Prediction, regions: Regions) -> None:
+        settings, variance = regions.settings, prediction.has_variance
+        self.measure = Measure.VARIANCE if variance else Measure.ENTROPY
+        self.derived = not variance or len(prediction.labels) > 1
+        box = whole(prediction.shape)
+        if self.derived:
+            box = hull(occupied(each, NEGLIGIBLE) for each in prediction.probability)
+        self.values = uncertainty_in(box, prediction, self.measure).astype(np.float32, copy=False)
+        if not variance:
+            self.values[np.max([each[box] for each in prediction.probability], axis=0) <= NEGLIGIBLE] = 0
+        grid = prediction.grid
+        self.grid = Grid(grid.spacing, grid.rotation, grid.to_ras(np.array([axis.start for axis in box])))
+        self.threshold = settings.level_of(Measure.VARIANCE) if variance else DEFAULT_THRESHOLD[Measure.ENTROPY]
+        self.window = 0.0, brightest_variance(settings.variance_threshold) if variance else BRIGHTEST_ENTROPY
+
+
+def _scene_text(
+    image: sitk.Image,
+    prediction: Prediction,
+    regions: Regions,
+    name: str,
+    heat: _Heat,
+    segmentations: Sequence[Mapping[str, Any]],
+) -> str:
+    """Fill the template of the scene."""
+    volumes: list[dict[str, Any]] = [{"role": "ct", "name": name, "file": "ct.nii.gz", "range": display_range(image)}]
+    for role, title in (("probability", "probability"), ("variance", "predictive variance")):
+        for count, label in enumerate(prediction.labels):
+            volumes.append(
+                {
+                    "role": role,
+                    "label": label.value,
+                    "name": f"{name} {title}" + (f"_{count}" if count else ""),
+                    "file": f"{role}_{label.value}.nii.gz",
+                }
+            )
+    if heat.derived:
+        volumes.append({"role": "map", "name": f"{name} uncertainty map", "file": "map.nii.gz"})
+    volumes[-1]["range"] = heat.window  # the last one is shown
+    documents = _documents(prediction, regions, heat)
+    nodes = {"inferno": ["vtkMRMLColorTableNode1"], "surface": ["vtkMRMLModelNode1"]}
+    for number, volume in enumerate(volumes[1:], start=2):
+        nodes.setdefault(volume["role"], []).append(f"vtkMRMLScalarVolumeNode{number}")
+    nodes["shown"] = [f"vtkMRMLScalarVolumeNode{len(volumes)}"]
+    nodes |= {each["role"]: [f"vtkMRMLSegmentationNode{n}"] for n, each in enumerate(segmentations, start=1)}
+    nodes |= {f"state.{each}": [f"vtkMRMLTextNode{n}"] for n, each in enumerate(documents, start=1)}
+    boxes = [occupied(prediction.segmentation), *([regions.box] if regions.ranked else [])]
+    seen = hull(boxes) if prediction.segmentation.any() or regions.ranked else whole(prediction.shape)
+    low, high = np.sort([LPS_TO_RAS * corner for corner in extent(image, seen)], axis=0)
+    middle, size = (low + high) / 2, float((high - low).max())
+    focus = np.array(regions.ranked[0].centroid_ras) if regions.ranked else middle
+    views = [{**view, "slice_to_ras": _slice_to_ras(view, middle, focus)} for view in _VIEWS]
+    first, last = extent(image, whole(prediction.shape))
+    return (
+        make_environment()
+        .from_string(SCENE_TEMPLATE.read_text(encoding="utf-8"))
+        .render(
+            name=name,
+            volumes=volumes,
+            shown_volume=len(volumes),
+            segmentations=segmentations,
+            documents=documents,
+            references="".join(f"MoBUncertainty.{role}:{' '.join(ids)};" for role, ids in nodes.items()),
+            views=views,
+            width=f"{min(max(_VIEW_MARGIN * size, _SMALLEST_VIEW_MM), float((last - first).max())):g}",
+            middle=_numbers(middle),
+            camera=_numbers(middle + np.array([0, 3 * size, 0])),
+            threshold=heat.threshold,
+            digits=2 if heat.window[1] >= 0.04 else 3,
+            legend_title="Variance" if heat.measure is Measure.VARIANCE else "Entropy (nats)",
+        )
+    )
+
+
+def _documents(prediction: Prediction, regions: Regions, heat: _Heat) -> dict[str, str]:
+    """Write the JSON documents by which Slicer's panel goes on with the scene."""
     # A scene is passed on: whose folder the CT came from is nobody's business.
-    given = {key: value for key, value in prediction.provenance["input"].items() if key != "path"}
-    public = prediction.annotated({"input": given})
-    voxels = sitk.GetArrayViewFromImage(image)
-    return {
-        "output": str(folder / "scene.mrb"),
-        "ct": {
-            "voxels": {"shape": voxels.shape, "dtype": voxels.dtype.str},
-            "ijk_to_ras": prediction.grid.matrix().tolist(),
-            "name": name,
-            "display_range": display_range(image),
-        },
-        "prediction": write_prediction(public, regions, save),
+    source = {key: value for key, value in prediction.provenance["input"].items() if key != "path"}
+    entries = write_prediction(prediction.annotated({"input": source}), regions, lambda *_array: None)
+    variance = heat.measure is Measure.VARIANCE
+    overlay = {
+        "surface": True,
+        "varianceThreshold": regions.settings.variance_threshold if variance else None,
+        "kinds": {"variance": {"threshold": heat.threshold}} if variance else {},
     }
+    documents = {
+        "predicted": pack_labels(prediction.segmentation, prediction.grid.matrix()),
+        "overlay": overlay,
+        "prediction": {entry: entries[entry] for entry in KEPT},
+    }
+    return {document: json.dumps(content, allow_nan=False) for document, content in documents.items()}
 
 
-def _part_drawn(prediction: Prediction, organs: Box) -> Box:
-    """Find the box of the maps that the core needs: the organs' surfaces; all of it to derive what is shown from it."""
-    boxes = [organs]
-    if len(prediction.labels) > 1 or not prediction.has_variance:
-        boxes += [occupied(each, NEGLIGIBLE) for each in prediction.probability]
-    return widened(hull(boxes), _AROUND, prediction.shape)
+def _slice_to_ras(view: Mapping[str, Any], middle: np.ndarray, focus: np.ndarray) -> str:
+    """Make the matrix of a slice view that is centred on the middle and goes through the focus."""
+    matrix, normal = np.eye(4), view["normal"]
+    matrix[:3, :3] = _AXES[view["orientation"]]
+    matrix[:3, 3] = middle
+    matrix[normal, 3] = focus[normal]
+    return _numbers(matrix.ravel())
 
 
-def _large_arrays(image: sitk.Image, prediction: Prediction) -> dict[str, np.ndarray]:
-    """Name the volumes as `standalone.writeRequestedScene` names their files."""
-    arrays = {"ct": sitk.GetArrayViewFromImage(image)}
-    for kind, maps in (("probability", prediction.probability), ("variance", prediction.variance)):
-        arrays |= {f"{kind}_{label.value}": each for label, each in zip(prediction.labels, maps, strict=True)}
-    return arrays
+def _numbers(values: np.ndarray) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
-def _put_voxels(
-    built: Path,
-    path: Path,
-    arrays: Mapping[str, np.ndarray],
-    packed: Mapping[str, PackedVoxels],
-) -> None:
-    """Copy a scene, with the voxels of its large volumes.
+def _write_surface(path: Path, prediction: Prediction, heat: _Heat, inferno: np.ndarray) -> None:
+    """Write the labels' surfaces as one VTK file: the colours of the map, or the label's own where it is small."""
+    parts = [(np.zeros((0, 3)), np.zeros((0, 4), int), np.zeros((0, 3), np.uint8))]
+    boxes = ndimage.find_objects(prediction.segmentation, max_label=255)
+    for label in prediction.labels:
+        if box := boxes[label.value - 1]:
+            points, faces = _closed_surface(prediction.segmentation[box] == label.value)
+            points = prediction.grid.to_ras(points + [axis.start for axis in box])
+            plain = np.tile(np.array(label.colour, np.uint8), (len(points), 1))
+            parts.append((points, faces + sum(len(each) for each, _, _ in parts), plain))
+    points, faces, plain = (np.concatenate(each) for each in zip(*parts, strict=True))
+    if np.linalg.det(prediction.grid.rotation) < 0:  # mirrored, in the order z, y, x
+        faces = faces[:, ::-1]
+    normals, corners = np.zeros_like(points), points[faces]
+    across = np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
+    for corner in faces.T:
+        np.add.at(normals, corner, across)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    values = ndimage.map_coordinates(heat.values, heat.grid.to_index(points).T, order=1, mode="nearest")
+    low, high = heat.window
+    index = np.clip((values - low) / (high - low) * 255, 0, 255).astype(int)
+    colours = np.where((values >= heat.threshold)[:, None], inferno[index], plain)
+    count = len(points)
+    with path.open("wb") as file:
+        file.write(b"# vtk DataFile Version 3.0\n3D Slicer output. SPACE=RAS\nBINARY\nDATASET POLYDATA\n")
+        for head, array, kind in (
+            (f"POINTS {count} float", points, ">f4"),
+            (f"POLYGONS {len(faces)} {5 * len(faces)}", np.insert(faces, 0, 4, axis=1), ">i4"),
+            (f"POINT_DATA {count}\nNORMALS Normals float", normals, ">f4"),
+            (f"FIELD FieldData 3\nUncertainty 1 {count} float", values, ">f4"),
+            (f"Label 3 {count} unsigned_char", plain, "u1"),
+            (f"Colour 3 {count} unsigned_char", colours, "u1"),
+        ):
+            file.write(head.encode() + b"\n" + array.astype(kind).tobytes() + b"\n")
 
-    Args:
-        built: The scene as the core wrote it.
-        path: The copy.
-        arrays: These volumes, by the names of their files without the ending.
-        packed: Those of them that are packed already, likewise.
-    """
-    left = set(arrays)
-    with zipfile.ZipFile(built) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as scene:
-        for entry in source.infolist():
-            content, key = source.read(entry), PurePosixPath(entry.filename).stem
-            with scene.open(zipfile.ZipInfo(entry.filename), "w", force_zip64=key in arrays) as file:
-                if key not in arrays:
-                    file.write(content)
-                    continue
-                left.remove(key)
-                file.write(_header_of(content, arrays[key].shape))
-                if key in packed:
-                    packed[key].write_gzip(file)
-                else:
-                    write_gzip(file, arrays[key])
-    if left:
-        raise SceneError(OTHER_FILES)
 
-
-def _header_of(nrrd: bytes, shape: tuple[int, ...]) -> bytes:
-    """Take the header of a file in which a volume has but few voxels, and state how many it has."""
-    header, _, _ = nrrd.partition(b"\n\n")
-    sizes = ("sizes: " + " ".join(map(str, HEADER_SIZE))).encode()
-    if b"\nencoding: gzip\n" not in header + b"\n" or header.count(sizes) != 1:
-        raise SceneError(OTHER_FILES)
-    return header.replace(sizes, ("sizes: " + " ".join(map(str, reversed(shape)))).encode()) + b"\n\n"
+def _closed_surface(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Make the smooth surface of a mask: points as voxel indices (z, y, x), and four of them for each face."""
+    solid = np.pad(mask, 1).astype(np.int8)
+    size, steps, corners = np.array(solid.shape) + 1, np.eye(3, dtype=int), []
+    for axis in range(3):
+        one, other = steps[(axis + 1) % 3], steps[(axis + 2) % 3]
+        change = np.diff(solid, axis=axis)
+        for sign in (1, -1):
+            places = np.argwhere(change == sign) + steps[axis]
+            around = np.array([0 * one, one, one + other, other])[::-sign]  # counter-clockwise, seen from outside
+            corners.append(np.ravel_multi_index(tuple((places[:, None] + around).T), size).T)
+    used, faces = np.unique(np.concatenate(corners), return_inverse=True)
+    faces = faces.reshape(-1, 4)
+    starts, ends = faces.ravel(), np.roll(faces, 1, axis=1).ravel()
+    edges = sparse.csr_matrix((np.ones(len(starts), np.float32), (starts, ends)), shape=(len(used),) * 2)
+    edges = edges + edges.T
+    counts = np.asarray(edges.sum(axis=1))
+    points = np.stack(np.unravel_index(used, size), axis=1) - 1.5  # a corner of the first voxel, in the padded mask
+    for step in _SMOOTHING:
+        points = points + step * (edges @ points / counts - points)
+    return points, faces

@@ -39,7 +39,6 @@ from MoBUncertaintyLib.output.results_folder import (
 )
 from MoBUncertaintyLib.output.results_record import read_record
 from MoBUncertaintyLib.output.review_files import reviewed_case
-from MoBUncertaintyLib.output.scene_file import scene_core
 from MoBUncertaintyLib.prediction import (
     CancelledCallback,
     Prediction,
@@ -149,7 +148,7 @@ def run_case(
     check_template()
     seconds: dict[str, float] = {}
     # The place is kept before the long computation; the volumes are written beside the steps that follow it.
-    with FOLDER.reserve(output, overwrite) as place, scene_core(scene) as core, ThreadPoolExecutor(1) as beside:
+    with FOLDER.reserve(output, overwrite) as place, ThreadPoolExecutor(1) as beside:
         with _stage("read", seconds, progress, cancelled):
             read = read_image(source, series)
             others = {channel: read_image(path) for channel, path in (channels or {}).items()}
@@ -188,7 +187,6 @@ def run_case(
                 dicom_files=dicom_files,
                 warnings=warnings,
                 volumes=volumes,
-                core=core,
                 parts=parts,
                 more=partial(more, analysis) if more else None,
             )

@@ -66,7 +66,7 @@ class ReviewSession(RegionDrawing):
         self._surfacesAreOld = False
         self._predictedBox = occupied(review.prediction.segmentation)
         self._nodes = CtNodes(results.ctNode)
-        self._palette = palette_beside(tuple(label.colour for label in review.prediction.labels))
+        self._palette = palette_beside(label.colour for label in review.prediction.labels)
         self.marks, self.changes = ClickMarks(self._nodes, self._palette), ChangeOverlay(results.ctNode)
         self.lastChange: Change | None = None
         self._conflicts: tuple | None = None  # the clicks for which they were asked, and the answer

@@ -12,13 +12,13 @@ import numpy as np  # noqa: TC002
 from MoBUncertaintyLib.errors import ImageError, ReviewError, SettingsError
 from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.output.exchange import make_prediction
+from MoBUncertaintyLib.output.label_record import ElsewhereError
 from MoBUncertaintyLib.output.results_record import RecordError
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.coverage import Coverage
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
-from MoBUncertaintyLib.slicer_app.scene.label_record import ElsewhereError
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 

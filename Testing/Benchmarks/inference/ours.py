@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,15 +43,14 @@ class OurSystem:
         model: With a covariance head.
         device: As for `predict`.
         samples: K.
-        scene: Write the Slicer scene too, where slicer-core is installed.
+        scene: Write the Slicer scene too.
     """
 
     def __init__(self, system: str, model: Model, device: str, samples: int, scene: bool = False) -> None:
         self.device = select_device(device)
         self.clock = StageClock(settle(self.device))
         self.predictor = Predictor(model, settings_of(system, device, samples))
-        self.scene = scene and importlib.util.find_spec("slicer") is not None
-        self.without = ["scene"] if scene and not self.scene else []
+        self.scene = scene
         self.load_seconds = 0.0
         self.provenance: dict[str, Any] = {}
         self.spans: dict[str, tuple[float, float]] = {}
@@ -93,10 +91,7 @@ class OurSystem:
 
     def describe(self) -> dict[str, Any]:
         """What the measurement states beside its seconds."""
-        stated = {
-            name: self.provenance.get(name) for name in ("device", "engine", "precision", "tiles", "input_voxels")
-        }
-        return stated | {"without": self.without}
+        return {name: self.provenance.get(name) for name in ("device", "engine", "precision", "tiles", "input_voxels")}
 
     def _time_steps(self) -> None:
         self.clock.wrap(predictor, "load_network", "load")

@@ -155,12 +155,7 @@ def _systems(table: Sequence[Row]) -> str:
     if any(row["gpu_peak_bytes"] for row in good):
         lines.append(line("peak GPU memory, GB", lambda row: number((row["gpu_peak_bytes"] or 0) / 1e9)))
     heads = ("stage, s", *(system_title(row["system"]) for row in good))
-    without = (
-        ""
-        if all(row["without"] in (None, []) for row in good if row["system"][0] == "e")
-        else ("\n\nNo scene was written, because slicer-core is not installed.")
-    )
-    return (_table(heads, lines) if good else "") + without
+    return _table(heads, lines) if good else ""
 
 
 def _sampling(entries: Sequence[dict[str, Any]]) -> str:

@@ -66,7 +66,7 @@ def _medians(results: Sequence[dict[str, Any]]) -> Row:
         "cold_s": median(result["import_s"] + result["load_s"] + result["cold"]["total"] for result in results),
         "peak_bytes": max(result["peak_bytes"] for result in results),
         "gpu_peak_bytes": max(gpu) if gpu else None,
-        **{name: last.get(name) for name in ("tiles", "input_voxels", "device", "engine", "precision", "without")},
+        **{name: last.get(name) for name in ("tiles", "input_voxels", "device", "engine", "precision")},
     }
 
 

@@ -193,7 +193,6 @@ def test_clicks_on_a_stock_models_results(ct: Path, tmp_path: Path) -> None:
 
 
 def test_scene_is_written_by_default(model: Path, ct: Path, tmp_path: Path) -> None:
-    pytest.importorskip("slicer", reason="slicer-core is not installed")
     done = run("predict", ct, "--model", model, "--output", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"scene.mrb"}

@@ -161,10 +161,8 @@ def test_what_a_shortened_name_was_is_put_back_by_the_next_run_alone(tmp_path: P
     assert names(tmp_path) == [name]
 
 
-@pytest.mark.parametrize("what", ["scene", "relay"])
-def test_ctrl_c_is_not_for_the_processes_of_a_command(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def test_ctrl_c_is_not_for_the_processes_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows sends it to the whole group of processes of a terminal."""
-    from MoBUncertaintyLib.output import scene_file
     from MoBUncertaintyLib.worker.remote import predictor
 
     class StartedError(Exception):
@@ -176,11 +174,7 @@ def test_ctrl_c_is_not_for_the_processes_of_a_command(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
     monkeypatch.setattr(subprocess, "Popen", start)
-    monkeypatch.setattr(scene_file.importlib.util, "find_spec", lambda _name: True)
+    asked = predictor.RemotePredictor.__new__(predictor.RemotePredictor)
+    asked._process, asked._host = None, "lab"
     with pytest.raises(StartedError):
-        if what == "scene":
-            scene_file.SceneCore()
-        else:
-            asked = predictor.RemotePredictor.__new__(predictor.RemotePredictor)
-            asked._process, asked._host = None, "lab"
-            asked._ask({}, lambda _: None, lambda: False)
+        asked._ask({}, lambda _: None, lambda: False)

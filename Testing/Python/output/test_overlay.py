@@ -11,9 +11,10 @@ from matplotlib.image import imread
 from PIL import ImageDraw
 
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
+from MoBUncertaintyLib.output.pictures.palette import CYAN, palette_beside
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.scales import display_range
-from MoBUncertaintyLib.output.pictures.style import CT_RANGE, REGION_COLOUR
+from MoBUncertaintyLib.output.pictures.style import CT_RANGE
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, changed_case, fake_case, regions_of
 
@@ -181,9 +182,7 @@ def test_thin_outlines_have_a_dark_rim(tmp_path):
     case.image = case.image * 0 + 1000
     case.image[0, 0, 0] = -1000
     panel = panels(drawn(case, tmp_path))[0, 0]
-    assert (panel.max(axis=-1) < 0.35).sum() > (
-        np.abs(panel - np.array(REGION_COLOUR) / 255).max(axis=-1) < 0.05
-    ).sum() / 2
+    assert (panel.max(axis=-1) < 0.35).sum() > (np.abs(panel - np.array(CYAN) / 255).max(axis=-1) < 0.05).sum() / 2
 
 
 @pytest.mark.parametrize("direction", [OBLIQUE, LEFT_HANDED], ids=["oblique", "left-handed"])
@@ -250,6 +249,14 @@ def test_planes_go_through_the_first_region(tmp_path):
     case = fake_case(IDENTITY)
     cyan = [(panel[..., 2] > 0.8) & (panel[..., 0] < 0.2) for panel in panels(drawn(case, tmp_path))[0]]
     assert all(mask.any() for mask in cyan)
+
+
+def test_regions_beside_a_blue_organ_are_not_cyan(tmp_path):
+    blue = replace(PANCREAS, colour=(85, 131, 242))
+    upper, _lower = panels(drawn(fake_case(IDENTITY, labels=(blue,)), tmp_path))
+    for colour, seen in ((palette_beside((blue.colour,)).region, True), (CYAN, False)):
+        near = np.abs(upper[0] - np.array(colour) / 255).max(axis=-1) < 0.05
+        assert near.any() == seen
 
 
 @pytest.mark.parametrize("organ", [True, False], ids=["organ", "nothing"])

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files import locks, publishing
 from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.output import results_folder, scene_file
+from MoBUncertaintyLib.output import results_folder
 from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, read_results, write_results
 from MoBUncertaintyLib.output.results_record import RECORD
 from support import TESTS
@@ -323,20 +323,9 @@ def in_child(preparation: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], cwd=TESTS, capture_output=True, encoding="utf-8")
 
 
-class TestScene:
-    def test_without_slicer_core_the_rest_is_written_and_the_warning_says_how_to_get_it(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(scene_file.importlib.util, "find_spec", lambda name: None)
-        (warning,) = write(tmp_path / "out", scene=True)
-        assert warning == (
-            "scene.mrb was not written, because slicer-core is not installed; get it with: pip install slicer-core"
-        )
-        assert not (tmp_path / "out" / "scene.mrb").exists()
-        assert read_results(tmp_path / "out").prediction.warnings[-1] == warning
-
-    def test_with_slicer_core_the_scene_is_in_the_folder(self, tmp_path):
-        pytest.importorskip("slicer_core", reason="slicer-core is not installed")
-        assert write(tmp_path / "out", scene=True) == []
-        assert (tmp_path / "out" / "scene.mrb").stat().st_size > 10_000
+def test_the_scene_is_in_the_folder(tmp_path):
+    assert write(tmp_path / "out", scene=True) == []
+    assert (tmp_path / "out" / "scene.mrb").stat().st_size > 10_000
 
 
 def test_writing_results_needs_no_torch():

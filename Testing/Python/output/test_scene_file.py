@@ -1,9 +1,9 @@
 """`scene.mrb` through the real Slicer core: written by the product, read and drawn again in fresh processes."""
 
 import os
-import zipfile
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib
 import numpy as np
@@ -12,37 +12,37 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.output import scene_file
 from MoBUncertaintyLib.output.results_folder import write_volumes
-from MoBUncertaintyLib.output.scene_file import SceneError, scene_core, write_scene_file
+from MoBUncertaintyLib.output.scene_file import write_scene_file
 from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, fake_case
 from support.marks import needs_mesa, needs_slicer, needs_views
 from support.slicer_process import in_slicer
 
-NAME = "Hübner & Söhne: 'CT' <1>"  # the core writes no scene that can be read with it as a file's name
+NAME = "Hübner & Söhne: 'CT' <1>"
 GIVEN = {"input": {"name": "CT", "path": "/home/reader/Doe^John.nii.gz"}}
 
 
-def write_scene(path: Path, case, name: str = "CT", packed=dict, core=None) -> None:
+def write_scene(path: Path, case, name: str = "CT") -> None:
     described = replace(case.prediction, provenance=case.prediction.provenance | GIVEN)
-    write_scene_file(path, case.image, described, case.regions, name, packed, core)
+    with TemporaryDirectory() as folder:
+        volumes = write_volumes(Path(folder), case.prediction)
+        write_scene_file(path, case.image, described, case.regions, name, lambda: volumes)
 
 
-def write_and_read(folder: Path, case, packed=dict) -> tuple[dict, dict]:
+def write_and_read(folder: Path, case) -> tuple[dict, dict]:
     path = folder / "scene.mrb"
-    write_scene(path, case, NAME, packed)
+    write_scene(path, case, NAME)
     facts, _ = in_slicer("slicer_side", "describe", str(path), str(folder / "arrays.npz"))
     return facts, dict(np.load(folder / "arrays.npz"))
 
 
 @pytest.fixture(scope="module")
 def oblique(tmp_path_factory):
-    """An oblique CT's scene, made of maps that are packed already, and reopened: case, facts, arrays, path."""
+    """An oblique CT's scene, reopened: case, facts, arrays, path."""
     folder = tmp_path_factory.mktemp("oblique scene")
     case = fake_case(OBLIQUE)
-    read = write_and_read(folder, case, lambda: write_volumes(folder, case.prediction))
-    return case, *read, folder / "scene.mrb"
+    return case, *write_and_read(folder, case), folder / "scene.mrb"
 
 
 @needs_slicer
@@ -193,48 +193,15 @@ def test_a_stock_models_scene_shows_its_entropy(tmp_path):
     assert facts["legend"][0] == "Entropy (nats)"
 
 
-@needs_slicer
 def test_nothing_but_the_scene_is_left_in_the_folder(tmp_path):
-    case = fake_case()
-    write_scene(tmp_path / "scene.mrb", case)
+    write_scene(tmp_path / "scene.mrb", fake_case())
     assert os.listdir(tmp_path) == ["scene.mrb"]
 
 
-@needs_slicer
-def test_failure_of_the_core_is_reported_with_its_reason_and_leaves_nothing(tmp_path, monkeypatch):
-    case = fake_case()
-    ask = scene_file.scene_request
-
-    def damaged(*arguments) -> dict:
-        request = ask(*arguments)
-        request["prediction"]["segmentation"]["file"] = str(tmp_path / "missing.npy")
-        return request
-
-    monkeypatch.setattr(scene_file, "scene_request", damaged)
-    with pytest.raises(SceneError, match=r"Slicer's core failed: FileNotFoundError: .*missing\.npy"):
-        write_scene(tmp_path / "scene.mrb", case)
-    assert os.listdir(tmp_path) == []
-
-
-@needs_slicer
-def test_a_core_that_was_started_before_writes_the_same_scene(tmp_path):
-    case, contents = fake_case(), []
-    with scene_core(True) as core:
-        for name, each in (("early", core), ("late", None)):
-            write_scene(tmp_path / name, case, core=each)
-            with zipfile.ZipFile(tmp_path / name) as scene:
-                contents.append({PurePosixPath(e.filename).name: e.file_size for e in scene.infolist()})
-    assert contents[0] == contents[1]
-    assert len(contents[0]) > 5
-
-
-@needs_slicer
-def test_a_core_that_nobody_needs_is_stopped():
-    with pytest.raises(KeyError), scene_core(True) as core:
-        raise KeyError
-    assert core._process.returncode is not None
-    with scene_core(False) as core:
-        assert core is None
+def test_the_same_prediction_makes_the_same_file(tmp_path):
+    for name in ("one", "two"):
+        write_scene(tmp_path / name, fake_case())
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_processes_with_slicers_core_leave_no_temporary_files() -> None:

@@ -51,11 +51,11 @@ def add_results(window, name: str, threshold: float):
     from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
     from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
     from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
-    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
+    from support.standalone import add_volume
 
     labels = np.zeros(SHAPE, np.uint8)
     labels[2:8, 13:17, 13:17] = 1
-    results = ResultScene(addCt(window.scene, np.zeros(SHAPE, np.int16), MATRIX, name))
+    results = ResultScene(add_volume(window.scene, np.zeros(SHAPE, np.int16), MATRIX, name))
     results.setMaps({1: labels.astype(np.float32)}, {1: 0 * labels.astype(np.float32)}, threshold)
     results.setSegmentation(labels, [SegmentSpec(1, "organ", (255, 120, 0))])
     results.setRegions(np.zeros(SHAPE, np.uint16), [])

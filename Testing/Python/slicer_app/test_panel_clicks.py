@@ -233,11 +233,11 @@ class TestAnotherImage:
     @pytest.fixture
     def other(self, reviewed):
         """Another volume behind the axial view."""
-        from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
         from support.small_panel import SHAPE
+        from support.standalone import add_volume
 
         desktop, _session = reviewed
-        return addCt(desktop.scene, np.zeros(SHAPE, np.int16), MATRIX, "B")
+        return add_volume(desktop.scene, np.zeros(SHAPE, np.int16), MATRIX, "B")
 
     def show(self, mouse, volume) -> None:
         """Put a volume, or none, behind all others in the mouse's view."""

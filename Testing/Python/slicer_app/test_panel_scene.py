@@ -220,7 +220,7 @@ def test_a_ct_without_results_is_not_seen_under_those_of_another(reviewed):
 
 def test_the_3d_view_is_centred_on_each_case_before_and_after_apply(desktop):
     from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
-    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
+    from support.standalone import add_volume
 
     def looked_at() -> np.ndarray:
         (camera,) = nodesByClass(desktop.scene, "vtkMRMLCameraNode")
@@ -230,7 +230,7 @@ def test_the_3d_view_is_centred_on_each_case_before_and_after_apply(desktop):
     for number, shift in enumerate((0.0, 300.0)):
         matrix = small_panel.MATRIX.copy()
         matrix[:3, 3] = shift
-        ct = addCt(desktop.scene, np.zeros(small_panel.SHAPE, np.int16), matrix, f"case {number}")
+        ct = add_volume(desktop.scene, np.zeros(small_panel.SHAPE, np.int16), matrix, f"case {number}")
         desktop.ui.ctSelector.setCurrentNode(ct)
         desktop.process()
         assert looked_at() == pytest.approx(half + shift, abs=1)

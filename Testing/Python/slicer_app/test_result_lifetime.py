@@ -52,7 +52,7 @@ def test_what_the_user_removes_is_made_anew(results, world, role):
 
 
 def test_nothing_is_changed_by_looking(world):
-    ct = world.standalone.addCt(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
+    ct = world.standalone.add_volume(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
     before = world.scene.GetNumberOfNodes()
     found = world.rooms.ResultScene(ct)
     assert (found.state("review"), found.node("segmentation"), found.variance()) == (None, None, {})
@@ -62,7 +62,7 @@ def test_nothing_is_changed_by_looking(world):
 
 
 def test_results_are_found_by_their_ct(results, world):
-    world.standalone.addCt(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "another CT")
+    world.standalone.add_volume(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "another CT")
     assert world.rooms.findResults(world.scene) == [results.ctNode]
 
 
@@ -88,7 +88,7 @@ def test_an_organ_less_takes_its_volumes_with_it(results, world):
 
 
 def test_ct_in_a_study_stays_there_with_its_results_in_a_folder_beside_it(world):
-    ct = world.standalone.addCt(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
+    ct = world.standalone.add_volume(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
     hierarchy = world.nodes.subjectHierarchy(world.scene)
     study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
     item = hierarchy.GetItemByDataNode(ct) or hierarchy.CreateItem(study, ct, "Volumes")
@@ -175,7 +175,7 @@ class TestReopened:
         """Results saved with everything changed, and the same opened in another scene."""
         matrix = MATRIX @ np.diag([1, 1, -1 if request.param == "left-handed" else 1, 1.0])
         ct = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
-        saved = world.rooms.ResultScene(world.standalone.addCt(world.scene, ct, matrix, "Hübner CT"))
+        saved = world.rooms.ResultScene(world.standalone.add_volume(world.scene, ct, matrix, "Hübner CT"))
         fill(world, saved)
         logic = world.slicer.vtkSlicerSegmentationsModuleLogic
         saved.setRegionStatuses({2: logic.Completed})
@@ -186,8 +186,8 @@ class TestReopened:
         saved.updateSegmentation((slice(0, 3), slice(1, 4), slice(2, 5)), np.full((3, 3, 3), 2, np.uint8))
         saved.setState("review", {"name": "Hübner", "decisions": [1, None]})
         path = tmp_path / "scene.mrb"
-        world.standalone.writeScene(world.scene, path)
-        again, logics = world.standalone.createStandAloneScene()
+        world.standalone.write_scene(world.scene, path)
+        again, logics = world.standalone.make_scene()
         manager = world.slicer.vtkDataIOManager()
         manager.SetCacheManager(world.slicer.vtkCacheManager())
         manager.GetCacheManager().SetRemoteCacheDirectory(str(tmp_path))

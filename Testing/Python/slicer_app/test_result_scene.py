@@ -31,7 +31,9 @@ class TestMaps:
 
     def test_pushing_makes_no_second_copy(self, world):
         shape = (60, 128, 128)
-        found = world.rooms.ResultScene(world.standalone.addCt(world.scene, np.zeros(shape, np.int16), MATRIX, "CT"))
+        found = world.rooms.ResultScene(
+            world.standalone.add_volume(world.scene, np.zeros(shape, np.int16), MATRIX, "CT")
+        )
         probability = np.zeros(shape, np.float32)
         probability[20:40, 40:80, 40:80] = 0.5
         labels = (probability > 0).astype(np.uint8)
@@ -181,7 +183,7 @@ class TestMaps:
             assert composite.GetForegroundOpacity() == pytest.approx(0.4)
 
     def test_without_maps_nothing_is_shown(self, world):
-        ct = world.standalone.addCt(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
+        ct = world.standalone.add_volume(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
         assert world.rooms.ResultScene(ct).showMap(world.rooms.MapKind.VARIANCE) is None
 
 

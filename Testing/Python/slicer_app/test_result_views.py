@@ -27,7 +27,7 @@ def axial():
     from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
     from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
     from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
-    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
+    from support.standalone import add_volume
 
     app = SlicerApp()
     slicer.mrmlScene = app.scene
@@ -37,7 +37,7 @@ def axial():
     labels, regions = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint16)
     variance = np.zeros(SHAPE, np.float32)
     labels[ORGAN], regions[DOUBT], variance[DOUBT] = 1, 1, 0.06
-    results = ResultScene(addCt(app.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT"))
+    results = ResultScene(add_volume(app.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT"))
     results.setMaps({1: labels.astype(np.float32)}, {1: variance})
     results.showMap(MapKind.VARIANCE)
     results.setSegmentation(labels, [SegmentSpec(1, "organ", ORANGE)])
@@ -145,14 +145,14 @@ def test_jump_fills_the_view_with_the_region(axial):
 
 def test_a_ct_without_a_window_gets_that_of_the_abdomen(axial):
     """One that has its own, and images that are no CT, stay as they are."""
-    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
     from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
+    from support.standalone import add_volume
 
     windows = []
     for lowest, automatic in ((-1000, True), (-1000, False), (0, True)):
         array = np.full((3, 4, 5), lowest, np.int16)
         array[0] = 900
-        display = addCt(axial.app.scene, array, MATRIX, "CT", (-5.0, 5.0)).GetDisplayNode()
+        display = add_volume(axial.app.scene, array, MATRIX, "CT", (-5.0, 5.0)).GetDisplayNode()
         display.SetAutoWindowLevel(automatic)
         giveWindow(display.GetDisplayableNode())
         windows.append((display.GetWindowLevelMin(), display.GetWindowLevelMax()))

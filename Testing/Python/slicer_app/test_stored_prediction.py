@@ -46,19 +46,19 @@ class TestRecord:
 
     @pytest.fixture
     def record(self, panel):  # which brings Slicer
-        from MoBUncertaintyLib.slicer_app.scene.label_record import packLabels
+        from MoBUncertaintyLib.output.label_record import pack_labels
 
-        return packLabels(self.LABELS, MATRIX)
+        return pack_labels(self.LABELS, MATRIX)
 
     def test_it_comes_back(self, record):
-        from MoBUncertaintyLib.slicer_app.scene.label_record import unpackLabels
+        from MoBUncertaintyLib.output.label_record import unpack_labels
 
-        assert np.array_equal(unpackLabels(record, MATRIX, SHAPE), self.LABELS)
+        assert np.array_equal(unpack_labels(record, MATRIX, SHAPE), self.LABELS)
 
     @pytest.mark.parametrize("axes", [(0,), (1,), (0, 2), (0, 1, 2)])
     @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
     def test_it_comes_back_in_the_order_that_the_image_has_now(self, record, axes, order):
-        from MoBUncertaintyLib.slicer_app.scene.label_record import unpackLabels
+        from MoBUncertaintyLib.output.label_record import unpack_labels
 
         expected = np.flip(self.LABELS, axes).transpose(order)
         change = np.zeros((4, 4))  # from the indices of the reordered image to those of the stored one, (i, j, k)
@@ -67,7 +67,7 @@ class TestRecord:
             sign = -1 if old in axes else 1
             change[2 - old, 2 - new] = sign
             change[2 - old, 3] = SHAPE[old] - 1 if sign < 0 else 0
-        assert np.array_equal(unpackLabels(record, MATRIX @ change, expected.shape), expected)
+        assert np.array_equal(unpack_labels(record, MATRIX @ change, expected.shape), expected)
 
     @pytest.mark.parametrize(
         ("change", "reason"),
@@ -78,17 +78,17 @@ class TestRecord:
         ],
     )
     def test_a_changed_one_is_refused(self, record, change, reason):
-        from MoBUncertaintyLib.slicer_app.scene.label_record import unpackLabels
+        from MoBUncertaintyLib.output.label_record import unpack_labels
 
         with pytest.raises(ValueError, match=reason):
-            unpackLabels(record | change, MATRIX, SHAPE)
+            unpack_labels(record | change, MATRIX, SHAPE)
 
     @pytest.mark.parametrize(("matrix", "shape"), [(MATRIX * 2, SHAPE), (MATRIX, (20, 24, 29))])
     def test_one_of_another_image_is_refused(self, record, matrix, shape):
-        from MoBUncertaintyLib.slicer_app.scene.label_record import ElsewhereError, unpackLabels
+        from MoBUncertaintyLib.output.label_record import ElsewhereError, unpack_labels
 
         with pytest.raises(ElsewhereError):
-            unpackLabels(record, matrix, shape)
+            unpack_labels(record, matrix, shape)
 
 
 def test_a_damaged_copy_is_one_sentence(reviewed):

@@ -37,15 +37,16 @@ def make_world() -> SimpleNamespace:
     """An empty scene, and the rooms under test, which must not be imported by the process that collects the tests."""
     import slicer
 
-    from MoBUncertaintyLib.slicer_app.scene import nodes, results, standalone
+    from MoBUncertaintyLib.slicer_app.scene import nodes, results
+    from support import standalone
 
-    mrml, logics = standalone.createStandAloneScene()
+    mrml, logics = standalone.make_scene()
     return SimpleNamespace(slicer=slicer, scene=mrml, logics=logics, rooms=results, standalone=standalone, nodes=nodes)
 
 
 def make_results(world: SimpleNamespace):
     """A `ResultScene` of two organs and two regions."""
-    ct = world.standalone.addCt(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
+    ct = world.standalone.add_volume(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
     found = world.rooms.ResultScene(ct)
     fill(world, found)
     return found

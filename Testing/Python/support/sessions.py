@@ -12,9 +12,9 @@ MATRIX = np.array([[-1.6, 0, 0, 20], [0, -1.5, 0, 15], [0, 0, 2.0, -9], [0, 0, 0
 
 def begin(scene, name="CT"):
     """A CT with the fake worker's result in the scene."""
-    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
+    from support.standalone import add_volume
 
-    return begin_again(addCt(scene, np.zeros(SHAPE, np.int16), MATRIX, name))
+    return begin_again(add_volume(scene, np.zeros(SHAPE, np.int16), MATRIX, name))
 
 
 def begin_again(ct, **provenance):

@@ -11,7 +11,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
-from MoBUncertaintyLib.slicer_app.scene.standalone import addCt, createStandAloneScene
+from support.standalone import add_volume, make_scene
 
 
 def describe(path: str, arrays: str) -> dict:
@@ -112,8 +112,8 @@ def render(path: str, picture: str) -> dict:
 
 def reuse() -> dict:
     """Show two predictions of one CT after another."""
-    scene, _logics = createStandAloneScene()
-    results = ResultScene(addCt(scene, np.zeros((8, 9, 10), np.int16), np.eye(4), "CT"))
+    scene, _logics = make_scene()
+    results = ResultScene(add_volume(scene, np.zeros((8, 9, 10), np.int16), np.eye(4), "CT"))
     counts, segment_lists, trees = [], [], []
     for names in (["first", "second", "third"], ["only"]):
         labels = np.zeros((8, 9, 10), np.uint8)

@@ -57,9 +57,9 @@ def use_worker(desktop, mode: str) -> None:
 
 def add_ct(desktop, name: str = "CT"):
     """A small CT, selected."""
-    from MoBUncertaintyLib.slicer_app.scene.standalone import addCt
+    from support.standalone import add_volume
 
-    ct = addCt(desktop.scene, np.zeros(SHAPE, np.int16), MATRIX, name)
+    ct = add_volume(desktop.scene, np.zeros(SHAPE, np.int16), MATRIX, name)
     desktop.ui.ctSelector.setCurrentNode(ct)
     desktop.process()
     return ct

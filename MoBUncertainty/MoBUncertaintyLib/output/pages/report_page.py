@@ -16,9 +16,10 @@ from MoBUncertaintyLib.output.pages.templates import (
     make_environment,
     time_text,
 )
+from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
 from MoBUncertaintyLib.output.report import VERDICTS, ReviewedCase
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
@@ -83,6 +84,7 @@ def render_html(
     """
     check_template()
     environment = make_environment()
+    palette = palette_beside(tuple(label["colour"]) for label in report["labels"])
     stops = ", ".join(f"rgb{tuple(colour)}" for colour in heat_colours(9).tolist())
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report,
@@ -92,7 +94,7 @@ def render_html(
         before=before or {},
         scale=scale,
         heat_stops=stops,
-        colours={"corrected": f"rgb{CORRECTED_COLOUR}", "region": f"rgb{REGION_COLOUR}"},
+        colours={"corrected": f"rgb{CORRECTED_COLOUR}", "region": f"rgb{palette.region}"},
         listed=report["regions"][:LISTED_REGIONS],
         table=table,
         total_error=sum(row["expected_error_mm3"] for row in report["regions"]),

@@ -30,9 +30,10 @@ from MoBUncertaintyLib.output.pages.templates import (
     check_template,
     make_environment,
 )
+from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, REGION_COLOUR
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
 from MoBUncertaintyLib.output.report import ReviewedCase, build_report
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.review.record import SCHEMA
@@ -78,6 +79,7 @@ class ReviewPage:
         check_template()
         case, review = self._case, self._case.review
         report = build_report(case)
+        palette = palette_beside(label.colour for label in case.prediction.labels)
         data = self.state() | {
             "served": served,
             "schema": SCHEMA,
@@ -93,7 +95,7 @@ class ReviewPage:
                 "top": self._scale.top,
             },
             "suitability": report["suitability"],
-            "colours": {"region": _css(REGION_COLOUR), "other": NOT_ORGAN_COLOUR},
+            "colours": {"region": _css(palette.region), "other": NOT_ORGAN_COLOUR},
             "crops": {region_id: self._crop(region_id) for region_id in self._boxes},
         }
         text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no text in it can end the script element

@@ -1,4 +1,4 @@
-"""The templates of pages, and how what stands in them is written for people."""
+"""The templates of pages and of the scene, and how what stands in them is written for people."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from MoBUncertaintyLib.model.card import readable
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT = (
-    RESOURCES / "Report" / name for name in ("report.html.jinja", "review.html.jinja", "review.css", "review.js")
+TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE = (
+    RESOURCES / "Report" / name
+    for name in ("report.html.jinja", "review.html.jinja", "review.css", "review.js", "scene.mrml.jinja")
 )
 
 
@@ -26,7 +27,7 @@ def check_template() -> None:
     Raises:
         OutputError: A template is not installed.
     """
-    for path in (TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT):
+    for path in (TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE):
         if not path.is_file():
             raise OutputError(f"The report's template {path} is not installed; install MoB Uncertainty again.")
 

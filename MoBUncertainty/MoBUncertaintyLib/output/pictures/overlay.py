@@ -14,10 +14,11 @@ from scipy import ndimage
 from MoBUncertaintyLib.geometry import Box, bounding_box, hull, nested, shadows, shape_of, whole, widened, within
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level
+from MoBUncertaintyLib.output.pictures.palette import Colour, palette_beside
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, View, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of, png
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, REGION_COLOUR
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS
 from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import Measure
@@ -60,7 +61,8 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
     heat = camera.sections(uncertainty_in(camera.box, prediction, scale.measure), camera.box)
     seen = segmentation[camera.box]
     colours = {label.value: label.colour for label in labels}
-    others, first = _region_outlines(places, segmentation.shape, camera)
+    region_colour = palette_beside(colours.values()).region
+    others, first = _region_outlines(places, segmentation.shape, camera, region_colour)
     upper = [*others, *outlines_of(seen, camera, colours.__getitem__, 2.4), *first]
     lower = outlines_of(seen, camera, colours.__getitem__, 1.6)
     found = prediction.suitability
@@ -85,7 +87,7 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
         draw.rounded_rectangle(box, 5, fill=colour)
         draw.text((_EDGE + 12, 106), fitting(found.sentence, style, box[2] - box[0] - 24), ink, style, anchor="lm")
     visible = [label for label in segmented if (seen == label.value).any()]
-    _write_foot(sheet, draw, visible, regions, scale)
+    _write_foot(sheet, draw, visible, regions, scale, region_colour)
     Path(path).write_bytes(png(sheet))
 
 
@@ -128,7 +130,7 @@ def _are_close(image: sitk.Image, one: Box, other: Box) -> bool:
 
 
 def _region_outlines(
-    places: Sequence[tuple[Box, np.ndarray]], shape: Sequence[int], camera: Camera
+    places: Sequence[tuple[Box, np.ndarray]], shape: Sequence[int], camera: Camera, colour: Colour
 ) -> tuple[list[Outline], list[Outline]]:
     """Outline all regions but the first, and the first, each with its rank."""
     outlines = []
@@ -138,7 +140,7 @@ def _region_outlines(
         wider = np.zeros(shape_of(around), bool)
         wider[within(box, around)] = mask
         sections = camera.sections(wider, around)
-        outlines.append(Outline(sections, REGION_COLOUR, 3.0 if rank == 1 else 1.4, str(rank)))
+        outlines.append(Outline(sections, colour, 3.0 if rank == 1 else 1.4, str(rank)))
     return outlines[:0:-1], outlines[:1]
 
 
@@ -168,7 +170,12 @@ def _write_head(draw: ImageDraw.ImageDraw, width: int, labels: Sequence[Label], 
 
 
 def _write_foot(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, labels: Sequence[Label], regions: Regions, scale: Scale
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    labels: Sequence[Label],
+    regions: Regions,
+    scale: Scale,
+    region_colour: Colour,
 ) -> None:
     """Write what the lines, the colours and the greys mean."""
     top = sheet.height - _FOOT
@@ -177,10 +184,10 @@ def _write_foot(
         keys.append((f"and {len(labels) - 6} more", (0, 0, 0), 1))
     count = len(regions.ranked)
     if count:
-        keys.append(("region 1, which the planes go through", REGION_COLOUR, 4))
+        keys.append(("region 1, which the planes go through", region_colour, 4))
     if count > 1:
         which = "other doubtful regions" if count <= DRAWN_REGIONS else f"regions 2 to {DRAWN_REGIONS} of {count:,}"
-        keys.append((which, REGION_COLOUR, 2))
+        keys.append((which, region_colour, 2))
     left = float(_EDGE)
     for words, colour, width in keys:
         draw.line((left, top + 24, left + 30, top + 24), fill=tuple(colour), width=width)

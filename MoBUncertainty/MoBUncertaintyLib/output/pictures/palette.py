@@ -12,12 +12,10 @@ from itertools import combinations, product
 
 import numpy as np
 
-from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
-
 Colour = tuple[int, int, int]
 """Red, green, blue; 0 to 255."""
 
-CYAN, GREEN, BLUE, MAGENTA, VIOLET = REGION_COLOUR, (60, 255, 60), (77, 153, 255), (255, 0, 255), (120, 0, 255)
+CYAN, GREEN, BLUE, MAGENTA, VIOLET = (0, 220, 255), (60, 255, 60), (77, 153, 255), (255, 0, 255), (120, 0, 255)
 REGION_COLOURS = (CYAN, GREEN, MAGENTA)
 """Of outlines, in order of preference; neither a CT nor the edge of a region in the heat map has them."""
 CHANGE_COLOURS = (BLUE, CYAN, MAGENTA, VIOLET)
@@ -54,12 +52,16 @@ class Palette:
     renamed: Colour
 
 
-@cache
-def palette_beside(labels: tuple[Colour, ...]) -> Palette:
+def palette_beside(labels: Iterable[Colour]) -> Palette:
     """Choose the first colours that are told well enough from those of some labels and from each other, else the best.
 
     Of areas half the contrast of lines is enough.
     """
+    return _palette_beside(tuple(labels))
+
+
+@cache
+def _palette_beside(labels: tuple[Colour, ...]) -> Palette:
 
     def score(region: Colour, change: tuple[Colour, ...]) -> float:
         return min(ENOUGH, _least((region,), labels), 2 * _least(change, (*labels, region)))

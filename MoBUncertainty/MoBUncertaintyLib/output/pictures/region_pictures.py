@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from MoBUncertaintyLib.geometry import LPS_TO_RAS, Box, intersection, shape_of, within
+from MoBUncertaintyLib.output.pictures.palette import Colour, palette_beside
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, View, central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.regions.measure import uncertainty_in, voxel_uncertainty
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 CORRECTED_COLOUR = (255, 255, 255)
 """White: in no label's colour, and light on every heat map. What is predicted has the label's own colour."""
-
-Colour = Sequence[int]
 
 _PIXELS = 300  # of a side
 _MARGIN_MM, _SMALLEST_MM, _LARGEST_MM = 25.0, 90.0, 240.0
@@ -104,7 +102,8 @@ def draw_region(
     camera = Camera(ct, View.of(ct, focus, focus, width), _PIXELS)
     before, after = prediction.segmentation[camera.box], corrected[camera.box]
     colours = {label.value: label.colour for label in prediction.labels}
-    outlines = [Outline(camera.sections(mask_in(camera.box, region), camera.box), REGION_COLOUR, 1.6)]
+    region_colour = palette_beside(colours.values()).region
+    outlines = [Outline(camera.sections(mask_in(camera.box, region), camera.box), region_colour, 1.6)]
     # The corrected outline below the predicted one, so that it is seen where it differs.
     for labels, colour_of in ((after, lambda _: CORRECTED_COLOUR), (before, colours.__getitem__)):
         outlines += outlines_of(labels, camera, colour_of, 1.8)

@@ -13,9 +13,6 @@ NEGLIGIBLE = 0.001
 BRIGHTEST_ENTROPY = 0.8
 """Of the heat map's last colour, nats: a little beyond ln 2, where one organ is as likely as not."""
 
-REGION_COLOUR = (0, 220, 255)
-"""Cyan: in neither the CT's greys nor Inferno nor a label's colour."""
-
 LISTED_REGIONS, DRAWN_REGIONS = 50, 30
 """How many doubtful regions, with the most expected error, pages and pictures show; tables hold all."""
 

@@ -9,7 +9,6 @@ import numpy as np
 import slicer
 import vtk
 
-from MoBUncertaintyLib.output.pictures.style import REGION_COLOUR
 from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
@@ -26,7 +25,6 @@ def addMask(results: ResultScene, region: ReviewRegion) -> None:
     node = results.node("segmentation")
     segment = slicer.vtkSegment()
     segment.SetName(_("Region under review"))
-    segment.SetColor(*(channel / 255 for channel in REGION_COLOUR))
     segment.SetTag(REGION_TAG, region.region_id)
     name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     segment.AddRepresentation(name, orientedImage(results.ctNode, region.box, region.mask.astype(np.uint8)))

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.output.label_record import pack_labels, unpack_labels
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene import views
-from MoBUncertaintyLib.slicer_app.scene.label_record import packLabels, unpackLabels
 from MoBUncertaintyLib.slicer_app.scene.legend import followViews, legendTitle, setLegend
 from MoBUncertaintyLib.slicer_app.scene.maps import CurrentMaps, MapKind, UncertaintyMaps
 from MoBUncertaintyLib.slicer_app.scene.nodes import REFERENCE_ROLE, CtNodes, ijkToRas, nodesByClass, shape
@@ -87,7 +87,7 @@ class ResultScene:
 
     def setSegmentationInSteps(self, labels: np.ndarray, segments: list[SegmentSpec]) -> Iterator[None]:
         """As `setSegmentation`, in steps."""
-        self._state.set("predicted", packLabels(labels, ijkToRas(self.ctNode)))
+        self._state.set("predicted", pack_labels(labels, ijkToRas(self.ctNode)))
         node = self._segmentation.fill(labels, segments)
         display = node.GetDisplayNode()
         display.SetOpacity2DOutline(1.0)
@@ -153,7 +153,7 @@ class ResultScene:
         Raises:
             ValueError: It is damaged, or belongs to a CT that lies elsewhere; a phrase.
         """
-        return unpackLabels(self._state.get("predicted") or {}, ijkToRas(self.ctNode), shape(self.ctNode))
+        return unpack_labels(self._state.get("predicted") or {}, ijkToRas(self.ctNode), shape(self.ctNode))
 
     def corrected(self, box: Box | None = None) -> np.ndarray:
         """Copy the label map as it is shown, uint8; all of it, or what lies in a box."""

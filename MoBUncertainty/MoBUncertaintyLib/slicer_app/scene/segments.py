@@ -338,7 +338,7 @@ def labelSpecs(labels: Sequence[Label]) -> list[SegmentSpec]:
 
 def regionSpecs(regions: Iterable[Region], labels: Sequence[Label], flagged: bool = False) -> list[SegmentSpec]:
     """Specify how doubtful regions are shown beside labels."""
-    colour = palette_beside(tuple(each.colour for each in labels)).region
+    colour = palette_beside(each.colour for each in labels).region
     return [SegmentSpec(number, title, colour, flagged=flagged) for number, title in regionTitles(regions).items()]
 
 

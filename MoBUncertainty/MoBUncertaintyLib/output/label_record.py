@@ -21,7 +21,7 @@ class ElsewhereError(ValueError):
     """A label map does not lie on the image."""
 
 
-def packLabels(labels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
+def pack_labels(labels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
     """Make the record of a label map, cropped to what it holds.
 
     Args:
@@ -41,13 +41,13 @@ def packLabels(labels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
     )
 
 
-def unpackLabels(record: dict[str, Any], matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def unpack_labels(record: dict[str, Any], matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Read the label map of a record, uint8, in the order of an image's voxels.
 
     That may be another one than when it was stored: Slicer turns the axes of left-handed images when it reads them.
 
     Args:
-        record: From `packLabels`.
+        record: From `pack_labels`.
         matrix: Where the image's voxels lie.
         shape: Of the image's array.
 
@@ -89,4 +89,4 @@ def _turned(labels: np.ndarray, change: np.ndarray) -> np.ndarray:
     if np.abs(moved @ (*labels.shape[::-1], 1)).max() > 0.01:  # voxels
         raise ElsewhereError("its image lies elsewhere")
     turned = labels.transpose([2 - axis for axis in reversed(order)])
-    return np.ascontiguousarray(np.flip(turned, [axis for axis in range(3) if flipped[2 - axis]]))
+    return np.ascontiguousarray(np.flip(turned, tuple(axis for axis in range(3) if flipped[2 - axis])))
