@@ -139,7 +139,7 @@ def test_changelog_has_an_entry_for_what_comes_next() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) <= 150
+    assert len(README.splitlines()) <= 110
 
 
 def test_no_host_of_a_package_index_is_named() -> None:
