@@ -33,7 +33,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED.keys())
 def test_refused(content: bytes, reason: str) -> None:
-    with pytest.raises(JsonError, match=r"it|NaN") as caught:
+    with pytest.raises(JsonError) as caught:
         parse_object(content)
     assert reason in str(caught.value)
 
@@ -53,7 +53,7 @@ def test_file_is_read(tmp_path: Path) -> None:
 def test_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.json")
     for name in ("a.json", "."):
-        with pytest.raises(JsonError, match="it is not a regular file"):
+        with pytest.raises(JsonError):
             read_object(tmp_path / name)
 
 

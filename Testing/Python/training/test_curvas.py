@@ -126,9 +126,9 @@ def test_the_command_says_what_comes_next(cohort, tmp_path):
 
 
 def test_a_folder_without_cases_and_one_that_exists_are_refused(cohort, tmp_path):
-    with pytest.raises(SettingsError, match="holds no CASE/image"):
+    with pytest.raises(SettingsError):
         convert(tmp_path, tmp_path / "new")
-    with pytest.raises(SettingsError, match="exists already; choose a new folder"):
+    with pytest.raises(SettingsError):
         convert(cohort, cohort)
 
 

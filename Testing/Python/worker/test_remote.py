@@ -290,7 +290,7 @@ def test_the_name_of_a_computer_passes(host: str) -> None:
     "host", ["", "-oProxyCommand=x", "x@-o", "-x@lab", "lab; x", "lab x", "a@b@c", "x\n", "x" * 256]
 )
 def test_what_is_no_name_of_a_computer_never_reaches_ssh(host: str) -> None:
-    with pytest.raises(SettingsError, match="is not the name of a computer; write user@host"):
+    with pytest.raises(SettingsError):
         ssh_command(host)
 
 
