@@ -33,7 +33,6 @@ os.environ["MOB_UNCERTAINTY_MODELS"] = str(TESTS / "no models")
 os.environ["TOTALSEG_WEIGHTS_PATH"] = str(TESTS / "no weights")
 
 FIRST = (
-    "cli/test_fault_campaign.py",
     "training/test_workflow_runs.py",
     "cli/test_cli.py",
     "slicer_app/test_story.py",

@@ -67,6 +67,7 @@ def finished(arguments: list[str]) -> dict[str, Any]:
     return json.loads((Path(arguments[1]) / "benchmark.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_every_system_is_measured_stage_by_stage(finished: dict[str, Any]) -> None:
     table = {row["system"]: row for row in finished["systems"]}
     assert finished["failed"] == []
@@ -84,6 +85,7 @@ def test_every_system_is_measured_stage_by_stage(finished: dict[str, Any]) -> No
     assert all(table[system]["tiles"] == 8 for system in SYSTEMS - {"e-adaptive"})
 
 
+@pytest.mark.slow
 def test_report_names_machine_targets_and_pictures(arguments: list[str], finished: dict[str, Any]) -> None:
     folder = Path(arguments[1])
     assert finished["machine"]["processor"] and finished["machine"]["cores"] >= 1
@@ -97,6 +99,7 @@ def test_report_names_machine_targets_and_pictures(arguments: list[str], finishe
     assert not list(folder.glob("scratch-*"))
 
 
+@pytest.mark.slow
 def test_second_run_measures_nothing_and_other_settings_do(arguments: list[str], monkeypatch, finished) -> None:
     started: list[Task] = []
     monkeypatch.setattr(run, "in_child", lambda task, folder, cancelled: started.append(task) or {"failed": "not now"})
@@ -117,6 +120,7 @@ def as_settings(content: dict[str, Any]) -> dict[str, Any]:
     return content | lists | {"sizes": tuple(tuple(size) for size in content["sizes"])}
 
 
+@pytest.mark.slow
 def test_stock_folder_has_the_models_own_backbone(arguments: list[str]) -> None:
     output, network = Path(arguments[1]), arguments[3]
     model = open_model(output, network)

@@ -60,6 +60,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory, network: Path) -> tuple[Pa
     return folder, done
 
 
+@pytest.mark.slow
 def test_every_step_runs_on_the_cpu_and_says_what_it_found(checked: tuple[Path, Any]) -> None:
     folder, done = checked
     assert done.exit_code == 0, done.output

@@ -52,11 +52,13 @@ def test_seeds_of_the_command_line_replace_those_of_the_config(papers_folder):
     assert two["evaluate"] == PAPER_JOBS["evaluate"] * 2 // 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("snakemake_executor_plugin_slurm"), reason="pip install -e .[cluster]")
 def test_dry_run_of_the_paper_on_slurm(papers_folder):
     assert jobs(CONFIGS["paper"], papers_folder, "--profile", "slurm") == PAPER_JOBS
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_fs"))),
     reason="pip install -e .[cluster] snakemake-storage-plugin-fs",
