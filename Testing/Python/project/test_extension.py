@@ -188,11 +188,6 @@ def test_screenshots_are_there(entry: dict) -> None:
             assert min(picture.size) >= 400
 
 
-def test_licence_is_in_the_root_and_named_in_the_readme() -> None:
-    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
-    assert "Apache-2.0" in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 def test_a_checkout_is_small() -> None:
     assert sum(path.stat().st_size for path in tracked()) < 16e6
 

@@ -40,11 +40,11 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def imported(path: Path, top_level_only: bool = False) -> set[str]:
+def imported(path: Path) -> set[str]:
     """Names of the packages that a file imports, the first part only."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = set()
-    for node in tree.body if top_level_only else ast.walk(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -86,55 +86,10 @@ def test_no_test_imports_another() -> None:
             assert not re.search(r"(^|[ .])(test_|conftest)", " ".join(found)), f"{name(path)} imports {found}"
 
 
-def own(extra: str) -> list[str]:
-    """What the project requires, as it stands: what was installed may be older."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["dependencies"] + (project["optional-dependencies"][extra] if extra else [])
-
-
-def required(extra: str) -> set[str]:
-    """Names of the distributions that an extra of ours installs, all that they require included."""
-    found: set[tuple[str, str]] = set()
-    waiting = [(canonicalize_name("mob-uncertainty"), extra)]
-    while waiting:
-        distribution, wanted = place = waiting.pop()
-        if place in found:
-            continue
-        found.add(place)
-        try:
-            lines = (
-                own(wanted) if distribution == "mob-uncertainty" else importlib.metadata.requires(distribution) or []
-            )
-        except importlib.metadata.PackageNotFoundError:  # of another platform
-            continue
-        for requirement in map(Requirement, lines):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": wanted}):
-                waiting += [(canonicalize_name(requirement.name), one) for one in ("", *requirement.extras)]
-    return {distribution for distribution, _ in found}
-
-
-OPTIONAL = {"signing.py": "signing", "engine_openvino.py": "openvino"}
-"""What only one file imports, and the extra that brings it."""
-
-OWN = {"MoBUncertaintyLib", "mob_training", "inference"}  # the last one is in Testing/Benchmarks
-
-
-@pytest.mark.parametrize(("extra", "folder"), [("", CORE), ("training", TRAINING)])
-def test_what_the_code_imports_is_installed_with_it(extra: str, folder: Path) -> None:
-    """The tests' own environment has more, so nothing else would miss it."""
-    installed, optional = required(extra), {file: required(one) for file, one in OPTIONAL.items()}
-    for path in sorted(folder.glob("**/*.py")):
-        if "slicer_app" in path.relative_to(folder).parts:  # what runs inside Slicer has what Slicer has
-            continue
-        for module in imported(path) - set(sys.stdlib_module_names) - OWN:
-            known = optional.get(path.name, installed)
-            assert distributions().get(module, set()) & known, f"{name(path)} imports {module}"
-
-
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OF_SLICER = {"numpy", "scipy", "simpleitk", "torch", "mob-uncertainty"}
-COMMANDS = {"signing.py"}  # never run inside Slicer
+OPTIONAL = {"signing.py": ["signing"], "engine_openvino.py": ["openvino"]}
+"""The extra that brings what only one file imports."""
 
 
 def declared(*extras: str) -> list[Requirement]:
@@ -158,23 +113,15 @@ def third_party(path: Path) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize(
     ("extras", "folder"),
-    [(("openvino", "signing"), CORE), (("training",), TRAINING), (tuple(EXTRAS), ROOT / "Testing")],
+    [((), CORE), (("training",), TRAINING), (tuple(EXTRAS), ROOT / "Testing")],
     ids=["core", "training", "tests"],
 )
 def test_what_the_code_imports_is_declared(extras: tuple[str, ...], folder: Path) -> None:
     """What only comes with another package may go with its next version."""
-    known = {canonicalize_name(requirement.name) for requirement in declared(*extras)} | {"mob-uncertainty"}
     for path in sorted(folder.glob("**/*.py")):
-        if "slicer_app" not in path.relative_to(folder).parts:
-            missing = {module for module, origins in third_party(path).items() if not origins & known}
-            assert not missing, name(path)
-
-
-def test_what_the_worker_imports_is_declared_for_slicer() -> None:
-    lines = [line for path in (CORE.parent / "Resources").glob("requirements*.txt") for line in path.open()]
-    known = OF_SLICER | {canonicalize_name(Requirement(line).name) for line in lines if line[0] not in "#\n"}
-    for path in sorted(CORE.glob("**/*.py")):
-        if path.relative_to(CORE).parts[0] not in {"cli", "slicer_app"} and path.name not in COMMANDS:
+        if "slicer_app" not in path.relative_to(folder).parts:  # what runs inside Slicer has what Slicer has
+            wanted = declared(*extras, *OPTIONAL.get(path.name, ()))
+            known = {canonicalize_name(requirement.name) for requirement in wanted} | {"mob-uncertainty"}
             missing = {module for module, origins in third_party(path).items() if not origins & known}
             assert not missing, name(path)
 
@@ -217,15 +164,6 @@ def test_the_training_writes_files_whole_or_not_at_all() -> None:
         safe = [each for call in calls if ast.unparse(call.func) == "write_file" for each in ast.walk(call)]
         bare = [ast.unparse(call) for call in calls if is_file_written(call) and call not in safe]
         assert not bare or path.relative_to(TRAINING).as_posix() in HIDDEN_FIRST, f"{name(path)}: {bare}"
-
-
-def test_extension_metadata_is_complete() -> None:
-    text = (ROOT / "CMakeLists.txt").read_text()
-    assert "project(MoBUncertainty)" in text
-    for key in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "DEPENDS"):
-        assert re.search(rf"^set\(EXTENSION_{key} \S", text, re.MULTILINE), key
-    for folder in re.findall(r"^add_subdirectory\((\S+)\)", text, re.MULTILINE):
-        assert (ROOT / folder / "CMakeLists.txt").is_file()
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "test-slow", "lint", "clean"])
