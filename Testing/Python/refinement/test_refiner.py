@@ -18,11 +18,11 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, Clic
 from MoBUncertaintyLib.model.covariance import correlation
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
-from MoBUncertaintyLib.refinement.conditioning import Field, mode
-from MoBUncertaintyLib.refinement.kernel import Directions, Spline, Wendland
+from MoBUncertaintyLib.refinement.conditioning import mode
+from MoBUncertaintyLib.refinement.kernel import Directions, Wendland
 from MoBUncertaintyLib.refinement.logits import logits_of, movable
 from MoBUncertaintyLib.refinement.refiner import Refinement, Refiner
-from support.clicks import click_at, condition
+from support.clicks import click_at
 from support.probability_images import prediction
 
 SHAPE = (18, 20, 22)
@@ -187,28 +187,43 @@ def test_the_logit_is_nowhere_more_uncertain_than_without_clicks(own: int, given
     assert (new <= old * (1 + 3e-3)).all()
 
 
-@pytest.mark.parametrize("own", [0, 1, 2])
-def test_the_maps_are_those_of_the_pure_formulas(own: int) -> None:
-    """Blocks, groups and rounding change nothing that can be seen: all voxels and clicks at once give the same."""
-    refined = refiner(1, 0.9, own)
-    places = [((9, 9, 5), 1), ((9, 10, 14), 0), ((4, 10, 10), 0), ((14, 3, 3), 0), ((9, 9, 7), 0)]
-    clicks = [click_at(refined.prediction, n, label, voxel) for n, (voxel, label) in enumerate(places, 1)]
-    now = refined.refine(clicks, whole(SHAPE))
+@pytest.mark.parametrize(("own", "directed"), [(0, False), (1, False), (2, False), (2, True)])
+def test_the_maps_are_those_of_the_formulas(own: int, directed: bool) -> None:
+    """Blocks, groups and rounding change nothing that can be seen: dense matrices of all voxels give the same."""
+    chosen, random = SETTINGS[own], np.random.default_rng(0)
+    factors = random.normal(size=(3, *SHAPE)).astype(np.float32)
+    factors[0] += 2
+    predicted = replace(case(), provenance={"correlation_mm": LOCAL_MM} if own == 2 else {})
+    places = [((9, 9, 5), 1), ((9, 10, 8), 0), ((4, 10, 10), 0), ((14, 3, 3), 0), ((9, 9, 7), 0)]
+    clicks = [click_at(predicted, n, label, voxel) for n, (voxel, label) in enumerate(places, 1)]
+    now = Refiner(predicted, chosen, Directions.of(factors) if directed else None).refine(clicks, whole(SHAPE))
+
     mean, variance = (each.ravel() for each in logits_of(case().probability[0], case().variance[0]))
-    c = movable(variance, SETTINGS[own].prior_deviation)
+    c = movable(variance, chosen.prior_deviation)
     where = np.stack(np.indices(SHAPE), -1).reshape(-1, 3) * case().grid.spacing
     at = np.array([np.ravel_multi_index(voxel, SHAPE) for voxel, _ in places])
+    offsets = where[at][:, None] - where
+    kernel = Wendland(chosen.length_mm)(np.linalg.norm(offsets, axis=-1)) if own < 2 else correlation(offsets, LOCAL_MM)
+    unit = factors.reshape(3, -1) / np.linalg.norm(factors.reshape(3, -1), axis=0)
+    cosines = unit[:, at].T @ unit if directed else 1.0
+    across = kernel * cosines * c[at][:, None] * c
+    among = across[:, at]
     signs = np.array([1 if label else -1 for _, label in places])
-    strengths = SETTINGS[own].strength, SETTINGS[own].variance_strength
-    kernel = Spline(LOCAL_MM) if own == 2 else Wendland(SETTINGS[own].length_mm)
-    found = condition(Field(mean, c, where), kernel, at, signs, *strengths)
-    kept = found.deviation**2 / c**2
-    expected = logistic_normal_moments(found.mean * (1 + SETTINGS[own].sharpening * (1 - kept)), variance * kept)
+    weights, _ = mode(mean[at].astype(float), among, signs, chosen.strength)
+    _, curvature = mode(mean[at].astype(float), among, signs, chosen.variance_strength)
+    explained = np.einsum("in,in->n", np.linalg.inv(among + np.diag(1 / curvature)) @ across, across)
+    left = np.clip(1 - explained / c**2, 0, 1)
+    moved = (mean + weights @ across) * (1 + chosen.sharpening * (1 - left))
+    expected = logistic_normal_moments(moved, variance * left)
+
     free = now.reached.ravel()
     free[at] = False
     assert free.sum() > 500
     for got, wanted in zip((now.probability[0], now.variance[0]), expected, strict=True):
-        assert np.abs(got.ravel() - wanted)[free].max() < 1e-4
+        assert np.abs(got.ravel() - wanted)[free].max() < 2e-4
+    if directed:
+        without = Refiner(predicted, chosen).refine(clicks, whole(SHAPE))
+        assert np.abs(without.probability - now.probability).max() > 0.05
 
 
 def test_a_click_corrects_its_surroundings_and_an_opposite_one_limits_it() -> None:
@@ -308,41 +323,6 @@ def test_outside_of_the_boxes_that_changed_two_sets_give_the_same(before, after)
         differ = np.asarray(getattr(old, name) != getattr(new, name))
         assert not differ[..., unchanged].any()
     assert not own.changed(sets[0], sets[0][::-1])
-
-
-def test_directions_are_a_factor_of_the_correlation() -> None:
-    """By the formula, with dense matrices: k(n, m) cos(u_n, u_m) of all pairs of voxels."""
-    random = np.random.default_rng(0)
-    factors = random.normal(size=(3, *SHAPE)).astype(np.float32)
-    factors[0] += 2
-    own = replace(case(), provenance={"correlation_mm": LOCAL_MM})
-    refined = Refiner(own, SETTINGS[2], Directions.of(factors))
-    places = [((9, 9, 5), 1), ((9, 10, 8), 0), ((4, 10, 10), 0), ((14, 3, 3), 0), ((9, 9, 7), 0)]
-    clicks = [click_at(own, n, label, voxel) for n, (voxel, label) in enumerate(places, 1)]
-    now = refined.refine(clicks, whole(SHAPE))
-
-    mean, variance = (each.ravel() for each in logits_of(case().probability[0], case().variance[0]))
-    c = movable(variance, SETTINGS[2].prior_deviation)
-    where = np.stack(np.indices(SHAPE), -1).reshape(-1, 3) * case().grid.spacing
-    unit = factors.reshape(3, -1) / np.linalg.norm(factors.reshape(3, -1), axis=0)
-    at = np.array([np.ravel_multi_index(voxel, SHAPE) for voxel, _ in places])
-    across = correlation(where[at][:, None] - where, LOCAL_MM) * (unit[:, at].T @ unit) * c[at][:, None] * c
-    among = across[:, at]
-    signs = np.array([1 if label else -1 for _, label in places])
-    weights, _ = mode(mean[at].astype(float), among, signs, SETTINGS[2].strength)
-    _, curvature = mode(mean[at].astype(float), among, signs, SETTINGS[2].variance_strength)
-    explained = np.einsum("in,in->n", np.linalg.inv(among + np.diag(1 / curvature)) @ across, across)
-    kept = np.clip(1 - explained / c**2, 0, 1)
-    moved = (mean + weights @ across) * (1 + SETTINGS[2].sharpening * (1 - kept))
-    expected = logistic_normal_moments(moved, variance * kept)
-
-    free = now.reached.ravel()
-    free[at] = False
-    assert free.sum() > 500
-    for got, wanted in zip((now.probability[0], now.variance[0]), expected, strict=True):
-        assert np.abs(got.ravel() - wanted)[free].max() < 2e-4
-    without = Refiner(own, SETTINGS[2]).refine(clicks, whole(SHAPE))
-    assert np.abs(without.probability - now.probability).max() > 0.05
 
 
 def test_directions_are_of_one_label() -> None:
