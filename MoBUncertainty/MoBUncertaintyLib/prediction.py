@@ -155,7 +155,7 @@ class Prediction:
         grid: Where the voxels lie.
         labels: What the values of the segmentation stand for. They may be some of the model's; then 0 is everything
             else, and what is computed from the maps takes everything else as one class.
-        provenance: What made it: model, settings, device, versions; ready for JSON.
+        provenance: What made it, for whoever reads a report: model, settings, device, versions; ready for JSON.
         warnings: What the user should know, one sentence each.
         timings: Seconds of each stage.
         click_settings: How a reader's click changes it.
@@ -163,6 +163,14 @@ class Prediction:
         overlapping: The maps are those of labels that overlap: the probability of one includes that of others.
         rival: E[p] of the most probable of the classes that are not among the labels, (z, y, x) float32; None where
             there is none, or nobody asked for it.
+        predicted_part: Of the image; None: all of it.
+        covariance: Of the model; None: unknown.
+        correlation_mm: The correlation length of the model's noise along the array's axes; None for all scopes but
+            `local`.
+        region_settings: What counts as a doubtful region: as the model states or, once regions were written, as they
+            were found.
+        suitability: Whether the model suits the case; None: nobody has looked.
+        stated_bounds: How intervals of the model's volumes are made; None: the model has no calibration cases.
 
     Raises:
         ImageError: The maps are not one for each label, or not of the segmentation's shape.
@@ -180,6 +188,12 @@ class Prediction:
     measures: Measures | None = None
     overlapping: bool = False
     rival: np.ndarray | None = None
+    predicted_part: Box | None = None
+    covariance: Covariance | None = None
+    correlation_mm: tuple[float, float, float] | None = None
+    region_settings: RegionSettings = field(default_factory=RegionSettings)
+    suitability: Suitability | None = None
+    stated_bounds: VolumeBounds | None = None
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.probability) == len(self.variance):
@@ -195,9 +209,8 @@ class Prediction:
     @property
     def processed_box(self) -> Box:
         """The part of the image that was predicted; outside of it all maps are 0."""
-        ends = self.provenance.get("processed_box")
         everything = whole(self.shape)
-        return intersection(tuple(slice(*each) for each in ends), everything) or hull(()) if ends else everything
+        return intersection(self.predicted_part, everything) or hull(()) if self.predicted_part else everything
 
     @cached_property
     def segmented_box(self) -> Box:
@@ -210,46 +223,25 @@ class Prediction:
     @property
     def has_variance(self) -> bool:
         """Whether the model has a predictive variance: without a covariance there is but the disagreement of tiles."""
-        return self.provenance.get("covariance") != Covariance.DETERMINISTIC
+        return self.covariance is not Covariance.DETERMINISTIC
 
-    @property
-    def correlation_mm(self) -> tuple[float, float, float] | None:
-        """The correlation length of the model's noise along the array's axes; None for all scopes but `local`."""
-        lengths = self.provenance.get("correlation_mm")
-        return None if lengths is None else tuple(lengths)
-
-    @property
-    def region_settings(self) -> RegionSettings:
-        """What counts as a doubtful region: as the model states or, once regions were written, as they were found."""
-        return RegionSettings.from_dict(self.provenance.get("regions", {}).get("settings", {}))
-
-    @property
-    def suitability(self) -> Suitability | None:
-        """Whether the model suits the case, which the provenance says; None where an older version made it."""
-        stated = self.provenance.get("suitability")
-        return None if stated is None else Suitability.from_dict(stated)
-
-    def annotated(self, provenance: dict[str, Any], **stated: Any) -> Prediction:
-        """Return it with more in its provenance; what was summed over its voxels is not summed again.
+    def annotated(self, **changes: Any) -> Prediction:
+        """Return it with other fields that say nothing of its voxels; what was summed over these is not summed again.
 
         Args:
-            provenance: What is added; not the box that was processed.
-            stated: Other fields that say nothing of its voxels, such as `warnings`.
+            changes: As for `dataclasses.replace`; `provenance` is added to what is there.
         """
-        result = replace(self, provenance=self.provenance | provenance, **stated)
-        given = {each.name for each in fields(self)}
-        vars(result).update({name: value for name, value in vars(self).items() if name not in given})
+        provenance = self.provenance | changes.pop("provenance", {})
+        result = replace(self, provenance=provenance, **changes)
+        names = {each.name for each in fields(self)}
+        vars(result).update({name: value for name, value in vars(self).items() if name not in names})
         return result
 
     def with_click_length(self) -> Prediction:
         """Return it with a length of clicks by the size of its labels, where neither card nor model has one."""
         if self.correlation_mm is not None:
             return self
-        return self.annotated({}, click_settings=self.click_settings.sized(self.volumes_ml().values()))
-
-    def judged(self, suitability: Suitability) -> Prediction:
-        """Return the prediction with another suitability."""
-        return self.annotated({"suitability": suitability.to_dict()})
+        return self.annotated(click_settings=self.click_settings.sized(self.volumes_ml().values()))
 
     def exclusive(self) -> Prediction:
         """Return it with the probability of each value of the segmentation, where the maps are of overlapping labels.
@@ -267,14 +259,13 @@ class Prediction:
 
     @property
     def volume_bounds(self) -> VolumeBounds | None:
-        """How intervals of its volumes are made, which the provenance says.
+        """How intervals of its volumes are made.
 
         None where the model has no calibration cases, or where this case is not like them: only exchangeable cases are
         promised anything.
         """
-        stated, suitability = self.provenance.get("volume_bounds"), self.suitability
-        unlike = suitability is not None and suitability.level is not Level.ORDINARY
-        return None if stated is None or unlike else VolumeBounds.from_dict(stated)
+        unlike = self.suitability is not None and self.suitability.level is not Level.ORDINARY
+        return None if unlike else self.stated_bounds
 
     def volumes_ml(self) -> dict[str, float]:
         """Measure the segmented volume of each label, by its name."""
@@ -294,7 +285,7 @@ class Prediction:
         """1 - max_c p, integrated over the image with its background: the volume expected to be labelled wrongly."""
         if self.overlapping:
             return self.exclusive().expected_error_mm3
-        total, processed = 0.0, [each[self.processed_box] for each in self.probability]
+        total, processed = 0.0, [p_map[self.processed_box] for p_map in self.probability]
         best = np.empty(processed[0].shape[1:], np.float32)
         for planes in zip(*processed, strict=True):  # slice by slice in one array: a CT's volume takes 0.3 GB
             np.subtract(1, sum(planes[1:], planes[0]), out=best)

@@ -39,10 +39,10 @@ from MoBUncertaintyLib.images.reader import digest
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
-from MoBUncertaintyLib.output.report import ReviewedCase
+from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.results_folder import describe
 from MoBUncertaintyLib.output.review_export import write_export
-from MoBUncertaintyLib.pipeline import Analysis, analyse
+from MoBUncertaintyLib.pipeline import analyse
 from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
@@ -75,11 +75,11 @@ READERS: dict[str, Callable[[ReadCase], Iterator[Review]]] = {
 SEED = 78
 """Of the phantoms; neither that of the model's training nor that on which the method was tried."""
 
-Case = tuple[Path, np.ndarray]
+Labelled = tuple[Path, np.ndarray]
 """A CT and its truth, bool (z, y, x)."""
 
 
-def make_cases(folder: Path, scan: Scan, count: int) -> list[Case]:
+def make_cases(folder: Path, scan: Scan, count: int) -> list[Labelled]:
     """Write the phantoms that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     cases = []
@@ -93,19 +93,20 @@ def make_cases(folder: Path, scan: Scan, count: int) -> list[Case]:
     return cases
 
 
-def review(case: Case, found: Analysis, reader: str, folder: Path) -> None:
+def review(labelled: Labelled, found: Case, reader: str, folder: Path) -> None:
     """Let a reader review and sign a case, and export it."""
-    path, truth = case
+    path, truth = labelled
     image = sitk.ReadImage(str(path))
-    found.prediction.provenance.update(describe(found.prediction, found.regions, path, path.name, digest(path)))
-    (reviewed,) = deque(READERS[reader](ReadCase(found.prediction, truth.astype(np.uint8), found.regions, 0.0)), 1)
+    source = Source(path, sha256=digest(path))
+    prediction = describe(found.prediction, found.regions, source)
+    (reviewed,) = deque(READERS[reader](ReadCase(prediction, truth.astype(np.uint8), found.regions, 0.0)), 1)
     reviewed.sign("Simulated reader")
-    write_export(ReviewedCase(image, reviewed), folder / path.name.partition(".")[0], ["nifti"])
+    write_export(Case.of(image, reviewed, source), folder / path.name.partition(".")[0], ["nifti"])
 
 
-def score(case: Case, found: Analysis) -> dict[str, float]:
+def score(labelled: Labelled, found: Case) -> dict[str, float]:
     """Score a case in the box of prediction and truth, as `mob-training evaluate` does."""
-    prediction, truth = found.prediction, case[1]
+    prediction, truth = found.prediction, labelled[1]
     organ = prediction.segmentation > 0
     box = bounding_box(shadows(organ | truth), np.ceil(BOX_MARGIN_MM / prediction.grid.spacing).tolist())
     p, true = prediction.probability[0][box], truth[box]
@@ -121,7 +122,7 @@ def score(case: Case, found: Analysis) -> dict[str, float]:
     }
 
 
-def drawn_truths(found: Analysis, seed: int) -> Iterator[np.ndarray]:
+def drawn_truths(found: Case, seed: int) -> Iterator[np.ndarray]:
     """Draw truths with the probability that the model states at each voxel, of one piece over some mm."""
     p, rng = np.asarray(found.prediction.probability[0]), np.random.default_rng(seed)
     for _ in range(DRAWN):
@@ -139,7 +140,7 @@ def outcome(model: Path | str, reviews: Path, output: Path) -> dict[str, Any]:
     return fit | {"variance_threshold": made.calibration.regions.get("variance_threshold")}
 
 
-def predict(model: Path | str, cases: Sequence[Case]) -> Iterator[tuple[Case, Analysis]]:
+def predict(model: Path | str, cases: Sequence[Labelled]) -> Iterator[tuple[Labelled, Case]]:
     """Predict cases one by one."""
     predictor = Predictor(load_model(find_model(model)), PredictionSettings(device="cpu"))
     for number, case in enumerate(cases, 1):
@@ -162,7 +163,7 @@ def rounded(value: Any) -> Any:
     return [rounded(each) for each in value] if isinstance(value, list) else float(f"{value:.5g}")
 
 
-def run(model: str, cases: Sequence[Case], reviews: int, folder: Path, ideal: bool) -> dict[str, Any]:
+def run(model: str, cases: Sequence[Labelled], reviews: int, folder: Path, ideal: bool) -> dict[str, Any]:
     """Measure one cohort: the first of the cases are reviewed, the others predicted before and after.
 
     Args:

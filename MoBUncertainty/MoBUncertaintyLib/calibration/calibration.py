@@ -71,8 +71,12 @@ class Calibration:
 
     def description(self, model: ModelCard, digest: str) -> dict[str, Any]:
         """Describe it for the card of the new model, which is made of `model`."""
-        before, after, found = self.fit.before, self.fit.after, self.intervals
-        coverage = {f"coverage of {percent(found.level)}": [_short(found.before), _short(found.after)]} if found else {}
+        before, after, intervals = self.fit.before, self.fit.after, self.intervals
+        coverage = (
+            {f"coverage of {percent(intervals.level)}": [_short(intervals.before), _short(intervals.after)]}
+            if intervals
+            else {}
+        )
         return {
             **{name: count for name, count in self.counts.items() if count},
             "made": date.today().isoformat(),
@@ -119,9 +123,9 @@ def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
             f"A calibration needs {MIN_CASES} signed-off reviews or labelled cases or more, and {len(cases)} of these "
             "can be used; sign off or label more."
         )
-    kept = card.covariance.keep_probability
+    keep_probability = card.covariance.keep_probability
     reviews = sum(not case.labelled for case in cases)
-    fit = fit_temperature([case.evidence for case in cases], kept, lowest=1.0 if reviews else 0.0)
+    fit = fit_temperature([case.evidence for case in cases], keep_probability, lowest=1.0 if reviews else 0.0)
     before, after, instead = fit.before.nll, fit.after.nll, "so the model stays as it is"
     if after > before:
         raise CalibrationError(
@@ -136,16 +140,16 @@ def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
     regions = dict(card.regions)
     without = card.covariance.kind is Covariance.DETERMINISTIC
     if not without:
-        known = card.region_settings.variance_threshold
-        everything = [each for case in cases for each in case.evidence]
-        regions["variance_threshold"] = fit_threshold(everything, fit.temperature, known, kept)
+        threshold = card.region_settings.variance_threshold
+        everything = [evidence for case in cases for evidence in case.evidence]
+        regions["variance_threshold"] = fit_threshold(everything, fit.temperature, threshold, keep_probability)
     clicks = card.click_settings
     moved = DEFAULT_PRIOR_DEVIATION if without else None
     if (moved := clicks.prior_deviation or moved) is not None:
         clicks = replace(clicks, prior_deviation=moved / fit.temperature)
-    known_cases = card.fingerprint and extend_fingerprint(card.fingerprint, cases, fit.temperature, kept)
-    intervals = fit_intervals(cases, card.volume_calibration, fit.temperature, kept)
-    return Calibration(reviews, len(cases) - reviews, fit, regions, clicks, known_cases, intervals)
+    fingerprint = card.fingerprint and extend_fingerprint(card.fingerprint, cases, fit.temperature, keep_probability)
+    intervals = fit_intervals(cases, card.volume_calibration, fit.temperature, keep_probability)
+    return Calibration(reviews, len(cases) - reviews, fit, regions, clicks, fingerprint, intervals)
 
 
 def _short(value: float | None) -> float | None:
@@ -194,33 +198,33 @@ def calibrate_model(
         Cancelled: `cancelled` said so; nothing is written.
     """
     check_new(output)
-    with load_model(find_model(model)) as given:
-        check_model(given.card)
-        check_exportable(given)
+    with load_model(find_model(model)) as old:
+        check_model(old.card)
+        check_exportable(old)
         paths = [*map(Path, folders)]
         labelled = [folder for folder in paths if holds_labels(folder)]
         reviews = find_reviews(folder for folder in paths if folder not in labelled)
-        reads: list[Callable[[], SiteCase]] = [partial(read_review, folder, given.digest) for folder in reviews]
+        reads: list[Callable[[], SiteCase]] = [partial(read_review, folder, old.digest) for folder in reviews]
         if labelled:  # only that needs the network
             from MoBUncertaintyLib.inference.predictor import Predictor
 
-            predictor = Predictor(given, PredictionSettings(device=device))
+            predictor = Predictor(old, PredictionSettings(device=device))
             reads += predicted_cases(labelled, predictor, progress or (lambda _: None), cancelled or (lambda: False))
         cases, refused = gather(reads)
         try:
-            found = calibrate(cases, given.card)
+            calibration = calibrate(cases, old.card)
         except CalibrationError as error:
             raise CalibrationError(" ".join([str(error), *refused])) from error
         written = export(
-            given.path,
+            old.path,
             output,
-            name=name or given.card.name[: LONGEST_NAME - len(ADDED_NAME)].rstrip() + ADDED_NAME,
-            training={"calibration": found.description(given.card, given.digest)},
-            regions=found.regions,
-            click_settings=found.click_settings,
-            fingerprint=found.fingerprint,
-            volume_calibration=found.intervals.calibration if found.intervals else None,
-            temperature=found.fit.temperature,
+            name=name or old.card.name[: LONGEST_NAME - len(ADDED_NAME)].rstrip() + ADDED_NAME,
+            training={"calibration": calibration.description(old.card, old.digest)},
+            regions=calibration.regions,
+            click_settings=calibration.click_settings,
+            fingerprint=calibration.fingerprint,
+            volume_calibration=calibration.intervals.calibration if calibration.intervals else None,
+            temperature=calibration.fit.temperature,
             half=None,
         )
-    return CalibratedModel(written, found, refused)
+    return CalibratedModel(written, calibration, refused)

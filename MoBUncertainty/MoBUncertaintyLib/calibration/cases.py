@@ -68,15 +68,15 @@ def find_reviews(folders: Iterable[Path]) -> list[Path]:
     Raises:
         ReviewError: A folder holds none.
     """
-    found = []
+    reviews = []
     for folder in folders:
         inside = [folder / RECORD, *sorted(folder.glob(f"*/{RECORD}")), *sorted(folder.glob(f"*/*/{RECORD}"))]
         exports = [path.parent for path in inside if path.is_file()]
-        exports = [each for each in exports if each == folder or not KEPT.fullmatch(each.name)]
+        exports = [export for export in exports if export == folder or not KEPT.fullmatch(export.name)]
         if not exports:
             raise ReviewError(f"{folder} holds no exported review; give folders with a {RECORD}.")
-        found += exports
-    return list(dict.fromkeys(found))
+        reviews += exports
+    return list(dict.fromkeys(reviews))
 
 
 def counted(cases: Sequence[SiteCase]) -> str:
@@ -100,7 +100,7 @@ def gather(reads: Iterable[Callable[[], SiteCase]]) -> tuple[list[SiteCase], lis
     for read in reads:
         try:
             case = read()
-            twice = [each for each in cases if case.image_sha256 and each.image_sha256 == case.image_sha256]
+            twice = [earlier for earlier in cases if case.image_sha256 and earlier.image_sha256 == case.image_sha256]
             if twice:
                 raise ReviewError(f"{case.what} is of the same image as {twice[0].place}.")
             cases.append(case)
@@ -137,7 +137,7 @@ def read_review(folder: Path, digest: str) -> SiteCase:
     except (KeyError, TypeError, ValueError) as error:
         reason = error if isinstance(error, ValueError) else "its labels are not as they should be"
         raise ReviewError(f"The review in {folder} cannot be used: {reason}; export it again.") from error
-    if not any(each.voxels for each in evidence):
+    if not any(label.voxels for label in evidence):
         raise ReviewError(f"The review in {folder} decides nothing; it tells no label of any voxel.")
     sha256 = record["ct"].get("sha256") if isinstance(record.get("ct"), dict) else None
     return SiteCase(folder, sha256 if isinstance(sha256, str) else None, evidence, _deviations(record), volumes)
@@ -166,11 +166,11 @@ def _volumes(row: Mapping[str, Any]) -> tuple[StatedVolume, float]:
 
 
 def _deviations(record: Mapping[str, Any]) -> dict[str, float]:
-    stated = record.get("suitability")
-    given = stated.get("deviations") if isinstance(stated, dict) else None
-    if not isinstance(given, dict):
+    suitability = record.get("suitability")
+    deviations = suitability.get("deviations") if isinstance(suitability, dict) else None
+    if not isinstance(deviations, dict):
         return {}
-    return {name: float(value) for name, value in given.items() if is_number(value) and value >= 0}
+    return {name: float(value) for name, value in deviations.items() if is_number(value) and value >= 0}
 
 
 def holds_labels(folder: Path) -> bool:
@@ -225,16 +225,16 @@ def _predicted(
         name: read_image(path).image for name, path in zip(predictor.model.channels[1:], case.channels, strict=False)
     }
     prediction = predictor.predict(read.image, progress, cancelled, exact=True, channels=others)
-    stated, ml, suitability = prediction.stated_volumes(), prediction.grid.voxel_mm3 / 1000, prediction.suitability
+    volumes, ml, suitability = prediction.stated_volumes(), prediction.grid.voxel_mm3 / 1000, prediction.suitability
     masks = [truth == label.value for label in prediction.labels]
     maps = zip(prediction.probability, prediction.variance, masks, strict=True)
     return SiteCase(
         case.path,
         read.sha256,
         tuple(Evidence.of_truth(p, v, mask) for p, v, mask in maps),
-        dict(suitability.deviations) if suitability else {},
+        suitability.to_dict()["deviations"] if suitability else {},
         {
-            label.name: (stated[label.name], float(np.count_nonzero(mask)) * ml)
+            label.name: (volumes[label.name], float(np.count_nonzero(mask)) * ml)
             for label, mask in zip(prediction.labels, masks, strict=True)
         },
         labelled=True,
@@ -243,10 +243,10 @@ def _predicted(
 
 def _label_map(folder: Path, case: Input) -> Path:
     """Find the label map of a case."""
-    found = [path for suffix in VOLUME_SUFFIXES if (path := folder / LABELS / f"{case.name}{suffix}").is_file()]
-    if not found:
+    paths = [path for suffix in VOLUME_SUFFIXES if (path := folder / LABELS / f"{case.name}{suffix}").is_file()]
+    if not paths:
         raise ImageError(f"The image {case.path} has no label map {folder / LABELS / case.name}.nii.gz.")
-    return found[0]
+    return paths[0]
 
 
 def _read_truth(path: Path, image: sitk.Image, values: list[int]) -> np.ndarray:

@@ -145,11 +145,11 @@ def fit_threshold(
     Returns:
         The threshold; that before if no voxel was at it.
     """
-    given = list(evidence)
-    counts = np.concatenate([each.counts.sum(axis=0) for each in given])
+    kinds = list(evidence)
+    counts = np.concatenate([each.counts.sum(axis=0) for each in kinds])
 
     def error_at(scaled_by: float, thresholds: np.ndarray) -> np.ndarray:
-        moments = [each.moments(scaled_by, keep_probability) for each in given]
+        moments = [each.moments(scaled_by, keep_probability) for each in kinds]
         p, variance = (np.concatenate(values) for values in zip(*moments, strict=True))
         error, logarithm = np.minimum(p, 1 - p), np.log(np.maximum(variance, 1e-12))
         near = counts * (np.abs(logarithm - np.log(thresholds)[:, None]) < WINDOW)
@@ -159,10 +159,10 @@ def fit_threshold(
     (wanted,) = error_at(1.0, np.array([threshold]))
     candidates = threshold * CANDIDATES
     candidates = candidates[candidates < MAX_VARIANCE]
-    found = error_at(temperature, candidates)
-    if temperature == 1 or np.isnan(wanted) or np.isnan(found).all():
+    errors = error_at(temperature, candidates)
+    if temperature == 1 or np.isnan(wanted) or np.isnan(errors).all():
         return threshold
-    return float(f"{candidates[np.nanargmin(np.abs(found - wanted))]:.3g}")
+    return float(f"{candidates[np.nanargmin(np.abs(errors - wanted))]:.3g}")
 
 
 QUANTILE, NORMAL = 0.95, 1.96
@@ -226,23 +226,23 @@ def fit_intervals(
     Returns:
         None if there are too few cases in which the labels were found.
     """
-    stated = [_now(case, temperature, keep_probability) for case in cases]
+    volumes = [_now(case, temperature, keep_probability) for case in cases]
     scales = {name: each.predicted.scale for name, each in known.labels.items()} if known else {}
-    names = sorted({name for case in stated for name in case})
+    names = sorted({name for case in volumes for name in case})
     try:
-        made = _fit(names, stated, scales, f"{counted(cases)} on site")
+        made = _fit(names, volumes, scales, f"{counted(cases)} on site")
         level = made.bounds().level
-        held, held_before = [], []
+        holds, holds_before = [], []
         bounds_before = known and known.bounds(level)
-        for number, case in enumerate(stated):
-            others = _fit(names, [*stated[:number], *stated[number + 1 :]], scales, "").bounds(level)
-            held += _holds(others, case)
+        for number, case in enumerate(volumes):
+            others = _fit(names, [*volumes[:number], *volumes[number + 1 :]], scales, "").bounds(level)
+            holds += _holds(others, case)
             if bounds_before:
-                held_before += _holds(bounds_before, cases[number].volumes)
+                holds_before += _holds(bounds_before, cases[number].volumes)
     except (TooFewCasesError, ValueError):  # ValueError: a label was found in no other case
         return None
-    before = float(np.mean(held_before)) if held_before else None
-    return Intervals(made, level, before, float(np.mean(held)))
+    before = float(np.mean(holds_before)) if holds_before else None
+    return Intervals(made, level, before, float(np.mean(holds)))
 
 
 Volumes = Mapping[str, tuple[StatedVolume, float]]
@@ -250,14 +250,14 @@ Volumes = Mapping[str, tuple[StatedVolume, float]]
 
 def _now(case: SiteCase, temperature: float, keep_probability: bool) -> Volumes:
     """Return what is stated of each label at a temperature, where it was found, and the truth."""
-    found = {name: each for name, each in case.volumes.items() if each[0].ml > 0}
+    segmented = {name: pair for name, pair in case.volumes.items() if pair[0].ml > 0}
     growth = {
         name: np.exp(error_growth([evidence], temperature, keep_probability))
         for name, evidence in zip(case.volumes, case.evidence, strict=True)
     }
     return {
         name: (replace(stated, error_ml=float(stated.error_ml * growth[name])), true)
-        for name, (stated, true) in found.items()
+        for name, (stated, true) in segmented.items()
     }
 
 
@@ -270,5 +270,5 @@ def _fit(names: Sequence[str], cases: Sequence[Volumes], scales: Mapping[str, Sc
 
 
 def _holds(bounds: VolumeBounds, case: Volumes) -> list[bool]:
-    found = ((bounds.interval(name, stated), true) for name, (stated, true) in case.items())
-    return [interval.low <= true <= interval.high for interval, true in found if interval]
+    intervals = ((bounds.interval(name, stated), true) for name, (stated, true) in case.items())
+    return [interval.low <= true <= interval.high for interval, true in intervals if interval]

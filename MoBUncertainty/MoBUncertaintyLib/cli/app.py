@@ -162,7 +162,7 @@ def predict(
         from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.output.dicom.objects import read_dicom_formats
         from MoBUncertaintyLib.output.results_folder import FOLDER
-        from MoBUncertaintyLib.pipeline.cohort import CohortJob
+        from MoBUncertaintyLib.pipeline import Job
         from MoBUncertaintyLib.prediction import PredictionSettings
         from MoBUncertaintyLib.worker.remote.predictor import RemotePredictor
 
@@ -185,17 +185,17 @@ def predict(
         )
         FOLDER.check_name(output)
         objects = read_dicom_formats(formats or (), reviewed=False)
-        found, named = [load_model(find_model(each)) for each in model], _channels(channel)
-        numbered = 1 if named else len(found[0].channels)
+        loaded, named = [load_model(find_model(each)) for each in model], _channels(channel)
+        numbered = 1 if named else len(loaded[0].channels)
         cases = case_folders(list_inputs(source, output, numbered), output)
         if named and cases[0][0].entry:
             raise SettingsError("--channel is for one case; in a folder, name files CASE_0000, CASE_0001, and so on.")
         if series and not cases[0][0].entry and cases[0][0].path.is_file():
             raise SettingsError("--series chooses in a DICOM folder, and this is a file; leave it out.")
-        predictor = RemotePredictor(computer, found, settings) if computer else predictor_of(found, settings)
-        asked = asked_regions(region, measure=measure, threshold=threshold, minimum_mm3=min_volume)
-        region_settings = predictor.model.card.region_settings.changed(asked)
-        job = CohortJob(predictor, region_settings, series, named, scene, objects, overwrite, skip_existing)
+        predictor = RemotePredictor(computer, loaded, settings) if computer else predictor_of(loaded, settings)
+        changes = asked_regions(region, measure=measure, threshold=threshold, minimum_mm3=min_volume)
+        region_settings = predictor.model.card.region_settings.changed(changes)
+        job = Job(predictor, region_settings, series, named, scene, objects, overwrite, skip_existing)
         with closing(predictor):
             return predict_inputs(cases, source, output, job, cancelled)
 
@@ -239,24 +239,19 @@ def review(
     """Apply a reader's clicks and verdicts to a prediction: corrected segmentation and report."""
     with console.reporting():
         from MoBUncertaintyLib.errors import SettingsError
-        from MoBUncertaintyLib.pipeline import open_review, review_case
+        from MoBUncertaintyLib.output.review_export import FOLDER, Format, read_formats, write_export
+        from MoBUncertaintyLib.output.review_files import open_case
 
         if serve:
-            console.serve_review(open_review(results, decisions, ct), results, port)
+            console.serve_review(open_case(results, decisions, ct), results, port)
             return Result()
         if decisions is None:
             raise SettingsError("There is nothing to apply; give --decisions FILE, or --serve to decide in a browser.")
-        chosen = {"formats": formats} if formats else {}
-        case, done = review_case(
-            results,
-            decisions,
-            output,
-            ct=ct,
-            patient_fields=patient_fields,
-            overwrite=overwrite,
-            sign=console.signer(sign_with) if sign_with else None,
-            **chosen,
-        )
+        folder, wanted = output or results / "review", read_formats(formats or (Format.REPORT, Format.SEGMENTATION))
+        FOLDER.check_name(folder)
+        sign = console.signer(sign_with) if sign_with else None
+        case = open_case(results, decisions, ct)
+        done = write_export(case, folder, wanted, patient_fields=patient_fields, overwrite=overwrite, sign=sign)
         console.show_review(case, done)
         facts = {"files": done.files, "warnings": done.warnings, "problems": done.problems, "report": done.report}
         return Result(facts, console.BAD_INPUT if done.problems else 0)
@@ -297,12 +292,12 @@ def demo(
 
         FOLDER.check_name(output)
         with console.progress("PhantomCT") as progress:
-            summary, scores = run_demo(
+            case, written, scores = run_demo(
                 output, device=device, engine=engine, scene=scene, progress=progress, cancelled=cancelled
             )
-        console.show_summary(summary)
+        facts = console.show_case(case, written, output)
         console.show_demo(scores)
-        return Result({"case": asdict(summary), "scores": asdict(scores)})
+        return Result({"case": facts, "scores": asdict(scores)})
 
 
 @app.command()
@@ -316,9 +311,9 @@ def inspect(
         from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.network.backbone import verify
 
-        found = verify(find_model(model))
-        console.show_model(found)
-        return _described(found)
+        verified = verify(find_model(model))
+        console.show_model(verified)
+        return _described(verified)
 
 
 @app.command()

@@ -6,38 +6,40 @@ A case that cannot be written because the disk is full, say, is the last: the ot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.programs import Result
 from MoBUncertaintyLib.errors import Cancelled, DiskError, OutputError, UserError
-from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, failed_case, problem_case
+from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, failed_case, problem_case, row_of
 from MoBUncertaintyLib.output.cohort.table import CSV, PAGE, check_table, write_cohort
-from MoBUncertaintyLib.pipeline.cohort import CohortJob, predicted_row
+from MoBUncertaintyLib.pipeline import Job, kept_case, run_case
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.images.inputs import Input
-    from MoBUncertaintyLib.pipeline import CaseSummary
+    from MoBUncertaintyLib.output.results_folder import Written
 
 
-def _run(job: CohortJob, case: Input, folder: Path, cancelled: Callable[[], bool], place: str = "") -> CaseSummary:
+def _run(
+    job: Job, case: Input, folder: Path, cancelled: Callable[[], bool], place: str = ""
+) -> tuple[dict[str, Any], Written]:
     """Predict an image and show how it went, at its `place` in the cohort; the rest as for `pipeline.run_case`."""
-    said: list[str] = []
+    shown: list[str] = []
 
     def warn(sentence: str) -> None:
-        said.append(sentence)
+        shown.append(sentence)
         console.show_warnings([sentence])
 
     with console.progress(case.entry or case.path.name, place) as progress:
-        summary, _ = job.run(case, folder, progress, cancelled, warn)
-    console.show_summary(summary, said)
-    return summary
+        predicted, written = run_case(job, case, folder, progress, cancelled, warn)
+    return console.show_case(predicted, written, folder, shown), written
 
 
 def predict_inputs(
-    cases: Sequence[tuple[Input, Path]], source: Path, output: Path, job: CohortJob, cancelled: Callable[[], bool]
+    cases: Sequence[tuple[Input, Path]], source: Path, output: Path, job: Job, cancelled: Callable[[], bool]
 ) -> Result:
     """Predict what `list_inputs` has found.
 
@@ -54,37 +56,38 @@ def predict_inputs(
     """
     if len(cases) == 1 and not cases[0][0].entry:
         case, folder = cases[0]
-        if job.skip_existing and (kept := job.kept(case, folder)):
+        if job.skip_existing and (kept := kept_case(job, case, folder)):
             console.show_note(f"{folder} holds results already.")
             return Result({"case": asdict(kept)})
-        summary = _run(job, case, folder, cancelled)
-        return Result({"case": asdict(summary)}, console.BAD_INPUT if summary.problems else 0)
+        facts, written = _run(job, case, folder, cancelled)
+        return Result({"case": facts}, console.BAD_INPUT if written.problems else 0)
     check_table(output)
     places = {folder: f"Case {number} of {len(cases)}" for number, (_, folder) in enumerate(cases, 1)}
     problems: list[str] = []
 
     def run(case: Input, folder: Path) -> CohortCase:
-        summary = _run(job, case, folder, cancelled, places[folder])
-        problems.extend(summary.problems)
-        return predicted_row(case, folder, summary)
+        _, written = _run(job, case, folder, cancelled, places[folder])
+        problems.extend(written.problems)
+        row = row_of(written.record, case.entry, folder)
+        return replace(row, warnings=tuple(dict.fromkeys((*row.warnings, *written.warnings))))
 
     rows = run_each(
         cases,
         run,
-        job.kept,
+        partial(kept_case, job),
         cancelled,
         lambda rows: write_cohort(output, source.absolute().name, rows, _others(cases)),
     )
     others = _others(cases)
     console.show_note(f"The table of the cohort is {output / PAGE}, and {CSV} beside it.")
-    facts: dict[str, Any] = {
+    table: dict[str, Any] = {
         "cases": [asdict(row) for row in rows],
         "not_cases": [{"name": name, "reason": reason} for name, reason in others],
         "table": output / CSV,
         "page": output / PAGE,
     }
     failed = any(row.outcome is Outcome.FAILED for row in rows)
-    return Result(facts, console.BAD_INPUT if failed or others or problems else 0)
+    return Result(table, console.BAD_INPUT if failed or others or problems else 0)
 
 
 def run_each(

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,16 +33,18 @@ from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import sweep
 from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
+from MoBUncertaintyLib.model.fingerprint import Suitability
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.calibration.calibration import CalibratedModel
     from MoBUncertaintyLib.model.folder import Model
-    from MoBUncertaintyLib.output.report import ReviewedCase
+    from MoBUncertaintyLib.output.case import Case
+    from MoBUncertaintyLib.output.results_folder import Written
     from MoBUncertaintyLib.output.review_export import Exported
     from MoBUncertaintyLib.output.signing import Verified
-    from MoBUncertaintyLib.pipeline import CaseSummary
     from MoBUncertaintyLib.pipeline.demo import DemoScores
     from MoBUncertaintyLib.prediction import Progress
+    from MoBUncertaintyLib.regions.region import Region
 
 PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"
 UNEXPECTED, BAD_INPUT, CANCELLED = 1, 2, 130
@@ -112,15 +115,15 @@ def reporting(steps: bool = False) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _interrupts(steps: bool) -> Iterator[Callable[[], bool]]:
-    asked = threading.Event()
+    cancelled = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread handle signals
-        yield asked.is_set
+        yield cancelled.is_set
         return
 
     def handle(_number: int, _frame: Any) -> None:
-        if asked.is_set() or not steps:
+        if cancelled.is_set() or not steps:
             raise KeyboardInterrupt
-        asked.set()
+        cancelled.set()
         with suppress(OSError):  # the terminal may be gone
             _stderr().print("Cancelling after this step; press Ctrl-C again to stop at once.")
 
@@ -130,7 +133,7 @@ def _interrupts(steps: bool) -> Iterator[Callable[[], bool]]:
         if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
             before[number] = signal.signal(number, handle)
     try:
-        yield asked.is_set
+        yield cancelled.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -226,33 +229,51 @@ def show_warnings(warnings: Iterable[str]) -> None:
         _stderr().print(Text("Warning:", "bold yellow"), _verbatim(warning), soft_wrap=True)
 
 
-def show_summary(summary: CaseSummary, said: Sequence[str] = ()) -> None:
-    """Print a case's warnings, but for those that were `said` before, and its volumes, regions, times and files."""
-    show_warnings(each for each in summary.warnings if each not in said)
-    table = _Facts(summary.name)
-    table.fact("case", summary.suitability.text, style=SUITABILITY_STYLES.get(summary.suitability.level, ""))
-    for name, volume in summary.volumes_ml.items():
-        table.fact(name, volume_text(volume, summary.intervals.get(name)))
-    table.fact("doubtful regions", _count_regions(summary))
-    table.fact("expected error", f"{summary.expected_error_ml:.2f} ml in all")
-    table.fact("computed on", summary.device)
-    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary.seconds.items())
-    table.fact("time", f"{sum(summary.seconds.values()):.1f} s ({stages})")
-    table.fact("results", str(summary.folder))
+def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] = ()) -> dict[str, Any]:
+    """Print what became of a case, but for the warnings that were `shown` before; return the facts for `--json`."""
+    prediction, regions, seconds = case.prediction, case.regions.ranked, case.prediction.timings
+    warnings = [*prediction.warnings, *written.warnings]
+    suitability = prediction.suitability or Suitability(judged=False)
+    volumes, intervals = prediction.volumes_ml(), prediction.volume_intervals()
+    error = prediction.expected_error_mm3 / 1000
+    device = "{device}, {precision}, {engine}".format_map(prediction.provenance)
+    show_warnings(sentence for sentence in warnings if sentence not in shown)
+    table = _Facts(case.source.name)
+    table.fact("case", suitability.text, style=SUITABILITY_STYLES.get(suitability.level, ""))
+    for name, volume in volumes.items():
+        table.fact(name, volume_text(volume, intervals.get(name)))
+    table.fact("doubtful regions", _count_regions(regions))
+    table.fact("expected error", f"{error:.2f} ml in all")
+    table.fact("computed on", device)
+    stages = ", ".join(f"{stage} {taken:.1f}" for stage, taken in seconds.items())
+    table.fact("time", f"{sum(seconds.values()):.1f} s ({stages})")
+    table.fact("results", str(folder))
     _stdout().print(table)
+    return {
+        "name": case.source.name,
+        "folder": folder,
+        "volumes_ml": volumes,
+        "intervals": {name: asdict(interval) for name, interval in intervals.items()},
+        "regions": [asdict(region) for region in regions],
+        "expected_error_ml": error,
+        "seconds": seconds,
+        "device": device,
+        "warnings": warnings,
+        "suitability": suitability.to_dict(),
+        "problems": written.problems,
+    }
 
 
-def _count_regions(summary: CaseSummary) -> str:
-    if not summary.regions:
+def _count_regions(regions: Sequence[Region]) -> str:
+    if not regions:
         return "none"
-    first = summary.regions[0]
+    first, inside = regions[0], sum(region.expected_error_mm3 for region in regions) / 1000
     return (
-        f"{len(summary.regions)}, {summary.expected_error_in_regions_ml:.2f} ml of expected error in them; "
-        f"first: {first.location}, {first.extent_mm:.0f} mm"
+        f"{len(regions)}, {inside:.2f} ml of expected error in them; first: {first.location}, {first.extent_mm:.0f} mm"
     )
 
 
-def serve_review(case: ReviewedCase, results: Path, port: int) -> None:
+def serve_review(case: Case, results: Path, port: int) -> None:
     """Serve the review page until Ctrl-C; each step is in a file beside the results at once."""
     from MoBUncertaintyLib.cli.review_server import DecisionsFile, PageReview, serve
 
@@ -264,15 +285,15 @@ def serve_review(case: ReviewedCase, results: Path, port: int) -> None:
     typer.echo(f"Stopped; the decisions are in {file.path}." if file.path else "Stopped; nothing was decided.")
 
 
-def show_review(case: ReviewedCase, exported: Exported) -> None:
+def show_review(case: Case, exported: Exported) -> None:
     """Print a review's warnings and problems, and then its outcome and files."""
     show_warnings(exported.warnings)
     for problem in exported.problems:
         show_error(problem)
-    review, table = case.review, _Facts(str(case.prediction.provenance.get("input", {}).get("name") or "Review"))
-    if found := case.prediction.suitability:
-        show_warnings([found.sentence] if found.sentence else [])
-        table.fact("case", found.text, style=SUITABILITY_STYLES.get(found.level, ""))
+    review, table = case.review, _Facts(case.source.name or "Review")
+    if suitability := case.prediction.suitability:
+        show_warnings([suitability.sentence] if suitability.sentence else [])
+        table.fact("case", suitability.text, style=SUITABILITY_STYLES.get(suitability.level, ""))
     for label in exported.report["labels"]:
         volumes = [
             f"{volume_text(label[f'{what}_ml'], Interval.from_dict(label[f'{what}_interval']))} {what}"
@@ -322,19 +343,20 @@ def show_verified(folder: Path, verified: Verified) -> None:
 def show_calibrated(made: CalibratedModel) -> None:
     """Print which cases were not used, and then what the others have changed."""
     show_warnings(made.refused)
-    found, card = made.calibration, made.model.card
-    before, after = found.fit.before, found.fit.after
+    calibration, card = made.calibration, made.model.card
+    before, after = calibration.fit.before, calibration.fit.after
     table = _Facts(card.name)
-    for kind, count in found.counts.items():
+    for kind, count in calibration.counts.items():
         if count:
             table.fact(kind, str(count))
-    table.fact("temperature", f"{found.fit.temperature:.3g}")
-    table.fact("NLL", f"{before.nll:.4f} before, {after.nll:.4f} after, p = {found.fit.p_value:.2g}")
+    table.fact("temperature", f"{calibration.fit.temperature:.3g}")
+    table.fact("NLL", f"{before.nll:.4f} before, {after.nll:.4f} after, p = {calibration.fit.p_value:.2g}")
     table.fact("ECE", f"{before.ece:.4f} before, {after.ece:.4f} after")
-    if held := found.intervals:
-        first = "not stated" if held.before is None else percent(held.before)
+    if intervals := calibration.intervals:
+        first = "not stated" if intervals.before is None else percent(intervals.before)
         table.fact(
-            f"{percent(held.level)} of volumes", f"{first} in their intervals before, {percent(held.after)} after"
+            f"{percent(intervals.level)} of volumes",
+            f"{first} in their intervals before, {percent(intervals.after)} after",
         )
     table.fact("", "all by leaving out one case at a time")
     table.fact("regions", plain(card.regions))
@@ -375,8 +397,8 @@ def show_model(model: Model) -> None:
     for title, lines in (("training", training_lines(card.training)), ("scores", score_lines(card.scores))):
         for key, text in lines or [("", "not stated")]:
             table.fact(f"{title}: {key}" if key else title, text)
-    known = card.fingerprint
-    table.fact("ordinary cases", *(known.lines if known else ["not stated: cases are not compared"]))
+    fingerprint = card.fingerprint
+    table.fact("ordinary cases", *(fingerprint.lines if fingerprint else ["not stated: cases are not compared"]))
     cases = card.volume_calibration
     table.fact("volume intervals", f"by residuals of {cases.data}" if cases else "not stated: volumes have none")
     if card.regions:

@@ -24,8 +24,8 @@ from MoBUncertaintyLib.errors import OutputError, ReviewError, UserError, reason
 from MoBUncertaintyLib.files.json_input import JsonError, parse_object
 from MoBUncertaintyLib.files.publishing import reserve, withdraw, write_file
 from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.review_page import ReviewPage
-from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.review.suggestion import Suggestion
 
 _LARGEST_REQUEST = 2**20  # bytes
@@ -97,7 +97,7 @@ class PageReview:
         file: Where its decisions are kept.
     """
 
-    def __init__(self, case: ReviewedCase, file: DecisionsFile) -> None:
+    def __init__(self, case: Case, file: DecisionsFile) -> None:
         self._review, self._file = case.review, file
         self._page = ReviewPage(case)
         self._first = self._kept = self.decisions()

@@ -11,7 +11,8 @@ from typing import Any
 from MoBUncertaintyLib.conformal.interval import Interval
 from MoBUncertaintyLib.conformal.quantile import needed_cases
 from MoBUncertaintyLib.conformal.volumes import STATED_LEVELS, Residuals, Scale, StatedVolume, short
-from MoBUncertaintyLib.errors import SettingsError, reason_of
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.schema import from_json
 
 STAGES = 4
 """Of a review: a quarter of the regions decided, half, three quarters, all."""
@@ -106,42 +107,8 @@ class VolumeBounds:
         self, stated: Mapping[str, StatedVolume], reviewed: tuple[int, int] | None = None
     ) -> dict[str, Interval]:
         """Compute the intervals of several labels, by name, where something can be said."""
-        found = {name: self.interval(name, each, reviewed) for name, each in stated.items()}
-        return {name: each for name, each in found.items() if each is not None}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON."""
-        labels = {
-            name: {
-                "scale": bounds.scale.value,
-                "quantile": short(bounds.quantile),
-                "reviewed": [short(value) for value in bounds.reviewed],
-                "reviewed_scale": bounds.reviewed_scale.value,
-            }
-            for name, bounds in self.labels.items()
-        }
-        return {"level": self.level, "cases": self.cases, "labels": labels}
-
-    @classmethod
-    def from_dict(cls, values: Any) -> VolumeBounds:
-        """Invert `to_dict`.
-
-        Raises:
-            ValueError: It is of another form.
-        """
-        try:
-            labels = {
-                str(name): LabelBounds(
-                    Scale(each["scale"]),
-                    float(each["quantile"]),
-                    tuple(map(float, each["reviewed"])),
-                    Scale(each["reviewed_scale"]),
-                )
-                for name, each in values["labels"].items()
-            }
-            return cls(float(values["level"]), int(values["cases"]), labels)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the bounds of volumes are not as they should be ({reason_of(error)})") from error
+        all_intervals = {name: self.interval(name, volume, reviewed) for name, volume in stated.items()}
+        return {name: interval for name, interval in all_intervals.items() if interval is not None}
 
 
 @dataclass(frozen=True)
@@ -171,45 +138,27 @@ class VolumeCalibration:
         Raises:
             TooFewCasesError: There are too few.
         """
-        known = [len(each.predicted.values) for each in self.labels.values()]
+        counts = [len(label.predicted.values) for label in self.labels.values()]
         if level is None:
-            level = next((each for each in STATED_LEVELS if self._allows(each)), STATED_LEVELS[-1])
+            level = next(filter(self._allows, STATED_LEVELS), STATED_LEVELS[-1])
         return VolumeBounds(
-            level, min(known, default=0), {name: _bounds(each, level) for name, each in self.labels.items()}
+            level, min(counts, default=0), {name: _bounds(label, level) for name, label in self.labels.items()}
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON."""
-        labels = {
-            name: {
-                "predicted": each.predicted.to_dict(),
-                "reviewed": [stage.to_dict() for stage in each.reviewed],
-            }
-            for name, each in self.labels.items()
-        }
-        return {"data": self.data, "labels": labels}
 
     @classmethod
     def from_dict(cls, values: Any) -> VolumeCalibration:
-        """Invert `to_dict`.
+        """Read what JSON made of it.
 
         Raises:
             SettingsError: It is of another form.
         """
         try:
-            labels = {
-                str(name): LabelCalibration(
-                    Residuals.from_dict(each["predicted"]),
-                    tuple(map(Residuals.from_dict, each["reviewed"])),
-                )
-                for name, each in values["labels"].items()
-            }
-            return cls(str(values["data"]), labels)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SettingsError(f"The calibration of volumes is not as it should be ({reason_of(error)}).") from error
+            return from_json(cls, values)
+        except ValueError as error:
+            raise SettingsError(f"The calibration of volumes is not as it should be ({error}).") from error
 
     def _allows(self, level: float) -> bool:
-        return min((len(each.predicted.values) for each in self.labels.values()), default=0) >= needed_cases(level)
+        return min((len(label.predicted.values) for label in self.labels.values()), default=0) >= needed_cases(level)
 
 
 def _bounds(label: LabelCalibration, level: float) -> LabelBounds:
@@ -217,7 +166,7 @@ def _bounds(label: LabelCalibration, level: float) -> LabelBounds:
     later = accumulate(reversed([stage.quantile(level) for stage in label.reviewed]), max)
     return LabelBounds(
         label.predicted.scale,
-        label.predicted.quantile(level),
-        tuple(reversed(tuple(later))),
+        short(label.predicted.quantile(level)),
+        tuple(map(short, reversed(tuple(later)))),
         next((stage.scale for stage in label.reviewed), Scale.NOTHING),
     )

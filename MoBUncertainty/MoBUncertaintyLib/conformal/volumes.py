@@ -7,10 +7,9 @@ stated volume, plus and minus its scale times the conformal quantile of the resi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 
@@ -95,9 +94,9 @@ class Residuals:
         Raises:
             ValueError: The label was found in none.
         """
-        cases = [(stated, true) for stated, true in cases if stated.ml > 0]
+        cases = [(volume, true) for volume, true in cases if volume.ml > 0]
         kind = scale or choose_scale(cases)
-        return cls(kind, tuple(short(stated.residual(true, kind)) for stated, true in cases))
+        return cls(kind, tuple(short(volume.residual(true, kind)) for volume, true in cases))
 
     def quantile(self, level: float) -> float:
         """Return the residual that a further case does not exceed with at least this probability.
@@ -106,15 +105,6 @@ class Residuals:
             TooFewCasesError: There are too few.
         """
         return conformal_quantile(self.values, level)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON."""
-        return {"scale": self.scale.value, "values": list(self.values)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Residuals:
-        """Invert `to_dict`."""
-        return cls(Scale(values["scale"]), tuple(map(float, values["values"])))
 
 
 def choose_scale(*stages: Sequence[tuple[StatedVolume, float]]) -> Scale:
@@ -132,17 +122,17 @@ def choose_scale(*stages: Sequence[tuple[StatedVolume, float]]) -> Scale:
     Raises:
         ValueError: There are none.
     """
-    found = [[(stated, true) for stated, true in stage if stated.ml > 0] for stage in stages]
-    if not any(found):
+    segmented = [[(volume, true) for volume, true in stage if volume.ml > 0] for stage in stages]
+    if not any(segmented):
         raise ValueError("there are no cases to choose a scale by")
-    if max(map(len, found)) < ENOUGH_TO_CHOOSE:
+    if max(map(len, segmented)) < ENOUGH_TO_CHOOSE:
         return Scale.ROOT_ERROR
-    cases = [case for stage in found for case in stage]
+    cases = [case for stage in segmented for case in stage]
     levels = [level for level in LEVELS if len(cases) >= needed_cases(level)]  # of one case, the lowest
     widths = {}
     for kind in CHOICES:
-        mean = float(np.mean([stated.scale(kind) for stated, _ in cases]))
-        residuals = [stated.residual(true, kind) for stated, true in cases]
+        mean = float(np.mean([volume.scale(kind) for volume, _ in cases]))
+        residuals = [volume.residual(true, kind) for volume, true in cases]
         widths[kind] = np.array([mean * conformal_quantile(residuals, level) for level in levels])
     usual = np.maximum(widths[Scale.NOTHING], _SMALLEST)
     relative = {kind: float(np.mean(width / usual)) for kind, width in widths.items()}

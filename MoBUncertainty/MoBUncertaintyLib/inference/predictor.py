@@ -173,7 +173,9 @@ class Predictor:
         )
         clock.step("resample", 1, 1)
         edges = reached_edges(segmentation, self.labels, case)
-        cut = cut_off(edges, self.settings.region_of_interest is not None, self.model.card.fingerprint)
+        card = self.model.card
+        cut = cut_off(edges, self.settings.region_of_interest is not None, card.fingerprint)
+        lengths, calibrated = card.covariance.length_mm, card.volume_calibration
         prediction = Prediction(
             segmentation,
             probability,
@@ -188,7 +190,7 @@ class Predictor:
                 *case.warnings,
                 *window.warnings,
                 *_second_stage(self.model),
-                *_one_sample(self.model.card, self.settings.samples),
+                *_one_sample(card, self.settings.samples),
                 *_overlapping(self.labels),
                 *_without_code(self.model, self.labels),
             ],
@@ -198,16 +200,22 @@ class Predictor:
                 **window.seconds,
                 "resample": clock.seconds["resample"],
             },
-            click_settings=self.model.card.click_settings,
+            click_settings=card.click_settings,
             overlapping=overlapping,
             rival=strongest,
+            predicted_part=case.frame.stored(case.kept),
+            covariance=card.covariance.kind,
+            correlation_mm=None if lengths is None else case.frame.along_stored(lengths),
+            region_settings=card.region_settings,
+            # In a region of interest, a volume is another than that of the calibration cases.
+            stated_bounds=calibrated.bounds() if calibrated and self.settings.region_of_interest is None else None,
         )
         prediction.warnings.extend([*not_found(prediction.volumes_ml()), *cut])
         measures = measure(prediction, intensity, edges.image)
         # The ordinary cases were measured with all labels; of some of them the expected error, for one, is another.
-        fingerprint = self.model.card.fingerprint if self.labels == self.model.card.labels else None
+        fingerprint = card.fingerprint if self.labels == card.labels else None
         suitability = judge(prediction.labels, measures, fingerprint, cut, mistaken)
-        return prediction.annotated({"suitability": suitability.to_dict()}, measures=measures).with_click_length()
+        return prediction.annotated(suitability=suitability, measures=measures).with_click_length()
 
     def close(self) -> None:
         """Remove what a zip was unpacked to; see `Model.close`."""
@@ -285,20 +293,13 @@ class Predictor:
         card = self.model.card
         alarms = card.fingerprint and card.fingerprint.false_alarms
         sampled = card.covariance.kind is not Covariance.DETERMINISTIC
-        lengths = card.covariance.length_mm
         monte_carlo = sampled and (self.settings.samples is not None or len(card.labels) > 1)
-        # In a region of interest, a volume is another than that of the calibration cases.
-        calibrated = card.volume_calibration if self.settings.region_of_interest is None else None
         return {
             "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest}
             | ({"false_alarms": alarms.text} if alarms else {}),
             "settings": asdict(self.settings),
-            "covariance": card.covariance.kind.value,
-            "regions": {"settings": asdict(card.region_settings)},
             "channels": list(self.model.channels),
             **({} if self.first_stage is None else {"first_stage": self.first_stage.model.card.configuration}),
-            **({} if lengths is None else {"correlation_mm": case.frame.along_stored(lengths)}),
-            **({} if calibrated is None else {"volume_bounds": calibrated.bounds().to_dict()}),
             "folds": list(self.folds),
             "moments": f"Monte Carlo, K = {self.settings.samples or DEFAULT_SAMPLES}" if monte_carlo else "closed form",
             "engine": window.engine.name.value,
@@ -307,7 +308,6 @@ class Predictor:
             "tiles": window.tiles,
             "passes_per_tile": len(window.mirrors) * len(self.folds),
             "input_voxels": list(case.data.shape[1:]),
-            "processed_box": [[part.start, part.stop] for part in case.frame.stored(case.kept)],
             "versions": {
                 "mob-uncertainty": __version__,
                 "python": platform.python_version(),

@@ -106,9 +106,10 @@ class Frame:
             parts[axis] = slice(size - part.stop, size - part.start) if flip else part
         return tuple(parts)
 
-    def along_stored(self, values: Sequence[float]) -> list[float]:
+    def along_stored(self, values: Sequence[float]) -> tuple[float, float, float]:
         """Put numbers, one for each of the network's axes, in the order of the stored volume's."""
-        return [values[self.axes.index(axis)] for axis in range(3)]
+        z, y, x = (values[self.axes.index(axis)] for axis in range(3))
+        return z, y, x
 
     def box(self, bounds: Bounds) -> Box:
         """Find the box of voxels with centres within (R min, R max, A min, A max, S min, S max), RAS mm.

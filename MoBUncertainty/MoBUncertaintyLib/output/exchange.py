@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.geometry import Grid, whole
-from MoBUncertaintyLib.model.card import overlap
-from MoBUncertaintyLib.output.results_record import RecordError, check_provenance, read_click_settings, read_labels
+from MoBUncertaintyLib.output.results_record import RecordError, prediction_of, read_labels, record_of
 from MoBUncertaintyLib.prediction import Maps, Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
@@ -61,8 +60,7 @@ def write_prediction(prediction: Prediction, regions: Regions, save: Callable[[s
     kept = {
         "labels": [asdict(label) for label in prediction.labels],
         "regions": [asdict(region) for region in regions.ranked],
-        "provenance": prediction.provenance
-        | {"warnings": prediction.warnings, "click_settings": asdict(prediction.click_settings)},
+        "provenance": record_of(prediction),
         "seconds": prediction.timings,
     }
     plain: Fields = json.loads(json.dumps(kept))
@@ -98,24 +96,11 @@ def make_prediction(
 ) -> Prediction:
     """Make the prediction of what a scene keeps of it, and of its arrays; errors as for `read_prediction`."""
     try:
-        provenance, labels = kept["provenance"], read_labels(kept["labels"])
+        record, labels = kept["provenance"], read_labels(kept["labels"])
     except KeyError as error:
         raise RecordError(f"it lacks {error}") from error
-    check_provenance(provenance)
-    warnings, seconds = provenance.get("warnings", []), kept.get("seconds", {})
-    clicks = read_click_settings(provenance)
-    return Prediction(
-        segmentation,
-        probability,
-        variance,
-        grid,
-        labels,
-        provenance,
-        warnings,
-        seconds,
-        clicks,
-        overlapping=overlap(labels),
-    )
+    prediction = prediction_of(record, labels, (segmentation, probability, variance), grid)
+    return prediction.annotated(timings=kept.get("seconds", {}))
 
 
 def read_regions(kept: Mapping[str, Any], region_map: np.ndarray) -> Regions:

@@ -10,25 +10,23 @@ import csv
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.geometry import occupied_rows
+from MoBUncertaintyLib.output.case import Case
+from MoBUncertaintyLib.output.results_record import record_of
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.region import table_row
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
-from MoBUncertaintyLib.review.review import Review
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 SCHEMA = "mob-uncertainty report"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 1
 RESOLVED = "resolved"
 """Stands in the place of a verdict for a region that clicks have resolved."""
 
@@ -50,21 +48,8 @@ CLICK_COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ReviewedCase:
-    """A CT, and the review of its prediction, whose provenance is as in `prediction.json`."""
-
-    ct: sitk.Image
-    review: Review
-
-    @property
-    def prediction(self) -> Prediction:
-        """What is reviewed."""
-        return self.review.prediction
-
-
 def build_report(
-    case: ReviewedCase,
+    case: Case,
     *,
     dicom: Mapping[str, str] | None = None,
     patient: Mapping[str, str] | None = None,
@@ -80,9 +65,9 @@ def build_report(
         warnings: One sentence each.
         corrected: `case.review.corrected()`, if it is at hand.
     """
-    review, provenance = case.review, case.prediction.provenance
+    review, record = case.review, record_of(case.review.prediction)
     corrected = review.corrected() if corrected is None else corrected
-    given, model = provenance.get("input", {}), provenance.get("model", {})
+    model = record.get("model", {})
     done, total = review.reviewed
     report = {
         "schema": SCHEMA,
@@ -91,21 +76,21 @@ def build_report(
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "software": f"MoB Uncertainty {__version__}",
         "ct": {
-            "name": given.get("name"),
-            "sha256": given.get("sha256"),
-            "size": list(case.ct.GetSize()),
-            "spacing_mm": list(case.ct.GetSpacing()),
+            "name": case.source.name or None,
+            "sha256": case.source.sha256,
+            "size": list(case.image.GetSize()),
+            "spacing_mm": list(case.image.GetSpacing()),
             "dicom": dict(dicom or {}),
         },
         "model": {key: model.get(key) for key in ("name", "digest", "false_alarms")},
-        "prediction": {key: provenance[key] for key in _PREDICTION if key in provenance},
+        "prediction": {key: record[key] for key in _PREDICTION if key in record},
         "labels": _labels(case, corrected),
         "regions": [_region_row(region, case) for region in review.regions],
         "clicks": _click_rows(case),
         "expected_error_mm3": dict(zip(("predicted", "now"), review.expected_error_mm3, strict=True)),
         "reviewed": {"decided": done, "of": total},
-        "suitability": _suitability(case.prediction),
-        "warnings": [*case.prediction.warnings, *warnings],
+        "suitability": _suitability(case.review.prediction),
+        "warnings": [*case.review.prediction.warnings, *warnings],
         "review": review.to_dict(),
     }
     if patient is not None:
@@ -114,7 +99,7 @@ def build_report(
 
 
 def _suitability(prediction: Prediction) -> dict[str, Any] | None:
-    """Say whether the model suits the case; None where an older version predicted it."""
+    """Say whether the model suits the case; None where nobody has looked."""
     found = prediction.suitability
     return None if found is None else found.to_dict() | {"text": found.text, "sentence": found.sentence}
 
@@ -135,24 +120,6 @@ _PREDICTION = (
 )
 
 
-def write_csv(path: Path, report: Mapping[str, Any]) -> None:
-    """Write one row for each region, with the columns `COLUMNS`.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    write_table(path, COLUMNS, report["regions"])
-
-
-def write_clicks_csv(path: Path, report: Mapping[str, Any]) -> None:
-    """Write one row for each click, with the columns `CLICK_COLUMNS`.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    write_table(path, CLICK_COLUMNS, report["clicks"])
-
-
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
     """Write the report as JSON; `mob-uncertainty review --decisions` takes it too.
 
@@ -162,21 +129,21 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _labels(case: ReviewedCase, corrected: np.ndarray) -> list[dict[str, Any]]:
-    voxel_ml = case.prediction.grid.voxel_mm3 / 1000
-    before, after = (_counts(labels) * voxel_ml for labels in (case.prediction.segmentation, corrected))
-    errors = case.prediction.expected_errors_mm3
+def _labels(case: Case, corrected: np.ndarray) -> list[dict[str, Any]]:
+    voxel_ml = case.review.prediction.grid.voxel_mm3 / 1000
+    before, after = (_counts(labels) * voxel_ml for labels in (case.review.prediction.segmentation, corrected))
+    errors = case.review.prediction.expected_errors_mm3
     volumes = {"predicted": before, "corrected": after}
-    intervals = {"predicted": case.prediction.volume_intervals(), "corrected": case.review.volume_intervals()}
+    intervals = {"predicted": case.review.prediction.volume_intervals(), "corrected": case.review.volume_intervals()}
     return [
         asdict(label)
         | {f"{name}_ml": round(float(ml[[*label.values]].sum()), 3) for name, ml in volumes.items()}
         | {
-            f"{name}_interval": known[label.name].to_dict() if label.name in known else None
-            for name, known in intervals.items()
+            f"{name}_interval": by_name[label.name].to_dict() if label.name in by_name else None
+            for name, by_name in intervals.items()
         }
         | {"expected_error_ml": round(errors[label.name] / 1000, 4)}
-        for label in case.prediction.labels
+        for label in case.review.prediction.labels
     ]
 
 
@@ -186,12 +153,12 @@ def _counts(labels: np.ndarray) -> np.ndarray:
     return np.bincount(inside[inside > 0], minlength=256)
 
 
-def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:
-    found, names = region.region, {label.value: label.name for label in case.prediction.labels}
-    voxel_mm3 = case.prediction.grid.voxel_mm3
-    before = case.prediction.segmentation[region.box][region.found.mask] > 0
+def _region_row(region: ReviewRegion, case: Case) -> dict[str, Any]:
+    described, names = region.region, {label.value: label.name for label in case.review.prediction.labels}
+    voxel_mm3 = case.review.prediction.grid.voxel_mm3
+    before = case.review.prediction.segmentation[region.box][region.found.mask] > 0
     after = case.review.labels_in(region.box)[region.found.mask] > 0
-    values = table_row(found) | {
+    values = table_row(described) | {
         "id": region.region_id,
         "found_error_mm3": region.found.region.expected_error_mm3,
         "clicks": sum(click.region_id == region.region_id for click in case.review.clicks),
@@ -204,9 +171,9 @@ def _region_row(region: ReviewRegion, case: ReviewedCase) -> dict[str, Any]:
     return {name: values[name] for name in COLUMNS}
 
 
-def _click_rows(case: ReviewedCase) -> list[dict[str, Any]]:
+def _click_rows(case: Case) -> list[dict[str, Any]]:
     """Say of each click, in order of time, where it is, what it says and what it changed."""
-    review, names = case.review, {label.value: label.name for label in case.prediction.labels}
+    review, names = case.review, {label.value: label.name for label in case.review.prediction.labels}
     ranks = {region.region_id: region.region.rank for region in review.regions}
     effects, conflicts = review.effects, review.conflicts
     rows = []

@@ -1,32 +1,33 @@
-"""What stands in a results folder's `prediction.json` and `regions.csv`, read strictly."""
+"""What stands in a results folder's `prediction.json`, read strictly."""
 
 from __future__ import annotations
 
-import csv
-import math
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.conformal.calibration import VolumeBounds
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.files.json_input import is_number, is_whole, read_object
-from MoBUncertaintyLib.files.schema import from_json
-from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.files.schema import from_json, to_json
+from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.model.covariance import LENGTH_RANGE
+from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance
 from MoBUncertaintyLib.model.fingerprint import Suitability
+from MoBUncertaintyLib.prediction import Maps, Prediction
 from MoBUncertaintyLib.regions.coverage import Coverage
-from MoBUncertaintyLib.regions.region import COLUMNS
 from MoBUncertaintyLib.regions.settings import RegionSettings
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RECORD = "prediction.json"
 SCHEMA = "mob-uncertainty results"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 1
 TEXT_LIMIT = 10_000  # characters
-CSV_LIMIT = 64 * 2**20  # bytes; a region takes some hundred
 
 
 def _is_text(value: Any) -> bool:
@@ -74,17 +75,13 @@ FORM: dict[str, Any] = {
     },
     "labels": [
         {
-            "name": _is_text,
-            "value": _is_count,
-            "colour": (_is_count, _is_count, _is_count),
-            "terminology": {},
-            "covers?": [_is_count],
             "volume_ml": _is_amount,
             "expected_error_ml?": _is_amount,
             "interval_ml?": {"low": _is_amount, "high": _is_amount, "level": _is_positive},
         }
     ],
     "expected_error_ml?": _is_amount,
+    "covariance?": _is_text,
     "regions": {
         "count": _is_count,
         "expected_error_mm3": _is_amount,
@@ -95,8 +92,8 @@ FORM: dict[str, Any] = {
     "correlation_mm?": (_is_length, _is_length, _is_length),
     "processed_box?": ((_is_count, _is_count), (_is_count, _is_count), (_is_count, _is_count)),
     "warnings": [_is_text],
+    "timings_s?": {},
     "volume_bounds?": {},
-    "suitability?": {"level": _is_text, "reasons": [_is_text], "deviations": {}, "judged": _is_flag},
     "files": {},
     "model?": {"name?": _is_text, "digest?": _is_text, "false_alarms?": _is_text},
     "settings?": {
@@ -168,46 +165,74 @@ def check_form(record: dict[str, Any]) -> None:
     """
     if fault := _fault(record, FORM):
         raise RecordError(f"its {fault.removeprefix('.')} is missing or not as it should be")
-    _check_values(record)
     read_labels(record["labels"])
 
 
-def check_provenance(provenance: dict[str, Any]) -> None:
-    """Check what a scene keeps of a record: entries may be missing, but none is of another form.
+def record_of(prediction: Prediction) -> dict[str, Any]:
+    """Convert to JSON what a prediction is beside its maps: what is in `prediction.json`, in scenes and on the wire."""
+    bounds, part, lengths = prediction.stated_bounds, prediction.predicted_part, prediction.correlation_mm
+    facts: dict[str, Any] = {
+        "covariance": prediction.covariance and prediction.covariance.value,
+        "correlation_mm": lengths and list(lengths),
+        "processed_box": part and [[axis.start, axis.stop] for axis in part],
+        "suitability": prediction.suitability and prediction.suitability.to_dict(),
+        "volume_bounds": bounds and to_json(bounds),
+    }
+    return prediction.provenance | {
+        **{name: fact for name, fact in facts.items() if fact is not None},
+        "regions": prediction.provenance.get("regions", {}) | {"settings": asdict(prediction.region_settings)},
+        "click_settings": asdict(prediction.click_settings),
+        "warnings": list(prediction.warnings),
+    }
+
+
+_FIELDS = ("covariance", "correlation_mm", "processed_box", "suitability", "volume_bounds", "click_settings")
+_OF_THE_FILE = ("warnings", "files", "sha256")
+
+
+def prediction_of(
+    record: dict[str, Any], labels: tuple[Label, ...], maps: tuple[np.ndarray, Maps, Maps], grid: Grid
+) -> Prediction:
+    """Invert `record_of`.
+
+    Args:
+        record: As it makes it; entries may be missing.
+        labels: Of the segmentation.
+        maps: Segmentation, probability and variance.
+        grid: Where their voxels lie.
 
     Raises:
-        RecordError: One is.
+        RecordError: An entry is not as it should be.
+        ImageError: The maps do not fit each other.
     """
-    fault = _fault(provenance, FORM, whole=False)
+    fault = _fault(record, FORM, whole=False)
     if fault is not None:
         raise RecordError(f"its {fault.removeprefix('.') or 'content'} is not as it should be")
-    _check_values(provenance)
-
-
-def _check_values(record: dict[str, Any]) -> None:
-    """Check what a form cannot say."""
     try:
-        RegionSettings.from_dict(record.get("regions", {}).get("settings", {}))
-        read_click_settings(record)
         if "coverage" in record.get("regions", {}):
             Coverage(**record["regions"]["coverage"])
-        if "suitability" in record:
-            Suitability.from_dict(record["suitability"])
-        if "volume_bounds" in record:
-            VolumeBounds.from_dict(record["volume_bounds"])
         if "created" in record:
             datetime.fromisoformat(record["created"])
+        part, lengths, kind = (record.get(name) for name in ("processed_box", "correlation_mm", "covariance"))
+        suitability, bounds = record.get("suitability"), record.get("volume_bounds")
+        return Prediction(
+            *maps,
+            grid,
+            labels,
+            {name: entry for name, entry in record.items() if name not in (*_FIELDS, *_OF_THE_FILE)},
+            list(record.get("warnings", [])),
+            dict(record.get("timings_s", {})),
+            ClickSettings.from_dict(record.get("click_settings", {})),
+            overlapping=overlap(labels),
+            predicted_part=part and tuple(slice(*axis) for axis in part),
+            covariance=kind and Covariance(kind),
+            correlation_mm=lengths and tuple(lengths),
+            region_settings=RegionSettings.from_dict(record.get("regions", {}).get("settings", {})),
+            suitability=suitability and Suitability.from_dict(suitability),
+            stated_bounds=bounds and from_json(VolumeBounds, bounds, "the bounds of volumes"),
+        )
     except (SettingsError, TypeError, ValueError) as error:
         raise RecordError(_short(error)) from error
-
-
-def read_click_settings(record: dict[str, Any]) -> ClickSettings:
-    """Read how clicks change the prediction; the defaults where a record does not say it.
-
-    Raises:
-        SettingsError: It says what cannot be.
-    """
-    return ClickSettings.from_dict(record.get("click_settings", {}))
 
 
 def read_labels(entries: Any) -> tuple[Label, ...]:
@@ -228,47 +253,6 @@ def read_labels(entries: Any) -> tuple[Label, ...]:
         if len({getattr(label, what) for label in labels}) < len(labels):
             raise RecordError(f"two of its labels have the same {what}")
     return labels
-
-
-def read_table(path: Path) -> list[dict[str, int | float | str]]:
-    """Read `regions.csv`: rows with the keys `COLUMNS`, in order of rank.
-
-    Raises:
-        RecordError: It is not such a table.
-        OSError: It cannot be read.
-    """
-    if path.stat().st_size > CSV_LIMIT:
-        raise RecordError(f"{path.name} is larger than {CSV_LIMIT >> 20} MB")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise RecordError(f"{path.name} has other columns than {', '.join(COLUMNS)}")
-            rows = [_row(row) for row in reader]
-    except (csv.Error, TypeError, ValueError) as error:
-        raise error if isinstance(error, RecordError) else RecordError(f"{path.name}: {_short(error)}") from error
-    if [row["rank"] for row in rows] != list(range(1, len(rows) + 1)):
-        raise RecordError(f"the ranks in {path.name} are not 1, 2, ...")
-    return rows
-
-
-def _row(row: dict[str, str]) -> dict[str, int | float | str]:
-    if None in row or None in row.values():
-        raise ValueError("a row has not as many fields as there are columns")
-    return {name: _cell(name, row[name]) for name in COLUMNS}
-
-
-def _cell(name: str, text: str) -> int | float | str:
-    if name == "location":
-        return text
-    if name in ("rank", "number"):
-        return int(text) if len(text) < 10 else _refuse(name, text)
-    number = float(text)
-    return number if math.isfinite(number) else _refuse(name, text)
-
-
-def _refuse(name: str, text: str) -> int:
-    raise ValueError(f"{name} is {text[:20]}")
 
 
 def _short(text: Any) -> str:

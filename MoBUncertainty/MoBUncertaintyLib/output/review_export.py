@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import OutputError, ReviewError, SettingsError
+from MoBUncertaintyLib.errors import OutputError, ReviewError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest, check_seal, make_manifest, seal
 from MoBUncertaintyLib.files.json_input import JsonError, read_object
 from MoBUncertaintyLib.files.names import is_system_file
 from MoBUncertaintyLib.files.publishing import absolute
 from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.dicom.objects import (
     DicomFormat,
     check_dicom_source,
@@ -29,12 +30,12 @@ from MoBUncertaintyLib.output.pages.report_page import write_html
 from MoBUncertaintyLib.output.pages.templates import check_template
 from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.report import (
+    CLICK_COLUMNS,
+    COLUMNS,
     SCHEMA,
-    ReviewedCase,
     build_report,
-    write_clicks_csv,
-    write_csv,
     write_json,
+    write_table,
 )
 from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd, write_whole
 from MoBUncertaintyLib.refinement.evidence import Evidence
@@ -97,12 +98,12 @@ FOLDER = FolderKind(
 )
 
 
+@reporting_out_of_memory()
 def write_export(
-    case: ReviewedCase,
+    case: Case,
     folder: str | Path,
     formats: Iterable[str] = (Format.REPORT, Format.SEGMENTATION),
     *,
-    dicom_files: Sequence[str | Path] | None = None,
     patient_fields: bool = False,
     overwrite: bool = False,
     keep: bool = False,
@@ -116,7 +117,6 @@ def write_export(
         folder: To be made; missing parents are made too.
         formats: Of `Format`. What cannot be made, DICOM objects of files that lack what these must repeat, say, is
             left out, which is a problem, and the rest is written.
-        dicom_files: The CT's slices, if it came from DICOM.
         patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
         overwrite: Replace an older export.
         keep: An older one that is replaced is kept under another name, which a warning says.
@@ -129,7 +129,7 @@ def write_export(
         OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
     """
     wanted = read_formats(formats)
-    objects = check_source(wanted, dicom_files)
+    objects = check_source(wanted, case.source.dicom_files)
     if sign and not case.review.signature:
         raise SettingsError("The review is not signed off, so it cannot be signed with a key; sign it off first.")
     FOLDER.check(folder, overwrite)
@@ -145,19 +145,19 @@ def write_export(
                 name, files, write = _WRITERS[kind]
                 with parts.part(name, *files), _writing(folder):
                     write(partial, case, corrected)
-        write_objects(objects, parts, case, dicom_files or (), corrected)
+        write_objects(objects, parts, case, corrected)
         # Last, so that the report lists the warnings, and its record all other files.
-        dicom, patient = _read_dicom(dicom_files, patient_fields, parts)
+        dicom, patient = _read_dicom(case.source.dicom_files, patient_fields, parts)
         report = build_report(case, dicom=dicom, patient=patient, warnings=parts.sentences, corrected=corrected)
-        known = len(parts.problems)
+        before = len(parts.problems)
         if Format.REPORT in wanted:
             with parts.part("The report", "report.html"):
                 write_html(partial / "report.html", report, case, corrected)
             with parts.part("The table of the report", "report.csv", "clicks.csv"):
-                write_csv(partial / "report.csv", report)
+                write_table(partial / "report.csv", COLUMNS, report["regions"])
                 if report["clicks"]:
-                    write_clicks_csv(partial / "clicks.csv", report)
-        report["warnings"] += parts.problems[known:]
+                    write_table(partial / "clicks.csv", CLICK_COLUMNS, report["clicks"])
+        report["warnings"] += parts.problems[before:]
         report[DECIDED] = _evidence(case, corrected)
         report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if sign else None})
         write_json(partial / RECORD, report)
@@ -169,13 +169,13 @@ def write_export(
     return Exported(tuple(folder / name for name in names), warnings, tuple(parts.problems), report)
 
 
-def _evidence(case: ReviewedCase, corrected: np.ndarray) -> dict[str, str]:
+def _evidence(case: Case, corrected: np.ndarray) -> dict[str, str]:
     """Count what was predicted where the reader has decided, for each label by its value: for a calibration."""
-    decided = case.review.decided_voxels()
-    given, maps = corrected[decided], zip(case.prediction.probability, case.prediction.variance, strict=True)
+    prediction, decided = case.review.prediction, case.review.decided_voxels()
+    labels, maps = corrected[decided], zip(prediction.probability, prediction.variance, strict=True)
     return {
-        str(label.value): Evidence.of(p, v, decided, given == label.value).to_text()
-        for label, (p, v) in zip(case.prediction.labels, maps, strict=True)
+        str(label.value): Evidence.of(p, v, decided, labels == label.value).to_text()
+        for label, (p, v) in zip(prediction.labels, maps, strict=True)
     }
 
 
@@ -260,21 +260,21 @@ def read_formats(names: Iterable[str]) -> list[Format]:
     return [kind for kind in Format if kind in names]
 
 
-def check_source(formats: Iterable[Format], dicom_files: Sequence[str | Path] | None) -> list[DicomFormat]:
+def check_source(formats: Iterable[Format], dicom_files: Sequence[Path]) -> list[DicomFormat]:
     """Refuse formats that the CT cannot have, before anything is computed; return those that are DICOM objects.
 
     Raises:
         SettingsError: DICOM is asked for, and the CT has no DICOM files.
     """
     objects = read_dicom_formats(kind.value for kind in formats if kind.value in set(DicomFormat))
-    asked = next((kind for kind in formats if kind.value in objects), "")
-    instead = f"choose {Format.SEGMENTATION} or {Format.NIFTI} instead of {_typed(asked)}"
+    first = next((kind for kind in formats if kind.value in objects), "")
+    instead = f"choose {Format.SEGMENTATION} or {Format.NIFTI} instead of {_typed(first)}"
     check_dicom_source(objects, dicom_files, instead)
     return objects
 
 
 def _read_dicom(
-    files: Sequence[str | Path] | None, patient_fields: bool, parts: Parts
+    files: Sequence[Path], patient_fields: bool, parts: Parts
 ) -> tuple[dict[str, str], dict[str, str] | None]:
     """Which series the CT is and, if asked for, patient fields, in the report's words."""
     if not files:
@@ -284,7 +284,7 @@ def _read_dicom(
     with parts.part("What the report says of the image's DICOM series"):
         from MoBUncertaintyLib.output.dicom.headers import read_header
 
-        header, _ = read_header(Path(files[0]))
+        header, _ = read_header(files[0])
 
         def fields(names: Mapping[str, str]) -> dict[str, str]:
             return {words: _dicom_text(name, header.get(name)) for name, words in names.items() if header.get(name)}
@@ -300,18 +300,19 @@ def _dicom_text(name: str, value: Any) -> str:
     return value.family_comma_given() if name == "PatientName" else text
 
 
-def _write_nrrd(folder: Path, case: ReviewedCase, corrected: np.ndarray) -> None:
+def _write_nrrd(folder: Path, case: Case, corrected: np.ndarray) -> None:
     status = "completed" if case.review.signature else "inprogress"
-    write_segmentation_nrrd(folder / SEGMENTATION, corrected, grid_of(case.ct), case.prediction.labels, status=status)
+    labels = case.review.prediction.labels
+    write_segmentation_nrrd(folder / SEGMENTATION, corrected, grid_of(case.image), labels, status=status)
     write_whole(_image(case.review.listed().whole_map(), case), folder / REGIONS)
 
 
-def _write_nifti(folder: Path, case: ReviewedCase, corrected: np.ndarray) -> None:
-    values_in(corrected, case.prediction.labels)
+def _write_nifti(folder: Path, case: Case, corrected: np.ndarray) -> None:
+    values_in(corrected, case.review.prediction.labels)
     write_whole(_image(corrected, case), folder / NIFTI_SEGMENTATION)
 
 
-_WRITERS: dict[Format, tuple[str, tuple[str, ...], Callable[[Path, ReviewedCase, np.ndarray], None]]] = {
+_WRITERS: dict[Format, tuple[str, tuple[str, ...], Callable[[Path, Case, np.ndarray], None]]] = {
     Format.SEGMENTATION: ("The segmentation", (SEGMENTATION, REGIONS), _write_nrrd),
     Format.NIFTI: ("The segmentation as NIfTI", (NIFTI_SEGMENTATION,), _write_nifti),
 }
@@ -331,8 +332,8 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _image(array: np.ndarray, case: ReviewedCase) -> sitk.Image:
+def _image(array: np.ndarray, case: Case) -> sitk.Image:
     """Make an image that lies exactly where the CT does."""
     image = sitk.GetImageFromArray(array)
-    image.CopyInformation(case.ct)
+    image.CopyInformation(case.image)
     return image

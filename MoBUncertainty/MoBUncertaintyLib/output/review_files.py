@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from reprlib import repr as short  # what others wrote may be long
@@ -9,17 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.errors import ImageError, reporting_out_of_memory
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
-from MoBUncertaintyLib.output.decisions import Decisions, require
-from MoBUncertaintyLib.output.exchange import read_settings
-from MoBUncertaintyLib.output.report import ReviewedCase
-from MoBUncertaintyLib.output.results_folder import Results
+from MoBUncertaintyLib.output.case import Case, Source
+from MoBUncertaintyLib.output.decisions import Decisions, moment_of, read_decisions, require
+from MoBUncertaintyLib.output.results_folder import Results, read_results
 from MoBUncertaintyLib.output.review_export import RECORD
-from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
-from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import SCHEMA_VERSION
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
@@ -34,12 +32,6 @@ BACKGROUND = "background"
 _SAME_PLACE_MM = 1.0  # people round
 
 
-def review_of(results: Results) -> Review:
-    """Begin the review of a results folder; nothing is decided yet."""
-    settings = read_settings({"provenance": results.prediction.provenance})
-    return Review(results.prediction, RegionDescriber(results.prediction).describe_all(results.region_map, settings))
-
-
 def apply_decisions(results: Results, decisions: Decisions) -> Review:
     """Review a results folder as the decisions say.
 
@@ -47,23 +39,25 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
         ReviewError: They belong to another prediction, name a region or a label that is not there, click where nothing
             was predicted, or are signed with regions left undecided.
     """
-    path, review = decisions.path, review_of(results)
-    stated = decisions.data.get("predicted_sha256")
-    require(stated in (None, review.digest), path, "it belongs to another prediction than these results")
+    path, review = decisions.path, Review(results.prediction, results.regions)
+    digest = decisions.data.get("predicted_sha256")
+    require(digest in (None, review.digest), path, "it belongs to another prediction than these results")
     labels = {label.name: label.value for label in results.prediction.labels}
     if decisions.data["schema_version"] == SCHEMA_VERSION:
         review = Review.from_dict(decisions.data, results.prediction)
-        given = {int(value) for region in review.regions for value in np.unique(region.given)}
-        require(given <= {0, *labels.values()}, path, "it gives voxels to a label that the model does not have")
+        values = {int(value) for region in review.regions for value in np.unique(region.given)}
+        require(values <= {0, *labels.values()}, path, "it gives voxels to a label that the model does not have")
         return review
     by_rank = {region.region.rank: region for region in review.regions}
     review.take_clicks(_clicks(decisions, by_rank, {BACKGROUND: 0} | labels), rank=False)
     for entry in decisions.entries:
         what = f"region {entry.rank}"
         require(entry.rank in by_rank, path, f"it decides {what}, but there are {len(by_rank)} regions")
-        region, place = by_rank[entry.rank], entry.centroid_ras
-        moved = place is not None and np.linalg.norm(np.subtract(place, region.region.centroid_ras)) > _SAME_PLACE_MM
-        require(not moved, path, f"its {what} lies elsewhere; use the {RECORD} of the export as it was written")
+        region = by_rank[entry.rank]
+        predicted_place = region.region.centroid_ras
+        moved = np.linalg.norm(np.subtract(entry.region.centroid_ras, predicted_place)) if entry.region else 0.0
+        there = bool(moved <= _SAME_PLACE_MM)
+        require(there, path, f"its {what} lies elsewhere; use the {RECORD} of the export as it was written")
         require(
             entry.verdict is not Verdict.EDIT,
             path,
@@ -74,57 +68,53 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
         review.decide(region.region_id, entry.verdict, label if include else None, entry.clicks)
         review.comment(region.region_id, entry.comment)
     if decisions.signer:
-        review.sign(*decisions.signer)
+        review.sign(decisions.signer.name, moment_of(decisions.signer.time))
     return review
 
 
-def reviewed_case(
-    found: Results, decisions: Decisions | None = None, ct: str | Path | None = None
-) -> tuple[ReviewedCase, list[Path] | None]:
-    """Review results as decisions say, or begin their review; returns the CT's DICOM files too.
+@reporting_out_of_memory()
+def open_case(folder: Path, decisions: Path | Decisions | None = None, ct: Path | None = None) -> Case:
+    """Read a results folder and its image, to begin or go on with its review.
 
     Args:
-        found: The results.
-        decisions: What was decided; None: nothing.
-        ct: As for `find_ct`.
+        folder: Results folder.
+        decisions: What was decided: a JSON file with clicks and verdicts, or the `report.json` of an export; None:
+            nothing.
+        ct: Where the image is. Default: where it was.
 
     Raises:
-        ImageError, ReviewError: As for `find_ct` and `apply_decisions`.
+        UserError: Whatever the user can mend.
     """
-    image, dicom_files = find_ct(found.prediction, ct)
-    return ReviewedCase(image, apply_decisions(found, decisions) if decisions else review_of(found)), dicom_files
+    decided = read_decisions(decisions) if isinstance(decisions, Path) else decisions
+    results = read_results(folder)
+    image, source = find_image(results, ct)
+    review = apply_decisions(results, decided) if decided else None
+    return Case(image, results.prediction, results.regions, source, review)
 
 
-def find_ct(prediction: Prediction, ct: str | Path | None = None) -> tuple[sitk.Image, list[Path] | None]:
-    """Read the CT of a prediction again, and make sure that it is the same.
-
-    Args:
-        prediction: As a results folder holds it.
-        ct: Where it is; None: where it was.
-
-    Returns:
-        The CT, and its DICOM files if it came from DICOM.
+def find_image(results: Results, ct: Path | None = None) -> tuple[sitk.Image, Source]:
+    """Read the image of results again, and make sure that it is the same; its source has its DICOM files.
 
     Raises:
         ImageError: It is not there, cannot be read, or is another one.
     """
-    given = prediction.provenance["input"]
-    path = Path(ct or given.get("path") or given.get("name") or "")
+    source = results.source
+    path = ct or source.path or Path(source.name)
     if not path.name or not path.exists():
         raise ImageError(f"The image {path if path.name else ''} is not there any more; say where it is with --ct.")
-    read = read_image(path, given.get("series"))
-    if given.get("sha256") and read.sha256 != given["sha256"]:
+    read = read_image(path, source.series)
+    if source.sha256 and read.sha256 != source.sha256:
         raise ImageError(f"{path} is not the image of these results (its SHA-256 differs); choose with --ct.")
-    image = read.image
+    image, prediction = read.image, results.prediction
     ours, theirs = grid_of(image).matrix(), prediction.grid.matrix()
     if image.GetSize()[::-1] != prediction.shape or not np.allclose(ours, theirs, atol=1e-2):
         raise ImageError(f"{path} has other voxels than the results; choose the image they were made from with --ct.")
-    return image, list(read.files) if read.is_dicom else None
+    return image, replace(source, dicom_files=read.files if read.is_dicom else ())
 
 
 def _clicks(decisions: Decisions, by_rank: dict[int, ReviewRegion], labels: dict[str, int]) -> list[Click]:
     """Make the clicks of a decisions file; of those without a time, the later in the file is the later one."""
-    used = {click.click_id for click in decisions.clicks}
+    used = {click.id for click in decisions.clicks}
     free = (name for number in range(1, 2**31) if (name := f"c{number}") not in used)
     now = datetime.now().astimezone()
     clicks = []
@@ -133,11 +123,11 @@ def _clicks(decisions: Decisions, by_rank: dict[int, ReviewRegion], labels: dict
         there = region is None or region in by_rank
         require(there, decisions.path, f"{what} lies in region {region}, but there are {len(by_rank)} regions")
         label = _value(click.label, labels, decisions.path, what)
-        time = now + timedelta(microseconds=number) if click.time is None else click.time
+        time = moment_of(click.time) or now + timedelta(microseconds=number)
         require(time.year in YEARS, decisions.path, f"the year {time.year} of {what} is not possible")
         time = time if time.tzinfo else time.astimezone()
         region_id = None if region is None else by_rank[region].region_id
-        clicks.append(Click(click.click_id or next(free), click.points_ras, label, time, region_id))
+        clicks.append(Click(click.id or next(free), click.points_ras, label, time, region_id))
     return clicks
 
 

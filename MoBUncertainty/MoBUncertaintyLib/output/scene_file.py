@@ -204,7 +204,7 @@ def _documents(prediction: Prediction, regions: Regions, heat: _Heat) -> dict[st
     """Write the JSON documents by which Slicer's panel goes on with the scene."""
     # A scene is passed on: whose folder the CT came from is nobody's business.
     source = {key: value for key, value in prediction.provenance["input"].items() if key != "path"}
-    entries = write_prediction(prediction.annotated({"input": source}), regions, lambda *_array: None)
+    entries = write_prediction(prediction.annotated(provenance={"input": source}), regions, lambda *_array: None)
     variance = heat.measure is Measure.VARIANCE
     overlay = {
         "surface": True,

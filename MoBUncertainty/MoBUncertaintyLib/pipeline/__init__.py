@@ -1,4 +1,4 @@
-"""From a file to a results folder, and from there to a review: what the commands and the worker share.
+"""From a file to a results folder: what the commands and the worker share. The cases of a cohort are made in one way.
 
 Shows nothing itself. Only a model's picture needs torch, and what predicts here.
 """
@@ -6,244 +6,192 @@ Shows nothing itself. Only a model's picture needs torch, and what predicts here
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.conformal.interval import Interval
-from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
+from MoBUncertaintyLib.errors import Cancelled, ImageError, OutputError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.files.publishing import absolute
 from MoBUncertaintyLib.images.channels import check_modalities
+from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.inference.plausibility import unsuitable
-from MoBUncertaintyLib.model.fingerprint import Level, Suitability
+from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.output import review_export
-from MoBUncertaintyLib.output.decisions import read_decisions
+from MoBUncertaintyLib.output.case import Case, Source
+from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, read_case, read_intact
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat, check_dicom_source, file_names
 from MoBUncertaintyLib.output.pages.templates import check_template
-from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
-from MoBUncertaintyLib.output.report import ReviewedCase
-from MoBUncertaintyLib.output.results_folder import (
-    FOLDER,
-    read_results,
-    write_results,
-    write_volumes,
-)
-from MoBUncertaintyLib.output.results_record import read_record
-from MoBUncertaintyLib.output.review_files import reviewed_case
-from MoBUncertaintyLib.prediction import (
-    CancelledCallback,
-    Prediction,
-    PredictionSettings,
-    Progress,
-    ProgressCallback,
-)
+from MoBUncertaintyLib.output.results_folder import FOLDER, Written, write_results, write_volumes
+from MoBUncertaintyLib.prediction import CancelledCallback, Prediction, PredictionSettings, Progress, ProgressCallback
 from MoBUncertaintyLib.regions.finder import find_regions
-from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure, RegionSettings
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-
-@dataclass(frozen=True)
-class CaseSummary:
-    """What became of one case.
-
-    Attributes:
-        name: Of the input file or folder.
-        folder: Results folder.
-        volumes_ml: Volume of each label, by its name.
-        intervals: In which the true volumes lie, likewise, where the model can tell.
-        regions: Doubtful regions in order of rank.
-        expected_error_ml: Integral of 1 - max_c p over the whole image: the volume expected to be labelled wrongly.
-        seconds: By stage.
-        device: What computed it, the backbone's precision, and the engine.
-        warnings: One sentence each.
-        suitability: Whether the model suits the case.
-        problems: Those of the warnings that tell what was asked for and could not be written.
-    """
-
-    name: str
-    folder: Path
-    volumes_ml: dict[str, float]
-    intervals: dict[str, Interval]
-    regions: tuple[Region, ...]
-    expected_error_ml: float
-    seconds: dict[str, float]
-    device: str
-    warnings: list[str]
-    suitability: Suitability
-    problems: tuple[str, ...] = ()
-
-    @property
-    def expected_error_in_regions_ml(self) -> float:
-        """The part of `expected_error_ml` that lies in the regions."""
-        return sum(region.expected_error_mm3 for region in self.regions) / 1000
+OTHER_RESULTS = "Results of an earlier run, with another image, model or other settings, were kept."
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """What is computed of an image.
+class Job:
+    """What is done to each case alike.
 
     Attributes:
-        prediction: Segmentation, probability and variance.
-        regions: Doubtful regions.
-        seconds: By stage.
+        predictor: Model and settings.
+        regions: What counts as a doubtful region. Default: as the model states.
+        series: Series instance UID, where a DICOM folder has several and the case does not name one.
+        channels: Files of the model's other input channels, by name, if the user has named them.
+        scene: Write the Slicer scene too.
+        formats: DICOM objects to write too; only of an image that came from DICOM.
+        overwrite: Replace results that are there.
+        skip_existing: Keep results that are there, whatever they are of.
+        more: Writes more files of a case to the folder that it is called with.
     """
 
-    prediction: Prediction
-    regions: Regions
-    seconds: dict[str, float]
+    predictor: AnyPredictor
+    regions: RegionSettings | None = None
+    series: str | None = None
+    channels: Mapping[str, Path] = field(default_factory=dict)
+    scene: bool = True
+    formats: Sequence[DicomFormat] = ()
+    overwrite: bool = False
+    skip_existing: bool = False
+    more: Callable[[Case, Path], None] | None = None
+
+    def files_of(self, case: Input) -> Mapping[str, Path]:
+        """Name the files of the other channels: as the user has, or as their numbers in nnU-Net's layout say."""
+        return self.channels or dict(zip(self.predictor.model.channels[1:], case.channels, strict=False))
 
 
 @reporting_out_of_memory()
 def run_case(
-    source: Path,
-    output: Path,
-    predictor: AnyPredictor,
-    region_settings: RegionSettings | None = None,
-    *,
-    channels: Mapping[str, Path] | None = None,
-    name: str | None = None,
-    series: str | None = None,
-    scene: bool = True,
-    formats: Sequence[DicomFormat] = (),
-    overwrite: bool = False,
+    job: Job,
+    case: Input,
+    folder: Path,
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
-    warn: Callable[[str], None] | None = None,
-    more: Callable[[Analysis, Path], None] | None = None,
-) -> tuple[CaseSummary, Analysis]:
-    """Read a volume, predict it, find its doubtful regions and write the results folder.
+    warn: Callable[[str], None] = lambda _: None,
+) -> tuple[Case, Written]:
+    """Read an image, predict it, find its doubtful regions and write the results folder.
 
     Args:
-        source: Volume file or DICOM folder.
-        output: Results folder to make.
-        predictor: Model and settings.
-        region_settings: What counts as a region; None: as the model states.
-        channels: Volume files or DICOM folders of the model's other input channels, by name.
-        name: What the case is called; None: as the source.
-        series: Series instance UID, where a DICOM folder has several.
-        scene: Write the Slicer scene too.
-        formats: DICOM objects to write too; only of a CT that came from DICOM.
-        overwrite: Replace results that are there.
+        job: How.
+        case: The image.
+        folder: Results folder to make.
         progress: Called with each step.
         cancelled: Asked between steps, and between tiles.
         warn: Called, before anything is computed, with those of the warnings that are known by then.
-        more: Writes more files to the folder that it is called with.
 
     Raises:
         UserError: Whatever the user can mend; no folder is left then.
         Cancelled: `cancelled` said so; no folder is left then.
     """
     check_template()
-    seconds: dict[str, float] = {}
+    predictor, series, seconds = job.predictor, case.series or job.series, dict[str, float]()
     # The place is kept before the long computation; the volumes are written beside the steps that follow it.
-    with FOLDER.reserve(output, overwrite) as place, ThreadPoolExecutor(1) as beside:
+    with FOLDER.reserve(folder, job.overwrite) as place, ThreadPoolExecutor(1) as beside:
         with _stage("read", seconds, progress, cancelled):
-            read = read_image(source, series)
-            others = {channel: read_image(path) for channel, path in (channels or {}).items()}
-        image, warnings = read.image, [*read.warnings, *(said for each in others.values() for said in each.warnings)]
-        dicom_files = read.files if read.is_dicom else ()
-        check_dicom_source(formats, dicom_files, "leave out its --format")
-        images = {channel: each.image for channel, each in others.items()}
-        mistaken = check_modalities(predictor.model.channels, image, images, predictor.settings.force)
-        if warn:
-            for known in (*warnings, *mistaken):
-                warn(known)
-        prediction = predictor.predict(image, progress, cancelled, channels=images)
+            read = read_image(case.path, series)
+            others = {channel: read_image(path) for channel, path in job.files_of(case).items()}
+        images = {channel: other.image for channel, other in others.items()}
+        warnings = [*read.warnings, *(sentence for other in others.values() for sentence in other.warnings)]
+        source = Source(
+            case.path,
+            case.entry,
+            read.sha256,
+            series,
+            tuple(
+                {"name": name, "path": printable(str(absolute(path))), "sha256": others[name].sha256}
+                for name, path in job.files_of(case).items()
+            ),
+            read.files if read.is_dicom else (),
+        )
+        check_dicom_source(job.formats, source.dicom_files, "leave out its --format")
+        for sentence in (
+            *warnings,
+            *check_modalities(predictor.model.channels, read.image, images, predictor.settings.force),
+        ):
+            warn(sentence)
+        prediction = predictor.predict(read.image, progress, cancelled, channels=images)
+        prediction = prediction.annotated(
+            warnings=[*warnings, *prediction.warnings], timings=seconds | prediction.timings
+        )
         images.clear()  # what the results are made of is the first
         volumes = beside.submit(write_volumes, place.partial, prediction)
-        analysis = _analysis(prediction, region_settings, progress, cancelled)
-        prediction = analysis.prediction
-        seconds |= analysis.seconds
-        prediction.timings.update(seconds)  # so that the record has all of them
-        with _stage("write", seconds, progress, cancelled):
-            parts = Parts(place.partial)
-            noticed = write_results(
+        predicted = _with_regions(read.image, prediction, source, job.regions, progress, cancelled)
+        with _stage("write", predicted.prediction.timings, progress, cancelled):
+            written = write_results(
                 place,
-                image,
-                prediction,
-                analysis.regions,
-                source=source,
-                name=name,
-                sha256=read.sha256,
-                series=series,
-                channels=[
-                    {"name": channel, "path": printable(str(absolute(path))), "sha256": others[channel].sha256}
-                    for channel, path in (channels or {}).items()
-                ],
-                scene=scene,
-                formats=formats,
-                dicom_files=dicom_files,
-                warnings=warnings,
+                predicted,
+                job.formats,
+                scene=job.scene,
                 volumes=volumes,
-                parts=parts,
-                more=partial(more, analysis) if more else None,
+                more=partial(job.more, predicted) if job.more else None,
             )
-    summary = CaseSummary(
-        name=name or source.name,
-        folder=output,
-        volumes_ml=prediction.volumes_ml(),
-        intervals=prediction.volume_intervals(),
-        regions=analysis.regions.ranked,
-        expected_error_ml=prediction.expected_error_mm3 / 1000,
-        seconds=seconds,
-        device="{device}, {precision}, {engine}".format_map(prediction.provenance),
-        warnings=[*warnings, *prediction.warnings, *noticed],
-        problems=tuple(parts.problems),
-        suitability=prediction.suitability or Suitability(judged=False),
-    )
-    return summary, analysis
+    return predicted, written
 
 
-def is_done(
-    source: Path,
-    output: Path,
-    predictor: AnyPredictor,
-    region_settings: RegionSettings | None = None,
-    *,
-    channels: Mapping[str, Path] | None = None,
-    series: str | None = None,
-    formats: Iterable[DicomFormat] = (),
-) -> bool:
-    """Whether a results folder holds what `run_case` would write: of the same image, model and settings.
-
-    Device and engine do not count. Arguments as for `run_case`.
+def kept_case(job: Job, case: Input, folder: Path) -> CohortCase | None:
+    """Describe the results that a folder holds already, if they need not be made again.
 
     Raises:
-        ImageError: There are results, and the image cannot be read.
+        UserError: They cannot be read, or the image cannot.
     """
-    if not FOLDER.recognises(output):
-        return False
+    if job.overwrite or not FOLDER.recognises(folder):
+        return None
+    try:
+        record = read_intact(folder)
+    except OutputError:
+        if job.skip_existing:
+            raise
+        return None
+    try:
+        same = _is_of(record, job, case)
+    except ImageError:
+        if not job.skip_existing:
+            raise
+        same = False
+    if not (same or job.skip_existing):
+        return None
+    warnings = () if same else (OTHER_RESULTS,)
+    return read_case(case.entry or case.path.name, folder, Outcome.KEPT, warnings, record)
+
+
+def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
+    """Whether results are of the same image, model and settings; device and engine do not count.
+
+    Raises:
+        ImageError: The image cannot be read.
+    """
+    predictor = job.predictor
     wanted = (
         _anywhere(predictor.settings),
-        region_settings or predictor.model.card.region_settings,
+        job.regions or predictor.model.card.region_settings,
         predictor.model.digest,
     )
     try:
-        record = read_record(output)
-        found = (
+        made = (
             _anywhere(PredictionSettings.from_dict(record["settings"])),
             RegionSettings.from_dict(record["regions"]["settings"]),
             record["model"]["digest"],
         )
-        same = found == wanted
         values = [label["value"] for label in record["labels"]]
-        same = same and record["files"].keys() >= {name for kind in formats for name in file_names(kind, values)}
-        others = {each["name"]: each["sha256"] for each in record["input"].get("channels", [])}
-        same = same and others == {channel: digest(path) for channel, path in (channels or {}).items()}
-        return same and bool(record["input"]["sha256"] == digest(source, series))
-    except (OSError, ValueError, KeyError, TypeError, SettingsError):  # of another version, damaged or altered
+        files = {name for kind in job.formats for name in file_names(kind, values)}
+        if made != wanted or not record["files"].keys() >= files:
+            return False
+        others = {entry["name"]: entry["sha256"] for entry in record["input"].get("channels", [])}
+        if others != {channel: digest(path) for channel, path in job.files_of(case).items()}:
+            return False
+        return bool(record["input"]["sha256"] == digest(case.path, case.series or job.series))
+    except (OSError, ValueError, KeyError, TypeError, SettingsError):  # altered
         return False
 
 
@@ -258,84 +206,33 @@ def analyse(
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
     channels: Mapping[str, sitk.Image] | None = None,
-) -> Analysis:
+) -> Case:
     """Predict an image and find its doubtful regions; arguments and errors as for `Predictor.predict`.
 
     What is noticed of both together is added to the prediction's warnings.
     """
     prediction = predictor.predict(image, progress, cancelled, channels=channels)
-    return _analysis(prediction, region_settings, progress, cancelled)
+    return _with_regions(image, prediction, Source(), region_settings, progress, cancelled)
 
 
-def _analysis(
+def _with_regions(
+    image: sitk.Image,
     prediction: Prediction,
-    region_settings: RegionSettings | None,
+    source: Source,
+    settings: RegionSettings | None,
     progress: ProgressCallback | None,
     cancelled: CancelledCallback | None,
-) -> Analysis:
-    seconds = dict(prediction.timings)
-    with _stage("regions", seconds, progress, cancelled):
-        regions = find_regions(prediction, region_settings)
+) -> Case:
+    with _stage("regions", prediction.timings, progress, cancelled):
+        regions = find_regions(prediction, settings)
     problem = unsuitable(regions.ranked, prediction.volumes_ml())
     covered = regions.coverage.warning if regions.coverage is not None else None
     noticed = [*_without_covariance(prediction, regions.settings.measure), covered, problem]
-    known = set(prediction.warnings)  # the computer that has predicted may have looked at regions too
-    prediction.warnings.extend(each for each in noticed if each and each not in known)
-    if problem and problem not in known and prediction.suitability is not None:
-        prediction = prediction.judged(prediction.suitability.worsened(Level.UNUSUAL, problem))
-    return Analysis(prediction, regions, seconds)
-
-
-@reporting_out_of_memory()
-def review_case(
-    results: Path,
-    decisions: Path,
-    output: Path | None = None,
-    *,
-    ct: Path | None = None,
-    formats: Iterable[str] = (review_export.Format.REPORT, review_export.Format.SEGMENTATION),
-    patient_fields: bool = False,
-    overwrite: bool = False,
-    sign: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
-) -> tuple[ReviewedCase, review_export.Exported]:
-    """Apply a reader's decisions to a results folder, and write what comes of it.
-
-    Args:
-        results: Results folder.
-        decisions: JSON file with clicks and verdicts, or the `report.json` of an export.
-        output: Folder to make; None: `review`, inside the results.
-        ct: The CT; None: where it was when it was predicted.
-        formats, patient_fields, overwrite, sign: As for `review_export.write_export`.
-
-    Raises:
-        UserError: Whatever the user can mend; no folder is left then.
-    """
-    folder = output or results / "review"
-    review_export.FOLDER.check_name(folder)
-    wanted = review_export.read_formats(formats)
-    read = read_decisions(decisions)
-    found = read_results(results)
-    review_export.FOLDER.check(folder, overwrite)
-    case, dicom_files = reviewed_case(found, read, ct)
-    exported = review_export.write_export(
-        case, folder, wanted, dicom_files=dicom_files, patient_fields=patient_fields, overwrite=overwrite, sign=sign
-    )
-    return case, exported
-
-
-def open_review(results: Path, decisions: Path | None = None, ct: Path | None = None) -> ReviewedCase:
-    """Open a results folder for review.
-
-    Args:
-        results: Results folder.
-        decisions: What was decided before, as for `review_case`; None: nothing.
-        ct: The CT; None: where it was when it was predicted.
-
-    Raises:
-        UserError: Whatever the user can mend.
-    """
-    read = read_decisions(decisions) if decisions else None
-    return reviewed_case(read_results(results), read, ct)[0]
+    before = set(prediction.warnings)  # the computer that has predicted may have looked at regions too
+    prediction.warnings.extend(sentence for sentence in noticed if sentence and sentence not in before)
+    if problem and problem not in before and prediction.suitability is not None:
+        prediction = prediction.annotated(suitability=prediction.suitability.worsened(Level.UNUSUAL, problem))
+    return Case(image, prediction, regions, source)
 
 
 @reporting_out_of_memory()
@@ -347,9 +244,8 @@ def draw_sample(source: Path, model: Model, target: Path) -> None:
     """
     from MoBUncertaintyLib.inference.predictor import Predictor
 
-    image = read_image(source).image
-    analysis = analyse(image, Predictor(model, PredictionSettings()))
-    draw_overlay(target, image, analysis.prediction, analysis.regions)
+    case = analyse(read_image(source).image, Predictor(model, PredictionSettings()))
+    draw_overlay(target, case.image, case.prediction, case.regions)
 
 
 @contextmanager
@@ -372,9 +268,9 @@ def _without_covariance(prediction: Prediction, measure: Measure) -> list[str]:
     """Say what a reader of a stock nnU-Net's variance must know."""
     if prediction.has_variance:
         return []
-    found = (
+    way = (
         "doubtful regions are found by it as you asked, so most are missed; entropy and p (1 - p) find them"
         if measure is Measure.VARIANCE
         else f"doubtful regions are found by {MEASURE_NAMES[measure]}"
     )
-    return [f"This model has no covariance, so its variance shows only where tiles or folds disagree; {found}."]
+    return [f"This model has no covariance, so its variance shows only where tiles or folds disagree; {way}."]

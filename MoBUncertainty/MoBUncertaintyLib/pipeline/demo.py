@@ -11,11 +11,13 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import ImageError
 from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
-from MoBUncertaintyLib.output.results_folder import check_output
-from MoBUncertaintyLib.pipeline import Analysis, CaseSummary, run_case
+from MoBUncertaintyLib.output.case import Case
+from MoBUncertaintyLib.output.results_folder import Written, check_output
+from MoBUncertaintyLib.pipeline import Job, run_case
 from MoBUncertaintyLib.prediction import CancelledCallback, PredictionSettings, ProgressCallback
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction
 
@@ -49,7 +51,7 @@ def run_demo(
     scene: bool = True,
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
-) -> tuple[CaseSummary, DemoScores]:
+) -> tuple[Case, Written, DemoScores]:
     """Predict the phantom CT that ships, compare with its truth and add `demo.json` to the results.
 
     Args:
@@ -70,15 +72,14 @@ def run_demo(
     predictor = Predictor(load_model(find_model(DEMO_MODEL)), PredictionSettings(device=device, engine=engine))
     scores: list[DemoScores] = []
 
-    def compare(analysis: Analysis, folder: Path) -> None:
+    def compare(case: Case, folder: Path) -> None:
         truth = sitk.GetArrayFromImage(read_volume(truth_file))
-        fractions = error_fraction(analysis.prediction, analysis.regions, truth)
-        overlap = dice(analysis.prediction.segmentation, truth)
+        fractions = error_fraction(case.prediction, case.regions, truth)
+        overlap = dice(case.prediction.segmentation, truth)
         seconds = round(time.monotonic() - start, 1)
         scores.append(DemoScores(overlap, fractions["error_fraction"], fractions["thick_error_fraction"], seconds))
         (folder / "demo.json").write_text(json.dumps(asdict(scores[0]), indent=2) + "\n", encoding="utf-8")
 
-    summary, _ = run_case(
-        source, output, predictor, scene=scene, overwrite=own, progress=progress, cancelled=cancelled, more=compare
-    )
-    return summary, scores[0]
+    job = Job(predictor, scene=scene, overwrite=own, more=compare)
+    case, written = run_case(job, Input(source, "", ""), output, progress, cancelled)
+    return case, written, scores[0]

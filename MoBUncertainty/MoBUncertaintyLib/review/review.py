@@ -110,15 +110,15 @@ class Review(ReviewView):
             ReviewError: As for `click`, or two have one id.
         """
         self._refuse_if_signed()
-        given = in_order(self._placed(click) for click in clicks)
-        ids = {click.click_id for click in given}
-        if len(ids) < len(given) or not all(map(CLICK_ID.fullmatch, ids)):
+        placed = in_order(self._placed(click) for click in clicks)
+        ids = {click.click_id for click in placed}
+        if len(ids) < len(placed) or not all(map(CLICK_ID.fullmatch, ids)):
             raise ReviewError("The ids of clicks must be c1, c2, ..., each given once.")
-        if given == self.clicks:
+        if placed == self.clicks:
             return ()
-        used = [int(click.click_id[1:]) for click in (*self.clicks, *given)]
+        used = [int(click.click_id[1:]) for click in (*self.clicks, *placed)]
         self._click_ids = count(max(1 + max(used, default=0), next(self._click_ids)))
-        return self._click(given, *set(given).symmetric_difference(self.clicks), rank=rank)
+        return self._click(placed, *set(placed).symmetric_difference(self.clicks), rank=rank)
 
     def decide(
         self, region_id: str, verdict: Verdict | str, label: int | None = None, clicks: Iterable[str] | None = None
@@ -158,8 +158,8 @@ class Review(ReviewView):
                 "draw on the image's own voxels."
             )
         drawn = np.asarray(corrected, np.uint8)
-        held = region.clicks if region.frozen else self.clicks
-        return self._change(region, freeze(region, Verdict.EDIT, held, self._maps, drawn=drawn))
+        clicks = region.clicks if region.frozen else self.clicks
+        return self._change(region, freeze(region, Verdict.EDIT, clicks, self._maps, drawn=drawn))
 
     def comment(self, region_id: str, text: str) -> tuple[Box, ...]:
         """Set a region's comment, without control characters; "" removes it."""
@@ -245,9 +245,9 @@ class Review(ReviewView):
         boxes = apart([*review._maps.changed((), stored.clicks), *(region.box for region in regions if region.frozen)])
         review._history = History(state.after(review._state, boxes, review._maps))
         review._ids = count(1 + max((int(region.region_id) for region in regions), default=0))
-        known = {click.click_id for region in regions for click in (*region.clicks, *region.found.clicks)}
-        known |= {click.click_id for click in stored.clicks}
-        review._click_ids = count(1 + max((int(name[1:]) for name in known), default=0))
+        click_ids = {click.click_id for region in regions for click in (*region.clicks, *region.found.clicks)}
+        click_ids |= {click.click_id for click in stored.clicks}
+        review._click_ids = count(1 + max((int(name[1:]) for name in click_ids), default=0))
         return review
 
     # Inside

@@ -156,11 +156,11 @@ class ReviewView:
         predicted label: what a verdict or a click has changed around it, nobody has looked at voxel by voxel.
         """
         clicked, places = {click.region_id for click in self.clicks}, [np.empty((0, 3), int)]
-        for each in self.regions:
-            if each.frozen or (each.resolved and each.region_id in clicked):
-                kept = self.labels_in(each.box) == self.prediction.segmentation[each.box]
-                mask = each.found.mask & (kept | (each.verdict is Verdict.EDIT))
-                places.append(np.argwhere(mask) + [part.start for part in each.box])
+        for region in self.regions:
+            if region.frozen or (region.resolved and region.region_id in clicked):
+                as_predicted = self.labels_in(region.box) == self.prediction.segmentation[region.box]
+                mask = region.found.mask & (as_predicted | (region.verdict is Verdict.EDIT))
+                places.append(np.argwhere(mask) + [part.start for part in region.box])
         places += [self._maps.refiner.voxels_of(click) for click in self.clicks]
         return tuple(np.unique(np.concatenate(places), axis=0).T)
 
@@ -175,11 +175,11 @@ class ReviewView:
 
     def stated_volumes(self) -> dict[str, StatedVolume]:
         """State each label's volume as corrected, by its name, and the error expected where nothing is decided."""
-        stated, boxes = dict(self._predicted_volumes), [each.box for each in self.regions if each.decided]
+        volumes, boxes = dict(self._predicted_volumes), [each.box for each in self.regions if each.decided]
         if shape_of(self.changed_box)[0]:
             boxes.append(self.changed_box)
         if not boxes:
-            return stated
+            return volumes
         box, voxel_ml = hull(boxes), self.prediction.grid.voxel_mm3 / 1000
         before, now, corrected = (
             maps_in(self.prediction, box),
@@ -194,10 +194,10 @@ class ReviewView:
             had, has, channels = label.mask(before.labels), label.mask(corrected), self.prediction.channels_of(label)
             error = np.abs(label.mask(now.labels) - now.probability[channels].sum(axis=0))[is_open].sum(dtype=float)
             error -= np.abs(had - before.probability[channels].sum(axis=0)).sum(dtype=float)
-            ml = stated[label.name].ml + voxel_ml * (np.count_nonzero(has) - np.count_nonzero(had))
-            left = stated[label.name].error_ml + voxel_ml * float(error)
-            stated[label.name] = StatedVolume(max(ml, 0.0), max(left, 0.0))
-        return stated
+            ml = volumes[label.name].ml + voxel_ml * (np.count_nonzero(has) - np.count_nonzero(had))
+            left = volumes[label.name].error_ml + voxel_ml * float(error)
+            volumes[label.name] = StatedVolume(max(ml, 0.0), max(left, 0.0))
+        return volumes
 
     def volume_intervals(self) -> dict[str, Interval]:
         """Compute the interval of each label's volume as it is now, where one can be stated.
@@ -216,13 +216,13 @@ class ReviewView:
         bounds = self.prediction.volume_bounds
         if bounds is None:
             return []
-        stated, predicted = self.stated_volumes(), self.prediction.volume_intervals()
-        intervals = self._intervals(bounds, stated)
+        volumes, predicted = self.stated_volumes(), self.prediction.volume_intervals()
+        intervals = self._intervals(bounds, volumes)
         lines = []
-        for name in (name for name in stated if name in bounds.labels):
-            known = intervals.get(name) or predicted.get(name)
+        for name in (name for name in volumes if name in bounds.labels):
+            interval = intervals.get(name) or predicted.get(name)
             note = AS_PREDICTED if name in predicted and name not in intervals else ""
-            lines.append(f"{readable(name)} {volume_text(stated[name].ml, known, note=note)}")
+            lines.append(f"{readable(name)} {volume_text(volumes[name].ml, interval, note=note)}")
         return lines
 
     def preview(self, region_id: str, verdict: Verdict | str, label: int | None = None) -> tuple[Box, np.ndarray]:
@@ -231,8 +231,8 @@ class ReviewView:
         Arguments and errors as for `decide`; a signed review has previews, too.
         """
         region = self._decided(region_id, verdict, label)
-        given = self._maps.labels(self.clicks, region.box) if region.labels is None else region.labels
-        return region.box, np.where(region.found.mask, given, self.labels_in(region.box))
+        labels = self._maps.labels(self.clicks, region.box) if region.labels is None else region.labels
+        return region.box, np.where(region.found.mask, labels, self.labels_in(region.box))
 
     def suggestion(self, among: Container[str] | None = None) -> Suggestion | None:
         """Suggest the place, in a region that is not decided, whose click is expected to correct most error.
@@ -281,16 +281,16 @@ class ReviewView:
         region, verdict = self.region(region_id), Verdict(verdict)
         if verdict is Verdict.EDIT:
             raise ReviewError("An edit needs what was drawn; draw in the region and try again.")
-        if label is not None and not (is_whole(label) and label in {each.value for each in self.prediction.labels}):
+        if label is not None and not (is_whole(label) and label in {own.value for own in self.prediction.labels}):
             raise ReviewError(f"The prediction has no label {label!r}; choose one of its labels.")
         if verdict is Verdict.PENDING:
             return follow(reopen(region), self.clicks, self._maps) if region.frozen else region
-        held = region.clicks if region.frozen else self.clicks
+        clicks_then = region.clicks if region.frozen else self.clicks
         if clicks is not None:
-            held = in_order(map(self._clicked, set(clicks)))
+            clicks_then = in_order(map(self._clicked, set(clicks)))
         if verdict is Verdict.INCLUDE and label is None:
             label = usual_label(region, self.prediction.segmentation)
-        return freeze(region, verdict, held, self._maps, label if verdict is Verdict.INCLUDE else None)
+        return freeze(region, verdict, clicks_then, self._maps, label if verdict is Verdict.INCLUDE else None)
 
     def _clicked(self, click_id: str) -> Click:
         for click in self.clicks:

@@ -55,6 +55,7 @@ class Predictions:
 
         tell("model", 0, 1)
         from MoBUncertaintyLib.images.memory import check_memory
+        from MoBUncertaintyLib.output.case import Source
         from MoBUncertaintyLib.output.results_folder import describe
         from MoBUncertaintyLib.pipeline import analyse
         from MoBUncertaintyLib.worker.arrays import read_volume
@@ -65,20 +66,19 @@ class Predictions:
         tell("model", 1, 1)
         image, digest = read_volume(request["ct"])
         others = {name: read_volume(volume) for name, volume in (request.get("channels") or {}).items()}
-        analysis = analyse(
+        case = analyse(
             image,
             predictor,
             region_settings,
             lambda step: tell(step.stage, step.done, step.total),
             channels={name: read for name, (read, _) in others.items()},
         )
-        for message in analysis.prediction.warnings:
+        for message in case.prediction.warnings:
             report.warning(message)
-        named = [{"name": name, "sha256": each} for name, (_, each) in others.items()]
-        provenance = describe(analysis.prediction, analysis.regions, channels=named)
-        provenance["input"] |= {"name": request["ct"].get("name"), "sha256": digest}
-        described = analysis.prediction.annotated(provenance)
-        fields = _hand_over(Path(request["folder"]), described, analysis.regions, tell)
+        named = tuple({"name": name, "sha256": each} for name, (_, each) in others.items())
+        source = Source(name=request["ct"].get("name") or "", sha256=digest, channels=named)
+        described = describe(case.prediction, case.regions, source)
+        fields = _hand_over(Path(request["folder"]), described, case.regions, tell)
         self._pace.learn(estimate.seconds, voxels)
         return fields | {"seconds": {stage: round(seconds, 3) for stage, seconds in estimate.seconds.items()}}
 
@@ -102,20 +102,20 @@ class Predictions:
         tell("model", 0, 1)
         from MoBUncertaintyLib.errors import OutputError
         from MoBUncertaintyLib.output.cohort.cases import Outcome
-        from MoBUncertaintyLib.pipeline.cohort import CohortJob
+        from MoBUncertaintyLib.pipeline import Job, kept_case, run_case
         from MoBUncertaintyLib.worker.worklist import input_of
 
         predictor = self._warm(paths, (key, computer), _settings(request), computer)
         tell("model", 1, 1)
         case, folder = input_of(request["case"]), Path(request["output"])
-        job = CohortJob(predictor, predictor.model.card.region_settings, scene=False, skip_existing=True)
+        job = Job(predictor, scene=False, skip_existing=True)
         with suppress(OutputError):  # damaged results are made anew, and kept under another name
-            if job.kept(case, folder):
+            if kept_case(job, case, folder):
                 return {"outcome": Outcome.KEPT.value}
-        _, analysis = replace(job, overwrite=True).run(
-            case, folder, lambda step: tell(step.stage, step.done, step.total)
+        predicted, _ = run_case(
+            replace(job, overwrite=True), case, folder, lambda step: tell(step.stage, step.done, step.total)
         )
-        self._voxels = int(analysis.prediction.segmentation.size)
+        self._voxels = int(predicted.prediction.segmentation.size)
         pace.learn(estimate.seconds, self._voxels)
         return {"outcome": Outcome.PREDICTED.value}
 
@@ -224,8 +224,8 @@ def export_review(request: Fields, report: Report) -> Fields:
 
     from MoBUncertaintyLib.errors import ReviewError
     from MoBUncertaintyLib.images.grid import grid_of
+    from MoBUncertaintyLib.output.case import Case, Source
     from MoBUncertaintyLib.output.exchange import read_prediction
-    from MoBUncertaintyLib.output.report import ReviewedCase
     from MoBUncertaintyLib.output.results_record import RecordError
     from MoBUncertaintyLib.output.review_export import write_export
     from MoBUncertaintyLib.review.review import Review
@@ -240,10 +240,14 @@ def export_review(request: Fields, report: Report) -> Fields:
     except RecordError as error:
         raise ReviewError(f"What the scene keeps of the prediction is damaged ({error}); apply again.") from error
     patient_fields = bool(request.get("patient_fields"))
-    known = {key: value for key, value in prediction.provenance.get("input", {}).items() if value}
-    name = {"name": known.get("name", request["ct"].get("name")) if patient_fields else None}
-    prediction = prediction.annotated({"input": known | name})
-    case = ReviewedCase(image, Review.from_dict(request["review"], prediction))
+    known = Source.of(prediction.provenance.get("input", {}))
+    # Without a path, no file's name stands in for one that is left out.
+    source = Source(
+        name=(known.name or request["ct"].get("name") or "") if patient_fields else "",
+        sha256=known.sha256,
+        dicom_files=tuple(map(Path, request.get("dicom_files") or ())),
+    )
+    case = Case.of(image, Review.from_dict(request["review"], prediction), source)
 
     def tell(fraction: float) -> None:
         report.progress({"stage": "export", "done": 0, "total": 1, "fraction": fraction, "seconds_left": None})
@@ -252,7 +256,6 @@ def export_review(request: Fields, report: Report) -> Fields:
         case,
         request["output"],
         request["formats"],
-        dicom_files=request.get("dicom_files"),
         patient_fields=patient_fields,
         overwrite=bool(request.get("overwrite")),
         progress=tell,

@@ -132,25 +132,21 @@ def open_case(request: Fields, report: Report) -> Fields:
     from MoBUncertaintyLib.images.grid import grid_of
     from MoBUncertaintyLib.output.cohort.reviews import read_review
     from MoBUncertaintyLib.output.exchange import write_prediction
-    from MoBUncertaintyLib.output.results_folder import read_results
-    from MoBUncertaintyLib.output.review_files import reviewed_case
+    from MoBUncertaintyLib.output.review_files import open_case as read_case
     from MoBUncertaintyLib.worker.arrays import write_array
 
     report.progress(_progress("open", 0, 1))
     results = Path(request["results"])
     decisions = read_review(results, request["reader"])
-    found = read_results(results)
-    case, files = reviewed_case(found)
-    record = {name: value for name, value in found.prediction.provenance.items() if name not in ("files", "sha256")}
-    prediction = replace(found.prediction, provenance=record)
-    fields = write_prediction(prediction, case.review.listed(), lambda *named: write_array(request["folder"], *named))
+    case = read_case(results)
+    fields = write_prediction(case.prediction, case.regions, lambda *named: write_array(request["folder"], *named))
     report.progress(_progress("open", 1, 1))
     return fields | {
-        "ct": write_array(request["folder"], "ct", sitk.GetArrayViewFromImage(case.ct)),
-        "ijk_to_ras": grid_of(case.ct).matrix().tolist(),
-        "name": record["input"]["name"],
+        "ct": write_array(request["folder"], "ct", sitk.GetArrayViewFromImage(case.image)),
+        "ijk_to_ras": grid_of(case.image).matrix().tolist(),
+        "name": case.source.name or None,
         "review": decisions and decisions.data,
-        "dicom_files": [str(file) for file in files] if files else None,
+        "dicom_files": list(map(str, case.source.dicom_files)) or None,
     }
 
 
@@ -171,16 +167,14 @@ def sign_case(request: Fields, report: Report) -> Fields:
     """
     from MoBUncertaintyLib.output.cohort.readers import check_version, export_folder, review_file, write_review
     from MoBUncertaintyLib.output.decisions import Decisions
-    from MoBUncertaintyLib.output.results_folder import read_results
     from MoBUncertaintyLib.output.review_export import write_export
-    from MoBUncertaintyLib.output.review_files import reviewed_case
+    from MoBUncertaintyLib.output.review_files import open_case as read_case
 
     report.progress(_progress("export", 0, 1))
     results, reader, versions = Path(request["results"]), request["reader"], request["versions"]
     check_version(results, reader, versions)
-    decisions = Decisions(review_file(results, reader), request["review"], (), (), None)
-    case, dicom_files = reviewed_case(read_results(results), decisions)
-    done = write_export(case, export_folder(results, reader), dicom_files=dicom_files, overwrite=True, keep=True)
+    decisions = Decisions(review_file(results, reader), request["review"])
+    done = write_export(read_case(results, decisions), export_folder(results, reader), overwrite=True, keep=True)
     write_review(results, reader, request["review"], versions)
     return {"files": [str(path) for path in done.files], "warnings": [*done.warnings, *done.problems]}
 

@@ -20,10 +20,11 @@ from scipy import ndimage
 
 from inference.ours import OurSystem
 from MoBUncertaintyLib.images.grid import image_on
+from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output.results_folder import write_volumes
-from MoBUncertaintyLib.pipeline import run_case
+from MoBUncertaintyLib.pipeline import Job, run_case
 from MoBUncertaintyLib.regions.finder import find_regions
 
 PLAIN = {
@@ -55,12 +56,12 @@ def measure_distance(ct: Path, model: Model, system: str, device: str, repeats: 
     if scene:
         ours.scene = True
         around["scene"] = statistics.median(_run(ours, ct, output)["total"] for _ in range(repeats)) - found["total"]
-    analysis = run_case(ct, output, ours.predictor, scene=False, overwrite=True)[1]
-    prediction, image = analysis.prediction, read_image(ct).image
+    case, _ = run_case(Job(ours.predictor, scene=False, overwrite=True), Input(ct, "", ""), output)
+    prediction, image = case.prediction, read_image(ct).image
     size = [int(n) for n in reversed(prediction.provenance["input_voxels"])]
     ours_alone = {
         "read": lambda: read_image(ct),
-        "regions": lambda: find_regions(prediction, analysis.regions.settings),
+        "regions": lambda: find_regions(prediction, case.regions.settings),
         "write": lambda: write_volumes(scratch, prediction),
     }
     maps = [image_on(prediction.grid, array) for array in (prediction.probability[0], prediction.variance[0])]
@@ -72,7 +73,7 @@ def measure_distance(ct: Path, model: Model, system: str, device: str, repeats: 
         "preprocess": lambda: sitk.Resample(sitk.Cast(image, sitk.sitkFloat32), coarse),
         "resample": lambda: [sitk.Resample(each, image) for each in small],
         "regions": lambda: ndimage.gaussian_filter(
-            prediction.variance[0], analysis.regions.settings.window_mm / prediction.grid.spacing, truncate=3
+            prediction.variance[0], case.regions.settings.window_mm / prediction.grid.spacing, truncate=3
         ),
         "write": lambda: [sitk.WriteImage(each, str(scratch / "plain.nii.gz")) for each in volumes],
     }

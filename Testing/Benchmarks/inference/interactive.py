@@ -28,9 +28,9 @@ def measure_region_of_interest(ct: Path, model: Any, system: str, device: str, r
     runs = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        analysis = analyse(image, predictor)
-        runs.append({"total": time.perf_counter() - start, "stages": dict(analysis.seconds)})
-    provenance = analysis.prediction.provenance
+        case = analyse(image, predictor)
+        runs.append({"total": time.perf_counter() - start, "stages": dict(case.prediction.timings)})
+    provenance = case.prediction.provenance
     return {
         "cold": runs[0],
         "warm": runs[1:],

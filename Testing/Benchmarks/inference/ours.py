@@ -11,12 +11,13 @@ from typing import Any
 from inference.measure import StageClock, settle
 from inference.tasks import split_system
 from MoBUncertaintyLib import pipeline
+from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference import predictor
 from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output import results_folder
-from MoBUncertaintyLib.pipeline import run_case
+from MoBUncertaintyLib.pipeline import Job, run_case
 from MoBUncertaintyLib.prediction import PredictionSettings
 
 STAGES = {"network": "backbone", "moments": "moments"}
@@ -59,15 +60,15 @@ class OurSystem:
     def run(self, ct: Path, output: Path) -> dict[str, Any]:
         """Predict a file; the seconds of its stages, and in total."""
         start = time.perf_counter()
-        summary, analysis = run_case(ct, output, self.predictor, scene=self.scene, overwrite=True)
+        case, _ = run_case(Job(self.predictor, scene=self.scene, overwrite=True), Input(ct, "", ""), output)
         total = time.perf_counter() - start
-        self.provenance = analysis.prediction.provenance
+        self.provenance = case.prediction.provenance
         measured = self.clock.take()
         load = measured.pop("load", 0.0)
         if load:  # in the first run only
             self.load_seconds = load
             total -= load
-        stages = {STAGES.get(name, name): seconds for name, seconds in summary.seconds.items()}
+        stages = {STAGES.get(name, name): seconds for name, seconds in case.prediction.timings.items()}
         stages["backbone"] -= load
         stages |= self._after_the_volumes()
         stages["other"] = max(total - sum(stages.values()), 0.0)

@@ -22,7 +22,7 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Ordinary
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.output.report import ReviewedCase
+from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.refinement.evidence import Evidence
@@ -94,7 +94,7 @@ def test_a_verdict_never_contradicts_the_model_only_what_is_drawn_or_clicked_doe
     wrong = np.count_nonzero(review.corrected()[decided] != predicted[decided])
     assert wrong == 1 + np.count_nonzero(first.found.mask)
     review.sign("Ada")
-    write_export(ReviewedCase(case.image, review), tmp_path / "review", ["nifti"])
+    write_export(Case.of(case.image, review), tmp_path / "review", ["nifti"])
     (read,), refused = gather(partial(read_review, folder, DIGEST) for folder in find_reviews([tmp_path]))
     assert not refused
     (counted,), (volumes,) = read.evidence, read.volumes.values()

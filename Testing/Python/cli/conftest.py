@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.images.reader import digest
-from MoBUncertaintyLib.output.results_folder import write_results
 from support import tiny
-from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
+from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, source_of, write_results
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +18,7 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("case")
     case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
     sitk.WriteImage(case.image, str(folder / "ct.nii.gz"))
-    write_results(
-        folder / "results",
-        case.image,
-        case.prediction,
-        case.regions,
-        source=folder / "ct.nii.gz",
-        sha256=digest(folder / "ct.nii.gz"),
-        scene=False,
-    )
+    write_results(folder / "results", case, source_of(folder / "ct.nii.gz"))
     return folder
 
 

@@ -21,13 +21,14 @@ import typer
 from MoBUncertaintyLib import pipeline
 from MoBUncertaintyLib.cli import app, console
 from MoBUncertaintyLib.errors import Cancelled, ModelError
+from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.output.review_files import review_of
-from MoBUncertaintyLib.pipeline import cohort, demo
+from MoBUncertaintyLib.output.review_files import open_case
+from MoBUncertaintyLib.pipeline import demo
 from MoBUncertaintyLib.prediction import Precision, Progress
 from MoBUncertaintyLib.regions.settings import Measure
 from support import tiny
@@ -141,7 +142,7 @@ def test_one_of_many_labels_goes_through_results_review_and_export(tmp_path: Pat
     assert info["settings"]["labels"] == ["kidney"]
     found = read_results(tmp_path / "out")
     assert [(label.name, label.value) for label in found.prediction.labels] == [("kidney", 3)]
-    assert set(np.unique(found.prediction.segmentation)) == {0, 3} and len(found.table) > 0
+    assert set(np.unique(found.prediction.segmentation)) == {0, 3} and len(found.regions.ranked) > 0
     decided: dict[str, Any] = {"schema": "mob-uncertainty review", "schema_version": 2}
     decided["regions"] = [{"rank": 1, "verdict": "include", "label": "kidney"}]
     place = [int(index) for index in np.argwhere(found.prediction.segmentation == 0)[0]]
@@ -173,7 +174,7 @@ def test_clicks_on_a_stock_models_results(ct: Path, tmp_path: Path) -> None:
     raw, results = tiny.make_results_folder(tmp_path / "raw"), tmp_path / "results"
     predicted = run("predict", ct, "--model", raw, "--output", results, "--device", "cpu", "--no-scene")
     assert predicted.exit_code == 0, predicted.output
-    review = review_of(read_results(results))
+    review = open_case(results).review
     p = np.array(review.prediction.probability[0])
     voxel = np.unravel_index(np.abs(p - 0.5).argmin(), p.shape)
     point, label = (
@@ -298,10 +299,9 @@ def test_cancelling_before_any_stage_leaves_nothing(model: Path, ct: Path, tmp_p
     reached: list[str] = []
     with pytest.raises(Cancelled):
         pipeline.run_case(
-            ct,
+            pipeline.Job(predictor, scene=False),
+            Input(ct, "", ""),
             tmp_path / "out",
-            predictor,
-            scene=False,
             progress=lambda update: reached.append(update.stage),
             cancelled=lambda: stage == "read" or (bool(reached) and reached[-1] == _before(stage)),
         )
@@ -473,7 +473,7 @@ def test_unexpected_error_is_one_sentence_and_a_traceback_only_if_asked_for(
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(cohort, "run_case", fail)
+    monkeypatch.setattr("MoBUncertaintyLib.cli.cohort.run_case", fail)
     monkeypatch.setattr(console, "debug", False)
     done = run(*["--debug"] * debug, "predict", ct, "--model", model, "--output", tmp_path / "out")
     assert done.exit_code == 1

@@ -21,7 +21,7 @@ from MoBUncertaintyLib.images.inputs import Input, list_inputs
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
 from MoBUncertaintyLib.output.cohort.table import CSV, write_cohort
 from MoBUncertaintyLib.output.results_folder import FOLDER
-from MoBUncertaintyLib.pipeline.cohort import OTHER_RESULTS
+from MoBUncertaintyLib.pipeline import OTHER_RESULTS
 from support import tiny
 from support.command_line import run
 from support.dicom_files import write_slices

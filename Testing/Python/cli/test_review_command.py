@@ -13,13 +13,13 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.files.integrity import make_manifest, seal
-from MoBUncertaintyLib.images.reader import digest
-from MoBUncertaintyLib.output.report import ReviewedCase
-from MoBUncertaintyLib.output.results_folder import read_results, write_results
+from MoBUncertaintyLib.output.case import Case, Source
+from MoBUncertaintyLib.output.results_folder import Results, read_results
 from MoBUncertaintyLib.output.review_export import write_export
-from MoBUncertaintyLib.output.review_files import find_ct, review_of
+from MoBUncertaintyLib.output.review_files import find_image, open_case
+from MoBUncertaintyLib.review.review import Review
 from support.dicom_files import write_series
-from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
+from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, source_of, write_results
 from support.review_commands import BOTH, HEAD, decisions, entries, labels, review, run
 
 
@@ -78,13 +78,13 @@ class TestApplied:
 
     def test_edits_and_regions_of_another_threshold_come_back(self, place):
         results = read_results(place / "results")
-        image, _ = find_ct(results.prediction)
-        mine = review_of(results)
+        image, source = find_image(results)
+        mine = Review(results.prediction, results.regions)
         mine.edit("1", np.random.default_rng(0).integers(0, 3, mine.prediction.shape).astype(np.uint8))
         whole = fake_case(labels=(PANCREAS, LEFT_KIDNEY)).regions
         mine.update_regions(whole)
         mine.decide(mine.regions[-1].region_id, "exclude")
-        write_export(ReviewedCase(image, mine), place / "slicer")
+        write_export(Case.of(image, mine, source), place / "slicer")
         done = review(place, place / "slicer" / "report.json", "--output", place / "again")
         assert done.exit_code == 0, done.output
         assert np.array_equal(labels(place / "again" / "segmentation.seg.nrrd"), mine.corrected())
@@ -103,15 +103,7 @@ class TestApplied:
         case = fake_case((1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
         (tmp_path / "dicom").mkdir()
         write_series(tmp_path / "dicom", case.image)
-        write_results(
-            tmp_path / "results",
-            case.image,
-            case.prediction,
-            case.regions,
-            source=tmp_path / "dicom",
-            sha256=digest(tmp_path / "dicom"),
-            scene=False,
-        )
+        write_results(tmp_path / "results", case, source_of(tmp_path / "dicom"))
         (tmp_path / "dicom" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")  # a look at the folder, on a Mac
         done = run(tmp_path, entries({"rank": 1, "verdict": "include"}), "--format", "dicom_seg", "--patient-fields")
         assert done.exit_code == 0, done.output
@@ -120,12 +112,18 @@ class TestApplied:
         assert record["patient"]["Name"] == "Doe, Jane"
 
 
+def reviewed(results: Results, review: Review) -> Case:
+    """The case of a review of results."""
+    image, source = find_image(results)
+    return Case.of(image, review, source)
+
+
 class TestClicks:
     """Places with labels, by themselves and beside verdicts."""
 
     def middle(self, place: Path, rank: int) -> list[float]:
         """The voxel of a region nearest to its centroid, RAS mm."""
-        review = review_of(read_results(place / "results"))
+        review = open_case(place / "results").review
         region = review.region(str(rank))
         index = np.argwhere(region.mask) + [part.start for part in region.box]
         return review.prediction.grid.to_ras(index[((index - index.mean(axis=0)) ** 2).sum(axis=1).argmin()]).tolist()
@@ -140,7 +138,7 @@ class TestClicks:
             {"points_ras": [second, [second[0] + 2, *second[1:]]], "label": "background", "id": "c7"},
             {"points_ras": [first], "label": 1, "time": "2020-01-01T12:00:00"},
         ]
-        mine = review_of(read_results(place / "results"))
+        mine = open_case(place / "results").review
         for click, label in zip(clicks[:2], (2, 0), strict=True):
             mine.click(click["points_ras"], label)
         for number, given in enumerate((clicks, clicks[::-1])):
@@ -153,7 +151,7 @@ class TestClicks:
         assert (mine.corrected() != mine.prediction.segmentation).any()
 
     def test_the_report_has_the_ranks_by_which_the_file_names_regions(self, place):
-        mine, middle = review_of(read_results(place / "results")), self.middle(place, 1)
+        mine, middle = open_case(place / "results").review, self.middle(place, 1)
         mine.click([middle], 1)
         assert [region.region_id for region in mine.regions] == ["2", "1"], "a click seen at once ranks anew"
         assert run(place, HEAD | {"clicks": [{"points_ras": [middle], "label": 1, "region": 1}]}).exit_code == 0
@@ -176,7 +174,7 @@ class TestClicks:
         clicks = [{"points_ras": [self.middle(place, rank)], "label": rank % 2} for rank in (1, 2)]
         content = entries({"rank": 1, "verdict": "include", "label": "pancreas"}, clicks=clicks)
         assert run(place, content).exit_code == 0
-        mine = review_of(read_results(place / "results"))
+        mine = open_case(place / "results").review
         for click in clicks:
             mine.click(click["points_ras"], click["label"])
         mine.decide("1", "include", 1)
@@ -191,7 +189,7 @@ class TestClicks:
         for number, held in enumerate((["c1"], ["c1", "c2"], None)):
             entry = {"rank": 1, "verdict": "accept"} | ({} if held is None else {"clicks": held})
             assert run(place, entries(entry, clicks=clicks), "--output", str(place / f"out{number}")).exit_code == 0
-        mine = review_of(read_results(place / "results"))
+        mine = open_case(place / "results").review
         mine.click(clicks[0]["points_ras"], 0)
         mine.decide("1", "accept")
         mine.click(clicks[1]["points_ras"], 2)
@@ -202,7 +200,7 @@ class TestClicks:
 
     def test_report_of_an_export_reproduces_it_with_frozen_regions(self, place):
         results = read_results(place / "results")
-        mine = review_of(results)
+        mine = Review(results.prediction, results.regions)
         r, a, s = self.middle(place, 1)
         mine.click([(r, a, s)], 0)
         mine.decide("1", "include", 2)
@@ -211,7 +209,7 @@ class TestClicks:
         mine.move_click("c1", [(r, a + 8, s)])
         mine.decide("1", "accept")
         mine.remove_click("c2")
-        write_export(ReviewedCase(find_ct(results.prediction)[0], mine), place / "slicer")
+        write_export(reviewed(results, mine), place / "slicer")
         done = review(place, place / "slicer" / "report.json", "--output", place / "again")
         assert done.exit_code == 0, done.output
         for name in ("segmentation.seg.nrrd", "regions.nrrd", "report.csv"):
@@ -237,14 +235,7 @@ class TestDicomThatCannotBeWritten:
             dataset = pydicom.dcmread(path)
             del dataset.SOPClassUID
             dataset.save_as(path, enforce_file_format=False)
-        write_results(
-            tmp_path / "results",
-            case.image,
-            case.prediction,
-            case.regions,
-            source=tmp_path / "dicom",
-            scene=False,
-        )
+        write_results(tmp_path / "results", case, Source(tmp_path / "dicom"))
         done = run(tmp_path, entries({"rank": 1, "verdict": "include"}), "--format", "dicom_seg", "--format", "nifti")
         assert done.exit_code == 2
         assert "Error: The DICOM segmentation was not written: " in done.stderr
@@ -266,21 +257,24 @@ BAD = {
     "other schema": ({"regions": []}, 'its "schema" is not "mob-uncertainty review"'),
     "other version": (entries() | {"schema_version": 4}, 'its "schema_version" is 4, not 2'),
     "no list": (HEAD | {"regions": {}}, '"regions" must be a list'),
-    "no rank": (entries({"verdict": "accept"}), 'entry 1 of its regions has no "rank" from 1 on'),
-    "rank in words": (entries({"rank": "first", "verdict": "accept"}), 'has no "rank" from 1 on'),
+    "no rank": (entries({"verdict": "accept"}), "entry 1 of its regions is wrong: it lacks 'rank'"),
+    "rank in words": (entries({"rank": "first", "verdict": "accept"}), "'rank' must be a whole number"),
     "no such rank": (entries({"rank": 3, "verdict": "accept"}), "it decides region 3, but there are 2 regions"),
     "rank twice": (entries(*[{"rank": 1, "verdict": "accept"}] * 2), "it decides region 1 twice"),
     "verdict": (
         entries({"rank": 1, "verdict": "perhaps"}),
-        "the verdict of region 1 is 'perhaps', not one of pending, accept, include, exclude, edit",
+        "entry 1 of its regions is wrong: 'verdict' must be pending or accept or include or exclude or edit",
     ),
-    "no verdict": (entries({"rank": 1}), "the verdict of region 1 is None"),
-    "verdict is a list": (entries({"rank": 1, "verdict": []}), "the verdict of region 1 is []"),
-    "misspelt": (entries({"rank": 1, "verdict": "accept", "coment": ""}), "region 1 has an unknown entry 'coment'"),
+    "no verdict": (entries({"rank": 1}), "it lacks 'verdict'"),
+    "verdict is a list": (entries({"rank": 1, "verdict": []}), "'verdict' must be pending or accept"),
+    "misspelt": (
+        entries({"rank": 1, "verdict": "accept", "coment": ""}),
+        "it has an unknown entry 'coment'",
+    ),
     "misspelt above": (entries(signed="me"), "it has an unknown entry 'signed'"),
     "label": (entries({"rank": 1, "verdict": "include", "label": "spleen"}), "not one of pancreas, kidney_left"),
     "label's value": (entries({"rank": 1, "verdict": "include", "label": 7}), "the label 7 of region 1 is not one of"),
-    "comment": (entries({"rank": 1, "verdict": "accept", "comment": 5}), "the comment of region 1 is no text"),
+    "comment": (entries({"rank": 1, "verdict": "accept", "comment": 5}), "'comment' must be text"),
     "edit without voxels": (
         entries({"rank": 1, "verdict": "edit"}),
         "region 1 was edited, and only the report.json of an export",
@@ -289,13 +283,13 @@ BAD = {
         entries({"rank": 1, "verdict": "accept", "region": {"centroid_ras": [0, 0, 0]}}),
         "its region 1 lies elsewhere; use the report.json of the export",
     ),
-    "signature": (entries(signature={"name": " "}), "its signature has no name"),
-    "time": (entries(signature={"name": "A", "time": "noon"}), "its signature's time is 'noon', not as"),
+    "signature": (entries(signature={"name": " "}), "'name' is empty"),
+    "time": (entries(signature={"name": "A", "time": "noon"}), "'time' is 'noon', not as"),
     "signed too early": (
         entries({"rank": 1, "verdict": "accept"}, signature={"name": "A"}),
         "1 of 2 regions are not decided; decide them before signing off.",
     ),
-    "signed by nobody": (entries(signature={"name": ""}), "its signature has no name"),
+    "signed by nobody": (entries(signature={"name": ""}), "'name' is empty"),
     "signed by a terminal": (
         entries(*ALL_ACCEPTED, signature={"name": "A\x1b[2J"}),
         "must be one line of at most 100 printable characters",
@@ -306,27 +300,27 @@ BAD = {
     ),
     "nothing": (HEAD, 'it has neither "regions" nor "clicks"'),
     "clicks are no list": (entries(clicks={}), '"clicks" must be a list'),
-    "click is no object": (entries(clicks=["c1"]), "click 1 is not an object"),
-    "click misspelt": (clicked(colour="red"), "click 1 has an unknown entry 'colour'"),
-    "click nowhere": (clicked(points_ras=[]), 'click 1 has no "points_ras", a list of [R, A, S] in mm'),
-    "click at no place": (clicked(points_ras=[[1.0, None, 2.0]]), 'click 1 has no "points_ras"'),
+    "click is no object": (entries(clicks=["c1"]), "entry 1 of its clicks is wrong: it must be an object"),
+    "click misspelt": (clicked(colour="red"), "entry 1 of its clicks is wrong: it has an unknown entry 'colour'"),
+    "click nowhere": (clicked(points_ras=[]), "'points_ras' must be places, [R, A, S] in mm"),
+    "click at no place": (clicked(points_ras=[[1.0, None, 2.0]]), "'points_ras' must be"),
     "click outside": (clicked(points_ras=[[1e308, 0, 0]]), "lies outside of the image; click inside it."),
-    "click without label": (clicked(label=None), "click 1 has no label"),
+    "click without label": (clicked(label=None), "'label' must be a whole number or text"),
     "click of another label": (
         clicked(label="spleen"),
         "the label 'spleen' of click 1 is not one of background, pancreas, kidney_left",
     ),
     "click of another value": (clicked(label=3), "the label 3 of click 1 is not one of background"),
-    "click with a name": (clicked(id="mine"), "the id of click 1 is 'mine', not c1, c2, ..."),
+    "click with a name": (clicked(id="mine"), "'id' is 'mine', not c1, c2, ..."),
     "clicks with one name": (
         entries(clicks=[CLICK | {"id": "c1"}] * 2),
         "two of its clicks are called c1",
     ),
-    "click at no time": (clicked(time="noon"), "the time of click 1 is 'noon', not as 2026-05-31T14:30."),
+    "click at no time": (clicked(time="noon"), "'time' is 'noon', not as 2026-05-31T14:30."),
     "click in another age": (clicked(time="0001-01-01T00:00:00"), "the year 1 of click 1 is not possible"),
-    "click in no region": (clicked(region="tail"), "the region of click 1 is 'tail', not a rank"),
+    "click in no region": (clicked(region="tail"), "'region' must be a whole number"),
     "click in another region": (clicked(region=3), "click 1 lies in region 3, but there are 2 regions"),
-    "decided with words": (entries({"rank": 1, "verdict": "accept", "clicks": "c1"}), "are no list of ids"),
+    "decided with words": (entries({"rank": 1, "verdict": "accept", "clicks": "c1"}), "'clicks' must be"),
     "decided with another click": (
         entries({"rank": 1, "verdict": "accept", "clicks": ["c1"]}),
         "region 1 was decided with click 'c1', which is not there",
@@ -358,11 +352,11 @@ class TestExportThatWasChanged:
     @pytest.fixture
     def exported(self, place) -> Path:
         results = read_results(place / "results")
-        mine = review_of(results)
+        mine = Review(results.prediction, results.regions)
         mine.edit("1", np.ones(mine.prediction.shape, np.uint8))
         mine.decide("2", "exclude")
         mine.sign("A. Reader")
-        write_export(ReviewedCase(find_ct(results.prediction)[0], mine), place / "export")
+        write_export(reviewed(results, mine), place / "export")
         return place / "export" / "report.json"
 
     def refused(self, place: Path, record: Path, sentence: str) -> None:

@@ -24,10 +24,8 @@ import pytest
 
 from MoBUncertaintyLib.cli import review_server
 from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.output.report import ReviewedCase
-from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.output.review_files import review_of
-from MoBUncertaintyLib.pipeline import open_review
+from MoBUncertaintyLib.output.case import Case
+from MoBUncertaintyLib.output.review_files import open_case
 from support import command_line
 from support.browser import Reader, reader
 from support.fake_case import write_case
@@ -38,7 +36,7 @@ from support.marks import needs_browser
 class Served:
     """A case whose page is served by a thread of this process."""
 
-    def __init__(self, case: ReviewedCase, results: Path) -> None:
+    def __init__(self, case: Case, results: Path) -> None:
         self.case = case
         self.file = review_server.DecisionsFile(results)
         self._ready = threading.Event()
@@ -247,7 +245,7 @@ class TestCommand:
             place = urlsplit(run.stdout.readline().split()[1])
             connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
             if end != "untouched":
-                region = review_of(read_results(tmp_path / "results")).regions[0].region
+                region = open_case(tmp_path / "results").review.regions[0].region
                 click = {"action": "click", "points_ras": [region.centroid_ras], "label": 0, "region": "1"}
                 for body in (json.dumps(click), None):  # and a download that nobody receives
                     connection.request("POST" if body else "GET", place.path + ("step" if body else "decisions"), body)
@@ -264,7 +262,7 @@ class TestCommand:
                 f"Stopped; the decisions are in {kept[0]}.\n" if kept else "Stopped; nothing was decided.\n"
             )
         if kept:
-            assert len(open_review(tmp_path / "results", kept[0]).review.clicks) == 1
+            assert len(open_case(tmp_path / "results", kept[0]).review.clicks) == 1
 
     def test_asks_for_decisions_or_a_page(self, tmp_path):
         write_case(tmp_path)

@@ -10,6 +10,7 @@ from MoBUncertaintyLib.conformal.interval import volume_text
 from MoBUncertaintyLib.conformal.quantile import TooFewCasesError, conformal_quantile, needed_cases
 from MoBUncertaintyLib.conformal.volumes import CHOICES, Residuals, Scale, StatedVolume, choose_scale
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.schema import from_json, to_json
 
 
 @pytest.mark.parametrize("level", [0.5, 0.8, 0.9])
@@ -70,10 +71,10 @@ def calibration(count: int = 12) -> VolumeCalibration:
 
 def test_calibration_survives_json_and_damage_is_refused() -> None:
     made = calibration()
-    assert VolumeCalibration.from_dict(made.to_dict()) == made
-    assert VolumeBounds.from_dict(made.bounds().to_dict()).labels.keys() == {"liver"}
+    assert VolumeCalibration.from_dict(to_json(made)) == made
+    assert from_json(VolumeBounds, to_json(made.bounds())) == made.bounds()
     for change in ({"scale": "mm"}, {"values": [-1.0]}, {"values": []}):
-        damaged = made.to_dict()
+        damaged = to_json(made)
         damaged["labels"]["liver"]["predicted"] |= change
         with pytest.raises(SettingsError):
             VolumeCalibration.from_dict(damaged)
@@ -83,7 +84,7 @@ def test_stages_of_a_review_have_one_scale() -> None:
     kept = calibration().bounds()
     assert kept.labels["liver"].reviewed_scale is Scale.ERROR
     plain = replace(kept.labels["liver"], reviewed_scale=Scale.NOTHING)
-    bounds = VolumeBounds.from_dict(replace(kept, labels={"liver": plain}).to_dict())
+    bounds = replace(kept, labels={"liver": plain})
     stated, done = StatedVolume(94, 20), (STAGES, STAGES)
     assert bounds.interval("liver", stated, done).high == pytest.approx(94 + plain.reviewed[-1], rel=1e-4)
     label = calibration().labels["liver"]

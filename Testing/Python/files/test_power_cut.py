@@ -18,11 +18,10 @@ from support.fake_case import fake_case
 
 WRITE = """
 import os, sys
-from support.fake_case import fake_case
-from MoBUncertaintyLib.output.results_folder import write_results
+from support.fake_case import fake_case, write_results
 case = fake_case()
-options = {"scene": False, "overwrite": True, "warnings": [sys.argv[2]]}
-write_results(sys.argv[1], case.image, case.prediction, case.regions, **options)
+case.prediction.warnings.insert(0, sys.argv[2])
+write_results(sys.argv[1], case, overwrite=True)
 os._exit(0)
 """
 

@@ -15,7 +15,8 @@ from MoBUncertaintyLib.errors import Cancelled, ModelError, SettingsError
 from MoBUncertaintyLib.inference.maps.ensemble import Ensemble, predictor_of
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.model.folder import Model, load_model
-from MoBUncertaintyLib.output.results_folder import read_results, write_results
+from MoBUncertaintyLib.output.case import Case
+from MoBUncertaintyLib.output.results_folder import FOLDER, read_results, write_results
 from MoBUncertaintyLib.prediction import PredictionSettings, Progress
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
@@ -55,7 +56,9 @@ def test_a_prediction_carries_what_its_model_calls_doubtful(folds: Model, seeds:
     for prediction in (predict(image, folds, SETTINGS), Ensemble(seeds, SETTINGS).predict(image)):
         assert find_regions(prediction).settings == stated
     chosen = replace(stated, threshold=0.1)
-    write_results(tmp_path / "out", image, prediction, find_regions(prediction, chosen), scene=False)
+    case = Case(image, prediction, find_regions(prediction, chosen))
+    with FOLDER.reserve(tmp_path / "out") as place:
+        write_results(place, case, scene=False)
     assert find_regions(read_results(tmp_path / "out").prediction).settings == chosen
 
 

@@ -14,13 +14,14 @@ import torch
 
 from MoBUncertaintyLib.errors import ImageError, ModelError, ReviewError, SettingsError
 from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference.draws import draws
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.model.folder import Model, is_trained, load_model, read_card, read_channels
 from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.pipeline import run_case
+from MoBUncertaintyLib.pipeline import Job, run_case
 from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.review.region import Verdict
@@ -401,12 +402,12 @@ def test_overlapping_labels_go_through_files_and_a_review(nested: Model, tmp_pat
     assert exported.card.labels == nested.card.labels
     sitk.WriteImage(make_mr(), tmp_path / "mr.nii.gz")
     predictor = Predictor(exported, SETTINGS)
-    _, analysis = run_case(tmp_path / "mr.nii.gz", tmp_path / "results", predictor, scene=False)
+    case, _ = run_case(Job(predictor, scene=False), Input(tmp_path / "mr.nii.gz", "", ""), tmp_path / "results")
     read = read_results(tmp_path / "results").prediction
     assert read.labels == exported.card.labels and read.overlapping
-    assert read.volumes_ml() == analysis.prediction.volumes_ml()
-    assert np.array_equal(np.asarray(read.probability), analysis.prediction.probability)
-    review = Review(read, analysis.regions)
+    assert read.volumes_ml() == case.prediction.volumes_ml()
+    assert np.array_equal(np.asarray(read.probability), case.prediction.probability)
+    review = Review(read, case.regions)
     with pytest.raises(ReviewError):
         review.click([read.grid.to_ras(np.array([12, 12, 12]))], 3)
     review.decide(review.regions[0].region_id, Verdict.EXCLUDE)

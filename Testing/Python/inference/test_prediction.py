@@ -48,7 +48,7 @@ def test_what_is_said_of_a_prediction_does_not_let_it_be_summed_again() -> None:
     found = prediction(maps)
     error = found.expected_error_mm3
     found.probability[:] = 0
-    said = found.annotated({"input": "a CT"}, warnings=["It is cut off."])
+    said = found.annotated(provenance={"input": "a CT"}, warnings=["It is cut off."])
     assert (said.provenance["input"], said.warnings, said.expected_error_mm3) == ("a CT", ["It is cut off."], error)
     assert replace(found, probability=2 * maps).expected_error_mm3 != error
 

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.plausibility import Edges, cut_off
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -22,7 +23,7 @@ from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.model.terminology import describe_labels
-from MoBUncertaintyLib.pipeline import analyse, run_case
+from MoBUncertaintyLib.pipeline import Job, analyse, run_case
 from MoBUncertaintyLib.prediction import PredictionSettings
 
 LABELS = describe_labels({1: "organ"})
@@ -175,11 +176,11 @@ def test_what_the_regions_say_of_a_case_is_in_its_record(
     monkeypatch.setattr("MoBUncertaintyLib.pipeline.unsuitable", lambda *_: "Too much is doubtful.")
     image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
     sitk.WriteImage(image, tmp_path / "ct.nii.gz")
-    summary, analysis = run_case(tmp_path / "ct.nii.gz", tmp_path / "out", phantoms, scene=False)
+    case, _ = run_case(Job(phantoms, scene=False), Input(tmp_path / "ct.nii.gz", "", ""), tmp_path / "out")
     record = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
     assert "too much is doubtful" in record["suitability"]["reasons"]
     assert record["suitability"]["level"] in {"unusual", "not usable"}
-    assert summary.suitability == analysis.prediction.suitability
+    assert record["suitability"] == case.prediction.suitability.to_dict()
 
 
 def test_a_case_leaves_no_volume_in_memory(phantoms: Predictor, tmp_path: Path) -> None:
@@ -188,9 +189,9 @@ def test_a_case_leaves_no_volume_in_memory(phantoms: Predictor, tmp_path: Path) 
     gc.collect()
     gc.disable()
     try:
-        _, analysis = run_case(tmp_path / "ct.nii.gz", tmp_path / "out", phantoms, scene=False)
-        prediction = weakref.ref(analysis.prediction)
-        del analysis
+        case, _ = run_case(Job(phantoms, scene=False), Input(tmp_path / "ct.nii.gz", "", ""), tmp_path / "out")
+        prediction = weakref.ref(case.prediction)
+        del case
         assert prediction() is None
     finally:
         gc.enable()

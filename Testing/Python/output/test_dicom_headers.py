@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.dicom.objects import DicomFormat
-from MoBUncertaintyLib.output.report import ReviewedCase
-from MoBUncertaintyLib.output.results_folder import write_results
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.review.review import Review
 from support.dicom_files import write_slices
 from support.dicom_validators import complaints, needs_dciodvfy
+from support.fake_case import write_results
+from support.fake_review import from_dicom
 from support.review_cases import found, predicted_as
 
 FORMATS = ["dicom-seg", "dicom-seg-fractional", "dicom-sr", "parametric-map"]
@@ -32,7 +33,7 @@ SHAPE = (4, 6, 7)
 
 
 @pytest.fixture(scope="module")
-def exam(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], ReviewedCase]:
+def exam(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Case]:
     """A small CT from DICOM, and a review of its prediction."""
     folder = tmp_path_factory.mktemp("ct")
     files = write_slices(folder, np.random.default_rng(0).integers(-900, 900, SHAPE).astype(np.int16))
@@ -40,7 +41,7 @@ def exam(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], Reviewed
     segmentation = np.zeros(SHAPE, np.uint8)
     segmentation[1:3, 2:4, 2:5] = 1
     prediction = predicted_as(segmentation, grid_of(image))
-    return files, ReviewedCase(image, Review(prediction, found(segmentation)))
+    return files, Case.of(image, Review(prediction, found(segmentation)))
 
 
 def changed(files: list[Path], folder: Path, fields: dict[str, bytes]) -> list[Path]:
@@ -68,10 +69,10 @@ def _with_fields(content: bytes, fields: dict[str, bytes]) -> bytes:
     return content[:start] + b"".join(elements[key] for key in sorted(elements))
 
 
-def export(files: list[Path], case: ReviewedCase, folder: Path, **options: Any) -> Any:
+def export(files: list[Path], case: Case, folder: Path, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return write_export(case, folder, ["report", *FORMATS], dicom_files=files, overwrite=True, **options)
+        return write_export(from_dicom(case, files), folder, ["report", *FORMATS], overwrite=True, **options)
 
 
 NAME = "Yamada^Tarou=山田^太郎=やまだ^たろう"
@@ -215,13 +216,10 @@ def test_what_one_object_fails_on_is_its_own_problem(
         warnings.simplefilter("ignore")
         said = write_results(
             tmp_path / "results",
-            case.ct,
-            case.prediction,
-            case.review.listed(),
-            scene=False,
+            case,
+            Source(dicom_files=tuple(files)),
             formats=[DicomFormat.SEG, DicomFormat.PARAMETRIC_MAP],
-            dicom_files=files,
-        )
+        ).warnings
     assert len(said) == 1 and said[0].startswith("The DICOM segmentation was not written: ")
     assert (tmp_path / "results" / "segmentation.nii.gz").exists() and (
         tmp_path / "results" / "variance_1.dcm"
@@ -244,7 +242,7 @@ def test_slices_that_drift_apart_are_read_with_a_word_and_keep_their_voxels(
     assert [each for each in read.warnings if "shifted beside each other" in each] == read.warnings
     assert len(read.warnings) == warned
     segmentation = np.random.default_rng(1).integers(0, 2, SHAPE).astype(np.uint8)
-    case = ReviewedCase(read.image, Review(predicted_as(segmentation, grid_of(read.image)), found(segmentation * 0)))
+    case = Case.of(read.image, Review(predicted_as(segmentation, grid_of(read.image)), found(segmentation * 0)))
     assert export(files, case, tmp_path / "out").problems == ()
     written = segread(tmp_path / "out" / "segmentation.dcm")
     for index, file in enumerate(files):

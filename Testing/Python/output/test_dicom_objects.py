@@ -20,21 +20,22 @@ from MoBUncertaintyLib.conformal.volumes import Scale
 from MoBUncertaintyLib.geometry import LPS_TO_RAS
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
+from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.dicom.voxels import PROBABILITY_STEPS
-from MoBUncertaintyLib.output.report import VERDICTS, ReviewedCase
+from MoBUncertaintyLib.output.report import VERDICTS
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.review.review import Review
 from support.dicom_files import write_series
 from support.dicom_validators import complaints, dcmqi, needs_dciodvfy, read_measurements, read_segments
 from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, changed_case, fake_case
-from support.fake_review import fake_review
+from support.fake_review import fake_review, from_dicom
 
 FORMATS = ("dicom-seg", "dicom-seg-fractional", "dicom-sr", "parametric-map")
 FILES = ("segmentation.dcm", "probability.dcm", "report.dcm", "variance_1.dcm", "variance_2.dcm")
 STUDY = {"0020|0010": "S1", "0020|0011": "7", "0018|0015": "ABDOMEN"}
 
 
-def review_of(folder: Path, labels: tuple = (PANCREAS, LEFT_KIDNEY)) -> tuple[list[Path], ReviewedCase]:
+def review_of(folder: Path, labels: tuple = (PANCREAS, LEFT_KIDNEY)) -> tuple[list[Path], Case]:
     """A review of a CT from DICOM."""
     folder.mkdir()
     whole = fake_case(OBLIQUE, labels=labels)
@@ -47,26 +48,25 @@ def review_of(folder: Path, labels: tuple = (PANCREAS, LEFT_KIDNEY)) -> tuple[li
 
     bounds = VolumeBounds(0.9, 30, {"pancreas": LabelBounds(Scale.ERROR, 1.2, (1.0, 0.9, 0.8, 0.7))})
     case = changed_case(whole, onto, lambda _: read)
-    provenance = case.prediction.provenance | {"volume_bounds": bounds.to_dict()}
-    case = replace(case, prediction=replace(case.prediction, provenance=provenance))
+    case = replace(case, prediction=replace(case.prediction, stated_bounds=bounds))
     return files, fake_review(case, r1="include", r2="accept")
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReviewedCase, list[Path]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Case, list[Path]]:
     """A review that is signed off, and all objects of it."""
     folder = tmp_path_factory.mktemp("review")
     files, case = review_of(folder / "ct")
     case.review.sign("Jörg Reader")
-    done = write_export(case, folder / "out", FORMATS, dicom_files=files)
+    done = write_export(from_dicom(case, files), folder / "out", FORMATS)
     assert done.problems == ()
     return folder / "out", case, files
 
 
 def test_a_case_that_is_not_ordinary_is_told_from_others_in_a_viewers_list(tmp_path):
     files, case = review_of(tmp_path / "ct")
-    case.prediction.provenance["suitability"] = Suitability(Level.NOT_USABLE, ("it is foreign",)).to_dict()
-    assert write_export(case, tmp_path / "out", FORMATS, dicom_files=files).problems == ()
+    vars(case.review.prediction)["suitability"] = Suitability(Level.NOT_USABLE, ("it is foreign",))
+    assert write_export(from_dicom(case, files), tmp_path / "out", FORMATS).problems == ()
     assert all(pydicom.dcmread(tmp_path / "out" / name).SeriesDescription.startswith("NOT USABLE: ") for name in FILES)
     groups = highdicom.sr.srread(tmp_path / "out" / "report.dcm").content.get_volumetric_roi_measurement_groups()
     said = [
@@ -75,9 +75,9 @@ def test_a_case_that_is_not_ordinary_is_told_from_others_in_a_viewers_list(tmp_p
     assert [each.value.meaning for each in said] == ["not usable: it is foreign"] * 2
 
 
-def on_grid(image: sitk.Image, case: ReviewedCase, background: float = 0.0) -> np.ndarray:
+def on_grid(image: sitk.Image, case: Case, background: float = 0.0) -> np.ndarray:
     """An image by nearest neighbours on the CT's grid: the same voxels where it has them."""
-    resampled = sitk.Resample(image, case.ct, sitk.Transform(), sitk.sitkNearestNeighbor, background)
+    resampled = sitk.Resample(image, case.image, sitk.Transform(), sitk.sitkNearestNeighbor, background)
     return sitk.GetArrayFromImage(resampled)
 
 
@@ -213,7 +213,7 @@ class TestStructuredReport:
 
     def test_of_one_organ_refers_to_its_only_segment(self, tmp_path):
         files, case = review_of(tmp_path / "ct", labels=(PANCREAS,))
-        write_export(case, tmp_path / "out", ["dicom-sr"], dicom_files=files)
+        write_export(from_dicom(case, files), tmp_path / "out", ["dicom-sr"])
         document = sr.srread(tmp_path / "out" / "report.dcm")
         group = document.content.get_volumetric_roi_measurement_groups()[0]
         segments = pydicom.dcmread(tmp_path / "out" / "segmentation.dcm")
@@ -234,7 +234,7 @@ class TestStructuredReport:
     def test_identifiers_stay_the_same_and_an_open_review_names_nobody(self, exported, tmp_path):
         first, case, files = exported
         case = fake_review_of(case)
-        done = write_export(case, tmp_path / "out", ["dicom-sr"], dicom_files=files)
+        done = write_export(from_dicom(case, files), tmp_path / "out", ["dicom-sr"])
         assert {path.name for path in done.files} == {"report.json", "report.dcm", "segmentation.dcm"}
         ours, theirs = (sr.srread(folder / "report.dcm") for folder in (tmp_path / "out", first))
         assert ours.CompletionFlag == "PARTIAL"
@@ -246,6 +246,6 @@ class TestStructuredReport:
         assert uids[0] == uids[1] and len(set(uids[0])) == len(uids[0]) >= 3
 
 
-def fake_review_of(case: ReviewedCase) -> ReviewedCase:
+def fake_review_of(case: Case) -> Case:
     """The same prediction, not reviewed yet."""
-    return ReviewedCase(case.ct, Review(case.prediction, case.review.listed()))
+    return Case.of(case.image, Review(case.prediction, case.review.listed()))

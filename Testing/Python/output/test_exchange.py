@@ -15,11 +15,12 @@ from support.fake_case import fake_case
 
 def test_a_prediction_comes_back_with_all_that_it_knows() -> None:
     case = fake_case()
-    provenance = case.prediction.provenance | {
-        "processed_box": [[0, 3], [1, 4], [0, 2]],
-        "correlation_mm": [3.0, 4.5, 6.0],
-    }
-    own = replace(case.prediction, provenance=provenance, click_settings=ClickSettings(length_mm=2.5, strength=8.0))
+    own = replace(
+        case.prediction,
+        predicted_part=(slice(0, 3), slice(1, 4), slice(0, 2)),
+        correlation_mm=(3.0, 4.5, 6.0),
+        click_settings=ClickSettings(length_mm=2.5, strength=8.0),
+    )
     fields = write_prediction(own, case.regions, lambda _name, array: array)
     assert set(KEPT) <= set(fields)
     found = read_prediction(fields, own.grid)

@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.pages import templates
 from MoBUncertaintyLib.output.pages.report_page import facts, write_html
 from MoBUncertaintyLib.output.pictures.planes import PLANES
@@ -30,11 +31,9 @@ from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGION
 from MoBUncertaintyLib.output.report import (
     CLICK_COLUMNS,
     COLUMNS,
-    ReviewedCase,
     build_report,
-    write_clicks_csv,
-    write_csv,
     write_json,
+    write_table,
 )
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
@@ -75,13 +74,13 @@ class Page(HTMLParser):
         return [Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,")))) for url in urls]
 
 
-def page(tmp_path: Path, case: ReviewedCase, **options) -> Page:
+def page(tmp_path: Path, case: Case, **options) -> Page:
     write_html(tmp_path / "report.html", build_report(case, **options), case)
     return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
-def signed() -> ReviewedCase:
+def signed() -> Case:
     case = fake_review(r1="include", r2="exclude")
     case.review.comment("2", "stomach, not pancreas")
     case.review.sign("Ada Müller", datetime(2026, 5, 31, 14, 30, tzinfo=UTC))
@@ -89,7 +88,7 @@ def signed() -> ReviewedCase:
 
 
 @pytest.fixture
-def clicked() -> ReviewedCase:
+def clicked() -> Case:
     """A stroke in a region, two clicks of which one is in conflict elsewhere, and a region that is included."""
     case = fake_review()
     review, grid = case.review, case.prediction.grid
@@ -128,7 +127,7 @@ class TestClicks:
         report = build_report(clicked)
         before, now = clicked.review.expected_error_mm3
         assert report["expected_error_mm3"] == {"predicted": before, "now": now}
-        write_clicks_csv(tmp_path / "clicks.csv", report)
+        write_table(tmp_path / "clicks.csv", CLICK_COLUMNS, report["clicks"])
         with (tmp_path / "clicks.csv").open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
         assert tuple(rows[0]) == CLICK_COLUMNS
@@ -164,7 +163,7 @@ class TestClicks:
         review = clicked.review
         region = review.region("1")
         plain, marked, changed = (
-            draw_region(clicked.ct, region, clicked.prediction, clicked.prediction.segmentation, SCALE, **options)
+            draw_region(clicked.image, region, clicked.prediction, clicked.prediction.segmentation, SCALE, **options)
             for options in ({}, {"clicks": review.clicks}, {"clicks": review.clicks, "maps": review.maps_in})
         )
         assert plain != marked
@@ -229,7 +228,7 @@ class TestHtml:
 
     def test_organ_names_and_ct_names_are_text_too(self, tmp_path):
         case = fake_review(fake_case(labels=(replace(PANCREAS, name="<b>p</b>"), LEFT_KIDNEY)), r1="include")
-        case.prediction.provenance["input"]["name"] = "<i>ct</i>"
+        case = replace(case, source=Source(name="<i>ct</i>"))
         found = page(tmp_path, case)
         assert "<b>p</b>" in found.text
         assert "<i>ct</i>" in found.text
@@ -270,7 +269,7 @@ class TestHtml:
 
 class TestTables:
     def test_csv_has_a_row_for_each_region(self, tmp_path, signed):
-        write_csv(tmp_path / "report.csv", build_report(signed))
+        write_table(tmp_path / "report.csv", COLUMNS, build_report(signed)["regions"])
         with (tmp_path / "report.csv").open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0]) == list(COLUMNS)
@@ -287,12 +286,12 @@ class TestTables:
     def test_comment_is_no_formula_to_a_spreadsheet(self, tmp_path, signed, text):
         report = build_report(signed)
         report["regions"][0]["comment"] = text
-        write_csv(tmp_path / "report.csv", report)
+        write_table(tmp_path / "report.csv", COLUMNS, report["regions"])
         with (tmp_path / "report.csv").open(newline="", encoding="utf-8-sig") as file:
             assert next(csv.DictReader(file))["comment"] == "'" + text
 
     def test_numbers_below_zero_stay_numbers(self, tmp_path, signed):
-        write_csv(tmp_path / "report.csv", build_report(signed))
+        write_table(tmp_path / "report.csv", COLUMNS, build_report(signed)["regions"])
         with (tmp_path / "report.csv").open(newline="", encoding="utf-8-sig") as file:
             assert any(float(row["centroid_s_mm"]) < 0 for row in csv.DictReader(file))
 
@@ -347,8 +346,8 @@ def scene(direction: np.ndarray, spacing=(1.5, 2.0, 3.0)) -> tuple[sitk.Image, R
     return ct, Review(prediction, regions_of(labels, [region]))
 
 
-def scale_of(case: ReviewedCase) -> Scale:
-    return Scale.of(case.ct, case.review.settings)
+def scale_of(case: Case) -> Scale:
+    return Scale.of(case.image, case.review.settings)
 
 
 def drawn_region(ct, review, prediction, corrected) -> dict[str, bytes]:
@@ -431,7 +430,7 @@ def test_region_at_the_edge_of_the_volume_is_drawn():
     labels[0, 0, 0:2] = 1
     row = replace(case.review.regions[0].region, extent_mm=6.0)
     review = Review(case.prediction, regions_of(labels, [row]))
-    drawn = drawn_region(case.ct, review, review.prediction, review.prediction.segmentation)
+    drawn = drawn_region(case.image, review, review.prediction, review.prediction.segmentation)
     assert len(drawn) == 3
 
 
@@ -460,7 +459,7 @@ def test_pictures_show_the_measure_that_regions_were_found_by(tmp_path):
     assert "p (1 − p) 0.050" in shown and "the uncertainty, that is p (1 − p), is thicker" in shown
 
 
-def large_case(count: int) -> ReviewedCase:
+def large_case(count: int) -> Case:
     """A noisy CT with many doubtful regions."""
     case = fake_review()
     labels = np.zeros((100, 256, 256), np.uint16)
@@ -479,7 +478,7 @@ def large_case(count: int) -> ReviewedCase:
     prediction = replace(
         case.prediction, segmentation=predicted, probability=probability, variance=variance, grid=grid_of(ct)
     )
-    return ReviewedCase(ct, Review(prediction, regions_of(labels, rows)))
+    return Case.of(ct, Review(prediction, regions_of(labels, rows)))
 
 
 def test_a_report_of_17_regions_takes_seconds(tmp_path):
@@ -494,7 +493,7 @@ def test_of_many_regions_the_first_are_listed_and_drawn_and_the_table_holds_all(
     large = large_case(70)
     report = build_report(large)
     write_html(tmp_path / "report.html", report, large, table="regions.csv")
-    write_csv(tmp_path / "report.csv", report)
+    write_table(tmp_path / "report.csv", COLUMNS, report["regions"])
     found = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     listed = [attributes for tag, attributes in found.tags if tag == "td" and attributes.get("class") == "rank"]
     assert len(listed) == LISTED_REGIONS == 50
@@ -545,7 +544,7 @@ def test_a_stroke_may_lead_far_from_its_region(length: float) -> None:
         for away in (0, 1):  # begun in the region, or far from it
             points = [tuple(middle + (part + away) * length * direction) for part in (0, 0.5, 1)]
             click = Click("c1", points, 1, datetime.now(UTC), region.region_id)
-            drawn = draw_region(case.ct, region, case.prediction, case.review.corrected(), SCALE, clicks=[click])
+            drawn = draw_region(case.image, region, case.prediction, case.review.corrected(), SCALE, clicks=[click])
             assert len(drawn) == 3
 
 

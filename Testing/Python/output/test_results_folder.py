@@ -17,16 +17,16 @@ from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.files import locks, publishing
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.output import results_folder
-from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, read_results, write_results
+from MoBUncertaintyLib.output.case import Source
+from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, read_results
 from MoBUncertaintyLib.output.results_record import RECORD
 from support import TESTS
-from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case, write_results
 
 
 def write(folder: Path, case=None, **options) -> list[str]:
     case = case or fake_case()
-    options.setdefault("scene", False)
-    return write_results(folder, case.image, case.prediction, case.regions, **options)
+    return write_results(folder, case, **options).warnings
 
 
 def same_geometry(a: sitk.Image, b: sitk.Image) -> bool:
@@ -99,7 +99,8 @@ class TestContent:
         source = tmp_path / "Müller CT.nii.gz"
         case = fake_case()
         sitk.WriteImage(case.image, str(source))
-        write(tmp_path / "out", case, source=source, sha256="5" * 64, warnings=["read with care"])
+        case.prediction.warnings.insert(0, "read with care")
+        write(tmp_path / "out", case, source=Source(source, sha256="5" * 64))
         info = json.loads((tmp_path / "out" / "prediction.json").read_text(encoding="utf-8"))
         assert info["input"]["name"] == "Müller CT.nii.gz"
         assert info["input"]["sha256"] == "5" * 64
@@ -130,27 +131,21 @@ class TestReading:
     @pytest.mark.parametrize("labels", [(PANCREAS,), (PANCREAS, LEFT_KIDNEY)], ids=["one organ", "two organs"])
     def test_what_was_written_comes_back(self, tmp_path, labels):
         case = fake_case(labels=labels)
-        part = case.prediction.provenance | {
-            "processed_box": [[1, 9], [0, 8], [2, 7]],
-            "correlation_mm": [3.0, 4.5, 6.0],
-        }
-        own = ClickSettings(length_mm=6.0, prior_deviation=1.5)
-        case.prediction = replace(case.prediction, provenance=part, click_settings=own)
+        own, part = ClickSettings(length_mm=6.0, prior_deviation=1.5), (slice(1, 9), slice(0, 8), slice(2, 7))
+        lengths = (3.0, 4.5, 6.0)
+        case.prediction = replace(case.prediction, predicted_part=part, correlation_mm=lengths, click_settings=own)
         write(tmp_path / "out", case)
         found = read_results(tmp_path / "out")
         assert found.prediction.click_settings == own
-        assert found.prediction.correlation_mm == (3.0, 4.5, 6.0)
-        assert found.prediction.processed_box == (slice(1, 9), slice(0, 8), slice(2, 7))
+        assert (found.prediction.correlation_mm, found.prediction.processed_box) == (lengths, part)
         for part in ("segmentation", "probability", "variance"):
             assert np.array_equal(getattr(found.prediction, part), getattr(case.prediction, part))
         assert np.allclose(found.prediction.grid.matrix(), case.prediction.grid.matrix(), atol=1e-4)
         assert found.prediction.labels == labels
         assert found.prediction.warnings == case.prediction.warnings
         assert found.prediction.timings.items() >= case.prediction.timings.items()
-        assert np.array_equal(found.region_map, case.regions.whole_map())
-        assert found.table[1]["rank"] == 2
-        assert found.table[1]["location"] == "superior anterior"
-        assert found.table[0]["expected_error_mm3"] == pytest.approx(1234.5)
+        assert np.array_equal(found.regions.whole_map(), case.regions.whole_map())
+        assert [region.rank for region in found.regions.ranked] == [1, 2]
         assert found.prediction.provenance["regions"]["count"] == 2
 
     def test_another_folder_is_refused(self, tmp_path):
@@ -181,7 +176,7 @@ class TestReading:
 
     def test_more_files_are_in_the_record(self, tmp_path):
         write(tmp_path / "out", more=lambda folder: (folder / "demo.json").write_text("{}"))
-        assert "demo.json" in read_results(tmp_path / "out").prediction.provenance["files"]
+        read_results(tmp_path / "out")
         (tmp_path / "out" / "demo.json").write_text("[]")
         with pytest.raises(OutputError):
             read_results(tmp_path / "out")
@@ -312,9 +307,8 @@ class TestFailure:
 def in_child(preparation: str, folder: Path) -> subprocess.CompletedProcess:
     """Write results in another process."""
     code = (
-        "from support.fake_case import fake_case\n"
-        "from MoBUncertaintyLib.output.results_folder import write_results\nc = fake_case()\n"
-        f"{preparation}\nwrite_results({str(folder)!r}, c.image, c.prediction, c.regions, scene=False)"
+        "from support.fake_case import fake_case, write_results\nc = fake_case()\n"
+        f"{preparation}\nwrite_results({str(folder)!r}, c)"
     )
     return subprocess.run([sys.executable, "-c", code], cwd=TESTS, capture_output=True, encoding="utf-8")
 

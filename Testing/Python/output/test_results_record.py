@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.files.integrity import make_manifest, seal
-from MoBUncertaintyLib.output.results_folder import read_results, write_results
-from MoBUncertaintyLib.output.results_record import RecordError, check_form, read_table
-from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
+from MoBUncertaintyLib.files.integrity import seal
+from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.output.results_record import check_form
+from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, write_results
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results") / "out"
     case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
-    write_results(folder, case.image, case.prediction, case.regions, scene=False)
+    write_results(folder, case)
     return folder
 
 
@@ -78,9 +78,9 @@ SPOILT: dict[str, Callable[[dict[str, Any]], object]] = {
     "Invalid isoformat": lambda record: record.update(created="yesterday"),
     "its labels is missing or not": lambda record: record.update(labels={}),
     "it names no labels": lambda record: record.update(labels=[]),
-    "its labels[0].value is": lambda record: record["labels"][0].update(value=True),
+    "'value' must be a whole number": lambda record: record["labels"][0].update(value=True),
     "label value 0 is not between": lambda record: record["labels"][0].update(value=0),
-    "its labels[1].colour is": lambda record: record["labels"][1].update(colour=[1, 2]),
+    "'colour' must be": lambda record: record["labels"][1].update(colour=[1, 2]),
     "two of its labels have the same name": lambda record: record["labels"][1].update(name="pancreas"),
     "its input.path is": lambda record: record["input"].update(path=["/etc/passwd"]),
     "its input.size is": lambda record: record["input"].update(size=[1, 2]),
@@ -94,7 +94,7 @@ SPOILT: dict[str, Callable[[dict[str, Any]], object]] = {
     "its warnings[0] is": lambda record: record.update(warnings=[{}]),
     "its settings.region_of_interest is": lambda record: record["settings"].update(region_of_interest=[1]),
     "its folds[0] is": lambda record: record.update(folds=[[]]),
-    "another version of this program, 1": lambda record: record.update(schema_version=1),
+    "another version of this program, 2": lambda record: record.update(schema_version=2),
     "lists '../x'": lambda record: record["files"].update({"../x": "0" * 64}),
 }
 
@@ -112,41 +112,3 @@ def test_a_record_sealed_anew_must_still_have_its_form(folder: Path, phrase: str
 
 def test_what_is_not_named_may_be_anything(written: Path) -> None:
     check_form(record_of(written) | {"tiles": None, "of a later version": [1]})
-
-
-TABLE = (
-    "rank,number,centroid_r_mm,centroid_a_mm,centroid_s_mm,location,volume_mm3,expected_error_mm3,"
-    "mean_variance,max_variance,mean_probability,inside_fraction,extent_mm\n"
-)
-ROW = "1,1,0,0,0,left,1,1,0.1,0.2,0.5,0.5,10\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "phrase"),
-    [
-        ("rank\n1\n", "other columns"),
-        (TABLE + "1,1\n", "not as many fields"),
-        (TABLE + ROW.replace("\n", ",7\n"), "not as many fields"),
-        (TABLE + ROW.replace("left", "x" * 140_000), "field larger than field limit"),
-        (TABLE + ROW.replace("0.1", "nan"), "mean_variance is nan"),
-        (TABLE + ROW.replace("1,1,0", "1,1.5,0", 1), "invalid literal"),
-        (TABLE + ROW.replace("1,1,0", "1," + "9" * 5000 + ",0", 1), "number is 9999"),
-        (TABLE + ROW + ROW, "the ranks in regions.csv are not"),
-        (TABLE + ROW.replace("left", '"left'), "unexpected end of data"),
-        ("", "other columns"),
-    ],
-)
-def test_table_that_is_not_as_it_should_be(tmp_path: Path, text: str, phrase: str) -> None:
-    (tmp_path / "regions.csv").write_text(text)
-    with pytest.raises(RecordError) as refused:
-        read_table(tmp_path / "regions.csv")
-    assert phrase in str(refused.value)
-    assert len(str(refused.value)) < 250
-
-
-def test_table_with_a_manifest_of_its_own_is_read(folder: Path) -> None:
-    replace(folder / "regions.csv", (TABLE + ROW + ROW.replace("1,1", "2,2", 1)).encode())
-    record = record_of(folder)
-    record["files"] |= make_manifest(folder, ["regions.csv"])
-    replace(folder / "prediction.json", json.dumps(seal(record)).encode())
-    assert [row["rank"] for row in read_results(folder).table] == [1, 2]

@@ -20,9 +20,9 @@ from MoBUncertaintyLib.errors import OutputError, SettingsError
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output import review_export
+from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.exchange import write_prediction
 from MoBUncertaintyLib.output.pages import report_page
-from MoBUncertaintyLib.output.report import ReviewedCase
 from MoBUncertaintyLib.output.review_export import Format, read_export, write_export
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.review import Review
@@ -30,7 +30,7 @@ from MoBUncertaintyLib.worker.commands import export_review
 from MoBUncertaintyLib.worker.protocol import Command, check_request
 from support.dicom_files import write_series
 from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, changed_case, fake_case
-from support.fake_review import fake_review
+from support.fake_review import fake_review, from_dicom
 from support.review_cases import stored_again
 
 
@@ -39,14 +39,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def case() -> ReviewedCase:
+def case() -> Case:
     case = fake_review(r1="include", r2="exclude")
     case.review.comment("1", "tail")
     return case
 
 
 @pytest.fixture(scope="module")
-def exam(tmp_path_factory) -> tuple[list[Path], ReviewedCase]:
+def exam(tmp_path_factory) -> tuple[list[Path], Case]:
     """A CT from DICOM, with two organs, segmented by a model with little variance."""
     folder = tmp_path_factory.mktemp("dicom")
     tags = {"0010|0010": "Doe^Jane", "0010|0030": "19800131", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4"}
@@ -76,7 +76,7 @@ class TestFiles:
         write_export(case, tmp_path / "out", [Format.SEGMENTATION])
         stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
         assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
-        assert np.allclose(grid_of(stored).matrix(), grid_of(case.ct).matrix(), atol=1e-5)
+        assert np.allclose(grid_of(stored).matrix(), grid_of(case.image).matrix(), atol=1e-5)
         assert stored.GetMetaData("Segment0_Name") == "pancreas"
         assert "Segmentation.Status:inprogress" in stored.GetMetaData("Segment0_Tags")
         regions = sitk.ReadImage(str(tmp_path / "out" / "regions.nrrd"))
@@ -84,9 +84,9 @@ class TestFiles:
 
     def test_volumes_lie_where_the_ct_does_though_its_results_are_rounded(self, tmp_path, case):
         """NIfTI, in which results are stored, has 32-bit positions."""
-        ct = sitk.Image(case.ct)
+        ct = sitk.Image(case.image)
         ct.SetOrigin([x + 3e-6 for x in ct.GetOrigin()])
-        write_export(ReviewedCase(ct, case.review), tmp_path / "out", [Format.SEGMENTATION])
+        write_export(Case.of(ct, case.review), tmp_path / "out", [Format.SEGMENTATION])
         for name in ("segmentation.seg.nrrd", "regions.nrrd"):
             stored = sitk.ReadImage(str(tmp_path / "out" / name))
             assert np.allclose(stored.GetOrigin(), ct.GetOrigin(), rtol=0, atol=1e-9)
@@ -99,7 +99,7 @@ class TestFiles:
 
     def test_dicom(self, tmp_path, exam):
         files, case = exam
-        done = write_export(case, tmp_path / "out", list(Format), dicom_files=files, patient_fields=True)
+        done = write_export(from_dicom(case, files), tmp_path / "out", list(Format), patient_fields=True)
         assert done.warnings == ()
         assert {path.name for path in done.files} >= {"segmentation.dcm", "variance_1.dcm", "variance_2.dcm"}
         segmentation = pydicom.dcmread(tmp_path / "out" / "segmentation.dcm")
@@ -117,7 +117,7 @@ class TestFiles:
     def test_report_names_the_series_and_the_patient_only_if_asked_for(self, tmp_path, exam):
         files, case = exam
         for asked in (False, True):
-            write_export(case, tmp_path / f"{asked}", ["report"], dicom_files=files, patient_fields=asked)
+            write_export(from_dicom(case, files), tmp_path / f"{asked}", ["report"], patient_fields=asked)
             everything = b"".join(contents(tmp_path / f"{asked}").values())
             assert (b"Doe, Jane" in everything) is asked
             assert (b"1980-01-31" in everything) is asked
@@ -132,7 +132,7 @@ class TestFiles:
         stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.nii.gz"))
         assert stored.GetPixelID() == sitk.sitkUInt8
         assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
-        assert np.allclose(grid_of(stored).matrix(), grid_of(case.ct).matrix(), atol=1e-4)
+        assert np.allclose(grid_of(stored).matrix(), grid_of(case.image).matrix(), atol=1e-4)
         write_export(case, tmp_path / "out", ["report"], overwrite=True)
 
     def test_patient_of_a_ct_that_has_none_is_a_warning(self, tmp_path, case):
@@ -151,7 +151,7 @@ class TestFiles:
 
     def test_dicom_of_another_ct_is_a_problem_and_the_rest_is_written(self, tmp_path, exam, case):
         files, _ = exam
-        done = write_export(case, tmp_path / "out", ["segmentation", "dicom_seg"], dicom_files=files[1:])
+        done = write_export(from_dicom(case, files[1:]), tmp_path / "out", ["segmentation", "dicom_seg"])
         (problem,) = done.problems
         assert problem.startswith("The DICOM segmentation was not written: The volume does not lie on the slices")
         assert (tmp_path / "out" / "segmentation.seg.nrrd").exists()
@@ -193,7 +193,7 @@ class TestPlace:
         with pytest.raises(OutputError):
             write_export(case, tmp_path / "out", overwrite=True)
 
-    @pytest.mark.parametrize("step", ["write_html", "write_segmentation_nrrd", "write_csv"])
+    @pytest.mark.parametrize("step", ["write_html", "write_segmentation_nrrd", "write_table"])
     def test_full_disk_in_the_middle_leaves_the_earlier_review_and_nothing_else(
         self, tmp_path, case, monkeypatch, step
     ):
@@ -215,7 +215,7 @@ class TestPlace:
         files, case = exam
         monkeypatch.setattr(pydicom.Dataset, "save_as", fail)
         with pytest.raises(OutputError):
-            write_export(case, tmp_path / "out", ["dicom_seg"], dicom_files=files)
+            write_export(from_dicom(case, files), tmp_path / "out", ["dicom_seg"])
         assert os.listdir(tmp_path) == []
 
     def test_segmentation_that_is_cut_short_is_noticed(self, tmp_path, case, monkeypatch):
@@ -239,12 +239,12 @@ class TestPlace:
             dataset.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
             assert path.read_bytes()[:2] == b"\x08\0"
         read_image(tmp_path)
-        done = write_export(case, tmp_path / "out", ["dicom_seg"], dicom_files=old)
+        done = write_export(from_dicom(case, old), tmp_path / "out", ["dicom_seg"])
         assert done.problems == ()
 
     def test_unreadable_dicom_files(self, tmp_path, case):
         (tmp_path / "1.dcm").write_bytes(b"no DICOM")
-        done = write_export(case, tmp_path / "out", dicom_files=[tmp_path / "1.dcm"], patient_fields=True)
+        done = write_export(from_dicom(case, [tmp_path / "1.dcm"]), tmp_path / "out", patient_fields=True)
         (problem,) = done.problems
         assert problem.startswith("What the report says of the image's DICOM series was not written: ")
         assert "1.dcm cannot be read (it is no DICOM file); give the image's DICOM files." in problem
@@ -253,7 +253,7 @@ class TestPlace:
 
 PARTS = {
     "write_html": ("The report", {"report.html"}),
-    "write_csv": ("The table of the report", {"report.csv"}),
+    "write_table": ("The table of the report", {"report.csv"}),
     "write_segmentation_nrrd": ("The segmentation", {"segmentation.seg.nrrd", "regions.nrrd"}),
     "_write_nifti": ("The segmentation as NIfTI", {"segmentation.nii.gz"}),
 }
@@ -302,18 +302,18 @@ class Told:
 
 
 class TestRequest:
-    def request(self, folder: Path, case: ReviewedCase, **changes) -> dict:
+    def request(self, folder: Path, case: Case, **changes) -> dict:
         """As the module sends it: JSON, with arrays as files."""
 
         def save(name: str, array: np.ndarray) -> str:
             np.save(folder / f"{name}.npy", array)
             return str(folder / f"{name}.npy")
 
-        ct = sitk.GetArrayViewFromImage(case.ct)
+        ct = sitk.GetArrayViewFromImage(case.image)
         given = {"input": {"name": None, "sha256": "b" * 64}}
         sent = replace(case.prediction, provenance=case.prediction.provenance | given)
         request = {
-            "ct": {"array": save("ct", ct), "ijk_to_ras": grid_of(case.ct).matrix().tolist(), "name": "Jäger CT"},
+            "ct": {"array": save("ct", ct), "ijk_to_ras": grid_of(case.image).matrix().tolist(), "name": "Jäger CT"},
             "dicom_files": None,
             "prediction": write_prediction(sent, case.review.listed(), save),
             "review": case.review.to_dict(),

@@ -13,15 +13,17 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.errors import ImageError, UserError
 from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.images.grid import image_on
+from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.exchange import make_prediction
 from MoBUncertaintyLib.output.pages.report_page import render_html
 from MoBUncertaintyLib.output.pictures.scales import Scale
-from MoBUncertaintyLib.output.report import ReviewedCase, build_report, write_csv
+from MoBUncertaintyLib.output.report import COLUMNS, build_report, write_table
 from MoBUncertaintyLib.output.results_folder import Results, describe
-from MoBUncertaintyLib.output.results_record import RecordError
+from MoBUncertaintyLib.output.results_record import RecordError, record_of
 from MoBUncertaintyLib.output.review_export import write_export
-from MoBUncertaintyLib.output.review_files import apply_decisions, review_of
+from MoBUncertaintyLib.output.review_files import apply_decisions
+from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 from support.json_mutants import mutants, values
@@ -32,8 +34,9 @@ PLACE = (11.8, -87.4, -162.0)
 @pytest.fixture(scope="module")
 def results() -> Results:
     case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
-    provenance = json.loads(json.dumps(describe(case.prediction, case.regions) | {"warnings": []}))
-    return Results(replace(case.prediction, provenance=provenance, warnings=[]), case.regions.whole_map(), table=[])
+    prediction = describe(replace(case.prediction, warnings=[]), case.regions)
+    regions = RegionDescriber(prediction).describe_all(case.regions.whole_map(), case.regions.settings)
+    return Results(prediction, regions, Source())
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def image(results) -> sitk.Image:
 @pytest.fixture(scope="module")
 def record(results, image, tmp_path_factory) -> dict:
     """A report.json."""
-    review = review_of(results)
+    review = Review(results.prediction, results.regions)
     review.click([PLACE], 2)
     review.edit("1", np.ones(review.prediction.shape, np.uint8))
     review.decide("2", "exclude")
@@ -52,7 +55,7 @@ def record(results, image, tmp_path_factory) -> dict:
     review.comment("2", "tail")
     review.sign("A. Reader")
     folder = tmp_path_factory.mktemp("export") / "out"
-    write_export(ReviewedCase(image, review), folder, ["report"])
+    write_export(Case.of(image, review), folder, ["report"])
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
@@ -84,10 +87,10 @@ def judge(results: Results, image: sitk.Image, path: Path, content: bytes) -> bo
     if review.signature:
         assert review.reviewed[0] == review.reviewed[1]
         assert review.signature.name.strip()
-    case = ReviewedCase(image, review)
+    case = Case.of(image, review)
     report = build_report(case)
     json.dumps(report, allow_nan=False, ensure_ascii=False).encode()
-    write_csv(path.with_suffix(".csv"), report)
+    write_table(path.with_suffix(".csv"), COLUMNS, report["regions"])
     assert {region.verdict for region in review.regions} <= {"pending", "accept", "include", "exclude", "edit"}
     assert set(np.unique(review.corrected())) <= {0, 1, 2}
     return True
@@ -131,9 +134,10 @@ def test_what_a_scene_keeps_of_the_prediction(results, image, count):
     """A report is made, or a sentence said."""
     settings = {"overlap": 0.5, "tiling": "full", "mirror": False, "region_of_interest": [0, 1, 0, 1, 0, 1]}
     about = {"settings": settings, "folds": [0, "all"], "moments": "exact", "precision": "float32"}
-    case = ReviewedCase(image, review_of(results))
+    case = Case(image, results.prediction, results.regions)
     prediction = results.prediction
-    kept = {"provenance": prediction.provenance | about, "labels": [asdict(label) for label in prediction.labels]}
+    kept = {"provenance": record_of(prediction) | about, "labels": [asdict(label) for label in prediction.labels]}
+    kept = json.loads(json.dumps(kept))
     arrays = (prediction.segmentation, prediction.probability, prediction.variance, prediction.grid)
     pictures = {each.region_id: dict.fromkeys(("axial", "coronal", "sagittal"), "") for each in case.review.regions}
     taken = 0
@@ -142,7 +146,7 @@ def test_what_a_scene_keeps_of_the_prediction(results, image, count):
             mutated = make_prediction(mutant, *arrays)
         except (KeyError, TypeError, RecordError, ImageError):
             continue
-        report = build_report(ReviewedCase(image, Review(mutated, case.review.listed())))
+        report = build_report(Case.of(image, Review(mutated, case.review.listed())))
         render_html(report, pictures, Scale.of(image, case.review.settings))
         json.dumps(report, allow_nan=False, ensure_ascii=False).encode()
         taken += 1

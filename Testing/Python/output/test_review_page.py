@@ -7,6 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,9 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid, whole
+from MoBUncertaintyLib.output.case import Source
 from MoBUncertaintyLib.output.pages.review_page import patient_axes, write_review_page
-from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.output.review_files import review_of
-from MoBUncertaintyLib.pipeline import open_review
+from MoBUncertaintyLib.output.review_files import open_case
 from MoBUncertaintyLib.review.review import Review
 from support.browser import Reader, reader
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case, write_case
@@ -68,14 +68,14 @@ class TestFile:
             assert (matrix[(2, 1, 0), (2, 1, 0)] > 0).all()
             for voxel in np.argwhere(mask)[::97]:
                 lps = LPS_TO_RAS * (matrix @ (*voxel[::-1], 1))[:3]
-                index = review.ct.TransformPhysicalPointToIndex(lps.tolist())
+                index = review.image.TransformPhysicalPointToIndex(lps.tolist())
                 assert labels[tuple(voxel)] == review.prediction.segmentation[index[::-1]]
-                assert (grey[tuple(voxel)] == 255) == (review.ct[index] >= 240)
+                assert (grey[tuple(voxel)] == 255) == (review.image[index] >= 240)
         assert crops
 
     def test_text_stays_text(self, tmp_path):
         review = fake_review()
-        review.prediction.provenance["input"]["name"] = HOSTILE
+        review = replace(review, source=Source(name=HOSTILE))
         review.prediction.warnings.append(HOSTILE)
         write_review_page(tmp_path / "review.html", review)
         text = (tmp_path / "review.html").read_text(encoding="utf-8")
@@ -224,9 +224,9 @@ class TestReader:
             person.press("v", "i")
             saved = person.save()
         (tmp_path / "decisions.json").write_text(json.dumps(saved), encoding="utf-8")
-        applied = open_review(folder, tmp_path / "decisions.json").review
+        applied = open_case(folder, tmp_path / "decisions.json").review
 
-        expected = review_of(read_results(folder))
+        expected = open_case(folder).review
         first, *others = saved["clicks"]
         give(expected, first, 0)
         expected.decide("1", "accept")

@@ -188,7 +188,7 @@ def test_second_run_reuses_the_nodes():
 def test_a_stock_models_scene_shows_its_entropy(tmp_path):
     """Without a covariance there is no variance to look at."""
     case = fake_case()
-    case.prediction.provenance["covariance"] = Covariance.DETERMINISTIC.value
+    vars(case.prediction)["covariance"] = Covariance.DETERMINISTIC
     facts, _ = write_and_read(tmp_path, case)
     assert facts["legend"][0] == "Entropy (nats)"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,10 @@ from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.cases import Outcome, read_case
 from MoBUncertaintyLib.output.cohort.table import write_cohort
 from MoBUncertaintyLib.output.pages.report_page import write_html
-from MoBUncertaintyLib.output.report import ReviewedCase, build_report
-from MoBUncertaintyLib.output.results_folder import write_results
+from MoBUncertaintyLib.output.report import Case, build_report
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.review.review import Review
-from support.fake_case import fake_case
+from support.fake_case import fake_case, write_results
 
 COLOURS = {Level.UNUSUAL: ("#fff0cc", (255, 196, 77)), Level.NOT_USABLE: ("#fbdcdc", (198, 40, 40))}
 
@@ -27,9 +27,9 @@ COLOURS = {Level.UNUSUAL: ("#fff0cc", (255, 196, 77)), Level.NOT_USABLE: ("#fbdc
 def test_every_page_and_picture_has_a_box(tmp_path: Path, level: Level, capsys: pytest.CaptureFixture[str]) -> None:
     case = fake_case()
     found = Suitability(level, () if level is Level.ORDINARY else ("it is foreign",))
-    case.prediction.provenance["suitability"] = found.to_dict()
-    reviewed = ReviewedCase(case.image, Review(case.prediction, case.regions))
-    write_results(tmp_path / "case", case.image, case.prediction, case.regions, scene=False)
+    case.prediction = replace(case.prediction, suitability=found)
+    reviewed = Case.of(case.image, Review(case.prediction, case.regions))
+    write_results(tmp_path / "case", case)
     write_html(tmp_path / "report.html", build_report(reviewed), reviewed)
     write_cohort(tmp_path, "Hospital", [read_case("case", tmp_path / "case", Outcome.PREDICTED)])
     pages = [tmp_path / "report.html", tmp_path / "case" / "review.html", tmp_path / "cohort.html"]

@@ -20,12 +20,11 @@ from MoBUncertaintyLib.output.cohort.table import write_cohort
 from MoBUncertaintyLib.output.pages.report_page import facts, render_html
 from MoBUncertaintyLib.output.pages.review_page import ReviewPage
 from MoBUncertaintyLib.output.pictures.scales import Scale as PictureScale
-from MoBUncertaintyLib.output.report import ReviewedCase, build_report
-from MoBUncertaintyLib.output.results_folder import read_results, write_results
-from MoBUncertaintyLib.output.review_files import review_of
+from MoBUncertaintyLib.output.report import Case, build_report
+from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.review.review import Review
-from support.fake_case import LEFT_KIDNEY, PANCREAS, Case, fake_case
+from support.fake_case import LEFT_KIDNEY, PANCREAS, FakeCase, fake_case, write_results
 
 BOUNDS = VolumeBounds(
     0.9,
@@ -37,16 +36,15 @@ BOUNDS = VolumeBounds(
 )
 
 
-def calibrated(**more: object) -> Case:
+def calibrated(**more: object) -> FakeCase:
     case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
-    provenance = case.prediction.provenance | {"volume_bounds": BOUNDS.to_dict()} | more
-    return replace(case, prediction=replace(case.prediction, provenance=provenance))
+    return replace(case, prediction=replace(case.prediction, stated_bounds=BOUNDS, **more))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     case, folder = calibrated(), tmp_path_factory.mktemp("results") / "case"
-    write_results(folder, case.image, case.prediction, case.regions, scene=False)
+    write_results(folder, case)
     return folder
 
 
@@ -58,7 +56,7 @@ def open_error(prediction: Prediction, value: int, decided: np.ndarray) -> float
 
 def test_review_states_what_is_corrected_and_what_is_left_open(folder: Path) -> None:
     results = read_results(folder)
-    review, voxel_ml = review_of(results), results.prediction.grid.voxel_mm3 / 1000
+    review, voxel_ml = Review(results.prediction, results.regions), results.prediction.grid.voxel_mm3 / 1000
     assert review.volume_intervals() == results.prediction.volume_intervals()
     point = review.regions[0].region.centroid_ras
     review.click([point], 0)
@@ -91,10 +89,10 @@ def test_record_report_page_and_table_state_it(folder: Path, tmp_path: Path) -> 
     record = json.loads((folder / "prediction.json").read_text(encoding="utf-8"))
     stored = {label["name"]: Interval.from_dict(label["interval_ml"]) for label in record["labels"]}
     assert stored == {name: Interval(round(i.low, 3), round(i.high, 3), 0.9) for name, i in expected.items()}
-    case = ReviewedCase(calibrated().image, review_of(results))
+    case = Case(calibrated().image, results.prediction, results.regions)
     report = build_report(case)
     text = expected["pancreas"].text()
-    assert text in render_html(report, {}, PictureScale.of(case.ct, case.review.settings))
+    assert text in render_html(report, {}, PictureScale.of(case.image, case.review.settings))
     said = dict(facts(report)["Volumes"])
     assert "in 90 % of cases that are like the 30 calibration cases" in said["Intervals hold"]
     volumes = results.prediction.volumes_ml()
@@ -109,7 +107,7 @@ def test_record_report_page_and_table_state_it(folder: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("level", [Level.UNUSUAL, Level.NOT_USABLE])
 def test_nothing_is_promised_of_a_case_unlike_the_calibration_cases(level: Level) -> None:
-    case = calibrated(suitability=Suitability(level, ("it is foreign",)).to_dict())
-    review = ReviewedCase(case.image, Review(case.prediction, case.regions))
+    case = calibrated(suitability=Suitability(level, ("it is foreign",)))
+    review = Case.of(case.image, Review(case.prediction, case.regions))
     assert case.prediction.volume_intervals() == {} == review.review.volume_intervals()
     assert not review.review.volume_lines() and "Volumes" not in facts(build_report(review))

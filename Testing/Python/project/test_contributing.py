@@ -22,6 +22,7 @@ from MoBUncertaintyLib.cli import app as cli_app
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.network import heads
 from MoBUncertaintyLib.output import review_export
+from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.regions import finder
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
@@ -107,12 +108,14 @@ def test_head_of_the_example_has_the_covariance_that_it_states() -> None:
 
 def test_command_of_the_example_lists_the_regions(tmp_path: Path) -> None:
     (example,) = python_blocks(EXAMPLES["Add a command"])
-    case = write_case(tmp_path)
+    write_case(tmp_path)
     program = typer.Typer()
     program.callback()(lambda: None)
     exec(compile(example, "CONTRIBUTING.md", "exec"), dict(vars(cli_app)) | {"app": program})
     lines = CliRunner().invoke(program, ["regions", str(tmp_path / "results")]).stdout.splitlines()
-    assert [line.split("  ")[:2] for line in lines] == [[str(r.rank), r.location] for r in case.regions.ranked]
+    assert [line.split("  ")[:2] for line in lines] == [
+        [str(r.rank), r.location] for r in read_results(tmp_path / "results").regions.ranked
+    ]
 
 
 def test_rule_of_the_example_leaves_out_regions_with_little_expected_error() -> None:

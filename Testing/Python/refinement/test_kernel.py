@@ -59,7 +59,7 @@ def test_a_local_models_correlation_is_the_one_that_its_noise_has() -> None:
 def test_the_models_own_correlation_is_taken_where_it_has_one_and_no_length_is_stated() -> None:
     zeros = np.zeros((1, 2, 2, 2), np.float32)
     plain = prediction(zeros, zeros, np.zeros((2, 2, 2), np.uint8))
-    local = replace(plain, provenance={"correlation_mm": (4.0, 1.5, 2.5)})
+    local = replace(plain, correlation_mm=(4.0, 1.5, 2.5))
     assert kernel_of(local, ClickSettings()) == Spline((4.0, 1.5, 2.5))
     assert all(kernel_of(each, ClickSettings(length_mm=3.5)) == Wendland(3.5) for each in (local, plain))
     assert kernel_of(plain, ClickSettings()) == Wendland(DEFAULT_LENGTH_MM)

@@ -15,7 +15,7 @@ from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.geometry import intersection, shape_of, whole, within
 from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
-from MoBUncertaintyLib.model.covariance import correlation
+from MoBUncertaintyLib.model.covariance import Covariance, correlation
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.refinement.conditioning import mode
@@ -58,8 +58,8 @@ def refiner(labels: int = 1, deviation: float = 0.9, own: int = 0) -> Refiner:
 
 
 def made(labels: int, deviation: float, own: int) -> Refiner:
-    of_model = {"correlation_mm": LOCAL_MM} if own == 2 else {}
-    return Refiner(replace(case(labels, deviation), provenance=of_model), SETTINGS[own])
+    of_model = LOCAL_MM if own == 2 else None
+    return Refiner(replace(case(labels, deviation), correlation_mm=of_model), SETTINGS[own])
 
 
 voxels = st.tuples(*(st.integers(0, size - 1) for size in SHAPE))
@@ -193,7 +193,7 @@ def test_the_maps_are_those_of_the_formulas(own: int, directed: bool) -> None:
     chosen, random = SETTINGS[own], np.random.default_rng(0)
     factors = random.normal(size=(3, *SHAPE)).astype(np.float32)
     factors[0] += 2
-    predicted = replace(case(), provenance={"correlation_mm": LOCAL_MM} if own == 2 else {})
+    predicted = replace(case(), correlation_mm=LOCAL_MM if own == 2 else None)
     places = [((9, 9, 5), 1), ((9, 10, 8), 0), ((4, 10, 10), 0), ((14, 3, 3), 0), ((9, 9, 7), 0)]
     clicks = [click_at(predicted, n, label, voxel) for n, (voxel, label) in enumerate(places, 1)]
     now = Refiner(predicted, chosen, Directions.of(factors) if directed else None).refine(clicks, whole(SHAPE))
@@ -278,8 +278,7 @@ def test_the_prediction_is_never_changed() -> None:
 
 
 def test_outside_of_what_was_predicted_nothing_is_clicked_or_changed() -> None:
-    ends = [[4, 14], [2, 18], [3, 20]]
-    part = replace(case(), provenance={"processed_box": ends})
+    part = replace(case(), predicted_part=(slice(4, 14), slice(2, 18), slice(3, 20)))
     own = Refiner(part, SETTINGS[0])
     with pytest.raises(ReviewError):
         own.refine([click_at(part, 1, 1, (3, 10, 10))])
@@ -289,7 +288,7 @@ def test_outside_of_what_was_predicted_nothing_is_clicked_or_changed() -> None:
 
 
 def test_what_tiles_disagree_by_does_not_limit_clicks_of_a_model_without_covariance() -> None:
-    stock = replace(case(1, 0.1), provenance={"covariance": "deterministic"})
+    stock = replace(case(1, 0.1), covariance=Covariance.DETERMINISTIC)
     given_prior = Refiner(stock, replace(SETTINGS[0], prior_deviation=DEFAULT_PRIOR_DEVIATION))
     clicks = [click_at(stock, 1, 0, (9, 3, 10))]
     assert same(Refiner(stock, SETTINGS[0]).refine(clicks), given_prior.refine(clicks))

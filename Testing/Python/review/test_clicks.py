@@ -137,8 +137,7 @@ class TestClick:
 
     def test_outside_of_what_was_predicted(self):
         prediction = clicked_prediction()
-        processed = [[0, 28], [0, 36], [0, 20]]
-        prediction = replace(prediction, provenance=prediction.provenance | {"processed_box": processed})
+        prediction = replace(prediction, predicted_part=(slice(0, 28), slice(0, 36), slice(0, 20)))
         review = clicked_review(prediction)
         beyond = prediction.grid.to_ras(np.array([10, 10, 30]))
         with pytest.raises(ReviewError):

@@ -95,7 +95,7 @@ def test_verdicts_and_brush_are_in_view_on_a_laptop(desktop):
     found = Suitability().worsened(
         Level.NOT_USABLE, "62 % of the segmented volume is expected to be wrong, and 8 to 26"
     )
-    session.prediction.provenance["suitability"] = found.to_dict()
+    vars(session.prediction)["suitability"] = found
     desktop.widget.panel.update()
     desktop.process()
 

@@ -178,7 +178,7 @@ class TestReview:
         first, other, enough = (each.coverage.warning for each in said.values())
         odd = "The CT is odd."
         assert "45 %" in first and other not in (None, first) and enough is None
-        prediction.provenance.update(describe(prediction, said[0.07]))
+        prediction = describe(prediction, said[0.07])
         prediction.warnings[:] = [odd, first]
         session = small_panel.show_result(desktop, add_ct(desktop), as_answer(prediction, said[0.07]))
         ui = desktop.ui
@@ -220,12 +220,14 @@ class TestReview:
         desktop, session = reviewed
         review, selector = desktop.widget.panel.review, desktop.ui.measureSelector
 
+        from MoBUncertaintyLib.model.covariance import Covariance
+
         def offered() -> list[str]:
             review.setSession(None)
             review.setSession(session)
             return [selector.itemText(n) for n in range(selector.count)]
 
-        session.prediction.provenance["covariance"] = "deterministic"
+        vars(session.prediction)["covariance"] = Covariance.DETERMINISTIC
         assert offered() == ["Variance", "p (1 - p)", "Entropy"]  # it is in force
         selector.currentIndex = 1
         assert offered() == ["p (1 - p)", "Entropy"]

@@ -14,8 +14,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.files.integrity import digest_of
 from MoBUncertaintyLib.output.cohort.readers import review_file, write_review
 from MoBUncertaintyLib.output.decisions import read_decisions
-from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.output.review_files import review_of
+from MoBUncertaintyLib.output.review_files import open_case
 from MoBUncertaintyLib.review.region import Verdict
 from support.small_panel import SHAPE, add_ct
 
@@ -112,7 +111,7 @@ def test_a_second_window_of_a_reader_takes_nothing_from_the_first(desktop, dock)
     assert decided(path) == [True, False, False]
 
     # Another window has the same case open, and decides all regions.
-    other = review_of(read_results(folder(dock)))
+    other = open_case(folder(dock)).review
     for region in other.regions:
         other.decide(region.region_id, Verdict.ACCEPT)
     write_review(folder(dock), READER, other.to_dict(), {digest_of(json.loads(path.read_text()))})

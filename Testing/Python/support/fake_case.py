@@ -15,7 +15,9 @@ from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.images.reader import digest
 from MoBUncertaintyLib.model.card import Label, ModelCard
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
-from MoBUncertaintyLib.output.results_folder import write_results
+from MoBUncertaintyLib.output import results_folder
+from MoBUncertaintyLib.output.case import Case, Source
+from MoBUncertaintyLib.output.results_folder import Written
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
@@ -38,7 +40,7 @@ LEFT_KIDNEY = Label(
 
 
 @dataclass
-class Case:
+class FakeCase:
     """What `write_results` and `draw_overlay` take."""
 
     image: sitk.Image
@@ -52,7 +54,7 @@ def fake_case(
     spacing: tuple[float, float, float] = (2.0, 2.0, 3.0),
     labels: tuple[Label, ...] = (PANCREAS,),
     with_regions: bool = True,
-) -> Case:
+) -> FakeCase:
     """A ball of an organ (one half each for two labels) with two doubtful places at its surface and a bright marker."""
     z, y, x = np.indices(SIZE[::-1]).astype(float)
     position = np.stack([x, y, z], axis=-1) * spacing
@@ -115,16 +117,29 @@ def fake_case(
         timings={"network": 1.25},
     )
     card = ModelCard("Fake", "Nothing.", labels, CovarianceSpec(), "3d_fullres", "RAS", (2.0, 2.0, 2.0))
-    return Case(image, prediction, regions_of(region_map, found if with_regions else ()), card)
+    return FakeCase(image, prediction, regions_of(region_map, found if with_regions else ()), card)
 
 
-def write_case(folder: Path) -> Case:
+def write_case(folder: Path) -> FakeCase:
     """Write a CT and its results, without a network."""
     case = fake_case()
     sitk.WriteImage(case.image, folder / "ct.nii.gz")
-    source = {"source": folder / "ct.nii.gz", "sha256": digest(folder / "ct.nii.gz")}
-    write_results(folder / "results", case.image, case.prediction, case.regions, scene=False, **source)
+    write_results(folder / "results", case, source_of(folder / "ct.nii.gz"))
     return case
+
+
+def source_of(path: Path) -> Source:
+    """Where the image of a file or DICOM folder is from."""
+    return Source(path, sha256=digest(path), dicom_files=tuple(sorted(path.glob("*.dcm"))))
+
+
+def write_results(
+    folder: Path, case: FakeCase, source: Source | None = None, overwrite: bool = False, **options: Any
+) -> Written:
+    """Write a results folder; options as for `results_folder.write_results`, without a scene unless it is wanted."""
+    whole_case = Case(case.image, case.prediction, case.regions, source or Source())
+    with results_folder.FOLDER.reserve(folder, overwrite) as place:
+        return results_folder.write_results(place, whole_case, **{"scene": False} | options)
 
 
 def changed_prediction(prediction: Prediction, change: Callable[[sitk.Image], sitk.Image]) -> Prediction:
@@ -143,11 +158,11 @@ def changed_prediction(prediction: Prediction, change: Callable[[sitk.Image], si
 
 
 def changed_case(
-    case: Case, change: Callable[[sitk.Image], sitk.Image], of_ct: Callable[[sitk.Image], sitk.Image] | None = None
-) -> Case:
+    case: FakeCase, change: Callable[[sitk.Image], sitk.Image], of_ct: Callable[[sitk.Image], sitk.Image] | None = None
+) -> FakeCase:
     """The case with all its volumes changed as images; the CT in a way of its own, if need be."""
     region_map = sitk.GetArrayFromImage(change(image_on(case.prediction.grid, case.regions.whole_map())))
-    return Case(
+    return FakeCase(
         (of_ct or change)(case.image),
         changed_prediction(case.prediction, change),
         replace(regions_of(region_map, case.regions.ranked), settings=case.regions.settings),

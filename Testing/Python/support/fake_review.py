@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
-from MoBUncertaintyLib.output.report import ReviewedCase
+from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.review.review import Review
-from support.fake_case import Case, fake_case
+from support.fake_case import FakeCase, fake_case
 
 
-def fake_review(case: Case | None = None, **decisions: str) -> ReviewedCase:
+def fake_review(case: FakeCase | None = None, **decisions: str) -> Case:
     """A case under review.
 
     Args:
@@ -17,9 +19,13 @@ def fake_review(case: Case | None = None, **decisions: str) -> ReviewedCase:
         **decisions: Verdicts by region, such as `r1="include"`.
     """
     case = case or fake_case()
-    given = {"input": {"name": "ct.nii.gz", "sha256": "a" * 64, "path": "/home/jane/ct"}}
-    prediction = replace(case.prediction, provenance=case.prediction.provenance | given, warnings=[])
+    prediction = replace(case.prediction, warnings=[])
     review = Review(prediction, case.regions)
     for name, verdict in decisions.items():
         review.decide(name.removeprefix("r"), verdict)
-    return ReviewedCase(case.image, review)
+    return Case.of(case.image, review, Source(Path("/home/jane/ct"), "ct.nii.gz", "a" * 64))
+
+
+def from_dicom(case: Case, files: Iterable[Path]) -> Case:
+    """The case with the DICOM files that its image came from."""
+    return replace(case, source=replace(case.source, dicom_files=tuple(files)))

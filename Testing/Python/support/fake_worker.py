@@ -175,7 +175,8 @@ def predict_case(mode: str, request: server.Fields, report: server.Report) -> se
         return AWAY.predict_case(request, report)
     from MoBUncertaintyLib.images.grid import grid_of
     from MoBUncertaintyLib.images.reader import read_image
-    from MoBUncertaintyLib.output.results_folder import write_results
+    from MoBUncertaintyLib.output.case import Case, Source
+    from MoBUncertaintyLib.output.results_folder import FOLDER, write_results
     from MoBUncertaintyLib.worker.worklist import input_of
 
     case = input_of(request["case"])
@@ -189,17 +190,9 @@ def predict_case(mode: str, request: server.Fields, report: server.Report) -> se
             misbehave(mode)
     provenance = {**describe_models(request["models"]), "device": "fake"}
     prediction, regions = fake_prediction(read.image.GetSize()[::-1], grid_of(read.image).matrix(), provenance)
-    write_results(
-        request["output"],
-        read.image,
-        prediction,
-        regions,
-        source=case.path,
-        name=case.entry,
-        sha256=read.sha256,
-        series=case.series,
-        scene=False,
-    )
+    source = Source(case.path, case.entry, read.sha256, case.series)
+    with FOLDER.reserve(request["output"]) as place:
+        write_results(place, Case(read.image, prediction, regions, source), scene=False)
     report.progress(estimate.step("write", 1, 1))
     return {"outcome": "predicted"}
 

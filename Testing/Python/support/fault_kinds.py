@@ -85,7 +85,7 @@ def _prepare(folder: Path) -> None:
     if code := run(arguments, folder / "log.txt"):
         raise RuntimeError(f"{code}: {(folder / 'log.txt').read_text()}")
     results = read_results(folder / "results")
-    ranks = [region.region.rank for region in review_files.review_of(results).regions]
+    ranks = [region.region.rank for region in results.regions.ranked]
     if not ranks:
         raise RuntimeError("The prediction has no doubtful region to review.")
     verdicts = ("include", "accept", "exclude")
@@ -150,7 +150,7 @@ def _remove(path: Path) -> None:
 
 
 def _use_results(folder: Path) -> str:
-    review_files.review_of(read_results(folder))
+    read_results(folder)
     return "accepted"
 
 

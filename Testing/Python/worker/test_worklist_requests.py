@@ -16,11 +16,11 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.calibration.cases import find_reviews
 from MoBUncertaintyLib.errors import ImageError, OutputError, ReviewError
 from MoBUncertaintyLib.files.integrity import digest_of
+from MoBUncertaintyLib.output import review_files
 from MoBUncertaintyLib.output.cohort.readers import export_folder, review_file, write_review
 from MoBUncertaintyLib.output.cohort.reviews import read_review, reviews_of
 from MoBUncertaintyLib.output.cohort.table import check_table, failed_before
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.output.review_files import review_of
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.commands import Predictions
@@ -128,7 +128,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def decided(results: Path, *verdicts: Verdict, name: str | None = None) -> Review:
-    review = review_of(read_results(results))
+    review = review_files.open_case(results).review
     for region, verdict in zip(review.regions, verdicts, strict=False):
         review.decide(region.region_id, verdict)
     if name:

@@ -74,6 +74,7 @@ def evaluate(
     from mob_training.evaluation.intervals import calibration_of
     from mob_training.evaluation.score_files import card_scores, make_folder, write_json, write_runs
     from MoBUncertaintyLib.conformal.quantile import TooFewCasesError
+    from MoBUncertaintyLib.files.schema import to_json
     from MoBUncertaintyLib.prediction import PredictionSettings
     from MoBUncertaintyLib.regions.settings import read_stated
 
@@ -90,7 +91,7 @@ def evaluate(
     write_json(summary, output / "scores.json")
     draw_error_caught(scores, output / "error_caught.png")
     try:
-        write_json(calibration_of(scores).to_dict(), output / "intervals.json")
+        write_json(to_json(calibration_of(scores)), output / "intervals.json")
     except TooFewCasesError as error:
         print(f"No intervals of volumes: {error}")
     write_runs([scores], output)

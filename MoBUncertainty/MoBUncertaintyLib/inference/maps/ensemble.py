@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from MoBUncertaintyLib.errors import ModelError, reporting_out_of_memory
+from MoBUncertaintyLib.geometry import hull
 from MoBUncertaintyLib.images.memory import check_memory, lazy_zeros
 from MoBUncertaintyLib.inference.maps.filling import MIN_PROBABILITY, MIN_VARIANCE, rounded
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor, difference, together
@@ -33,9 +34,6 @@ from MoBUncertaintyLib.prediction import (
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
-
-OF_ONE_MODEL = ("correlation_mm", "volume_bounds", "first_stage")
-"""What the provenance says of a member that does not hold for all together."""
 
 
 class Ensemble:
@@ -140,19 +138,20 @@ class Ensemble:
             self._members[0].model.card.click_settings,
             mixture.measures,
             overlap(self.labels),
+            predicted_part=hull(each.processed_box for each in found),
+            covariance=self.model.card.covariance.kind,
+            region_settings=self.model.card.region_settings,
         )
         prediction.warnings.extend(not_found(prediction.volumes_ml()))
         judged = [each.suitability for each in found if each.suitability is not None]
         levels = list(Level)
         judgement = max(judged, key=lambda each: levels.index(each.level))
-        return prediction.with_click_length().judged(judgement)
+        return prediction.with_click_length().annotated(suitability=judgement)
 
     def _provenance(self, found: Sequence[Prediction]) -> dict[str, Any]:
-        known = {key: value for key, value in found[0].provenance.items() if key not in OF_ONE_MODEL}
-        boxes = np.array([each.provenance["processed_box"] for each in found])
-        ends = np.stack([boxes[..., 0].min(axis=0), boxes[..., 1].max(axis=0)], axis=1)
+        of_all = {key: value for key, value in found[0].provenance.items() if key != "first_stage"}
         card = self.model.card
-        return known | {
+        return of_all | {
             "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest},
             "ensemble": [
                 {"configuration": member.model.card.configuration, "folds": list(member.folds)}
@@ -160,10 +159,7 @@ class Ensemble:
                 for member, each in zip(self._members, found, strict=True)
             ],
             "settings": asdict(self.settings),
-            "covariance": card.covariance.kind.value,
-            "regions": {"settings": asdict(card.region_settings)},
             "tiles": sum(each.provenance["tiles"] for each in found),
-            "processed_box": ends.tolist(),
         }
 
 

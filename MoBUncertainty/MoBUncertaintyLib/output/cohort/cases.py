@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from MoBUncertaintyLib.errors import OutputError, ReviewError
 from MoBUncertaintyLib.files.names import printable
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-from MoBUncertaintyLib.output.cohort.agreement import Agreement, agreement_of
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState
-from MoBUncertaintyLib.output.cohort.reviews import reviews_of
+from MoBUncertaintyLib.output.cohort.reviews import Agreement, agreement_of, reviews_of
 from MoBUncertaintyLib.output.results_record import read_labels, read_record
 
 
@@ -102,7 +101,25 @@ def problem_case(case: Input) -> CohortCase:
     return failed_case(case.entry, f"{case.problem[:1].upper()}{case.problem[1:]}.")
 
 
-def read_case(name: str, folder: Path, outcome: Outcome, warnings: Sequence[str] = ()) -> CohortCase:
+def read_intact(folder: Path) -> dict[str, Any]:
+    """Read the record of a results folder, and make sure that all files are as they were written.
+
+    Raises:
+        OutputError: The results are damaged.
+    """
+    try:
+        record = read_record(folder)
+        row_of(record, "", folder)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"The results in {folder} are damaged ({error}); predict again with --overwrite, without --skip-existing."
+        ) from error
+    return record
+
+
+def read_case(
+    name: str, folder: Path, outcome: Outcome, warnings: Sequence[str] = (), record: Mapping[str, Any] | None = None
+) -> CohortCase:
     """Make the row of a case from its results folder.
 
     Args:
@@ -110,21 +127,22 @@ def read_case(name: str, folder: Path, outcome: Outcome, warnings: Sequence[str]
         folder: Results folder.
         outcome: What became of it.
         warnings: What else should be said, before the warnings of the results.
+        record: From `read_intact`, if it is at hand.
 
     Raises:
         OutputError: The results are damaged.
     """
-    try:
-        record: dict[str, Any] = read_record(folder)
-    except (OSError, ValueError) as error:
-        raise OutputError(
-            f"The results in {folder} are damaged ({error}); predict again with --overwrite, without --skip-existing."
-        ) from error
-    reviews, problems = reviews_of(folder)
+    record = record or read_intact(folder)
+    row, (reviews, problems) = row_of(record, name, folder, outcome), reviews_of(folder)
     try:
         agreement = agreement_of(reviews, read_labels(record["labels"]))
     except ReviewError as error:
         agreement, problems = None, (*problems, printable(str(error)))
+    return replace(row, warnings=(*warnings, *row.warnings, *problems), reviews=reviews, agreement=agreement)
+
+
+def row_of(record: Mapping[str, Any], name: str, folder: Path, outcome: Outcome = Outcome.PREDICTED) -> CohortCase:
+    """Make the row of a case from the record of its results, which nobody has reviewed."""
     return CohortCase(
         name=printable(name),
         outcome=outcome,
@@ -141,9 +159,7 @@ def read_case(name: str, folder: Path, outcome: Outcome, warnings: Sequence[str]
         expected_error_ml=record.get("expected_error_ml"),
         regions=record["regions"]["count"],
         expected_error_in_regions_ml=record["regions"]["expected_error_mm3"] / 1000,
-        warnings=(*warnings, *record["warnings"], *problems),
+        warnings=tuple(record["warnings"]),
         seconds=sum(record.get("timings_s", {}).values()) or None,
         suitability=Suitability.from_dict(record["suitability"]) if "suitability" in record else None,
-        reviews=reviews,
-        agreement=agreement,
     )

@@ -1,18 +1,31 @@
-"""Read the reviews of a case from its results folder; see `readers`.
+"""Read the reviews of a case from its results folder (see `readers`), and tell how far their readers agree.
 
 An export that the command line has made there counts too, by its signature.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
-from MoBUncertaintyLib.errors import ReviewError
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.errors import ImageError, ReviewError
+from MoBUncertaintyLib.files.json_input import read_object
 from MoBUncertaintyLib.files.names import printable, text_of
 from MoBUncertaintyLib.files.publishing import KEPT
+from MoBUncertaintyLib.images.reader import read_volume
+from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.cohort.readers import PREFIX, SUFFIX, CaseReview, reader_in_name, review_file
 from MoBUncertaintyLib.output.decisions import Decisions, read_decisions
-from MoBUncertaintyLib.output.review_export import RECORD, checking, read_export
+from MoBUncertaintyLib.output.review_export import RECORD, SEGMENTATION, checking, read_export
+from MoBUncertaintyLib.regions.agreement import dice
+from MoBUncertaintyLib.review.record import read_mask
+from MoBUncertaintyLib.review.region import Verdict
 
 
 def read_review(results: Path, reader: str) -> Decisions | None:
@@ -30,7 +43,7 @@ def reviews_of(results: Path) -> tuple[tuple[CaseReview, ...], tuple[str, ...]]:
 
     Of the reviews of one reader, the decisions file counts, which is the newest; earlier exports do not.
     """
-    found: dict[str, CaseReview] = {}
+    reviews: dict[str, CaseReview] = {}
     problems = []
     exports = [path for path in sorted(results.glob(f"*/{RECORD}")) if not KEPT.fullmatch(path.parent.name)]
     for path in (*exports, *sorted(results.glob(f"{PREFIX}*{SUFFIX}"))):
@@ -39,8 +52,8 @@ def reviews_of(results: Path) -> tuple[tuple[CaseReview, ...], tuple[str, ...]]:
         except ReviewError as error:
             problems.append(printable(str(error)))
         else:
-            found[reader_in_name(review.reader) if review.reader else str(path)] = review
-    return tuple(found.values()), tuple(problems)
+            reviews[reader_in_name(review.reader) if review.reader else str(path)] = review
+    return tuple(reviews.values()), tuple(problems)
 
 
 def _of_export(folder: Path) -> CaseReview:
@@ -53,3 +66,83 @@ def _of_file(path: Path) -> CaseReview:
     name = path.name.removesuffix(SUFFIX)
     export, record = path.with_name(name), read_decisions(path).data
     return CaseReview.of(record, text_of(name.removeprefix(PREFIX)), export if export.is_dir() else None)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of readers who have signed; of more than two, of all pairs.
+
+    Attributes:
+        readers: Names of those who are compared.
+        dice: Mean Dice between two readers' segmentations of each label, by its name.
+        regions: Number of regions that all of them had in their lists.
+        regions_different: Number of these that two of them decided differently: with other verdicts, or drawings, that
+            gave the region's voxels other labels.
+    """
+
+    readers: tuple[str, ...]
+    dice: Mapping[str, float]
+    regions: int
+    regions_different: int
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one reader made of a case: the segmentation, and the regions by where they lie."""
+
+    segmentation: np.ndarray
+    regions: Mapping[tuple[Any, ...], Mapping[str, Any]]
+
+
+def agreement_of(reviews: Sequence[CaseReview], labels: Sequence[Label]) -> Agreement | None:
+    """Compare the exports of signed reviews.
+
+    Args:
+        reviews: Of one case.
+        labels: Of its prediction.
+
+    Returns:
+        None where there are fewer than two.
+
+    Raises:
+        ReviewError: One of them cannot be compared with the others.
+    """
+    signed = [each for each in reviews if each.signed and each.export and (each.export / SEGMENTATION).is_file()]
+    if len(signed) < 2:
+        return None
+    try:
+        pairs = list(combinations([_read(each) for each in signed], 2))
+        overlaps = {
+            label.name: float(np.mean([_dice(label, a.segmentation, b.segmentation) for a, b in pairs]))
+            for label in labels
+        }
+        common = set.intersection(*(set(each.regions) for pair in pairs for each in pair))
+        different = sum(any(_differ(place, a, b) for a, b in pairs) for place in common)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImageError) as error:
+        names = " and ".join(str(each.export) for each in signed)
+        raise ReviewError(f"The reviews {names} cannot be compared; they are not of the same results.") from error
+    return Agreement(tuple(each.reader for each in signed), overlaps, len(common), different)
+
+
+def _read(review: CaseReview) -> _Reading:
+    assert review.export is not None
+    record = read_object(review.export / RECORD)["review"]
+    segmentation = sitk.GetArrayFromImage(read_volume(review.export / SEGMENTATION))
+    regions = {(*each["first_voxel"], *each["size"], each["voxels"]): each for each in record["regions"]}
+    return _Reading(segmentation, regions)
+
+
+def _dice(label: Label, a: np.ndarray, b: np.ndarray) -> float:
+    return dice(label.mask(a).astype(np.uint8), label.mask(b).astype(np.uint8))
+
+
+def _differ(place: tuple[Any, ...], a: _Reading, b: _Reading) -> bool:
+    decisions = [_decision(reading.regions[place]) for reading in (a, b)]
+    if decisions[0] == decisions[1] != (Verdict.EDIT, None):
+        return False
+    box, mask = read_mask(a.regions[place], a.segmentation.shape)
+    return bool((a.segmentation[box] != b.segmentation[box])[mask].any())
+
+
+def _decision(entry: Mapping[str, Any]) -> tuple[str, int | None]:
+    return "resolved" if entry["resolved"] else entry["verdict"], entry["label"]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.pictures.style import brightest_variance
-from MoBUncertaintyLib.output.report import ReviewedCase, build_report
+from MoBUncertaintyLib.output.report import build_report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +65,7 @@ def read_dicom_formats(names: Iterable[str], reviewed: bool = True) -> list[Dico
     return [kind for kind in DicomFormat if kind in plain]
 
 
-def check_dicom_source(formats: Iterable[DicomFormat], files: Sequence[str | Path] | None, instead: str) -> None:
+def check_dicom_source(formats: Iterable[DicomFormat], files: Sequence[Path], instead: str) -> None:
     """Refuse objects that the CT cannot have, before anything is computed.
 
     Args:
@@ -91,8 +92,7 @@ def file_names(kind: DicomFormat, values: Sequence[int]) -> list[str]:
 def write_objects(
     formats: Iterable[DicomFormat],
     parts: Parts,
-    case: ReviewedCase,
-    files: Sequence[str | Path],
+    case: Case,
     corrected: np.ndarray | None = None,
 ) -> None:
     """Write objects, each a part of an export.
@@ -101,7 +101,6 @@ def write_objects(
         formats: The objects, in their order.
         parts: Of the export.
         case: The case.
-        files: The CT's DICOM files.
         corrected: `case.review.corrected()`, if it is at hand.
 
     Raises:
@@ -113,10 +112,10 @@ def write_objects(
     from MoBUncertaintyLib.output.dicom.series import read_series
 
     corrected = case.review.corrected() if corrected is None else corrected
-    values, series = [label.value for label in case.prediction.labels], None
+    values, series = [label.value for label in case.review.prediction.labels], None
     for kind in wanted:
         with parts.part(NAMES[kind], *file_names(kind, values)):
-            series = series or read_series(files)
+            series = series or read_series(case.source.dicom_files)
             _write(kind, parts.folder, case, series, corrected)
     if series and series.left_out:
         parts.warnings.append(
@@ -125,12 +124,12 @@ def write_objects(
         )
 
 
-def _write(kind: DicomFormat, folder: Path, case: ReviewedCase, files: DicomSeries, corrected: np.ndarray) -> None:
+def _write(kind: DicomFormat, folder: Path, case: Case, files: DicomSeries, corrected: np.ndarray) -> None:
     from MoBUncertaintyLib.output.dicom.common import Origin
     from MoBUncertaintyLib.output.dicom.structured_report import write_structured_report
     from MoBUncertaintyLib.output.dicom.voxels import write_dicom_probability, write_dicom_seg, write_parametric_map
 
-    review, labels = case.review, case.prediction.labels
+    review, labels = case.review, case.review.prediction.labels
     corrected_by_reader = review.reviewed[0] > 0 or bool(review.clicks)
     reader = review.signature.name if review.signature else None
     origin = Origin(model_of(case), labels, corrected_by_reader, reader, review.digest)
@@ -151,15 +150,15 @@ def _write(kind: DicomFormat, folder: Path, case: ReviewedCase, files: DicomSeri
             write_parametric_map(path, files, _image(variance, case), origin, label=label, brightest=brightest)
 
 
-def model_of(case: ReviewedCase) -> dict[str, str]:
+def model_of(case: Case) -> dict[str, str]:
     """Name and digest of the model that a case was predicted with, and a word before what viewers list of the case."""
-    stated, found = case.prediction.provenance.get("model", {}), case.prediction.suitability
+    stated, found = case.review.prediction.provenance.get("model", {}), case.review.prediction.suitability
     unlike = found.level.upper() if found and found.sentence else ""
     return {key: stated.get(key) or "not stated" for key in ("name", "digest")} | {"suitability": unlike}
 
 
-def _image(array: np.ndarray, case: ReviewedCase) -> sitk.Image:
+def _image(array: np.ndarray, case: Case) -> sitk.Image:
     """Make an image that lies exactly where the CT does."""
     image = sitk.GetImageFromArray(array)
-    image.CopyInformation(case.ct)
+    image.CopyInformation(case.image)
     return image

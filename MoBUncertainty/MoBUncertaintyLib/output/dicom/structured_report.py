@@ -14,6 +14,7 @@ from pydicom.sr.codedict import codes
 
 from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.geometry import LPS_TO_RAS
+from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.dicom.common import (
     MANUFACTURER,
     REPORT_SERIES_NUMBER,
@@ -27,7 +28,7 @@ from MoBUncertaintyLib.output.dicom.common import (
 )
 from MoBUncertaintyLib.output.dicom.series import DicomSeries, read_series
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
-from MoBUncertaintyLib.output.report import RESOLVED, VERDICTS, ReviewedCase
+from MoBUncertaintyLib.output.report import RESOLVED, VERDICTS
 from MoBUncertaintyLib.review.region import ReviewRegion
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def write_structured_report(
     path: str | Path,
     files: Sequence[str | Path] | DicomSeries,
     segmentation: str | Path,
-    case: ReviewedCase,
+    case: Case,
     labels: Sequence[Mapping[str, Any]],
     *,
     model: Mapping[str, Any],
@@ -101,14 +102,14 @@ def write_structured_report(
 
 
 def _labels(
-    case: ReviewedCase,
+    case: Case,
     rows: Sequence[Mapping[str, Any]],
     segments: Dataset,
     source: sr.SourceSeriesForSegmentation,
 ) -> Iterator[sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations]:
     """Describe each label; one that is nowhere in the segmentation has no segment to refer to."""
     numbers = {segment.TrackingUID: segment.SegmentNumber for segment in segments.SegmentSequence}
-    for label, row in zip(case.prediction.labels, rows, strict=True):
+    for label, row in zip(case.review.prediction.labels, rows, strict=True):
         uid = tracking_uid(case.review.digest, label.name)
         common: dict[str, Any] = {
             "tracking_identifier": sr.TrackingIdentifier(UID(uid), line(label.name)),
@@ -132,9 +133,9 @@ def _labels(
             yield sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **common)
 
 
-def _suitability(case: ReviewedCase) -> list[sr.QualitativeEvaluation]:
+def _suitability(case: Case) -> list[sr.QualitativeEvaluation]:
     """State whether the model suits the case, if that is known."""
-    found = case.prediction.suitability
+    found = case.review.prediction.suitability
     if found is None:
         return []
     return [sr.QualitativeEvaluation(SUITABILITY, own_code(found.level.upper().replace(" ", "_"), line(found.text)))]
@@ -155,9 +156,9 @@ def _ends(interval: Mapping[str, float] | None, value: str, meaning: str) -> lis
 
 
 def _region(
-    region: ReviewRegion, case: ReviewedCase, series: DicomSeries
+    region: ReviewRegion, case: Case, series: DicomSeries
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    grid, found = case.prediction.grid, region.region
+    grid, found = case.review.prediction.grid, region.region
     mask = region.mask if region.mask.any() else region.found.mask  # clicks may have left nothing doubtful
     voxel = central_voxel(mask, grid.spacing) + [part.start for part in region.box]
     name = f"Doubtful region {found.rank}"

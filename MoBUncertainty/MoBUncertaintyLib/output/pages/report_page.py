@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.files.wording import percent
 from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
+from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.templates import (
     TEMPLATE,
     check_template,
@@ -20,7 +21,7 @@ from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
-from MoBUncertaintyLib.output.report import VERDICTS, ReviewedCase
+from MoBUncertaintyLib.output.report import VERDICTS
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def write_html(
     path: Path,
     report: Mapping[str, Any],
-    case: ReviewedCase,
+    case: Case,
     corrected: np.ndarray | None = None,
     table: str = "report.csv",
 ) -> None:
@@ -50,15 +51,15 @@ def write_html(
         OSError: The file cannot be written.
     """
     corrected = case.review.corrected() if corrected is None else corrected
-    review, prediction, scale = case.review, case.prediction, Scale.of(case.ct, case.review.settings)
+    review, prediction, scale = case.review, case.review.prediction, Scale.of(case.image, case.review.settings)
     pictures, before = {}, {}
     for region in review.regions[:DRAWN_REGIONS]:
         name, clicks = region.region_id, review.clicks
-        drawn = draw_region(case.ct, region, prediction, corrected, scale, maps=review.maps_in, clicks=clicks)
+        drawn = draw_region(case.image, region, prediction, corrected, scale, maps=review.maps_in, clicks=clicks)
         pictures[name] = {title: _data_url(png) for title, png in drawn.items()}
         if any(click.region_id == name for click in clicks):
-            found = replace(region, mask=region.found.mask)
-            drawn = draw_region(case.ct, found, prediction, prediction.segmentation, scale, clicks=clicks)
+            as_predicted = replace(region, mask=region.found.mask)
+            drawn = draw_region(case.image, as_predicted, prediction, prediction.segmentation, scale, clicks=clicks)
             before[name] = {title: _data_url(png) for title, png in drawn.items()}
     path.write_text(render_html(report, pictures, scale, table, before), encoding="utf-8")
 
@@ -103,7 +104,7 @@ def render_html(
 
 def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """List the facts of the report's first page, by heading; what is not known is left out."""
-    ct, prediction, found = report["ct"], report["prediction"], report["review"]["settings"]
+    ct, prediction, regions = report["ct"], report["prediction"], report["review"]["settings"]
     settings = prediction.get("settings", {})
     facts: dict[str, list[tuple[str, Any]]] = {
         "Image": [
@@ -136,9 +137,9 @@ def facts(report: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
         "Volumes": _volume_facts(report["labels"], prediction.get("volume_bounds")),
         "Clicks": _click_facts(report["review"]["click_settings"], prediction) if report["clicks"] else [],
         "Doubtful regions": [
-            ("Measure", found["measure"]),
-            ("Threshold", RegionSettings.from_dict(found).level),
-            ("Smallest region", f"{found['minimum_mm3']:g} mm³"),
+            ("Measure", regions["measure"]),
+            ("Threshold", RegionSettings.from_dict(regions).level),
+            ("Smallest region", f"{regions['minimum_mm3']:g} mm³"),
         ],
     }
     if "patient" in report:

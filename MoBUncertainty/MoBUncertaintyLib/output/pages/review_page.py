@@ -21,6 +21,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.geometry import Box, Grid, intersection, shape_of, widened, within
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.decisions import BY_HAND
 from MoBUncertaintyLib.output.pages.report_page import facts
 from MoBUncertaintyLib.output.pages.templates import (
@@ -34,7 +35,7 @@ from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
-from MoBUncertaintyLib.output.report import ReviewedCase, build_report
+from MoBUncertaintyLib.output.report import build_report
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.review.record import SCHEMA
 from MoBUncertaintyLib.review.region import ReviewRegion
@@ -53,15 +54,15 @@ class ReviewPage:
         case: The case; its review may have begun.
     """
 
-    def __init__(self, case: ReviewedCase) -> None:
+    def __init__(self, case: Case) -> None:
         self._case = case
-        grid = case.prediction.grid
+        grid = case.review.prediction.grid
         self._axes, self._flipped = patient_axes(grid)
-        self._scale = Scale.of(case.ct, case.review.settings)
+        self._scale = Scale.of(case.image, case.review.settings)
         self._boxes: dict[str, Box] = {}
         left = _LARGEST_VOXELS
         for region in case.review.regions[:DRAWN_REGIONS]:
-            box = widened(region.box, np.ceil(_MARGIN_MM / grid.spacing).tolist(), case.prediction.shape)
+            box = widened(region.box, np.ceil(_MARGIN_MM / grid.spacing).tolist(), case.review.prediction.shape)
             left -= int(np.prod(shape_of(box)))
             if left < 0 and self._boxes:
                 break
@@ -87,7 +88,7 @@ class ReviewPage:
             "predicted_sha256": review.digest,
             "labels": [
                 {"value": each.value, "name": each.name, "title": readable(each.name), "colour": _css(each.colour)}
-                for each in case.prediction.labels
+                for each in case.review.prediction.labels
             ],
             "heat": {
                 "colours": heat_colours(64).tolist(),
@@ -104,7 +105,7 @@ class ReviewPage:
             make_environment()
             .from_string(PAGE_TEMPLATE.read_text(encoding="utf-8"))
             .render(
-                name=case.prediction.provenance.get("input", {}).get("name") or "Image",
+                name=case.source.name or "Image",
                 suitability=report["suitability"],
                 warnings=report["warnings"],
                 notice=report["notice"],
@@ -161,7 +162,7 @@ class ReviewPage:
         }
 
     def _describe(self, region: ReviewRegion) -> dict[str, Any]:
-        grid = self._case.prediction.grid
+        grid = self._case.review.prediction.grid
         focus = grid.to_ras(central_voxel(region.mask, grid.spacing) + [part.start for part in region.box])
         return asdict(region.region) | {
             "id": region.region_id,
@@ -173,14 +174,14 @@ class ReviewPage:
         }
 
     def _crop(self, region_id: str) -> dict[str, Any]:
-        box, grid = self._boxes[region_id], self._case.prediction.grid
-        view = sitk.GetArrayViewFromImage(self._case.ct)[box].astype(np.float32)
+        box, grid = self._boxes[region_id], self._case.review.prediction.grid
+        view = sitk.GetArrayViewFromImage(self._case.image)[box].astype(np.float32)
         grey = np.clip((view - self._scale.black) / (self._scale.white - self._scale.black), 0, 1)
         axes, signs = list(self._axes), np.where(self._flipped, -1.0, 1.0)
         corner = np.empty(3)
         for axis, back in zip(self._axes, self._flipped, strict=True):
             corner[axis] = box[axis].stop - 1 if back else box[axis].start
-        predicted, labels = self._case.prediction.segmentation[box], self._case.review.labels_in(box)
+        predicted, labels = self._case.review.prediction.segmentation[box], self._case.review.labels_in(box)
         crop = Grid(grid.spacing[axes], grid.rotation[:, axes] * signs, grid.to_ras(corner))
         return {
             "shape": [shape_of(box)[axis] for axis in axes],
@@ -205,7 +206,7 @@ class ReviewPage:
         return np.asarray(turned.astype(np.uint8))
 
 
-def write_review_page(path: Path, case: ReviewedCase) -> None:
+def write_review_page(path: Path, case: Case) -> None:
     """Write the page as a file that stands alone.
 
     Raises:

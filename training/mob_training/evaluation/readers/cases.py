@@ -129,5 +129,5 @@ def cut(prediction: Prediction, box: Box) -> Prediction:
         variance=variance,
         grid=replace(grid, origin=grid.to_ras(start)),
         # What was processed is all of what is left: a click elsewhere has nothing to move.
-        provenance={name: value for name, value in prediction.provenance.items() if name != "processed_box"},
+        predicted_part=None,
     )

@@ -24,8 +24,7 @@ def dice_after_clicks(case: ReadCase) -> dict[str, dict[str, float]]:
     """
     prediction = case.prediction
     settings = prediction.click_settings
-    without = {name: value for name, value in prediction.provenance.items() if name != "correlation_mm"}
-    plain = replace(prediction, provenance=without).with_click_length()
+    plain = replace(prediction, correlation_mm=None).with_click_length()
     kinds = {STATIONARY: Refined(plain, plain.click_settings)}
     if prediction.correlation_mm is not None:
         own = replace(settings, length_mm=None)
