@@ -1,4 +1,4 @@
-"""Measure speed, memory and accuracy beside stock nnU-Net: the options of what is in `inference`.
+"""Measure speed and memory beside stock nnU-Net: the options of what is in `inference`.
 
 python Testing/Benchmarks/benchmark.py --output FOLDER
 """
@@ -11,10 +11,12 @@ from typing import Annotated
 
 import typer
 
+from inference.tasks import BenchmarkSettings, parse_sizes, size_name
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.options import Device
 
 app = typer.Typer()
+USUAL = BenchmarkSettings()
 
 
 @app.command()
@@ -22,21 +24,17 @@ def benchmark(
     output: Annotated[Path, typer.Option(help="Folder for the report; measurements that are there already are kept.")],
     networks: Annotated[
         str, typer.Option(help="small (shipped), large (residual encoder L, random weights), or a model's path.")
-    ] = "small,large",
-    sizes: Annotated[str, typer.Option(help="Voxels of the CTs.")] = "128,192,256,512x512x300",
-    systems: Annotated[
-        str,
-        typer.Option(help="a: stock nnU-Net; d: our Monte Carlo; e: exact."),
-    ] = "a,d,e",
-    parts: Annotated[
-        str,
-        typer.Option(help="What to measure, out of systems, sampling, interactive and distance."),
-    ] = "systems,sampling,interactive,distance",
+    ] = ",".join(USUAL.networks),
+    sizes: Annotated[str, typer.Option(help="Voxels of the CTs.")] = ",".join(map(size_name, USUAL.sizes)),
+    systems: Annotated[str, typer.Option(help="a: stock nnU-Net; d: our Monte Carlo; e: exact.")] = ",".join(
+        USUAL.systems
+    ),
+    parts: Annotated[str, typer.Option(help="What to measure.")] = ",".join(USUAL.parts),
     repeats: Annotated[
         int, typer.Option(min=1, max=1000, help="Runs of each measurement, after a first one to warm up.")
-    ] = 3,
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How often all systems take turns.")] = 2,
-    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Number of Monte Carlo samples (K).")] = 30,
+    ] = USUAL.repeats,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How often all systems take turns.")] = USUAL.rounds,
+    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Number of Monte Carlo samples (K).")] = USUAL.samples,
     limit: Annotated[
         float,
         typer.Option(
@@ -44,14 +42,14 @@ def benchmark(
             max=1e6,
             help="Time limit of one measurement in seconds; beyond it fewer runs are made.",
         ),
-    ] = 1800.0,
-    device: Device = "auto",
+    ] = USUAL.limit,
+    device: Device = USUAL.device,
     engines: Annotated[
         str, typer.Option("--engine", help="What runs our network: auto, torch, openvino, or several of them.")
-    ] = "auto",
+    ] = ",".join(USUAL.engines),
     precisions: Annotated[
         str, typer.Option("--precision", help="Of our network: auto, float32, bfloat16, float16, or several of them.")
-    ] = "auto",
+    ] = ",".join(USUAL.precisions),
     gpu_check: Annotated[
         bool,
         typer.Option(
@@ -64,10 +62,9 @@ def benchmark(
         int | None, typer.Option(min=1, max=1024, help="CPU threads. Default: what torch chooses.")
     ] = None,
 ) -> None:
-    """Measure speed, memory and accuracy beside stock nnU-Net, and write tables and plots."""
+    """Measure speed and memory beside stock nnU-Net, and write tables and plots."""
     with console.reporting(steps=True) as cancelled:
         from inference.run import run
-        from inference.tasks import BenchmarkSettings, parse_sizes
         from MoBUncertaintyLib.prediction import Progress
 
         if gpu_check:

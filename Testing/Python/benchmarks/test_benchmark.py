@@ -17,7 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 import benchmark
-from inference import cases, measure, ours, run
+from inference import cases, measure, run
 from inference.interactive import measure_region_of_interest
 from inference.networks import make_network, open_model, stock_folder
 from inference.sampling import literal_moments, measure_sampling
@@ -202,18 +202,6 @@ def test_wrong_settings_are_refused(change: dict[str, Any]) -> None:
         BenchmarkSettings(**change)
 
 
-def test_defaults_of_the_command_are_those_of_the_settings() -> None:
-    shown = {
-        parameter.name: parameter.default for parameter in __import__("typer").main.get_command(benchmark.app).params
-    }
-    settings = BenchmarkSettings()
-    for name in ("networks", "systems", "parts", "engines", "precisions"):
-        assert tuple(shown[name].split(",")) == getattr(settings, name)
-    assert parse_sizes(shown["sizes"]) == settings.sizes
-    for name in ("repeats", "rounds", "samples", "limit", "device", "threads"):
-        assert shown[name] == getattr(settings, name)
-
-
 def test_systems_take_turns() -> None:
     planned = plan(BenchmarkSettings())
     turn = [t.system for t in planned if t.kind == "system" and t.network == "small" and t.size == (128,) * 3]
@@ -298,9 +286,3 @@ def test_environment_has_this_checkout_first_and_the_threads_everywhere(tmp_path
     assert found["PYTHONPATH"].split(os.pathsep)[-1] == "elsewhere"
     assert found["PYTHONPATH"].startswith(str(ROOT / "Testing" / "Benchmarks"))
     assert found["OMP_NUM_THREADS"] == found["nnUNet_def_n_proc"] == "3"
-
-
-def test_systems_have_their_settings() -> None:
-    assert ours.settings_of("d", "cpu", 7).samples == 7 and ours.settings_of("e", "cpu", 7).samples is None
-    ways = [ours.settings_of(system, "cpu", 7).tiling for system in ("d", "e", "e-adaptive")]
-    assert ways == ["full", "full", "adaptive"]

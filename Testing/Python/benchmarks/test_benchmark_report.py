@@ -115,6 +115,7 @@ def test_engines_and_precisions_are_systems_of_their_own() -> None:
     assert [t.system for t in planned if t.kind == "interactive"] == closed[4:]
     asked = settings_of("e-adaptive@openvino-bfloat16", "cpu", 7)
     assert (asked.engine, asked.precision, asked.tiling) == ("openvino", "bfloat16", "adaptive")
+    assert asked.samples is None and settings_of("d@torch-float32", "cpu", 7).samples == 7
     entries = [measurement(s, seconds) for s, seconds in (("a", 100.0), (closed[0], 50.0), (closed[3], 8.0))]
     found = summary.targets(summary.rows(entries), entries, {})
     ratios = [(t["where"], t["value"]) for t in found if t["what"] == "(e) / (a), end to end"]
