@@ -138,7 +138,7 @@ def test_network_without_the_mixture_of_bases_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("change", [{"networks": ("tiny",)}, {"device": "cuda:99"}], ids=["network", "device"])
-def test_what_is_not_there_is_named_before_anything_is_measured(tmp_path: Path, change: dict) -> None:
+def test_what_is_not_there_is_refused_before_anything_is_measured(tmp_path: Path, change: dict) -> None:
     settings = BenchmarkSettings(**{"networks": ("small",), "sizes": (SIZE,), "device": "cpu"} | change)
     with pytest.raises(UserError):
         run.run(tmp_path / "out", settings)

@@ -108,7 +108,7 @@ def test_a_verdict_never_contradicts_the_model_only_what_is_drawn_or_clicked_doe
     )
 
 
-def test_reviews_that_tell_nothing_of_the_model_are_refused_each_with_its_reason(tmp_path: Path) -> None:
+def test_reviews_that_tell_nothing_of_the_model_are_refused(tmp_path: Path) -> None:
     given = evidence(1.0, 0)
     good = write_review(tmp_path / "good", DIGEST, given)
     twice = write_review(tmp_path / "twice", DIGEST, given)

@@ -203,7 +203,7 @@ def test_a_download_can_be_cancelled(catalogue: Path, installed: Path, monkeypat
     assert (len(asked), installed.parent.exists()) == (4, False)
 
 
-def test_a_model_that_cannot_be_installed_says_why(catalogue: Path) -> None:
+def test_a_model_that_cannot_be_installed_is_refused(catalogue: Path) -> None:
     entry = entry_of(catalogue)
     assert status(entry) == Status.AVAILABLE
     for change, found in (
@@ -234,7 +234,7 @@ def test_a_model_that_cannot_be_installed_says_why(catalogue: Path) -> None:
         None,
     ],
 )
-def test_a_bad_index_is_one_sentence(change: object, catalogue: Path) -> None:
+def test_a_bad_index_is_refused(change: object, catalogue: Path) -> None:
     index = catalogue / "models.json"
     data = json.loads(index.read_text())
     if isinstance(change, dict):

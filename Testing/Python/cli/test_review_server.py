@@ -160,7 +160,7 @@ class TestServer:
         assert served.ask(served.place.path)[0] == 200  # one is answered after the other
         assert capfd.readouterr().err == ""
 
-    def test_taken_port_is_named(self, served):
+    def test_taken_port_is_refused(self, served):
         with pytest.raises(ReviewError):
             review_server.serve(review_server.PageReview(fake_review(), served.file), served.place.port)
 

@@ -89,7 +89,7 @@ def pipe(folder: Path) -> None:
         pytest.param(pipe, marks=pytest.mark.skipif(os.name == "nt", reason="no named pipes")),
     ],
 )
-def test_a_file_that_changed_is_named(folder: Path, change) -> None:
+def test_a_file_that_changed_is_refused(folder: Path, change) -> None:
     manifest = make_manifest(folder)
     change(folder)
     with pytest.raises(IntegrityError):

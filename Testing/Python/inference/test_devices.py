@@ -47,7 +47,7 @@ def test_auto_takes_a_gpu_that_pytorch_has_code_for(monkeypatch, capability, bui
             select_device("cuda")
 
 
-def test_a_gpu_that_is_not_there_is_said(monkeypatch):
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     pretend(monkeypatch, (8, 0), CUDA)
     assert select_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(SettingsError):

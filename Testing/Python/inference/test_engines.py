@@ -469,7 +469,7 @@ def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch: pytest.
                 select_engine(engine, device)
 
 
-def test_an_unknown_engine_is_said() -> None:
+def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(SettingsError):
         PredictionSettings(engine="onnx")
 

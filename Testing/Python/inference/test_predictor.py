@@ -367,7 +367,7 @@ def test_out_of_memory_while_summing_or_moving_takes_one_step(
     assert moved, "the sums are moved when it is said"
 
 
-def test_out_of_memory_on_the_cpu_says_what_to_do(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_on_the_cpu_is_refused(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_at(monkeypatch, {0}, StochasticNetwork, "features")
     with pytest.raises(SettingsError):
         predict(ct, mob, one_fold())

@@ -210,7 +210,7 @@ def test_weights_saved_by_a_parallel_or_compiled_network_load(results: Path, tmp
     assert load_model(copied).state_dict(0).keys() == load_model(results).state_dict(0).keys()
 
 
-def test_export_of_something_else_says_what_is_needed(results: Path, tmp_path: Path) -> None:
+def test_export_of_something_else_is_refused(results: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         export(results / "fold_0", tmp_path / "out")
     torn = shutil.copytree(results, tmp_path / "torn")
@@ -281,7 +281,7 @@ def test_code_in_a_checkpoint_never_runs(results: Path, tmp_path: Path, save: An
 
 
 @pytest.mark.parametrize("key", ["network_weights", "init_args", "trainer_name"])
-def test_a_checkpoint_of_something_else_is_named_so(results: Path, tmp_path: Path, key: str) -> None:
+def test_a_checkpoint_of_something_else_is_refused(results: Path, tmp_path: Path, key: str) -> None:
     copied = shutil.copytree(results, tmp_path / "copied")
     path = copied / "fold_0" / "checkpoint_final.pth"
     content = torch.load(path, weights_only=False)

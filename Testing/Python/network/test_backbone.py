@@ -95,7 +95,7 @@ def test_graph_is_captured_whole(kind, deep):
             torch.testing.assert_close(ours, expected)
 
 
-def test_plans_that_cannot_be_built_are_one_sentence():
+def test_plans_that_cannot_be_built_are_refused():
     plans = copy.deepcopy(make_plans())
     plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]["strides"] = [[1, 1, 1]]
     with pytest.raises(ModelError):

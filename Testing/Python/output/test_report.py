@@ -261,7 +261,7 @@ class TestHtml:
         for name in ("report.html", "report.json"):
             assert "/home/jane" not in (tmp_path / name).read_text(encoding="utf-8")
 
-    def test_missing_template_is_one_sentence(self, tmp_path, signed, monkeypatch):
+    def test_missing_template_is_refused(self, tmp_path, signed, monkeypatch):
         monkeypatch.setattr(templates, "TEMPLATE", tmp_path / "nowhere.jinja")
         with pytest.raises(OutputError):
             page(tmp_path, signed)

@@ -124,9 +124,7 @@ def test_the_real_worker_predicts(start: Start, tmp_path: Path, client_module: M
     assert np.array_equal(caller.results[0]["segmentation"] > 0, caller.results[0]["probability"]["1"] > 0.5)
     pid = pid_of(caller)
     caller.ask(ct=np.zeros((1, 9, 9), np.int16), models=[str(model)]).finish()
-    assert caller.errors[0][:2] == (
-        "image", "The image is a single slice (9 x 9 x 1); give a 3D volume or the folder of its DICOM series."
-    )  # fmt: skip
+    assert caller.errors[0][0] == "image"
     assert pid_of(caller) == pid
 
 

@@ -266,7 +266,7 @@ def test_declining_installs_nothing(desktop, installation, machine):
 
 
 @pytest.mark.parametrize("version", [(5, 11), (5, 8), (4, 13)])
-def test_an_old_slicer_is_told_so_before_anything_else(desktop, installation, machine, monkeypatch, version):
+def test_an_old_slicer_is_refused_before_anything_else(desktop, installation, machine, monkeypatch, version):
     import slicer
 
     machine("torch>=2.10")
@@ -310,7 +310,7 @@ def test_an_installation_that_only_pretends_is_noticed(desktop, installation, ma
         installation.ensureReady("MoB Uncertainty")
 
 
-def test_a_pytorch_extension_that_does_not_work_says_why(desktop, installation, machine, monkeypatch):
+def test_a_pytorch_extension_that_does_not_work_is_refused(desktop, installation, machine, monkeypatch):
     here = machine("torch>=2.10")
 
     def broken(*_):

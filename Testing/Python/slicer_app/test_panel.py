@@ -416,9 +416,7 @@ class TestRun:
         desktop.answer(qt.QMessageBox.Cancel)
         desktop.ui.applyButton.click()
         assert desktop.ui.applyButton.text == "Apply" and desktop.ui.statusLabel.text == ""
-        assert desktop.dialogs[-1].text == (
-            "The image is an MR image, but the model takes a CT; choose another image or model. Apply nevertheless?"
-        )
+        assert "MR" in desktop.dialogs[-1].text and "CT" in desktop.dialogs[-1].text
         desktop.answer(qt.QMessageBox.Ok)
         apply(desktop)
         assert desktop.logic.sessions.get(ct)

@@ -230,7 +230,7 @@ def test_models_of_one_name_are_told_apart(held_out, drawn, tmp_path):
         {"plane": "oblique"},
     ],
 )
-def test_what_is_not_there_is_named(held_out, tmp_path, options):
+def test_what_is_not_there_is_refused(held_out, tmp_path, options):
     settings = {"case": "patient", "plane": "axial"} | options
     with pytest.raises(SettingsError):
         draw_case(held_out.dataset, settings["case"], [held_out.models[0].path], tmp_path / "a.png", settings["plane"])
