@@ -38,11 +38,10 @@ from MoBUncertaintyLib.output.report import (
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.regions.measure import uncertainty_in
-from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.review.review import Review
 from support.clicked_cases import resolve
-from support.fake_case import LEFT_KIDNEY, PANCREAS, SIZE, fake_case, regions_of
+from support.fake_case import LEFT_KIDNEY, PANCREAS, SIZE, fake_case, region_row, regions_of
 from support.fake_review import fake_review
 
 HOSTILE = "\"><script>alert(1)</script><img src='http://x/y'> & {{ 7 * 7 }}"
@@ -339,7 +338,7 @@ def scene(direction: np.ndarray, spacing=(1.5, 2.0, 3.0)) -> tuple[sitk.Image, R
     for centre in (LEFT, ANTERIOR, SUPERIOR):
         variance[ball(centre, 4.5)] = SCALE.top
     labels = ball(np.zeros(3), 6.0).astype(np.uint16)
-    region = Region(1, 1, (-12.0, 7.0, 33.0), 900.0, 9.0, 0.1, 0.2, 0.5, 0.5, 12.0, "central")
+    region = region_row(1, (-12.0, 7.0, 33.0), extent_mm=12.0)
     predicted = ball(np.array([6.0, 0, 0]), 8.0).astype(np.uint8)
     label = replace(PANCREAS, colour=ORANGE)
     prediction = Prediction(predicted, np.zeros_like(variance)[None], variance[None], grid_of(ct), (label,))

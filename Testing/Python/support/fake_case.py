@@ -49,6 +49,12 @@ class FakeCase:
     card: ModelCard
 
 
+def region_row(number: int, centroid_ras: tuple[float, float, float], **changes: Any) -> Region:
+    """A row as the finder makes it, of made-up numbers."""
+    row = Region(number, number, centroid_ras, 690.0, 1234.5 / number, 0.15, 0.22, 0.5, 0.4, 11.0, "left")
+    return replace(row, **changes)
+
+
 def fake_case(
     direction: tuple[float, ...] = OBLIQUE,
     spacing: tuple[float, float, float] = (2.0, 2.0, 3.0),
@@ -88,24 +94,10 @@ def fake_case(
     image.SetSpacing(spacing)
     image.SetOrigin((-30.0, 45.0, -210.0))
     image.SetDirection(direction)
-    found = tuple(
-        Region(
-            rank=rank,
-            number=rank,
-            centroid_ras=tuple(
-                np.array(image.TransformContinuousIndexToPhysicalPoint((place / spacing).tolist())) * (-1, -1, 1)
-            ),
-            volume_mm3=690.0,
-            expected_error_mm3=1234.5 / rank,
-            mean_variance=0.15,
-            max_variance=0.22,
-            mean_probability=0.5,
-            inside_fraction=0.4,
-            extent_mm=11.0,
-            location=location,
-        )
-        for rank, (place, location) in enumerate(zip(places, ("left", "superior anterior"), strict=True), 1)
-    )
+    found = []
+    for rank, (place, location) in enumerate(zip(places, ("left", "superior anterior"), strict=True), 1):
+        r, a, s = image.TransformContinuousIndexToPhysicalPoint((place / spacing).tolist()) * np.array((-1, -1, 1))
+        found.append(region_row(rank, (r, a, s), location=location))
     prediction = Prediction(
         segmentation=segmentation,
         probability=np.ascontiguousarray(probability, np.float32),

@@ -11,7 +11,7 @@ from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.review.review import Review
-from support.fake_case import PANCREAS, regions_of
+from support.fake_case import PANCREAS, region_row, regions_of
 
 SHAPE = (5, 6, 7)
 
@@ -29,9 +29,8 @@ def predicted_as(segmentation: np.ndarray, grid: Grid = GRID) -> Prediction:
 
 def region(number: int, error: float = 100.0, voxels: int = 10) -> Region:
     """A row as `regions.RegionFinder` makes it."""
-    return Region(
-        number, number, (1.0, 2.0, float(number)), GRID.voxel_mm3 * voxels, error, 0.1, 0.2, 0.5, 0.4, 11.0, "left"
-    )
+    volume = GRID.voxel_mm3 * voxels
+    return region_row(number, (1.0, 2.0, float(number)), volume_mm3=volume, expected_error_mm3=error)
 
 
 def found(labels: np.ndarray, minimum_mm3: float = 0.0, errors: dict[int, float] | None = None) -> Regions:
