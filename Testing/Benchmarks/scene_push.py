@@ -87,9 +87,9 @@ def load(folder: Path) -> dict[str, Any]:
 
 def show(answer: dict[str, Any], ct) -> Iterator[None]:
     """Put the results of a CT into its scene: returns the session."""
-    from MoBUncertaintyLib.slicer_app.requests import showResultInSteps
+    from MoBUncertaintyLib.slicer_app.requests import showResult
 
-    return showResultInSteps(ct, {"ct": {"ijk_to_ras": np.diag([*SPACING, 1.0])}}, answer)
+    return showResult(ct, {"ct": {"ijk_to_ras": np.diag([*SPACING, 1.0])}}, answer)
 
 
 def measure(folder: Path) -> tuple[dict[str, float], float]:

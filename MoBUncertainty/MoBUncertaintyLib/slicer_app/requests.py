@@ -9,7 +9,7 @@ from typing import Any
 import slicer
 import slicer.util
 
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.errors import ImageError, OutputError, reason_of
 from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.images.modality import contradictions
 from MoBUncertaintyLib.model.folder import read_channels
@@ -60,49 +60,48 @@ def predictRequest(
     }
 
 
-def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> ReviewSession:
-    """As `showResultInSteps`, at once."""
-    steps = showResultInSteps(ct, request, result)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
-def showResultInSteps(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[None]:
+def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[None]:
     """Put the answer to a request of `predictRequest` into the scene, and begin its review: returns a ReviewSession.
 
     Raises:
         ImageError: The CT is no longer what it was when it was handed over; the scene is as it was.
+        OutputError: This is no result; the scene is as it was.
         Exception: Of any kind, from want of memory perhaps; then the CT has no results, earlier ones neither.
     """
     if ct.GetScene() is None:
         raise ImageError(_("The image was removed while it was segmented; there is nothing to show."))
-    if not isPlaced(ct, request["ct"]["ijk_to_ras"], result["segmentation"].shape):
+    try:
+        prediction = read_prediction(result, Grid.from_matrix(ijkToRas(ct)))
+        settings, regionMap = read_settings(result), result["region_map"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        text = _(
+            "The result of the computation cannot be used ({reason}); install MoB Uncertainty anew where it was "
+            "computed, and apply again."
+        )
+        raise OutputError(text.format(reason=reason_of(error))) from error
+    if not isPlaced(ct, request["ct"]["ijk_to_ras"], prediction.shape):
         raise ImageError(_("The image was changed while it was segmented, so the results do not fit it; apply again."))
     results = ResultScene(ct)
     try:
-        return (yield from _show(results, result))
+        return (yield from _show(results, prediction, settings, regionMap, {name: result[name] for name in KEPT}))
     except BaseException:  # GeneratorExit too: somebody has stopped it
         results.remove()  # half of them would be taken for the whole
         raise
 
 
-def _show(results: ResultScene, result: dict[str, Any]) -> Iterator[None]:
+def _show(results: ResultScene, prediction, settings, regionMap, record: dict[str, Any]) -> Iterator[None]:
     first = results.node("segmentation") is None
-    prediction = read_prediction(result, Grid.from_matrix(ijkToRas(results.ctNode)))
     yield from results.setSegmentationInSteps(prediction.segmentation, labelSpecs(prediction.labels))
     yield
-    results.setPrediction(prediction, read_settings(result))
-    results.setState("prediction", {name: result[name] for name in KEPT})
+    results.setPrediction(prediction, settings)
+    results.setState("prediction", record)
     yield
     yield from results.showMapInSteps(MapKind(results.overlay["kind"]), results.overlay["label"])
     yield
     if first:
         results.showSurface(True)
         yield
-    session = ReviewSession.start(results, result["segmentation"], result["region_map"])
+    session = ReviewSession.start(results, prediction.segmentation, regionMap)
     results.showInViews()
     return session
 

@@ -68,7 +68,7 @@ class Sessions:
             UserError: The CT has changed meanwhile, or the results could not be shown for any other reason.
         """
         try:
-            self._open[ct.GetID()] = session = yield from requests.showResultInSteps(ct, request, result)
+            self._open[ct.GetID()] = session = yield from requests.showResult(ct, request, result)
         except UserError:
             raise
         except Exception as error:

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from MoBUncertaintyLib.worker.protocol import Command, ProtocolError
-from MoBUncertaintyLib.worker.server import Fields, Handler, Report
+from MoBUncertaintyLib.worker.protocol import Command, Fields, ProtocolError
+from MoBUncertaintyLib.worker.server import Handler, Report
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.catalogue.index import Entry

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.worker.progress import ELSEWHERE, OF_A_FILE, Estimate, Pace
-from MoBUncertaintyLib.worker.protocol import ProtocolError
-from MoBUncertaintyLib.worker.server import Fields, Report
+from MoBUncertaintyLib.worker.protocol import Fields, ProtocolError
+from MoBUncertaintyLib.worker.server import Report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,11 +147,11 @@ def _predictor(models: Sequence[Model], settings: PredictionSettings, computer: 
 
 def _identify_models(names: Sequence[str]) -> tuple[list[Path], object]:
     """Where models are, and what changes when their files do."""
-    from MoBUncertaintyLib.model.listing import find_model
+    from MoBUncertaintyLib.worker.remote.models import located
 
     if not names or not all(isinstance(name, str) for name in names):
         raise ProtocolError("The request names no model.")
-    paths = [Path(find_model(name)).absolute() for name in names]
+    paths = [located(name).absolute() for name in names]
     files = [file for path in paths for file in (path, *path.glob("*"), *path.glob("fold_*/*"))]
     stamps: list[object] = [*paths]
     for file in sorted(files):
@@ -313,3 +313,20 @@ def describe_computer(_request: Fields, _report: Report) -> Fields:
     device = select_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple GPU"}.get(device.type, "CPU")
     return {"version": __version__, "device": name, "cores": os.cpu_count() or 1}
+
+
+def has_model(request: Fields, _report: Report) -> Fields:
+    """Answer another computer whether a model is `here`."""
+    from MoBUncertaintyLib.worker.remote.models import find
+
+    return {"here": find(request["digest"]) is not None}
+
+
+def keep_model(request: Fields, _report: Report) -> Fields:
+    """Keep a model that another computer has sent, its files in the order of `digests`."""
+    from MoBUncertaintyLib.worker.remote.models import ModelFiles, keep
+
+    digests = request["digests"]
+    files = {name: Path(request["files"][f"{number}.part"]) for number, name in enumerate(digests)}
+    keep(ModelFiles(request["name"], digests, files))
+    return {}

@@ -1,8 +1,11 @@
 """The protocol between the application and its worker: one JSON object per line, UTF-8, on stdin and stdout.
 
 Requests hold `id` and `command`; events hold `event`, and the `id` of the request that they belong to. Arrays are
-passed as .npy files in the folder that a request names. This module imports only the standard library, since both
-Slicer and the worker use it.
+passed as .npy files in the folder that a request names. A worker on another computer shares no folder with the
+application: there a message has `files`, the sizes of its files by their names, and their bytes follow its line, one
+file after another; in the message `$file/NAME` is in the place of a path, and whoever receives them says where they go.
+
+This module imports only the standard library, since both Slicer and the worker use it.
 
 Request        Fields beside `id` and `command`
 -------------  ----------------------------------------------------------------------------------------------------
@@ -23,8 +26,9 @@ open-case      `results`, a results folder; `reader`; `folder`
 sign-case      `results`, `reader`, `review`, `versions` that it may replace, and `output`, the export to make
 calibrate      `model`, `cases`, folders of reviews or of labelled cases, and `output`, the model to make
 computer       none; the result has the `version` there, the `device` that Auto takes, and the number of `cores`
+model          `digest`; the result says whether that model is `here`
+keep           `name`, `digests` and files of a model that is not
 scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
-shutdown       -
 
 Event          Fields beside `event` and `id`
 -------------  ----------------------------------------------------------------------------------------------------
@@ -40,12 +44,24 @@ error          `code`, `message`, one sentence, and `details` for a bug report, 
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
-from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, parse_object
+from MoBUncertaintyLib.errors import OutputError, UserError, reason_of
+from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, is_whole, parse_object
 
 HEARTBEAT_S = 2.0
+CHUNK = 1 << 18  # bytes
+FILES_LIMIT = 2000
+_FILE = "$file/"
+_FILE_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
+
+Fields = dict[str, Any]
 
 
 class Command(StrEnum):
@@ -62,8 +78,9 @@ class Command(StrEnum):
     OPEN_CASE = "open-case"
     SIGN_CASE = "sign-case"
     COMPUTER = "computer"
+    MODEL = "model"
+    KEEP = "keep"
     SCRATCH = "scratch"
-    SHUTDOWN = "shutdown"
 
 
 class Event(StrEnum):
@@ -77,6 +94,7 @@ class Event(StrEnum):
     ERROR = "error"
 
 
+PROGRESS_FIELDS = ("stage", "done", "total", "fraction", "seconds_left")
 _NUMBER = (int, float)
 _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     Event.READY: {"pid": (int,), "version": (str,), "niceness": (int,)},
@@ -87,33 +105,19 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     Event.RESULT: {"result": (dict,)},
     Event.ERROR: {"code": (str,), "message": (str,), "details": (str,)},
 }
-_NULL = type(None)
-_REQUESTS: dict[str, dict[str, tuple[type, ...]]] = {
-    Command.PREDICT: {"ct": (dict,), "models": (list,), "folder": (str,)}
-    | dict.fromkeys(("settings", "regions", "channels"), (dict, _NULL))
-    | {"regions_of_model": (str, _NULL)},
-    Command.EXPORT: dict.fromkeys(("ct", "prediction", "review"), (dict,))
-    | {"output": (str,), "formats": (list,), "dicom_files": (list, _NULL)},
-    Command.LIST: {"index": (str,)},
-    Command.PICTURE: {"index": (str,), "entry": (dict,), "folder": (str,)},
-    Command.INSTALL: {"index": (str,), "entry": (dict,), "output": (str,)},
-    Command.CALIBRATE: {"model": (str,), "cases": (list,), "output": (str,)},
-    Command.CASES: {"cohort": (str,), "channels": (int,), "title": (str,), "table": (bool,), "predicted": (list,)}
-    | {"source": (str, _NULL), "cases": (list, _NULL), "failed": (dict, _NULL)},
-    Command.PREDICT_CASE: {"case": (dict,), "output": (str,), "models": (list,), "settings": (dict, _NULL)}
-    | {"computer": (str, _NULL)},
-    Command.OPEN_CASE: {"results": (str,), "reader": (str,), "folder": (str,)},
-    Command.SIGN_CASE: {"results": (str,), "reader": (str,), "review": (dict,), "versions": (list,), "output": (str,)},
-    Command.SCRATCH: {"folder": (str,)},
-}
-"""Types of the fields that the worker relies on; a field that may be null may also be missing."""
 
 
 class ProtocolError(Exception):
     """A line is not a valid message."""
 
 
-def encode(message: dict[str, Any], errors: str = "strict") -> bytes:
+class UnreadableError(UserError):
+    """A file that is sent cannot be read; what was sent of it is no whole message."""
+
+    code = "input"
+
+
+def encode(message: Fields, errors: str = "strict") -> bytes:
     """Encode a message as one line.
 
     Args:
@@ -130,12 +134,12 @@ def encode(message: dict[str, Any], errors: str = "strict") -> bytes:
 
 
 class Decoder:
-    """Decode messages from bytes as they arrive, and keep an incomplete line until the rest comes."""
+    """Decode messages without files from bytes as they arrive, and keep an incomplete line until the rest comes."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
-    def feed(self, data: bytes) -> list[dict[str, Any]]:
+    def feed(self, data: bytes) -> list[Fields]:
         """Return the messages that `data` completes.
 
         Raises:
@@ -151,21 +155,102 @@ class Decoder:
         return [_message(line) for line in lines if line.strip()]
 
 
-def check_request(request: dict[str, Any]) -> None:
-    """Check that a request has a command and, if it is one of `Command`, all its fields.
+def send(
+    target: IO[bytes],
+    message: Fields,
+    files: Mapping[str, Path] | None = None,
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+) -> None:
+    """Send a message and its files.
+
+    Args:
+        target: The pipe.
+        message: The message, with the paths of its files as text.
+        files: The files by the names under which they travel.
+        report: Called with the bytes of the files that are sent, and that there are.
 
     Raises:
-        ProtocolError: One is missing or of another type.
+        ProtocolError: The message holds something that JSON cannot.
+        OSError: The other side is gone.
+        UnreadableError: A file cannot be read.
     """
-    types = {"id": (int, str, _NULL), "command": (str,)}
-    if isinstance(command := request.get("command"), str):
-        types |= _REQUESTS.get(command, {})
-    for name, allowed in types.items():
-        if not isinstance(request.get(name), allowed):
-            raise ProtocolError(f"The request {command!r} has no proper {name!r}.")
+    sizes = {}
+    for name, path in (files or {}).items():
+        with _reading(path):
+            sizes[name] = path.stat().st_size
+    if files:
+        message = _replaced(message, {str(path): _FILE + name for name, path in files.items()}) | {"files": sizes}
+    target.write(encode(message, errors="replace"))
+    total, done = sum(sizes.values()), 0
+    for name, path in (files or {}).items():
+        with _reading(path):
+            file = path.open("rb")
+        with file:
+            left = sizes[name]
+            while left:
+                with _reading(path):
+                    chunk = file.read(min(left, CHUNK))
+                    if not chunk:
+                        raise OSError("it is shorter than it was")
+                target.write(chunk)
+                left -= len(chunk)
+                done += len(chunk)
+                report(done, total)
+    target.flush()
 
 
-def check_event(event: dict[str, Any]) -> None:
+def receive(
+    source: IO[bytes], place: Callable[[Fields], Path], report: Callable[[int, int], None] = lambda _done, _total: None
+) -> Fields:
+    """Receive the next message and its files.
+
+    Args:
+        source: The pipe, buffered.
+        place: Says which folder the files of a message go to.
+        report: Called with the bytes of the files that have arrived, and that there are.
+
+    Returns:
+        The message; its `files` are the files' paths by their names.
+
+    Raises:
+        EOFError: The other side is gone.
+        ProtocolError: It sends something else.
+        OutputError: There is no room for the files.
+        OSError: They cannot be written.
+    """
+    line = b"\n"
+    while line.endswith(b"\n") and not line.strip():
+        line = source.readline(SIZE_LIMIT + 1)
+    if len(line) > SIZE_LIMIT:
+        raise ProtocolError(f"A line is longer than {SIZE_LIMIT >> 20} MB.")
+    if not line.endswith(b"\n"):
+        raise EOFError
+    message = _message(line)
+    if "files" not in message:
+        return message
+    sizes = message["files"]
+    if not _are_files(sizes):
+        raise ProtocolError("A message has files without proper names or sizes.")
+    folder, total, done = place(message), sum(sizes.values()), 0
+    if shutil.disk_usage(folder).free < total:
+        raise OutputError(f"There is no room for {total >> 20} MB in {folder.parent}; free some space there.")
+    files = {name: folder / name for name in sizes}
+    for name, path in files.items():
+        with path.open("xb") as file:
+            left = sizes[name]
+            while left:
+                chunk = source.read(min(left, CHUNK))
+                if not chunk:
+                    raise EOFError
+                file.write(chunk)
+                left -= len(chunk)
+                done += len(chunk)
+                report(done, total)
+    placed: Fields = _replaced(message, {_FILE + name: str(path) for name, path in files.items()})
+    return placed | {"files": {name: str(path) for name, path in files.items()}}
+
+
+def check_event(event: Fields) -> None:
     """Check that an event is one of `Event`, with all its fields.
 
     Raises:
@@ -179,8 +264,34 @@ def check_event(event: dict[str, Any]) -> None:
             raise ProtocolError(f"The event {kind} has no proper {name!r}.")
 
 
-def _message(line: bytes) -> dict[str, Any]:
+def _message(line: bytes) -> Fields:
     try:
         return parse_object(line)
     except JsonError as error:
         raise ProtocolError(f"This is no message ({error}): {line[:200]!r}.") from error
+
+
+def _are_files(sizes: Any) -> bool:
+    return (
+        isinstance(sizes, dict)
+        and len(sizes) <= FILES_LIMIT
+        and all(_FILE_NAME.fullmatch(name) and is_whole(size) and size >= 0 for name, size in sizes.items())
+    )
+
+
+def _replaced(value: Any, texts: Mapping[str, str]) -> Any:
+    """Replace each text of a message that is one of the given ones."""
+    if isinstance(value, dict):
+        return {key: _replaced(inner, texts) for key, inner in value.items()}
+    return texts.get(value, value) if isinstance(value, str) else value
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tell that a file that is sent cannot be read; not around what sends it, which fails otherwise."""
+    try:
+        yield
+    except OSError as error:
+        raise UnreadableError(
+            f"{path} could not be sent to the other computer ({reason_of(error)}); leave it in its place and try again."
+        ) from error

@@ -18,18 +18,26 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, UserError, is_out_of_memory
 from MoBUncertaintyLib.files.publishing import remove_leftovers, sweep
-from MoBUncertaintyLib.worker.protocol import HEARTBEAT_S, Command, Decoder, Event, ProtocolError, check_request, encode
+from MoBUncertaintyLib.worker.protocol import (
+    HEARTBEAT_S,
+    Command,
+    Event,
+    Fields,
+    ProtocolError,
+    UnreadableError,
+    receive,
+    send,
+)
 
 APPLICATION_ENDS_S = 2.0
 """For how long a killed application can hold its locks after its pipes are closed."""
-
-Fields = dict[str, Any]
 
 heartbeat_s = HEARTBEAT_S
 """Seconds between heartbeats; the fake worker changes them."""
@@ -75,40 +83,40 @@ class Channel:
         self._written: str | None = None
         self._input, self._output = take_pipes()
 
-    def send(self, event: Event, **fields: Any) -> None:
-        """Send one event, from any thread; invalid Unicode, as in a file's name, becomes question marks.
+    def send(self, event: Event, files: Mapping[str, Path] | None = None, **fields: Any) -> None:
+        """Send one event and its files, from any thread; invalid Unicode, as in a file's name, becomes question marks.
 
         Raises:
             ProtocolError: The fields cannot be sent.
         """
-        line = encode({"event": event, **fields}, errors="replace")
         with self._lock:
             try:
-                self._output.write(line)
-                self._output.flush()
-            except OSError:  # the application is gone
+                send(self._output, {"event": event, **fields}, files)
+            except (OSError, UnreadableError):  # the application is gone, or takes the rest for a file
                 self.hang_up()
 
     def requests(self) -> Iterator[Fields]:
-        """Yield requests as they arrive, until stdin is closed; refuse those with a missing or wrong field.
+        """Yield requests as they arrive, until stdin is closed.
 
         Raises:
             ProtocolError: A line is not a message.
+            UserError, OSError: The files of a request cannot be kept.
         """
-        decoder = Decoder()
-        while data := self._read(self._input):
-            for request in decoder.feed(data):
-                try:
-                    check_request(request)
-                except ProtocolError as error:
-                    identity = request.get("id")
-                    self.send(Event.ERROR, id=identity, code="protocol", message=str(error), details="")
-                    continue
-                if request["command"] == Command.SCRATCH:
+        with suppress(EOFError):
+            while True:
+                request = receive(self._input, self._place)
+                if request.get("command") == Command.SCRATCH:
                     self._scratch = tempfile.tempdir = request["folder"]
                 else:
                     self._written = request.get("output")
                     yield request
+
+    def _place(self, request: Fields) -> Path:
+        """Make the folder for the files of another computer's request."""
+        folder = Path(self._scratch or self.temporary) / f"request {int(request['id'])}"
+        folder.mkdir()
+        request["folder"] = str(folder)
+        return folder
 
     def hang_up(self) -> NoReturn:
         """End the process and its child processes, and leave no patient data behind, even if Slicer crashed."""
@@ -121,20 +129,13 @@ class Channel:
         finally:  # even if the path was not one
             end_process_tree()
 
-    @staticmethod
-    def _read(stream: BinaryIO) -> bytes:
-        try:
-            return stream.read(1 << 16)
-        except OSError:
-            return b""
 
-
-def take_pipes() -> tuple[BinaryIO, BinaryIO]:
+def take_pipes() -> tuple[BufferedReader, BufferedWriter]:
     """Take stdin and stdout from the rest of the process: stdin looks empty, output to stdout goes to stderr.
 
     (On Windows a library that inspects stdin while it is loaded would wait for the thread that reads it.)
     """
-    taken = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb")
+    taken = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -142,8 +143,8 @@ def take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return taken
 
 
-def serve(handlers: Mapping[str, Handler]) -> None:
-    """Answer requests until `shutdown`, or until stdin is closed.
+def serve(handlers: Mapping[str, Handler]) -> NoReturn:
+    """Answer requests until stdin is closed.
 
     Args:
         handlers: Handler of each command.
@@ -152,15 +153,11 @@ def serve(handlers: Mapping[str, Handler]) -> None:
     channel = Channel()
     channel.send(Event.READY, pid=os.getpid(), version=__version__, niceness=niceness)
     waiting: queue.Queue[Fields] = queue.Queue()
-    threading.Thread(target=listen, args=(channel, waiting), daemon=True).start()
+    threading.Thread(target=_listen, args=(channel, waiting), daemon=True).start()
     threading.Thread(target=_beat, args=(channel,), daemon=True).start()
     sweep(channel.temporary)
     while True:
-        request = waiting.get()
-        if request["command"] == Command.SHUTDOWN:
-            channel.send(Event.RESULT, id=request.get("id"), result={})
-            return
-        _answer(channel, handlers, request)
+        _answer(channel, handlers, waiting.get())
 
 
 def stand_alone() -> int:
@@ -191,13 +188,14 @@ def _shares_among_sessions() -> bool:
         return False
 
 
-def listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:
+def _listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:
     """Read requests in a thread of its own, which notices the end of stdin during any computation."""
     try:
         for request in channel.requests():
             waiting.put(request)
-    except ProtocolError as error:
-        channel.send(Event.ERROR, id=None, code="protocol", message=str(error), details="")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the application is told
+        code, message = describe_error(error)
+        channel.send(Event.ERROR, id=None, code=code, message=message, details="")
     finally:
         channel.hang_up()
 
@@ -218,17 +216,23 @@ def end_process_tree() -> NoReturn:
 
 
 def _answer(channel: Channel, handlers: Mapping[str, Handler], request: Fields) -> None:
-    identity = request.get("id")
+    identity, files = request.get("id"), {}
     report = Report(lambda event, fields: channel.send(event, id=identity, **fields))
     try:
-        handler = handlers.get(request["command"])
+        handler = handlers.get(str(request.get("command")))
         if handler is None:
-            raise ProtocolError(f"The worker does not know the command {request['command']!r}.")
-        channel.send(Event.RESULT, id=identity, result=handler(request, report))
+            raise ProtocolError(f"The worker does not know the command {request.get('command')!r}.")
+        result = handler(request, report)
+        if "files" in request:  # from another computer, to which those of the result go
+            files = {path.name: path for path in Path(request["folder"]).iterdir() if path.name not in request["files"]}
+        channel.send(Event.RESULT, files, id=identity, result=result)
     except Exception as error:  # noqa: BLE001 - whatever it is, the application is told
         code, message = describe_error(error)
         details = "" if isinstance(error, UserError) else traceback.format_exc()
         channel.send(Event.ERROR, id=identity, code=code, message=message, details=details)
+    finally:
+        if "files" in request:
+            shutil.rmtree(request["folder"], ignore_errors=True)
 
 
 def describe_error(error: Exception) -> tuple[str, str]:

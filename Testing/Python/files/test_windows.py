@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -159,22 +158,3 @@ def test_what_a_shortened_name_was_is_put_back_by_the_next_run_alone(tmp_path: P
     with pytest.raises(OutputError), KIND.reserve(tmp_path / name):
         pass
     assert names(tmp_path) == [name]
-
-
-def test_ctrl_c_is_not_for_the_processes_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows sends it to the whole group of processes of a terminal."""
-    from MoBUncertaintyLib.worker.remote import predictor
-
-    class StartedError(Exception):
-        pass
-
-    def start(*_: Any, **options: Any) -> None:
-        assert options["start_new_session"] and options["creationflags"] == 512
-        raise StartedError
-
-    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
-    monkeypatch.setattr(subprocess, "Popen", start)
-    asked = predictor.RemotePredictor.__new__(predictor.RemotePredictor)
-    asked._process, asked._host = None, "lab"
-    with pytest.raises(StartedError):
-        asked._ask({}, lambda _: None, lambda: False)

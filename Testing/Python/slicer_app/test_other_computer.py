@@ -81,7 +81,7 @@ def test_asked_once_cut_and_connected_anew(away, lab):
     lab.cut()
     lab.run(FAKE.format(mode="slow"))
     before, reviewed, segmentation = nodes(away.scene), session(away), session(away).results.corrected()
-    away.process(until=lambda: away.logic.computer.client._process is None)
+    assert wait_until(lab.is_clean)
     ui.applyButton.click()
     away.process(until=lambda: ui.statusLabel.text.startswith("Predicting tiles"))
     lab.cut()

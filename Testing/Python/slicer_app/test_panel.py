@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from support import MODULE_FOLDER, TESTS
-from support.small_panel import MATRIX, add_ct, apply, decide, statuses, use_worker
+from support.sessions import as_answer
+from support.small_panel import MATRIX, add_ct, apply, decide, segmented, statuses, two_labels, use_worker
 
 pytestmark = pytest.mark.own_process
 
@@ -163,13 +164,24 @@ class TestRun:
             yield
             raise MemoryError
 
-        monkeypatch.setattr(requests, "showResultInSteps", fail)
+        monkeypatch.setattr(requests, "showResult", fail)
         add_ct(desktop)
         apply(desktop)
         (dialog,) = desktop.dialogs
         assert "could not be shown (MemoryError)" in dialog.text
         assert "Traceback" in dialog.details
         assert desktop.ui.applyButton.enabled
+
+    @pytest.mark.parametrize("missing", ["labels", "segmentation", "region_map", "provenance"])
+    def test_a_result_that_is_none_is_one_sentence_and_earlier_results_stay(self, desktop, missing):
+        from MoBUncertaintyLib.errors import OutputError
+
+        _, session = segmented(desktop)
+        prediction, regions = two_labels()
+        answer = {name: value for name, value in as_answer(prediction, regions).items() if name != missing}
+        with pytest.raises(OutputError, match=f"it lacks '{missing}'"):
+            next(desktop.logic.sessions.begin(session.ctNode, {"ct": {"ijk_to_ras": MATRIX}}, answer))
+        assert session.isComplete()
 
     def test_showing_results_cannot_be_cancelled_but_the_scene_can_be_closed(self, desktop):
         add_ct(desktop)

@@ -34,9 +34,9 @@ from MoBUncertaintyLib.geometry import Grid, whole
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.worker import server
 from MoBUncertaintyLib.worker.catalogue import HANDLERS
-from MoBUncertaintyLib.worker.commands import Predictions, export_review
+from MoBUncertaintyLib.worker.commands import Predictions, export_review, has_model, keep_model
 from MoBUncertaintyLib.worker.progress import Estimate
-from MoBUncertaintyLib.worker.protocol import Command
+from MoBUncertaintyLib.worker.protocol import Command, Fields
 from MoBUncertaintyLib.worker.worklist import worklist_handlers
 
 if TYPE_CHECKING:  # at run time where they are needed, so that `ready` is said at once
@@ -98,7 +98,7 @@ def fake_region(number: int, location: str, region_map: np.ndarray, p: np.ndarra
 
 
 def fake_prediction(
-    shape: tuple[int, ...], ijk_to_ras: np.ndarray, provenance: server.Fields | None = None
+    shape: tuple[int, ...], ijk_to_ras: np.ndarray, provenance: Fields | None = None
 ) -> tuple[Prediction, Regions]:
     """Make the prediction of an ellipsoid with three doubtful regions."""
     from MoBUncertaintyLib.prediction import Prediction
@@ -129,7 +129,7 @@ def misbehave(mode: str) -> None:
         time.sleep(600)
 
 
-def predict(mode: str, request: server.Fields, report: server.Report) -> server.Fields:
+def predict(mode: str, request: Fields, report: server.Report) -> Fields:
     """Answer like the worker, see `protocol`."""
     ct = np.load(request["ct"]["array"], mmap_mode="r")
     estimate = Estimate({"model": 1.0, "network": 5.0, "write": 0.5})
@@ -166,7 +166,7 @@ def describe_models(models: Sequence[str]) -> dict[str, Any]:
     return {"model": first, "ensemble": [first, *others]} if others else {"model": first}
 
 
-def predict_case(mode: str, request: server.Fields, report: server.Report) -> server.Fields:
+def predict_case(mode: str, request: Fields, report: server.Report) -> Fields:
     """Read the case's image, and write the fake results of it; see `commands.Predictions.predict_case`.
 
     What another computer predicts is the real worker's.
@@ -197,7 +197,7 @@ def predict_case(mode: str, request: server.Fields, report: server.Report) -> se
     return {"outcome": "predicted"}
 
 
-def calibrate(request: server.Fields, _report: server.Report) -> server.Fields:
+def calibrate(request: Fields, _report: server.Report) -> Fields:
     """Copy the model, under the name of the folder that is asked for."""
     output = Path(request["output"])
     shutil.copytree(request["model"], output)
@@ -207,7 +207,7 @@ def calibrate(request: server.Fields, _report: server.Report) -> server.Fields:
     return {"name": output.name, "calibration": told, "refused": []}
 
 
-def describe_computer(_request: server.Fields, _report: server.Report) -> server.Fields:
+def describe_computer(_request: Fields, _report: server.Report) -> Fields:
     """Describe no computer."""
     return {"version": __version__, "device": "fake", "cores": 1}
 
@@ -224,6 +224,8 @@ if __name__ == "__main__":
             Command.EXPORT: export_review,
             Command.CALIBRATE: calibrate,
             Command.COMPUTER: describe_computer,
+            Command.MODEL: has_model,
+            Command.KEEP: keep_model,
             **HANDLERS,
             **worklist_handlers(),
         }

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import math
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from MoBUncertaintyLib.files import json_input, names
 from MoBUncertaintyLib.worker import protocol
 from MoBUncertaintyLib.worker.protocol import Command, Decoder, Event, ProtocolError, check_event, encode
 
@@ -104,12 +100,3 @@ def test_an_event_with_a_wrong_field_does_not(change: dict) -> None:
 def test_an_event_that_lacks_a_field_does_not(missing: str) -> None:
     with pytest.raises(ProtocolError):
         check_event({name: value for name, value in PROGRESS.items() if name != missing})
-
-
-def test_only_the_standard_library_is_needed() -> None:
-    trees = [ast.parse(Path(room.__file__).read_text(encoding="utf-8")) for room in (protocol, json_input, names)]
-    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    imported = {alias.name for node in imports for alias in node.names if isinstance(node, ast.Import)}
-    ours = {json_input.__name__, names.__name__}
-    imported |= {node.module for node in imports if isinstance(node, ast.ImportFrom)} - ours
-    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names

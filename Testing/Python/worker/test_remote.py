@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.worker.remote.connection import check_host, not_connected, ssh_command
+from MoBUncertaintyLib.worker.remote.ssh import check_host, not_connected, ssh_command
 from support import tiny
 from support.caller import Caller, Start
 from support.command_line import run
@@ -189,16 +189,17 @@ def test_a_worker_that_fails_there_is_one_sentence(lab: Loopback, start: Start, 
     assert (code, sentence.startswith(expected[mode][1])) == (expected[mode][0], True), sentence
 
 
-@pytest.mark.parametrize("when", ["before the greeting", "after it"])
+@pytest.mark.parametrize("when", ["before it is ready", "after"])
 def test_a_computer_that_never_answers_is_waited_for_within_a_limit(
     lab: Loopback, start: Start, model: Path, when: str
 ) -> None:
     """Its sshd goes on, so that ssh itself notices nothing."""
-    if when == "after it":
+    if when == "after":
         lab.run(HELLO.replace("0.0.9", __version__))
     else:
         lab.run_script("cat > /dev/null")
-    program = f"from MoBUncertaintyLib.worker.remote import relay; relay.ANSWER_S = 2.0; relay.relay('{HOST}')"
+    program = "from MoBUncertaintyLib.worker.remote import __main__, connection\n"
+    program += f"connection.ANSWER_S = 2.0; __main__.relay('{HOST}')"
     caller = start(arguments=("-u", "-c", program)).ask(models=[str(model)]).finish()
     ((code, sentence, _),) = caller.errors
     assert code == "connection"
@@ -209,12 +210,12 @@ def test_an_image_that_vanishes_while_it_is_sent_is_said_at_once(lab: Loopback, 
     """Half a frame is sent then, and the other side would wait for the rest."""
     lab.run(FAKE.format(mode="normal"))
     cut_short = (
-        "import os; from pathlib import Path; from MoBUncertaintyLib.worker.remote import relay, stream\n"
-        "tell, relay.TELL_S = relay.Relay._tell, 0\n"
-        "def told(self, message, stage, done, total):\n"
-        "    if stage == 'send': os.truncate(message['ct']['array'], 1000)\n"
-        "    tell(self, message, stage, done, total)\n"
-        f"relay.Relay._tell = told; relay.relay('{HOST}')"
+        "import os; from MoBUncertaintyLib.worker.remote import __main__, connection\n"
+        "send = connection.send\n"
+        "def sent(target, message, files, report):\n"
+        "    ct = (files or {}).get('0.npy')\n"
+        "    send(target, message, files, lambda *_: os.truncate(ct, 1000) if ct else None)\n"
+        f"connection.send = sent; __main__.relay('{HOST}')"
     )
     ct = np.random.default_rng(0).integers(0, 999, (20, 200, 200)).astype(np.int16)
     caller = start(arguments=("-u", "-c", cut_short)).ask(ct, models=[str(model)])
@@ -226,7 +227,8 @@ def test_an_image_that_vanishes_while_it_is_sent_is_said_at_once(lab: Loopback, 
 
 def test_a_result_that_is_none_is_one_sentence(lab: Loopback, model: Path, tmp_path: Path) -> None:
     sitk.WriteImage(tiny.make_ct((12, 16, 16)), tmp_path / "ct.nii.gz")
-    worker = "from MoBUncertaintyLib.worker import server; server.serve({'predict': lambda *_: {}})"
+    worker = "from MoBUncertaintyLib.worker import server\n"
+    worker += "server.serve({'model': lambda *_: {'here': True}, 'predict': lambda *_: {}})"
     lab.run(f"from MoBUncertaintyLib.worker.remote import host; host.serve(('-c', {worker!r}))")
     asked = ["predict", tmp_path / "ct.nii.gz", "--model", model, "--no-scene"]
     done = run(*asked, "--computer", HOST, "--output", tmp_path / "out")
@@ -236,8 +238,11 @@ def test_a_result_that_is_none_is_one_sentence(lab: Loopback, model: Path, tmp_p
     shutil.rmtree(lab.caches / "mob-uncertainty" / "models", ignore_errors=True)
 
 
-HELLO = "import sys; from MoBUncertaintyLib.worker.remote.stream import Stream; s = Stream(sys.stdin.buffer, "
-HELLO += "sys.stdout.buffer); s.greet(); s.send({'event': 'hello', 'version': '0.0.9'}); sys.stdin.buffer.read()"
+HELLO = """
+import sys
+print('{"event": "ready", "pid": 1, "version": "0.0.9", "niceness": 0}', flush=True)
+sys.stdin.buffer.read()
+"""
 
 FAULTS = {
     "unknown host": (lambda lab: lab.known.write_text(""), "does not know lab yet; connect once in a terminal"),
@@ -253,10 +258,10 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("what", FAULTS)
-def test_what_is_wrong_with_a_computer_is_one_sentence(lab: Loopback, start: Start, what: str) -> None:
+def test_what_is_wrong_with_a_computer_is_one_sentence(lab: Loopback, start: Start, model: Path, what: str) -> None:
     spoil, words = FAULTS[what]
     spoil(lab)
-    caller = remote(start).ask().finish()
+    caller = remote(start).ask(models=[str(model)]).finish()
     ((code, sentence, _),) = caller.errors
     assert code == "connection"
     assert words in sentence
@@ -308,11 +313,10 @@ def test_a_changed_model_is_not_kept(lab: Loopback, start: Start, tmp_path: Path
 def test_what_needs_files_of_this_computer_is_not_done_there(lab: Loopback, start: Start) -> None:
     lab.run(FAKE.format(mode="normal"))
     caller = remote(start)
-    asked = {"export": an_export(lab.caches), "list": {"index": "x"}, "shutdown": {}}
+    asked = {"export": an_export(lab.caches), "list": {"index": "x"}}
     for command, fields in asked.items():
         job = caller.client.request({"command": command, **fields})
         job.failed.connect(lambda *error: caller.errors.append(error))
         caller.finish()
-    assert [message for _, message, _ in caller.errors] == [
-        f"{name!r} is not done on another computer." for name in asked
-    ]
+    assert [code for code, _, _ in caller.errors] == ["protocol"] * 2
+    assert lab.processes() == []

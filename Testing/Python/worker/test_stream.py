@@ -1,8 +1,7 @@
-"""The frames between two computers: what is sent arrives, and nothing else is taken for a frame."""
+"""Messages with files between two computers: what is sent arrives, and nothing else is taken for a message."""
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import os
@@ -15,32 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.worker.remote import stream as module
+from MoBUncertaintyLib.worker import protocol
+from MoBUncertaintyLib.worker.protocol import ProtocolError, UnreadableError, receive, send
 from MoBUncertaintyLib.worker.remote.models import ModelFiles, keep
-from MoBUncertaintyLib.worker.remote.stream import FrameError, Stream, UnreadableError, as_text, name_files
 
 
-class Dribble(io.BytesIO):
-    """A pipe that gives a few bytes at a time."""
-
-    def read(self, size: int = -1) -> bytes:
-        return super().read(min(size, 7))
-
-
-def sent(*messages: dict) -> bytes:
+def sent(message: dict, files: dict[str, Path]) -> bytes:
     target = io.BytesIO()
-    for message in messages:
-        Stream(io.BytesIO(), target).send(message)
+    send(target, message, files)
     return target.getvalue()
 
 
 def received(content: bytes, folder: Path) -> dict:
-    return Stream(Dribble(content), io.BytesIO()).receive(lambda _message: folder)
-
-
-def frame(head: object, rest: bytes = b"") -> bytes:
-    content = json.dumps(head).encode()
-    return len(content).to_bytes(4) + content + rest
+    return receive(io.BytesIO(content), lambda _message: folder)
 
 
 @pytest.fixture
@@ -51,77 +37,89 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return here, there
 
 
-def test_files_arrive_under_names_that_the_receiver_gives(folders: tuple[Path, Path]) -> None:
+def test_files_arrive_where_the_receiver_wants_them(folders: tuple[Path, Path]) -> None:
     here, there = folders
-    contents = {"ct": b"0123456789" * 99_999, "empty": b""}
+    contents = {"ct.npy": b"0123456789" * 99_999, "empty.npy": b""}
     for name, content in contents.items():
-        (here / f"{name}.npy").write_bytes(content)
+        (here / name).write_bytes(content)
     message = {"id": 3, "ct": {"array": str(here / "ct.npy"), "n": [1.5, None]}, "b": str(here / "empty.npy")}
-    message |= {"elsewhere": "/etc/x.npy", "text": "Bäuche ≥ 3"}
-    got = received(sent(name_files(message, here)), there)
-    assert got["ct"].pop("array").read_bytes() == contents["ct"]
-    assert got.pop("b").read_bytes() == b""
-    assert got == {"id": 3, "ct": {"n": [1.5, None]}, "elsewhere": "/etc/x.npy", "text": "Bäuche ≥ 3"}
-    assert {path.name for path in there.iterdir()} == {"received-0.npy", "received-1.npy"}
-    assert as_text({"a": {"b": there}}) == {"a": {"b": str(there)}}
+    message |= {"elsewhere": "/etc/x.npy", "text": "Bäuche ≥ 3", "file": "$file/other.npy"}
+    content = sent(message, {name: here / name for name in contents})
+    assert str(here).encode() not in content
+    arrived = received(content, there)
+    assert {name: Path(path).read_bytes() for name, path in arrived.pop("files").items()} == contents
+    assert arrived == message | {
+        "ct": {"array": str(there / "ct.npy"), "n": [1.5, None]},
+        "b": str(there / "empty.npy"),
+    }
+    assert {path.name for path in there.iterdir()} == set(contents)
 
 
-def test_how_far_it_is_is_told_to_both_sides(folders: tuple[Path, Path]) -> None:
+def test_both_sides_report_how_far_it_is(folders: tuple[Path, Path]) -> None:
     here, there = folders
     (here / "ct.npy").write_bytes(bytes(1_000_000))
-    target, there_told, here_told = io.BytesIO(), [], []
-    Stream(io.BytesIO(), target).send({"a": here / "ct.npy"}, lambda *counts: here_told.append(counts))
-    stream = Stream(io.BytesIO(target.getvalue()), io.BytesIO())
-    stream.receive(lambda _message: there, lambda _message, *counts: there_told.append(counts))
-    for told in (here_told, there_told):
-        assert len(told) > 2
-        assert told[-1] == (1_000_000, 1_000_000)
+    target, steps = io.BytesIO(), ([], [])
+    send(target, {}, {"a": here / "ct.npy"}, lambda *counts: steps[0].append(counts))
+    receive(io.BytesIO(target.getvalue()), lambda _message: there, lambda *counts: steps[1].append(counts))
+    for own in steps:
+        assert len(own) > 2
+        assert own[-1] == (1_000_000, 1_000_000)
 
 
-def test_a_file_that_cannot_be_read_is_said_and_whether_half_of_it_is_sent(folders: tuple[Path, Path]) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(folders: tuple[Path, Path]) -> None:
     here, target = folders[0], io.BytesIO()
-    with pytest.raises(UnreadableError) as gone:
-        Stream(io.BytesIO(), target).send({"a": here / "gone.npy"})
-    assert (gone.value.half_sent, target.getvalue()) == (False, b"")
-    (here / "ct.npy").write_bytes(bytes(3 * module.CHUNK))
+    with pytest.raises(UnreadableError):
+        send(target, {}, {"a": here / "gone.npy"})
+    assert target.getvalue() == b""
+    (here / "ct.npy").write_bytes(bytes(3 * protocol.CHUNK))
 
     def cut_short(done: int, _total: int) -> None:
-        if done == module.CHUNK:
-            os.truncate(here / "ct.npy", module.CHUNK + 1)
+        if done == protocol.CHUNK:
+            os.truncate(here / "ct.npy", protocol.CHUNK + 1)
 
-    with pytest.raises(UnreadableError) as shorter:
-        Stream(io.BytesIO(), target).send({"a": here / "ct.npy"}, cut_short)
-    assert shorter.value.half_sent
+    with pytest.raises(UnreadableError):
+        send(io.BytesIO(), {}, {"a": here / "ct.npy"}, cut_short)
+
+
+def message(files: object, rest: bytes = b"") -> bytes:
+    return json.dumps({"id": 1, "files": files}).encode() + b"\n" + rest
 
 
 BAD = {
-    "too long": (1 << 31).to_bytes(4) + b"x" * 100,
-    "no JSON": (5).to_bytes(4) + b"hello",
-    "no object": frame([1]),
-    "no message": frame({"sizes": []}),
-    "no sizes": frame({"message": {}}),
-    "negative size": frame({"message": {"a": {"$file": 0}}, "sizes": [-1]}),
-    "size no number": frame({"message": {"a": {"$file": 0}}, "sizes": ["1"]}, b"x"),
-    "size true": frame({"message": {"a": {"$file": 0}}, "sizes": [True]}, b"x"),
-    "too many files": frame({"message": {}, "sizes": [0] * 5000}),
-    "file without a number": frame({"message": {}, "sizes": [1]}, b"x"),
-    "number without a file": frame({"message": {"a": {"$file": 1}}, "sizes": [1]}, b"x"),
-    "number twice": frame({"message": {"a": {"$file": 0}, "b": {"$file": 0}}, "sizes": [1]}, b"x"),
-    "a name for a number": frame({"message": {"a": {"$file": "../../x.npy"}}, "sizes": [1]}, b"x"),
-    "deep": (200_000).to_bytes(4) + b"[" * 200_000,
+    "no JSON": b"hello\n",
+    "no object": b"[1]\n",
+    "no sizes": message(None),
+    "a list": message([1], b"x"),
+    "negative size": message({"a": -1}),
+    "size no number": message({"a": "1"}, b"x"),
+    "size true": message({"a": True}, b"x"),
+    "too many files": message({f"{number}.npy": 0 for number in range(5000)}),
+    "another folder": message({"../x.npy": 1}, b"x"),
+    "a path": message({"/tmp/x.npy": 1}, b"x"),
+    "hidden": message({".x": 1}, b"x"),
+    "no name": message({"": 1}, b"x"),
+    "deep": b"[" * 200_000 + b"\n",
 }
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_what_is_no_frame_is_refused_before_anything_is_written(what: str, folders: tuple[Path, Path]) -> None:
-    with pytest.raises(FrameError):
+def test_what_is_no_message_is_refused_before_anything_is_written(what: str, folders: tuple[Path, Path]) -> None:
+    with pytest.raises(ProtocolError):
         received(BAD[what], folders[1])
     assert list(folders[1].iterdir()) == []
 
 
+def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(protocol, "SIZE_LIMIT", 1000)
+    with pytest.raises(ProtocolError):
+        received(b"x" * 2000, tmp_path)
+    with pytest.raises(EOFError):
+        received(b"x" * 900, tmp_path)
+
+
 def test_more_than_the_disk_holds_is_refused(folders: tuple[Path, Path]) -> None:
     with pytest.raises(OutputError):
-        received(frame({"message": {"a": {"$file": 0}}, "sizes": [1 << 60]}), folders[1])
+        received(message({"a": 1 << 60}), folders[1])
     assert list(folders[1].iterdir()) == []
 
 
@@ -133,30 +131,15 @@ def test_any_other_byte_or_end_is_a_fault_and_writes_only_where_it_may(
     (folder / "a.npy").write_bytes(b"0123456789")
     there = folder / "there"
     there.mkdir()
-    good = sent({"a": folder / "a.npy", "b": "../x.npy"})
+    good = sent({"a": str(folder / "a.npy"), "b": "../x.npy"}, {"a.npy": folder / "a.npy"})
     spoiled = bytearray(good)
     for place in data.draw(st.lists(st.integers(0, len(good) - 1), max_size=3)):
         spoiled[place] = data.draw(st.integers(0, 255))
     end = data.draw(st.integers(0, len(good)))
-    with suppress(EOFError, FrameError, OutputError):
+    with suppress(EOFError, ProtocolError, OutputError):
         received(bytes(spoiled[:end]), there)
     assert {path.name for path in folder.iterdir()} == {"a.npy", "there"}
-    assert {path.name for path in there.iterdir()} <= {"received-0.npy"}
-
-
-def test_the_beginning_is_found_behind_what_a_shell_says() -> None:
-    target = io.BytesIO(b"Last login: never\n")
-    target.seek(0, io.SEEK_END)
-    stream = Stream(io.BytesIO(), target)
-    stream.greet()
-    stream.send({"event": "hello"})
-    reader = Stream(Dribble(target.getvalue()), io.BytesIO())
-    reader.await_greeting()
-    assert reader.receive(Path) == {"event": "hello"}
-    with pytest.raises(EOFError):
-        Stream(io.BytesIO(b"no"), io.BytesIO()).await_greeting()
-    with pytest.raises(FrameError):
-        Stream(io.BytesIO(b"y\n" * (1 << 20)), io.BytesIO()).await_greeting()
+    assert len([*there.iterdir()]) <= 1
 
 
 @pytest.mark.parametrize("name", ["../x", "fold_0/../../x", "/etc/x", "fold_0/weights.py", "", "model.json/x"])
@@ -207,9 +190,8 @@ def test_the_models_used_last_are_kept(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_the_relay_starts_with_the_standard_library_alone() -> None:
-    code = "import sys; import MoBUncertaintyLib.worker.remote.relay; print(*sys.modules)"
+    code = "import sys; import MoBUncertaintyLib.worker.remote.__main__; print(*sys.modules)"
     import subprocess
 
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {"numpy", "torch", "SimpleITK"}.isdisjoint(loaded)
-    assert ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    assert {"numpy", "pydantic", "torch", "SimpleITK"}.isdisjoint(loaded)

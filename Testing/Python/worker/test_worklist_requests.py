@@ -24,7 +24,7 @@ from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.commands import Predictions
-from MoBUncertaintyLib.worker.protocol import ProtocolError, check_request, encode
+from MoBUncertaintyLib.worker.protocol import ProtocolError, encode
 from MoBUncertaintyLib.worker.server import Report
 from MoBUncertaintyLib.worker.worklist import CaseList, input_of, open_case, sign_case
 from support import tiny
@@ -47,7 +47,6 @@ def report(steps: list[dict]) -> Report:
 def ask(handler: Any, command: str, report: Report, **fields: Any) -> dict[str, Any]:
     """The answer to a request, both as they travel."""
     request = json.loads(encode({"id": 1, "command": command, **fields}))
-    check_request(request)
     return json.loads(encode(handler(request, report)))
 
 

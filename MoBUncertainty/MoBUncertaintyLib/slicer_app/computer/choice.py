@@ -10,7 +10,7 @@ import slicer.util
 
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
-from MoBUncertaintyLib.worker.remote.connection import check_host
+from MoBUncertaintyLib.worker.remote.ssh import check_host
 
 HOST_KEY = "MoBUncertainty/Computer"
 ALLOWED_KEY = "MoBUncertainty/ComputersAllowed"

@@ -17,11 +17,10 @@ from MoBUncertaintyLib.errors import UserError
 from MoBUncertaintyLib.slicer_app.worker.job import Job
 from MoBUncertaintyLib.slicer_app.worker.process import End, WorkerProcess
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps, readArrays, removeFolder, writeArrays
-from MoBUncertaintyLib.worker.protocol import Event
+from MoBUncertaintyLib.worker.protocol import PROGRESS_FIELDS, Event
 
 WORKER = ("-u", "-m", "MoBUncertaintyLib.worker")
 TICK_MILLISECONDS = 250
-PROGRESS_FIELDS = ("stage", "done", "total", "fraction", "seconds_left")
 
 
 class WorkerClient:

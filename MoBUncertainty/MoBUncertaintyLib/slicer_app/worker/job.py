@@ -29,7 +29,7 @@ class Job:
     """A request that the worker works on. A job that is cancelled emits nothing more.
 
     Attributes:
-        progress: Emitted with how far it is, a dict of `client.PROGRESS_FIELDS`.
+        progress: Emitted with how far it is, a dict of `protocol.PROGRESS_FIELDS`.
         warning: Emitted with each warning, one sentence.
         finished: Emitted with the result.
         failed: Emitted with a code, a message (one sentence) and details (the last lines of the worker's log).

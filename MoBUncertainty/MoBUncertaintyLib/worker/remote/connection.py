@@ -1,134 +1,306 @@
-"""Start a worker on another computer with the user's own ssh, and say what is wrong where that fails."""
+"""The connection to a worker on another computer.
+
+The name of a volume, which may be its patient's, stays here.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-from collections.abc import Sequence
+import queue
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import SettingsError, UserError
-
-COMMAND = "mob-uncertainty worker"
-
-OPTIONS = (
-    *("-T", "-a", "-x", "-C"),  # no terminal, no forwarding of keys or windows; compressed
-    *("-o", "BatchMode=yes"),  # nobody could answer a question
-    *("-o", "ConnectTimeout=20"),
-    *("-o", "ServerAliveInterval=10"),
-    *("-o", "ServerAliveCountMax=3"),
-    *("-o", "ClearAllForwardings=yes"),
-    *("-o", "ControlMaster=no"),  # one that the user's other sessions share must not end with this one
-    *("-o", "RemoteCommand=none"),
+from MoBUncertaintyLib.errors import Cancelled, SettingsError, UserError
+from MoBUncertaintyLib.files.json_input import JsonError, parse_object
+from MoBUncertaintyLib.worker.protocol import (
+    PROGRESS_FIELDS,
+    Command,
+    Event,
+    Fields,
+    ProtocolError,
+    check_event,
+    receive,
+    send,
 )
+from MoBUncertaintyLib.worker.remote.ssh import (
+    RemoteError,
+    cut,
+    no_answer,
+    not_connected,
+    ssh_command,
+    ssh_environment,
+    version_fault,
+)
+from MoBUncertaintyLib.worker.server import Report
 
-_HOST = re.compile(r"(?:[A-Za-z0-9_][\w.+-]*@)?[A-Za-z0-9_][\w.:%-]*", re.ASCII)
-
-
-class RemoteError(UserError):
-    """There is no connection to the other computer, or no more."""
-
-    code = "connection"
-
-
-class CutError(RemoteError):
-    """A connection has ended amid a request; the same one may succeed in the next connection."""
-
-    code = "cut"
-
-
-def check_host(host: str) -> str:
-    """Check that a text can be no more than the name of a computer to ssh.
-
-    Raises:
-        SettingsError: It is something else.
-    """
-    if len(host) > 255 or not _HOST.fullmatch(host):
-        raise SettingsError(f"{host[:80]!r} is not the name of a computer; write user@host, as for ssh.")
-    return host
+BANNER_LIMIT = 1 << 16
+"""Bytes that the shell there may print before the worker is ready."""
+BEAT_S = 10.0
+"""Seconds between two empty lines, by which the other computer notices that somebody is there."""
+ANSWER_S = 50.0
+"""Seconds without a byte from the worker, which beats every other second, after which it is given up; less than
+Slicer's patience."""
+SSH_ENDS_S = 5.0
+TELL_S = 0.5  # between two messages on how much has been sent
+LOG_LINES = 20
+MB = 1e6
 
 
-def ssh_command(host: str) -> list[str]:
-    """Make the command that starts the worker on a computer.
-
-    Raises:
-        SettingsError: That is not the name of a computer.
-        RemoteError: ssh is not installed.
-    """
-    program = shutil.which("ssh")
-    if program is None:
-        raise RemoteError("There is no program ssh on this computer; install OpenSSH's client.")
-    return [program, *OPTIONS, "--", check_host(host), COMMAND]
-
-
-def ssh_environment() -> dict[str, str]:
-    """Make the environment of ssh: with the libraries that Slicer brings along it may not start."""
-    return {name: value for name, value in os.environ.items() if not re.fullmatch("(DY)?LD_LIBRARY_PATH", name)}
-
-
-def version_fault(host: str, version: str) -> RemoteError:
-    """Say that the other computer has another version."""
-    return RemoteError(
-        f"{host} has mob-uncertainty {version}, and this is {__version__}; install mob-uncertainty {__version__} there."
-    )
-
-
-def cut(host: str, code: int, log: Sequence[str]) -> CutError:
-    """Say that a connection has ended; arguments as for `not_connected`."""
-    reason = _last(log) if code == 255 else f"exit code {code}"
-    return CutError(f"The connection to {host} was cut ({reason}); nothing was changed, try again to connect anew.")
-
-
-def no_answer(host: str, seconds: float) -> RemoteError:
-    """Say that the other computer is silent."""
-    return RemoteError(
-        f"{host} has not answered for {seconds:g} s; check the network, and whether mob-uncertainty starts there (ssh "
-        f"{host} mob-uncertainty --version)."
-    )
-
-
-def not_connected(host: str, code: int, log: Sequence[str]) -> RemoteError:
-    """Say why there is no connection, and what to do.
+class Connection:
+    """The worker on a computer: connected at the first request, and anew at the next one after the connection was cut.
 
     Args:
-        host: The computer.
-        code: ssh's exit code: 255 of its own, otherwise that of the command.
-        log: The lines that it has printed.
+        host: The computer, as ssh knows it.
+        show: Called with each line that ssh prints.
     """
-    text = "\n".join(log)
-    for words, sentence in _SENTENCES.items():
-        if code == 255 and re.search(words, text):
-            return RemoteError(sentence.format(host=host, reason=_last(log)))
-    if code == 255:
-        return RemoteError(f"{host} cannot be reached ({_last(log)}); check its name and the network (ssh {host}).")
-    if code == 127 or re.search("not found|not recognized", text):
-        return RemoteError(
-            f"{host} does not find the command mob-uncertainty; install mob-uncertainty {__version__} there, where a "
-            f"shell that is not interactive finds it (ssh {host} mob-uncertainty --version)."
+
+    def __init__(self, host: str, show: Callable[[str], None] = lambda _line: None) -> None:
+        self._host, self._show = host, show
+        self._ssh: subprocess.Popen[bytes] | None = None
+        self._sending = threading.Lock()
+        self._count = 0  # of requests
+
+    def predict(self, request: Fields, report: Report, cancelled: Callable[[], bool] = lambda: False) -> Fields:
+        """Send the models, unless they are there, and the volumes; the result's arrays arrive in the request's folder.
+
+        Args:
+            request: See `protocol`.
+            report: Receives the progress and warnings.
+            cancelled: Asked at each message from there.
+
+        Returns:
+            The result.
+
+        Raises:
+            Cancelled: By the user; the connection is ended.
+            UserError: The connection or the worker failed.
+        """
+        from MoBUncertaintyLib.worker.remote.models import KEPT, ModelFiles
+
+        models = [ModelFiles.of(Path(path)) for path in request["models"]]
+        if len(models) > KEPT:
+            raise SettingsError(f"Another computer keeps {KEPT} models, so an ensemble there has no more; take fewer.")
+        for model in models:
+            if not self.ask({"command": Command.MODEL, "digest": model.digest}, report, cancelled)["here"]:
+                files = {f"{number}.part": model.files[name] for number, name in enumerate(model.digests)}
+                message = {"command": Command.KEEP, "name": model.name, "digests": dict(model.digests)}
+                self.ask(message, report, cancelled, files)
+        message = {name: value for name, value in request.items() if name not in ("id", "folder")}
+        message |= {"models": [model.digest for model in models], "ct": _unnamed(request["ct"])}
+        message["channels"] = {name: _unnamed(volume) for name, volume in (request.get("channels") or {}).items()}
+        folder = Path(request["folder"])
+        result = self.ask(message, report, cancelled, {path.name: path for path in folder.iterdir()}, folder)
+        return self._completed(result, request)
+
+    def ask(
+        self,
+        message: Fields,
+        report: Report,
+        cancelled: Callable[[], bool] = lambda: False,
+        files: Mapping[str, Path] | None = None,
+        folder: Path | None = None,
+    ) -> Fields:
+        """Send a request, and follow it until it is answered; arguments and errors beside these as for `predict`.
+
+        Args:
+            message: The request.
+            report: Receives the progress and warnings.
+            cancelled: Asked at each message from there.
+            files: Those of the request by the names under which they travel.
+            folder: Where the result's arrays go.
+        """
+        self._count += 1
+        self._folder = folder
+        stage = "send model" if message["command"] == Command.KEEP else "send"
+        try:
+            if self._ssh is None or self._ssh.poll() is not None:
+                self._connect(cancelled)
+            assert self._ssh and self._ssh.stdin
+            with suppress(OSError), self._sending:  # why it has ended is told by the last event
+                send(self._ssh.stdin, message | {"id": self._count}, files, _meter(report.progress, stage))
+            while (event := self._next(cancelled))["event"] not in (Event.RESULT, Event.ERROR):
+                if event["event"] == Event.PROGRESS:
+                    report.progress({name: event[name] for name in PROGRESS_FIELDS})
+                elif event["event"] == Event.WARNING:
+                    report.warning(event["message"])
+        except BaseException:
+            self.close()  # what it still does is for nobody
+            raise
+        if event["event"] == Event.ERROR:
+            self._show(event["details"])
+            if event.get("id") is None:
+                self.close()
+            raise _ToldError(event["message"], event["code"])
+        result: Fields = event["result"]
+        return result
+
+    def close(self) -> None:
+        """End the connection, and what is computed there."""
+        ssh, self._ssh = self._ssh, None
+        if ssh:
+            ssh.kill()
+            ssh.wait()
+
+    def _connect(self, cancelled: Callable[[], bool]) -> None:
+        self._fault: RemoteError | None = None
+        self._connected, self._heard = False, time.monotonic()
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._events: queue.Queue[Fields | Exception] = queue.Queue()
+        self._ssh = subprocess.Popen(
+            ssh_command(self._host),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ssh_environment(),
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-    if code == 2:
-        return RemoteError(
-            f"{host} has another version of mob-uncertainty, which cannot compute for others; install mob-uncertainty "
-            f"{__version__} there."
-        )
-    return RemoteError(
-        f"mob-uncertainty does not start on {host} (exit code {code}: {_last(log)}); try it there in a terminal."
-    )
+        self._logging = threading.Thread(target=self._keep_log, args=(self._ssh.stderr,), daemon=True)
+        self._logging.start()
+        for work in (self._listen, self._watch):
+            threading.Thread(target=work, args=(self._ssh, self._events), daemon=True).start()
+        if (version := self._next(cancelled).get("version")) != __version__:
+            raise version_fault(self._host, str(version))
+        self._connected = True
+
+    def _next(self, cancelled: Callable[[], bool]) -> Fields:
+        """Wait for the next event."""
+        event = self._events.get()
+        if cancelled():
+            raise Cancelled("The prediction was cancelled; nothing was kept.")
+        if isinstance(event, EOFError):
+            tell = cut if self._connected else not_connected
+            raise self._fault or tell(self._host, self._exit_code(), self._log)
+        if isinstance(event, ProtocolError):
+            raise RemoteError(
+                f"{self._host} answers with something else than mob-uncertainty; try ssh {self._host} mob-uncertainty "
+                "--version in a terminal."
+            ) from event
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    def _listen(self, ssh: subprocess.Popen[bytes], events: queue.Queue[Fields | Exception]) -> None:
+        """Queue what arrives, and why nothing more does."""
+        assert ssh.stdout
+        meter = _meter(lambda fields: events.put({"event": Event.PROGRESS, **fields}), "receive")
+
+        def arriving(done: int, total: int) -> None:
+            self._heard = time.monotonic()
+            meter(done, total)
+
+        def place(_event: Fields) -> Path:
+            if self._folder is None:
+                raise ProtocolError("The files of a result were sent that nobody has asked for.")
+            return self._folder
+
+        try:
+            events.put(_ready(ssh.stdout))
+            while True:
+                event = receive(ssh.stdout, place, arriving)
+                self._heard = time.monotonic()
+                check_event(event)
+                if event["event"] != Event.HEARTBEAT or events.empty():  # nobody takes them between requests
+                    events.put(event)
+        except Exception as error:  # noqa: BLE001 - whoever waits for an event raises it
+            events.put(error)
+
+    def _watch(self, ssh: subprocess.Popen[bytes], _events: queue.Queue[Fields | Exception]) -> None:
+        """Give signs of life, and end a connection that has been silent for long."""
+        assert ssh.stdin
+        beat = time.monotonic()
+        while ssh.poll() is None:
+            time.sleep(1.0)
+            now = time.monotonic()
+            if now - self._heard > ANSWER_S:
+                self._fault = no_answer(self._host, ANSWER_S)
+                ssh.kill()
+            elif now - beat > BEAT_S and self._sending.acquire(blocking=False):
+                beat = now
+                try:
+                    with suppress(OSError):
+                        ssh.stdin.write(b"\n")
+                        ssh.stdin.flush()
+                finally:
+                    self._sending.release()
+
+    def _keep_log(self, stderr: IO[bytes]) -> None:
+        for line in stderr:
+            self._log.append(line.decode("utf-8", "replace").rstrip())
+            self._show(self._log[-1])
+
+    def _exit_code(self) -> int:
+        """Wait until ssh has ended and printed all; returns its exit code."""
+        assert self._ssh and self._ssh.stdin
+        with suppress(OSError):
+            self._ssh.stdin.close()
+        try:
+            self._ssh.wait(SSH_ENDS_S)
+        except subprocess.TimeoutExpired:
+            self._ssh.kill()
+            self._ssh.wait()
+        self._logging.join(1.0)
+        return self._ssh.returncode
+
+    def _completed(self, result: Fields, request: Fields) -> Fields:
+        """Add to a result what is not known there: which computer it is, and the names of models and image here."""
+        provenance = result.get("provenance")
+        if not isinstance(provenance, dict):
+            return result
+        known: Fields = {"computer": self._host}
+        if isinstance(model := provenance.get("model"), dict):
+            known["model"] = model | {"path": request["models"][0]}
+        if isinstance(members := provenance.get("ensemble"), list):
+            pairs = zip(members, request["models"], strict=False)
+            known["ensemble"] = [member | {"path": path} for member, path in pairs]
+        if isinstance(source := provenance.get("input"), dict):
+            known["input"] = source | {"name": request["ct"].get("name")}
+        return result | {"provenance": provenance | known}
 
 
-_SENTENCES = {
-    "IDENTIFICATION HAS CHANGED": "The host key of {host} is another one than before, which may be an attack; ask "
-    "whoever runs it, then correct ssh's file known_hosts.",
-    "Host key verification failed": "ssh does not know {host} yet; connect once in a terminal (ssh {host}), and "
-    "compare its host key.",
-    "Permission denied|Too many authentication failures": "{host} does not let you in without a password; set up a key "
-    "for ssh (ssh-copy-id {host}), unlock it in ssh-agent, and check the user's name.",
-    "Could not resolve": "There is no computer {host}; check its name and the network.",
-}
+class _ToldError(UserError):
+    """What the worker there says."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
-def _last(log: Sequence[str]) -> str:
-    """Return the last line that says something."""
-    lines = [line.strip() for line in log if line.strip()]
-    return lines[-1].rstrip(".")[:200] if lines else "no reason given"
+def _unnamed(volume: Fields) -> Fields:
+    return volume | {"name": None}
+
+
+def _ready(source: IO[bytes]) -> Fields:
+    """Skip what the shell there prints, up to the worker's first event."""
+    size, line = 0, b""
+    while not line.startswith(b'{"event": "ready"'):
+        line = source.readline(BANNER_LIMIT)
+        size += len(line)
+        if not line:
+            raise EOFError
+        if size > BANNER_LIMIT:
+            raise ProtocolError("There is no worker.")
+    try:
+        return parse_object(line)
+    except JsonError as error:
+        raise ProtocolError("There is no worker.") from error
+
+
+def _meter(tell: Callable[[Fields], None], stage: str) -> Callable[[int, int], None]:
+    """Make what tells, every now and then, how many MB are sent or have arrived."""
+    latest = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal latest
+        if time.monotonic() - latest >= TELL_S:
+            latest = time.monotonic()
+            counts = {"done": round(done / MB), "total": max(1, round(total / MB))}
+            fraction = 1.0 if stage == "receive" else 0.0
+            tell({"stage": stage, **counts, "fraction": fraction, "seconds_left": None})
+
+    return report

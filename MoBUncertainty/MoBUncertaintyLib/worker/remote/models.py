@@ -24,7 +24,7 @@ from MoBUncertaintyLib.inference.graph_cache import cache_folder
 from MoBUncertaintyLib.model.archive import TRAINING_FILE
 from MoBUncertaintyLib.model.card import MODEL_FILE
 from MoBUncertaintyLib.model.folder import model_of, read_card, read_plans
-from MoBUncertaintyLib.model.listing import MODELS_FOLDER, list_models
+from MoBUncertaintyLib.model.listing import MODELS_FOLDER, find_model, list_models
 from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, first_stage_of, is_training_folder
 
 KEPT = 20
@@ -87,6 +87,19 @@ def find(digest: str) -> Path | None:
         os.utime(kept_models() / digest)  # the time of its last use
         return next(child for child in (kept_models() / digest).iterdir() if not child.name.startswith("."))
     return None
+
+
+def located(name: str) -> Path:
+    """Find a model by its name, its path or, if it was sent, its digest.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if not _DIGEST.fullmatch(name):
+        return Path(find_model(name))
+    if (model := find(name)) is None:
+        raise ModelError("The model is no longer there; apply again, and it is sent anew.")
+    return model
 
 
 def keep(sent: ModelFiles) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import Cancelled, UserError, reason_of
+from MoBUncertaintyLib.errors import reason_of
 from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
 from MoBUncertaintyLib.images.channels import check_modalities
 from MoBUncertaintyLib.images.grid import grid_of
@@ -27,11 +22,10 @@ from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output.exchange import read_prediction
 from MoBUncertaintyLib.prediction import CancelledCallback, Prediction, PredictionSettings, Progress, ProgressCallback
 from MoBUncertaintyLib.worker.arrays import write_array
-from MoBUncertaintyLib.worker.protocol import Command, Decoder, Event, check_event, encode
-from MoBUncertaintyLib.worker.remote.connection import RemoteError, check_host
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.worker.remote.stream import Fields
+from MoBUncertaintyLib.worker.protocol import Command, Event, Fields
+from MoBUncertaintyLib.worker.remote.connection import Connection
+from MoBUncertaintyLib.worker.remote.ssh import RemoteError, check_host
+from MoBUncertaintyLib.worker.server import Report
 
 STAGES = ("send model", "send", "first_stage", "preprocess", "network", "resample", "receive")
 """Of the other computer's work, those that are shown; what follows is done here once more."""
@@ -54,8 +48,7 @@ class RemotePredictor:
     def __init__(self, host: str, models: Sequence[Model], settings: PredictionSettings) -> None:
         self._host = check_host(host)
         self._paths = [str(model.path.absolute()) for model in models]
-        self._process: subprocess.Popen[bytes] | None = None
-        self._asked = 0
+        self._connection = Connection(host)
         self.model = models[0] if len(models) == 1 else together(models)
         self.use(settings)
 
@@ -81,12 +74,19 @@ class RemotePredictor:
         try:
             named = enumerate((channels or {}).items())
             request = {
+                "command": Command.PREDICT,
+                "models": self._paths,
                 "ct": _write(folder, "image", image),
                 "channels": {name: _write(folder, f"channel_{n}", each) for n, (name, each) in named},
                 "settings": asdict(self.settings),
                 "folder": str(folder),
             }
-            result = self._ask(request, progress or (lambda _: None), cancelled or (lambda: False))
+
+            def tell(event: Event, fields: Fields) -> None:
+                if progress and event is Event.PROGRESS and fields["stage"] in STAGES:
+                    progress(Progress(*(fields[name] for name in ("stage", "done", "total", "seconds_left"))))
+
+            result = self._connection.predict(request, Report(tell), cancelled or (lambda: False))
             try:
                 return read_prediction(result, grid_of(image), lambda path: np.load(path, allow_pickle=False))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -102,60 +102,7 @@ class RemotePredictor:
 
     def close(self) -> None:
         """End the connection, and what is computed there."""
-        process, self._process = self._process, None
-        if process and process.stdin and process.stdout:
-            with suppress(OSError):
-                process.stdin.close()
-            process.stdout.close()
-            process.wait()
-
-    def _ask(self, request: Fields, progress: ProgressCallback, cancelled: CancelledCallback) -> Fields:
-        """Send a request, and follow it until it is answered."""
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-u", "-m", "MoBUncertaintyLib.worker.remote", self._host],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # what ssh says is in the errors
-                # Ctrl-C in the terminal is for the command, which then ends the connection.
-                start_new_session=True,
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-            )
-        self._asked += 1
-        assert self._process.stdin
-        message = {"id": self._asked, "command": Command.PREDICT, "models": self._paths, **request}
-        with suppress(BrokenPipeError):  # why it has ended is said by its last event
-            self._process.stdin.write(encode(message))
-            self._process.stdin.flush()
-        for event in _events(self._process):
-            if cancelled():
-                raise Cancelled("The prediction was cancelled; nothing was kept.")
-            kind = event["event"]
-            if kind == Event.PROGRESS and event["stage"] in STAGES:
-                progress(Progress(event["stage"], event["done"], event["total"], event["seconds_left"]))
-            elif kind == Event.RESULT:
-                result: Fields = event["result"]
-                return result
-            elif kind == Event.ERROR:
-                raise _ToldError(event["message"], event["code"])
-        raise RemoteError(f"The connection to {self._host} ended without a reason; try again.")
-
-
-class _ToldError(UserError):
-    """What the other computer, or the connection to it, says."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def _events(process: subprocess.Popen[bytes]) -> Iterator[Fields]:
-    decoder = Decoder()
-    assert isinstance(process.stdout, io.BufferedReader)
-    while data := process.stdout.read1():
-        for event in decoder.feed(data):
-            check_event(event)
-            yield event
+        self._connection.close()
 
 
 def _write(folder: Path, name: str, image: sitk.Image) -> Fields:
