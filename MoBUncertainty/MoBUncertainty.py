@@ -194,7 +194,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        from MoBUncertaintyLib.slicer_app.computer.choice import Computer
+        from MoBUncertaintyLib.slicer_app.computer import Computer
         from MoBUncertaintyLib.slicer_app.models import ModelList
         from MoBUncertaintyLib.slicer_app.sessions import Sessions
         from MoBUncertaintyLib.slicer_app.worker.client import slicerClient

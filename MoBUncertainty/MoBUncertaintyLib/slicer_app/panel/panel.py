@@ -18,8 +18,8 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import Cancelled, LostReviewError, UserError
-from MoBUncertaintyLib.slicer_app.computer.section import ComputerSection
 from MoBUncertaintyLib.slicer_app.inputs.channels import missingChannel
+from MoBUncertaintyLib.slicer_app.panel.computer import ComputerSection
 from MoBUncertaintyLib.slicer_app.panel.dialogs import AfterLoading, confirmLoss, isLoading, showError
 from MoBUncertaintyLib.slicer_app.panel.export import ExportSection, newFolder
 from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection

@@ -136,7 +136,7 @@ class Connection:
             self._show(event["details"])
             if event.get("id") is None:
                 self.close()
-            raise _ToldError(event["message"], event["code"])
+            raise _WorkerError(event["message"], event["code"])
         result: Fields = event["result"]
         return result
 
@@ -248,23 +248,23 @@ class Connection:
         return self._ssh.returncode
 
     def _completed(self, result: Fields, request: Fields) -> Fields:
-        """Add to a result what is not known there: which computer it is, and the names of models and image here."""
+        """Add to a result which computer it is, and the names of models and image here."""
         provenance = result.get("provenance")
         if not isinstance(provenance, dict):
             return result
-        known: Fields = {"computer": self._host}
+        local: Fields = {"computer": self._host}
         if isinstance(model := provenance.get("model"), dict):
-            known["model"] = model | {"path": request["models"][0]}
+            local["model"] = model | {"path": request["models"][0]}
         if isinstance(members := provenance.get("ensemble"), list):
             pairs = zip(members, request["models"], strict=False)
-            known["ensemble"] = [member | {"path": path} for member, path in pairs]
+            local["ensemble"] = [member | {"path": path} for member, path in pairs]
         if isinstance(source := provenance.get("input"), dict):
-            known["input"] = source | {"name": request["ct"].get("name")}
-        return result | {"provenance": provenance | known}
+            local["input"] = source | {"name": request["ct"].get("name")}
+        return result | {"provenance": provenance | local}
 
 
-class _ToldError(UserError):
-    """What the worker there says."""
+class _WorkerError(UserError):
+    """What the worker there cannot do."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)

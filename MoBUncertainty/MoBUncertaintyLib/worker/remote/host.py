@@ -46,7 +46,7 @@ def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker")) -> NoRe
     def pass_on() -> None:
         nonlocal heard
         assert worker.stdin
-        with suppress(OSError):  # the worker has ended
+        with suppress(OSError):  # the worker has ended, or the connection
             worker.stdin.write(encode({"command": Command.SCRATCH, "folder": str(folder)}))
             worker.stdin.flush()
             while data := source.read1(CHUNK):
@@ -54,7 +54,7 @@ def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker")) -> NoRe
                 worker.stdin.write(data)
                 worker.stdin.flush()
             gone.set()
-            ended.set()
+        ended.set()
 
     def await_worker() -> None:
         worker.wait()
@@ -64,14 +64,16 @@ def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker")) -> NoRe
         threading.Thread(target=work, daemon=True).start()
     while not ended.wait(0.5) and time.monotonic() - heard < SILENCE_S:
         pass
-    if not gone.is_set() and (code := worker.poll()) is not None:
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        message = (
-            f"The computing process on the other computer ended unexpectedly ({how}); see the details, and if its "
-            "memory was not enough choose a region of interest or another device."
-        )
-        with suppress(OSError):
-            target.write(encode({"event": Event.ERROR, "id": None, "code": "error", "message": message, "details": ""}))
+    if not gone.is_set():
+        with suppress(subprocess.TimeoutExpired, OSError):
+            code = worker.wait(1.0)
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            message = (
+                f"The computing process on the other computer ended unexpectedly ({how}); see the details, and if its "
+                "memory was not enough choose a region of interest or another device."
+            )
+            event = {"event": Event.ERROR, "id": None, "code": "error", "message": message, "details": ""}
+            target.write(encode(event))
             target.flush()
     if os.name == "posix":
         with suppress(OSError):

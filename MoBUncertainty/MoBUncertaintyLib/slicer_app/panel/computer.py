@@ -9,7 +9,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import Cancelled
-from MoBUncertaintyLib.slicer_app.computer.choice import Computer
+from MoBUncertaintyLib.slicer_app.computer import Computer
 from MoBUncertaintyLib.slicer_app.panel.section import allow, shown, write
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
@@ -91,9 +91,9 @@ class ComputerSection:
         job.failed.connect(shown(lambda _code, message, _details: self._onTested(message)))
         self.update()
 
-    def _onAnswer(self, told: dict[str, Any]) -> None:
+    def _onAnswer(self, answer: dict[str, Any]) -> None:
         text = _("{host} is ready: mob-uncertainty {version}, {device}, {cores} cores.")
-        names = {name: told.get(name) for name in ("version", "device", "cores")}
+        names = {name: answer.get(name) for name in ("version", "device", "cores")}
         self._onTested(text.format(host=self._computer.host, **names))
 
     def _onTested(self, text: str) -> None:

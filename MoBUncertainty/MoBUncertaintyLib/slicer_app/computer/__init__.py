@@ -1,1 +1,0 @@
-"""Which computer segments: this one, or another that ssh reaches."""
