@@ -117,7 +117,7 @@ def _should_be_dicom(path: Path) -> bool:
 
 def _read_series(path: Path, file: BinaryIO) -> tuple[str | None, str]:
     """Read UID and description of a file's series; no UID where it holds no image but, say, a report or contours."""
-    with _parsing(path):
+    with parsing(path):
         header = pydicom.dcmread(file, force=True, specific_tags=list(_HEADER), stop_before_pixels=True)
         if "Rows" not in header or "Columns" not in header:
             kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""))
@@ -171,7 +171,7 @@ def read_slices(files: Sequence[Path]) -> tuple[sitk.Image, list[str], list[str]
             except OSError as error:
                 raise ImageError(f"{path} cannot be read ({error.strerror}); check the path.") from error
             digests.append(digest_of_bytes(content))
-            with _parsing(path):
+            with parsing(path):
                 slices += _slices_of(path, _parse(content))
             del content
     image, warnings_ = _stack(slices)
@@ -179,7 +179,7 @@ def read_slices(files: Sequence[Path]) -> tuple[sitk.Image, list[str], list[str]
 
 
 @contextmanager
-def _parsing(path: Path) -> Iterator[None]:
+def parsing(path: Path) -> Iterator[None]:
     """Report any error of pydicom, which parses elements at their first use and fails in many ways on damaged ones."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

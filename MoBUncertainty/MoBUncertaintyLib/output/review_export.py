@@ -72,6 +72,7 @@ class Format(StrEnum):
     """`segmentation.nii.gz`, as corrected: a label map with the model's label values, as nnU-Net trains on."""
     DICOM_SEG = DicomFormat.SEG.value
     DICOM_SEG_FRACTIONAL = DicomFormat.PROBABILITY.value
+    RTSTRUCT = DicomFormat.STRUCTURE_SET.value
     DICOM_SR = DicomFormat.REPORT.value
     PARAMETRIC_MAP = DicomFormat.PARAMETRIC_MAP.value
 

@@ -28,6 +28,8 @@ class DicomFormat(StrEnum):
     """`segmentation.dcm`, binary."""
     PROBABILITY = "dicom_seg_fractional"
     """`probability.dcm`: SEG of type FRACTIONAL."""
+    STRUCTURE_SET = "rtstruct"
+    """`structures.dcm`: contours for radiotherapy."""
     REPORT = "dicom_sr"
     """`report.dcm`: Structured Report by TID 1500, on `segmentation.dcm`."""
     PARAMETRIC_MAP = "parametric_map"
@@ -37,10 +39,17 @@ class DicomFormat(StrEnum):
 NAMES = {
     DicomFormat.SEG: "The DICOM segmentation",
     DicomFormat.PROBABILITY: "The DICOM segmentation of probabilities",
+    DicomFormat.STRUCTURE_SET: "The RT Structure Set",
     DicomFormat.REPORT: "The DICOM structured report",
     DicomFormat.PARAMETRIC_MAP: "The DICOM parametric map",
 }
-SEGMENTATION, PROBABILITY, REPORT = "segmentation.dcm", "probability.dcm", "report.dcm"
+SEGMENTATION = "segmentation.dcm"
+_FILES = {
+    DicomFormat.SEG: SEGMENTATION,
+    DicomFormat.PROBABILITY: "probability.dcm",
+    DicomFormat.STRUCTURE_SET: "structures.dcm",
+    DicomFormat.REPORT: "report.dcm",
+}
 
 
 def read_dicom_formats(names: Iterable[str], reviewed: bool = True) -> list[DicomFormat]:
@@ -86,7 +95,7 @@ def file_names(kind: DicomFormat, values: Sequence[int]) -> list[str]:
     """Name the files of an object; `values` are those of the labels."""
     if kind is DicomFormat.PARAMETRIC_MAP:
         return [f"variance_{value}.dcm" for value in values] if len(values) > 1 else ["variance.dcm"]
-    return [{DicomFormat.SEG: SEGMENTATION, DicomFormat.PROBABILITY: PROBABILITY, DicomFormat.REPORT: REPORT}[kind]]
+    return [_FILES[kind]]
 
 
 def write_objects(
@@ -126,6 +135,7 @@ def write_objects(
 
 def _write(kind: DicomFormat, folder: Path, case: Case, files: DicomSeries, corrected: np.ndarray) -> None:
     from MoBUncertaintyLib.output.dicom.common import Origin
+    from MoBUncertaintyLib.output.dicom.structure_set import write_structure_set
     from MoBUncertaintyLib.output.dicom.structured_report import write_structured_report
     from MoBUncertaintyLib.output.dicom.voxels import write_dicom_probability, write_dicom_seg, write_parametric_map
 
@@ -139,6 +149,8 @@ def _write(kind: DicomFormat, folder: Path, case: Case, files: DicomSeries, corr
     elif kind is DicomFormat.PROBABILITY:
         images = [_image(each, case) for each in review.current().probability]
         write_dicom_probability(paths[0], files, images, origin)
+    elif kind is DicomFormat.STRUCTURE_SET:
+        write_structure_set(paths[0], files, _image(corrected, case), origin, review.signature)
     elif kind is DicomFormat.REPORT:
         if not (folder / SEGMENTATION).exists():
             raise OutputError(f"It refers to the segmentation in {SEGMENTATION}, which was not written.")
