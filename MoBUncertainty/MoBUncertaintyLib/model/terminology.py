@@ -54,7 +54,7 @@ STRUCTURES: dict[str, Structure] = {
     "brachiocephalic_trunk": ("12691009", "Innominate artery", None),
     "brachiocephalic_vein": ("8887007", "Innominate vein", None),
     "brain": ("12738006", "Brain", (250, 250, 225)),
-    "brainstem": ("15926001", "Brain stem", None),
+    "brainstem": ("119238007", "Brain Stem", None),
     "clavicula": ("51299004", "Clavicle", (205, 179, 108)),
     "colon": ("71854001", "Colon", (204, 168, 143)),
     "common_carotid_artery": ("32062004", "Common carotid artery", None),

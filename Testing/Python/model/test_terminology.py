@@ -43,7 +43,7 @@ OF_HL7 |= {"heart_myocardium", "portal_vein_and_splenic_vein", "brainstem"}
         ("lung_middle_lobe_right", "72481006", None),
         ("lung_upper_lobe_right", "45653009", "24028007"),
         ("subclavian_artery_left", "36765005", "7771000"),
-        ("Brainstem", "15926001", None),
+        ("Brainstem", "119238007", None),
         ("SpinalCord", "2748008", None),
         ("Parotid_R", "45289007", "24028007"),
         ("Parotid_L", "45289007", "7771000"),
