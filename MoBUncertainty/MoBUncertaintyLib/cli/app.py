@@ -139,8 +139,8 @@ def predict(
         list[str] | None,
         typer.Option(
             "--format",
-            help="Write DICOM objects too, of a CT from DICOM: dicom-seg, dicom-seg-fractional (the probabilities) or "
-            "parametric-map (the variance); may be repeated.",
+            help="Write DICOM objects too, of a CT from DICOM: dicom-seg, dicom-seg-fractional (the probabilities), "
+            "rtstruct (contours) or parametric-map (the variance); may be repeated.",
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -221,7 +221,8 @@ def review(
         typer.Option(
             "--format",
             help="report, segmentation (.seg.nrrd), nifti, dicom-seg, dicom-seg-fractional (the probabilities), "
-            "dicom-sr (the review) or parametric-map (the variance); may be repeated. Default: the first two.",
+            "rtstruct (contours), dicom-sr (the review) or parametric-map (the variance); may be repeated. Default: the "
+            "first two.",
         ),
     ] = None,
     patient_fields: Annotated[

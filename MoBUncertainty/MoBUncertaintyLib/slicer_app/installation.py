@@ -25,7 +25,7 @@ from MoBUncertaintyLib.errors import Cancelled, InstallationError
 from MoBUncertaintyLib.files.resources import RESOURCES
 
 OLDEST_SLICER = (5, 12)
-DICOM_FORMATS = {"dicom_seg", "dicom_seg_fractional", "dicom_sr", "parametric_map"}
+DICOM_FORMATS = {"dicom_seg", "dicom_seg_fractional", "dicom_sr", "parametric_map", "rtstruct"}
 TORCH = "torch>=2.10"
 RETRIES = "PIP_RETRIES"  # pip's own variable
 DECLINED_KEY = "MoBUncertainty/OpenVINODeclined"
