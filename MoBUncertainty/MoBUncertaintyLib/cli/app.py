@@ -221,8 +221,8 @@ def review(
         typer.Option(
             "--format",
             help="report, segmentation (.seg.nrrd), nifti, dicom-seg, dicom-seg-fractional (the probabilities), "
-            "rtstruct (contours), dicom-sr (the review) or parametric-map (the variance); may be repeated. Default: the "
-            "first two.",
+            "rtstruct (contours), dicom-sr (the review) or parametric-map (the variance); may be repeated. "
+            "Default: the first two.",
         ),
     ] = None,
     patient_fields: Annotated[

@@ -101,5 +101,5 @@ def _fill(contours: list[np.ndarray], image: sitk.Image, what: str) -> np.ndarra
         nearest = heights[np.abs(heights - index).argmin()]
         if abs(nearest - index) <= reach:
             for points in planes[nearest]:
-                slice_[polygon(*points.T, slice_.shape)] ^= True
+                slice_[polygon(points[:, 0], points[:, 1], slice_.shape)] ^= True
     return mask

@@ -29,7 +29,7 @@ from MoBUncertaintyLib.output.dicom.series import DicomSeries, read_series
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from MoBUncertaintyLib.review.record import Signature
+    from MoBUncertaintyLib.review.state import Signature
 
 _DIGITS = 3  # of a coordinate in mm
 _STRAIGHT = 1e-3  # pixels by which points on a straight line may be off
