@@ -110,8 +110,8 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneChanged)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
-        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.panel.onNodeAboutToBeRemoved)
-        self.addObserver(scene, scene.NodeRemovedEvent, self.panel.onNodeRemoved)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.panel.removals.onNodeAboutToBeRemoved)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.panel.removals.onNodeRemoved)
 
         self.initializeParameterNode()  # needed for module reload, which does not call enter()
         self.panel.review.setEntered(self.parent.isEntered)
@@ -136,7 +136,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called each time the user opens this module."""
         self.initializeParameterNode()
         self.panel.review.setEntered(True)
-        self.panel.afterLoading.later(self.panel.sayEnded)
+        self.panel.afterLoading.later(self.panel.removals.sayEnded)
 
     def exit(self) -> None:
         """Called each time the user opens a different module."""

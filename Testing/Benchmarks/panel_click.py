@@ -89,8 +89,8 @@ def measure(desktop, name: str) -> bool:
         desktop.ui.clicksOffButton.click()
     assert len(session.review.clicks) == CLICKS
     began = time.perf_counter()
-    session._surfacesAreOld = True
-    session.updateSurfaces()
+    session.segmentation._surfacesAreOld = True
+    session.segmentation.updateSurfaces()
     surface = time.perf_counter() - began
     whole, steps, own = (np.array(each) * 1000 for each in zip(*taken, strict=True))
     print(f"{name}: {len(session.review.regions)} regions, {CLICKS} clicks")
@@ -109,7 +109,7 @@ def doubtful(session, number: int) -> tuple[tuple[float, ...], int]:
     doubt = np.where(region.mask, np.minimum(p, 1 - p), -1)
     at = np.unravel_index(doubt.argmax(), doubt.shape)
     index = [int(a) + part.start for a, part in zip(at, region.box, strict=True)]
-    return tuple(session.prediction.grid.to_ras(np.array(index)).tolist()), int(p[at] <= 0.5)
+    return tuple(session.review.prediction.grid.to_ras(np.array(index)).tolist()), int(p[at] <= 0.5)
 
 
 def settle(desktop) -> None:

@@ -24,6 +24,7 @@ from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.output.exchange import write_prediction
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.review.review import Review
 from support.fake_worker import LABEL
 
 SHAPE = (320, 448, 512)  # z, y, x
@@ -114,11 +115,11 @@ def measure(folder: Path) -> tuple[dict[str, float], float]:
         take(kind.value, results.showMapInSteps(kind))
     take("standard deviation again", results.showMapInSteps(MapKind.STANDARD_DEVIATION))
     session = take("results of another run", show(found, ct))
-    take("getting ready for thresholds", session.prepare())
-    held["another threshold"] = seconds(lambda: session.findRegions(0.012, 20.0))
+    take("getting ready for thresholds", session.regions.prepare())
+    held["another threshold"] = seconds(lambda: session.regions.find(0.012, 20.0))
     first = session.review.regions[0].region_id
-    held["verdict"] = seconds(lambda: session.decide(first, "include"))
-    held["surface after it"] = seconds(session.updateSurfaces)
+    held["verdict"] = seconds(lambda: session.step(Review.decide, first, "include"))
+    held["surface after it"] = seconds(session.segmentation.updateSurfaces)
     return held, peak
 
 

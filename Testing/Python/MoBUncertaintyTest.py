@@ -10,6 +10,7 @@ import slicer
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
 from MoBUncertainty import MoBUncertaintyLogic
+from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.samples import RESOURCES, loadSampleData
 from MoBUncertaintyLib.slicer_app.worker.client import slicerClient
 
@@ -50,17 +51,17 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         ct = loadSampleData()
         session = self.segment(ct, mode="normal")
         first, second, third = session.review.regions
-        session.decide(first.region_id, "include")
-        session.decide(second.region_id, "exclude")
-        session.decide(third.region_id, "accept")
-        changed = session.results.corrected() != session.prediction.segmentation
+        session.step(Review.decide, first.region_id, "include")
+        session.step(Review.decide, second.region_id, "exclude")
+        session.step(Review.decide, third.region_id, "accept")
+        changed = session.results.corrected() != session.review.prediction.segmentation
         labels = session.review.listed().whole_map()
         self.assertTrue(changed.any())
         self.assertFalse(changed[(labels != first.number) & (labels != second.number)].any())
-        session.undo()
+        session.step(Review.undo)
         self.assertEqual(session.review.reviewed, (2, 3))
-        session.decide(third.region_id, "accept")
-        session.sign("Test Reader")
+        session.step(Review.decide, third.region_id, "accept")
+        session.step(Review.sign, "Test Reader")
 
         self.logic.sessions.forget()  # as if the scene had been saved and opened again
         again = self.logic.sessions.get(ct)
@@ -120,16 +121,16 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             expect(Verdict.INCLUDE, Verdict.PENDING, Verdict.PENDING)
             ui.undoButton.click()
             expect(Verdict.PENDING, Verdict.PENDING, Verdict.PENDING)
-            self.assertTrue((session.results.corrected() == session.prediction.segmentation).all())
+            self.assertTrue((session.results.corrected() == session.review.prediction.segmentation).all())
 
             ui.editButton.click()
-            region = session.review.region(session.editing)
+            region = session.review.region(session.drawing.regionId)
             session.results.updateSegmentation(region.box, np.ones_like(region.mask, np.uint8))  # as if it were painted
             ui.editButton.click()
             expect(Verdict.EDIT, Verdict.PENDING, Verdict.PENDING)
             drawn = session.results.corrected()[region.box]
             self.assertTrue(drawn[region.mask].all())
-            self.assertTrue((drawn == session.prediction.segmentation[region.box])[~region.mask].all())
+            self.assertTrue((drawn == session.review.prediction.segmentation[region.box])[~region.mask].all())
 
             ui.mapSelector.currentIndex = 1
             self.waitFor(lambda: session.results.overlay["kind"] == "standard deviation")
@@ -140,7 +141,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             self.assertAlmostEqual(shown.GetDisplayNode().GetLowerThreshold(), 0.2)
 
             ui.regionThresholdSlider.value = 0.02
-            self.waitFor(lambda: abs(session.settings.level - 0.02) < 1e-6)
+            self.waitFor(lambda: abs(session.review.settings.level - 0.02) < 1e-6)
             self.assertEqual(session.review.region(region.region_id).verdict, Verdict.EDIT)
             for row in range(ui.regionsTable.rowCount):
                 ui.regionsTable.selectRow(row)
@@ -158,7 +159,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         ct = loadSampleData()
         session = self.segment(ct, mode=None)
         truth = slicer.util.loadLabelVolume(str(RESOURCES / "SampleData/PhantomCT-pancreas.nii.gz"))
-        expected, found = slicer.util.arrayFromVolume(truth) > 0, session.prediction.segmentation > 0
+        expected, found = slicer.util.arrayFromVolume(truth) > 0, session.review.prediction.segmentation > 0
         dice = 2 * (expected & found).sum() / (expected.sum() + found.sum())
         self.assertGreater(dice, 0.8)
         self.assertGreater(len(session.review.regions), 0)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import slicer
 
 from MoBUncertaintyLib.geometry import Box, intersection, shape_of, within
 from MoBUncertaintyLib.regions.finder import RegionFinder
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import regionSpecs
-from MoBUncertaintyLib.slicer_app.stored_results import ListCoverage
+from MoBUncertaintyLib.slicer_app.stored_results import ListCoverage, onItsCt, storeReview
 
 
 class ListedRegions:
@@ -26,7 +27,7 @@ class ListedRegions:
     """
 
     def __init__(self, results: ResultScene, review: Review) -> None:
-        self._results, self._review = results, review
+        self.results, self.review = results, review
         self._finder: RegionFinder | None = None
         self._foundAt: tuple = ()  # the clicks in the maps in which it finds regions
         self._shown = self._list()
@@ -36,29 +37,42 @@ class ListedRegions:
     @property
     def warning(self) -> str | None:
         """What is to be said of how much of the expected error they hold; None: they hold enough."""
-        listed = sum(each.found.region.expected_error_mm3 for each in self._review.regions)
-        return self._coverage.warning(self._review.settings, listed)
+        listed = sum(each.found.region.expected_error_mm3 for each in self.review.regions)
+        return self._coverage.warning(self.review.settings, listed)
 
     @property
     def otherWarnings(self) -> list[str]:
         """The prediction's warnings, but for what was said of its regions."""
-        return self._coverage.without(self._review.prediction.warnings)
+        return self._coverage.without(self.review.prediction.warnings)
 
-    def prepare(self, settings: RegionSettings) -> Iterator[None]:
-        """Get ready for `find`, in steps: the first time takes seconds on a large CT."""
-        yield from self._finderFor(settings).prepare()
+    def prepare(self, measure: Measure | None = None) -> Iterator[None]:
+        """Get ready for `find`, in steps: the first time takes seconds on a large image."""
+        settings = self.review.settings
+        yield from self._finderFor(replace(settings, measure=measure or settings.measure)).prepare()
 
-    def find(self, settings: RegionSettings) -> None:
-        """Find the regions anew; those with a verdict or a comment stay."""
+    @onItsCt
+    def find(self, threshold: float | None, smallest: float, measure: Measure | None = None) -> None:
+        """Find the regions anew; those with a verdict or a comment stay.
+
+        Args:
+            threshold: In units of the measure of uncertainty; by default the usual one.
+            smallest: mm3.
+            measure: The measure of uncertainty; by default as it was.
+        """
+        before = self.review.settings
+        settings = replace(before, measure=measure or before.measure, threshold=threshold, minimum_mm3=smallest)
+        if settings == before:
+            return
         regions = self._finderFor(settings).find(settings)
-        self._review.update_regions(regions)
+        self.review.update_regions(regions)
         self._coverage.keep(regions)
         self.show()
+        storeReview(self.results, self.review)
 
     def show(self) -> None:
         """Show all of them anew."""
-        regions = self._review.listed()
-        self._results.setRegions(regions.map, regionSpecs(regions.ranked, self._review.prediction.labels), regions.box)
+        regions = self.review.listed()
+        self.results.setRegions(regions.map, regionSpecs(regions.ranked, self.review.prediction.labels), regions.box)
         self._shown = self._list()
         self.mark(self._marked)
         self._showStatuses()
@@ -66,38 +80,39 @@ class ListedRegions:
     def update(self, box: Box) -> None:
         """Show them as they are now, where they can have changed in a box only."""
         numbers = {number for number, _ in self._list()}
-        if set(self._list()) != set(self._shown) or self._results.listedRegions() != numbers:
+        if set(self._list()) != set(self._shown) or self.results.listedRegions() != numbers:
             self.show()
             return
-        regions = self._review.listed()
+        regions = self.review.listed()
         inner = intersection(box, regions.box)
         if inner:
             there = np.zeros(shape_of(box), regions.map.dtype)
             there[within(inner, box)] = regions.map[within(inner, regions.box)]
-            self._results.updateRegions(box, there, regionSpecs(regions.ranked, self._review.prediction.labels))
+            self.results.updateRegions(box, there, regionSpecs(regions.ranked, self.review.prediction.labels))
         self._shown = self._list()
         self._showStatuses()
 
     def mark(self, regionId: str | None) -> None:
         """Let one region stand out from the others; None: none."""
         self._marked = regionId
-        self._results.highlightRegion({name: number for number, name in self._shown}.get(regionId))
+        self.results.highlightRegion({name: number for number, name in self._shown}.get(regionId))
 
+    @onItsCt
     def jumpTo(self, region: ReviewRegion | None) -> None:
         """Mark a region, and let all slice views jump and zoom to it; None: no region is marked."""
         self.mark(region.region_id if region else None)
         if region:
-            self._results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
+            self.results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
 
     def _finderFor(self, settings: RegionSettings) -> RegionFinder:
-        if self._finder is None or self._foundAt != self._review.clicks or not self._finder.fits(settings):
-            self._finder, self._foundAt = RegionFinder(self._review.current(), settings), self._review.clicks
+        if self._finder is None or self._foundAt != self.review.clicks or not self._finder.fits(settings):
+            self._finder, self._foundAt = RegionFinder(self.review.current(), settings), self.review.clicks
         return self._finder
 
     def _list(self) -> list[tuple[int, str]]:
-        return [(each.number, each.region_id) for each in self._review.regions]
+        return [(each.number, each.region_id) for each in self.review.regions]
 
     def _showStatuses(self) -> None:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
-        statuses = {each.number: logic.Completed if each.decided else logic.Flagged for each in self._review.regions}
-        self._results.setRegionStatuses(statuses)
+        statuses = {each.number: logic.Completed if each.decided else logic.Flagged for each in self.review.regions}
+        self.results.setRegionStatuses(statuses)

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
-from MoBUncertaintyLib.slicer_app.scene.drawing import addMask, prepareEditor, removeMask
-from MoBUncertaintyLib.slicer_app.stored_results import heldMaps
-
-
-def onItsCt(step: Callable) -> Callable:
-    """Make a step raise ReviewError if the CT is not what was segmented."""
-
-    @functools.wraps(step)
-    def checked(session, *args, **kwargs):
-        session.checkFit()
-        with heldMaps(session.prediction):
-            return step(session, *args, **kwargs)
-
-    return checked
+from MoBUncertaintyLib.slicer_app.reviewed_segmentation import ReviewedSegmentation
+from MoBUncertaintyLib.slicer_app.scene.drawing import addMask, maskedRegion, prepareEditor, removeMask
+from MoBUncertaintyLib.slicer_app.stored_results import onItsCt
 
 
 class RegionDrawing:
-    """The part of a `ReviewSession` that is about drawing."""
+    """The reader's drawing in one region at a time.
 
-    _editing: str | None = None
+    Args:
+        segmentation: That is drawn in.
+        edit: Takes a region's id and the labels as drawn, (z, y, x), as a step of the review.
 
-    @property
-    def editing(self) -> str | None:
-        """The region that is being edited, if any."""
-        return self._editing
+    Attributes:
+        regionId: The region that is being edited, if any.
+    """
+
+    def __init__(self, segmentation: ReviewedSegmentation, edit: Callable[[str, np.ndarray], None]) -> None:
+        self._segmentation, self._edit = segmentation, edit
+        self.results, self.review = segmentation.results, segmentation.review
+        self.regionId: str | None = None
 
     @onItsCt
-    def beginEdit(self, regionId: str):
-        """Prepare the Segment Editor: it may draw inside the region only, until `finishEdit` or `cancelEdit`.
+    def begin(self, regionId: str):
+        """Prepare the Segment Editor: it may draw inside the region only, until `finish` or `cancel`.
 
         Returns:
             The vtkMRMLSegmentEditorNode.
@@ -47,44 +41,47 @@ class RegionDrawing:
         """
         if self.review.signature:
             raise ReviewError(_("The review is signed off; reopen it to edit a region."))
-        self.cancelEdit()
-        self._mend()
-        region = self.review.region(regionId)
+        self.cancel()
+        self._segmentation.mend()
+        region, prediction = self.review.region(regionId), self.review.prediction
         addMask(self.results, region)
-        self._editing = regionId
-        values = self.prediction.segmentation[region.box][region.mask]
-        wanted = np.bincount(values[values > 0]).argmax() if values.any() else self.prediction.labels[0].value
+        self.regionId = regionId
+        values = prediction.segmentation[region.box][region.mask]
+        wanted = np.bincount(values[values > 0]).argmax() if values.any() else prediction.labels[0].value
         return prepareEditor(self.results, int(wanted))
 
-    def hasDrawn(self) -> bool:
-        """Whether anything was drawn since `beginEdit`."""
-        return self._editing is not None and self.strayEdits() > 0
-
     @onItsCt
-    def finishEdit(self) -> None:
+    def finish(self) -> None:
         """Take what was drawn as the region's correction; where nothing was drawn in it, its verdict stays."""
-        if self._editing is None:
+        if self.regionId is None:
             return
-        region, drawn = self.review.region(self._editing), self.results.corrected()
+        region, drawn = self.review.region(self.regionId), self.results.corrected()
         if np.array_equal(drawn[region.box][region.mask], self.review.labels_in(region.box)[region.mask]):
-            self.cancelEdit()
+            self.cancel()
             return
-        self._editing = None
+        self.regionId = None
         removeMask(self.results)
-        self._step(self.review.edit(region.region_id, drawn))
-        self.discardStrayEdits()  # drawn outside of the region, by an effect that does not heed the mask
+        self._edit(region.region_id, drawn)
+        self._segmentation.discardStrayEdits()  # drawn outside of the region, by an effect that does not heed the mask
 
-    def settleEdit(self) -> None:
+    def settle(self) -> None:
         """End an edit without having been told how: what was drawn is kept; to begin one is no verdict."""
-        if self.hasDrawn():
-            self.finishEdit()
+        if self.regionId is not None and self._segmentation.strayEdits() > 0:
+            self.finish()
         else:
-            self.cancelEdit()
+            self.cancel()
+
+    def settleStored(self) -> None:
+        """End an edit during which the scene was saved."""
+        masked = maskedRegion(self.results)
+        self.regionId = masked if masked in {region.region_id for region in self.review.regions} else None
+        self.settle()
+        removeMask(self.results)  # of a region that is no more
 
     @onItsCt
-    def cancelEdit(self) -> None:
+    def cancel(self) -> None:
         """Forget what was drawn."""
-        regionId, self._editing = self._editing, None
+        regionId, self.regionId = self.regionId, None
         if regionId is not None:
             removeMask(self.results)
-            self.discardStrayEdits()
+            self._segmentation.discardStrayEdits()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, organ_of
 from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.review.region import ReviewRegion
 
 
-def placeText(location: str) -> str:
-    """Say where a region lies (`Region.location`), in the reader's words."""
+def placeText(location: str, labels: Sequence[Label]) -> str:
+    """Say where a region lies (`Region.location`), in the reader's words, and not as one of the labels is called."""
     words = {
         "superior": _("superior"),
         "inferior": _("inferior"),
@@ -29,14 +29,16 @@ def placeText(location: str) -> str:
         "right": _("right"),
         "central": _("central"),
     }
-    return " ".join(words.get(word, word) for word in location.split())
+    place = " ".join(words.get(word, word) for word in location.split())
+    named = {word for label in labels for word in readable(label.name).casefold().split()}
+    return _("{place} part").format(place=place) if named & words.keys() & {*location.split()} else place
 
 
-def placeTexts(regions: Iterable[Region]) -> dict[int, str]:
+def placeTexts(regions: Iterable[Region], labels: Sequence[Label]) -> dict[int, str]:
     """Say where regions lie, by their numbers; regions of one place are counted, so that no two are called alike."""
     places: dict[str, list[int]] = {}
     for each in sorted(regions, key=lambda region: region.number):
-        places.setdefault(placeText(each.location), []).append(each.number)
+        places.setdefault(placeText(each.location, labels), []).append(each.number)
     return {
         number: place if len(numbers) == 1 else f"{place} {count}"
         for place, numbers in places.items()
@@ -76,10 +78,10 @@ class OrganNames:
         return label_frames(self._prediction)
 
 
-def regionTitles(regions: Iterable[Region]) -> dict[int, str]:
+def regionTitles(regions: Iterable[Region], labels: Sequence[Label]) -> dict[int, str]:
     """Name regions in lists, by their numbers."""
     regions = list(regions)
-    places, text = placeTexts(regions), _("{rank}: {place}, expected error {volume} mm³")
+    places, text = placeTexts(regions, labels), _("{rank}: {place}, expected error {volume} mm³")
     return {
         each.number: text.format(rank=each.rank, place=places[each.number], volume=f"{each.expected_error_mm3:,.0f}")
         for each in regions

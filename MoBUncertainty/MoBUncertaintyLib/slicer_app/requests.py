@@ -46,9 +46,10 @@ def predictRequest(
         earlier: The review of the last result; what its reader has set of what counts as a region holds on, if it was
             the same model's.
     """
-    regions, digest = {}, earlier.modelDigest if earlier else None
+    made = earlier.review.prediction.provenance if earlier else {}
+    regions, digest = {}, made.get("model", {}).get("digest")
     if digest:
-        regions = {name: getattr(earlier.settings, name) for name in SET_BY_READER}
+        regions = {name: getattr(earlier.review.settings, name) for name in SET_BY_READER}
     return {
         "command": Command.PREDICT,
         "ct": _volume(ct),
@@ -122,9 +123,9 @@ def exportRequest(session: ReviewSession, folder: Path, formats: list[str], pati
     kept = session.results.state("prediction")
     return {
         "command": Command.EXPORT,
-        "ct": _volume(session.ctNode),
-        "dicom_files": dicomFiles(session.ctNode),
-        "prediction": write_maps(session.prediction, keep) | {name: kept[name] for name in KEPT},
+        "ct": _volume(session.results.ctNode),
+        "dicom_files": dicomFiles(session.results.ctNode),
+        "prediction": write_maps(session.review.prediction, keep) | {name: kept[name] for name in KEPT},
         "review": session.review.to_dict(),
         "output": str(folder),
         "formats": formats,

@@ -15,7 +15,7 @@ from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, Leftovers
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.views import takeOut
-from MoBUncertaintyLib.slicer_app.stored_results import areComplete, lieOnCt
+from MoBUncertaintyLib.slicer_app.stored_results import areComplete, lieOnCt, misfit
 
 CT_CLASS = "vtkMRMLScalarVolumeNode"  # label maps, vector and diffusion volumes are classes of their own
 
@@ -43,7 +43,8 @@ class Sessions:
         if ct.GetID() not in self._open:
             self._open[ct.GetID()] = ReviewSession.open(ResultScene(ct))
         session = self._open[ct.GetID()]
-        session.checkFit()  # else it stays open: the CT may come back to where it was
+        if not session.fits():  # it stays open: the CT may come back to where it was
+            raise misfit(ct)
         return session
 
     def startOver(self, ct) -> None:
@@ -55,7 +56,7 @@ class Sessions:
         review = ResultScene(ct).node("state.review")
         if review:
             slicer.mrmlScene.RemoveNode(review)
-        self.get(ct).discardStrayEdits()
+        self.get(ct).segmentation.discardStrayEdits()
 
     def opened(self, ct) -> ReviewSession | None:
         """Return the review of a CT if it is open."""
@@ -87,7 +88,7 @@ class Sessions:
         results = ResultScene(ct)
         results.setState("review", record)
         self._open[ct.GetID()] = session = ReviewSession.open(results)
-        session.showAll()
+        session.segmentation.showAll()
         return session
 
     def forget(self) -> None:
@@ -113,7 +114,7 @@ class Sessions:
     def forgetIncomplete(self) -> list:
         """Close the reviews of CTs whose results are no longer complete; return these CTs."""
         gone = [name for name, session in self._open.items() if not session.isComplete()]
-        return [self._open.pop(name).ctNode for name in gone]
+        return [self._open.pop(name).results.ctNode for name in gone]
 
 
 def mapVolumes() -> list:

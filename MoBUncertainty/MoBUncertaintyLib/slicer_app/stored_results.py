@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.coverage import Coverage
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
@@ -53,11 +55,21 @@ class _SceneMaps(Sequence):
             self._held = before
 
 
-@contextmanager
-def heldMaps(prediction: Prediction) -> Iterator[None]:
-    """Look the maps of a scene's prediction up once for all that is done meanwhile: a click needs them very often."""
-    with prediction.probability.held(), prediction.variance.held():
-        yield
+def onItsCt(step: Callable) -> Callable:
+    """Make a step of something with `results` and their `review` raise ReviewError if the CT is not what was segmented.
+
+    The maps are looked up once for all that is done in it: a click needs them very often.
+    """
+
+    @functools.wraps(step)
+    def checked(owner, *args, **kwargs):
+        prediction = owner.review.prediction
+        if not fits(owner.results, prediction):
+            raise misfit(owner.results.ctNode)
+        with prediction.probability.held(), prediction.variance.held():
+            return step(owner, *args, **kwargs)
+
+    return checked
 
 
 class ListCoverage:
@@ -137,6 +149,16 @@ def predictedLabels(results: ResultScene) -> np.ndarray:
     except ValueError as error:
         text = _("The scene's copy of the prediction of {ct} cannot be used ({reason}); apply again.")
         raise ReviewError(text.format(ct=results.ctNode.GetName(), reason=error)) from error
+
+
+def storeReview(results: ResultScene, review: Review) -> None:
+    """Keep a review as it is now in the scene."""
+    results.setState("review", review.to_dict())
+
+
+def fits(results: ResultScene, prediction: Prediction) -> bool:
+    """Whether a CT and its maps are still where the prediction was made."""
+    return isPlaced(results.ctNode, prediction.grid.matrix(), prediction.shape) and lieOnCt(results)
 
 
 def lieOnCt(results: ResultScene) -> bool:

@@ -27,7 +27,8 @@ def unfolded(ui: SimpleNamespace) -> list[str]:
 
 
 def test_apply_is_to_be_seen_before_the_first_case_and_after_the_last(ui: SimpleNamespace) -> None:
-    folding, session = Folding(ui), object()
+    revealed: list[Part] = []
+    folding, session = Folding(ui, revealed.append), object()
     folding.update(State.READY, None)
     assert unfolded(ui) == ["inputs", "run"]
     folding.update(State.RUNNING, None)
@@ -36,12 +37,13 @@ def test_apply_is_to_be_seen_before_the_first_case_and_after_the_last(ui: Simple
     assert unfolded(ui) == ["review"]
     folding.update(State.SIGNED, session)
     assert unfolded(ui) == ["review", "export"]
+    assert revealed == [ui.exportCollapsibleButton]  # which may lie below the window
     folding.update(State.READY, None)  # the scene is closed, or another image is selected
     assert unfolded(ui) == ["inputs", "run"]
 
 
 def test_what_the_reader_has_folded_stays_so_between_the_moments(ui: SimpleNamespace) -> None:
-    folding, session = Folding(ui), object()
+    folding, session = Folding(ui, lambda _part: None), object()
     folding.update(State.REVIEWING, session)
     ui.overlayCollapsibleButton.collapsed = ui.runCollapsibleButton.collapsed = False
     ui.reviewCollapsibleButton.collapsed = True

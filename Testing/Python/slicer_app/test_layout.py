@@ -72,8 +72,8 @@ def test_nothing_in_the_list_of_regions_is_cut(desktop, monkeypatch):
     apply(desktop)
     desktop.process()
     table = desktop.ui.regionsTable
-    table.item(0, room.ERROR).setText("12,345")
-    table.item(0, room.VOLUME).setText("123,456")
+    table.item(0, 3).setText("12,345")
+    table.item(0, 4).setText("123,456")
     table.setVerticalScrollBarPolicy(qt.Qt.ScrollBarAlwaysOn)
     desktop.process()
     table.setVerticalScrollBarPolicy(qt.Qt.ScrollBarAsNeeded)
@@ -91,11 +91,11 @@ def test_verdicts_and_brush_are_in_view_on_a_laptop(desktop):
     ui = desktop.ui
     desktop.window.resize(*LAPTOP)
     session = small_panel.with_regions(desktop, 20)
-    session.prediction.warnings.append("The image holds voxels that are no numbers; they count as air. " * 3)
+    session.review.prediction.warnings.append("The image holds voxels that are no numbers; they count as air. " * 3)
     found = Suitability().worsened(
         Level.NOT_USABLE, "62 % of the segmented volume is expected to be wrong, and 8 to 26"
     )
-    vars(session.prediction)["suitability"] = found
+    vars(session.review.prediction)["suitability"] = found
     desktop.widget.panel.update()
     desktop.process()
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from MoBUncertaintyLib.review.review import Review
 from support import small_panel
 from support.small_panel import decide, statuses
 
@@ -37,7 +38,7 @@ class TestSteps:
         node = session.results.node("regions")
         for each in (node, node.GetDisplayNode()):
             each.AddObserver("AnyEvent", lambda caller, event: seen.append(event))
-        session._regions.show()
+        session.regions.show()
         session.results.highlightRegion(3)
         assert 0 < len(seen) < EVENTS
 
@@ -54,7 +55,7 @@ class TestPages:
     def test_the_next_fifty_come_once_these_are_decided(self, crowded):
         desktop, session = crowded
         for region in session.review.regions[:49]:
-            session.decide(region.region_id, "accept")
+            session.step(Review.decide, region.region_id, "accept")
         desktop.widget.panel.update()
         assert desktop.ui.regionsTable.rowCount == 50
         desktop.ui.regionsTable.selectRow(49)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.files.integrity import seal
+from MoBUncertaintyLib.review.review import Review
 from support.small_panel import SHAPE, apply, decide, shown, statuses
 
 pytestmark = pytest.mark.own_process
@@ -30,11 +31,11 @@ class TestSession:
         """As the Data module does with a folder or a node."""
         import slicer.util
 
-        transform = session.ctNode.GetScene().AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        transform = session.results.ctNode.GetScene().AddNewNodeByClass("vtkMRMLLinearTransformNode")
         matrix = np.eye(4)
         matrix[0, 3] = millimetres
         transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
-        for node in (session.ctNode, *map(session.results.node, roles)):
+        for node in (session.results.ctNode, *map(session.results.node, roles)):
             node.SetAndObserveTransformNodeID(transform.GetID())
             node.HardenTransform()
 
@@ -46,18 +47,18 @@ class TestSession:
         from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 
         region = session.review.regions[0].region_id
-        session.decide(region, "include")
+        session.step(Review.decide, region, "include")
         said = session.review.to_dict()
         self.harden(session, 15, roles)
         assert session.isComplete()
         steps = (
-            lambda: session.decide(region, "exclude"),
-            lambda: session.findRegions(0.02, 50.0),
-            lambda: session.show(session.review.regions[0]),
-            lambda: session.beginEdit(region),
-            lambda: session.sign("Dr. Ada Review"),
-            session.undo,
-            session.strayEdits,
+            lambda: session.step(Review.decide, region, "exclude"),
+            lambda: session.regions.find(0.02, 50.0),
+            lambda: session.regions.jumpTo(session.review.regions[0]),
+            lambda: session.drawing.begin(region),
+            lambda: session.step(Review.sign, "Dr. Ada Review"),
+            lambda: session.step(Review.undo),
+            session.segmentation.strayEdits,
             lambda: ReviewSession.open(session.results),
         )
         for step in steps:
@@ -65,8 +66,8 @@ class TestSession:
                 step()
         assert session.review.to_dict() == seal(said)
         self.harden(session, -15, roles)
-        assert session.strayEdits() == 0
-        session.decide(region, "exclude")
+        assert session.segmentation.strayEdits() == 0
+        session.step(Review.decide, region, "exclude")
         assert np.array_equal(session.results.corrected(), session.review.corrected())
 
     def test_other_voxels_are_noticed(self, session):
@@ -74,29 +75,29 @@ class TestSession:
 
         from MoBUncertaintyLib.errors import ReviewError
 
-        slicer.util.updateVolumeFromArray(session.ctNode, np.zeros((4, 5, 6), np.int16))
+        slicer.util.updateVolumeFromArray(session.results.ctNode, np.zeros((4, 5, 6), np.int16))
         with pytest.raises(ReviewError):
-            session.decide(session.review.regions[0].region_id, "include")
-        session.ctNode.SetAndObserveImageData(None)
+            session.step(Review.decide, session.review.regions[0].region_id, "include")
+        session.results.ctNode.SetAndObserveImageData(None)
         assert not session.fits()
 
     def test_under_a_transform_that_bends_it_sizes_are_said_to_be_doubtful(self, session):
-        scene, before = session.ctNode.GetScene(), session.warnings
+        scene, before = session.results.ctNode.GetScene(), session.warnings
         straight, bent = (scene.AddNewNodeByClass(f"vtkMRML{kind}TransformNode") for kind in ("Linear", "Grid"))
-        session.ctNode.SetAndObserveTransformNodeID(straight.GetID())
+        session.results.ctNode.SetAndObserveTransformNodeID(straight.GetID())
         assert session.warnings == before
-        session.ctNode.SetAndObserveTransformNodeID(bent.GetID())
+        session.results.ctNode.SetAndObserveTransformNodeID(bent.GetID())
         (said,) = [each for each in session.warnings if each not in before]
         assert said.endswith("as unevenly spaced DICOM slices do: sizes may be wrong.")
 
     def test_a_remark_can_be_kept_all_the_same(self, session):
-        session.ctNode.SetOrigin(1, 2, 3)
+        session.results.ctNode.SetOrigin(1, 2, 3)
         session.comment(session.review.regions[0].region_id, "vessel")
         assert session.results.state("review")["regions"][0]["comment"] == "vessel"
 
     def test_what_rounding_moves_has_not_moved(self, session):
-        origin = np.array(session.ctNode.GetOrigin())
-        session.ctNode.SetOrigin(*(origin + 1e-4))
+        origin = np.array(session.results.ctNode.GetOrigin())
+        session.results.ctNode.SetOrigin(*(origin + 1e-4))
         assert session.fits()
 
 
@@ -114,8 +115,8 @@ class TestPanel:
         matrix = np.eye(4)
         matrix[:3, 3] = 15, 0, 0
         transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
-        session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
-        session.ctNode.HardenTransform()
+        session.results.ctNode.SetAndObserveTransformNodeID(transform.GetID())
+        session.results.ctNode.HardenTransform()
         desktop.process(until=lambda: desktop.dialogs)
         (dialog,) = desktop.dialogs
         assert dialog.text.startswith("CT was moved or changed after it was segmented")
@@ -127,13 +128,13 @@ class TestPanel:
 
         matrix[:3, 3] *= -1
         transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
-        session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
-        session.ctNode.HardenTransform()
+        session.results.ctNode.SetAndObserveTransformNodeID(transform.GetID())
+        session.results.ctNode.HardenTransform()
         desktop.process(until=lambda: desktop.dialogs)
         assert len(desktop.dialogs) == 1
-        assert desktop.logic.sessions.get(session.ctNode) is session
+        assert desktop.logic.sessions.get(session.results.ctNode) is session
         assert results.node("variance").GetTransformNodeID() is None
-        assert shown(desktop) == [session.ctNode]
+        assert shown(desktop) == [session.results.ctNode]
         assert statuses(desktop)[0] == "Included"
         assert session.review.regions[0].comment == "Vessel"
         said["regions"][0]["comment"] = "Vessel"
@@ -146,14 +147,14 @@ class TestPanel:
         desktop.ui.editButton.click()
         if drawn:
             session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
-        origin = session.ctNode.GetOrigin()
-        session.ctNode.SetOrigin(100, 0, 0)
+        origin = session.results.ctNode.GetOrigin()
+        session.results.ctNode.SetOrigin(100, 0, 0)
         desktop.process(until=lambda: desktop.dialogs)
         assert len(desktop.dialogs) == 1
         assert desktop.ui.segmentEditorPlace.isHidden()
-        session.ctNode.SetOrigin(origin)
+        session.results.ctNode.SetOrigin(origin)
         desktop.process()
-        assert session.editing is None
+        assert session.drawing.regionId is None
         assert desktop.ui.editButton.text == "Edit"
         assert statuses(desktop)[0] == ("Edited" if drawn else "To review")
         assert list(session.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
@@ -164,7 +165,7 @@ class TestPanel:
 
         desktop, session = reviewed
         decide(desktop.ui.includeButton)
-        ct = session.ctNode
+        ct = session.results.ctNode
         slicer.util.updateVolumeFromArray(ct, np.zeros([size + 2 for size in SHAPE], np.int16))
         ct.SetOrigin(100, 0, 0)
         desktop.process(until=lambda: desktop.dialogs)
@@ -178,7 +179,7 @@ class TestPanel:
         apply(desktop)
         again = desktop.logic.sessions.get(ct)
         assert again is not session
-        assert again.prediction.segmentation.shape == tuple(size + 2 for size in SHAPE)
-        assert np.array_equal(again.results.corrected(), again.prediction.segmentation)
+        assert again.review.prediction.segmentation.shape == tuple(size + 2 for size in SHAPE)
+        assert np.array_equal(again.results.corrected(), again.review.prediction.segmentation)
         assert statuses(desktop) == ["To review"] * 3
         assert shown(desktop) == [ct]

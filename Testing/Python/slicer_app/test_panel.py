@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from MoBUncertaintyLib.review.review import Review
 from support import MODULE_FOLDER, TESTS
 from support.sessions import as_answer
 from support.small_panel import MATRIX, add_ct, apply, decide, segmented, statuses, two_labels, use_worker
@@ -244,7 +245,7 @@ class TestRun:
             seen.append((label.text, ui.applyButton.enabled, ui.exportButton.enabled, ui.ctSelector.enabled))
             ui.applyButton.click()
             ui.exportButton.click()
-            panel.onApply()
+            panel.jobs.apply()
 
         panel.ensureReady = install
         button = getattr(ui, name)
@@ -269,7 +270,9 @@ class TestRun:
             if removed == "scene":
                 desktop.scene.Clear(0)
             else:
-                desktop.scene.RemoveNode(session.ctNode if removed == "ct" else session.results.node("variance"))
+                desktop.scene.RemoveNode(
+                    session.results.ctNode if removed == "ct" else session.results.node("variance")
+                )
             desktop.process()
 
         desktop.widget.panel.ensureReady = install
@@ -321,7 +324,7 @@ class TestRun:
         asked = []
         monkeypatch.setattr(desktop.logic.client, "request", lambda message, _receive: asked.append(message) or Job())
         for threshold, measure in ((None, None), (0.02, None), (0.4, Measure.ENTROPY)):
-            session.findRegions(threshold, 50.0, measure)
+            session.regions.find(threshold, 50.0, measure)
             desktop.ui.applyButton.click()
             desktop.ui.applyButton.click()
         assert [message["regions"] for message in asked] == [
@@ -335,8 +338,8 @@ class TestRun:
         from MoBUncertaintyLib.slicer_app.worker.job import Job
 
         desktop, session = reviewed
-        session.findRegions(0.02, 50.0)
-        del session.prediction.provenance["model"]
+        session.regions.find(0.02, 50.0)
+        del session.review.prediction.provenance["model"]
         asked = []
         monkeypatch.setattr(
             desktop.logic.client, "request", lambda message, _receive: asked.append(message["regions"]) or Job()
@@ -354,19 +357,19 @@ class TestRun:
         desktop.ui.applyButton.click()
         (dialog,) = desktop.dialogs
         assert "Voxels that were changed outside of the review: 8." in dialog.text
-        assert session.strayEdits() == 8
+        assert session.segmentation.strayEdits() == 8
 
     def test_a_new_run_asks_before_clicks_are_lost(self, reviewed):
         import qt
 
         desktop, session = reviewed
-        session.click([session.review.regions[0].region.centroid_ras], 1)
+        session.step(Review.click, [session.review.regions[0].region.centroid_ras], 1)
         desktop.answer(qt.QMessageBox.Cancel)
         desktop.ui.applyButton.click()
         (dialog,) = desktop.dialogs
         assert "Clicks in this image: 1." in dialog.text
         assert desktop.ui.applyButton.text == "Apply"
-        assert len(desktop.logic.sessions.get(session.ctNode).review.clicks) == 1
+        assert len(desktop.logic.sessions.get(session.results.ctNode).review.clicks) == 1
 
     def test_a_region_of_interest_without_a_size_is_said(self, desktop):
         add_ct(desktop)
@@ -378,8 +381,8 @@ class TestRun:
         assert desktop.ui.applyButton.text == "Apply"
 
     def test_progress_is_told_in_the_panels_words(self, desktop):
-        from MoBUncertaintyLib.slicer_app.panel.run import stageText
         from MoBUncertaintyLib.slicer_app.requests import SHOWING
+        from MoBUncertaintyLib.slicer_app.widgets.work import stageText
         from MoBUncertaintyLib.worker.progress import Estimate, Pace
 
         estimate = Estimate(Pace().expected(10**6, warm=False))
@@ -394,10 +397,10 @@ class TestRun:
         """Not that which the worker has measured, and without that in which a question was answered."""
         import qt
 
-        from MoBUncertaintyLib.slicer_app.panel import panel
+        from MoBUncertaintyLib.slicer_app.panel import jobs
 
         times = iter([100.0, 100.5, 128.6, 200.0, 200.5, 230.0, 242.0])
-        monkeypatch.setattr(panel, "time", SimpleNamespace(monotonic=lambda: next(times)))
+        monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: next(times)))
         add_ct(desktop)
         apply(desktop)
         assert desktop.ui.statusLabel.text.startswith("Done in 29 s.")
@@ -446,17 +449,17 @@ class TestRun:
         desktop.answer(qt.QMessageBox.Ok)
         apply(desktop)
         assert statuses(desktop) == ["To review"] * 3
-        assert desktop.logic.sessions.get(session.ctNode) is not session
+        assert desktop.logic.sessions.get(session.results.ctNode) is not session
 
     @pytest.mark.parametrize("threshold", [0.015, 0.24])  # with regions, and without any
     def test_the_question_before_a_new_run_names_who_has_signed(self, reviewed, threshold):
         import qt
 
         desktop, session = reviewed
-        session.findRegions(threshold, 20.0)
+        session.regions.find(threshold, 20.0)
         for region in session.review.regions:
-            session.decide(region.region_id, "accept")
-        session.sign("Dr. Åse Müller")
+            session.step(Review.decide, region.region_id, "accept")
+        session.step(Review.sign, "Dr. Åse Müller")
         desktop.answer(qt.QMessageBox.Cancel)
         desktop.ui.applyButton.click()
         (dialog,) = desktop.dialogs

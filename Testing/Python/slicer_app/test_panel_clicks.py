@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from MoBUncertaintyLib.review.review import Review
 from support.sessions import as_answer
 from support.small_panel import MATRIX, add_ct, decide, show_result, statuses, two_labels
 
@@ -29,7 +30,7 @@ def region_voxel(session, rank: int = 1, organ: bool | None = None) -> tuple[int
     region = session.review.regions[rank - 1]
     mask = region.mask.copy()
     if organ is not None:
-        mask &= (session.prediction.segmentation[region.box] > 0) == organ
+        mask &= (session.review.prediction.segmentation[region.box] > 0) == organ
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
     inside = np.unravel_index(depth.argmax(), mask.shape)
     return tuple(int(a) + part.start for a, part in zip(inside, region.box, strict=True))
@@ -47,9 +48,10 @@ def shown_map(session) -> np.ndarray:
 
     from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas
 
-    node, whole = session.results.node("shown"), np.zeros(session.prediction.shape, np.float32)
+    node, whole = session.results.node("shown"), np.zeros(session.review.prediction.shape, np.float32)
     voxels = slicer.util.arrayFromVolume(node)
-    start = np.rint((np.linalg.inv(ijkToRas(session.ctNode)) @ [*ijkToRas(node)[:3, 3], 1])[:3]).astype(int)[::-1]
+    to_ijk = np.linalg.inv(ijkToRas(session.results.ctNode))
+    start = np.rint((to_ijk @ [*ijkToRas(node)[:3, 3], 1])[:3]).astype(int)[::-1]
     whole[tuple(slice(a, a + n) for a, n in zip(start, voxels.shape, strict=True))] = voxels
     return whole
 
@@ -66,7 +68,7 @@ def same(session) -> None:
     assert np.array_equal(results.corrected(), review.corrected())
     assert np.array_equal(results.regionMap(), review.listed().whole_map())
     assert results.state("review") == json.loads(json.dumps(review.to_dict()))
-    variance = np.maximum.reduce(list(review.maps_in(whole(session.prediction.shape))[1]))
+    variance = np.maximum.reduce(list(review.maps_in(whole(session.review.prediction.shape))[1]))
     map_shown = shown_map(session)
     where = (map_shown > 0) | (variance > 0.001)
     assert np.array_equal(map_shown[where], variance[where])
@@ -93,13 +95,13 @@ class TestClick:
         (click,) = session.review.clicks
         assert (click.label, click.region_id) == (0, session.review.region_at(tuple(place(*voxel))).region_id)
         assert session.results.corrected()[voxel] == 0
-        assert session.results.corrected().sum() < session.prediction.segmentation.sum()
+        assert session.results.corrected().sum() < session.review.prediction.segmentation.sum()
         assert session.review.expected_error_mm3[1] < before
         same(session)
         assert desktop.ui.clickStatusLabel.text.startswith("1 click, expected error ")
         assert " → " in desktop.ui.clickStatusLabel.text
         desktop.ui.undoButton.click()
-        assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
+        assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
         same(session)
         desktop.ui.redoButton.click()
         assert session.review.clicks == (click,)
@@ -208,8 +210,8 @@ class TestClick:
         desktop, session = reviewed
         ui = desktop.ui
         for region in session.review.regions:
-            session.decide(region.region_id, "accept")
-        session.sign("A. Reader")
+            session.step(Review.decide, region.region_id, "accept")
+        session.step(Review.sign, "A. Reader")
         desktop.widget.panel.update()
         ui.organHereButton.click()
         mouse.click(place(10, 12, -3))  # outside of the image: no reason to withdraw anything
@@ -258,7 +260,7 @@ class TestAnotherImage:
             assert ui.clickStatusLabel.text == said
         Mouse("Green").click(place(*voxel))  # which shows the review's image still
         assert len(session.review.clicks) == 1
-        self.show(mouse, session.ctNode)
+        self.show(mouse, session.results.ctNode)
         mouse.click(place(*region_voxel(session, 2)))
         assert len(session.review.clicks) == 2
         same(session)
@@ -287,12 +289,12 @@ class TestAnotherImage:
         from MoBUncertaintyLib.slicer_app.inputs.channels import setChannelVolume
 
         desktop, session = reviewed
-        setChannelVolume(session.ctNode, "T2", other)
+        setChannelVolume(session.results.ctNode, "T2", other)
         self.show(mouse, other)
         desktop.ui.organHereButton.click()
         mouse.click(place(*region_voxel(session)))
         assert session.review.clicks == ()  # it is a channel of another model
-        session.prediction.provenance["channels"] = ["T1", "T2"]
+        session.review.prediction.provenance["channels"] = ["T1", "T2"]
         mouse.click(place(*region_voxel(session)))
         assert len(session.review.clicks) == 1
 
@@ -300,7 +302,7 @@ class TestAnotherImage:
         desktop, session = reviewed
         title = desktop.ui.reviewCollapsibleButton
         assert title.text == "Review: CT (PhantomPancreas)"
-        session.ctNode.SetName("A very long name of an image, portal venous")
+        session.results.ctNode.SetName("A very long name of an image, portal venous")
         desktop.widget.panel.refresh()
         assert title.text == "Review: A very lon…tal venous (PhantomPancreas)"
         assert title.toolTip.endswith("for A very long name of an image, portal venous.")
@@ -350,7 +352,7 @@ class TestPlace:
         turn.RotateZ(40)
         node = desktop.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
         node.SetMatrixTransformToParent(turn.GetMatrix())
-        session.ctNode.SetAndObserveTransformNodeID(node.GetID())
+        session.results.ctNode.SetAndObserveTransformNodeID(node.GetID())
         desktop.process()
         desktop.ui.organHereButton.click()
         world = turn.TransformPoint(place(*voxel).tolist())
@@ -388,7 +390,7 @@ class TestKeys:
             @staticmethod
             def up(key):
                 QTest.keyRelease(desktop.window, getattr(Qt, f"Key_{key}"))
-                desktop.process(until=lambda: desktop.widget.panel.review._clicks._held._key is None)
+                desktop.process(until=lambda: desktop.widget.panel.review._clicks._mode._held._key is None)
 
         return Keys
 
@@ -420,7 +422,7 @@ class TestKeys:
             desktop.process()
             keys.down("L")
             assert desktop.ui.notOrganHereButton.checked
-        desktop.widget.panel.review._clicks._held._since -= 1  # a second ago
+        desktop.widget.panel.review._clicks._mode._held._since -= 1  # a second ago
         keys.up("L")
         assert desktop.ui.clicksOffButton.checked
 
@@ -445,7 +447,7 @@ class TestKeys:
         keys.down("O")
         QTest.keyRelease(desktop.window, Qt.Key_O)
         mouse.click(place(*region_voxel(session)))  # before the release is acted upon
-        held = desktop.widget.panel.review._clicks._held
+        held = desktop.widget.panel.review._clicks._mode._held
         held._since, held._until = held._since - 1, held._until - 1  # a slow computer: that was a second ago
         desktop.process(until=lambda: held._key is None)
         assert len(session.review.clicks) == 1 and desktop.ui.organHereButton.checked
@@ -640,7 +642,7 @@ class TestPreview:
 
         desktop, session = reviewed
         button = desktop.ui.includeButton
-        session.click([tuple(place(*region_voxel(session, 2)))], 1)
+        session.step(Review.click, [tuple(place(*region_voxel(session, 2)))], 1)
         desktop.widget.panel.update()
         desktop.process()
         before = button.mapToGlobal(qt.QPoint(0, 0))
@@ -709,7 +711,7 @@ class TestNext:
         table = desktop.ui.regionsTable
         first, second, _third = (each.region_id for each in session.review.regions)
         table.selectRow(0)
-        session.click([session.review.regions[0].region.centroid_ras], 0)
+        session.step(Review.click, [session.review.regions[0].region.centroid_ras], 0)
         desktop.widget.panel.update()
         assert [each.region_id for each in session.review.regions][-1] == first
         desktop.ui.nextButton.click()
@@ -727,13 +729,13 @@ class TestNext:
     def test_marks_are_seen_over_their_own_ct_alone(self, reviewed):
         desktop, session = reviewed
         desktop.ui.nextButton.click()
-        session.click([session.review.regions[0].region.centroid_ras], 0)
+        session.step(Review.click, [session.review.regions[0].region.centroid_ras], 0)
         desktop.ui.nextButton.click()
         marks = [session.results.node(f"clicks.{role}").GetDisplayNode() for role in ("background", "suggestion")]
         assert [mark.GetVisibility() for mark in marks] == [1, 1]
         apart = show_result(desktop, add_ct(desktop, "other"), as_answer(*two_labels()))
         assert [mark.GetVisibility() for mark in marks] == [0, 0]
-        desktop.ui.ctSelector.setCurrentNode(session.ctNode)
+        desktop.ui.ctSelector.setCurrentNode(session.results.ctNode)
         desktop.process()
         assert [mark.GetVisibility() for mark in marks] == [1, 1]
         assert apart.results.node("clicks.background") is None
@@ -836,6 +838,6 @@ def test_another_map_shows_the_clicks_too(reviewed, mouse):
     desktop.ui.mapSelector.currentText = "Probability"
     desktop.process(until=lambda: session.results.overlay["kind"] == "probability")
     assert shown_map(session)[voxel] == 1
-    assert session.results.probability()[1][voxel] == session.prediction.probability[0][voxel] < 1
+    assert session.results.probability()[1][voxel] == session.review.prediction.probability[0][voxel] < 1
     mouse.click(place(*region_voxel(session, 2, organ=False)))
     assert shown_map(session)[region_voxel(session, 2, organ=False)] > 0.5

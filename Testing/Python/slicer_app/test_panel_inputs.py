@@ -49,12 +49,12 @@ class TestInputs:
         desktop, session = reviewed
         ui = desktop.ui
         assert session.results.node("variance")
-        assert ui.ctSelector.nodes() == [session.ctNode]
+        assert ui.ctSelector.nodes() == [session.results.ctNode]
         ui.mapSelector.currentText = "Entropy (nats)"
         desktop.process(until=lambda: session.results.node("map"))
         assert session.results.node("map")
-        assert ui.ctSelector.nodes() == [session.ctNode]
-        assert ui.ctSelector.currentNode() is session.ctNode
+        assert ui.ctSelector.nodes() == [session.results.ctNode]
+        assert ui.ctSelector.currentNode() is session.results.ctNode
 
     def test_a_new_region_of_interest_holds_the_ct(self, desktop):
         import qt
@@ -104,6 +104,13 @@ class TestInputs:
         assert ui.modelSelector.count == before
         assert str(folder) not in ModelList().models()
         assert folder.is_dir()
+
+    def test_the_demo_ct_is_offered_for_models_that_may_take_it(self, desktop):
+        ui = desktop.ui
+        for name, offered in (("HippocampusAnterior", False), ("PhantomPancreas", True)):
+            ui.modelSelector.currentText = name
+            desktop.process()
+            assert ui.sampleLabel.visible is offered
 
     def test_a_model_of_two_channels_asks_for_a_volume_of_the_second(self, desktop, tmp_path):
         from MoBUncertaintyLib.slicer_app.requests import predictRequest

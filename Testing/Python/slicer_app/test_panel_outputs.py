@@ -44,7 +44,7 @@ class TestOverlay:
     @pytest.fixture
     def slow(self, reviewed, monkeypatch):
         """Even a small CT's maps are derived in turns of the event loop."""
-        monkeypatch.setattr("MoBUncertaintyLib.slicer_app.panel.section.AT_ONCE_S", 0.0)
+        monkeypatch.setattr("MoBUncertaintyLib.slicer_app.widgets.section.AT_ONCE_S", 0.0)
         monkeypatch.setattr("MoBUncertaintyLib.slicer_app.scene.maps.SLAB", 1)
         return reviewed
 
@@ -193,7 +193,7 @@ class TestExport:
         ui.runCollapsibleButton.collapsed = False
 
     def test_a_folder_that_is_there_is_not_written_to_again(self, tmp_path):
-        from MoBUncertaintyLib.slicer_app.panel.panel import newFolder
+        from MoBUncertaintyLib.slicer_app.widgets.work import newFolder
 
         assert newFolder(tmp_path, "CT: 1/2").name == "CT_ 1_2"
         for expected in ("CT", "CT (2)", "CT (3)"):
@@ -203,7 +203,7 @@ class TestExport:
     def test_what_could_not_be_written_is_an_error(self, reviewed, tmp_path):
         desktop, _ = reviewed
         problem = "The DICOM segmentation was not written: The slices differ."
-        desktop.widget.panel._onExported({"files": [str(tmp_path / "report.json")], "problems": [problem]})
+        desktop.widget.panel.jobs._onExported({"files": [str(tmp_path / "report.json")], "problems": [problem]})
         assert [shown.text for shown in desktop.dialogs] == [problem]
         assert problem in desktop.ui.exportStatusLabel.text
 
@@ -235,6 +235,6 @@ def test_section_of_the_contributors_example_shows_the_times_of_the_prediction(r
     shown = scope["TimingSection"](SimpleNamespace(timingLabel=label))
     assert label.text == ""
     shown.setSession(session)
-    (first, *_), lines = session.prediction.timings.items(), label.text.splitlines()
-    assert len(lines) == len(session.prediction.timings)
+    (first, *_), lines = session.review.prediction.timings.items(), label.text.splitlines()
+    assert len(lines) == len(session.review.prediction.timings)
     assert lines[0] == f"{first[0]}: {round(first[1], 1)} s"

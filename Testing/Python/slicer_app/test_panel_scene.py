@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from MoBUncertaintyLib.review.review import Review
 from support import small_panel
 from support.small_panel import add_ct, apply, decide
 
@@ -52,7 +53,7 @@ class TestLoading:
         assert dialog.text.endswith("Cancel keeps the stored one in the scene, unread.")
         assert small_panel.statuses(desktop) == ["To review"] * 3
         session = desktop.widget.panel.review.session
-        assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
+        assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
 
     def test_the_reason_is_given_again_when_the_scene_is_opened_again(self, damaged):
         import qt
@@ -106,7 +107,7 @@ class TestLoading:
         ct = add_ct(desktop)
         job = desktop.logic.run(ct, ["PhantomPancreas"], desktop.widget.panel.settings)
         desktop.process(until=lambda: desktop.ui.regionsTable.rowCount)
-        assert desktop.widget.panel.review.session.ctNode is ct and job
+        assert desktop.widget.panel.review.session.results.ctNode is ct and job
 
     def test_the_next_scene_has_the_model_of_the_last(self, reviewed):
         desktop, _session = reviewed
@@ -135,7 +136,7 @@ class TestRemovedCt:
         copy.UnRegister(None)
         copy.Copy(session.results.node("variance"))  # as Slicer's Clone does
         scene.AddNode(copy)
-        scene.RemoveNode(session.ctNode)
+        scene.RemoveNode(session.results.ctNode)
         desktop.process()
         assert {node.GetScene() for node in made} == {None}
         assert copy.GetScene() is scene
@@ -148,8 +149,8 @@ class TestRemovedCt:
 
         desktop, session = reviewed
         hierarchy = subjectHierarchy(desktop.scene)
-        hierarchy.RemoveItem(hierarchy.GetItemByDataNode(session.ctNode), False)
-        desktop.scene.RemoveNode(session.ctNode)
+        hierarchy.RemoveItem(hierarchy.GetItemByDataNode(session.results.ctNode), False)
+        desktop.scene.RemoveNode(session.results.ctNode)
         desktop.process()
         assert hierarchy.GetItemByName("CT with uncertainty") == 0
 
@@ -165,7 +166,7 @@ class TestRemovedCt:
 class TestRemovedSegmentation:
     def test_maps_and_surface_go_with_it_and_a_sentence_says_so(self, reviewed):
         desktop, session = reviewed
-        ct, scene, results = session.ctNode, desktop.scene, session.results
+        ct, scene, results = session.results.ctNode, desktop.scene, session.results
         drawn = [results.node(role) for role in ("shown", "probability", "variance", "surface", "regions")]
         desktop.ui.acceptButton.click()
         scene.RemoveNode(results.node("segmentation"))
@@ -191,13 +192,13 @@ class TestRemovedSegmentation:
         desktop.process(until=lambda: "removed" in desktop.ui.statusLabel.text)
         assert segmentation.GetScene() is desktop.scene
         assert desktop.ui.statusLabel.text.startswith(
-            f"A part of the results of {session.ctNode.GetName()} was removed"
+            f"A part of the results of {session.results.ctNode.GetName()} was removed"
         )
 
     def test_an_image_that_is_removed_is_named(self, reviewed):
         desktop, session = reviewed
-        name = session.ctNode.GetName()
-        desktop.scene.RemoveNode(session.ctNode)
+        name = session.results.ctNode.GetName()
+        desktop.scene.RemoveNode(session.results.ctNode)
         desktop.process(until=lambda: "removed" in desktop.ui.statusLabel.text)
         assert desktop.ui.statusLabel.text.startswith(f"{name} was removed, and its results with it.")
 
@@ -211,7 +212,7 @@ def test_a_ct_without_results_is_not_seen_under_those_of_another(reviewed):
     for index in range(composites.GetNumberOfItems()):
         composite = composites.GetItemAsObject(index)
         assert (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID()) == (other.GetID(), None)
-    desktop.ui.ctSelector.setCurrentNode(session.ctNode)
+    desktop.ui.ctSelector.setCurrentNode(session.results.ctNode)
     desktop.process()
     assert all(display.GetVisibility() for display in shown)
 
@@ -292,7 +293,7 @@ class TestModels:
         apply(desktop)
         assert title.text.startswith("Review: other (")
         assert "HippocampusAnterior" in title.toolTip
-        ui.ctSelector.setCurrentNode(session.ctNode)
+        ui.ctSelector.setCurrentNode(session.results.ctNode)
         assert ui.modelSelector.currentText == first
         assert desktop.widget.panel.parameters.model == first
         add_ct(desktop, "not segmented yet")  # by what the user has chosen, not by what has made the last results
@@ -304,7 +305,7 @@ class TestModels:
         from types import SimpleNamespace
 
         from MoBUncertaintyLib.slicer_app.panel.inputs import modelTitles
-        from MoBUncertaintyLib.slicer_app.panel.section import shortened
+        from MoBUncertaintyLib.slicer_app.widgets.section import shortened
 
         named = [
             SimpleNamespace(name=name, path=Path("/models") / folder)
@@ -356,8 +357,8 @@ class TestFailures:
 
         desktop, session = reviewed
         for region in session.review.regions:
-            session.decide(region.region_id, "accept")
-        session.sign("A. Reader")
+            session.step(Review.decide, region.region_id, "accept")
+        session.step(Review.sign, "A. Reader")
         seen = []
         press = ctk.ctkMessageBox.exec_
         monkeypatch.setattr(
@@ -379,4 +380,4 @@ def test_an_edit_without_a_stroke_leaves_the_verdict(reviewed):
     session.results.updateSegmentation(np.s_[0:1, 0:1, 0:1], np.ones((1, 1, 1), np.uint8))  # outside of the region
     ui.editButton.click()
     assert session.review.regions[0].verdict == "include"
-    assert session.strayEdits() == 0
+    assert session.segmentation.strayEdits() == 0

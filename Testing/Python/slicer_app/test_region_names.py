@@ -49,7 +49,7 @@ def test_with_several_organs_each_place_names_its_organ(desktop):
     labels = (replace(first, name="anterior"), replace(second, name="posterior"))
     small_panel.show_result(desktop, add_ct(desktop), as_answer(replace(prediction, labels=labels), regions))
     assert desktop.ui.regionsTable.horizontalHeaderItem(2).text() == "Where (organ)"
-    assert places(desktop) == ["left (anterior)", "anterior (anterior)", "superior (posterior)"]
+    assert places(desktop) == ["left (anterior)", "anterior part (anterior)", "superior (posterior)"]
 
 
 def test_a_region_without_a_labelled_voxel_belongs_to_the_nearest_organ():

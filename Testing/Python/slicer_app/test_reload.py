@@ -30,7 +30,7 @@ def test_reload_takes_the_code_of_every_file_anew_and_the_results_stay(reviewed)
     ):
         assert sys.modules[name] is not before[name]
     assert type(new.panel) is sys.modules["MoBUncertaintyLib.slicer_app.panel.panel"].Panel
-    again = desktop.logic.sessions.get(session.ctNode)
+    again = desktop.logic.sessions.get(session.results.ctNode)
     assert type(again) is not type(session)
     assert statuses(desktop) == ["Excluded", "To review", "To review"]
     decide(desktop.ui.includeButton)

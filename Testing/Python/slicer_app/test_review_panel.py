@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from MoBUncertaintyLib.review.review import Review
 from support import small_panel
 from support.sessions import as_answer
 from support.small_panel import add_ct, apply, decide, shown, statuses
@@ -159,7 +160,7 @@ class TestReview:
         before = [region.region_id for region in session.review.regions]
         for value in np.linspace(0.02, 0.04, 30):  # a drag
             ui.regionThresholdSlider.value = value
-        desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.04))
+        desktop.process(until=lambda: session.review.settings.threshold == pytest.approx(0.04))
         assert session.review.region(decided).verdict == "exclude"
         assert ui.regionsTable.rowCount == len(session.review.regions)
         ui.undoButton.click()
@@ -185,14 +186,14 @@ class TestReview:
 
         def move(level: float) -> str:
             ui.regionThresholdSlider.value = level
-            desktop.process(until=lambda: session.settings.threshold == pytest.approx(level))
+            desktop.process(until=lambda: session.review.settings.threshold == pytest.approx(level))
             return ui.reviewWarningsLabel.text
 
         assert (ui.reviewWarningsLabel.text, ui.reviewWarningsLabel.visible) == (f"{first}\n{odd}", True)
         assert move(0.02) == odd
         assert move(0.08) == f"{other}\n{odd}"
         again = ReviewSession.open(session.results)
-        assert (again.coverageWarning, again.warnings) == (other, [odd])
+        assert (again.regions.warning, again.warnings) == (other, [odd])
         ui.undoButton.click()
         assert ui.reviewWarningsLabel.text == f"{first}\n{odd}"
         move(0.02)
@@ -207,14 +208,14 @@ class TestReview:
         decided = session.review.regions[0].region_id
         assert [ui.measureSelector.itemText(n) for n in range(3)] == ["Variance", "p (1 - p)", "Entropy"]
         ui.regionThresholdSlider.value = 0.02
-        desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.02))
+        desktop.process(until=lambda: session.review.settings.threshold == pytest.approx(0.02))
         ui.measureSelector.currentIndex = 2
-        assert (session.settings.measure, session.settings.threshold) == ("entropy", None)
+        assert (session.review.settings.measure, session.review.settings.threshold) == ("entropy", None)
         assert ui.regionThresholdSlider.value == pytest.approx(0.2)
         assert session.review.region(decided).verdict == "exclude"
         ui.undoButton.click()
-        assert (session.settings.measure, ui.measureSelector.currentIndex) == ("variance", 0)
-        assert session.settings.level == ui.regionThresholdSlider.value == pytest.approx(0.02)
+        assert (session.review.settings.measure, ui.measureSelector.currentIndex) == ("variance", 0)
+        assert session.review.settings.level == ui.regionThresholdSlider.value == pytest.approx(0.02)
 
     def test_a_model_without_variance_offers_none(self, reviewed):
         desktop, session = reviewed
@@ -227,12 +228,12 @@ class TestReview:
             review.setSession(session)
             return [selector.itemText(n) for n in range(selector.count)]
 
-        vars(session.prediction)["covariance"] = Covariance.DETERMINISTIC
+        vars(session.review.prediction)["covariance"] = Covariance.DETERMINISTIC
         assert offered() == ["Variance", "p (1 - p)", "Entropy"]  # it is in force
         selector.currentIndex = 1
         assert offered() == ["p (1 - p)", "Entropy"]
         assert selector.currentIndex == 0
-        assert session.settings.measure == "bernoulli"
+        assert session.review.settings.measure == "bernoulli"
 
     def test_the_slider_rounds_no_threshold_that_a_model_states(self, reviewed):
         desktop, session = reviewed
@@ -241,15 +242,15 @@ class TestReview:
         kept["provenance"]["regions"] = {"settings": {"variance_threshold": 0.00333}}
         session.results.setState("prediction", kept)
         region_map = session.review.listed().whole_map()
-        scaled = type(session).start(session.results, session.prediction.segmentation, region_map)
+        scaled = type(session).start(session.results, session.review.prediction.segmentation, region_map)
         review.setSession(scaled)
         assert (ui.regionThresholdSlider.decimals, ui.regionThresholdSlider.value) == (5, 0.00333)
         assert ui.regionThresholdSlider.maximum == pytest.approx(0.0222, abs=1e-4)
         ui.smallestRegionSlider.value = 30
-        desktop.process(until=lambda: scaled.settings.minimum_mm3 == 30)
-        assert (scaled.settings.threshold, scaled.settings.level) == (None, 0.00333)
+        desktop.process(until=lambda: scaled.review.settings.minimum_mm3 == 30)
+        assert (scaled.review.settings.threshold, scaled.review.settings.level) == (None, 0.00333)
         ui.regionThresholdSlider.value = 0.004
-        desktop.process(until=lambda: scaled.settings.threshold == 0.004)
+        desktop.process(until=lambda: scaled.review.settings.threshold == 0.004)
 
     def test_a_low_threshold_can_be_typed(self, reviewed):
         import qt
@@ -258,7 +259,7 @@ class TestReview:
         (box,) = desktop.ui.regionThresholdSlider.findChildren(qt.QDoubleSpinBox)
         box.lineEdit().setText("0.0005")
         box.interpretText()
-        desktop.process(until=lambda: session.settings.threshold == pytest.approx(0.0005))
+        desktop.process(until=lambda: session.review.settings.threshold == pytest.approx(0.0005))
 
     def test_edit_offers_no_brush_that_paints_elsewhere(self, reviewed):
         import qt
@@ -282,7 +283,7 @@ class TestReview:
         session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
         ui.discardEditButton.click()
         assert statuses(desktop)[0] == "To review"
-        assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
+        assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
         ui.editButton.click()
         session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
         ui.editButton.click()
@@ -300,7 +301,7 @@ class TestReview:
             session.results.updateSegmentation(np.s_[0:2, 0:2, 0:2], np.ones((2, 2, 2), np.uint8))
             desktop.answer(qt.QMessageBox.Cancel)
         ui.editButton.click()
-        assert bool(session.editing) is not cancelled
+        assert bool(session.drawing.regionId) is not cancelled
         ui.discardEditButton.click()
         assert not ui.editButton.isChecked()
         assert ui.editButton.text == "Edit"
@@ -348,7 +349,7 @@ class TestReview:
         for _ in range(3):
             QTest.keyClick(desktop.window, Qt.Key_I)
             assert not editor.GetSourceVolumeIntensityMask()
-        assert session.editing
+        assert session.drawing.regionId
         desktop.ui.discardEditButton.click()
         QTest.keyClick(desktop.window, Qt.Key_I)
         QTest.keyClick(desktop.window, Qt.Key_I)
@@ -369,7 +370,7 @@ class TestReview:
     def test_results_follow_the_transform_that_the_ct_is_put_under(self, reviewed):
         desktop, session = reviewed
         transform = desktop.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-        session.ctNode.SetAndObserveTransformNodeID(transform.GetID())
+        session.results.ctNode.SetAndObserveTransformNodeID(transform.GetID())
         for role in ("segmentation", "variance", "regions"):
             assert session.results.node(role).GetTransformNodeID() == transform.GetID()
 
@@ -378,7 +379,7 @@ class TestReview:
 
         desktop, session = reviewed
         left = [session.results.node(role) for role in ("segmentation", "regions", "surface")]
-        desktop.scene.RemoveNode(session.ctNode)
+        desktop.scene.RemoveNode(session.results.ctNode)
         assert [node.GetDisplayVisibility() for node in left] == [0, 0, 0]
         desktop.process()
         assert [node.GetScene() for node in left] == [None] * 3
@@ -394,7 +395,7 @@ class TestReview:
             region = session.review.regions[0]
             session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
         desktop.widget.exit()
-        assert session.editing is None
+        assert session.drawing.regionId is None
         assert statuses(desktop)[0] == status
         desktop.widget.enter()
 
@@ -404,7 +405,7 @@ class TestReview:
 
         desktop, session = reviewed
         for region in session.review.regions:
-            session.decide(region.region_id, "accept")
+            session.step(Review.decide, region.region_id, "accept")
         desktop.ui.readerEdit.text = "A. Reader"
         desktop.widget.panel.refresh()
         desktop.widget.panel.update()
@@ -413,9 +414,9 @@ class TestReview:
         getattr(desktop.ui, button).click()
         (dialog,) = desktop.dialogs
         assert "8 voxels" in dialog.text
-        assert session.strayEdits() == 8
+        assert session.segmentation.strayEdits() == 8
         assert session.review.signature is None
-        assert session.editing is None
+        assert session.drawing.regionId is None
         assert not desktop.logic.client.busy
 
     def test_each_ct_shows_its_own_results(self, reviewed):
@@ -426,9 +427,9 @@ class TestReview:
         assert not desktop.ui.includeButton.enabled
         apply(desktop)
         assert statuses(desktop) == ["To review"] * 3
-        desktop.ui.ctSelector.setCurrentNode(session.ctNode)
+        desktop.ui.ctSelector.setCurrentNode(session.results.ctNode)
         assert statuses(desktop)[0] == "Included"
-        assert shown(desktop) == [session.ctNode]
+        assert shown(desktop) == [session.results.ctNode]
         desktop.ui.ctSelector.setCurrentNode(other)
         assert statuses(desktop)[0] == "To review"
         assert shown(desktop) == [other]
@@ -452,7 +453,7 @@ class TestReview:
         desktop.ui.commentEdit.text = "never stored"
         if editing:
             desktop.ui.editButton.click()
-        desktop.scene.RemoveNode(session.ctNode if role == "ct" else session.results.node(role))
+        desktop.scene.RemoveNode(session.results.ctNode if role == "ct" else session.results.node(role))
         desktop.process()
         assert desktop.ui.regionsTable.rowCount == 0
         assert not desktop.ui.exportButton.enabled
@@ -474,8 +475,8 @@ class TestReview:
         again.setup()
         try:
             assert again.ui.regionsTable.item(0, 1).text() == "✓ Excluded"
-            assert again.ui.ctSelector.currentNode() is session.ctNode
-            assert all(shortcut.enabled for shortcut, _ in again.panel.review._shortcuts)
+            assert again.ui.ctSelector.currentNode() is session.results.ctNode
+            assert all(shortcut.enabled for shortcut in again.panel.review._keys.made)
         finally:
             again.cleanup()
         desktop.scene.Clear(0)
@@ -485,16 +486,16 @@ class TestReview:
 def test_regions_of_a_large_ct_are_looked_for_in_steps(reviewed, monkeypatch):
     """The first move of a slider does not hold the application; what is moved meanwhile holds."""
     desktop, session = reviewed
-    monkeypatch.setattr("MoBUncertaintyLib.slicer_app.panel.section.AT_ONCE_S", 0.0)
-    session._regions._finder, slider = None, desktop.ui.regionThresholdSlider
+    monkeypatch.setattr("MoBUncertaintyLib.slicer_app.widgets.section.AT_ONCE_S", 0.0)
+    session.regions._finder, slider = None, desktop.ui.regionThresholdSlider
     prepared = []
-    prepare = session.prepare
-    monkeypatch.setattr(session, "prepare", lambda *measure: prepared.append(1) or prepare(*measure))
+    prepare = session.regions.prepare
+    monkeypatch.setattr(session.regions, "prepare", lambda *measure: prepared.append(1) or prepare(*measure))
     slider.value = 0.02
     desktop.process(until=lambda: prepared)
-    assert session._regions._finder is None
+    assert session.regions._finder is None
     slider.value = 0.03
-    desktop.process(until=lambda: abs(session.settings.level - 0.03) < 1e-6)
+    desktop.process(until=lambda: abs(session.review.settings.level - 0.03) < 1e-6)
 
 
 class TestSeveralOrgans:

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from MoBUncertaintyLib.review.review import Review
 from support.sessions import SHAPE, begin, begin_again, same
 
 pytestmark = pytest.mark.own_process
@@ -38,7 +39,7 @@ def test_a_map_is_shown_that_the_model_has(scene):
     """Without a covariance there is no variance; another map that the reader has chosen stays."""
     from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 
-    ct = begin(scene).ctNode
+    ct = begin(scene).results.ctNode
     results = begin_again(ct, regions={"settings": {"measure": "bernoulli"}}).results
     assert results.overlay["kind"] == "variance"
     results = begin_again(ct, covariance="deterministic").results
@@ -57,16 +58,16 @@ def test_a_map_is_shown_that_the_model_has(scene):
 def test_maps_are_drawn_from_the_threshold_that_the_model_states(scene):
     session = begin(scene)
     assert session.results.overlay["threshold"] == 0.015
-    session = begin_again(session.ctNode, regions={"settings": {"variance_threshold": 0.003}})
-    assert session.settings.level == session.results.overlay["threshold"] == 0.003
+    session = begin_again(session.results.ctNode, regions={"settings": {"variance_threshold": 0.003}})
+    assert session.review.settings.level == session.results.overlay["threshold"] == 0.003
 
 
 def test_verdicts_change_the_regions_voxels_and_no_others(session):
     first, second, third = session.review.regions
-    session.decide(first.region_id, "include")
-    session.decide(second.region_id, "exclude")
-    session.decide(third.region_id, "accept")
-    changed = session.results.corrected() != session.prediction.segmentation
+    session.step(Review.decide, first.region_id, "include")
+    session.step(Review.decide, second.region_id, "exclude")
+    session.step(Review.decide, third.region_id, "accept")
+    changed = session.results.corrected() != session.review.prediction.segmentation
     labels = session.review.listed().whole_map()
     assert changed.any()
     assert not changed[(labels != first.number) & (labels != second.number)].any()
@@ -85,25 +86,25 @@ def test_any_walk_is_shown_and_undo_leads_back(session, seed):
         if step == "comment":
             session.comment(region.region_id, chance.choice(["", "vessel", "duodenum?"]))
         elif step in ("undo", "redo"):
-            getattr(session, step)()
+            session.step(getattr(Review, step))
         elif step == "doubt":
-            session.findRegions(chance.choice(thresholds), chance.choice([20.0, 200.0]))
+            session.regions.find(chance.choice(thresholds), chance.choice([20.0, 200.0]))
         else:
-            session.decide(region.region_id, step)
+            session.step(Review.decide, region.region_id, step)
         same(session)
     while session.review.can_undo:
-        session.undo()
+        session.step(Review.undo)
         same(session)
     assert session.review.reviewed == (0, 3)
-    assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
+    assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
 
 
 def test_another_threshold_renews_the_list_and_keeps_what_is_decided(session):
     decided = session.review.regions[1]
-    session.decide(decided.region_id, "exclude")
-    session.findRegions(0.02, 50.0)
-    assert session.settings.threshold == 0.02
-    assert session.settings.minimum_mm3 == 50.0
+    session.step(Review.decide, decided.region_id, "exclude")
+    session.regions.find(0.02, 50.0)
+    assert session.review.settings.threshold == 0.02
+    assert session.review.settings.minimum_mm3 == 50.0
     kept = session.review.region(decided.region_id)
     assert kept.verdict == "exclude"
     assert np.array_equal(kept.mask, decided.mask)
@@ -122,48 +123,47 @@ class TestEdit:
         import slicer.util
 
         region = session.review.regions[0]
-        editor = session.beginEdit(region.region_id)
+        editor = session.drawing.begin(region.region_id)
         segmentation = session.results.node("segmentation")
-        exported = session.ctNode.GetScene().AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+        exported = session.results.ctNode.GetScene().AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
         export = slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsToLabelmapNode
-        assert export(segmentation, [editor.GetMaskSegmentID()], exported, session.ctNode)
+        assert export(segmentation, [editor.GetMaskSegmentID()], exported, session.results.ctNode)
         mask = slicer.util.arrayFromVolume(exported)
         assert np.array_equal(mask > 0, session.review.listed().whole_map() == region.number)
         assert editor.GetMaskMode() == slicer.vtkMRMLSegmentationNode.EditAllowedInsideSingleSegment
         assert editor.GetSelectedSegmentID() == "Segment_1"
         assert editor.GetSegmentationNode() is segmentation
-        assert editor.GetSourceVolumeNode() is session.ctNode
+        assert editor.GetSourceVolumeNode() is session.results.ctNode
         assert not segmentation.GetDisplayNode().GetSegmentVisibility(editor.GetMaskSegmentID())
 
     def test_the_editor_draws_on_all_grey_values(self, session):
-        editor = session.beginEdit(session.review.regions[0].region_id)
+        editor = session.drawing.begin(session.review.regions[0].region_id)
         editor.SetSourceVolumeIntensityMask(True)  # as an earlier version let the key I do
-        session.cancelEdit()
-        assert not session.beginEdit(session.review.regions[0].region_id).GetSourceVolumeIntensityMask()
+        session.drawing.cancel()
+        assert not session.drawing.begin(session.review.regions[0].region_id).GetSourceVolumeIntensityMask()
 
     def test_what_is_drawn_in_the_region_is_kept_and_no_more(self, session):
         region = session.review.regions[2]
-        session.beginEdit(region.region_id)
+        session.drawing.begin(region.region_id)
         self.draw(session, 1)
-        session.finishEdit()
-        assert session.editing is None
+        session.drawing.finish()
+        assert session.drawing.regionId is None
         assert session.review.region(region.region_id).verdict == "edit"
         labels = session.review.listed().whole_map()
         assert (session.results.corrected()[labels == region.number] == 1).all()
-        changed = session.results.corrected() != session.prediction.segmentation
+        changed = session.results.corrected() != session.review.prediction.segmentation
         assert not changed[labels != region.number].any()
         assert list(session.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
         same(session)
-        session.undo()
-        assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
+        session.step(Review.undo)
+        assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
 
-    @pytest.mark.parametrize("way", ["cancelEdit", "close"])
-    def test_discarding_leaves_everything_as_it_was(self, session, way):
-        session.decide(session.review.regions[0].region_id, "include")
+    def test_discarding_leaves_everything_as_it_was(self, session):
+        session.step(Review.decide, session.review.regions[0].region_id, "include")
         before = session.results.corrected()
-        session.beginEdit(session.review.regions[2].region_id)
+        session.drawing.begin(session.review.regions[2].region_id)
         self.draw(session, 0)
-        getattr(session, way)()
+        session.drawing.cancel()
         assert np.array_equal(session.results.corrected(), before)
         same(session)
 
@@ -173,16 +173,16 @@ class TestEdit:
         from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 
         region = session.review.regions[1]
-        session.beginEdit(region.region_id)
+        session.drawing.begin(region.region_id)
         if drawn:
             self.draw(session, 1)
         path = str(tmp_path / "scene.mrb")
         assert scene.WriteToMRB(path)
-        assert session.editing == region.region_id  # goes on
+        assert session.drawing.regionId == region.region_id  # goes on
         scene.Clear(False)
         assert scene.ReadFromMRB(path, True)
         again = ReviewSession.open(ResultScene(findResults(scene)[0]))
-        assert again.editing is None
+        assert again.drawing.regionId is None
         assert again.review.region(region.region_id).verdict == ("edit" if drawn else "pending")
         assert (again.results.corrected()[again.review.listed().whole_map() == region.number] == 1).all() or not drawn
         assert list(again.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
@@ -192,12 +192,12 @@ class TestEdit:
         from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
         from MoBUncertaintyLib.slicer_app.scene.drawing import MASK_SEGMENT, REGION_TAG
 
-        session.beginEdit(session.review.regions[1].region_id)
+        session.drawing.begin(session.review.regions[1].region_id)
         segmentation = session.results.node("segmentation").GetSegmentation()
         segmentation.GetSegment(MASK_SEGMENT).SetTag(REGION_TAG, "another")
         again = ReviewSession.open(session.results)
         assert list(segmentation.GetSegmentIDs()) == ["Segment_1"]
-        assert again.editing is None
+        assert again.drawing.regionId is None
         same(again)
 
     def test_an_organ_that_is_cleared_meanwhile_leaves_a_review_that_goes_on(self, session):
@@ -205,31 +205,31 @@ class TestEdit:
         import slicer
 
         first, second, _ = session.review.regions
-        session.beginEdit(first.region_id)
+        session.drawing.begin(first.region_id)
         clear = slicer.vtkSlicerSegmentationsModuleLogic.ClearSegment
         assert clear(session.results.node("segmentation"), "Segment_1")
-        session.finishEdit()
+        session.drawing.finish()
         assert session.review.region(first.region_id).verdict == "edit"
         same(session)
         assert clear(session.results.node("segmentation"), "Segment_1")
-        session.decide(second.region_id, "include")
-        session.discardStrayEdits()
+        session.step(Review.decide, second.region_id, "include")
+        session.segmentation.discardStrayEdits()
         same(session)
-        session.undo()
-        session.undo()
-        assert np.array_equal(session.results.corrected(), session.prediction.segmentation)
+        session.step(Review.undo)
+        session.step(Review.undo)
+        assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
 
     def test_a_signed_review_cannot_be_edited(self, session):
         from MoBUncertaintyLib.errors import ReviewError
 
         for region in session.review.regions:
-            session.decide(region.region_id, "accept")
-        session.sign("Dr. Ada Review")
+            session.step(Review.decide, region.region_id, "accept")
+        session.step(Review.sign, "Dr. Ada Review")
         with pytest.raises(ReviewError):
-            session.beginEdit(session.review.regions[0].region_id)
-        session.withdraw()
-        session.beginEdit(session.review.regions[0].region_id)
-        assert session.editing == session.review.regions[0].region_id
+            session.drawing.begin(session.review.regions[0].region_id)
+        session.step(Review.withdraw)
+        session.drawing.begin(session.review.regions[0].region_id)
+        assert session.drawing.regionId == session.review.regions[0].region_id
 
 
 def test_a_saved_scene_goes_on_where_it_was_left(session, scene, tmp_path):
@@ -237,11 +237,11 @@ def test_a_saved_scene_goes_on_where_it_was_left(session, scene, tmp_path):
     from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 
     first, second, third = session.review.regions
-    session.decide(first.region_id, "include")
+    session.step(Review.decide, first.region_id, "include")
     session.comment(second.region_id, "Gefäß?")
-    session.beginEdit(third.region_id)
+    session.drawing.begin(third.region_id)
     session.results.updateSegmentation(third.box, np.ones(third.mask.shape, np.uint8))
-    session.finishEdit()
+    session.drawing.finish()
     said, corrected = decided(session.review), session.review.corrected()
     path = str(tmp_path / "scene.mrb")
     assert scene.WriteToMRB(path)
@@ -255,7 +255,7 @@ def test_a_saved_scene_goes_on_where_it_was_left(session, scene, tmp_path):
     assert np.array_equal(again.review.corrected(), corrected)
     assert [region.verdict for region in again.review.regions] == ["include", "pending", "edit"]
     same(again)
-    again.decide(second.region_id, "exclude")
+    again.step(Review.decide, second.region_id, "exclude")
     same(again)
 
 
@@ -276,7 +276,7 @@ def test_a_scene_without_a_review_gets_one(session):
     from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 
     before = decided(session.review)
-    session.ctNode.GetScene().RemoveNode(session.results.node("state.review"))
+    session.results.ctNode.GetScene().RemoveNode(session.results.node("state.review"))
     assert session.isComplete()
     again = ReviewSession.open(session.results)
     assert decided(again.review) == before
@@ -288,33 +288,33 @@ class TestStrayEdits:
 
     @pytest.fixture
     def strayed(self, session):
-        session.decide(session.review.regions[0].region_id, "exclude")
+        session.step(Review.decide, session.review.regions[0].region_id, "exclude")
         box = np.s_[0:2, 0:2, 0:2]
         session.results.updateSegmentation(box, np.ones((2, 2, 2), np.uint8))
         return session
 
     def test_they_are_counted_and_taken_back(self, strayed):
-        assert strayed.strayEdits() == 8
-        strayed.discardStrayEdits()
-        assert strayed.strayEdits() == 0
+        assert strayed.segmentation.strayEdits() == 8
+        strayed.segmentation.discardStrayEdits()
+        assert strayed.segmentation.strayEdits() == 0
         same(strayed)
 
     def test_they_survive_saving_until_they_are_settled(self, strayed):
         from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 
-        assert ReviewSession.open(strayed.results).strayEdits() == 8
+        assert ReviewSession.open(strayed.results).segmentation.strayEdits() == 8
 
     def test_verdicts_are_no_stray_edits(self, session):
         for region, verdict in zip(session.review.regions, ("include", "exclude", "accept"), strict=True):
-            session.decide(region.region_id, verdict)
-        assert session.strayEdits() == 0
+            session.step(Review.decide, region.region_id, verdict)
+        assert session.segmentation.strayEdits() == 0
 
 
 def test_results_that_cannot_be_shown_leave_none(scene, monkeypatch):
     from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 
     first = begin(scene)
-    kept = {node.GetID() for node in (first.ctNode,)}
+    kept = {node.GetID() for node in (first.results.ctNode,)}
 
     def fail(*_):
         raise MemoryError
@@ -322,19 +322,19 @@ def test_results_that_cannot_be_shown_leave_none(scene, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ResultScene, "setMaps", fail)
         with pytest.raises(MemoryError):
-            begin_again(first.ctNode)
+            begin_again(first.results.ctNode)
     assert not first.isComplete()
     assert {each.GetID() for each in volumes(scene)} == kept
-    assert begin_again(first.ctNode).isComplete()
+    assert begin_again(first.results.ctNode).isComplete()
 
 
 def test_a_ct_that_was_moved_meanwhile_gets_no_results(scene):
     from MoBUncertaintyLib.errors import ImageError
 
     session = begin(scene)
-    session.ctNode.SetOrigin(100, 0, 0)
+    session.results.ctNode.SetOrigin(100, 0, 0)
     with pytest.raises(ImageError):
-        begin_again(session.ctNode)
+        begin_again(session.results.ctNode)
     assert session.isComplete()
 
 
@@ -348,23 +348,23 @@ def test_a_verdict_is_kept_though_it_cannot_be_shown(session, monkeypatch):
     region = session.review.regions[0]
     monkeypatch.setattr(type(session.results), "updateSegmentation", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        session.decide(region.region_id, "include")
+        session.step(Review.decide, region.region_id, "include")
     assert session.results.state("review")["regions"][0]["verdict"] == "include"
 
 
 def test_segments_of_the_user_stay_when_the_ct_is_segmented_again(session):
     segmentation = session.results.node("segmentation").GetSegmentation()
     segmentation.AddEmptySegment("", "Tumour")
-    again = begin_again(session.ctNode)
+    again = begin_again(session.results.ctNode)
     names = [segmentation.GetSegment(identifier).GetName() for identifier in segmentation.GetSegmentIDs()]
     assert "Tumour" in names and len(names) == 2
-    again.decide(again.review.regions[0].region_id, "include")
+    again.step(Review.decide, again.review.regions[0].region_id, "include")
     same(again)
 
 
 def test_each_ct_has_a_review_of_its_own(scene):
     one, other = begin(scene, "one"), begin(scene, "other")
-    one.decide(one.review.regions[0].region_id, "include")
+    one.step(Review.decide, one.review.regions[0].region_id, "include")
     assert other.review.reviewed == (0, 3)
     same(one)
     same(other)
@@ -374,7 +374,7 @@ def test_a_region_is_jumped_to_and_marked(session, scene):
     from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
 
     region = session.review.regions[1]
-    session.show(region)
+    session.regions.jumpTo(region)
     display = session.results.node("regions").GetDisplayNode()
     opacities = [display.GetSegmentOpacity2DOutline(f"Segment_{each.number}") for each in session.review.regions]
     assert opacities[1] == 1.0
@@ -389,7 +389,7 @@ def test_what_suitability_says_is_not_said_again(scene):
 
     said = ["The image is an MR image, but the model takes a CT; choose another image or model.", "The CT is odd."]
     found = Suitability().worsened(Level.NOT_USABLE, said[0])
-    session = begin_again(begin(scene).ctNode, suitability=found.to_dict())
-    session.prediction.warnings[:] = said
-    assert session.prediction.suitability.sentence == found.sentence
+    session = begin_again(begin(scene).results.ctNode, suitability=found.to_dict())
+    session.review.prediction.warnings[:] = said
+    assert session.review.prediction.suitability.sentence == found.sentence
     assert session.warnings == [said[1]]

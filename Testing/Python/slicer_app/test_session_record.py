@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from MoBUncertaintyLib.review.review import Review
 from support.sessions import begin, same
 
 pytestmark = pytest.mark.own_process
@@ -15,12 +16,12 @@ def session(scene):
     """A review with one region edited, one excluded, one accepted, signed."""
     session = begin(scene)
     first, second, third = session.review.regions
-    session.beginEdit(first.region_id)
+    session.drawing.begin(first.region_id)
     session.results.updateSegmentation(first.box, np.ones(first.mask.shape, np.uint8))
-    session.finishEdit()
-    session.decide(second.region_id, "exclude")
-    session.decide(third.region_id, "accept")
-    session.sign("A. Reader")
+    session.drawing.finish()
+    session.step(Review.decide, second.region_id, "exclude")
+    session.step(Review.decide, third.region_id, "accept")
+    session.step(Review.sign, "A. Reader")
     return session
 
 
@@ -35,8 +36,8 @@ def test_a_stroke_in_an_edited_region_does_not_pass_for_the_readers_edit(session
     session.results.updateSegmentation(edited.box, np.zeros(edited.mask.shape, np.uint8))
     again = reopened(session)
     assert np.array_equal(again.review.corrected(), session.review.corrected())
-    assert again.strayEdits() > 0
-    again.discardStrayEdits()
+    assert again.segmentation.strayEdits() > 0
+    again.segmentation.discardStrayEdits()
     same(again)
     assert again.review.signature.name == "A. Reader"
 
@@ -113,9 +114,9 @@ def test_text_that_is_no_record(session, text):
 def test_a_region_stays_marked_when_the_list_is_renewed(scene):
     session = begin(scene)
     region = session.review.regions[1]
-    session.decide(region.region_id, "accept")
-    session.show(region)
-    session.findRegions(0.02, 20.0)
+    session.step(Review.decide, region.region_id, "accept")
+    session.regions.jumpTo(region)
+    session.regions.find(0.02, 20.0)
     display = session.results.node("regions").GetDisplayNode()
     regions = session.review.regions
     opacity = {each.region_id: display.GetSegmentOpacity2DOutline(f"Segment_{each.number}") for each in regions}

@@ -27,7 +27,7 @@ def test_a_stroke_in_any_segmentation_costs_no_verdict(reviewed, tmp_path):
     desktop, session = reviewed
     ui, path = desktop.ui, str(tmp_path / "scene.mrb")
     decide(ui.includeButton)
-    predicted = session.prediction.segmentation.copy()
+    predicted = session.review.prediction.segmentation.copy()
     assert stroke(desktop.scene) == ["CT segmentation", "CT doubtful regions"]
     assert desktop.scene.WriteToMRB(path)
     desktop.scene.Clear(0)
@@ -36,8 +36,8 @@ def test_a_stroke_in_any_segmentation_costs_no_verdict(reviewed, tmp_path):
     assert desktop.dialogs == []
     assert [ui.regionsTable.item(row, 1).text()[2:] for row in range(3)] == ["Included", "To review", "To review"]
     again = desktop.widget.panel.review.session
-    assert np.array_equal(again.prediction.segmentation, predicted)
-    assert again.strayEdits() == 1
+    assert np.array_equal(again.review.prediction.segmentation, predicted)
+    assert again.segmentation.strayEdits() == 1
 
 
 class TestRecord:

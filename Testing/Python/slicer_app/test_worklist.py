@@ -138,8 +138,8 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     # One key leads through the cases; what is decided is on disk at once.
     assert not dock.nextButton.enabled  # without a reader
     dock.readerEdit.text = "A. Reader"
-    assert dock._key.key.toString() == NEXT_KEY
-    dock._key.activated.emit()
+    assert dock._keys.made[0].key.toString() == NEXT_KEY
+    dock._keys.made[0].activated.emit()
     idle(desktop, dock)
     first, ct = dock.opened.name, dock.opened.ctNode
     assert desktop.ui.ctSelector.currentNode() is ct and desktop.ui.readerEdit.text == "A. Reader"

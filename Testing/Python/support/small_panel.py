@@ -23,7 +23,7 @@ def opened() -> Iterator:
     from slicer_host.panel import open_panel
 
     desktop = open_panel()
-    from MoBUncertaintyLib.slicer_app.panel import section
+    from MoBUncertaintyLib.slicer_app.widgets import section
 
     section.AT_ONCE_S = 60.0  # what is quick on so small a CT is done at once, however busy the machine
     yield desktop

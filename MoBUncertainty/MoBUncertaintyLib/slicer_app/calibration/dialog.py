@@ -15,10 +15,9 @@ from MoBUncertaintyLib.errors import CalibrationError
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.calibration.outcome import question
-from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
-from MoBUncertaintyLib.slicer_app.panel.export import newFolder
-from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
-from MoBUncertaintyLib.slicer_app.panel.section import makeButton, shown
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import showError
+from MoBUncertaintyLib.slicer_app.widgets.section import makeButton, shown
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 

@@ -15,9 +15,9 @@ from MoBUncertaintyLib.catalogue.install import target_of
 from MoBUncertaintyLib.catalogue.place import Place
 from MoBUncertaintyLib.files.schema import from_json
 from MoBUncertaintyLib.slicer_app.catalogue.card import cardHtml, consentText, statusText, whyNotInstall
-from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
-from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
-from MoBUncertaintyLib.slicer_app.panel.section import makeButton, shown
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import showError
+from MoBUncertaintyLib.slicer_app.widgets.section import makeButton, shown
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.slicer_app.worker.job import Job
 from MoBUncertaintyLib.worker.protocol import Command

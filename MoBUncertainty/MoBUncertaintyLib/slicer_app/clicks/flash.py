@@ -6,7 +6,7 @@ import qt
 import slicer
 
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change
-from MoBUncertaintyLib.slicer_app.panel.section import shown
+from MoBUncertaintyLib.slicer_app.widgets.section import shown
 
 STEP_MS = 250
 OPACITIES = (1.0, 0.55, 0.25, 0.0)
@@ -36,7 +36,7 @@ class Flash:
         if self._session is not None:
             self._session.changes.setOpacity(0)
             if self._session.isComplete():
-                self._session.showClicks()
+                self._session.marks.show()
         self._session = None
 
     def _fade(self) -> None:

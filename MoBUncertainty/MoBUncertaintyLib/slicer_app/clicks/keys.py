@@ -17,19 +17,40 @@ REPEAT_MS = 80
 TAP_S = 0.4  # a key that is down for longer is held, even if nothing was clicked meanwhile
 
 
-def addShortcut(window, key: str, act: Callable[..., None]):
-    """Let a key, or several such as `Ctrl+Z`, do something.
+class Shortcuts:
+    """Keys that act at the same times.
 
-    Keys reach the slice views too, so they belong to the window. Letters do not fire while text is typed.
+    They reach the slice views too, so they belong to the window. Letters do not fire while text is typed.
 
-    Returns:
-        The QShortcut.
+    Args:
+        window: Slicer's.
+
+    Attributes:
+        made: The QShortcuts.
     """
-    shortcut = qt.QShortcut(qt.QKeySequence(key), window)
-    shortcut.setAutoRepeat(False)
-    shortcut.activated.connect(act)
-    shortcut.activatedAmbiguously.connect(act)  # another extension may know the same key
-    return shortcut
+
+    def __init__(self, window) -> None:
+        self._window = window
+        self.made: list = []
+
+    def add(self, key: str, act: Callable[..., None]) -> None:
+        """Let a key, or several such as `Ctrl+Z`, do something."""
+        shortcut = qt.QShortcut(qt.QKeySequence(key), self._window)
+        shortcut.setAutoRepeat(False)
+        shortcut.activated.connect(act)
+        shortcut.activatedAmbiguously.connect(act)  # another extension may know the same key
+        self.made.append(shortcut)
+
+    def enable(self, enabled: bool) -> None:
+        """Let them act, or not."""
+        for shortcut in self.made:
+            shortcut.enabled = enabled
+
+    def close(self) -> None:
+        """Remove them."""
+        self.enable(False)
+        while self.made:
+            self.made.pop().deleteLater()
 
 
 class HeldKey(qt.QObject):

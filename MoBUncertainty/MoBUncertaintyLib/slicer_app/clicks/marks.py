@@ -6,15 +6,19 @@ well as colours. Positions are RAS mm of the CT's own coordinates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 
 import numpy as np
 import slicer.util
 
 from MoBUncertaintyLib.output.pictures.palette import Palette
+from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
+from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+from MoBUncertaintyLib.slicer_app.scene.views import sliceThrough
 
 MARK_CLASS = "vtkMRMLMarkupsFiducialNode"
 GLYPH_PERCENT = 4.0  # of the view; the outlines, which may lie over the marks, are narrower
@@ -51,32 +55,51 @@ _YELLOW, _WHITE = (255, 230, 0), (255, 255, 255)  # maps have colours of their o
 
 
 class ClickMarks:
-    """The point lists of one CT's clicks; a list that somebody has removed is made anew.
+    """The point lists of the clicks in one image; a list that somebody has removed is made anew.
 
     Args:
-        nodes: Of the CT.
+        results: The image's nodes.
+        review: The review of them.
         palette: Beside the labels' colours.
+
+    Attributes:
+        hidden: Whether they are hidden.
     """
 
-    def __init__(self, nodes: CtNodes, palette: Palette) -> None:
-        self._nodes = nodes
+    def __init__(self, results: ResultScene, review: Review, palette: Palette) -> None:
+        self._review, self._nodes = review, CtNodes(results.ctNode)
         self._colours = {Mark.ORGAN: palette.added, Mark.BACKGROUND: palette.removed}
         self._colours |= {Mark.CONFLICT: _YELLOW, Mark.SUGGESTION: _WHITE}
-        self._hidden = False
+        self.hidden = False
+        self._conflicts: tuple | None = None  # the clicks for which they were looked up, and their ids
         self._shown: dict[Mark, tuple] = {}  # what each list holds, so that others are left alone
 
     @property
-    def hidden(self) -> bool:
-        """Whether they are hidden."""
-        return self._hidden
+    def conflicts(self) -> frozenset[str]:
+        """Ids of the clicks that all clicks together contradict."""
+        if self._conflicts is None or self._conflicts[0] is not self._review.clicks:
+            self._conflicts = self._review.clicks, self._review.conflicts
+        return self._conflicts[1]
 
-    def show(self, clicks: Mapping[Mark, Iterable[Sequence[Point]]], text: tuple[Point, str] | None = None) -> None:
-        """Mark clicks and strokes; what is not among them is marked no more. The suggestion stays.
+    def show(
+        self,
+        text: tuple[Point, str] | None = None,
+        drawn: tuple[Sequence[Point], int] | None = None,
+        moved: Mapping[str, Sequence[Point]] = MappingProxyType({}),
+    ) -> None:
+        """Mark all clicks of the review; the suggestion stays.
 
         Args:
-            clicks: Their points, by what they are to be marked as.
             text: Stands beside the click that begins at this point.
+            drawn: Points and label of a stroke that is not finished yet.
+            moved: Where clicks are dragged to, by id.
         """
+        clicks: dict[Mark, list[Sequence[Point]]] = {}
+        for click in self._review.clicks:
+            mark = Mark.CONFLICT if click.click_id in self.conflicts else Mark.of(click.label)
+            clicks.setdefault(mark, []).append(moved.get(click.click_id, click.points_ras))
+        if drawn:
+            clicks.setdefault(Mark.of(drawn[1]), []).append(drawn[0])
         for mark in (Mark.ORGAN, Mark.BACKGROUND, Mark.CONFLICT):
             points = [point for click in clicks.get(mark, ()) for point in _thinned(click)]
             labels = [""] * len(points)
@@ -85,12 +108,22 @@ class ClickMarks:
             self._fill(mark, points, labels)
 
     def suggest(self, point: Point | None) -> None:
-        """Mark the place where a click would help most; None: no place."""
+        """Mark the place where a click would help most, and let all slice views go through it; None: no place."""
         self._fill(Mark.SUGGESTION, [] if point is None else [point], [""])
+        if point is not None:
+            sliceThrough(self._nodes.scene, self._nodes.toWorld(point))
+
+    def toWorld(self, points: Sequence[Point]) -> list[Point]:
+        """Where points of the image's own coordinates lie in the world, the image's transform applied."""
+        return [tuple(self._nodes.toWorld(point).tolist()) for point in points]
+
+    def fromWorld(self, points: Sequence[Point]) -> list[Point]:
+        """Where points of the world lie in the image's own coordinates."""
+        return [tuple(self._nodes.fromWorld(point).tolist()) for point in points]
 
     def setHidden(self, hidden: bool) -> None:
         """Hide all marks, or show them."""
-        self._hidden = hidden
+        self.hidden = hidden
         for mark in Mark:
             node = self._nodes.node(_role(mark))
             if node:
@@ -128,7 +161,7 @@ class ClickMarks:
         display.SetSelectedColor(*colour)  # of all points, unless somebody has unselected one
         display.SetPointLabelsVisibility(True)
         display.SetPropertiesLabelVisibility(False)
-        display.SetVisibility(not self._hidden)
+        display.SetVisibility(not self.hidden)
         return node
 
 

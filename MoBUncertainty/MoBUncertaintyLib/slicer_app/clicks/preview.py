@@ -8,48 +8,71 @@ at once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import qt
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.pictures.palette import BLUE, CYAN, MAGENTA, VIOLET
-from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.slicer_app.clicks import keys
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
-from MoBUncertaintyLib.slicer_app.panel.section import shown
+from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
+from MoBUncertaintyLib.slicer_app.widgets.section import shown
 
 
 class VerdictPreview:
     """What Include or Exclude would change in the selected region, shown over the slices.
 
     Args:
-        buttons: The button of each verdict; checkable, checked while its verdict is shown.
+        ui: The panel's widgets; a verdict's button is checked while the verdict is shown.
         window: Whose keys act.
-        show: Given verdict and label, shows what they would change and returns the Change; None: it cannot.
-        hide: Ends that.
+        selected: Returns the selected region, if there is one.
         decide: Given verdict and label, gives the verdict.
-        say: Shows a sentence in the panel; "": none.
+        clicks: Says what is shown.
     """
 
     def __init__(
         self,
-        buttons: dict[Verdict, object],
+        ui,
         window,
-        show: Callable[[Verdict, int | None], Change | None],
-        hide: Callable[[], None],
+        selected: Callable[[], ReviewRegion | None],
         decide: Callable[[Verdict, int | None], None],
-        say: Callable[[str], None],
+        clicks: ClicksSection,
     ) -> None:
-        self._buttons, self._show, self._hide, self._decide, self._say = buttons, show, hide, decide, say
+        self._session = None
+        self._buttons = {Verdict.INCLUDE: ui.includeButton, Verdict.EXCLUDE: ui.excludeButton}
+        self._selected, self._decide, self._clicks = selected, decide, clicks
         self._shown: tuple[Verdict, int | None] | None = None
         self._hovers: list[_Hover] = []
-        for verdict, button in buttons.items():
+        for verdict, button in self._buttons.items():
             self._hovers.append(_Hover(button, lambda verdict=verdict: self._onEnter(verdict), shown(self.end)))
-        self._shortcuts = [
-            keys.addShortcut(window, key, shown(lambda *_args, act=act: act()))
-            for key, act in (("Return", self._onReturn), ("Enter", self._onReturn), ("Esc", self.end))
-        ]
+        self._keys = keys.Shortcuts(window)
+        for key, act in (("Return", self._onReturn), ("Enter", self._onReturn), ("Esc", self.end)):
+            self._keys.add(key, shown(lambda *_args, act=act: act()))
         self._follow()
+
+    def setSession(self, session) -> None:
+        """Show what verdicts of another review would change.
+
+        Of several labels, Include asks for one; its key takes that which most of the region has.
+        """
+        self._session = session
+        labels = session.review.prediction.labels if session else ()
+        button = self._buttons[Verdict.INCLUDE]
+        menu, old = None, button.menu()
+        if old:
+            old.deleteLater()
+        if len(labels) > 1:
+            menu = qt.QMenu(button)
+            for label in labels:
+                action = menu.addAction(readable(label.name))
+                for signal, act in ((action.hovered, self.offer), (action.triggered, self.press)):
+                    include = shown(partial(act, Verdict.INCLUDE, label.value))
+                    signal.connect(lambda *_args, include=include: include())
+            menu.aboutToHide.connect(lambda: qt.QTimer.singleShot(0, self.end))
+        button.setMenu(menu)
 
     def press(self, verdict: Verdict, label: int | None = None) -> None:
         """Decide what is shown; show what is not.
@@ -71,8 +94,9 @@ class VerdictPreview:
         """Show nothing any more."""
         if self._shown is not None:
             self._shown = None
-            self._hide()
-            self._say("")
+            if self._session:
+                self._session.changes.setOpacity(0)
+            self._clicks.say("")
         self._follow()
 
     def cleanup(self) -> None:
@@ -80,18 +104,20 @@ class VerdictPreview:
         self.end()
         for hover in self._hovers:
             hover.close()
-        for shortcut in self._shortcuts:
-            shortcut.deleteLater()
-        self._shortcuts = []
+        self._keys.close()
 
     def _preview(self, verdict: Verdict, label: int | None) -> bool:
         """Show a verdict; return whether it would change nothing."""
         self.end()
-        change = self._show(verdict, label)
-        if change is None or change.isEmpty:
-            return change is not None
+        region = self._selected()
+        if region is None or not self._session:
+            return False
+        self._clicks.flash.end()
+        change = self._session.preview(region.region_id, verdict, label)
+        if change.isEmpty:
+            return True
         self._shown = (verdict, label)
-        self._say(_sentence(verdict, change))
+        self._clicks.say(_sentence(verdict, change))
         self._follow()
         return False
 
@@ -108,8 +134,7 @@ class VerdictPreview:
         """Let the buttons and keys be those of what is shown; Return and Esc are others' keys too."""
         for verdict, button in self._buttons.items():
             button.checked = self._shown is not None and self._shown[0] is verdict
-        for shortcut in self._shortcuts:
-            shortcut.enabled = self._shown is not None
+        self._keys.enable(self._shown is not None)
 
 
 class _Hover(qt.QObject):

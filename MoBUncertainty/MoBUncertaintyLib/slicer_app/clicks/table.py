@@ -1,105 +1,134 @@
-"""The table of clicks."""
+"""The list of clicks, with what each has changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import qt
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.slicer_app.clicks.changes import millilitres
-from MoBUncertaintyLib.slicer_app.panel.section import fitRows, nameColumns
+from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, shown
+from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table, fitRows
+from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
-LABEL, PLACE, VOLUME, MARK = range(4)
+CLOSE_MM = 5.0  # of what the views show around a click that is jumped to
 ROWS = 4  # that are seen at once
+EFFECTS_MS = 150  # after the last of several quick clicks: what each has changed is computed for the list
 
 
-class ClickTable:
-    """One row per click, the earliest first.
+class ClickList:
+    """One row per click, the earliest first. What each has changed is computed while the list is seen.
 
     Args:
-        table: The QTableWidget.
-        onSelected: Called when the reader selects a click.
+        ui: The panel's widgets.
     """
 
-    def __init__(self, table, onSelected: Callable[[], None]) -> None:
-        self._table = table
-        self._onSelected = onSelected
-        self._ids: list[str] = []
-        self._content: list[tuple] = []
-        self._setUpHeader()
-        fitRows(table, ROWS)
-        table.itemSelectionChanged.connect(lambda: self._onSelected())
+    def __init__(self, ui) -> None:
+        self._ui, self._session = ui, None
+        self._volumes: dict[str, float] = {}  # signed ml that each has changed, by id
+        self._computing = Steps(nothing for nothing in ())
+        self._table = Table(ui.clicksTable, _columns(), shown(self._onSelected))
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(EFFECTS_MS)
+        self._timer.timeout.connect(shown(self._compute))
+        ui.hideClicksButton.clicked.connect(shown(lambda *_args: self._hide()))
+        ui.clicksCollapsibleButton.contentsCollapsed.connect(shown(lambda *_args: self._compute()))
+
+    def setSession(self, session) -> None:
+        """List the clicks of another review, or of none."""
+        self.stop()
+        self._session, self._volumes = session, {}
+        if session:
+            self._hide()
+            self._timer.start()
 
     @property
-    def selected(self) -> str | None:
-        """The id of the selected click."""
-        rows = self._table.selectionModel().selectedRows()
-        return self._ids[rows[0].row()] if rows and rows[0].row() < len(self._ids) else None
+    def clicks(self) -> tuple[Click, ...]:
+        """All of them."""
+        return self._session.review.clicks if self._session else ()
+
+    @property
+    def selected(self) -> Click | None:
+        """The selected one."""
+        return next((click for click in self.clicks if click.click_id == self._table.selected), None)
 
     def select(self, clickId: str) -> None:
-        """Select a click; nobody is told."""
-        if clickId in self._ids:
-            blocked = self._table.blockSignals(True)
-            self._table.selectRow(self._ids.index(clickId))
-            self._table.blockSignals(blocked)
+        """Select a click, and unfold the list; nobody is told."""
+        self._table.select(clickId)
+        self._ui.clicksCollapsibleButton.collapsed = False
+        self._offerSteps()
 
-    def show(
-        self, clicks: Sequence, names: Mapping[int, str], conflicts: Collection[str], volumes: Mapping[str, float]
-    ) -> None:
-        """List the clicks; the selected one stays selected while it exists.
+    def renew(self) -> None:
+        """Compute anew, soon, what each has changed: there are others."""
+        self._computing.cancel()
+        self._timer.start()
 
-        Args:
-            clicks: `Click`s, the earliest first.
-            names: What labels are called, by value.
-            conflicts: Ids of those that the others contradict.
-            volumes: Signed ml that each has changed, by id, where that is known.
-        """
-        table, chosen = self._table, self.selected
-        rows = [
-            (
-                each.click_id,
-                names.get(each.label, ""),
-                _place(each.points_ras),
-                millilitres(volumes[each.click_id]) if each.click_id in volumes else "",
-                "⚠" if each.click_id in conflicts else "",
-            )
-            for each in clicks
-        ]
-        if rows == self._content:
-            return
-        blocked = table.blockSignals(True)
-        table.setRowCount(len(rows))
-        fitRows(table, ROWS)
-        for index, row in enumerate(rows):
-            if index >= len(self._content) or self._content[index] != row:
-                self._fill(index, row[1:])
-        self._ids, self._content = [row[0] for row in rows], rows
-        table.clearSelection()
-        if chosen in self._ids:
-            table.selectRow(self._ids.index(chosen))
-        table.blockSignals(blocked)
+    def stop(self) -> None:
+        """Compute nothing any more."""
+        self._timer.stop()
+        self._computing.cancel()
 
-    def _fill(self, row: int, texts: Sequence[str]) -> None:
+    def show(self) -> None:
+        """List the clicks as they are now."""
+        clicks, labels = self.clicks, self._session.review.prediction.labels if self._session else ()
+        names = {0: _("not organ")} | {label.value: readable(label.name) for label in labels}
+        conflicts = self._session.marks.conflicts if clicks else ()
+        self._table.show({click.click_id: self._row(click, names, conflicts) for click in clicks})
+        fitRows(self._ui.clicksTable, ROWS)
+        title = _("Clicks ({count})").format(count=len(clicks)) if clicks else _("Clicks")
+        self._ui.clicksCollapsibleButton.text = title
+        self._offerSteps()
+
+    def _onSelected(self) -> None:
+        click = self.selected
+        if click:
+            self._session.results.jumpTo(click.points_ras[0], CLOSE_MM)
+        self._offerSteps()
+
+    def _offerSteps(self) -> None:
+        self._ui.moveClickButton.enabled = self._ui.removeClickButton.enabled = self.selected is not None
+
+    def _hide(self) -> None:
+        if self._session:
+            self._session.marks.setHidden(self._ui.hideClicksButton.checked)
+
+    def _row(self, click: Click, names: Mapping[int, str], conflicts: Collection[str]) -> Row:
+        isContradicted = click.click_id in conflicts
+        volume = millilitres(self._volumes[click.click_id]) if click.click_id in self._volumes else ""
+        texts = (names.get(click.label, ""), _place(click.points_ras), volume, "⚠" if isContradicted else "")
         tip = _("The other clicks contradict this one: remove one of them, or click more beside it.")
-        for column, text in enumerate(texts):
-            item = self._table.item(row, column)
-            if item is None:
-                item = qt.QTableWidgetItem()
-                if column == VOLUME:
-                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-                self._table.setItem(row, column, item)
-            item.setText(text)
-            item.setToolTip(tip if texts[MARK] else "")
+        return Row([(text, tip if isContradicted else "") for text in texts])
 
-    def _setUpHeader(self) -> None:
-        titles = {
-            LABEL: (_("Click"), _("What you said is there.")),
-            PLACE: (_("Place (mm)"), _("Right or left, anterior or posterior, superior or inferior.")),
-            VOLUME: (_("Change"), _("What it adds to the segmentation or takes from it, beside all other clicks.")),
-            MARK: ("⚠", _("Marks a click that the other clicks contradict.")),
-        }
-        nameColumns(self._table, titles, PLACE)
+    def _compute(self) -> None:
+        """Compute what each click has changed, once the list is seen; in steps, since each takes as long as a click."""
+        self._computing.cancel()
+        if self._session and not self._ui.clicksCollapsibleButton.collapsed:
+            self._computing = inSteps(self._effects(self._session), self._onComputed)
+
+    def _effects(self, session) -> Iterator[None]:
+        volumes = {}
+        for click in session.review.clicks:
+            yield
+            volumes[click.click_id] = session.review.effect(click.click_id).net_mm3 / 1000
+        return volumes
+
+    def _onComputed(self, volumes: dict[str, float]) -> None:
+        self._volumes = volumes
+        self.show()
+
+
+def _columns() -> list[Column]:
+    change = _("What it adds to the segmentation or takes from it, beside all other clicks.")
+    return [
+        Column(_("Click"), _("What you said is there.")),
+        Column(_("Place (mm)"), _("Right or left, anterior or posterior, superior or inferior."), stretches=True),
+        Column(_("Change"), change, isNumber=True),
+        Column("⚠", _("Marks a click that the other clicks contradict.")),
+    ]
 
 
 def _place(points: Sequence[tuple[float, float, float]]) -> str:

@@ -8,7 +8,7 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.slicer_app.panel.section import shown, write
+from MoBUncertaintyLib.slicer_app.widgets.section import shown, write
 
 ROWS = 8
 """Rows that the list shows at once, if there are as many."""

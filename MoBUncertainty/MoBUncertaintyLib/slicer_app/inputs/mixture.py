@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.choices import Mixture
-from MoBUncertaintyLib.slicer_app.panel.section import shown, write
+from MoBUncertaintyLib.slicer_app.widgets.section import shown, write
 
 MIRRORED_PASSES = 8
 """At most, where a training folder tells only when it is loaded along which axes it can be mirrored."""

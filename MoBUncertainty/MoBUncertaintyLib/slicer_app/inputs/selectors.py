@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.slicer_app.inputs.channels import channelVolume, setChannelVolume
-from MoBUncertaintyLib.slicer_app.panel.section import shown
+from MoBUncertaintyLib.slicer_app.widgets.section import shown
 
 
 class ChannelSelectors:

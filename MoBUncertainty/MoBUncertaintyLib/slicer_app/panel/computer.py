@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import Cancelled
 from MoBUncertaintyLib.slicer_app.computer import Computer
-from MoBUncertaintyLib.slicer_app.panel.section import allow, shown, write
+from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown, write
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import qt
 import slicer
 import slicer.util
+from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.slicer_app.panel.section import write
 from MoBUncertaintyLib.slicer_app.scene.drawing import MASK_SEGMENT
+from MoBUncertaintyLib.slicer_app.widgets.section import write
 
 SEGMENTS_HEIGHT = 80  # pixels, of the list of segments
 UNUSED_PAINT_OPTIONS = ("Edit in 3D views", "Color smudge")
@@ -15,20 +18,34 @@ EFFECTS = ("Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
 
 
 class RegionEditor:
-    """Shows the Segment Editor in the place that the panel keeps for it.
+    """Shows the Segment Editor in the place that the panel keeps for it, while a region is drawn in.
 
     Args:
         ui: The panel's widgets.
+        onChanged: Called when the review has changed.
     """
 
-    def __init__(self, ui) -> None:
+    def __init__(self, ui, onChanged: Callable[[], None]) -> None:
+        self._onChanged = onChanged
         self._place = ui.segmentEditorPlace
         self._widget = None
         self._place.visible = False
         write(ui.editHintLabel, ui.editHintLabel.text)
 
-    def show(self, editorNode) -> None:
-        """Let the user draw with the settings of a vtkMRMLSegmentEditorNode."""
+    def begin(self, session, regionId: str) -> None:
+        """Let the reader draw in a region, once it is settled what becomes of other changes."""
+        if settleStrayEdits(session):
+            self._show(session.drawing.begin(regionId))
+
+    def end(self, session, step: Callable[[], None]) -> None:
+        """End a drawing by a step of `RegionDrawing`."""
+        if session.drawing.regionId:
+            self.hide()
+            step()
+            self._onChanged()
+
+    def _show(self, editorNode) -> None:
+        """Let the reader draw with the settings of a vtkMRMLSegmentEditorNode."""
         if self._widget is None:
             self._widget = self._make()
         widget = self._widget
@@ -96,3 +113,18 @@ class RegionEditor:
         slicer.util.findChild(widget, "SegmentsTableView").maximumHeight = SEGMENTS_HEIGHT
         self._place.layout().addLayout(row)
         self._place.layout().addWidget(widget)
+
+
+def settleStrayEdits(session) -> bool:
+    """Ask what becomes of voxels that were changed by other means than verdicts; return whether to go on."""
+    count = session.segmentation.strayEdits()
+    text = _(
+        "{count} voxels of the segmentation were changed outside of this review, in the Segment Editor perhaps;"
+        " they are no part of it. Take them back and go on? To keep a change, cancel, select the region that it"
+        " lies in and draw it with Edit."
+    )
+    if count and not slicer.util.confirmOkCancelDisplay(text.format(count=count)):
+        return False
+    if count:
+        session.segmentation.discardStrayEdits()
+    return True

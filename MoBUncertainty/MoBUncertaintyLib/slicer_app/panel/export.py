@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from html import escape
-from itertools import chain, count
 from pathlib import Path
 
 import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.slicer_app.installation import DICOM_FORMATS
-from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
-from MoBUncertaintyLib.slicer_app.panel.section import allow, showSuitability, write
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import dicomFiles
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
+from MoBUncertaintyLib.slicer_app.widgets.section import allow, showSuitability, write
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 
 
 class ExportSection:
@@ -61,11 +60,11 @@ class ExportSection:
         if session is not self._session:
             self.work.say("")
         self._session = session
-        showSuitability([self._ui.exportSuitabilityLabel], session.prediction.suitability if session else None)
+        showSuitability([self._ui.exportSuitabilityLabel], session.review.prediction.suitability if session else None)
         self._whyNoDicom = None
-        if session and session.isBent:
+        if session and CtNodes(session.results.ctNode).isBent:
             self._whyNoDicom = _("Only for evenly spaced slices, and those of this image are not; choose NRRD.")
-        if not (session and dicomFiles(session.ctNode)):  # asks the database for each slice, so not at each update
+        if not (session and dicomFiles(session.results.ctNode)):  # asks for each slice, so not at each update
             self._whyNoDicom = _("Only for an image that was loaded from Slicer's DICOM database.")
 
     def showResult(self, files: list[str], warnings: list[str]) -> None:
@@ -113,23 +112,6 @@ class ExportSection:
         self._ui.exportDirectoryEdit.addCurrentPathToHistory()
         folder = Path(self._ui.exportDirectoryEdit.currentPath)
         self._onExport(folder, self._chosen(), self._ui.patientFieldsCheckBox.checked)
-
-
-def newFolder(parent: Path, name: str) -> Path:
-    """Name a folder that is not there yet.
-
-    Args:
-        parent: Where.
-        name: What it is to be called, see `fileName`; a number is added to a name that is taken.
-    """
-    name = fileName(name)
-    names = chain([name], (f"{name} ({number})" for number in count(2)))
-    return next(parent / name for name in names if not os.path.exists(parent / name))
-
-
-def fileName(name: str) -> str:
-    """Replace characters that no file system takes in a name."""
-    return "".join("_" if character in '<>:"/\\|?*' else character for character in name)
 
 
 def _link(path: Path, text: str) -> str:

@@ -12,6 +12,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.files.resources import installed_models
+from MoBUncertaintyLib.images.modality import modality_of_channel
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
@@ -24,10 +25,10 @@ from MoBUncertaintyLib.slicer_app.inputs.labels import LabelChooser
 from MoBUncertaintyLib.slicer_app.inputs.mixture import MixtureChooser, chosen
 from MoBUncertaintyLib.slicer_app.inputs.selectors import ChannelSelectors
 from MoBUncertaintyLib.slicer_app.models import ModelList
-from MoBUncertaintyLib.slicer_app.panel.dialogs import AfterLoading, confirmLoss
-from MoBUncertaintyLib.slicer_app.panel.section import allow, shortened, shown, write
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import AfterLoading, confirmLoss
+from MoBUncertaintyLib.slicer_app.widgets.section import allow, shortened, shown, write
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
 
@@ -202,9 +203,11 @@ class InputsSection:
         self._ensembles.offer(model, others, list(self._others()), not state.busy)
         self._channels.offer(ct, model.channels if model and not model.problem else (), not state.busy)
         if parameters:
-            ui.sampleLabel.visible = ct is None
+            ui.sampleLabel.visible = ct is None and takesCt(model)
         ui.ctSelectorCaption.text = f"{model.channels[0] if model and model.channels else _('Image')}:"
-        write(ui.modelInfoLabel, self._description())
+        if ui.modelInfoLabel.text != self._description():
+            write(ui.modelInfoLabel, self._description())
+            qt.QTimer.singleShot(0, self._layOut)
         selector = ui.modelSelector
         selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole) if self.model else ""
         allow(
@@ -218,6 +221,12 @@ class InputsSection:
         unusable = self.model is None or self.model.problem is not None
         tip = _("Make a new model from this one with labelled cases, or reviews that you have signed off and exported.")
         allow(ui.recalibrateButton, _("Choose a model first.") if unusable else None, tip)
+
+    def _layOut(self) -> None:
+        """Lay the section out anew: a form keeps the heights of rows when that of a text changes, and cuts buttons."""
+        layout = self._ui.inputsCollapsibleButton.layout()
+        layout.invalidate()
+        layout.activate()
 
     def hide(self, nodes: list) -> None:
         """Offer all volumes except these as CTs, and for other channels."""
@@ -332,6 +341,12 @@ class InputsSection:
         if nameOfWeights(self.model.path):
             return _("These weights are TotalSegmentator's, whose folder is listed as it is.")
         return None
+
+
+def takesCt(model: ListedModel | None) -> bool:
+    """Whether a model may segment the demo CT, as far as its channels say."""
+    names = model.channels if model else ()
+    return len(names) < 2 and modality_of_channel(next(iter(names), "CT")) in {"CT", None}
 
 
 def modelTitles(models: Sequence[ListedModel]) -> list[str]:

@@ -8,7 +8,7 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
-from MoBUncertaintyLib.slicer_app.panel.section import inSteps, offer, shown
+from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, shown
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 DEBOUNCE_MS = 50
@@ -46,7 +46,7 @@ class ListingControls:
         self._session = session
         if session:
             self.offer(session)
-            self.show(session.settings)
+            self.show(session.review.settings)
 
     @property
     def measure(self) -> Measure:
@@ -62,7 +62,7 @@ class ListingControls:
     def offer(self, session) -> None:
         """Offer the measures; without a covariance there is no variance to choose, unless it was chosen before."""
         names = {Measure.VARIANCE: _("Variance"), Measure.BERNOULLI: _("p (1 - p)"), Measure.ENTROPY: _("Entropy")}
-        if not session.prediction.has_variance and session.settings.measure is not Measure.VARIANCE:
+        if not session.review.prediction.has_variance and session.review.settings.measure is not Measure.VARIANCE:
             del names[Measure.VARIANCE]
         self._measures = list(names)
         offer(self._ui.measureSelector, names.values())
@@ -96,7 +96,7 @@ class ListingControls:
     def _onListing(self, collapsed: bool) -> None:
         """Prepare for moves of the sliders as soon as they are shown."""
         if self._session and not collapsed and not self._preparation.running:
-            self._preparation = Steps(self._session.prepare())
+            self._preparation = Steps(self._session.regions.prepare())
 
     def _onMeasure(self, *_args) -> None:
         """Find regions by another measure, at its usual threshold."""
@@ -110,20 +110,20 @@ class ListingControls:
     def _findRegions(self) -> None:
         self._timer.stop()
         if self._mayFind:
-            self._whenPrepared(None, lambda: self._find(self.threshold(self._session.settings)))
+            self._whenPrepared(None, lambda: self._find(self.threshold(self._session.review.settings)))
 
     def _find(self, threshold: float | None, measure: Measure | None = None) -> None:
         if self._mayFind:
-            self._session.findRegions(threshold, self._ui.smallestRegionSlider.value, measure)
+            self._session.regions.find(threshold, self._ui.smallestRegionSlider.value, measure)
             if measure:
-                self.show(self._session.settings)
+                self.show(self._session.review.settings)
             self._onChanged()
 
     @property
     def _mayFind(self) -> bool:
-        return self._session is not None and not self._session.review.signature and not self._session.editing
+        return self._session is not None and not self._session.review.signature and not self._session.drawing.regionId
 
     def _whenPrepared(self, measure: Measure | None, act: Callable[[], None]) -> None:
         """Do something once regions can be found quickly, which is at once on all but large CTs."""
         self._preparation.cancel()
-        self._preparation = inSteps(self._session.prepare(measure), lambda _none: act())
+        self._preparation = inSteps(self._session.regions.prepare(measure), lambda _none: act())

@@ -8,8 +8,8 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.slicer_app.panel.section import inSteps, offer, shown
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName, mapStyle
+from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, shown
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 
@@ -40,7 +40,7 @@ class OverlaySection:
         """Show another CT's overlay, or none."""
         self._switch.cancel()
         self._results = None
-        labels = session.prediction.labels if session else []
+        labels = session.review.prediction.labels if session else []
         self._labels = [None] if len(labels) != 1 else []
         self._labels += [label.value for label in labels]
         names = [readable(label.name) for label in labels]

@@ -2,121 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Sequence
 
-import qt
-import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.choices import Method, Mixture
-from MoBUncertaintyLib.slicer_app.panel.section import allow, reveal, shown, write
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi, roiBounds
-from MoBUncertaintyLib.slicer_app.worker.job import Job
-
-BAR = 1000  # steps of the progress bar
-
-
-class WorkButton:
-    """A button that lets the worker begin something and is its Cancel meanwhile, with a bar and a text below it.
-
-    The bar is indeterminate while nobody can know how far the work is: while a model is loaded, until the pace of the
-    network is known, and while results are shown.
-
-    Args:
-        button: The QPushButton.
-        bar: The QProgressBar; hidden while there is nothing to wait for.
-        label: The QLabel of the text; hidden while there is none.
-        onStart: Lets the worker begin.
-        onCancel: Ends what the worker does.
-        startText: The text before the worker says anything.
-        cancelTip: What the button says while it is a Cancel.
-    """
-
-    def __init__(
-        self,
-        button,
-        bar,
-        label,
-        onStart: Callable[[], None],
-        onCancel: Callable[[], None],
-        startText: str,
-        cancelTip: str,
-    ) -> None:
-        self._button, self._bar, self._label = button, bar, label
-        self._onStart, self._onCancel = onStart, onCancel
-        self._text, self._tip, self._startText, self._cancelTip = button.text, button.toolTip, startText, cancelTip
-        self._running = False
-        self._said = self._whyNot = ""  # under the button: a text or, without one, why it cannot be pressed
-        self._turned = -math.inf  # when the button last became another one, or had started something
-        self._stage = ""  # of the work, as the worker calls it
-        self._warnings: list[str] = []
-        button.clicked.connect(shown(self._onClicked))
-        self.say("")
-
-    def follow(self, job: Job) -> None:
-        """Show how far a job is from now on."""
-        self._stage, self._warnings = "", []
-        self._bar.maximum, self._bar.value, self._bar.format = 0, 0, "%p %"
-        job.progress.connect(self.progress)
-        job.warning.connect(self.warn)
-        self.say(self._startText)
-        qt.QTimer.singleShot(0, lambda: reveal(self._label))  # it may lie below the window
-
-    def progress(self, step: dict) -> None:
-        """Show the fields of a `progress` event, see `protocol`."""
-        bar, left, self._stage = self._bar, step["seconds_left"], step["stage"]
-        known = left is not None or self._stage == "export"
-        bar.maximum = BAR if known else 0  # indeterminate
-        if known:
-            bar.format = "%p %" if left is None else _("%p %, {time} left").format(time=duration(left))
-            bar.value = round(BAR * step["fraction"])  # which is drawn at once
-        self.update(self._running)
-        self.say(stageText(step))
-
-    def stop(self, text: str) -> None:
-        """Show how the work has ended, and the warnings."""
-        self.say("\n".join(filter(None, [text, *self._warnings])))
-
-    def warn(self, message: str) -> None:
-        """Keep a warning, to be shown with the result."""
-        self._warnings.append(message)
-
-    def takeWarnings(self) -> list[str]:
-        """Take the warnings so far, to be shown elsewhere."""
-        warnings, self._warnings = self._warnings, []
-        return warnings
-
-    def say(self, text: str) -> None:
-        """Put a text under the button; plain, since it may quote names of files and folders."""
-        self._said = text
-        self._label.textFormat = qt.Qt.PlainText
-        write(self._label, "\n".join(filter(None, (self._said, self._whyNot))))
-        self._label.visible = bool(self._said or self._whyNot)
-
-    def update(self, running: bool, whyNot: str | None = None, isShown: bool = False) -> None:
-        """Be a Cancel while the job runs; otherwise start it, unless there is a reason `whyNot`, which may be shown."""
-        if running is not self._running:
-            self._running, self._turned = running, time.monotonic()
-        self._button.text = _("Cancel") if running else self._text
-        self._bar.visible = running
-        if running:
-            whyNot = _("The results are being shown.") if self._stage == "show" else None
-        allow(self._button, whyNot, self._cancelTip if running else self._tip)
-        shownReason = whyNot if isShown and whyNot and not running else ""
-        if shownReason != self._whyNot:
-            self._whyNot = shownReason
-            self.say(self._said)
-
-    def _onClicked(self, *_args) -> None:
-        # The second click of a double click is not meant for what the first has made of the button.
-        if time.monotonic() - self._turned < slicer.app.doubleClickInterval / 1000:
-            return
-        (self._onCancel if self._running else self._onStart)()
-        self._turned = time.monotonic()  # the second click waits while a slow start blocks the event loop
+from MoBUncertaintyLib.slicer_app.widgets.section import shown, write
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 
 
 class RunSection:
@@ -170,40 +65,6 @@ class RunSection:
     def _onRoiAdded(self, roi) -> None:
         """Fit a new region of interest, which has no size yet, to the CT."""
         fitRoi(roi, self._ui.ctSelector.currentNode())
-
-
-def stageText(step: dict) -> str:
-    """Say what the worker does, in the user's language."""
-    words = {
-        "model": _("Loading the model"),
-        "read": _("Reading the image"),
-        "first_stage": _("Predicting the first stage"),
-        "preprocess": _("Preprocessing"),
-        "network": _("Predicting tiles"),
-        "resample": _("Resampling"),
-        "regions": _("Finding doubtful regions"),
-        "write": _("Handing over the results"),
-        "export": _("Writing the files"),
-        "show": _("Showing the results"),
-        "send": _("Sending the image, in MB"),
-        "send model": _("Sending the model, in MB"),
-        "receive": _("Receiving the results, in MB"),
-        "download": _("Downloading, in MB"),
-        "install": _("Checking and installing"),
-        "calibrate": _("Predicting the cases"),
-    }
-    text = words[step["stage"]]
-    if step["total"] > 1:
-        return _("{stage}: {done} of {total}").format(stage=text, done=step["done"], total=step["total"])
-    return f"{text}: {step['done']}" if step["done"] and not step["total"] else text  # of how many is not known yet
-
-
-def duration(seconds: float) -> str:
-    """Say seconds as a person does."""
-    seconds = max(1, round(seconds))
-    if seconds < 90:
-        return _("{n} s").format(n=seconds)
-    return _("{n} min").format(n=round(seconds / 60))
 
 
 def predictionSettings(

@@ -5,6 +5,7 @@ What cannot be used is not shown, and what comes next is unfolded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 
@@ -79,9 +80,11 @@ class Folding:
 
     Args:
         ui: The panel's widgets.
+        reveal: Scrolls to a section that is unfolded below others.
     """
 
-    def __init__(self, ui) -> None:
+    def __init__(self, ui, reveal: Callable[[object], None]) -> None:
+        self._reveal = reveal
         self._parts = {name: getattr(ui, f"{name}CollapsibleButton") for name in SECTIONS}
         self._followed: tuple | None = None  # idle state and session for which sections were unfolded
 
@@ -99,4 +102,7 @@ class Folding:
         self._followed = state, session
         for name, part in self._parts.items():
             if isAnother or name in FOLLOWING[state]:
+                follows = part.collapsed and not isAnother
                 part.collapsed = name not in FOLLOWING[state]
+                if follows:
+                    self._reveal(part)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
-from MoBUncertaintyLib.slicer_app.panel.section import nameColumns
 from MoBUncertaintyLib.slicer_app.region_names import OrganNames, placeTexts
+from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table
 
-RANK, STATUS, PLACE, ERROR, VOLUME, COMMENT = range(6)
+PLACE = 2  # the column
 DECIDED, UNDECIDED = "✓", "⚑"  # characters, unlike pictures, are seen in dark palettes, too
 
 PAGE = 50
@@ -24,39 +23,33 @@ class RegionTable:
     """One row per region, in order of rank; see `PAGE`.
 
     Args:
-        table: The QTableWidget.
+        widget: The QTableWidget.
         onSelected: Called when another region is selected, by whatever means.
     """
 
-    def __init__(self, table, onSelected: Callable[[], None]) -> None:
-        self._table = table
+    def __init__(self, widget, onSelected: Callable[[], None]) -> None:
         self._onSelected = onSelected
-        self._all: tuple[ReviewRegion, ...] = ()
-        self._regions: tuple[ReviewRegion, ...] = ()  # those that are listed
-        self._rows: list[tuple] = []  # texts and tooltip of each
-        self._organs = OrganNames(None)
-        self._places: dict[int, str] = {}  # of all, by their numbers
-        self._setUpHeader()
-        table.itemSelectionChanged.connect(self._onRow)
-        self._selectedId: str | None = None
+        self._table = Table(widget, _columns(), self._onRow)
+        self._regions: dict[str, ReviewRegion] = {}  # all, by their ids
+        self._organs, self._labels = OrganNames(None), ()
+        self._places: dict[int, str] = {}  # by the regions' numbers
         self._stood = 0  # the row in which the selected region was when it was selected
 
     @property
     def selected(self) -> ReviewRegion | None:
         """The selected region, as it was last shown."""
-        return next((each for each in self._regions if each.region_id == self._selectedId), None)
+        return self._regions.get(self._table.selected)
 
     @property
     def unlisted(self) -> int:
         """How many regions come after those that are listed."""
-        return len(self._all) - len(self._regions)
+        return len(self._regions) - self._table.widget.rowCount
 
     def clear(self, prediction: Prediction | None) -> None:
         """Remove all regions, and the selection; regions of this prediction follow, if there is one."""
-        self._selectedId = None
-        self._organs = OrganNames(prediction)
-        several = prediction is not None and len(prediction.labels) > 1
-        self._table.horizontalHeaderItem(PLACE).setText(_("Where (organ)") if several else _("Where"))
+        self._organs, self._labels = OrganNames(prediction), prediction.labels if prediction else ()
+        where = _("Where (organ)") if len(self._labels) > 1 else _("Where")
+        self._table.widget.horizontalHeaderItem(PLACE).setText(where)
         self.show(())
 
     def place(self, region: ReviewRegion) -> str:
@@ -64,23 +57,17 @@ class RegionTable:
         place, organ = self._places[region.number], self._organs.of(region)
         return _("{place} ({organ})").format(place=place, organ=organ) if organ else place
 
-    def show(self, regions: Sequence[ReviewRegion]) -> None:
-        """List the regions; the selected one stays selected while it exists."""
-        table = self._table
-        self._all = tuple(regions)
-        self._places = placeTexts(each.region for each in self._all)
-        self._regions = self._all[: self._count()]
-        blocked = table.blockSignals(True)
-        table.setRowCount(len(self._regions))
-        del self._rows[len(self._regions) :]
-        for row, region in enumerate(self._regions):
-            self._fill(row, region)
-        if self.selected is None:
-            self._selectedId = None
-            table.clearSelection()
-        else:
-            table.selectRow(self._row(self._selectedId))
-        table.blockSignals(blocked)
+    def show(self, regions: Sequence[ReviewRegion], selected: str | None = None) -> None:
+        """List the regions; the selected one stays selected while it exists.
+
+        Args:
+            regions: In order of rank.
+            selected: The id of the one to be listed at least; by default the selected one.
+        """
+        self._regions = {each.region_id: each for each in regions}
+        self._places = placeTexts((each.region for each in regions), self._labels)
+        listed = regions[: self._count(regions, selected or self._table.selected)]
+        self._table.show({each.region_id: _row(each, self.place(each)) for each in listed})
 
     def select(self, regionId: str, quietly: bool = False) -> None:
         """Select a region, and list it if it is not listed yet.
@@ -89,87 +76,57 @@ class RegionTable:
             regionId: The region.
             quietly: Nobody is told.
         """
-        if regionId not in [each.region_id for each in self._all]:
+        if regionId not in self._regions:
             return
-        self._selectedId = regionId
-        if self._row(regionId) is None:
-            self.show(self._all)
-        self._stood = self._row(regionId)
-        self._selectRow(self._stood)
+        if self._table.rowOf(regionId) is None:
+            self.show(tuple(self._regions.values()), regionId)
+        self._table.select(regionId)
+        self._stood = self._table.rowOf(regionId)
         if not quietly:
             self._onSelected()
 
+    def selectFirst(self) -> None:
+        """Select the first region that is undecided or, if all are decided, the first."""
+        names = [name for name, each in self._regions.items() if not each.decided] or [*self._regions]
+        for name in names[:1]:
+            self.select(name)
+
     def step(self, by: int) -> None:
         """Select the next (1) or previous (-1) region of the list, if there is one; without a selection the first."""
-        if self._regions:
-            row = self._row(self._selectedId)
-            row = 0 if row is None else min(max(row + by, 0), len(self._regions) - 1)
-            self.select(self._regions[row].region_id)
+        row, last = self._table.rowOf(self._table.selected), self._table.widget.rowCount - 1
+        if last >= 0:
+            self.select(list(self._regions)[0 if row is None else min(max(row + by, 0), last)])
 
     def following(self) -> str | None:
         """Return the id of the undecided region to go to: down the list, then from its top; None if all are decided.
 
         It begins where the selected region stood when it was selected: a click may have moved it down the list since.
         """
-        left = {row: each.region_id for row, each in enumerate(self._all) if not each.decided}
-        others = {row: each for row, each in left.items() if each != self._selectedId} or left
-        return next((each for row, each in others.items() if row >= self._stood), next(iter(others.values()), None))
+        left = {row: name for row, (name, each) in enumerate(self._regions.items()) if not each.decided}
+        others = {row: name for row, name in left.items() if name != self._table.selected} or left
+        return next((name for row, name in others.items() if row >= self._stood), next(iter(others.values()), None))
 
-    def _count(self) -> int:
+    def _count(self, regions: Sequence[ReviewRegion], selected: str | None) -> int:
         """Count the regions of the pages that are needed for the selected region and one to decide."""
-        needed = [row for row, each in enumerate(self._all) if each.region_id == self._selectedId]
-        needed.append(next((row for row, each in enumerate(self._all) if not each.decided), len(self._all)))
+        needed = [row for row, each in enumerate(regions) if each.region_id == selected]
+        needed.append(next((row for row, each in enumerate(regions) if not each.decided), len(regions)))
         return (max(needed) // PAGE + 1) * PAGE
 
-    def _fill(self, row: int, region: ReviewRegion) -> None:
-        """Fill a row where it differs, since the table signals every change of an item."""
-        place = self.place(region)
-        texts, tip = _texts(region, place), _tip(region, place)
-        content = (*texts, tip)
-        if row < len(self._rows) and self._rows[row] == content:
-            return
-        self._rows[row : row + 1] = [content]
-        for column, text in enumerate(texts):
-            item = self._table.item(row, column)
-            if item is None:
-                item = qt.QTableWidgetItem()
-                if column not in (STATUS, PLACE):
-                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-                self._table.setItem(row, column, item)
-            item.setText(text)
-            item.setToolTip(tip)
-
-    def _row(self, regionId: str | None) -> int | None:
-        ids = [each.region_id for each in self._regions]
-        return ids.index(regionId) if regionId in ids else None
-
     def _onRow(self) -> None:
-        rows = self._table.selectionModel().selectedRows()
-        if rows:
-            self._stood = rows[0].row()
-            self._selectedId = self._regions[self._stood].region_id
-            self._onSelected()
-        elif self.selected:  # a click may take the selection away, but what is reviewed stays the same
-            self._selectRow(self._row(self._selectedId))
+        self._stood = self._table.rowOf(self._table.selected)
+        self._onSelected()
 
-    def _selectRow(self, row: int) -> None:
-        blocked = self._table.blockSignals(True)
-        self._table.selectRow(row)
-        self._table.blockSignals(blocked)
 
-    def _setUpHeader(self) -> None:
-        titles = {
-            RANK: ("#", _("Rank: the region where most error is expected comes first.")),
-            STATUS: (_("Status"), _("Your verdict; Resolved: your clicks have left little error to expect here.")),
-            PLACE: (_("Where"), _("Where the region lies in the organ, from the patient's point of view.")),
-            ERROR: (
-                _("Error\nmm³"),
-                _("Expected error: the volume that is labelled wrongly here if the model's probabilities are right."),
-            ),
-            VOLUME: (_("Size\nmm³"), _("Volume of the region.")),
-            COMMENT: ("✎", _("A mark where you left a comment.")),
-        }
-        nameColumns(self._table, titles, PLACE)
+def _columns() -> list[Column]:
+    error = _("Expected error: the volume that is labelled wrongly here if the model's probabilities are right.")
+    return [
+        Column("#", _("Rank: the region where most error is expected comes first."), isNumber=True),
+        Column(_("Status"), _("Your verdict; Resolved: your clicks have left little error to expect here.")),
+        Column(_("Where"), _("Where the region lies in the organ, from the patient's point of view."), stretches=True),
+        Column(_("Error\nmm³"), error, isNumber=True),
+        Column(_("Size\nmm³"), _("Volume of the region."), isNumber=True),
+        Column("✎", _("A mark where you left a comment."), isNumber=True),
+    ]
 
 
 def statusText(verdict: Verdict, resolved: bool = False) -> str:
@@ -185,9 +142,9 @@ def statusText(verdict: Verdict, resolved: bool = False) -> str:
     }[verdict]
 
 
-def _texts(each: ReviewRegion, place: str) -> tuple[str, ...]:
+def _row(each: ReviewRegion, place: str) -> Row:
     region = each.region
-    return (
+    texts = (
         str(region.rank),
         f"{DECIDED if each.decided else UNDECIDED} {statusText(each.verdict, each.resolved)}",
         place,
@@ -195,6 +152,8 @@ def _texts(each: ReviewRegion, place: str) -> tuple[str, ...]:
         f"{region.volume_mm3:,.0f}",
         "✎" if each.comment else "",
     )
+    tip = _tip(each, place)
+    return Row([(text, tip) for text in texts])
 
 
 def _tip(each: ReviewRegion, place: str) -> str:

@@ -339,7 +339,8 @@ def labelSpecs(labels: Sequence[Label]) -> list[SegmentSpec]:
 def regionSpecs(regions: Iterable[Region], labels: Sequence[Label], flagged: bool = False) -> list[SegmentSpec]:
     """Specify how doubtful regions are shown beside labels."""
     colour = palette_beside(each.colour for each in labels).region
-    return [SegmentSpec(number, title, colour, flagged=flagged) for number, title in regionTitles(regions).items()]
+    titles = regionTitles(regions, labels)
+    return [SegmentSpec(number, title, colour, flagged=flagged) for number, title in titles.items()]
 
 
 def segmentId(value: int) -> str:

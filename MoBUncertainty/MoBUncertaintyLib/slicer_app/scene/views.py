@@ -62,6 +62,8 @@ def sliceThrough(scene, position):
 
 def pointCameras(scene, position, sizeMm: float):
     """Look from the front at something of that size at a position of the world (RAS mm)."""
+    for view in nodesByClass(scene, "vtkMRMLViewNode"):
+        view.InvokeEvent(view.ResetFocalPointRequestedEvent)  # the box is drawn around what is seen now
     for camera in nodesByClass(scene, "vtkMRMLCameraNode"):
         camera.SetFocalPoint(*position)
         camera.SetPosition(position[0], position[1] + 3 * sizeMm, position[2])

@@ -8,8 +8,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.slicer_app.panel.run import stageText
-from MoBUncertaintyLib.slicer_app.panel.section import shown
+from MoBUncertaintyLib.slicer_app.widgets.section import shown
+from MoBUncertaintyLib.slicer_app.widgets.work import stageText
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.slicer_app.worker.job import Job
 from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase

@@ -14,17 +14,18 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import Cancelled, ImageError, OutputError, ReviewError
-from MoBUncertaintyLib.slicer_app.clicks.keys import addShortcut
-from MoBUncertaintyLib.slicer_app.panel.dialogs import askUnkept, showError
-from MoBUncertaintyLib.slicer_app.panel.run import WorkButton
-from MoBUncertaintyLib.slicer_app.panel.section import allow, makeButton, shown
+from MoBUncertaintyLib.slicer_app.clicks.keys import Shortcuts
 from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import askUnkept, showError
+from MoBUncertaintyLib.slicer_app.widgets.section import allow, makeButton, shown
+from MoBUncertaintyLib.slicer_app.widgets.table import Table
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 from MoBUncertaintyLib.slicer_app.worklist.asking import Asking
 from MoBUncertaintyLib.slicer_app.worklist.background import BackgroundRun
 from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, WorklistCase
 from MoBUncertaintyLib.slicer_app.worklist.opened import OpenedCase
 from MoBUncertaintyLib.slicer_app.worklist.patients import listPatients
-from MoBUncertaintyLib.slicer_app.worklist.table import CaseTable
+from MoBUncertaintyLib.slicer_app.worklist.table import caseColumns, caseRows
 from MoBUncertaintyLib.worker.protocol import Command
 
 NEXT_KEY = "C"
@@ -54,7 +55,8 @@ class WorklistDock:
         )
         self._readerTips = {False: panel.ui.readerEdit.toolTip, True: inWorklist}
         self._build()
-        self.table = CaseTable(self.caseTable, self.update, shown(self.onOpen))
+        self.table = Table(self.caseTable, caseColumns(), self.update)
+        self.caseTable.cellDoubleClicked.connect(shown(lambda *_cell: self.onOpen()))
         self.work = WorkButton(
             self.runButton,
             self._bar,
@@ -76,7 +78,8 @@ class WorklistDock:
         self.readerEdit.text = panel.ui.readerEdit.text
         self.readerEdit.textChanged.connect(self._onReader)
         panel.ui.readerEdit.textChanged.connect(self._onPanelReader)
-        self._key = addShortcut(slicer.util.mainWindow() or self.window, NEXT_KEY, shown(self._onKey))
+        self._keys = Shortcuts(slicer.util.mainWindow() or self.window)
+        self._keys.add(NEXT_KEY, shown(self._onKey))
         self.update()
 
     def show(self) -> None:
@@ -88,11 +91,11 @@ class WorklistDock:
         """Keep the review, and end both workers; a case that is predicted is left out."""
         self._panel.ui.readerEdit.textChanged.disconnect(self._onPanelReader)
         with ExitStack() as stack:  # whatever goes wrong, the rest is done
-            for end in (self.window.deleteLater, self.window.hide, self._key.deleteLater):
+            for end in (self.window.deleteLater, self.window.hide):
                 stack.callback(end)
             for end in (self._asking.close, self._run.close, self.opened.forget):
                 stack.callback(end)
-            self._key.enabled = False
+            self._keys.close()
             self._settle(mayAsk=False)
 
     def follow(self) -> None:
@@ -333,7 +336,7 @@ class WorklistDock:
     def _show(self) -> None:
         """Show the cases."""
         if self.cases is not None:
-            self.table.show(self.cases.cases, self._reader, self.opened.name)
+            self.table.show(caseRows(self.cases.cases, self._reader, self.opened.name))
         self.update()
 
     def _say(self, text: str) -> None:

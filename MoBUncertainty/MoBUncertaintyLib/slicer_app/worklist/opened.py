@@ -19,10 +19,10 @@ from MoBUncertaintyLib.files.integrity import digest_of, seal
 from MoBUncertaintyLib.files.names import unique_names
 from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, export_folder, write_decisions, write_review
-from MoBUncertaintyLib.slicer_app.panel.section import shown
 from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import Sessions
+from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -93,7 +93,7 @@ class OpenedCase:
 
     def isOf(self, session) -> bool:
         """Tell whether a review is that of the open case."""
-        return session is not None and self.ctNode is not None and session.ctNode is self.ctNode
+        return session is not None and self.ctNode is not None and session.results.ctNode is self.ctNode
 
     def follow(self, session) -> None:
         """Keep the review, soon, if it is that of the open case and has changed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import qt
@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import UserError
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-from MoBUncertaintyLib.slicer_app.panel.dialogs import showError
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import showError
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 AT_ONCE_S = 0.1  # what takes less is done without returning to the event loop
@@ -86,12 +86,17 @@ def reveal(widget) -> None:
         bar.value = min(top, max(bar.value, top + widget.height - area.viewport().height))
 
 
+def revealLater(widget) -> None:
+    """Reveal a widget once it has its height."""
+    qt.QTimer.singleShot(0, lambda: reveal(widget))
+
+
 def revealUnfolded(parts: Iterable) -> None:
     """Scroll to what the user unfolds, which may lie below the window."""
 
     def follow(part) -> None:
         if not part.collapsed:
-            qt.QTimer.singleShot(0, lambda: reveal(part))  # once it has its height
+            revealLater(part)
 
     for part in parts:
         part.clicked.connect(lambda *_args, part=part: follow(part))
@@ -104,78 +109,6 @@ def offer(selector, names: Iterable[str]) -> None:
     for name in names:
         selector.addItem(name)
     selector.blockSignals(blocked)
-
-
-def nameColumns(table, titles: Mapping[int, tuple[str, str]], stretched: int) -> None:
-    """Set up the columns of a QTableWidget, and rows that are as high as a line.
-
-    Args:
-        table: The table.
-        titles: Title and tooltip of each column.
-        stretched: The column that takes what room there is; the others are as wide as their contents.
-    """
-    table.setColumnCount(len(titles))
-    header = table.horizontalHeader()
-    for column, (title, tip) in titles.items():
-        item = qt.QTableWidgetItem(title)
-        item.setToolTip(tip)
-        table.setHorizontalHeaderItem(column, item)
-        stretches = column == stretched
-        header.setSectionResizeMode(column, qt.QHeaderView.Stretch if stretches else qt.QHeaderView.ResizeToContents)
-    table.verticalHeader().visible = False
-    table.verticalHeader().setDefaultSectionSize(table.fontMetrics().height() + 8)
-
-
-def fitRows(table, most: int) -> None:
-    """Make a QTableWidget as high as its rows, up to so many; more are reached by its scroll bar.
-
-    Args:
-        table: The table, with rows of one height.
-        most: Rows that are seen at once.
-    """
-    rows = min(max(table.rowCount, 1), most) * table.verticalHeader().defaultSectionSize
-    table.setFixedHeight(table.horizontalHeader().sizeHint.height() + rows + 2 * table.frameWidth)
-
-
-class TableRoom(qt.QObject):
-    """Makes a table as high as the window has room for beside all else of its section.
-
-    What lies above the table in the section stays where it is, however high the window is.
-
-    Args:
-        table: The QTableWidget.
-        section: The section that it lies in.
-        fewest: Rows that are seen at once in any window, if there are so many.
-    """
-
-    def __init__(self, table, section, fewest: int) -> None:
-        qt.QObject.__init__(self)
-        self._table, self._section, self._fewest = table, section, fewest
-        self._viewport = None
-
-    def update(self) -> None:
-        """Fit the table, once its rows or what lies around it have changed."""
-        fitRows(self._table, self._fewest)
-        area = scrollAreaOf(self._table)
-        if area is None:
-            return
-        if self._viewport is None:
-            self._viewport = area.viewport()
-            self._viewport.installEventFilter(self)
-        more = self._viewport.height - self._section.layout().totalSizeHint().height()
-        fitRows(self._table, self._fewest + max(0, more // self._table.verticalHeader().defaultSectionSize))
-
-    def eventFilter(self, _watched, event) -> bool:
-        """Follow the window, which Slicer's Data Probe makes lower while the mouse is in a slice view."""
-        if event.type() == qt.QEvent.Resize:
-            self.update()
-        return False
-
-    def close(self) -> None:
-        """Let go of the window."""
-        if self._viewport is not None:
-            self._viewport.removeEventFilter(self)
-            self._viewport = None
 
 
 def shown(slot: Callable) -> Callable:

@@ -1,0 +1,178 @@
+"""What the worker does for the panel, one thing at a time: Apply and Export, from the button to the result."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from MoBUncertaintyLib.errors import Cancelled
+from MoBUncertaintyLib.slicer_app.panel.editor import settleStrayEdits
+from MoBUncertaintyLib.slicer_app.panel.questions import applyQuestions
+from MoBUncertaintyLib.slicer_app.panel.state import State, StateMachine
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
+from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
+from MoBUncertaintyLib.slicer_app.worker.job import Job
+
+
+class Jobs:
+    """The job that goes on, if there is one.
+
+    Args:
+        panel: Whose inputs and review are handed over.
+
+    Attributes:
+        machine: What the panel is doing.
+        ct: The image that the worker computes for.
+    """
+
+    def __init__(self, panel) -> None:
+        self._panel = panel
+        self.machine = StateMachine()
+        self.ct = None
+        self._since = 0.0  # when the user has last said what is to be done: the time that they wait from
+
+    @property
+    def work(self) -> WorkButton | None:
+        """The button of the job; None where nothing is computed."""
+        return self._buttons().get(self.machine.state)
+
+    def apply(self) -> None:
+        """Segment the image."""
+        self._begin(State.RUNNING, (), self._requestRun, self._onResult)
+
+    def export(self, folder: Path, formats: list[str], patientFields: bool) -> None:
+        """Write the review's files into a new folder of their own."""
+        request = partial(self._requestExport, folder, formats, patientFields)
+        self._begin(State.EXPORTING, formats, request, self._onExported)
+
+    def cancel(self, text: str | None = None) -> None:
+        """End what is computed; scene and folder are as they were before.
+
+        Args:
+            text: Stands beside the button.
+        """
+        exporting = self.machine.state is State.EXPORTING
+        self._client.cancel()
+        usual = _("Cancelled; nothing was written.") if exporting else _("Cancelled; nothing was changed.")
+        self._end(usual if text is None else text)
+
+    def rest(self) -> None:
+        """Go to the idle state of the review that is shown."""
+        self.machine.rest(self._panel.review.session)
+
+    @property
+    def _client(self) -> WorkerClient:
+        logic = self._panel.logic
+        return (self.machine.state is State.RUNNING and logic.computer.client) or logic.client
+
+    def _buttons(self) -> dict[State, WorkButton]:
+        return {State.RUNNING: self._panel.run.work, State.EXPORTING: self._panel.export.work}
+
+    def _begin(
+        self,
+        state: State,
+        formats: Collection[str],
+        request: Callable[[], Job | None],
+        onFinished: Callable[[Any], None],
+    ) -> None:
+        """Install what is missing, then let the worker begin.
+
+        Slicer stays responsive while packages are installed: nothing else can be begun meanwhile, and the image or its
+        results may have been removed when they are.
+
+        Args:
+            state: RUNNING or EXPORTING.
+            formats: The formats to be exported, if it is an export.
+            request: Makes the job; returns None where the user has changed their mind.
+            onFinished: Called with the job's result.
+        """
+        panel = self._panel
+        if self.machine.state.busy:
+            return
+        self._since = time.monotonic()
+        work, ct, session = self._buttons()[state], panel.parameters.ct, panel.review.session
+        text, job = "", None
+        self.machine.go(State.NEEDS_PACKAGES)
+        work.say("")
+        panel.update()
+        try:
+
+            def onInstall() -> None:
+                work.say(_("Installing what is missing..."))
+                self._since = math.inf  # no one waits for a result yet
+
+            isElsewhere = state is State.RUNNING and panel.logic.computer.host
+            engine = None if isElsewhere else panel.parameters.engine.value
+            panel.ensureReady(formats, onInstall, engine)
+            self._since = min(self._since, time.monotonic())
+            work.say("")
+            if panel.parameters and panel.parameters.ct is ct and panel.review.session is session:
+                panel.review.leave()
+                job = request()
+            else:
+                text = _("The image or its results were changed or removed meanwhile, so nothing was begun; try again.")
+        except Cancelled as declined:
+            text = str(declined)
+        finally:
+            if job is None:
+                self.rest()
+                work.say(text)
+            else:
+                self.ct = ct
+                self.machine.go(state)
+                work.follow(job)
+                job.finished.connect(onFinished)
+                job.failed.connect(self._onFailed)
+            panel.update()
+
+    def _requestRun(self) -> Job | None:
+        panel = self._panel
+        for question in applyQuestions(panel):
+            answer = confirmLoss(question)
+            self._since = time.monotonic()
+            if not answer:
+                return None
+        panel.computer.confirm()
+        return panel.logic.run(panel.parameters.ct, [each.path for each in panel.inputs.models], panel.settings)
+
+    def _requestExport(self, folder: Path, formats: list[str], patientFields: bool) -> Job | None:
+        if not settleStrayEdits(self._panel.review.session):
+            return None
+        ct = self._panel.parameters.ct
+        place = newFolder(folder, f"{ct.GetName()} {datetime.now():%Y-%m-%d %H.%M.%S}")
+        return self._panel.logic.export(ct, place, formats, patientFields)
+
+    def _onResult(self, session) -> None:
+        self._panel.shown.forget()
+        self._end("")
+        seconds = time.monotonic() - self._since
+        self._panel.run.work.say(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
+
+    def _onExported(self, result: dict[str, list[str]]) -> None:
+        problems, export = result["problems"], self._panel.export
+        warnings = export.work.takeWarnings()
+        self._end("")
+        export.showResult(result["files"], warnings + problems)
+        if problems:
+            showError("\n".join(problems))
+
+    def _onFailed(self, code: str, message: str, details: str) -> None:
+        self._end("")
+        showError(message, details)
+
+    def _end(self, text: str) -> None:
+        """Show the state after the worker's job, with a text beside its button."""
+        work, niceness = self.work, self._client.niceness  # no work where showing a result has failed
+        self.rest()
+        if work:
+            work.stop(text)
+        self._panel.run.sayPriority(niceness)
+        self._panel.refresh()

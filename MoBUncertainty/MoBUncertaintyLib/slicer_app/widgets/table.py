@@ -1,0 +1,170 @@
+"""A table of rows of text, and the height that it has in its section."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import qt
+
+from MoBUncertaintyLib.slicer_app.widgets.section import scrollAreaOf
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        title, toolTip: Of its header.
+        isNumber: Whether its texts are numbers, which stand at the right.
+        stretches: Whether it takes what room there is; the others are as wide as their contents.
+    """
+
+    title: str
+    toolTip: str
+    isNumber: bool = False
+    stretches: bool = False
+
+
+class Row(NamedTuple):
+    """A row of a table: text and tooltip of each cell."""
+
+    cells: Sequence[tuple[str, str]]
+    isBold: bool = False
+
+
+class Table:
+    """Rows in a QTableWidget, by their keys; the selected one stays selected while it is there.
+
+    Args:
+        widget: The QTableWidget.
+        columns: From left to right.
+        onSelected: Called when another row is selected.
+
+    Attributes:
+        widget: The QTableWidget.
+        selected: The key of the selected row; None: no row is selected.
+    """
+
+    def __init__(self, widget, columns: Sequence[Column], onSelected: Callable[[], None]) -> None:
+        self.widget, self._columns, self._onSelected = widget, columns, onSelected
+        self.selected: str | None = None
+        self._rows: dict[str, Row] = {}
+        widget.setColumnCount(len(columns))
+        header = widget.horizontalHeader()
+        for index, column in enumerate(columns):
+            item = qt.QTableWidgetItem(column.title)
+            item.setToolTip(column.toolTip)
+            widget.setHorizontalHeaderItem(index, item)
+            mode = qt.QHeaderView.Stretch if column.stretches else qt.QHeaderView.ResizeToContents
+            header.setSectionResizeMode(index, mode)
+        widget.verticalHeader().visible = False
+        widget.verticalHeader().setDefaultSectionSize(widget.fontMetrics().height() + 8)
+        widget.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
+        widget.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+        widget.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+        widget.tabKeyNavigation = False
+        widget.itemSelectionChanged.connect(self._onRow)
+
+    def show(self, rows: Mapping[str, Row]) -> None:
+        """Show some rows; cells are changed where they differ, since the widget signals every change of an item."""
+        blocked, before = self.widget.blockSignals(True), list(self._rows.values())
+        self.widget.setRowCount(len(rows))
+        for index, row in enumerate(rows.values()):
+            if index >= len(before) or before[index] != row:
+                self._fill(index, row)
+        self._rows = dict(rows)
+        if self.selected not in rows:
+            self.selected = None
+        self._showSelected()
+        self.widget.blockSignals(blocked)
+
+    def select(self, key: str | None) -> None:
+        """Select a row, if it is there; nobody is told."""
+        self.selected = key if key in self._rows else None
+        blocked = self.widget.blockSignals(True)
+        self._showSelected()
+        self.widget.blockSignals(blocked)
+
+    def rowOf(self, key: str | None) -> int | None:
+        """Return the number of a row; None where there is none of this key."""
+        return list(self._rows).index(key) if key in self._rows else None
+
+    def _fill(self, index: int, row: Row) -> None:
+        for column, (text, toolTip) in enumerate(row.cells):
+            item = self.widget.item(index, column)
+            if item is None:
+                item = qt.QTableWidgetItem()
+                if self._columns[column].isNumber:
+                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+                self.widget.setItem(index, column, item)
+            item.setText(text)
+            item.setToolTip(toolTip)
+            font = item.font()
+            font.setBold(row.isBold)
+            item.setFont(font)
+
+    def _showSelected(self) -> None:
+        if self.selected is None:
+            self.widget.clearSelection()
+        else:
+            self.widget.selectRow(self.rowOf(self.selected))
+
+    def _onRow(self) -> None:
+        rows = self.widget.selectionModel().selectedRows()
+        if rows:
+            self.selected = list(self._rows)[rows[0].row()]
+            self._onSelected()
+        else:  # a click may take the selection away, but what is looked at stays the same
+            self.select(self.selected)
+
+
+def fitRows(table, most: int) -> None:
+    """Make a QTableWidget as high as its rows, up to so many; more are reached by its scroll bar.
+
+    Args:
+        table: The table, with rows of one height.
+        most: Rows that are seen at once.
+    """
+    rows = min(max(table.rowCount, 1), most) * table.verticalHeader().defaultSectionSize
+    table.setFixedHeight(table.horizontalHeader().sizeHint.height() + rows + 2 * table.frameWidth)
+
+
+class TableRoom(qt.QObject):
+    """Makes a table as high as the window has room for beside all else of its section.
+
+    What lies above the table in the section stays where it is, however high the window is.
+
+    Args:
+        table: The QTableWidget.
+        section: The section that it lies in.
+        fewest: Rows that are seen at once in any window, if there are so many.
+    """
+
+    def __init__(self, table, section, fewest: int) -> None:
+        qt.QObject.__init__(self)
+        self._table, self._section, self._fewest = table, section, fewest
+        self._viewport = None
+
+    def update(self) -> None:
+        """Fit the table, once its rows or what lies around it have changed."""
+        fitRows(self._table, self._fewest)
+        area = scrollAreaOf(self._table)
+        if area is None:
+            return
+        if self._viewport is None:
+            self._viewport = area.viewport()
+            self._viewport.installEventFilter(self)
+        more = self._viewport.height - self._section.layout().totalSizeHint().height()
+        fitRows(self._table, self._fewest + max(0, more // self._table.verticalHeader().defaultSectionSize))
+
+    def eventFilter(self, _watched, event) -> bool:
+        """Follow the window, which Slicer's Data Probe makes lower while the mouse is in a slice view."""
+        if event.type() == qt.QEvent.Resize:
+            self.update()
+        return False
+
+    def close(self) -> None:
+        """Let go of the window."""
+        if self._viewport is not None:
+            self._viewport.removeEventFilter(self)
+            self._viewport = None
