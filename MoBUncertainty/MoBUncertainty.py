@@ -21,7 +21,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from MoBUncertaintyLib.slicer_app.choices import Device, Engine, Method, Mixture
+from MoBUncertaintyLib.slicer_app.choices import Device, Engine, Method
 from MoBUncertaintyLib.slicer_app.samples import registerSampleData
 
 # What needs scipy or SimpleITK (review, regions and the panel on top of them) is imported where it is first used, so
@@ -57,7 +57,8 @@ class MoBUncertaintyParameterNode:
     model, ensemble - What segments it, and with which others: names of models, or paths of those that were added.
     method, samples - How the moments of the probability are computed; with Monte Carlo, from how many samples.
     device, engine - Where to compute, and what runs the network.
-    overlap, mixture - Fraction of a tile that its neighbour covers too; which passes of the network are averaged.
+    overlap - Fraction of a tile that its neighbour covers too.
+    folds, mirror - Whether all folds of a model are averaged, and whether mirrored tiles are.
     labels - Names of those that are wanted alone; none: all of the model.
     export... - Which files an export writes, and whether the report may name the patient.
     """
@@ -70,7 +71,8 @@ class MoBUncertaintyParameterNode:
     device: Device = Device.AUTO
     engine: Engine = Engine.AUTO
     overlap: Annotated[float, WithinRange(0, 0.9)] = 0.5
-    mixture: Mixture = Mixture.FOLDS
+    folds: bool = True
+    mirror: bool = False
     ensemble: list[str]
     labels: list[str]
     exportReport: bool = True

@@ -18,25 +18,6 @@ class Method(Enum):
         return {Method.EXACT: _("Exact where possible"), Method.MONTE_CARLO: _("Monte Carlo")}[self]
 
 
-class Mixture(Enum):
-    """Which passes of the network are averaged; where they disagree, the variance is larger."""
-
-    ONE = "one"
-    FOLDS = "folds"
-    MIRRORED = "mirrored"
-    FOLDS_MIRRORED = "folds, mirrored"
-
-    @property
-    def isOfAll(self) -> bool:
-        """Whether all folds and models are averaged, rather than the first alone."""
-        return self in (Mixture.FOLDS, Mixture.FOLDS_MIRRORED)
-
-    @property
-    def isMirrored(self) -> bool:
-        """Whether mirrored tiles are averaged too."""
-        return self in (Mixture.MIRRORED, Mixture.FOLDS_MIRRORED)
-
-
 class Device(Enum):
     """Where to compute; the values are those of the worker."""
 

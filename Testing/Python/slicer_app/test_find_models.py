@@ -42,7 +42,7 @@ def finder(desktop, published, tmp_path, monkeypatch):
     inputs.finder.addressEdit.text = str(published)
     yield inputs.finder
     inputs.close()
-    inputs.fill("")
+    inputs.selector.fill("")
 
 
 def listed(desktop, finder) -> list[str]:
@@ -104,7 +104,7 @@ def test_a_model_is_found_installed_used_and_removed(desktop, finder, tmp_path):
     assert texts(finder) == ["Pancreas – installed"]
     assert not finder.installButton.enabled
     assert (ui.modelSelector.currentText, panel.parameters.model) == ("Pancreas", "Pancreas")
-    assert panel.inputs.model.path == tmp_path / "installed" / "Pancreas"
+    assert panel.inputs.selector.model.path == tmp_path / "installed" / "Pancreas"
     add_ct(desktop)
     apply(desktop)
     assert panel.review.session

@@ -37,7 +37,7 @@ def add(desktop, tmp_path: Path) -> Iterator:
     for folder in added:
         models.remove(folder)
     desktop.widget.panel.inputs.close()
-    desktop.widget.panel.inputs.fill("")
+    desktop.widget.panel.inputs.selector.fill("")
 
 
 @pytest.fixture
@@ -49,40 +49,31 @@ def asked(desktop, monkeypatch) -> list[tuple[list[Path], dict]]:
 
 
 def test_folds_and_mirrored_tiles_are_chosen_with_their_cost(desktop, add, asked):
-    ui, inputs = desktop.ui, desktop.widget.panel.inputs
+    ui = desktop.ui
     add_ct(desktop)
     ui.inputsCollapsibleButton.collapsed = False
     assert not ui.mixturePlace.visible, "the demo's model has a covariance and one fold, and cannot be mirrored"
     add("Organs", "spleen", folds=3)
-    selector, note = inputs._mixtures.selector, inputs._mixtures.note
-    assert [selector.itemText(row) for row in range(selector.count)] == [
-        "One fold",
-        "3 folds as a mixture, 3 times as long",
-        "Mirrored tiles, if trained so, up to 8 times as long",
-        "3 folds, mirrored, up to 24 times as long",
-    ]
+    note = ui.mixtureNoteLabel
+    assert ui.foldsCheckBox.text == "Average all folds, 3 times as long" and ui.foldsCheckBox.checked
+    assert ui.mirrorCheckBox.text == "Average mirrored tiles, up to 8 times as long" and not ui.mirrorCheckBox.checked
     assert ui.mixturePlace.visible and note.visible
     assert note.text.index("unsure") < note.text.index("temperature")
     assert note.text.count(".") == 1 and note.text.endswith(".")  # one sentence, in a radiologist's words
     assert not any(
         word in note.text.replace('href="temperature"', "") for word in ("covariance", "temperature", "tile")
     )
-    ui.applyButton.click()
-    for row in range(4):
-        selector.currentIndex = row
+    for folds, mirror in ((True, False), (False, False), (False, True), (True, True)):
+        ui.foldsCheckBox.checked, ui.mirrorCheckBox.checked = folds, mirror
         ui.applyButton.click()
     found = [(settings["folds"], settings["mirror"]) for _, settings in asked]
-    assert found == [(None, False), ([0], False), (None, False), ([0], True), (None, True)]
+    assert found == [(None, False), ([0], False), ([0], True), (None, True)]
     add("One", "spleen")
-    assert [selector.itemText(row) for row in range(selector.count)] == [
-        "One pass",
-        "Mirrored tiles, if trained so, up to 8 times as long",
-    ]
-    assert selector.currentIndex == 1, "mirrored, as before"
+    assert not ui.foldsCheckBox.visible and ui.mirrorCheckBox.visible
     ui.modelSelector.currentIndex = 0
     ui.applyButton.click()
     assert (asked[-1][1]["folds"], asked[-1][1]["mirror"]) == (None, False)
-    assert desktop.widget.panel.parameters.mixture.value == "folds, mirrored", "kept for models that can"
+    assert desktop.widget.panel.parameters.mirror, "kept for models that can"
 
 
 def test_several_models_make_an_ensemble(desktop, add, asked):
@@ -104,8 +95,7 @@ def test_several_models_make_an_ensemble(desktop, add, asked):
     rows["Seed0"].setCheckState(qt.Qt.Checked)
     assert chooser.summary.text == "Ensemble: with Seed0."
     assert panel.parameters.ensemble == [str(first)]
-    selector = panel.inputs._mixtures.selector
-    assert selector.itemText(0) == "2 models as a mixture, 3 times as long"
+    assert not ui.foldsCheckBox.visible, "all folds of all models are averaged"
     ui.applyButton.click()
     assert asked[0][0] == [second, first] and asked[0][1]["folds"] is None
     panel.parameters.ensemble = [str(other)]  # as a scene from elsewhere may have it
@@ -125,5 +115,5 @@ def test_several_models_make_an_ensemble(desktop, add, asked):
 def test_a_model_without_a_covariance_links_to_recalibration(desktop, add):
     add("Organs", "spleen")
     inputs = desktop.widget.panel.inputs
-    inputs._mixtures.note.linkActivated.emit("temperature")
+    desktop.ui.mixtureNoteLabel.linkActivated.emit("temperature")
     assert inputs.recalibrate.window.windowTitle == "Recalibrate nnUNetTrainer__nnUNetPlans__3d_fullres"

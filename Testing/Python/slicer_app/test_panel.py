@@ -435,7 +435,7 @@ class TestRun:
         desktop.answer(qt.QMessageBox.Ok)
         apply(desktop)
         assert desktop.logic.sessions.get(ct)
-        assert predictRequest(ct, [str(desktop.widget.panel.inputs.model.path)], {})["ct"]["modality"] == "MR"
+        assert predictRequest(ct, [str(desktop.widget.panel.inputs.selector.model.path)], {})["ct"]["modality"] == "MR"
 
     def test_a_new_run_asks_before_it_ends_a_review(self, reviewed):
         import qt

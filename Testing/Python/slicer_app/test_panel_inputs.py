@@ -90,12 +90,12 @@ class TestInputs:
         desktop.choose(folder / "model.json")
         ui.addModelButton.click()
         assert ui.modelSelector.count == before + 1
-        assert desktop.widget.panel.inputs.model.path == folder
+        assert desktop.widget.panel.inputs.selector.model.path == folder
         assert "Apache" in ui.modelInfoLabel.text
         assert str(folder) in ModelList().models()
         assert desktop.widget.panel.parameters.model == str(folder)
         ui.modelSelector.currentIndex = 0
-        assert desktop.widget.panel.inputs.model.path == DEMO_MODEL
+        assert desktop.widget.panel.inputs.selector.model.path == DEMO_MODEL
         assert desktop.widget.panel.parameters.model == DEMO_MODEL.name
         assert not ui.removeModelButton.enabled
         assert "comes with the extension" in ui.removeModelButton.toolTip
@@ -235,7 +235,7 @@ class TestInputs:
         desktop.choose(folder / "model.json")
         desktop.ui.addModelButton.click()
         shutil.rmtree(folder)
-        desktop.widget.panel.inputs.fill(str(folder))
+        desktop.widget.panel.inputs.selector.fill(str(folder))
         desktop.widget.panel.onModel()
         assert not desktop.ui.applyButton.enabled
         assert "There is no model at" in desktop.ui.modelInfoLabel.text
@@ -264,7 +264,7 @@ class TestInputs:
         desktop.widget.panel.parameters.model = str(shutil.copytree(DEMO_MODEL, tmp_path / "network drive"))
         desktop.widget.exit()
         desktop.widget.enter()
-        assert desktop.widget.panel.inputs.model.path == tmp_path / "network drive"
+        assert desktop.widget.panel.inputs.selector.model.path == tmp_path / "network drive"
         assert desktop.ui.applyButton.enabled
 
     def test_messages_of_models_are_in_the_users_language(self, monkeypatch):

@@ -43,7 +43,7 @@ def test_new_model_is_shown_and_kept_or_not(desktop, tmp_path, monkeypatch):
         assert (tmp_path / "installed" / "PhantomPancreas, calibrated" / "model.json").is_file()
     finally:
         inputs.close()
-        inputs.fill("")
+        inputs.selector.fill("")
 
 
 def test_that_cases_do_not_suffice_is_said_in_the_dialog_and_is_no_error(desktop, tmp_path):

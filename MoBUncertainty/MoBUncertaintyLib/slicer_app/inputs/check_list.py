@@ -1,4 +1,4 @@
-"""A line that says what is chosen, and below it a check list that can be opened and searched."""
+"""Which labels of a model are wanted, and which other models predict too: check lists that open and are searched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.slicer_app.widgets.section import shown, write
+from MoBUncertaintyLib.model.listing import ListedModel
+from MoBUncertaintyLib.slicer_app.widgets.section import makeButton, shown, write
 
 ROWS = 8
 """Rows that the list shows at once, if there are as many."""
@@ -33,12 +34,12 @@ class CheckList:
         self.summary = qt.QLabel()
         self.summary.wordWrap = True
         self.summary.textFormat = qt.Qt.PlainText  # names of labels and models are others' text
-        self.button = _button(*open)
+        self.button = makeButton(*open)
         self.button.checkable = True
         self.search = qt.QLineEdit()
         self.search.placeholderText = _("Search")
         self.search.clearButtonEnabled = True
-        self.none = _button(*none)
+        self.none = makeButton(*none)
         self.list = qt.QListWidget()
         self._opened = qt.QWidget()
         self._lay()
@@ -111,13 +112,77 @@ class CheckList:
         self._onChosen([keys[row] for row in rows])
 
 
+class LabelChooser(CheckList):
+    """A check list of the labels of a model that has several; with none checked, all of them are wanted.
+
+    Args:
+        place: The widget that holds it; hidden for a model of one label.
+        onChosen: Called with the names of the labels that the user has checked.
+    """
+
+    def __init__(self, place, onChosen: Callable[[list[str]], None]) -> None:
+        tip = _("Predict, show and review some of the labels alone: faster, and with less memory.")
+        everything = _("Uncheck every label: then all of them are predicted.")
+        super().__init__(place, onChosen, (_("Choose labels"), tip), (_("All"), everything))
+
+    def offer(self, names: Sequence[str], wanted: Collection[str], enabled: bool) -> None:
+        """Show the labels of a model, and which are wanted; none: all."""
+        self.fill({name: readable(name) for name in names}, wanted, enabled, {})
+        self._place.visible = len(names) > 1
+        chosen = [name for name in names if name in wanted]
+        if chosen:
+            text = _("Labels: {k} of {n}, {names}.")
+            self.say(text.format(k=len(chosen), n=len(names), names=few([*map(readable, chosen)])))
+        else:
+            self.say(_("Labels: all {n}.").format(n=len(names)))
+
+
+class EnsembleChooser(CheckList):
+    """A check list of the other models; those with other labels or channels cannot be checked.
+
+    Args:
+        place: The widget that holds it; hidden while no other model could be checked.
+        onChosen: Called with the names of the models that the user has checked.
+    """
+
+    def __init__(self, place, onChosen: Callable[[list[str]], None]) -> None:
+        tip = _("Let other models of the same labels predict too; mean and variance are those of the mixture of all.")
+        alone = _("Uncheck every model: then the chosen one predicts alone.")
+        super().__init__(place, onChosen, (_("Choose models"), tip), (_("None"), alone))
+
+    def offer(
+        self, model: ListedModel | None, others: Mapping[str, tuple[str, ListedModel]], wanted: Collection[str], enabled
+    ) -> None:
+        """Show the other models.
+
+        Args:
+            model: The chosen one.
+            others: Title and model, by the name that a scene remembers it by.
+            wanted: Names of those that are checked.
+            enabled: Whether the user may choose now.
+        """
+        whyNot = {name: whyNoMember(model, other) for name, (_title, other) in others.items()}
+        refused = {name: reason for name, reason in whyNot.items() if reason}
+        self.fill({name: title for name, (title, _other) in others.items()}, wanted, enabled, refused)
+        self._place.visible = bool(wanted) or len(refused) < len(others)
+        chosen = [others[name][0] for name in wanted]
+        text = _("Ensemble: with {models}.").format(models=few(chosen, 2)) if chosen else _("Ensemble: none.")
+        self.say(text)
+
+
+def whyNoMember(model: ListedModel | None, other: ListedModel) -> str | None:
+    """Say why another model makes no ensemble with the chosen one; None: it does, as far as is known here."""
+    if model is None or model.problem or other.problem:
+        return other.problem or (model.problem if model else _("Choose a model first."))
+    if model.labels != other.labels:
+        labels = few([*map(readable, other.labels)])
+        return _("{model} has other labels: {labels}.").format(model=other.name, labels=labels)
+    if model.channels != other.channels:
+        return _("{model} takes other images: {channels}.").format(model=other.name, channels=few(other.channels))
+    return None
+
+
 def few(names: Sequence[str], most: int = 4) -> str:
     """Name some in one line, and count those that are too many for it."""
     named = ", ".join(names[:most]) or _("not known")
     return named if len(names) <= most else _("{names} and {n} more").format(names=named, n=len(names) - most)
-
-
-def _button(text: str, toolTip: str):
-    button = qt.QPushButton(text)
-    button.toolTip = toolTip
-    return button

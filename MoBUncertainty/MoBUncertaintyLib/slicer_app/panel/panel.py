@@ -69,8 +69,7 @@ class Panel:
     @property
     def settings(self) -> dict[str, object]:
         """The fields of `prediction.PredictionSettings` that are chosen."""
-        inputs = self.inputs
-        return predictionSettings(self.parameters, inputs.models, inputs.mixture, inputs.labels)
+        return predictionSettings(self.parameters, self.inputs.models, self.inputs.labels)
 
     def fixWidth(self, widget) -> None:
         """Make the panel as wide as its widest section needs: if it grew later, all views would move.
@@ -100,7 +99,8 @@ class Panel:
                 section.work.say("")
             self.update()
             return
-        self.inputs.choose(parameters.model or self.inputs.name)  # a new scene keeps what was chosen in the last
+        selector = self.inputs.selector
+        selector.choose(parameters.model or selector.name)  # a new scene keeps what was chosen in the last
         self.onModel()
         self.refresh()
 
@@ -154,8 +154,8 @@ class Panel:
 
     def onModel(self) -> None:
         """Remember the chosen model, and offer what it can do."""
-        if self.parameters and self.inputs.model:
-            self.parameters.model = self.inputs.name
+        if self.parameters and self.inputs.selector.model:
+            self.parameters.model = self.inputs.selector.name
         self.update()
 
     def _onWorklist(self, *_args) -> None:

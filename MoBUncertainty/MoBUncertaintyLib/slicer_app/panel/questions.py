@@ -25,14 +25,14 @@ def whyNotApply(panel) -> str | None:
         return _("The selected image holds no voxels.")
     if problem := panel.logic.computer.problem or panel.inputs.problem:
         return problem
-    missing = missingChannel(ct, panel.inputs.model.channels[1:])
+    missing = missingChannel(ct, panel.inputs.selector.model.channels[1:])
     return _("Select a volume for {name} first.").format(name=missing) if missing else None
 
 
 def applyQuestions(panel) -> Iterator[str]:
     """Ask whether to go on where the image is not what the models take, or a review would be lost."""
     ct = panel.parameters.ct
-    if modalities := otherModalities(ct, panel.inputs.model.channels):
+    if modalities := otherModalities(ct, panel.inputs.selector.model.channels):
         yield " ".join([*modalities, _("Apply nevertheless?")])
     if losses := _losses(ct, panel.review.session):
         yield " ".join([*losses, _("A new segmentation begins a new review, and all of this is lost. Apply?")])

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.listing import ListedModel
-from MoBUncertaintyLib.slicer_app.choices import Method, Mixture
+from MoBUncertaintyLib.slicer_app.choices import Method
+from MoBUncertaintyLib.slicer_app.inputs.mixture import canMirror
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi, roiBounds
 from MoBUncertaintyLib.slicer_app.widgets.section import shown, write
@@ -67,22 +68,19 @@ class RunSection:
         fitRoi(roi, self._ui.ctSelector.currentNode())
 
 
-def predictionSettings(
-    parameters, models: Sequence[ListedModel], mixture: Mixture, labels: list[str]
-) -> dict[str, object]:
+def predictionSettings(parameters, models: Sequence[ListedModel], labels: list[str]) -> dict[str, object]:
     """Collect the fields of `prediction.PredictionSettings`.
 
     Args:
         parameters: The module's.
         models: Those that predict.
-        mixture: What of them is averaged.
         labels: Names of those that are wanted alone; none: all.
     """
     return {
         "samples": parameters.samples if parameters.method is Method.MONTE_CARLO else None,
         "overlap": parameters.overlap,
-        "mirror": mixture.isMirrored,
-        "folds": None if mixture.isOfAll or len(models[0].folds) < 2 else [models[0].folds[0]],
+        "mirror": parameters.mirror and canMirror(models),
+        "folds": None if parameters.folds or len(models) > 1 or len(models[0].folds) < 2 else [models[0].folds[0]],
         "device": parameters.device.value,
         "engine": parameters.engine.value,
         "region_of_interest": roiBounds(parameters.roi, parameters.ct),

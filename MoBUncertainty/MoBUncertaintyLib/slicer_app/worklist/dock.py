@@ -194,7 +194,7 @@ class WorklistDock:
 
     def _read(self, table: bool = False, summarise: bool = False) -> None:
         """Let the worker read all cases anew; write the cohort's table, and say how far the cases are, if asked to."""
-        cases, model = self.cases, self._panel.inputs.model
+        cases, model = self.cases, self._panel.inputs.selector.model
         message = cases.request(len(model.channels) if model else 1, table)
         self._asking.ask(message, partial(self._onRead, cases, summarise), partial(self._onReadFailed, cases))
         self.update()
