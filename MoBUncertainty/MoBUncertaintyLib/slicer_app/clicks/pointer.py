@@ -6,12 +6,15 @@ Positions are RAS mm of the world: the slice view's own `XYToRAS`, so that obliq
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import qt
 import slicer
 import slicer.util
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 
 PRIORITY = 2.0  # of our observers: before Slicer's own and those of the Segment Editor
 NEAR_PIXELS = 8  # from a mark to the mouse that takes hold of it
@@ -19,34 +22,6 @@ STEP_PIXELS = 3  # of the mouse before a stroke has another point, or a mark is 
 SAME_PLACE_PIXELS = 3  # a double click is one click, unless the mouse has moved
 
 Point = tuple[float, float, float]
-
-
-class Target(Protocol):
-    """What becomes of clicks and strokes."""
-
-    def label(self) -> int | None:
-        """Return the label that a click gives now; None: it gives none, and marks can be dragged."""
-
-    def refuses(self, background: str | None) -> bool:
-        """Tell, and say, whether nothing can be clicked in a view with this volume (its ID) behind all others."""
-
-    def points(self) -> dict[str, Sequence[Point]]:
-        """Return where the clicks that can be seen lie, in the world, by their ids."""
-
-    def draw(self, points: Sequence[Point], label: int) -> None:
-        """Show a stroke that is being drawn."""
-
-    def give(self, points: Sequence[Point], label: int) -> None:
-        """Take a click (one point) or a stroke."""
-
-    def drag(self, clickId: str, points: Sequence[Point]) -> None:
-        """Show a click that is being moved."""
-
-    def move(self, clickId: str, points: Sequence[Point]) -> None:
-        """Take the new place of a click."""
-
-    def pick(self, clickId: str) -> None:
-        """Select a click."""
 
 
 class SlicePointer:
@@ -60,7 +35,7 @@ class SlicePointer:
         shown: Wraps what is observed, so that failures reach the user.
     """
 
-    def __init__(self, target: Target, shown: Callable[[Callable], Callable]) -> None:
+    def __init__(self, target: ClicksSection, shown: Callable[[Callable], Callable]) -> None:
         self._target, self._shown = target, shown
         self._views: list[_View] = []
         slicer.app.layoutManager().layoutChanged.connect(self._onLayout)
@@ -98,7 +73,7 @@ class SlicePointer:
 class _View:
     """The mouse in one slice view."""
 
-    def __init__(self, widget, target: Target, shown: Callable) -> None:
+    def __init__(self, widget, target: ClicksSection, shown: Callable) -> None:
         self._widget, self._target = widget, target
         self._node, self._interactor = widget.mrmlSliceNode(), widget.sliceView().interactor()
         self._points: list[Point] | None = None  # of a stroke that is being drawn

@@ -26,7 +26,7 @@ from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 
 class ClicksSection:
-    """The part of the review's section that is about clicks; takes them from the slice views, see `pointer.Target`.
+    """The part of the review's section that is about clicks; takes them from the slice views.
 
     Args:
         ui: The panel's widgets.
@@ -113,9 +113,10 @@ class ClicksSection:
         self._pointer.close()
         self._mode.close()
 
-    # What the pointer asks and brings (see `pointer.Target`); its positions are of the world
+    # What the pointer asks and brings; its positions are RAS mm of the world
 
     def refuses(self, *backgrounds: str | None) -> bool:
+        """Tell, and say, whether nothing can be clicked in views with these volumes (IDs) behind all others."""
         session = self._session
         if session.imageIds & set(backgrounds):
             return False
@@ -125,14 +126,17 @@ class ClicksSection:
         return True
 
     def points(self) -> dict[str, list[Point]]:
+        """Return where the clicks that can be seen lie, by their ids."""
         if self._session.marks.hidden:
             return {}
         return {each.click_id: self._session.marks.toWorld(each.points_ras) for each in self._session.review.clicks}
 
     def draw(self, points: Sequence[Point], label: int) -> None:
+        """Show a stroke that is being drawn."""
         self._session.marks.show(drawn=(self._session.marks.fromWorld(points), label))
 
     def give(self, points: Sequence[Point], label: int) -> None:
+        """Take a click (one point) or a stroke."""
         self._mode.use()
         text = _("A click changes the review, which {name} has signed off: withdraw the signature?")
         place = self._session.marks.fromWorld(points)
@@ -140,15 +144,18 @@ class ClicksSection:
             self._after(self._session.review.clicks[-1])
 
     def drag(self, clickId: str, points: Sequence[Point]) -> None:
+        """Show a click that is being moved."""
         self._session.marks.show(moved={clickId: self._session.marks.fromWorld(points)})
 
     def move(self, clickId: str, points: Sequence[Point]) -> None:
+        """Take the new place of a click."""
         text = _("To move a click changes the review, which {name} has signed off: withdraw the signature?")
         place = self._session.marks.fromWorld(points)
         if self._mayChange(text, place) and self._try(self._session.step, Review.move_click, clickId, place):
             self._after(next(each for each in self._session.review.clicks if each.click_id == clickId))
 
     def pick(self, clickId: str) -> None:
+        """Select a click."""
         self._list.select(clickId)
 
     # What the user does

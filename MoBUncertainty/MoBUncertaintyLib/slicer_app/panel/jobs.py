@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.errors import Cancelled
 from MoBUncertaintyLib.slicer_app.panel.editor import settleStrayEdits
 from MoBUncertaintyLib.slicer_app.panel.questions import applyQuestions
-from MoBUncertaintyLib.slicer_app.panel.state import State, StateMachine
+from MoBUncertaintyLib.slicer_app.panel.state import State, idleState
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
@@ -29,20 +29,20 @@ class Jobs:
         panel: Whose inputs and review are handed over.
 
     Attributes:
-        machine: What the panel is doing.
+        state: What the panel is doing.
         ct: The image that the worker computes for.
     """
 
     def __init__(self, panel) -> None:
         self._panel = panel
-        self.machine = StateMachine()
+        self.state = State.READY
         self.ct = None
         self._since = 0.0  # when the user has last said what is to be done: the time that they wait from
 
     @property
     def work(self) -> WorkButton | None:
         """The button of the job; None where nothing is computed."""
-        return self._buttons().get(self.machine.state)
+        return self._buttons().get(self.state)
 
     def apply(self) -> None:
         """Segment the image."""
@@ -59,19 +59,19 @@ class Jobs:
         Args:
             text: Stands beside the button.
         """
-        exporting = self.machine.state is State.EXPORTING
+        exporting = self.state is State.EXPORTING
         self._client.cancel()
         usual = _("Cancelled; nothing was written.") if exporting else _("Cancelled; nothing was changed.")
         self._end(usual if text is None else text)
 
     def rest(self) -> None:
         """Go to the idle state of the review that is shown."""
-        self.machine.rest(self._panel.review.session)
+        self.state = idleState(self._panel.review.session)
 
     @property
     def _client(self) -> WorkerClient:
         logic = self._panel.logic
-        return (self.machine.state is State.RUNNING and logic.computer.client) or logic.client
+        return (self.state is State.RUNNING and logic.computer.client) or logic.client
 
     def _buttons(self) -> dict[State, WorkButton]:
         return {State.RUNNING: self._panel.run.work, State.EXPORTING: self._panel.export.work}
@@ -95,12 +95,12 @@ class Jobs:
             onFinished: Called with the job's result.
         """
         panel = self._panel
-        if self.machine.state.busy:
+        if self.state.busy:
             return
         self._since = time.monotonic()
         work, ct, session = self._buttons()[state], panel.parameters.ct, panel.review.session
         text, job = "", None
-        self.machine.go(State.NEEDS_PACKAGES)
+        self.state = State.NEEDS_PACKAGES
         work.say("")
         panel.update()
         try:
@@ -127,7 +127,7 @@ class Jobs:
                 work.say(text)
             else:
                 self.ct = ct
-                self.machine.go(state)
+                self.state = state
                 work.follow(job)
                 job.finished.connect(onFinished)
                 job.failed.connect(self._onFailed)

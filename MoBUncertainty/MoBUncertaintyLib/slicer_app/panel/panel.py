@@ -64,7 +64,7 @@ class Panel:
     @property
     def state(self) -> State:
         """What the panel is doing."""
-        return self.jobs.machine.state
+        return self.jobs.state
 
     @property
     def settings(self) -> dict[str, object]:

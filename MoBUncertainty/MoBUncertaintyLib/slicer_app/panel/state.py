@@ -1,4 +1,4 @@
-"""What the panel is doing: one of six states, which of them may follow which, and what is seen in them.
+"""What the panel is doing: one of six states, and what is seen in them.
 
 What cannot be used is not shown, and what comes next is unfolded.
 """
@@ -27,40 +27,11 @@ class State(Enum):
 
 IDLE = frozenset({State.READY, State.REVIEWING, State.SIGNED})
 
-NEXT = {
-    State.READY: IDLE | {State.NEEDS_PACKAGES},
-    State.REVIEWING: IDLE | {State.NEEDS_PACKAGES},
-    State.SIGNED: IDLE | {State.NEEDS_PACKAGES},
-    State.NEEDS_PACKAGES: IDLE | {State.RUNNING, State.EXPORTING},
-    State.RUNNING: IDLE,
-    State.EXPORTING: IDLE,
-}
 
-
-class StateMachine:
-    """The panel's state.
-
-    Attributes:
-        state: The current one.
-    """
-
-    def __init__(self) -> None:
-        self.state = State.READY
-
-    def go(self, state: State) -> None:
-        """Go to a state.
-
-        Raises:
-            ValueError: It cannot follow the current one.
-        """
-        if state not in NEXT[self.state]:
-            raise ValueError(f"The panel cannot go from {self.state.value} to {state.value}.")
-        self.state = state
-
-    def rest(self, session) -> None:
-        """Go to the idle state of a ReviewSession, or of none."""
-        signed = session is not None and session.review.signature is not None
-        self.go(State.READY if session is None else State.SIGNED if signed else State.REVIEWING)
+def idleState(session) -> State:
+    """Return the idle state of a ReviewSession, or of none."""
+    signed = session is not None and session.review.signature is not None
+    return State.READY if session is None else State.SIGNED if signed else State.REVIEWING
 
 
 SECTIONS = ("inputs", "run", "overlay", "review", "export")
