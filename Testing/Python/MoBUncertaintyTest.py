@@ -100,7 +100,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         import numpy as np
 
         from MoBUncertaintyLib.review.region import Verdict
-        from MoBUncertaintyLib.slicer_app.panel.table import STATUS, statusText
+        from MoBUncertaintyLib.slicer_app.panel.table import statusText
 
         with self.openPanel() as (logic, ui):
             ct = loadSampleData()
@@ -111,7 +111,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             self.assertIsNotNone(session)
 
             def expect(*verdicts):
-                shown = [ui.regionsTable.item(row, STATUS).text()[2:] for row in range(ui.regionsTable.rowCount)]
+                shown = [ui.regionsTable.item(row, 1).text()[2:] for row in range(ui.regionsTable.rowCount)]
                 self.assertEqual(shown, [statusText(verdict) for verdict in verdicts])
 
             expect(Verdict.PENDING, Verdict.PENDING, Verdict.PENDING)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import slicer
 
+from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.geometry import Box, intersection, shape_of, within
+from MoBUncertaintyLib.regions.coverage import Coverage
 from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import regionSpecs
-from MoBUncertaintyLib.slicer_app.stored_results import ListCoverage, onItsCt, storeReview
+from MoBUncertaintyLib.slicer_app.stored_results import onItsCt, storeReview
 
 
 class ListedRegions:
@@ -32,18 +35,26 @@ class ListedRegions:
         self._foundAt: tuple = ()  # the clicks in the maps in which it finds regions
         self._shown = self._list()
         self._marked: str | None = None  # the region that stands out
-        self._coverage = ListCoverage(results, review.digest)
+        provenance = (results.state("prediction") or {}).get("provenance", {})
+        predicted = _readCoverage(provenance.get("regions", {}))
+        stored = results.state("coverage") or {}
+        last = (
+            _readCoverage(stored) if stored.get("predicted_sha256") == review.digest else None
+        )  # not an earlier one's
+        self._coverages = dict(filter(None, (predicted, last)))  # by the settings that regions were found with
+        self._predictedWarning = predicted[1].warning if predicted else None
 
     @property
     def warning(self) -> str | None:
         """What is to be said of how much of the expected error they hold; None: they hold enough."""
-        listed = sum(each.found.region.expected_error_mm3 for each in self.review.regions)
-        return self._coverage.warning(self.review.settings, listed)
+        coverage = self._coverages.get(self.review.settings)
+        listed = sum(each.found.region.expected_error_mm3 for each in self.review.regions)  # decided ones stay
+        return coverage.extended(listed).warning if coverage else None
 
     @property
     def otherWarnings(self) -> list[str]:
         """The prediction's warnings, but for what was said of its regions."""
-        return self._coverage.without(self.review.prediction.warnings)
+        return [text for text in self.review.prediction.warnings if text != self._predictedWarning]
 
     def prepare(self, measure: Measure | None = None) -> Iterator[None]:
         """Get ready for `find`, in steps: the first time takes seconds on a large image."""
@@ -65,7 +76,10 @@ class ListedRegions:
             return
         regions = self._finderFor(settings).find(settings)
         self.review.update_regions(regions)
-        self._coverage.keep(regions)
+        if regions.coverage is not None:
+            self._coverages[settings] = regions.coverage
+            found = {"settings": asdict(settings), "coverage": asdict(regions.coverage)}
+            self.results.setState("coverage", found | {"predicted_sha256": self.review.digest})
         self.show()
         storeReview(self.results, self.review)
 
@@ -116,3 +130,11 @@ class ListedRegions:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         statuses = {each.number: logic.Completed if each.decided else logic.Flagged for each in self.review.regions}
         self.results.setRegionStatuses(statuses)
+
+
+def _readCoverage(stored: Mapping[str, Any]) -> tuple[RegionSettings, Coverage] | None:
+    """Read how regions were found and what they hold; None where that is not known, or damaged."""
+    try:
+        return RegionSettings.from_dict(stored["settings"]), Coverage(**stored["coverage"])
+    except (KeyError, TypeError, ValueError, SettingsError):
+        return None

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np  # noqa: TC002
 
-from MoBUncertaintyLib.errors import ImageError, ReviewError, SettingsError
+from MoBUncertaintyLib.errors import ImageError, ReviewError
 from MoBUncertaintyLib.geometry import Grid
 from MoBUncertaintyLib.output.exchange import make_prediction
 from MoBUncertaintyLib.output.label_record import ElsewhereError
 from MoBUncertaintyLib.output.results_record import RecordError
 from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.coverage import Coverage
-from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape
@@ -70,54 +65,6 @@ def onItsCt(step: Callable) -> Callable:
             return step(owner, *args, **kwargs)
 
     return checked
-
-
-class ListCoverage:
-    """How much of the expected error the listed regions hold, for each settings that they were found with.
-
-    The scene keeps that of the prediction, and the last one.
-
-    Args:
-        results: The CT's nodes.
-        digest: Of the prediction, see `Review.digest`: an earlier one of the CT does not count.
-    """
-
-    def __init__(self, results: ResultScene, digest: str) -> None:
-        self._results, self._digest = results, digest
-        kept = results.state("coverage") or {}
-        predicted = _readCoverage((results.state("prediction") or {}).get("provenance", {}).get("regions", {}))
-        last = _readCoverage(kept) if kept.get("predicted_sha256") == digest else None
-        self._known = dict(each for each in (predicted, last) if each)
-        self._said = predicted[1].warning if predicted else None
-
-    def keep(self, regions: Regions) -> None:
-        """Keep that of regions that were found anew."""
-        if regions.coverage is not None:
-            self._known[regions.settings] = regions.coverage
-            found = {"settings": asdict(regions.settings), "coverage": asdict(regions.coverage)}
-            self._results.setState("coverage", found | {"predicted_sha256": self._digest})
-
-    def warning(self, settings: RegionSettings, listed_mm3: float) -> str | None:
-        """Say what is to be said of the list, if there is anything.
-
-        Args:
-            settings: With which regions were found.
-            listed_mm3: Expected error of all that are listed: decided ones stay when others are found.
-        """
-        known = self._known.get(settings)
-        return known.extended(listed_mm3).warning if known else None
-
-    def without(self, warnings: Sequence[str]) -> list[str]:
-        """Leave out of a prediction's warnings what was said of its regions, of which there are others now."""
-        return [each for each in warnings if each != self._said]
-
-
-def _readCoverage(kept: Mapping[str, Any]) -> tuple[RegionSettings, Coverage] | None:
-    """Read how regions were found and what they hold; None where that is not known, or damaged."""
-    try:
-        return RegionSettings.from_dict(kept["settings"]), Coverage(**kept["coverage"])
-    except (KeyError, TypeError, ValueError, SettingsError):
-        return None
 
 
 def scenePrediction(results: ResultScene, predicted: np.ndarray) -> Prediction:

@@ -71,8 +71,8 @@ def test_asked_once_cut_and_connected_anew(away, lab):
     apply(away)
     (asked,) = away.dialogs
     assert asked.text.startswith(f"{HOST} is to segment the image. These are sent to it, encrypted, by ssh:")
-    assert session(away).prediction.provenance["computer"] == HOST
-    assert session(away).prediction.provenance["input"]["name"] == "CT"
+    assert session(away).review.prediction.provenance["computer"] == HOST
+    assert session(away).review.prediction.provenance["input"]["name"] == "CT"
     assert needed == [None]  # nothing is to be installed here
     assert ui.computerConsentLabel.text.startswith(f"Images may be sent to {HOST}.")
     assert "torch" not in sys.modules

@@ -70,7 +70,7 @@ class TestLoading:
     def test_the_panel_is_whole_behind_the_dialog(self, damaged, monkeypatch):
         desktop, path = damaged
         said = []
-        monkeypatch.setattr(desktop.widget.panel, "_refuse", lambda *_: said.append(desktop.ui.statusLabel.text))
+        monkeypatch.setattr(desktop.widget.panel.shown, "_refuse", lambda *_: said.append(desktop.ui.statusLabel.text))
         assert desktop.scene.ReadFromMRB(path, True)
         desktop.process(until=lambda: said)
         assert said == [""]  # no "Select an image first."

@@ -12,9 +12,8 @@ import slicer.util
 from MoBUncertaintyLib.slicer_app.panel.computer import ComputerSection
 from MoBUncertaintyLib.slicer_app.panel.export import ExportSection
 from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection
-from MoBUncertaintyLib.slicer_app.panel.jobs import Jobs
+from MoBUncertaintyLib.slicer_app.panel.jobs import Jobs, whyNotApply
 from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
-from MoBUncertaintyLib.slicer_app.panel.questions import whyNotApply
 from MoBUncertaintyLib.slicer_app.panel.removals import Removals
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
 from MoBUncertaintyLib.slicer_app.panel.run import RunSection, predictionSettings
