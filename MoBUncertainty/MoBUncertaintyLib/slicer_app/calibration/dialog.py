@@ -37,9 +37,7 @@ class Recalibrate:
         self._running = False
         self._build()
         self.work = WorkButton(
-            self.startButton,
-            self._bar,
-            self.statusLabel,
+            (self.startButton, self._bar, self.statusLabel),
             self._onStart,
             self._onCancel,
             _("Reading the cases..."),

@@ -45,9 +45,7 @@ class FindModels:
         self._installing = False
         self._build()
         self.work = WorkButton(
-            self.installButton,
-            self._bar,
-            self.statusLabel,
+            (self.installButton, self._bar, self.statusLabel),
             self._onInstall,
             self._onCancel,
             _("Contacting the catalogue..."),

@@ -40,9 +40,7 @@ class ExportSection:
         self._whyNoDicom: str | None = None
         self._tips = {box.name: box.toolTip for box in self._formats().values()}
         self.work = WorkButton(
-            ui.exportButton,
-            ui.exportProgressBar,
-            ui.exportStatusLabel,
+            (ui.exportButton, ui.exportProgressBar, ui.exportStatusLabel),
             self._onClicked,
             onCancel,
             _("Handing over the review..."),

@@ -132,16 +132,9 @@ class InputsSection:
         if parameters:
             ui.sampleLabel.visible = ct is None and takesCt(model)
         ui.ctSelectorCaption.text = f"{model.channels[0] if model and model.channels else _('Image')}:"
-        description = self.selector.description()
-        if ui.modelInfoLabel.text != description:
-            write(ui.modelInfoLabel, description)
-            qt.QTimer.singleShot(0, self._layOut)
-
-    def _layOut(self) -> None:
-        """Lay the section out anew: a form keeps the heights of rows when that of a text changes, and cuts buttons."""
-        layout = self._ui.inputsCollapsibleButton.layout()
-        layout.invalidate()
-        layout.activate()
+        write(ui.modelInfoLabel, self.selector.description())
+        # As high as `write` says: a form layout would make the buttons lower for what the text needs in a narrow one.
+        ui.modelInfoLabel.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Ignored)
 
     def hide(self, nodes: list) -> None:
         """Offer all volumes except these as CTs, and for other channels."""

@@ -27,9 +27,7 @@ class RunSection:
     def __init__(self, ui, onApply: Callable[[], None], onCancel: Callable[[], None]) -> None:
         self._ui = ui
         self.work = WorkButton(
-            ui.applyButton,
-            ui.progressBar,
-            ui.statusLabel,
+            (ui.applyButton, ui.progressBar, ui.statusLabel),
             onApply,
             onCancel,
             _("Handing over the image..."),

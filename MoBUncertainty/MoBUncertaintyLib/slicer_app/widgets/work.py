@@ -26,9 +26,8 @@ class WorkButton:
     network is known, and while results are shown.
 
     Args:
-        button: The QPushButton.
-        bar: The QProgressBar; hidden while there is nothing to wait for.
-        label: The QLabel of the text; hidden while there is none.
+        widgets: The QPushButton; the QProgressBar, hidden while there is nothing to wait for; the QLabel of the text,
+            hidden while there is none.
         onStart: Lets the worker begin.
         onCancel: Ends what the worker does.
         startText: The text before the worker says anything.
@@ -36,16 +35,10 @@ class WorkButton:
     """
 
     def __init__(
-        self,
-        button,
-        bar,
-        label,
-        onStart: Callable[[], None],
-        onCancel: Callable[[], None],
-        startText: str,
-        cancelTip: str,
+        self, widgets: tuple, onStart: Callable[[], None], onCancel: Callable[[], None], startText: str, cancelTip: str
     ) -> None:
-        self._button, self._bar, self._label = button, bar, label
+        self._button, self._bar, self._label = widgets
+        button = self._button
         self._onStart, self._onCancel = onStart, onCancel
         self._text, self._tip, self._startText, self._cancelTip = button.text, button.toolTip, startText, cancelTip
         self._running = False

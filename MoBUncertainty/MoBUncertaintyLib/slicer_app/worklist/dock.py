@@ -58,9 +58,7 @@ class WorklistDock:
         self.table = Table(self.caseTable, caseColumns(), self.update)
         self.caseTable.cellDoubleClicked.connect(shown(lambda *_cell: self.onOpen()))
         self.work = WorkButton(
-            self.runButton,
-            self._bar,
-            self.statusLabel,
+            (self.runButton, self._bar, self.statusLabel),
             self.onRun,
             self.onCancel,
             _("Loading the model..."),
