@@ -55,9 +55,10 @@ def texts() -> set[str]:
 
 
 def on_the_panel() -> set[str]:
-    """Every text of the .ui file."""
-    tree = ElementTree.parse(MODULE_FOLDER / "Resources" / "UI" / "MoBUncertainty.ui")
-    return {re.sub("<[^>]+>", "", string.text or "").strip().rstrip(":") for string in tree.iter("string")}
+    """Every text of the .ui files."""
+    trees = map(ElementTree.parse, (MODULE_FOLDER / "Resources" / "UI").glob("*.ui"))
+    strings = (string.text or "" for tree in trees for string in tree.iter("string"))
+    return {re.sub("<[^>]+>", "", text).strip().rstrip(":") for text in strings}
 
 
 @pytest.fixture

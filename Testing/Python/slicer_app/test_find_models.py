@@ -39,28 +39,28 @@ def finder(desktop, published, tmp_path, monkeypatch):
     monkeypatch.setenv("MOB_UNCERTAINTY_MODELS", str(tmp_path / "installed"))
     inputs = desktop.widget.panel.inputs
     desktop.ui.findModelsButton.click()
-    inputs.finder.addressEdit.text = str(published)
+    inputs.finder.ui.addressEdit.text = str(published)
     yield inputs.finder
     inputs.close()
     inputs.selector.fill("")
 
 
 def listed(desktop, finder) -> list[str]:
-    finder.listButton.click()
-    desktop.process(until=lambda: not finder.statusLabel.text.startswith("Contacting"))
+    finder.ui.listButton.click()
+    desktop.process(until=lambda: not finder.ui.statusLabel.text.startswith("Contacting"))
     return texts(finder)
 
 
 def texts(finder) -> list[str]:
-    return [finder.modelList.item(row).text() for row in range(finder.modelList.count)]
+    return [finder.ui.modelList.item(row).text() for row in range(finder.ui.modelList.count)]
 
 
 def install(desktop, finder) -> None:
     import qt
 
     desktop.answer(qt.QMessageBox.Ok)
-    finder.installButton.click()
-    desktop.process(until=lambda: finder.installButton.text != "Cancel")
+    finder.ui.installButton.click()
+    desktop.process(until=lambda: finder.ui.installButton.text != "Cancel")
 
 
 def test_no_address_is_made_up_and_the_dialog_has_a_button_that_closes_it(desktop):
@@ -72,12 +72,12 @@ def test_no_address_is_made_up_and_the_dialog_has_a_button_that_closes_it(deskto
     inputs = desktop.widget.panel.inputs
     desktop.ui.findModelsButton.click()
     finder = inputs.finder
-    assert finder.addressEdit.text == "" and finder.addressEdit.placeholderText.startswith("https://")
-    finder.listButton.click()
+    assert finder.ui.addressEdit.text == "" and finder.ui.addressEdit.placeholderText.startswith("https://")
+    finder.ui.listButton.click()
     (dialog,) = desktop.dialogs
     assert dialog.text == "No catalogue is given; give an https address or a folder."
     assert finder.window.visible
-    finder.closeButton.click()
+    finder.ui.closeButton.click()
     assert not finder.window.visible
     inputs.close()
 
@@ -86,23 +86,23 @@ def test_a_model_is_found_installed_used_and_removed(desktop, finder, tmp_path):
     import qt
 
     ui, panel = desktop.ui, desktop.widget.panel
-    assert not finder.installButton.enabled
+    assert not finder.ui.installButton.enabled
     assert listed(desktop, finder) == ["Liver", "Pancreas"]
-    desktop.process(until=lambda: finder.pictureLabel.pixmap and not finder.pictureLabel.pixmap.isNull())
-    finder.searchEdit.text = "panc CC"
+    desktop.process(until=lambda: finder.ui.pictureLabel.pixmap and not finder.ui.pictureLabel.pixmap.isNull())
+    finder.ui.searchEdit.text = "panc CC"
     assert texts(finder) == ["Liver", "Pancreas"]  # whose label is the pancreas
-    finder.searchEdit.text = "panc cc0"
+    finder.ui.searchEdit.text = "panc cc0"
     assert texts(finder) == ["Pancreas"]
-    finder.modelList.currentRow = 0
-    assert "CC0-1.0" in finder.cardBrowser.toPlainText()
+    finder.ui.modelList.currentRow = 0
+    assert "CC0-1.0" in finder.ui.cardBrowser.toPlainText()
     desktop.answer(qt.QMessageBox.Cancel)
-    finder.installButton.click()
+    finder.ui.installButton.click()
     assert not (tmp_path / "installed").exists()
     assert "CC0-1.0" in desktop.dialogs[-1].text
     install(desktop, finder)
-    assert finder.statusLabel.text == "Pancreas is installed, and chosen in the panel."
+    assert finder.ui.statusLabel.text == "Pancreas is installed, and chosen in the panel."
     assert texts(finder) == ["Pancreas – installed"]
-    assert not finder.installButton.enabled
+    assert not finder.ui.installButton.enabled
     assert (ui.modelSelector.currentText, panel.parameters.model) == ("Pancreas", "Pancreas")
     assert panel.inputs.selector.model.path == tmp_path / "installed" / "Pancreas"
     add_ct(desktop)
@@ -121,10 +121,10 @@ def test_what_goes_wrong_is_said_and_leaves_nothing(desktop, finder, published, 
     catalogue = shutil.copytree(published, tmp_path / "catalogue")
     installed = tmp_path / "installed"
     with hosted(catalogue) as host:
-        finder.addressEdit.text = host.address + "/elsewhere"
+        finder.ui.addressEdit.text = host.address + "/elsewhere"
         assert listed(desktop, finder) == []
-        assert "HTTP 404" in finder.statusLabel.text
-        finder.addressEdit.text = host.address
+        assert "HTTP 404" in finder.ui.statusLabel.text
+        finder.ui.addressEdit.text = host.address
         assert listed(desktop, finder) == ["Liver", "Pancreas"]
         host.faults[".zip"] = "truncated"
         install(desktop, finder)
@@ -134,10 +134,10 @@ def test_what_goes_wrong_is_said_and_leaves_nothing(desktop, finder, published, 
         import qt
 
         desktop.answer(qt.QMessageBox.Ok)
-        finder.installButton.click()
-        assert finder.installButton.text == "Cancel"
+        finder.ui.installButton.click()
+        assert finder.ui.installButton.text == "Cancel"
         desktop.process(until=lambda: any(path.endswith(".zip") for _, path, _ in host.asked[-1:]))
-        finder.installButton.click()
-        assert finder.statusLabel.text == "Cancelled; nothing was installed."
+        finder.ui.installButton.click()
+        assert finder.ui.statusLabel.text == "Cancelled; nothing was installed."
         desktop.process(until=lambda: not list(installed.glob(".*")))
     assert list(installed.glob("*")) == []

@@ -177,7 +177,7 @@ def dock(away, tmp_path: Path) -> Iterator:
     away.ui.worklistButton.click()
     worklist = away.widget.panel.worklist
     away.choose(tmp_path / "scans")
-    worklist.folderButton.click()
+    worklist.ui.folderButton.click()
     away.process(until=lambda: not worklist._asking.busy, seconds=LIMIT)
     yield worklist
     environment["PYTHONPATH"] = path
@@ -186,7 +186,7 @@ def dock(away, tmp_path: Path) -> Iterator:
 
 
 def states(dock) -> list[str]:
-    return [dock.caseTable.item(row, 1).text() for row in range(dock.caseTable.rowCount)]
+    return [dock.ui.caseTable.item(row, 1).text() for row in range(dock.ui.caseTable.rowCount)]
 
 
 def idle(desktop, dock) -> None:
@@ -199,29 +199,29 @@ def test_a_worklist_is_predicted_there_whatever_happens_to_the_connection(away, 
     needed = []
     away.widget.panel.ensureReady = lambda formats, *_: needed.append(formats)
     away.answer(qt.QMessageBox.Cancel)
-    dock.runButton.click()
-    assert dock.statusLabel.text.startswith("Nothing was sent, so nothing was computed;")
+    dock.ui.runButton.click()
+    assert dock.ui.statusLabel.text.startswith("Nothing was sent, so nothing was computed;")
     assert lab.processes() == [] and needed == [("report",)]  # which needs no PyTorch
 
     # Without a connection no case is tried any more.
     lab.without_program()
     agree(away)
-    dock.runButton.click()
+    dock.ui.runButton.click()
     idle(away, dock)
     assert away.dialogs[-1].text.startswith(f"{HOST} does not find the command mob-uncertainty;")
     assert len(away.dialogs) == 3 and states(dock) == ["Not run", "Not run"]
 
     # Cut amid the first case: it is tried once more, in a new connection.
     lab.run(FAKE.format(mode="slow"))
-    dock.runButton.click()
-    away.process(until=lambda: PREDICTING in dock.statusLabel.text, seconds=LIMIT)
+    dock.ui.runButton.click()
+    away.process(until=lambda: PREDICTING in dock.ui.statusLabel.text, seconds=LIMIT)
     lab.run(FAKE.format(mode="normal"))
     lab.cut()
     idle(away, dock)
     assert states(dock) == ["Ready", "Ready"] and len(away.dialogs) == 3
     record = json.loads((tmp_path / "scans results" / "a" / "prediction.json").read_text())
     assert record["computer"] == HOST and record["input"]["name"] == "a.nii.gz"
-    assert dock.resultsLabel.text.endswith(f"scans results, computed on {HOST}")
+    assert dock.ui.resultsLabel.text.endswith(f"scans results, computed on {HOST}")
     assert "torch" not in sys.modules
 
 
@@ -229,11 +229,11 @@ def test_a_worklist_is_predicted_there_whatever_happens_to_the_connection(away, 
 def test_cancel_ends_what_runs_there_for_a_worklist(away, dock, lab, tmp_path):
     away.logic.computer.allow()
     lab.run(FAKE.format(mode="slow"))
-    dock.runButton.click()
-    away.process(until=lambda: PREDICTING in dock.statusLabel.text, seconds=LIMIT)
+    dock.ui.runButton.click()
+    away.process(until=lambda: PREDICTING in dock.ui.statusLabel.text, seconds=LIMIT)
     assert lab.processes()
-    dock.runButton.click()
-    assert dock.statusLabel.text.startswith("Cancelled;")
+    dock.ui.runButton.click()
+    assert dock.ui.statusLabel.text.startswith("Cancelled;")
     assert wait_until(lab.is_clean)
     away.process(until=lambda: not any((tmp_path / "scans results").glob("*")))
     assert states(dock) == ["Not run", "Not run"]

@@ -51,7 +51,7 @@ def opened(desktop):
 
 def rows(dock) -> dict[str, list[str]]:
     """The cells of each case, by its name."""
-    table = dock.caseTable
+    table = dock.ui.caseTable
     cells = [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
     return {name: rest for name, *rest in cells}
 
@@ -66,7 +66,7 @@ def idle(desktop, dock) -> None:
 
 def choose(desktop, dock, folder: Path) -> None:
     desktop.choose(folder)
-    dock.folderButton.click()
+    dock.ui.folderButton.click()
     idle(desktop, dock)
 
 
@@ -115,16 +115,18 @@ def sign(desktop, dock) -> None:
 def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, tmp_path):
     from MoBUncertaintyLib.slicer_app.worklist.dock import NEXT_KEY
 
-    assert not dock.runButton.enabled and not dock.nextButton.enabled
+    assert not dock.ui.runButton.enabled and not dock.ui.nextButton.enabled
     choose(desktop, dock, scans)
     cohort = tmp_path / "scans results"
     assert states(dock) == dict.fromkeys(NAMES, "Not run") and not cohort.exists()
 
-    dock.runButton.click()
+    dock.ui.runButton.click()
     kill_worker_in("b.nii.gz", dock)
     texts = []
-    widgets = (dock.statusLabel, dock.runButton, desktop.ui.applyButton)
-    dock._run._whole.progress.connect(lambda _step: texts.append((dock._bar.format, *(each.text for each in widgets))))
+    widgets = (dock.ui.statusLabel, dock.ui.runButton, desktop.ui.applyButton)
+    dock._run._whole.progress.connect(
+        lambda _step: texts.append((dock.ui.progressBar.format, *(each.text for each in widgets)))
+    )
     idle(desktop, dock)
     assert desktop.dialogs == []
     assert {tuple(buttons) for _, _, *buttons in texts} == {("Cancel", "Apply")}  # the panel is free meanwhile
@@ -133,11 +135,11 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     assert states(dock) == {"a.nii.gz": "Ready", "b.nii.gz": "Failed", "c.nii.gz": "Ready", "broken.nii.gz": "Failed"}
     assert rows(dock)["b.nii.gz"][1].startswith("The computing process ended unexpectedly (signal 9)")
     assert "truncated" in rows(dock)["broken.nii.gz"][1]
-    assert dock.statusLabel.text == "4 cases; 2 of them without results."
+    assert dock.ui.statusLabel.text == "4 cases; 2 of them without results."
 
     # One key leads through the cases; what is decided is on disk at once.
-    assert not dock.nextButton.enabled  # without a reader
-    dock.readerEdit.text = "A. Reader"
+    assert not dock.ui.nextButton.enabled  # without a reader
+    dock.ui.readerEdit.text = "A. Reader"
     assert dock._keys.made[0].key.toString() == NEXT_KEY
     dock._keys.made[0].activated.emit()
     idle(desktop, dock)
@@ -147,8 +149,8 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     corrected = session(desktop).review.corrected()
     desktop.process(until=lambda: states(dock)[first] == "In review", seconds=LIMIT)
     assert rows(dock)[first][3] == "2"
-    dock.caseTable.selectRow(list(states(dock)).index(first))
-    dock.openButton.click()  # again: nodes have the same names, although those from before are still there meanwhile
+    dock.ui.caseTable.selectRow(list(states(dock)).index(first))
+    dock.ui.openButton.click()  # again: nodes have the same names, although those from before are still there meanwhile
     idle(desktop, dock)
     assert dock.opened.ctNode is not ct and session(desktop).review.reviewed == (1, 3)
     names = [node.GetName() for node in (dock.opened.ctNode, *map(session(desktop).results.node, ROLES))]
@@ -158,15 +160,15 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     before = (cohort / "a" / "prediction.json").stat().st_mtime_ns
     dock = restart(desktop)
     choose(desktop, dock, scans)
-    dock.readerEdit.text = "A. Reader"
+    dock.ui.readerEdit.text = "A. Reader"
     assert list(states(dock).values())[:2] == ["Failed", "Failed"]  # the worst first, as in the cohort's table
     assert states(dock)[first] == "In review"
-    dock.runButton.click()
+    dock.ui.runButton.click()
     idle(desktop, dock)
     assert states(dock)["b.nii.gz"] == "Ready" and states(dock)["broken.nii.gz"] == "Failed"
     assert (cohort / "a" / "prediction.json").stat().st_mtime_ns == before  # it was not computed again
-    dock.caseTable.selectRow(list(states(dock)).index(first))
-    dock.openButton.click()
+    dock.ui.caseTable.selectRow(list(states(dock)).index(first))
+    dock.ui.openButton.click()
     idle(desktop, dock)
     assert np.array_equal(session(desktop).review.corrected(), corrected)
     assert np.array_equal(session(desktop).results.corrected(), corrected)
@@ -177,17 +179,17 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     assert (cohort / first[0] / "review-A. Reader" / "report.html").is_file()
     ct, selected = dock.opened.ctNode, []
     desktop.ui.ctSelector.currentNodeChanged.connect(selected.append)
-    dock.nextButton.click()
+    dock.ui.nextButton.click()
     idle(desktop, dock)
     assert set(selected) == {dock.opened.ctNode}  # no third CT, and never none, comes between
     assert dock.opened.name != first and ct.GetScene() is None  # one case at a time lies in memory
     assert not session(desktop).review.reviewed[0]
 
     # Another reader of the first case: no word of the first one's decisions, and the agreement at the end.
-    dock.readerEdit.text = "B. Reader"
+    dock.ui.readerEdit.text = "B. Reader"
     assert states(dock)[first] == "Ready"
-    dock.caseTable.selectRow(list(states(dock)).index(first))
-    dock.openButton.click()
+    dock.ui.caseTable.selectRow(list(states(dock)).index(first))
+    dock.ui.openButton.click()
     idle(desktop, dock)
     assert session(desktop).review.reviewed == (0, 3)
     accept_all(desktop, "excludeButton")
@@ -200,7 +202,7 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     # With the scene the open case goes: the window does not say that it is open, and keeps nothing of it in memory.
     desktop.scene.Clear(0)
     desktop.process()
-    assert dock.opened.name is None and dock.opened.ctNode is None and dock.statusLabel.text == ""
+    assert dock.opened.name is None and dock.opened.ctNode is None and dock.ui.statusLabel.text == ""
 
     with (cohort / "cohort.csv").open(encoding="utf-8-sig", newline="") as file:
         written = {row["case"]: row for row in csv.DictReader(file)}
@@ -211,15 +213,15 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
 
 def test_a_run_is_cancelled_and_a_model_that_cannot_be_used_ends_it(desktop, dock, scans, tmp_path):
     choose(desktop, dock, scans)
-    dock.runButton.click()
-    desktop.process(until=lambda: "Case 1 of 4" in dock.statusLabel.text, seconds=LIMIT)
-    dock.runButton.click()
+    dock.ui.runButton.click()
+    desktop.process(until=lambda: "Case 1 of 4" in dock.ui.statusLabel.text, seconds=LIMIT)
+    dock.ui.runButton.click()
     idle(desktop, dock)
-    assert dock.statusLabel.text.startswith("Cancelled;") and dock.runButton.text == "Run all"
+    assert dock.ui.statusLabel.text.startswith("Cancelled;") and dock.ui.runButton.text == "Run all"
     desktop.process(until=lambda: not any((tmp_path / "scans results").glob(".*")))  # nothing half written
     assert set(states(dock).values()) == {"Not run"}
     dock._run._onEnd(("The model is damaged.", "its traceback"))
-    assert desktop.dialogs[-1].text == "The model is damaged." and dock.statusLabel.text == "The model is damaged."
+    assert desktop.dialogs[-1].text == "The model is damaged." and dock.ui.statusLabel.text == "The model is damaged."
 
 
 def test_the_patients_of_the_dicom_database(desktop, dock, tmp_path, monkeypatch):
@@ -231,7 +233,7 @@ def test_the_patients_of_the_dicom_database(desktop, dock, tmp_path, monkeypatch
     monkeypatch.setattr(
         qt.QStandardPaths, "writableLocation", lambda _place: str(tmp_path / "Documents"), raising=False
     )
-    dock.patientsButton.click()
+    dock.ui.patientsButton.click()
     assert "holds no CT or MR series" in desktop.dialogs[-1].text
 
     def named(uid: str, **values):
@@ -260,16 +262,16 @@ def test_the_patients_of_the_dicom_database(desktop, dock, tmp_path, monkeypatch
         ),
         raising=False,
     )
-    dock.patientsButton.click()
+    dock.ui.patientsButton.click()
     idle(desktop, dock)
     assert states(dock) == {"id-7 4 portal venous": "Failed", "id-7 1 portal venous": "Not run"}
     assert "several folders" in rows(dock)["id-7 4 portal venous"][1]
-    dock.runButton.click()
+    dock.ui.runButton.click()
     idle(desktop, dock)
     name = "id-7 1 portal venous"
     assert states(dock)[name] == "Ready"
-    dock.readerEdit.text = "A. Reader"
-    dock.nextButton.click()
+    dock.ui.readerEdit.text = "A. Reader"
+    dock.ui.nextButton.click()
     idle(desktop, dock)
     assert dock.opened.ctNode.GetName() == name
     assert dock.opened.ctNode.GetAttribute("DICOM.instanceUIDs").split()[0] == "1.2.3.4.1"

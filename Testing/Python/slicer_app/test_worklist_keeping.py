@@ -62,9 +62,9 @@ def dock(desktop, predicted, tmp_path, documents):
     desktop.ui.worklistButton.click()
     dock = desktop.widget.panel.worklist
     desktop.choose(tmp_path / "scans")
-    dock.folderButton.click()
+    dock.ui.folderButton.click()
     idle(desktop, dock)
-    dock.nextButton.click()
+    dock.ui.nextButton.click()
     idle(desktop, dock)
     yield dock
     if desktop.widget.panel.worklist:
@@ -124,7 +124,7 @@ def test_a_second_window_of_a_reader_takes_nothing_from_the_first(desktop, dock)
     assert decided(path) == [True, True, True] and decided(copy) == [True, True, False]
 
     desktop.dialogs.clear()
-    dock.openButton.click()
+    dock.ui.openButton.click()
     idle(desktop, dock)
     assert desktop.widget.panel.review.session.review.reviewed == (3, 3)
     assert desktop.dialogs == []
@@ -135,7 +135,7 @@ def test_to_sign_again_keeps_what_was_signed_before_and_says_so(desktop, dock):
         decide(desktop, row)
     desktop.ui.signOffButton.click()
     idle(desktop, dock)
-    assert dock.statusLabel.text == f"{dock.opened.name} is signed and exported."
+    assert dock.ui.statusLabel.text == f"{dock.opened.name} is signed and exported."
     desktop.ui.signOffButton.click()  # reopened
     kept(desktop, dock)
     desktop.ui.regionsTable.selectRow(0)
@@ -145,19 +145,19 @@ def test_to_sign_again_keeps_what_was_signed_before_and_says_so(desktop, dock):
     idle(desktop, dock)
     copy = folder(dock) / f"review-{READER}.kept-1"
     expected = f"{dock.opened.name} is signed and exported. An earlier review is kept in {copy}."
-    assert dock.statusLabel.text == expected
+    assert dock.ui.statusLabel.text == expected
     assert "Looked at again" not in (copy / "report.json").read_text(encoding="utf-8")
     assert "Looked at again" in (folder(dock) / f"review-{READER}" / "report.json").read_text(encoding="utf-8")
     assert desktop.dialogs == []
 
 
 def test_the_readers_name_is_carried_from_panel_to_worklist_and_back(desktop, dock):
-    panel, worklist = desktop.ui.readerEdit, dock.readerEdit
+    panel, worklist = desktop.ui.readerEdit, dock.ui.readerEdit
     assert (panel.text, worklist.text) == (READER, READER)  # which the panel had when the worklist was opened
     assert panel.readOnly  # the open case's review has one reader
     worklist.text = "B. Reader"
     assert panel.text == READER
-    dock.openButton.click()
+    dock.ui.openButton.click()
     idle(desktop, dock)
     assert (panel.text, panel.readOnly) == ("B. Reader", True)
     worklist.text = "C. Reader"
@@ -200,7 +200,7 @@ def test_before_another_case_is_opened_it_is_asked_too(desktop, dock, documents,
     first = dock.opened.name
     decide(desktop, 0)
     desktop.answer(getattr(qt.QMessageBox, answer))
-    dock.nextButton.click()
+    dock.ui.nextButton.click()
     idle(desktop, dock)
     assert (dock.opened.name == first) == (answer == "Cancel")
     assert len(rescued(documents)) == (answer == "Save")

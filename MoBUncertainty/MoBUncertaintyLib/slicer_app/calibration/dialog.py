@@ -15,8 +15,8 @@ from MoBUncertaintyLib.errors import CalibrationError
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.calibration.outcome import question
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import showError
-from MoBUncertaintyLib.slicer_app.widgets.section import makeButton, shown
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadDialog, showError
+from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
@@ -35,16 +35,17 @@ class Recalibrate:
         self._onKept = onKept
         self._model: ListedModel | None = None
         self._running = False
-        self._build()
+        self.window, self.ui = loadDialog("Recalibrate")
+        self.ui.folderList.currentRowChanged.connect(shown(lambda *_args: self._update()))
         self.work = WorkButton(
-            (self.startButton, self._bar, self.statusLabel),
+            (self.ui.startButton, self.ui.progressBar, self.ui.statusLabel),
             self._onStart,
             self._onCancel,
             _("Reading the cases..."),
             _("Stop; nothing is left of it."),
         )
-        self.addButton.clicked.connect(shown(self._onAdd))
-        self.removeButton.clicked.connect(shown(self._onRemove))
+        self.ui.addButton.clicked.connect(shown(self._onAdd))
+        self.ui.removeButton.clicked.connect(shown(self._onRemove))
         self.window.finished.connect(shown(self.close))
         self._update()
 
@@ -67,48 +68,16 @@ class Recalibrate:
     def add(self, folder: Path | str) -> None:
         """List a folder of reviews or labelled cases."""
         if str(folder) not in self._folders():
-            self.folderList.addItem(str(folder))
+            self.ui.folderList.addItem(str(folder))
         self._update()
 
-    def _build(self) -> None:
-        self.window = window = qt.QDialog(slicer.util.mainWindow())
-        layout = qt.QVBoxLayout(window)
-        note = qt.QLabel()
-        note.wordWrap = True
-        note.text = _(
-            "Choose folders with 5 or more cases, of either kind. The old model stays as it is.\n\n"
-            "Labelled cases: a folder with images/NAME.nii.gz and labels/NAME.nii.gz, of images that the model was not "
-            "trained on. Each is segmented first, which takes as long as Apply.\n\n"
-            "Reviews that you have signed off and exported: what you have drawn in their regions counts most. Whoever "
-            "is shown a segmentation tends to accept it, so no verdict counts against the model."
-        )
-        self.folderList = qt.QListWidget()
-        self.folderList.accessibleName = _("Folders of cases")
-        self.folderList.currentRowChanged.connect(shown(lambda *_args: self._update()))
-        self.addButton = makeButton(
-            _("Add folder..."), _("Add a folder of labelled cases, an exported review, or a folder of several.")
-        )
-        self.removeButton = makeButton(_("Remove"), _("Take the selected folder out of this list; its files stay."))
-        self.startButton = makeButton(_("Recalibrate"), _("Fit the model to these cases, and show before and after."))
-        self._bar, self.statusLabel = qt.QProgressBar(), qt.QLabel()
-        self.statusLabel.wordWrap = True
-        buttons = qt.QHBoxLayout()
-        for widget in (self.addButton, self.removeButton, self.startButton):
-            buttons.addWidget(widget)
-        for widget in (note, self.folderList):
-            layout.addWidget(widget)
-        layout.addLayout(buttons)
-        for widget in (self._bar, self.statusLabel):
-            layout.addWidget(widget)
-        window.resize(560, 360)
-
     def _folders(self) -> list[str]:
-        return [self.folderList.item(row).text() for row in range(self.folderList.count)]
+        return [self.ui.folderList.item(row).text() for row in range(self.ui.folderList.count)]
 
     def _update(self) -> None:
-        for widget in (self.folderList, self.addButton):
+        for widget in (self.ui.folderList, self.ui.addButton):
             widget.enabled = not self._running
-        self.removeButton.enabled = not self._running and self.folderList.currentRow >= 0
+        self.ui.removeButton.enabled = not self._running and self.ui.folderList.currentRow >= 0
         self.work.update(self._running, None if self._folders() else _("Add folders of cases first."))
 
     def _onAdd(self, *_args) -> None:
@@ -118,7 +87,7 @@ class Recalibrate:
             self.add(dialog.selectedFiles()[0])
 
     def _onRemove(self, *_args) -> None:
-        self.folderList.takeItem(self.folderList.currentRow)
+        self.ui.folderList.takeItem(self.ui.folderList.currentRow)
         self._update()
 
     def _onStart(self) -> None:

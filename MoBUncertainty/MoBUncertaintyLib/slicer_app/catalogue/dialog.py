@@ -15,8 +15,8 @@ from MoBUncertaintyLib.catalogue.install import target_of
 from MoBUncertaintyLib.catalogue.place import Place
 from MoBUncertaintyLib.files.schema import from_json
 from MoBUncertaintyLib.slicer_app.catalogue.card import cardHtml, consentText, statusText, whyNotInstall
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import showError
-from MoBUncertaintyLib.slicer_app.widgets.section import makeButton, shown
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadDialog, showError
+from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.slicer_app.worker.job import Job
@@ -43,20 +43,21 @@ class FindModels:
         self._entries: list[Entry] = []
         self._shown: list[Entry] = []  # those that a search finds
         self._installing = False
-        self._build()
+        self.window, self.ui = loadDialog("FindModels")
+        self.ui.addressEdit.text = slicer.util.settingsValue(SETTINGS_KEY, "")
         self.work = WorkButton(
-            (self.installButton, self._bar, self.statusLabel),
+            (self.ui.installButton, self.ui.progressBar, self.ui.statusLabel),
             self._onInstall,
             self._onCancel,
             _("Contacting the catalogue..."),
             _("Stop the download; nothing is left of it."),
         )
-        self.folderButton.clicked.connect(shown(self._onFolder))
-        self.listButton.clicked.connect(shown(self._onList))
-        self.addressEdit.returnPressed.connect(shown(self._onList))
-        self.searchEdit.textChanged.connect(shown(self._fill))
-        self.modelList.currentRowChanged.connect(shown(self._onSelected))
-        self.closeButton.clicked.connect(lambda *_args: self.window.close())
+        self.ui.folderButton.clicked.connect(shown(self._onFolder))
+        self.ui.listButton.clicked.connect(shown(self._onList))
+        self.ui.addressEdit.returnPressed.connect(shown(self._onList))
+        self.ui.searchEdit.textChanged.connect(shown(self._fill))
+        self.ui.modelList.currentRowChanged.connect(shown(self._onSelected))
+        self.ui.closeButton.clicked.connect(lambda *_args: self.window.close())
         self.window.finished.connect(shown(self.close))
         self._update()
 
@@ -74,61 +75,19 @@ class FindModels:
         self.window.hide()
         self._update()
 
-    def _build(self) -> None:
-        self.window = window = qt.QDialog(slicer.util.mainWindow())
-        window.windowTitle = _("Find models")
-        self.addressEdit = qt.QLineEdit()
-        self.addressEdit.accessibleName = _("Catalogue")
-        self.addressEdit.text = slicer.util.settingsValue(SETTINGS_KEY, "")
-        self.addressEdit.placeholderText = _("https://... or a folder; whoever gave you a model can tell it")
-        self.addressEdit.toolTip = _("An https address, or a folder, with an index of models.")
-        self.folderButton = makeButton(_("Folder..."), _("Choose a folder that holds a catalogue."))
-        self.listButton = makeButton(_("List models"), _("Ask this address for its models."))
-        note = _label()
-        note.text = _(
-            "This address is contacted when you list its models, choose one (for its picture) or install it. "
-            "Nothing is sent but the request."
-        )
-        self.searchEdit = qt.QLineEdit()
-        self.searchEdit.placeholderText = _("Search by organ, name or licence")
-        self.searchEdit.accessibleName = _("Search")
-        self.modelList = qt.QListWidget()
-        self.modelList.accessibleName = _("Models")
-        self.cardBrowser = qt.QTextBrowser()
-        self.cardBrowser.openLinks = False
-        self.pictureLabel = _label()
-        self.pictureLabel.textFormat = qt.Qt.PlainText
-        self.installButton = makeButton(_("Install..."), _("Install this model, after you have agreed to its licence."))
-        self.closeButton = makeButton(_("Close"), _("Close this dialog; a download that goes on is stopped."))
-        self._bar, self.statusLabel = qt.QProgressBar(), _label()
-        grid = qt.QGridLayout(window)
-        address = qt.QHBoxLayout()
-        for widget in (self.addressEdit, self.folderButton, self.listButton):
-            address.addWidget(widget)
-        grid.addLayout(address, 0, 0, 1, 2)
-        grid.addWidget(note, 1, 0, 1, 2)
-        grid.addWidget(self.searchEdit, 2, 0)
-        grid.addWidget(self.modelList, 3, 0, 2, 1)
-        grid.addWidget(self.cardBrowser, 2, 1, 2, 1)
-        grid.addWidget(self.pictureLabel, 4, 1)
-        grid.addWidget(self.statusLabel, 5, 0, 1, 2)
-        grid.addWidget(self._bar, 6, 0)
-        buttons = qt.QHBoxLayout()
-        for button in (self.installButton, self.closeButton):
-            buttons.addWidget(button)
-        grid.addLayout(buttons, 6, 1)
-        grid.setRowStretch(3, 1)
-        grid.setColumnStretch(0, 2)
-        grid.setColumnStretch(1, 3)
-        window.resize(860, 640)
-
     @property
     def _entry(self) -> Entry | None:
-        row = self.modelList.currentRow
+        row = self.ui.modelList.currentRow
         return self._shown[row] if 0 <= row < len(self._shown) else None
 
     def _update(self) -> None:
-        for widget in (self.addressEdit, self.folderButton, self.listButton, self.modelList, self.searchEdit):
+        for widget in (
+            self.ui.addressEdit,
+            self.ui.folderButton,
+            self.ui.listButton,
+            self.ui.modelList,
+            self.ui.searchEdit,
+        ):
             widget.enabled = not self._installing
         entry = self._entry
         self.work.update(self._installing, whyNotInstall(entry) if entry else _("Choose a model first."))
@@ -147,11 +106,11 @@ class FindModels:
         dialog = qt.QFileDialog(self.window, _("Choose a catalogue"))
         dialog.setFileMode(qt.QFileDialog.Directory)
         if dialog.exec_():
-            self.addressEdit.text = dialog.selectedFiles()[0]
+            self.ui.addressEdit.text = dialog.selectedFiles()[0]
             self._onList()
 
     def _onList(self, *_args) -> None:
-        self._place = Place.of(self.addressEdit.text)
+        self._place = Place.of(self.ui.addressEdit.text)
         self._entries = []
         self._fill()
         self.work.say(_("Contacting the catalogue..."))
@@ -163,7 +122,7 @@ class FindModels:
         self._fill()
         self.work.say("" if self._entries else _("This catalogue is empty."))
         if self._shown:
-            self.modelList.currentRow = 0
+            self.ui.modelList.currentRow = 0
 
     def _onListFailed(self, _code: str, message: str, _details: str) -> None:
         self.work.say(message)
@@ -171,14 +130,14 @@ class FindModels:
     def _fill(self, *_args) -> None:
         """List the models that the search finds, and keep the one that is chosen."""
         chosen = self._entry
-        self._shown = [entry for entry in self._entries if entry.matches(self.searchEdit.text)]
-        blocked = self.modelList.blockSignals(True)
-        self.modelList.clear()
+        self._shown = [entry for entry in self._entries if entry.matches(self.ui.searchEdit.text)]
+        blocked = self.ui.modelList.blockSignals(True)
+        self.ui.modelList.clear()
         for entry in self._shown:
-            self.modelList.addItem(" – ".join(filter(None, [entry.title, statusText(entry)])))
+            self.ui.modelList.addItem(" – ".join(filter(None, [entry.title, statusText(entry)])))
         row = self._shown.index(chosen) if chosen in self._shown else -1
-        self.modelList.currentRow = row
-        self.modelList.blockSignals(blocked)
+        self.ui.modelList.currentRow = row
+        self.ui.modelList.blockSignals(blocked)
         if row < 0:
             self._showCard(None)
         self._update()
@@ -190,9 +149,9 @@ class FindModels:
         self._update()
 
     def _showCard(self, entry: Entry | None) -> None:
-        self.cardBrowser.setHtml(cardHtml(entry) if entry else "")
-        self.pictureLabel.clear()
-        self.pictureLabel.minimumHeight = 0
+        self.ui.cardBrowser.setHtml(cardHtml(entry) if entry else "")
+        self.ui.pictureLabel.clear()
+        self.ui.pictureLabel.minimumHeight = 0
         if entry is None or entry.preview is None:
             return
 
@@ -206,11 +165,11 @@ class FindModels:
     def _showPicture(self, picture) -> None:
         if picture is not None and not picture.isNull():
             scaled = picture.scaledToWidth(PICTURE_WIDTH, qt.Qt.SmoothTransformation)
-            self.pictureLabel.setPixmap(scaled)
-            self.pictureLabel.minimumHeight = scaled.height()
+            self.ui.pictureLabel.setPixmap(scaled)
+            self.ui.pictureLabel.minimumHeight = scaled.height()
 
     def _sayNoPicture(self, _code: str, message: str, _details: str) -> None:
-        self.pictureLabel.text = message
+        self.ui.pictureLabel.text = message
 
     # The installation
 
@@ -242,14 +201,6 @@ class FindModels:
         self._installing = False
         self.work.stop(text)
         self._fill()
-
-
-def _label():
-    """Make a label that wraps, and takes no more room than its text or picture."""
-    label = qt.QLabel()
-    label.wordWrap = True
-    label.setSizePolicy(qt.QSizePolicy.Preferred, qt.QSizePolicy.Maximum)
-    return label
 
 
 def _plain(entry: Entry) -> dict[str, Any]:

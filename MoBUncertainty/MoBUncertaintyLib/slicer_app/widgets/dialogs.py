@@ -10,6 +10,8 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.files.resources import RESOURCES
+
 POLL_MILLISECONDS = 100
 
 
@@ -54,6 +56,13 @@ def _box(icon, text: str, buttons):
     box.icon, box.text, box.standardButtons = icon, text, buttons
     box.deleteLater()  # when control returns to the event loop
     return box
+
+
+def loadDialog(name: str) -> tuple:
+    """Load a dialog of the extension's folder of .ui files; return it, a child of Slicer's window, and its widgets."""
+    content = slicer.util.loadUI(str(RESOURCES / "UI" / f"{name}.ui"))
+    content.setParent(slicer.util.mainWindow(), content.windowFlags())
+    return content, slicer.util.childWidgetVariables(content)
 
 
 class AfterLoading:

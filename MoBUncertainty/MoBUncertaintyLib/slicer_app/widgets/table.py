@@ -156,6 +156,7 @@ class TableRoom(qt.QObject):
             self._viewport.installEventFilter(self)
         more = self._viewport.height - self._section.layout().totalSizeHint().height()
         fitRows(self._table, self._fewest + max(0, more // self._table.verticalHeader().defaultSectionSize))
+        self._section.layout().activate()  # Qt may have dropped the request while the section was not seen
 
     def eventFilter(self, _watched, event) -> bool:
         """Follow the window, which Slicer's Data Probe makes lower while the mouse is in a slice view."""

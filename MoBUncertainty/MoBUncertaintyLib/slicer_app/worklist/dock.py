@@ -14,10 +14,11 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.errors import Cancelled, ImageError, OutputError, ReviewError
+from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.slicer_app.clicks.keys import Shortcuts
 from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askUnkept, showError
-from MoBUncertaintyLib.slicer_app.widgets.section import allow, makeButton, shown
+from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
 from MoBUncertaintyLib.slicer_app.widgets.table import Table
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 from MoBUncertaintyLib.slicer_app.worklist.asking import Asking
@@ -29,7 +30,6 @@ from MoBUncertaintyLib.slicer_app.worklist.table import caseColumns, caseRows
 from MoBUncertaintyLib.worker.protocol import Command
 
 NEXT_KEY = "C"
-READER_WIDTH = 220  # pixels
 HEIGHT = 210  # pixels at first: most of a laptop's screen is left to the views
 
 
@@ -54,27 +54,38 @@ class WorklistDock:
             "Whose review this is; to review as another reader, name them in the worklist and open the case."
         )
         self._readerTips = {False: panel.ui.readerEdit.toolTip, True: inWorklist}
-        self._build()
-        self.table = Table(self.caseTable, caseColumns(), self.update)
-        self.caseTable.cellDoubleClicked.connect(shown(lambda *_cell: self.onOpen()))
+        main = slicer.util.mainWindow()
+        self.window = qt.QDockWidget(_("Worklist"), main)
+        self.window.objectName = "MoBUncertaintyWorklist"
+        content = slicer.util.loadUI(str(RESOURCES / "UI" / "Worklist.ui"))
+        self.ui = slicer.util.childWidgetVariables(content)
+        self.window.setWidget(content)
+        if main is not None:
+            main.addDockWidget(qt.Qt.BottomDockWidgetArea, self.window)
+            main.resizeDocks([self.window], [HEIGHT], qt.Qt.Vertical)
+        sources = (self.ui.folderButton, self.ui.patientsButton, self.ui.resultsButton)
+        opening = (self.ui.openButton, self.ui.nextButton, self.ui.pageButton)
+        self._tips = {button: button.toolTip for button in (*sources, *opening)}
+        self.table = Table(self.ui.caseTable, caseColumns(), self.update)
+        self.ui.caseTable.cellDoubleClicked.connect(shown(lambda *_cell: self.onOpen()))
         self.work = WorkButton(
-            (self.runButton, self._bar, self.statusLabel),
+            (self.ui.runButton, self.ui.progressBar, self.ui.statusLabel),
             self.onRun,
             self.onCancel,
             _("Loading the model..."),
             _("Stop; what is done stays, and the next run goes on there."),
         )
         for button, act in (
-            (self.folderButton, self.onFolder),
-            (self.patientsButton, self.onPatients),
-            (self.resultsButton, self.onResults),
-            (self.openButton, self.onOpen),
-            (self.nextButton, self.onNext),
-            (self.pageButton, self.onPage),
+            (self.ui.folderButton, self.onFolder),
+            (self.ui.patientsButton, self.onPatients),
+            (self.ui.resultsButton, self.onResults),
+            (self.ui.openButton, self.onOpen),
+            (self.ui.nextButton, self.onNext),
+            (self.ui.pageButton, self.onPage),
         ):
             button.clicked.connect(shown(lambda *_args, act=act: act()))
-        self.readerEdit.text = panel.ui.readerEdit.text
-        self.readerEdit.textChanged.connect(self._onReader)
+        self.ui.readerEdit.text = panel.ui.readerEdit.text
+        self.ui.readerEdit.textChanged.connect(self._onReader)
         panel.ui.readerEdit.textChanged.connect(self._onPanelReader)
         self._keys = Shortcuts(slicer.util.mainWindow() or self.window)
         self._keys.add(NEXT_KEY, shown(self._onKey))
@@ -263,22 +274,22 @@ class WorklistDock:
         qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.cases.page)))
 
     def _onKey(self, *_args) -> None:
-        if self.nextButton.enabled and self.window.visible:
+        if self.ui.nextButton.enabled and self.window.visible:
             self.onNext()
 
     def _onReader(self, *_args) -> None:
         """Name the reader in the panel too, unless its review is that of a case which another reader has opened."""
         if not self.opened.isOf(self._panel.review.session):
-            self._panel.ui.readerEdit.text = self.readerEdit.text
+            self._panel.ui.readerEdit.text = self.ui.readerEdit.text
         self._show()
 
     def _onPanelReader(self, *_args) -> None:
         if not self.opened.isOf(self._panel.review.session):
-            self.readerEdit.text = self._panel.ui.readerEdit.text
+            self.ui.readerEdit.text = self._panel.ui.readerEdit.text
 
     @property
     def _reader(self) -> str:
-        return self.readerEdit.text.strip()
+        return self.ui.readerEdit.text.strip()
 
     def _open(self, case: WorklistCase) -> None:
         self._panel.review.leave()
@@ -356,21 +367,22 @@ class WorklistDock:
         running, cases = self._run.running, self.cases
         wait = _("Wait until the run has ended, or cancel it.") if running else None
         none = _("Choose a folder of images, or the DICOM database, first.") if cases is None else None
-        for button, tip in self._sources:
-            allow(button, wait or (none if button is self.resultsButton else None), tip)
-        self.sourceLabel.text = str(cases.source or cases.title) if cases else _("No cases yet.")
+        ui, tips = self.ui, self._tips
+        for button in (ui.folderButton, ui.patientsButton, ui.resultsButton):
+            allow(button, wait or (none if button is ui.resultsButton else None), tips[button])
+        self.ui.sourceLabel.text = str(cases.source or cases.title) if cases else _("No cases yet.")
         host = self._panel.logic.computer.host
         place = _("Results: {folder}, computed on {host}") if host else _("Results: {folder}")
-        self.resultsLabel.text = place.format(folder=cases.cohort, host=host) if cases else ""
+        self.ui.resultsLabel.text = place.format(folder=cases.cohort, host=host) if cases else ""
         self.work.update(running, None if running else self._whyNotRun())
         selected = cases.find(self.table.selected) if cases else None
         reason = self._whyNotOpen()
         noResults = None if selected and selected.hasResults else _("Select a case with results.")
-        allow(self.openButton, reason or noResults, _("Open the selected case for review."))
+        allow(ui.openButton, reason or noResults, tips[ui.openButton])
         nothing = None if cases and cases.next(self.opened.name, self._reader) else _("No case is left to review.")
-        allow(self.nextButton, reason or nothing, _("Keep this review, and open the next case that is not signed."))
+        allow(ui.nextButton, reason or nothing, tips[ui.nextButton])
         page = None if cases and cases.page else _("The table is written when a case is done.")
-        allow(self.pageButton, page, _("Open the cohort's table, which mob-uncertainty predict writes too."))
+        allow(ui.pageButton, page, tips[ui.pageButton])
         edit, isOpen = self._panel.ui.readerEdit, self.opened.isOf(self._panel.review.session)
         edit.readOnly = isOpen  # each reader's review has a file of its own
         edit.toolTip = self._readerTips[isOpen]
@@ -392,56 +404,3 @@ class WorklistDock:
         if self._panel.state.busy or self._panel.parameters is None:
             return _("Wait for the running computation to finish.")
         return _("A case is being opened.") if self._opening else None
-
-    def _build(self) -> None:
-        main = slicer.util.mainWindow()
-        self.window = window = qt.QDockWidget(_("Worklist"), main)
-        window.objectName = "MoBUncertaintyWorklist"
-        content = qt.QWidget()
-        layout = qt.QVBoxLayout(content)
-        self.folderButton = makeButton(_("Folder..."))
-        self.patientsButton = makeButton(_("DICOM database"))
-        self.resultsButton = makeButton(_("Results in..."))
-        self._sources = (
-            (
-                self.folderButton,
-                _("List the images of a folder: DICOM folders and volumes, also in folders of folders."),
-            ),
-            (self.patientsButton, _("List the CT and MR series of Slicer's DICOM database.")),
-            (self.resultsButton, _("Choose where the results, reviews and the table of the cases go.")),
-        )
-        self.sourceLabel, self.resultsLabel, readerCaption = qt.QLabel(), qt.QLabel(), qt.QLabel(_("Reader:"))
-        for label in (self.sourceLabel, self.resultsLabel):
-            label.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)
-        self.readerEdit = qt.QLineEdit()
-        self.readerEdit.placeholderText = _("Your name")
-        self.readerEdit.toolTip = _("Whose reviews are shown and kept; each reader has a review of their own.")
-        readerCaption.setBuddy(self.readerEdit)
-        self.caseTable = qt.QTableWidget()
-        self.caseTable.accessibleName = _("Cases")
-        self.runButton = makeButton(_("Run all"))
-        self.runButton.toolTip = _("Predict all cases without results in the background, with the panel's model.")
-        self.openButton, self.nextButton = makeButton(_("Open")), makeButton(_("Open next (C)"))
-        self.pageButton = makeButton(_("Table..."))
-        self._bar, self.statusLabel = qt.QProgressBar(), qt.QLabel()
-        self.statusLabel.wordWrap = True
-        self.readerEdit.maximumWidth = READER_WIDTH
-        work = (self.runButton, self.openButton, self.nextButton, self.pageButton, readerCaption, self.readerEdit)
-        for widgets in (
-            (
-                *((self.folderButton, 0), (self.patientsButton, 0), (self.sourceLabel, 1)),
-                *((self.resultsButton, 0), (self.resultsLabel, 1)),
-            ),
-            (*((widget, 0) for widget in work), (self._bar, 1)),
-        ):
-            row = qt.QHBoxLayout()
-            for widget, stretch in widgets:
-                row.addWidget(widget, stretch)
-            row.addStretch(0)
-            layout.addLayout(row)
-        layout.insertWidget(1, self.caseTable, 1)
-        layout.addWidget(self.statusLabel)
-        window.setWidget(content)
-        if main is not None:
-            main.addDockWidget(qt.Qt.BottomDockWidgetArea, window)
-            main.resizeDocks([window], [HEIGHT], qt.Qt.Vertical)
