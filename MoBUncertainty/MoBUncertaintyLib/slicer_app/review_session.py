@@ -25,8 +25,7 @@ from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.inputs.channels import channelVolume
 from MoBUncertaintyLib.slicer_app.listed_regions import ListedRegions
-from MoBUncertaintyLib.slicer_app.region_drawing import RegionDrawing
-from MoBUncertaintyLib.slicer_app.reviewed_segmentation import ReviewedSegmentation
+from MoBUncertaintyLib.slicer_app.reviewed_segmentation import RegionDrawing, ReviewedSegmentation
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.stored_results import (

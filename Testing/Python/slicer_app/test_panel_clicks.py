@@ -608,7 +608,7 @@ class TestFlash:
 
     def test_nothing_flashes_where_animations_are_off(self, reviewed, mouse, monkeypatch):
         desktop, session = reviewed
-        monkeypatch.setattr("MoBUncertaintyLib.slicer_app.clicks.flash.animates", lambda: False)
+        monkeypatch.setattr("MoBUncertaintyLib.slicer_app.clicks.section.animates", lambda: False)
         desktop.ui.notOrganHereButton.click()
         mouse.click(place(*region_voxel(session, organ=True)))
         assert session.changes.node is None

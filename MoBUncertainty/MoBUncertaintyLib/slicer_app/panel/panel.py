@@ -14,10 +14,9 @@ from MoBUncertaintyLib.slicer_app.panel.export import ExportSection
 from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection
 from MoBUncertaintyLib.slicer_app.panel.jobs import Jobs, whyNotApply
 from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
-from MoBUncertaintyLib.slicer_app.panel.removals import Removals
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
 from MoBUncertaintyLib.slicer_app.panel.run import RunSection, predictionSettings
-from MoBUncertaintyLib.slicer_app.panel.shown import ShownResults
+from MoBUncertaintyLib.slicer_app.panel.shown import Removals, ShownResults
 from MoBUncertaintyLib.slicer_app.panel.state import Folding, State
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
