@@ -48,7 +48,7 @@ class ListedRegions:
     def warning(self) -> str | None:
         """What is to be said of how much of the expected error they hold; None: they hold enough."""
         coverage = self._coverages.get(self.review.settings)
-        listed = sum(each.found.region.expected_error_mm3 for each in self.review.regions)  # decided ones stay
+        listed = sum(region.found.region.expected_error_mm3 for region in self.review.regions)  # decided ones stay
         return coverage.extended(listed).warning if coverage else None
 
     @property
@@ -78,8 +78,8 @@ class ListedRegions:
         self.review.update_regions(regions)
         if regions.coverage is not None:
             self._coverages[settings] = regions.coverage
-            found = {"settings": asdict(settings), "coverage": asdict(regions.coverage)}
-            self.results.setState("coverage", found | {"predicted_sha256": self.review.digest})
+            stored = {"settings": asdict(settings), "coverage": asdict(regions.coverage)}
+            self.results.setState("coverage", stored | {"predicted_sha256": self.review.digest})
         self.show()
         storeReview(self.results, self.review)
 
@@ -124,11 +124,12 @@ class ListedRegions:
         return self._finder
 
     def _list(self) -> list[tuple[int, str]]:
-        return [(each.number, each.region_id) for each in self.review.regions]
+        return [(region.number, region.region_id) for region in self.review.regions]
 
     def _showStatuses(self) -> None:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
-        statuses = {each.number: logic.Completed if each.decided else logic.Flagged for each in self.review.regions}
+        decided = {region.number: region.decided for region in self.review.regions}
+        statuses = {number: logic.Completed if done else logic.Flagged for number, done in decided.items()}
         self.results.setRegionStatuses(statuses)
 
 

@@ -37,8 +37,8 @@ def placeText(location: str, labels: Sequence[Label]) -> str:
 def placeTexts(regions: Iterable[Region], labels: Sequence[Label]) -> dict[int, str]:
     """Say where regions lie, by their numbers; regions of one place are counted, so that no two are called alike."""
     places: dict[str, list[int]] = {}
-    for each in sorted(regions, key=lambda region: region.number):
-        places.setdefault(placeText(each.location, labels), []).append(each.number)
+    for region in sorted(regions, key=lambda region: region.number):
+        places.setdefault(placeText(region.location, labels), []).append(region.number)
     return {
         number: place if len(numbers) == 1 else f"{place} {count}"
         for place, numbers in places.items()
@@ -81,8 +81,8 @@ class OrganNames:
 def regionTitles(regions: Iterable[Region], labels: Sequence[Label]) -> dict[int, str]:
     """Name regions in lists, by their numbers."""
     regions = list(regions)
-    places, text = placeTexts(regions, labels), _("{rank}: {place}, expected error {volume} mm³")
-    return {
-        each.number: text.format(rank=each.rank, place=places[each.number], volume=f"{each.expected_error_mm3:,.0f}")
-        for each in regions
-    }
+    places, text, titles = placeTexts(regions, labels), _("{rank}: {place}, expected error {volume} mm³"), {}
+    for region in regions:
+        volume = f"{region.expected_error_mm3:,.0f}"
+        titles[region.number] = text.format(rank=region.rank, place=places[region.number], volume=volume)
+    return titles

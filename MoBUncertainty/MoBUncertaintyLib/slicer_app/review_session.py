@@ -135,7 +135,7 @@ class ReviewSession:
         suitability, ct = self.review.prediction.suitability, self.results.ctNode
         text = _("{ct} lies under a transform that bends it, as unevenly spaced DICOM slices do: sizes may be wrong.")
         bent = [text.format(ct=ct.GetName())] if CtNodes(ct).isBent else []
-        return bent + [each for each in self.regions.otherWarnings if not (suitability and suitability.says(each))]
+        return bent + [text for text in self.regions.otherWarnings if not (suitability and suitability.says(text))]
 
     def isComplete(self) -> bool:
         """Whether all nodes are there still."""

@@ -73,7 +73,7 @@ class ReviewedSegmentation:
 
     def _changeable(self) -> Box:
         """Where the segmentation can differ from the review: comparing all of an image takes too long."""
-        decided = [each.box for each in self.review.regions if each.decided]
+        decided = [region.box for region in self.review.regions if region.decided]
         clicked = [self.review.changed_box] if self.review.clicks else []
         return hull([*self.results.segmentBoxes(), self._predictedBox, *decided, *clicked])
 

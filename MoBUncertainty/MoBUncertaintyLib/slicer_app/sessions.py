@@ -148,6 +148,6 @@ def defaultCt():
 
 def showAlone(ct) -> None:
     """Show a CT and its results, if any, and hide those of other CTs, which would lie over it."""
-    for each in findResults(slicer.mrmlScene):
-        ResultScene(each).setVisible(each is ct)
+    for node in findResults(slicer.mrmlScene):
+        ResultScene(node).setVisible(node is ct)
     ResultScene(ct).showInViews()

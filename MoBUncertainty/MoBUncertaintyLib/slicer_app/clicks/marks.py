@@ -170,7 +170,7 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
     if len(points) <= MAX_POINTS:
         return [tuple(point) for point in points]
     index = np.unique(np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(int))
-    return [tuple(points[each]) for each in index]
+    return [tuple(points[number]) for number in index]
 
 
 def _names() -> dict[Mark, str]:

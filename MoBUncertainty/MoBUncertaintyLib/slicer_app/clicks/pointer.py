@@ -181,7 +181,7 @@ class _View:
 
     def _dragged(self, points: np.ndarray) -> list[Point]:
         """Return where points are that have moved with the mouse since it was pressed."""
-        here, there = (np.array(self._toRas(each)) for each in (self._interactor.GetEventPosition(), self._from))
+        here, there = (np.array(self._toRas(pixel)) for pixel in (self._interactor.GetEventPosition(), self._from))
         return [tuple(point) for point in (points + here - there).tolist()]
 
     def _markHere(self) -> tuple[str, np.ndarray] | None:

@@ -129,7 +129,7 @@ class ClicksSection:
         """Return where the clicks that can be seen lie, by their ids."""
         if self._session.marks.hidden:
             return {}
-        return {each.click_id: self._session.marks.toWorld(each.points_ras) for each in self._session.review.clicks}
+        return {click.click_id: self._session.marks.toWorld(click.points_ras) for click in self._session.review.clicks}
 
     def draw(self, points: Sequence[Point], label: int) -> None:
         """Show a stroke that is being drawn."""
@@ -152,7 +152,7 @@ class ClicksSection:
         text = _("To move a click changes the review, which {name} has signed off: withdraw the signature?")
         place = self._session.marks.fromWorld(points)
         if self._mayChange(text, place) and self._try(self._session.step, Review.move_click, clickId, place):
-            self._after(next(each for each in self._session.review.clicks if each.click_id == clickId))
+            self._after(next(click for click in self._session.review.clicks if click.click_id == clickId))
 
     def pick(self, clickId: str) -> None:
         """Select a click."""
@@ -169,7 +169,7 @@ class ClicksSection:
     def _onMove(self) -> None:
         click, crosshair = self._list.selected, slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         composites = nodesByClass(slicer.mrmlScene, "vtkMRMLSliceCompositeNode")
-        if click is None or crosshair is None or self.refuses(*(each.GetBackgroundVolumeID() for each in composites)):
+        if click is None or crosshair is None or self.refuses(*(view.GetBackgroundVolumeID() for view in composites)):
             return
         (place,) = self._session.marks.fromWorld([crosshair.GetCrosshairRAS()])
         by = [here - there for here, there in zip(place, click.points_ras[0], strict=True)]
@@ -229,8 +229,8 @@ def counter(session) -> str:
         return _("Click where the outline is wrong: the segmentation, its uncertainty and the list follow.")
     before, now = (millilitres(error / 1000, signed=False) for error in review.expected_error_mm3)
     count = len(review.clicks)
-    said = _("1 click") if count == 1 else _("{count} clicks").format(count=count)
-    text = _("{clicks}, expected error {before} → {now}").format(clicks=said, before=before, now=now)
+    counted = _("1 click") if count == 1 else _("{count} clicks").format(count=count)
+    text = _("{clicks}, expected error {before} → {now}").format(clicks=counted, before=before, now=now)
     conflicts = len(session.marks.conflicts)
     return text + (_("; contradicted: {count}").format(count=conflicts) if conflicts else "")
 

@@ -23,8 +23,8 @@ def offerMixture(ui, models: Sequence[ListedModel], enabled: bool) -> None:
     """
     folds = len(models[0].folds) if len(models) == 1 else 0
     ui.foldsCheckBox.text = _("Average all folds, {n} times as long").format(n=folds)
-    passes = max((2 ** len(each.card.mirror_axes) if each.card else MIRRORED_PASSES for each in models), default=1)
-    guessed = not all(each.card for each in models)
+    passes = max((2 ** len(model.card.mirror_axes) if model.card else MIRRORED_PASSES for model in models), default=1)
+    guessed = not all(model.card for model in models)
     text = _("Average mirrored tiles, up to {n} times as long") if guessed else None
     ui.mirrorCheckBox.text = (text or _("Average mirrored tiles, {n} times as long")).format(n=passes)
     ui.foldsCheckBox.enabled = ui.mirrorCheckBox.enabled = enabled
@@ -38,7 +38,7 @@ def offerMixture(ui, models: Sequence[ListedModel], enabled: bool) -> None:
 
 def canMirror(models: Sequence[ListedModel]) -> bool:
     """Whether models were trained with mirrored images, as far as their cards say."""
-    return bool(models) and all(each.card is None or bool(each.card.mirror_axes) for each in models)
+    return bool(models) and all(model.card is None or bool(model.card.mirror_axes) for model in models)
 
 
 def _note(models: Sequence[ListedModel]) -> str:

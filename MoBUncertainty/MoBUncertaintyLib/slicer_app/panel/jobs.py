@@ -143,7 +143,7 @@ class Jobs:
             if not answer:
                 return None
         panel.computer.confirm()
-        return panel.logic.run(panel.parameters.ct, [each.path for each in panel.inputs.models], panel.settings)
+        return panel.logic.run(panel.parameters.ct, [model.path for model in panel.inputs.models], panel.settings)
 
     def _requestExport(self, folder: Path, formats: list[str], patientFields: bool) -> Job | None:
         if not settleStrayEdits(self._panel.review.session):
@@ -218,7 +218,7 @@ def _losses(ct, session) -> list[str]:
     for text, count in (
         (
             _("Regions of this image with a verdict or a comment: {count}."),
-            sum(each.touched for each in review.regions),
+            sum(region.touched for region in review.regions),
         ),
         (_("Clicks in this image: {count}."), len(review.clicks)),
         (_("Voxels that were changed outside of the review: {count}."), session.segmentation.strayEdits()),

@@ -56,7 +56,7 @@ class ModelSelector:
         """
         self._listed = dict(self._known)
         if not name:
-            usable = [known for known, model in self._known.items() if model.problem is None]
+            usable = [name for name, model in self._known.items() if model.problem is None]
             name = next(iter(usable or self._known), "")
         elif name not in self._known:
             self._listed[name] = self._models.find(name)
@@ -86,8 +86,8 @@ class ModelSelector:
         path = Path(model.get("path") or model.get("name") or "")
         # Those that ship, or are installed, lie elsewhere on each computer.
         for wanted in (path, self._models.folder / path.name, installed_models() / path.name):
-            for name, known in self._known.items():
-                if known.path == wanted:
+            for name, listed in self._known.items():
+                if listed.path == wanted:
                     return name
         return None
 

@@ -212,14 +212,14 @@ class ReviewSection:
 
     def _travel(self, step: Callable[[Review], Sequence[Box]]) -> None:
         """Undo or redo, and select the region that has changed."""
-        before = {each.region_id: (each.verdict, each.comment) for each in self.session.review.regions}
+        before = {region.region_id: (region.verdict, region.comment) for region in self.session.review.regions}
         self.session.step(step)
         self._clicks.showChange()
         self._listing.show(self.session.review.settings)
         self._changed()
-        for each in self.session.review.regions:
-            if before.get(each.region_id, (each.verdict, each.comment)) != (each.verdict, each.comment):
-                self._table.select(each.region_id)
+        for region in self.session.review.regions:
+            if before.get(region.region_id, (region.verdict, region.comment)) != (region.verdict, region.comment):
+                self._table.select(region.region_id)
                 break
 
     def _onComment(self) -> None:

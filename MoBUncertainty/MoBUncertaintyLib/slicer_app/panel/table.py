@@ -64,10 +64,10 @@ class RegionTable:
             regions: In order of rank.
             selected: The id of the one to be listed at least; by default the selected one.
         """
-        self._regions = {each.region_id: each for each in regions}
-        self._places = placeTexts((each.region for each in regions), self._labels)
+        self._regions = {region.region_id: region for region in regions}
+        self._places = placeTexts((region.region for region in regions), self._labels)
         listed = regions[: self._count(regions, selected or self._table.selected)]
-        self._table.show({each.region_id: _row(each, self.place(each)) for each in listed})
+        self._table.show({region.region_id: _row(region, self.place(region)) for region in listed})
 
     def select(self, regionId: str, quietly: bool = False) -> None:
         """Select a region, and list it if it is not listed yet.
@@ -87,7 +87,7 @@ class RegionTable:
 
     def selectFirst(self) -> None:
         """Select the first region that is undecided or, if all are decided, the first."""
-        names = [name for name, each in self._regions.items() if not each.decided] or [*self._regions]
+        names = [name for name, region in self._regions.items() if not region.decided] or [*self._regions]
         for name in names[:1]:
             self.select(name)
 
@@ -102,14 +102,14 @@ class RegionTable:
 
         It begins where the selected region stood when it was selected: a click may have moved it down the list since.
         """
-        left = {row: name for row, (name, each) in enumerate(self._regions.items()) if not each.decided}
+        left = {row: name for row, (name, region) in enumerate(self._regions.items()) if not region.decided}
         others = {row: name for row, name in left.items() if name != self._table.selected} or left
         return next((name for row, name in others.items() if row >= self._stood), next(iter(others.values()), None))
 
     def _count(self, regions: Sequence[ReviewRegion], selected: str | None) -> int:
         """Count the regions of the pages that are needed for the selected region and one to decide."""
-        needed = [row for row, each in enumerate(regions) if each.region_id == selected]
-        needed.append(next((row for row, each in enumerate(regions) if not each.decided), len(regions)))
+        needed = [row for row, region in enumerate(regions) if region.region_id == selected]
+        needed.append(next((row for row, region in enumerate(regions) if not region.decided), len(regions)))
         return (max(needed) // PAGE + 1) * PAGE
 
     def _onRow(self) -> None:
@@ -142,24 +142,24 @@ def statusText(verdict: Verdict, resolved: bool = False) -> str:
     }[verdict]
 
 
-def _row(each: ReviewRegion, place: str) -> Row:
-    region = each.region
+def _row(reviewed: ReviewRegion, place: str) -> Row:
+    region = reviewed.region
     texts = (
         str(region.rank),
-        f"{DECIDED if each.decided else UNDECIDED} {statusText(each.verdict, each.resolved)}",
+        f"{DECIDED if reviewed.decided else UNDECIDED} {statusText(reviewed.verdict, reviewed.resolved)}",
         place,
         f"{region.expected_error_mm3:,.0f}",
         f"{region.volume_mm3:,.0f}",
-        "✎" if each.comment else "",
+        "✎" if reviewed.comment else "",
     )
-    tip = _tip(each, place)
+    tip = _tip(reviewed, place)
     return Row([(text, tip) for text in texts])
 
 
-def _tip(each: ReviewRegion, place: str) -> str:
+def _tip(reviewed: ReviewRegion, place: str) -> str:
     """Describe a region beyond what the columns hold; HTML, so that the reader's comment is escaped."""
-    region = each.region
+    region = reviewed.region
     variance = _("Predictive variance {mean} on average and {peak} at most (0.25 is the largest there can be).")
     variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.max_variance:.3f}")
-    lines = [f"{region.rank}: {place}", variance, each.comment]
+    lines = [f"{region.rank}: {place}", variance, reviewed.comment]
     return f"<p>{'<br>'.join(escape(line) for line in lines if line)}</p>"

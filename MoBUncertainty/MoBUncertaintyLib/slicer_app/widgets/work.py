@@ -61,9 +61,9 @@ class WorkButton:
     def progress(self, step: dict) -> None:
         """Show the fields of a `progress` event, see `protocol`."""
         bar, left, self._stage = self._bar, step["seconds_left"], step["stage"]
-        known = left is not None or self._stage == "export"
-        bar.maximum = BAR if known else 0  # indeterminate
-        if known:
+        isKnown = left is not None or self._stage == "export"
+        bar.maximum = BAR if isKnown else 0  # indeterminate
+        if isKnown:
             bar.format = "%p %" if left is None else _("%p %, {time} left").format(time=duration(left))
             bar.value = round(BAR * step["fraction"])  # which is drawn at once
         self.update(self._running)
