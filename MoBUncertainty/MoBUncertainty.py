@@ -57,8 +57,7 @@ class MoBUncertaintyParameterNode:
     model, ensemble - What segments it, and with which others: names of models, or paths of those that were added.
     method, samples - How the moments of the probability are computed; with Monte Carlo, from how many samples.
     device, engine - Where to compute, and what runs the network.
-    overlap - Fraction of a tile that its neighbour covers too.
-    folds, mirror - Whether all folds of a model are averaged, and whether mirrored tiles are.
+    overlap, folds, mirror - Fraction of a tile that its neighbour covers too; averaging of folds, of mirrored tiles.
     labels - Names of those that are wanted alone; none: all of the model.
     export... - Which files an export writes, and whether the report may name the patient.
     """
@@ -227,9 +226,8 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         return job
 
     def export(self, ct, folder, formats, patientFields):
-        """Write a reviewed CT's files in the worker; returns at once.
+        """Write a reviewed CT's files in the worker; returns at once. Arguments as of `requests.exportRequest`.
 
-        :param ct, folder, formats, patientFields: see `requests.exportRequest`
         :return: the Job, whose result has the paths of the `files`, and `problems`: what could not be written
         """
         from MoBUncertaintyLib.slicer_app import requests

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import qt
+import slicer.util
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.listing import ListedModel
-from MoBUncertaintyLib.slicer_app.widgets.section import makeButton, shown, write
+from MoBUncertaintyLib.slicer_app.widgets.section import shown, write
 
 ROWS = 8
 """Rows that the list shows at once, if there are as many."""
@@ -31,18 +33,14 @@ class CheckList:
         self._place = place
         self._onChosen = onChosen
         self._titles: dict[str, str] = {}
-        self.summary = qt.QLabel()
-        self.summary.wordWrap = True
-        self.summary.textFormat = qt.Qt.PlainText  # names of labels and models are others' text
-        self.button = makeButton(*open)
-        self.button.checkable = True
-        self.search = qt.QLineEdit()
-        self.search.placeholderText = _("Search")
-        self.search.clearButtonEnabled = True
-        self.none = makeButton(*none)
-        self.list = qt.QListWidget()
-        self._opened = qt.QWidget()
-        self._lay()
+        content = slicer.util.loadUI(str(RESOURCES / "UI" / "CheckList.ui"))
+        place.layout().addWidget(content)
+        ui = slicer.util.childWidgetVariables(content)
+        self.summary, self.button, self._opened = ui.summaryLabel, ui.openButton, ui.openedWidget
+        self.search, self.none, self.list = ui.searchEdit, ui.noneButton, ui.listWidget
+        self.button.text, self.button.toolTip = open
+        self.none.text, self.none.toolTip = none
+        self._opened.visible = False
         self.button.toggled.connect(lambda opened: self._opened.setVisible(opened))
         self.search.textChanged.connect(shown(self._onSearch))
         self.list.itemChanged.connect(shown(self._onChecked))
@@ -74,20 +72,6 @@ class CheckList:
     def say(self, text: str) -> None:
         """Say what is chosen."""
         write(self.summary, text)
-
-    def _lay(self) -> None:
-        top, searching = qt.QHBoxLayout(), qt.QHBoxLayout()
-        top.addWidget(self.summary, 1)
-        top.addWidget(self.button)
-        searching.addWidget(self.search, 1)
-        searching.addWidget(self.none)
-        inside = qt.QVBoxLayout(self._opened)
-        inside.setContentsMargins(0, 0, 0, 0)
-        inside.addLayout(searching)
-        inside.addWidget(self.list)
-        self._place.layout().addLayout(top)
-        self._place.layout().addWidget(self._opened)
-        self._opened.visible = False
 
     def _fill(self, titles: Mapping[str, str]) -> None:
         self._titles = dict(titles)

@@ -62,14 +62,6 @@ def showSuitability(labels: list, suitability: Suitability | None) -> None:
             write(label, suitability.sentence or _("Suitability: {text}.").format(text=suitability.text))
 
 
-def makeButton(text: str, toolTip: str = ""):
-    """Make a QPushButton that Enter does not push from elsewhere in its dialog."""
-    button = qt.QPushButton(text)
-    button.toolTip = toolTip
-    button.autoDefault = False
-    return button
-
-
 def scrollAreaOf(widget):
     """Return the scroll area that a widget lies in, as Slicer's module panel is one; None where it lies in none."""
     area = widget.parentWidget()
