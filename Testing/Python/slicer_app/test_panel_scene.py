@@ -225,6 +225,9 @@ def test_the_3d_view_is_centred_on_each_case_before_and_after_apply(desktop):
         (camera,) = nodesByClass(desktop.scene, "vtkMRMLCameraNode")
         return np.array(camera.GetFocalPoint())
 
+    boxes = []  # Slicer draws the box anew with this event
+    (view,) = nodesByClass(desktop.scene, "vtkMRMLViewNode")
+    view.AddObserver(view.ResetFocalPointRequestedEvent, lambda *_event: boxes.append(looked_at()))
     half = (np.array(small_panel.SHAPE[::-1]) - 1) / 2 * small_panel.MATRIX.diagonal()[:3]
     for number, shift in enumerate((0.0, 300.0)):
         matrix = small_panel.MATRIX.copy()
@@ -233,7 +236,9 @@ def test_the_3d_view_is_centred_on_each_case_before_and_after_apply(desktop):
         desktop.ui.ctSelector.setCurrentNode(ct)
         desktop.process()
         assert looked_at() == pytest.approx(half + shift, abs=1)
+        drawn = len(boxes)
         apply(desktop)
+        assert len(boxes) > drawn > 0
         assert looked_at() == pytest.approx(half + shift, abs=10)
         desktop.scene.RemoveNode(ct)
         desktop.process()

@@ -22,8 +22,9 @@ from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
 from MoBUncertaintyLib.slicer_app.widgets.table import Table
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 from MoBUncertaintyLib.slicer_app.worklist.background import Asking, BackgroundRun
-from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, WorklistCase, listPatients
+from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, WorklistCase
 from MoBUncertaintyLib.slicer_app.worklist.opened import OpenedCase
+from MoBUncertaintyLib.slicer_app.worklist.patients import listPatients
 from MoBUncertaintyLib.slicer_app.worklist.table import caseColumns, caseRows
 from MoBUncertaintyLib.worker.protocol import Command
 
