@@ -88,7 +88,7 @@ def test_a_strength_is_as_many_equal_clicks(beta: int) -> None:
     assert np.abs(once.deviation - often.deviation).max() < 1e-7
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     mean=st.tuples(st.floats(-12, 12), st.floats(-12, 12)),
     deviation=st.tuples(st.floats(0.2, 5), st.floats(0.2, 5)),
@@ -155,7 +155,7 @@ def test_numerical_integration_agrees_where_laplace_is_accurate(
     assert np.abs(found.deviation / deviation_ - 1).max() < 0.03
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(
     seed=st.integers(0, 2**32),
     count=st.integers(1, 30),
@@ -184,7 +184,7 @@ def test_clicks_draw_their_voxels_to_their_side_and_leave_no_more_variance(
 def test_the_stiffest_settings_end_at_the_mode_too() -> None:
     """Where rounding leaves no step that is better, the search for one must end."""
     random = np.random.default_rng(0)
-    for _ in range(300):
+    for _ in range(150):
         count = int(random.integers(1, 40))
         prior = Field(
             random.normal(0, 15, count), random.uniform(0.05, 20, count), random.uniform(0, 40, (count, 3)).round(-1)

@@ -90,7 +90,7 @@ def latest(own: Refiner, clicks: list[Click]) -> dict[tuple, int]:
     return {tuple(v): click.label for click in clicks for v in own.voxels_of(click).tolist()}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(kind=kinds, given_=clicked, random=st.randoms(use_true_random=False))
 def test_the_order_of_clicks_does_not_matter_in_the_last_bit(kind: tuple, given_: list, random) -> None:
     clicks = clicks_of(kind, given_)
@@ -99,7 +99,7 @@ def test_the_order_of_clicks_does_not_matter_in_the_last_bit(kind: tuple, given_
     assert same(refiner(*kind).refine(clicks), made(*kind).refine(shuffled))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(kind=kinds, given_=clicked)
 def test_clicked_voxels_have_the_label_of_the_latest_click(kind: tuple, given_: list) -> None:
     own, clicks = refiner(*kind), clicks_of(kind, given_)
@@ -110,7 +110,7 @@ def test_clicked_voxels_have_the_label_of_the_latest_click(kind: tuple, given_: 
         assert not refined.variance[(slice(None), *voxel)].any()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(kind=kinds, given_=clicked)
 def test_what_no_click_reaches_is_bit_for_bit_as_predicted(kind: tuple, given_: list) -> None:
     own, clicks = refiner(*kind), clicks_of(kind, given_)
@@ -136,7 +136,7 @@ def test_what_no_click_reaches_is_bit_for_bit_as_predicted(kind: tuple, given_: 
     assert not (reached & far).any()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(kind=kinds, given_=clicked)
 def test_taking_a_click_back_restores_every_bit(kind: tuple, given_: list) -> None:
     own, clicks = made(*kind), clicks_of(kind, given_)
@@ -145,7 +145,7 @@ def test_taking_a_click_back_restores_every_bit(kind: tuple, given_: list) -> No
         assert same(own.refine(clicks[:n]), states[n])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(kind=kinds, given_=clicked, corners=st.tuples(voxels, voxels))
 def test_a_part_is_what_the_whole_holds_there(kind: tuple, given_: list, corners: tuple) -> None:
     own, clicks = refiner(*kind), clicks_of(kind, given_)
@@ -160,7 +160,7 @@ def test_a_part_is_what_the_whole_holds_there(kind: tuple, given_: list, corners
         assert not part.reached[outside].any()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(kind=kinds, given_=clicked)
 def test_maps_stay_probabilities_and_the_label_is_the_most_probable(kind: tuple, given_: list) -> None:
     refined = refiner(*kind).refine(clicks_of(kind, given_))
@@ -175,7 +175,7 @@ def test_maps_stay_probabilities_and_the_label_is_the_most_probable(kind: tuple,
     assert np.array_equal(refined.segmentation[clear], everything.argmax(0)[clear])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(own=st.integers(0, 2), given_=clicked)
 def test_the_logit_is_nowhere_more_uncertain_than_without_clicks(own: int, given_: list) -> None:
     refined, clicks = refiner(1, 0.9, own), clicks_of((1, 0.9), given_)
@@ -307,7 +307,7 @@ def test_maps_that_lie_one_by_one_are_refined_like_an_array() -> None:
     assert same(Refiner(listed, SETTINGS[0]).refine(clicks), refiner(3).refine(clicks))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(clicked, clicked)
 def test_outside_of_the_boxes_that_changed_two_sets_give_the_same(before, after) -> None:
     own, sets = refiner(), [[], []]

@@ -13,7 +13,7 @@ from MoBUncertaintyLib.review.review import Review
 from support.review_cases import LEFT, MIDDLE, RIGHT, SHAPE, found, label_map, predicted_as, state
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(*(st.integers(0, n - 1) for n in SHAPE)), min_size=1, max_size=30), st.data())
 def test_corrected_differs_from_predicted_exactly_inside_what_was_decided_otherwise(voxels, data):
     labels = np.zeros(SHAPE, np.uint16)
@@ -120,4 +120,4 @@ class History(RuleBasedStateMachine):
 
 
 TestHistoryOfAnySteps = History.TestCase
-TestHistoryOfAnySteps.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestHistoryOfAnySteps.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
