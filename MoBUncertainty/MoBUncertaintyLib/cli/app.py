@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from MoBUncertaintyLib.cli import calibrate, console, models
+from MoBUncertaintyLib.cli import console, models
 from MoBUncertaintyLib.cli.options import Device, Engine, Overwrite, RegionOptions, Scene, asked_regions
 from MoBUncertaintyLib.cli.programs import AsJson, Commands, Quiet, Result, version_option
 
@@ -443,7 +443,7 @@ def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:
 
 
 app.add_typer(models.app, name="models")
-app.command("calibrate")(calibrate.calibrate)
+app.command()(models.calibrate)
 
 
 if __name__ == "__main__":

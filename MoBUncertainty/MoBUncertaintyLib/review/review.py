@@ -27,8 +27,7 @@ from MoBUncertaintyLib.review.following import freeze, restore
 from MoBUncertaintyLib.review.history import History
 from MoBUncertaintyLib.review.record import Describe, plain_text, read_record, write_record
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes
-from MoBUncertaintyLib.review.state import YEARS, Signature, State, numbered
-from MoBUncertaintyLib.review.updating import first_regions, update
+from MoBUncertaintyLib.review.state import YEARS, Signature, State, first_regions, numbered, update
 from MoBUncertaintyLib.review.view import ReviewView
 
 

@@ -80,7 +80,8 @@ class ReviewView:
         Clicks change it, and where a verdict or an edit has decided it the reader expects none.
         """
         difference = self._state.error * ERROR_UNIT * self.prediction.grid.voxel_mm3
-        return self._predicted_error, self._predicted_error + difference
+        predicted = self.prediction.expected_error_mm3
+        return predicted, predicted + difference
 
     @property
     def effects(self) -> dict[str, Effect]:
@@ -265,10 +266,6 @@ class ReviewView:
     @cached_method(1024)
     def _effect(self, click: Click, clicks: tuple[Click, ...]) -> Effect:
         return effect_of(click, clicks, self._maps)
-
-    @cached_property
-    def _predicted_error(self) -> float:
-        return self.prediction.expected_error_mm3
 
     @cached_property
     def _predicted_volumes(self) -> dict[str, StatedVolume]:
