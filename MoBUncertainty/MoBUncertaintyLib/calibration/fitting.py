@@ -20,8 +20,7 @@ from scipy.stats import wilcoxon
 
 from MoBUncertaintyLib.calibration.cases import SiteCase, counted, error_growth
 from MoBUncertaintyLib.conformal.calibration import LabelCalibration, VolumeBounds, VolumeCalibration
-from MoBUncertaintyLib.conformal.quantile import TooFewCasesError
-from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume
+from MoBUncertaintyLib.conformal.volumes import Residuals, Scale, StatedVolume, TooFewCasesError
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Ordinary
 from MoBUncertaintyLib.refinement.evidence import Evidence
 from MoBUncertaintyLib.regions.settings import MAX_VARIANCE

@@ -9,8 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 from MoBUncertaintyLib.conformal.interval import Interval
-from MoBUncertaintyLib.conformal.quantile import needed_cases
-from MoBUncertaintyLib.conformal.volumes import STATED_LEVELS, Residuals, Scale, StatedVolume, short
+from MoBUncertaintyLib.conformal.volumes import STATED_LEVELS, Residuals, Scale, StatedVolume, needed_cases, short
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.schema import from_json
 

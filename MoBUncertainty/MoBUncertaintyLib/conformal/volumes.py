@@ -1,7 +1,8 @@
 """Intervals of a volume, by the residuals of cases whose true volume is known.
 
 A residual is the distance of the true volume from the stated one, in units of a scale. The interval of a case is its
-stated volume, plus and minus its scale times the conformal quantile of the residuals.
+stated volume, plus and minus its scale times the quantile of split-conformal prediction of the residuals (Vovk et al.
+2005, Lei et al. 2018).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from MoBUncertaintyLib.conformal.quantile import conformal_quantile, needed_cases
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.wording import percent
 
 LEVELS = (0.9, 0.8, 0.5)
 """Of the intervals by which a scale is chosen."""
@@ -24,6 +26,49 @@ CLEARLY = 0.95
 ENOUGH_TO_CHOOSE = 20
 """Calibration cases; of fewer, a choice by themselves costs much of the coverage that they promise."""
 _SMALLEST = 1e-6  # of a scale
+_ROUNDING = 1e-9  # 0.9 * 10 is a little more than 9
+
+
+class TooFewCasesError(SettingsError):
+    """There are fewer calibration cases than a level needs; the message says how many are needed."""
+
+    def __init__(self, level: float, cases: int) -> None:
+        super().__init__(
+            f"A statement that holds in {percent(level)} of cases needs {needed_cases(level)} calibration cases, these "
+            f"are {cases}; add cases, or ask for less."
+        )
+
+
+def needed_cases(level: float) -> int:
+    """Return the smallest number n of calibration cases for a level 1 - alpha: n >= 1 / alpha - 1.
+
+    Example:
+        >>> [needed_cases(level) for level in (0.5, 0.8, 0.9)]
+        [1, 4, 9]
+    """
+    return math.ceil(1 / (1 - level) - 1 - _ROUNDING)
+
+
+def conformal_quantile(scores: Sequence[float], level: float) -> float:
+    """Return the bound that the score of a further case does not exceed with at least this probability.
+
+    It is the score of rank ceil((n + 1) level), and the probability at most 1 / (n + 1) above the level if no two
+    scores are equal.
+
+    Args:
+        scores: Of the calibration cases.
+        level: 1 - alpha, between 0 and 1.
+
+    Raises:
+        TooFewCasesError: Nothing finite would do.
+        ValueError: The level is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"the level must be between 0 and 1, not {level}")
+    rank = math.ceil(level * (len(scores) + 1) - _ROUNDING)
+    if rank > len(scores):
+        raise TooFewCasesError(level, len(scores))
+    return float(np.sort(np.asarray(scores, float))[max(rank, 1) - 1])
 
 
 class Scale(StrEnum):

@@ -7,8 +7,16 @@ import pytest
 
 from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, VolumeBounds, VolumeCalibration
 from MoBUncertaintyLib.conformal.interval import volume_text
-from MoBUncertaintyLib.conformal.quantile import TooFewCasesError, conformal_quantile, needed_cases
-from MoBUncertaintyLib.conformal.volumes import CHOICES, Residuals, Scale, StatedVolume, choose_scale
+from MoBUncertaintyLib.conformal.volumes import (
+    CHOICES,
+    Residuals,
+    Scale,
+    StatedVolume,
+    TooFewCasesError,
+    choose_scale,
+    conformal_quantile,
+    needed_cases,
+)
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.schema import from_json, to_json
 

@@ -10,7 +10,7 @@ from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.conformal.calibration import STAGES
-from MoBUncertaintyLib.conformal.quantile import TooFewCasesError
+from MoBUncertaintyLib.conformal.volumes import TooFewCasesError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.regions.settings import RegionSettings
 from support.clicked_cases import clicked_prediction

@@ -73,7 +73,7 @@ def evaluate(
     from mob_training.evaluation.held_out import held_out_cases, validation_cases
     from mob_training.evaluation.intervals import calibration_of
     from mob_training.evaluation.score_files import card_scores, make_folder, write_json, write_runs
-    from MoBUncertaintyLib.conformal.quantile import TooFewCasesError
+    from MoBUncertaintyLib.conformal.volumes import TooFewCasesError
     from MoBUncertaintyLib.files.schema import to_json
     from MoBUncertaintyLib.prediction import PredictionSettings
     from MoBUncertaintyLib.regions.settings import read_stated

@@ -110,7 +110,7 @@ def read_intact(folder: Path) -> dict[str, Any]:
     try:
         record = read_record(folder)
         row_of(record, "", folder)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise OutputError(
             f"The results in {folder} are damaged ({error}); predict again with --overwrite, without --skip-existing."
         ) from error
