@@ -181,7 +181,7 @@ class TestRun:
         prediction, regions = two_labels()
         answer = {name: value for name, value in as_answer(prediction, regions).items() if name != missing}
         with pytest.raises(OutputError, match=f"it lacks '{missing}'"):
-            next(desktop.logic.sessions.begin(session.ctNode, {"ct": {"ijk_to_ras": MATRIX}}, answer))
+            next(desktop.logic.sessions.begin(session.results.ctNode, {"ct": {"ijk_to_ras": MATRIX}}, answer))
         assert session.isComplete()
 
     def test_showing_results_cannot_be_cancelled_but_the_scene_can_be_closed(self, desktop):
