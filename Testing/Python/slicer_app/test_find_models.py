@@ -66,7 +66,7 @@ def install(desktop, finder) -> None:
 def test_no_address_is_made_up_and_the_dialog_has_a_button_that_closes_it(desktop):
     import slicer
 
-    from MoBUncertaintyLib.slicer_app.catalogue.dialog import SETTINGS_KEY
+    from MoBUncertaintyLib.slicer_app.find_models import SETTINGS_KEY
 
     slicer.app.userSettings().remove(SETTINGS_KEY)
     inputs = desktop.widget.panel.inputs

@@ -61,7 +61,7 @@ def states(dock) -> dict[str, str]:
 
 
 def idle(desktop, dock) -> None:
-    desktop.process(until=lambda: not dock._asking.busy and not dock._run.running, seconds=LIMIT)
+    desktop.process(until=lambda: not dock._queue.busy and not dock._run.running, seconds=LIMIT)
 
 
 def choose(desktop, dock, folder: Path) -> None:
@@ -85,7 +85,7 @@ def restart(desktop):
     """Begin anew, as after a crash of the application: nothing is known but what is on disk."""
     panel = desktop.widget.panel
     panel.worklist._run.close()
-    panel.worklist._asking.close()
+    panel.worklist._queue.close()
     panel.worklist.opened._isNew = False  # nothing more is kept
     panel.worklist.close()
     panel.worklist = None

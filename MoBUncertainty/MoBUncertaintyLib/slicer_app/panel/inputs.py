@@ -13,14 +13,14 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.images.modality import modality_of_channel
 from MoBUncertaintyLib.model.listing import ListedModel
-from MoBUncertaintyLib.slicer_app.calibration.dialog import Recalibrate
-from MoBUncertaintyLib.slicer_app.catalogue.dialog import FindModels
+from MoBUncertaintyLib.slicer_app.find_models import FindModels
 from MoBUncertaintyLib.slicer_app.inputs.check_list import EnsembleChooser, LabelChooser, whyNoMember
 from MoBUncertaintyLib.slicer_app.inputs.mixture import offerMixture
 from MoBUncertaintyLib.slicer_app.inputs.selectors import ChannelSelectors
 from MoBUncertaintyLib.slicer_app.models import ModelList
 from MoBUncertaintyLib.slicer_app.panel.model_selector import ModelSelector
 from MoBUncertaintyLib.slicer_app.panel.state import State
+from MoBUncertaintyLib.slicer_app.recalibrate import Recalibrate
 from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import AfterLoading
 from MoBUncertaintyLib.slicer_app.widgets.section import shown, write

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import ctk
 import qt
@@ -13,6 +14,25 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.files.resources import RESOURCES
 
 POLL_MILLISECONDS = 100
+
+
+def loadUI(name: str):
+    """Load a widget of the extension's folder of .ui files."""
+    return slicer.util.loadUI(str(RESOURCES / "UI" / f"{name}.ui"))
+
+
+def loadDialog(name: str) -> tuple:
+    """Load a dialog of the extension's folder of .ui files; return it, a child of Slicer's window, and its widgets."""
+    content = loadUI(name)
+    content.setParent(slicer.util.mainWindow(), content.windowFlags())
+    return content, slicer.util.childWidgetVariables(content)
+
+
+def askFolder(window, title: str) -> Path | None:
+    """Ask for a folder; None if the user cancels."""
+    dialog = qt.QFileDialog(window, title)
+    dialog.setFileMode(qt.QFileDialog.Directory)
+    return Path(dialog.selectedFiles()[0]) if dialog.exec_() else None
 
 
 def showError(message: str, details: str = "") -> None:
@@ -56,13 +76,6 @@ def _box(icon, text: str, buttons):
     box.icon, box.text, box.standardButtons = icon, text, buttons
     box.deleteLater()  # when control returns to the event loop
     return box
-
-
-def loadDialog(name: str) -> tuple:
-    """Load a dialog of the extension's folder of .ui files; return it, a child of Slicer's window, and its widgets."""
-    content = slicer.util.loadUI(str(RESOURCES / "UI" / f"{name}.ui"))
-    content.setParent(slicer.util.mainWindow(), content.windowFlags())
-    return content, slicer.util.childWidgetVariables(content)
 
 
 class AfterLoading:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ from MoBUncertaintyLib.errors import OutputError, ReviewError
 from MoBUncertaintyLib.files.integrity import digest_of, seal
 from MoBUncertaintyLib.files.names import unique_names
 from MoBUncertaintyLib.files.publishing import write_file
-from MoBUncertaintyLib.output.cohort.readers import CaseReview, export_folder, write_decisions, write_review
+from MoBUncertaintyLib.output.cohort.readers import export_folder, write_decisions, write_review
 from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import Sessions
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import askUnkept, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
+from MoBUncertaintyLib.slicer_app.worklist.sources import CaseSource
+from MoBUncertaintyLib.slicer_app.worklist.workers import RequestQueue
 from MoBUncertaintyLib.worker.protocol import Command
 
 KEEP_MS = 500  # after a change: quick clicks are kept together
@@ -34,21 +39,25 @@ class OpenedCase:
 
     Args:
         sessions: The reviews of the CTs in the scene.
-        onKept: Called with the case's name and its `CaseReview` each time that its review was written.
-        onSigned: Called with a request to export the review, once it is signed off.
+        queue: Of the worker that reads cases and writes reviews.
+        source: Told each time that the review was written.
+        say: Shows what happens to the case.
 
     Attributes:
         ctNode: Its CT; None before one is opened.
         reader: Whose review it is.
+        opening: Whether another case is being opened.
     """
 
     def __init__(
         self,
         sessions: Sessions,
-        onKept: Callable[[str, CaseReview], None],
-        onSigned: Callable[[dict[str, Any]], None],
+        queue: RequestQueue,
+        source: CaseSource,
+        say: Callable[[str], None],
     ) -> None:
-        self._sessions, self._onKept, self._onSigned = sessions, onKept, onSigned
+        self._sessions, self._queue, self._source, self._say = sessions, queue, source, say
+        self.opening = False
         self.ctNode = self._previous = None
         self._name = ""
         self._results, self.reader = Path(), ""
@@ -66,7 +75,24 @@ class OpenedCase:
         """The name of the case; None where none is open, or its CT was removed."""
         return self._name if self.ctNode is not None and self.ctNode.GetScene() is not None else None
 
-    def show(self, case: WorklistCase, reader: str, answer: dict[str, Any]) -> Iterator[None]:
+    def open(self, case: WorklistCase, reader: str, onOpened: Callable[[Any], None]) -> None:
+        """Open another case in place of this one; `onOpened` is called with its CT."""
+
+        def finish(ct) -> None:
+            self.opening = False
+            onOpened(ct)
+
+        message = {"command": Command.OPEN_CASE, "results": str(case.folder), "reader": reader}
+        self._queue.ask(message, finish, self._onOpenFailed, partial(self._show, case, reader))
+        self.opening = True
+        self._say(_("Opening {name}...").format(name=case.name))
+
+    def _onOpenFailed(self, _code: str, message: str, details: str) -> None:
+        self.opening = False
+        self._say(message)
+        showError(message, details)
+
+    def _show(self, case: WorklistCase, reader: str, answer: dict[str, Any]) -> Iterator[None]:
         """Put what the worker has handed over into the scene; returns the CT, in steps.
 
         The case before stays until `removePrevious`: without it Slicer would show another CT of the scene meanwhile.
@@ -112,16 +138,16 @@ class OpenedCase:
         with suppress(OutputError):  # the worker will say so, too
             self.keep()
         record = session.review.to_dict()
-        self._onSigned(
-            {
-                "command": Command.SIGN_CASE,
-                "results": str(self._results),
-                "reader": self.reader,
-                "review": record,
-                "versions": list(self._versions),
-                "output": str(export_folder(self._results, self.reader)),
-            }
-        )
+        message = {
+            "command": Command.SIGN_CASE,
+            "results": str(self._results),
+            "reader": self.reader,
+            "review": record,
+            "versions": list(self._versions),
+            "output": str(export_folder(self._results, self.reader)),
+        }
+        self._queue.ask(message, partial(self._onExported, self._name), self._onExportFailed)
+        self._say(_("Exporting the review of {name}...").format(name=self._name))
         self._versions.add(digest_of(record))
 
     def keep(self) -> None:
@@ -140,11 +166,50 @@ class OpenedCase:
         except ReviewError as error:
             raise ReviewError(f"{error} {self.rescue()}") from error
         self._isNew, self._versions = False, {digest_of(record)}
-        self._onKept(self._name, review)
+        self._source.reviewed(self._name, review)
 
-    def settleSigned(self) -> None:
-        """Keep nothing more of a review that the worker has kept as signed."""
-        self._isNew = self._isNew and not self._review.signature
+    def settle(self, mayCancel: bool = False, mayAsk: bool = True) -> bool:
+        """Keep the review; where that cannot be, ask what becomes of it, or write it elsewhere.
+
+        Args:
+            mayCancel: The user may choose to stay with the case.
+            mayAsk: The user can be asked.
+
+        Returns:
+            Whether to go on.
+        """
+        mayAsk = mayAsk and slicer.util.mainWindow() is not None and not slicer.app.testingEnabled()
+        while True:
+            try:
+                self.keep()
+                return True
+            except ReviewError as error:
+                showError(str(error))  # it says where the review is
+                return True
+            except OutputError as error:
+                choice, text = askUnkept(str(error), mayCancel) if mayAsk else qt.QMessageBox.Save, str(error)
+            if choice not in (qt.QMessageBox.Retry, qt.QMessageBox.Discard, qt.QMessageBox.Cancel):
+                try:
+                    text = f"{text} {self.rescue()}"
+                except OutputError as error:
+                    choice, text = qt.QMessageBox.Retry, str(error)
+                logging.error(text)  # nobody may be there any more to see the dialog
+                showError(text)
+            if choice == qt.QMessageBox.Discard:
+                self.discard()
+            if choice != qt.QMessageBox.Retry or not mayAsk:
+                return choice != qt.QMessageBox.Cancel
+
+    def _onExported(self, name: str, result: dict[str, Any]) -> None:
+        if name == self.name:  # nothing more is to be kept of a review that the worker has kept as signed
+            self._isNew = self._isNew and not self._review.signature
+        self._say(" ".join([_("{name} is signed and exported.").format(name=name), *result["warnings"]]))
+        self._source.read(table=True)
+
+    def _onExportFailed(self, _code: str, message: str, details: str) -> None:
+        text = _("{message} The review is not kept as signed; reopen it and sign off again.").format(message=message)
+        self._say(text)
+        showError(text, details)
 
     def rescue(self) -> str:
         """Write what is not kept to a file elsewhere; return a sentence that says where.

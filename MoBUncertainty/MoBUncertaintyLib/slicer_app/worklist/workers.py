@@ -1,4 +1,7 @@
-"""The workers of a worklist: one predicts cases in the background, the other is asked for one thing after another."""
+"""The worklist's two workers: one predicts cases in the background, the other does one thing after another.
+
+The first keeps the models loaded meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,51 @@ OF_ALL = ("not_started", "installation", "model", "protocol", "connection")
 """Codes of errors that every other case would have too."""
 CUT = "cut"
 """Of the error that the connection to another computer was lost."""
+
+Receive = Callable[[dict[str, Any]], Iterator[None]]
+
+
+class RequestQueue:
+    """A queue of requests to one worker.
+
+    Args:
+        client: Of the worker; closed with this.
+    """
+
+    def __init__(self, client: WorkerClient) -> None:
+        self._client = client
+        self._waiting: deque[tuple[dict[str, Any], Callable, Callable, Receive | None]] = deque()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is asked."""
+        return bool(self._client.busy or self._waiting)
+
+    def ask(
+        self,
+        message: dict[str, Any],
+        onFinished: Callable[[Any], None],
+        onFailed: Callable[[str, str, str], None],
+        receive: Receive | None = None,
+    ) -> None:
+        """Ask as soon as all that was asked before is answered; arguments as for `WorkerClient.request` and `Job`."""
+        self._waiting.append((message, onFinished, onFailed, receive))
+        self._go()
+
+    def close(self) -> None:
+        """Drop all requests, and end the worker."""
+        self._waiting.clear()
+        self._client.close()
+
+    def _go(self) -> None:
+        if self._client.busy or not self._waiting:
+            return
+        message, onFinished, onFailed, receive = self._waiting.popleft()
+        job = self._client.request(message, receive)
+        job.finished.connect(shown(onFinished))
+        job.failed.connect(shown(onFailed))
+        for signal in (job.finished, job.failed):
+            signal.connect(lambda *_args: self._go())
 
 
 class BackgroundRun:
@@ -124,49 +172,3 @@ class BackgroundRun:
     def _end(self, error: tuple[str, str] | None) -> None:
         self.running = False
         self._onEnd(error)
-
-
-Receive = Callable[[dict[str, Any]], Iterator[None]]
-
-
-class Asking:
-    """A queue of requests to one worker.
-
-    Args:
-        client: Of the worker; closed with this.
-    """
-
-    def __init__(self, client: WorkerClient) -> None:
-        self._client = client
-        self._waiting: deque[tuple[dict[str, Any], Callable, Callable, Receive | None]] = deque()
-
-    @property
-    def busy(self) -> bool:
-        """Whether something is asked."""
-        return bool(self._client.busy or self._waiting)
-
-    def ask(
-        self,
-        message: dict[str, Any],
-        onFinished: Callable[[Any], None],
-        onFailed: Callable[[str, str, str], None],
-        receive: Receive | None = None,
-    ) -> None:
-        """Ask as soon as all that was asked before is answered; arguments as for `WorkerClient.request` and `Job`."""
-        self._waiting.append((message, onFinished, onFailed, receive))
-        self._go()
-
-    def close(self) -> None:
-        """Drop all requests, and end the worker."""
-        self._waiting.clear()
-        self._client.close()
-
-    def _go(self) -> None:
-        if self._client.busy or not self._waiting:
-            return
-        message, onFinished, onFailed, receive = self._waiting.popleft()
-        job = self._client.request(message, receive)
-        job.finished.connect(shown(onFinished))
-        job.failed.connect(shown(onFailed))
-        for signal in (job.finished, job.failed):
-            signal.connect(lambda *_args: self._go())

@@ -16,7 +16,7 @@ from MoBUncertaintyLib.catalogue.install import Status, status, target_of
 from MoBUncertaintyLib.catalogue.place import Place
 from MoBUncertaintyLib.files.schema import from_json
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadDialog, showError
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder, loadDialog, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
@@ -82,13 +82,8 @@ class FindModels:
         return self._shown[row] if 0 <= row < len(self._shown) else None
 
     def _update(self) -> None:
-        for widget in (
-            self.ui.addressEdit,
-            self.ui.folderButton,
-            self.ui.listButton,
-            self.ui.modelList,
-            self.ui.searchEdit,
-        ):
+        ui = self.ui
+        for widget in (ui.addressEdit, ui.folderButton, ui.listButton, ui.modelList, ui.searchEdit):
             widget.enabled = not self._installing
         entry = self._entry
         self.work.update(self._installing, whyNotInstall(entry) if entry else _("Choose a model first."))
@@ -104,10 +99,9 @@ class FindModels:
     # The list
 
     def _onFolder(self, *_args) -> None:
-        dialog = qt.QFileDialog(self.window, _("Choose a catalogue"))
-        dialog.setFileMode(qt.QFileDialog.Directory)
-        if dialog.exec_():
-            self.ui.addressEdit.text = dialog.selectedFiles()[0]
+        folder = askFolder(self.window, _("Choose a catalogue"))
+        if folder:
+            self.ui.addressEdit.text = str(folder)
             self._onList()
 
     def _onList(self, *_args) -> None:
@@ -115,7 +109,7 @@ class FindModels:
         self._entries = []
         self._fill()
         self.work.say(_("Contacting the catalogue..."))
-        self._ask({"command": Command.LIST}, self._onListed, self._onListFailed)
+        self._ask({"command": Command.LIST}, self._onListed, lambda _code, message, _details: self.work.say(message))
 
     def _onListed(self, result: dict[str, Any]) -> None:
         slicer.app.userSettings().setValue(SETTINGS_KEY, str(self._place.base))
@@ -124,9 +118,6 @@ class FindModels:
         self.work.say("" if self._entries else _("This catalogue is empty."))
         if self._shown:
             self.ui.modelList.currentRow = 0
-
-    def _onListFailed(self, _code: str, message: str, _details: str) -> None:
-        self.work.say(message)
 
     def _fill(self, *_args) -> None:
         """List the models that the search finds, and keep the one that is chosen."""
@@ -150,9 +141,10 @@ class FindModels:
         self._update()
 
     def _showCard(self, entry: Entry | None) -> None:
+        label = self.ui.pictureLabel
         self.ui.cardBrowser.setHtml(cardHtml(entry) if entry else "")
-        self.ui.pictureLabel.clear()
-        self.ui.pictureLabel.minimumHeight = 0
+        label.clear()
+        label.minimumHeight = 0
         if entry is None or entry.preview is None:
             return
 
@@ -160,17 +152,16 @@ class FindModels:
             yield
             return qt.QPixmap(result["picture"]) if result["picture"] else None
 
-        message = {"command": Command.PICTURE, "entry": _plain(entry)}
-        self._ask(message, self._showPicture, self._sayNoPicture, load)
+        def fail(_code: str, text: str, _details: str) -> None:
+            label.text = text
+
+        self._ask({"command": Command.PICTURE, "entry": _plain(entry)}, self._showPicture, fail, load)
 
     def _showPicture(self, picture) -> None:
         if picture is not None and not picture.isNull():
             scaled = picture.scaledToWidth(PICTURE_WIDTH, qt.Qt.SmoothTransformation)
             self.ui.pictureLabel.setPixmap(scaled)
             self.ui.pictureLabel.minimumHeight = scaled.height()
-
-    def _sayNoPicture(self, _code: str, message: str, _details: str) -> None:
-        self.ui.pictureLabel.text = message
 
     # The installation
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import qt
 import slicer.util
 from slicer.i18n import tr as _
 
@@ -14,7 +13,7 @@ from MoBUncertaintyLib.catalogue.install import remove
 from MoBUncertaintyLib.errors import CalibrationError
 from MoBUncertaintyLib.files.resources import installed_models
 from MoBUncertaintyLib.model.listing import ListedModel
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadDialog, showError
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder, loadDialog, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
@@ -80,10 +79,9 @@ class Recalibrate:
         self.work.update(self._running, None if self._folders() else _("Add folders of cases first."))
 
     def _onAdd(self, *_args) -> None:
-        dialog = qt.QFileDialog(self.window, _("Choose a folder of reviews or labelled cases"))
-        dialog.setFileMode(qt.QFileDialog.Directory)
-        if dialog.exec_():
-            self.add(dialog.selectedFiles()[0])
+        folder = askFolder(self.window, _("Choose a folder of reviews or labelled cases"))
+        if folder:
+            self.add(folder)
 
     def _onRemove(self, *_args) -> None:
         self.ui.folderList.takeItem(self.ui.folderList.currentRow)

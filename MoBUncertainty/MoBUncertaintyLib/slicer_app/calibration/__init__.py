@@ -1,1 +1,0 @@
-"""Recalibrate a model with the user's own reviews: the dialog."""

@@ -1,1 +1,0 @@
-"""Find models: the dialog that lists a catalogue and installs from it."""
