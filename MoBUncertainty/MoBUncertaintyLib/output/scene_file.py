@@ -74,17 +74,19 @@ def write_scene_file(
     labels, grid = prediction.labels, prediction.grid
     colour = palette_beside(label.colour for label in labels).region
     organs = [
-        Segment(each.value, readable(each.name), each.colour, {"TerminologyEntry": terminology_entry(each.terminology)})
-        for each in labels
+        Segment(
+            label.value, readable(label.name), label.colour, {"TerminologyEntry": terminology_entry(label.terminology)}
+        )
+        for label in labels
     ]
     doubtful = [
         Segment(
-            each.number,
-            f"{each.rank}: {each.location}, expected error {each.expected_error_mm3:,.0f} mm³",
+            region.number,
+            f"{region.rank}: {region.location}, expected error {region.expected_error_mm3:,.0f} mm³",
             colour,
             {"Segmentation.Status": "flagged"},
         )
-        for each in regions.ranked
+        for region in regions.ranked
     ]
     with TemporaryDirectory(dir=path.parent) as temporary:
         folder = Path(temporary)
@@ -132,10 +134,10 @@ class _Heat:
         self.derived = not variance or len(prediction.labels) > 1
         box = whole(prediction.shape)
         if self.derived:
-            box = hull(occupied(each, NEGLIGIBLE) for each in prediction.probability)
+            box = hull(occupied(p, NEGLIGIBLE) for p in prediction.probability)
         self.values = uncertainty_in(box, prediction, self.measure).astype(np.float32, copy=False)
         if not variance:
-            self.values[np.max([each[box] for each in prediction.probability], axis=0) <= NEGLIGIBLE] = 0
+            self.values[np.max([p[box] for p in prediction.probability], axis=0) <= NEGLIGIBLE] = 0
         grid = prediction.grid
         self.grid = Grid(grid.spacing, grid.rotation, grid.to_ras(np.array([axis.start for axis in box])))
         self.threshold = settings.level_of(Measure.VARIANCE) if variance else DEFAULT_THRESHOLD[Measure.ENTROPY]
@@ -170,8 +172,8 @@ def _scene_text(
     for number, volume in enumerate(volumes[1:], start=2):
         nodes.setdefault(volume["role"], []).append(f"vtkMRMLScalarVolumeNode{number}")
     nodes["shown"] = [f"vtkMRMLScalarVolumeNode{len(volumes)}"]
-    nodes |= {each["role"]: [f"vtkMRMLSegmentationNode{n}"] for n, each in enumerate(segmentations, start=1)}
-    nodes |= {f"state.{each}": [f"vtkMRMLTextNode{n}"] for n, each in enumerate(documents, start=1)}
+    nodes |= {shown["role"]: [f"vtkMRMLSegmentationNode{n}"] for n, shown in enumerate(segmentations, start=1)}
+    nodes |= {f"state.{name}": [f"vtkMRMLTextNode{n}"] for n, name in enumerate(documents, start=1)}
     boxes = [occupied(prediction.segmentation), *([regions.box] if regions.ranked else [])]
     seen = hull(boxes) if prediction.segmentation.any() or regions.ranked else whole(prediction.shape)
     low, high = np.sort([LPS_TO_RAS * corner for corner in extent(image, seen)], axis=0)
@@ -241,8 +243,8 @@ def _write_surface(path: Path, prediction: Prediction, heat: _Heat, inferno: np.
             points, faces = _closed_surface(prediction.segmentation[box] == label.value)
             points = prediction.grid.to_ras(points + [axis.start for axis in box])
             plain = np.tile(np.array(label.colour, np.uint8), (len(points), 1))
-            parts.append((points, faces + sum(len(each) for each, _, _ in parts), plain))
-    points, faces, plain = (np.concatenate(each) for each in zip(*parts, strict=True))
+            parts.append((points, faces + sum(len(before) for before, _, _ in parts), plain))
+    points, faces, plain = map(np.concatenate, zip(*parts, strict=True))
     if np.linalg.det(prediction.grid.rotation) < 0:  # mirrored, in the order z, y, x
         faces = faces[:, ::-1]
     normals, corners = np.zeros_like(points), points[faces]

@@ -116,13 +116,13 @@ def values_in(segmentation: np.ndarray, labels: Sequence[Label]) -> set[int]:
     counts = sum(
         np.bincount(plane.ravel(), minlength=256) for plane in segmentation
     )  # by plane: bincount copies to 64 bits
-    found = set(np.flatnonzero(counts).tolist()) - {0}
-    if unknown := sorted(found - {label.value for label in labels}):
+    values = set(np.flatnonzero(counts).tolist()) - {0}
+    if unknown := sorted(values - {label.value for label in labels}):
         raise OutputError(
             f"The segmentation has the value {unknown[0]}, which the model has no label for; "
             "use the segmentation and the labels of one prediction."
         )
-    return found
+    return values
 
 
 def _segmentation_fields(shape: Sequence[int], first: Sequence[int], grid: Grid) -> dict[str, str]:

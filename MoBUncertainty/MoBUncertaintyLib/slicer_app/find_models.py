@@ -113,7 +113,7 @@ class FindModels:
 
     def _onListed(self, result: dict[str, Any]) -> None:
         slicer.app.userSettings().setValue(SETTINGS_KEY, str(self._place.base))
-        self._entries = [from_json(Entry, each) for each in result["models"]]
+        self._entries = [from_json(Entry, entry) for entry in result["models"]]
         self._fill()
         self.work.say("" if self._entries else _("This catalogue is empty."))
         if self._shown:

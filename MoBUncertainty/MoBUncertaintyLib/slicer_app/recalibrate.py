@@ -130,13 +130,15 @@ def question(result: dict[str, Any]) -> str:
     Args:
         result: `name`, `calibration` (as the card has it) and `refused`, of the worker.
     """
-    told = result["calibration"]
+    calibration = result["calibration"]
     text = _("{cases}, temperature {temperature}, p = {p}. Before and after, by leaving out one at a time:")
     counts = {"reviews": _("{n} reviews"), "labelled cases": _("{n} labelled cases")}
-    cases = ", ".join(words.format(n=told[name]) for name, words in counts.items() if name in told)
-    lines = [text.format(cases=cases, temperature=f"{told['temperature']:.3g}", p=f"{told['p_value']:.2g}")]
+    cases = ", ".join(words.format(n=calibration[name]) for name, words in counts.items() if name in calibration)
+    lines = [
+        text.format(cases=cases, temperature=f"{calibration['temperature']:.3g}", p=f"{calibration['p_value']:.2g}")
+    ]
     names = {"nll": _("negative log-likelihood"), "ece": _("calibration error")}
-    pairs = {names.get(name, name): value for name, value in told.items() if isinstance(value, list)}
+    pairs = {names.get(name, name): value for name, value in calibration.items() if isinstance(value, list)}
     for name, pair in pairs.items():
         first, second = (_("not stated") if value is None else f"{value:.4g}" for value in pair)
         lines.append(f"  {name}: {first} → {second}")

@@ -65,8 +65,8 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
     others, first = _region_outlines(places, segmentation.shape, camera, region_colour)
     upper = [*others, *outlines_of(seen, camera, colours.__getitem__, 2.4), *first]
     lower = outlines_of(seen, camera, colours.__getitem__, 1.6)
-    found = prediction.suitability
-    head = _HEAD + (_BOX if found and found.sentence else 0)
+    suitability = prediction.suitability
+    head = _HEAD + (_BOX if suitability and suitability.sentence else 0)
     sheet = Image.new("RGB", (2 * _EDGE + 3 * _SIDE + 2 * _GAP, head + 2 * _SIDE + _GAP + _FOOT), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for index, plane in enumerate(PLANES):
@@ -81,11 +81,13 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
     inside = segmentation[prediction.segmented_box]
     segmented = [label for label in labels if (inside == label.value).any()]
     _write_head(draw, sheet.width, segmented, regions, name)
-    if found and found.sentence:
-        colour, ink = _BOX_COLOURS[found.level]
+    if suitability and suitability.sentence:
+        colour, ink = _BOX_COLOURS[suitability.level]
         box, style = (_EDGE, 88, sheet.width - _EDGE, 88 + _BOX - 8), font(17, bold=True)
         draw.rounded_rectangle(box, 5, fill=colour)
-        draw.text((_EDGE + 12, 106), fitting(found.sentence, style, box[2] - box[0] - 24), ink, style, anchor="lm")
+        draw.text(
+            (_EDGE + 12, 106), fitting(suitability.sentence, style, box[2] - box[0] - 24), ink, style, anchor="lm"
+        )
     visible = [label for label in segmented if (seen == label.value).any()]
     _write_foot(sheet, draw, visible, regions, scale, region_colour)
     Path(path).write_bytes(png(sheet))

@@ -69,8 +69,8 @@ def _palette_beside(labels: tuple[Colour, ...]) -> Palette:
     choices = product(REGION_COLOURS, combinations(CHANGE_COLOURS, 2))
     region, (added, removed) = max(choices, key=lambda choice: score(*choice))
     taken = (region, added, removed)
-    left = [each for each in CHANGE_COLOURS if each not in taken]
-    return Palette(*taken, max(left, key=lambda each: _least((each,), (*labels, *taken))))
+    left = [colour for colour in CHANGE_COLOURS if colour not in taken]
+    return Palette(*taken, max(left, key=lambda colour: _least((colour,), (*labels, *taken))))
 
 
 def contrast(one: Colour, other: Colour) -> float:

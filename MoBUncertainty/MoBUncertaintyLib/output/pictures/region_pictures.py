@@ -114,7 +114,7 @@ def draw_region(
         uncertainty = voxel_uncertainty(scale.measure, list(probability), list(variance))
     heat = camera.sections(uncertainty, camera.box)
     colours |= {0: _BACKGROUND_MARK}
-    marks = [Mark(np.array(point) * LPS_TO_RAS, colours[each.label]) for each in clicks for point in each.points_ras]
+    marks = [Mark(np.array(point) * LPS_TO_RAS, colours[click.label]) for click in clicks for point in click.points_ras]
     return {
         plane.title(focus): png(draw_plane(camera, index, scale, outlines, heat, marks))
         for index, plane in enumerate(PLANES)
@@ -246,7 +246,7 @@ def _write_numbers(picture: Image.Image, numbered: Sequence[tuple[Outline, np.nd
             place = (columns[corner] + 9 * right, rows[corner] + 9 * down)
             places.append(np.clip(place, 12, picture.width - 13).astype(float))
         room = [min(np.linalg.norm(place - other) for other in taken) for place in places]
-        place = next((each for each, free in zip(places, room, strict=True) if free > 22), places[int(np.argmax(room))])
+        place = next((spot for spot, free in zip(places, room, strict=True) if free > 22), places[int(np.argmax(room))])
         taken.append(place)
         size = 12 + 2 * (outline.width > 2)
         _write(draw, (float(place[0]), float(place[1])), outline.number, tuple(outline.colour), font(size, bold=True))

@@ -107,7 +107,7 @@ class UncertaintyMaps:
     def __init__(self, nodes: CtNodes):
         self._nodes = nodes
         self._derived: dict[tuple, tuple] = {}  # by kind and what it is derived from: its box and vtkImageData
-        self._held: tuple | None = None  # what the derived volume holds: its key and box, where clicks are written in
+        self._shown: tuple | None = None  # what the derived volume holds: its key and box, where clicks are written in
         self.current: CurrentMaps | None = None
 
     def set(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
@@ -134,8 +134,8 @@ class UncertaintyMaps:
 
     def volumes(self, role: str) -> dict[int, object]:
         """Return the volumes of `probability` or `variance`, by label."""
-        found = {node.GetAttribute(LABEL_ATTRIBUTE): node for node in self._nodes.nodes(role)}
-        return {label: found[str(label)] for label in sorted(int(label) for label in found if label)}
+        volumes = {node.GetAttribute(LABEL_ATTRIBUTE): node for node in self._nodes.nodes(role)}
+        return {label: volumes[str(label)] for label in sorted(int(label) for label in volumes if label)}
 
     def arrays(self, role: str) -> dict[int, np.ndarray]:
         """Return the voxels of `probability` or `variance` by label, not copied; all have the CT's shape."""
@@ -153,16 +153,16 @@ class UncertaintyMaps:
         if not self._isDerived(kind, sources):
             return sources[0] if sources else None
         node, key = self._nodes.node("map"), _key(kind, sources)
-        if node is not None and self._isChanged and self._held is not None and self._held[0] == key:
+        if node is not None and self._isChanged and self._shown is not None and self._shown[0] == key:
             return node
         for _step in self.deriveInSteps(kind, label):
             pass
         box, image = self._derived[key]
-        self._held = None
+        self._shown = None
         if self._isChanged:
             del self._derived[key]  # it is as predicted no more
             box, image = self._withChanges(kind, label, box, image)
-            self._held = key, box
+            self._shown = key, box
         matrix = ijkToRas(self._nodes.ctNode)
         matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(box)]
         node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", _("uncertainty map"))
@@ -176,13 +176,13 @@ class UncertaintyMaps:
             The volume that shows the map, as `volumeFor`.
         """
         node, key = self._nodes.node("map"), _key(kind, self._sources(kind, label))
-        if node is None or self._held is None or self._held[0] != key:
+        if node is None or self._shown is None or self._shown[0] != key:
             return self.volumeFor(kind, label)
-        held = self._held[1]
-        if intersection(box, held) != box:  # a click beyond it
-            self._held = None
+        shown = self._shown[1]
+        if intersection(box, shown) != box:  # a click beyond it
+            self._shown = None
             return self.volumeFor(kind, label)
-        slicer.util.arrayFromVolume(node)[within(box, held)] = self._changed(kind, label, box)
+        slicer.util.arrayFromVolume(node)[within(box, shown)] = self._changed(kind, label, box)
         slicer.util.arrayFromVolumeModified(node)
         return node
 
@@ -197,7 +197,7 @@ class UncertaintyMaps:
         if not sources or not (always or self._isDerived(kind, sources)):
             return
         key = _key(kind, sources)
-        if always and self._held is not None and self._held[0] == key:
+        if always and self._shown is not None and self._shown[0] == key:
             return
         if key not in self._derived:
             arrays, probability = (
@@ -216,7 +216,7 @@ class UncertaintyMaps:
         labels = [label] if label is not None else list(variance)
         if not set(labels) <= set(variance) & set(probability):
             return []
-        return [(probability if kind in OF_PROBABILITY else variance)[each] for each in labels]
+        return [(probability if kind in OF_PROBABILITY else variance)[value] for value in labels]
 
     @property
     def _isChanged(self) -> bool:
@@ -243,7 +243,7 @@ class UncertaintyMaps:
         probability, variance = self.current.maps_in(box)
         maps = probability if kind in OF_PROBABILITY else variance
         labels = list(self.volumes("variance"))
-        return _derivedArray(kind, [maps[index] for index, each in enumerate(labels) if label in (None, each)])
+        return _derivedArray(kind, [maps[index] for index, value in enumerate(labels) if label in (None, value)])
 
     def style(self, node, window: tuple[float, float], threshold: float):
         """Draw a volume in Inferno, from the threshold on."""

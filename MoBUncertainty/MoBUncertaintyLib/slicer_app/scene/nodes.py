@@ -57,8 +57,8 @@ class CtNodes:
     def nodes(self, role: str) -> list:
         """All nodes of that role, in the order in which they were made."""
         role = REFERENCE_ROLE.format(role)
-        found = [self.ctNode.GetNthNodeReference(role, n) for n in range(self.ctNode.GetNumberOfNodeReferences(role))]
-        return [node for node in found if node and node.GetNodeReference(CT_ROLE) is self.ctNode]
+        nodes = [self.ctNode.GetNthNodeReference(role, n) for n in range(self.ctNode.GetNumberOfNodeReferences(role))]
+        return [node for node in nodes if node and node.GetNodeReference(CT_ROLE) is self.ctNode]
 
     def node(self, role: str):
         """Return the first node of that role, or None."""
@@ -102,7 +102,7 @@ class CtNodes:
     def removeShown(self):
         """Remove what can be seen; the documents stay, so that a review is not lost unasked."""
         leftovers = self.leftovers()
-        leftovers.nodes = [each for each in leftovers.nodes if each.IsA("vtkMRMLDisplayableNode")]
+        leftovers.nodes = [node for node in leftovers.nodes if node.IsA("vtkMRMLDisplayableNode")]
         leftovers.remove()
 
     def leftovers(self) -> Leftovers:
@@ -119,8 +119,8 @@ class CtNodes:
         roles: list[str] = []
         self.ctNode.GetNodeReferenceRoles(roles)
         prefix = REFERENCE_ROLE.format("")
-        found = [node for role in roles if role.startswith(prefix) for node in self.nodes(role[len(prefix) :])]
-        return list({node.GetID(): node for node in found}.values())  # one may have two roles
+        nodes = [node for role in roles if role.startswith(prefix) for node in self.nodes(role[len(prefix) :])]
+        return list({node.GetID(): node for node in nodes}.values())  # one may have two roles
 
     def toWorld(self, position) -> np.ndarray:
         """Where a position of the CT's own coordinates (RAS mm) lies in the world, the CT's transform applied."""
@@ -144,11 +144,11 @@ class CtNodes:
         """Add a number to a name that another of the nodes has; those of another CT, perhaps a namesake, may."""
         used = {node.GetName() for node in self.all()}
         numbered = (f"{name}_{number}" for number in count(1))
-        return next(each for each in chain([name], numbered) if each not in used)
+        return next(free for free in chain([name], numbered) if free not in used)
 
     def _placeInFolder(self, node):
         hierarchy = subjectHierarchy(self.scene)
-        ct, item = (self._hierarchyItem(hierarchy, each) for each in (self.ctNode, node))
+        ct, item = (self._hierarchyItem(hierarchy, owner) for owner in (self.ctNode, node))
         hierarchy.SetItemParent(item, self._folder(hierarchy, ct))
 
     def _folder(self, hierarchy, ct: int) -> int:

@@ -67,17 +67,17 @@ class OverlayRecord:
     @property
     def kinds(self) -> list[MapKind]:
         """The maps that the model has."""
-        without = self._kept.get("varianceThreshold", USUAL_THRESHOLD) is None
+        without = self._choices.get("varianceThreshold", USUAL_THRESHOLD) is None
         return [kind for kind in MapKind if not (without and kind in OF_VARIANCE)]
 
     @property
     def values(self) -> dict[str, Any]:
         """What `DEFAULTS` names, and `threshold` and `window` of the kind."""
-        kept = self._kept
-        values = DEFAULTS | {name: kept[name] for name in DEFAULTS if name in kept}
+        choices = self._choices
+        values = DEFAULTS | {name: choices[name] for name in DEFAULTS if name in choices}
         values["kind"] = self.available(values["kind"]).value
-        style = mapStyle(MapKind(values["kind"]), kept.get("varianceThreshold") or USUAL_THRESHOLD)
-        ofKind = kept.get("kinds", {}).get(values["kind"], {})
+        style = mapStyle(MapKind(values["kind"]), choices.get("varianceThreshold") or USUAL_THRESHOLD)
+        ofKind = choices.get("kinds", {}).get(values["kind"], {})
         values["threshold"] = ofKind.get("threshold", style.threshold)
         values["window"] = tuple(ofKind.get("window", style.window))
         return values
@@ -88,23 +88,23 @@ class OverlayRecord:
 
     def remember(self, **changes: Any):
         """Keep choices; threshold and window belong to the kind that is given, or else shown."""
-        kept = self._kept
+        choices = self._choices
         kind = changes.get("kind", self.values["kind"])
-        kinds = kept.get("kinds", {})
+        kinds = choices.get("kinds", {})
         ofKind = {name: changes.pop(name) for name in ("threshold", "window") if name in changes}
         kinds = kinds | {kind: kinds.get(kind, {}) | ofKind}
-        self._state.set("overlay", kept | changes | {"kinds": kinds})
+        self._state.set("overlay", choices | changes | {"kinds": kinds})
 
     def setVarianceThreshold(self, threshold: float | None):
         """Note from which on the model's variance counts; None: it has no variance, and none is shown.
 
         What the reader has set suits the variance of another model, so it is forgotten with that.
         """
-        kept = self._kept
-        if kept.get("varianceThreshold", USUAL_THRESHOLD) != threshold:
-            kinds = {kind: each for kind, each in kept.get("kinds", {}).items() if kind not in OF_VARIANCE}
-            self._state.set("overlay", kept | {"kinds": kinds, "varianceThreshold": threshold})
+        choices = self._choices
+        if choices.get("varianceThreshold", USUAL_THRESHOLD) != threshold:
+            kinds = {kind: style for kind, style in choices.get("kinds", {}).items() if kind not in OF_VARIANCE}
+            self._state.set("overlay", choices | {"kinds": kinds, "varianceThreshold": threshold})
 
     @property
-    def _kept(self) -> dict[str, Any]:
+    def _choices(self) -> dict[str, Any]:
         return self._state.get("overlay") or {}

@@ -64,12 +64,12 @@ class WorklistCase:
         if own is not None:
             return own.regions_left
         if not reader and self.reviews:
-            return max(each.regions_left for each in self.reviews)
+            return max(review.regions_left for review in self.reviews)
         return self.row["regions"] if self.hasResults else None
 
     def _review(self, reader: str) -> CaseReview | None:
         names = {reader, text_of(reader_in_name(reader))}
-        return next((each for each in self.reviews if each.reader in names), None) if reader else None
+        return next((review for review in self.reviews if review.reader in names), None) if reader else None
 
 
 def _review(fields: Mapping[str, Any]) -> CaseReview:
@@ -122,10 +122,10 @@ class Cases:
     def take(self, answer: Mapping[str, Any]) -> None:
         """Take the worker's answer to `request`."""
         self.listed = answer["listed"]
-        self.cases = [WorklistCase.of(each) for each in answer["cases"]]
+        self.cases = [WorklistCase.of(fields) for fields in answer["cases"]]
         self.page = Path(answer["table"]) if answer["table"] else None
         if self.failed is None:
-            self.failed = {each.name: each.row["reason"] for each in self.cases if each.row and each.row["reason"]}
+            self.failed = {case.name: case.row["reason"] for case in self.cases if case.row and case.row["reason"]}
 
     def ended(self, name: str, reason: str | None, predicted: bool = False) -> None:
         """Note how the prediction of a case has ended; it is read anew before it is shown.
@@ -144,23 +144,23 @@ class Cases:
 
     def find(self, name: str | None) -> WorklistCase | None:
         """Return the case of a name."""
-        return next((each for each in self.cases if each.name == name), None)
+        return next((case for case in self.cases if case.name == name), None)
 
     def toRun(self) -> list[WorklistCase]:
         """List the cases that have no results yet."""
-        return [each for each in self.cases if each.canRun]
+        return [case for case in self.cases if case.canRun]
 
     def next(self, after: str | None, reader: str) -> WorklistCase | None:
         """Return the first case below another, and then from the top, that a reader has not signed off."""
-        names = [each.name for each in self.cases]
+        names = [case.name for case in self.cases]
         start = names.index(after) + 1 if after in names else 0
         turned = [*self.cases[start:], *self.cases[:start]]
         open_ = (CaseState.READY, CaseState.IN_REVIEW)
-        return next((each for each in turned if each.state(reader) in open_ and each.name != after), None)
+        return next((case for case in turned if case.state(reader) in open_ and case.name != after), None)
 
     def reviewed(self, name: str, review: CaseReview) -> None:
         """Take the review of a case that its reader has gone on with."""
         case = self.find(name)
         if case is not None:
-            others = tuple(each for each in case.reviews if each.reader != review.reader)
+            others = tuple(other for other in case.reviews if other.reader != review.reader)
             self.cases[self.cases.index(case)] = replace(case, reviews=(*others, review))

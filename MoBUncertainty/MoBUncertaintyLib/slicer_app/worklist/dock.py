@@ -292,8 +292,8 @@ def _cells(case: WorklistCase, reader: str) -> list[tuple[str, str]]:
     if agreement:
         dice = f"{sum(agreement['dice'].values()) / len(agreement['dice']):.3f}"
         differently = _("{n} of {count}").format(n=agreement["regions_different"], count=agreement["regions"])
-        each = [f"{readable(name)}: {value:.3f}" for name, value in agreement["dice"].items()]
-        compared = "\n".join([*agreement["readers"], *each])
+        scores = [f"{readable(name)}: {value:.3f}" for name, value in agreement["dice"].items()]
+        compared = "\n".join([*agreement["readers"], *scores])
     return [
         (case.name, str(case.folder)),
         (_stateText(state), readers),
@@ -306,14 +306,14 @@ def _cells(case: WorklistCase, reader: str) -> list[tuple[str, str]]:
 
 
 def _suitabilityText(row) -> str:
-    found = row.get("suitability")
-    if not found:
+    suitability = row.get("suitability")
+    if not suitability:
         return ""
     words = {"ordinary": _("ordinary"), "unusual": _("unusual"), "not usable": _("not usable")}
-    if not found["judged"] and not found["reasons"]:
+    if not suitability["judged"] and not suitability["reasons"]:
         return _("not compared")
-    text = words[found["level"]]
-    return f"{text}: {found['reasons'][0]}" if found["reasons"] else text
+    text = words[suitability["level"]]
+    return f"{text}: {suitability['reasons'][0]}" if suitability["reasons"] else text
 
 
 def _stateText(state: CaseState) -> str:
