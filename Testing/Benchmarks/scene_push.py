@@ -112,8 +112,8 @@ def measure(folder: Path) -> tuple[dict[str, float], float]:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     for kind in (MapKind.STANDARD_DEVIATION, MapKind.ENTROPY):
-        take(kind.value, results.showMapInSteps(kind))
-    take("standard deviation again", results.showMapInSteps(MapKind.STANDARD_DEVIATION))
+        take(kind.value, results.overlay.showInSteps(kind))
+    take("standard deviation again", results.overlay.showInSteps(MapKind.STANDARD_DEVIATION))
     session = take("results of another run", show(found, ct))
     take("getting ready for thresholds", session.regions.prepare())
     held["another threshold"] = seconds(lambda: session.regions.find(0.012, 20.0))

@@ -54,7 +54,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         session.step(Review.decide, first.region_id, "include")
         session.step(Review.decide, second.region_id, "exclude")
         session.step(Review.decide, third.region_id, "accept")
-        changed = session.results.corrected() != session.review.prediction.segmentation
+        changed = session.results.organs.array() != session.review.prediction.segmentation
         labels = session.review.listed().whole_map()
         self.assertTrue(changed.any())
         self.assertFalse(changed[(labels != first.number) & (labels != second.number)].any())
@@ -69,7 +69,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         self.assertEqual(again.review.signature, session.review.signature)
         for before, after in zip(session.review.regions, again.review.regions, strict=True):
             self.assertEqual((after.region_id, after.verdict), (before.region_id, before.verdict))
-        self.assertTrue((again.results.corrected() == session.review.corrected()).all())
+        self.assertTrue((again.results.organs.array() == session.review.corrected()).all())
 
     def test_cancelLeavesTheSceneAsItWas(self):
         """Cancel comes back at once; no node has been added."""
@@ -121,22 +121,22 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
             expect(Verdict.INCLUDE, Verdict.PENDING, Verdict.PENDING)
             ui.undoButton.click()
             expect(Verdict.PENDING, Verdict.PENDING, Verdict.PENDING)
-            self.assertTrue((session.results.corrected() == session.review.prediction.segmentation).all())
+            self.assertTrue((session.results.organs.array() == session.review.prediction.segmentation).all())
 
             ui.editButton.click()
             region = session.review.region(session.drawing.regionId)
             session.results.updateSegmentation(region.box, np.ones_like(region.mask, np.uint8))  # as if it were painted
             ui.editButton.click()
             expect(Verdict.EDIT, Verdict.PENDING, Verdict.PENDING)
-            drawn = session.results.corrected()[region.box]
+            drawn = session.results.organs.array()[region.box]
             self.assertTrue(drawn[region.mask].all())
             self.assertTrue((drawn == session.review.prediction.segmentation[region.box])[~region.mask].all())
 
             ui.mapSelector.currentIndex = 1
-            self.waitFor(lambda: session.results.overlay["kind"] == "standard deviation")
+            self.waitFor(lambda: session.results.overlay.values["kind"] == "standard deviation")
             ui.lowerThresholdSlider.value = 0.2
             shown = session.results.node("shown")
-            self.assertEqual(session.results.overlay["kind"], "standard deviation")
+            self.assertEqual(session.results.overlay.values["kind"], "standard deviation")
             self.assertIs(shown, session.results.node("map"))
             self.assertAlmostEqual(shown.GetDisplayNode().GetLowerThreshold(), 0.2)
 

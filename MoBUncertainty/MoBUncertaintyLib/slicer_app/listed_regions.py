@@ -16,6 +16,7 @@ from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.slicer_app.region_names import regionTitles
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import regionSpecs
 from MoBUncertaintyLib.slicer_app.stored_results import onItsCt, storeReview
@@ -35,9 +36,9 @@ class ListedRegions:
         self._foundAt: tuple = ()  # the clicks in the maps in which it finds regions
         self._shown = self._list()
         self._marked: str | None = None  # the region that stands out
-        provenance = (results.state("prediction") or {}).get("provenance", {})
+        provenance = (results.documents.get("prediction") or {}).get("provenance", {})
         predicted = _readCoverage(provenance.get("regions", {}))
-        stored = results.state("coverage") or {}
+        stored = results.documents.get("coverage") or {}
         last = (
             _readCoverage(stored) if stored.get("predicted_sha256") == review.digest else None
         )  # not an earlier one's
@@ -79,7 +80,7 @@ class ListedRegions:
         if regions.coverage is not None:
             self._coverages[settings] = regions.coverage
             stored = {"settings": asdict(settings), "coverage": asdict(regions.coverage)}
-            self.results.setState("coverage", stored | {"predicted_sha256": self.review.digest})
+            self.results.documents.set("coverage", stored | {"predicted_sha256": self.review.digest})
         self.show()
         storeReview(self.results, self.review)
 
@@ -94,7 +95,7 @@ class ListedRegions:
     def update(self, box: Box) -> None:
         """Show them as they are now, where they can have changed in a box only."""
         numbers = {number for number, _ in self._list()}
-        if set(self._list()) != set(self._shown) or self.results.listedRegions() != numbers:
+        if set(self._list()) != set(self._shown) or set(self.results.regions.values()) != numbers:
             self.show()
             return
         regions = self.review.listed()
@@ -102,7 +103,8 @@ class ListedRegions:
         if inner:
             there = np.zeros(shape_of(box), regions.map.dtype)
             there[within(inner, box)] = regions.map[within(inner, regions.box)]
-            self.results.updateRegions(box, there, regionSpecs(regions.ranked, self.review.prediction.labels))
+            self.results.regions.update(box, there)
+            self.results.regions.rename(regionTitles(regions.ranked, self.review.prediction.labels))
         self._shown = self._list()
         self._showStatuses()
 
@@ -130,7 +132,7 @@ class ListedRegions:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         decided = {region.number: region.decided for region in self.review.regions}
         statuses = {number: logic.Completed if done else logic.Flagged for number, done in decided.items()}
-        self.results.setRegionStatuses(statuses)
+        self.results.regions.setStatuses(statuses)
 
 
 def _readCoverage(stored: Mapping[str, Any]) -> tuple[RegionSettings, Coverage] | None:

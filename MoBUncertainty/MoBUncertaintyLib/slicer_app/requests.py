@@ -94,13 +94,15 @@ def _show(results: ResultScene, prediction, settings, regionMap, record: dict[st
     first = results.node("segmentation") is None
     yield from results.setSegmentationInSteps(prediction.segmentation, labelSpecs(prediction.labels))
     yield
-    results.setPrediction(prediction, settings)
-    results.setState("prediction", record)
+    values = [label.value for label in prediction.labels]
+    maps = (dict(zip(values, each, strict=True)) for each in (prediction.probability, prediction.variance))
+    results.overlay.setMaps(*maps, settings.variance_threshold if prediction.has_variance else None)
+    results.documents.set("prediction", record)
     yield
-    yield from results.showMapInSteps(MapKind(results.overlay["kind"]), results.overlay["label"])
+    yield from results.overlay.showInSteps(MapKind(results.overlay.values["kind"]), results.overlay.values["label"])
     yield
     if first:
-        results.showSurface(True)
+        results.overlay.change(surface=True)
         yield
     session = ReviewSession.start(results, prediction.segmentation, regionMap)
     results.showInViews()
@@ -120,7 +122,7 @@ def exportRequest(session: ReviewSession, folder: Path, formats: list[str], pati
     def keep(_name, array):
         return array
 
-    kept = session.results.state("prediction")
+    kept = session.results.documents.get("prediction")
     return {
         "command": Command.EXPORT,
         "ct": _volume(session.results.ctNode),

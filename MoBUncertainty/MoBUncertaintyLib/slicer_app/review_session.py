@@ -66,7 +66,7 @@ class ReviewSession:
         self.drawing = RegionDrawing(self.segmentation, partial(self.step, Review.edit))
         self.marks, self.changes = ClickMarks(results, review, self._palette), ChangeOverlay(results.ctNode)
         self.lastChange: Change | None = None
-        results.followMaps(review)
+        results.overlay.maps.current = review
 
     @classmethod
     def start(cls, results: ResultScene, predicted: np.ndarray, regionMap: np.ndarray) -> ReviewSession:
@@ -77,7 +77,7 @@ class ReviewSession:
             predicted: Segmentation, uint8 (z, y, x).
             regionMap: Number of each voxel's doubtful region, uint16.
         """
-        regions = read_regions(results.state("prediction"), regionMap)
+        regions = read_regions(results.documents.get("prediction"), regionMap)
         return cls(results, Review(scenePrediction(results, predicted), regions))._begun()
 
     @classmethod
@@ -89,14 +89,14 @@ class ReviewSession:
         """
         if not lieOnCt(results):
             raise misfit(results.ctNode)
-        begun, stored = results.node("state.review") is not None, results.state("review")
-        if not results.state("prediction") or (begun and not stored):
+        begun, stored = results.node("state.review") is not None, results.documents.get("review")
+        if not results.documents.get("prediction") or (begun and not stored):
             text = _("The scene has lost the review of {ct}; apply again.")
             raise (LostReviewError if begun else ReviewError)(text.format(ct=results.ctNode.GetName()))
         prediction = scenePrediction(results, predictedLabels(results))
         if not begun:
-            settings = read_settings(results.state("prediction"))
-            regions = RegionDescriber(prediction).describe_all(results.regionMap(), settings)
+            settings = read_settings(results.documents.get("prediction"))
+            regions = RegionDescriber(prediction).describe_all(results.regions.array(), settings)
             return cls(results, Review(prediction, regions))._begun()
         try:
             session = cls(results, Review.from_dict(stored, prediction))
@@ -104,7 +104,8 @@ class ReviewSession:
             raise misfit(results.ctNode) from error
         except ReviewError as error:
             raise LostReviewError(str(error)) from error
-        if not np.array_equal(results.regionMap(), session.review.listed().whole_map()):  # somebody has drawn in them
+        drawn = results.regions.array()  # somebody may have drawn in them
+        if not np.array_equal(drawn, session.review.listed().whole_map()):
             session.regions.show()
         storeReview(results, session.review)  # numbers that were found in blocks of voxels are rounded otherwise
         session.segmentation.mend()
@@ -186,9 +187,9 @@ class ReviewSession:
         storeReview(self.results, self.review)
         self.segmentation.mend()
         box = hull(boxes)
-        before = self.results.corrected(box) if boxes else None
+        before = self.results.organs.array(box) if boxes else None
         self.segmentation.update(boxes)
-        self.lastChange = self._change(box, before, self.results.corrected(box)) if boxes else None
+        self.lastChange = self._change(box, before, self.results.organs.array(box)) if boxes else None
         self.regions.update(box)
         self.marks.show()
 

@@ -33,32 +33,32 @@ class ReviewedSegmentation:
         """Show the labels and maps of some boxes as they are now; `updateSurfaces` follows when there is time."""
         for box in boxes:
             self._set(box)
-            self.results.updateMap(box)
+            self.results.overlay.update(box)
 
     def mend(self) -> None:
         """Bring back segments that were deleted in the Segment Editor: verdicts change them."""
         prediction = self.review.prediction
-        if self.results.restoreSegments(prediction.segmentation, labelSpecs(prediction.labels)):
+        if self.results.organs.restore(prediction.segmentation, labelSpecs(prediction.labels)):
             self.discardStrayEdits()
 
     @onItsCt
     def strayEdits(self) -> int:
         """Count the voxels that were changed by other means than verdicts, in the Segment Editor say."""
         box = self._changeable()
-        return int(np.count_nonzero(self.results.corrected()[box] != self.review.labels_in(box)))
+        return int(np.count_nonzero(self.results.organs.array()[box] != self.review.labels_in(box)))
 
     @onItsCt
     def discardStrayEdits(self) -> None:
         """Let the segmentation be what the verdicts say."""
         box = self._changeable()
-        if not np.array_equal(self.results.corrected()[box], self.review.labels_in(box)):
+        if not np.array_equal(self.results.organs.array()[box], self.review.labels_in(box)):
             self._set(box)
 
     def showAll(self) -> None:
         """Let segmentation and map be what clicks and verdicts make of them, in a scene that shows the prediction."""
         self.discardStrayEdits()
         if shape_of(self.review.changed_box)[0]:
-            self.results.updateMap(self.review.changed_box)
+            self.results.overlay.update(self.review.changed_box)
         self.updateSurfaces()
 
     def updateSurfaces(self) -> None:
@@ -75,7 +75,7 @@ class ReviewedSegmentation:
         """Where the segmentation can differ from the review: comparing all of an image takes too long."""
         decided = [region.box for region in self.review.regions if region.decided]
         clicked = [self.review.changed_box] if self.review.clicks else []
-        return hull([*self.results.segmentBoxes(), self._predictedBox, *decided, *clicked])
+        return hull([*self.results.organs.boxes(), self._predictedBox, *decided, *clicked])
 
 
 class RegionDrawing:
@@ -120,7 +120,7 @@ class RegionDrawing:
         """Take what was drawn as the region's correction; where nothing was drawn in it, its verdict stays."""
         if self.regionId is None:
             return
-        region, drawn = self.review.region(self.regionId), self.results.corrected()
+        region, drawn = self.review.region(self.regionId), self.results.organs.array()
         if np.array_equal(drawn[region.box][region.mask], self.review.labels_in(region.box)[region.mask]):
             self.cancel()
             return

@@ -86,7 +86,7 @@ class Sessions:
             ReviewError: It is damaged, or belongs to other results.
         """
         results = ResultScene(ct)
-        results.setState("review", record)
+        results.documents.set("review", record)
         self._open[ct.GetID()] = session = ReviewSession.open(results)
         session.segmentation.showAll()
         return session

@@ -73,10 +73,10 @@ def scenePrediction(results: ResultScene, predicted: np.ndarray) -> Prediction:
     Raises:
         ReviewError: What the scene keeps of it is damaged.
     """
-    maps = _SceneMaps(results.probability), _SceneMaps(results.variance)
+    maps = (_SceneMaps(functools.partial(results.overlay.maps.arrays, role)) for role in ("probability", "variance"))
     try:
         return make_prediction(
-            results.state("prediction"), predicted, *maps, Grid.from_matrix(ijkToRas(results.ctNode))
+            results.documents.get("prediction"), predicted, *maps, Grid.from_matrix(ijkToRas(results.ctNode))
         )
     except (RecordError, ImageError) as error:
         text = _("What the scene keeps of the prediction is damaged ({reason}); apply again.")
@@ -100,7 +100,7 @@ def predictedLabels(results: ResultScene) -> np.ndarray:
 
 def storeReview(results: ResultScene, review: Review) -> None:
     """Keep a review as it is now in the scene."""
-    results.setState("review", review.to_dict())
+    results.documents.set("review", review.to_dict())
 
 
 def fits(results: ResultScene, prediction: Prediction) -> bool:

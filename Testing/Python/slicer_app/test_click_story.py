@@ -120,7 +120,7 @@ def test_a_review_with_clicks(desktop, tmp_path):
     ui.signOffButton.click()
     assert review.signature.name == READER
     corrected, clicks, verdicts = review.corrected(), review.clicks, statuses(desktop)
-    assert np.array_equal(session(desktop).results.corrected(), corrected)
+    assert np.array_equal(session(desktop).results.organs.array(), corrected)
     assert (corrected != predicted).any()
 
     # Exported.
@@ -148,7 +148,7 @@ def test_a_review_with_clicks(desktop, tmp_path):
     assert again.review.clicks == clicks
     assert again.review.signature.name == READER
     assert statuses(desktop) == verdicts
-    assert np.array_equal(again.results.corrected(), corrected)
+    assert np.array_equal(again.results.organs.array(), corrected)
     assert ui.clicksTable.rowCount == len(clicks)
     marks = [again.results.node(f"clicks.{role}") for role in ("organ", "background", "conflict")]
     assert sum(node.GetNumberOfControlPoints() for node in marks if node) == len(clicks)

@@ -56,10 +56,10 @@ def add_results(window, name: str, threshold: float):
     labels = np.zeros(SHAPE, np.uint8)
     labels[2:8, 13:17, 13:17] = 1
     results = ResultScene(add_volume(window.scene, np.zeros(SHAPE, np.int16), MATRIX, name))
-    results.setMaps({1: labels.astype(np.float32)}, {1: 0 * labels.astype(np.float32)}, threshold)
+    results.overlay.setMaps({1: labels.astype(np.float32)}, {1: 0 * labels.astype(np.float32)}, threshold)
     results.setSegmentation(labels, [SegmentSpec(1, "organ", (255, 120, 0))])
     results.setRegions(np.zeros(SHAPE, np.uint16), [])
-    results.showMap(MapKind.VARIANCE)
+    results.overlay.show(MapKind.VARIANCE)
     return results
 
 
@@ -113,7 +113,7 @@ def test_the_legend_is_that_of_the_ct_in_the_views(two):
 
 
 def test_a_legend_that_is_switched_off_leaves_none_of_another_ct(two):
-    two.first.setOverlay(legend=False)
+    two.first.overlay.change(legend=False)
     assert coloured(drawn(two)) == 0
     two.showAlone(two.second.ctNode)
     assert coloured(drawn(two)) > 100

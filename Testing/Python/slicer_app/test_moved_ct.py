@@ -68,7 +68,7 @@ class TestSession:
         self.harden(session, -15, roles)
         assert session.segmentation.strayEdits() == 0
         session.step(Review.decide, region, "exclude")
-        assert np.array_equal(session.results.corrected(), session.review.corrected())
+        assert np.array_equal(session.results.organs.array(), session.review.corrected())
 
     def test_other_voxels_are_noticed(self, session):
         import slicer.util
@@ -93,7 +93,7 @@ class TestSession:
     def test_a_remark_can_be_kept_all_the_same(self, session):
         session.results.ctNode.SetOrigin(1, 2, 3)
         session.comment(session.review.regions[0].region_id, "vessel")
-        assert session.results.state("review")["regions"][0]["comment"] == "vessel"
+        assert session.results.documents.get("review")["regions"][0]["comment"] == "vessel"
 
     def test_what_rounding_moves_has_not_moved(self, session):
         origin = np.array(session.results.ctNode.GetOrigin())
@@ -174,12 +174,12 @@ class TestPanel:
         moved, question = desktop.dialogs
         assert "moved or changed" in moved.text
         assert "cannot be shown" in question.text
-        assert session.results.state("review")["regions"][0]["verdict"] == "include"
+        assert session.results.documents.get("review")["regions"][0]["verdict"] == "include"
         desktop.answer(qt.QMessageBox.Ok)
         apply(desktop)
         again = desktop.logic.sessions.get(ct)
         assert again is not session
         assert again.review.prediction.segmentation.shape == tuple(size + 2 for size in SHAPE)
-        assert np.array_equal(again.results.corrected(), again.review.prediction.segmentation)
+        assert np.array_equal(again.results.organs.array(), again.review.prediction.segmentation)
         assert statuses(desktop) == ["To review"] * 3
         assert shown(desktop) == [ct]

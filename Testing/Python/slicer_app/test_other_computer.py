@@ -80,7 +80,7 @@ def test_asked_once_cut_and_connected_anew(away, lab):
     # The connection was lost in idleness, and is again amid the next run.
     lab.cut()
     lab.run(FAKE.format(mode="slow"))
-    before, reviewed, segmentation = nodes(away.scene), session(away), session(away).results.corrected()
+    before, reviewed, segmentation = nodes(away.scene), session(away), session(away).results.organs.array()
     assert wait_until(lab.is_clean)
     ui.applyButton.click()
     away.process(until=lambda: ui.statusLabel.text.startswith("Predicting tiles"))
@@ -91,7 +91,7 @@ def test_asked_once_cut_and_connected_anew(away, lab):
     assert "\n" not in told.text
     assert nodes(away.scene) == before
     assert session(away) is reviewed
-    assert (session(away).results.corrected() == segmentation).all()
+    assert (session(away).results.organs.array() == segmentation).all()
     assert wait_until(lab.is_clean)
 
     lab.run(FAKE.format(mode="normal"))

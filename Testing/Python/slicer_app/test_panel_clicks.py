@@ -65,9 +65,9 @@ def same(session) -> None:
     from MoBUncertaintyLib.geometry import whole
 
     review, results = session.review, session.results
-    assert np.array_equal(results.corrected(), review.corrected())
-    assert np.array_equal(results.regionMap(), review.listed().whole_map())
-    assert results.state("review") == json.loads(json.dumps(review.to_dict()))
+    assert np.array_equal(results.organs.array(), review.corrected())
+    assert np.array_equal(results.regions.array(), review.listed().whole_map())
+    assert results.documents.get("review") == json.loads(json.dumps(review.to_dict()))
     variance = np.maximum.reduce(list(review.maps_in(whole(session.review.prediction.shape))[1]))
     map_shown = shown_map(session)
     where = (map_shown > 0) | (variance > 0.001)
@@ -94,14 +94,14 @@ class TestClick:
         mouse.click(place(*voxel))
         (click,) = session.review.clicks
         assert (click.label, click.region_id) == (0, session.review.region_at(tuple(place(*voxel))).region_id)
-        assert session.results.corrected()[voxel] == 0
-        assert session.results.corrected().sum() < session.review.prediction.segmentation.sum()
+        assert session.results.organs.array()[voxel] == 0
+        assert session.results.organs.array().sum() < session.review.prediction.segmentation.sum()
         assert session.review.expected_error_mm3[1] < before
         same(session)
         assert desktop.ui.clickStatusLabel.text.startswith("1 click, expected error ")
         assert " → " in desktop.ui.clickStatusLabel.text
         desktop.ui.undoButton.click()
-        assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
+        assert np.array_equal(session.results.organs.array(), session.review.prediction.segmentation)
         same(session)
         desktop.ui.redoButton.click()
         assert session.review.clicks == (click,)
@@ -191,7 +191,7 @@ class TestClick:
         mouse.stroke([place(z, y, x - 2), place(z, y, x), place(z, y, x + 2)])
         (click,) = session.review.clicks
         assert len(click.points_ras) == 3
-        assert (session.results.corrected()[z, y, x - 2 : x + 3] == 1).all()
+        assert (session.results.organs.array()[z, y, x - 2 : x + 3] == 1).all()
         same(session)
 
     def test_outside_of_what_was_predicted_it_is_refused_in_one_sentence(self, reviewed, mouse):
@@ -565,11 +565,11 @@ class TestSeveralLabels:
         desktop.ui.organHereButton.click()
         selector.currentIndex = 1
         mouse.click(place(*voxel))
-        assert session.review.clicks[0].label == session.results.corrected()[voxel] == 2
+        assert session.review.clicks[0].label == session.results.organs.array()[voxel] == 2
         desktop.ui.notOrganHereButton.click()
         other = region_voxel(session, 2, organ=True)
         mouse.click(place(*other))
-        assert (session.review.clicks[1].label, session.results.corrected()[other]) == (0, 0)
+        assert (session.review.clicks[1].label, session.results.organs.array()[other]) == (0, 0)
         desktop.process(until=lambda: desktop.ui.clicksTable.rowCount == 2)
         assert [desktop.ui.clicksTable.item(row, 0).text() for row in (0, 1)] == ["adrenal gland left", "not organ"]
 
@@ -786,7 +786,7 @@ class TestRegions:
         mouse.click(place(*voxel))
         region = session.review.region_at(tuple(place(*voxel)))
         assert region.verdict == "pending"
-        assert session.results.corrected()[voxel] == 1
+        assert session.results.organs.array()[voxel] == 1
         same(session)
 
     def test_the_region_that_is_clicked_in_is_selected_and_the_views_stay(self, reviewed, mouse):
@@ -809,7 +809,7 @@ def test_a_saved_scene_brings_back_clicks_and_what_they_changed(reviewed, mouse,
     mouse.click(place(*region_voxel(session, organ=False)))
     desktop.ui.notOrganHereButton.click()
     mouse.click(place(*region_voxel(session, 2, organ=True)))
-    clicks, corrected = session.review.clicks, session.results.corrected()
+    clicks, corrected = session.review.clicks, session.results.organs.array()
     session.results.node("clicks.organ").SetNthControlPointPosition(0, 0.0, 0.0, 0.0)  # somebody has moved a mark
     assert slicer.util.saveScene(str(tmp_path / "case.mrb"))
     desktop.scene.Clear(0)
@@ -820,7 +820,7 @@ def test_a_saved_scene_brings_back_clicks_and_what_they_changed(reviewed, mouse,
     assert desktop.dialogs == []
     again = desktop.logic.sessions.get(desktop.ui.ctSelector.currentNode())
     assert again.review.clicks == clicks
-    assert np.array_equal(again.results.corrected(), corrected)
+    assert np.array_equal(again.results.organs.array(), corrected)
     assert desktop.ui.clicksTable.rowCount == 2
     same(again)
     desktop.ui.organHereButton.click()
@@ -836,8 +836,12 @@ def test_another_map_shows_the_clicks_too(reviewed, mouse):
     mouse.click(place(*voxel))
     desktop.ui.overlayCollapsibleButton.collapsed = False
     desktop.ui.mapSelector.currentText = "Probability"
-    desktop.process(until=lambda: session.results.overlay["kind"] == "probability")
+    desktop.process(until=lambda: session.results.overlay.values["kind"] == "probability")
     assert shown_map(session)[voxel] == 1
-    assert session.results.probability()[1][voxel] == session.review.prediction.probability[0][voxel] < 1
+    assert (
+        session.results.overlay.maps.arrays("probability")[1][voxel]
+        == session.review.prediction.probability[0][voxel]
+        < 1
+    )
     mouse.click(place(*region_voxel(session, 2, organ=False)))
     assert shown_map(session)[region_voxel(session, 2, organ=False)] > 0.5

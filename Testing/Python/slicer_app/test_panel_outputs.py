@@ -55,10 +55,10 @@ class TestOverlay:
         ui, results = desktop.ui, session.results
         ui.mapSelector.currentText = "Standard deviation"
         desktop.process()
-        assert results.overlay["kind"] == "variance"
+        assert results.overlay.values["kind"] == "variance"
         assert qt.QApplication.overrideCursor() is not None
         assert not ui.lowerThresholdSlider.enabled
-        desktop.process(until=lambda: results.overlay["kind"] == "standard deviation")
+        desktop.process(until=lambda: results.overlay.values["kind"] == "standard deviation")
         assert results.node("shown") is results.node("map")
         assert ui.windowRangeWidget.maximum == 0.5
         assert ui.lowerThresholdSlider.enabled
@@ -69,8 +69,8 @@ class TestOverlay:
 
         desktop, session = slow
         ui, results, switched = desktop.ui, session.results, []
-        show = results.showMap
-        monkeypatch.setattr(results, "showMap", lambda kind, label: switched.append(kind) or show(kind, label))
+        show = results.overlay.show
+        monkeypatch.setattr(results.overlay, "show", lambda kind, label: switched.append(kind) or show(kind, label))
         ui.mapSelector.currentText = "Standard deviation"
         desktop.process()
         ui.mapSelector.currentText = "Entropy (nats)"

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.own_process
 def damaged(reviewed, tmp_path) -> tuple:
     """The panel, and a scene file whose review is damaged."""
     desktop, session = reviewed
-    session.results.setState("review", {"schema": "another"})
+    session.results.documents.set("review", {"schema": "another"})
     path = str(tmp_path / "scene.mrb")
     assert desktop.scene.WriteToMRB(path)
     desktop.scene.Clear(0)
@@ -53,7 +53,7 @@ class TestLoading:
         assert dialog.text.endswith("Cancel keeps the stored one in the scene, unread.")
         assert small_panel.statuses(desktop) == ["To review"] * 3
         session = desktop.widget.panel.review.session
-        assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
+        assert np.array_equal(session.results.organs.array(), session.review.prediction.segmentation)
 
     def test_the_reason_is_given_again_when_the_scene_is_opened_again(self, damaged):
         import qt
@@ -95,7 +95,7 @@ class TestLoading:
         desktop.answer(qt.QMessageBox.Cancel)
         scene = desktop.scene
         scene.StartState(scene.BatchProcessState)
-        session.results.setState("review", {})
+        session.results.documents.set("review", {})
         desktop.logic.sessions.forget()
         desktop.widget.panel.refresh()
         desktop.process()
@@ -131,7 +131,7 @@ class TestRemovedCt:
 
         desktop, session = reviewed
         scene = desktop.scene
-        made = session.results._nodes.all()
+        made = session.results.nodes.all()
         copy = scene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
         copy.UnRegister(None)
         copy.Copy(session.results.node("variance"))  # as Slicer's Clone does

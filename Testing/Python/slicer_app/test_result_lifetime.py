@@ -33,17 +33,17 @@ pytestmark = [pytest.mark.own_process, needs_slicer]
     ],
 )
 def test_what_the_user_removes_is_made_anew(results, world, role):
-    results.showMap(world.rooms.MapKind.ENTROPY)
-    results.showSurface(True)
+    results.overlay.show(world.MapKind.ENTROPY)
+    results.overlay.change(surface=True)
     removed = results.node(role)
     world.scene.RemoveNode(removed)
     assert results.node(role) is not removed
     fill(world, results)
-    results.showMap(world.rooms.MapKind.ENTROPY)
-    results.showSurface(True)
+    results.overlay.show(world.MapKind.ENTROPY)
+    results.overlay.change(surface=True)
     assert results.node(role) is not None
-    assert list(results.variance()) == list(results.probability()) == [1, 2]
-    assert np.array_equal(results.corrected(), results.predicted())
+    assert list(results.overlay.maps.arrays("variance")) == list(results.overlay.maps.arrays("probability")) == [1, 2]
+    assert np.array_equal(results.organs.array(), results.predicted())
     assert results.node("shown").GetDisplayNode().GetColorNode() is results.node("inferno")
     hierarchy = world.nodes.subjectHierarchy(world.scene)
     roles = ("segmentation", "probability", "variance", "map", "surface", "regions")
@@ -55,8 +55,9 @@ def test_nothing_is_changed_by_looking(world):
     ct = world.standalone.add_volume(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
     before = world.scene.GetNumberOfNodes()
     found = world.rooms.ResultScene(ct)
-    assert (found.state("review"), found.node("segmentation"), found.variance()) == (None, None, {})
-    assert found.overlay["kind"] == "variance"
+    assert (found.documents.get("review"), found.node("segmentation")) == (None, None)
+    assert found.overlay.maps.arrays("variance") == {}
+    assert found.overlay.values["kind"] == "variance"
     assert world.scene.GetNumberOfNodes() == before
     assert world.rooms.findResults(world.scene) == []
 
@@ -74,16 +75,16 @@ def test_a_copy_of_the_ct_has_results_of_its_own(results, world):
     assert world.rooms.findResults(world.scene) == [results.ctNode]
     other = world.rooms.ResultScene(copy)
     fill(world, other, organs=(1,))
-    assert list(results.variance()) == [1, 2]
-    assert list(other.variance()) == [1]
+    assert list(results.overlay.maps.arrays("variance")) == [1, 2]
+    assert list(other.overlay.maps.arrays("variance")) == [1]
     assert other.node("segmentation") is not results.node("segmentation")
 
 
 def test_an_organ_less_takes_its_volumes_with_it(results, world):
-    results.showMap(world.rooms.MapKind.VARIANCE, 2)
+    results.overlay.show(world.MapKind.VARIANCE, 2)
     fill(world, results, organs=(1,))
-    assert list(results.variance()) == list(results.probability()) == [1]
-    assert results.overlay["label"] is None
+    assert list(results.overlay.maps.arrays("variance")) == list(results.overlay.maps.arrays("probability")) == [1]
+    assert results.overlay.values["label"] is None
     assert results.node("shown") is results.node("variance")
 
 
@@ -115,8 +116,8 @@ class TestTransform:
         return node, matrix
 
     def test_all_nodes_follow(self, results, world, moved):
-        results.showMap(world.rooms.MapKind.ENTROPY)
-        results.showSurface(True)
+        results.overlay.show(world.MapKind.ENTROPY)
+        results.overlay.change(surface=True)
         results.showInViews()
         for role in ("segmentation", "probability", "variance", "map", "surface", "regions"):
             assert results.node(role).GetParentTransformNode() is moved[0], role
@@ -144,29 +145,29 @@ class TestTransform:
         box = (slice(1, 6), slice(0, 15), slice(2, 22))
         labels[box] = 2
         results.updateSegmentation(box, labels[box])
-        assert np.array_equal(results.corrected(), labels)
+        assert np.array_equal(results.organs.array(), labels)
 
 
 class TestState:
     def test_documents_come_back(self, results):
         awkward = {"text": "Hübner \"q\" 'a' <&>\n;:%20", "numbers": [1, 2.5, None, True], "deep": {"": []}}
-        results.setState("review", awkward)
-        results.setState("prediction", {"a": 1})
-        assert results.state("review") == awkward
-        assert results.state("prediction") == {"a": 1}
-        assert results.state("nothing") is None
+        results.documents.set("review", awkward)
+        results.documents.set("prediction", {"a": 1})
+        assert results.documents.get("review") == awkward
+        assert results.documents.get("prediction") == {"a": 1}
+        assert results.documents.get("nothing") is None
 
     @pytest.mark.parametrize("wrong", [float("nan"), np.float32(1)])
     def test_what_is_not_json_is_refused_and_nothing_is_lost(self, results, wrong):
-        results.setState("review", {"a": 1})
+        results.documents.set("review", {"a": 1})
         with pytest.raises((TypeError, ValueError)):
-            results.setState("review", {"a": wrong})
-        assert results.state("review") == {"a": 1}
+            results.documents.set("review", {"a": wrong})
+        assert results.documents.get("review") == {"a": 1}
 
     def test_a_text_spoilt_by_hand_counts_as_none(self, results):
         results.node("state.overlay").SetText("{spoilt")
-        assert results.state("overlay") is None
-        assert results.overlay["threshold"] == 0.015
+        assert results.documents.get("overlay") is None
+        assert results.overlay.values["threshold"] == 0.015
 
 
 class TestReopened:
@@ -178,13 +179,13 @@ class TestReopened:
         saved = world.rooms.ResultScene(world.standalone.add_volume(world.scene, ct, matrix, "Hübner CT"))
         fill(world, saved)
         logic = world.slicer.vtkSlicerSegmentationsModuleLogic
-        saved.setRegionStatuses({2: logic.Completed})
-        saved.showMap(world.rooms.MapKind.ENTROPY)
-        saved.setOverlay(opacity=0.4, threshold=0.3, window=(0.1, 0.6))
-        saved.setSegmentationFill(True)
-        saved.showSurface(True)
+        saved.regions.setStatuses({2: logic.Completed})
+        saved.overlay.show(world.MapKind.ENTROPY)
+        saved.overlay.change(opacity=0.4, threshold=0.3, window=(0.1, 0.6))
+        saved.overlay.change(fill=True)
+        saved.overlay.change(surface=True)
         saved.updateSegmentation((slice(0, 3), slice(1, 4), slice(2, 5)), np.full((3, 3, 3), 2, np.uint8))
-        saved.setState("review", {"name": "Hübner", "decisions": [1, None]})
+        saved.documents.set("review", {"name": "Hübner", "decisions": [1, None]})
         path = tmp_path / "scene.mrb"
         world.standalone.write_scene(world.scene, path)
         again, logics = world.standalone.make_scene()
@@ -198,12 +199,12 @@ class TestReopened:
 
     def test_everything_is_found_again(self, reopened, world):
         saved, found, _ = reopened
-        assert found.overlay == saved.overlay
-        assert found.overlay == {
+        assert found.overlay.values == saved.overlay.values
+        assert found.overlay.values == {
             "kind": "entropy", "label": None, "opacity": 0.4, "legend": True, "fill": True, "surface": True,
             "threshold": 0.3, "window": (0.1, 0.6),
         }  # fmt: skip
-        assert found.state("review") == {"name": "Hübner", "decisions": [1, None]}
+        assert found.documents.get("review") == {"name": "Hübner", "decisions": [1, None]}
         assert [region_status(found, n) for n in (1, 2)] == [region_status(saved, n) for n in (1, 2)]
         assert legends(world, found) == ["Entropy (nats)"]
         display = found.node("shown").GetDisplayNode()
@@ -217,7 +218,7 @@ class TestReopened:
     def test_the_window_is_as_exact_as_it_was(self, reopened):
         """A scene's file holds window and level to six digits: the legend would begin at -0.00."""
         _, found, _ = reopened
-        found.setOverlay(window=(0.0, 0.08**0.5))
+        found.overlay.change(window=(0.0, 0.08**0.5))
         found.node("shown").GetDisplayNode().SetWindowLevelMinMax(-5e-7, 0.282843)  # as read from a file
         found.showInViews()
         assert found.node("shown").GetDisplayNode().GetWindowLevelMin() >= 0
@@ -225,27 +226,29 @@ class TestReopened:
     def test_a_surface_that_was_changed_by_hand_is_left_as_it_is(self, reopened):
         _, found, _ = reopened
         found.node("surface").GetPolyData().GetPointData().RemoveArray("Label")
-        found.setOverlay(threshold=0.4)
-        assert found.overlay["threshold"] == 0.4
+        found.overlay.change(threshold=0.4)
+        assert found.overlay.values["threshold"] == 0.4
 
     def test_arrays_lie_on_the_same_voxels_of_the_ct(self, reopened, world):
         saved, found, _ = reopened
         before, after = (world.slicer.util.arrayFromVolume(each.ctNode).ravel() for each in (saved, found))
         order = np.argsort(after)  # Slicer turns left-handed volumes when it reads them
         assert np.array_equal(after[order], before)
-        for name in ("predicted", "corrected", "regionMap"):
-            assert np.array_equal(getattr(found, name)().ravel()[order], getattr(saved, name)().ravel()), name
+        parts = ([each.predicted(), each.organs.array(), each.regions.array()] for each in (saved, found))
+        for was, is_now in zip(*parts, strict=True):
+            assert np.array_equal(is_now.ravel()[order], was.ravel())
         for organ, name in itertools.product((1, 2), ("variance", "probability")):
-            assert np.array_equal(getattr(found, name)()[organ].ravel()[order], getattr(saved, name)()[organ].ravel())
+            maps = [each.overlay.maps.arrays(name)[organ].ravel() for each in (found, saved)]
+            assert np.array_equal(maps[0][order], maps[1])
 
     def test_it_can_be_changed_on(self, reopened):
         _, found, _ = reopened
-        expected = found.corrected()
+        expected = found.organs.array()
         box = (slice(8, 14), slice(5, 20), slice(0, 9))
         expected[box] = 1
         found.updateSegmentation(box, expected[box])
-        assert np.array_equal(found.corrected(), expected)
-        assert not np.array_equal(found.corrected(), found.predicted())
+        assert np.array_equal(found.organs.array(), expected)
+        assert not np.array_equal(found.organs.array(), found.predicted())
 
     def test_another_run_reuses_the_nodes(self, reopened, world):
         _, found, _ = reopened

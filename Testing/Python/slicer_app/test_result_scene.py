@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.own_process, needs_slicer]
 class TestMaps:
     def test_volumes_hold_the_arrays_as_float32_on_the_cts_grid(self, results, world):
         probability, variance, _ = arrays()
-        for held, expected in ((results.probability(), probability), (results.variance(), variance)):
+        arrays_of = results.overlay.maps.arrays
+        for held, expected in ((arrays_of("probability"), probability), (arrays_of("variance"), variance)):
             assert list(held) == [1, 2]
             for organ, array in held.items():
                 assert array.dtype == np.float32
@@ -38,9 +39,9 @@ class TestMaps:
         probability[20:40, 40:80, 40:80] = 0.5
         labels = (probability > 0).astype(np.uint8)
         tracemalloc.start()
-        found.setMaps({1: probability}, {1: probability})
+        found.overlay.setMaps({1: probability}, {1: probability})
         found.setSegmentation(labels, [world.rooms.SegmentSpec(1, "organ", (200, 90, 0))])
-        found.showMap(world.rooms.MapKind.ENTROPY)
+        found.overlay.show(world.MapKind.ENTROPY)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < probability.nbytes / 2
@@ -58,8 +59,8 @@ class TestMaps:
             "probability": p.sum(0),
             "entropy": -(classes * np.log(classes)).sum(0),
         }
-        for kind in world.rooms.MapKind:
-            node = results.showMap(kind, organ)
+        for kind in world.MapKind:
+            node = results.overlay.show(kind, organ)
             whole = np.zeros(SHAPE)
             shown = world.slicer.util.arrayFromVolume(node)
             start = np.linalg.solve(MATRIX, world.nodes.ijkToRas(node)[:, 3])[2::-1].round().astype(int)
@@ -68,94 +69,94 @@ class TestMaps:
             assert np.allclose(whole, expected[kind], atol=1e-5), kind
 
     def test_each_kind_keeps_its_own_threshold_and_window(self, results, world):
-        kinds = world.rooms.MapKind
-        results.setOverlay(threshold=0.03, window=(0.01, 0.1))
-        results.showMap(kinds.ENTROPY)
-        assert results.overlay["threshold"] == 0.2
-        results.setOverlay(threshold=0.3)
-        results.showMap(kinds.VARIANCE)
-        assert (results.overlay["threshold"], results.overlay["window"]) == (0.03, (0.01, 0.1))
+        kinds = world.MapKind
+        results.overlay.change(threshold=0.03, window=(0.01, 0.1))
+        results.overlay.show(kinds.ENTROPY)
+        assert results.overlay.values["threshold"] == 0.2
+        results.overlay.change(threshold=0.3)
+        results.overlay.show(kinds.VARIANCE)
+        assert (results.overlay.values["threshold"], results.overlay.values["window"]) == (0.03, (0.01, 0.1))
         display = results.node("shown").GetDisplayNode()
         assert display.GetLowerThreshold() == pytest.approx(0.03)
         assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx((0.01, 0.1))
-        results.showMap(kinds.ENTROPY)
-        assert results.overlay["threshold"] == 0.3
+        results.overlay.show(kinds.ENTROPY)
+        assert results.overlay.values["threshold"] == 0.3
 
     def test_a_trained_models_variance_fills_the_window(self, world):
         from MoBUncertaintyLib.slicer_app.scene.maps import mapStyle
 
         largest = 0.3 * 0.25  # of 0.3 p (1 - p)
-        assert 0.8 < largest / mapStyle(world.rooms.MapKind.VARIANCE).window[1] <= 1
-        assert 0.8 < np.sqrt(largest) / mapStyle(world.rooms.MapKind.STANDARD_DEVIATION).window[1] <= 1
+        assert 0.8 < largest / mapStyle(world.MapKind.VARIANCE).window[1] <= 1
+        assert 0.8 < np.sqrt(largest) / mapStyle(world.MapKind.STANDARD_DEVIATION).window[1] <= 1
 
     def test_threshold_is_the_one_that_regions_are_found_with(self, world):
         from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
         from MoBUncertaintyLib.slicer_app.scene.maps import mapStyle
 
-        assert mapStyle(world.rooms.MapKind.VARIANCE).threshold == DEFAULT_THRESHOLD[Measure.VARIANCE]
-        assert mapStyle(world.rooms.MapKind.ENTROPY).threshold == DEFAULT_THRESHOLD[Measure.ENTROPY]
+        assert mapStyle(world.MapKind.VARIANCE).threshold == DEFAULT_THRESHOLD[Measure.VARIANCE]
+        assert mapStyle(world.MapKind.ENTROPY).threshold == DEFAULT_THRESHOLD[Measure.ENTROPY]
 
     def test_maps_of_a_model_with_less_variance_are_as_bright(self, results, world):
         """What the reader has set for the variance of one model does not hold for that of another."""
-        kinds = world.rooms.MapKind
-        results.setOverlay(threshold=0.03, window=(0.01, 0.1))
-        results.showMap(kinds.ENTROPY)
-        results.setOverlay(threshold=0.3)
-        results.setMaps(results.probability(), results.variance(), 0.003)
-        assert results.overlay["threshold"] == 0.3
-        results.showMap(kinds.VARIANCE)
-        assert results.overlay["threshold"] == 0.003
-        assert results.overlay["window"] == pytest.approx((0, 0.016))
+        kinds = world.MapKind
+        results.overlay.change(threshold=0.03, window=(0.01, 0.1))
+        results.overlay.show(kinds.ENTROPY)
+        results.overlay.change(threshold=0.3)
+        results.overlay.setMaps(*map(results.overlay.maps.arrays, ("probability", "variance")), 0.003)
+        assert results.overlay.values["threshold"] == 0.3
+        results.overlay.show(kinds.VARIANCE)
+        assert results.overlay.values["threshold"] == 0.003
+        assert results.overlay.values["window"] == pytest.approx((0, 0.016))
         (legend,) = [
             each
             for each in world.nodes.nodesByClass(world.scene, "vtkMRMLColorLegendDisplayNode")
             if each.GetVisibility()
         ]
         assert legend.GetLabelFormat() == "%.3f"
-        results.showMap(kinds.STANDARD_DEVIATION)
-        assert results.overlay["threshold"] == pytest.approx(0.003**0.5)
-        results.setOverlay(threshold=0.1)
-        results.setMaps(results.probability(), results.variance(), 0.003)
-        assert results.overlay["threshold"] == 0.1
+        results.overlay.show(kinds.STANDARD_DEVIATION)
+        assert results.overlay.values["threshold"] == pytest.approx(0.003**0.5)
+        results.overlay.change(threshold=0.1)
+        results.overlay.setMaps(*map(results.overlay.maps.arrays, ("probability", "variance")), 0.003)
+        assert results.overlay.values["threshold"] == 0.1
 
     def test_maps_are_not_copied_and_derived_ones_are_kept(self, results, world):
-        variance = np.full(results.variance()[1].shape, 0.04, np.float32)
-        results.setMaps({1: 5 * variance}, {1: variance})
-        assert np.shares_memory(results.variance()[1], variance)
-        kinds = world.rooms.MapKind
-        first = results.showMap(kinds.STANDARD_DEVIATION).GetImageData()
+        variance = np.full(results.overlay.maps.arrays("variance")[1].shape, 0.04, np.float32)
+        results.overlay.setMaps({1: 5 * variance}, {1: variance})
+        assert np.shares_memory(results.overlay.maps.arrays("variance")[1], variance)
+        kinds = world.MapKind
+        first = results.overlay.show(kinds.STANDARD_DEVIATION).GetImageData()
         assert world.slicer.util.arrayFromVolume(results.node("map")) == pytest.approx(0.2)
-        entropy = results.showMap(kinds.ENTROPY).GetImageData()
+        entropy = results.overlay.show(kinds.ENTROPY).GetImageData()
         assert entropy is not first
-        assert results.showMap(kinds.STANDARD_DEVIATION).GetImageData() is first
-        results.setMaps({1: variance}, {1: variance})
-        assert results.showMap(kinds.STANDARD_DEVIATION).GetImageData() is not first
+        assert results.overlay.show(kinds.STANDARD_DEVIATION).GetImageData() is first
+        results.overlay.setMaps({1: variance}, {1: variance})
+        assert results.overlay.show(kinds.STANDARD_DEVIATION).GetImageData() is not first
 
     def test_switching_in_steps_changes_the_scene_in_the_last_one(self, results, world, monkeypatch):
-        kinds = world.rooms.MapKind
+        kinds = world.MapKind
         monkeypatch.setattr("MoBUncertaintyLib.slicer_app.scene.maps.SLAB", 1)
-        results.showMap(kinds.STANDARD_DEVIATION)
+        results.overlay.show(kinds.STANDARD_DEVIATION)
         before = results.node("map").GetImageData(), results.node("state.overlay").GetText()
         steps = 0
-        for _step in results.showMapInSteps(kinds.ENTROPY):
+        for _step in results.overlay.showInSteps(kinds.ENTROPY):
             assert (results.node("map").GetImageData(), results.node("state.overlay").GetText()) == before
             steps += 1
         assert steps > 5  # slices
-        assert results.overlay["kind"] == "entropy"
-        assert list(results.showMapInSteps(kinds.STANDARD_DEVIATION)) == []  # kept
+        assert results.overlay.values["kind"] == "entropy"
+        assert list(results.overlay.showInSteps(kinds.STANDARD_DEVIATION)) == []  # kept
         assert results.node("map").GetImageData() is before[0]
 
     def test_switching_while_the_maps_are_set_anew_shows_the_new_ones(self, results, world):
-        steps = results.showMapInSteps(world.rooms.MapKind.STANDARD_DEVIATION, 2)
+        steps = results.overlay.showInSteps(world.MapKind.STANDARD_DEVIATION, 2)
         next(steps)
-        variance = np.full(results.variance()[1].shape, 0.04, np.float32)
-        world.rooms.ResultScene(results.ctNode).setMaps({1: 5 * variance}, {1: variance})
+        variance = np.full(results.overlay.maps.arrays("variance")[1].shape, 0.04, np.float32)
+        world.rooms.ResultScene(results.ctNode).overlay.setMaps({1: 5 * variance}, {1: variance})
         assert list(steps)
-        assert results.overlay["label"] is None
+        assert results.overlay.values["label"] is None
         assert world.slicer.util.arrayFromVolume(results.node("shown")) == pytest.approx(0.2)
 
     def test_switching_leaves_the_scene_alone_once_the_ct_is_gone(self, results, world):
-        steps = results.showMapInSteps(world.rooms.MapKind.ENTROPY)
+        steps = results.overlay.showInSteps(world.MapKind.ENTROPY)
         next(steps)
         results.remove()
         world.scene.RemoveNode(results.ctNode)
@@ -165,16 +166,16 @@ class TestMaps:
 
     def test_only_the_map_shown_has_a_legend_that_names_it(self, results, world):
         assert legends(world, results) == ["Variance"]
-        results.showMap(world.rooms.MapKind.STANDARD_DEVIATION)
+        results.overlay.show(world.MapKind.STANDARD_DEVIATION)
         assert legends(world, results) == ["Std. dev."]
-        results.showMap(world.rooms.MapKind.PROBABILITY, 2)
+        results.overlay.show(world.MapKind.PROBABILITY, 2)
         assert legends(world, results) == ["Probability\norgan 2"]
-        results.setOverlay(legend=False)
+        results.overlay.change(legend=False)
         assert legends(world, results) == []
 
     def test_map_and_opacity_are_in_every_slice_view(self, results, world):
-        node = results.showMap(world.rooms.MapKind.ENTROPY)
-        results.setOverlay(opacity=0.4)
+        node = results.overlay.show(world.MapKind.ENTROPY)
+        results.overlay.change(opacity=0.4)
         composites = world.nodes.nodesByClass(world.scene, "vtkMRMLSliceCompositeNode")
         assert len(composites) == 3
         for composite in composites:
@@ -184,18 +185,18 @@ class TestMaps:
 
     def test_without_maps_nothing_is_shown(self, world):
         ct = world.standalone.add_volume(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
-        assert world.rooms.ResultScene(ct).showMap(world.rooms.MapKind.VARIANCE) is None
+        assert world.rooms.ResultScene(ct).overlay.show(world.MapKind.VARIANCE) is None
 
 
 def results_type(found) -> set:
-    volumes = [node for role in ("variance", "probability", "map") for node in found._nodes.nodes(role)]
+    volumes = [node for role in ("variance", "probability", "map") for node in found.nodes.nodes(role)]
     return {volume.GetImageData().GetScalarTypeAsString() for volume in volumes}
 
 
 class TestSegmentation:
     def test_arrays_come_back(self, results):
         labels = arrays()[2]
-        for held in (results.predicted(), results.corrected()):
+        for held in (results.predicted(), results.organs.array()):
             assert held.dtype == np.uint8
             assert np.array_equal(held, labels)
 
@@ -207,13 +208,13 @@ class TestSegmentation:
             box = tuple(slice(int(s), int(rng.integers(s + 1, n + 1))) for s, n in zip(start, SHAPE, strict=True))
             expected[box] = rng.integers(0, 3, expected[box].shape)
             results.updateSegmentation(box, expected[box], surfaces=False)
-            assert np.array_equal(results.corrected(), expected)
+            assert np.array_equal(results.organs.array(), expected)
         assert np.array_equal(results.predicted(), arrays()[2])
 
     def test_a_label_without_a_segment_is_refused_and_nothing_changes(self, results):
         with pytest.raises(ValueError, match=r"no segment for the labels \[7\]"):
             results.updateSegmentation((slice(0, 2),) * 3, np.full((2, 2, 2), 7, np.uint8))
-        assert np.array_equal(results.corrected(), arrays()[2])
+        assert np.array_equal(results.organs.array(), arrays()[2])
 
     def test_segments_that_overlap_and_segments_of_others_are_left_as_they_are(self, results, world):
         segmentation = results.node("segmentation").GetSegmentation()
@@ -229,7 +230,7 @@ class TestSegmentation:
         box = (slice(2, 12), slice(3, 18), slice(0, 24))
         expected[box] = np.random.default_rng(2).integers(0, 3, expected[box].shape)
         results.updateSegmentation(box, expected[box])
-        assert np.array_equal(results.corrected(), expected)
+        assert np.array_equal(results.organs.array(), expected)
         assert before == (image.GetExtent(), image.GetPointData().GetScalars().GetMTime())
 
     def test_slicer_hears_of_a_change(self, results, world):
@@ -257,10 +258,10 @@ class TestSegmentation:
     def test_fill_comes_and_goes(self, results):
         display = results.node("segmentation").GetDisplayNode()
         assert display.GetOpacity2DFill() == 0
-        results.setSegmentationFill(True)
+        results.overlay.change(fill=True)
         assert display.GetOpacity2DFill() > 0.2
-        assert results.overlay["fill"] is True
-        results.setSegmentationFill(False)
+        assert results.overlay.values["fill"] is True
+        results.overlay.change(fill=False)
         assert display.GetOpacity2DFill() == 0
 
     def test_a_region_is_seen_beside_the_outline_of_an_organ_that_has_become_the_same(self, results):
@@ -287,11 +288,13 @@ class TestSurface:
         from scipy import ndimage
         from vtk.util.numpy_support import vtk_to_numpy
 
-        results.showSurface(True)
+        results.overlay.change(surface=True)
         surface = results.node("surface").GetPolyData()
         points = vtk_to_numpy(surface.GetPoints().GetData())
         index = np.linalg.solve(MATRIX, np.c_[points, np.ones(len(points))].T)[2::-1]
-        expected = ndimage.map_coordinates(np.maximum(*results.variance().values()), index, order=1)
+        expected = ndimage.map_coordinates(
+            np.maximum(*results.overlay.maps.arrays("variance").values()), index, order=1
+        )
         values = vtk_to_numpy(surface.GetPointData().GetArray("Uncertainty"))
         assert len(points) > 100
         assert np.allclose(values, expected, atol=1e-4)
@@ -300,15 +303,15 @@ class TestSurface:
     def test_it_takes_the_place_of_the_plain_surface_on_the_maps_own_scale(self, results):
         plain = results.node("segmentation").GetDisplayNode()
         assert plain.GetVisibility3D()
-        results.showSurface(True)
+        results.overlay.change(surface=True)
         display = results.node("surface").GetDisplayNode()
         assert display.GetVisibility()
         assert not plain.GetVisibility3D()
         assert display.GetScalarRangeFlag() == display.UseDirectMapping
         before = surface_colours(results)
-        results.setOverlay(window=(0.0, 0.2))
+        results.overlay.change(window=(0.0, 0.2))
         assert surface_colours(results).mean() < before.mean()
-        results.showSurface(False)
+        results.overlay.change(surface=False)
         assert not display.GetVisibility()
         assert not plain.GetVisibility3D()  # off is off: no plain organ in its place
 
@@ -316,8 +319,8 @@ class TestSurface:
         """Else what a reader includes, where the model had no doubt at all, would be a black lump."""
         from vtk.util.numpy_support import vtk_to_numpy
 
-        results.setOverlay(threshold=0.02)
-        results.showSurface(True)
+        results.overlay.change(threshold=0.02)
+        results.overlay.change(surface=True)
         values = vtk_to_numpy(results.node("surface").GetPolyData().GetPointData().GetArray("Uncertainty"))
         segmentation = results.node("segmentation").GetSegmentation()
         segments = (segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments()))
@@ -325,17 +328,17 @@ class TestSurface:
         colours = [tuple(colour) for colour in surface_colours(results).tolist()]
         assert {colour for colour, value in zip(colours, values, strict=True) if value < 0.02} <= organs
         assert not {colour for colour, value in zip(colours, values, strict=True) if value >= 0.02} & organs
-        results.setOverlay(threshold=1.0)
+        results.overlay.change(threshold=1.0)
         assert set(map(tuple, surface_colours(results).tolist())) == organs
 
     def test_it_is_of_the_organ_whose_map_is_shown(self, results, world):
-        results.showSurface(True)
+        results.overlay.change(surface=True)
         both = results.node("surface").GetPolyData().GetNumberOfPoints()
-        results.showMap(world.rooms.MapKind.VARIANCE, 2)
+        results.overlay.show(world.MapKind.VARIANCE, 2)
         assert 0 < results.node("surface").GetPolyData().GetNumberOfPoints() < both
 
     def test_it_follows_a_change_of_the_segmentation(self, results):
-        results.showSurface(True)
+        results.overlay.change(surface=True)
         node, seen = results.node("surface"), []
         before = node.GetPolyData().GetBounds()
         node.AddObserver("ModifiedEvent", lambda *_: seen.append(surface_colours(results)))
@@ -346,7 +349,7 @@ class TestSurface:
         assert len(seen[0]) == node.GetPolyData().GetNumberOfPoints(), "in its colours whenever a view can draw it"
 
     def test_without_any_organ_it_is_empty(self, results):
-        results.showSurface(True)
+        results.overlay.change(surface=True)
         results.updateSegmentation(tuple(slice(0, n) for n in SHAPE), np.zeros(SHAPE, np.uint8))
         assert results.node("surface").GetPolyData().GetNumberOfPoints() == 0
 
@@ -354,17 +357,17 @@ class TestSurface:
 class TestRegions:
     def test_label_map_and_status(self, results, world):
         logic = world.slicer.vtkSlicerSegmentationsModuleLogic
-        assert results.regionMap().dtype == np.uint16
-        assert np.array_equal(results.regionMap(), region_labels())
+        assert results.regions.array().dtype == np.uint16
+        assert np.array_equal(results.regions.array(), region_labels())
         assert region_status(results, 1) == logic.Flagged
-        results.setRegionStatuses({1: logic.Completed})
+        results.regions.setStatuses({1: logic.Completed})
         assert [region_status(results, n) for n in (1, 2)] == [logic.Completed, logic.Flagged]
 
     def test_more_of_them_than_a_byte_can_count(self, results, world):
         labels = np.zeros(SHAPE, np.uint16)
         labels.ravel()[:300] = range(1, 301)
         results.setRegions(labels, [world.rooms.SegmentSpec(n, str(n), (0, 220, 255)) for n in range(1, 301)])
-        assert np.array_equal(results.regionMap(), labels)
+        assert np.array_equal(results.regions.array(), labels)
 
     def test_one_stands_out(self, results):
         def opacities():

@@ -38,8 +38,8 @@ def axial():
     variance = np.zeros(SHAPE, np.float32)
     labels[ORGAN], regions[DOUBT], variance[DOUBT] = 1, 1, 0.06
     results = ResultScene(add_volume(app.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT"))
-    results.setMaps({1: labels.astype(np.float32)}, {1: variance})
-    results.showMap(MapKind.VARIANCE)
+    results.overlay.setMaps({1: labels.astype(np.float32)}, {1: variance})
+    results.overlay.show(MapKind.VARIANCE)
     results.setSegmentation(labels, [SegmentSpec(1, "organ", ORANGE)])
     results.setRegions(regions, [SegmentSpec(1, "1", CYAN)])
     view._logic.ResizeSliceNode(SIZE, SIZE)
@@ -91,9 +91,9 @@ def test_heat_map_is_seen_where_the_doubt_is_and_nowhere_else(axial):
 def test_threshold_and_opacity_are_seen(axial):
     at = pixel(axial, 10, 30, 37)
     strong = np.ptp(drawn(axial)[at])
-    axial.results.setOverlay(opacity=0.3)
+    axial.results.overlay.change(opacity=0.3)
     assert 10 < np.ptp(drawn(axial)[at]) < strong
-    axial.results.setOverlay(threshold=0.1)
+    axial.results.overlay.change(threshold=0.1)
     assert np.ptp(drawn(axial)[at]) < 10
 
 
@@ -130,7 +130,7 @@ def test_legend_comes_and_goes(axial):
         return int((np.ptp(drawn(axial)[:, SIZE * 3 // 4 :], axis=-1) > 60).sum())
 
     assert coloured() > 300
-    axial.results.setOverlay(legend=False)
+    axial.results.overlay.change(legend=False)
     assert coloured() == 0
 
 

@@ -238,9 +238,9 @@ class TestReview:
     def test_the_slider_rounds_no_threshold_that_a_model_states(self, reviewed):
         desktop, session = reviewed
         ui, review = desktop.ui, desktop.widget.panel.review
-        kept = session.results.state("prediction")
+        kept = session.results.documents.get("prediction")
         kept["provenance"]["regions"] = {"settings": {"variance_threshold": 0.00333}}
-        session.results.setState("prediction", kept)
+        session.results.documents.set("prediction", kept)
         region_map = session.review.listed().whole_map()
         scaled = type(session).start(session.results, session.review.prediction.segmentation, region_map)
         review.setSession(scaled)
@@ -283,7 +283,7 @@ class TestReview:
         session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
         ui.discardEditButton.click()
         assert statuses(desktop)[0] == "To review"
-        assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
+        assert np.array_equal(session.results.organs.array(), session.review.prediction.segmentation)
         ui.editButton.click()
         session.results.updateSegmentation(region.box, np.ones(region.mask.shape, np.uint8))
         ui.editButton.click()
@@ -442,8 +442,8 @@ class TestReview:
         results.node("regions").GetSegmentation().GetSegment("Segment_3").SetName("renamed")
         decide(ui.excludeButton)
         assert desktop.dialogs == []
-        assert np.array_equal(results.corrected(), session.review.corrected())
-        assert np.array_equal(results.regionMap(), session.review.listed().whole_map())
+        assert np.array_equal(results.organs.array(), session.review.corrected())
+        assert np.array_equal(results.regions.array(), session.review.listed().whole_map())
         assert results.node("segmentation").GetSegmentation().GetSegment("Segment_1").GetName() == "pancreas"
 
     @pytest.mark.parametrize("editing", [False, True])
@@ -513,9 +513,9 @@ class TestSeveralOrgans:
         assert not selector.isHidden()
         assert [selector.itemText(index) for index in range(3)] == ["All organs", "pancreas", "adrenal gland left"]
         selector.currentIndex = 2
-        desktop.process(until=lambda: session.results.overlay["label"] == 2)
+        desktop.process(until=lambda: session.results.overlay.values["label"] == 2)
         selector.currentIndex = 0
-        desktop.process(until=lambda: session.results.overlay["label"] is None)
+        desktop.process(until=lambda: session.results.overlay.values["label"] is None)
 
     def test_include_asks_which_organ(self, organs):
         desktop, session = organs
@@ -525,7 +525,7 @@ class TestSeveralOrgans:
         actions[1].trigger()
         region = session.review.regions[0]
         assert (region.verdict, region.label) == ("include", 2)
-        assert (session.results.corrected()[session.review.listed().whole_map() == region.number] == 2).all()
+        assert (session.results.organs.array()[session.review.listed().whole_map() == region.number] == 2).all()
         add_ct(desktop, "other")
         apply(desktop)  # a model of one organ
         assert desktop.ui.includeButton.menu() is None

@@ -41,25 +41,25 @@ def test_a_map_is_shown_that_the_model_has(scene):
 
     ct = begin(scene).results.ctNode
     results = begin_again(ct, regions={"settings": {"measure": "bernoulli"}}).results
-    assert results.overlay["kind"] == "variance"
+    assert results.overlay.values["kind"] == "variance"
     results = begin_again(ct, covariance="deterministic").results
-    assert results.overlay["kind"] == "entropy"
-    assert results.kinds == [MapKind.PROBABILITY, MapKind.ENTROPY]
-    results.setOverlay(threshold=0.3)
-    assert results.overlay["threshold"] == 0.3
-    results.showMap(MapKind.VARIANCE)
-    assert results.overlay["kind"] == "entropy"
+    assert results.overlay.values["kind"] == "entropy"
+    assert results.overlay.kinds == [MapKind.PROBABILITY, MapKind.ENTROPY]
+    results.overlay.change(threshold=0.3)
+    assert results.overlay.values["threshold"] == 0.3
+    results.overlay.show(MapKind.VARIANCE)
+    assert results.overlay.values["kind"] == "entropy"
     results = begin_again(ct).results
-    assert (results.overlay["kind"], results.overlay["threshold"]) == ("variance", 0.015)
-    results.showMap(MapKind.PROBABILITY)
-    assert begin_again(ct, covariance="deterministic").results.overlay["kind"] == "probability"
+    assert (results.overlay.values["kind"], results.overlay.values["threshold"]) == ("variance", 0.015)
+    results.overlay.show(MapKind.PROBABILITY)
+    assert begin_again(ct, covariance="deterministic").results.overlay.values["kind"] == "probability"
 
 
 def test_maps_are_drawn_from_the_threshold_that_the_model_states(scene):
     session = begin(scene)
-    assert session.results.overlay["threshold"] == 0.015
+    assert session.results.overlay.values["threshold"] == 0.015
     session = begin_again(session.results.ctNode, regions={"settings": {"variance_threshold": 0.003}})
-    assert session.review.settings.level == session.results.overlay["threshold"] == 0.003
+    assert session.review.settings.level == session.results.overlay.values["threshold"] == 0.003
 
 
 def test_verdicts_change_the_regions_voxels_and_no_others(session):
@@ -67,12 +67,12 @@ def test_verdicts_change_the_regions_voxels_and_no_others(session):
     session.step(Review.decide, first.region_id, "include")
     session.step(Review.decide, second.region_id, "exclude")
     session.step(Review.decide, third.region_id, "accept")
-    changed = session.results.corrected() != session.review.prediction.segmentation
+    changed = session.results.organs.array() != session.review.prediction.segmentation
     labels = session.review.listed().whole_map()
     assert changed.any()
     assert not changed[(labels != first.number) & (labels != second.number)].any()
-    assert (session.results.corrected()[labels == first.number] == 1).all()
-    assert (session.results.corrected()[labels == second.number] == 0).all()
+    assert (session.results.organs.array()[labels == first.number] == 1).all()
+    assert (session.results.organs.array()[labels == second.number] == 0).all()
     same(session)
 
 
@@ -96,7 +96,7 @@ def test_any_walk_is_shown_and_undo_leads_back(session, seed):
         session.step(Review.undo)
         same(session)
     assert session.review.reviewed == (0, 3)
-    assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
+    assert np.array_equal(session.results.organs.array(), session.review.prediction.segmentation)
 
 
 def test_another_threshold_renews_the_list_and_keeps_what_is_decided(session):
@@ -150,21 +150,21 @@ class TestEdit:
         assert session.drawing.regionId is None
         assert session.review.region(region.region_id).verdict == "edit"
         labels = session.review.listed().whole_map()
-        assert (session.results.corrected()[labels == region.number] == 1).all()
-        changed = session.results.corrected() != session.review.prediction.segmentation
+        assert (session.results.organs.array()[labels == region.number] == 1).all()
+        changed = session.results.organs.array() != session.review.prediction.segmentation
         assert not changed[labels != region.number].any()
         assert list(session.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
         same(session)
         session.step(Review.undo)
-        assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
+        assert np.array_equal(session.results.organs.array(), session.review.prediction.segmentation)
 
     def test_discarding_leaves_everything_as_it_was(self, session):
         session.step(Review.decide, session.review.regions[0].region_id, "include")
-        before = session.results.corrected()
+        before = session.results.organs.array()
         session.drawing.begin(session.review.regions[2].region_id)
         self.draw(session, 0)
         session.drawing.cancel()
-        assert np.array_equal(session.results.corrected(), before)
+        assert np.array_equal(session.results.organs.array(), before)
         same(session)
 
     @pytest.mark.parametrize("drawn", [True, False])
@@ -184,7 +184,8 @@ class TestEdit:
         again = ReviewSession.open(ResultScene(findResults(scene)[0]))
         assert again.drawing.regionId is None
         assert again.review.region(region.region_id).verdict == ("edit" if drawn else "pending")
-        assert (again.results.corrected()[again.review.listed().whole_map() == region.number] == 1).all() or not drawn
+        inside = again.review.listed().whole_map() == region.number
+        assert (again.results.organs.array()[inside] == 1).all() or not drawn
         assert list(again.results.node("segmentation").GetSegmentation().GetSegmentIDs()) == ["Segment_1"]
         same(again)
 
@@ -217,7 +218,7 @@ class TestEdit:
         same(session)
         session.step(Review.undo)
         session.step(Review.undo)
-        assert np.array_equal(session.results.corrected(), session.review.prediction.segmentation)
+        assert np.array_equal(session.results.organs.array(), session.review.prediction.segmentation)
 
     def test_a_signed_review_cannot_be_edited(self, session):
         from MoBUncertaintyLib.errors import ReviewError
@@ -263,10 +264,10 @@ def test_a_damaged_review_is_refused_in_one_sentence(session):
     from MoBUncertaintyLib.errors import ReviewError
     from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 
-    session.results.setState("review", {"schema": "something else"})
+    session.results.documents.set("review", {"schema": "something else"})
     with pytest.raises(ReviewError):
         ReviewSession.open(session.results)
-    session.results.setState("review", {})
+    session.results.documents.set("review", {})
     with pytest.raises(ReviewError):
         ReviewSession.open(session.results)
 
@@ -311,7 +312,7 @@ class TestStrayEdits:
 
 
 def test_results_that_cannot_be_shown_leave_none(scene, monkeypatch):
-    from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+    from MoBUncertaintyLib.slicer_app.scene.overlay import Overlay
 
     first = begin(scene)
     kept = {node.GetID() for node in (first.results.ctNode,)}
@@ -320,7 +321,7 @@ def test_results_that_cannot_be_shown_leave_none(scene, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(ResultScene, "setMaps", fail)
+        patch.setattr(Overlay, "setMaps", fail)
         with pytest.raises(MemoryError):
             begin_again(first.results.ctNode)
     assert not first.isComplete()
@@ -349,7 +350,7 @@ def test_a_verdict_is_kept_though_it_cannot_be_shown(session, monkeypatch):
     monkeypatch.setattr(type(session.results), "updateSegmentation", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         session.step(Review.decide, region.region_id, "include")
-    assert session.results.state("review")["regions"][0]["verdict"] == "include"
+    assert session.results.documents.get("review")["regions"][0]["verdict"] == "include"
 
 
 def test_segments_of_the_user_stay_when_the_ct_is_segmented_again(session):

@@ -49,7 +49,7 @@ def test_regions_that_were_drawn_over_are_as_the_review_has_them(session):
         np.roll(session.review.listed().whole_map(), 2, axis=1), [SegmentSpec(1, "1", (0, 220, 255))]
     )
     again = reopened(session)
-    assert np.array_equal(again.results.regionMap(), session.review.listed().whole_map())
+    assert np.array_equal(again.results.regions.array(), session.review.listed().whole_map())
     same(again)
 
 
@@ -65,9 +65,9 @@ def test_regions_that_were_drawn_over_are_as_the_review_has_them(session):
 def test_a_record_that_was_edited_is_refused(session, edit):
     from MoBUncertaintyLib.errors import ReviewError
 
-    record = session.results.state("review")
+    record = session.results.documents.get("review")
     edit(record)
-    session.results.setState("review", record)
+    session.results.documents.set("review", record)
     with pytest.raises(ReviewError):
         reopened(session)
 
@@ -76,9 +76,9 @@ def test_sealed_anew_it_is_not_signed_with_regions_undecided(session):
     from MoBUncertaintyLib.errors import ReviewError
     from MoBUncertaintyLib.files.integrity import seal
 
-    record = session.results.state("review")
+    record = session.results.documents.get("review")
     record["regions"][0]["verdict"] = "pending"
-    session.results.setState("review", seal(record))
+    session.results.documents.set("review", seal(record))
     with pytest.raises(ReviewError):
         reopened(session)
 
@@ -95,9 +95,9 @@ def test_sealed_anew_it_is_not_signed_with_regions_undecided(session):
 def test_what_the_scene_keeps_of_the_prediction_is_checked(session, edit):
     from MoBUncertaintyLib.errors import ReviewError
 
-    kept = session.results.state("prediction")
+    kept = session.results.documents.get("prediction")
     edit(kept)
-    session.results.setState("prediction", kept)
+    session.results.documents.set("prediction", kept)
     with pytest.raises(ReviewError):
         reopened(session)
 

@@ -93,7 +93,7 @@ class TestRecord:
 
 def test_a_damaged_copy_is_one_sentence(reviewed):
     desktop, session = reviewed
-    session.results.setState("predicted", {"voxels": "none"})
+    session.results.documents.set("predicted", {"voxels": "none"})
     desktop.logic.sessions.forget()
     desktop.widget.panel.review.setSession(None)
     desktop.widget.panel.refresh()

@@ -128,7 +128,7 @@ def test_from_the_demo_ct_to_a_signed_export(desktop, tmp_path):
     walk_three_regions(desktop, regions)
     labels = review.listed().whole_map()
     included, excluded, undone = (labels == region.number for region in regions[:3])
-    expected = results.corrected()
+    expected = results.organs.array()
     assert np.array_equal(expected, review.corrected())
     assert {*predicted[included & (expected != predicted)]} == {0}  # what was doubtful in it is organ now
     assert {*predicted[excluded & (expected != predicted)]} == {1}
@@ -136,7 +136,7 @@ def test_from_the_demo_ct_to_a_signed_export(desktop, tmp_path):
     assert np.array_equal(expected[~included & ~excluded], predicted[~included & ~excluded])
 
     sign_off(desktop)
-    assert np.array_equal(results.corrected(), expected)
+    assert np.array_equal(results.organs.array(), expected)
     export_and_compare(desktop, tmp_path, expected)
 
 
@@ -205,7 +205,7 @@ def test_saved_scene_brings_back_overlay_and_verdicts(desktop, tmp_path):
     load_demo(desktop)
     apply_without_holding_the_main_thread(desktop)
     ui.mapSelector.currentText = "Standard deviation"
-    desktop.process(until=lambda: session(desktop).results.overlay["kind"] == "standard deviation")
+    desktop.process(until=lambda: session(desktop).results.overlay.values["kind"] == "standard deviation")
     ui.opacitySlider.value = 0.4
     ui.lowerThresholdSlider.value = 0.11
     decide(ui.includeButton)
@@ -214,7 +214,7 @@ def test_saved_scene_brings_back_overlay_and_verdicts(desktop, tmp_path):
     ui.commentEdit.text = "Stomach wall"
     ui.commentEdit.editingFinished.emit()
     before = session(desktop)
-    corrected, statuses = before.results.corrected(), column(ui.regionsTable, "Status")
+    corrected, statuses = before.results.organs.array(), column(ui.regionsTable, "Status")
     assert slicer.util.saveScene(str(tmp_path / "case.mrb"))
 
     desktop.scene.Clear(0)
@@ -230,7 +230,7 @@ def test_saved_scene_brings_back_overlay_and_verdicts(desktop, tmp_path):
     assert composite.GetForegroundVolumeID() == session(desktop).results.node("map").GetID()
     assert column(ui.regionsTable, "Status") == statuses
     assert statuses[0] == "Included" and statuses.count("Excluded") == 1
-    assert np.array_equal(session(desktop).results.corrected(), corrected)
+    assert np.array_equal(session(desktop).results.organs.array(), corrected)
     excluded = statuses.index("Excluded")
     ui.regionsTable.selectRow(excluded)
     assert ui.commentEdit.text == "Stomach wall"

@@ -171,7 +171,7 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     dock.ui.openButton.click()
     idle(desktop, dock)
     assert np.array_equal(session(desktop).review.corrected(), corrected)
-    assert np.array_equal(session(desktop).results.corrected(), corrected)
+    assert np.array_equal(session(desktop).results.organs.array(), corrected)
     assert session(desktop).review.reviewed == (1, 3)
     accept_all(desktop, "includeButton")
     sign(desktop, dock)

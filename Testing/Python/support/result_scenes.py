@@ -38,10 +38,13 @@ def make_world() -> SimpleNamespace:
     import slicer
 
     from MoBUncertaintyLib.slicer_app.scene import nodes, results
+    from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
     from support import standalone
 
     mrml, logics = standalone.make_scene()
-    return SimpleNamespace(slicer=slicer, scene=mrml, logics=logics, rooms=results, standalone=standalone, nodes=nodes)
+    return SimpleNamespace(
+        slicer=slicer, scene=mrml, logics=logics, rooms=results, standalone=standalone, nodes=nodes, MapKind=MapKind
+    )
 
 
 def make_results(world: SimpleNamespace):
@@ -55,13 +58,13 @@ def make_results(world: SimpleNamespace):
 def fill(world, found, organs=(1, 2)):
     spec = world.rooms.SegmentSpec
     probability, variance, labels = arrays(organs)
-    found.setMaps(probability, variance)
+    found.overlay.setMaps(probability, variance)
     terminology = {"category": ANATOMY, "type": ("SCT", "15776009", "Pancreas"), "modifier": None}
     found.setSegmentation(
         labels, [spec(organ, f"organ {organ}", (200, 90, 10 * organ), terminology) for organ in organs]
     )
     found.setRegions(region_labels(), [spec(n, f"region {n}", (0, 220, 255), flagged=True) for n in (1, 2)])
-    found.showMap(world.rooms.MapKind.VARIANCE)
+    found.overlay.show(world.MapKind.VARIANCE)
 
 
 def region_status(found, label):
@@ -74,7 +77,7 @@ def region_status(found, label):
 
 def legends(world, found):
     """Title and visibility of the legend of each volume that has one."""
-    volumes = [node for role in ("variance", "probability", "map") for node in found._nodes.nodes(role)]
+    volumes = [node for role in ("variance", "probability", "map") for node in found.nodes.nodes(role)]
     every = [world.slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(volume) for volume in volumes]
     return [legend.GetTitleText() for legend in every if legend and legend.GetVisibility()]
 

@@ -37,10 +37,10 @@ def same(session):
     import slicer
 
     results, review = session.results, session.review
-    assert np.array_equal(results.corrected(), review.corrected())
+    assert np.array_equal(results.organs.array(), review.corrected())
     assert np.array_equal(results.predicted(), review.prediction.segmentation)
-    assert np.array_equal(results.regionMap(), review.listed().whole_map())
+    assert np.array_equal(results.regions.array(), review.listed().whole_map())
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     for region in review.regions:
         assert region_status(results, region.number) == (logic.Completed if region.decided else logic.Flagged)
-    assert results.state("review") == json.loads(json.dumps(review.to_dict()))
+    assert results.documents.get("review") == json.loads(json.dumps(review.to_dict()))

@@ -27,7 +27,7 @@ def describe(path: str, arrays: str) -> dict:
     np.savez(
         arrays,
         ct=slicer.util.arrayFromVolume(ct),
-        variance=np.maximum.reduce(list(results.variance().values())),
+        variance=np.maximum.reduce(list(results.overlay.maps.arrays("variance").values())),
         colours=[display.GetColorNode().GetLookupTable().GetTableValue(index)[:3] for index in range(256)],
         segmentation=labels(results.node("segmentation"), ct),
         regions=labels(results.node("regions"), ct),
@@ -50,7 +50,7 @@ def describe(path: str, arrays: str) -> dict:
         "layout": nodes(scene, "vtkMRMLLayoutNode")[0].GetViewArrangement(),
         "segmentation": segments(results.node("segmentation")),
         "regions": segments(results.node("regions")),
-        "state": results.state("prediction"),
+        "state": results.documents.get("prediction"),
         "surface": surface(results),
         "tree": tree(scene),
     }
@@ -121,10 +121,10 @@ def reuse() -> dict:
             labels[2, 2, value] = value
         specs = [SegmentSpec(value, name, (255, 0, 0)) for value, name in enumerate(names, 1)]
         again = ResultScene(results.ctNode)
-        again.setMaps(*({1: np.zeros((8, 9, 10), np.float32)},) * 2)
+        again.overlay.setMaps(*({1: np.zeros((8, 9, 10), np.float32)},) * 2)
         again.setSegmentation(labels, specs)
-        again.showMap(MapKind.STANDARD_DEVIATION)
-        again.showMap(MapKind.VARIANCE)
+        again.overlay.show(MapKind.STANDARD_DEVIATION)
+        again.overlay.show(MapKind.VARIANCE)
         again.setRegions(labels, specs)
         again.showInViews()
         counts.append(scene.GetNumberOfNodes())

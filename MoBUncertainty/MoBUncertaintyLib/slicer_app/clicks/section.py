@@ -164,7 +164,7 @@ class ClicksSection:
         crossed = self._mode.mark is not None
         self._pointer.setCursor(crossed)
         if crossed and not self._preparation.running:
-            self._preparation = Steps(self._session.results.prepareMap())
+            self._preparation = Steps(self._session.results.overlay.prepare())
 
     def _onMove(self) -> None:
         click, crosshair = self._list.selected, slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")

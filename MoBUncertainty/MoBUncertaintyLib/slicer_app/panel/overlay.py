@@ -45,7 +45,7 @@ class OverlaySection:
         self._labels += [label.value for label in labels]
         names = [readable(label.name) for label in labels]
         offer(self._ui.labelSelector, [_("All organs")] * (len(labels) != 1) + names)
-        self._kinds = session.results.kinds if session else list(MapKind)
+        self._kinds = session.results.overlay.kinds if session else list(MapKind)
         offer(self._ui.mapSelector, map(mapName, self._kinds))
         self._ui.labelSelector.visible = self._ui.labelSelectorCaption.visible = len(labels) > 1
         for widget in self._controls():
@@ -56,7 +56,7 @@ class OverlaySection:
 
     def _show(self, results) -> None:
         """Show the scene's values; `self._results` is None meanwhile, so that no control acts."""
-        ui, overlay = self._ui, results.overlay
+        ui, overlay = self._ui, results.overlay.values
         kind = MapKind(overlay["kind"])
         ui.mapSelector.currentIndex = self._kinds.index(kind)
         label = overlay["label"]
@@ -85,7 +85,7 @@ class OverlaySection:
         qt.QApplication.setOverrideCursor(qt.QCursor(qt.Qt.BusyCursor))
         self._lockStyle(True)
         try:
-            yield from self._results.showMapInSteps(kind, label)
+            yield from self._results.overlay.showInSteps(kind, label)
         finally:
             self._lockStyle(False)
             qt.QApplication.restoreOverrideCursor()
@@ -101,15 +101,15 @@ class OverlaySection:
 
     def _onFill(self, checked: bool) -> None:
         if self._results:
-            self._results.setSegmentationFill(checked)
+            self._results.overlay.change(fill=checked)
 
     def _onSurface(self, checked: bool) -> None:
         if self._results:
-            self._results.showSurface(checked)
+            self._results.overlay.change(surface=checked)
 
     def _set(self, **values) -> None:
         if self._results:
-            self._results.setOverlay(**values)
+            self._results.overlay.change(**values)
 
     def _controls(self) -> list:
         ui = self._ui

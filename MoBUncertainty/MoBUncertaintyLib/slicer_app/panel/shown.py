@@ -97,7 +97,7 @@ class ShownResults:
         session = self._panel.logic.sessions.opened(ct)
         fits = session is not None and session.fits()
         if fits:
-            session.results.followTransform()
+            session.results.nodes.followTransform()
         if ct is self._refused or fits != (session is not None):
             self._changes.start()
 

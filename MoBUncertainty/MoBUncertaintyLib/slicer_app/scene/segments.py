@@ -52,10 +52,11 @@ class LabelSegmentation:
         nodes: Of the CT.
         role: Of the node.
         name: Of the node, after the CT's.
+        dtype: Of the label map.
     """
 
-    def __init__(self, nodes: CtNodes, role: str, name: str):
-        self._nodes, self.role, self._name = nodes, role, name
+    def __init__(self, nodes: CtNodes, role: str, name: str, dtype: type):
+        self._nodes, self.role, self._name, self._dtype = nodes, role, name, dtype
         self._changed: set[int] = set()  # values whose closed surface is no longer true
 
     @property
@@ -111,7 +112,8 @@ class LabelSegmentation:
         if box is None or not labels.size:
             box = occupied(labels) if labels.size else (slice(0, 1),) * 3
             labels = labels[box] if labels.size else np.zeros((1, 1, 1), labels.dtype)
-        image = self._image(labels.astype(np.uint8 if labels.max() < 256 else np.uint16, copy=False), box)
+        labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16, copy=False)
+        image = orientedImage(self._nodes.ctNode, box, labels)
         wasModifying = node.StartModify()  # else every segment is announced to every view and table
         for gone in set(self.values()) - {spec.value for spec in segments}:  # the user's own segments stay
             segmentation.RemoveSegment(segmentId(gone))
@@ -119,12 +121,12 @@ class LabelSegmentation:
             known = segmentation.GetSegment(segmentId(spec.value))
             segment = known or slicer.vtkSegment()
             segment.RemoveAllRepresentations()
-            self._describe(segment, spec)
+            _describe(segment, spec)
             segment.AddRepresentation(BINARY_LABELMAP, image)
             if not known:
                 segmentation.AddSegment(segment, segmentId(spec.value))
         node.EndModify(wasModifying)
-        self._listSegments(node)
+        _listSegments(node)
         return node
 
     def update(self, box: Box, labels: np.ndarray):
@@ -174,8 +176,10 @@ class LabelSegmentation:
             mask = labels == spec.value
             box = occupied(mask)
             segment = slicer.vtkSegment()
-            self._describe(segment, spec)
-            segment.AddRepresentation(BINARY_LABELMAP, self._image(mask[box] * np.uint8(spec.value), box))
+            _describe(segment, spec)
+            segment.AddRepresentation(
+                BINARY_LABELMAP, orientedImage(self._nodes.ctNode, box, mask[box] * np.uint8(spec.value))
+            )
             self.node.GetSegmentation().AddSegment(segment, segmentId(spec.value))
         return bool(missing)
 
@@ -201,13 +205,10 @@ class LabelSegmentation:
         """All that is not 0 lies in one of these boxes of the CT's array."""
         return [inside for _segment, _values, inside in self._layers()]
 
-    def array(self, dtype) -> np.ndarray:
-        """Copy the label map, of the CT's shape."""
-        return self.arrayIn(whole(shape(self._nodes.ctNode)), dtype)
-
-    def arrayIn(self, box: Box, dtype) -> np.ndarray:
-        """Copy what lies in a box of the label map."""
-        labels = np.zeros(shape_of(box), dtype)
+    def array(self, box: Box | None = None) -> np.ndarray:
+        """Copy the label map, of the CT's shape; or what lies in a box of it."""
+        box = box or whole(shape(self._nodes.ctNode))
+        labels = np.zeros(shape_of(box), self._dtype)
         for (value, segment), part, held in self._layers():
             inside = intersection(box, held)
             if inside:
@@ -222,17 +223,6 @@ class LabelSegmentation:
             with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
                 for value, name in changed.items():
                     segments[value].SetName(name)
-
-    @staticmethod
-    def _describe(segment, spec: SegmentSpec) -> None:
-        segment.SetName(spec.name)
-        segment.SetColor(*(channel / 255 for channel in spec.colour))
-        segment.SetLabelValue(spec.value)
-        if spec.terminology and (entry := terminology_entry(spec.terminology)):
-            segment.SetTerminology(entry)
-        if spec.flagged:
-            logic = slicer.vtkSlicerSegmentationsModuleLogic
-            logic.SetSegmentStatus(segment, logic.Flagged)
 
     def _layers(self) -> Iterator[tuple]:
         """Of each segment that holds anything: value and vtkSegment, its layer's voxels in the CT, and their box."""
@@ -259,12 +249,9 @@ class LabelSegmentation:
         """Return the image that holds a segment; an empty one of that box if the Segment Editor has cleared it."""
         image = segment.GetRepresentation(BINARY_LABELMAP)
         if image is None or image.GetPointData().GetScalars() is None:
-            image = self._image(np.zeros(shape_of(box), np.uint8), box)
+            image = orientedImage(self._nodes.ctNode, box, np.zeros(shape_of(box), np.uint8))
             segment.AddRepresentation(BINARY_LABELMAP, image)
         return image
-
-    def _image(self, values: np.ndarray, box: Box):
-        return orientedImage(self._nodes.ctNode, box, values)
 
     def _covering(self, image, box: Box):
         """Return the layer if it covers that box of the CT; else replace it with a larger one."""
@@ -274,7 +261,7 @@ class LabelSegmentation:
             return image
         values = np.zeros(shape_of(union), _array(onCt).dtype)
         values[within(held, union)] = _array(onCt)
-        larger = self._image(values, union)
+        larger = orientedImage(self._nodes.ctNode, union, values)
         segmentation = self.node.GetSegmentation()
         for identifier in segmentation.GetSegmentIDs():
             segment = segmentation.GetSegment(identifier)
@@ -291,33 +278,45 @@ class LabelSegmentation:
         if not np.allclose(toCt[:3, :3], np.eye(3), atol=1e-3) or not np.allclose(toCt[:3, 3], offset, atol=0.01):
             turned = slicer.vtkOrientedImageData()
             size = shape(self._nodes.ctNode)
-            reference = self._image(np.zeros(size, np.uint8), whole(size))
+            reference = orientedImage(self._nodes.ctNode, whole(size), np.zeros(size, np.uint8))
             slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, reference, turned)
             image, offset = turned, np.zeros(3, int)
         extent = np.reshape(image.GetExtent(), (3, 2)) + offset[:, None]
         return image, tuple(slice(int(first), int(last) + 1) for first, last in extent[::-1])
 
-    def _listSegments(self, node):
-        """Slicer's own segments in the subject hierarchy; a running Slicer has made them by now."""
-        hierarchy = subjectHierarchy(self._nodes.scene)
-        parent = hierarchy.GetItemByDataNode(node)
-        attribute = node.GetSegmentIDAttributeName()
-        hierarchy.SetItemAttribute(
-            parent, slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyVirtualBranchAttributeName(), "1"
-        )
-        children = vtk.vtkIdList()
-        hierarchy.GetItemChildren(parent, children)
-        items = [children.GetId(index) for index in range(children.GetNumberOfIds())]
-        listed = {hierarchy.GetItemAttribute(item, attribute): item for item in items}
-        segmentIds = list(node.GetSegmentation().GetSegmentIDs())
-        for gone in set(listed) - set(segmentIds):
-            hierarchy.RemoveItem(listed[gone])
-        for identifier in segmentIds:
-            name = node.GetSegmentation().GetSegment(identifier).GetName()
-            item = listed.get(identifier) or hierarchy.CreateHierarchyItem(parent, name, "Subseries")
-            hierarchy.SetItemName(item, name)
-            hierarchy.SetItemAttribute(item, attribute, identifier)
-            hierarchy.SetItemOwnerPluginName(item, "Segments")
+
+def _describe(segment, spec: SegmentSpec) -> None:
+    segment.SetName(spec.name)
+    segment.SetColor(*(channel / 255 for channel in spec.colour))
+    segment.SetLabelValue(spec.value)
+    if spec.terminology and (entry := terminology_entry(spec.terminology)):
+        segment.SetTerminology(entry)
+    if spec.flagged:
+        logic = slicer.vtkSlicerSegmentationsModuleLogic
+        logic.SetSegmentStatus(segment, logic.Flagged)
+
+
+def _listSegments(node) -> None:
+    """List segments in the subject hierarchy, as Slicer does; a running Slicer has done so by now."""
+    hierarchy = subjectHierarchy(node.GetScene())
+    parent = hierarchy.GetItemByDataNode(node)
+    attribute = node.GetSegmentIDAttributeName()
+    hierarchy.SetItemAttribute(
+        parent, slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyVirtualBranchAttributeName(), "1"
+    )
+    children = vtk.vtkIdList()
+    hierarchy.GetItemChildren(parent, children)
+    items = [children.GetId(index) for index in range(children.GetNumberOfIds())]
+    listed = {hierarchy.GetItemAttribute(item, attribute): item for item in items}
+    segmentIds = list(node.GetSegmentation().GetSegmentIDs())
+    for gone in set(listed) - set(segmentIds):
+        hierarchy.RemoveItem(listed[gone])
+    for identifier in segmentIds:
+        name = node.GetSegmentation().GetSegment(identifier).GetName()
+        item = listed.get(identifier) or hierarchy.CreateHierarchyItem(parent, name, "Subseries")
+        hierarchy.SetItemName(item, name)
+        hierarchy.SetItemAttribute(item, attribute, identifier)
+        hierarchy.SetItemOwnerPluginName(item, "Segments")
 
 
 def orientedImage(ct, box: Box, values: np.ndarray):
