@@ -96,9 +96,9 @@ class TestOverlay:
 
     def test_nodes_and_segments_are_named_in_the_users_language(self, desktop, monkeypatch):
         from MoBUncertaintyLib.slicer_app import region_names
-        from MoBUncertaintyLib.slicer_app.scene import maps, nodes, results, surface
+        from MoBUncertaintyLib.slicer_app.scene import maps, nodes, overlay, results
 
-        for room in (maps, region_names, nodes, results, surface):
+        for room in (maps, region_names, nodes, results, overlay):
             monkeypatch.setattr(room, "_", lambda text: f"«{text}»")
         ct = add_ct(desktop)
         apply(desktop)

@@ -1,6 +1,6 @@
 """The nodes made for one CT: found again by their role, in one subject-hierarchy folder, under the CT's transform.
 
-Imports only `slicer`, `vtk` and `numpy`, as do the rooms built on it (`segments`, `maps`, `surface`, `views`, `state`,
+Imports only `slicer`, `vtk` and `numpy`, as do the rooms built on it (`segments`, `maps`, `overlay`, `views`, `state`,
 `scene`): they run in 3D Slicer as well as on the Slicer core from PyPI (`slicer-core`), and on any scene, not just the
 application's. Arrays are (z, y, x), matrices map voxel indices (i, j, k) to RAS mm.
 """
