@@ -174,8 +174,9 @@ def _scene_text(
     nodes["shown"] = [f"vtkMRMLScalarVolumeNode{len(volumes)}"]
     nodes |= {shown["role"]: [f"vtkMRMLSegmentationNode{n}"] for n, shown in enumerate(segmentations, start=1)}
     nodes |= {f"state.{name}": [f"vtkMRMLTextNode{n}"] for n, name in enumerate(documents, start=1)}
-    boxes = [occupied(prediction.segmentation), *([regions.box] if regions.ranked else [])]
-    seen = hull(boxes) if prediction.segmentation.any() or regions.ranked else whole(prediction.shape)
+    boxes = [occupied(prediction.segmentation)] if prediction.segmentation.any() else []
+    boxes += [regions.box] if regions.ranked else []
+    seen = hull(boxes) if boxes else whole(prediction.shape)
     low, high = np.sort([LPS_TO_RAS * corner for corner in extent(image, seen)], axis=0)
     middle, size = (low + high) / 2, float((high - low).max())
     focus = np.array(regions.ranked[0].centroid_ras) if regions.ranked else middle
