@@ -1,9 +1,11 @@
 """The review of a fake result in a scene."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
+from MoBUncertaintyLib.regions.settings import RegionSettings
 from support.result_scenes import region_status
 
 SHAPE = (22, 26, 30)
@@ -22,7 +24,15 @@ def begin_again(ct, **provenance):
     from MoBUncertaintyLib.slicer_app.requests import showResult
     from support.fake_worker import fake_prediction
 
-    return showResult(ct, {"ct": {"ijk_to_ras": MATRIX}}, as_answer(*fake_prediction(SHAPE, MATRIX, provenance)))
+    prediction, regions = fake_prediction(SHAPE, MATRIX, provenance)
+    settings = RegionSettings.from_dict(provenance.get("regions", {}).get("settings", {}))
+    answer = as_answer(replace(prediction, region_settings=settings), regions)
+    steps = showResult(ct, {"ct": {"ijk_to_ras": MATRIX}}, answer)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def as_answer(prediction, regions) -> dict:
