@@ -20,11 +20,13 @@ from typing import Any, NoReturn
 
 import yaml
 
+from mob_training.data import CHANNEL
 from mob_training.evaluation.score_files import SUMMARY, flatten, read_descriptions, rounded
-from mob_training.training.settings import CHANNEL, default_options
+from mob_training.training.settings import Options
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images.reader import volume_stem
 from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES
+from MoBUncertaintyLib.model.covariance import Covariance
 
 FOLDER = Path(__file__).parents[1] / "workflow"
 DETERMINISTIC = "deterministic"
@@ -107,16 +109,17 @@ def check_config(config: Any) -> None:
 @cache
 def schema() -> dict[str, Any]:
     """Return the config's JSON schema: the file's, with the options of a fine-tuning."""
-    found = yaml.safe_load((FOLDER / "config.schema.yaml").read_text(encoding="utf-8"))
-    options = {name: _allowed(default) for name, default in default_options().items()}
+    whole = yaml.safe_load((FOLDER / "config.schema.yaml").read_text(encoding="utf-8"))
+    options = {name: _allowed(default) for name, default in Options().to_dict().items()}
     for name in ("finetuning", "model"):
-        found["$defs"][name]["properties"] |= options
-    return found
+        whole["$defs"][name]["properties"] |= options
+    return whole
 
 
 def _all_options(stated: Mapping[str, Any]) -> dict[str, Any]:
     """Add the defaults to the options that a run of the config states."""
-    return {**default_options(**{key: stated[key] for key in ("covariance",) if key in stated}), **stated}
+    covariance = Covariance(stated.get("covariance", Options.covariance))
+    return {**Options(covariance).to_dict(), **stated}
 
 
 def _allowed(default: Any) -> dict[str, Any]:
@@ -168,8 +171,8 @@ def _of_model(
 
 def split_of(config: Mapping[str, Any], dataset: str) -> dict[str, int]:
     """Return the split options of a data set: the config's `split`, overridden by the data set's own."""
-    stated = {**config.get("split", {}), **config["datasets"][dataset]}
-    return {key: stated[key] for key in SPLIT if key in stated} | {"seed": stated.get("seed", 0)}
+    options = {**config.get("split", {}), **config["datasets"][dataset]}
+    return {key: options[key] for key in SPLIT if key in options} | {"seed": options.get("seed", 0)}
 
 
 def in_minutes(config: Mapping[str, Any]) -> bool:
@@ -197,9 +200,7 @@ def provenance(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
         "split": split_of(config, run.dataset),
         "preset": config.get("preset", "small"),
         "seed": run.seed,
-        "train": config["train"]
-        if in_minutes(config)
-        else {"iterations": default_options()["iterations"]} | config["train"],
+        "train": config["train"] if in_minutes(config) else {"iterations": Options.iterations} | config["train"],
     }
     if run.regions:
         made["regions"] = run.regions
@@ -223,17 +224,17 @@ def kept_scores(config: Mapping[str, Any], runs: Iterable[PlannedRun]) -> dict[s
     if "scores" not in config:
         return {}
     top = Path(config["scores"])
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    described: dict[str, tuple[Path, dict[str, Any]]] = {}
     for summary in sorted(top.rglob(SUMMARY)):
-        found |= {path: (summary.parent, one) for path, one in read_descriptions(summary.parent).items()}
-    kept = {}
+        described |= {path: (summary.parent, one) for path, one in read_descriptions(summary.parent).items()}
+    scores = {}
     for run in runs:
-        if run.folder in found:
-            kept[run.folder], description = found[run.folder]
-            _check_provenance(kept[run.folder], run, description.get("provenance"), provenance(config, run))
-    if not kept:
+        if run.folder in described:
+            scores[run.folder], description = described[run.folder]
+            _check_provenance(scores[run.folder], run, description.get("provenance"), provenance(config, run))
+    if not scores:
         raise SettingsError(f"scores: {top.resolve()} holds no scores of the config's runs.")
-    return kept
+    return scores
 
 
 def check_source(config: Mapping[str, Any]) -> None:
@@ -280,18 +281,18 @@ def cohort(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise SettingsError(f"cohort.images: there is no folder {folder.resolve()}.")
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not (path.is_dir() or path.name.lower().endswith(VOLUME_SUFFIXES)):
             continue
         source = path / IN_TOTALSEGMENTATOR if (path / IN_TOTALSEGMENTATOR).exists() else path
         name = path.name if path.is_dir() else volume_stem(path)
-        if name in found:
-            raise SettingsError(f"cohort.images: {found[name].name} and {path.name} have one name; rename one.")
-        found[name] = source
-    if not found:
+        if name in images:
+            raise SettingsError(f"cohort.images: {images[name].name} and {path.name} have one name; rename one.")
+        images[name] = source
+    if not images:
         raise SettingsError(f"cohort.images: there are no volumes in {folder.resolve()}.")
-    return found
+    return images
 
 
 def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) -> None:
@@ -321,8 +322,8 @@ def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) ->
     profiles = FOLDER / "profiles"
     folder = profiles / profile if (profiles / profile).is_dir() else Path(profile)
     if not folder.is_dir():
-        known = ", ".join(sorted(path.name for path in profiles.iterdir()))
-        raise SettingsError(f"There is no profile {profile}; choose {known}, or a folder with a config.yaml.")
+        names = ", ".join(sorted(path.name for path in profiles.iterdir()))
+        raise SettingsError(f"There is no profile {profile}; choose {names}, or a folder with a config.yaml.")
     try:
         output.mkdir(parents=True, exist_ok=True)
         _lock(output)

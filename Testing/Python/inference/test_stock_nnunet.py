@@ -23,9 +23,10 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from mob_training.training import predictive
-from mob_training.training.settings import FineTuning, LossWeights, Schedule, deterministic_plans
+from mob_training.training.deterministic import DeterministicTrainer
+from mob_training.training.settings import FineTuning, Schedule, deterministic_plans
 from mob_training.training.stages import prepare_finetuning
-from mob_training.training.trainer import DeterministicTrainer, FineTuningTrainer
+from mob_training.training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
@@ -317,7 +318,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     "spec", [MOB, pytest.param(SPECS[0], marks=pytest.mark.slow), pytest.param(SPECS[2], marks=pytest.mark.slow)]
 )
 def test_two_processes_step_together_with_noise_of_their_own(deterministic, tmp_path, spec):
-    settings = FineTuning(samples=2, schedule=SHORT, learning_rate=1e-3, weights=LossWeights(kl=1.0))
+    settings = FineTuning(samples=2, schedule=SHORT, learning_rate=1e-3, kl_weight=1.0)
     path = prepare_finetuning(deterministic, f"step-{spec.kind}", spec, settings)
     first, second = in_two_processes(step_of_one_patch, tmp_path / "group", path)
     for each in (first, second):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mob_training.training.losses import training_loss
-from mob_training.training.settings import Likelihood
+from mob_training.training.settings import FineTuning, Likelihood
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.network.backbone import MeanLayer
 from MoBUncertaintyLib.network.contrast import contrast
@@ -41,7 +41,7 @@ def test_starts_near_the_prior(kind):
 def test_gradients_reach_every_parameter(kind, likelihood):
     head, _, gaussian = run(kind, training=True, rank=3, partitions=2)
     target = (torch.rand(2, 6, 7, 5) > 0.5).long()
-    training_loss(gaussian, target, likelihood=likelihood)["total"].backward()
+    training_loss(gaussian, target, FineTuning(likelihood))["total"].backward()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 

@@ -13,8 +13,8 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
-from mob_training.training import trainer
-from mob_training.training.settings import FineTuning, Schedule
+from mob_training.training import progress
+from mob_training.training.settings import FineTuning, Job, Schedule
 from mob_training.training.stages import finetune, train_deterministic
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from support.tiny import CONFIGURATION, SPACING, make_dataset, make_plans
@@ -36,7 +36,7 @@ def make_workspace(folder: Path, patch: pytest.MonkeyPatch, classes: int = 2, ca
         patch.setenv(f"nnUNet_{name}", str(folder / name))
     patch.setenv("nnUNet_n_proc_DA", "0")
     patch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)
-    patch.setattr(trainer, "draw_progress", lambda *_: None)
+    patch.setattr(progress, "draw_progress", lambda *_: None)
     target = folder / "preprocessed" / NAME
     plans = make_plans(patch=PATCH)
     data = target / plans["configurations"][CONFIGURATION]["data_identifier"]
@@ -77,9 +77,9 @@ def _case(seed: int, classes: int) -> tuple[np.ndarray, np.ndarray, dict]:
     return data[None], segmentation[None], properties
 
 
-def train(schedule: Schedule = SHORT, **options: object) -> Path:
+def train(schedule: Schedule = SHORT, resume: bool = False) -> Path:
     """The deterministic stage; returns its results folder."""
-    return train_deterministic(DATASET_ID, PLANS, schedule, device="cpu", **options)
+    return train_deterministic(DATASET_ID, PLANS, schedule, Job(device="cpu", resume=resume))
 
 
 def tune(
@@ -88,7 +88,7 @@ def tune(
     """The fine-tuning stage; returns its results folder."""
     resume = bool(settings.pop("resume", False))
     settings = replace(FineTuning(samples=2, schedule=schedule), **settings)
-    return finetune(results, name, spec, settings, device="cpu", resume=resume)
+    return finetune(results, name, spec, settings, Job(device="cpu", resume=resume))
 
 
 def weights(results: Path, checkpoint: str = "final") -> dict[str, torch.Tensor]:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mob_training.training import attachment
-from mob_training.training.attachment import attach_head, correlate_head, starting_length
-from mob_training.training.settings import Schedule
+from mob_training.training.attachment import Files, attach_head, correlate_head, starting_length
+from mob_training.training.settings import Attachment
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
@@ -22,7 +22,20 @@ from MoBUncertaintyLib.prediction import PredictionSettings
 from support.tiny import make_ct, make_model
 from support.tiny_training import NAME, make_workspace
 
-SHORT = Schedule(epochs=1, iterations=2, validation_iterations=2)
+SHORT = Attachment(Covariance.DIAGONAL, epochs=1, iterations=2, device="cpu")
+
+
+def prepared(folder: Path, model: Model, patch: pytest.MonkeyPatch) -> Path:
+    """A workspace whose cases are preprocessed; returns their raw folder."""
+    workspace = make_workspace(folder / "work", patch)
+    raw = workspace / "raw" / NAME
+    patch.setattr(attachment, "DATASET", NAME)
+    patch.setattr(attachment, "_prepare", lambda *_: (model.plans | {"dataset_name": NAME}, raw))
+    return raw
+
+
+def files_of(model: Model, folder: Path, workspace: str = "work") -> Files:
+    return Files(model.path, folder, folder / workspace, folder / "out.zip")
 
 
 @pytest.fixture
@@ -36,27 +49,14 @@ def test_the_segmentation_stays_and_the_noise_is_local(
 ) -> None:
     trained = make_model(tmp_path / "trained", covariance=CovarianceSpec(kind, rank=2))
     model = export(trained.path, tmp_path / "model.zip", half=True)
-    workspace = make_workspace(tmp_path / "work", monkeypatch)
-    monkeypatch.setattr(attachment, "DATASET", NAME)
-    plans = model.plans | {"dataset_name": NAME}
-    monkeypatch.setattr(attachment, "_prepare", lambda *_: plans)
-    monkeypatch.setattr(attachment, "_own", lambda *_: None)
+    raw = prepared(tmp_path, model, monkeypatch)
     torch.manual_seed(0)
     fitted_to = []
-    made = attach_head(
-        model.path,
-        tmp_path,
-        workspace,
-        tmp_path / "headed.zip",
-        schedule=SHORT,
-        device="cpu",
-        kind=Covariance.DIAGONAL,
-        fit_shared=lambda *paths: fitted_to.append(paths) or 0.25,
-    )
+    made = attach_head(files_of(model, tmp_path), SHORT, lambda *paths: fitted_to.append(paths) or 0.25)
     card = made.card
-    ((headed, raw),) = fitted_to
+    ((headed, read),) = fitted_to
     assert load_model(headed).card.covariance == replace(card.covariance, shared_fraction=0.0)
-    assert card.covariance.shared_fraction == 0.25 and raw == workspace / "raw" / NAME
+    assert card.covariance.shared_fraction == 0.25 and read == raw
     assert (card.covariance.kind, card.covariance.scope) == (Covariance.DIAGONAL, Scope.LOCAL)
     assert (card.name, card.licence, card.labels) == (model.card.name, model.card.licence, model.card.labels)
     assert card.training["covariance_head"] and not card.scores and made.digest != model.digest
@@ -75,21 +75,9 @@ def test_the_segmentation_stays_and_the_noise_is_local(
 
 def test_the_noise_is_of_a_whole_tile_if_asked(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such noise has no length, and a volume shares no fraction of it."""
-    workspace = make_workspace(tmp_path / "work", monkeypatch)
-    monkeypatch.setattr(attachment, "DATASET", NAME)
-    monkeypatch.setattr(attachment, "_prepare", lambda *_: model.plans | {"dataset_name": NAME})
-    monkeypatch.setattr(attachment, "_own", lambda *_: None)
-    made = attach_head(
-        model.path,
-        tmp_path,
-        workspace,
-        tmp_path / "headed.zip",
-        Covariance.LOW_RANK,
-        scope=Scope.TILE,
-        schedule=SHORT,
-        fit_shared=lambda *_: pytest.fail("nothing can be shared"),
-        device="cpu",
-    )
+    prepared(tmp_path, model, monkeypatch)
+    options = replace(SHORT, covariance=Covariance.LOW_RANK, scope=Scope.TILE)
+    made = attach_head(files_of(model, tmp_path), options, lambda *_: pytest.fail("nothing can be shared"))
     assert made.card.covariance == CovarianceSpec(Covariance.LOW_RANK, scope=Scope.TILE, keep_probability=True)
 
 
@@ -97,21 +85,12 @@ def test_a_kept_head_says_the_same_of_each_voxel(tmp_path: Path, monkeypatch: py
     """Probability and variance are equal bit for bit; what was learned of a length before goes."""
     learned = CovarianceSpec(rank=2, scope=Scope.LOCAL, length_mm=(9.0, 9.0, 9.0), learn_length=True)
     model = make_model(tmp_path / "trained", covariance=learned)
-    workspace = make_workspace(tmp_path / "work", monkeypatch)
-    monkeypatch.setattr(attachment, "DATASET", NAME)
-    monkeypatch.setattr(attachment, "_prepare", lambda *_: model.plans)
-    monkeypatch.setattr(attachment, "_own", lambda *_: None)
+    raw = prepared(tmp_path, model, monkeypatch)
     fitted_to = []
-    made = correlate_head(
-        model.path,
-        tmp_path,
-        workspace,
-        tmp_path / "kept.zip",
-        fit_shared=lambda *paths: fitted_to.append(paths) or 0.25,
-    )
+    made = correlate_head(files_of(model, tmp_path), SHORT, lambda *paths: fitted_to.append(paths) or 0.25)
     spec = made.card.covariance
-    ((plain, raw),) = fitted_to
-    assert load_model(plain).card.covariance == replace(spec, shared_fraction=0.0) and raw == workspace / "raw" / NAME
+    ((plain, read),) = fitted_to
+    assert load_model(plain).card.covariance == replace(spec, shared_fraction=0.0) and read == raw
     assert (spec.scope, spec.learn_length, spec.shared_fraction) == (Scope.LOCAL, False, 0.25)
     assert spec.length_mm is not None and min(spec.length_mm) > 0
     assert made.card == replace(model.card, covariance=spec, training=made.card.training, files=made.card.files)
@@ -123,7 +102,7 @@ def test_a_kept_head_says_the_same_of_each_voxel(tmp_path: Path, monkeypatch: py
 
 def test_a_model_without_a_head_has_none_to_keep(model: Model, tmp_path: Path) -> None:
     with pytest.raises(SettingsError):
-        correlate_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
+        correlate_head(files_of(model, tmp_path), SHORT)
 
 
 def test_what_cannot_have_a_head_is_refused_before_anything_is_written(
@@ -132,19 +111,17 @@ def test_what_cannot_have_a_head_is_refused_before_anything_is_written(
     planned = replace(model, card=replace(model.card, configuration="3d_lowres"))
     monkeypatch.setattr(attachment, "load_model", lambda _: planned)
     with pytest.raises(SettingsError):
-        attach_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
+        attach_head(files_of(model, tmp_path), SHORT)
     monkeypatch.undo()
     with pytest.raises(SettingsError):
-        attach_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
+        attach_head(files_of(model, tmp_path), SHORT)
     assert not (tmp_path / "work").exists()
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "other.txt").touch()
     with pytest.raises(SettingsError):
-        attach_head(model.path, tmp_path, tmp_path / "work", tmp_path / "out.zip")
+        attach_head(files_of(model, tmp_path), SHORT)
     with pytest.raises(SettingsError):
-        attach_head(
-            model.path, tmp_path, tmp_path / "new", tmp_path / "out.zip", Covariance.LOW_RANK, scope=Scope.VOXEL
-        )
+        attach_head(files_of(model, tmp_path, "new"), replace(SHORT, covariance=Covariance.LOW_RANK, scope=Scope.VOXEL))
     assert not (tmp_path / "out.zip").exists() and not (tmp_path / "new").exists()
 
 

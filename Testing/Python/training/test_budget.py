@@ -15,13 +15,12 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from typer.testing import CliRunner
 
 from mob_training.cli import app
+from mob_training.training import budget as budget_module
 from mob_training.training import stages
-from mob_training.training.budget import trainer as budget_module
-from mob_training.training.budget.augmentation import training_transforms
-from mob_training.training.budget.patches import NEAR, NearbyLoader
-from mob_training.training.budget.trainer import BudgetTrainer, centre, one_cycle, smaller_patch
+from mob_training.training.augmentation import training_transforms
+from mob_training.training.budget import NEAR, BudgetTrainer, NearbyLoader, centre, one_cycle, smaller_patch
 from mob_training.training.deterministic import LATEST, DeterministicTrainer
-from mob_training.training.settings import Budget, FineTuning, Schedule, deterministic_plans
+from mob_training.training.settings import Budget, FineTuning, Job, Schedule, deterministic_plans
 from mob_training.training.stages import prepare_finetuning, train_deterministic
 from mob_training.training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.errors import Cancelled, SettingsError
@@ -30,7 +29,7 @@ from MoBUncertaintyLib.model.folder import load_model
 from support.tiny import CONFIGURATION
 from support.tiny_training import NAME, PATCH, PLANS, make_workspace, train, tune, weights
 
-BUDGET = Budget(0.05, seed=3)
+BUDGET, CPU = Budget(0.05, seed=3), Job(device="cpu")
 TICK = 0.03
 """Seconds between two looks at the clock, of which a step has four: as many steps on every computer."""
 
@@ -39,7 +38,6 @@ TICK = 0.03
 def workspace(tmp_path, monkeypatch) -> Path:
     ticks = count(1000)
     monkeypatch.setattr(budget_module, "time", lambda: TICK * next(ticks))
-    monkeypatch.setattr(budget_module, "draw_progress", lambda *_: None)
     monkeypatch.setattr(budget_module, "EPOCHS", 3)
     return make_workspace(tmp_path, monkeypatch, classes=3)
 
@@ -59,7 +57,7 @@ def trainer_of(cls: type[DeterministicTrainer], workspace: Path, length: object 
 
 
 def test_a_training_ends_with_its_time_and_leaves_a_model(workspace, capsys):
-    results = train_deterministic(1, PLANS, BUDGET, device="cpu")
+    results = train_deterministic(1, PLANS, BUDGET, CPU)
     assert results.name.startswith("BudgetTrainer__")
     assert {path.name for path in (results / "fold_0").glob("*.pth")} == {"checkpoint_best.pth", "checkpoint_final.pth"}
     assert "of 0.05 minutes left" in capsys.readouterr().out
@@ -81,7 +79,7 @@ def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkey
 
     with monkeypatch.context() as patch, pytest.raises(Cancelled):
         patch.setattr(BudgetTrainer, "on_epoch_start", stop)
-        train_deterministic(1, PLANS, BUDGET, device="cpu")
+        train_deterministic(1, PLANS, BUDGET, CPU)
     folder = workspace / "results" / NAME / f"BudgetTrainer__{PLANS}__{CONFIGURATION}" / "fold_0"
     with load_model(folder.parent, checkpoint="checkpoint_best.pth") as usable:
         assert len(usable.card.labels) == 2
@@ -94,7 +92,7 @@ def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkey
     assert all(
         torch.equal(value, stored["network_weights"][name]) for name, value in trainer.network.state_dict().items()
     )
-    train_deterministic(1, PLANS, BUDGET, device="cpu", resume=True)
+    train_deterministic(1, PLANS, BUDGET, Job(device="cpu", resume=True))
     assert "starts from the beginning" not in capsys.readouterr().out
     rows = (folder / "progress.csv").read_text().splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == [str(epoch) for epoch in range(len(rows))]
@@ -102,7 +100,7 @@ def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkey
 
 
 def test_a_training_starts_from_the_weights_of_a_model(workspace, monkeypatch):
-    first = train_deterministic(1, PLANS, BUDGET, device="cpu")
+    first = train_deterministic(1, PLANS, BUDGET, CPU)
     stored = weights(first)
     began = []
     monkeypatch.setattr(
@@ -110,7 +108,7 @@ def test_a_training_starts_from_the_weights_of_a_model(workspace, monkeypatch):
         "run_training",
         lambda self: began.append({k: v.clone() for k, v in self.network.state_dict().items()}),
     )
-    train_deterministic(1, PLANS, Budget(0.05, seed=4), device="cpu", start=first)
+    train_deterministic(1, PLANS, Budget(0.05, seed=4), CPU, first)
     assert all(torch.equal(stored[name], value) for name, value in began[0].items())
     path = workspace / "preprocessed" / NAME / f"{PLANS}.json"
     plans = json.loads(path.read_text())
@@ -118,12 +116,12 @@ def test_a_training_starts_from_the_weights_of_a_model(workspace, monkeypatch):
     kwargs["features_per_stage"] = [2 * features for features in kwargs["features_per_stage"]]
     path.write_text(json.dumps(plans))
     with pytest.raises(SettingsError):
-        train_deterministic(1, PLANS, BUDGET, device="cpu", start=first)
+        train_deterministic(1, PLANS, BUDGET, CPU, first)
 
 
 def test_it_learns(workspace):
     """Two balls, one in the other, in some 160 steps; the last third has larger patches, with another loss."""
-    results = train_deterministic(1, PLANS, Budget(0.3), device="cpu")
+    results = train_deterministic(1, PLANS, Budget(0.3), CPU)
     rows = (results / "fold_0" / "progress.csv").read_text().splitlines()[1:]
     losses = [sum(map(float, row.split(",")[2:4])) for row in rows]
     assert losses[1] < 0.8 * losses[0]
@@ -240,7 +238,7 @@ def test_every_stage_trains_on_cases_that_lack_labels(workspace, monkeypatch):
     monkeypatch.setattr(
         DeterministicTrainer, "merging", lambda self, batch: drawn.append(batch["keys"]) or merging(self, batch)
     )
-    results = train_deterministic(1, PLANS, BUDGET, device="cpu")
+    results = train_deterministic(1, PLANS, BUDGET, CPU)
     stock = train()
     assert drawn
     tuned = tune(stock, CovarianceSpec.of_kind(Covariance.DIAGONAL), temperature_scaling=True)

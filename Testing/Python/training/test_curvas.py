@@ -47,27 +47,15 @@ def test_the_scores_are_those_of_the_organisers_code():
         assert (one["dsc"], one["crps"]) == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_dice_of_the_volume_is_that_of_its_voxels():
-    image, raters, probability, segmentation = phantom()
-    agreed = [np.all(raters == value, axis=0) | np.all(raters != value, axis=0) for value in (1, 2, 3)]
-    expected = []
-    for value, mask in enumerate(agreed, 1):
-        a, b = (segmentation == value) & mask, np.all(raters == value, axis=0)
-        expected.append(2 * (a & b).sum() / (a.sum() + b.sum()))
-    found = curvas_scores(segmentation, probability, raters, np.ones(image.shape), 1.0, (1, 2, 3))
-    assert found["dsc_volume"] == pytest.approx(np.mean(expected))
-
-
 def test_a_perfect_prediction_and_what_is_undefined():
     image, raters, _, _ = phantom()
     sure = np.stack([raters[0] == value for value in (1, 2, 3)]).astype(float)
     found = curvas_scores(raters[0], sure, [raters[0]] * 3, image, 1.0, (1, 2, 3))
-    assert (found["dsc"], found["dsc_volume"], found["ece"]) == pytest.approx((1, 1, 0))
+    assert (found["dsc"], found["ece"]) == pytest.approx((1, 0))
     assert np.isnan(found["crps"])  # raters without any spread
     empty = np.zeros_like(raters[0])
     nothing = curvas_scores(empty, np.zeros((1, *empty.shape)), [empty] * 3, image, 1.0, (1,))
     assert np.isnan(nothing["dsc"])
-    assert np.isnan(nothing["dsc_volume"])
     assert expected_calibration_error(np.full((1, 1, 1, 4), 0.75), np.array([[[1, 1, 1, 0]]])) == pytest.approx(0)
 
 
@@ -104,10 +92,11 @@ def test_a_cohort_in_its_layout_is_converted(cohort, tmp_path):
     output = tmp_path / "converted"
     left_out = convert(cohort, output, report=lambda _: None)
     assert [one.name for one in left_out] == ["UKCHLL002"]
-    cases, unusable = folder_cases(output, [[1], [2], [3]], report=lambda _: None)
-    assert [case.name for case in cases] == ["UKCHLL000", "UKCHLL001"]
-    assert not unusable
-    for case in cases:
+    labels = {organ: [value] for value, organ in enumerate(ORGANS, 1)}
+    made = folder_cases(output, labels, report=lambda _: None)
+    assert [case.name for case in made.cases] == ["UKCHLL000", "UKCHLL001"]
+    assert not made.left_out
+    for case in made.cases:
         maps = np.stack([_read(path) for path in sorted((cohort / case.name).glob("annotation_*"))])
         label = _read(output / "labels" / f"{case.name}.nii.gz")
         for value, organ in enumerate(ORGANS, 1):

@@ -9,7 +9,7 @@ import pytest
 
 from mob_training.comparison.compare import compare, tables
 from mob_training.comparison.curves import correlation, coverage, dice_by_clicks
-from mob_training.evaluation.metrics.variogram import LAGS
+from mob_training.evaluation.metrics.volumes import LAGS
 from mob_training.evaluation.score_files import Run, write_runs
 from support.drawn_figures import looks_like_a_picture
 from support.fake_scores import fake_run

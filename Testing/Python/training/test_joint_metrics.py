@@ -20,8 +20,7 @@ from mob_training.evaluation.metrics import (
     volume_scores,
 )
 from mob_training.evaluation.metrics.joint import CERTAIN, WIDE, _site, decompose, laplace
-from mob_training.evaluation.metrics.variogram import LAGS
-from mob_training.evaluation.metrics.volumes import LEVELS, crps, interval
+from mob_training.evaluation.metrics.volumes import LAGS, LEVELS, crps, interval
 
 
 def gaussian(length: float):

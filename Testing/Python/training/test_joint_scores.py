@@ -11,9 +11,9 @@ import SimpleITK as sitk
 import torch
 
 from mob_training.evaluation import joint_scores as module
-from mob_training.evaluation.held_out import evaluate
+from mob_training.evaluation.held_out import Evaluation, evaluate
 from mob_training.evaluation.joint_scores import contrast_law, joint_scores
-from mob_training.evaluation.metrics.variogram import LAGS
+from mob_training.evaluation.metrics.volumes import LAGS
 from mob_training.evaluation.score_files import read_runs, write_runs
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -133,7 +133,7 @@ def test_evaluation_writes_them_for_several_labels_and_another_spacing(tmp_path)
         sitk.WriteImage(image, str(folder / "imagesTs" / f"case{seed}_0000.nii.gz"))
         sitk.WriteImage(truth, str(folder / "labelsTs" / f"case{seed}.nii.gz"))
     settings = PredictionSettings(device="cpu", precision="float32", body_box=False)
-    run = evaluate(predictor.model.path, folder, settings, joint=True, report=lambda _: None)
+    run = evaluate(predictor.model.path, folder, Evaluation(joint=True), settings, lambda _: None)
     write_runs([run], tmp_path / "scores")
     (kept,) = read_runs([tmp_path / "scores"])
     for name in ("log_likelihood", "gain", "volume.crps", "volume.covered_90", "volume.width_50", "lengths.gap"):
@@ -146,6 +146,6 @@ def test_evaluation_writes_them_for_several_labels_and_another_spacing(tmp_path)
     for name in ("errors", "samples"):
         assert len(kept.over_voxels(f"joint.variogram.{name}")) == LAGS
         assert kept.over_voxels(f"joint.variogram.{name}")[0] == 1
-    plain = evaluate(predictor.model.path, folder, settings, report=lambda _: None)
+    plain = evaluate(predictor.model.path, folder, settings=settings, report=lambda _: None)
     assert not any(key.startswith("joint.") for key in plain.pooled)
     assert plain.mean("joint.log_likelihood") is None

@@ -82,15 +82,6 @@ def test_surface_dice_is_surface_distance_and_monai(seed, tolerance):
     assert ours == pytest.approx(float(theirs), abs=1e-6)
 
 
-def test_surface_dice_of_a_cube_that_grew():
-    """A cube of 20 mm, one voxel of 2 mm too large all round: no surface within 1.9 mm, all of it within 2 sqrt 3."""
-    truth, prediction = np.zeros((2, 18, 18, 18), bool)
-    truth[4:14, 4:14, 4:14] = prediction[3:15, 3:15, 3:15] = True
-    assert surface_dice(prediction, truth, (2, 2, 2), 1.0) == 0
-    assert surface_dice(prediction, truth, (2, 2, 2), 3.5) == 1
-    assert 0.8 < surface_dice(prediction, truth, (2, 2, 2), 2.0) < 1
-
-
 # Calibration
 
 
@@ -99,14 +90,6 @@ def test_likelihood_is_scikit_learns(name):
     p, truth = INPUTS[name]
     ours = negative_log_likelihood(np.where(truth, p, 1 - p)) / truth.size
     assert ours == pytest.approx(log_loss(truth, p, labels=[False, True]), abs=1e-6)
-
-
-def test_likelihood_of_three_classes_is_scikit_learns():
-    rng = np.random.default_rng(0)
-    p = rng.dirichlet((0.3, 1, 2), 500).astype(np.float32)
-    truth = rng.integers(0, 3, 500)
-    ours = negative_log_likelihood(p[np.arange(500), truth]) / 500
-    assert ours == pytest.approx(log_loss(truth, p / p.sum(axis=1, keepdims=True)), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", INPUTS)

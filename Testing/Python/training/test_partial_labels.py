@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from mob_training.comparison.tables import table1
 from mob_training.data.datasets import folder_cases, new_dataset_folder, write_dataset
 from mob_training.data.partial_labels import FILE, read_missing, write_labelled
 from mob_training.data.split import Split, StatedSplit
-from mob_training.data.table1 import describe
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance
 from support.fake_scores import FakeModel, FakePredictor, evaluate
 from support.fake_scores import write_dataset as write_fake_dataset
 from support.training_commands import write_cases
 
-LABELS = ["liver", "spleen"]
+LABELS = {"liver": [1], "spleen": [2]}
 
 
 def volume(seed: int, *values: int) -> tuple[sitk.Image, sitk.Image]:
@@ -41,63 +41,53 @@ def source(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "content",
-    [
-        "[]",
-        "{",
-        '{"x": ["liver"]}',
-        '{"b": "liver"}',
-        '{"b": []}',
-        '{"b": [1]}',
-        '{"b": ["kidney"]}',
-    ],
+    ["[]", "{", '{"x": ["liver"]}', '{"b": "liver"}', '{"b": []}', '{"b": [1]}', '{"b": ["kidney"]}'],
 )
 def test_a_wrong_file_is_refused_in_one_sentence(source, content):
     (source / FILE).write_text(content)
     with pytest.raises(SettingsError) as error:
-        folder_cases(source, [[1], [2]], labels=LABELS)
+        folder_cases(source, LABELS)
     assert "\n" not in str(error.value)
 
 
 def test_what_is_written_is_read_again(tmp_path):
     missing = {"a": frozenset({2}), "b": frozenset(), "c": frozenset({1})}
-    write_labelled(tmp_path, LABELS, missing)
+    write_labelled(tmp_path, list(LABELS), missing)
     assert json.loads((tmp_path / FILE).read_text()) == {"a": ["liver"], "c": ["spleen"]}
-    assert read_missing(tmp_path, LABELS, "abc") == {"a": {2}, "c": {1}}
+    assert read_missing(tmp_path, list(LABELS), "abc") == {"a": {2}, "c": {1}}
 
 
 def test_without_the_file_nothing_is_missing(source, tmp_path):
-    assert read_missing(tmp_path, LABELS) == {}
-    cases, _ = folder_cases(source, [[1], [2]], labels=LABELS)
-    assert [case.missing for case in cases] == [frozenset()] * 4
+    assert read_missing(tmp_path, list(LABELS)) == {}
+    cohort = folder_cases(source, LABELS)
+    assert [case.missing for case in cohort.cases] == [frozenset()] * 4
 
 
 def test_labels_that_are_absent_are_missing_if_that_is_what_absence_means(source):
-    cases, _ = folder_cases(source, [[1], [2]], labels=LABELS, absent_is_missing=True)
-    assert [case.missing for case in cases] == [set(), {2}, {1}, {2}]
+    cohort = folder_cases(source, LABELS, "CT", absent_is_missing=True)
+    assert [case.missing for case in cohort.cases] == [set(), {2}, {1}, {2}]
 
 
 def test_the_data_set_says_which_labels_are_missing_and_shows_no_volume_for_them(source, tmp_path):
     (source / FILE).write_text('{"b": ["liver"], "c": ["liver"]}')
     lines: list[str] = []
-    cases, left_out = folder_cases(source, [[1], [2]], lines.append, LABELS)
+    cohort = folder_cases(source, LABELS, "CT", report=lines.append)
     assert lines == ["c is left out: labels/c.nii.gz shows spleen, which labelled.json does not give to it."]
-    folder = write_dataset(
-        new_dataset_folder(7, "Parts"), cases, LABELS, "CT", Split(1, 1, 1), "here", left_out, report=lambda _: None
-    )
+    folder = write_dataset(new_dataset_folder(7, "Parts"), cohort, Split(1, 1), report=lambda _: None)
     assert json.loads((folder / FILE).read_text()) == {"b": ["liver"]}
     assert (tmp_path / "preprocessed" / folder.name / FILE).read_bytes() == (folder / FILE).read_bytes()
     with (folder / "cases.csv").open(newline="") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert (rows["b"]["liver_ml"], rows["b"]["spleen_ml"], rows["d"]["spleen_ml"]) == ("0.008", "", "0.000")
-    assert [row["median_ml"] for row in describe(folder)] == [0.01, 0.01]
+    assert [cells[7] for _, cells in table1([folder]).rows] == ["0.01", "0.01"]
 
 
 def test_a_stated_split_puts_calibration_where_attach_head_reads_it(source):
-    cases, _ = folder_cases(source, [[1], [2]], labels=LABELS, absent_is_missing=True)
+    cohort = folder_cases(source, LABELS, "CT", absent_is_missing=True)
     split = StatedSplit({"a": "train", "b": "calibrate", "c": "val", "z": "test"})
-    folder = write_dataset(new_dataset_folder(7, "Parts"), cases, LABELS, "CT", split, "here", report=lambda _: None)
+    folder = write_dataset(new_dataset_folder(7, "Parts"), cohort, split, report=lambda _: None)
     assert json.loads((folder / "splits_final.json").read_text()) == [{"train": ["a"], "val": ["c"]}]
-    (case,), _ = folder_cases(folder / "calibration", [[1], [2]], labels=LABELS)
+    (case,) = folder_cases(folder / "calibration", LABELS).cases
     assert (case.name, case.missing) == ("b", {2})
     assert json.loads((folder / FILE).read_text()) == {"b": ["liver"], "c": ["spleen"]}
     with pytest.raises(SettingsError):

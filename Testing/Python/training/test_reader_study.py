@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from mob_training.cli import app
 from mob_training.data.phantom import make_phantom
+from mob_training.evaluation import held_out
 from mob_training.evaluation.held_out import validation_cases
 from mob_training.evaluation.readers import fitting, readers, study
 from mob_training.evaluation.readers.cases import ReadCase
@@ -42,8 +43,8 @@ def dataset(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     model = FakeModel(Covariance.MIXTURE_OF_BASES, blunder=1.5)
-    monkeypatch.setattr(study, "load_model", lambda path: model)
-    monkeypatch.setattr(study, "Predictor", FakePredictor)
+    monkeypatch.setattr(held_out, "load_model", lambda path: model)
+    monkeypatch.setattr(held_out, "Predictor", FakePredictor)
     small = {"DEVIATIONS": (None, 1.0), "LENGTHS_MM": (4.0,), "STRENGTHS": (8.0,), "HEIGHTS": (2.0,)}
     for name, values in (small | {"WIDTHS_MM": (4.0,)}).items():
         monkeypatch.setattr(fitting, name, values)
@@ -57,9 +58,7 @@ def evaluated(dataset: Path, output: Path, source: str) -> str:
 
 
 def test_settings_are_fitted_and_readers_simulated(dataset: Path, tmp_path: Path, fake: None) -> None:
-    said = evaluated(dataset, tmp_path / "out", "fit")
-    assert "4 of 4, 0 min left: " in said
-    assert "Simulating readers: 3 of 3, 0 min left" in said
+    assert "4 of 4: " in evaluated(dataset, tmp_path / "out", "fit")
     (run,) = read_runs([tmp_path / "out"])
     found = ClickSettings.from_dict(json.loads((tmp_path / "out" / "clicks.json").read_text()))
     assert run.description["clicks"] == json.loads((tmp_path / "out" / "clicks.json").read_text())

@@ -147,13 +147,12 @@ def test_reference_is_the_control_the_deterministic_model_or_the_first():
     names = ["Mixture-of-Bases", "Deterministic", CONTROL, "Diagonal"]
     runs = {name: fake_run(name, dice=[0.8, 0.9]) for name in names}
 
-    def reference(*wanted: str, given: str | None = None) -> set[str]:
-        return {test.reference for test in paired_tests([runs[name] for name in wanted], given)}
+    def reference(*wanted: str) -> set[str]:
+        return {test.reference for test in paired_tests([runs[name] for name in wanted])}
 
     assert reference(*names) == {CONTROL}
     assert reference(*names[:2]) == {"Deterministic"}
     assert reference("Mixture-of-Bases", "Diagonal") == {"Diagonal"}
-    assert reference(*names, given="Diagonal") == {"Diagonal"}
 
 
 def test_a_variant_of_the_control_is_the_reference_if_it_is_the_only_one():

@@ -31,14 +31,7 @@ def test_without_numbers_a_fifth_tests_and_a_fifth_of_the_rest_validates(cases, 
     assert tuple(len(parts[part]) for part in ("train", "val", "test")) == expected
 
 
-def test_fewer_training_cases_leave_validation_and_test_as_they_are():
-    whole, part = Split(None, 3, 5).assign(NAMES), Split(4, 3, 5).assign(NAMES)
-    assert len(part["train"]) == 4
-    assert set(part["train"]) < set(whole["train"])
-    assert (part["val"], part["test"]) == (whole["val"], whole["test"])
-
-
-@pytest.mark.parametrize("split", [Split(None, 3, 5), Split(None, 0, 1), Split(6, 1, 1), Split(None, 1, -1), Split(0)])
+@pytest.mark.parametrize("split", [Split(3, 5), Split(0, 1), Split(6, 1), Split(1, -1)])
 def test_split_that_is_impossible_is_refused(split):
     with pytest.raises(SettingsError):
         split.assign(NAMES[:7])
@@ -49,7 +42,7 @@ SUBJECTS = {f"c{i}": f"s{i // 2}" for i in range(12)}  # c12 to c19 are alone
 
 @pytest.mark.parametrize("seed", range(5))
 def test_cases_of_one_subject_stay_together(seed):
-    parts = Split(validation=3, test=5, seed=seed).assign(NAMES, SUBJECTS)
+    parts = Split(validation=3, test=5, seed=seed, subjects=SUBJECTS).assign(NAMES)
     assert {part: len(names) for part, names in parts.items()} == {"train": 12, "val": 3, "test": 5}
     assert sorted(name for part in parts.values() for name in part) == sorted(NAMES)
     subjects = [{SUBJECTS.get(name, name) for name in names} for names in parts.values()]
@@ -58,10 +51,10 @@ def test_cases_of_one_subject_stay_together(seed):
 
 def test_part_without_room_for_a_subject_stays_smaller():
     pairs = {name: name[1] for name in ("a1", "b1", "a2", "b2", "a3", "b3", "a4", "b4")}
-    parts = Split(None, 3, 2).assign(list(pairs), pairs)
+    parts = Split(3, 2, subjects=pairs).assign(list(pairs))
     assert {part: len(names) for part, names in parts.items()} == {"train": 4, "val": 2, "test": 2}
     with pytest.raises(SettingsError):
-        Split(None, 2, 1).assign(list(pairs), pairs)
+        Split(2, 1, subjects=pairs).assign(list(pairs))
 
 
 def test_subjects_are_read(tmp_path):
@@ -75,7 +68,7 @@ def test_subjects_are_read(tmp_path):
 
 def test_subjects_of_the_hippocampus_fill_its_split():
     subjects = read_subjects(Path("hippocampus_subjects.csv"))
-    parts = Split(validation=30, test=50).assign(list(subjects), subjects)
+    parts = Split(30, 50, subjects=subjects).assign(list(subjects))
     assert [len(parts[part]) for part in ("train", "val", "test")] == [120, 30, 50]
     assert len({subjects[name] for name in parts["test"]}) == 39
 
@@ -83,10 +76,10 @@ def test_subjects_of_the_hippocampus_fill_its_split():
 def test_train_validation_and_test_get_of_every_group():
     """The heart volumes: 14 cases of each of five groups, of which 9, 2 and 3."""
     subjects, groups = (read_subjects(Path("acdc_subjects.csv"), column) for column in ("subject", "group"))
-    split = Split(validation=10, test=15, seed=1, groups=groups)
-    parts = split.assign(list(subjects), subjects)
+    split = Split(10, 15, 1, subjects, groups)
+    parts = split.assign(list(subjects))
     for part, count in {"train": 9, "val": 2, "test": 3}.items():
         assert Counter(groups[name] for name in parts[part]) == dict.fromkeys(groups.values(), count)
-    assert parts == split.assign(sorted(subjects, reverse=True), subjects)
-    assert parts != Split(validation=10, test=15, seed=2, groups=groups).assign(list(subjects), subjects)
+    assert parts == split.assign(sorted(subjects, reverse=True))
+    assert parts != Split(10, 15, 2, subjects, groups).assign(list(subjects))
     assert read_subjects(Path("hippocampus_subjects.csv"), "group") == {}

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mob_training.training.budget.augmentation import training_transforms
-from mob_training.training.budget.surroundings import FieldOfView, Frame, Sharper, Surroundings, outside_of
+from mob_training.training.augmentation import (
+    FieldOfView,
+    Frame,
+    Sharper,
+    Surroundings,
+    outside_of,
+    training_transforms,
+)
 
 SHAPE = (40, 32, 48)
 FRAME = Frame(mean=100, deviation=400, lowest=-1000, posterior=(0, 1), height=1)

@@ -173,19 +173,6 @@ def test_a_finished_fine_tuning_is_scaled_without_training_it_again(deterministi
     assert results.joinpath("fold_0", "earlier", "1", "checkpoint_best.pth").exists()
 
 
-def test_a_checkpoint_older_than_the_option_is_gone_on_from(deterministic):
-    results = tune(deterministic, SPECS[0], "older")
-    path = results / "fold_0" / "checkpoint_final.pth"
-    checkpoint = torch.load(path, weights_only=False)
-    del checkpoint["init_args"]["plans"]["finetuning"]["temperature_scaling"]
-    torch.save(checkpoint, path)
-    written = path.with_name("checkpoint_best.pth").read_bytes()
-    tune(deterministic, SPECS[0], "older", resume=True)
-    assert path.with_name("checkpoint_best.pth").read_bytes() == written
-    assert not path.with_name("earlier").exists()
-
-
-@torch.no_grad()
 def _nll_of_validation(results: Path) -> float:
     """Of the kept epoch, on the whole of the one validation case."""
     network = load_network(load_model(results), 0).eval()

@@ -15,12 +15,13 @@ import pytest
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 
+from mob_training.training import progress as progress_module
 from mob_training.training import stages
-from mob_training.training import trainer as trainer_module
+from mob_training.training.deterministic import LATEST, DeterministicTrainer
 from mob_training.training.progress import draw_progress
-from mob_training.training.settings import FineTuning, Likelihood, LossWeights, Schedule, deterministic_plans
+from mob_training.training.settings import FineTuning, Job, Likelihood, Schedule, deterministic_plans
 from mob_training.training.stages import prepare_finetuning, train_deterministic
-from mob_training.training.trainer import LATEST, DeterministicTrainer, FineTuningTrainer
+from mob_training.training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
@@ -76,14 +77,14 @@ def test_training_on_plans_that_are_not_there_is_refused(deterministic):
 def test_a_fold_that_the_split_lacks_is_refused(deterministic):
     """nnU-Net would split anew, by case, whatever the subjects."""
     with pytest.raises(SettingsError):
-        train_deterministic(1, PLANS, Schedule(1), fold=1, device="cpu")
+        train_deterministic(1, PLANS, Schedule(1), Job(1, "cpu"))
 
 
 def test_another_gpu_than_the_first_is_refused(deterministic, monkeypatch):
     """nnU-Net would take the first without a word."""
     monkeypatch.setattr(stages, "select_device", torch.device)
     with pytest.raises(SettingsError):
-        train_deterministic(1, PLANS, Schedule(1), device="cuda:1")
+        train_deterministic(1, PLANS, Schedule(1), Job(device="cuda:1"))
 
 
 @pytest.mark.parametrize("likelihood", list(Likelihood))
@@ -107,7 +108,7 @@ def test_every_parameter_of_every_model_learns(deterministic, spec, likelihood):
 @pytest.mark.parametrize("spec", SPECS[:5], ids=lambda spec: spec.kind)
 def test_pulls_are_the_gradients_of_the_prior_and_of_the_rest(deterministic, spec):
     """With d = 4 everywhere Eq. 8's gradient in ln d is (1 - 1/4) / 2 per entry, over the mean of all entries."""
-    trainer = trainer_of(spec, deterministic, weights=LossWeights(kl=0.7), likelihood=Likelihood.ANALYTIC)
+    trainer = trainer_of(spec, deterministic, kl_weight=0.7, likelihood=Likelihood.ANALYTIC)
     if trainer.unwrapped_network.head is not None:
         torch.nn.init.constant_(trainer.unwrapped_network.head.log_variance.bias, math.log(4))
     trainer.network.train()
@@ -122,7 +123,7 @@ def test_pulls_are_the_gradients_of_the_prior_and_of_the_rest(deterministic, spe
 
 
 def test_each_epoch_is_a_row_of_the_progress_and_drawn(deterministic, monkeypatch):
-    monkeypatch.setattr(trainer_module, "draw_progress", draw_progress)
+    monkeypatch.setattr(progress_module, "draw_progress", draw_progress)
     results = tune(deterministic, MOB, "logged")
     with (results / "fold_0" / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -184,8 +185,8 @@ WHOLE = Schedule(3, 2, 2)
 
 
 @contextmanager
-def killed_in_epoch(epoch: int, advice: str = "stopped") -> Iterator[None]:
-    """The training stops in the middle of that epoch, as if by Ctrl-C, with advice."""
+def killed_in_epoch(epoch: int) -> Iterator[None]:
+    """The training stops in the middle of that epoch, as if by Ctrl-C."""
     original = DeterministicTrainer.on_epoch_start
 
     def stop(self):
@@ -193,7 +194,7 @@ def killed_in_epoch(epoch: int, advice: str = "stopped") -> Iterator[None]:
             raise KeyboardInterrupt
         original(self)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Cancelled, match=advice):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Cancelled):
         patch.setattr(DeterministicTrainer, "on_epoch_start", stop)
         yield
 
@@ -218,13 +219,6 @@ def test_interrupted_deterministic_stage_ends_as_one_that_was_not(tmp_path, monk
     train(WHOLE, resume=True)
     assert all(torch.equal(expected[name], value) for name, value in weights(results).items())
     assert "starts from the beginning" not in log(results)
-
-
-@pytest.mark.parametrize(("epoch", "advice"), [(0, "it had no checkpoint"), (2, "add --resume to go on from its last")])
-def test_stopping_a_training_says_how_to_go_on(tmp_path, monkeypatch, epoch, advice):
-    make_workspace(tmp_path, monkeypatch)
-    with killed_in_epoch(epoch, advice):
-        train(WHOLE)
 
 
 def test_interrupted_fine_tuning_ends_as_one_that_was_not(deterministic):
@@ -319,13 +313,6 @@ def test_kill_amid_writing_a_checkpoint_leaves_the_one_before(deterministic, mon
     assert "starts from the beginning" not in log(results)
 
 
-def test_training_that_starts_anew_does_not_keep_earlier_weights(deterministic):
-    results = tune(deterministic, MOB, "twice", learning_rate=1e-2)
-    with killed_in_epoch(0):
-        tune(deterministic, MOB, "twice")
-    assert not list((results / "fold_0").glob("checkpoint_*"))
-
-
 def test_finished_trainings_outlive_all_that_start_anew_in_their_folder(deterministic):
     finished = []
     for rate in (1e-2, 1e-3):
@@ -333,6 +320,7 @@ def test_finished_trainings_outlive_all_that_start_anew_in_their_folder(determin
         finished.append(((results / "fold_0" / FINAL).read_bytes(), (results / "fold_0" / "progress.csv").read_bytes()))
     with killed_in_epoch(0):
         tune(deterministic, MOB, "again", resume=True)  # other settings
+    assert not list((results / "fold_0").glob("checkpoint_*"))
     for number, content in enumerate(finished, start=1):
         kept = results / "fold_0" / "earlier" / str(number)
         assert ((kept / FINAL).read_bytes(), (kept / "progress.csv").read_bytes()) == content
@@ -391,11 +379,7 @@ def test_three_classes_are_repeatable_in_evaluation_and_have_no_analytic_likelih
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        lambda results: results / "nowhere",
-        lambda results: _elsewhere(results),
-    ],
+    "change", [lambda results: results / "nowhere", lambda results: _elsewhere(results)], ids=["missing", "elsewhere"]
 )
 def test_what_it_cannot_start_from_is_refused(deterministic, change):
     with pytest.raises(SettingsError):
@@ -416,7 +400,7 @@ def test_plans_without_a_fine_tuning_are_refused(deterministic):
 
 
 def test_settings_survive_the_plans():
-    settings = FineTuning(Likelihood.ANALYTIC, 7, weights=LossWeights(kl=0.3), schedule=Schedule(4, 5, 6, 7))
+    settings = FineTuning(Likelihood.ANALYTIC, 7, kl_weight=0.3, schedule=Schedule(4, 5, 6, 7))
     assert FineTuning.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
@@ -431,14 +415,13 @@ def test_network_compiles_in_training_and_evaluation(deterministic):
     assert trainer.unwrapped_network.head is not None
 
 
-@pytest.mark.parametrize("likelihood", [Likelihood.EVIDENCE, Likelihood.CONDITIONAL])
-def test_heads_alone_leave_backbone_and_mean_to_the_last_bit(deterministic, likelihood):
+def test_heads_alone_leave_backbone_and_mean_to_the_last_bit(deterministic):
     """Also from the best epoch of a fine-tuning; lengths and head move, and the segmentation stays."""
-    control = tune(deterministic, CovarianceSpec(Covariance.DETERMINISTIC), f"control-{likelihood}")
+    control = tune(deterministic, CovarianceSpec(Covariance.DETERMINISTIC), "control")
     spec = CovarianceSpec(rank=3, partitions=2, **LOCAL, learn_length=True, keep_probability=True)
-    options = {"likelihood": likelihood, "heads_only": True, "head_learning_rate": 1e-2}
-    head = tune(control, spec, f"local-{likelihood}", **options)
-    assert head.name == f"FineTuningTrainer__{PLANS}-local-{likelihood}__{CONFIGURATION}"
+    options = {"likelihood": Likelihood.EVIDENCE, "heads_only": True, "head_learning_rate": 1e-2}
+    head = tune(control, spec, "local", **options)
+    assert head.name == f"FineTuningTrainer__{PLANS}-local__{CONFIGURATION}"
     before, after = weights(control, "best"), weights(head, "best")
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     moved = {name: value for name, value in after.items() if name.startswith("head.")}

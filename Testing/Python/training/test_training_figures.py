@@ -91,12 +91,6 @@ def test_curve_of_one_seed_has_no_deviation():
     assert np.isnan(curve.deviation).all()
 
 
-def test_changed_curve_scales_its_deviation():
-    curve = Curve.over(np.arange(2.0), np.array([[1.0, 2.0], [3.0, 2.0]])).changed(offset=-np.arange(2.0), factor=100)
-    assert curve.mean.tolist() == [200, 100]
-    assert curve.deviation == pytest.approx([100 * np.sqrt(2), 0])
-
-
 def test_calibration_is_that_of_the_pooled_voxels(groups):
     curve = curves.calibration(groups["Diagonal + Low-rank"], "part_2")
 

@@ -7,10 +7,8 @@ import fcntl
 import inspect
 import json
 import re
-import subprocess
 import sys
 from enum import Enum
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 from unittest import mock
@@ -20,7 +18,6 @@ import yaml
 from typer.testing import CliRunner
 
 from mob_training import cli, workflow
-from mob_training.evaluation.score_files import read_runs, write_runs
 from mob_training.workflow import (
     DETERMINISTIC,
     FOLDER,
@@ -43,86 +40,43 @@ def test_configs_that_are_shipped_are_valid(path):
 
 MOB = {"covariance": "mixture-of-bases"}
 WRONG = {
-    "no models": ({"models": None}, "the config: 'models' is a required property"),
-    "misspelt option": (
-        {"finetune": {"epoch": 1}},
-        "finetune: Additional properties are not allowed ('epoch' was unexpected)",
-    ),
-    "word for a number": ({"train": {"epochs": "many"}}, "train.epochs: 'many' is not of type 'integer'"),
-    "unknown covariance": (
-        {"models": {"a": {"covariance": "full"}}},
-        "models.a.covariance: 'full' is not one of ['deterministic', 'diagonal', 'low-rank', 'single-basis', "
-        "'mixture-of-bases']",
-    ),
+    "no models": ({"models": None}, "the config"),
+    "misspelt option": ({"finetune": {"epoch": 1}}, "finetune"),
+    "word for a number": ({"train": {"epochs": "many"}}, "train.epochs"),
+    "unknown covariance": ({"models": {"a": {"covariance": "full"}}}, "models.a.covariance"),
     "raters of another organ": (
         {"phantom": {"cases": 5, "raters": 2}, "datasets": {"Liver": {"id": 1, "organ": "liver"}}},
-        "datasets.Liver: the phantom's raters read the pancreas only.",
+        "datasets.Liver",
     ),
-    "model without covariance": ({"models": {"a": {}}}, "models.a: 'covariance' is a required property"),
-    "data and phantom": ({"data": "d"}, "give either data, a folder, or phantom, which makes the data"),
-    "no data": ({"phantom": None}, "give either data, a folder, or phantom, which makes the data"),
-    "organ and labels": (
-        {"datasets": {"A": {"id": 1, "organ": "liver", "labels": ["liver=1"]}}},
-        "datasets.A: give either organ, labels or openkbp",
-    ),
+    "model without covariance": ({"models": {"a": {}}}, "models.a"),
+    "data and phantom": ({"data": "d"}, "give either data"),
+    "no data": ({"phantom": None}, "give either data"),
+    "organ and labels": ({"datasets": {"A": {"id": 1, "organ": "liver", "labels": ["liver=1"]}}}, "datasets.A"),
     "training without a length": ({"train": {"iterations": 3}}, "train: give either epochs or minutes"),
-    "label without a value": (
-        {"datasets": {"A": {"id": 1, "labels": ["liver"]}}},
-        "datasets.A.labels.0: 'liver' is not of the form wanted (NAME=VALUE or NAME=VALUE,VALUE)",
-    ),
-    "labels of phantoms": (
-        {"datasets": {"A": {"id": 1, "labels": ["liver=1"]}}},
-        "datasets.A: phantoms have an organ, not labels",
-    ),
-    "one id twice": (
-        {"datasets": {"A": {"id": 1, "organ": "liver"}, "B": {"id": 1, "organ": "spleen"}}},
-        "datasets: the id 1 is given twice",
-    ),
-    "name with a blank": (
-        {"datasets": {"My organ": {"id": 1, "organ": "liver"}}},
-        "datasets: 'My organ' is not of the form wanted (letters as in ^[A-Za-z0-9]+$)",
-    ),
-    "too few phantoms": ({"phantom": {"cases": 3}, "split": {"test": 2}}, "phantom.cases: 3 are too few to validate"),
-    "first stage as a model": (
-        {"models": {"deterministic": MOB}},
-        "models: 'deterministic' is the first stage, which is always compared; choose another name",
-    ),
-    "model named like a sweep": ({"models": {"mob-bases-2": MOB}}, "models: mob-bases-2 ends as the names of a sweep"),
-    "start from no model": (
-        {"models": {"mob": MOB | {"start": "diagonal"}}},
-        "models.mob.start: diagonal is not an earlier",
-    ),
-    "start from itself": ({"models": {"mob": MOB | {"start": "mob"}}}, "models.mob.start: mob is not an earlier model"),
-    "ensemble of no model": (
-        {"ensembles": {"all": "low-rank"}},
-        "ensembles: all must be a new name, and low-rank a model",
-    ),
-    "length of one number": (
-        {"models": {"mob": MOB | {"length": "4"}}},
-        "models.mob.length: '4' is not of the form wanted (three numbers, Z,Y,X)",
-    ),
-    "sweep of another model": (
-        {"sweep": {"model": "diagonal", "datasets": ["Pancreas"], "bases": [1]}},
-        "sweep.model: diagonal is not a model of the config with a mixture of bases",
-    ),
-    "sweep of no data set": (
-        {"sweep": {"model": "mob", "datasets": ["Liver"], "bases": [1]}},
-        "sweep.datasets: Liver is not a data set of the config",
-    ),
-    "seed twice": ({"seeds": [1, 1]}, "seeds: [1, 1] has non-unique elements"),
-    "unknown plane": (
-        {"overlays": {"cases": 1, "plane": "oblique"}},
-        "overlays.plane: 'oblique' is not one of ['axial', 'coronal', 'sagittal']",
-    ),
+    "label without a value": ({"datasets": {"A": {"id": 1, "labels": ["liver"]}}}, "datasets.A.labels.0"),
+    "labels of phantoms": ({"datasets": {"A": {"id": 1, "labels": ["liver=1"]}}}, "datasets.A"),
+    "one id twice": ({"datasets": {"A": {"id": 1, "organ": "liver"}, "B": {"id": 1, "organ": "spleen"}}}, "datasets"),
+    "name with a blank": ({"datasets": {"My organ": {"id": 1, "organ": "liver"}}}, "datasets: 'My organ'"),
+    "too few phantoms": ({"phantom": {"cases": 3}, "split": {"test": 2}}, "phantom.cases"),
+    "first stage as a model": ({"models": {"deterministic": MOB}}, "models: 'deterministic'"),
+    "model named like a sweep": ({"models": {"mob-bases-2": MOB}}, "models: mob-bases-2"),
+    "start from no model": ({"models": {"mob": MOB | {"start": "diagonal"}}}, "models.mob.start"),
+    "start from itself": ({"models": {"mob": MOB | {"start": "mob"}}}, "models.mob.start"),
+    "ensemble of no model": ({"ensembles": {"all": "low-rank"}}, "ensembles"),
+    "length of one number": ({"models": {"mob": MOB | {"length": "4"}}}, "models.mob.length"),
+    "sweep of another model": ({"sweep": {"model": "diagonal", "datasets": ["Pancreas"], "bases": [1]}}, "sweep.model"),
+    "sweep of no data set": ({"sweep": {"model": "mob", "datasets": ["Liver"], "bases": [1]}}, "sweep.datasets"),
+    "seed twice": ({"seeds": [1, 1]}, "seeds"),
+    "unknown plane": ({"overlays": {"cases": 1, "plane": "oblique"}}, "overlays.plane"),
 }
 
 
-@pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_configs_are_refused_in_one_sentence(changes, message):
+@pytest.mark.parametrize(("changes", "place"), WRONG.values(), ids=WRONG)
+def test_wrong_configs_are_refused_with_the_place(changes, place):
     check_config(small())
     with pytest.raises(SettingsError) as refused:
         check_config(small(**changes))
-    assert str(refused.value).startswith(message)
+    assert str(refused.value).startswith(place)
     assert "\n" not in str(refused.value)
 
 
@@ -259,15 +213,6 @@ def test_kept_scores_are_those_of_the_same_options(tmp_path):
     assert kept_scores(explicit, planned_runs(explicit)) == kept
 
 
-def test_kept_scores_of_all_runs_may_be_in_one_folder(tmp_path):
-    config = small(scores=str(tmp_path / "all"))
-    write_kept(tmp_path / "each", config, 0)
-    write_kept(tmp_path / "each", config, 1)
-    write_runs(read_runs([path.parent for path in tmp_path.rglob("summary.json")]), tmp_path / "all" / "Pancreas")
-    kept = kept_scores(config, planned_runs(config))
-    assert len(kept) == 6 and set(kept.values()) == {tmp_path / "all" / "Pancreas"}
-
-
 BENCHMARKS = {"phantom": 27}
 """Runs that are kept."""
 
@@ -294,20 +239,20 @@ def test_scores_older_than_an_option_had_it_at_its_default(tmp_path):
 
 
 STALE = {
-    "longer training": {"train": {"epochs": 4}},
-    "another loss": {"models": {"diagonal": {"covariance": "diagonal", "kl_weight": 0.1}}},
-    "other data": {"phantom": {"cases": 6}},
-    "another organ": {"datasets": {"Pancreas": {"id": 1, "organ": "liver"}}},
-    "another split": {"split": {"validation": 2, "test": 1}},
-    "another network": {"preset": "large"},
+    "train.epochs 3 instead of 4": {"train": {"epochs": 4}},
+    "finetune.kl_weight 0.0005": {"models": {"diagonal": {"covariance": "diagonal", "kl_weight": 0.1}}},
+    "data.phantom.cases 5": {"phantom": {"cases": 6}},
+    "data.organ pancreas": {"datasets": {"Pancreas": {"id": 1, "organ": "liver"}}},
+    "split.validation 1": {"split": {"validation": 2, "test": 1}},
+    "preset small": {"preset": "large"},
 }
 
 
-@pytest.mark.parametrize("changes", STALE.values(), ids=STALE)
-def test_stale_scores_are_refused(tmp_path, changes):
+@pytest.mark.parametrize(("difference", "changes"), STALE.items())
+def test_stale_scores_are_refused(tmp_path, difference, changes):
     write_kept(tmp_path, small(), 1)
     config = small(scores=str(tmp_path), **changes)
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError, match=re.escape(difference)):
         kept_scores(config, planned_runs(config))
 
 
@@ -351,13 +296,6 @@ def test_what_the_system_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert re.fullmatch(r"Error: .*file.*: Not a directory; choose another place.*\n", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize(
-    "wrong", [("phantom", "cohort", "--seed", "-1"), ("plan", "--dataset-id", "0", "--workspace", "ws")]
-)
-def test_numbers_that_nothing_can_be_made_of_are_refused(wrong):
-    assert CliRunner().invoke(cli.app, wrong).exit_code == 2
-
-
 def test_full_disk_is_one_sentence(monkeypatch, capsys):
     full = OSError(errno.ENOSPC, "No space left on device")  # as writing to an open file raises it
     monkeypatch.setattr("mob_training.data.phantom.write_cohort", mock.Mock(side_effect=full))
@@ -369,15 +307,12 @@ def test_full_disk_is_one_sentence(monkeypatch, capsys):
 
 
 REFUSED = {
-    "no config": (["none.yaml"], "Cannot read the config none.yaml: No such file or directory."),
-    "no YAML": (["broken.yaml"], "The config broken.yaml is no YAML: "),
-    "wrong config": (["wrong.yaml"], "wrong.yaml: seeds: [] should be non-empty."),
-    "unknown profile": (
-        ["good.yaml", "--profile", "pbs"],
-        "There is no profile pbs; choose kubernetes, local, slurm, or a folder with a config.yaml.",
-    ),
-    "output that is a file": (["good.yaml", "--output", "good.yaml"], "Cannot write to the folder "),
-    "output that is held": (["good.yaml", "--output", "held"], "Another workflow is running in "),
+    "no config": (["none.yaml"], "Cannot read the config none.yaml"),
+    "no YAML": (["broken.yaml"], "The config broken.yaml is no YAML"),
+    "wrong config": (["wrong.yaml"], "wrong.yaml: seeds"),
+    "unknown profile": (["good.yaml", "--profile", "pbs"], "There is no profile pbs"),
+    "output that is a file": (["good.yaml", "--output", "good.yaml"], "Cannot write to the folder"),
+    "output that is held": (["good.yaml", "--output", "held"], "Another workflow is running in"),
 }
 
 
@@ -394,30 +329,6 @@ def test_what_cannot_start_is_refused_in_one_sentence(tmp_path, monkeypatch, arg
     assert isinstance(done.exception, SettingsError)
     assert str(done.exception).startswith(message)
     assert "\n" not in str(done.exception)
-
-
-def test_a_gpu_has_one_job_at_a_time_however_many_cores_there_are(tmp_path):
-    """Snakemake 9.10 to 9.16 forgot what a job takes that is ready alone, as a first stage of training often is."""
-    (tmp_path / "Snakefile").write_text(
-        """
-rule all:
-    input: expand("{n}.txt", n=range(3))
-rule first:
-    output: "first.txt"
-    resources: gpu=1
-    shell: "touch {output}"
-rule then:
-    input: "first.txt"
-    output: "{n}.txt"
-    resources: gpu=1
-    shell: "date +%s.%N > {output}; sleep 0.3; date +%s.%N >> {output}"
-"""
-    )
-    words = ["-m", "snakemake", "--profile", FOLDER / "profiles" / "local", "--cores", 4, "--directory", tmp_path]
-    subprocess.run([sys.executable, *map(str, words)], cwd=tmp_path, check=True, capture_output=True)
-    spans = sorted([float(line) for line in path.read_text().split()] for path in tmp_path.glob("[0-9].txt"))
-    assert len(spans) == 3
-    assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 def test_pages_name_commands_options_and_files_that_exist():

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mob_training.cli.options import DatasetId, Seed, Workspace, written
-from mob_training.training.settings import CHANNEL
+from mob_training.cli.options import DatasetId, Seed, Workspace, declaring, written
+from mob_training.data import CHANNEL
 from MoBUncertaintyLib.cli.programs import Result
 
 if TYPE_CHECKING:
     from mob_training.data.split import Split
 
-Test = Annotated[int | None, typer.Option(min=0, max=10**6, help="Cases held out for testing; default: a fifth.")]
-Validation = Annotated[
-    int | None, typer.Option(min=1, max=10**6, help="Cases that choose the best epoch; default: a fifth of the rest.")
-]
-Subjects = Annotated[
-    Path | None,
-    typer.Option(
-        help="CSV file with the columns case,subject, or the name of one beside the workflow's configs: keeps the "
-        "cases of one subject together. With a column `group`, train, validation and test get of every group."
-    ),
-]
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """Which cases train, validate and test."""
+
+    test: Annotated[int | None, typer.Option(min=0, max=10**6, help="Cases held out; default: a fifth.")] = None
+    validation: Annotated[
+        int | None,
+        typer.Option(min=1, max=10**6, help="Cases that choose the best epoch; default: a fifth of the rest."),
+    ] = None
+    subjects: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file with the columns case,subject, or the name of one beside the workflow's configs: keeps the "
+            "cases of one subject together. With a column `group`, train, validation and test get of every group."
+        ),
+    ] = None
+    seed: Seed = 0
+
+    def split(self) -> Split:
+        """Read who the subjects are, and how cases are split."""
+        from mob_training.data.split import Split, read_subjects
+
+        numbers = self.validation, self.test, self.seed
+        tables = (read_subjects(self.subjects), read_subjects(self.subjects, "group")) if self.subjects else ()
+        return Split(*numbers, *tables)
 
 
 def phantom(
@@ -42,16 +58,14 @@ def phantom(
     return Result({"folder": output, "cases": made})
 
 
+@declaring(SplitOptions)
 def totalsegmentator(
     source: Annotated[Path, typer.Argument(help="Folder in TotalSegmentator's layout.")],
     organ: Annotated[str, typer.Option(help="TotalSegmentator's name of the structure.")],
     name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
     dataset_id: DatasetId,
     workspace: Workspace,
-    test: Test = None,
-    validation: Validation = None,
-    subjects: Subjects = None,
-    seed: Seed = 0,
+    options: SplitOptions,
 ) -> Result:
     """Convert CTs with organ masks into an nnU-Net data set of one organ.
 
@@ -62,10 +76,8 @@ def totalsegmentator(
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace, new=True)
-    split, known = _split(subjects, test, validation, seed)
-    folder = new_dataset_folder(dataset_id, name)
-    cases, left_out = find_cases(source, organ)
-    return written(write_dataset(folder, cases, [organ], "CT", split, f"{organ} of {source.name}", left_out, known))
+    split, folder = options.split(), new_dataset_folder(dataset_id, name)
+    return written(write_dataset(folder, find_cases(source, organ), split))
 
 
 def curvas(
@@ -84,32 +96,18 @@ def curvas(
     return Result({"folder": output, "left_out": {one.name: one.problem for one in left_out}})
 
 
-def table1(
-    datasets: Annotated[list[Path], typer.Argument(help="Raw data sets that were converted here.")],
-    output: Annotated[Path, typer.Option(help="Folder for table1.csv and table1.md.")],
-) -> Result:
-    """Write Table 1 of the paper: training, validation and test cases per structure, and the structures' volumes."""
-    from mob_training.data.table1 import write_table
-
-    table = write_table(datasets, output)
-    print(table.read_text(encoding="utf-8"))
-    return Result({"output": table})
-
-
+@declaring(SplitOptions)
 def labelled(
     source: Annotated[Path, typer.Argument(help="Folder with images/ and labels/.")],
     label: Annotated[list[str], typer.Option(help="NAME=VALUE[,VALUE...]; repeat for several classes.")],
     name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
     dataset_id: DatasetId,
     workspace: Workspace,
-    test: Test = None,
-    validation: Validation = None,
+    options: SplitOptions,
     channel: Annotated[str, typer.Option(help="CT, or another name for images that are z-scored.")] = CHANNEL,
-    subjects: Subjects = None,
     absent_is_missing: Annotated[
         bool, typer.Option(help="A label that a case does not show was not drawn there, instead of being absent.")
     ] = False,
-    seed: Seed = 0,
 ) -> Result:
     """Convert a folder of images and label maps into an nnU-Net data set of the given labels.
 
@@ -119,11 +117,9 @@ def labelled(
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace, new=True)
-    names, values = parse_labels(label)
-    split, known = _split(subjects, test, validation, seed)
-    folder = new_dataset_folder(dataset_id, name)
-    cases, left_out = folder_cases(source, values, labels=names, absent_is_missing=absent_is_missing)
-    return written(write_dataset(folder, cases, names, channel, split, source.name, left_out, known))
+    labels = parse_labels(label)
+    split, folder = options.split(), new_dataset_folder(dataset_id, name)
+    return written(write_dataset(folder, folder_cases(source, labels, channel, absent_is_missing), split))
 
 
 def openkbp(
@@ -145,22 +141,10 @@ def openkbp(
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace, new=True)
-    folder, labels = new_dataset_folder(dataset_id, name), list(ORGANS)
+    folder = new_dataset_folder(dataset_id, name)
     split = StatedSplit(read_subjects(Path(SPLIT), "part"))
     with tempfile.TemporaryDirectory() as temporary:
-        converted = Path(temporary) / "openkbp"
+        converted = Path(temporary) / "OpenKBP"
         convert(source, converted)
-        values = [[value] for value in range(1, len(labels) + 1)]
-        cases, left_out = folder_cases(converted, values, labels=labels)
-        return written(write_dataset(folder, cases, labels, "CT", split, "OpenKBP", left_out))
-
-
-def _split(
-    subjects: Path | None, test: int | None, validation: int | None, seed: int
-) -> tuple[Split, dict[str, str] | None]:
-    """Read who the subjects are; return how cases are split, and the subject of each case."""
-    from mob_training.data.split import Split, read_subjects
-
-    known = read_subjects(subjects) if subjects else None
-    groups = read_subjects(subjects, "group") if subjects else {}
-    return Split(validation=validation, test=test, seed=seed, groups=groups), known
+        labels = {organ: [value] for value, organ in enumerate(ORGANS, start=1)}
+        return written(write_dataset(folder, folder_cases(converted, labels, "CT"), split))

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,9 +14,6 @@ from mob_training.cli.options import Device, written
 from MoBUncertaintyLib.cli.options import RegionOptions
 from MoBUncertaintyLib.cli.programs import Result
 from MoBUncertaintyLib.errors import SettingsError
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.prediction import PredictionSettings
 
 
 class ClickSource(StrEnum):
@@ -31,9 +28,6 @@ def evaluate(
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
     output: Annotated[Path, typer.Option(help="Folder for the scores.")],
     raters: Annotated[Path | None, typer.Option(help="Folder with CASE/raters/LABEL_1.nii.gz and so on.")] = None,
-    drawn: Annotated[
-        int, typer.Option(min=1, max=1000, help="Segmentations to draw for comparison with the raters.")
-    ] = 8,
     name: Annotated[str | None, typer.Option(help="Name of the model in tables; default: from its plans.")] = None,
     region: RegionOptions = None,
     provenance: Annotated[
@@ -69,22 +63,27 @@ def evaluate(
     `mob-uncertainty export --clicks`.
     """
     from mob_training.comparison.figures import draw_error_caught
+    from mob_training.comparison.readers import write_readers
+    from mob_training.evaluation.held_out import Evaluation
     from mob_training.evaluation.held_out import evaluate as run
-    from mob_training.evaluation.held_out import held_out_cases, validation_cases
     from mob_training.evaluation.intervals import calibration_of
-    from mob_training.evaluation.score_files import card_scores, make_folder, write_json, write_runs
+    from mob_training.evaluation.readers.study import study_readers
+    from mob_training.evaluation.score_files import card_scores, make_folder, read_runs, write_json, write_runs
     from MoBUncertaintyLib.conformal.volumes import TooFewCasesError
     from MoBUncertaintyLib.files.schema import to_json
     from MoBUncertaintyLib.prediction import PredictionSettings
     from MoBUncertaintyLib.regions.settings import read_stated
 
-    made_from, stated = _json(provenance), read_stated(region or ())
+    made_from = _json(provenance)
+    evaluation = Evaluation(name, read_stated(region or ()), raters, joint, part)
     settings = PredictionSettings(device=device, tiling=tiling)
     make_folder(output)
     if clicks is not None:
-        return _simulate_readers(model, dataset, output, clicks, name, stated, settings)
-    cases = held_out_cases if part == "test" else validation_cases
-    scores = run(model, dataset, settings, raters, drawn, name, stated, joint, cases=cases)
+        scores, fitted = study_readers(model, dataset, evaluation, settings, fitted=clicks is ClickSource.FIT)
+        write_runs([scores], output)
+        write_json(asdict(fitted), output / "clicks.json")
+        return written(write_readers(read_runs([output]), output))  # the numbers as they are kept, six digits
+    scores = run(model, dataset, evaluation, settings)
     if made_from is not None:
         scores.description["provenance"] = made_from
     summary = card_scores(scores)
@@ -99,25 +98,6 @@ def evaluate(
     return Result({"output": output, "run": scores.description} | summary)
 
 
-def _simulate_readers(
-    model: Path,
-    dataset: Path,
-    output: Path,
-    clicks: ClickSource,
-    name: str | None,
-    regions: dict[str, float],
-    settings: PredictionSettings,
-) -> Result:
-    from mob_training.comparison.readers import write_readers
-    from mob_training.evaluation.readers.study import study_readers
-    from mob_training.evaluation.score_files import read_runs, write_json, write_runs
-
-    run, found = study_readers(model, dataset, settings, fitted=clicks is ClickSource.FIT, name=name, regions=regions)
-    write_runs([run], output)
-    write_json(asdict(found), output / "clicks.json")
-    return written(write_readers(read_runs([output]), output))  # the numbers as they are kept, six digits
-
-
 def fingerprint(
     model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
     dataset: Annotated[Path, typer.Argument(help="Raw data set with the model's validation and held-out cases.")],
@@ -130,20 +110,17 @@ def fingerprint(
     from mob_training.evaluation.score_files import write_json
     from MoBUncertaintyLib.prediction import PredictionSettings
 
-    found = measure_fingerprint(model, dataset, data, PredictionSettings(device=device))
-    write_json(found.to_dict(), output)
-    print(f"{found.cases} cases; unusual from {found.limits[0]:g} deviations on, not usable from {found.limits[1]:g}")
-    if found.false_alarms:
-        print(found.false_alarms.text)
-    return Result({"output": output} | found.to_dict())
+    made = measure_fingerprint(model, dataset, data, PredictionSettings(device=device))
+    write_json(made.to_dict(), output)
+    print(f"{made.cases} cases; unusual from {made.limits[0]:g} deviations on, not usable from {made.limits[1]:g}")
+    if made.false_alarms:
+        print(made.false_alarms.text)
+    return Result({"output": output} | made.to_dict())
 
 
 def compare(
     scores: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`, or of an earlier `compare`.")],
     output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown, LaTeX) and figures.")],
-    reference: Annotated[
-        str | None, typer.Option(help="Model to test the others against; default: the fine-tuned control.")
-    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Pattern of the runs to compare, DATASET/MODEL/seed_N; repeat for several.")
     ] = None,
@@ -151,7 +128,7 @@ def compare(
     """Compare models and seeds in tables and figures: mean and SD, paired tests, calibration."""
     from mob_training.comparison.compare import compare as run
 
-    return written(run(scores, output, reference, only or ()))
+    return written(run(scores, output, only or ()))
 
 
 def overlay(
@@ -166,11 +143,11 @@ def overlay(
     device: Device = "auto",
 ) -> Result:
     """Draw predictions beside the truth: outlines, probability and variance, or samples, where the first model errs."""
-    from mob_training.comparison.overlays import draw_case
+    from mob_training.comparison.overlays import draw_case, write_picture
     from MoBUncertaintyLib.prediction import PredictionSettings
 
     settings = PredictionSettings(device=device, tiling="full")
-    return written(draw_case(dataset, case, models, output, plane, settings, samples))
+    return written(write_picture(draw_case(dataset, case, models, plane, samples, settings), output))
 
 
 def _json(text: str | None) -> Any:

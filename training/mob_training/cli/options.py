@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from mob_training.training.settings import default_options
 from MoBUncertaintyLib.cli.programs import Result
 
 Workspace = Annotated[Path, typer.Option(help="Folder that holds nnU-Net's raw, preprocessed and results folders.")]
@@ -17,8 +18,27 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all rando
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 Fold = Annotated[int, typer.Option(min=0, max=999, help="Fold of the data set's split.")]
 
-DEFAULTS = SimpleNamespace(**default_options())
-"""Of a fine-tuning."""
+
+def declaring(options: type) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Give a command an option for each field of a dataclass; its argument `options` gets the value that they make."""
+
+    def decorate(command: Callable[..., Result]) -> Callable[..., Result]:
+        hints = get_type_hints(command, include_extras=True) | get_type_hints(options, include_extras=True)
+        fields = inspect.signature(options).parameters
+        own = [each for name, each in inspect.signature(command).parameters.items() if name != "options"]
+
+        @wraps(command)
+        def run(**values: Any) -> Result:
+            chosen = options(**{name: values.pop(name) for name in fields})
+            return command(**values, options=chosen)
+
+        run.__annotations__ = hints
+        run.__signature__ = inspect.Signature(
+            [each.replace(annotation=hints[each.name], kind=each.KEYWORD_ONLY) for each in (*own, *fields.values())]
+        )
+        return run
+
+    return decorate
 
 
 def written(path: Path) -> Result:

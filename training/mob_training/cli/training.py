@@ -8,20 +8,10 @@ from typing import Annotated
 
 import typer
 
-from mob_training.cli.options import DEFAULTS, DatasetId, Device, Fold, Seed, Workspace, written
-from mob_training.training.settings import (
-    Budget,
-    FineTuning,
-    Likelihood,
-    LossWeights,
-    Preset,
-    Recipe,
-    Schedule,
-    parse_length,
-)
+from mob_training.cli.options import DatasetId, Device, Fold, Seed, Workspace, declaring, written
+from mob_training.training.settings import Attachment, Budget, Job, Options, Preset, Recipe, Schedule
 from MoBUncertaintyLib.cli.programs import Result
 from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint with the same settings.")]
 
@@ -58,7 +48,7 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Of the recipe nnunet; default: nnU-Net's own, 1000.")
     ] = None,
-    iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Batches per epoch.")] = DEFAULTS.iterations,
+    iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Batches per epoch.")] = Schedule.iterations,
     plans: Annotated[str, typer.Option(help="Name of the plans, as printed by `plan`.")] = "mobSmallPlans",
     mirror: Annotated[
         list[int] | None,
@@ -97,66 +87,15 @@ def train(
     length = (
         Budget(minutes or 60, seed, axes) if recipe is Recipe.BUDGET else Schedule.of(epochs or 1000, iterations, seed)
     )
-    return written(train_deterministic(dataset_id, plans, length, fold, device, resume, start))
+    return written(train_deterministic(dataset_id, plans, length, Job(fold, device, resume), start))
 
 
+@declaring(Options)
 def finetune(
     results: Annotated[Path, typer.Argument(help="Training folder to start from: the deterministic stage's, usually.")],
     workspace: Workspace,
-    covariance: Annotated[Covariance, typer.Option(help="Covariance model.")] = DEFAULTS.covariance,
+    options: Options,
     name: Annotated[str | None, typer.Option(help="Name of this run; default: the covariance model's.")] = None,
-    rank: Annotated[int, typer.Option(min=1, max=256, help="R.")] = DEFAULTS.rank,
-    bases: Annotated[int, typer.Option(min=1, max=256, help="M.")] = DEFAULTS.bases,
-    partitions: Annotated[int, typer.Option(min=1, max=256, help="P, cells per axis of a tile.")] = DEFAULTS.partitions,
-    scope: Annotated[
-        Scope | None, typer.Option(help="Which voxels share z2. Default: tile for low-rank, voxel for the others.")
-    ] = None,
-    length: Annotated[
-        str | None,
-        typer.Option(help="Z,Y,X: correlation length of the scope local along the axes of the network's input, mm."),
-    ] = None,
-    learn_length: Annotated[bool, typer.Option(help="Train the length, too.")] = DEFAULTS.learn_length,
-    shared_fraction: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Fraction of the noise's variance that the whole volume shares, for the scope local."
-        ),
-    ] = DEFAULTS.shared_fraction,
-    assignment: Annotated[
-        Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
-    ] = DEFAULTS.assignment,
-    deep: Annotated[
-        int,
-        typer.Option(min=0, max=9, help="The head also sees the features of so many earlier stages of the decoder."),
-    ] = DEFAULTS.deep,
-    likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = DEFAULTS.likelihood,
-    samples: Annotated[int, typer.Option(min=1, max=1000, help="k, samples per training step.")] = DEFAULTS.samples,
-    learning_rate: Annotated[float, typer.Option(min=0, max=1, help="Of the backbone.")] = DEFAULTS.learning_rate,
-    head_learning_rate: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the covariance head.")
-    ] = DEFAULTS.head_learning_rate,
-    dice_weight: Annotated[
-        float, typer.Option(min=0, max=1e6, help="lambda_Dice of Eq. 11; lower is better calibrated.")
-    ] = DEFAULTS.dice_weight,
-    kl_weight: Annotated[float, typer.Option(min=0, max=1e6, help="lambda_KL of Eq. 11.")] = DEFAULTS.kl_weight,
-    reverse_kl: Annotated[bool, typer.Option(help="Reverse the direction of Eq. 8.")] = DEFAULTS.reverse_kl,
-    orthogonality_weight: Annotated[
-        float, typer.Option(min=0, max=1e6, help="lambda_orth of Eq. 11.")
-    ] = DEFAULTS.orthogonality_weight,
-    entropy_weight: Annotated[
-        float, typer.Option(min=0, max=1e6, help="lambda_w of Eq. 11.")
-    ] = DEFAULTS.entropy_weight,
-    temperature_scaling: Annotated[
-        bool, typer.Option(help="At the end divide the logits by the temperature with the lowest validation NLL.")
-    ] = DEFAULTS.temperature_scaling,
-    heads_only: Annotated[
-        bool, typer.Option(help="Train the covariance head alone: backbone, mean and segmentation stay.")
-    ] = DEFAULTS.heads_only,
-    keep_probability: Annotated[
-        bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
-    ] = DEFAULTS.keep_probability,
-    epochs: Annotated[int, typer.Option(min=1, max=100_000, help="The paper's number is 20.")] = DEFAULTS.epochs,
-    iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Patches per epoch.")] = DEFAULTS.iterations,
     fold: Fold = 0,
     seed: Seed = 0,
     device: Device = "auto",
@@ -171,61 +110,27 @@ def finetune(
     from mob_training.training.workspace import use_workspace
 
     use_workspace(workspace)
-    from mob_training.training.stages import finetune as run
-    from mob_training.training.stages import prepare_finetuning
+    from mob_training.training import stages
 
-    settings = FineTuning(
-        likelihood=likelihood,
-        samples=samples,
-        learning_rate=learning_rate,
-        head_learning_rate=head_learning_rate,
-        reverse_kl=reverse_kl,
-        temperature_scaling=temperature_scaling,
-        heads_only=heads_only,
-        weights=LossWeights(dice=dice_weight, kl=kl_weight, orthogonality=orthogonality_weight, weight=entropy_weight),
-        schedule=Schedule.of(epochs, iterations, seed),
-    )
-    try:
-        shape = (covariance, rank, bases, partitions, scope or covariance.usual_scope, assignment)
-        spec = CovarianceSpec(
-            *shape,
-            length_mm=parse_length(length),
-            learn_length=learn_length,
-            shared_fraction=shared_fraction,
-            keep_probability=keep_probability,
-            deep=deep,
-        )
-    except ValueError as error:
-        raise SettingsError(f"{str(error).capitalize()}.") from error
-    name = name or covariance.value
+    run = results, name or options.covariance.value, options.spec(), options.settings(seed)
     if prepare:
-        return written(prepare_finetuning(results, name, spec, settings, fold))
-    return written(run(results, name, spec, settings, fold, device, resume))
+        return written(stages.prepare_finetuning(*run, fold))
+    return written(stages.finetune(*run, Job(fold, device, resume)))
 
 
+@declaring(Attachment)
 def attach_head(
     model: Annotated[Path, typer.Argument(help="Model folder, zip or training folder; a covariance it has goes.")],
     cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, of 20 cases or more.")],
     workspace: Annotated[Path, typer.Option(help="New folder to work in; an interrupted run goes on in its own.")],
     output: Annotated[Path, typer.Option(help="Model folder or .zip to make.")],
-    covariance: Annotated[Covariance, typer.Option(help="Covariance model of the head.")] = DEFAULTS.covariance,
-    scope: Annotated[
-        Scope, typer.Option(help="Which voxels share the noise: those near each other (local), or a whole tile.")
-    ] = Scope.LOCAL,
-    keep_probability: Annotated[
-        bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
-    ] = True,
-    epochs: Annotated[int, typer.Option(min=1, max=100_000, help="Epochs of the head.")] = 4,
-    iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Patches per epoch.")] = 60,
+    options: Attachment,
     shared: Annotated[
         bool, typer.Option(help="Fit to the cases' volumes which fraction of the noise the whole volume shares.")
     ] = True,
     keep_head: Annotated[
         bool, typer.Option(help="Keep the model's own head, and fit only how far its noise reaches.")
     ] = False,
-    seed: Seed = 0,
-    device: Device = "auto",
-    processes: Annotated[int, typer.Option(min=1, max=256, help="Processes to preprocess with.")] = 1,
 ) -> Result:
     """Give a model a new covariance head, fitted on labelled cases; the segmentation stays.
 
@@ -242,26 +147,8 @@ def attach_head(
 
     use_workspace(workspace, new=True)
     from mob_training.evaluation.shared_fraction import fit_shared_fraction
-    from mob_training.training.attachment import attach_head as run
-    from mob_training.training.attachment import correlate_head
+    from mob_training.training.attachment import Files, attach_head, correlate_head
 
-    fit_shared = partial(fit_shared_fraction, device=device) if shared else None
-    if keep_head:
-        kept = correlate_head(
-            model, cases, workspace, output, fit_shared=fit_shared, seed=seed, device=device, processes=processes
-        )
-        return written(kept.path)
-    made = run(
-        model,
-        cases,
-        workspace,
-        output,
-        covariance,
-        scope=scope,
-        keep_probability=keep_probability,
-        schedule=Schedule.of(epochs, iterations, seed),
-        fit_shared=fit_shared,
-        device=device,
-        processes=processes,
-    )
-    return written(made.path)
+    fit_shared = partial(fit_shared_fraction, device=options.device) if shared else None
+    run = correlate_head if keep_head else attach_head
+    return written(run(Files(model, cases, workspace, output), options, fit_shared).path)

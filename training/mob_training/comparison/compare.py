@@ -28,21 +28,19 @@ Marks = Mapping[tuple[str, str, str], str]
 """Of a data set, a score's key and a model."""
 
 
-def compare(folders: Sequence[Path], output: Path, reference: str | None = None, only: Sequence[str] = ()) -> Path:
+def compare(folders: Sequence[Path], output: Path, only: Sequence[str] = ()) -> Path:
     """Write every table and figure of a set of scores, and the scores beside them.
 
     Args:
         folders: Scores folders, of `mob-training evaluate` or of an earlier comparison.
         output: Folder, made if there is none. One that is among `folders` keeps its scores as they are.
-        reference: Model that the others are tested against; None: the fine-tuned control, else the deterministic one,
-            else the first.
         only: Patterns of DATASET/NAME/seed_N that choose runs; empty: all.
 
     Returns:
         `comparison.md`, which shows all of them; for simulated readers `readers.md`.
 
     Raises:
-        SettingsError: The scores do not fit together, or there is no such reference.
+        SettingsError: The scores do not fit together.
         OutputError: Something cannot be written.
     """
     runs = read_runs(folders, only)
@@ -53,7 +51,7 @@ def compare(folders: Sequence[Path], output: Path, reference: str | None = None,
     read = [of_readers(run) for run in runs]
     if any(read) and not all(read):
         raise SettingsError("Some of these scores are of simulated readers (evaluate --clicks); compare them apart.")
-    tests = [] if any(read) else paired_tests(runs, reference)
+    tests = [] if any(read) else paired_tests(runs)
     if output.resolve() not in (folder.resolve() for folder in folders):
         write_runs(runs if any(read) else [_compared(run) for run in runs], output)
     if any(read):
@@ -159,8 +157,8 @@ def _within(
 
 def _column(groups: dict[str, list[Run]], metric: Metric, value: Callable[[Run, str], float | None]) -> list[Cell]:
     """Aggregate a score of each model over its seeds."""
-    found = [[value(run, metric.key) for run in seeds] for seeds in groups.values()]
-    cells = [Cell.over([metric.factor * v for v in values if v is not None], metric.digits) for values in found]
+    scores = [[value(run, metric.key) for run in seeds] for seeds in groups.values()]
+    cells = [Cell.over([metric.factor * v for v in values if v is not None], metric.digits) for values in scores]
     if metric.plain:
         return cells
     return with_best(cells, metric.higher, None if metric.target is None else metric.factor * metric.target)

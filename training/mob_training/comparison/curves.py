@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mob_training.evaluation.metrics.variogram import STEP_MM
-from mob_training.evaluation.metrics.volumes import LEVELS
-from mob_training.evaluation.readers.clicked import CLICKS
+from mob_training.evaluation.metrics.volumes import LEVELS, STEP_MM
+from mob_training.evaluation.readers.simulation import CLICKS
 from mob_training.evaluation.score_files import Run
 from mob_training.evaluation.scoreboard import Metric
 
@@ -45,8 +44,8 @@ class Curve:
     @property
     def drawn(self) -> np.ndarray:
         """Points that exist and have enough voxels, (n,) bool."""
-        known = np.isfinite(self.mean)
-        return known if self.count is None else known & (self.count >= FEWEST_VOXELS)
+        defined = np.isfinite(self.mean)
+        return defined if self.count is None else defined & (self.count >= FEWEST_VOXELS)
 
     def changed(self, offset: np.ndarray | float = 0.0, factor: float = 1.0) -> Curve:
         """Replace y by (y + offset) * factor."""
@@ -90,8 +89,8 @@ def correlation(runs: Sequence[Run], what: str) -> Curve | None:
     Returns:
         None if no run has such a curve.
     """
-    found = [run.over_voxels(f"joint.variogram.{what}") for run in runs]
-    values = np.array([values for values in found if values is not None], float)
+    values_of_runs = [run.over_voxels(f"joint.variogram.{what}") for run in runs]
+    values = np.array([values for values in values_of_runs if values is not None], float)
     return Curve.over(STEP_MM * np.arange(values.shape[1]), values) if values.size else None
 
 
@@ -105,7 +104,7 @@ def coverage(runs: Sequence[Run]) -> Curve | None:
 
 
 def dice_by_clicks(runs: Sequence[Run], correlation: str) -> Curve | None:
-    """Compute the mean Dice after 0, 1, ... clicks that spread by a correlation of `readers.clicked`.
+    """Compute the mean Dice after 0, 1, ... clicks that spread by a correlation of `readers.simulation`.
 
     Returns:
         None if no run has such scores.

@@ -19,8 +19,7 @@ from mob_training.comparison import curves
 from mob_training.comparison.curves import Curve
 from mob_training.comparison.runs import ORDER
 from mob_training.evaluation.metrics import BINS
-from mob_training.evaluation.readers.clicked import LOADINGS, OWN, STATIONARY
-from mob_training.evaluation.readers.simulation import ACTIONS, READERS
+from mob_training.evaluation.readers.simulation import ACTIONS, LOADINGS, OWN, READERS, STATIONARY
 from mob_training.evaluation.score_files import Run, write_content
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
 from MoBUncertaintyLib.model.card import readable
@@ -54,7 +53,6 @@ _READER_LOOKS = (
     ("#0072b2", "-", "o"),
     ("#56b4e9", (0, (5, 1.5)), "v"),
     ("#7f7f7f", (0, (1, 1)), "s"),
-    ("#332288", "-", "p"),
     ("#d55e00", "-", "o"),
     ("#e69f00", (0, (5, 1.5)), "v"),
     ("#009e73", "-", "D"),
@@ -168,7 +166,7 @@ def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
         path: PNG to write.
     """
     figure = _figure(13.5, 5.4)
-    far, held, clicked = figure.subplots(1, 3)
+    far, intervals, clicked = figure.subplots(1, 3)
     looks = styles(groups)
     errors = [curve for runs in groups.values() if (curve := curves.correlation(runs, "errors")) is not None]
     for model, runs in groups.items():
@@ -176,7 +174,7 @@ def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
         if samples is not None:
             _plot(far, samples, looks[model], model)
         if coverage is not None:
-            _plot(held, coverage.changed(factor=100), looks[model])
+            _plot(intervals, coverage.changed(factor=100), looks[model])
         for correlation, dashes in ((STATIONARY, "-"), (OWN, ":"), (LOADINGS, "-.")):
             dice = curves.dice_by_clicks(runs, correlation)
             if dice is not None:
@@ -185,9 +183,9 @@ def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
         mean = np.ma.masked_invalid([curve.mean for curve in errors]).mean(axis=0).filled(np.nan)
         shown = np.isfinite(mean)
         far.plot(errors[0].x[shown], mean[shown], **(_GUIDE | {"color": "0.2"}), label="the errors, mean of the models")
-    held.plot((0, 1), (0, 100), **_GUIDE)
+    intervals.plot((0, 1), (0, 100), **_GUIDE)
     far.set(xlabel="distance of two voxels, mm", ylabel="correlation of samples", ylim=(None, 1), xlim=(0, 10))
-    held.set(xlabel="nominal", ylabel="volume intervals that hold the truth, %", xlim=(0.4, 1), ylim=(0, 100))
+    intervals.set(xlabel="nominal", ylabel="volume intervals that hold the truth, %", xlim=(0.4, 1), ylim=(0, 100))
     clicked.set(
         xlabel="clicks at the largest errors\n(dotted: by own correlation, dash-dotted: and loadings)", ylabel="Dice, %"
     )
@@ -207,9 +205,7 @@ def draw_readers(runs: Sequence[Run], path: Path) -> None:
     actions = np.arange(ACTIONS + 1)
     for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
         for (colour, dashes, marker), reader in zip(_READER_LOOKS, READERS, strict=True):
-            if not (curves_of := run.per_case(f"{reader.key}.dice")):
-                continue
-            curve = 100 * np.mean(list(curves_of.values()), axis=0)
+            curve = 100 * np.mean(list(run.per_case(f"{reader.key}.dice").values()), axis=0)
             axes.plot(
                 actions, curve, color=colour, linestyle=dashes, marker=marker, markersize=4, linewidth=1.4,
                 label=reader.title,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,19 +26,19 @@ from mob_training.evaluation.naming import describe_run
 from MoBUncertaintyLib.errors import OutputError, SettingsError
 from MoBUncertaintyLib.files.publishing import absolute, write_file
 from MoBUncertaintyLib.geometry import bounding_box, shadows
-from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import draw_volumes
-from MoBUncertaintyLib.inference.predictor import Predictor, predict
+from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Plane
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE, brightest_variance
-from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.settings import RegionSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from MoBUncertaintyLib.prediction import PredictionSettings
 
 COLUMNS = ("truth and prediction", "errors", "probability of foreground", "predictive variance")
 ERRORS = {1: ("missed", "#d55e00"), 2: ("too much", "#56b4e9"), 3: ("another class", "#cc79a7")}
@@ -46,7 +46,7 @@ ERRORS = {1: ("missed", "#d55e00"), 2: ("too much", "#56b4e9"), 3: ("another cla
 
 _TRUTH, _PREDICTED = (70 / 255, 235 / 255, 110 / 255), (1.0, 1.0, 1.0)
 _MARGIN_MM = 6.0  # about the organ
-_PANEL = 2.5  # width of a panel, inches
+_PANEL = 2.6  # width of a panel, inches
 _BARS_MM = (50, 20, 10, 5, 2)
 
 
@@ -105,11 +105,10 @@ def draw_case(
     dataset: Path,
     case: str,
     models: Sequence[Path],
-    output: Path,
     plane: str = "axial",
-    settings: PredictionSettings | None = None,
     samples: int = 0,
-) -> Path:
+    settings: PredictionSettings | None = None,
+) -> Figure:
     """Draw a row for each model: outlines of truth and prediction, errors, probability and variance; or samples.
 
     All rows show the slice in which the first model has most wrong voxels; without any, that with most of the organ.
@@ -118,19 +117,16 @@ def draw_case(
         dataset: Raw nnU-Net data set with held-out cases.
         case: Name of one of them.
         models: Model folders, zips, or training folders of nnU-Net.
-        output: PNG to write.
         plane: `axial`, `coronal` or `sagittal`.
-        settings: How to predict.
         samples: Draw so many segmentations from each model instead of the maps.
-
-    Returns:
-        `output`.
+        settings: How to predict.
 
     Raises:
         SettingsError: There is no such case or plane, or a model does not know the data set's labels.
-        OutputError: The picture cannot be written.
     """
-    view = _plane(plane)
+    view = next((one for one in PLANES if one.name == plane), None)
+    if view is None:
+        raise SettingsError(f"There is no plane {plane!r}; choose {', '.join(one.name for one in PLANES)}.")
     files = {name: paths for name, *paths in held_out_cases(Path(dataset))}
     if case not in files:
         some = ", ".join(list(files)[:5]) + (" and more" if len(files) > 5 else "")
@@ -140,37 +136,43 @@ def draw_case(
     for path in models:
         with load_model(path) as model:
             check_labels(Path(dataset), model.card.labels)
-            scored = _predicted(model, image, truth, settings)
-            drawn = draw_volumes(Predictor(model, settings), image, samples) if samples else []
+            predictor = Predictor(model, settings)
+            scored = ScoredCase.of(predictor.predict(image), truth)
+            drawn = draw_volumes(predictor, image, samples) if samples else []
             channel = channel or str(next(iter(model.dataset["channel_names"].values())))
-            names.append(_names(model, Path(dataset)))
-            sampled = model.card.covariance.kind is not Covariance.DETERMINISTIC
-        index = worst_slice(scored, view) if index is None else index
-        turned = [_oriented(each, image) for each in drawn]
-        shown = tuple(_cut(each, view, index) for each in turned)
-        section = replace(_section(scored, view, index), samples=shown)
-        sections.append(section if sampled else replace(section, variance=None))
-    sections = [replace(one, title=title) for one, title in zip(sections, _titles(names), strict=True)]
-    where = _slice(image, view, index, case, channel)
-    figure, kind = draw_sections(sections, where), Path(output).suffix[1:] or "png"
-    try:
-        write_file(absolute(output), lambda partial: figure.savefig(partial, dpi=150, format=kind))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{output} cannot be written: {error}.") from error
-    return Path(output)
+            described = describe_run(model, Path(dataset))
+            name, seed = described["model"], described["seed"]
+            names.append((name, f"{name}, {model.path.name if seed is None else f'seed {seed}'}"))
+            certain = model.card.covariance.kind is Covariance.DETERMINISTIC
+        index = worst_slice(scored, image, view) if index is None else index
+        section = _section(scored, lambda array, at=index: _cut(_lps(array, image), view, at))
+        shown = tuple(_cut(_lps(sample, image), view, index) for sample in drawn)
+        sections.append(replace(section, samples=shown, variance=None if certain else section.variance))
+    count = Counter(short for short, _ in names)
+    titles = [short if count[short] == 1 else full for short, full in names]
+    sections = [replace(one, title=title) for one, title in zip(sections, titles, strict=True)]
+    return draw_sections(sections, _slice(image, view, index, case, channel))
 
 
-def worst_slice(case: ScoredCase, plane: Plane) -> int:
-    """Find the slice along the plane's normal with most wrong voxels; without any, with most of the organ.
+def write_picture(figure: Figure, path: Path) -> Path:
+    """Write a figure in the format that its name says.
 
-    Args:
-        case: Arrays (z, y, x) in LPS.
-        plane: Its orientation.
+    Raises:
+        OutputError: It cannot be written.
     """
+    kind = Path(path).suffix[1:] or "png"
+    try:
+        write_file(absolute(path), lambda partial: figure.savefig(partial, dpi=150, format=kind))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be written: {error}.") from error
+    return Path(path)
+
+
+def worst_slice(case: ScoredCase, image: sitk.Image, plane: Plane) -> int:
+    """Find the slice of the reoriented image with most wrong voxels; without any, with most of the organ."""
     wrong = case.prediction.segmentation != case.truth
-    counted = wrong if wrong.any() else case.truth > 0
-    axis = _normal(plane)
-    return int(counted.sum(axis=tuple({0, 1, 2} - {axis})).argmax())
+    counted = _lps((wrong if wrong.any() else case.truth > 0).astype(np.uint8), image)
+    return int(counted.sum(axis=tuple({0, 1, 2} - {_normal(plane)})).argmax())
 
 
 def window(image: sitk.Image, channel: str) -> tuple[tuple[float, float], str]:
@@ -197,46 +199,48 @@ def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
     left, right, top, bottom = view_mm(organ, where.spacing)
     drawn = len(sections[0].samples)
     titles = (COLUMNS[0], *(f"sample {n}" for n in range(1, drawn + 1))) if drawn else COLUMNS
-    figure, grid = _panels(len(sections), len(titles), (bottom - top) / (right - left))
+    tall = _PANEL * (bottom - top) / (right - left)
+    figure = Figure(figsize=(1 + _PANEL * len(titles), 1.2 + tall * len(sections)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(sections), len(titles), squeeze=False)
     height, width = where.image.shape * where.spacing
     place = {"extent": (0, width, height, 0), "interpolation": "nearest"}
     grey = {**place, "interpolation": "bilinear", "cmap": "gray", "vmin": where.window[0], "vmax": where.window[1]}
     # The default scale for all models, so that colours can be compared.
     spread = ScalarMappable(Normalize(0, brightest_variance(RegionSettings().variance_threshold)), "inferno")
+    likely = ScalarMappable(Normalize(0, 1), "cividis")
     for row, section in zip(grid, sections, strict=True):
-        outlines = row[0]
-        outlines.imshow(where.image, **grey)
-        _outline(outlines, section.truth, where.spacing, _TRUTH)
-        _outline(outlines, section.labels, where.spacing, _PREDICTED)
-        for axes, sample in zip(row[1:], section.samples, strict=False):
-            axes.imshow(where.image, **grey)
-            _outline(axes, section.truth, where.spacing, _TRUTH)
-            _outline(axes, sample, where.spacing, _PREDICTED)
         for axes in row:
-            axes.set(xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, top), facecolor="black")
+            axes.set(xticks=[], yticks=[], facecolor="black")
+        shown: list[np.ndarray | None] = [section.labels, *section.samples]
+        if not drawn:
+            _, errors, probability, variance = row
+            errors.imshow(where.image, **grey)
+            errors.imshow(np.ma.masked_equal(section.errors, 0), cmap=_ERROR_COLOURS, vmin=1, vmax=len(ERRORS), **place)
+            probability.imshow(section.probability, cmap=likely.cmap, norm=likely.norm, **place)
+            if section.variance is None:
+                variance.text(0.5, 0.5, "none", transform=variance.transAxes, color="0.6", ha="center", va="center")
+            else:
+                variance.imshow(section.variance, cmap=spread.cmap, norm=spread.norm, **place)
+            shown += [None, section.labels, section.labels]
+        for axes, labels in zip(row, shown, strict=True):
+            if not axes.images and not axes.texts:
+                axes.imshow(where.image, **grey)
+            if labels is not None:
+                _outline(axes, section.truth, where.spacing, _TRUTH)
+                _outline(axes, labels, where.spacing, _PREDICTED)
+            axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
         name = "\n".join(textwrap.wrap(section.title, 26, break_on_hyphens=False))
-        outlines.set_ylabel(f"{name}\nDice {section.dice:.3f}", fontsize=9)
-        if drawn:
-            continue
-        _, errors, probability, variance = row
-        errors.imshow(where.image, **grey)
-        errors.imshow(np.ma.masked_equal(section.errors, 0), cmap=_ERROR_COLOURS, vmin=1, vmax=len(ERRORS), **place)
-        likely = probability.imshow(section.probability, cmap="cividis", vmin=0, vmax=1, **place)
-        if section.variance is None:
-            variance.text(0.5, 0.5, "none", transform=variance.transAxes, color="0.6", ha="center", va="center")
-        else:
-            variance.imshow(section.variance, cmap=spread.cmap, norm=spread.norm, **place)
-        for axes in (probability, variance):
-            _outline(axes, section.truth, where.spacing, _TRUTH)
-            _outline(axes, section.labels, where.spacing, _PREDICTED)
+        row[0].set_ylabel(f"{name}\nDice {section.dice:.3f}", fontsize=9)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=10)
     _orient(grid[0, 0], where.plane, right - left)
     if not drawn:
-        _colour_bar(figure, likely, grid[-1, 2])
-        _colour_bar(figure, spread, grid[-1, 3], extend="max")
-    _legend(figure, sections, grid[-1, 0])
-    figure.suptitle(f"{where.title}; {where.window_title}", fontsize=11, y=1 - 0.12 / figure.get_figheight(), va="top")
+        bar: dict[str, Any] = {"orientation": "horizontal", "fraction": 0.05, "shrink": 0.9, "aspect": 15}
+        figure.colorbar(likely, ax=list(grid[:, 2]), **bar)
+        figure.colorbar(spread, ax=list(grid[:, 3]), extend="max", **bar)
+    _legend(figure, sections)
+    figure.suptitle(f"{where.title}; {where.window_title}", fontsize=11)
     return figure
 
 
@@ -256,88 +260,6 @@ def view_mm(organ: np.ndarray, spacing: np.ndarray) -> tuple[float, float, float
 
 
 _ERROR_COLOURS = ListedColormap([colour for _, colour in ERRORS.values()])
-
-
-def _plane(name: str) -> Plane:
-    known = {plane.name: plane for plane in PLANES}
-    if name not in known:
-        raise SettingsError(f"There is no plane {name!r}; choose {', '.join(known)}.")
-    return known[name]
-
-
-def _predicted(model: Model, image: sitk.Image, truth: sitk.Image, settings: PredictionSettings | None) -> ScoredCase:
-    """Predict and pair with the truth, arrays (z, y, x) in LPS."""
-    prediction = predict(image, model, settings)
-    case = ScoredCase.of(prediction, truth)
-
-    turned = replace(
-        prediction,
-        segmentation=_oriented(prediction.segmentation, image),
-        probability=np.stack([_oriented(each, image) for each in prediction.probability]),
-        variance=np.stack([_oriented(each, image) for each in prediction.variance]),
-        grid=grid_of(_lps(truth)),
-    )
-    return ScoredCase(turned, _oriented(case.truth, image))
-
-
-def _oriented(array: np.ndarray, image: sitk.Image) -> np.ndarray:
-    """Turn an array on an image's grid to LPS."""
-    stored = sitk.GetImageFromArray(array)
-    stored.CopyInformation(image)
-    return sitk.GetArrayFromImage(_lps(stored))
-
-
-def _lps(image: sitk.Image) -> sitk.Image:
-    """Reorient an image to LPS."""
-    return sitk.DICOMOrient(image, "LPS")
-
-
-def _normal(plane: Plane) -> int:
-    """Return the axis of an LPS array (z, y, x) that is normal to a plane."""
-    return 2 - int(np.argmax(np.abs(np.cross(plane.right, plane.down))))
-
-
-def _cut(volume: np.ndarray, plane: Plane, index: int) -> np.ndarray:
-    """Take a slice of an LPS array (z, y, x), with rows and columns as the plane is viewed.
-
-    In all planes columns run along the array's axis; rows run along it or against it.
-    """
-    section = volume.take(index, axis=_normal(plane))
-    return section[::-1] if sum(plane.down) < 0 else section
-
-
-def _section(case: ScoredCase, plane: Plane, index: int) -> Section:
-    found, truth = case.prediction, case.truth
-    overlaps = [dice(found.segmentation == label.value, truth == label.value) for label in found.labels]
-    maps = (truth, found.segmentation, found.probability.sum(axis=0), found.variance.max(axis=0))
-    return Section("", float(np.mean(overlaps)), *(_cut(volume, plane, index) for volume in maps))
-
-
-def _slice(image: sitk.Image, plane: Plane, index: int, case: str, channel: str) -> Slice:
-    oriented, axis = _lps(image), _normal(plane)
-    middle = [(n - 1) / 2 for n in oriented.GetSize()]
-    middle[2 - axis] = float(index)
-    right, anterior, superior = np.multiply(oriented.TransformContinuousIndexToPhysicalPoint(middle), (-1, -1, 1))
-    place = {0: f"S {superior:.1f}", 1: f"A {anterior:.1f}", 2: f"R {right:.1f}"}[axis].replace("-", "−")
-    return Slice(
-        plane,
-        _cut(sitk.GetArrayViewFromImage(oriented), plane, index),
-        np.delete(np.array(oriented.GetSpacing())[::-1], axis),
-        f"{case}, {plane.name} slice at {place} mm",
-        *window(image, channel),
-    )
-
-
-def _names(model: Model, dataset: Path) -> tuple[str, str]:
-    """Return a row's name, and a longer one that distinguishes it from others of that name."""
-    described = describe_run(model, dataset)
-    name, seed = described["model"], described["seed"]
-    return name, f"{name}, {model.path.name if seed is None else f'seed {seed}'}"
-
-
-def _titles(names: Sequence[tuple[str, str]]) -> list[str]:
-    count = Counter(short for short, _ in names)
-    return [short if count[short] == 1 else full for short, full in names]
 
 
 def _outline(axes: Axes, labels: np.ndarray, spacing: np.ndarray, colour: tuple[float, ...]) -> None:
@@ -367,47 +289,56 @@ def _orient(axes: Axes, plane: Plane, width: float) -> None:
     axes.annotate(f"{length} mm", ((left + right) / 2, height), (0, 3), fontsize=7, **place, **style)
 
 
-def _panels(rows: int, columns: int, ratio: float) -> tuple[Figure, np.ndarray]:
-    """Make a figure with a grid of equal panels, whose height is their width times a ratio; sizes in inches."""
-    wide, tall = _PANEL, _PANEL * ratio
-    before, after, above, below, gap = 0.75, 0.1, 0.62, 0.62, 0.05
-    width = before + columns * wide + (columns - 1) * gap + after
-    height = above + rows * tall + (rows - 1) * gap + below
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-    place = {"left": before / width, "right": 1 - after / width, "top": 1 - above / height, "bottom": below / height}
-    place |= {"wspace": gap / wide, "hspace": gap / tall}
-    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=place)
-
-
-def _colour_bar(figure: Figure, drawn: ScalarMappable, above: Axes, **style: Any) -> None:
-    """Draw a horizontal colour bar below a panel."""
-    box, inch = above.get_position(), 1 / figure.get_figheight()
-    place = (box.x0 + 0.06 * box.width, box.y0 - 0.28 * inch, 0.88 * box.width, 0.13 * inch)
-    bar = figure.colorbar(drawn, cax=figure.add_axes(place), orientation="horizontal", **style)
-    bar.ax.tick_params(labelsize=8)
-
-
-def _legend(figure: Figure, sections: Sequence[Section], above: Axes) -> None:
-    """Explain the colours below the panels without a bar."""
+def _legend(figure: Figure, sections: Sequence[Section]) -> None:
+    """Explain the colours without a bar."""
     rim = [withStroke(linewidth=3, foreground="0.4")]
     entries: list[Line2D | Patch] = [
         Line2D([], [], color=colour, label=name, path_effects=rim)
         for name, colour in (("truth", _TRUTH), ("sample" if sections[0].samples else "prediction", _PREDICTED))
     ]
-    there = set(np.concatenate([np.unique(one.errors) for one in sections if not one.samples] or [[]]).tolist())
+    there = {int(key) for one in sections if not one.samples for key in np.unique(one.errors)}
     entries += [Patch(color=colour, label=name) for key, (name, colour) in ERRORS.items() if key in there]
-    box = above.get_position()
-    figure.legend(
-        handles=entries,
-        loc="upper left",
-        bbox_to_anchor=(box.x0, box.y0 - 0.12 / figure.get_figheight()),
-        borderaxespad=0,
-        borderpad=0,
-        ncols=len(entries),
-        columnspacing=1.0,
-        handlelength=1.5,
-        handletextpad=0.5,
-        frameon=False,
-        fontsize=9,
+    figure.legend(handles=entries, loc="outside lower left", ncols=len(entries), frameon=False, fontsize=9)
+
+
+def _lps(array: np.ndarray, image: sitk.Image) -> np.ndarray:
+    """Turn an array on an image's grid to LPS."""
+    stored = sitk.GetImageFromArray(array)
+    stored.CopyInformation(image)
+    return sitk.GetArrayFromImage(sitk.DICOMOrient(stored, "LPS"))
+
+
+def _normal(plane: Plane) -> int:
+    """Return the axis of an LPS array (z, y, x) that is normal to a plane."""
+    return 2 - int(np.argmax(np.abs(np.cross(plane.right, plane.down))))
+
+
+def _cut(volume: np.ndarray, plane: Plane, index: int) -> np.ndarray:
+    """Take a slice of an LPS array (z, y, x), with rows and columns as the plane is viewed.
+
+    In all planes columns run along the array's axis; rows run along it or against it.
+    """
+    section = volume.take(index, axis=_normal(plane))
+    return section[::-1] if sum(plane.down) < 0 else section
+
+
+def _section(case: ScoredCase, cut: Callable[[np.ndarray], np.ndarray]) -> Section:
+    predicted, truth = case.prediction, case.truth
+    overlaps = [dice(predicted.segmentation == label.value, truth == label.value) for label in predicted.labels]
+    maps = (truth, predicted.segmentation, predicted.probability.sum(axis=0), predicted.variance.max(axis=0))
+    return Section("", float(np.mean(overlaps)), *map(cut, maps))
+
+
+def _slice(image: sitk.Image, plane: Plane, index: int, case: str, channel: str) -> Slice:
+    oriented, axis = sitk.DICOMOrient(image, "LPS"), _normal(plane)
+    middle = [(n - 1) / 2 for n in oriented.GetSize()]
+    middle[2 - axis] = float(index)
+    right, anterior, superior = np.multiply(oriented.TransformContinuousIndexToPhysicalPoint(middle), (-1, -1, 1))
+    place = {0: f"S {superior:.1f}", 1: f"A {anterior:.1f}", 2: f"R {right:.1f}"}[axis].replace("-", "−")
+    return Slice(
+        plane,
+        _cut(sitk.GetArrayViewFromImage(oriented), plane, index),
+        np.delete(np.array(oriented.GetSpacing())[::-1], axis),
+        f"{case}, {plane.name} slice at {place} mm",
+        *window(image, channel),
     )

@@ -37,7 +37,7 @@ def sweeps(runs: Sequence[Run]) -> dict[str, dict[int, list[Run]]]:
     for run in sorted(runs, key=lambda run: run.bases or 0):
         if run.bases is not None:
             numbers[run.model].setdefault(run.bases, []).append(run)
-    return {model: found for model, found in numbers.items() if len(found) > 1}
+    return {model: runs_of_number for model, runs_of_number in numbers.items() if len(runs_of_number) > 1}
 
 
 def over_seeds(runs: Sequence[Run], key: str) -> dict[str, float]:

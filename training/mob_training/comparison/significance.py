@@ -71,11 +71,13 @@ class PairedTest:
         return BETTER if self.better else WORSE
 
 
-def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[PairedTest]:
+def paired_tests(runs: Sequence[Run]) -> list[PairedTest]:
     """Test every model against the reference, for every score that both have, over the seeds that both have.
 
+    The reference is the fine-tuned control, else the deterministic model, else the first.
+
     Raises:
-        SettingsError: There is no such reference, or two models were scored on different cases.
+        SettingsError: Two models were scored on different cases.
     """
     tests: list[PairedTest] = []
     for dataset in datasets(runs):
@@ -84,11 +86,9 @@ def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[Pair
         groups = by_model([run for run in own if not run.sweep])
         if not groups:
             continue
-        if reference is not None and reference not in groups:
-            raise SettingsError(f"{dataset} has no model {reference!r}; choose among {', '.join(groups)}.")
         controls = [name for name in groups if name.startswith(CONTROL)]  # plain, or a variant such as (temperature)
         usual = CONTROL if CONTROL in groups else controls[0] if len(controls) == 1 else ORDER[0]
-        base = reference or (usual if usual in groups else next(iter(groups)))
+        base = usual if usual in groups else next(iter(groups))
         for metric in (metric for _, metrics in GROUPS.values() for metric in metrics if metric.tested):
             family = []
             for model in (name for name in groups if name != base):
@@ -96,10 +96,10 @@ def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[Pair
                 differences = _differences(ours, theirs, metric)
                 if differences:
                     mean = np.mean(differences)
-                    each = [_differences([a], [b], metric) for a, b in _pairs(ours, theirs)]
-                    same_sign = sum(bool(one) and np.sign(np.mean(one)) == np.sign(mean) for one in each)
+                    of_seeds = [_differences([a], [b], metric) for a, b in _pairs(ours, theirs)]
+                    same_sign = sum(bool(one) and np.sign(np.mean(one)) == np.sign(mean) for one in of_seeds)
                     p = signed_rank(differences)
-                    family.append(PairedTest(dataset, metric, model, base, differences, len(each), same_sign, p))
+                    family.append(PairedTest(dataset, metric, model, base, differences, len(of_seeds), same_sign, p))
             corrected = holm([test.p for test in family])
             tests += [replace(test, corrected=p) for test, p in zip(family, corrected, strict=True)]
     return tests
@@ -141,9 +141,9 @@ def _pairs(ours: Sequence[Run], theirs: Sequence[Run]) -> list[tuple[Run, Run]]:
 
 def _differences(ours: Sequence[Run], theirs: Sequence[Run], metric: Metric) -> tuple[float, ...]:
     """Compute ours minus theirs for each subject, averaged over its cases and the runs."""
-    found, expected = over_seeds(ours, metric.key), over_seeds(theirs, metric.against or metric.key)
-    shared = sorted(found.keys() & expected.keys())
-    return tuple(over_subjects(ours, {case: found[case] - expected[case] for case in shared}).values())
+    own, expected = over_seeds(ours, metric.key), over_seeds(theirs, metric.against or metric.key)
+    shared = sorted(own.keys() & expected.keys())
+    return tuple(over_subjects(ours, {case: own[case] - expected[case] for case in shared}).values())
 
 
 def _check_same_cases(runs: Sequence[Run]) -> None:

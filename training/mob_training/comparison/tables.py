@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from mob_training.data.datasets import CASES_FILE, LEFT_OUT
 from mob_training.evaluation.score_files import write_content
+from MoBUncertaintyLib.errors import SettingsError
 
 LATEX: dict[str, str | int | None] = {character: f"\\{character}" for character in "&%_#${}"}
 LATEX |= {
@@ -144,14 +148,42 @@ def with_best(cells: Sequence[Cell], higher: bool, target: float | None = None) 
         target: The nearer to it the better, instead.
     """
     shown = [None if cell.mean is None else round(cell.mean, cell.digits) for cell in cells]
-    known = [value for value in shown if value is not None]
-    if len(known) < 2:
+    defined = [value for value in shown if value is not None]
+    if len(defined) < 2:
         return list(cells)
     if target is not None:
         shown = [None if value is None else round(abs(value - target), 9) for value in shown]
-        known = [value for value in shown if value is not None]
-    best = max(known) if higher and target is None else min(known)
+        defined = [value for value in shown if value is not None]
+    best = max(defined) if higher and target is None else min(defined)
     return [replace(cell, best=value == best) for cell, value in zip(cells, shown, strict=True)]
+
+
+def table1(datasets: Sequence[Path]) -> Table:
+    """Tabulate the cases of raw data sets by part of the split, and the volumes of the structures in ml (Table 1).
+
+    Volumes are over the cases in use that show the structure.
+
+    Raises:
+        SettingsError: A folder was not written by this program.
+    """
+    columns = ("Cases", "Train", "Val", "Test", "Left out", "Mean, ml", "SD, ml", "Median, ml", "Min, ml", "Max, ml")
+    rows: list[tuple[str, tuple[str, ...]]] = []
+    for dataset in datasets:
+        try:
+            with (dataset / CASES_FILE).open(newline="", encoding="utf-8") as file:
+                cases = list(csv.DictReader(file))
+            labels = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["labels"]
+        except OSError:
+            raise SettingsError(f"{dataset} has no {CASES_FILE}; convert it by mob-training.") from None
+        parts = Counter(case["part"] for case in cases)
+        used = [case for case in cases if case["part"] in ("train", "val", "test")]
+        counts = [len(used), *(parts[part] for part in ("train", "val", "test", LEFT_OUT))]
+        for name in (name for name, value in labels.items() if value != 0):
+            volumes = np.array([v for case in used if (v := float(case[f"{name}_ml"] or 0)) > 0] or [np.nan])
+            deviation = volumes.std(ddof=1) if len(volumes) > 1 else 0.0
+            numbers = (volumes.mean(), deviation, np.median(volumes), volumes.min(), volumes.max())
+            rows.append((name.replace("_", " "), (*map(str, counts), *(f"{number:.2f}" for number in numbers))))
+    return Table("Data sets", "Structure", columns, tuple(rows))
 
 
 def _number(value: float | None) -> str:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from mob_training.data import CHANNEL
 from mob_training.data.partial_labels import FILE, read_missing, write_labelled
-from mob_training.data.split import Split, StatedSplit, subjects_of
+from mob_training.data.split import Split, StatedSplit, check_subjects
 from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
 from MoBUncertaintyLib.files.publishing import write_file
 from MoBUncertaintyLib.images.grid import grid_of
@@ -61,25 +62,42 @@ class LeftOut:
     problem: str
 
 
-def parse_labels(labels: list[str]) -> tuple[list[str], list[list[int]]]:
+@dataclass(frozen=True)
+class Cohort:
+    """Labelled cases, and what they show.
+
+    Attributes:
+        cases: Those that can be used.
+        left_out: Those that cannot.
+        labels: Names of the classes from 1 on.
+        source: Where the data came from.
+        channel: `CT` for Hounsfield units with nnU-Net's CT normalisation; anything else is z-scored.
+    """
+
+    cases: Sequence[LabelledCase]
+    left_out: Sequence[LeftOut]
+    labels: Sequence[str]
+    source: str
+    channel: str = "CT"
+
+
+def parse_labels(entries: list[str]) -> dict[str, list[int]]:
     """Parse the names and label values of `--label NAME=VALUE[,VALUE...]`.
 
     Raises:
         SettingsError: One is not of that form, or a name or a value comes twice.
     """
-    names: list[str] = []
-    values: list[list[int]] = []
-    for entry in labels:
+    labels: dict[str, list[int]] = {}
+    for entry in entries:
         name, _, members = entry.partition("=")
         if not name or not all(member.strip().isdecimal() for member in members.split(",")):
             raise SettingsError(f"--label must be NAME=VALUE or NAME=VALUE,VALUE, not {entry!r}.")
-        own = [int(member) for member in members.split(",")]
-        taken = [value for others in values for value in others]
-        if name in ("background", *names) or not all(own) or len({*own, *taken}) < len(own) + len(taken):
+        values = [int(member) for member in members.split(",")]
+        used = {0}.union(*labels.values())
+        if name in ("background", *labels) or len(used.union(values)) < len(used) + len(values):
             raise SettingsError(f"--label {entry}: each name and value may come once, background and 0 not at all.")
-        names.append(name)
-        values.append(own)
-    return names, values
+        labels[name] = values
+    return labels
 
 
 def case_names(source: Path) -> set[str]:
@@ -98,26 +116,26 @@ def case_names(source: Path) -> set[str]:
 
 def folder_cases(
     source: Path,
-    values: list[list[int]],
-    report: Callable[[str], None] = print,
-    labels: Sequence[str] = (),
+    labels: Mapping[str, Sequence[int]],
+    channel: str = CHANNEL,
     absent_is_missing: bool = False,
-) -> tuple[list[LabelledCase], list[LeftOut]]:
+    report: Callable[[str], None] = print,
+) -> Cohort:
     """Find the cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, and those that cannot be used.
 
     Args:
         source: The folder; its `labelled.json`, if there is one, says which cases lack labels.
-        values: Class 1, 2, ... is where the label map has one of the values of the first, second, ... list.
-        report: Called with one line for each case that is left out or repaired.
-        labels: Names of the classes, as `labelled.json` has them.
+        labels: Values in the label maps, by the name of the class.
+        channel: What the images show.
         absent_is_missing: A class that a label map does not show was not drawn there, instead of being absent.
+        report: Called with one line for each case that is left out or repaired.
 
     Raises:
         SettingsError: The folder holds no images, or its `labelled.json` is wrong.
     """
     images, maps = Path(source) / "images", Path(source) / "labels"
-    names = case_names(source)
-    missing = read_missing(source, labels, names)
+    names, classes, values = case_names(source), list(labels), list(labels.values())
+    missing = read_missing(source, classes, names)
 
     def read(name: str) -> LabelledCase:
         file = f"{name}{SUFFIX}"
@@ -125,23 +143,17 @@ def folder_cases(
         absent = frozenset(value for value, volume in enumerate(case.volumes_ml, start=1) if not volume)
         lacked = missing.get(name, frozenset()) | (absent if absent_is_missing else frozenset())
         if shown := lacked - absent:
-            raise ImageError(f"labels/{file} shows {labels[min(shown) - 1]}, which {FILE} does not give to it.")
+            raise ImageError(f"labels/{file} shows {classes[min(shown) - 1]}, which {FILE} does not give to it.")
         return replace(case, missing=lacked)
 
-    return gather_cases(names, read, report)
+    return Cohort(*gather_cases(names, read, report), classes, Path(source).name, channel)
 
 
 def gather_cases(
     names: Iterable[str], read: Callable[[str], LabelledCase], report: Callable[[str], None]
 ) -> tuple[list[LabelledCase], list[LeftOut]]:
-    """Read and check cases one by one, and leave out those that cannot be used.
-
-    Args:
-        names: Of the cases.
-        read: Reads a case, or raises an `ImageError` that says why it cannot be used.
-        report: Called with one line for each case that is left out or repaired.
-    """
-    found, left_out = [], []
+    """Read cases one by one; `read` raises an `ImageError` that says why a case is left out."""
+    cases, left_out = [], []
     for name in sorted(names):
         try:
             case = read(name)
@@ -149,10 +161,10 @@ def gather_cases(
             left_out.append(LeftOut(name, str(problem)))
             report(f"{name} is left out: {problem}")
         else:
-            found.append(case)
+            cases.append(case)
             if case.repairs:
                 report(f"{name} is repaired: {case.repairs}")
-    return found, left_out
+    return cases, left_out
 
 
 def check_case(name: str, image: Path, label: Path, values: Values, shown: str) -> LabelledCase:
@@ -230,13 +242,8 @@ def new_dataset_folder(dataset_id: int, name: str) -> Path:
 
 def write_dataset(
     folder: Path,
-    cases: Sequence[LabelledCase],
-    labels: Sequence[str],
-    channel: str,
+    cohort: Cohort,
     split: Split | StatedSplit,
-    source: str,
-    left_out: Sequence[LeftOut] = (),
-    subjects: Mapping[str, str] | None = None,
     report: Callable[[str], None] = print,
     orientation: str | None = None,
 ) -> Path:
@@ -248,60 +255,65 @@ def write_dataset(
 
     Args:
         folder: As `new_dataset_folder` gives it.
-        cases: What to write.
-        labels: Names of the classes from 1 on.
-        channel: `CT` for Hounsfield units with nnU-Net's CT normalisation; anything else is z-scored.
+        cohort: What to write.
         split: Train, validation and test.
-        source: Where the data came from, kept in `dataset.json`.
-        left_out: Cases that could not be used, for `cases.csv`.
-        subjects: The subject of each case; the split keeps cases of one subject together.
         report: Called with one line for each reoriented case, and one if some subjects are unknown.
-        orientation: Of the stored axes, such as `LPS`; None: that of most cases.
+        orientation: Of the stored axes, such as `LPS`. Default: that of most cases.
 
     Raises:
-        SettingsError: There are too few cases for the split, or `subjects` knows none of them.
+        SettingsError: There are too few cases for the split, or its subjects are of other cases.
         OutputError: The disk is full, or the folder cannot be written.
 
     Returns:
         The folder. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training; cases that
         calibrate in `calibration/images` and `calibration/labels`.
     """
-    subjects = subjects_of([case.name for case in cases], subjects, report)
-    parts = split.assign(list(subjects), subjects)
-    part_of = {name: part for part, names in parts.items() for name in names}
+    names, labels = [case.name for case in cohort.cases], cohort.labels
+    check_subjects(names, split.subjects, report)
+    parts = split.assign(names)
+    part_of = {name: part for part, members in parts.items() for name in members}
     hidden = folder.with_name(f".{folder.name}")
     shutil.rmtree(hidden, ignore_errors=True)
     try:
         for kind in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
             (hidden / kind).mkdir(parents=True)
-        used = {case: stored_orientation(case.image) for case in cases if case.name in part_of}
+        used = {case: stored_orientation(case.image) for case in cohort.cases if case.name in part_of}
         orientation = orientation or Counter(sorted(used.values())).most_common(1)[0][0]
-        reoriented = {
-            case.name: f"Reoriented from {own} to {orientation}." for case, own in used.items() if own != orientation
-        }
-        for name, note in reoriented.items():
-            report(f"{name}: {note}")
-        for case in used:
-            places = _places(hidden, part_of[case.name], case.name)
-            _write_case(case, *places, orientation if case.name in reoriented else None)
+        rows = []
+        for case in cohort.cases:
+            note = case.repairs
+            if used.get(case, orientation) != orientation:
+                turned = f"Reoriented from {used[case]} to {orientation}."
+                report(f"{case.name}: {turned}")
+                note = f"{note} {turned}".strip()
+            if case in used:
+                _write_case(case, hidden, part_of[case.name], orientation if used[case] != orientation else None)
+            row = {"case": case.name, "part": part_of.get(case.name, "not used"), "note": note}
+            row["subject"] = split.subjects.get(case.name, case.name)
+            for value, (label, volume) in enumerate(zip(labels, case.volumes_ml, strict=False), start=1):
+                row[f"{label}_ml"] = "" if value in case.missing else f"{volume:.3f}"
+            rows.append(row)
+        rows += [{"case": case.name, "part": LEFT_OUT, "note": case.problem} for case in cohort.left_out]
         missing = {case.name: case.missing for case in used}
         write_labelled(hidden, labels, missing)
         if calibrating := parts.get("calibrate"):
             write_labelled(hidden / "calibration", labels, {name: missing[name] for name in calibrating})
         description = {
-            "channel_names": {"0": channel},
+            "channel_names": {"0": cohort.channel},
             "labels": {"background": 0} | {label: value for value, label in enumerate(labels, start=1)},
             "numTraining": len(parts["train"]) + len(parts["val"]),
-            "file_ending": ".nii.gz",
-            "reference": source,
+            "file_ending": SUFFIX,
+            "reference": cohort.source,
             # Not nnU-Net's: kept so that `mob-uncertainty export` can state the axes the model was trained in.
             "orientation": orientation,
         }
         splits = [{"train": parts["train"], "val": parts["val"]}]
-        _write_json(hidden / "dataset.json", description)
-        _write_json(hidden / "splits_final.json", splits)
-        notes = {case.name: " ".join(filter(None, (case.repairs, reoriented.get(case.name)))) for case in cases}
-        _write_cases_file(hidden / CASES_FILE, cases, part_of, subjects, notes, labels, left_out)
+        for name, content in (("dataset", description), ("splits_final", splits)):
+            (hidden / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        with (hidden / CASES_FILE).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["case", "part", "subject", "note", *(f"{label}_ml" for label in labels)])
+            writer.writeheader()
+            writer.writerows(sorted(rows, key=lambda row: row["case"]))
         hidden.rename(folder)
     except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
         raise OutputError(f"{folder} cannot be written ({error}); free some space or choose another folder.") from error
@@ -319,23 +331,19 @@ def copy_case_files(raw: Path, preprocessed: Path) -> None:
             write_file(preprocessed / name, partial(shutil.copyfile, raw / name))
 
 
-def _places(folder: Path, part: str, name: str) -> tuple[Path, Path]:
-    """Return the files of image and label map of a case."""
-    if part == "calibrate":
-        return tuple(folder / "calibration" / kind / f"{name}{SUFFIX}" for kind in ("images", "labels"))
+def _write_case(case: LabelledCase, folder: Path, part: str, orientation: str | None) -> None:
+    """Write image and label map where the part of the split has them, reoriented if needed."""
     suffix = "Ts" if part == "test" else "Tr"
-    return folder / f"images{suffix}" / f"{name}_0000{SUFFIX}", folder / f"labels{suffix}" / f"{name}{SUFFIX}"
-
-
-def _write_case(case: LabelledCase, image: Path, label: Path, orientation: str | None) -> None:
-    """Write image and label map, reoriented if needed."""
-    for target in (image, label):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    image, label = folder / f"images{suffix}" / f"{case.name}_0000{SUFFIX}", folder / f"labels{suffix}"
+    if part == "calibrate":
+        image, label = folder / "calibration" / "images" / f"{case.name}{SUFFIX}", folder / "calibration" / "labels"
+    for place in (image.parent, label):
+        place.mkdir(parents=True, exist_ok=True)
     if case.repairs or orientation:
         write_image(_reorient(read_image(case.image).image, orientation), image)
     else:
         shutil.copyfile(case.image, image)
-    write_image(_reorient(case.read_label(), orientation), label)
+    write_image(_reorient(case.read_label(), orientation), label / f"{case.name}{SUFFIX}")
 
 
 def write_image(image: sitk.Image, path: Path) -> None:
@@ -351,39 +359,6 @@ def _reorient(image: sitk.Image, orientation: str | None) -> sitk.Image:
     return sitk.DICOMOrient(image, orientation) if orientation else image
 
 
-def _write_cases_file(
-    path: Path,
-    cases: Sequence[LabelledCase],
-    part_of: dict[str, str],
-    subjects: Mapping[str, str],
-    notes: Mapping[str, str],
-    labels: Sequence[str],
-    left_out: Sequence[LeftOut],
-) -> None:
-    """Write `cases.csv`: split, subject and class volumes of each case, or why it was left out.
-
-    A class that was not drawn has no volume.
-    """
-    rows = [
-        {
-            "case": case.name,
-            "part": part_of.get(case.name, "not used"),
-            "subject": subjects[case.name],
-            "note": notes[case.name],
-        }
-        | {
-            f"{label}_ml": "" if value in case.missing else f"{volume:.3f}"
-            for value, (label, volume) in enumerate(zip(labels, case.volumes_ml, strict=False), start=1)
-        }
-        for case in cases
-    ]
-    rows += [{"case": case.name, "part": LEFT_OUT, "note": case.problem} for case in left_out]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["case", "part", "subject", "note", *(f"{label}_ml" for label in labels)])
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: row["case"]))
-
-
 def volumes_ml(label: sitk.Image, classes: int) -> tuple[float, ...]:
     """Compute the volume in ml of the classes 1 to `classes` of a label map."""
     counts = np.bincount(sitk.GetArrayViewFromImage(label).ravel(), minlength=classes + 1)
@@ -396,7 +371,3 @@ def same_grid(image: sitk.Image, other: sitk.Image) -> bool:
         np.allclose(getattr(image, get)(), getattr(other, get)(), atol=1e-3)
         for get in ("GetSpacing", "GetOrigin", "GetDirection")
     )
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

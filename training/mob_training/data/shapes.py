@@ -115,8 +115,8 @@ class Tube:
             near &= (coordinate > low) & (coordinate < high)
         result = np.full(points.shape[1:], FAR, np.float32)
         away, index = cKDTree(self.line).query(points[:, near].T, distance_upper_bound=reach)
-        found = np.isfinite(away)
+        reached = np.isfinite(away)
         values = np.full(away.shape, FAR)
-        values[found] = np.minimum(FAR, away[found] - self.radius[index[found]])
+        values[reached] = np.minimum(FAR, away[reached] - self.radius[index[reached]])
         result[near] = values
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,51 +19,45 @@ SHIPPED = Path(__file__).parents[2] / "workflow" / "config"
 
 @dataclass(frozen=True)
 class Split:
-    """How many cases train, validate and test, in an order that comes from the seed alone.
+    """How many cases validate and test, in an order that comes from the seed alone; the rest trains.
 
     Cases of one subject stay together. Where a part has no room for all of a subject's, the next subject has its turn,
     so a part may have fewer cases than it should.
 
     Attributes:
-        train: At least 1; None: what the others leave.
-        validation: At least 1; None: a fifth of the cases that are not tested, rounded up (paper, section 4).
-        test: None: a fifth of all, rounded up.
+        validation: At least 1. Default: a fifth of the cases that are not tested, rounded up (paper, section 4).
+        test: Default: a fifth of all, rounded up.
         seed: Of the order.
-        groups: The group of each case, where it is known: each part takes its cases from all groups in turn.
+        subjects: The subject of each case; a case that is not named has a subject of its own.
+        groups: The group of each case: each part takes its cases from all groups in turn.
     """
 
-    train: int | None = None
     validation: int | None = None
     test: int | None = None
     seed: int = 0
+    subjects: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
 
-    def assign(self, names: Sequence[str], subjects: Mapping[str, str] | None = None) -> dict[str, list[str]]:
-        """Assign names to `train`, `val` and `test`, independently of their order.
-
-        Args:
-            names: Of the cases.
-            subjects: The subject of each case, where it is known; a case without one has a subject of its own.
+    def assign(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Assign names of cases to `train`, `val` and `test`, independently of their order.
 
         Raises:
             SettingsError: There are too few cases.
         """
         together: dict[str, list[str]] = {}
         for name in sorted(names):
-            together.setdefault((subjects or {}).get(name, name), []).append(name)
-        several = list(together.values())
-        waiting = self._in_turn([several[i] for i in np.random.default_rng(self.seed).permutation(len(several))])
+            together.setdefault(self.subjects.get(name, name), []).append(name)
+        cases = list(together.values())
+        waiting = self._in_turn([cases[i] for i in np.random.default_rng(self.seed).permutation(len(cases))])
         total = len(names)
         test = math.ceil(total / 5) if self.test is None else self.test
         validation = math.ceil((total - test) / 5) if self.validation is None else self.validation
-        train = total - validation - test if self.train is None else self.train
-        if min(train, validation) < 1 or test < 0 or train + validation + test > total:
-            self._refuse(total, train, validation, test)
         tested, waiting = _fill(test, waiting)
         validating, waiting = _fill(validation, waiting)
-        training, _ = _fill(total if self.train is None else train, waiting)
-        if not validating or not training or (test and not tested):
-            self._refuse(total, train, validation, test)
+        training = [name for subject in waiting for name in subject]
+        if min(validation, total - validation - test) < 1 or not validating or not training or (test and not tested):
+            wanted = f"train, to validate {max(validation, 1)} and to test {max(test, 0)}"
+            raise SettingsError(f"{total} cases are too few to {wanted}; add cases or change the split.")
         return {"train": sorted(training), "val": sorted(validating), "test": sorted(tested)}
 
     def _in_turn(self, subjects: list[list[str]]) -> list[list[str]]:
@@ -77,18 +71,15 @@ class Split:
         order = range(len(subjects)) if not self.groups else np.argsort(turns, kind="stable")
         return [subjects[i] for i in order]
 
-    def _refuse(self, total: int, train: int, validation: int, test: int) -> None:
-        wanted = f"train {max(train, 1)}, validate {max(validation, 1)} and test {max(test, 0)}"
-        raise SettingsError(f"{total} cases are too few to {wanted}; add cases or change the split.")
-
 
 @dataclass(frozen=True)
 class StatedSplit:
     """A split that was written down: the part of each case, `train`, `val`, `calibrate`, `test`."""
 
     parts: Mapping[str, str]
+    subjects: Mapping[str, str] = field(default_factory=dict)
 
-    def assign(self, names: Sequence[str], _subjects: Mapping[str, str] | None = None) -> dict[str, list[str]]:
+    def assign(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Return the cases of each part; a case that the split does not name is not used.
 
         Raises:
@@ -98,41 +89,6 @@ class StatedSplit:
         if not assigned["train"] or not assigned["val"]:
             raise SettingsError("The table of the split has no case of this data set to train, or none to validate.")
         return assigned
-
-
-def stratified(labels: Mapping[str, Collection[str]], sizes: Mapping[str, int], seed: int) -> dict[str, str]:
-    """Divide cases into parts that have their fraction of each label's cases (iterative stratification).
-
-    The cases of the label with the fewest cases left go first, each to the part that lacks most of them (Sechidis et
-    al. 2011, On the stratification of multi-label data).
-
-    Args:
-        labels: Names of the labels of each case.
-        sizes: How many cases each part has; together all.
-        seed: Of the order of the cases.
-
-    Returns:
-        The part of each case.
-    """
-    names = sorted(labels)
-    left = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    counts = Counter(label for name in left for label in labels[name])
-    room = dict(sizes)
-    wanted = {(part, label): counts[label] * size / len(left) for part, size in sizes.items() for label in counts}
-    parts: dict[str, str] = {}
-    while left:
-        waiting = Counter(label for name in left for label in labels[name])
-        rarest = min(waiting, key=lambda label: (waiting[label], label), default=None)
-        for name in [name for name in left if rarest is None or rarest in labels[name]]:
-            part = max(
-                (part for part in sizes if room[part]), key=lambda part: (wanted.get((part, rarest), 0), room[part])
-            )
-            parts[name] = part
-            room[part] -= 1
-            for label in labels[name]:
-                wanted[part, label] -= 1
-        left = [name for name in left if name not in parts]
-    return dict(sorted(parts.items()))
 
 
 def _fill(size: int, groups: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -172,18 +128,21 @@ def read_subjects(path: Path, column: str = "subject") -> dict[str, str]:
         raise SettingsError(f"{path} is no table of subjects; give a CSV file with the columns case,subject.") from None
 
 
-def subjects_of(names: Sequence[str], known: Mapping[str, str] | None, report: Callable[[str], None]) -> dict[str, str]:
-    """Return the subject of each case; an unknown case is a subject of its own."""
-    known = known or {}
-    unknown = [name for name in names if name not in known]
-    if known and names and len(unknown) == len(names):
+def check_subjects(names: Sequence[str], subjects: Mapping[str, str], report: Callable[[str], None]) -> None:
+    """Check a table of subjects, where there is one, against the names of the cases; report how many it lacks.
+
+    Raises:
+        SettingsError: It names none of them.
+    """
+    unknown = [name for name in names if name not in subjects]
+    if not subjects or not unknown:
+        return
+    if len(unknown) == len(names):
         raise SettingsError(
-            f"The table of subjects names none of the cases: it has {next(iter(known))}, a case is {names[0]}; "
+            f"The table of subjects names none of the cases: it has {next(iter(subjects))}, a case is {names[0]}; "
             "write their names as here."
         )
-    if known and unknown:
-        report(
-            f"{len(unknown)} of {len(names)} cases are not in the table of subjects ({unknown[0]} for one): "
-            "each counts as a subject of its own"
-        )
-    return {name: known.get(name, name) for name in names}
+    report(
+        f"{len(unknown)} of {len(names)} cases are not in the table of subjects ({unknown[0]} for one): "
+        "each counts as a subject of its own"
+    )

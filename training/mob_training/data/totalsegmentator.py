@@ -11,15 +11,13 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
-from mob_training.data.datasets import LabelledCase, LeftOut, check_case, gather_cases
+from mob_training.data.datasets import Cohort, LabelledCase, check_case, gather_cases
 from MoBUncertaintyLib.errors import ImageError, SettingsError
 
 MASKS, ENDING = "segmentations", ".nii.gz"
 
 
-def find_cases(
-    source: Path, organ: str, report: Callable[[str], None] = print
-) -> tuple[list[LabelledCase], list[LeftOut]]:
+def find_cases(source: Path, organ: str, report: Callable[[str], None] = print) -> Cohort:
     """Find the cases that show the organ, and those left out: without it, incomplete, damaged, or on two grids.
 
     Every file is read once, one case at a time.
@@ -47,7 +45,8 @@ def find_cases(
         folder = folders[name]
         return check_case(name, folder / "ct.nii.gz", folder / MASKS / f"{organ}{ENDING}", None, f"the {organ}")
 
-    return gather_cases(folders.keys() | _listed(source / "meta.csv", report), read, report)
+    names = folders.keys() | _listed(source / "meta.csv", report)
+    return Cohort(*gather_cases(names, read, report), [organ], f"{organ} of {source.name}")
 
 
 def _check_name(organ: str, source: Path, files: set[str]) -> None:

@@ -104,16 +104,16 @@ class PlaceSums:
         self.voxels += other.voxels
         self.nll += other.nll
         for name, calibration in other.calibrations.items():
-            known = self.calibrations.get(name)
-            self.calibrations[name] = calibration if known is None else known + calibration
+            sum_so_far = self.calibrations.get(name)
+            self.calibrations[name] = calibration if sum_so_far is None else sum_so_far + calibration
         for measure, ranking in other.rankings.items():
             self.rankings.setdefault(measure, ErrorRanking()).add(ranking)
 
     def scores(self) -> dict[str, float]:
         """Return `nll` over all classes, and `brier`, `ece`, `mce` as means over the one-vs-rest foreground classes."""
-        each = list(self.calibrations.values())
+        calibrations = list(self.calibrations.values())
         return {"nll": self.nll / self.voxels if self.voxels else float("nan")} | {
-            name: float(np.mean([getattr(one, name) for one in each])) for name in ("brier", "ece", "mce")
+            name: float(np.mean([getattr(one, name) for one in calibrations])) for name in ("brier", "ece", "mce")
         }
 
 
@@ -156,12 +156,12 @@ def score(
     }
     row |= {place: one.scores() for place, one in sums.items()}
     for measure in MEASURES:
-        found = find_regions(prediction, replace(regions, measure=measure, threshold=None))
+        regions_of_map = find_regions(prediction, replace(regions, measure=measure, threshold=None))
         row[measure.value] = {
-            "regions": len(found.ranked),
-            "longest_mm": max((region.extent_mm for region in found.ranked), default=0.0),
-            **error_fraction(prediction, found, case.truth),
-            "caught": caught_by_rank(prediction, found, case.truth),
+            "regions": len(regions_of_map.ranked),
+            "longest_mm": max((region.extent_mm for region in regions_of_map.ranked), default=0.0),
+            **error_fraction(prediction, regions_of_map, case.truth),
+            "caught": caught_by_rank(prediction, regions_of_map, case.truth),
             **{place: one.rankings[measure].scores() for place, one in sums.items()},
         }
     if by_label:

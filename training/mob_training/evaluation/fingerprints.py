@@ -57,8 +57,8 @@ def measure_fingerprint(
     predictor = Predictor(replace(model, card=replace(model.card, fingerprint=fingerprint)), settings)
     cases, alarms = held_out_cases(dataset), 0
     for name, image, _ in cases:
-        found = predictor.predict(read_image(image).image).suitability
-        assert found is not None
-        alarms += found.level is not Level.ORDINARY
-        report(f"held out {name}: {found.text}")
+        suitability = predictor.predict(read_image(image).image).suitability
+        assert suitability is not None
+        alarms += suitability.level is not Level.ORDINARY
+        report(f"held out {name}: {suitability.text}")
     return replace(fingerprint, false_alarms=FalseAlarms(alarms, len(cases), f"held out, of {words}"))

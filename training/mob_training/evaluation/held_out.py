@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mob_training.evaluation.joint_scores import JointSums, joint_scores
 from mob_training.evaluation.naming import describe_run
 from mob_training.evaluation.raters import rater_scores, read_raters
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.clicked import dice_after_clicks
+from mob_training.evaluation.readers.simulation import dice_after_clicks
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image, read_volume
@@ -32,12 +33,11 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance, Scope
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.settings import Measure
 
 DRAWN = 8
-"""Number of segmentations drawn from a model for the energy distance to several raters."""
-
+"""Number of segmentations drawn from a model for the energy distance to several raters; a deterministic one has one."""
 
 Files = tuple[str, Path, Path]
 """Name, image and label map of a case."""
@@ -49,8 +49,8 @@ def held_out_cases(dataset: Path) -> list[Files]:
     Raises:
         SettingsError: It has none.
     """
-    if found := _cases(dataset, "Ts"):
-        return found
+    if cases := _cases(dataset, "Ts"):
+        return cases
     raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
 
 
@@ -82,71 +82,111 @@ def _cases(dataset: Path, part: str) -> list[Files]:
     ]
 
 
-def evaluate(
-    model_path: Path,
-    dataset: Path,
-    settings: PredictionSettings | None = None,
-    raters: Path | None = None,
-    drawn: int = DRAWN,
-    name: str | None = None,
-    regions: Mapping[str, float] | None = None,
-    joint: bool = False,
-    report: Callable[[str], None] = print,
-    cases: Callable[[Path], list[Files]] = held_out_cases,
-) -> Run:
-    """Score a model on whole held-out cases; a label that a case lacks (`partial_labels`) is not scored there.
+@dataclass(frozen=True)
+class Evaluation:
+    """What is scored.
+
+    Attributes:
+        name: Of the model in tables. Default: after its covariance and the name of its fine-tuning.
+        regions: What counts as a doubtful region (`STATED_BY_MODELS`); the rest is as the model states.
+        raters: Folder with the masks of several raters per case (`raters.read_raters`).
+        joint: Also score what is joint (`joint_scores`): the whole segmentation's likelihood, its volume, correlations;
+            and Dice after some clicks (`readers.simulation`).
+        part: `test`, the held-out cases, or `val`, the validation cases.
+    """
+
+    name: str | None = None
+    regions: Mapping[str, float] = field(default_factory=dict)
+    raters: Path | None = None
+    joint: bool = False
+    part: str = "test"
+
+
+PLAIN = Evaluation()
+
+
+class Examination:
+    """A model and a data set whose cases it predicts.
 
     Args:
         model_path: A model folder, a zip, or a training folder of nnU-Net, stock or ours.
         dataset: Raw nnU-Net data set.
+        evaluation: What is scored.
         settings: How to predict.
-        raters: Folder with the masks of several raters per case (`raters.read_raters`).
-        drawn: Segmentations drawn from the model for the energy distance, if there are raters; a deterministic model
-            has its own only.
-        name: Name of the model in tables; None: after its covariance and the name of its fine-tuning.
-        regions: What counts as a doubtful region (`region_settings.STATED_BY_MODELS`); the rest is as the model states.
-        joint: Also score what is joint (`joint_scores`): the whole segmentation's likelihood, its volume, correlations;
-            and Dice after some clicks (`readers.clicked`).
+
+    Raises:
+        SettingsError: The model segments other labels.
+    """
+
+    def __init__(
+        self, model_path: Path, dataset: Path, evaluation: Evaluation, settings: PredictionSettings | None
+    ) -> None:
+        model = load_model(model_path)
+        self.labels = model.card.labels
+        check_labels(dataset, self.labels)
+        self.predictor = Predictor(model, settings)
+        self.regions = model.card.region_settings.changed(evaluation.regions)
+        self.description = describe_run(model, dataset, evaluation.name)
+        self._directed = model.card.covariance.scope is Scope.LOCAL and len(self.labels) == 1
+        self._subjects = read_subjects(dataset / CASES_FILE) if (dataset / CASES_FILE).exists() else {}
+        self._missing = read_missing(dataset, [label.name for label in self.labels])
+
+    def predict(self, files: Files) -> tuple[sitk.Image, sitk.Image, Prediction]:
+        """Return image, truth and prediction of a case; the latter of the labels that the case has."""
+        case, image, truth = files[0], read_image(files[1]).image, read_volume(files[2])
+        return image, truth, only(self.predictor.predict(image, exact=True), self._missing.get(case, frozenset()))
+
+    def read(self, image: sitk.Image, truth: sitk.Image, prediction: Prediction, directed: bool = True) -> ReadCase:
+        """Return a case as a simulated reader sees it, with the directions of the noise where they are known."""
+        factors = contrast_factors(self.predictor, image) if directed and self._directed else None
+        return ReadCase.of(prediction, truth, self.regions, factors)
+
+    def row(self, case: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the subject and the scores of a case, flat."""
+        return {"subject": self._subjects.get(case, case), **dict(flatten(scores))}
+
+
+def evaluate(
+    model_path: Path,
+    dataset: Path,
+    evaluation: Evaluation = PLAIN,
+    settings: PredictionSettings | None = None,
+    report: Callable[[str], None] = print,
+) -> Run:
+    """Score a model on whole cases; a label that a case lacks (`partial_labels`) is not scored there.
+
+    Args:
+        model_path, dataset, evaluation, settings: As for `Examination`.
         report: Called with one line for each case.
-        cases: Lists the data set's cases to score.
 
     Raises:
         SettingsError: The data set has no such cases, or other labels than the model.
     """
-    chosen = cases(dataset)
-    model = load_model(model_path)
-    labels = model.card.labels
-    check_labels(dataset, labels)
-    predictor = Predictor(model, settings)
-    region_settings = model.card.region_settings.changed(regions or {})
-    directed = model.card.covariance.scope is Scope.LOCAL and len(labels) == 1
-    sampled = model.card.covariance.kind is not Covariance.DETERMINISTIC
-    pool, together = Pool(labels), JointSums()
-    known = dataset / CASES_FILE
-    subjects = read_subjects(known) if known.exists() else {}
-    missing = read_missing(dataset, [label.name for label in labels])
-    scored = {}
-    for case_name, image_path, truth_path in chosen:
-        image, truth = read_image(image_path).image, read_volume(truth_path)
-        prediction = only(predictor.predict(image, exact=True), missing.get(case_name, frozenset()))
+    cases = validation_cases(dataset) if evaluation.part == "val" else held_out_cases(dataset)
+    model = Examination(model_path, dataset, evaluation, settings)
+    sampled = model.description["covariance"] != Covariance.DETERMINISTIC
+    pool, together, scored = Pool(model.labels), JointSums(), {}
+    for files in cases:
+        image, truth, prediction = model.predict(files)
         case = ScoredCase.of(prediction, truth)
-        scores, sums = score(case, region_settings, by_label=len(labels) > 1)
-        if raters is not None:
-            read = read_raters(raters, case_name, prediction)
-            samples = draw_volumes(predictor, image, drawn) if sampled else [prediction.segmentation]
+        scores, sums = score(case, model.regions, by_label=len(model.labels) > 1)
+        if evaluation.raters is not None:
+            read = read_raters(evaluation.raters, files[0], prediction)
+            samples = [prediction.segmentation]
+            if sampled:
+                samples = draw_volumes(model.predictor, image, DRAWN)
             scores["raters"] = rater_scores(case, read, samples, sitk.GetArrayViewFromImage(image))
-        factors = contrast_factors(predictor, image) if joint and directed else None
-        read_case = ReadCase.of(prediction, truth, region_settings, factors)
+        read_case = model.read(image, truth, prediction, directed=evaluation.joint)
         scores[KEY] = interval_measures(prediction, read_case)
-        if joint:
+        if evaluation.joint:
             scores["clicks"] = dice_after_clicks(read_case)
-            scores["joint"], own = joint_scores(predictor, image, case.truth, prediction.labels)
+            scores["joint"], own = joint_scores(model.predictor, image, case.truth, prediction.labels)
             together.add(own)
         pool.add(case, sums)
-        scored[case_name] = {"subject": subjects.get(case_name, case_name), **dict(flatten(scores))}
-        report(f"{case_name}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
-    pooled = pool.scores() | ({"joint": together.scores()} if joint else {})
-    return Run(describe_run(model, dataset, name), dict(flatten(pooled)), scored)
+        scored[files[0]] = model.row(files[0], scores)
+        report(f"{files[0]}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
+    pooled = pool.scores() | ({"joint": together.scores()} if evaluation.joint else {})
+    return Run(model.description, dict(flatten(pooled)), scored)
 
 
 class Pool:
@@ -202,10 +242,10 @@ def check_labels(dataset: Path, labels: tuple[Label, ...]) -> None:
     Raises:
         SettingsError: It segments something else.
     """
-    stated = _description(dataset).get("labels")
-    known = {label.name: label.value for label in labels}
-    if stated is not None and {name: value for name, value in stated.items() if value != 0} != known:
+    expected = _description(dataset).get("labels")
+    segmented = {label.name: label.value for label in labels}
+    if expected is not None and {name: value for name, value in expected.items() if value != 0} != segmented:
         raise SettingsError(
-            f"{dataset.name} has the labels {', '.join(stated)}, the model segments {', '.join(known)}; "
+            f"{dataset.name} has the labels {', '.join(expected)}, the model segments {', '.join(segmented)}; "
             "use the model on its own task."
         )

@@ -32,14 +32,14 @@ def interval_measures(prediction: Prediction, case: ReadCase) -> dict[str, Any]:
     """
     suitability = prediction.suitability
     whole, inside = prediction.stated_volumes(), case.prediction.stated_volumes()
-    elsewhere = {name: each.error_ml - inside[name].error_ml for name, each in whole.items()}
+    elsewhere = {name: volume.error_ml - inside[name].error_ml for name, volume in whole.items()}
     stages = [whole]
     for review in decide_regions(case):
         decided, total = review.reviewed
         if len(stages) <= STAGES * decided // total:
             now = {
-                name: replace(each, error_ml=each.error_ml + elsewhere[name])
-                for name, each in review.stated_volumes().items()
+                name: replace(volume, error_ml=volume.error_ml + elsewhere[name])
+                for name, volume in review.stated_volumes().items()
             }
             stages += [now] * (STAGES * decided // total + 1 - len(stages))
     stages += stages[-1:] * (STAGES + 1 - len(stages))  # of a case without regions

@@ -26,7 +26,7 @@ from mob_training.evaluation.metrics import (
     joint_log_likelihood,
     volume_scores,
 )
-from mob_training.evaluation.metrics.variogram import LAGS
+from mob_training.evaluation.metrics.volumes import LAGS
 from MoBUncertaintyLib.geometry import Box, bounding_box, shadows
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
@@ -125,8 +125,8 @@ def joint_scores(
     total = JointSums()
     for own in sums:
         total.add(own)
-    each = [label.scores(*rest, voxel_mm3) for label, *rest in zip(labels, volumes, sums, strict=True)]
-    return {name: _mean([one[name] for one in each]) for name in each[0]}, total
+    scores = [label.scores(*rest, voxel_mm3) for label, *rest in zip(labels, volumes, sums, strict=True)]
+    return {name: _mean([one[name] for one in scores]) for name in scores[0]}, total
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,5 +272,5 @@ def _mean(values: list[Any]) -> Any:
     """Average numbers, or dictionaries of numbers."""
     if isinstance(values[0], dict):
         return {name: _mean([one[name] for one in values]) for name in values[0]}
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")

@@ -53,8 +53,8 @@ def read_raters(folder: Path, case: str, prediction: Prediction) -> Raters:
             maps = [np.zeros(mask.shape, np.uint8) for mask in masks]
         for drawn, mask in zip(maps, masks, strict=True):
             drawn[mask] = label.value
-        known = place / f"{label.name}_probability.nii.gz"
-        probabilities.append(_read(known, prediction) if known.exists() else np.mean(masks, axis=0, dtype=np.float32))
+        exact = place / f"{label.name}_probability.nii.gz"
+        probabilities.append(_read(exact, prediction) if exact.exists() else np.mean(masks, axis=0, dtype=np.float32))
     return Raters(maps, np.stack(probabilities))
 
 

@@ -257,12 +257,12 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> bytes:
 
 def _rows(path: Path) -> dict[tuple[str, ...], list[dict[str, Any]]]:
     """Read the rows of a table, by run."""
-    found = defaultdict(list)
+    runs = defaultdict(list)
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             key = tuple(row.pop(name) for name in KEY)
-            found[key].append({name: cell if name in TEXT else json.loads(cell) for name, cell in row.items() if cell})
-    return dict(found)
+            runs[key].append({name: cell if name in TEXT else json.loads(cell) for name, cell in row.items() if cell})
+    return dict(runs)
 
 
 def _cell(value: Any) -> str:

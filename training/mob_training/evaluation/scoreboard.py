@@ -116,30 +116,14 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
             Metric("clicks.stationary.dice_1", "after 1, stationary kernel", True, 2, 100.0),
             Metric("clicks.stationary.dice_5", "after 5", True, 2, 100.0),
             Metric("clicks.stationary.elsewhere_5", "elsewhere after 5", True, 2, 100.0),
-            Metric("clicks.own.dice_5", "after 5, the model's own", True, 2, 100.0, against="clicks.stationary.dice_5"),
-            Metric(
-                "clicks.own.elsewhere_5",
-                "elsewhere after 5, own",
-                True,
-                2,
-                100.0,
-                against="clicks.stationary.elsewhere_5",
-            ),
-            Metric(
-                "clicks.loadings.dice_5",
-                "after 5, own and loadings",
-                True,
-                2,
-                100.0,
-                against="clicks.stationary.dice_5",
-            ),
-            Metric(
-                "clicks.loadings.elsewhere_5",
-                "elsewhere after 5, own and loadings",
-                True,
-                2,
-                100.0,
-                against="clicks.stationary.elsewhere_5",
+            *(
+                Metric(f"clicks.{kind}.{name}_5", title, True, 2, 100.0, against=f"clicks.stationary.{name}_5")
+                for kind, name, title in (
+                    ("own", "dice", "after 5, the model's own"),
+                    ("own", "elsewhere", "elsewhere after 5, own"),
+                    ("loadings", "dice", "after 5, own and loadings"),
+                    ("loadings", "elsewhere", "elsewhere after 5, own and loadings"),
+                )
             ),
         ),
     ),
@@ -159,7 +143,6 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
         "The CURVAS challenge's scores",
         (
             Metric("raters.curvas.dsc", "DSC on consensus", True),
-            Metric("raters.curvas.dsc_volume", "the same of all voxels", True),
             Metric("raters.curvas.ece", "ECE, mean over raters", digits=5),
             Metric("raters.curvas.crps", "CRPS of the volume, mm³", digits=0),
         ),

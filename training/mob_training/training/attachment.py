@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import Split
 from mob_training.training.joint_likelihood import fit_lengths, together
 from mob_training.training.planning import CONFIGURATION
-from mob_training.training.settings import FineTuning, Likelihood, LossWeights, Schedule
+from mob_training.training.settings import Attachment, FineTuning, Job, Likelihood, Schedule
 from mob_training.training.stages import finetune
 from mob_training.training.temperature import cover_with_tiles, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
@@ -44,89 +44,70 @@ if TYPE_CHECKING:
 MIN_CASES = 20
 DATASET_ID = 1
 DATASET = f"Dataset{DATASET_ID:03d}_Cases"
-KINDS = ("raw", "preprocessed", "results")
 START_LENGTH = 4.0
 """Of the field's correlation when training starts, in voxels of the finest axis; never less than a voxel."""
-SCHEDULE = Schedule.of(epochs=4, iterations=60, seed=0)
 SETTINGS = FineTuning(
-    likelihood=Likelihood.EVIDENCE,
-    head_learning_rate=1e-2,
-    heads_only=True,
-    weights=LossWeights(dice=0, kl=0),
+    likelihood=Likelihood.EVIDENCE, head_learning_rate=1e-2, heads_only=True, dice_weight=0, kl_weight=0
 )
 FitShared = Callable[[Path, Path], float]
 """From a model and a raw data set to the fraction of its noise that a volume shares."""
 
 
-def attach_head(
-    source: Path,
-    cases: Path,
-    workspace: Path,
-    output: Path,
-    kind: Covariance = Covariance.MIXTURE_OF_BASES,
-    *,
-    scope: Scope = Scope.LOCAL,
-    keep_probability: bool = True,
-    schedule: Schedule = SCHEDULE,
-    fit_shared: FitShared | None = None,
-    device: str = "auto",
-    processes: int = 1,
-) -> Model:
-    """Train a covariance head on the frozen backbone of a model, for each of its folds; write the new model.
+@dataclass(frozen=True)
+class Files:
+    """What a head is attached to, and where.
 
-    A covariance that the model has already is taken away first.
-
-    Args:
-        source: A model of one channel: a model folder or zip, or a training folder of nnU-Net.
-        cases: Folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, which has the values of the model's labels; a
-            fifth of the cases choose the epoch and the temperature.
+    Attributes:
+        model: A model of one channel: a model folder or zip, or a training folder of nnU-Net.
+        cases: Folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, which has the values of the model's labels.
         workspace: New, or left by an interrupted run of the same, which goes on; nnU-Net's folders must be in it
             already (`use_workspace`).
         output: Model folder or `.zip` to write.
-        kind: Covariance model of the head.
-        scope: Of its noise.
-        keep_probability: As in `CovarianceSpec`.
-        schedule: Of the fine-tuning.
+    """
+
+    model: Path
+    cases: Path
+    workspace: Path
+    output: Path
+
+
+def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None = None) -> Model:
+    """Train a covariance head on the frozen backbone of a model, for each of its folds; write the new model.
+
+    A covariance that the model has already is taken away first. A fifth of the cases choose epoch and temperature.
+
+    Args:
+        files: Model and cases.
+        options: Of the head and its training.
         fit_shared: Fits the fraction of the noise that the whole volume shares, once the heads are trained, with the
-            scope `local`; None: none.
-        device: `auto`, `cuda`, `mps` or `cpu`.
-        processes: To preprocess with.
+            scope `local`. Default: none is shared.
 
     Raises:
         SettingsError: There are too few cases, the model cannot have a covariance, or the covariance not that scope.
         OutputError: The output exists already or cannot be written.
     """
-    check_new(output)
-    local = scope is Scope.LOCAL
+    check_new(files.output)
+    local = options.scope is Scope.LOCAL
+    shape = {"scope": options.scope, "learn_length": local, "keep_probability": options.keep_probability}
     try:
-        spec = CovarianceSpec(
-            kind,
-            scope=scope,
-            length_mm=(START_LENGTH,) * 3 if local else None,
-            learn_length=local,
-            keep_probability=keep_probability,
-        )
+        spec = CovarianceSpec(options.covariance, length_mm=(START_LENGTH,) * 3 if local else None, **shape)
     except ValueError as error:
         raise SettingsError(f"{str(error).capitalize()}.") from error
-    with load_model(source) as model:
-        _check(model)
-        _own(workspace, model, cases)
-        plans = _prepare(model, cases, schedule.seed, processes)
-        spacing = check_plans(plans, model.card.configuration)["spacing"]
+    settings = replace(SETTINGS, schedule=Schedule.of(options.epochs, options.iterations, options.seed))
+    with load_model(files.model) as model:
+        plans, raw = _prepare(model, files, options)
         if local:
-            spec = replace(spec, length_mm=starting_length(spacing))
-        settings = replace(SETTINGS, schedule=schedule)
-        trained = {fold: _train(model, plans, fold, spec, settings, device) for fold in model.folds}
+            spec = replace(spec, length_mm=starting_length(_spacing(model, plans)))
+        trained = {fold: _train(model, plans, fold, spec, settings, options.device) for fold in model.folds}
         heads = [(fold, load_model(folder)) for fold, folder in trained.items()]
-        first, raw = heads[0][1].card, Path(os.environ["nnUNet_raw"]) / DATASET
+        first = heads[0][1].card
         shared = fit_shared(trained[model.folds[0]], raw) if fit_shared and local else 0.0
-        fitted_on = len(list((raw / "labelsTr").glob("*")))
         temperature = float(np.mean([read_card(_start(fold)).training["temperature"] for fold in model.folds]))
+        head = first.training | {"cases": _count(raw)}
         card = replace(
             model.card,
             covariance=replace(first.covariance, shared_fraction=shared),
-            training=model.card.training
-            | {"covariance_head": first.training | {"cases": fitted_on}, "temperature": temperature},
+            training=model.card.training | {"covariance_head": head, "temperature": temperature},
             # What was measured of the model without a head.
             scores={},
             fingerprint=None,
@@ -134,59 +115,59 @@ def attach_head(
         )
         weights = ((fold, fitting_weights(planned_network(head), head, 0)) for fold, head in heads)
         half = is_half(fitting_weights(planned_network(model), model, model.folds[0]))
-        return write_model(output, card, model.plans, model.dataset, weights, half)
+        return write_model(files.output, card, model.plans, model.dataset, weights, half)
 
 
-def correlate_head(
-    source: Path,
-    cases: Path,
-    workspace: Path,
-    output: Path,
-    *,
-    fit_shared: FitShared | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    processes: int = 1,
-) -> Model:
+def correlate_head(files: Files, options: Attachment, fit_shared: FitShared | None = None) -> Model:
     """Fit how far the noise of a model's own heads reaches, by the evidence of labelled cases; write the new model.
 
     Each voxel's probability and variance stay, and with them all that was measured of them.
 
     Args:
-        source, cases, workspace, output, fit_shared, device, processes: As for `attach_head`.
-        seed: Of the voxels whose labels are taken together.
+        files, fit_shared: As for `attach_head`.
+        options: Seed, device and processes; the others have no effect.
 
     Raises:
         SettingsError: There are too few cases, or the model has no head, or its labels overlap.
         OutputError: The output exists already or cannot be written.
     """
-    check_new(output)
-    with load_model(source) as model:
-        _check(model)
+    check_new(files.output)
+    with load_model(files.model) as model:
         if model.card.covariance.kind is Covariance.DETERMINISTIC:
             raise SettingsError(f"{model.card.name} has no covariance head to keep; leave --keep-head out.")
-        _own(workspace, model, cases)
-        plans = _prepare(model, cases, seed, processes)
-        spacing = check_plans(plans, model.card.configuration)["spacing"]
+        plans, raw = _prepare(model, files, options)
+        spacing = _spacing(model, plans)
         start = [length / step for length, step in zip(starting_length(spacing), spacing, strict=True)]
-        found = fit_lengths(list(_informative(model, plans, seed, select_device(device))), start)
-        z, y, x = (round(length * step, 3) for length, step in zip(found, spacing, strict=True))
+        contrasts = list(_informative(model, plans, options.seed, select_device(options.device)))
+        z, y, x = (round(length * step, 3) for length, step in zip(fit_lengths(contrasts, start), spacing, strict=True))
         print(f"correlation length: {z} x {y} x {x} mm")
         spec = replace(model.card.covariance, scope=Scope.LOCAL, length_mm=(z, y, x), learn_length=False)
-        card = replace(model.card, covariance=replace(spec, shared_fraction=0.0))
-        weights = {fold: _without_length(fitting_weights(planned_network(model), model, fold)) for fold in model.folds}
-        half, raw = is_half(weights[model.folds[0]]), Path(os.environ["nnUNet_raw"]) / DATASET
-        folder = Path(os.environ["nnUNet_results"]) / DATASET / "correlated"
+        weights = {fold: fitting_weights(planned_network(model), model, fold) for fold in model.folds}
+        for own in weights.values():
+            own.pop("head.log_length", None)  # that a head of the scope `local` has learned
+        half, folder = is_half(weights[model.folds[0]]), _results() / "correlated"
+
+        def write(place: Path, shared: float, training: dict[str, Any]) -> Model:
+            card = replace(model.card, covariance=replace(spec, shared_fraction=shared), training=training)
+            return write_model(place, card, model.plans, model.dataset, weights.items(), half)
+
         shutil.rmtree(folder, ignore_errors=True)
-        plain = write_model(folder, card, model.plans, model.dataset, weights.items(), half)
-        shared = fit_shared(plain.path, raw) if fit_shared else 0.0
-        known = {"cases": len(list((raw / "labelsTr").glob("*"))), "seed": seed}
-        card = replace(
-            card,
-            covariance=replace(spec, shared_fraction=shared),
-            training=model.card.training | {"correlation": known},
-        )
-        return write_model(output, card, model.plans, model.dataset, weights.items(), half)
+        shared = fit_shared(write(folder, 0.0, model.card.training).path, raw) if fit_shared else 0.0
+        correlation = {"cases": _count(raw), "seed": options.seed}
+        return write(files.output, shared, model.card.training | {"correlation": correlation})
+
+
+def _count(raw: Path) -> int:
+    """Count the cases that a head was fitted on."""
+    return len(list((raw / "labelsTr").glob("*")))
+
+
+def _results() -> Path:
+    return Path(os.environ["nnUNet_results"]) / DATASET
+
+
+def _spacing(model: Model, plans: dict[str, Any]) -> Sequence[float]:
+    return check_plans(plans, model.card.configuration)["spacing"]
 
 
 def _informative(
@@ -197,20 +178,15 @@ def _informative(
     for fold in model.folds:
         network = load_network(model, fold).eval().to(device)
         for tile in _tiles(plans, model.card.labels, "train", "val"):
-            image, target, *missing = (uploaded(each, device) for each in tile)
+            image, target, *missing = (uploaded(part, device) for part in tile)
             with torch.no_grad(), autocast(device, wide_precision(device)):
                 gaussian = replace(network(image), scope=Scope.LOCAL, lengths=(1.0, 1.0, 1.0))
             yield from together(gaussian, target, generator, *missing)
 
 
-def _without_length(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out a length that a head of the scope `local` has learned."""
-    return {name: value for name, value in weights.items() if name != "head.log_length"}
-
-
 def starting_length(spacing: Sequence[float]) -> tuple[float, float, float]:
     """Choose the correlation length along each axis, mm, at which training starts."""
-    z, y, x = (max(float(each), START_LENGTH * min(spacing)) for each in spacing)
+    z, y, x = (max(float(step), START_LENGTH * min(spacing)) for step in spacing)
     return z, y, x
 
 
@@ -227,50 +203,46 @@ def _check(model: Model) -> None:
         raise SettingsError(f"No head can be attached to {card.name}: {reason}.")
 
 
-def _own(workspace: Path, model: Model, cases: Path) -> None:
-    """Make a workspace for a model and its cases, or recognise the one that an earlier run has left.
+def _prepare(model: Model, files: Files, options: Attachment) -> tuple[dict[str, Any], Path]:
+    """Preprocess the cases as the model's plans say, unless an earlier run did.
+
+    Returns:
+        Plans that name the cases' data set, and its raw folder.
 
     Raises:
-        SettingsError: Something else is there, or the folder holds no cases.
+        SettingsError: The model cannot have a head, the workspace was made for something else, or there are too few
+            cases.
     """
-    marker, made_for = workspace / "attach-head.json", {"model": model.digest, "cases": str(cases.resolve())}
-    if not workspace.exists() or not any(workspace.iterdir()):
+    _check(model)
+    cases, marker = files.cases, files.workspace / "attach-head.json"
+    made_for = {"model": model.digest, "cases": str(cases.resolve())}
+    if not files.workspace.exists() or not any(files.workspace.iterdir()):
         case_names(cases)  # else the workspace would be made for a folder without cases
         write_file(marker, lambda path: path.write_text(json.dumps(made_for) + "\n", encoding="utf-8"))
     elif read_record(marker) != made_for:
-        raise SettingsError(f"{workspace} was not made for this model and these cases; give a new folder.")
-
-
-def _prepare(model: Model, cases: Path, seed: int, processes: int) -> dict[str, Any]:
-    """Preprocess the cases as the model's plans say, unless an earlier run did; return plans that name them."""
+        raise SettingsError(f"{files.workspace} was not made for this model and these cases; give a new folder.")
     plans = model.plans | {"dataset_name": DATASET, "plans_name": model.plans["plans_name"].partition("-")[0]}
-    raw, preprocessed, results = (Path(os.environ[f"nnUNet_{kind}"]) / DATASET for kind in KINDS)
-    if results.exists():
-        return plans
-    labels = model.card.labels
-    found, left_out = folder_cases(cases, [[label.value] for label in labels], labels=[label.name for label in labels])
-    if len(found) < MIN_CASES:
-        raise SettingsError(f"{cases} has {len(found)} cases that can be used; a head takes {MIN_CASES} or more.")
+    raw, preprocessed = (Path(os.environ[f"nnUNet_{kind}"]) / DATASET for kind in ("raw", "preprocessed"))
+    if _results().exists():
+        return plans, raw
+    labels = {label.name: [label.value] for label in model.card.labels}
+    cohort = folder_cases(cases, labels, next(iter(model.dataset["channel_names"].values())))
+    if (count := len(cohort.cases)) < MIN_CASES:
+        raise SettingsError(f"{cases} has {count} cases that can be used; a head takes {MIN_CASES} or more.")
     for interrupted in (raw, preprocessed):
         shutil.rmtree(interrupted, ignore_errors=True)
-    write_dataset(
-        raw,
-        found,
-        [label.name for label in labels],
-        next(iter(model.dataset["channel_names"].values())),
-        Split(test=0, seed=seed),
-        cases.name,
-        left_out,
-        orientation=model.card.orientation,
-    )
-    extract_fingerprint_dataset(DATASET_ID, num_processes=processes)
+    write_dataset(raw, cohort, Split(test=0, seed=options.seed), orientation=model.card.orientation)
+    extract_fingerprint_dataset(DATASET_ID, num_processes=options.processes)
     (preprocessed / f"{plans['plans_name']}.json").write_text(json.dumps(plans, indent=1) + "\n", encoding="utf-8")
     shutil.copy(raw / "dataset.json", preprocessed)
     preprocess_dataset(
-        DATASET_ID, plans_identifier=plans["plans_name"], configurations=(CONFIGURATION,), num_processes=(processes,)
+        DATASET_ID,
+        plans_identifier=plans["plans_name"],
+        configurations=(CONFIGURATION,),
+        num_processes=(options.processes,),
     )
-    results.mkdir(parents=True)
-    return plans
+    _results().mkdir(parents=True)
+    return plans, raw
 
 
 def _train(
@@ -287,16 +259,16 @@ def _train(
         temperature, before, after = fit_temperature(network, _tiles(plans, model.card.labels, "val"))
         print(f"fold {fold}, temperature {temperature:.3f}: NLL {before:.4f} -> {after:.4f}")
         divide_logits(network.cpu(), temperature)
-        known = model.card.training.get("temperature") or 1
+        temperature *= model.card.training.get("temperature") or 1
         plain = CovarianceSpec(Covariance.DETERMINISTIC)
-        card = replace(model.card, covariance=plain, training={"temperature": known * temperature})
+        card = replace(model.card, covariance=plain, training={"temperature": temperature})
         write_model(start, card, plans, model.dataset, [(0, network.state_dict())])
-    return finetune(start, f"head-{fold}", spec, settings, 0, device, resume=True)
+    return finetune(start, f"head-{fold}", spec, settings, Job(device=device, resume=True))
 
 
 def _start(fold: Fold) -> Path:
     """Where the model is that the head of a fold is trained on: of one fold, and calibrated."""
-    return Path(os.environ["nnUNet_results"]) / DATASET / f"start_{fold}"
+    return _results() / f"start_{fold}"
 
 
 def _tiles(plans: dict[str, Any], labels: Sequence[Label], *parts: str) -> Iterator[tuple[Tensor, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,9 +16,11 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
 from torch import Tensor, nn
+from torch import distributed as dist
 
-from mob_training.data.partial_labels import FILE, Missing, read_missing
+from mob_training.data.partial_labels import FILE, read_missing
 from mob_training.training.predictive import MergedNetwork
+from mob_training.training.progress import DRAWING, TABLE, add_progress
 from mob_training.training.settings import Schedule
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.publishing import write_file
@@ -29,7 +32,6 @@ from MoBUncertaintyLib.model.weights import only_weights_are_loaded
 LATEST = "checkpoint_latest.pth"
 EARLIER = "earlier"
 """Folder beside the checkpoints; in it a numbered folder for each earlier training."""
-PROGRESS = ("progress.csv", "progress.png")
 
 
 class DeterministicTrainer(nnUNetTrainerNoMirroring):
@@ -47,6 +49,8 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
     foreground_rate = 0.5
     """Fraction of patches centred on the organ. nnU-Net's own rate is rounded to zero at batch size 1."""
 
+    deep_supervision = True
+
     def __init__(
         self,
         plans: dict[str, Any],
@@ -55,16 +59,28 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
     ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.schedule = self._schedule(plans)
+        super().__init__(copy.deepcopy(plans), configuration, fold, dataset_json, device)
         self.probabilistic_oversampling = True
         self.oversample_foreground_percent = self.foreground_rate
-        self.missing = self._read_missing()
-        self.schedule = self._schedule(plans)
+        self.enable_deep_supervision = self.deep_supervision
         if self.schedule is not None:
             self.num_epochs = self.schedule.epochs
             self.num_iterations_per_epoch = self.schedule.iterations
             self.num_val_iterations_per_epoch = self.schedule.validation_iterations
         self.save_every = max(1, self.num_epochs // 20)
+        names = [name for name in dataset_json["labels"] if name != "background"]
+        self.missing = read_missing(self.preprocessed_dataset_folder_base, names)
+        self._check()
+
+    def _schedule(self, plans: dict[str, Any]) -> Schedule | None:
+        """Read the schedule from the plans; None: nnU-Net's own."""
+        return Schedule(**plans["schedule"]) if "schedule" in plans else None
+
+    def _check(self) -> None:
+        """Refuse what cannot be trained."""
+        if self.missing:
+            need_exclusive_labels(self.label_manager, str(Path(self.preprocessed_dataset_folder_base, FILE)))
 
     @property
     def unwrapped_network(self) -> Any:
@@ -100,9 +116,6 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
                 f"The network of {model} is not the planned one; start from a model of these plans."
             ) from None
 
-    def _schedule(self, plans: dict[str, Any]) -> Schedule | None:
-        return Schedule(**plans["schedule"]) if "schedule" in plans else None
-
     def _set_batch_size_and_oversample(self) -> None:
         """Give every DDP process the same foreground rate; nnU-Net would give some processes all of it."""
         super()._set_batch_size_and_oversample()
@@ -137,19 +150,15 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
     def on_train_start(self) -> None:
         """Move an earlier training out of the folder, so that its best weights are not taken for this one's."""
         super().on_train_start()
-        if self.current_epoch == 0 and self.local_rank == 0:
-            self._keep_earlier()
-
-    def _keep_earlier(self) -> None:
-        folder = Path(self.output_folder)
-        found = [path for name in (FINAL, LATEST, BEST, *PROGRESS) if (path := folder / name).exists()]
-        if not found:
+        if self.current_epoch or self.local_rank:
             return
-        kept = next(kept for number in count(1) if not (kept := folder / EARLIER / str(number)).exists())
-        kept.mkdir(parents=True)
-        for path in found:
-            path.rename(kept / path.name)
-            self.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/{kept.name}/.")
+        folder = Path(self.output_folder)
+        paths = [path for name in (FINAL, LATEST, BEST, TABLE, DRAWING) if (path := folder / name).exists()]
+        place = next(place for number in count(1) if not (place := folder / EARLIER / str(number)).exists())
+        for path in paths:
+            place.mkdir(parents=True, exist_ok=True)
+            path.rename(place / path.name)
+            self.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/{place.name}/.")
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Load a checkpoint as nnU-Net does, but without executing anything in the file."""
@@ -165,15 +174,6 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
     def on_train_epoch_start(self) -> None:
         self.seed_epoch(self.current_epoch)
         super().on_train_epoch_start()
-
-    def _read_missing(self) -> Missing:
-        """Read which labels the cases lack."""
-        names = [name for name in self.dataset_json["labels"] if name != "background"]
-        missing = read_missing(self.preprocessed_dataset_folder_base, names)
-        if missing and (self.label_manager.has_regions or self.label_manager.has_ignore_label):
-            path = Path(self.preprocessed_dataset_folder_base, FILE)
-            raise SettingsError(f"{path} needs labels that exclude each other, and no ignore label.")
-        return missing
 
     def missing_in(self, batch: dict[str, Any]) -> Tensor | None:
         """Return which labels the cases of a batch lack, (B, C); None if all have all."""
@@ -207,6 +207,75 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
 
     def plot_network_architecture(self) -> None:
         """Skip the plot, which needs extra packages and adds nothing to the result."""
+
+
+def need_exclusive_labels(labels: Any, what: str) -> None:
+    """Refuse labels that overlap, and an ignore label.
+
+    Args:
+        labels: nnU-Net's label manager.
+        what: Needs other labels, for the message.
+
+    Raises:
+        SettingsError: There are such.
+    """
+    if labels.has_regions or labels.has_ignore_label:
+        raise SettingsError(f"{what} needs labels that exclude each other, and no ignore label.")
+
+
+class TermsTrainer(DeterministicTrainer):
+    """What trainers share that compute the terms of the loss themselves, and add a row to `progress.csv` each epoch."""
+
+    deep_supervision = False
+    largest_gradient = 1.0
+    means: dict[str, float]
+    """Of what the steps of the epoch have logged."""
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler:
+        return self.grad_scaler or torch.amp.GradScaler(enabled=False)
+
+    def _batch(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return images and label maps on the network's device."""
+        data, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
+        return data, target[:, 0].long()
+
+    def _optimise(self) -> None:
+        """Take a step along the gradients."""
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.largest_gradient)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end([{"loss": output["loss"]} for output in train_outputs])
+        names = train_outputs[0]
+        self.means = self._over_processes({name: [output[name] for output in train_outputs] for name in names})
+
+    def _over_processes(self, values: dict[str, list[float]]) -> dict[str, float]:
+        """Average over the steps, and over the processes of DDP."""
+        means = {name: float(np.mean(own)) for name, own in values.items()}
+        if not self.is_ddp:
+            return means
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, means)
+        return {name: float(np.mean([process[name] for process in everyone])) for name in means}
+
+    def _validated(self) -> tuple[float, float]:
+        """Return loss and Dice of the validation patches; 0 without any foreground in truth and prediction."""
+        loss, dice = (float(self.logger.get_value(name, step=-1)) for name in ("val_losses", "mean_fg_dice"))
+        return loss, 0.0 if np.isnan(dice) else dice
+
+    def _end_epoch(self, row: dict[str, float], score: float, store: bool) -> None:
+        """Add the row to the progress; store the best weights, and the latest ones if asked to."""
+        if self.local_rank == 0:
+            add_progress(Path(self.output_folder), {"epoch": self.current_epoch} | row)
+        if self._best_ema is None or score > self._best_ema:
+            self._best_ema = score
+            self.save_checkpoint(f"{self.output_folder}/{BEST}")
+        if store:
+            self.save_checkpoint(f"{self.output_folder}/{LATEST}")
+        self.current_epoch += 1
 
 
 class ConstantRate:

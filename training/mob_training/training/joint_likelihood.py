@@ -28,10 +28,6 @@ CERTAIN = 6.0
 """A voxel whose true label has this contrast or more stands alone."""
 TOGETHER = 600
 """Voxels that are taken together; the time rises with the cube of their number."""
-REVEALED = 3
-"""At most so many voxels are revealed by the conditional likelihood."""
-STRENGTH = 16.0
-"""So often a revealed label counts: its voxel is then nearly certain."""
 MAX_STEPS = 50
 SMALLEST = 1e-12
 TINY = 1e-30
@@ -70,13 +66,9 @@ class Contrast:
         """Compute s^2, (N,)."""
         return self.white + self.factors.square().sum(dim=0)
 
-    def shared_with(self, other: Contrast) -> Tensor:
-        """Compute the covariance with other voxels, (N, M), without white noise."""
-        return self.factors.T @ other.factors * self.correlation(self.places, other.places)
-
     def covariance(self) -> Tensor:
         """Compute the covariance of the voxels, (N, N)."""
-        return self.shared_with(self) + torch.diag(self.white)
+        return self.factors.T @ self.factors * self.correlation(self.places, self.places) + torch.diag(self.white)
 
 
 def contrasts(gaussian: LogitGaussian, target: Tensor, missing: Tensor | None = None) -> Iterator[Contrast]:
@@ -207,58 +199,17 @@ def fit_lengths(laws: Sequence[tuple[Contrast, float]], start: Sequence[float]) 
         return total
 
     search.step(loss)
-    found: list[float] = lengths().tolist()
-    return found
+    fitted: list[float] = lengths().tolist()
+    return fitted
 
 
 def _stationary(lengths: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return correlation(one[:, None] - other, lengths)
 
 
-def conditional_loss(
-    gaussian: LogitGaussian,
-    target: Tensor,
-    generator: torch.Generator | None = None,
-    missing: Tensor | None = None,
-) -> Tensor:
-    """Compute -ln p(label | some revealed labels), the mean over voxels, tiles and labels' sum.
-
-    One to three voxels are revealed, wrong ones where there are some, as a reader would click them. The others'
-    likelihoods under the posterior are multiplied.
-    """
-    total = gaussian.mean.new_zeros(())
-    for contrast in contrasts(gaussian, target, missing):
-        informative, certain = _divide(contrast)
-        wrong = informative[(contrast.mean * contrast.signs)[informative] < 0]
-        pool = wrong if len(wrong) else informative
-        count = int(torch.randint(1, REVEALED + 1, (1,), generator=generator, device=_device_of(generator)))
-        revealed = _some(pool, count, generator)
-        rest = informative[~torch.isin(informative, revealed)]
-        known, others = contrast.at(revealed), contrast.at(rest)
-        total = total - marginal_log_likelihood(contrast.at(certain)).sum()
-        total = total - conditional_log_likelihood(known, others).sum()
-    return total / target.numel()
-
-
 def marginal_log_likelihood(contrast: Contrast) -> Tensor:
     """Compute ln E[sigma(y t)] of each voxel alone, (N,)."""
     return _log_expectation(contrast.signs * contrast.mean, contrast.variance())
-
-
-def conditional_log_likelihood(known: Contrast, others: Contrast, strength: float = STRENGTH) -> Tensor:
-    """Compute ln p(label) of each of the other voxels, (N,), after some labels are known."""
-    if not len(known.mean):
-        return marginal_log_likelihood(others)
-    prior = known.covariance()
-    logits = mode(known.mean, prior, known.signs, strength)
-    wrong, curvature = _wrong(logits, known.signs)
-    root = (strength * curvature).sqrt()
-    lower = torch.linalg.cholesky(_unit(prior, root))
-    shared = known.shared_with(others)
-    mean = others.mean + (strength * known.signs * wrong) @ shared
-    explained = torch.linalg.solve_triangular(lower, root[:, None] * shared, upper=False).square().sum(dim=0)
-    variance = (others.variance() - explained).clamp_min(0)
-    return _log_expectation(others.signs * mean, variance)
 
 
 def log_evidence(mean: Tensor, covariance: Tensor, signs: Tensor) -> Tensor:
@@ -287,7 +238,7 @@ def log_evidence(mean: Tensor, covariance: Tensor, signs: Tensor) -> Tensor:
     return corrected.sum() - 0.5 * slope @ (logits - mean) - lower.diagonal().log().sum()
 
 
-def mode(mean: Tensor, covariance: Tensor, signs: Tensor, strength: float = 1.0) -> Tensor:
+def mode(mean: Tensor, covariance: Tensor, signs: Tensor) -> Tensor:
     """Find the most probable logits given the labels, (N,), differentiable in mean and covariance.
 
     Newton's method finds them without gradients. One more step of it, at the mode, has the mode's own gradient, since
@@ -297,12 +248,12 @@ def mode(mean: Tensor, covariance: Tensor, signs: Tensor, strength: float = 1.0)
         exact = exact_dtype(mean.device)
         m, prior, y = mean.to(exact), covariance.to(exact), signs.to(exact)
         weights, logits = torch.zeros_like(m), m
-        best = _objective(weights, logits, m, y, strength)
+        best = _objective(weights, logits, m, y)
         for _ in range(MAX_STEPS):
-            step = _newton(logits - m, logits, prior, y, strength) - weights
+            step = _newton(logits - m, logits, prior, y) - weights
             along, size = prior @ step, 1.0
             while True:
-                value = _objective(weights + size * step, logits + size * along, m, y, strength)
+                value = _objective(weights + size * step, logits + size * along, m, y)
                 if value >= best or size < SMALLEST:
                     break
                 size /= 2
@@ -311,15 +262,14 @@ def mode(mean: Tensor, covariance: Tensor, signs: Tensor, strength: float = 1.0)
             if gain < 1e-10:
                 break
         logits = logits.to(mean)
-    return mean + covariance @ _newton(logits - mean, logits, covariance, signs, strength)
+    return mean + covariance @ _newton(logits - mean, logits, covariance, signs)
 
 
-def _newton(moved: Tensor, logits: Tensor, covariance: Tensor, signs: Tensor, strength: float) -> Tensor:
+def _newton(moved: Tensor, logits: Tensor, covariance: Tensor, signs: Tensor) -> Tensor:
     """Compute the weights a, with the mode at m + K a, that a Newton step leads to: algorithm 3.1 there."""
     wrong, curvature = _wrong(logits, signs)
-    curvature = strength * curvature
     root = curvature.sqrt()
-    target = curvature * moved + strength * signs * wrong
+    target = curvature * moved + signs * wrong
     lower = torch.linalg.cholesky(_unit(covariance, root))
     return target - root * torch.cholesky_solve((root * (covariance @ target))[:, None], lower)[:, 0]
 
@@ -330,9 +280,9 @@ def _wrong(logits: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
     return wrong, (wrong * torch.sigmoid(signs * logits)).clamp_min(TINY)
 
 
-def _objective(weights: Tensor, logits: Tensor, mean: Tensor, signs: Tensor, strength: float) -> Tensor:
+def _objective(weights: Tensor, logits: Tensor, mean: Tensor, signs: Tensor) -> Tensor:
     likelihood = torch.nn.functional.logsigmoid(signs * logits).sum()
-    return strength * likelihood - 0.5 * weights @ (logits - mean)
+    return likelihood - 0.5 * weights @ (logits - mean)
 
 
 def _unit(covariance: Tensor, root: Tensor) -> Tensor:

@@ -11,17 +11,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from mob_training.training.joint_likelihood import conditional_loss, evidence_loss
+from mob_training.training.joint_likelihood import evidence_loss
 from mob_training.training.predictive import merge_missing
-from mob_training.training.settings import Likelihood, LossWeights
+from mob_training.training.settings import FineTuning, Likelihood
 from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.network.distribution import BasisLoading, LogitGaussian
 
 DICE_SMOOTH = 1e-5
 BATCH_DICE_SMOOTH = 1e-3
-PAPER_WEIGHTS = LossWeights()
-JOINT = {Likelihood.EVIDENCE: evidence_loss, Likelihood.CONDITIONAL: conditional_loss}
-"""Likelihoods of the labels of a tile together, without samples."""
+PAPER = FineTuning()
 
 
 def kl_to_prior(log_variance: Tensor, reverse: bool = False) -> Tensor:
@@ -51,12 +49,7 @@ def weight_negentropy(weights: Tensor) -> Tensor:
 
 def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     """Compute 1 - soft Dice of the foreground, mean over N volumes: probabilities (N, C, *S), target (N, *S)."""
-    truth = F.one_hot(target, probabilities.shape[1]).movedim(-1, 1)[:, 1:].to(probabilities.dtype)
-    p = probabilities[:, 1:]
-    axes = tuple(range(2, p.ndim))
-    intersection = (p * truth).sum(axes)
-    total = p.sum(axes) + truth.sum(axes)
-    return 1 - ((2 * intersection + DICE_SMOOTH) / (total + DICE_SMOOTH)).mean()
+    return _dice_loss(probabilities, target, (), DICE_SMOOTH)
 
 
 def batch_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
@@ -64,11 +57,15 @@ def batch_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
 
     A class that a small batch does not show hardly pulls: Dice is then `BATCH_DICE_SMOOTH` over the sum of p.
     """
+    return _dice_loss(probabilities, target, (0,), BATCH_DICE_SMOOTH)
+
+
+def _dice_loss(probabilities: Tensor, target: Tensor, together: tuple[int, ...], smooth: float) -> Tensor:
     truth = F.one_hot(target, probabilities.shape[1]).movedim(-1, 1)[:, 1:].to(probabilities.dtype)
     p = probabilities[:, 1:]
-    axes = (0, *range(2, p.ndim))
+    axes = (*together, *range(2, p.ndim))
     intersection, total = (p * truth).sum(axes), p.sum(axes) + truth.sum(axes)
-    return 1 - ((2 * intersection + BATCH_DICE_SMOOTH) / (total + BATCH_DICE_SMOOTH)).mean()
+    return 1 - ((2 * intersection + smooth) / (total + smooth)).mean()
 
 
 def sample_loss(samples: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,11 +94,7 @@ def analytic_loss(gaussian: LogitGaussian, target: Tensor) -> tuple[Tensor, Tens
 def training_loss(
     gaussian: LogitGaussian,
     target: Tensor,
-    *,
-    likelihood: Likelihood = Likelihood.MEAN,
-    samples: int = 5,
-    weights: LossWeights = PAPER_WEIGHTS,
-    reverse_kl: bool = False,
+    settings: FineTuning = PAPER,
     generator: torch.Generator | None = None,
     missing: Tensor | None = None,
 ) -> dict[str, Tensor]:
@@ -113,36 +106,34 @@ def training_loss(
     Args:
         gaussian: The network's output for a batch.
         target: Label map (B, *S).
-        likelihood: How samples are compared with the target.
-        samples: k.
-        weights: The lambdas.
-        reverse_kl: Direction of Eq. 8.
+        settings: Likelihood, number of samples, lambdas, direction of Eq. 8.
         generator: Source of the normals.
         missing: (B, C), True where a case lacks a label: it counts as background there (`merge_missing`), in each
-            sample; a likelihood of the labels together leaves it out.
+            sample; the likelihood of the labels together leaves it out.
     """
 
     def merged(logits: Tensor) -> Tensor:
         return logits if missing is None else merge_missing(logits, missing)
 
+    likelihood = settings.likelihood
     if gaussian.is_deterministic:
         cross_entropy, dice = sample_loss(merged(gaussian.mean)[None], target)
     elif likelihood is Likelihood.ANALYTIC:
         cross_entropy, dice = analytic_loss(gaussian, target)
-    elif likelihood in JOINT:
-        cross_entropy = JOINT[likelihood](gaussian, target, generator, missing)
+    elif likelihood is Likelihood.EVIDENCE:
+        cross_entropy = evidence_loss(gaussian, target, generator, missing)
         dice = soft_dice_loss(merged(gaussian.mean).softmax(dim=1), target)
     else:
-        drawn = torch.stack([merged(sample) for sample in gaussian.softmax_sampler(generator)(samples)])
+        drawn = torch.stack([merged(sample) for sample in gaussian.softmax_sampler(generator)(settings.samples)])
         cross_entropy, dice = sample_loss(drawn, target)
         if likelihood is Likelihood.LOG_MEAN_EXP:
             cross_entropy = log_mean_exp_loss(drawn, target)
-    terms = {"cross_entropy": weights.cross_entropy * cross_entropy, "dice": weights.dice * dice}
+    terms = {"cross_entropy": cross_entropy, "dice": settings.dice_weight * dice}
     if gaussian.log_variance is not None:
-        terms["kl"] = weights.kl * kl_to_prior(gaussian.log_variance, reverse_kl)
+        terms["kl"] = settings.kl_weight * kl_to_prior(gaussian.log_variance, settings.reverse_kl)
     loading = gaussian.loading
     if isinstance(loading, BasisLoading) and loading.weights is not None:
-        terms["orthogonality"] = weights.orthogonality * orthogonality(loading.bases)
-        terms["weight"] = weights.weight * weight_negentropy(loading.weights)
+        terms["orthogonality"] = settings.orthogonality_weight * orthogonality(loading.bases)
+        terms["weight"] = settings.entropy_weight * weight_negentropy(loading.weights)
     terms["total"] = torch.stack(list(terms.values())).sum()
     return terms

@@ -82,4 +82,4 @@ class MergedNetwork(nn.Module):
         logits = self.network(x)
         if isinstance(logits, Tensor):
             return merge_missing(logits, self.missing)
-        return [merge_missing(each, self.missing) for each in logits]
+        return [merge_missing(scale, self.missing) for scale in logits]

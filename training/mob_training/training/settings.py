@@ -6,16 +6,15 @@ They are stored in the plans of an nnU-Net training folder, so that nnU-Net's ow
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from MoBUncertaintyLib.files.schema import to_json
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+import typer
 
-CHANNEL = "MRI"
-"""Name of the images of a data set, unless stated: nnU-Net z-scores all but CT."""
+from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.schema import from_json, to_json
+from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
 
 class Preset(StrEnum):
@@ -38,19 +37,6 @@ class Likelihood(StrEnum):
     """Two classes: CE + Dice of the closed-form predictive mean; nothing is sampled."""
     EVIDENCE = "evidence"
     """The labels of the informative voxels together, by Laplace's approximation; the Dice is the mean's own."""
-    CONDITIONAL = "conditional"
-    """Some labels are revealed; the likelihood of the others given these. The same Dice."""
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """The lambdas of Eq. 11. All are from the paper, except `weight`, which is from its authors' code."""
-
-    cross_entropy: float = 1.0
-    dice: float = 1.0
-    kl: float = 5e-4
-    orthogonality: float = 1.0
-    weight: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -91,11 +77,6 @@ class Budget:
     seed: int = 0
     mirror_axes: tuple[int, ...] = ()
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Budget:
-        """Read what JSON made of it."""
-        return cls(**values | {"mirror_axes": tuple(values["mirror_axes"])})
-
     @property
     def seconds(self) -> float:
         return 60 * self.minutes
@@ -111,10 +92,11 @@ class FineTuning:
         learning_rate: Of the backbone.
         head_learning_rate: Of the covariance head.
         weight_decay: AdamW's.
+        dice_weight, kl_weight, orthogonality_weight: Lambdas of Eq. 11.
+        entropy_weight: lambda_w of Eq. 11, which is from the authors' code.
         reverse_kl: Reverse the direction of Eq. 8.
         temperature_scaling: At the end, divide the logits by the temperature with the lowest validation NLL.
         heads_only: Train the covariance head alone: the backbone and its mean stay, and with them the segmentation.
-        weights: The lambdas of Eq. 11.
         schedule: The paper's 20 epochs, unless stated otherwise.
         start_from: Training folder to start from, relative to nnU-Net's results: of the deterministic stage, or of a
             fine-tuning, from whose best epoch its backbone is taken.
@@ -125,77 +107,150 @@ class FineTuning:
     learning_rate: float = 1e-4
     head_learning_rate: float = 1e-4
     weight_decay: float = 1e-4
+    dice_weight: float = 1.0
+    kl_weight: float = 5e-4
+    orthogonality_weight: float = 1.0
+    entropy_weight: float = 0.05
     reverse_kl: bool = False
     temperature_scaling: bool = False
     heads_only: bool = False
-    weights: LossWeights = field(default_factory=LossWeights)
     schedule: Schedule = field(default_factory=lambda: Schedule(20))
     start_from: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON, the schedule's entries beside the others."""
-        values = json.loads(json.dumps(asdict(self)))
+        values = to_json(self)
         return values | values.pop("schedule")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FineTuning:
         """Invert `to_dict`."""
-        times = {entry.name for entry in fields(Schedule)}
-        rest = {name: value for name, value in values.items() if name not in times}
-        rest["likelihood"] = Likelihood(rest["likelihood"])
-        rest["weights"] = LossWeights(**rest["weights"])
-        return cls(**rest, schedule=Schedule(**{name: values[name] for name in times if name in values}))
+        names = {entry.name for entry in fields(Schedule)}
+        schedule = {name: value for name, value in values.items() if name in names}
+        rest = {name: value for name, value in values.items() if name not in names}
+        return from_json(cls, rest | {"schedule": schedule})
 
 
-def parse_length(text: str | None) -> tuple[float, ...] | None:
-    """Parse a correlation length, Z,Y,X in mm.
+def _count(text: str, most: int = 256, least: int = 1) -> Any:
+    return typer.Option(min=least, max=most, help=text)
 
-    Raises:
-        ValueError: It is no three numbers.
+
+def _number(text: str, most: float = 1e6) -> Any:
+    return typer.Option(min=0, max=most, help=text)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `mob-training finetune`, and of a fine-tuning in the workflow's config, by the same names."""
+
+    covariance: Annotated[Covariance, typer.Option(help="Covariance model.")] = Covariance.MIXTURE_OF_BASES
+    rank: Annotated[int, _count("R.")] = CovarianceSpec.rank
+    bases: Annotated[int, _count("M.")] = CovarianceSpec.bases
+    partitions: Annotated[int, _count("P, cells per axis of a tile.")] = CovarianceSpec.partitions
+    scope: Annotated[
+        Scope | None, typer.Option(help="Which voxels share z2. Default: tile for low-rank, voxel for the others.")
+    ] = None
+    length: Annotated[
+        str | None,
+        typer.Option(help="Z,Y,X: correlation length of the scope local along the axes of the network's input, mm."),
+    ] = None
+    learn_length: Annotated[bool, typer.Option(help="Train the length, too.")] = False
+    shared_fraction: Annotated[
+        float, _number("Fraction of the noise's variance that the whole volume shares, for the scope local.", 1)
+    ] = 0.0
+    assignment: Annotated[
+        Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
+    ] = Assignment.HARD
+    deep: Annotated[int, _count("The head also sees the features of so many earlier stages of the decoder.", 9, 0)] = 0
+    keep_probability: Annotated[
+        bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
+    ] = False
+    likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = FineTuning.likelihood
+    samples: Annotated[int, _count("k, samples per training step.", 1000)] = FineTuning.samples
+    learning_rate: Annotated[float, _number("Of the backbone.", 1)] = FineTuning.learning_rate
+    head_learning_rate: Annotated[float, _number("Of the covariance head.", 1)] = FineTuning.head_learning_rate
+    dice_weight: Annotated[float, _number("lambda_Dice of Eq. 11; lower is better calibrated.")] = (
+        FineTuning.dice_weight
+    )
+    kl_weight: Annotated[float, _number("lambda_KL of Eq. 11.")] = FineTuning.kl_weight
+    reverse_kl: Annotated[bool, typer.Option(help="Reverse the direction of Eq. 8.")] = False
+    orthogonality_weight: Annotated[float, _number("lambda_orth of Eq. 11.")] = FineTuning.orthogonality_weight
+    entropy_weight: Annotated[float, _number("lambda_w of Eq. 11.")] = FineTuning.entropy_weight
+    temperature_scaling: Annotated[
+        bool, typer.Option(help="At the end divide the logits by the temperature with the lowest validation NLL.")
+    ] = False
+    heads_only: Annotated[
+        bool, typer.Option(help="Train the covariance head alone: backbone, mean and segmentation stay.")
+    ] = False
+    epochs: Annotated[int, _count("The paper's number is 20.", 100_000)] = 20
+    iterations: Annotated[int, _count("Patches per epoch.", 100_000)] = Schedule.iterations
+
+    def spec(self) -> CovarianceSpec:
+        """Make the shape of the head.
+
+        Raises:
+            SettingsError: It is impossible.
+        """
+        names = {entry.name for entry in fields(CovarianceSpec)} & {entry.name for entry in fields(self)} - {"scope"}
+        shape = {name: getattr(self, name) for name in names}
+        try:
+            lengths = self.length and tuple(map(float, self.length.split(",")))
+        except ValueError:
+            raise SettingsError(f"--length takes three numbers, Z,Y,X, not {self.length}.") from None
+        try:
+            return CovarianceSpec(
+                self.covariance, scope=self.scope or self.covariance.usual_scope, length_mm=lengths, **shape
+            )
+        except ValueError as error:
+            raise SettingsError(f"{str(error).capitalize()}.") from error
+
+    def settings(self, seed: int) -> FineTuning:
+        """Make what else a fine-tuning needs."""
+        names = {entry.name for entry in fields(FineTuning)} & {entry.name for entry in fields(self)}
+        schedule = Schedule.of(self.epochs, self.iterations, seed)
+        return FineTuning(**{name: getattr(self, name) for name in names}, schedule=schedule)
+
+    def to_dict(self) -> dict[str, Any]:
+        """List all options, with the scope that the covariance has by default."""
+        return asdict(self) | {"scope": self.scope or self.covariance.usual_scope}
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """Options of `mob-training attach-head`."""
+
+    covariance: Annotated[Covariance, typer.Option(help="Covariance model of the head.")] = Covariance.MIXTURE_OF_BASES
+    scope: Annotated[
+        Scope, typer.Option(help="Which voxels share the noise: those near each other (local), or a whole tile.")
+    ] = Scope.LOCAL
+    keep_probability: Annotated[
+        bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
+    ] = True
+    epochs: Annotated[int, _count("Epochs of the head.", 100_000)] = 4
+    iterations: Annotated[int, _count("Patches per epoch.", 100_000)] = 60
+    seed: Annotated[int, _count("Seed of all random numbers.", 2**32 - 1, 0)] = 0
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto"
+    processes: Annotated[int, _count("Processes to preprocess with.")] = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a training runs.
+
+    Attributes:
+        fold: Of the data set's split.
+        device: `auto`, `cuda`, `mps` or `cpu`.
+        resume: Resume from the latest checkpoint with the same settings, if there is one.
     """
-    try:
-        return None if text is None else tuple(map(float, text.split(",")))
-    except ValueError:
-        raise ValueError(f"--length takes three numbers, Z,Y,X, not {text}") from None
 
-
-def default_options(covariance: str = Covariance.MIXTURE_OF_BASES) -> dict[str, Any]:
-    """List the options of a fine-tuning at their defaults, by their names on the command line and in a config.
-
-    `length` is text, Z,Y,X, or None.
-    """
-    spec, settings = CovarianceSpec.of_kind(Covariance(covariance)), FineTuning()
-    return {
-        "covariance": spec.kind,
-        "rank": spec.rank,
-        "bases": spec.bases,
-        "partitions": spec.partitions,
-        "scope": spec.scope,
-        "length": None,
-        "learn_length": spec.learn_length,
-        "shared_fraction": spec.shared_fraction,
-        "keep_probability": spec.keep_probability,
-        "deep": spec.deep,
-        "assignment": spec.assignment,
-        "likelihood": settings.likelihood,
-        "samples": settings.samples,
-        "learning_rate": settings.learning_rate,
-        "head_learning_rate": settings.head_learning_rate,
-        "dice_weight": settings.weights.dice,
-        "kl_weight": settings.weights.kl,
-        "reverse_kl": settings.reverse_kl,
-        "orthogonality_weight": settings.weights.orthogonality,
-        "entropy_weight": settings.weights.weight,
-        "temperature_scaling": settings.temperature_scaling,
-        "heads_only": settings.heads_only,
-        "epochs": settings.schedule.epochs,
-        "iterations": settings.schedule.iterations,
-    }
+    fold: int = 0
+    device: str = "auto"
+    resume: bool = False
 
 
 def deterministic_plans(plans: dict[str, Any], length: Schedule | Budget) -> dict[str, Any]:
     """Add the length of the deterministic stage, a schedule or a budget, to nnU-Net's plans, as plain JSON."""
-    return plans | {type(length).__name__.lower(): json.loads(json.dumps(asdict(length)))}
+    return plans | {type(length).__name__.lower(): to_json(length)}
 
 
 def finetuning_plans(

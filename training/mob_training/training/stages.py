@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from mob_training.training.budget.trainer import BudgetTrainer
+from mob_training.training.budget import BudgetTrainer
 from mob_training.training.deterministic import LATEST, DeterministicTrainer
 from mob_training.training.planning import CONFIGURATION
-from mob_training.training.settings import Budget, FineTuning, Schedule, deterministic_plans, finetuning_plans
+from mob_training.training.settings import Budget, FineTuning, Job, Schedule, deterministic_plans, finetuning_plans
 from mob_training.training.trainer import FineTuningTrainer
 from mob_training.training.workspace import dataset_folder
 from MoBUncertaintyLib.errors import Cancelled, ModelError, SettingsError
@@ -27,16 +27,11 @@ from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
 
 # Number of processes that prepare patches; zero is repeatable to the last bit, but slower.
 AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
+NOW = Job()
 
 
 def train_deterministic(
-    dataset_id: int,
-    plans_name: str,
-    length: Schedule | Budget,
-    fold: int = 0,
-    device: str = "auto",
-    resume: bool = False,
-    start: Path | None = None,
+    dataset_id: int, plans_name: str, length: Schedule | Budget, job: Job = NOW, start: Path | None = None
 ) -> Path:
     """Train nnU-Net from random weights, or from those of a model.
 
@@ -44,9 +39,7 @@ def train_deterministic(
         dataset_id: nnU-Net's number of the data set.
         plans_name: Its plans.
         length: A schedule, for nnU-Net's recipe, or a budget, for that of little time.
-        fold: Of the data set's split.
-        device: `auto`, `cuda`, `mps` or `cpu`.
-        resume: Resume from the latest checkpoint with the same settings, if there is one.
+        job: Fold, device, and whether it is resumed.
         start: Model of the same plans, and with this fold, whose weights are the first; not if a training is resumed.
 
     Raises:
@@ -58,13 +51,12 @@ def train_deterministic(
     """
     folder = dataset_folder("preprocessed", dataset_id)
     plans = deterministic_plans(_read(folder / f"{plans_name}.json"), length)
-    plans["continue_training"] = resume
     dataset = _read(folder / "dataset.json")
     splits = folder / "splits_final.json"
-    if splits.exists() and fold >= (count := len(_read(splits))):
-        raise SettingsError(f"The split of {folder.name} has no fold {fold}; its last is fold {count - 1}.")
+    if splits.exists() and job.fold >= (count := len(_read(splits))):
+        raise SettingsError(f"The split of {folder.name} has no fold {job.fold}; its last is fold {count - 1}.")
     trainer = BudgetTrainer if isinstance(length, Budget) else DeterministicTrainer
-    return _run(trainer(plans, CONFIGURATION, fold, dataset, _device(device)), resume, start)
+    return _run(trainer, plans, dataset, job, start)
 
 
 def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings: FineTuning, fold: int = 0) -> Path:
@@ -106,21 +98,12 @@ def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings:
     return path
 
 
-def finetune(
-    results: Path,
-    name: str,
-    spec: CovarianceSpec,
-    settings: FineTuning,
-    fold: int = 0,
-    device: str = "auto",
-    resume: bool = False,
-) -> Path:
+def finetune(results: Path, name: str, spec: CovarianceSpec, settings: FineTuning, job: Job = NOW) -> Path:
     """Fine-tune a covariance head, and the backbone with it, from a deterministic training folder.
 
     Args:
-        results, name, spec, settings, fold: As for `prepare_finetuning`.
-        device: `auto`, `cuda`, `mps` or `cpu`.
-        resume: Resume from the latest checkpoint with the same settings, if there is one.
+        results, name, spec, settings: As for `prepare_finetuning`.
+        job: Fold, device, and whether it is resumed.
 
     Returns:
         The new training folder.
@@ -128,25 +111,25 @@ def finetune(
     Raises:
         SettingsError: As `prepare_finetuning`, or the loss is not defined for the data set's labels.
     """
-    plans = _read(prepare_finetuning(results, name, spec, settings, fold))
-    plans["continue_training"] = resume
-    dataset = _read(Path(results) / "dataset.json")
-    return _run(FineTuningTrainer(plans, CONFIGURATION, fold, dataset, _device(device)), resume)
+    plans = _read(prepare_finetuning(results, name, spec, settings, job.fold))
+    return _run(FineTuningTrainer, plans, _read(Path(results) / "dataset.json"), job)
 
 
-def _device(name: str) -> torch.device:
-    """Select the device; nnU-Net's trainer can use the first GPU only."""
-    device = select_device(name)
-    if device.index:
+def _run(
+    kind: type[DeterministicTrainer],
+    plans: dict[str, Any],
+    dataset: dict[str, Any],
+    job: Job,
+    start: Path | None = None,
+) -> Path:
+    device = select_device(job.device)
+    if device.index:  # nnU-Net's trainer can use the first GPU only
         raise SettingsError(f"A training takes the first GPU: set CUDA_VISIBLE_DEVICES={device.index}, and give cuda.")
-    return device
-
-
-def _run(trainer: DeterministicTrainer, resume: bool, start: Path | None = None) -> Path:
-    if trainer.device.type != "cuda":  # a GPU would wait for one process: there nnU-Net chooses, up to 12
+    trainer = kind(plans | {"continue_training": job.resume}, CONFIGURATION, job.fold, dataset, device)
+    if device.type != "cuda":  # a GPU would wait for one process: there nnU-Net chooses, up to 12
         os.environ.setdefault(AUGMENTATION_PROCESSES, "1")
     torch.backends.cudnn.benchmark = True
-    checkpoint = _to_resume(trainer) if resume else None
+    checkpoint = _to_resume(trainer) if job.resume else None
     if checkpoint is not None:
         arguments = trainer.my_init_kwargs
         trainer.load_checkpoint(str(checkpoint))
@@ -198,8 +181,8 @@ def _settings(arguments: dict[str, Any], **changes: Any) -> dict[str, Any]:
         changes: To be made to the settings of a fine-tuning.
     """
     plans = {name: value for name, value in arguments["plans"].items() if name != "continue_training"}
-    if "finetuning" in plans:  # with defaults: an option that is newer than the checkpoint had its default
-        plans["finetuning"] = FineTuning().to_dict() | plans["finetuning"] | changes
+    if "finetuning" in plans:
+        plans["finetuning"] = plans["finetuning"] | changes
     return {name: value for name, value in arguments.items() if name != "device"} | {"plans": plans}
 
 

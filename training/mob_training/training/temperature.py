@@ -47,7 +47,7 @@ def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, ..
     losses, voxels = [], 0
     device = next(network.parameters()).device
     for tile in tiles:
-        data, target, *missing = (uploaded(each, device) for each in tile)
+        data, target, *missing = (uploaded(part, device) for part in tile)
         voxels += int((target != NOT_COUNTED).sum())
         with autocast(device, wide_precision(device)):
             features, mean = network.features(data)

@@ -21,10 +21,9 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from mob_training.training.deterministic import LATEST, PROGRESS, ConstantRate, DeterministicTrainer
+from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels
 from mob_training.training.losses import training_loss
 from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean, merge_missing
-from mob_training.training.progress import add_progress, draw_progress
 from mob_training.training.settings import FineTuning, Likelihood, Schedule
 from mob_training.training.temperature import TEMPERATURES, cover_with_tiles, fit_temperature
 from MoBUncertaintyLib.errors import SettingsError
@@ -38,7 +37,7 @@ from MoBUncertaintyLib.network.backbone import divide_logits
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 
 
-class FineTuningTrainer(DeterministicTrainer):
+class FineTuningTrainer(TermsTrainer):
     """Stage two: the deterministic checkpoint with a covariance head, AdamW, batch size 1, no deep supervision.
 
     DDP, which nnU-Net uses for several GPUs, requires: one patch per process; different noise and patches in each
@@ -51,32 +50,18 @@ class FineTuningTrainer(DeterministicTrainer):
         SettingsError: The plans lack those, or the loss is not defined for the data set's labels.
     """
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
-    ) -> None:
+    def _schedule(self, plans: dict[str, Any]) -> Schedule:
         if "finetuning" not in plans or "covariance" not in plans:
             raise SettingsError(
                 f"The plans {plans.get('plans_name')} describe no fine-tuning; make them with mob-training finetune."
             )
         self.settings = FineTuning.from_dict(plans["finetuning"])
-        super().__init__(copy.deepcopy(plans), configuration, fold, dataset_json, device)
-        self._check_labels()
-        self.enable_deep_supervision = False
-        self.means: dict[str, float] = {}
-        self.validation_likelihoods: list[float] = []
         self.start_folder = Path(os.environ.get("nnUNet_results", ".")) / self.settings.start_from
-
-    def _schedule(self, plans: dict[str, Any]) -> Schedule:
+        self.validation_likelihoods: list[float] = []
         return self.settings.schedule
 
-    def _check_labels(self) -> None:
-        if self.label_manager.has_regions or self.label_manager.has_ignore_label:
-            raise SettingsError("Overlapping regions and an ignore label cannot be fine-tuned; use exclusive labels.")
+    def _check(self) -> None:
+        need_exclusive_labels(self.label_manager, "A fine-tuning")
         classes = self.label_manager.num_segmentation_heads
         if self.settings.likelihood is Likelihood.ANALYTIC and classes != 2:
             raise SettingsError(
@@ -144,7 +129,7 @@ class FineTuningTrainer(DeterministicTrainer):
         """Build no loss: `train_step` computes it from the whole distribution."""
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        data, target = self._to_device(batch)
+        data, target = self._batch(batch)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, wide_precision(self.device)):
             gaussian = self.network(data)
@@ -160,16 +145,7 @@ class FineTuningTrainer(DeterministicTrainer):
         generator: torch.Generator | None = None,
         missing: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        return training_loss(
-            gaussian,
-            target,
-            likelihood=self.settings.likelihood,
-            samples=self.settings.samples,
-            weights=self.settings.weights,
-            reverse_kl=self.settings.reverse_kl,
-            generator=generator,
-            missing=missing,
-        )
+        return training_loss(gaussian, target, self.settings, generator, missing)
 
     def _backward(self, terms: dict[str, Tensor], gaussian: LogitGaussian) -> dict[str, float]:
         """Take one optimiser step; return what pulled at the variance.
@@ -177,42 +153,24 @@ class FineTuningTrainer(DeterministicTrainer):
         The pulls are the negative gradients with respect to ln d, summed over voxels and classes: of the prior's term,
         and of the rest of the loss. Where they cancel, the variance stays.
         """
-        loss, log_variance, pulls = terms["total"], gaussian.log_variance, {}
-        scaler = self.grad_scaler
+        log_variance, pulls = gaussian.log_variance, {}
         if log_variance is not None:
             (prior,) = torch.autograd.grad(terms["kl"], log_variance, retain_graph=True)
             log_variance.retain_grad()
-        (loss if scaler is None else scaler.scale(loss)).backward()
+        self.scaler.scale(terms["total"]).backward()
         if log_variance is not None:
-            whole = float(log_variance.grad.sum()) / (1.0 if scaler is None else scaler.get_scale())
+            whole = float(log_variance.grad.sum()) / self.scaler.get_scale()
             pulls = {
                 "prior_pull": -float(prior.sum()),
                 "likelihood_pull": float(prior.sum()) - whole,
                 "mean_variance": float(log_variance.detach().exp().mean()),
             }
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        if scaler is None:
-            self.optimizer.step()
-        else:
-            scaler.step(self.optimizer)
-            scaler.update()
+        self._optimise()
         return pulls
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        super().on_train_epoch_end([{"loss": output["loss"]} for output in train_outputs])
-        self.means = self._mean_over_processes(
-            {name: float(np.mean([output[name] for output in train_outputs])) for name in train_outputs[0]}
-        )
+        super().on_train_epoch_end(train_outputs)
         self.print_to_log_file({name: round(value, 5) for name, value in self.means.items()})
-
-    def _mean_over_processes(self, means: dict[str, float]) -> dict[str, float]:
-        if not self.is_ddp:
-            return means
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, means)
-        return {name: float(np.mean([each[name] for each in everyone])) for name in means}
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -221,7 +179,7 @@ class FineTuningTrainer(DeterministicTrainer):
 
     @torch.no_grad()
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        data, target = self._to_device(batch)
+        data, target = self._batch(batch)
         with autocast(self.device, wide_precision(self.device)):
             gaussian = self.unwrapped_network.distribution(data)
         log_p, missing = log_predictive_mean(gaussian), self.missing_in(batch)
@@ -245,27 +203,17 @@ class FineTuningTrainer(DeterministicTrainer):
 
         Where the heads alone are trained, the segmentation stays, and the epoch with the best likelihood is kept.
         """
-        epoch, log = self.current_epoch, self.logger
+        epoch, log, row = self.current_epoch, self.logger, dict(self.means)
         log.log("epoch_end_timestamps", time(), epoch)
-        nll, dice = (float(log.get_value(name, step=-1)) for name in ("val_losses", "mean_fg_dice"))
-        # Without any foreground in truth and prediction there is no Dice.
-        dice = 0.0 if np.isnan(dice) else dice
+        nll, dice = self._validated()
+        score = dice
         if self.settings.heads_only:
-            likelihoods, self.validation_likelihoods = self.validation_likelihoods, []
-            self.means |= self._mean_over_processes({"validation_likelihood": float(np.mean(likelihoods))})
+            row |= self._over_processes({"validation_likelihood": self.validation_likelihoods})
+            score, self.validation_likelihoods = -row["validation_likelihood"], []
         start, end = (log.get_value(f"epoch_{name}_timestamps", step=-1) for name in ("start", "end"))
         self.print_to_log_file(f"validation NLL {nll:.4f}, validation Dice {dice:.4f}, {end - start:.1f} s")
-        if self.local_rank == 0:
-            row = {"epoch": epoch, **self.means, "validation_nll": nll, "validation_dice": dice, "seconds": end - start}
-            rows, drawing = (Path(self.output_folder, name) for name in PROGRESS)
-            draw_progress(add_progress(rows, row), drawing)
-        score = -self.means["validation_likelihood"] if self.settings.heads_only else dice
-        if self._best_ema is None or score > self._best_ema:
-            self._best_ema = score
-            self.save_checkpoint(f"{self.output_folder}/{BEST}")
-        if (epoch + 1) % self.save_every == 0 and epoch + 1 < self.num_epochs:
-            self.save_checkpoint(f"{self.output_folder}/{LATEST}")
-        self.current_epoch += 1
+        row |= {"validation_nll": nll, "validation_dice": dice, "seconds": end - start}
+        self._end_epoch(row, score, store=(epoch + 1) % self.save_every == 0 and epoch + 1 < self.num_epochs)
 
     def on_train_end(self) -> None:
         if self.settings.temperature_scaling and not self.disable_checkpointing:
@@ -303,11 +251,6 @@ class FineTuningTrainer(DeterministicTrainer):
             for image, target in cover_with_tiles(data[:], labels[0], self.configuration_manager.patch_size):
                 tile = image.to(self.device), target.to(self.device)
                 yield tile if missing is None else (*tile, missing)
-
-    def _to_device(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        data = batch["data"].to(self.device, non_blocking=True)
-        target = batch["target"].to(self.device, non_blocking=True)
-        return data, target[:, 0].long()
 
 
 def _basis_usage(gaussian: LogitGaussian) -> dict[str, float]:

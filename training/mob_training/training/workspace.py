@@ -39,7 +39,7 @@ def dataset_folder(kind: str, dataset_id: int) -> Path:
         SettingsError: There is none with that number.
     """
     base = Path(os.environ[f"nnUNet_{kind}"])
-    found = sorted(base.glob(f"Dataset{dataset_id:03d}_*"))
-    if not found:
+    folders = sorted(base.glob(f"Dataset{dataset_id:03d}_*"))
+    if not folders:
         raise SettingsError(f"There is no data set {dataset_id} in {base}; convert one first.")
-    return found[0]
+    return folders[0]

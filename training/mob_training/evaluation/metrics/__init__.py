@@ -16,11 +16,15 @@ What is undefined is NaN (`null` in JSON) and is left out of means:
 
 from mob_training.evaluation.metrics.calibration import BINS, Calibration, negative_log_likelihood
 from mob_training.evaluation.metrics.joint import ContrastLaw, joint_log_likelihood
-from mob_training.evaluation.metrics.overlap import dice, surface_dice
+from mob_training.evaluation.metrics.overlap import (
+    dice,
+    generalised_energy_distance,
+    matched_iou,
+    probability_error,
+    surface_dice,
+)
 from mob_training.evaluation.metrics.ranking import ErrorRanking
-from mob_training.evaluation.metrics.samples import generalised_energy_distance, matched_iou, probability_error
-from mob_training.evaluation.metrics.variogram import autocovariance, correlation_length
-from mob_training.evaluation.metrics.volumes import volume_scores
+from mob_training.evaluation.metrics.volumes import autocovariance, correlation_length, volume_scores
 
 __all__ = [
     "BINS",

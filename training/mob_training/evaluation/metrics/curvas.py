@@ -4,7 +4,7 @@ Definitions: github.com/SYCAI-Technologies/curvas-challenge, CURVAS_2024/evaluat
 numbers are those of that code, not of a text about it, where the two differ:
 
 - *DSC on consensus* is not of the volume. It is of each row of voxels of each slice in which the raters agree on any
-  foreground, without the first row; the mean over the rows of a slice, then over slices. `dsc_volume` is of all voxels.
+  foreground, without the first row; the mean over the rows of a slice, then over slices.
 - *ECE* is that of the most probable class, in 50 bins, against each rater in turn; the mean over the raters. Their sums
   are float32, so that those of more than some thousand voxels lose digits, and stop at 2^24 voxels; ours are exact.
 - *CRPS* is of one number, the sum of the probability, against a normal distribution with the mean and the standard
@@ -47,26 +47,25 @@ def curvas_scores(
         labels: Values of the foreground classes, in the order of `probability`.
 
     Returns:
-        `dsc`, `dsc_volume` and `crps` (mm3), means over the classes in which they are defined, and `ece`.
+        `dsc` and `crps` (mm3), means over the classes in which they are defined, and `ece`.
     """
     box = (slice(None), *_box(image > 0))
     segmentation, probability = segmentation[box], probability[(slice(None), *box)]
     rated = np.stack([one[box] for one in raters])
-    each: dict[str, list[float]] = {"dsc": [], "dsc_volume": [], "crps": []}
+    scores: dict[str, list[float]] = {"dsc": [], "crps": []}
     for label, p in zip(labels, probability, strict=True):
         own = rated == label
-        both = consensus_dice(segmentation == label, own)
         volumes = [voxel_mm3 * np.count_nonzero(one) for one in own]
-        for name, value in zip(each, (*both, volume_crps(float(p.sum()) * voxel_mm3, volumes)), strict=True):
-            each[name].append(value)
+        scores["dsc"].append(consensus_dice(segmentation == label, own))
+        scores["crps"].append(volume_crps(float(p.sum()) * voxel_mm3, volumes))
     order = np.zeros(int(max(labels)) + 1, int)
     order[list(labels)] = np.arange(1, len(labels) + 1)
     errors = [expected_calibration_error(probability, order[one.astype(int)]) for one in rated]
-    return {name: _mean(values) for name, values in (*each.items(), ("ece", errors))}
+    return {name: _mean(values) for name, values in (*scores.items(), ("ece", errors))}
 
 
-def consensus_dice(predicted: np.ndarray, raters: np.ndarray) -> tuple[float, float]:
-    """Compute the Dice where all raters agree, as published and of the volume; NaN if they agree on no foreground.
+def consensus_dice(predicted: np.ndarray, raters: np.ndarray) -> float:
+    """Compute the Dice where all raters agree, as published; NaN if they agree on no foreground.
 
     Args:
         predicted: (slices, rows, columns) bool.
@@ -76,12 +75,11 @@ def consensus_dice(predicted: np.ndarray, raters: np.ndarray) -> tuple[float, fl
     predicted = predicted & (inside | outside)
     both, total = predicted & inside, predicted.sum(axis=2, dtype=int) + inside.sum(axis=2, dtype=int)
     counted = inside.any(axis=2)
-    volume = 2 * both.sum() / total.sum() if counted.any() else np.nan
     counted[:, 0] = False
     rows = np.where(counted, 2 * both.sum(axis=2) / np.maximum(total, 1), 0)
     number = counted.sum(axis=1)
     slices = rows.sum(axis=1)[number > 0] / number[number > 0]
-    return float(slices.mean()) if slices.size else float("nan"), float(volume)
+    return float(slices.mean()) if slices.size else float("nan")
 
 
 def expected_calibration_error(probability: np.ndarray, truth: np.ndarray) -> float:
@@ -127,5 +125,5 @@ def _box(mask: np.ndarray) -> tuple[slice, slice]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")

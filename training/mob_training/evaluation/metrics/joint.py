@@ -133,8 +133,8 @@ def decompose(law: ContrastLaw, max_rank: int = MAX_RANK, left: float = LEFT) ->
         weights = rest / rest.sum()
         block = min(BLOCK, len(factor) - rank, np.count_nonzero(weights))
         pivots = np.sort(generator.choice(count, block, replace=False, p=weights))
-        known = factor[:rank]
-        columns = law.columns(pivots).astype(float) - (known[:, pivots].T @ known).T
+        explained = factor[:rank]
+        columns = law.columns(pivots).astype(float) - (explained[:, pivots].T @ explained).T
         pivots, columns = _independent(columns, pivots, rest[pivots])
         triangle = cholesky(columns[pivots], lower=True)
         added = solve_triangular(triangle, columns.T, lower=True)
@@ -148,15 +148,15 @@ def decompose(law: ContrastLaw, max_rank: int = MAX_RANK, left: float = LEFT) ->
 def _independent(columns: np.ndarray, pivots: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Drop the pivots that others of the same block already explain."""
     matrix = columns[pivots].copy()
-    diagonal, kept = rest.copy(), []
-    while (best := int(diagonal.argmax())) not in kept and diagonal[best] > 1e-6 * rest[best]:
-        kept.append(best)
+    diagonal, chosen_pivots = rest.copy(), []
+    while (best := int(diagonal.argmax())) not in chosen_pivots and diagonal[best] > 1e-6 * rest[best]:
+        chosen_pivots.append(best)
         row = matrix[best] / np.sqrt(matrix[best, best])
         matrix -= np.outer(row, row)
-        diagonal = np.where(np.isin(np.arange(len(pivots)), kept), 0, matrix.diagonal())
-        if len(kept) == len(pivots):
+        diagonal = np.where(np.isin(np.arange(len(pivots)), chosen_pivots), 0, matrix.diagonal())
+        if len(chosen_pivots) == len(pivots):
             break
-    chosen = np.sort(kept)
+    chosen = np.sort(chosen_pivots)
     return pivots[chosen], columns[:, chosen]
 
 
@@ -212,11 +212,11 @@ def _precision(factor: np.ndarray, curvature: np.ndarray) -> np.ndarray:
 
 def _site(mean: np.ndarray, white: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute ln E[sigma(t)], t ~ N(mean, white), its slope and its negative second derivative, (N,) each."""
-    found = np.empty((3, len(mean)))
+    integrals = np.empty((3, len(mean)))
     wide = white > WIDE
     for voxels, step in ((wide, 1), (~wide, COARSER)):
-        found[:, voxels] = _integrals(mean[voxels], white[voxels], NODES[::step])
-    value, slope, curvature = found
+        integrals[:, voxels] = _integrals(mean[voxels], white[voxels], NODES[::step])
+    value, slope, curvature = integrals
     return value, slope, curvature
 
 

@@ -120,7 +120,7 @@ def cut(prediction: Prediction, box: Box) -> Prediction:
     grid = prediction.grid
     start = np.array([part.start for part in box])
     probability, variance = (
-        np.array([each[box] for each in maps], np.float32) for maps in (prediction.probability, prediction.variance)
+        np.array([one[box] for one in maps], np.float32) for maps in (prediction.probability, prediction.variance)
     )
     return replace(
         prediction,

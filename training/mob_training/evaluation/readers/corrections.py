@@ -14,8 +14,11 @@ from scipy.special import expit, logit
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.refinement.clicks import Click
-from MoBUncertaintyLib.refinement.kernel import Directions
+from MoBUncertaintyLib.refinement.conditioning import Field, solve, spread
+from MoBUncertaintyLib.refinement.kernel import Directions, kernel_of, pairs_mm
+from MoBUncertaintyLib.refinement.logits import logits_of, movable
 from MoBUncertaintyLib.refinement.refiner import Refiner
+from MoBUncertaintyLib.refinement.spreading import refined_maps
 
 Voxel = tuple[int, int, int]
 VoxelClick = tuple[Voxel, int]
@@ -23,6 +26,8 @@ VoxelClick = tuple[Voxel, int]
 
 _START = datetime(2000, 1, 1, tzinfo=UTC)
 _SURE = 1e-6
+MOVED = 1e-4
+"""A voxel whose probability is nearer to 0 or 1 stays as it is."""
 
 
 class Correction(Protocol):
@@ -50,11 +55,11 @@ class Refined:
         prediction = self._refiner.prediction
         if not clicks:
             return prediction
-        given = [
+        labelled = [
             Click(f"c{n}", (point_of(prediction, voxel),), label, _START + timedelta(seconds=n))
             for n, (voxel, label) in enumerate(clicks, start=1)
         ]
-        return self._refiner.refine(given).paste(prediction)
+        return self._refiner.refine(labelled).paste(prediction)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +104,9 @@ class Bump:
                 for n, at, mm in zip(prediction.shape, voxel, spacing, strict=True)
             ]
             bump = self.height * np.einsum("i,j,k->ijk", *axes).astype(np.float32)
-            for channel, known in zip(logits, prediction.labels, strict=True):
-                channel += bump if known.value == label else -bump
-        values = np.array([known.value for known in prediction.labels])
+            for channel, organ in zip(logits, prediction.labels, strict=True):
+                channel += bump if organ.value == label else -bump
+        values = np.array([organ.value for organ in prediction.labels])
         probability = expit(logits)
         none = 1 - probability.sum(axis=0) >= probability.max(axis=0)
         segmentation = np.where(none, 0, values[probability.argmax(axis=0)]).astype(np.uint8)
@@ -123,3 +128,60 @@ def decree(
     for voxel, label in clicks:
         segmentation[voxel] = label
         probability[(slice(None), *voxel)] = values == label
+
+
+class CaseField:
+    """The product's refinement of a small case under many settings: logits are solved once, where clicks may reach.
+
+    Args:
+        prediction: Never changed.
+        more: Mask of further voxels that may be clicked.
+    """
+
+    def __init__(self, prediction: Prediction, more: np.ndarray) -> None:
+        p, v = np.array(prediction.probability), np.array(prediction.variance)
+        used = more | ((p > MOVED) & (p < 1 - MOVED)).any(axis=0)
+        self.prediction = prediction
+        self._at = tuple(np.argwhere(used).T)
+        self._index = np.full(used.shape, -1)
+        self._index[self._at] = np.arange(len(self._at[0]))
+        self._mean, self._variance = logits_of(p[:, used], v[:, used])
+        self._mm = (np.argwhere(used) * prediction.grid.spacing).astype(np.float32)
+        self._values = np.array([label.value for label in prediction.labels], np.uint8)
+
+    def refined(self, settings: ClickSettings) -> Correction:
+        """Return what refines the prediction as `Refiner` does."""
+        kernel = kernel_of(self.prediction, settings)
+
+        def correct(clicks: Sequence[VoxelClick]) -> Prediction:
+            labels = np.array([label for _, label in clicks])
+            own = self._index[tuple(np.array([voxel for voxel, _ in clicks]).T)]
+            near, correlation = kernel.reached(pairs_mm(self._mm[own], self._mm))
+            means, fractions = [], []
+            for value, mean, variance in zip(self._values, self._mean, self._variance, strict=True):
+                deviation = movable(variance, settings.prior_deviation)
+                field = Field(mean[own], deviation[own], self._mm[own])
+                signs = np.where(labels == value, 1, -1)
+                shift, fraction = spread(
+                    correlation, *solve(field, kernel, signs, settings.strength, settings.variance_strength)
+                )
+                means.append(mean[near] + deviation[near] * shift)
+                fractions.append(fraction)
+            p, _, segmentation = refined_maps(
+                np.array(means, np.float32),
+                self._variance[:, near],
+                np.array(fractions, np.float32),
+                settings.sharpening,
+                self._values,
+            )
+            return self._made(near, p, segmentation, clicks)
+
+        return correct
+
+    def _made(self, near: np.ndarray, p: np.ndarray, labels: np.ndarray, clicks: Sequence[VoxelClick]) -> Prediction:
+        at = tuple(axis[near] for axis in self._at)
+        segmentation, probability = self.prediction.segmentation.copy(), np.array(self.prediction.probability)
+        segmentation[at] = labels
+        probability[(slice(None), *at)] = p
+        decree(self.prediction, segmentation, probability, clicks)
+        return replace(self.prediction, segmentation=segmentation, probability=probability)

@@ -5,18 +5,16 @@ First what moves the outline, by the Dice that it gains; then what the uncertain
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, product
+from itertools import count, islice, product
 from typing import Any
 
 import numpy as np
 
 from mob_training.evaluation.readers import readers
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Bump, Correction, VoxelClick
-from mob_training.evaluation.readers.field import CaseField
+from mob_training.evaluation.readers.corrections import Bump, CaseField, Correction, VoxelClick
 from mob_training.evaluation.readers.simulation import CLICKS_IN_A_REGION, BumpSettings
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.wording import percent
@@ -84,7 +82,7 @@ def fit(cases: Sequence[ReadCase], start: ClickSettings, report: Callable[[str],
     Args:
         cases: Validation cases, whose predictions were not used to train the model.
         start: The settings that are not fitted.
-        report: Called with one line for each setting, with the time left.
+        report: Called with one line for each setting.
 
     Raises:
         SettingsError: There are fewer than two cases.
@@ -98,13 +96,22 @@ def fit(cases: Sequence[ReadCase], start: ClickSettings, report: Callable[[str],
         replace(start, prior_deviation=deviation, length_mm=length, strength=STRENGTH)
         for deviation, length in product(DEVIATIONS, [*lengths, *LENGTHS_MM])
     ]
-    progress = _Progress(len(bumps) + len(pairs) + len(STRENGTHS), report)
+    total, done = len(bumps) + len(pairs) + len(STRENGTHS), count(1)
+
+    def try_all(what: str, corrections: Sequence[Correction]) -> Trial:
+        trial = try_out(cases, corrections)
+        report(f"{next(done)} of {total}: {what}: Dice {100 * trial.gain:+.2f} %, harm {percent(trial.harm)}")
+        return trial
 
     def try_bump(bump: BumpSettings) -> Trial:
-        return progress.step(bump, try_out(cases, [Bump(c.prediction, bump.height, bump.width_mm) for c in cases]))
+        corrections = [Bump(case.prediction, bump.height, bump.width_mm) for case in cases]
+        return try_all(f"bump of {bump.height:g}, {bump.width_mm:g} mm", corrections)
 
     def try_clicks(settings: ClickSettings) -> Trial:
-        return progress.step(settings, try_out(cases, [field.refined(settings) for field in fields]))
+        deviation = "own" if settings.prior_deviation is None else f"{settings.prior_deviation:g}"
+        length = "own length" if settings.length_mm is None else f"{settings.length_mm:g} mm"
+        what = f"deviation {deviation}, {length}, strength {settings.strength:g}"
+        return try_all(what, [field.refined(settings) for field in fields])
 
     baseline = {bump: try_bump(bump) for bump in bumps}
     tried = {settings: try_clicks(settings) for settings in pairs}
@@ -184,26 +191,3 @@ def try_out(cases: Sequence[ReadCase], corrections: Sequence[Correction]) -> Tri
 
 def _scores(case: ReadCase, step: readers.Step) -> dict[str, float]:
     return case.scores(step.prediction, step.clicked, surfaces=False)
-
-
-class _Progress:
-    """Says what was tried, and how long the rest will take."""
-
-    def __init__(self, total: int, report: Callable[[str], None]) -> None:
-        self._total, self._report = total, report
-        self._done, self._start = 0, time.monotonic()
-
-    def step(self, settings: BumpSettings | ClickSettings, trial: Trial) -> Trial:
-        self._done += 1
-        seconds = (time.monotonic() - self._start) / self._done * (self._total - self._done)
-        if isinstance(settings, BumpSettings):
-            tried = f"bump of {settings.height:g}, {settings.width_mm:g} mm"
-        else:
-            deviation = "own" if settings.prior_deviation is None else f"{settings.prior_deviation:g}"
-            length = "own length" if settings.length_mm is None else f"{settings.length_mm:g} mm"
-            tried = f"deviation {deviation}, {length}, strength {settings.strength:g}"
-        self._report(
-            f"{self._done} of {self._total}, {seconds / 60:.0f} min left: {tried}: "
-            f"Dice {100 * trial.gain:+.2f} %, harm {percent(trial.harm)}"
-        )
-        return trial

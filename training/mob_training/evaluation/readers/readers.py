@@ -127,14 +127,6 @@ def paint(case: ReadCase) -> Iterator[Step]:
         yield _drawn(case, np.where(painted, case.truth, case.prediction.segmentation), painted)
 
 
-def draw_edits(case: ReadCase) -> Iterator[Review]:
-    """Review a case as `paint` does."""
-    review = Review(case.prediction, case.regions)
-    for region in review.regions:
-        review.edit(region.region_id, case.truth)
-        yield review
-
-
 def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | None = None) -> Voxel | None:
     """Find the middle of the largest error.
 
@@ -196,5 +188,5 @@ def _middle(mask: np.ndarray, spacing: np.ndarray, box: Box) -> Voxel:
 
 
 def _voxel(index: np.ndarray) -> Voxel:
-    z, y, x = (int(each) for each in index)
+    z, y, x = (int(coordinate) for coordinate in index)
     return z, y, x

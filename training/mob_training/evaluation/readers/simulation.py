@@ -17,6 +17,8 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 
 ACTIONS = 10
 CLICKS_IN_A_REGION = 2
+CLICKS = (1, 3, 5)
+STATIONARY, OWN, LOADINGS = "stationary", "own", "loadings"
 REACHED = (0.90, 0.95)
 """Values of Dice for which the actions are counted that it takes to reach them."""
 
@@ -40,14 +42,13 @@ READERS = (
     Reader("errors", "clicks at the largest error"),
     Reader("errors_bump", "largest error, Gaussian bump"),
     Reader("errors_local", "largest error, only the clicked voxel"),
-    Reader("errors_loadings", "largest error, with the model's loadings"),
     Reader("regions", f"at most {CLICKS_IN_A_REGION} clicks in each listed region"),
     Reader("regions_bump", "listed regions, Gaussian bump"),
     Reader("suggested", "clicks at the suggested place"),
     Reader("buttons", "accept, include or exclude", clicks=False),
     Reader("painting", "painting the regions", clicks=False),
 )
-"""In this order; those with the model's loadings are there only where the scope is local, and for one organ."""
+"""In this order."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,10 @@ def simulate(case: ReadCase, settings: ClickSettings, bump: BumpSettings) -> dic
     case = replace(case, prediction=prediction)
     refined = Refined(prediction, settings)
     bumped = Bump(prediction, bump.height, bump.width_mm)
-    with_loadings = readers.click_at_errors(case, Refined(prediction, settings, case.directions))
     steps: dict[str, Iterator[Step]] = {
         "errors": islice(readers.click_at_errors(case, refined), ACTIONS),
         "errors_bump": islice(readers.click_at_errors(case, bumped), ACTIONS),
         "errors_local": islice(readers.click_at_errors(case, LocalEdit(prediction)), ACTIONS),
-        **({} if case.directions is None else {"errors_loadings": islice(with_loadings, ACTIONS)}),
         "regions": readers.click_in_regions(case, refined, CLICKS_IN_A_REGION),
         "regions_bump": readers.click_in_regions(case, bumped, CLICKS_IN_A_REGION),
         "suggested": islice(readers.click_as_suggested(case), ACTIONS),
@@ -127,3 +126,32 @@ def _ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{f"reached_{level:.2f}": (dice >= level).mean(axis=0) for level in REACHED},
     }
     return {name: ratio.tolist() for name, ratio in ratios.items()}
+
+
+def dice_after_clicks(case: ReadCase) -> dict[str, dict[str, float]]:
+    """Click at the largest errors with the settings of clicks that the model states.
+
+    Returns:
+        For each correlation `dice_1`, `dice_3`, `dice_5`, and `elsewhere_5`, of the voxels that were not clicked. The
+        correlations: `stationary`, a kernel of the settings' length, or one by the organ's size, for every model; for
+        one of the scope `local` `own`, its own; and `loadings`, its own times the cosine of its loadings, where they
+        are known.
+    """
+    prediction = case.prediction
+    settings = prediction.click_settings
+    plain = replace(prediction, correlation_mm=None).with_click_length()
+    kinds = {STATIONARY: Refined(plain, plain.click_settings)}
+    if prediction.correlation_mm is not None:
+        own = replace(settings, length_mm=None)
+        kinds[OWN] = Refined(prediction, own)
+        if case.directions is not None:
+            kinds[LOADINGS] = Refined(prediction, own, case.directions)
+    scores = {}
+    for kind, correct in kinds.items():
+        start = case.scores(prediction, case.unclicked(), surfaces=False)
+        steps = islice(readers.click_at_errors(case, correct), max(CLICKS))
+        rows = [start, *(case.scores(step.prediction, step.clicked, surfaces=False) for step in steps)]
+        rows += [rows[-1]] * (max(CLICKS) + 1 - len(rows))
+        scores[kind] = {f"dice_{n}": rows[n]["dice"] for n in CLICKS}
+        scores[kind][f"elsewhere_{max(CLICKS)}"] = rows[max(CLICKS)]["dice_elsewhere"]
+    return scores

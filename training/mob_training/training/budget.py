@@ -7,32 +7,33 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from time import time
 from typing import Any
 
 import numpy as np
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from mob_training.training.budget.augmentation import training_transforms
-from mob_training.training.budget.patches import NearbyLoader, prepared
-from mob_training.training.budget.surroundings import Frame, directions
-from mob_training.training.deterministic import LATEST, PROGRESS, ConstantRate, DeterministicTrainer
+from mob_training.training.augmentation import Frame, directions, training_transforms
+from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels
 from mob_training.training.losses import batch_dice_loss
-from mob_training.training.progress import add_progress, draw_progress
 from mob_training.training.settings import Budget, Schedule
 from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.files.schema import from_json
 from MoBUncertaintyLib.inference.devices import autocast, wide_precision
-from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 
+NEAR = 8
+"""A patch is centred within so many voxels, along each axis, of a random voxel of a random label."""
 EPOCHS = 20
 """Parts of the time after which the model is validated and stored."""
-LEARNING_RATE, WEIGHT_DECAY, LARGEST_GRADIENT = 2e-3, 1e-4, 5.0
+LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-4
 RISING = 0.1
 """Fraction of the time in which the learning rate rises."""
 SMALLER = 2 / 3
@@ -42,7 +43,7 @@ WINDOW = 20
 """The stored weights are a mean over about the last twentieth of the steps."""
 
 
-class BudgetTrainer(DeterministicTrainer):
+class BudgetTrainer(TermsTrainer):
     """Train as long as there is time; the stored weights are a moving average, good to use at any moment.
 
     Also what a training resumes from: it goes on with the time that is left.
@@ -57,30 +58,23 @@ class BudgetTrainer(DeterministicTrainer):
 
     foreground_rate = 0.8
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
-    ) -> None:
+    largest_gradient = 5.0
+    averaged: AveragedModel | None = None
+    spent = 0.0
+    """Seconds of the epochs that are over."""
+    started = 0.0
+    """When the current epoch began; 0 between two epochs."""
+
+    def _schedule(self, plans: dict[str, Any]) -> Schedule:
         if "budget" not in plans:
             raise SettingsError(f"The plans {plans.get('plans_name')} state no budget; use mob-training train.")
-        self.budget = Budget.from_dict(plans["budget"])
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        if self.label_manager.has_regions or self.label_manager.has_ignore_label:
-            raise SettingsError("The recipe budget needs labels that exclude each other; choose --recipe nnunet.")
+        self.budget = from_json(Budget, plans["budget"])
+        return Schedule(EPOCHS, validation_iterations=10, seed=self.budget.seed)
+
+    def _check(self) -> None:
+        need_exclusive_labels(self.label_manager, "The recipe budget")
         if self.is_ddp:
             raise SettingsError("The recipe budget takes one process; choose --recipe nnunet for several GPUs.")
-        self._check_mirroring()
-        self.enable_deep_supervision = False
-        self.spent = 0.0
-        self.averaged: AveragedModel | None = None
-        self.means: dict[str, float] = {}
-
-    def _check_mirroring(self) -> None:
-        """Refuse to mirror left and right where labels have sides."""
         orientation = self.dataset_json.get("orientation")
         letters = directions(self.plans_manager.plans, orientation) if orientation else ["L"] * 3
         sided = [name for name in self.dataset_json["labels"] if SIDES & set(re.split(r"[^a-z]+", name.lower()))]
@@ -89,9 +83,6 @@ class BudgetTrainer(DeterministicTrainer):
                 raise SettingsError(
                     f"Axis {axis} is from left to right, and {sided[0]} has a side: it cannot be mirrored."
                 )
-
-    def _schedule(self, plans: dict[str, Any]) -> Schedule:
-        return Schedule(EPOCHS, validation_iterations=10, seed=self.budget.seed)
 
     def _do_i_compile(self) -> bool:
         return False
@@ -102,21 +93,15 @@ class BudgetTrainer(DeterministicTrainer):
         now = self.spent + (time() - self.started if self.started else 0)
         return min(1.0, now / self.budget.seconds)
 
-    started = 0.0
-    """When the current epoch began; 0 between two epochs."""
-
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         return optimizer, ConstantRate()  # it changes with each step
 
     def _build_loss(self) -> Any:
-        def loss(logits: Tensor, target: Tensor) -> Tensor:
-            return sum(self._terms(logits, target).values())
-
-        return loss
+        return lambda logits, target: sum(self._terms(logits, target[:, 0].long()).values())
 
     def _terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        logits, target = logits.float(), target[:, 0].long()
+        logits = logits.float()
         return {
             "cross_entropy": torch.nn.functional.cross_entropy(logits, target),
             "dice": batch_dice_loss(logits.softmax(dim=1), target),
@@ -151,11 +136,8 @@ class BudgetTrainer(DeterministicTrainer):
         return prepared(loaders[0], processes, pinned), prepared(loaders[1], 0, pinned)
 
     def on_train_start(self) -> None:
-        super().on_train_start()
-        self._average()
-
-    def _average(self) -> None:
         """Begin a moving average at the network's weights."""
+        super().on_train_start()
         self.averaged = AveragedModel(
             self.network, avg_fn=lambda mean, weight, steps: mean + (weight - mean) * WINDOW / (steps + WINDOW)
         )
@@ -194,7 +176,7 @@ class BudgetTrainer(DeterministicTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.fraction < SMALLER:
             batch = self._smaller(batch)
-        data, target = (batch[name].to(self.device, non_blocking=True) for name in ("data", "target"))
+        data, target = self._batch(batch)
         for group in self.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * one_cycle(self.fraction)
         self.optimizer.zero_grad(set_to_none=True)
@@ -203,12 +185,8 @@ class BudgetTrainer(DeterministicTrainer):
                 logits = self.network(data)
             terms = self._terms(logits, target)
             loss = torch.stack(list(terms.values())).sum()
-        scaler = self.grad_scaler or torch.amp.GradScaler(enabled=False)
-        scaler.scale(loss).backward()
-        scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
-        scaler.step(self.optimizer)
-        scaler.update()
+        self.scaler.scale(loss).backward()
+        self._optimise()
         self.averaged.update_parameters(self.network)
         logged = {name: float(term.detach()) for name, term in terms.items()}
         return {"loss": loss.detach().cpu().numpy()} | logged
@@ -217,12 +195,9 @@ class BudgetTrainer(DeterministicTrainer):
         return super().validation_step(self._smaller(batch))
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        super().on_train_epoch_end([{"loss": output["loss"]} for output in train_outputs])
-        self.means = {
-            name: float(np.mean([output[name] for output in train_outputs]))
-            for name in train_outputs[0]
-            if name != "loss"
-        } | {"steps": len(train_outputs)}
+        super().on_train_epoch_end(train_outputs)
+        del self.means["loss"]
+        self.means["steps"] = len(train_outputs)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -230,35 +205,60 @@ class BudgetTrainer(DeterministicTrainer):
 
     def on_epoch_end(self) -> None:
         """Store the averaged weights, and as the best those with the highest validation Dice; say what is left."""
-        epoch, log = self.current_epoch, self.logger
-        log.log("epoch_end_timestamps", time(), epoch)
+        self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
         self.spent, self.started = self.spent + time() - self.started, 0.0
-        each = log.get_value("dice_per_class_or_region", step=-1)
-        loss, dice = (float(log.get_value(name, step=-1)) for name in ("val_losses", "mean_fg_dice"))
-        dice = 0.0 if math.isnan(dice) else dice
+        loss, dice = self._validated()
         names = [name for name in self.dataset_json["labels"] if name != "background"]
-        shown = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, each, strict=True))
+        overlaps = dict(zip(names, self.logger.get_value("dice_per_class_or_region", step=-1), strict=True))
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in overlaps.items())
         left = max(0.0, self.budget.seconds - self.spent) / 60
         self.print_to_log_file(
             f"{self.means['steps']} steps, validation Dice {dice:.3f} ({shown}), {left:.0f} of "
             f"{self.budget.minutes:g} minutes left"
         )
-        row = {"epoch": epoch, "minutes": self.spent / 60, **self.means}
-        row |= {"validation_loss": loss, "validation_dice": dice}
-        row |= {f"dice_{name}": float(value) for name, value in zip(names, each, strict=True)}
-        rows, drawing = (Path(self.output_folder, name) for name in PROGRESS)
-        draw_progress(add_progress(rows, row), drawing)
-        if self._best_ema is None or dice > self._best_ema:
-            self._best_ema = dice
-            self.save_checkpoint(f"{self.output_folder}/{BEST}")
-        self.save_checkpoint(f"{self.output_folder}/{LATEST}")
-        self.current_epoch += 1
+        row = {"minutes": self.spent / 60, **self.means, "validation_loss": loss, "validation_dice": dice}
+        row |= {f"dice_{name}": float(value) for name, value in overlaps.items()}
+        self._end_epoch(row, dice, store=True)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Load a checkpoint, and with it how much time was spent."""
         super().load_checkpoint(filename_or_checkpoint)
         starts, ends = (self.logger.get_value(f"epoch_{name}_timestamps", step=None) for name in ("start", "end"))
         self.spent = float(sum(end - start for start, end in zip(starts, ends, strict=False)))
+
+
+class NearbyLoader(nnUNetDataLoader):
+    """Draw patches near a random voxel of a random label of the case, or, in the other draws, anywhere in it."""
+
+    def get_bbox(
+        self,
+        data_shape: Sequence[int],
+        force_fg: bool,
+        class_locations: Mapping[Any, np.ndarray],
+        *_: Any,
+        **__: Any,
+    ) -> tuple[list[int], list[int]]:
+        """Return first and last voxel of a patch; within the case, or around it where it is smaller than a patch."""
+        shape, patch = np.asarray(data_shape), np.asarray(self.patch_size)
+        shown = [voxels for label, voxels in class_locations.items() if not isinstance(label, tuple) and len(voxels)]
+        if force_fg and shown:
+            voxels = shown[np.random.randint(len(shown))]
+            centre = voxels[np.random.randint(len(voxels))][1:] + np.random.randint(-NEAR, NEAR + 1, len(patch))
+            start = centre - patch // 2
+        else:
+            start = np.random.randint(0, np.maximum(shape - patch, 0) + 1)
+        start = np.where(shape < patch, (shape - patch) // 2, np.clip(start, 0, np.maximum(shape - patch, 0)))
+        return start.tolist(), (start + patch).tolist()
+
+
+def prepared(loader: nnUNetDataLoader, processes: int, pinned: bool) -> Any:
+    """Let some processes prepare batches, or none but this one."""
+    if processes == 0:
+        return SingleThreadedAugmenter(loader, None)
+    cached = max(6, processes // 2)
+    return NonDetMultiThreadedAugmenter(
+        loader, None, processes, num_cached=cached, seeds=None, pin_memory=pinned, wait_time=0.002
+    )
 
 
 def one_cycle(fraction: float) -> float:
