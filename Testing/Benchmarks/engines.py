@@ -29,8 +29,7 @@ from inference import machine
 from inference.networks import CONFIGURATION, ORGAN_IS_RARE, _stated, plain_plans, write_training_folder
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.inference.devices import autocast_dtype, openvino_version
-from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine, _MeanGraph
-from MoBUncertaintyLib.inference.engines import Engine, TorchEngine
+from MoBUncertaintyLib.inference.engines import Engine, OpenVinoEngine, TorchEngine, _MeanGraph
 from MoBUncertaintyLib.inference.graph_cache import GraphCache
 from MoBUncertaintyLib.inference.preprocessing import Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import CPU

@@ -189,5 +189,5 @@ def _writing(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"The folder {target} cannot be changed ({reason_of(error)}); mend that and try again."
+            f"The folder {target} cannot be changed ({reason_of(error)}); correct that and try again."
         ) from error

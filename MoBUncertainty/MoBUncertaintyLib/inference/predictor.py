@@ -19,13 +19,11 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
-from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine
-from MoBUncertaintyLib.inference.engines import Engine, TorchEngine
+from MoBUncertaintyLib.inference.engines import Engine, OpenVinoEngine, TorchEngine
 from MoBUncertaintyLib.inference.maps.filling import fill
-from MoBUncertaintyLib.inference.plausibility import cut_off, not_found, reached_edges
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
-from MoBUncertaintyLib.inference.suitability import judge, measure, organ_intensity
+from MoBUncertaintyLib.inference.suitability import cut_off, judge, measure, not_found, organ_intensity, reached_edges
 from MoBUncertaintyLib.model.card import Fold, Label, ModelCard, chosen_labels, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model

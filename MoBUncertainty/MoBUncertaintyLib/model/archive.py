@@ -195,5 +195,5 @@ def _check_entry(entry: zipfile.ZipInfo, where: str) -> None:
 
 def _damaged(where: str, error: Exception) -> ModelError:
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
-        return ModelError(f"{where} cannot be unpacked ({error.strerror}); mend that and try again.")
+        return ModelError(f"{where} cannot be unpacked ({error.strerror}); correct that and try again.")
     return ModelError(f"{where} is not a readable zip file ({error}); download it again.")

@@ -21,7 +21,7 @@ from MoBUncertaintyLib.images.channels import check_modalities
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor
-from MoBUncertaintyLib.inference.plausibility import unsuitable
+from MoBUncertaintyLib.inference.suitability import unsuitable
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output.case import Case, Source

@@ -24,7 +24,7 @@ from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.inference import devices, engine_openvino, graph_cache, predictor
 from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
-from MoBUncertaintyLib.inference.engine_openvino import OpenVinoEngine
+from MoBUncertaintyLib.inference.engines import OpenVinoEngine
 from MoBUncertaintyLib.inference.graph_cache import GraphCache, cache_folder
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import CPU, OVERFLOWED

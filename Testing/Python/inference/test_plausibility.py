@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.inference.plausibility import unsuitable
 from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.inference.suitability import unsuitable
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.pipeline import analyse

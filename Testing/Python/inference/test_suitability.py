@@ -16,9 +16,8 @@ from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.resources import RESOURCES
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_image
-from MoBUncertaintyLib.inference.plausibility import Edges, cut_off
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.inference.suitability import fit_fingerprint, judge, organ_intensity
+from MoBUncertaintyLib.inference.suitability import Edges, cut_off, fit_fingerprint, judge, organ_intensity
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model

@@ -19,8 +19,8 @@ from MoBUncertaintyLib.geometry import hull
 from MoBUncertaintyLib.images.memory import check_memory, lazy_zeros
 from MoBUncertaintyLib.inference.maps.filling import MIN_PROBABILITY, MIN_VARIANCE, rounded
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor, difference, together
-from MoBUncertaintyLib.inference.plausibility import not_found
 from MoBUncertaintyLib.inference.predictor import Clock, Predictor
+from MoBUncertaintyLib.inference.suitability import not_found
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.folder import Model
