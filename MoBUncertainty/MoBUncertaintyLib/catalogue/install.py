@@ -51,13 +51,13 @@ def status(entry: Entry, folder: Path | None = None) -> Status:
 
 def why_not(entry: Entry, folder: Path | None = None) -> str | None:
     """Say in one sentence why a model cannot be installed in a folder (None: the user's); None if it can."""
-    found = status(entry, folder)
+    state = status(entry, folder)
     return {
         Status.INSTALLED: f"{entry.name} is installed already.",
         Status.OTHER_VERSION: f"Another version of {entry.name} is installed; remove that first.",
         Status.SHIPPED: f"{entry.name} comes with the program; there is nothing to install.",
         Status.TOO_NEW: f"{entry.name} needs MoB Uncertainty {entry.minimum_version}; update MoB Uncertainty.",
-    }.get(found)
+    }.get(state)
 
 
 def target_of(entry: Entry, folder: Path | None = None) -> Path:
@@ -150,7 +150,7 @@ def _download(
     """Write a model's zip to a file, no more bytes than the catalogue says, and check its SHA-256."""
     where, digest, done = place.address(entry.file), hashlib.sha256(), 0
     total = -(-entry.size // MEGABYTE)
-    began = told = time.monotonic()
+    began = reported = time.monotonic()
     progress(Progress("download", 0, total))
     with place.open(entry.file) as read, target.open("wb") as file:
         while chunk := read(CHUNK):
@@ -161,8 +161,8 @@ def _download(
                 break
             digest.update(chunk)
             file.write(chunk)
-            if (now := time.monotonic()) > told + TELL_EVERY_S:
-                told = now
+            if (now := time.monotonic()) > reported + TELL_EVERY_S:
+                reported = now
                 left = (now - began) * (entry.size - done) / done
                 progress(Progress("download", done // MEGABYTE, total, left))
     if done < entry.size:

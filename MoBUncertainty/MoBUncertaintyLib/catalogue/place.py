@@ -199,12 +199,12 @@ def _open_address(where: str) -> Any:
     # The timeout counts from byte to byte, and neither the look-up of the name nor redirects.
     Thread(target=ask, daemon=True).start()
     try:
-        given = answer.get(timeout=TIMEOUT_S)
+        response = answer.get(timeout=TIMEOUT_S)
     except Empty:
         raise TimeoutError from None
-    if isinstance(given, Exception):
-        raise given
-    return given
+    if isinstance(response, Exception):
+        raise response
+    return response
 
 
 def _open_file(path: Path) -> IO[bytes]:

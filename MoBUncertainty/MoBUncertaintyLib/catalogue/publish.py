@@ -195,7 +195,7 @@ def card_fields(model: Model, entry: Entry, published: date) -> dict[str, Fields
     labels = ", ".join(readable(label.name) for label in card.labels)
     snomed = [kind[1] for label in card.labels if (kind := label.terminology["type"]) and kind[0] == "SCT"]
     maps = "a probability" + ("" if card.covariance.kind is Covariance.DETERMINISTIC else " and its variance")
-    known = card.fingerprint
+    fingerprint = card.fingerprint
     spacing = " x ".join(f"{step:g}" for step in card.spacing)
     scores = {name: text for name, text in score_lines(card.scores) if name}
     return {
@@ -250,7 +250,7 @@ def card_fields(model: Model, entry: Entry, published: date) -> dict[str, Fields
             "Out-of-scope use": None,
             "Excluded use": "Clinical use",
             "Intended user": "Researcher",
-            "Ordinary cases": "; ".join(known.lines) if known else None,
+            "Ordinary cases": "; ".join(fingerprint.lines) if fingerprint else None,
         },
         "Model performance": dict(scores) or {"Metrics": None},
     }

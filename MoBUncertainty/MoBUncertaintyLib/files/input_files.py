@@ -96,11 +96,11 @@ def unchanged(paths: Sequence[Path]) -> Iterator[None]:
 
 def _state(path: Path) -> tuple[int, ...] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
     # The change time is set by the system and cannot be put back, unlike the time of modification.
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class BoundedReader(io.BufferedReader):

@@ -303,8 +303,8 @@ def _repair(target: Path, whole: bool = True) -> None:
         whole: That is the target's own, so that it can be put back.
     """
     name = short_name(target.name, _HIDDEN_LIMIT)
-    found = [(path, match) for path in target.parent.iterdir() if (match := HIDDEN.fullmatch(path.name))]
-    for path, match in found:
+    hidden = [(path, match) for path in target.parent.iterdir() if (match := HIDDEN.fullmatch(path.name))]
+    for path, match in hidden:
         if match["name"] != name or match["what"] == "lock":
             continue
         if match["what"].endswith("tmp"):
@@ -326,17 +326,17 @@ def _retire(old: Path, target: Path, earlier: bytes | None) -> Path | None:
         _remove(doomed)
         return None
     while True:
-        kept = _free(target)
+        place = _free(target)
         with suppress(FileExistsError):
-            rename_new(old, kept)
-            sync_folder(kept.parent)
-            return kept
+            rename_new(old, place)
+            sync_folder(place.parent)
+            return place
 
 
 def _free(target: Path) -> Path:
     """Name what is kept beside a target; see `KEPT`."""
     names = (f"{short_name(target.name, _HIDDEN_LIMIT)}.kept-{number}" for number in itertools.count(1))
-    return next(kept for name in names if not os.path.lexists(kept := target.with_name(name)))
+    return next(free for name in names if not os.path.lexists(free := target.with_name(name)))
 
 
 def _is_replaceable(old: Path, earlier: bytes | None) -> bool:

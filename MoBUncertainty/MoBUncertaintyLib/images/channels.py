@@ -31,13 +31,13 @@ def in_order(names: Sequence[str], first: T, others: Mapping[str, T]) -> list[T]
     Raises:
         SettingsError: A name is unknown, or another number of channels than one is left.
     """
-    given = {name.casefold(): value for name, value in others.items()}
-    known = [name.casefold() for name in names]
-    if unknown := [name for name in others if name.casefold() not in known]:
+    named = {name.casefold(): value for name, value in others.items()}
+    folded = [name.casefold() for name in names]
+    if unknown := [name for name in others if name.casefold() not in folded]:
         raise SettingsError(
             f"The model has no input channel {printable(unknown[0])}; its channels are {', '.join(names)}."
         )
-    left = [name for name in names if name.casefold() not in given]
+    left = [name for name in names if name.casefold() not in named]
     if len(left) > 1:
         raise SettingsError(
             f"The model takes {len(names)} images of each case ({', '.join(names)}), and {' and '.join(left[1:])} is "
@@ -47,7 +47,7 @@ def in_order(names: Sequence[str], first: T, others: Mapping[str, T]) -> list[T]
         raise SettingsError(
             f"All input channels are named ({', '.join(names)}); leave one to the image that is predicted."
         )
-    return [given.get(name, first) for name in known]
+    return [named.get(name, first) for name in folded]
 
 
 def other_modalities(names: Sequence[str], first: sitk.Image, others: Mapping[str, sitk.Image]) -> list[str]:
@@ -64,10 +64,10 @@ def check_modalities(
         ImageError: There is one, and nobody forces it.
         SettingsError: As for `in_order`.
     """
-    said = other_modalities(names, first, others)
-    if said and not force:
-        raise ImageError(f"{said[0].rstrip('.')}, or predict this one nevertheless with --force.")
-    return said
+    sentences = other_modalities(names, first, others)
+    if sentences and not force:
+        raise ImageError(f"{sentences[0].rstrip('.')}, or predict this one nevertheless with --force.")
+    return sentences
 
 
 def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[str, sitk.Image], list[str]]:
@@ -83,15 +83,15 @@ def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[st
     Raises:
         ImageError: One cannot be used, or does not overlap the grid.
     """
-    found, warnings = {}, []
+    checked, warnings = {}, []
     for name, image in images.items():
         try:
-            found[name], said = check_image(image)
+            checked[name], notes = check_image(image)
         except ImageError as error:
             raise ImageError(f"The image of {printable(name)}: {error}") from error
-        warnings += [f"The image of {printable(name)}: {each}" for each in said]
-        if not on_same_grid(found[name], grid):
-            found[name], covered = _resampled(found[name], grid)
+        warnings += [f"The image of {printable(name)}: {each}" for each in notes]
+        if not on_same_grid(checked[name], grid):
+            checked[name], covered = _resampled(checked[name], grid)
             if not covered:
                 raise ImageError(
                     f"The image of {printable(name)} does not overlap the first image; check that both show the same "
@@ -101,7 +101,7 @@ def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[st
             warnings.append(
                 f"The image of {printable(name)} has another grid; it was resampled to the first image's{part}."
             )
-    return found, warnings
+    return checked, warnings
 
 
 def on_same_grid(one: sitk.Image, other: sitk.Image) -> bool:

@@ -92,7 +92,7 @@ def find_series(folder: Path) -> dict[str, Series]:
         paths = sorted(path for path in folder.iterdir() if not path.is_dir())
     except OSError as error:
         raise ImageError(f"{folder} cannot be listed ({error.strerror}); check the path.") from error
-    found: dict[str, Series] = {}
+    series: dict[str, Series] = {}
     for path in paths:
         if not begins_as_dicom(path):
             if _should_be_dicom(path):
@@ -107,8 +107,8 @@ def find_series(folder: Path) -> dict[str, Series]:
                     raise
                 continue  # another file that happens to begin so
         if uid is not None:
-            found.setdefault(uid, Series(uid, description)).files.append(path)
-    return found
+            series.setdefault(uid, Series(uid, description)).files.append(path)
+    return series
 
 
 def _should_be_dicom(path: Path) -> bool:
@@ -136,15 +136,15 @@ def choose_series(folder: Path, uid: str | None = None) -> Series:
     Raises:
         ImageError: There is none, or there are several and none is chosen.
     """
-    found = find_series(folder)
-    if not found:
+    series = find_series(folder)
+    if not series:
         raise ImageError(f"{folder} holds no DICOM series; give a DICOM folder or a volume file.")
-    if uid is None and len(found) > 1:
-        names = "; ".join(f"{each.uid} ({each.description}, {len(each.files)} slices)" for each in found.values())
-        raise ImageError(f"{folder} holds {len(found)} DICOM series; choose one with --series: {names}.")
-    if uid is not None and uid not in found:
-        raise ImageError(f"{folder} holds no DICOM series {uid}; choose one with --series: {'; '.join(found)}.")
-    return found[uid] if uid is not None else next(iter(found.values()))
+    if uid is None and len(series) > 1:
+        names = "; ".join(f"{each.uid} ({each.description}, {len(each.files)} slices)" for each in series.values())
+        raise ImageError(f"{folder} holds {len(series)} DICOM series; choose one with --series: {names}.")
+    if uid is not None and uid not in series:
+        raise ImageError(f"{folder} holds no DICOM series {uid}; choose one with --series: {'; '.join(series)}.")
+    return series[uid] if uid is not None else next(iter(series.values()))
 
 
 def read_slices(files: Sequence[Path]) -> tuple[sitk.Image, list[str], list[str]]:
@@ -384,13 +384,13 @@ def _check_positions(positions: np.ndarray, normal: np.ndarray) -> list[str]:
             f"Slices of the DICOM series are shifted beside each other by up to {shift:.3g} mm (a tilted gantry); "
             "resample the series to a straight volume first, in 3D Slicer for example."
         )
-    found = []
+    sentences = []
     if shift > _NOTICED_SHIFT:
-        found.append(
+        sentences.append(
             f"Slices of the DICOM series are shifted beside each other by up to {shift:.2g} mm and were stacked "
             "straight: places may be wrong by as much, but not in DICOM objects, which keep the slices."
         )
     if np.abs(gaps - usual).max() > 0.05 * usual:
         sizes = f"{gaps.min():.3g} to {gaps.max():.3g} mm"
-        found.append(f"Slices are missing or unevenly spaced ({sizes}): sizes may be wrong.")
-    return found
+        sentences.append(f"Slices are missing or unevenly spaced ({sizes}): sizes may be wrong.")
+    return sentences

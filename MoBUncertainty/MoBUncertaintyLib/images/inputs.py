@@ -74,22 +74,22 @@ def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1)
     if image := _image_of_case(entries):
         return [Input(image, "", "")]
     slices = [entry for entry in entries if begins_as_dicom(entry) and not is_volume_name(entry.name)]
-    found = [each for entry in entries if entry not in slices for each in _search(entry, passed, channels)]
-    if any(_image_of_case(_entries(each.path.parent)) for each in found if volume_stem(each.path) in _CASE_IMAGES):
-        found = [each for each in found if each.entry != _CASE_LIST]
-    good = [each for each in found if not each.problem]
+    inputs = [each for entry in entries if entry not in slices for each in _search(entry, passed, channels)]
+    if any(_image_of_case(_entries(each.path.parent)) for each in inputs if volume_stem(each.path) in _CASE_IMAGES):
+        inputs = [each for each in inputs if each.entry != _CASE_LIST]
+    good = [each for each in inputs if not each.problem]
     if _holds_slices(slices):
         if not good:
             return [Input(path, "", "")]
-        found.append(
+        inputs.append(
             Input(path, path.name, path.name, "DICOM files lie beside other images; give them a folder of their own")
         )
     if not good:
-        reasons = "".join(f"; {each.entry}: {each.problem}" for each in found[:3])
+        reasons = "".join(f"; {each.entry}: {each.problem}" for each in inputs[:3])
         raise ImageError(
             f"{path} holds no image{reasons}; give a folder with DICOM slices or {', '.join(VOLUME_SUFFIXES)} files."
         )
-    return _with_distinct_names(found)
+    return _with_distinct_names(inputs)
 
 
 def case_folders(inputs: Sequence[Input], output: Path) -> list[tuple[Input, Path]]:
@@ -137,14 +137,14 @@ def _search(entry: Path, passed: frozenset[Path], channels: int) -> list[Input]:
         if is_volume_name(entry.name):
             return [_volume(entry, channels, entry.name, volume_stem(entry))]
         return [Input(entry, entry.name, entry.name, "it is no volume and no folder of DICOM files", is_case=False)]
-    found = _in_folder(entry, passed, _DEEPEST, channels)
-    if len(found) == 1:
-        return [replace(found[0], entry=entry.name, name=entry.name)]
-    if not found and not _holds_results(entry):
+    inputs = _in_folder(entry, passed, _DEEPEST, channels)
+    if len(inputs) == 1:
+        return [replace(inputs[0], entry=entry.name, name=entry.name)]
+    if not inputs and not _holds_results(entry):
         return [Input(entry, entry.name, entry.name, "it holds no image", is_case=False)]
-    named = [each.path if each.path.is_dir() else each.path.parent for each in found]
+    named = [each.path if each.path.is_dir() else each.path.parent for each in inputs]
     texts = [folder.relative_to(entry.parent).as_posix() for folder in named]
-    return [replace(each, entry=text, name=text.replace("/", "_")) for each, text in zip(found, texts, strict=True)]
+    return [replace(each, entry=text, name=text.replace("/", "_")) for each, text in zip(inputs, texts, strict=True)]
 
 
 def _in_folder(folder: Path, passed: frozenset[Path], depth: int, channels: int) -> list[Input]:

@@ -30,8 +30,8 @@ _IMAGES = {
 def modality_of_channel(name: str) -> str | None:
     """Return DICOM's term for what a model's channel takes, by its name (CT, MRI, T1w, ...); None: it does not say."""
     words = re.split(r"[^a-z0-9]+", name.casefold())
-    found = {term for term, form in _CHANNELS.items() if any(form.fullmatch(word) for word in words)}
-    return found.pop() if len(found) == 1 else None
+    terms = {term for term, form in _CHANNELS.items() if any(form.fullmatch(word) for word in words)}
+    return terms.pop() if len(terms) == 1 else None
 
 
 def modality_of(image: sitk.Image) -> str | None:
@@ -52,12 +52,12 @@ def contradictions(channels: Sequence[str], modalities: Sequence[str | None]) ->
         channels: Names of the model's channels.
         modalities: DICOM's terms for their images; None: not known.
     """
-    said = []
+    sentences = []
     for name, modality in zip(channels, modalities, strict=True):
         taken = modality_of_channel(name)
         if taken and modality in _IMAGES and modality != taken:
             which = f"The image of {printable(name)}" if len(channels) > 1 else "The image"
-            said.append(
+            sentences.append(
                 f"{which} is {_IMAGES[modality]}, but the model takes {_IMAGES[taken]}; choose another image or model."
             )
-    return said
+    return sentences

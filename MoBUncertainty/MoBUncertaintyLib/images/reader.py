@@ -216,9 +216,9 @@ def check_geometry(spacing: Sequence[float], origin: Sequence[float], direction:
         raise ImageError("The image's spacing, origin or direction is not a number; correct the header.")
     low, high = SPACING_MM
     if not all(low <= step <= high for step in spacing):
-        found = " x ".join(f"{step:.3g}" for step in spacing)
+        steps = " x ".join(f"{step:.3g}" for step in spacing)
         raise ImageError(
-            f"The voxels measure {found} mm, outside {low:g} to {high:g} mm; correct the header or resample."
+            f"The voxels measure {steps} mm, outside {low:g} to {high:g} mm; correct the header or resample."
         )
     axes = np.reshape(direction, (3, 3))
     if np.abs(axes.T @ axes - np.eye(3)).max() > MAX_SHEAR:  # a voxel's volume would not be its spacings' product

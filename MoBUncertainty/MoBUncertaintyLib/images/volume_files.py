@@ -37,11 +37,11 @@ def check_voxels(header: VolumeHeader) -> tuple[np.ndarray | None, list[str]]:
         ImageError: Voxels are missing or damaged, or there are many more bytes than stated.
     """
     voxels = header.voxels
-    kept = None if header.dtype is None else np.empty(math.prod(header.shape), header.dtype)
+    values = None if header.dtype is None else np.empty(math.prod(header.shape), header.dtype)
     name, needed = header.path.name, voxels.skip + voxels.length
     surplus = min(_SURPLUS, voxels.length // header.shape[-1] - 1) if voxels.packing == "raw" else 0
     try:
-        present = _count_bytes(header, needed + surplus + 1, None if kept is None else kept.view(np.uint8))
+        present = _count_bytes(header, needed + surplus + 1, None if values is None else values.view(np.uint8))
     except (EOFError, zlib.error, IsalError, igzip.BadGzipFile) as error:  # type: ignore[misc]  # its stub has it as an instance
         raise ImageError(f"{name} is truncated or damaged; copy or download it again.") from error
     except OSError as error:
@@ -51,8 +51,8 @@ def check_voxels(header: VolumeHeader) -> tuple[np.ndarray | None, list[str]]:
     if present > needed + surplus:
         raise ImageError(f"{name} holds more than the {needed} bytes of its voxels; its header is wrong, or the file.")
     if present > needed:
-        return kept, [f"{name} holds {present - needed} bytes more than its voxels, which were ignored."]
-    return kept, []
+        return values, [f"{name} holds {present - needed} bytes more than its voxels, which were ignored."]
+    return values, []
 
 
 def _count_bytes(header: VolumeHeader, limit: int, kept: np.ndarray | None) -> int:

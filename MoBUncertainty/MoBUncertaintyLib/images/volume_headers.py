@@ -132,8 +132,8 @@ def _nifti(path: Path) -> VolumeHeader:
         raise ValueError(f"its voxels cannot begin at byte {offset:g}")
     spacing = np.asarray(header["pixdim"][1:4], float)
     if not (np.isfinite(spacing) & (spacing != 0)).all():
-        found = " x ".join(f"{s:g}" for s in spacing)
-        raise ImageError(f"The header of {path.name} states a spacing of {found} mm; correct the header.")
+        steps = " x ".join(f"{s:g}" for s in spacing)
+        raise ImageError(f"The header of {path.name} states a spacing of {steps} mm; correct the header.")
     skip, start = (int(offset), 0) if packed else (0, int(offset))
     length = math.prod(shape) * dtype.itemsize
     voxels = Voxels(start, skip, length, "gzip" if packed else "raw")
@@ -198,10 +198,10 @@ def _nifti_forms(header: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Read the two matrices, qform and sform; None for one that is not stated, or cannot be used beside the other."""
     from nibabel.spatialimages import HeaderDataError
 
-    stated = [header[f"quatern_{axis}"] for axis in "bcd"] + [header[f"qoffset_{axis}"] for axis in "xyz"]
-    stated = stated if header["qform_code"] > 0 else []
+    quaternion = [header[f"quatern_{axis}"] for axis in "bcd"] + [header[f"qoffset_{axis}"] for axis in "xyz"]
+    quaternion = quaternion if header["qform_code"] > 0 else []
     rows = [header[f"srow_{axis}"] for axis in "xyz"] if header["sform_code"] > 0 else []
-    if not (np.isfinite(stated).all() and np.isfinite(rows).all()):
+    if not (np.isfinite(quaternion).all() and np.isfinite(rows).all()):
         raise ValueError("its qform or sform is not a number")
     if header["pixdim"][0] == 0:
         header["pixdim"][0] = 1  # as the standard says
@@ -335,12 +335,12 @@ def _meta_voxels(path: Path, fields: dict[str, str], end: int, length: int) -> V
         raise _detached(path)
     if fields.get("HeaderSize", "0") != "0":
         raise ValueError(f"its HeaderSize is {fields['HeaderSize'][:40]!r}")
-    stated = fields.get("CompressedDataSize", "")
-    if stated and not packed:
+    size = fields.get("CompressedDataSize", "")
+    if size and not packed:
         raise ValueError("it states a CompressedDataSize, and that its voxels are not compressed")
-    if packed and not re.fullmatch(r"[1-9]\d{0,17}", stated):  # SimpleITK reads anything then
-        raise ValueError(f"its CompressedDataSize is {stated!r}")
-    return Voxels(end, 0, length, "zlib" if packed else "raw", int(stated) if packed else None)
+    if packed and not re.fullmatch(r"[1-9]\d{0,17}", size):  # SimpleITK reads anything then
+        raise ValueError(f"its CompressedDataSize is {size!r}")
+    return Voxels(end, 0, length, "zlib" if packed else "raw", int(size) if packed else None)
 
 
 def _meta_fields(file: BinaryIO) -> tuple[dict[str, str], int]:

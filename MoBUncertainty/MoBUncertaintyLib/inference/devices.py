@@ -26,22 +26,22 @@ def select_engine(engine: str, device: str) -> tuple[EngineName, torch.device]:
     Raises:
         SettingsError: This computer does not have them, or the one cannot use the other.
     """
-    wanted, there = EngineName(engine), openvino_version() is not None
-    if (wanted is EngineName.OPENVINO or device == "xpu") and not there:
+    name, there = EngineName(engine), openvino_version() is not None
+    if (name is EngineName.OPENVINO or device == "xpu") and not there:
         raise SettingsError(
             "OpenVINO is not installed; install the Python package openvino, or choose the engine torch."
         )
-    if device == "xpu" and wanted is not EngineName.TORCH:
+    if device == "xpu" and name is not EngineName.TORCH:
         return EngineName.OPENVINO, torch.device("xpu")
-    where = select_device("cpu" if wanted is EngineName.OPENVINO and device == "auto" else device)
-    if wanted is EngineName.OPENVINO and where.type != "cpu":
+    where = select_device("cpu" if name is EngineName.OPENVINO and device == "auto" else device)
+    if name is EngineName.OPENVINO and where.type != "cpu":
         raise SettingsError(
             f"OpenVINO does not compute on {device}; choose the device auto, cpu or xpu, or another engine."
         )
-    if wanted is EngineName.AUTO:
+    if name is EngineName.AUTO:
         chosen = there and where.type == "cpu" and os.environ.get("MOB_UNCERTAINTY_ENGINE") != EngineName.TORCH
-        wanted = EngineName.OPENVINO if chosen else EngineName.TORCH
-    return wanted, where
+        name = EngineName.OPENVINO if chosen else EngineName.TORCH
+    return name, where
 
 
 def openvino_version() -> str | None:

@@ -99,12 +99,12 @@ def draws(predictor: Predictor, image: sitk.Image, count: int, seed: int = 0) ->
     passes = [m for n in range(len(mirrors) + 1) for m in itertools.combinations(mirrors, n)]
     components = list(itertools.product(predictor.folds, passes))
     order = np.random.default_rng(seed).permutation(len(components))
-    wanted = defaultdict(list)
+    numbers_of = defaultdict(list)
     for number in range(count):
-        wanted[int(order[number % len(order)])].append(number)
+        numbers_of[int(order[number % len(order)])].append(number)
     with reporting_out_of_memory():
         case = predictor.prepare(check_image(image)[0])
-        for component, numbers in wanted.items():
+        for component, numbers in numbers_of.items():
             volume = _blended(predictor, case, *components[component])
             for number in numbers:
                 yield _draw(volume, int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1))
@@ -136,12 +136,12 @@ def contrast_factors(predictor: Predictor, image: sitk.Image) -> np.ndarray:
     """
     volume = blended_gaussian(predictor, image)
     factors = volume.factors
-    found = np.zeros((len(factors), *image.GetSize()[::-1]), dtype=np.float32)
-    views = [volume.case.view(each) for each in found]
+    result = np.zeros((len(factors), *image.GetSize()[::-1]), dtype=np.float32)
+    views = [volume.case.view(each) for each in result]
     for i, plane in enumerate(volume.case.planes(factors)):
         for view, values in zip(views, plane, strict=True):
             view[i] = values
-    return found
+    return result
 
 
 def _draw(volume: VolumeGaussian, seed: int) -> Draw:
@@ -213,9 +213,9 @@ def _blended(
 def _of_tile(engine: TorchEngine, tile: Tensor, mirror: Sequence[int]) -> LogitGaussian:
     """Compute the Gaussian of a tile (C_in, *tile) in one mirrored pass, mirrored back."""
     axes = [axis - 3 for axis in mirror]
-    found = engine.gaussian(engine.run(tile.flip(axes)[None]))
+    gaussian = engine.gaussian(engine.run(tile.flip(axes)[None]))
     if not axes:
-        return found
-    log_variance = None if found.log_variance is None else found.log_variance.flip(axes)
-    loading = None if found.loading is None else DenseLoading(found.loading.dense().flip(axes))
-    return replace(found, mean=found.mean.flip(axes), log_variance=log_variance, loading=loading)
+        return gaussian
+    log_variance = None if gaussian.log_variance is None else gaussian.log_variance.flip(axes)
+    loading = None if gaussian.loading is None else DenseLoading(gaussian.loading.dense().flip(axes))
+    return replace(gaussian, mean=gaussian.mean.flip(axes), log_variance=log_variance, loading=loading)

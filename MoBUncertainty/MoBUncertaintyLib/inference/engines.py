@@ -146,8 +146,8 @@ class TorchEngine(Engine):
         """Compute the distribution of the logits from the output of `run`."""
         features, mean = output
         head = self._network.head
-        found: LogitGaussian = LogitGaussian(mean) if head is None else head(features, mean)
-        return found
+        gaussian: LogitGaussian = LogitGaussian(mean) if head is None else head(features, mean)
+        return gaussian
 
 
 class OpenVinoEngine(Engine):
@@ -185,10 +185,10 @@ class OpenVinoEngine(Engine):
             self._graph = _MomentsGraph if self.classes == 2 and self.samples is None else _GaussianGraph
 
     def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
-        wanted = fold, precision, torch.get_num_threads()
+        state = fold, precision, torch.get_num_threads()
         if self._failure:
             raise self._failure
-        if wanted != self._loaded:
+        if state != self._loaded:
             try:
                 self.precision = self._dtype(precision)
                 self._request = self._compiled(fold, HINTS[self.precision][0]).create_infer_request()
@@ -197,15 +197,15 @@ class OpenVinoEngine(Engine):
             except Exception as error:  # whatever it is, PyTorch does without
                 raise self._failed(error) from error
             self._network = self._fallback.network_of(fold) if self._graph is _GaussianGraph else None
-            self._loaded = wanted
+            self._loaded = state
 
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
         try:
-            given = np.ascontiguousarray(x.numpy())  # not by torch, whose threads would take the cores
-            found = self._request.infer([given], share_inputs=True, share_outputs=True)
+            tile = np.ascontiguousarray(x.numpy())  # not by torch, whose threads would take the cores
+            output = self._request.infer([tile], share_inputs=True, share_outputs=True)
         except RuntimeError as error:
             raise self._failed(error) from error
-        return tuple(torch.from_numpy(each) for each in found.to_tuple())
+        return tuple(torch.from_numpy(each) for each in output.to_tuple())
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
         if self._graph is _MomentsGraph:
@@ -223,10 +223,10 @@ class OpenVinoEngine(Engine):
         if precision is Precision.AUTO:
             half = torch.bfloat16 if self._target == "CPU" else torch.float16
             return half if HINTS[half][1] in can else torch.float32
-        wanted: torch.dtype = getattr(torch, precision.value)
-        if HINTS[wanted][1] not in can:
+        dtype: torch.dtype = getattr(torch, precision.value)
+        if HINTS[dtype][1] not in can:
             raise RuntimeError(f"it does not compute in {precision} on this computer")
-        return wanted
+        return dtype
 
     def _compiled(self, fold: Fold, hint: str) -> Any:
         """Compile the graph of a fold, or take it from the cache."""

@@ -84,10 +84,10 @@ class GraphCache:
         for path in self.folder.iterdir():
             with suppress(OSError):
                 files.append((path.stat().st_mtime, path.stat().st_size, path))
-        kept = 0
+        total = 0
         for used, size, path in sorted(files, reverse=True):
-            kept += size
-            if kept > self.limit if path.suffix == ".graph" else used < time.time() - _DAY:
+            total += size
+            if total > self.limit if path.suffix == ".graph" else used < time.time() - _DAY:
                 with suppress(OSError):
                     path.unlink()
 

@@ -92,6 +92,11 @@ class _Look:
     number: int
 
 
+def _alone(engine: Engine) -> AbstractContextManager[None]:
+    """Keep PyTorch's threads away from the cores of an engine that has its own."""
+    return nullcontext() if engine.name is EngineName.TORCH else one_thread()
+
+
 class SlidingWindow:
     """Run a network over the tiles of a volume and blend the moments.
 
@@ -203,15 +208,15 @@ class SlidingWindow:
 
     def _unseen(self, grid: TileGrid, sums: Accumulator, seen: np.ndarray) -> list[Start]:
         """Place tiles on the foreground that was not seen."""
-        with self._timed("blend"), self._alone():
+        with self._timed("blend"), _alone(self.engine):
             return grid.centred(sums.foreground().numpy() & ~seen)
 
     def _accumulator(self, grid: TileGrid) -> Accumulator:
-        kept = self.engine.kept
-        if kept is None:
+        classes = self.engine.kept
+        if classes is None:
             return Accumulator(grid, self.engine.classes - 1, self.placement.sums)
-        others = 0 if self.engine.overlapping else self.engine.classes - len(kept)
-        return Accumulator(grid, len(kept), self.placement.sums, others)
+        others = 0 if self.engine.overlapping else self.engine.classes - len(classes)
+        return Accumulator(grid, len(classes), self.placement.sums, others)
 
     def _result(self, sums: Accumulator) -> tuple[Tensor, Tensor]:
         with self._timed("blend"):
@@ -224,13 +229,14 @@ class SlidingWindow:
 
     def _pass(self, inputs: _Inputs, look: _Look, sums: Accumulator) -> None:
         """Predict one tile in one mirrored pass and add the result; each of the two happens once, or is an error."""
-        found = self._seen(inputs, look)
-        self._retrying(lambda: self._add(look, found, sums))
+        seen = self._seen(inputs, look)
+        axes = [axis + 2 for axis in look.mirror]
 
-    def _add(self, look: _Look, found: Moments, sums: Accumulator) -> None:
-        with self._timed("blend"), self._alone():
-            axes = [axis + 2 for axis in look.mirror]
-            sums.add(sums.grid.box(look.start), found.flip(axes) if axes else found)
+        def add() -> None:
+            with self._timed("blend"), _alone(self.engine):
+                sums.add(sums.grid.box(look.start), seen.flip(axes) if axes else seen)
+
+        self._retrying(add)
 
     def _seen(self, inputs: _Inputs, look: _Look) -> Moments:
         """Look at a tile; where the output overflows in half precision, look again in float32.
@@ -269,15 +275,15 @@ class SlidingWindow:
             output = self.engine.run(x.flip(axes) if axes else x)
         with self._timed("moments"):
             seed = int(np.random.SeedSequence([self.seed, look.number]).generate_state(1, np.uint64)[0] >> 1)
-            found = self.engine.moments(output, torch.Generator(device).manual_seed(seed))
+            result = self.engine.moments(output, torch.Generator(device).manual_seed(seed))
             if look.ahead is not None:
                 inputs.at(look.ahead, device)
-            with self._alone():
+            with _alone(self.engine):
                 # Infinite logits would look like a certain probability.
-                logits = output[1] if self.engine.name is EngineName.TORCH else found.mean
-                finite = bool(torch.isfinite(found.mean.sum() + found.variance.sum() + 0 * logits.sum()))
+                logits = output[1] if self.engine.name is EngineName.TORCH else result.mean
+                finite = bool(torch.isfinite(result.mean.sum() + result.variance.sum() + 0 * logits.sum()))
         if finite:
-            return found
+            return result
         if self.engine.precision is torch.float32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
         return None
@@ -306,8 +312,8 @@ class SlidingWindow:
 
     def _settle(self) -> None:
         """Bring the sums and the network of the present fold to where the placement has them."""
-        wanted = self.engine, self._fold, self.placement
-        if wanted == self._settled:
+        state = self.engine, self._fold, self.placement
+        if state == self._settled:
             return
         self._settled = None
         if self._sums is not None:
@@ -317,11 +323,7 @@ class SlidingWindow:
                 if self.placement.sums != self.placement.network:
                     self.engine.unload()  # memory is short, so one fold's weights are there at a time
                 self.engine.load(self._fold, self.placement.network, self.placement.precision)
-        self._settled = wanted
-
-    def _alone(self) -> AbstractContextManager[None]:
-        """Keep PyTorch's threads away from the cores of an engine that has its own."""
-        return nullcontext() if self.engine.name is EngineName.TORCH else one_thread()
+        self._settled = state
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -172,19 +172,19 @@ def judge(
     missing = [label.name for label in labels if f"volume:{label.name}" not in measures.values]
     if len(missing) == len(labels):
         return result.worsened(Level.NOT_USABLE, f"no {' and no '.join(map(readable, missing))} was found")
-    found = []
+    reasons = []
     if fingerprint is not None:
         deviations = compare(measures.values, fingerprint.measures)
         result = replace(result, deviations=deviations)
         for name, deviation in sorted(deviations.items(), key=lambda item: -item[1]):
             if deviation >= fingerprint.limits[0]:
                 level = Level.NOT_USABLE if deviation >= fingerprint.limits[1] else Level.UNUSUAL
-                found.append((level, _words(name, measures, fingerprint, labels)))
-    if error > MAX_ERROR_FRACTION and not any(reason.startswith(EXPECTED_ERROR) for _, reason in found):
-        found.append((Level.NOT_USABLE, f"{EXPECTED_ERROR} {_ratio(error)} the segmented volume"))
-    found += [(Level.UNUSUAL, f"no {readable(name)} was found") for name in missing]
-    found += [(Level.UNUSUAL, sentence) for sentence in cut]
-    for level, reason in found:
+                reasons.append((level, _words(name, measures, fingerprint, labels)))
+    if error > MAX_ERROR_FRACTION and not any(reason.startswith(EXPECTED_ERROR) for _, reason in reasons):
+        reasons.append((Level.NOT_USABLE, f"{EXPECTED_ERROR} {_ratio(error)} the segmented volume"))
+    reasons += [(Level.UNUSUAL, f"no {readable(name)} was found") for name in missing]
+    reasons += [(Level.UNUSUAL, sentence) for sentence in cut]
+    for level, reason in reasons:
         result = result.worsened(level, reason)
     return result
 
@@ -314,13 +314,13 @@ def reached_edges(segmentation: np.ndarray, labels: Sequence[Label], case: Case)
         case: The network's input, which tells the part of the image that was processed.
     """
     inside = case.view(segmentation)
-    found = Edges({}, {})
+    edges = Edges({}, {})
     for axis, (kept, size) in enumerate(zip(case.kept, case.frame.shape, strict=True)):
         for end, at_image in ((0, kept.start == 0), (-1, kept.stop == size)):
-            here, reached = np.unique(inside.take(end, axis)), found.image if at_image else found.part
+            here, reached = np.unique(inside.take(end, axis)), edges.image if at_image else edges.part
             for name in (label.name for label in labels if label.mask(here).any()):
                 reached[name] = (*reached.get(name, ()), _side(case, axis, end))
-    return found
+    return edges
 
 
 def cut_off(edges: Edges, region_of_interest: bool, fingerprint: Fingerprint | None) -> list[str]:

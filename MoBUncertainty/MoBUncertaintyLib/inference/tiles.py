@@ -178,12 +178,12 @@ class Accumulator:
 
     def foreground(self, threshold: float = MIN_PROBABILITY) -> Tensor:
         """Return where any foreground class is at least this probable so far, (*shape) bool on the CPU."""
-        found = torch.empty(self.grid.shape, dtype=torch.bool)
+        mask = torch.empty(self.grid.shape, dtype=torch.bool)
         # On a CPU plane by plane, without a third volume; each copy from another device would take a wait.
-        size = 1 if self.mean.is_cpu else len(found)
-        for first in range(0, len(found), size):
-            found[first : first + size] = (self.mean[:, first : first + size] >= threshold).any(dim=0)
-        return found
+        size = 1 if self.mean.is_cpu else len(mask)
+        for first in range(0, len(mask), size):
+            mask[first : first + size] = (self.mean[:, first : first + size] >= threshold).any(dim=0)
+        return mask
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Return mean, with the largest of the others behind it if there are any, and variance; on the CPU."""
@@ -194,12 +194,12 @@ class Accumulator:
         """Find the largest means of the other classes in a tile: exactly for those that were followed all along."""
         means = fraction * means
         means.scatter_add_(0, self._followed[place].long(), (1 - fraction) * self.rivals[place])
-        found = []
+        rivals = []
         for _ in self.rivals:
             largest, which = means.max(dim=0, keepdim=True)
             means.scatter_(0, which, -1.0)
-            found.append((largest, which))
-        return torch.cat([largest for largest, _ in found]), torch.cat([which for _, which in found]).to(torch.uint8)
+            rivals.append((largest, which))
+        return torch.cat([largest for largest, _ in rivals]), torch.cat([which for _, which in rivals]).to(torch.uint8)
 
     def _weight_before(self, tile: Box) -> Tensor:
         """Sum the weights of everything added so far, at the voxels of a tile."""

@@ -89,8 +89,8 @@ class Label:
 
     def mask(self, segmentation: np.ndarray) -> np.ndarray:
         """Return where a segmentation has it, bool."""
-        found: np.ndarray = reduce(operator.or_, (segmentation == value for value in self.values))
-        return found
+        mask: np.ndarray = reduce(operator.or_, (segmentation == value for value in self.values))
+        return mask
 
 
 @dataclass(frozen=True)
@@ -245,12 +245,12 @@ def overlap(labels: Iterable[Label]) -> bool:
 
 def chosen_labels(labels: tuple[Label, ...], names: Sequence[str] | None) -> tuple[Label, ...]:
     """Find labels by their names, in the model's order; all if no names are given."""
-    known = [label.name for label in labels]
-    if unknown := [name for name in names or () if name not in known]:
+    there = [label.name for label in labels]
+    if unknown := [name for name in names or () if name not in there]:
         raise SettingsError(
-            f"The model has no label {', '.join(map(printable, unknown))}; choose among {', '.join(known)}."
+            f"The model has no label {', '.join(map(printable, unknown))}; choose among {', '.join(there)}."
         )
-    if names is None or set(known) <= set(names):
+    if names is None or set(there) <= set(names):
         return labels
     chosen = [label for label in labels if label.name in names]
     values = [label.value for label in chosen]

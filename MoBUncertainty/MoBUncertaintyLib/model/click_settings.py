@@ -90,8 +90,8 @@ def size_mm(volumes_ml: Iterable[float]) -> float | None:
 
     The median: neither a speck nor the largest of many organs decides.
     """
-    found = [each for each in volumes_ml if each > 0]
-    return 10 * median(found) ** (1 / 3) if found else None
+    volumes = [each for each in volumes_ml if each > 0]
+    return 10 * median(volumes) ** (1 / 3) if volumes else None
 
 
 LARGEST = {

@@ -172,8 +172,8 @@ def correlation(offsets: Array, lengths: Sequence[Any] | Array, shared: float = 
         >>> correlation(np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 4.71], [0.0, 20.0, 0.0]]), (2.0, 4.0, 4.0)).round(3)
         array([1. , 0.5, 0. ])
     """
-    given: Any = offsets
-    parts = [axis_correlation(given[..., axis], lengths[axis]) for axis in range(3)]  # type: ignore[index]
+    steps: Any = offsets
+    parts = [axis_correlation(steps[..., axis], lengths[axis]) for axis in range(3)]  # type: ignore[index]
     local: Any = parts[0] * parts[1] * parts[2]
     mixed: Array = (1 - shared) * local + shared if shared else local
     return mixed

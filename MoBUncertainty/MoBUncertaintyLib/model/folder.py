@@ -93,8 +93,8 @@ class Model:
             if _name_of(source) not in self.digests:
                 self.digests[_name_of(source)] = file_digest(source)
         first = {"first_stage": self.first_stage.digest} if self.first_stage else {}
-        stated = asdict(self.card) | {"files": self.digests} | first
-        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+        content = asdict(self.card) | {"files": self.digests} | first
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def state_dict(self, fold: Fold) -> dict[str, Tensor]:
         """Read the weights of one fold, float32, with the keys of `StochasticNetwork`.
@@ -287,8 +287,8 @@ def _unchecked(path: Path, name: str) -> dict[str, Any]:
 def load_folder(root: Path, path: Path) -> Model:
     """Load the model folder `root`, which the user knows as `path`."""
     where = str(path)
-    stated = ModelFile.read(root, "model.json", where)
-    card = card_from_json(stated.json(), where)
+    card_file = ModelFile.read(root, "model.json", where)
+    card = card_from_json(card_file.json(), where)
     on_disk = {file.relative_to(root).as_posix() for file in root.glob("fold_*/weights.safetensors")}
     needed = {"plans.json", "dataset.json"}
     for name in sorted((on_disk | needed) - set(card.files)):
@@ -314,7 +314,7 @@ def load_folder(root: Path, path: Path) -> Model:
         raise ModelError(f"{where} lists no weights in its model.json; export the model again.")
     plans, dataset = read["plans.json"].json(), read["dataset.json"].json()
     _check_card_fits(card, plans, dataset, where)
-    return Model(card, plans, dataset, path, sources, card.files | {stated.name: stated.sha256})
+    return Model(card, plans, dataset, path, sources, card.files | {card_file.name: card_file.sha256})
 
 
 def _check_card_fits(card: ModelCard, plans: dict[str, Any], dataset: dict[str, Any], where: str) -> None:
@@ -322,11 +322,11 @@ def _check_card_fits(card: ModelCard, plans: dict[str, Any], dataset: dict[str, 
     if previous_stage(planned):
         raise ModelError(f"{where} is the second stage of a cascade without the first; use nnU-Net's training folders.")
     names = check_dataset(dataset, len(planned["normalization_schemes"]))
-    stated = {label.value: label.name for label in card.labels}
+    labels = {label.value: label.name for label in card.labels}
     covered = {label.value: label.covers for label in card.labels if label.covers}
-    if list(stated.items()) != list(names.items()) or covered != covered_values(dataset):
+    if list(labels.items()) != list(names.items()) or covered != covered_values(dataset):
         raise ModelError(
-            f"The labels in model.json of {where} ({', '.join(stated.values())}) are not those in dataset.json "
+            f"The labels in model.json of {where} ({', '.join(labels.values())}) are not those in dataset.json "
             f"({', '.join(names.values())}); export the model again."
         )
     spacing = image_spacing(plans, planned)

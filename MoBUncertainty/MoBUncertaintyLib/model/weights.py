@@ -177,8 +177,8 @@ def load_checkpoint(file: ModelFile) -> Any:
     except ModelError:
         raise
     except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
-        what = f"asks to run code ({asked[1]})" if asked else "holds more than weights"
+        refusal = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
+        what = f"asks to run code ({refusal[1]})" if refusal else "holds more than weights"
         raise ModelError(
             f"{file} {what}, which is never done; ask for the model as exported by `mob-uncertainty export`."
         ) from error

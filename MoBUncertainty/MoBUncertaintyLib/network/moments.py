@@ -71,8 +71,8 @@ def closed_form_moments(mean: Tensor, variance: Tensor) -> Moments:
     """Compute two-class moments of a tile, in pieces whose intermediate results fit a CPU's cache."""
     pieces = PIECE if mean.device.type == "cpu" else mean.numel()
     pairs = zip(mean.flatten().split(pieces), variance.flatten().split(pieces), strict=True)
-    found = zip(*(logistic_normal_moments(m, v) for m, v in pairs), strict=True)
-    return Moments(*(torch.cat(parts).view_as(mean)[:, None] for parts in found))
+    results = zip(*(logistic_normal_moments(m, v) for m, v in pairs), strict=True)
+    return Moments(*(torch.cat(parts).view_as(mean)[:, None] for parts in results))
 
 
 def monte_carlo_moments(

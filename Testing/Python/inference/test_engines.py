@@ -22,7 +22,7 @@ import torch
 
 from MoBUncertaintyLib.errors import SettingsError
 from MoBUncertaintyLib.files.resources import RESOURCES
-from MoBUncertaintyLib.inference import devices, engine_openvino, graph_cache, predictor
+from MoBUncertaintyLib.inference import devices, engines, graph_cache, predictor
 from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
 from MoBUncertaintyLib.inference.engines import OpenVinoEngine
 from MoBUncertaintyLib.inference.graph_cache import GraphCache, cache_folder
@@ -142,7 +142,7 @@ def test_moments_in_the_graph_have_the_closed_form_s_digits(hint: str) -> None:
     mean, deviation = torch.meshgrid(torch.linspace(-30, 30, 121), torch.linspace(0.01, 20, 150), indexing="ij")
     x = torch.stack((mean.flatten(), deviation.flatten().square()))
     settings = {"INFERENCE_PRECISION_HINT": hint}
-    graph = engine_openvino._compile(engine_openvino._traced(Fused(), tuple(x.shape)), "CPU", settings)
+    graph = engines._compile(engines._traced(Fused(), tuple(x.shape)), "CPU", settings)
     found = completed(*(torch.from_numpy(each)[None] for each in graph([x.numpy()]).to_tuple()))
     expectation, variance = logistic_normal_moments(*x.double())
     lower = torch.minimum(expectation, 1 - expectation)
@@ -162,9 +162,9 @@ def test_a_processor_with_few_registers_computes_without_joined_loops(
             raise RuntimeError("Can't allocate registers for a snippet: not enough registers")
         return f"{graph} on {target}"
 
-    monkeypatch.setattr(engine_openvino, "_core", lambda: SimpleNamespace(compile_model=compile_model))
+    monkeypatch.setattr(engines, "_core", lambda: SimpleNamespace(compile_model=compile_model))
     with pytest.raises(RuntimeError, match="registers") if target == "GPU" else nullcontext():
-        assert engine_openvino._compile("graph", target, {"hint": "f32"}) == "graph on CPU"
+        assert engines._compile("graph", target, {"hint": "f32"}) == "graph on CPU"
     assert tried[1:] == [{"hint": "f32", "SNIPPETS_MODE": "DISABLE"}] * (target == "CPU")
 
 
@@ -241,8 +241,8 @@ def graph(computed: tuple[Prediction, Path], cache: Path) -> Path:
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """Each time that a graph is made."""
     made: list[object] = []
-    trace = engine_openvino._traced
-    monkeypatch.setattr(engine_openvino, "_traced", lambda graph, shape: made.append(shape) or trace(graph, shape))
+    trace = engines._traced
+    monkeypatch.setattr(engines, "_traced", lambda graph, shape: made.append(shape) or trace(graph, shape))
     return made
 
 
@@ -386,7 +386,7 @@ def test_pytorch_takes_over_a_network_that_cannot_be_converted(
     ],
 )
 def test_pytorch_takes_over_what_the_hardware_cannot(mob: Model, ct: sitk.Image, options: dict, reason: str) -> None:
-    core = engine_openvino._core()
+    core = engines._core()
     if "FP16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") or "GPU" in core.available_devices:
         pytest.skip("this computer can")
     found = by("openvino", mob, ct, **options)
@@ -418,7 +418,7 @@ def test_no_memory_is_no_reason_for_another_engine(mob: Model, ct: sitk.Image, m
     def full(*args: object) -> None:
         raise RuntimeError("bad_alloc: out of memory")
 
-    monkeypatch.setattr(engine_openvino, "_traced", full)
+    monkeypatch.setattr(engines, "_traced", full)
     with pytest.raises(SettingsError):
         by("openvino", mob, ct)
 
@@ -476,7 +476,7 @@ def test_an_unknown_engine_is_refused() -> None:
 
 @needs_openvino
 def test_openvino_is_loaded_without_what_reports_its_use() -> None:
-    assert engine_openvino.openvino().__version__
+    assert engines.openvino().__version__
     assert sys.modules["openvino_telemetry"] is None
 
 

@@ -73,9 +73,9 @@ def fill(
             for c, value in enumerate(values):
                 p_views[c][i] = p[c]
                 v_views[c][i] = v[c]
-                found = p[c] > (0.5 if overlapping else best)
-                if found.any():
-                    labels[i][found] = value
+                inside = p[c] > (0.5 if overlapping else best)
+                if inside.any():
+                    labels[i][inside] = value
                     best = np.maximum(best, p[c])
 
     with ThreadPoolExecutor(2) as pool:  # numpy's arrays alone, and other planes in each thread

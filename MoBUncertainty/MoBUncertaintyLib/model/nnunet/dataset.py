@@ -22,10 +22,10 @@ def check_dataset(dataset: dict[str, Any], channels: int | None = None) -> dict[
     Raises:
         ModelError: It is so; the message says what.
     """
-    stated = len(channel_names(dataset))
-    if channels not in (None, stated):
+    named = len(channel_names(dataset))
+    if channels not in (None, named):
         raise ModelError(
-            f"dataset.json names {stated} input channels, but plans.json is for {channels}; export the model again."
+            f"dataset.json names {named} input channels, but plans.json is for {channels}; export the model again."
         )
     labels = dataset.get("labels")
     if not isinstance(labels, dict):
@@ -84,8 +84,8 @@ def label_values(dataset: dict[str, Any]) -> tuple[int, ...]:
     Args:
         dataset: Checked by `check_dataset`.
     """
-    stated = {name: value for name, value in dataset["labels"].items() if name not in ("background", "ignore")}
-    every = [value if isinstance(value, list) else [value] for value in stated.values()]
+    labels = {name: value for name, value in dataset["labels"].items() if name not in ("background", "ignore")}
+    every = [value if isinstance(value, list) else [value] for value in labels.values()]
     return tuple(sorted({value for values in every for value in values}))
 
 

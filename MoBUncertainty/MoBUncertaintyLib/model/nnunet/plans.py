@@ -143,8 +143,8 @@ def image_spacing(plans: dict[str, Any], planned: dict[str, Any]) -> tuple[float
     if len(spacing) == 2:
         median = plans.get("original_median_spacing_after_transp")
         low, high = SPACING_RANGE
-        known = isinstance(median, list) and median and _is_finite(median[0]) and low <= median[0] <= high
-        spacing = [median[0] if known else 1.0, *spacing]  # type: ignore[index]
+        sane = isinstance(median, list) and median and _is_finite(median[0]) and low <= median[0] <= high
+        spacing = [median[0] if sane else 1.0, *spacing]  # type: ignore[index]
     z, y, x = (float(spacing[axis]) for axis in plans["transpose_backward"])
     return x, y, z
 
@@ -254,9 +254,9 @@ def _new_arguments(planned: dict[str, Any]) -> dict[str, Any]:
     imported = architecture.get("_kw_requires_import")
     if not isinstance(imported, list) or not set(map(str, imported)) <= OPERATORS.keys() & arguments.keys():
         raise _unusable("'_kw_requires_import' must list operators of the network")
-    for name, known in OPERATORS.items():
+    for name, names in OPERATORS.items():
         if arguments.get(name) is not None:
-            _one_of(arguments[name], known, f"network's {name}")
+            _one_of(arguments[name], names, f"network's {name}")
     for name, allowed in OPERATOR_ARGUMENTS.items():
         if arguments.get(name) is not None:
             _check_arguments(arguments, name, allowed)

@@ -35,9 +35,9 @@ def folds_in(names: Iterable[str]) -> tuple[Fold, ...]:
     """Return the folds of a model by the names of its files: the numbered ones or, if there are none, `all`."""
     names = list(names)
     for file in ("weights.safetensors", "checkpoint_final.pth", "checkpoint_best.pth"):
-        found = [match[1] for name in names if (match := re.fullmatch(rf"fold_(\d+|all)/{re.escape(file)}", name))]
-        if found:
-            return tuple(sorted(int(fold) for fold in found if fold != "all")) or ("all",)
+        folds = [match[1] for name in names if (match := re.fullmatch(rf"fold_(\d+|all)/{re.escape(file)}", name))]
+        if folds:
+            return tuple(sorted(int(fold) for fold in folds if fold != "all")) or ("all",)
     return ()
 
 
@@ -56,19 +56,19 @@ def find_checkpoints(
     Raises:
         ModelError: A fold, or every fold, has no such checkpoint.
     """
-    found: dict[Fold, Path] = {}
+    folders: dict[Fold, Path] = {}
     where = where or str(folder)
     for child in folder.iterdir():
         if match := re.fullmatch(r"fold_(0|[1-9][0-9]{0,2}|all)", child.name):
-            found["all" if match[1] == "all" else int(match[1])] = child
+            folders["all" if match[1] == "all" else int(match[1])] = child
     if folds is not None and not folds:
         raise ModelError("No fold was chosen; choose at least one.")
     for name in preferred:
-        there = [fold for fold, child in found.items() if (child / name).is_file()]
+        there = [fold for fold, child in folders.items() if (child / name).is_file()]
         chosen = folds or sorted(fold for fold in there if isinstance(fold, int)) or ["all"]
         if set(chosen) <= set(there):
-            return {fold: found[fold] / name for fold in chosen}
-    trained = [fold for fold, child in found.items() if any((child / name).is_file() for name in preferred)]
+            return {fold: folders[fold] / name for fold in chosen}
+    trained = [fold for fold, child in folders.items() if any((child / name).is_file() for name in preferred)]
     if not trained:
         raise ModelError(f"{where} has no fold with {' or '.join(preferred)}; train the model first.")
     missing = [fold for fold in folds or () if fold not in trained]

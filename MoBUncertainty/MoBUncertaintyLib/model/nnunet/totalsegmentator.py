@@ -40,14 +40,14 @@ def weights_folder() -> Path:
 
 def installed_weights() -> dict[str, Path]:
     """Return the training folders there are by the names of their models, in the order of the data sets' numbers."""
-    folder, found = weights_folder(), {}
+    folder, models = weights_folder(), {}
     numbered = {child: number for child in _children(folder) if (number := _number(child)) is not None}
     for data_set in sorted(numbered, key=lambda child: (numbered[child], child.name)):
         trained = [child for child in _children(data_set) if is_training_folder(child)]
         for child in trained:
             more = f":{child.name}" if len(trained) > 1 else ""
-            found[f"{PREFIX}{numbered[data_set]}{more}"] = child
-    return found
+            models[f"{PREFIX}{numbered[data_set]}{more}"] = child
+    return models
 
 
 def find_weights(name: str) -> Path:
@@ -59,15 +59,15 @@ def find_weights(name: str) -> Path:
     Raises:
         ModelError: There is none, or more than one.
     """
-    there, wanted = installed_weights(), name.strip().casefold()
-    exact = [path for known, path in there.items() if known.removeprefix(PREFIX).casefold() == wanted]
-    is_name = bool(wanted) and not wanted.isdecimal()
-    found = exact or [path for path in there.values() if is_name and wanted in path.parent.name.casefold()]
-    if len(found) == 1:
-        return found[0]
-    listed = ", ".join(f"{known.removeprefix(PREFIX)} {path.parent.name}" for known, path in there.items()) or "none"
-    if found:
-        names = ", ".join(path.parent.name for path in found)
+    there, text = installed_weights(), name.strip().casefold()
+    exact = [path for model, path in there.items() if model.removeprefix(PREFIX).casefold() == text]
+    is_name = bool(text) and not text.isdecimal()
+    paths = exact or [path for path in there.values() if is_name and text in path.parent.name.casefold()]
+    if len(paths) == 1:
+        return paths[0]
+    listed = ", ".join(f"{model.removeprefix(PREFIX)} {path.parent.name}" for model, path in there.items()) or "none"
+    if paths:
+        names = ", ".join(path.parent.name for path in paths)
         raise ModelError(f"Several weights of TotalSegmentator are called '{name}' ({names}); give the number of one.")
     raise ModelError(
         f"TotalSegmentator has no weights '{name}' in {weights_folder()} (there are: {listed}); let TotalSegmentator "

@@ -62,10 +62,10 @@ def open_training_folder(
     channels = [_text(name) for name in channel_names(dataset)]
     data_set = _text(plans.get("dataset_name")) or path.parent.name
     try:
-        stated = plans.get("covariance")
+        spec = plans.get("covariance")
         covariance = CovarianceSpec(Covariance.DETERMINISTIC)
-        if stated is not None:
-            covariance = from_json(CovarianceSpec, stated, "'covariance'")
+        if spec is not None:
+            covariance = from_json(CovarianceSpec, spec, "'covariance'")
         if covariance.learn_length and trained.length_mm is not None:
             covariance = replace(covariance, length_mm=trained.length_mm)
         card = ModelCard(
@@ -139,15 +139,15 @@ def _stages(sizes: list[Any]) -> list[Any]:
 
 def licence(dataset: dict[str, Any], path: Path) -> str:
     """Return the licence of the weights, as the data set or TotalSegmentator states it."""
-    stated = _text(dataset.get("licence")) or _text(dataset.get("license"))
-    return stated or totalsegmentator.licence_of(path) or NOT_STATED
+    own = _text(dataset.get("licence")) or _text(dataset.get("license"))
+    return own or totalsegmentator.licence_of(path) or NOT_STATED
 
 
 def _orientation(plans: dict[str, Any], dataset: dict[str, Any], path: Path) -> str | None:
     """Return what `mob-training` wrote, or RAS for nnU-Net's reorienting readers; others keep the stored axes."""
-    stated: str | None = dataset.get("orientation")
-    if stated is not None:
-        return stated
+    orientation: str | None = dataset.get("orientation")
+    if orientation is not None:
+        return orientation
     if totalsegmentator.is_its(path):
         return totalsegmentator.ORIENTATION
     return "RAS" if str(plans.get("image_reader_writer")).endswith("WithReorient") else None

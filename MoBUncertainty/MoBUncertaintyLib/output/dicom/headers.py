@@ -79,8 +79,8 @@ def read_header(path: Path) -> tuple[Dataset, list[str]]:
 
 def _clean(dataset: Dataset, decodable: bool) -> Iterator[str]:
     """Remove what is not allowed, and what is private; yield the keywords of what of it would have been copied."""
-    if (stated := dataset.get(_CHARACTER_SET)) is not None:
-        terms = [stated.value] if isinstance(stated.value, str | None) else stated.value
+    if (charset := dataset.get(_CHARACTER_SET)) is not None:
+        terms = [charset.value] if isinstance(charset.value, str | None) else charset.value
         decodable = {term or "" for term in terms} <= python_encoding.keys()
         # Its items inherit the set of the whole, once all are decoded.
     for tag in list(dataset.keys()):
@@ -123,8 +123,8 @@ def _is_allowed(element: DataElement, decodable: bool) -> bool:
 
 
 def _is_allowed_text(element: DataElement, text: str, decodable: bool) -> bool:
-    kept = "\r\n\t\f" if element.VR in _LONG_TEXT else ""
-    if any(unicodedata.category(each) in ("Cc", "Cs") and each not in kept for each in text):
+    breaks = "\r\n\t\f" if element.VR in _LONG_TEXT else ""
+    if any(unicodedata.category(each) in ("Cc", "Cs") and each not in breaks for each in text):
         return False
     if "\ufffd" in text or not (decodable or text.isascii()):  # not what was meant
         return False
