@@ -79,6 +79,7 @@ class MoBUncertaintyParameterNode:
     exportNifti: bool = False
     exportDicomSeg: bool = False
     exportParametricMap: bool = False
+    exportStructureSet: bool = False
     exportDicomProbability: bool = False
     exportDicomReport: bool = False
     exportPatientFields: bool = False
@@ -200,8 +201,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         from MoBUncertaintyLib.slicer_app.sessions import Sessions
         from MoBUncertaintyLib.slicer_app.worker.client import slicerClient
 
-        self.modelList = ModelList()
-        self.sessions = Sessions()
+        self.modelList, self.sessions = ModelList(), Sessions()
         self.client = slicerClient()
         self.computer = Computer(lambda arguments: self.client.another(arguments))
 
@@ -211,7 +211,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     def run(self, ct, models, settings):
         """Segment a CT in the worker and show the results; returns at once. The scene changes only when all went well.
 
-        :param ct, models, settings: CT volume; names or paths of models; fields of prediction.PredictionSettings
+        :param ct, models, settings: CT volume; names or paths of models; fields of PredictionSettings
         :return: the Job, whose result is the ReviewSession of the CT
         """
         from MoBUncertaintyLib.slicer_app import requests

@@ -65,7 +65,7 @@ def benchmark(
     """Measure speed and memory beside stock nnU-Net, and write tables and plots."""
     with console.reporting(steps=True) as cancelled:
         from inference.run import run
-        from MoBUncertaintyLib.prediction import Progress
+        from MoBUncertaintyLib.regions.prediction import Progress
 
         if gpu_check:
             _check_gpu(output, _listed(networks), device, samples, threads, cancelled)
@@ -100,7 +100,7 @@ def _check_gpu(
     cancelled: Callable[[], bool],
 ) -> None:
     from inference.gpu.check import run_check
-    from MoBUncertaintyLib.prediction import Progress
+    from MoBUncertaintyLib.regions.prediction import Progress
 
     with console.progress("GPU check") as progress:
         done = run_check(output, networks, device, samples, threads, lambda *step: progress(Progress(*step)), cancelled)

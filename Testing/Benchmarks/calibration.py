@@ -32,9 +32,8 @@ from mob_training.evaluation.metrics import Calibration, dice, negative_log_like
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions, give_verdicts
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM
-from MoBUncertaintyLib.calibration.calibration import calibrate_model
-from MoBUncertaintyLib.errors import CalibrationError
-from MoBUncertaintyLib.geometry import bounding_box, shadows
+from MoBUncertaintyLib.base.errors import CalibrationError
+from MoBUncertaintyLib.base.geometry import bounding_box, shadows
 from MoBUncertaintyLib.images.reader import digest
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
@@ -42,8 +41,9 @@ from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.results_folder import describe
 from MoBUncertaintyLib.output.review_export import write_export
-from MoBUncertaintyLib.pipeline import analyse
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate_model
+from MoBUncertaintyLib.pipeline.cases import analyse
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 

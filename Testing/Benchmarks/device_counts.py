@@ -40,7 +40,7 @@ def count(folder: Path) -> dict[str, Any]:
     from MoBUncertaintyLib.inference.predictor import Predictor
     from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
     from MoBUncertaintyLib.model.folder import Model
-    from MoBUncertaintyLib.prediction import PredictionSettings
+    from MoBUncertaintyLib.regions.prediction import PredictionSettings
     from support.pretend_gpu import Counts, PretendGpu
     from support.tiny import PATCH, make_ct, make_dataset, make_model
 

@@ -27,7 +27,7 @@ import torch
 
 from inference import machine
 from inference.networks import CONFIGURATION, ORGAN_IS_RARE, _stated, plain_plans, write_training_folder
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.inference.devices import autocast_dtype, openvino_version
 from MoBUncertaintyLib.inference.engines import Engine, OpenVinoEngine, TorchEngine, _MeanGraph
 from MoBUncertaintyLib.inference.graph_cache import GraphCache
@@ -37,7 +37,7 @@ from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
 from MoBUncertaintyLib.network.backbone import build_network, load_network
-from MoBUncertaintyLib.prediction import Precision
+from MoBUncertaintyLib.regions.prediction import Precision
 
 LARGE_TILE = (64, 64, 64)
 TURNS = {"demo": 4, "31M": 1}

@@ -19,8 +19,8 @@ import numpy as np
 
 from mob_training.evaluation.intervals import KEY, stated
 from mob_training.evaluation.score_files import read_runs
-from MoBUncertaintyLib.conformal.calibration import STAGES
-from MoBUncertaintyLib.conformal.volumes import LEVELS, Scale, choose_scale, conformal_quantile
+from MoBUncertaintyLib.measurements.calibration import STAGES
+from MoBUncertaintyLib.measurements.volumes import LEVELS, Scale, choose_scale, conformal_quantile
 
 SPLITS = 200
 CALIBRATION = 0.6

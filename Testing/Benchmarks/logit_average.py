@@ -14,7 +14,7 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.network.moments import Moments
-from MoBUncertaintyLib.prediction import Precision
+from MoBUncertaintyLib.regions.prediction import Precision
 
 
 class Logits(TorchEngine):

@@ -239,7 +239,7 @@ def compare(root: Path, number: int, kind: Kind) -> Row:
     from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
     from MoBUncertaintyLib.inference.predictor import Predictor
     from MoBUncertaintyLib.model.folder import load_model
-    from MoBUncertaintyLib.prediction import PredictionSettings
+    from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
     images, _ = make_case(100, LARGER, len(kind.channels))
     members = [kind, *([replace(kind, configuration=kind.also)] if kind.also else [])]

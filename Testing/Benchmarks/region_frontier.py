@@ -27,8 +27,8 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
-from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.review.description import expected_error
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.output.exchange import write_prediction
-from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.review import Review
 from support.fake_worker import LABEL
 

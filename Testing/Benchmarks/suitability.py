@@ -38,8 +38,8 @@ from MoBUncertaintyLib.inference.suitability import fit_fingerprint, judge
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Level, Measures
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
-from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.agreement import dice
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from region_frontier import cases
 
 HARMFUL, HARMLESS = 0.10, 0.03

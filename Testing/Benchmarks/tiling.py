@@ -32,10 +32,10 @@ from inference.cases import phantom, sample
 from mob_training.data.phantom import case_seed, make_phantom
 from mob_training.evaluation.metrics.calibration import negative_log_likelihood
 from MoBUncertaintyLib import PredictionSettings, find_model, find_regions, load_model, read_image
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.prediction import Tiling
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction
+from MoBUncertaintyLib.regions.prediction import Tiling
 from tails import held_out
 
 SEED = 20261127

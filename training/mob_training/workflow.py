@@ -23,7 +23,7 @@ import yaml
 from mob_training.data import CHANNEL
 from mob_training.evaluation.score_files import SUMMARY, flatten, read_descriptions, rounded
 from mob_training.training.settings import Options
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.reader import volume_stem
 from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES
 from MoBUncertaintyLib.model.covariance import Covariance

@@ -154,16 +154,16 @@ def predict(
     then 2. Cases that have the same results already are left as they are. A table lists all cases, worst first.
     """
     with console.reporting(steps=True) as cancelled:
+        from MoBUncertaintyLib.base.errors import SettingsError
         from MoBUncertaintyLib.cli.cohort import predict_inputs
-        from MoBUncertaintyLib.errors import SettingsError
         from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
         from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
         from MoBUncertaintyLib.model.folder import load_model
         from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.output.dicom.objects import read_dicom_formats
         from MoBUncertaintyLib.output.results_folder import FOLDER
-        from MoBUncertaintyLib.pipeline import Job
-        from MoBUncertaintyLib.prediction import PredictionSettings
+        from MoBUncertaintyLib.pipeline.cases import Job
+        from MoBUncertaintyLib.regions.prediction import PredictionSettings
         from MoBUncertaintyLib.worker.remote.predictor import RemotePredictor
 
         if overwrite and skip_existing:
@@ -239,7 +239,7 @@ def review(
 ) -> Result:
     """Apply a reader's clicks and verdicts to a prediction: corrected segmentation and report."""
     with console.reporting():
-        from MoBUncertaintyLib.errors import SettingsError
+        from MoBUncertaintyLib.base.errors import SettingsError
         from MoBUncertaintyLib.output.review_export import FOLDER, Format, read_formats, write_export
         from MoBUncertaintyLib.output.review_files import open_case
 
@@ -364,13 +364,13 @@ def export(
 ) -> Result:
     """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training, or from a model."""
     with console.reporting():
-        from MoBUncertaintyLib.conformal.calibration import VolumeCalibration
+        from MoBUncertaintyLib.measurements.calibration import VolumeCalibration
         from MoBUncertaintyLib.model.click_settings import ClickSettings
         from MoBUncertaintyLib.model.files import read_json
         from MoBUncertaintyLib.model.fingerprint import Fingerprint
+        from MoBUncertaintyLib.model.region_settings import read_stated
         from MoBUncertaintyLib.model.terminology import without_code
         from MoBUncertaintyLib.network.export import export as export_model
-        from MoBUncertaintyLib.regions.settings import read_stated
 
         def content(path: Path | None) -> dict[str, Any] | None:
             return read_json(path) if path else None
@@ -417,7 +417,7 @@ def _described(model: Model) -> Result:
 
 def _channels(given: list[str] | None) -> dict[str, Path]:
     """Read the files of input channels, NAME=FILE each."""
-    from MoBUncertaintyLib.errors import SettingsError
+    from MoBUncertaintyLib.base.errors import SettingsError
 
     channels: dict[str, Path] = {}
     for each in given or ():
@@ -432,7 +432,7 @@ def _channels(given: list[str] | None) -> dict[str, Path]:
 
 def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:
     """Read nnU-Net's folds, which are numbers or `all`."""
-    from MoBUncertaintyLib.errors import SettingsError
+    from MoBUncertaintyLib.base.errors import SettingsError
 
     if not given:
         return None

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from MoBUncertaintyLib.base.errors import Cancelled, DiskError, OutputError, UserError
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.programs import Result
-from MoBUncertaintyLib.errors import Cancelled, DiskError, OutputError, UserError
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, failed_case, problem_case, row_of
 from MoBUncertaintyLib.output.cohort.table import CSV, PAGE, check_table, write_cohort
-from MoBUncertaintyLib.pipeline import Job, kept_case, run_case
+from MoBUncertaintyLib.pipeline.cases import Job, kept_case, run_case
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.images.inputs import Input

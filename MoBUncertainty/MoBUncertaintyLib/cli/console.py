@@ -26,24 +26,24 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, UserError
+from MoBUncertaintyLib.base.names import printable
+from MoBUncertaintyLib.base.publishing import sweep
+from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.cli.programs import SHOWN
-from MoBUncertaintyLib.conformal.interval import Interval, volume_text
-from MoBUncertaintyLib.errors import Cancelled, SettingsError, UserError
-from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.files.publishing import sweep
-from MoBUncertaintyLib.files.wording import percent
+from MoBUncertaintyLib.measurements.interval import Interval, volume_text
 from MoBUncertaintyLib.model.card_text import covariance_text, plain, score_lines, training_lines
 from MoBUncertaintyLib.model.fingerprint import Suitability
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.calibration.calibration import CalibratedModel
     from MoBUncertaintyLib.model.folder import Model
     from MoBUncertaintyLib.output.case import Case
     from MoBUncertaintyLib.output.results_folder import Written
     from MoBUncertaintyLib.output.review_export import Exported
     from MoBUncertaintyLib.output.signing import Verified
+    from MoBUncertaintyLib.pipeline.calibration.calibration import CalibratedModel
     from MoBUncertaintyLib.pipeline.demo import DemoScores
-    from MoBUncertaintyLib.prediction import Progress
+    from MoBUncertaintyLib.regions.prediction import Progress
     from MoBUncertaintyLib.regions.region import Region
 
 PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"

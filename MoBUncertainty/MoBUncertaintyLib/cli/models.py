@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from MoBUncertaintyLib.base.errors import UserError
+from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.options import Device
 from MoBUncertaintyLib.cli.programs import Result
-from MoBUncertaintyLib.errors import UserError
-from MoBUncertaintyLib.files.names import printable
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.catalogue.index import Entry
-    from MoBUncertaintyLib.catalogue.place import Place
-    from MoBUncertaintyLib.catalogue.publish import OpenCatalogue
     from MoBUncertaintyLib.model.folder import Model
+    from MoBUncertaintyLib.pipeline.catalogue.index import Entry
+    from MoBUncertaintyLib.pipeline.catalogue.place import Place
+    from MoBUncertaintyLib.pipeline.catalogue.publish import OpenCatalogue
 
 app = typer.Typer(
     no_args_is_help=True, help="List the models of a catalogue, install and remove them. Nothing else is downloaded."
@@ -52,7 +52,7 @@ def list_models(
     with console.reporting():
         if installed:
             return _list_installed()
-        from MoBUncertaintyLib.catalogue.install import status
+        from MoBUncertaintyLib.pipeline.catalogue.install import status
 
         place = _place(index)
         entries = place.entries()
@@ -72,9 +72,9 @@ def install(
 ) -> Result:
     """Download a model of a catalogue, check it and install it, after asking."""
     with console.reporting(steps=True) as cancelled:
-        from MoBUncertaintyLib.catalogue.install import install as install_model
-        from MoBUncertaintyLib.catalogue.install import target_of, why_not
-        from MoBUncertaintyLib.errors import CatalogueError
+        from MoBUncertaintyLib.base.errors import CatalogueError
+        from MoBUncertaintyLib.pipeline.catalogue.install import install as install_model
+        from MoBUncertaintyLib.pipeline.catalogue.install import target_of, why_not
 
         place = _place(index)
         entry = place.entry(name)
@@ -92,7 +92,7 @@ def install(
 def remove(name: Annotated[str, typer.Argument(help="Name of an installed model.")]) -> Result:
     """Remove an installed model and its files."""
     with console.reporting():
-        from MoBUncertaintyLib.catalogue.install import remove as remove_model
+        from MoBUncertaintyLib.pipeline.catalogue.install import remove as remove_model
 
         path = remove_model(name)
         typer.echo(printable(f"{path} is removed."))
@@ -119,7 +119,7 @@ def calibrate(
     case at a time.
     """
     with console.reporting(steps=True) as cancelled:
-        from MoBUncertaintyLib.calibration.calibration import calibrate_model
+        from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate_model
 
         with console.progress(f"Calibrating {model}") as progress:
             made = calibrate_model(model, cases, output, name, progress, cancelled, device)
@@ -140,9 +140,9 @@ def export_places(
         SettingsError: The options do not go together.
         UserError: Nothing can be published in the catalogue.
     """
-    from MoBUncertaintyLib.catalogue.publish import open_catalogue
-    from MoBUncertaintyLib.errors import SettingsError
-    from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
+    from MoBUncertaintyLib.base.errors import SettingsError
+    from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder
+    from MoBUncertaintyLib.pipeline.catalogue.publish import open_catalogue
 
     if sample and not catalogue:
         raise SettingsError("A sample is shown in a catalogue only; give --publish FOLDER, or leave out --sample.")
@@ -158,14 +158,14 @@ def export_places(
 
 def publish(model: Model, catalogue: OpenCatalogue, sample: Path | None) -> Entry:
     """Add a model to a catalogue, with the picture of a sample's result; what cannot be published is withdrawn."""
-    from MoBUncertaintyLib.files.publishing import absolute, make_private_folder, remove_private_folder, withdraw
+    from MoBUncertaintyLib.base.publishing import absolute, make_private_folder, remove_private_folder, withdraw
     from MoBUncertaintyLib.model.card import NOT_STATED
 
     folder = make_private_folder("mob-model")
     try:
         picture = folder / "sample.png" if sample else None
         if sample and picture:
-            from MoBUncertaintyLib.pipeline import draw_sample
+            from MoBUncertaintyLib.pipeline.cases import draw_sample
 
             draw_sample(sample, model, picture)
         entry = catalogue.add(model, picture)
@@ -183,13 +183,13 @@ def publish(model: Model, catalogue: OpenCatalogue, sample: Path | None) -> Entr
 
 
 def _place(index: str | None) -> Place:
-    from MoBUncertaintyLib.catalogue.place import Place
+    from MoBUncertaintyLib.pipeline.catalogue.place import Place
 
     return Place.of(index or "")
 
 
 def _list_installed() -> Result:
-    from MoBUncertaintyLib.files.resources import installed_models
+    from MoBUncertaintyLib.base.resources import installed_models
     from MoBUncertaintyLib.model.listing import MODELS_FOLDER, list_models
 
     shipped, own = list_models(MODELS_FOLDER), list_models(installed_models())
@@ -228,7 +228,7 @@ def _can_ask() -> bool:
 
 
 def _ask(place: Place, entry: Entry, target: Path) -> None:
-    from MoBUncertaintyLib.errors import SettingsError
+    from MoBUncertaintyLib.base.errors import SettingsError
 
     typer.echo(printable(f"{entry.title} from {place.address(entry.file)}, {entry.megabytes}"), err=True)
     typer.echo(printable(f"Licence: {entry.licence}"), err=True)

@@ -36,8 +36,8 @@ def asked_regions(region: list[str] | None, **options: Any) -> dict[str, Any]:
     Raises:
         SettingsError: One is not understood, or given by both.
     """
-    from MoBUncertaintyLib.errors import SettingsError
-    from MoBUncertaintyLib.regions.settings import read_stated
+    from MoBUncertaintyLib.base.errors import SettingsError
+    from MoBUncertaintyLib.model.region_settings import read_stated
 
     stated, asked = read_stated(region or ()), {name: value for name, value in options.items() if value is not None}
     for name in stated.keys() & asked.keys():

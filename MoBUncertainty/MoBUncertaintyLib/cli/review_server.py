@@ -20,10 +20,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from MoBUncertaintyLib.errors import OutputError, ReviewError, UserError, reason_of
-from MoBUncertaintyLib.files.json_input import JsonError, parse_object
-from MoBUncertaintyLib.files.publishing import reserve, withdraw, write_file
-from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.base.errors import OutputError, ReviewError, UserError, reason_of
+from MoBUncertaintyLib.base.geometry import Box
+from MoBUncertaintyLib.base.json_input import JsonError, parse_object
+from MoBUncertaintyLib.base.publishing import reserve, withdraw, write_file
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.review_page import ReviewPage
 from MoBUncertaintyLib.review.suggestion import Suggestion

@@ -9,9 +9,9 @@ from typing import TypeVar
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.files.wording import percent
+from MoBUncertaintyLib.base.errors import ImageError, SettingsError
+from MoBUncertaintyLib.base.names import printable
+from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.images.modality import contradictions, modality_of
 from MoBUncertaintyLib.images.reader import check_image
 

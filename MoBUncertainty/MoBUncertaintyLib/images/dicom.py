@@ -25,8 +25,8 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
 
-from MoBUncertaintyLib.errors import ImageError, reason_of
-from MoBUncertaintyLib.files.input_files import (
+from MoBUncertaintyLib.base.errors import ImageError, reason_of
+from MoBUncertaintyLib.base.input_files import (
     BoundedReader,
     begins_as_dicom,
     check_regular,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid
 
 
 def grid_of(image: sitk.Image) -> Grid:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.files.input_files import begins_as_dicom
-from MoBUncertaintyLib.files.names import is_system_file, printable, unique_names
-from MoBUncertaintyLib.files.publishing import RECORDS, read_record
+from MoBUncertaintyLib.base.errors import ImageError
+from MoBUncertaintyLib.base.input_files import begins_as_dicom
+from MoBUncertaintyLib.base.names import is_system_file, printable, unique_names
+from MoBUncertaintyLib.base.publishing import RECORDS, read_record
 from MoBUncertaintyLib.images.reader import volume_stem
 from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, is_volume_name
 

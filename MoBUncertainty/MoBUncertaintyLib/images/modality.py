@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.base.names import printable
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

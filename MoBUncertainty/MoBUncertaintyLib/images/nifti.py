@@ -14,7 +14,7 @@ import nibabel
 import numpy as np
 from isal.isal_zlib import DEFLATED, MAX_WBITS, Z_SYNC_FLUSH, compressobj, crc32
 
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.geometry import Grid
 
 _PIECE = 2**20  # bytes
 _THREADS = min(4, os.cpu_count() or 1)

@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.files.input_files import begins_as_dicom, digest_of_file, digest_of_series, unchanged
-from MoBUncertaintyLib.files.names import is_unicode, printable
+from MoBUncertaintyLib.base.errors import ImageError
+from MoBUncertaintyLib.base.input_files import begins_as_dicom, digest_of_file, digest_of_series, unchanged
+from MoBUncertaintyLib.base.names import is_unicode, printable
 from MoBUncertaintyLib.images import memory
 from MoBUncertaintyLib.images.code_pages import read_by_itk
 from MoBUncertaintyLib.images.hounsfield import AIR_HU, HOUNSFIELD_BELOW
@@ -81,7 +81,7 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
 
     Example:
         >>> from MoBUncertaintyLib import read_image
-        >>> from MoBUncertaintyLib.files.resources import RESOURCES
+        >>> from MoBUncertaintyLib.base.resources import RESOURCES
         >>> read = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz")
         >>> read.image.GetSize(), read.image.GetSpacing(), read.warnings
         ((128, 112, 80), (2.5, 2.5, 3.0), [])

@@ -12,8 +12,8 @@ import pydicom
 from pydicom.uid import RTStructureSetStorage
 from skimage.draw import polygon
 
-from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.files.input_files import BoundedReader, begins_as_dicom, check_regular
+from MoBUncertaintyLib.base.errors import ImageError
+from MoBUncertaintyLib.base.input_files import BoundedReader, begins_as_dicom, check_regular
 from MoBUncertaintyLib.images.dicom import parsing
 
 if TYPE_CHECKING:

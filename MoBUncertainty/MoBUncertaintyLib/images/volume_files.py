@@ -17,8 +17,8 @@ import numpy as np
 from isal import igzip
 from isal.igzip_lib import IsalError
 
-from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.files.input_files import BoundedReader
+from MoBUncertaintyLib.base.errors import ImageError
+from MoBUncertaintyLib.base.input_files import BoundedReader
 from MoBUncertaintyLib.images.volume_headers import VolumeHeader
 
 _CHUNK = 1 << 22

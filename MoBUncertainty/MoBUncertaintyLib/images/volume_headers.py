@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import ImageError, reason_of
-from MoBUncertaintyLib.files.input_files import BoundedReader, check_regular
+from MoBUncertaintyLib.base.errors import ImageError, reason_of
+from MoBUncertaintyLib.base.input_files import BoundedReader, check_regular
 
 _SUFFIXES = {"NIfTI": (".nii", ".nii.gz"), "NRRD": (".nrrd", ".nhdr"), "MetaImage": (".mha", ".mhd")}
 VOLUME_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor
 
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.prediction import EngineName, Precision
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.regions.prediction import EngineName, Precision
 
 
 def select_engine(engine: str, device: str) -> tuple[EngineName, torch.device]:

@@ -21,8 +21,8 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
-from MoBUncertaintyLib.errors import ModelError, SettingsError, reporting_out_of_memory
-from MoBUncertaintyLib.geometry import Box, intersection, shape_of, whole, within
+from MoBUncertaintyLib.base.errors import ModelError, SettingsError, reporting_out_of_memory
+from MoBUncertaintyLib.base.geometry import Box, intersection, shape_of, whole, within
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.devices import cuda_settings
 from MoBUncertaintyLib.inference.engines import TorchEngine
@@ -30,7 +30,7 @@ from MoBUncertaintyLib.inference.preprocessing import Case
 from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.model.card import Fold, overlap
 from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
-from MoBUncertaintyLib.prediction import Precision
+from MoBUncertaintyLib.regions.prediction import Precision
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from MoBUncertaintyLib import network as network_package
-from MoBUncertaintyLib.errors import UserError, is_out_of_memory, reason_of
+from MoBUncertaintyLib.base.errors import UserError, is_out_of_memory, reason_of
+from MoBUncertaintyLib.gaussian import moments as closed_form
 from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype
 from MoBUncertaintyLib.inference.graph_cache import GraphCache
-from MoBUncertaintyLib.logistic_normal import moments as closed_form
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
@@ -34,7 +34,7 @@ from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.contrast import completed, contrast_moments
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import Moments, moments
-from MoBUncertaintyLib.prediction import EngineName, Precision
+from MoBUncertaintyLib.regions.prediction import EngineName, Precision
 
 HINTS = {torch.float32: ("f32", "FP32"), torch.bfloat16: ("bf16", "BF16"), torch.float16: ("f16", "FP16")}
 """OpenVINO's names of number formats: in its settings, and in what a device says that it can do."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import Cancelled, SettingsError, reporting_out_of_memory
-from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, reporting_out_of_memory
+from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.images.channels import aligned, check_modalities, in_order
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
@@ -30,7 +30,7 @@ from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.model.terminology import without_code
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, load_network, load_weights
 from MoBUncertaintyLib.network.moments import DEFAULT_SAMPLES
-from MoBUncertaintyLib.prediction import (
+from MoBUncertaintyLib.regions.prediction import (
     CancelledCallback,
     EngineName,
     Precision,
@@ -58,7 +58,7 @@ def predict(
 
     Example:
         >>> from MoBUncertaintyLib import PredictionSettings, find_model, load_model, predict, read_image
-        >>> from MoBUncertaintyLib.files.resources import RESOURCES
+        >>> from MoBUncertaintyLib.base.resources import RESOURCES
         >>> image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
         >>> model = load_model(find_model("PhantomPancreas"))
         >>> prediction = predict(image, model, PredictionSettings(device="cpu"))

@@ -26,8 +26,8 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 
-from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.geometry import LPS_TO_RAS, Bounds, Box, intersection, shape_of, whole, widened, within
+from MoBUncertaintyLib.base.errors import ImageError, SettingsError
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Bounds, Box, intersection, shape_of, whole, widened, within
 from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.inference.resampling import planes, resample
 from MoBUncertaintyLib.model.nnunet.dataset import label_values

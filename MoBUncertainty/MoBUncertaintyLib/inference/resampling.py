@@ -18,7 +18,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 )
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.base.geometry import Box
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,13 +14,13 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
-from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
+from MoBUncertaintyLib.base.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
 from MoBUncertaintyLib.inference.devices import cuda_settings, one_thread, uploaded
 from MoBUncertaintyLib.inference.engines import Engine, EngineError
 from MoBUncertaintyLib.inference.tiles import Accumulator, Start, TileGrid
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.network.moments import Moments
-from MoBUncertaintyLib.prediction import EngineName, Precision, Tiling
+from MoBUncertaintyLib.regions.prediction import EngineName, Precision, Tiling
 
 T = TypeVar("T")
 CPU = torch.device("cpu")

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.wording import percent
-from MoBUncertaintyLib.geometry import bounding_box, shadows
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.geometry import bounding_box, shadows
+from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures, Ordinary, Suitability
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.preprocessing import Case

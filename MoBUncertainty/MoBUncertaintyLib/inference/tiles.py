@@ -20,7 +20,7 @@ import torch
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from torch import Tensor
 
-from MoBUncertaintyLib.geometry import Box, bounding_box, nested, shadows, whole
+from MoBUncertaintyLib.base.geometry import Box, bounding_box, nested, shadows, whole
 from MoBUncertaintyLib.network.moments import Moments
 
 SIGMA = 1 / 8  # of the tile's size

@@ -16,9 +16,9 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.files import json_input
-from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
+from MoBUncertaintyLib.base import json_input
+from MoBUncertaintyLib.base.errors import ModelError
+from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder
 from MoBUncertaintyLib.model.card import MODEL_FILE
 from MoBUncertaintyLib.model.files import ModelFile
 from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, first_stage_of

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.conformal.calibration import VolumeCalibration
-from MoBUncertaintyLib.errors import ModelError, SettingsError
-from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.files.schema import from_json, to_json
+from MoBUncertaintyLib.base.errors import ModelError, SettingsError
+from MoBUncertaintyLib.base.names import printable
+from MoBUncertaintyLib.base.schema import from_json, to_json
+from MoBUncertaintyLib.measurements.calibration import VolumeCalibration
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, check_stated
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings, check_stated
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from MoBUncertaintyLib.files.wording import percent
+from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
 NAMES = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from statistics import median
 from typing import Any
 
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.schema import from_json
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.schema import from_json
 
 DEFAULT_PRIOR_DEVIATION = 1.0
 """Of the logit, where there is no variance, or the model has no covariance, and its card states none: between what

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, parse_object
+from MoBUncertaintyLib.base.errors import ModelError
+from MoBUncertaintyLib.base.json_input import SIZE_LIMIT, JsonError, parse_object
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.schema import from_json, to_json
-from MoBUncertaintyLib.files.wording import percent
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.schema import from_json, to_json
+from MoBUncertaintyLib.base.wording import percent
 
 USUAL = 0.05
 """What happens in at least this fraction of ordinary cases makes no case unusual."""

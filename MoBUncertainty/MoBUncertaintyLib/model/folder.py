@@ -17,9 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.files.integrity import file_digest
-from MoBUncertaintyLib.files.publishing import remove_private_folder
+from MoBUncertaintyLib.base.errors import ModelError
+from MoBUncertaintyLib.base.integrity import file_digest
+from MoBUncertaintyLib.base.publishing import remove_private_folder
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
 from MoBUncertaintyLib.model.files import ModelFile

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.files.resources import RESOURCES, installed_models
+from MoBUncertaintyLib.base.errors import ModelError
+from MoBUncertaintyLib.base.resources import RESOURCES, installed_models
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import Fold, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance

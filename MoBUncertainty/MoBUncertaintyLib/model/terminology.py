@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.model.card import Label
 
 ANATOMY = ("SCT", "123037004", "Anatomical Structure")

@@ -21,8 +21,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.errors import ModelError, is_out_of_memory
-from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, parse_object
+from MoBUncertaintyLib.base.errors import ModelError, is_out_of_memory
+from MoBUncertaintyLib.base.json_input import SIZE_LIMIT, JsonError, parse_object
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE
 from MoBUncertaintyLib.model.files import ModelFile
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from MoBUncertaintyLib.errors import ModelError, is_out_of_memory
+from MoBUncertaintyLib.base.errors import ModelError, is_out_of_memory
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model, load_model

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
 
-from MoBUncertaintyLib.logistic_normal.moments import complete_moments, fused_moments
+from MoBUncertaintyLib.gaussian.moments import complete_moments, fused_moments
 from MoBUncertaintyLib.network.distribution import LogitGaussian, stretch
 from MoBUncertaintyLib.network.heads import LOG_VARIANCE_LIMIT, CovarianceHead, largest
 from MoBUncertaintyLib.network.moments import Moments

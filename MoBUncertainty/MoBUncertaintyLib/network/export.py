@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.errors import ModelError, OutputError
-from MoBUncertaintyLib.files.integrity import file_digest
-from MoBUncertaintyLib.files.names import is_unicode, printable
-from MoBUncertaintyLib.files.publishing import absolute, reserve
+from MoBUncertaintyLib.base.errors import ModelError, OutputError
+from MoBUncertaintyLib.base.integrity import file_digest
+from MoBUncertaintyLib.base.names import is_unicode, printable
+from MoBUncertaintyLib.base.publishing import absolute, reserve
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import Fold, ModelCard
 from MoBUncertaintyLib.model.folder import Model, load_folder, load_model

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
+from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Scope
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 

@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.files.publishing import absolute
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.base.names import printable
+from MoBUncertaintyLib.base.publishing import absolute
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.review.review import Review
 

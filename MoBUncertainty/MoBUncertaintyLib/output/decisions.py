@@ -24,15 +24,15 @@ from pathlib import Path
 from reprlib import repr as short  # what others wrote may be long
 from typing import Any, TypeVar
 
-from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest, check_seal, is_plain_name
-from MoBUncertaintyLib.files.json_input import JsonError, is_whole, read_object
-from MoBUncertaintyLib.files.schema import from_json
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.integrity import IntegrityError, check_manifest, check_seal, is_plain_name
+from MoBUncertaintyLib.base.json_input import JsonError, is_whole, read_object
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.output.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.output.review_export import RECORD
-from MoBUncertaintyLib.refinement.clicks import Point
 from MoBUncertaintyLib.review.click_record import CLICK_ID, MAX_POINTS
 from MoBUncertaintyLib.review.record import SCHEMA, SCHEMA_VERSION
+from MoBUncertaintyLib.review.refinement.clicks import Point
 from MoBUncertaintyLib.review.region import Verdict
 
 BY_HAND = 2

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.geometry import Grid, whole
+from MoBUncertaintyLib.base.geometry import Grid, whole
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.results_record import RecordError, prediction_of, read_labels, record_of
-from MoBUncertaintyLib.prediction import Maps, Prediction
+from MoBUncertaintyLib.regions.prediction import Maps, Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
 
 Fields = dict[str, Any]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.errors import DiskError, OutputError
-from MoBUncertaintyLib.files.names import is_unicode, printable
-from MoBUncertaintyLib.files.publishing import (
+from MoBUncertaintyLib.base.errors import DiskError, OutputError
+from MoBUncertaintyLib.base.names import is_unicode, printable
+from MoBUncertaintyLib.base.publishing import (
     HIDDEN,
     Reservation,
     absolute,

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.files.integrity import check_seal, seal
-from MoBUncertaintyLib.geometry import occupied, shape_of
+from MoBUncertaintyLib.base.geometry import occupied, shape_of
+from MoBUncertaintyLib.base.integrity import check_seal, seal
 
 FASTEST = 1  # of zlib's levels; label maps are small at any
 

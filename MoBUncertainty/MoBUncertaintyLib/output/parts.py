@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, Cancelled, OutputError, UserError, is_out_of_memory, reason_of
+from MoBUncertaintyLib.base.errors import (
+    NOT_ENOUGH_MEMORY,
+    Cancelled,
+    OutputError,
+    UserError,
+    is_out_of_memory,
+    reason_of,
+)
 
 
 class Parts:

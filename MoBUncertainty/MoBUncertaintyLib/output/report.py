@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.geometry import occupied_rows
+from MoBUncertaintyLib.base.geometry import occupied_rows
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.results_record import record_of
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import table_row
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError, OutputError, reason_of
-from MoBUncertaintyLib.files.integrity import make_manifest, seal
-from MoBUncertaintyLib.files.names import label_file_names
-from MoBUncertaintyLib.files.publishing import absolute, sweep
-from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
+from MoBUncertaintyLib.base.errors import ImageError, OutputError, reason_of
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid
+from MoBUncertaintyLib.base.integrity import make_manifest, seal
+from MoBUncertaintyLib.base.names import label_file_names
+from MoBUncertaintyLib.base.publishing import absolute, sweep
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_volume, volume_stem
@@ -45,7 +45,7 @@ from MoBUncertaintyLib.output.results_record import (
     record_of,
 )
 from MoBUncertaintyLib.output.scene_file import write_scene_file
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions, write_csv
 from MoBUncertaintyLib.review.description import RegionDescriber
 

@@ -7,19 +7,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.conformal.calibration import VolumeBounds
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.integrity import check_manifest, check_seal
-from MoBUncertaintyLib.files.json_input import is_number, is_whole, read_object
-from MoBUncertaintyLib.files.schema import from_json, to_json
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.geometry import Grid
+from MoBUncertaintyLib.base.integrity import check_manifest, check_seal
+from MoBUncertaintyLib.base.json_input import is_number, is_whole, read_object
+from MoBUncertaintyLib.base.schema import from_json, to_json
+from MoBUncertaintyLib.measurements.calibration import VolumeBounds
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance
 from MoBUncertaintyLib.model.fingerprint import Suitability
-from MoBUncertaintyLib.prediction import Maps, Prediction
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.coverage import Coverage
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.regions.prediction import Maps, Prediction
 
 if TYPE_CHECKING:
     import numpy as np

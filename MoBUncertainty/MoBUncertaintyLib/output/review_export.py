@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import OutputError, ReviewError, SettingsError, reporting_out_of_memory
-from MoBUncertaintyLib.files.integrity import IntegrityError, check_manifest, check_seal, make_manifest, seal
-from MoBUncertaintyLib.files.json_input import JsonError, read_object
-from MoBUncertaintyLib.files.names import is_system_file
-from MoBUncertaintyLib.files.publishing import absolute
+from MoBUncertaintyLib.base.errors import OutputError, ReviewError, SettingsError, reporting_out_of_memory
+from MoBUncertaintyLib.base.integrity import IntegrityError, check_manifest, check_seal, make_manifest, seal
+from MoBUncertaintyLib.base.json_input import JsonError, read_object
+from MoBUncertaintyLib.base.names import is_system_file
+from MoBUncertaintyLib.base.publishing import absolute
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.dicom.objects import (
@@ -38,7 +38,7 @@ from MoBUncertaintyLib.output.report import (
     write_table,
 )
 from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd, write_whole
-from MoBUncertaintyLib.refinement.evidence import Evidence
+from MoBUncertaintyLib.review.refinement.evidence import Evidence
 from MoBUncertaintyLib.review.region import Verdict
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import ImageError, reporting_out_of_memory
+from MoBUncertaintyLib.base.errors import ImageError, reporting_out_of_memory
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.decisions import Decisions, moment_of, read_decisions, require
 from MoBUncertaintyLib.output.results_folder import Results, read_results
 from MoBUncertaintyLib.output.review_export import RECORD
-from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.review.record import SCHEMA_VERSION
+from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.review.state import YEARS

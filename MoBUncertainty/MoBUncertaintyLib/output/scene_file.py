@@ -18,9 +18,10 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage, sparse
 
-from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid, hull, occupied, whole
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid, hull, occupied, whole
 from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, Measure
 from MoBUncertaintyLib.model.terminology import terminology_entry
 from MoBUncertaintyLib.output.exchange import KEPT, write_prediction
 from MoBUncertaintyLib.output.label_record import pack_labels
@@ -30,10 +31,9 @@ from MoBUncertaintyLib.output.pictures.planes import extent
 from MoBUncertaintyLib.output.pictures.scales import display_range
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, NEGLIGIBLE, brightest_variance
 from MoBUncertaintyLib.output.segment_nrrd import Segment, write_segments
-from MoBUncertaintyLib.prediction import Prediction
 from MoBUncertaintyLib.regions.measure import uncertainty_in
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
 
 _VIEWS = (
     {"name": "Red", "orientation": "Axial", "colour": "0.953 0.29 0.2", "normal": 2},

@@ -14,8 +14,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import find_objects
 
-from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.geometry import Grid, occupied, whole
+from MoBUncertaintyLib.base.errors import OutputError
+from MoBUncertaintyLib.base.geometry import Grid, occupied, whole
 from MoBUncertaintyLib.images.code_pages import written_by_itk
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label

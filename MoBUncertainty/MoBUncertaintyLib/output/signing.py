@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.errors import InstallationError, ReviewError, SettingsError
-from MoBUncertaintyLib.files.integrity import DIGEST, IntegrityError, digest_of
-from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, read_object
+from MoBUncertaintyLib.base.errors import InstallationError, ReviewError, SettingsError
+from MoBUncertaintyLib.base.integrity import DIGEST, IntegrityError, digest_of
+from MoBUncertaintyLib.base.json_input import SIZE_LIMIT, read_object
 from MoBUncertaintyLib.output.review_export import SIGNATURE, checking, read_export
 
 if TYPE_CHECKING:

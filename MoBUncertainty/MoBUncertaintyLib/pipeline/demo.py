@@ -9,17 +9,17 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.base.errors import ImageError
+from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.results_folder import Written, check_output
-from MoBUncertaintyLib.pipeline import Job, run_case
-from MoBUncertaintyLib.prediction import CancelledCallback, PredictionSettings, ProgressCallback
+from MoBUncertaintyLib.pipeline.cases import Job, run_case
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction
+from MoBUncertaintyLib.regions.prediction import CancelledCallback, PredictionSettings, ProgressCallback
 
 SAMPLE_DATA = RESOURCES / "SampleData"
 """The phantom CT that ships with the extension, and its truth."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.regions.region import Regions
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions.prediction import Prediction
 
 
 def dice(segmentation: np.ndarray, truth: np.ndarray, label: int = 1) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import isfinite
 
-from MoBUncertaintyLib.files.wording import percent
+from MoBUncertaintyLib.base.wording import percent
 
 ENOUGH = 0.5
 """A list that holds less than this fraction of the expected error says so."""

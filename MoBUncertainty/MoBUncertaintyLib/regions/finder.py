@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.geometry import (
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.geometry import (
     Box,
     bounding_box,
     hull,
@@ -36,15 +36,15 @@ from MoBUncertaintyLib.geometry import (
     widened,
     within,
 )
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.coverage import ENOUGH, Coverage
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import CONNECTIVITY, compact_pieces, diameter, grow
 from MoBUncertaintyLib.regions.region import Region, Regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.regions.uncertainty import UncertaintyMap, map_uncertainty
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions.prediction import Prediction
 
 THROUGHOUT = 1 / 3
 """A segmentation of which more than this fraction is expected to be wrong is doubtful throughout."""
@@ -62,7 +62,7 @@ def find_regions(prediction: Prediction, settings: RegionSettings | None = None)
 
     Example:
         >>> from MoBUncertaintyLib import PredictionSettings, find_model, find_regions, load_model, predict, read_image
-        >>> from MoBUncertaintyLib.files.resources import RESOURCES
+        >>> from MoBUncertaintyLib.base.resources import RESOURCES
         >>> image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
         >>> model = load_model(find_model("PhantomPancreas"))
         >>> prediction = predict(image, model, PredictionSettings(device="cpu", precision="float32"))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import Box, Grid, nested
+from MoBUncertaintyLib.base.geometry import Box, Grid, nested
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions.prediction import Prediction
 
 LabelFrame = tuple[np.ndarray, np.ndarray]
 """Centroid and half extent of what a label segments, RAS mm."""

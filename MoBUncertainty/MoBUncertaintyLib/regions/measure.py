@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from MoBUncertaintyLib.geometry import Box
-from MoBUncertaintyLib.regions.settings import Measure
+from MoBUncertaintyLib.base.geometry import Box
+from MoBUncertaintyLib.model.region_settings import Measure
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.prediction import Maps, Prediction
+    from MoBUncertaintyLib.regions.prediction import Maps, Prediction
 
 
 def values_in(box: Box, maps: Maps) -> list[np.ndarray]:

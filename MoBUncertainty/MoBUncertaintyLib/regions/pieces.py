@@ -11,7 +11,7 @@ import itertools
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import shape_of
+from MoBUncertaintyLib.base.geometry import shape_of
 
 CONNECTIVITY = np.ones((3, 3, 3), bool)
 # Lattice directions, at most 10 degrees apart and closed under flips and permutations of the axes.

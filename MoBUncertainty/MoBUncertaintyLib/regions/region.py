@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.base.geometry import Box
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.coverage import Coverage
-from MoBUncertaintyLib.regions.settings import RegionSettings
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import Box, bounding_box, nested, shape_of, whole, widened, within
+from MoBUncertaintyLib.base.geometry import Box, bounding_box, nested, shape_of, whole, widened, within
+from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.regions.measure import uncertainty_in, values_in
-from MoBUncertaintyLib.regions.settings import Measure
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions.prediction import Prediction
 
 LONGEST_MM = 2.0
 """No block of several voxels is longer."""

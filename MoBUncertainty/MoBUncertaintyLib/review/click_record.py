@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.refinement.clicks import Click
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.state import YEARS
 
 CLICK_ID = re.compile("c[1-9][0-9]{0,8}")

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from MoBUncertaintyLib.geometry import Box, hull, intersection, within
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.clicks import Click
-from MoBUncertaintyLib.refinement.refiner import Refiner
+from MoBUncertaintyLib.base.geometry import Box, hull, intersection, within
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.description import VoxelMaps, maps_in
+from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.refinement.refiner import Refiner
 
 Clicks = tuple[Click, ...]
 

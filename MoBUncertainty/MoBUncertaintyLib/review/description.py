@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.geometry import Box, Grid, whole
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.geometry import Box, Grid, whole
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import diameter
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.region import boxes_of
 
 

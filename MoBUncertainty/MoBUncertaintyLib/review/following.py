@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.geometry import widened
+from MoBUncertaintyLib.base.geometry import widened
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.regions.pieces import grow
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks

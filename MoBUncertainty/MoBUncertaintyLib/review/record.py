@@ -21,16 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import ReviewError, SettingsError, reason_of
-from MoBUncertaintyLib.files.integrity import check_seal, seal
-from MoBUncertaintyLib.files.json_input import is_whole
-from MoBUncertaintyLib.geometry import Box, Grid, hull, largest_shift, occupied_rows, shape_of, within
+from MoBUncertaintyLib.base.errors import ReviewError, SettingsError, reason_of
+from MoBUncertaintyLib.base.geometry import Box, Grid, hull, largest_shift, occupied_rows, shape_of, within
+from MoBUncertaintyLib.base.integrity import check_seal, seal
+from MoBUncertaintyLib.base.json_input import is_whole
 from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.clicks import Click
+from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region
-from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.click_record import ClickBook
+from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.region import Found, ReviewRegion, Verdict
 from MoBUncertaintyLib.review.state import Signature, State
 

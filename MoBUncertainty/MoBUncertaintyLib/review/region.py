@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.geometry import Box, intersection, nested, occupied_rows, shape_of, within
-from MoBUncertaintyLib.refinement.clicks import Click
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.geometry import Box, intersection, nested, occupied_rows, shape_of, within
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.region import Region, Regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.review.refinement.clicks import Click
 
 
 class Verdict(StrEnum):

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.geometry import Box, hull
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.clicks import Click, Point
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.geometry import Box, hull
+from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.click_record import CLICK_ID, in_order
 from MoBUncertaintyLib.review.clicked_maps import apart
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.following import freeze, restore
 from MoBUncertaintyLib.review.history import History
 from MoBUncertaintyLib.review.record import Describe, plain_text, read_record, write_record
+from MoBUncertaintyLib.review.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes
 from MoBUncertaintyLib.review.state import YEARS, Signature, State, first_regions, numbered, update
 from MoBUncertaintyLib.review.view import ReviewView

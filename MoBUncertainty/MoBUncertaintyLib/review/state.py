@@ -11,12 +11,12 @@ from datetime import datetime
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.geometry import Box, hull, intersection, shape_of, within
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.geometry import Box, hull, intersection, shape_of, within
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.pieces import diameter
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
 from MoBUncertaintyLib.review.description import VoxelMaps, expected_error
 from MoBUncertaintyLib.review.following import follow, reopen

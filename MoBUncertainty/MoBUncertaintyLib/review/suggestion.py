@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import intersection, widened, within
+from MoBUncertaintyLib.base.geometry import intersection, widened, within
 from MoBUncertaintyLib.model.card import overlap
-from MoBUncertaintyLib.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
 from MoBUncertaintyLib.review.description import expected_error
+from MoBUncertaintyLib.review.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.review.state import State
 

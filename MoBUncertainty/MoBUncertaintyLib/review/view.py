@@ -10,24 +10,24 @@ from functools import cached_property
 
 import numpy as np
 
-from MoBUncertaintyLib.conformal.calibration import VolumeBounds
-from MoBUncertaintyLib.conformal.interval import AS_PREDICTED, Interval, volume_text
-from MoBUncertaintyLib.conformal.volumes import StatedVolume
-from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.files.json_input import is_whole
-from MoBUncertaintyLib.geometry import Box, hull, shape_of, whole, within
-from MoBUncertaintyLib.method_cache import cached_method
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.geometry import Box, hull, shape_of, whole, within
+from MoBUncertaintyLib.base.json_input import is_whole
+from MoBUncertaintyLib.base.method_cache import cached_method
+from MoBUncertaintyLib.measurements.calibration import VolumeBounds
+from MoBUncertaintyLib.measurements.interval import AS_PREDICTED, Interval, volume_text
+from MoBUncertaintyLib.measurements.volumes import StatedVolume
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.clicks import Click, Point
+from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.click_record import in_order
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps
 from MoBUncertaintyLib.review.description import maps_in
 from MoBUncertaintyLib.review.following import follow, freeze, reopen, usual_label
 from MoBUncertaintyLib.review.history import History
 from MoBUncertaintyLib.review.record import digest_of
+from MoBUncertaintyLib.review.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.state import ERROR_UNIT, Signature, State
 from MoBUncertaintyLib.review.suggestion import Effect, Suggestion, effect_of, suggest

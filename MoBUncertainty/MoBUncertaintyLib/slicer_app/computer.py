@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import slicer
 import slicer.util
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.remote.ssh import check_host
 

@@ -11,11 +11,11 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.catalogue.index import Entry
-from MoBUncertaintyLib.catalogue.install import Status, status, target_of
-from MoBUncertaintyLib.catalogue.place import Place
-from MoBUncertaintyLib.files.schema import from_json
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.pipeline.catalogue.index import Entry
+from MoBUncertaintyLib.pipeline.catalogue.install import Status, status, target_of
+from MoBUncertaintyLib.pipeline.catalogue.place import Place
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder, loadDialog, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton

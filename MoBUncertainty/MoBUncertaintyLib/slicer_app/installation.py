@@ -21,8 +21,8 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.errors import Cancelled, InstallationError
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.base.errors import Cancelled, InstallationError
+from MoBUncertaintyLib.base.resources import RESOURCES
 
 OLDEST_SLICER = (5, 12)
 DICOM_FORMATS = {"dicom_seg", "dicom_seg_fractional", "dicom_sr", "parametric_map", "rtstruct"}

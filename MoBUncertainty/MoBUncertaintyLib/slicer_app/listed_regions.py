@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import slicer
 
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.geometry import Box, intersection, shape_of, within
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.geometry import Box, intersection, shape_of, within
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions.coverage import Coverage
 from MoBUncertaintyLib.regions.finder import RegionFinder
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.region_names import regionTitles

@@ -12,13 +12,13 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.catalogue.install import remove as uninstall
-from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.files.resources import installed_models
+from MoBUncertaintyLib.base.errors import ModelError
+from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.model.folder import is_trained, model_of
 from MoBUncertaintyLib.model.listing import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import installed_weights
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
+from MoBUncertaintyLib.pipeline.catalogue.install import remove as uninstall
 
 SETTINGS_KEY = "MoBUncertainty/Models"
 

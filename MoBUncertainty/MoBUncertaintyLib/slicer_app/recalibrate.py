@@ -9,10 +9,10 @@ from typing import Any
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.catalogue.install import remove
-from MoBUncertaintyLib.errors import CalibrationError
-from MoBUncertaintyLib.files.resources import installed_models
+from MoBUncertaintyLib.base.errors import CalibrationError
+from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.model.listing import ListedModel
+from MoBUncertaintyLib.pipeline.catalogue.install import remove
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder, loadDialog, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder

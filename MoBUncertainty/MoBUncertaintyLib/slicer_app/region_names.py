@@ -14,7 +14,7 @@ from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions.prediction import Prediction
     from MoBUncertaintyLib.review.region import ReviewRegion
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import slicer
 import slicer.util
 
-from MoBUncertaintyLib.errors import ImageError, OutputError, reason_of
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.errors import ImageError, OutputError, reason_of
+from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.images.modality import contradictions
 from MoBUncertaintyLib.model.folder import read_channels
 from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, read_settings, write_maps

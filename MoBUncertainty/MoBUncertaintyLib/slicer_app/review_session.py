@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import LostReviewError, ReviewError
-from MoBUncertaintyLib.geometry import Box, hull
+from MoBUncertaintyLib.base.errors import LostReviewError, ReviewError
+from MoBUncertaintyLib.base.geometry import Box, hull
 from MoBUncertaintyLib.output.exchange import read_regions, read_settings
 from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.review.description import RegionDescriber

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.base.resources import RESOURCES
 
 CATEGORY = "MoB Uncertainty"
 SAMPLE_NAME = "PhantomCT"

@@ -8,7 +8,7 @@ from typing import Any
 import slicer
 import slicer.util
 
-from MoBUncertaintyLib.errors import ImageError, UserError
+from MoBUncertaintyLib.base.errors import ImageError, UserError
 from MoBUncertaintyLib.slicer_app import requests
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import numpy as np  # noqa: TC002
 
-from MoBUncertaintyLib.errors import ImageError, ReviewError
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.errors import ImageError, ReviewError
+from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.output.exchange import make_prediction
 from MoBUncertaintyLib.output.label_record import ElsewhereError
 from MoBUncertaintyLib.output.results_record import RecordError
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.errors import OutputError
+from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.images.modality import set_modality
 from MoBUncertaintyLib.images.reader import check_geometry

@@ -14,8 +14,8 @@ from MoBUncertaintyLib.worker.protocol import Command, Fields, ProtocolError
 from MoBUncertaintyLib.worker.server import Handler, Report
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.catalogue.index import Entry
-    from MoBUncertaintyLib.prediction import Progress
+    from MoBUncertaintyLib.pipeline.catalogue.index import Entry
+    from MoBUncertaintyLib.regions.prediction import Progress
 
 DOWNLOAD = 0.95
 """Fraction of an installation that the download is taken to be."""
@@ -23,14 +23,14 @@ DOWNLOAD = 0.95
 
 def list_catalogue(request: Fields, _report: Report) -> Fields:
     """List the models of a catalogue: `models`, as `Entry` has them."""
-    from MoBUncertaintyLib.catalogue.place import Place
+    from MoBUncertaintyLib.pipeline.catalogue.place import Place
 
     return {"models": [asdict(entry) for entry in Place.of(request["index"]).entries()]}
 
 
 def fetch_picture(request: Fields, _report: Report) -> Fields:
     """Fetch the picture of a model's sample: `picture`, the path of a file in the request's folder, or null."""
-    from MoBUncertaintyLib.catalogue.place import Place
+    from MoBUncertaintyLib.pipeline.catalogue.place import Place
 
     content = Place.of(request["index"]).preview(_entry(request))
     if content is None:
@@ -42,8 +42,8 @@ def fetch_picture(request: Fields, _report: Report) -> Fields:
 
 def install_model(request: Fields, report: Report) -> Fields:
     """Install a model that the user has agreed to: `path`, where it is."""
-    from MoBUncertaintyLib.catalogue.install import install
-    from MoBUncertaintyLib.catalogue.place import Place
+    from MoBUncertaintyLib.pipeline.catalogue.install import install
+    from MoBUncertaintyLib.pipeline.catalogue.place import Place
 
     def tell(step: Progress) -> None:
         downloads = step.stage == "download"
@@ -55,8 +55,8 @@ def install_model(request: Fields, report: Report) -> Fields:
 
 
 def _entry(request: Fields) -> Entry:
-    from MoBUncertaintyLib.catalogue.index import Entry
-    from MoBUncertaintyLib.files.schema import from_json
+    from MoBUncertaintyLib.base.schema import from_json
+    from MoBUncertaintyLib.pipeline.catalogue.index import Entry
 
     try:
         return from_json(Entry, request["entry"])

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from MoBUncertaintyLib.inference.maps.members import AnyPredictor
     from MoBUncertaintyLib.model.folder import Model
-    from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
+    from MoBUncertaintyLib.model.region_settings import RegionSettings
+    from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings, Progress
     from MoBUncertaintyLib.regions.region import Regions
-    from MoBUncertaintyLib.regions.settings import RegionSettings
 
 
 USUAL_VOXELS = 30_000_000
@@ -57,7 +57,7 @@ class Predictions:
         from MoBUncertaintyLib.images.memory import check_memory
         from MoBUncertaintyLib.output.case import Source
         from MoBUncertaintyLib.output.results_folder import describe
-        from MoBUncertaintyLib.pipeline import analyse
+        from MoBUncertaintyLib.pipeline.cases import analyse
         from MoBUncertaintyLib.worker.arrays import read_volume
 
         predictor = self._warm(paths, key, _settings(request))
@@ -100,9 +100,9 @@ class Predictions:
             report.progress(estimate.step(stage, done, total))
 
         tell("model", 0, 1)
-        from MoBUncertaintyLib.errors import OutputError
+        from MoBUncertaintyLib.base.errors import OutputError
         from MoBUncertaintyLib.output.cohort.cases import Outcome
-        from MoBUncertaintyLib.pipeline import Job, kept_case, run_case
+        from MoBUncertaintyLib.pipeline.cases import Job, kept_case, run_case
         from MoBUncertaintyLib.worker.worklist import input_of
 
         predictor = self._warm(paths, (key, computer), _settings(request), computer)
@@ -163,7 +163,7 @@ def _identify_models(names: Sequence[str]) -> tuple[list[Path], object]:
 
 def _settings(request: Fields) -> PredictionSettings:
     """How to predict; JSON has lists where the settings have tuples."""
-    from MoBUncertaintyLib.prediction import PredictionSettings
+    from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
     fields = request.get("settings") or {}
     try:
@@ -222,7 +222,7 @@ def export_review(request: Fields, report: Report) -> Fields:
     """
     import numpy as np
 
-    from MoBUncertaintyLib.errors import ReviewError
+    from MoBUncertaintyLib.base.errors import ReviewError
     from MoBUncertaintyLib.images.grid import grid_of
     from MoBUncertaintyLib.output.case import Case, Source
     from MoBUncertaintyLib.output.exchange import read_prediction
@@ -282,7 +282,7 @@ def calibrate(request: Fields, report: Report) -> Fields:
     Raises:
         UserError: As `calibrate_model` does.
     """
-    from MoBUncertaintyLib.calibration.calibration import calibrate_model
+    from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate_model
 
     output = Path(request["output"])
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -52,8 +52,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
-from MoBUncertaintyLib.errors import OutputError, UserError, reason_of
-from MoBUncertaintyLib.files.json_input import SIZE_LIMIT, JsonError, is_whole, parse_object
+from MoBUncertaintyLib.base.errors import OutputError, UserError, reason_of
+from MoBUncertaintyLib.base.json_input import SIZE_LIMIT, JsonError, is_whole, parse_object
 
 HEARTBEAT_S = 2.0
 CHUNK = 1 << 18  # bytes

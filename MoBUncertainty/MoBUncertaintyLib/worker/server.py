@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, UserError, is_out_of_memory
-from MoBUncertaintyLib.files.publishing import remove_leftovers, sweep
+from MoBUncertaintyLib.base.errors import NOT_ENOUGH_MEMORY, UserError, is_out_of_memory
+from MoBUncertaintyLib.base.publishing import remove_leftovers, sweep
 from MoBUncertaintyLib.worker.protocol import (
     HEARTBEAT_S,
     Command,

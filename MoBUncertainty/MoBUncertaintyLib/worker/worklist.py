@@ -61,7 +61,7 @@ class CaseList:
         Raises:
             UserError: There is no image, or another table than the cohort's is in its place.
         """
-        from MoBUncertaintyLib.errors import OutputError
+        from MoBUncertaintyLib.base.errors import OutputError
         from MoBUncertaintyLib.images.inputs import case_folders
         from MoBUncertaintyLib.output.cohort.table import PAGE, check_table, failed_before, write_cohort
 
@@ -95,7 +95,7 @@ class CaseList:
         }
 
     def _row(self, case: Input, folder: Path, reason: str | None, predicted: bool) -> CohortCase | None:
-        from MoBUncertaintyLib.errors import UserError
+        from MoBUncertaintyLib.base.errors import UserError
         from MoBUncertaintyLib.output.cohort.cases import Outcome, failed_case, problem_case, read_case
         from MoBUncertaintyLib.output.results_folder import FOLDER
 

@@ -24,7 +24,7 @@ from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output.results_folder import write_volumes
-from MoBUncertaintyLib.pipeline import Job, run_case
+from MoBUncertaintyLib.pipeline.cases import Job, run_case
 from MoBUncertaintyLib.regions.finder import find_regions
 
 PLAIN = {

@@ -20,7 +20,7 @@ def measure_region_of_interest(ct: Path, model: Any, system: str, device: str, r
     from inference.cases import middle_box
     from inference.ours import settings_of
     from MoBUncertaintyLib.inference.predictor import Predictor
-    from MoBUncertaintyLib.pipeline import analyse
+    from MoBUncertaintyLib.pipeline.cases import analyse
 
     image = sitk.ReadImage(str(ct))
     region = middle_box(image, REGION)

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 import torch
 
 from inference.tasks import network_name
-from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model

@@ -10,15 +10,15 @@ from typing import Any
 
 from inference.measure import StageClock, settle
 from inference.tasks import split_system
-from MoBUncertaintyLib import pipeline
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference import predictor
 from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output import results_folder
-from MoBUncertaintyLib.pipeline import Job, run_case
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.pipeline.cases import Job, run_case
+from MoBUncertaintyLib.pipeline.cases import cases as pipeline
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
 STAGES = {"network": "backbone", "moments": "moments"}
 """What the tables call the stages of `Prediction.timings`; the others keep their names."""

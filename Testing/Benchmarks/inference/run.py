@@ -19,7 +19,7 @@ from typing import Any
 
 from inference import machine
 from inference.tasks import BenchmarkSettings, Task, network_name, plan
-from MoBUncertaintyLib.errors import Cancelled, OutputError, UserError
+from MoBUncertaintyLib.base.errors import Cancelled, OutputError, UserError
 
 BENCHMARKS = Path(__file__).parents[1]
 ROOT = BENCHMARKS.parents[1]

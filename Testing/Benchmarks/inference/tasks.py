@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.prediction import EngineName, Precision
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.regions.prediction import EngineName, Precision
 
 SYSTEMS = {
     "a": "stock nnU-Net",

@@ -23,7 +23,7 @@ from inference.networks import make_network, open_model, stock_folder
 from inference.sampling import literal_moments, measure_sampling
 from inference.stock import StockSystem
 from inference.tasks import BenchmarkSettings, Task, parse_sizes, plan, size_title
-from MoBUncertaintyLib.errors import Cancelled, ModelError, OutputError, SettingsError, UserError
+from MoBUncertaintyLib.base.errors import Cancelled, ModelError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.moments import moments

@@ -12,7 +12,7 @@ import pytest
 from inference import report, summary
 from inference.ours import settings_of
 from inference.tasks import BenchmarkSettings, Task, plan
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 
 SIZE = (40, 40, 40)
 

@@ -22,7 +22,7 @@ from inference.gpu import check, paths, report, rows, volumes
 from inference.gpu.check import plan, run_check
 from inference.gpu.rows import ResultError, Row, Rows
 from inference.tasks import Task
-from MoBUncertaintyLib.errors import Cancelled, OutputError
+from MoBUncertaintyLib.base.errors import Cancelled, OutputError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from support import tiny
 from support.forks import child

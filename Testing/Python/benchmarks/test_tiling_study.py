@@ -11,7 +11,7 @@ from scipy import stats
 
 import tiling
 from MoBUncertaintyLib import read_image
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.base.resources import RESOURCES
 
 
 def cases(difference: float, spread: float = 1e-3, count: int = 20) -> list[dict[str, Any]]:

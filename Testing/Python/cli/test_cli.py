@@ -18,19 +18,19 @@ import pytest
 import SimpleITK as sitk
 import typer
 
-from MoBUncertaintyLib import pipeline
+from MoBUncertaintyLib.base.errors import Cancelled, ModelError
 from MoBUncertaintyLib.cli import app, console
-from MoBUncertaintyLib.errors import Cancelled, ModelError
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import open_case
 from MoBUncertaintyLib.pipeline import demo
-from MoBUncertaintyLib.prediction import Precision, Progress
-from MoBUncertaintyLib.regions.settings import Measure
+from MoBUncertaintyLib.pipeline.cases import cases as pipeline
+from MoBUncertaintyLib.regions.prediction import Precision, Progress
 from support import tiny
 from support.command_line import run
 from support.forks import Fork

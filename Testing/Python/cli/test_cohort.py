@@ -12,16 +12,16 @@ import pytest
 import SimpleITK as sitk
 import typer
 
+from MoBUncertaintyLib.base import durable
+from MoBUncertaintyLib.base.errors import OutputError
+from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.cohort import run_each
-from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.files import durable
-from MoBUncertaintyLib.files.integrity import seal
 from MoBUncertaintyLib.images.inputs import Input, list_inputs
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
 from MoBUncertaintyLib.output.cohort.table import CSV, write_cohort
 from MoBUncertaintyLib.output.results_folder import FOLDER
-from MoBUncertaintyLib.pipeline import OTHER_RESULTS
+from MoBUncertaintyLib.pipeline.cases import OTHER_RESULTS
 from support import tiny
 from support.command_line import run
 from support.dicom_files import write_slices

@@ -18,9 +18,9 @@ from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 from mob_training.cli import app as training_app
+from MoBUncertaintyLib.base.resources import INSTALLED_MODELS
 from MoBUncertaintyLib.cli import app, programs
-from MoBUncertaintyLib.files.resources import INSTALLED_MODELS
-from MoBUncertaintyLib.prediction import MAX_SAMPLES
+from MoBUncertaintyLib.regions.prediction import MAX_SAMPLES
 from support import tiny
 from support.command_line import run
 

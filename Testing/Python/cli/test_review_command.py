@@ -12,7 +12,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.files.integrity import make_manifest, seal
+from MoBUncertaintyLib.base.integrity import make_manifest, seal
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.results_folder import Results, read_results
 from MoBUncertaintyLib.output.review_export import write_export

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
+from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.cli import review_server
-from MoBUncertaintyLib.errors import ReviewError
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.review_files import open_case
 from support import command_line

@@ -11,10 +11,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from MoBUncertaintyLib.base.errors import ReviewError, SettingsError
+from MoBUncertaintyLib.base.integrity import make_manifest, seal
+from MoBUncertaintyLib.base.json_input import parse_object
 from MoBUncertaintyLib.cli import app, console
-from MoBUncertaintyLib.errors import ReviewError, SettingsError
-from MoBUncertaintyLib.files.integrity import make_manifest, seal
-from MoBUncertaintyLib.files.json_input import parse_object
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.output.signing import load_key, read_trusted, sign_record, verify
 from support.fake_review import fake_review

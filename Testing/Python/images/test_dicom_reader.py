@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.images.reader import ReadImage, read_image
 from support import dicom_files as dicom
 

@@ -10,12 +10,12 @@ import psutil
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.memory import check_memory, check_tile, lazy_zeros
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support import tiny
 from support.dicom_files import hounsfield, write_slices
 

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.images.nifti import write_nifti
 

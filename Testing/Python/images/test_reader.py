@@ -12,7 +12,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.images.inputs import Input, list_inputs
 from MoBUncertaintyLib.images.reader import check_image, read_image
 

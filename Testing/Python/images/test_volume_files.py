@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.images.reader import digest, read_image, read_volume
 from MoBUncertaintyLib.images.volume_files import check_voxels
 from MoBUncertaintyLib.images.volume_headers import read_header

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.inference.devices import (
     autocast_dtype,
     cuda_settings,
@@ -14,7 +14,7 @@ from MoBUncertaintyLib.inference.devices import (
     uploaded,
     wide_precision,
 )
-from MoBUncertaintyLib.prediction import Precision
+from MoBUncertaintyLib.regions.prediction import Precision
 from support.pretend_gpu import PretendGpu
 
 CUDA = ["sm_75", "sm_80", "sm_90a", "compute_90"]

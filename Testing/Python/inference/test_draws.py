@@ -15,7 +15,7 @@ from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope, correlation
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.moments import closed_form_moments
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support.tiny import PATCH, SPACING, make_ct, make_dataset, make_model, make_results_folder
 
 SHAPE = (24, 24, 60)

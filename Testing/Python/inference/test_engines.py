@@ -20,21 +20,21 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.resources import RESOURCES
+from MoBUncertaintyLib.gaussian.moments import fused_moments, logistic_normal_moments
 from MoBUncertaintyLib.inference import devices, engines, graph_cache, predictor
 from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
 from MoBUncertaintyLib.inference.engines import OpenVinoEngine
 from MoBUncertaintyLib.inference.graph_cache import GraphCache, cache_folder
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import CPU, OVERFLOWED
-from MoBUncertaintyLib.logistic_normal.moments import fused_moments, logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.contrast import completed
-from MoBUncertaintyLib.prediction import EngineName, Prediction, PredictionSettings
+from MoBUncertaintyLib.regions.prediction import EngineName, Prediction, PredictionSettings
 from support.tiny import make_ct, make_dataset, make_model
 
 needs_openvino = pytest.mark.skipif(devices.openvino_version() is None, reason="OpenVINO is not installed")

@@ -11,15 +11,15 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from MoBUncertaintyLib.errors import Cancelled, ModelError, SettingsError
+from MoBUncertaintyLib.base.errors import Cancelled, ModelError, SettingsError
 from MoBUncertaintyLib.inference.maps.ensemble import Ensemble, predictor_of
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.results_folder import FOLDER, read_results, write_results
-from MoBUncertaintyLib.prediction import PredictionSettings, Progress
 from MoBUncertaintyLib.regions.finder import find_regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings, Progress
 from support.command_line import run
 from support.model_kinds import kind_dataset, kind_plans, make_kind, make_mr, stock_probabilities
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from MoBUncertaintyLib.errors import NOT_ENOUGH_MEMORY, SettingsError
+from MoBUncertaintyLib.base.errors import NOT_ENOUGH_MEMORY, SettingsError
 from MoBUncertaintyLib.inference.engines import TorchEngine
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import CPU, Placement, SlidingWindow
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.prediction import Precision, PredictionSettings, Tiling
+from MoBUncertaintyLib.regions.prediction import Precision, PredictionSettings, Tiling
 from support.bright_network import Bright
 from support.pretend_gpu import PretendGpu
 from support.tiny import make_ct, make_dataset, make_model

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from MoBUncertaintyLib.errors import ImageError, ModelError, ReviewError, SettingsError
+from MoBUncertaintyLib.base.errors import ImageError, ModelError, ReviewError, SettingsError
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference.draws import draws
@@ -21,9 +21,9 @@ from MoBUncertaintyLib.model.folder import Model, is_trained, load_model, read_c
 from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.pipeline import Job, run_case
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.pipeline.cases import Job, run_case
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker import server

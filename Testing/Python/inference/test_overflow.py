@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from MoBUncertaintyLib.errors import ModelError, is_out_of_memory
+from MoBUncertaintyLib.base.errors import ModelError, is_out_of_memory
 from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.inference.sliding_window import OVERFLOWED
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support.pretend_gpu import PretendGpu
 from support.tiny import make_ct, make_dataset, make_model
 

@@ -13,9 +13,9 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import unsuitable
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.pipeline import analyse
-from MoBUncertaintyLib.prediction import PredictionSettings
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
+from MoBUncertaintyLib.pipeline.cases import analyse
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support import tiny
 
 ALL = (-85.0, 85.0, -70.0, 70.0, -58.0, 58.0)  # RAS mm, what `make_ct` shows; the organ's middle is at -14, 8, 5

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.inference import graph_cache, sliding_window
 from MoBUncertaintyLib.inference.devices import openvino_version
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
@@ -17,7 +17,7 @@ from MoBUncertaintyLib.inference.tiles import Accumulator
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
-from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
+from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 from support.probability_images import prediction
 from support.tiny import make_ct, make_dataset, make_model
 

@@ -16,7 +16,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
-from MoBUncertaintyLib.errors import Cancelled, ImageError, SettingsError
+from MoBUncertaintyLib.base.errors import Cancelled, ImageError, SettingsError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.inference import engines, sliding_window
 from MoBUncertaintyLib.inference.engines import TorchEngine
@@ -27,7 +27,7 @@ from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
-from MoBUncertaintyLib.prediction import Prediction, PredictionSettings, Progress
+from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings, Progress
 from support.fake_case import changed_prediction
 from support.tiny import CONFIGURATION, PATCH, make_ct, make_dataset, make_model, make_plans, make_weights
 

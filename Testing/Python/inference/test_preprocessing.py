@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.inference.preprocessing import Frame, Preprocessor, find_body
 from support.tiny import CONFIGURATION, make_ct, make_dataset, make_plans
 

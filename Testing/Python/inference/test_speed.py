@@ -10,7 +10,7 @@ from MoBUncertaintyLib.inference.engines import TorchEngine
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.network.backbone import build_network
-from MoBUncertaintyLib.prediction import Precision
+from MoBUncertaintyLib.regions.prediction import Precision
 from support.tiny import CONFIGURATION, make_dataset, make_plans
 
 

@@ -31,7 +31,7 @@ from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support import ROOT
 from support.forks import may_fork
 from support.tiny import CONFIGURATION, make_ct, make_dataset, make_plans, make_results_folder

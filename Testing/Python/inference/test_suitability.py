@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -22,8 +22,8 @@ from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.model.terminology import describe_labels
-from MoBUncertaintyLib.pipeline import Job, analyse, run_case
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.pipeline.cases import Job, analyse, run_case
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
 LABELS = describe_labels({1: "organ"})
 RNG = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
-from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.inference.tiles import Accumulator, Start, TileGrid
 from MoBUncertaintyLib.network.moments import Moments
 

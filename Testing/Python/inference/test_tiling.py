@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from MoBUncertaintyLib.errors import Cancelled
+from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.inference.engines import EngineError, TorchEngine
 from MoBUncertaintyLib.inference.sliding_window import CPU, Placement, SlidingWindow
 from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.prediction import Precision, Tiling
+from MoBUncertaintyLib.regions.prediction import Precision, Tiling
 from support.bright_network import Bright
 
 TILE = (8, 8, 8)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.folder import load_model, read_card
 from MoBUncertaintyLib.network.export import write_model

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.model.click_settings import LARGEST, LENGTH_BOUNDS_MM, LENGTH_FRACTION, ClickSettings
 from support.json_edits import json_values
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 from scipy import stats
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Level, Ordinary, Suitability
 
 

@@ -18,19 +18,19 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from MoBUncertaintyLib.errors import ModelError, OutputError
-from MoBUncertaintyLib.files.schema import to_json
+from MoBUncertaintyLib.base.errors import ModelError, OutputError
+from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.model import folder as model_folder
 from MoBUncertaintyLib.model.card import card_from_json
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model, read_card
 from MoBUncertaintyLib.model.listing import find_model, list_models
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.network import export
 from MoBUncertaintyLib.network.backbone import load_network, verify
 from MoBUncertaintyLib.network.export import write_model
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from support.json_edits import edit, json_values, paths, rehash, replaced, truncate
 from support.tiny import DATASET, PLANS, card, make_model_folder, network
 

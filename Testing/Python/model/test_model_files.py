@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model import weights
 from MoBUncertaintyLib.model.files import ModelFile, read_json
 from MoBUncertaintyLib.model.folder import load_model

@@ -17,14 +17,14 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model, read_card
 from MoBUncertaintyLib.model.terminology import TISSUE
 from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.export import export, write_model
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support import tiny
 from support.json_edits import edit, truncate
 from support.tiny import DATASET, PLANS, SPEC, card, network

@@ -30,7 +30,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 )
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing
 from MoBUncertaintyLib.network.backbone import build_network

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import ListedModel, find_model
 from MoBUncertaintyLib.model.nnunet import totalsegmentator

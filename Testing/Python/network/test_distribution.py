@@ -10,7 +10,7 @@ import torch
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from MoBUncertaintyLib.files.schema import from_json, to_json
+from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.network.distribution import MANY_CLASSES, BasisLoading, DenseLoading, LogitGaussian
 from MoBUncertaintyLib.network.moments import monte_carlo_moments

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import special
 from scipy.optimize import linprog
 
-from MoBUncertaintyLib.logistic_normal import moments
-from MoBUncertaintyLib.logistic_normal.inverse import MAX_DEVIATION, normal_from_moments
-from MoBUncertaintyLib.logistic_normal.moments import (
+from MoBUncertaintyLib.gaussian import moments
+from MoBUncertaintyLib.gaussian.inverse import MAX_DEVIATION, normal_from_moments
+from MoBUncertaintyLib.gaussian.moments import (
     ERFCX,
     ERFCX_SCALE,
     LOGISTIC,

@@ -16,7 +16,7 @@ from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from highdicom.seg import segread
 from pydicom.sr.codedict import codes
 
-from MoBUncertaintyLib.errors import ImageError, OutputError
+from MoBUncertaintyLib.base.errors import ImageError, OutputError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.card import Label

@@ -15,10 +15,10 @@ import SimpleITK as sitk
 from highdicom.seg import segread
 from pydicom.uid import ExplicitVRLittleEndian
 
-from MoBUncertaintyLib.conformal.calibration import LabelBounds, VolumeBounds
-from MoBUncertaintyLib.conformal.volumes import Scale
-from MoBUncertaintyLib.geometry import LPS_TO_RAS
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
 from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.measurements.calibration import LabelBounds, VolumeBounds
+from MoBUncertaintyLib.measurements.volumes import Scale
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.dicom.voxels import PROBABILITY_STEPS

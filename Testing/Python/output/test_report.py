@@ -19,8 +19,9 @@ import SimpleITK as sitk
 from PIL import Image
 from scipy import ndimage
 
-from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.pages import templates
 from MoBUncertaintyLib.output.pages.report_page import facts, write_html
@@ -35,10 +36,9 @@ from MoBUncertaintyLib.output.report import (
     write_json,
     write_table,
 )
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.regions.measure import uncertainty_in
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.review import Review
 from support.clicked_cases import resolve
 from support.fake_case import LEFT_KIDNEY, PANCREAS, SIZE, fake_case, region_row, regions_of

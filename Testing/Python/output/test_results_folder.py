@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.files import locks, publishing
+from MoBUncertaintyLib.base import locks, publishing
+from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.output import results_folder
 from MoBUncertaintyLib.output.case import Source

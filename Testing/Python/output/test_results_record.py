@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.files.integrity import seal
+from MoBUncertaintyLib.base.errors import OutputError
+from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.results_record import check_form
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, write_results

@@ -16,15 +16,15 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.exchange import write_prediction
 from MoBUncertaintyLib.output.pages import report_page
 from MoBUncertaintyLib.output.review_export import Format, read_export, write_export
-from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.commands import export_review
 from support.dicom_files import write_series

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError, UserError
-from MoBUncertaintyLib.files.integrity import seal
+from MoBUncertaintyLib.base.errors import ImageError, UserError
+from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.decisions import read_decisions

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid, whole
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid, whole
 from MoBUncertaintyLib.output.case import Source
 from MoBUncertaintyLib.output.pages.review_page import patient_axes, write_review_page
 from MoBUncertaintyLib.output.review_files import open_case

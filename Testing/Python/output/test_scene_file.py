@@ -12,9 +12,9 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, Measure
 from MoBUncertaintyLib.output.results_folder import write_volumes
 from MoBUncertaintyLib.output.scene_file import write_scene_file
-from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, MARKER_HU, OBLIQUE, PANCREAS, fake_case
 from support.marks import needs_mesa, needs_slicer, needs_views
 from support.slicer_process import in_slicer

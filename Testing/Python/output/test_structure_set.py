@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from pydicom.dataset import Dataset
 from skimage.draw import polygon
 
-from MoBUncertaintyLib.errors import ImageError, OutputError
+from MoBUncertaintyLib.base.errors import ImageError, OutputError
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.images.structure_set import read_structure_set
 from MoBUncertaintyLib.output.dicom.common import Origin

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.conformal.calibration import LabelBounds, VolumeBounds
-from MoBUncertaintyLib.conformal.interval import Interval, volume_text
-from MoBUncertaintyLib.conformal.volumes import Scale
+from MoBUncertaintyLib.measurements.calibration import LabelBounds, VolumeBounds
+from MoBUncertaintyLib.measurements.interval import Interval, volume_text
+from MoBUncertaintyLib.measurements.volumes import Scale
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.cases import Outcome, read_case
@@ -22,7 +22,7 @@ from MoBUncertaintyLib.output.pages.review_page import ReviewPage
 from MoBUncertaintyLib.output.pictures.scales import Scale as PictureScale
 from MoBUncertaintyLib.output.report import Case, build_report
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import LEFT_KIDNEY, PANCREAS, FakeCase, fake_case, write_results
 

@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 
 from MoBUncertaintyLib.cli import app as cli_app
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.network import heads
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.regions import finder
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from support import MODULE_FOLDER, ROOT
 from support.documents import CONTRIBUTING, python_blocks, section
 from support.fake_case import write_case

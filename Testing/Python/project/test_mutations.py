@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.images.reader import read_image
 from support import dicom_files as dicom
 from support import mutations

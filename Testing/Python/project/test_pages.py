@@ -19,15 +19,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
+from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.app import app
-from MoBUncertaintyLib.errors import OutputError
 from MoBUncertaintyLib.model import listing as models
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.folders import FolderKind
 from MoBUncertaintyLib.pipeline.demo import DemoScores
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 from support import MODULE_FOLDER, tiny
 from support.documents import PAGES, README, section, shell_commands
 from support.fake_case import write_case

@@ -30,8 +30,8 @@ WITHOUT_TORCH += [
     "output.pictures.overlay",
     "output.report",
     "output.review_export",
-    "catalogue.publish",
-    "catalogue.install",
+    "pipeline.catalogue.publish",
+    "pipeline.catalogue.install",
 ]
 WITHOUT_TORCH += ["output.review_files", "review.review", "worker.__main__", "worker.progress", "worker.arrays"]
 

@@ -11,11 +11,11 @@ import pytest
 
 from mob_training.comparison.readers import dice_table, other_table
 from mob_training.evaluation.score_files import read_runs
-from MoBUncertaintyLib.conformal.volumes import Scale
+from MoBUncertaintyLib.measurements.volumes import Scale
 from MoBUncertaintyLib.model.click_settings import LENGTH_BOUNDS_MM, LENGTH_FRACTION
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure, RegionSettings
+from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, Measure, RegionSettings
 from MoBUncertaintyLib.regions.uncertainty import LONGEST_MM
 from support import MODULE_FOLDER, ROOT
 from support.documents import PAGES, README, section

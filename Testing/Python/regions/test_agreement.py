@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction, error_split
 from MoBUncertaintyLib.regions.finder import find_regions
 from support.probability_images import BERNOULLI, ball

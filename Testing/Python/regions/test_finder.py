@@ -14,13 +14,13 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 from scipy.special import expit
 
-from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.geometry import occupied, whole
+from MoBUncertaintyLib.base.errors import ImageError, SettingsError
+from MoBUncertaintyLib.base.geometry import occupied, whole
 from MoBUncertaintyLib.images.grid import image_on
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings, read_stated
 from MoBUncertaintyLib.regions.finder import RegionFinder, find_regions
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.regions.region import COLUMNS, table_row, write_csv
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings, read_stated
 from support.fake_case import changed_prediction
 from support.probability_images import BERNOULLI, anatomy, ball, farthest_corners, prediction, ras_grid
 

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from MoBUncertaintyLib.geometry import whole
+from MoBUncertaintyLib.base.geometry import whole
 from MoBUncertaintyLib.regions.pieces import compact_pieces, diameter, grow
 from MoBUncertaintyLib.regions.uncertainty import BlockGrid
 from support.probability_images import farthest_corners

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.region import Region
 from support.probability_images import prediction

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import fake_case

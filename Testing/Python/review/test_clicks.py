@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.files.integrity import seal
-from MoBUncertaintyLib.geometry import whole
-from MoBUncertaintyLib.refinement.refiner import Refiner
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.geometry import whole
+from MoBUncertaintyLib.base.integrity import seal
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.finder import find_regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.description import expected_error
 from MoBUncertaintyLib.review.following import follow
+from MoBUncertaintyLib.review.refinement.refiner import Refiner
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 from support.clicked_cases import (

@@ -7,10 +7,10 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.geometry import Grid
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.finder import find_regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.review.description import RegionDescriber
 from support.fake_worker import fake_maps
 from support.probability_images import prediction

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review

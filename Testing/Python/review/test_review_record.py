@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.errors import ReviewError
-from MoBUncertaintyLib.files.integrity import seal
-from MoBUncertaintyLib.geometry import Grid
-from MoBUncertaintyLib.regions.settings import Measure
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.geometry import Grid
+from MoBUncertaintyLib.base.integrity import seal
+from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.review.review import Review
 from support.review_cases import (
     GRID,

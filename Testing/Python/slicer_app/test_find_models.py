@@ -20,8 +20,8 @@ DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
     """A catalogue of the demo's model under two other names."""
-    from MoBUncertaintyLib.catalogue.publish import publish
     from MoBUncertaintyLib.model.folder import load_model
+    from MoBUncertaintyLib.pipeline.catalogue.publish import publish
 
     folder = tmp_path_factory.mktemp("published")
     shutil.copytree(DEMO_MODEL, folder / "model")

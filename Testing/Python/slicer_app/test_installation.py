@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from MoBUncertaintyLib.errors import Cancelled, InstallationError
+from MoBUncertaintyLib.base.errors import Cancelled, InstallationError
 from support import MODULE_FOLDER
 
 pytestmark = pytest.mark.own_process

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.files.integrity import seal
+from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.review.review import Review
 from support.small_panel import SHAPE, apply, decide, shown, statuses
 
@@ -43,7 +43,7 @@ class TestSession:
 
     @pytest.mark.parametrize("roles", [(), ALL, ("segmentation",)])
     def test_every_step_is_refused_until_it_is_back(self, session, roles):
-        from MoBUncertaintyLib.errors import ReviewError
+        from MoBUncertaintyLib.base.errors import ReviewError
         from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 
         region = session.review.regions[0].region_id
@@ -73,7 +73,7 @@ class TestSession:
     def test_other_voxels_are_noticed(self, session):
         import slicer.util
 
-        from MoBUncertaintyLib.errors import ReviewError
+        from MoBUncertaintyLib.base.errors import ReviewError
 
         slicer.util.updateVolumeFromArray(session.results.ctNode, np.zeros((4, 5, 6), np.int16))
         with pytest.raises(ReviewError):

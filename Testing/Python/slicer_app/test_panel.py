@@ -175,7 +175,7 @@ class TestRun:
 
     @pytest.mark.parametrize("missing", ["labels", "segmentation", "region_map", "provenance"])
     def test_a_result_that_is_none_is_one_sentence_and_earlier_results_stay(self, desktop, missing):
-        from MoBUncertaintyLib.errors import OutputError
+        from MoBUncertaintyLib.base.errors import OutputError
 
         _, session = segmented(desktop)
         prediction, regions = two_labels()
@@ -317,7 +317,7 @@ class TestRun:
 
     def test_a_new_run_keeps_what_counts_as_a_region(self, reviewed, monkeypatch):
         """All of it, for the model that it was set for: no later run must fall back, or have a half of it."""
-        from MoBUncertaintyLib.regions.settings import Measure
+        from MoBUncertaintyLib.model.region_settings import Measure
         from MoBUncertaintyLib.slicer_app.worker.job import Job
 
         desktop, session = reviewed

@@ -62,7 +62,7 @@ def same(session) -> None:
 
     import slicer.util
 
-    from MoBUncertaintyLib.geometry import whole
+    from MoBUncertaintyLib.base.geometry import whole
 
     review, results = session.review, session.results
     assert np.array_equal(results.organs.array(), review.corrected())

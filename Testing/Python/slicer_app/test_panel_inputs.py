@@ -291,7 +291,7 @@ class TestInputs:
         assert not desktop.ui.mixturePlace.visible, "the shipped models are of one fold, and were trained without"
 
     def test_declining_the_installation_changes_nothing(self, desktop):
-        from MoBUncertaintyLib.errors import Cancelled
+        from MoBUncertaintyLib.base.errors import Cancelled
 
         def decline(*_formats):
             raise Cancelled("Nothing was installed.")

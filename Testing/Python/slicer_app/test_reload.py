@@ -26,7 +26,7 @@ def test_reload_takes_the_code_of_every_file_anew_and_the_results_stay(reviewed)
     for name in (
         "MoBUncertaintyLib.slicer_app.panel.panel",
         "MoBUncertaintyLib.slicer_app.review_session",
-        "MoBUncertaintyLib.errors",
+        "MoBUncertaintyLib.base.errors",
     ):
         assert sys.modules[name] is not before[name]
     assert type(new.panel) is sys.modules["MoBUncertaintyLib.slicer_app.panel.panel"].Panel

@@ -90,7 +90,7 @@ class TestMaps:
         assert 0.8 < np.sqrt(largest) / mapStyle(world.MapKind.STANDARD_DEVIATION).window[1] <= 1
 
     def test_threshold_is_the_one_that_regions_are_found_with(self, world):
-        from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, Measure
+        from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, Measure
         from MoBUncertaintyLib.slicer_app.scene.maps import mapStyle
 
         assert mapStyle(world.MapKind.VARIANCE).threshold == DEFAULT_THRESHOLD[Measure.VARIANCE]

@@ -168,9 +168,9 @@ class TestReview:
         assert [region.region_id for region in session.review.regions] == before
 
     def test_what_the_regions_leave_out_follows_the_slider(self, desktop):
+        from MoBUncertaintyLib.model.region_settings import RegionSettings
         from MoBUncertaintyLib.output.results_folder import describe
         from MoBUncertaintyLib.regions.finder import find_regions
-        from MoBUncertaintyLib.regions.settings import RegionSettings
         from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
         from support.fake_worker import fake_prediction
 

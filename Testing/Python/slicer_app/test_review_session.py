@@ -221,7 +221,7 @@ class TestEdit:
         assert np.array_equal(session.results.organs.array(), session.review.prediction.segmentation)
 
     def test_a_signed_review_cannot_be_edited(self, session):
-        from MoBUncertaintyLib.errors import ReviewError
+        from MoBUncertaintyLib.base.errors import ReviewError
 
         for region in session.review.regions:
             session.step(Review.decide, region.region_id, "accept")
@@ -261,7 +261,7 @@ def test_a_saved_scene_goes_on_where_it_was_left(session, scene, tmp_path):
 
 
 def test_a_damaged_review_is_refused_in_one_sentence(session):
-    from MoBUncertaintyLib.errors import ReviewError
+    from MoBUncertaintyLib.base.errors import ReviewError
     from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 
     session.results.documents.set("review", {"schema": "something else"})
@@ -330,7 +330,7 @@ def test_results_that_cannot_be_shown_leave_none(scene, monkeypatch):
 
 
 def test_a_ct_that_was_moved_meanwhile_gets_no_results(scene):
-    from MoBUncertaintyLib.errors import ImageError
+    from MoBUncertaintyLib.base.errors import ImageError
 
     session = begin(scene)
     session.results.ctNode.SetOrigin(100, 0, 0)

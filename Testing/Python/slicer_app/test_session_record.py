@@ -63,7 +63,7 @@ def test_regions_that_were_drawn_over_are_as_the_review_has_them(session):
     ],
 )
 def test_a_record_that_was_edited_is_refused(session, edit):
-    from MoBUncertaintyLib.errors import ReviewError
+    from MoBUncertaintyLib.base.errors import ReviewError
 
     record = session.results.documents.get("review")
     edit(record)
@@ -73,8 +73,8 @@ def test_a_record_that_was_edited_is_refused(session, edit):
 
 
 def test_sealed_anew_it_is_not_signed_with_regions_undecided(session):
-    from MoBUncertaintyLib.errors import ReviewError
-    from MoBUncertaintyLib.files.integrity import seal
+    from MoBUncertaintyLib.base.errors import ReviewError
+    from MoBUncertaintyLib.base.integrity import seal
 
     record = session.results.documents.get("review")
     record["regions"][0]["verdict"] = "pending"
@@ -93,7 +93,7 @@ def test_sealed_anew_it_is_not_signed_with_regions_undecided(session):
     ],
 )
 def test_what_the_scene_keeps_of_the_prediction_is_checked(session, edit):
-    from MoBUncertaintyLib.errors import ReviewError
+    from MoBUncertaintyLib.base.errors import ReviewError
 
     kept = session.results.documents.get("prediction")
     edit(kept)
@@ -104,7 +104,7 @@ def test_what_the_scene_keeps_of_the_prediction_is_checked(session, edit):
 
 @pytest.mark.parametrize("text", ["{", '{"a": NaN}', "[" * 5000, json.dumps({"comment": "\ud800"})])
 def test_text_that_is_no_record(session, text):
-    from MoBUncertaintyLib.errors import ReviewError
+    from MoBUncertaintyLib.base.errors import ReviewError
 
     session.results.node("state.review").SetText(text)
     with pytest.raises(ReviewError):

@@ -280,7 +280,7 @@ def test_a_message_about_a_name_that_is_no_text_is_sent(start: Callable[..., Pro
 
 
 UNTOLD = """
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.worker.server import serve
 def handler(request, report):
     raise ImageError("M\\udcfcller.nii.gz cannot be read.")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.files.integrity import digest_of
+from MoBUncertaintyLib.base.integrity import digest_of
 from MoBUncertaintyLib.output.cohort.readers import review_file, write_review
 from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.review_files import open_case

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import PANCREAS, fake_case

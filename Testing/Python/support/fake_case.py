@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.geometry import whole
+from MoBUncertaintyLib.base.geometry import whole
 from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.images.reader import digest
 from MoBUncertaintyLib.model.card import Label, ModelCard
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output import results_folder
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.results_folder import Written
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
 
 SIZE = (40, 36, 28)  # x, y, z
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)

@@ -21,7 +21,7 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.model.card import ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.terminology import describe_labels
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction
 
 SHAPE = (16, 18, 18)
 SPACING = (2.0, 2.0, 2.5)  # x, y, z

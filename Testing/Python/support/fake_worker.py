@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.geometry import Grid, whole
+from MoBUncertaintyLib.base.errors import ImageError
+from MoBUncertaintyLib.base.geometry import Grid, whole
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.worker import server
 from MoBUncertaintyLib.worker.catalogue import HANDLERS
@@ -40,7 +40,7 @@ from MoBUncertaintyLib.worker.protocol import Command, Fields
 from MoBUncertaintyLib.worker.worklist import worklist_handlers
 
 if TYPE_CHECKING:  # at run time where they are needed, so that `ready` is said at once
-    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions.prediction import Prediction
     from MoBUncertaintyLib.regions.region import Region, Regions
 
 MODES = ("normal", "slow", "fails", "dies", "hangs", "stuck", "nonsense")
@@ -101,9 +101,9 @@ def fake_prediction(
     shape: tuple[int, ...], ijk_to_ras: np.ndarray, provenance: Fields | None = None
 ) -> tuple[Prediction, Regions]:
     """Make the prediction of an ellipsoid with three doubtful regions."""
-    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.model.region_settings import RegionSettings
+    from MoBUncertaintyLib.regions.prediction import Prediction
     from MoBUncertaintyLib.regions.region import Regions
-    from MoBUncertaintyLib.regions.settings import RegionSettings
 
     p, v, region_map = fake_maps(shape)
     grid = Grid.from_matrix(ijk_to_ras)

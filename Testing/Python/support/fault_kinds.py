@@ -17,7 +17,6 @@ import pydicom
 import SimpleITK as sitk
 import torch
 
-from MoBUncertaintyLib import pipeline
 from MoBUncertaintyLib.cli import console  # noqa: F401  (imported once, before any fork)
 from MoBUncertaintyLib.images.reader import check_image, read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -27,7 +26,8 @@ from MoBUncertaintyLib.network.backbone import verify
 from MoBUncertaintyLib.output import review_files
 from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.pipeline.cases import cases as pipeline
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support import tiny
 from support.dicom_files import hounsfield, write_enhanced, write_slices
 from support.faults import SEED, Command, Figures, Judge, judge_all, kill_all, must_refuse, run

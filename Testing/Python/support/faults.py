@@ -106,7 +106,7 @@ def _judge_some(figures: Figures, path: Path, contents: Sequence[bytes], first: 
 def _work(
     pipe: multiprocessing.connection.Connection, path: Path, contents: Sequence[bytes], first: int, judge: Judge
 ) -> None:
-    from MoBUncertaintyLib.errors import UserError
+    from MoBUncertaintyLib.base.errors import UserError
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for number, content in enumerate(contents, first):

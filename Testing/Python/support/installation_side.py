@@ -39,7 +39,7 @@ def slicer_of(folder: str, pip: list[str], asked: list[str]) -> ModuleType:
 def main(folder: str, requirements: str, *pip: str) -> dict:
     asked: list[str] = []
     slicer_of(folder, list(pip), asked)
-    from MoBUncertaintyLib.errors import UserError
+    from MoBUncertaintyLib.base.errors import UserError
     from MoBUncertaintyLib.slicer_app import installation
 
     installation.RESOURCES, installation.TORCH = Path(requirements), "torch>=1"

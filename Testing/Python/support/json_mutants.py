@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from MoBUncertaintyLib.files.json_input import JsonError, parse_object
+from MoBUncertaintyLib.base.json_input import JsonError, parse_object
 
 STRINGS = (
     "", " ", "\0", "\x1b[2J\x07", "\\", "..", "/etc/passwd", "=cmd|' /C calc'!A0", "<script>alert(1)</script>",

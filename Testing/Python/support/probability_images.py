@@ -9,9 +9,9 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import cdist
 from scipy.special import expit
 
-from MoBUncertaintyLib.geometry import LPS_TO_RAS, Grid
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
+from MoBUncertaintyLib.regions.prediction import Prediction
 from support.fake_case import PANCREAS
 
 BERNOULLI = RegionSettings(measure=Measure.BERNOULLI)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from MoBUncertaintyLib.files.integrity import make_manifest
+from MoBUncertaintyLib.base.integrity import make_manifest
 from MoBUncertaintyLib.output.folders import FolderKind
 
 KIND = FolderKind("results", "results", "earlier results", "segmentation.nii.gz", "prediction.json", "a schema")

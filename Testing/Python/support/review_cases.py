@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from MoBUncertaintyLib.geometry import Grid
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.base.geometry import Grid
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import PANCREAS, region_row, regions_of

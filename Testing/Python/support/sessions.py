@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from support.result_scenes import region_status
 
 SHAPE = (22, 26, 30)

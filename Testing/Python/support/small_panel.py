@@ -86,10 +86,10 @@ def segmented(desktop) -> tuple:
 
 def with_regions(desktop, count: int):
     """The session of a result with that many doubtful regions, of 8 voxels each."""
-    from MoBUncertaintyLib.geometry import Grid, whole
-    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.base.geometry import Grid, whole
+    from MoBUncertaintyLib.model.region_settings import RegionSettings
+    from MoBUncertaintyLib.regions.prediction import Prediction
     from MoBUncertaintyLib.regions.region import Regions
-    from MoBUncertaintyLib.regions.settings import RegionSettings
     from support.fake_worker import LABEL, fake_region
 
     ct = add_ct(desktop)

@@ -11,7 +11,7 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from MoBUncertaintyLib.files.names import label_file_names
+from MoBUncertaintyLib.base.names import label_file_names
 from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from MoBUncertaintyLib.files.schema import to_json
+from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.model.card import ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import ModelFile

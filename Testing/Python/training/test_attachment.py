@@ -12,13 +12,13 @@ import torch
 from mob_training.training import attachment
 from mob_training.training.attachment import Files, attach_head, correlate_head, starting_length
 from mob_training.training.settings import Attachment
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.network.backbone import planned_network
 from MoBUncertaintyLib.network.export import export, is_half
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support.tiny import make_ct, make_model
 from support.tiny_training import NAME, make_workspace
 

@@ -23,7 +23,7 @@ from mob_training.training.deterministic import LATEST, DeterministicTrainer
 from mob_training.training.settings import Budget, FineTuning, Job, Schedule, deterministic_plans
 from mob_training.training.stages import prepare_finetuning, train_deterministic
 from mob_training.training.trainer import FineTuningTrainer
-from MoBUncertaintyLib.errors import Cancelled, SettingsError
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from support.tiny import CONFIGURATION

@@ -12,7 +12,7 @@ from mob_training.data.curvas import ORGANS, convert
 from mob_training.data.datasets import folder_cases
 from mob_training.data.phantom import make_phantom
 from mob_training.evaluation.metrics.curvas import curvas_scores, expected_calibration_error, volume_crps
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from support.training_commands import run
 
 

@@ -32,7 +32,7 @@ from mob_training.data.datasets import (
 from mob_training.data.phantom import write_cohort
 from mob_training.data.split import Split
 from mob_training.data.totalsegmentator import find_cases
-from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from support.training_commands import write_cases
 
 # --- which cases are taken

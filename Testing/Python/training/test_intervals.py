@@ -9,10 +9,10 @@ from mob_training.evaluation.intervals import KEY, calibration_of, interval_meas
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run, flatten
-from MoBUncertaintyLib.conformal.calibration import STAGES
-from MoBUncertaintyLib.conformal.volumes import TooFewCasesError
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.measurements.calibration import STAGES
+from MoBUncertaintyLib.measurements.volumes import TooFewCasesError
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from support.clicked_cases import clicked_prediction
 
 REGIONS = RegionSettings(threshold=0.1, depth_mm=0.5, window_mm=2, grow_mm=3, minimum_mm3=1)

@@ -18,7 +18,7 @@ from mob_training.evaluation.score_files import read_runs, write_runs
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support.gaussians import SHAPE, gaussian_of
 from support.tiny import DETERMINISTIC, PATCH, make_ct, make_dataset, make_model
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mob_training.cli import app
 from mob_training.data.openkbp import ERASED, ORGANS, SPLIT, convert
 from mob_training.data.split import SHIPPED, read_subjects
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from support import ROOT
 
 SPACING = {"x": 4.0, "y": 5.0, "z": 2.5}

@@ -23,13 +23,13 @@ from mob_training.comparison.overlays import (
     write_picture,
 )
 from mob_training.evaluation.case_scores import ScoredCase
-from MoBUncertaintyLib.errors import OutputError, SettingsError
-from MoBUncertaintyLib.geometry import Grid
+from MoBUncertaintyLib.base.errors import OutputError, SettingsError
+from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE
-from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
+from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 from support import tiny
 from support.drawn_figures import looks_like_a_picture
 

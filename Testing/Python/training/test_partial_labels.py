@@ -13,7 +13,7 @@ from mob_training.comparison.tables import table1
 from mob_training.data.datasets import folder_cases, new_dataset_folder, write_dataset
 from mob_training.data.partial_labels import FILE, read_missing, write_labelled
 from mob_training.data.split import Split, StatedSplit
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance
 from support.fake_scores import FakeModel, FakePredictor, evaluate
 from support.fake_scores import write_dataset as write_fake_dataset

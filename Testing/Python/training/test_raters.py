@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from mob_training.evaluation import held_out
 from mob_training.evaluation.metrics import generalised_energy_distance
-from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance
 from support.fake_scores import FakeModel, evaluate, write_dataset
 

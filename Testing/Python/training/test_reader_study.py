@@ -18,13 +18,13 @@ from mob_training.evaluation.readers import fitting, readers, study
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.corrections import Refined
 from mob_training.evaluation.score_files import read_runs
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support.fake_scores import FakeModel, FakePredictor, write_dataset
 
 REGION = ["--region", "depth_mm=0.5", "--region", "window_mm=2", "--region", "grow_mm=1", "--region", "length_mm=16"]

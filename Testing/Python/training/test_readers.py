@@ -17,11 +17,11 @@ from mob_training.evaluation.readers.corrections import Bump, CaseField, LocalEd
 from mob_training.evaluation.readers.fitting import Trial, fit, fit_certainty, least_harmful
 from mob_training.evaluation.readers.simulation import ACTIONS, READERS, BumpSettings, pooled, simulate
 from mob_training.evaluation.score_files import Run, flatten, write_runs
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from support.probability_images import prediction
 
 SHAPE = (14, 18, 17)

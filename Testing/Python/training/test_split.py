@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mob_training.data.split import Split, read_subjects
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 
 NAMES = [f"c{i}" for i in range(20)]
 

@@ -19,8 +19,8 @@ from mob_training.training.temperature import (
     fit_temperature,
 )
 from mob_training.training.trainer import FineTuningTrainer
+from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.inference.devices import autocast
-from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import divide_logits, load_network

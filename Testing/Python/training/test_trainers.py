@@ -22,7 +22,7 @@ from mob_training.training.progress import draw_progress
 from mob_training.training.settings import FineTuning, Job, Likelihood, Schedule, deterministic_plans
 from mob_training.training.stages import prepare_finetuning, train_deterministic
 from mob_training.training.trainer import FineTuningTrainer
-from MoBUncertaintyLib.errors import Cancelled, SettingsError
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet.training_folder import FINAL

@@ -14,8 +14,8 @@ from mob_training.evaluation.score_files import read_runs
 from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.agreement import dice
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support import ROOT
 from support.training_commands import run, train_and_export, write_cases
 

@@ -17,7 +17,7 @@ from mob_training.evaluation.score_files import Run, flatten
 from mob_training.evaluation.scoreboard import DICE
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.output.pictures.planes import PLANES
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support.drawn_figures import looks_like_a_picture
 from support.fake_scores import FakeModel, evaluate, run_of, write_dataset
 

@@ -29,7 +29,7 @@ from mob_training.workflow import (
     provenance,
     region_line,
 )
-from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from support.workflow_commands import CONFIGS, small, write_kept
 
 

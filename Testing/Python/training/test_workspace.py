@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from mob_training.cli import app
 from mob_training.training.workspace import FOLDERS
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 
 
 @pytest.mark.parametrize("command", ["plan", "train", "finetune"])

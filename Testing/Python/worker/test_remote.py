@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.worker.remote.ssh import check_host, not_connected, ssh_command
 from support import tiny

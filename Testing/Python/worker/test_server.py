@@ -17,8 +17,8 @@ import pytest
 import SimpleITK as sitk
 from typer.testing import CliRunner
 
+from MoBUncertaintyLib.base.errors import ImageError, ModelError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.cli.app import app
-from MoBUncertaintyLib.errors import ImageError, ModelError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.images import memory
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.modality import modality_of
@@ -26,10 +26,10 @@ from MoBUncertaintyLib.inference import predictor
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.pipeline import analyse
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.pipeline.cases import analyse
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.region import Region
-from MoBUncertaintyLib.regions.settings import RegionSettings
 from MoBUncertaintyLib.worker import commands, server
 from MoBUncertaintyLib.worker.arrays import read_volume, write_array
 from MoBUncertaintyLib.worker.progress import Estimate, Pace

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.worker import protocol
 from MoBUncertaintyLib.worker.protocol import ProtocolError, UnreadableError, receive, send
 from MoBUncertaintyLib.worker.remote.models import ModelFiles, keep
@@ -144,7 +144,7 @@ def test_any_other_byte_or_end_is_a_fault_and_writes_only_where_it_may(
 
 @pytest.mark.parametrize("name", ["../x", "fold_0/../../x", "/etc/x", "fold_0/weights.py", "", "model.json/x"])
 def test_a_model_has_no_other_files_than_a_models(name: str, tmp_path: Path) -> None:
-    from MoBUncertaintyLib.errors import ModelError
+    from MoBUncertaintyLib.base.errors import ModelError
 
     (tmp_path / "x").write_bytes(b"")
     with pytest.raises(ModelError):

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.calibration.cases import find_reviews
-from MoBUncertaintyLib.errors import ImageError, OutputError, ReviewError
-from MoBUncertaintyLib.files.integrity import digest_of
+from MoBUncertaintyLib.base.errors import ImageError, OutputError, ReviewError
+from MoBUncertaintyLib.base.integrity import digest_of
 from MoBUncertaintyLib.output import review_files
 from MoBUncertaintyLib.output.cohort.readers import export_folder, review_file, write_review
 from MoBUncertaintyLib.output.cohort.reviews import read_review, reviews_of
 from MoBUncertaintyLib.output.cohort.table import check_table, failed_before
 from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.pipeline.calibration.cases import find_reviews
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.commands import Predictions

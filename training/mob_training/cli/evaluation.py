@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mob_training.cli.options import Device, written
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.cli.options import RegionOptions
 from MoBUncertaintyLib.cli.programs import Result
-from MoBUncertaintyLib.errors import SettingsError
 
 
 class ClickSource(StrEnum):
@@ -69,10 +69,10 @@ def evaluate(
     from mob_training.evaluation.intervals import calibration_of
     from mob_training.evaluation.readers.study import study_readers
     from mob_training.evaluation.score_files import card_scores, make_folder, read_runs, write_json, write_runs
-    from MoBUncertaintyLib.conformal.volumes import TooFewCasesError
-    from MoBUncertaintyLib.files.schema import to_json
-    from MoBUncertaintyLib.prediction import PredictionSettings
-    from MoBUncertaintyLib.regions.settings import read_stated
+    from MoBUncertaintyLib.base.schema import to_json
+    from MoBUncertaintyLib.measurements.volumes import TooFewCasesError
+    from MoBUncertaintyLib.model.region_settings import read_stated
+    from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
     made_from = _json(provenance)
     evaluation = Evaluation(name, read_stated(region or ()), raters, joint, part)
@@ -108,7 +108,7 @@ def fingerprint(
     """Measure what ordinary cases of a model look like, so that unusual ones are noticed."""
     from mob_training.evaluation.fingerprints import measure_fingerprint
     from mob_training.evaluation.score_files import write_json
-    from MoBUncertaintyLib.prediction import PredictionSettings
+    from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
     made = measure_fingerprint(model, dataset, data, PredictionSettings(device=device))
     write_json(made.to_dict(), output)
@@ -144,7 +144,7 @@ def overlay(
 ) -> Result:
     """Draw predictions beside the truth: outlines, probability and variance, or samples, where the first model errs."""
     from mob_training.comparison.overlays import draw_case, write_picture
-    from MoBUncertaintyLib.prediction import PredictionSettings
+    from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
     settings = PredictionSettings(device=device, tiling="full")
     return written(write_picture(draw_case(dataset, case, models, plane, samples, settings), output))

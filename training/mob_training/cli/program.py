@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from mob_training.cli import data, evaluation, training
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, UserError
 from MoBUncertaintyLib.cli.programs import SHOWN, AsJson, Commands, Quiet, version_option
-from MoBUncertaintyLib.errors import Cancelled, SettingsError, UserError
 
 CANCELLED = 130
 """The exit code after Ctrl-C, as a shell has it."""

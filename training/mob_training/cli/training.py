@@ -10,8 +10,8 @@ import typer
 
 from mob_training.cli.options import DatasetId, Device, Fold, Seed, Workspace, declaring, written
 from mob_training.training.settings import Attachment, Budget, Job, Options, Preset, Recipe, Schedule
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.cli.programs import Result
-from MoBUncertaintyLib.errors import SettingsError
 
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint with the same settings.")]
 

@@ -16,7 +16,7 @@ from mob_training.comparison.significance import LEVEL, PairedTest, paired_tests
 from mob_training.comparison.tables import BETTER, WORSE, Cell, Table, with_best
 from mob_training.evaluation.score_files import Run, read_runs, write_content, write_runs
 from mob_training.evaluation.scoreboard import DICE, ECE, GROUPS, NLL, POOLED, Metric
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 
 FIGURES = (
     ("calibration", figures.draw_calibration, "Calibration"),

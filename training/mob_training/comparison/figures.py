@@ -23,7 +23,7 @@ from mob_training.evaluation.readers.simulation import ACTIONS, LOADINGS, OWN, R
 from mob_training.evaluation.score_files import Run, write_content
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.regions.settings import MEASURE_NAMES, Measure
+from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,22 +23,22 @@ from mob_training.evaluation.case_scores import ScoredCase
 from mob_training.evaluation.held_out import check_labels, held_out_cases
 from mob_training.evaluation.metrics import dice
 from mob_training.evaluation.naming import describe_run
-from MoBUncertaintyLib.errors import OutputError, SettingsError
-from MoBUncertaintyLib.files.publishing import absolute, write_file
-from MoBUncertaintyLib.geometry import bounding_box, shadows
+from MoBUncertaintyLib.base.errors import OutputError, SettingsError
+from MoBUncertaintyLib.base.geometry import bounding_box, shadows
+from MoBUncertaintyLib.base.publishing import absolute, write_file
 from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import draw_volumes
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Plane
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE, brightest_variance
-from MoBUncertaintyLib.regions.settings import RegionSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from MoBUncertaintyLib.prediction import PredictionSettings
+    from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
 COLUMNS = ("truth and prediction", "errors", "probability of foreground", "predictive variance")
 ERRORS = {1: ("missed", "#d55e00"), 2: ("too much", "#56b4e9"), 3: ("another class", "#cc79a7")}

@@ -11,7 +11,7 @@ from mob_training.comparison.figures import draw_readers
 from mob_training.comparison.tables import Cell, Table
 from mob_training.evaluation.readers.simulation import ACTIONS, REACHED, READERS, Reader
 from mob_training.evaluation.score_files import Run, write_content
-from MoBUncertaintyLib.files.wording import percent
+from MoBUncertaintyLib.base.wording import percent
 
 SHOWN = (1, 3, 5, ACTIONS)
 

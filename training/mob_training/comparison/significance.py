@@ -13,7 +13,7 @@ from mob_training.comparison.tables import BETTER, WORSE
 from mob_training.evaluation.naming import CONTROL
 from mob_training.evaluation.score_files import Run
 from mob_training.evaluation.scoreboard import GROUPS, Metric
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 
 LEVEL = 0.05
 """Holm-corrected p below which a difference is marked in the tables."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from mob_training.data.datasets import CASES_FILE, LEFT_OUT
 from mob_training.evaluation.score_files import write_content
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 
 LATEX: dict[str, str | int | None] = {character: f"\\{character}" for character in "&%_#${}"}
 LATEX |= {

@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from mob_training.data.datasets import LabelledCase, LeftOut, check_case, gather_cases, write_image
-from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.base.errors import ImageError, OutputError, SettingsError
 from MoBUncertaintyLib.images.reader import read_volume
 
 ORGANS = ("pancreas", "kidney", "liver")

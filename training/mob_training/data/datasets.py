@@ -20,8 +20,8 @@ import SimpleITK as sitk
 from mob_training.data import CHANNEL
 from mob_training.data.partial_labels import FILE, read_missing, write_labelled
 from mob_training.data.split import Split, StatedSplit, check_subjects
-from MoBUncertaintyLib.errors import ImageError, OutputError, SettingsError
-from MoBUncertaintyLib.files.publishing import write_file
+from MoBUncertaintyLib.base.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.base.publishing import write_file
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_image, read_volume, stored_orientation

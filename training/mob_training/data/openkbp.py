@@ -21,8 +21,8 @@ from scipy import ndimage
 
 from mob_training.data.datasets import read_classes, write_image
 from mob_training.data.partial_labels import write_labelled
-from MoBUncertaintyLib.errors import OutputError, SettingsError
-from MoBUncertaintyLib.geometry import Box, Grid, bounding_box, shadows
+from MoBUncertaintyLib.base.errors import OutputError, SettingsError
+from MoBUncertaintyLib.base.geometry import Box, Grid, bounding_box, shadows
 from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.images.reader import read_image
 

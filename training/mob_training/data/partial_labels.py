@@ -11,9 +11,9 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.json_input import JsonError, read_object
-from MoBUncertaintyLib.files.publishing import write_file
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.json_input import JsonError, read_object
+from MoBUncertaintyLib.base.publishing import write_file
 
 FILE = "labelled.json"
 

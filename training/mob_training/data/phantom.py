@@ -21,7 +21,7 @@ from scipy.special import ndtr
 from mob_training.data.anatomy import HU, PHASES, Part, Scene, add_body, add_organs
 from mob_training.data.datasets import write_image
 from mob_training.data.shapes import FAR, FloatArray, Grid, Tube, ellipsoid
-from MoBUncertaintyLib.files.publishing import write_file
+from MoBUncertaintyLib.base.publishing import write_file
 
 EXTENT = (320.0, 280.0, 240.0)  # mm, x y z
 FAT_GAP = (3.0, 6.0)  # mm of fat around the pancreas wherever it is not ambiguous

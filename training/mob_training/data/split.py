@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 
 PARTS = ("train", "val", "calibrate", "test")
 SHIPPED = Path(__file__).parents[2] / "workflow" / "config"

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mob_training.data.datasets import Cohort, LabelledCase, check_case, gather_cases
-from MoBUncertaintyLib.errors import ImageError, SettingsError
+from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 
 MASKS, ENDING = "segmentations", ".nii.gz"
 

@@ -17,16 +17,16 @@ from mob_training.evaluation.metrics import (
     surface_dice,
 )
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM
-from MoBUncertaintyLib.errors import ImageError, SettingsError
-from MoBUncertaintyLib.geometry import bounding_box, shadows
+from MoBUncertaintyLib.base.errors import ImageError, SettingsError
+from MoBUncertaintyLib.base.geometry import bounding_box, shadows
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions.agreement import error_fraction, error_split
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
 
 MEASURES = (Measure.VARIANCE, Measure.BERNOULLI, Measure.ENTROPY)
 NSD_MM = 2.0

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from mob_training.evaluation.held_out import check_labels, held_out_cases, validation_cases
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import fit_fingerprint
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Level
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.prediction import Precision, PredictionSettings
+from MoBUncertaintyLib.regions.prediction import Precision, PredictionSettings
 
 
 def measure_fingerprint(

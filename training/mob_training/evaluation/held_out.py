@@ -26,15 +26,15 @@ from mob_training.evaluation.raters import rater_scores, read_raters
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.simulation import dice_after_clicks
 from mob_training.evaluation.score_files import Run, flatten
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import contrast_factors, draw_volumes
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance, Scope
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.prediction import Prediction, PredictionSettings
-from MoBUncertaintyLib.regions.settings import Measure
+from MoBUncertaintyLib.model.region_settings import Measure
+from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 
 DRAWN = 8
 """Number of segmentations drawn from a model for the energy distance to several raters; a deterministic one has one."""

@@ -10,10 +10,10 @@ import numpy as np
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run
-from MoBUncertaintyLib.conformal.calibration import STAGES, LabelCalibration, VolumeCalibration
-from MoBUncertaintyLib.conformal.volumes import Residuals, StatedVolume, choose_scale
+from MoBUncertaintyLib.measurements.calibration import STAGES, LabelCalibration, VolumeCalibration
+from MoBUncertaintyLib.measurements.volumes import Residuals, StatedVolume, choose_scale
 from MoBUncertaintyLib.model.fingerprint import Level
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction
 
 KEY = "intervals"
 """Of these measures in the scores of a case."""

@@ -27,9 +27,9 @@ from mob_training.evaluation.metrics import (
     volume_scores,
 )
 from mob_training.evaluation.metrics.volumes import LAGS
-from MoBUncertaintyLib.geometry import Box, bounding_box, shadows
+from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows
+from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.inference.draws import blended_gaussian
-from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Scope, axis_correlation
 from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.network.partitions import cell_bounds

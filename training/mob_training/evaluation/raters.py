@@ -13,9 +13,9 @@ import SimpleITK as sitk
 from mob_training.evaluation.case_scores import ScoredCase, check_grid
 from mob_training.evaluation.metrics import generalised_energy_distance, matched_iou, probability_error
 from mob_training.evaluation.metrics.curvas import curvas_scores
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_volume
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import OutputError, SettingsError
-from MoBUncertaintyLib.files.publishing import absolute, write_file
+from MoBUncertaintyLib.base.errors import OutputError, SettingsError
+from MoBUncertaintyLib.base.publishing import absolute, write_file
 from MoBUncertaintyLib.model.covariance import Covariance
 
 SUMMARY, CASES, POOLED = "summary.json", "cases.csv.gz", "pooled.csv.gz"

@@ -20,14 +20,14 @@ import torch
 from mob_training.data.partial_labels import read_missing
 from mob_training.evaluation.held_out import training_cases, validation_cases
 from mob_training.evaluation.joint_scores import in_doubt, marginal, nearest, part_of
-from MoBUncertaintyLib.files.wording import percent
-from MoBUncertaintyLib.geometry import bounding_box, shadows
+from MoBUncertaintyLib.base.geometry import bounding_box, shadows
+from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 """What is tried."""

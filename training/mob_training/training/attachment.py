@@ -26,8 +26,8 @@ from mob_training.training.planning import CONFIGURATION
 from mob_training.training.settings import Attachment, FineTuning, Job, Likelihood, Schedule
 from mob_training.training.stages import finetune
 from mob_training.training.temperature import cover_with_tiles, fit_temperature
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.publishing import read_record, write_file
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.publishing import read_record, write_file
 from MoBUncertaintyLib.inference.devices import autocast, select_device, uploaded, wide_precision
 from MoBUncertaintyLib.model.card import Fold, Label, overlap
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope

@@ -25,8 +25,8 @@ from mob_training.training.augmentation import Frame, directions, training_trans
 from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels
 from mob_training.training.losses import batch_dice_loss
 from mob_training.training.settings import Budget, Schedule
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.schema import from_json
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.inference.devices import autocast, wide_precision
 
 NEAR = 8

@@ -22,8 +22,8 @@ from mob_training.data.partial_labels import FILE, read_missing
 from mob_training.training.predictive import MergedNetwork
 from mob_training.training.progress import DRAWING, TABLE, add_progress
 from mob_training.training.settings import Schedule
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.publishing import write_file
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.publishing import write_file
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST, FINAL

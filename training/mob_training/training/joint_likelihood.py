@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from mob_training.training.temperature import NOT_COUNTED
+from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.inference.devices import exact_dtype
-from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Scope, correlation
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.partitions import cell_bounds

@@ -14,7 +14,7 @@ from torch import Tensor
 from mob_training.training.joint_likelihood import evidence_loss
 from mob_training.training.predictive import merge_missing
 from mob_training.training.settings import FineTuning, Likelihood
-from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
+from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.network.distribution import BasisLoading, LogitGaussian
 
 DICE_SMOOTH = 1e-5

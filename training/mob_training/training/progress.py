@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from MoBUncertaintyLib.files.publishing import write_file
+from MoBUncertaintyLib.base.publishing import write_file
 
 TABLE, DRAWING = "progress.csv", "progress.png"
 PANELS = {

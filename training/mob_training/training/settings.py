@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.schema import from_json, to_json
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
 

@@ -17,8 +17,8 @@ from mob_training.training.planning import CONFIGURATION
 from mob_training.training.settings import Budget, FineTuning, Job, Schedule, deterministic_plans, finetuning_plans
 from mob_training.training.trainer import FineTuningTrainer
 from mob_training.training.workspace import dataset_folder
-from MoBUncertaintyLib.errors import Cancelled, ModelError, SettingsError
-from MoBUncertaintyLib.files.publishing import write_file
+from MoBUncertaintyLib.base.errors import Cancelled, ModelError, SettingsError
+from MoBUncertaintyLib.base.publishing import write_file
 from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.nnunet.dataset import has_regions

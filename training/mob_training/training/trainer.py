@@ -26,9 +26,9 @@ from mob_training.training.losses import training_loss
 from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean, merge_missing
 from mob_training.training.settings import FineTuning, Likelihood, Schedule
 from mob_training.training.temperature import TEMPERATURES, cover_with_tiles, fit_temperature
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.publishing import write_file
-from MoBUncertaintyLib.files.schema import from_json
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.publishing import write_file
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.inference.devices import autocast, wide_precision
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 
 FOLDERS = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
 """nnU-Net's variables, and the folders of a workspace that they point at."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from MoBUncertaintyLib.errors import ModelError, reporting_out_of_memory
-from MoBUncertaintyLib.geometry import hull
+from MoBUncertaintyLib.base.errors import ModelError, reporting_out_of_memory
+from MoBUncertaintyLib.base.geometry import hull
 from MoBUncertaintyLib.images.memory import check_memory, lazy_zeros
 from MoBUncertaintyLib.inference.maps.filling import MIN_PROBABILITY, MIN_VARIANCE, rounded
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor, difference, together
@@ -24,7 +24,7 @@ from MoBUncertaintyLib.inference.suitability import not_found
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.prediction import (
+from MoBUncertaintyLib.regions.prediction import (
     CancelledCallback,
     Prediction,
     PredictionSettings,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.prediction import CancelledCallback, Prediction, PredictionSettings, ProgressCallback
+from MoBUncertaintyLib.regions.prediction import CancelledCallback, Prediction, PredictionSettings, ProgressCallback
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

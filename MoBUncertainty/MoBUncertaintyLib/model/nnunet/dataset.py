@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.files.json_input import is_whole
+from MoBUncertaintyLib.base.errors import ModelError
+from MoBUncertaintyLib.base.json_input import is_whole
 
 
 def check_dataset(dataset: dict[str, Any], channels: int | None = None) -> dict[int, str]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Set
 from copy import deepcopy
 from typing import Any
 
-from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.files.json_input import is_number, is_whole
+from MoBUncertaintyLib.base.errors import ModelError
+from MoBUncertaintyLib.base.json_input import is_number, is_whole
 
 PACKAGE = "dynamic_network_architectures"
 # nnU-Net's U-Nets; `residual_unet` is where old plans look for one, and nnU-Net finds it by its class name.

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from MoBUncertaintyLib.errors import ModelError
+from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model.nnunet.results import is_training_folder
 
 PREFIX = "totalsegmentator:"

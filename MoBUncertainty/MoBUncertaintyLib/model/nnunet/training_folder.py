@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.errors import ModelError
-from MoBUncertaintyLib.files.json_input import is_whole
-from MoBUncertaintyLib.files.schema import from_json
+from MoBUncertaintyLib.base.errors import ModelError
+from MoBUncertaintyLib.base.json_input import is_whole
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.model.card import NOT_STATED, Fold, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import ModelFile

@@ -8,10 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.conformal.interval import Interval
-from MoBUncertaintyLib.errors import OutputError, ReviewError
-from MoBUncertaintyLib.files.names import printable
+from MoBUncertaintyLib.base.errors import OutputError, ReviewError
+from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.images.inputs import Input
+from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState
 from MoBUncertaintyLib.output.cohort.reviews import Agreement, agreement_of, reviews_of

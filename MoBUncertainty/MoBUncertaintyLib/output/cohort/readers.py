@@ -14,11 +14,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.errors import OutputError, ReviewError
-from MoBUncertaintyLib.files.integrity import digest_of
-from MoBUncertaintyLib.files.json_input import read_object
-from MoBUncertaintyLib.files.names import distinct_name
-from MoBUncertaintyLib.files.publishing import absolute, write_file
+from MoBUncertaintyLib.base.errors import OutputError, ReviewError
+from MoBUncertaintyLib.base.integrity import digest_of
+from MoBUncertaintyLib.base.json_input import read_object
+from MoBUncertaintyLib.base.names import distinct_name
+from MoBUncertaintyLib.base.publishing import absolute, write_file
 
 PREFIX, SUFFIX = "review-", ".json"
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import ImageError, ReviewError
-from MoBUncertaintyLib.files.json_input import read_object
-from MoBUncertaintyLib.files.names import printable, text_of
-from MoBUncertaintyLib.files.publishing import KEPT
+from MoBUncertaintyLib.base.errors import ImageError, ReviewError
+from MoBUncertaintyLib.base.json_input import read_object
+from MoBUncertaintyLib.base.names import printable, text_of
+from MoBUncertaintyLib.base.publishing import KEPT
 from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.cohort.readers import PREFIX, SUFFIX, CaseReview, reader_in_name, review_file

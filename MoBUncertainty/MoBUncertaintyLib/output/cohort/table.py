@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import quote
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.files.input_files import is_regular
-from MoBUncertaintyLib.files.names import printable
-from MoBUncertaintyLib.files.publishing import absolute, write_file
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.base.errors import OutputError
+from MoBUncertaintyLib.base.input_files import is_regular
+from MoBUncertaintyLib.base.names import printable
+from MoBUncertaintyLib.base.publishing import absolute, write_file
+from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
 from MoBUncertaintyLib.output.pages.templates import make_environment

@@ -18,7 +18,7 @@ from highdicom.sr import CodedConcept
 from pydicom.uid import generate_uid
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import OutputError
+from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.model.card import Label
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from pydicom.charset import python_encoding
 from pydicom.errors import InvalidDicomError
 from pydicom.valuerep import DA, TM, DSfloat, validate_value
 
-from MoBUncertaintyLib.errors import ImageError
-from MoBUncertaintyLib.files.input_files import BoundedReader, begins_as_dicom, check_regular
+from MoBUncertaintyLib.base.errors import ImageError
+from MoBUncertaintyLib.base.input_files import BoundedReader, begins_as_dicom, check_regular
 
 if TYPE_CHECKING:
     from pydicom.dataelem import DataElement

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.errors import OutputError, SettingsError
+from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.pictures.style import brightest_variance

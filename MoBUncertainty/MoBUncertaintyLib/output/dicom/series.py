@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from pydicom.valuerep import DSfloat
 
-from MoBUncertaintyLib.errors import ImageError, OutputError
+from MoBUncertaintyLib.base.errors import ImageError, OutputError
 from MoBUncertaintyLib.images.dicom import MAX_SHIFT, places_of
 from MoBUncertaintyLib.output.dicom.headers import NEEDED, read_header
 

@@ -12,8 +12,8 @@ import pydicom
 from highdicom import UID
 from pydicom.sr.codedict import codes
 
-from MoBUncertaintyLib.files.wording import percent
-from MoBUncertaintyLib.geometry import LPS_TO_RAS
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
+from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.dicom.common import (
     MANUFACTURER,

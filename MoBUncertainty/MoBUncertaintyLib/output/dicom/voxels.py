@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.model.region_settings import MAX_VARIANCE
 from MoBUncertaintyLib.output.dicom.common import (
     MANUFACTURER,
     PROBABILITY_SERIES_NUMBER,
@@ -31,7 +32,6 @@ from MoBUncertaintyLib.output.dicom.common import (
 )
 from MoBUncertaintyLib.output.dicom.series import DicomSeries, read_series
 from MoBUncertaintyLib.output.segment_nrrd import values_in
-from MoBUncertaintyLib.regions.settings import MAX_VARIANCE
 
 PROBABILITY_STEPS = 255
 """A stored 255 is a probability of 1."""

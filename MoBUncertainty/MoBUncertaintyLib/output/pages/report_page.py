@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.files.wording import percent
+from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.templates import (
     TEMPLATE,
@@ -22,7 +23,6 @@ from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, 
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
 from MoBUncertaintyLib.output.report import VERDICTS
-from MoBUncertaintyLib.regions.settings import RegionSettings
 
 if TYPE_CHECKING:
     import numpy as np

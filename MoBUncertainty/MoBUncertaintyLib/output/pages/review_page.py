@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.geometry import Box, Grid, intersection, shape_of, widened, within
+from MoBUncertaintyLib.base.geometry import Box, Grid, intersection, shape_of, widened, within
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.decisions import BY_HAND

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from MoBUncertaintyLib.conformal.interval import Interval
-from MoBUncertaintyLib.errors import OutputError
-from MoBUncertaintyLib.files.resources import RESOURCES
-from MoBUncertaintyLib.files.wording import percent
+from MoBUncertaintyLib.base.errors import OutputError
+from MoBUncertaintyLib.base.resources import RESOURCES
+from MoBUncertaintyLib.base.wording import percent
+from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.model.card import readable
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from MoBUncertaintyLib.geometry import Box, bounding_box, hull, nested, shadows, shape_of, whole, widened, within
+from MoBUncertaintyLib.base.geometry import Box, bounding_box, hull, nested, shadows, shape_of, whole, widened, within
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level
+from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.output.pictures.palette import Colour, palette_beside
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, View, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of, png
@@ -21,14 +22,13 @@ from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS
 from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.regions.settings import Measure
 from MoBUncertaintyLib.review.region import masks
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from MoBUncertaintyLib.model.card import Label
-    from MoBUncertaintyLib.prediction import Prediction
+    from MoBUncertaintyLib.regions.prediction import Prediction
 
 _MARGIN_MM, _SMALLEST_VIEW_MM = 20.0, 100.0
 _COARSE_MM = 4.0  # what hangs together is judged on a grid about this coarse: a box needs no more

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.geometry import Box, intersection, whole, within
+from MoBUncertaintyLib.base.geometry import Box, intersection, whole, within
 
 _AIR = -1024.0
 

@@ -13,13 +13,13 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from MoBUncertaintyLib.geometry import LPS_TO_RAS, Box, intersection, shape_of, within
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Box, intersection, shape_of, within
 from MoBUncertaintyLib.output.pictures.palette import Colour, palette_beside
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, View, central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.clicks import Click
 from MoBUncertaintyLib.regions.measure import uncertainty_in, voxel_uncertainty
+from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.region import ReviewRegion
 
 if TYPE_CHECKING:

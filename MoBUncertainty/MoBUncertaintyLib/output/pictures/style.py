@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from MoBUncertaintyLib.regions.settings import MAX_VARIANCE
+from MoBUncertaintyLib.model.region_settings import MAX_VARIANCE
 
 CT_RANGE = (-160.0, 240.0)
 """HU of black and white: the window of the abdomen, 400 wide around 40."""

@@ -11,9 +11,9 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.errors import UserError
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.clicks import Click, voxels_of
+from MoBUncertaintyLib.base.errors import UserError
+from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.review.refinement.clicks import Click, voxels_of
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
 from MoBUncertaintyLib.slicer_app.clicks.marks import Point

@@ -8,7 +8,7 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.refinement.clicks import Click
+from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.slicer_app.clicks.changes import millilitres
 from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, shown
 from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table, fitRows

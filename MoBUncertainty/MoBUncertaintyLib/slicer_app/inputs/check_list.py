@@ -8,7 +8,7 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.widgets.section import shown, write

@@ -8,7 +8,7 @@ from typing import Any
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.errors import Cancelled
+from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.slicer_app.computer import Computer
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown, write
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient

@@ -92,6 +92,7 @@ class ExportSection:
             "dicom_seg_fractional": ui.dicomProbabilityCheckBox,
             "dicom_sr": ui.dicomReportCheckBox,
             "parametric_map": ui.parametricMapCheckBox,
+            "rtstruct": ui.structureSetCheckBox,
         }
 
     def _chosen(self) -> list[str]:

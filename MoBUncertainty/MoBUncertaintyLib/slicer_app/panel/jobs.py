@@ -12,7 +12,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.errors import Cancelled
+from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.slicer_app.inputs.channels import missingChannel
 from MoBUncertaintyLib.slicer_app.panel.editor import settleStrayEdits
 from MoBUncertaintyLib.slicer_app.panel.state import State, idleState

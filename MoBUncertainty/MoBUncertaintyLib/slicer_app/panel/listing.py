@@ -7,7 +7,7 @@ from collections.abc import Callable
 import qt
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.regions.settings import Measure, RegionSettings
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, shown
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 

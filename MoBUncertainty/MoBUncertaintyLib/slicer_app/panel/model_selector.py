@@ -9,7 +9,7 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.files.resources import installed_models
+from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights

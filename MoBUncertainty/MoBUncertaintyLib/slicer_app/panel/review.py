@@ -8,7 +8,7 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.keys import Shortcuts

@@ -8,7 +8,7 @@ import qt
 import vtk
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.errors import LostReviewError, UserError
+from MoBUncertaintyLib.base.errors import LostReviewError, UserError
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import hideMisplaced, hideOrphans, showAlone

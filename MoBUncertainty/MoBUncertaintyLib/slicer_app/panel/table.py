@@ -7,7 +7,7 @@ from html import escape
 
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.slicer_app.region_names import OrganNames, placeTexts
 from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table

@@ -13,10 +13,10 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_of, within
+from MoBUncertaintyLib.base.geometry import Box, hull, intersection, occupied, shape_of, within
+from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, MAX_VARIANCE, Measure
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, NEGLIGIBLE, brightest_variance
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
-from MoBUncertaintyLib.regions.settings import DEFAULT_THRESHOLD, MAX_VARIANCE, Measure
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
 

@@ -16,7 +16,7 @@ import slicer
 import slicer.util
 import vtk
 
-from MoBUncertaintyLib.geometry import largest_shift
+from MoBUncertaintyLib.base.geometry import largest_shift
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 
 REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from MoBUncertaintyLib.geometry import Box
+from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.output.label_record import pack_labels, unpack_labels
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene import views

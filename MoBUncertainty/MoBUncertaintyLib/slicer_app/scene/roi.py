@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import vtk
 
-from MoBUncertaintyLib.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 
 

@@ -11,7 +11,7 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from MoBUncertaintyLib.geometry import Box, hull, intersection, occupied, shape_of, whole, within
+from MoBUncertaintyLib.base.geometry import Box, hull, intersection, occupied, shape_of, whole, within
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.terminology import terminology_entry
 from MoBUncertaintyLib.output.pictures.palette import palette_beside

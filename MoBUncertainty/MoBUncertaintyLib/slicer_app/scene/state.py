@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from MoBUncertaintyLib.files.json_input import JsonError, parse_object
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.base.json_input import JsonError, parse_object
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.slicer_app.scene.maps import OF_VARIANCE, MapKind, mapStyle
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
 

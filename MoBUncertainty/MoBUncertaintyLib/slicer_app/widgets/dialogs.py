@@ -11,7 +11,7 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.files.resources import RESOURCES
+from MoBUncertaintyLib.base.resources import RESOURCES
 
 POLL_MILLISECONDS = 100
 

@@ -10,7 +10,7 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.errors import UserError
+from MoBUncertaintyLib.base.errors import UserError
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import showError
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps

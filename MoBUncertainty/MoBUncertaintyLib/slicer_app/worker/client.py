@@ -13,7 +13,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.errors import UserError
+from MoBUncertaintyLib.base.errors import UserError
 from MoBUncertaintyLib.slicer_app.worker.job import Job
 from MoBUncertaintyLib.slicer_app.worker.process import End, WorkerProcess
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps, readArrays, removeFolder, writeArrays

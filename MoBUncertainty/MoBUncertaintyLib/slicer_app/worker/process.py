@@ -14,7 +14,7 @@ from typing import Any
 
 import qt
 
-from MoBUncertaintyLib.files.publishing import make_private_folder, remove_leftovers, remove_private_folder
+from MoBUncertaintyLib.base.publishing import make_private_folder, remove_leftovers, remove_private_folder
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps, removeFolder
 from MoBUncertaintyLib.worker.protocol import Command, Decoder, Event, ProtocolError, check_event, encode
 

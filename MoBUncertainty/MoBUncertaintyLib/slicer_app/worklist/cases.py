@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.files.names import text_of
+from MoBUncertaintyLib.base.names import text_of
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState, reader_in_name
 from MoBUncertaintyLib.worker.protocol import Command
 

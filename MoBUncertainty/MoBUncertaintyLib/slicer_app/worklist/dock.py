@@ -10,7 +10,7 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.errors import Cancelled
+from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.clicks.keys import Shortcuts

@@ -16,10 +16,10 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.errors import OutputError, ReviewError
-from MoBUncertaintyLib.files.integrity import digest_of, seal
-from MoBUncertaintyLib.files.names import unique_names
-from MoBUncertaintyLib.files.publishing import write_file
+from MoBUncertaintyLib.base.errors import OutputError, ReviewError
+from MoBUncertaintyLib.base.integrity import digest_of, seal
+from MoBUncertaintyLib.base.names import unique_names
+from MoBUncertaintyLib.base.publishing import write_file
 from MoBUncertaintyLib.output.cohort.readers import export_folder, write_decisions, write_review
 from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow

@@ -11,7 +11,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.errors import ImageError
+from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.output.cohort.readers import CaseReview
 from MoBUncertaintyLib.slicer_app.requests import MODALITY, dicomDatabase
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder, showError

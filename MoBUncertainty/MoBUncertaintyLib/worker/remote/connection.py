@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import Cancelled, SettingsError, UserError
-from MoBUncertaintyLib.files.json_input import JsonError, parse_object
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, UserError
+from MoBUncertaintyLib.base.json_input import JsonError, parse_object
 from MoBUncertaintyLib.worker.protocol import (
     PROGRESS_FIELDS,
     Command,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
+from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder
 from MoBUncertaintyLib.worker.protocol import CHUNK, Command, Event, encode
 from MoBUncertaintyLib.worker.server import take_pipes
 

@@ -16,10 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from MoBUncertaintyLib.errors import ModelError, OutputError
-from MoBUncertaintyLib.files.integrity import file_digest, is_plain_name
-from MoBUncertaintyLib.files.publishing import reserve, withdraw
-from MoBUncertaintyLib.files.resources import installed_models
+from MoBUncertaintyLib.base.errors import ModelError, OutputError
+from MoBUncertaintyLib.base.integrity import file_digest, is_plain_name
+from MoBUncertaintyLib.base.publishing import reserve, withdraw
+from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.inference.graph_cache import cache_folder
 from MoBUncertaintyLib.model.archive import TRAINING_FILE
 from MoBUncertaintyLib.model.card import MODEL_FILE

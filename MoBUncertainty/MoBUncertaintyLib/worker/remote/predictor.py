@@ -10,8 +10,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import reason_of
-from MoBUncertaintyLib.files.publishing import make_private_folder, remove_private_folder
+from MoBUncertaintyLib.base.errors import reason_of
+from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder
 from MoBUncertaintyLib.images.channels import check_modalities
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.modality import modality_of
@@ -20,7 +20,13 @@ from MoBUncertaintyLib.inference.maps.members import together
 from MoBUncertaintyLib.model.card import chosen_labels
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output.exchange import read_prediction
-from MoBUncertaintyLib.prediction import CancelledCallback, Prediction, PredictionSettings, Progress, ProgressCallback
+from MoBUncertaintyLib.regions.prediction import (
+    CancelledCallback,
+    Prediction,
+    PredictionSettings,
+    Progress,
+    ProgressCallback,
+)
 from MoBUncertaintyLib.worker.arrays import write_array
 from MoBUncertaintyLib.worker.protocol import Command, Event, Fields
 from MoBUncertaintyLib.worker.remote.connection import Connection

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.errors import SettingsError, UserError
+from MoBUncertaintyLib.base.errors import SettingsError, UserError
 
 COMMAND = "mob-uncertainty worker"
 

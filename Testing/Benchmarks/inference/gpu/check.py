@@ -13,7 +13,7 @@ from inference.gpu.report import write_report
 from inference.gpu.rows import FAILED, FILE, SKIPPED, Row, no_time, read, write
 from inference.run import ROOT, Step, Store, in_child
 from inference.tasks import Size, Task, network_name
-from MoBUncertaintyLib.errors import Cancelled
+from MoBUncertaintyLib.base.errors import Cancelled
 
 BUDGET = 480.0
 """Seconds for everything."""

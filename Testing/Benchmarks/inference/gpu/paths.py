@@ -18,7 +18,7 @@ from MoBUncertaintyLib.model.covariance import Scope
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.moments import Moments, moments
-from MoBUncertaintyLib.prediction import Precision
+from MoBUncertaintyLib.regions.prediction import Precision
 
 WARM_UP = 2
 BOUNDS = {Precision.FLOAT32: (1e-3, 0.9999), Precision.FLOAT16: (0.02, 0.999), Precision.BFLOAT16: (0.05, 0.999)}

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.errors import UserError, reason_of
+from MoBUncertaintyLib.base.errors import UserError, reason_of
 
 FILE = "gpu-check.jsonl"
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"

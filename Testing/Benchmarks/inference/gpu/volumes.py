@@ -22,8 +22,8 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import CPU, Placement, SlidingWindow
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import load_network
-from MoBUncertaintyLib.prediction import Precision, Prediction, PredictionSettings, Tiling
 from MoBUncertaintyLib.regions.agreement import dice
+from MoBUncertaintyLib.regions.prediction import Precision, Prediction, PredictionSettings, Tiling
 
 SUMS_VOXELS = (256, 512, 512)
 """Of the network's input in the ladder on a GPU: its sums take 0.5 GB, more than a tile of the network."""

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from scipy.special import expit
 
-from MoBUncertaintyLib.logistic_normal.moments import logistic_normal_moments
+from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 
 CERTAIN = float(expit(6.0))
 """A voxel whose true label has this marginal probability or more stands alone."""

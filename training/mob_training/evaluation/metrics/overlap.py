@@ -9,7 +9,7 @@ from math import lcm
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from MoBUncertaintyLib.errors import InstallationError
+from MoBUncertaintyLib.base.errors import InstallationError
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:

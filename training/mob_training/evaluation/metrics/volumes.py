@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import fft
 
-from MoBUncertaintyLib.files.wording import percent
+from MoBUncertaintyLib.base.wording import percent
 
 LEVELS = (0.5, 0.8, 0.9)
 """Of the intervals that are scored."""

@@ -9,12 +9,12 @@ import numpy as np
 
 from mob_training.evaluation.case_scores import NSD_MM, ScoredCase
 from mob_training.evaluation.metrics import dice, surface_dice
-from MoBUncertaintyLib.geometry import Box, bounding_box, shadows, within
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.kernel import Directions
+from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows, within
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.regions.settings import RegionSettings
+from MoBUncertaintyLib.review.refinement.kernel import Directions
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

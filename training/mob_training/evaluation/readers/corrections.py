@@ -12,13 +12,13 @@ import numpy as np
 from scipy.special import expit, logit
 
 from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.prediction import Prediction
-from MoBUncertaintyLib.refinement.clicks import Click
-from MoBUncertaintyLib.refinement.conditioning import Field, solve, spread
-from MoBUncertaintyLib.refinement.kernel import Directions, kernel_of, pairs_mm
-from MoBUncertaintyLib.refinement.logits import logits_of, movable
-from MoBUncertaintyLib.refinement.refiner import Refiner
-from MoBUncertaintyLib.refinement.spreading import refined_maps
+from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.refinement.conditioning import Field, solve, spread
+from MoBUncertaintyLib.review.refinement.kernel import Directions, kernel_of, pairs_mm
+from MoBUncertaintyLib.review.refinement.logits import logits_of, movable
+from MoBUncertaintyLib.review.refinement.refiner import Refiner
+from MoBUncertaintyLib.review.refinement.spreading import refined_maps
 
 Voxel = tuple[int, int, int]
 VoxelClick = tuple[Voxel, int]

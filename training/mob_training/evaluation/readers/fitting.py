@@ -16,8 +16,8 @@ from mob_training.evaluation.readers import readers
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.corrections import Bump, CaseField, Correction, VoxelClick
 from mob_training.evaluation.readers.simulation import CLICKS_IN_A_REGION, BumpSettings
-from MoBUncertaintyLib.errors import SettingsError
-from MoBUncertaintyLib.files.wording import percent
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 
 SCORED = (1, 3, 5)

@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.corrections import Correction, Voxel, VoxelClick
-from MoBUncertaintyLib.geometry import Box, bounding_box, nested, shadows, whole
-from MoBUncertaintyLib.prediction import Prediction
+from MoBUncertaintyLib.base.geometry import Box, bounding_box, nested, shadows, whole
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 

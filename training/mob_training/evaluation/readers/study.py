@@ -14,7 +14,7 @@ from mob_training.evaluation.score_files import Run, flatten
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.model.click_settings import ClickSettings
-    from MoBUncertaintyLib.prediction import PredictionSettings
+    from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
 
 def study_readers(

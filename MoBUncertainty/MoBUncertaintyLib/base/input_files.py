@@ -1,0 +1,115 @@
+"""Check files that others wrote before they are read: regular files only, their SHA-256, and whether they change.
+
+A folder can hold anything. A pipe, a device or a socket would be waited for without
+end, so it is never opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from MoBUncertaintyLib.base.errors import ImageError
+from MoBUncertaintyLib.base.integrity import file_digest
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a regular file, or a link to one."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def begins_as_dicom(path: Path) -> bool:
+    """Whether a regular file begins as DICOM does, with or without its preamble."""
+    if not is_regular(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError:
+        return False
+    # Without a preamble the first element is of group 2 or 8.
+    return start[128:] == b"DICM" or start[:2] in (b"\x08\0", b"\0\x08", b"\x02\0")
+
+
+def check_regular(path: Path) -> None:
+    """Refuse anything but a readable regular file, before it is opened.
+
+    Raises:
+        ImageError: It does not exist, is a folder, a pipe, a device or a socket, or may not be read.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path} cannot be read ({reason}); check the path.") from error
+    if not stat.S_ISREG(mode):
+        raise ImageError(f"{path} is not a regular file (a folder, pipe, device or socket); give a file.")
+    if not os.access(path, os.R_OK):
+        raise ImageError(f"{path} may not be read; ask for permission, or copy it to a folder of yours.")
+
+
+def digest_of_bytes(content: bytes) -> str:
+    """Compute the SHA-256 of bytes, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """Compute the SHA-256 of a regular file, hexadecimal.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    check_regular(path)
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+
+
+def digest_of_series(files: Sequence[Path], digests: Sequence[str]) -> str:
+    """Compute the SHA-256 of a series: of the list of its files' own, sorted by name, one hexadecimal line each."""
+    lines = [f"{digest}\n" for _, digest in sorted(zip(files, digests, strict=True))]
+    return digest_of_bytes("".join(lines).encode())
+
+
+@contextmanager
+def unchanged(paths: Sequence[Path]) -> Iterator[None]:
+    """Check that files do not change while they are read, so that what is hashed is what is read.
+
+    Raises:
+        ImageError: One was written to, replaced or removed meanwhile.
+    """
+    before = [_state(path) for path in paths]
+    yield
+    for path, state in zip(paths, before, strict=True):
+        if _state(path) != state:
+            raise ImageError(f"{path} was changed while it was read; try again when it is complete.")
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    # The change time is set by the system and cannot be put back, unlike the time of modification.
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+class BoundedReader(io.BufferedReader):
+    """A file that never allocates more than it holds, however much a damaged length field asks for."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(str(path)))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))

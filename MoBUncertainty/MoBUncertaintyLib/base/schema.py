@@ -1,0 +1,114 @@
+"""Read dataclasses from JSON, and write them: their fields and types are the schema, declared once.
+
+Needs only the standard library, since cards and catalogues are read before anything is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from MoBUncertaintyLib.base.errors import UserError
+
+T = TypeVar("T")
+
+_NOUNS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
+_NOUNS |= {tuple: "a list", dict: "an object", Mapping: "an object"}
+
+
+def from_json(kind: type[T], data: Any, what: str = "it") -> T:
+    """Read a dataclass strictly: each entry must be one of its fields and of its type.
+
+    A whole number may stand for a number, a list for a tuple, and a text for the member of an enumeration.
+
+    Args:
+        kind: The dataclass.
+        data: From JSON.
+        what: What it is, for messages.
+
+    Raises:
+        ValueError: An entry is missing that has no default, unknown, of another type, or what the class refuses.
+        UserError: What the class refuses so.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{what} must be an object")
+    types, values = get_type_hints(kind), {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        if field.name in data:
+            values[field.name] = _value(types[field.name], data[field.name], f"'{field.name}'")
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{what} lacks '{field.name}'")
+    if unknown := sorted(str(name) for name in data.keys() - values.keys()):
+        raise ValueError(f"{what} has an unknown entry '{unknown[0]:.80}'")
+    return kind(**values)
+
+
+def to_json(record: Any) -> Any:
+    """Convert a dataclass, or what is in one, to plain JSON."""
+    if is_dataclass(record) and not isinstance(record, type):
+        return to_json(asdict(record))
+    if isinstance(record, Mapping):
+        return {str(key): to_json(value) for key, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [to_json(value) for value in record]
+    return record.value if isinstance(record, Enum) else record
+
+
+def _value(kind: Any, value: Any, what: str) -> Any:
+    """Read a value of a type."""
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin is Any:
+        return value
+    if origin is UnionType:
+        return _one_of(kind, value, what)
+    if is_dataclass(origin):
+        try:
+            return from_json(origin, value, what)  # type: ignore[arg-type]
+        except UserError as error:
+            raise ValueError(f"{what} is wrong ({str(error).rstrip('.')})") from error
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        if len(kinds) == len(value):
+            return tuple(_value(each, part, what) for each, part in zip(kinds, value, strict=True))
+    elif origin in (dict, Mapping) and isinstance(value, Mapping):
+        return {_value(inner[0], key, what): _value(inner[1], part, what) for key, part in value.items()}
+    elif issubclass(origin, Enum) or (origin is float and _is(value, int | float)):
+        with suppress(ValueError, OverflowError):
+            return origin(value)
+    elif _is(value, origin):
+        return value
+    raise ValueError(f"{what} must be {_noun(kind)}")
+
+
+def _one_of(kind: Any, value: Any, what: str) -> Any:
+    """Read a value of one of several types; with two, one of them null, what is wrong is told by the other."""
+    *kinds, last = sorted(get_args(kind), key=lambda each: each is not NoneType)
+    for each in kinds:
+        if each is NoneType and value is None:
+            return None
+        with suppress(ValueError):
+            return _value(each, value, what)
+    try:
+        return _value(last, value, what)
+    except ValueError as error:
+        raise ValueError(str(error) if is_dataclass(last) else f"{what} must be {_noun(kind)}") from error
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind; True and False are no numbers."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _noun(kind: Any) -> str:
+    origin = get_origin(kind) or kind
+    if origin is UnionType:
+        return " or ".join(map(_noun, get_args(kind)))
+    if origin is tuple and get_args(kind)[1:] != (...,):
+        return f"a list of {len(get_args(kind))}"
+    if issubclass(origin, Enum):
+        return " or ".join(str(member.value) for member in origin)
+    return _NOUNS.get(origin, "an object")

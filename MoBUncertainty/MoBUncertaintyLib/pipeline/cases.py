@@ -1,0 +1,282 @@
+"""From a file to a results folder: what the commands and the worker share. The cases of a cohort are made in one way.
+
+Shows nothing itself. Only a model's picture needs torch, and what predicts here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from MoBUncertaintyLib.base.errors import Cancelled, ImageError, OutputError, SettingsError, reporting_out_of_memory
+from MoBUncertaintyLib.base.names import printable
+from MoBUncertaintyLib.base.publishing import absolute
+from MoBUncertaintyLib.images.channels import check_modalities
+from MoBUncertaintyLib.images.inputs import Input
+from MoBUncertaintyLib.images.reader import digest, read_image
+from MoBUncertaintyLib.inference.maps.members import AnyPredictor
+from MoBUncertaintyLib.inference.suitability import unsuitable
+from MoBUncertaintyLib.model.fingerprint import Level
+from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure, RegionSettings
+from MoBUncertaintyLib.output.case import Case, Source
+from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, read_case, read_intact
+from MoBUncertaintyLib.output.dicom.objects import DicomFormat, check_dicom_source, file_names
+from MoBUncertaintyLib.output.pages.templates import check_template
+from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
+from MoBUncertaintyLib.output.results_folder import FOLDER, Written, write_results, write_volumes
+from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.prediction import (
+    CancelledCallback,
+    Prediction,
+    PredictionSettings,
+    Progress,
+    ProgressCallback,
+)
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+OTHER_RESULTS = "Results of an earlier run, with another image, model or other settings, were kept."
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to each case alike.
+
+    Attributes:
+        predictor: Model and settings.
+        regions: What counts as a doubtful region. Default: as the model states.
+        series: Series instance UID, where a DICOM folder has several and the case does not name one.
+        channels: Files of the model's other input channels, by name, if the user has named them.
+        scene: Write the Slicer scene too.
+        formats: DICOM objects to write too; only of an image that came from DICOM.
+        overwrite: Replace results that are there.
+        skip_existing: Keep results that are there, whatever they are of.
+        more: Writes more files of a case to the folder that it is called with.
+    """
+
+    predictor: AnyPredictor
+    regions: RegionSettings | None = None
+    series: str | None = None
+    channels: Mapping[str, Path] = field(default_factory=dict)
+    scene: bool = True
+    formats: Sequence[DicomFormat] = ()
+    overwrite: bool = False
+    skip_existing: bool = False
+    more: Callable[[Case, Path], None] | None = None
+
+    def files_of(self, case: Input) -> Mapping[str, Path]:
+        """Name the files of the other channels: as the user has, or as their numbers in nnU-Net's layout say."""
+        return self.channels or dict(zip(self.predictor.model.channels[1:], case.channels, strict=False))
+
+
+@reporting_out_of_memory()
+def run_case(
+    job: Job,
+    case: Input,
+    folder: Path,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> tuple[Case, Written]:
+    """Read an image, predict it, find its doubtful regions and write the results folder.
+
+    Args:
+        job: How.
+        case: The image.
+        folder: Results folder to make.
+        progress: Called with each step.
+        cancelled: Asked between steps, and between tiles.
+        warn: Called, before anything is computed, with those of the warnings that are known by then.
+
+    Raises:
+        UserError: Whatever the user can mend; no folder is left then.
+        Cancelled: `cancelled` said so; no folder is left then.
+    """
+    check_template()
+    predictor, series, seconds = job.predictor, case.series or job.series, dict[str, float]()
+    # The place is kept before the long computation; the volumes are written beside the steps that follow it.
+    with FOLDER.reserve(folder, job.overwrite) as place, ThreadPoolExecutor(1) as beside:
+        with _stage("read", seconds, progress, cancelled):
+            read = read_image(case.path, series)
+            others = {channel: read_image(path) for channel, path in job.files_of(case).items()}
+        images = {channel: other.image for channel, other in others.items()}
+        warnings = [*read.warnings, *(sentence for other in others.values() for sentence in other.warnings)]
+        source = Source(
+            case.path,
+            case.entry,
+            read.sha256,
+            series,
+            tuple(
+                {"name": name, "path": printable(str(absolute(path))), "sha256": others[name].sha256}
+                for name, path in job.files_of(case).items()
+            ),
+            read.files if read.is_dicom else (),
+        )
+        check_dicom_source(job.formats, source.dicom_files, "leave out its --format")
+        for sentence in (
+            *warnings,
+            *check_modalities(predictor.model.channels, read.image, images, predictor.settings.force),
+        ):
+            warn(sentence)
+        prediction = predictor.predict(read.image, progress, cancelled, channels=images)
+        prediction = prediction.annotated(
+            warnings=[*warnings, *prediction.warnings], timings=seconds | prediction.timings
+        )
+        images.clear()  # what the results are made of is the first
+        volumes = beside.submit(write_volumes, place.partial, prediction)
+        predicted = _with_regions(read.image, prediction, source, job.regions, progress, cancelled)
+        with _stage("write", predicted.prediction.timings, progress, cancelled):
+            written = write_results(
+                place,
+                predicted,
+                job.formats,
+                scene=job.scene,
+                volumes=volumes,
+                more=partial(job.more, predicted) if job.more else None,
+            )
+    return predicted, written
+
+
+def kept_case(job: Job, case: Input, folder: Path) -> CohortCase | None:
+    """Describe the results that a folder holds already, if they need not be made again.
+
+    Raises:
+        UserError: They cannot be read, or the image cannot.
+    """
+    if job.overwrite or not FOLDER.recognises(folder):
+        return None
+    try:
+        record = read_intact(folder)
+    except OutputError:
+        if job.skip_existing:
+            raise
+        return None
+    try:
+        same = _is_of(record, job, case)
+    except ImageError:
+        if not job.skip_existing:
+            raise
+        same = False
+    if not (same or job.skip_existing):
+        return None
+    warnings = () if same else (OTHER_RESULTS,)
+    return read_case(case.entry or case.path.name, folder, Outcome.KEPT, warnings, record)
+
+
+def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
+    """Whether results are of the same image, model and settings; device and engine do not count.
+
+    Raises:
+        ImageError: The image cannot be read.
+    """
+    predictor = job.predictor
+    wanted = (
+        _anywhere(predictor.settings),
+        job.regions or predictor.model.card.region_settings,
+        predictor.model.digest,
+    )
+    try:
+        made = (
+            _anywhere(PredictionSettings.from_dict(record["settings"])),
+            RegionSettings.from_dict(record["regions"]["settings"]),
+            record["model"]["digest"],
+        )
+        values = [label["value"] for label in record["labels"]]
+        files = {name for kind in job.formats for name in file_names(kind, values)}
+        if made != wanted or not record["files"].keys() >= files:
+            return False
+        others = {entry["name"]: entry["sha256"] for entry in record["input"].get("channels", [])}
+        if others != {channel: digest(path) for channel, path in job.files_of(case).items()}:
+            return False
+        return bool(record["input"]["sha256"] == digest(case.path, case.series or job.series))
+    except (OSError, ValueError, KeyError, TypeError, SettingsError):  # altered
+        return False
+
+
+def _anywhere(settings: PredictionSettings) -> PredictionSettings:
+    return replace(settings, device="auto", engine="auto", force=False)
+
+
+def analyse(
+    image: sitk.Image,
+    predictor: AnyPredictor,
+    region_settings: RegionSettings | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+    channels: Mapping[str, sitk.Image] | None = None,
+) -> Case:
+    """Predict an image and find its doubtful regions; arguments and errors as for `Predictor.predict`.
+
+    What is noticed of both together is added to the prediction's warnings.
+    """
+    prediction = predictor.predict(image, progress, cancelled, channels=channels)
+    return _with_regions(image, prediction, Source(), region_settings, progress, cancelled)
+
+
+def _with_regions(
+    image: sitk.Image,
+    prediction: Prediction,
+    source: Source,
+    settings: RegionSettings | None,
+    progress: ProgressCallback | None,
+    cancelled: CancelledCallback | None,
+) -> Case:
+    with _stage("regions", prediction.timings, progress, cancelled):
+        regions = find_regions(prediction, settings)
+    problem = unsuitable(regions.ranked, prediction.volumes_ml())
+    covered = regions.coverage.warning if regions.coverage is not None else None
+    noticed = [*_without_covariance(prediction, regions.settings.measure), covered, problem]
+    before = set(prediction.warnings)  # the computer that has predicted may have looked at regions too
+    prediction.warnings.extend(sentence for sentence in noticed if sentence and sentence not in before)
+    if problem and problem not in before and prediction.suitability is not None:
+        prediction = prediction.annotated(suitability=prediction.suitability.worsened(Level.UNUSUAL, problem))
+    return Case(image, prediction, regions, source)
+
+
+@reporting_out_of_memory()
+def draw_sample(source: Path, model: Model, target: Path) -> None:
+    """Predict an image and draw the result for a model's card, PNG; the picture does not name the image.
+
+    Raises:
+        UserError: Whatever the user can mend.
+    """
+    from MoBUncertaintyLib.inference.predictor import Predictor
+
+    case = analyse(read_image(source).image, Predictor(model, PredictionSettings()))
+    draw_overlay(target, case.image, case.prediction, case.regions)
+
+
+@contextmanager
+def _stage(
+    name: str, seconds: dict[str, float], progress: ProgressCallback | None, cancelled: CancelledCallback | None
+) -> Iterator[None]:
+    """Run a step that cannot be divided: told before and after, timed, and not begun once the user has cancelled."""
+    if cancelled and cancelled():
+        raise Cancelled(f"Cancelled before the step '{name}'.")
+    if progress:
+        progress(Progress(name, 0, 1, None))
+    start = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - start
+    if progress:
+        progress(Progress(name, 1, 1, 0.0))
+
+
+def _without_covariance(prediction: Prediction, measure: Measure) -> list[str]:
+    """Say what a reader of a stock nnU-Net's variance must know."""
+    if prediction.has_variance:
+        return []
+    way = (
+        "doubtful regions are found by it as you asked, so most are missed; entropy and p (1 - p) find them"
+        if measure is Measure.VARIANCE
+        else f"doubtful regions are found by {MEASURE_NAMES[measure]}"
+    )
+    return [f"This model has no covariance, so its variance shows only where tiles or folds disagree; {way}."]

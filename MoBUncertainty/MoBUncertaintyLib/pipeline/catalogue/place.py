@@ -1,0 +1,246 @@
+"""Where a catalogue is: a folder, or an address on the web, whose files are read within limits.
+
+Only https is spoken, and http with this computer itself. Nothing is sent but the request for a file.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPMessage
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import IO, Any, NoReturn
+from urllib.error import HTTPError, URLError
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+
+from MoBUncertaintyLib.base import json_input
+from MoBUncertaintyLib.base.errors import CatalogueError, reason_of
+from MoBUncertaintyLib.pipeline.catalogue.index import INDEX_FILE, Entry, parse_index
+
+TIMEOUT_S = 20.0
+"""How long a server may be silent, and how long it may take to begin its answer."""
+SLOWEST = 10_000
+"""Bytes a second that a server must send after that, on average: one that drips is not waited for without end."""
+CHUNK = 1 << 16
+PREVIEW_LIMIT = 4 * 2**20
+"""Bytes of a picture."""
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PNG = struct.Struct(">8s4x4sII")  # how a PNG begins: signature, length and name of its header, width, height
+_LARGEST_PICTURE = 4096  # pixels of a side: a few bytes can unpack to gigabytes
+
+Read = Callable[[int], bytes]
+"""Reads at most so many bytes; none at the end."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A catalogue's folder, or its address without the last `/`."""
+
+    base: Path | str
+
+    @classmethod
+    def of(cls, given: str | Path) -> Place:
+        """Take an address or a folder, or that of the index in it.
+
+        Raises:
+            CatalogueError: It is neither, or an address that may not be contacted.
+        """
+        text = str(given).strip()
+        if not text:
+            raise CatalogueError("No catalogue is given; give an https address or a folder.")
+        if not _SCHEME.match(text):
+            path = Path(text).expanduser().absolute()
+            return cls(path.parent if path.name == INDEX_FILE else path)
+        _check(text)
+        if urlsplit(text).query or urlsplit(text).fragment:
+            raise CatalogueError(f"The address {text} has a query or a fragment; leave out what follows ? or #.")
+        return cls(text.removesuffix(INDEX_FILE).rstrip("/"))
+
+    def address(self, name: str) -> str:
+        """Return where a file of the catalogue is, for people."""
+        return str(self.base / name) if isinstance(self.base, Path) else f"{self.base}/{name}"
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Read the index.
+
+        Raises:
+            CatalogueError: It cannot be read.
+        """
+        return parse_index(self.content(INDEX_FILE, json_input.SIZE_LIMIT), self.address(INDEX_FILE))
+
+    def entry(self, name: str) -> Entry:
+        """Find a model in the index.
+
+        Raises:
+            CatalogueError: The index cannot be read, or has no such model.
+        """
+        entries = self.entries()
+        for entry in entries:
+            if name.casefold() in (entry.name.casefold(), entry.title.casefold()):
+                return entry
+        there_are = ", ".join(entry.name for entry in entries) or "none"
+        raise CatalogueError(f"The catalogue {self.base} has no model '{name}' (it has: {there_are}).")
+
+    def preview(self, entry: Entry) -> bytes | None:
+        """Read the picture of a model's sample, PNG; None if there is none.
+
+        Raises:
+            CatalogueError: It cannot be read.
+        """
+        if entry.preview is None:
+            return None
+        content = self.content(entry.preview, PREVIEW_LIMIT)
+        signature, name, *sides = _PNG.unpack(content[: _PNG.size].ljust(_PNG.size, b"\0"))
+        if (signature, name) != (b"\x89PNG\r\n\x1a\n", b"IHDR") or max(sides) > _LARGEST_PICTURE:
+            raise CatalogueError(
+                f"{self.address(entry.preview)} is no PNG picture, or too large; tell whoever hosts it."
+            )
+        return content
+
+    def content(self, name: str, limit: int) -> bytes:
+        """Read a whole file.
+
+        Raises:
+            CatalogueError: It cannot be read, or is larger than `limit` bytes.
+        """
+        content = bytearray()
+        with self.open(name) as read:
+            while chunk := read(CHUNK):
+                content += chunk
+                if len(content) > limit:
+                    raise CatalogueError(f"{self.address(name)} is larger than {limit >> 20} MB; check the address.")
+        return bytes(content)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Read]:
+        """Open a file; every failure to read it is one sentence.
+
+        Raises:
+            CatalogueError: It cannot be opened or, later, read.
+        """
+        where = self.address(name)
+        with _saying(where):
+            stream = _open_file(self.base / name) if isinstance(self.base, Path) else _open_address(where)
+        with closing(stream):
+            some = getattr(stream, "read1", stream.read)  # what has come, where it comes bit by bit
+            began, count = time.monotonic(), 0
+
+            def read(size: int) -> bytes:
+                nonlocal count
+                with _saying(where):
+                    content = bytes(some(size))
+                count += len(content)
+                if time.monotonic() - began > TIMEOUT_S + count / SLOWEST and isinstance(self.base, str):
+                    raise CatalogueError(
+                        f"{urlsplit(where).hostname} sends less than {SLOWEST // 1000} kB a second; check the network "
+                        "and try again."
+                    )
+                return content
+
+            yield read
+
+
+def is_loopback(address: SplitResult) -> bool:
+    """Whether an address is of this computer itself."""
+    host = address.hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check(text: str) -> None:
+    try:
+        address = urlsplit(text)
+        valid = bool(address.hostname) and address.port != 0 and text.isprintable() and " " not in text
+    except ValueError:
+        valid = False
+    if not valid:
+        raise CatalogueError(f"The address {text!r} is not valid; check it.")
+    if address.username is not None:
+        raise CatalogueError(f"The address of {address.hostname} holds a user name; leave it out.")
+    if address.scheme != "https" and not (address.scheme == "http" and is_loopback(address)):
+        raise CatalogueError(f"{text} is not an https address; only those, and folders, can be catalogues.")
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows redirects to addresses of the same scheme that may be contacted themselves."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        if urlsplit(newurl).scheme != urlsplit(req.full_url).scheme:
+            raise CatalogueError(f"{req.full_url} redirects to {newurl}, which is not followed; tell whoever hosts it.")
+        _check(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open_address(where: str) -> Any:
+    # A proxy's own loopback would be another computer.
+    direct = [ProxyHandler({})] if is_loopback(urlsplit(where)) else []
+    request = Request(where, headers={"User-Agent": "MoB-Uncertainty"})
+    answer: Queue[Any] = Queue()
+
+    def ask() -> None:
+        try:
+            answer.put(build_opener(_Redirects, *direct).open(request, timeout=TIMEOUT_S))
+        except Exception as error:  # noqa: BLE001 - raised below, where somebody waits for it
+            answer.put(error)
+
+    # The timeout counts from byte to byte, and neither the look-up of the name nor redirects.
+    Thread(target=ask, daemon=True).start()
+    try:
+        response = answer.get(timeout=TIMEOUT_S)
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(response, Exception):
+        raise response
+    return response
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for its other end
+        raise CatalogueError(f"{path} is not a regular file; tell whoever made the catalogue.")
+    return path.open("rb")
+
+
+@contextmanager
+def _saying(where: str) -> Iterator[None]:
+    """Say in one sentence why a file cannot be read."""
+    try:
+        yield
+    except HTTPError as error:
+        error.close()
+        _refused(where, error)
+    except (OSError, HTTPException, ValueError) as error:
+        if not _SCHEME.match(where):
+            raise CatalogueError(f"{where} cannot be read ({reason_of(error)}); check the path.") from error
+        host = urlsplit(where).hostname
+        cause = error.reason if isinstance(error, URLError) else error
+        if isinstance(cause, TimeoutError):
+            text = f"{host} has not answered for {TIMEOUT_S:g} s; check the network and try again."
+        elif isinstance(error, URLError):
+            reason = reason_of(cause) if isinstance(cause, Exception) else str(cause)
+            text = f"{host} cannot be reached ({reason}); check the address and the network."
+        else:
+            text = f"The connection to {host} was lost ({reason_of(error)}); check the network and try again."
+        raise CatalogueError(text) from error
+
+
+def _refused(where: str, error: HTTPError) -> NoReturn:
+    if error.code in (404, 410):
+        raise CatalogueError(f"There is no {where} (HTTP {error.code}); check the address.") from error
+    if 300 <= error.code < 400:
+        raise CatalogueError(
+            f"{where} redirects without end, or to where it may not; tell whoever hosts it."
+        ) from error
+    raise CatalogueError(f"The server refuses {where} (HTTP {error.code}); try again later.") from error

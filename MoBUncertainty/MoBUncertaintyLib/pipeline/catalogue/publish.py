@@ -1,0 +1,265 @@
+"""Add a model to a catalogue's folder, or update it there: its zip, its card page, its picture and its entry.
+
+The card page has the fields of RSNA's ATLAS for models (schema of November 2025, https://atlas.rsna.org/documentation).
+What a model's card does not state is said to be unknown; nothing is guessed.
+
+The index is replaced last, so that whoever reads the folder meanwhile finds what the index says.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.base.errors import CatalogueError, OutputError, reason_of
+from MoBUncertaintyLib.base.integrity import file_digest
+from MoBUncertaintyLib.base.publishing import Reservation, absolute, reserve, write_file
+from MoBUncertaintyLib.base.resources import RESOURCES
+from MoBUncertaintyLib.images.modality import modality_of_channel
+from MoBUncertaintyLib.model import archive
+from MoBUncertaintyLib.model.card import NOT_STATED, overlap, readable
+from MoBUncertaintyLib.model.card_text import LENGTH, covariance_text, score_lines, training_lines
+from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.output.pages.templates import make_environment
+from MoBUncertaintyLib.pipeline.catalogue.index import INDEX_FILE, Entry, index_text, is_model_name, parse_index
+
+TEMPLATE = RESOURCES / "Report" / "model.html.jinja"
+STYLE = RESOURCES / "Report" / "cohort.css"
+_MODALITIES = {
+    "CT": "Computed tomography (RID10321)",
+    "MR": "Magnetic resonance imaging (RID10312)",
+    "PT": "Positron emission tomography (RID10337)",
+}
+
+Fields = dict[str, str | None]
+"""Names and texts; None where nothing is known."""
+
+
+@dataclass(frozen=True)
+class OpenCatalogue:
+    """The folder of a catalogue that no other process writes to; `open_catalogue` makes it.
+
+    Attributes:
+        index: The index's reservation.
+        entries: What the index holds.
+    """
+
+    index: Reservation
+    entries: Sequence[Entry]
+
+    def add(self, model: Model, picture: Path | None = None) -> Entry:
+        """Add a model, or update it; arguments and errors as for `publish`."""
+        folder, card = self.index.target.parent, model.card
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", card.name).strip("-._")
+        if not is_model_name(name):
+            raise CatalogueError(f"The model's name '{card.name}' makes no name of a file; give another --name.")
+        if len(card.files) == 0:
+            raise CatalogueError(f"{model.path} is no model folder; export it before it is published.")
+        with _errors(folder):
+            before = next((entry for entry in self.entries if entry.name == name), None)
+            packed = f"{name}-{model.digest[:8]}.zip"  # each version's own, so that a download under way goes on
+            write_file(folder / packed, lambda partial: _pack(model, partial))
+            preview = before.preview if before and before.digest == model.digest else None
+            if picture:
+                preview = f"{name}.png"
+                write_file(folder / preview, lambda partial: shutil.copyfile(picture, partial))
+            entry = _entry(model, name, folder / packed, preview)
+            write_file(folder / f"{name}.html", lambda partial: _write(partial, render(model, entry, date.today())))
+            others = [each for each in self.entries if each is not before]
+            entries = sorted([*others, entry], key=lambda each: each.name)
+            _write(self.index.partial, index_text(entries))
+            self.index.replace()
+            _remove_old(folder, before, entries)
+        return entry
+
+
+@contextmanager
+def open_catalogue(folder: Path) -> Iterator[OpenCatalogue]:
+    """Keep a catalogue's folder for one model to add; it is made if need be, and removed if it stays empty.
+
+    Raises:
+        CatalogueError: The catalogue there cannot be read.
+        OutputError: Nothing can be written there.
+    """
+    folder = absolute(folder)
+    with ExitStack() as stack:
+        with _errors(folder):
+            index = stack.enter_context(reserve(folder / INDEX_FILE))
+            entries = parse_index(index.target.read_bytes(), str(index.target)) if index.target.exists() else ()
+        yield OpenCatalogue(index, entries)
+
+
+def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
+    """Add a model to a catalogue, or update it there.
+
+    Args:
+        model: A model folder, or a zip of one.
+        folder: The catalogue's.
+        picture: Of a sample's result, PNG; None: that of the same model stays, if it was published before.
+
+    Raises:
+        CatalogueError: The catalogue there cannot be read, or the model not be named in it.
+        OutputError: Nothing can be written there.
+    """
+    with open_catalogue(folder) as catalogue:
+        return catalogue.add(model, picture)
+
+
+@contextmanager
+def _errors(folder: Path) -> Iterator[None]:
+    """Say in the user's words what the system says about writing there."""
+    try:
+        yield
+    except OSError as error:
+        reason = reason_of(error)
+        raise OutputError(f"The catalogue {folder} cannot be written ({reason}); choose another folder.") from error
+
+
+def _entry(model: Model, name: str, packed: Path, preview: str | None) -> Entry:
+    card = model.card
+    try:
+        return Entry(
+            name=name,
+            title=card.name,
+            task=card.task or NOT_STATED,
+            labels=tuple(label.name for label in card.labels),
+            scores={key[:LENGTH]: text for key, text in score_lines(card.scores) if key and key != "more"},
+            licence=card.licence or NOT_STATED,
+            minimum_version=__version__,
+            digest=model.digest,
+            file=packed.name,
+            size=packed.stat().st_size,
+            sha256=file_digest(packed),
+            page=f"{name}.html",
+            preview=preview,
+        )
+    except ValueError as error:
+        raise CatalogueError(f"The model cannot be published: {error}; change its card.") from error
+
+
+def _pack(model: Model, target: Path) -> None:
+    if model.path.is_file():
+        shutil.copyfile(model.path, target)
+    else:
+        archive.pack(model.path, ["model.json", *model.card.files], target)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _remove_old(folder: Path, before: Entry | None, entries: Sequence[Entry]) -> None:
+    """Remove what only the earlier entry has named."""
+    named = {name for each in entries for name in (each.file, each.preview)}
+    for name in {before.file, before.preview} - named if before else ():
+        with suppress(OSError):
+            (folder / str(name)).unlink()
+
+
+def render(model: Model, entry: Entry, published: date) -> str:
+    """Make the page, HTML.
+
+    Args:
+        model: The model.
+        entry: Its entry in the catalogue, beside whose files the page lies.
+        published: When it is published.
+
+    Raises:
+        OutputError: The template is not installed.
+    """
+    if not TEMPLATE.is_file():
+        raise OutputError(f"The card's template {TEMPLATE} is not installed; install MoB Uncertainty again.")
+    return (
+        make_environment()
+        .from_string(TEMPLATE.read_text(encoding="utf-8"))
+        .render(
+            entry=entry,
+            sections=card_fields(model, entry, published),
+            training=[(name, text) for name, text in training_lines(model.card.training) if name],
+            css=STYLE.read_text(encoding="utf-8"),
+        )
+    )
+
+
+def card_fields(model: Model, entry: Entry, published: date) -> dict[str, Fields]:
+    """Fill in ATLAS's fields from what is known of a model, by section."""
+    card = model.card
+    labels = ", ".join(readable(label.name) for label in card.labels)
+    snomed = [kind[1] for label in card.labels if (kind := label.terminology["type"]) and kind[0] == "SCT"]
+    maps = "a probability" + ("" if card.covariance.kind is Covariance.DETERMINISTIC else " and its variance")
+    fingerprint = card.fingerprint
+    spacing = " x ".join(f"{step:g}" for step in card.spacing)
+    scores = {name: text for name, text in score_lines(card.scores) if name}
+    return {
+        "Model": {
+            "Name": card.name,
+            "Link": entry.file,
+            "Task": entry.task,
+        },
+        "Descriptors": {
+            "Authors": None,
+            "Contact": None,
+            "Date created": None,
+            "Date published": published.isoformat(),
+            "Ethical review": None,
+            "Funding": None,
+            "License": None if entry.licence == NOT_STATED else entry.licence,
+            "Organizations": None,
+            "References": None,
+            "Version": f"SHA-256 of model.json: {entry.digest}",
+        },
+        "Indexing": {
+            "Content": None,
+            "RadLex": None,
+            "SNOMED": ", ".join(dict.fromkeys(snomed)) or None,
+            "Keywords": labels,
+        },
+        "Imaging": {
+            "Modalities": _modalities(model.dataset),
+            "Procedures": None,
+            "File format": "DICOM, NIfTI, NRRD, MetaImage",
+            "Resolution": f"{spacing} mm",
+        },
+        "Model properties": {
+            "Architecture": f"nnU-Net, {card.configuration}; covariance: {covariance_text(card.covariance)}",
+            "Availability": f"{entry.file}, {entry.megabytes}, SHA-256 {entry.sha256}",
+            "Clinical benefit": None,
+            "Clinical workflow phase": None,
+            "Decision threshold": "0.5 for each label, which may overlap"
+            if overlap(card.labels)
+            else "none: each voxel has the most probable label",
+            "Degree of automation": None,
+            "Indications for use": None,
+            "Input": entry.task,
+            "Instructions": f"mob-uncertainty models install {entry.name} --index ADDRESS",
+            "Limitations": None,
+            "Output": f"Segmentation of {labels}, with {maps} for each label and voxel",
+            "Recommendation": None,
+            "Regulatory information": None,
+            "Reproducibility": None,
+            "Sustainability": None,
+            "Intended use": "Image segmentation",
+            "Out-of-scope use": None,
+            "Excluded use": "Clinical use",
+            "Intended user": "Researcher",
+            "Ordinary cases": "; ".join(fingerprint.lines) if fingerprint else None,
+        },
+        "Model performance": dict(scores) or {"Metrics": None},
+    }
+
+
+def _modalities(dataset: Mapping[str, Any]) -> str | None:
+    """Name the modality of each channel, in RadLex's words where nnU-Net's tell it."""
+    channels = dataset.get("channel_names") or dataset.get("modality")
+    if not isinstance(channels, dict):
+        return None
+    names = [str(name) for name in channels.values()]
+    return ", ".join(dict.fromkeys(_MODALITIES.get(modality_of_channel(name) or "", name) for name in names)) or None

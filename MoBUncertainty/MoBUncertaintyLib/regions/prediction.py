@@ -1,0 +1,326 @@
+"""A prediction, and how it is made: values that need no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from MoBUncertaintyLib.base.errors import ImageError, SettingsError
+from MoBUncertaintyLib.base.geometry import Bounds, Box, Grid, hull, intersection, occupied, whole
+from MoBUncertaintyLib.base.schema import from_json
+from MoBUncertaintyLib.measurements.calibration import VolumeBounds
+from MoBUncertaintyLib.measurements.interval import Interval
+from MoBUncertaintyLib.measurements.volumes import StatedVolume
+from MoBUncertaintyLib.model.card import Fold, Label
+from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.fingerprint import Level, Measures, Suitability
+from MoBUncertaintyLib.model.region_settings import RegionSettings
+
+MAX_SAMPLES = 10_000
+"""Of Monte Carlo: at that many the standard error of a probability is 0.005 at most."""
+
+Maps = np.ndarray | Sequence[np.ndarray]
+"""One float32 map (z, y, x) for each label: an array (C - 1, z, y, x), or the maps one by one where each lies in memory
+of its own, as those of files and of Slicer's volumes do."""
+
+
+class Tiling(StrEnum):
+    """Which tiles are predicted."""
+
+    FULL = "full"
+    """A grid of overlapping tiles, as nnU-Net does."""
+    ADAPTIVE = "adaptive"
+    """The fewest that cover the volume, then more that are centred on what is found."""
+
+
+class EngineName(StrEnum):
+    """What runs the network."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    OPENVINO = "openvino"
+
+
+class Precision(StrEnum):
+    """Number format of the backbone; heads and moments are always fp32."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How to predict.
+
+    Attributes:
+        samples: K for Monte Carlo; None takes the closed form for two classes and K = 30 for more.
+        seed: Of Monte Carlo.
+        overlap: Fraction of a tile that its neighbour covers too; nnU-Net's tile_step_size is 1 - overlap.
+        tiling: `full` predicts a grid of such tiles; `adaptive` covers the image with few, and places more so that what
+            is found lies in the middle of a tile: in the fraction 1 - overlap of it, along each axis.
+        mirror: Average over mirrored tiles; only for models that were trained with mirroring.
+        device: auto (CUDA, then MPS, then CPU), cuda, cuda:1, mps, xpu (Intel's GPU, by OpenVINO) or cpu.
+        engine: What runs the network: auto (on a CPU OpenVINO where it is installed, else PyTorch), torch or openvino.
+        precision: Of the backbone: auto, float32, bfloat16 or float16.
+        folds: Which folds of the model to average; None: all.
+        region_of_interest: Results are wanted there only, and are 0 elsewhere; None: everywhere.
+        body_box: Process a CT's body only. Results are 0 outside.
+        labels: Names of the model's labels that are wanted; None: all. Only these take memory and are written; the
+            segmentation has them where they are the most probable of all classes.
+        force: Predict an image of another modality than the model takes, too; its result is not usable.
+
+    Raises:
+        SettingsError: A value is out of range.
+    """
+
+    samples: int | None = None
+    seed: int = 0
+    overlap: float = 0.5
+    tiling: str = "adaptive"
+    mirror: bool = False
+    device: str = "auto"
+    engine: str = "auto"
+    precision: str = "auto"
+    folds: tuple[Fold, ...] | None = None
+    region_of_interest: Bounds | None = None
+    body_box: bool = True
+    labels: tuple[str, ...] | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and not 1 <= self.samples <= MAX_SAMPLES:
+            raise SettingsError(f"Monte Carlo takes 1 to {MAX_SAMPLES} samples, not {self.samples}.")
+        if not 0 <= self.seed < 2**63:
+            raise SettingsError(f"The seed must be a whole number from 0 to 2^63 - 1, not {self.seed}.")
+        if not 0 <= self.overlap <= 0.9:
+            raise SettingsError(f"The overlap of tiles must be from 0 to 0.9, not {self.overlap:g}.")
+        if self.tiling not in set(Tiling):
+            raise SettingsError(f"The tiling must be one of {', '.join(Tiling)}, not {self.tiling!r}.")
+        if self.engine not in set(EngineName):
+            raise SettingsError(f"The engine must be one of {', '.join(EngineName)}, not {self.engine!r}.")
+        if self.precision not in set(Precision):
+            raise SettingsError(f"The precision must be one of {', '.join(Precision)}, not {self.precision!r}.")
+        if self.region_of_interest is not None and len(self.region_of_interest) != 6:
+            raise SettingsError("The region of interest must be six numbers in mm: R, A and S, each from and to.")
+        if self.labels is not None and not self.labels:
+            raise SettingsError("No label is asked for; name at least one, or none to get all.")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PredictionSettings:
+        """Read what JSON made of `dataclasses.asdict`.
+
+        Raises:
+            SettingsError, ValueError: These are no such settings.
+        """
+        return from_json(cls, values)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a command is.
+
+    Attributes:
+        stage: What is being done, such as `network`.
+        done: Steps of this stage that are done; in `network`, tiles (times mirrored passes and folds).
+        total: Steps of this stage; 0 where it is not known yet: how many tiles are needed, the first of them tell.
+        seconds_left: In this stage, estimated; None where nothing is known yet.
+    """
+
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+
+
+ProgressCallback = Callable[[Progress], None]
+CancelledCallback = Callable[[], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The segmentation of an image, and how certain it is, voxel by voxel of that image.
+
+    Attributes:
+        segmentation: (z, y, x) uint8, the value of each voxel's most probable label; 0 is background.
+        probability: E[p] of each label, in the order of `labels`.
+        variance: Var[p], likewise.
+        grid: Where the voxels lie.
+        labels: What the values of the segmentation stand for. They may be some of the model's; then 0 is everything
+            else, and what is computed from the maps takes everything else as one class.
+        provenance: What made it, for whoever reads a report: model, settings, device, versions; ready for JSON.
+        warnings: What the user should know, one sentence each.
+        timings: Seconds of each stage.
+        click_settings: How a reader's click changes it.
+        measures: By which it is compared with ordinary cases; None for a prediction that was read from a file.
+        overlapping: The maps are those of labels that overlap: the probability of one includes that of others.
+        rival: E[p] of the most probable of the classes that are not among the labels, (z, y, x) float32; None where
+            there is none, or nobody asked for it.
+        predicted_part: Of the image; None: all of it.
+        covariance: Of the model; None: unknown.
+        correlation_mm: The correlation length of the model's noise along the array's axes; None for all scopes but
+            `local`.
+        region_settings: What counts as a doubtful region: as the model states or, once regions were written, as they
+            were found.
+        suitability: Whether the model suits the case; None: nobody has looked.
+        stated_bounds: How intervals of the model's volumes are made; None: the model has no calibration cases.
+
+    Raises:
+        ImageError: The maps are not one for each label, or not of the segmentation's shape.
+    """
+
+    segmentation: np.ndarray
+    probability: Maps
+    variance: Maps
+    grid: Grid
+    labels: tuple[Label, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+    click_settings: ClickSettings = field(default_factory=ClickSettings)
+    measures: Measures | None = None
+    overlapping: bool = False
+    rival: np.ndarray | None = None
+    predicted_part: Box | None = None
+    covariance: Covariance | None = None
+    correlation_mm: tuple[float, float, float] | None = None
+    region_settings: RegionSettings = field(default_factory=RegionSettings)
+    suitability: Suitability | None = None
+    stated_bounds: VolumeBounds | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.labels) == len(self.probability) == len(self.variance):
+            raise ImageError("Probability and variance must have one map for each label; predict again.")
+        if any(each.shape != self.segmentation.shape for maps in (self.probability, self.variance) for each in maps):
+            raise ImageError("Probability, variance and segmentation differ in their number of voxels; predict again.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the image's array, (z, y, x)."""
+        return self.segmentation.shape
+
+    @property
+    def processed_box(self) -> Box:
+        """The part of the image that was predicted; outside of it all maps are 0."""
+        everything = whole(self.shape)
+        return intersection(self.predicted_part, everything) or hull(()) if self.predicted_part else everything
+
+    @cached_property
+    def segmented_box(self) -> Box:
+        """The part of the image where a label is segmented; one voxel if none is.
+
+        What is measured of labels is measured there: an organ fills a hundredth of a CT.
+        """
+        return occupied(self.segmentation)
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether the model has a predictive variance: without a covariance there is but the disagreement of tiles."""
+        return self.covariance is not Covariance.DETERMINISTIC
+
+    def annotated(self, **changes: Any) -> Prediction:
+        """Return it with other fields that say nothing of its voxels; what was summed over these is not summed again.
+
+        Args:
+            changes: As for `dataclasses.replace`; `provenance` is added to what is there.
+        """
+        provenance = self.provenance | changes.pop("provenance", {})
+        result = replace(self, provenance=provenance, **changes)
+        names = {each.name for each in fields(self)}
+        vars(result).update({name: value for name, value in vars(self).items() if name not in names})
+        return result
+
+    def with_click_length(self) -> Prediction:
+        """Return it with a length of clicks by the size of its labels, where neither card nor model has one."""
+        if self.correlation_mm is not None:
+            return self
+        return self.annotated(click_settings=self.click_settings.sized(self.volumes_ml().values()))
+
+    def exclusive(self) -> Prediction:
+        """Return it with the probability of each value of the segmentation, where the maps are of overlapping labels.
+
+        With labels one within the other, as tumour and enhancing tumour, that of the outer value is what its label is
+        more probable than those within it; the variance is that of the label. Together they are the probability of any.
+        """
+        if not self.overlapping:
+            return self
+        probability = np.array([np.asarray(each) for each in self.probability], np.float32)
+        inner = np.zeros_like(probability[0])
+        for p in probability[::-1]:  # the later labels lie within
+            inner, p[:] = np.maximum(inner, p), np.maximum(p - inner, 0)
+        return replace(self, probability=probability, overlapping=False)
+
+    @property
+    def volume_bounds(self) -> VolumeBounds | None:
+        """How intervals of its volumes are made.
+
+        None where the model has no calibration cases, or where this case is not like them: only exchangeable cases are
+        promised anything.
+        """
+        unlike = self.suitability is not None and self.suitability.level is not Level.ORDINARY
+        return None if unlike else self.stated_bounds
+
+    def volumes_ml(self) -> dict[str, float]:
+        """Measure the segmented volume of each label, by its name."""
+        segmented = self.segmentation[self.segmented_box]
+        voxels = np.sum([np.bincount(plane.ravel(), minlength=256) for plane in segmented], axis=0)  # of all labels
+        unit = self.grid.voxel_mm3 / 1000
+        return {label.name: unit * int(voxels[list(label.values)].sum()) for label in self.labels}
+
+    def channels_of(self, label: Label) -> list[int]:
+        """List the maps whose sum is the probability of a label, by their places among all."""
+        places = {each.value: place for place, each in enumerate(self.labels)}
+        values = (label.value,) if self.overlapping else label.values
+        return [places[value] for value in values if value in places]
+
+    @cached_property
+    def expected_error_mm3(self) -> float:
+        """1 - max_c p, integrated over the image with its background: the volume expected to be labelled wrongly."""
+        if self.overlapping:
+            return self.exclusive().expected_error_mm3
+        total, processed = 0.0, [p_map[self.processed_box] for p_map in self.probability]
+        best = np.empty(processed[0].shape[1:], np.float32)
+        for planes in zip(*processed, strict=True):  # slice by slice in one array: a CT's volume takes 0.3 GB
+            np.subtract(1, sum(planes[1:], planes[0]), out=best)
+            for p in planes:
+                np.maximum(best, p, out=best)
+            total += float(np.subtract(1, best, out=best).sum(dtype=float))
+        return self.grid.voxel_mm3 * total
+
+    @cached_property
+    def expected_errors_mm3(self) -> dict[str, float]:
+        """For each label by its name, the integral of the probability that a voxel is wrong about it.
+
+        With p the label's probability, that is 1 - p where the segmentation has the label, and p elsewhere: the volume
+        that is expected to be labelled with it wrongly, or to lack it. With one label this is `expected_error_mm3`.
+        """
+        if len(self.labels) == 1:
+            return {self.labels[0].name: self.expected_error_mm3}
+        box = self.processed_box
+        totals = {
+            label.name: sum(
+                float(np.abs(label.mask(plane) - sum(p[1:], p[0])).sum(dtype=float))
+                for plane, *p in zip(
+                    self.segmentation[box], *[self.probability[n][box] for n in self.channels_of(label)], strict=True
+                )
+            )
+            for label in self.labels
+        }
+        return {name: self.grid.voxel_mm3 * total for name, total in totals.items()}
+
+    def stated_volumes(self) -> dict[str, StatedVolume]:
+        """State the volume of each label and its expected error, by its name."""
+        volumes, errors = self.volumes_ml(), self.expected_errors_mm3
+        return {name: StatedVolume(volume, errors[name] / 1000) for name, volume in volumes.items()}
+
+    def volume_intervals(self) -> dict[str, Interval]:
+        """Compute the interval of each label's volume, by its name, where one can be stated."""
+        bounds = self.volume_bounds
+        return bounds.intervals(self.stated_volumes()) if bounds else {}

@@ -1,0 +1,132 @@
+"""A Gaussian process over logits, conditioned on labels at a few voxels: Laplace's approximation.
+
+The logit at voxel n is m_n + u_n with u ~ GP(0, K), K(n, m) = c_n c_m k(n, m): a standard deviation c for each voxel
+and a correlation k. A label y = +1 or -1 at a voxel has the likelihood sigma(y (m + u))^beta: the power beta, the
+*strength*, makes one click count as beta equal ones. The mode of the posterior and its curvature there are found by
+Newton's method in the dual, where all matrices are of the size (clicks, clicks): Rasmussen & Williams (2006), Gaussian
+Processes for Machine Learning, chapter 3, algorithms 3.1 and 3.2, with a mean and a power besides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_solve, cholesky
+from scipy.linalg.lapack import dpotri
+from scipy.special import expit
+
+from MoBUncertaintyLib.review.refinement.kernel import Kernel, pairs_mm
+
+MAX_STEPS = 200
+CONVERGED = 1e-10
+SMALLEST_STEP = 2.0**-30
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """The logits of N voxels.
+
+    Attributes:
+        mean: (N,).
+        deviation: (N,) standard deviation.
+        places_mm: (N, 3).
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    places_mm: np.ndarray
+
+
+def solve(
+    clicked: Field,
+    kernel: Kernel,
+    signs: np.ndarray,
+    strength: float,
+    variance_strength: float,
+    cosines: np.ndarray | float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find what `spread` needs: weights (P,) and their precision (P, P), both in units of the deviation at a voxel.
+
+    The mean and the variance have a strength of their own: with the one that moves the outline best, the uncertainty
+    that is left is not right. `cosines`, (P, P), are factors of the correlation, see `kernel.Directions`.
+    """
+    c = clicked.deviation.astype(float)
+    covariance = c[:, None] * kernel.between(pairs_mm(clicked.places_mm, clicked.places_mm)) * cosines * c
+    mean = clicked.mean.astype(float)
+    weights, curvature = mode(mean, covariance, signs, strength)
+    if variance_strength != strength:
+        _, curvature = mode(mean, covariance, signs, variance_strength)
+    return c * weights, c[:, None] * precision(covariance, curvature) * c
+
+
+def spread(correlation: np.ndarray, weights: np.ndarray, explaining: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute what clicks do to voxels: the shift of the mean, and the fraction of the variance that is left.
+
+    Args:
+        correlation: (P, N) of each click with each voxel.
+        weights, explaining: As `solve` gives them.
+
+    Returns:
+        (N,) in units of the voxel's deviation, and (N,) from 0 to 1.
+    """
+    explained = np.einsum("in,in->n", explaining @ correlation, correlation)
+    return weights @ correlation, np.clip(1 - explained, 0, 1)
+
+
+def mode(mean: np.ndarray, covariance: np.ndarray, signs: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Find the mode of the posterior at P labelled voxels by damped Newton steps.
+
+    Args:
+        mean: (P,) prior mean.
+        covariance: (P, P) of the prior; may be singular.
+        signs: (P,) +1 or -1.
+        strength: Power of the likelihood.
+
+    Returns:
+        Weights a, (P,): the mean at a voxel n moves by sum_i K(n, i) a_i. And W, (P,): the negative second derivative
+        of the log likelihood at the mode.
+    """
+    signs = np.asarray(signs, float)
+
+    def slope_and_curvature(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        wrong = expit(-signs * (mean + u))
+        return strength * signs * wrong, strength * wrong * (1 - wrong)
+
+    def objective(a: np.ndarray, u: np.ndarray) -> float:
+        return float(-strength * np.logaddexp(0, -signs * (mean + u)).sum() - 0.5 * a @ u)
+
+    a, u = np.zeros_like(mean), np.zeros_like(mean)
+    best = objective(a, u)
+    slope, w = slope_and_curvature(u)
+    for _ in range(MAX_STEPS):
+        root = np.sqrt(w)
+        b = w * u + slope
+        step = b - root * cho_solve((_factor(covariance, root), True), root * (covariance @ b), check_finite=False) - a
+        along = covariance @ step
+        size = 1.0
+        while size > SMALLEST_STEP and objective(a + size * step, u + size * along) < best - 1e-12 * abs(best):
+            size /= 2
+        a = a + size * step
+        u = covariance @ a
+        best = objective(a, u)
+        slope, w = slope_and_curvature(u)
+        # How far u is from what its slope makes of it, and whether no step betters what rounding leaves.
+        if np.abs(covariance @ (slope - a)).max() < CONVERGED * (1 + np.abs(u).max()) or size <= SMALLEST_STEP:
+            break
+    return a, w
+
+
+def precision(covariance: np.ndarray, curvature: np.ndarray) -> np.ndarray:
+    """Compute (K + W^-1)^-1, (P, P): the variance at n falls by the quadratic form of K(n, i) with it."""
+    root = np.sqrt(curvature)
+    inverse, _ = dpotri(_factor(covariance, root), lower=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    return np.asarray(root[:, None] * inverse * root)
+
+
+def _factor(covariance: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """Factor I + W^1/2 K W^1/2, which is well conditioned whatever K is."""
+    matrix = root[:, None] * covariance * root
+    matrix.flat[:: len(root) + 1] += 1
+    return np.asarray(cholesky(matrix, lower=True, overwrite_a=True, check_finite=False))

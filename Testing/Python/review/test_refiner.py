@@ -1,0 +1,329 @@
+"""What clicks make of a prediction: the properties that a review relies on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
+
+from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.geometry import intersection, shape_of, whole, within
+from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
+from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
+from MoBUncertaintyLib.model.covariance import Covariance, correlation
+from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.refinement.conditioning import mode
+from MoBUncertaintyLib.review.refinement.kernel import Directions, Wendland
+from MoBUncertaintyLib.review.refinement.logits import logits_of, movable
+from MoBUncertaintyLib.review.refinement.refiner import Refinement, Refiner
+from support.clicks import click_at
+from support.probability_images import prediction
+
+SHAPE = (18, 20, 22)
+SPACING = (1.5, 1.0, 2.0)  # x, y, z
+MAPS = ("probability", "variance", "segmentation")
+SETTINGS = [ClickSettings(length_mm=2.0), ClickSettings(length_mm=1.5, prior_deviation=1.5, variance_strength=4.0)]
+
+SETTINGS += [replace(SETTINGS[1], length_mm=None)]  # of a local model, whose length is its own
+LOCAL_MM = (3.0, 1.2, 1.6)
+
+
+@cache
+def case(labels: int = 1, deviation: float = 0.9) -> Prediction:
+    """Balls with soft borders, wrong in waves; in a corner p is 0."""
+    z, y, x = np.ogrid[tuple(map(slice, SHAPE))]
+    logits = []
+    for centre in np.linspace(6, 15, labels):
+        distance = np.sqrt((2 * (z - 9)) ** 2 + (y - centre) ** 2 + (1.5 * (x - 10)) ** 2)
+        logits.append(np.clip(0.9 * (6 - distance) + np.sin(3 * x + 2 * y + z), -7, 7))
+    mean = np.array(logits, np.float32)
+    s2 = np.broadcast_to(np.float32((deviation * (1 + 0.3 * np.cos(x + z))) ** 2), mean.shape)
+    p, v = logistic_normal_moments(mean, s2) if deviation else (expit(mean), np.zeros_like(mean))
+    excess = np.maximum(p.sum(0), 1)
+    p, v = p / excess, v / excess**2
+    p[:, :2, :2] = v[:, :2, :2] = 0
+    best = np.where(1 - p.sum(0) >= p.max(0), 0, 1 + p.argmax(0)).astype(np.uint8)
+    return prediction(p, v, best, SPACING)
+
+
+@cache
+def refiner(labels: int = 1, deviation: float = 0.9, own: int = 0) -> Refiner:
+    return made(labels, deviation, own)
+
+
+def made(labels: int, deviation: float, own: int) -> Refiner:
+    of_model = LOCAL_MM if own == 2 else None
+    return Refiner(replace(case(labels, deviation), correlation_mm=of_model), SETTINGS[own])
+
+
+voxels = st.tuples(*(st.integers(0, size - 1) for size in SHAPE))
+clicked = st.lists(st.tuples(st.lists(voxels, min_size=1, max_size=2), st.integers(0, 3)), min_size=1, max_size=6)
+kinds = st.sampled_from([(1, 0.9, 0), (1, 0.9, 1), (1, 0.0, 0), (3, 0.9, 0), (1, 0.9, 2), (3, 0.9, 2)])
+
+
+def clicks_of(kind: tuple, given_: list) -> list[Click]:
+    return [
+        click_at(case(*kind[:2]), number, label % (kind[0] + 1), *places)
+        for number, (places, label) in enumerate(given_, 1)
+    ]
+
+
+def same(a: Refinement, b: Refinement) -> bool:
+    arrays = (*MAPS, "reached")
+    return (a.box, a.conflicts) == (b.box, b.conflicts) and all(
+        getattr(a, name).tobytes() == getattr(b, name).tobytes() for name in arrays
+    )
+
+
+def predicted(own: Prediction, box: tuple) -> Refinement:
+    p, v = (np.array([each[box] for each in maps]) for maps in (own.probability, own.variance))
+    return Refinement(box, p, v, own.segmentation[box], np.zeros(shape_of(box), bool), frozenset())
+
+
+def latest(own: Refiner, clicks: list[Click]) -> dict[tuple, int]:
+    return {tuple(v): click.label for click in clicks for v in own.voxels_of(click).tolist()}
+
+
+@settings(deadline=None, max_examples=25)
+@given(kind=kinds, given_=clicked, random=st.randoms(use_true_random=False))
+def test_the_order_of_clicks_does_not_matter_in_the_last_bit(kind: tuple, given_: list, random) -> None:
+    clicks = clicks_of(kind, given_)
+    shuffled = random.sample(clicks, len(clicks))
+    assert same(refiner(*kind).refine(clicks), refiner(*kind).refine(shuffled))
+    assert same(refiner(*kind).refine(clicks), made(*kind).refine(shuffled))
+
+
+@settings(deadline=None, max_examples=25)
+@given(kind=kinds, given_=clicked)
+def test_clicked_voxels_have_the_label_of_the_latest_click(kind: tuple, given_: list) -> None:
+    own, clicks = refiner(*kind), clicks_of(kind, given_)
+    refined = own.refine(clicks).paste(own.prediction)
+    for voxel, label in latest(own, clicks).items():
+        assert refined.segmentation[voxel] == label
+        assert refined.probability[(slice(None), *voxel)].tolist() == [float(label == c + 1) for c in range(kind[0])]
+        assert not refined.variance[(slice(None), *voxel)].any()
+
+
+@settings(deadline=None, max_examples=25)
+@given(kind=kinds, given_=clicked)
+def test_what_no_click_reaches_is_bit_for_bit_as_predicted(kind: tuple, given_: list) -> None:
+    own, clicks = refiner(*kind), clicks_of(kind, given_)
+    refined = own.refine(clicks)
+    assert refined.box == own.reach(clicks)
+    z, y, x = np.indices(SHAPE)
+    places = np.stack([z, y, x], -1) * own.prediction.grid.spacing
+    far = np.ones(SHAPE, bool)
+    for voxel in latest(own, clicks):
+        offsets = np.abs(places - voxel * own.prediction.grid.spacing)
+        box = (offsets >= own.kernel.box_mm - 1e-4).any(-1)
+        far &= box if kind[2] == 2 else np.linalg.norm(offsets, axis=-1) >= own.kernel.reach_mm - 1e-4
+    pasted = refined.paste(own.prediction)
+    for name in MAPS:
+        assert np.array_equal(
+            np.array(getattr(pasted, name))[..., far], np.array(getattr(own.prediction, name))[..., far]
+        )
+    untouched, before = ~refined.reached, predicted(own.prediction, refined.box)
+    for name in MAPS:
+        assert np.array_equal(getattr(refined, name)[..., untouched], getattr(before, name)[..., untouched])
+    reached = np.zeros(SHAPE, bool)
+    reached[refined.box] = refined.reached
+    assert not (reached & far).any()
+
+
+@settings(deadline=None, max_examples=20)
+@given(kind=kinds, given_=clicked)
+def test_taking_a_click_back_restores_every_bit(kind: tuple, given_: list) -> None:
+    own, clicks = made(*kind), clicks_of(kind, given_)
+    states = [own.refine(clicks[:n]) for n in range(len(clicks) + 1)]
+    for n in reversed(range(len(clicks) + 1)):
+        assert same(own.refine(clicks[:n]), states[n])
+
+
+@settings(deadline=None, max_examples=20)
+@given(kind=kinds, given_=clicked, corners=st.tuples(voxels, voxels))
+def test_a_part_is_what_the_whole_holds_there(kind: tuple, given_: list, corners: tuple) -> None:
+    own, clicks = refiner(*kind), clicks_of(kind, given_)
+    box = tuple(slice(min(a, b), max(a, b) + 1) for a, b in zip(*corners, strict=True))
+    everything, part = own.refine(clicks, whole(SHAPE)), own.refine(clicks, box)
+    assert part.conflicts == everything.conflicts
+    for name in (*MAPS, "reached"):
+        assert np.array_equal(getattr(part, name), getattr(everything, name)[(..., *box)])
+    if common := intersection(box, own.reach(clicks)):
+        outside = np.ones(shape_of(box), bool)
+        outside[within(common, box)] = False
+        assert not part.reached[outside].any()
+
+
+@settings(deadline=None, max_examples=20)
+@given(kind=kinds, given_=clicked)
+def test_maps_stay_probabilities_and_the_label_is_the_most_probable(kind: tuple, given_: list) -> None:
+    refined = refiner(*kind).refine(clicks_of(kind, given_))
+    p, v = refined.probability, refined.variance
+    assert p.dtype == v.dtype == np.float32
+    assert (p >= 0).all()
+    assert (p.sum(0) <= 1 + 1e-6).all()
+    assert (v >= 0).all()
+    assert (v <= p * (1 - p) + 1e-9).all()
+    everything = np.concatenate([1 - p.sum(0, keepdims=True), p])
+    clear = np.sort(everything, axis=0)[-1] - np.sort(everything, axis=0)[-2] > 1e-3
+    assert np.array_equal(refined.segmentation[clear], everything.argmax(0)[clear])
+
+
+@settings(deadline=None, max_examples=20)
+@given(own=st.integers(0, 2), given_=clicked)
+def test_the_logit_is_nowhere_more_uncertain_than_without_clicks(own: int, given_: list) -> None:
+    refined, clicks = refiner(1, 0.9, own), clicks_of((1, 0.9), given_)
+    now = refined.refine(clicks)
+    inner = now.reached & (np.abs(now.probability[0] - 0.5) < 0.4999)
+    before = predicted(refined.prediction, now.box)
+    old = logits_of(before.probability[0][inner], before.variance[0][inner])[1]
+    new = logits_of(now.probability[0][inner], now.variance[0][inner])[1]
+    assert (new <= old * (1 + 3e-3)).all()
+
+
+@pytest.mark.parametrize(("own", "directed"), [(0, False), (1, False), (2, False), (2, True)])
+def test_the_maps_are_those_of_the_formulas(own: int, directed: bool) -> None:
+    """Blocks, groups and rounding change nothing that can be seen: dense matrices of all voxels give the same."""
+    chosen, random = SETTINGS[own], np.random.default_rng(0)
+    factors = random.normal(size=(3, *SHAPE)).astype(np.float32)
+    factors[0] += 2
+    predicted = replace(case(), correlation_mm=LOCAL_MM if own == 2 else None)
+    places = [((9, 9, 5), 1), ((9, 10, 8), 0), ((4, 10, 10), 0), ((14, 3, 3), 0), ((9, 9, 7), 0)]
+    clicks = [click_at(predicted, n, label, voxel) for n, (voxel, label) in enumerate(places, 1)]
+    now = Refiner(predicted, chosen, Directions.of(factors) if directed else None).refine(clicks, whole(SHAPE))
+
+    mean, variance = (each.ravel() for each in logits_of(case().probability[0], case().variance[0]))
+    c = movable(variance, chosen.prior_deviation)
+    where = np.stack(np.indices(SHAPE), -1).reshape(-1, 3) * case().grid.spacing
+    at = np.array([np.ravel_multi_index(voxel, SHAPE) for voxel, _ in places])
+    offsets = where[at][:, None] - where
+    kernel = Wendland(chosen.length_mm)(np.linalg.norm(offsets, axis=-1)) if own < 2 else correlation(offsets, LOCAL_MM)
+    unit = factors.reshape(3, -1) / np.linalg.norm(factors.reshape(3, -1), axis=0)
+    cosines = unit[:, at].T @ unit if directed else 1.0
+    across = kernel * cosines * c[at][:, None] * c
+    among = across[:, at]
+    signs = np.array([1 if label else -1 for _, label in places])
+    weights, _ = mode(mean[at].astype(float), among, signs, chosen.strength)
+    _, curvature = mode(mean[at].astype(float), among, signs, chosen.variance_strength)
+    explained = np.einsum("in,in->n", np.linalg.inv(among + np.diag(1 / curvature)) @ across, across)
+    left = np.clip(1 - explained / c**2, 0, 1)
+    moved = (mean + weights @ across) * (1 + chosen.sharpening * (1 - left))
+    expected = logistic_normal_moments(moved, variance * left)
+
+    free = now.reached.ravel()
+    free[at] = False
+    assert free.sum() > 500
+    for got, wanted in zip((now.probability[0], now.variance[0]), expected, strict=True):
+        assert np.abs(got.ravel() - wanted)[free].max() < 2e-4
+    if directed:
+        without = Refiner(predicted, chosen).refine(clicks, whole(SHAPE))
+        assert np.abs(without.probability - now.probability).max() > 0.05
+
+
+def test_a_click_corrects_its_surroundings_and_an_opposite_one_limits_it() -> None:
+    own, before = refiner(), case().segmentation
+    one = own.refine([click_at(case(), 1, 0, (9, 3, 10))])
+    changed = one.segmentation != before[one.box]
+    assert 20 < changed.sum() < one.reached.sum() / 4
+    assert not one.segmentation[changed].any()
+    assert not one.conflicts
+    two = own.refine([click_at(case(), 1, 0, (9, 3, 10)), click_at(case(), 2, 1, (9, 5, 10))])
+    assert (two.segmentation[within(one.box, two.box)] != before[one.box]).sum() < 0.9 * changed.sum()
+
+
+def test_sharpening_makes_the_surroundings_surer_and_moves_no_outline() -> None:
+    places = [((9, 3, 10), 0), ((9, 9, 14), 1)]
+    clicks = [click_at(case(), n, label, voxel) for n, (voxel, label) in enumerate(places, 1)]
+    plain, sharp = (Refiner(case(), ClickSettings(length_mm=2.0, sharpening=s)).refine(clicks) for s in (0.0, 1.5))
+    assert np.array_equal(plain.segmentation, sharp.segmentation)
+    surer = np.abs(sharp.probability[0] - 0.5) - np.abs(plain.probability[0] - 0.5)
+    assert surer.min() > -1e-6
+    assert (surer > 0.02).sum() > 50
+    outside = ~sharp.reached
+    assert np.array_equal(sharp.probability[0][outside], plain.probability[0][outside])
+
+
+def test_clicks_that_contradict_each_other_are_in_conflict() -> None:
+    own, near = refiner(), [(9, 9, 10), (9, 9, 11), (9, 10, 10), (9, 8, 10), (9, 10, 11)]
+    clicks = [click_at(case(), 1, 0, (9, 9, 10)), *(click_at(case(), n, 1, at) for n, at in enumerate(near[1:], 2))]
+    assert own.refine(clicks).conflicts == {"c1"}
+    assert own.refine(clicks[:1]).conflicts == frozenset()
+
+
+def test_a_click_that_a_later_one_replaced_says_nothing() -> None:
+    first, second = click_at(case(), 1, 1, (9, 1, 10)), click_at(case(), 2, 0, (9, 1, 10))
+    both, later = refiner().refine([second, first]), refiner().refine([second])
+    assert same(both, later)
+
+
+def test_no_clicks_are_the_prediction() -> None:
+    own = refiner()
+    assert shape_of(own.reach([])) == (0, 0, 0)
+    assert own.refine([]).probability.shape == (1, 0, 0, 0)
+    assert same(own.refine([], whole(SHAPE)), predicted(case(), whole(SHAPE)))
+    pasted = own.refine([]).paste(case())
+    assert all(np.array_equal(getattr(pasted, name), getattr(case(), name)) for name in MAPS)
+
+
+def test_the_prediction_is_never_changed() -> None:
+    before = [np.array(getattr(case(), name)) for name in MAPS]
+    refiner().refine([click_at(case(), 1, 1, (9, 1, 10))])
+    assert all(np.array_equal(was, getattr(case(), name)) for was, name in zip(before, MAPS, strict=True))
+
+
+def test_outside_of_what_was_predicted_nothing_is_clicked_or_changed() -> None:
+    part = replace(case(), predicted_part=(slice(4, 14), slice(2, 18), slice(3, 20)))
+    own = Refiner(part, SETTINGS[0])
+    with pytest.raises(ReviewError):
+        own.refine([click_at(part, 1, 1, (3, 10, 10))])
+    refined = own.refine([click_at(part, 1, 1, (4, 2, 3))])
+    assert [part.start for part in refined.box] == [4, 2, 3]
+    assert refined.reached[0, 0, 1]
+
+
+def test_what_tiles_disagree_by_does_not_limit_clicks_of_a_model_without_covariance() -> None:
+    stock = replace(case(1, 0.1), covariance=Covariance.DETERMINISTIC)
+    given_prior = Refiner(stock, replace(SETTINGS[0], prior_deviation=DEFAULT_PRIOR_DEVIATION))
+    clicks = [click_at(stock, 1, 0, (9, 3, 10))]
+    assert same(Refiner(stock, SETTINGS[0]).refine(clicks), given_prior.refine(clicks))
+    far, near = (own.refine(clicks).segmentation for own in (Refiner(stock, SETTINGS[0]), refiner(1, 0.1)))
+    assert (far == 0).sum() > (near == 0).sum()
+
+
+def test_a_label_that_is_none_of_the_predictions_is_refused() -> None:
+    with pytest.raises(ReviewError):
+        refiner().refine([click_at(case(), 1, 2, (9, 9, 9))])
+
+
+def test_maps_that_lie_one_by_one_are_refined_like_an_array() -> None:
+    listed = replace(case(3), probability=list(case(3).probability), variance=list(case(3).variance))
+    clicks = [click_at(case(3), 1, 2, (9, 1, 10)), click_at(case(3), 2, 0, (9, 9, 10))]
+    assert same(Refiner(listed, SETTINGS[0]).refine(clicks), refiner(3).refine(clicks))
+
+
+@settings(max_examples=20, deadline=None)
+@given(clicked, clicked)
+def test_outside_of_the_boxes_that_changed_two_sets_give_the_same(before, after) -> None:
+    own, sets = refiner(), [[], []]
+    for clicks, given_clicks in zip(sets, (before, after), strict=True):
+        for number, (places, label) in enumerate(given_clicks, 1):
+            clicks.append(click_at(case(), number, min(label, 1), *places))
+    unchanged = np.ones(SHAPE, bool)
+    for box in own.changed(*sets):
+        unchanged[box] = False
+    old, new = (own.refine(clicks, whole(SHAPE)) for clicks in sets)
+    for name in MAPS:
+        differ = np.asarray(getattr(old, name) != getattr(new, name))
+        assert not differ[..., unchanged].any()
+    assert not own.changed(sets[0], sets[0][::-1])
+
+
+def test_directions_are_of_one_label() -> None:
+    with pytest.raises(ValueError):
+        Refiner(case(3), SETTINGS[0], Directions.of(np.ones((2, *SHAPE), np.float32)))
