@@ -96,6 +96,28 @@ def curvas(
     return Result({"folder": output, "left_out": {one.name: one.problem for one in left_out}})
 
 
+def rtstruct(
+    source: Annotated[
+        Path, typer.Argument(help="Folder with a folder for each patient: a DICOM series and its RTSTRUCT.")
+    ],
+    output: Annotated[Path, typer.Argument(help="New folder.")],
+    label: Annotated[
+        list[str], typer.Option(help="NAME or NAME=OTHER,OTHER...: what its contours are called; repeat.")
+    ],
+) -> Result:
+    """Convert patients' contours, DICOM RT Structure Sets, into what `labelled` and `attach-head` read.
+
+    A label that a patient has no contours of was not drawn there: it is missing, not absent (labelled.json).
+    """
+    from mob_training.data.structure_sets import convert, parse_names
+
+    names = parse_names(label)
+    left_out = convert(source, output, names)
+    labels = " ".join(f"--label {name}={value}" for value, name in enumerate(names, start=1))
+    print(f"{len(left_out)} patients left out; next: mob-training labelled {output} {labels} --channel CT ...")
+    return Result({"folder": output, "left_out": {one.name: one.problem for one in left_out}})
+
+
 @declaring(SplitOptions)
 def labelled(
     source: Annotated[Path, typer.Argument(help="Folder with images/ and labels/.")],

@@ -1,0 +1,151 @@
+"""Clinical contours: patients' DICOM folders with RT Structure Sets as images and label maps."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import RTStructureSetStorage
+
+from mob_training.data.datasets import LeftOut, write_image
+from mob_training.data.partial_labels import write_labelled
+from MoBUncertaintyLib.base.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.base.input_files import begins_as_dicom
+from MoBUncertaintyLib.images.dicom import find_series
+from MoBUncertaintyLib.images.grid import grid_of, image_on
+from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.images.structure_set import read_structure_set
+
+Names = Mapping[str, Sequence[str]]
+"""The names that a label's region of interest may have, by the label's name."""
+
+
+def parse_names(entries: Sequence[str]) -> dict[str, list[str]]:
+    """Parse `--label NAME[=OTHER,OTHER...]`; a label's own name always counts.
+
+    Raises:
+        SettingsError: A label or a name is empty or comes twice.
+    """
+    names: dict[str, list[str]] = {}
+    taken: set[str] = set()
+    for entry in entries:
+        label, _, others = entry.partition("=")
+        stated = [_plain(name) for name in (label, *filter(None, others.split(",")))]
+        unique = list(dict.fromkeys(stated))
+        if label in ("", "background", *names) or not all(unique) or taken.intersection(unique):
+            raise SettingsError(f"--label {entry}: each label and name may come once, and 'background' not at all.")
+        names[label] = unique
+        taken.update(unique)
+    return names
+
+
+def convert(source: Path, output: Path, names: Names, report: Callable[[str], None] = print) -> list[LeftOut]:
+    """Write `images/`, `labels/` and `labelled.json` of patients with contours, as `mob-training labelled` reads them.
+
+    A label's value is its place in `names`, from 1 on; where regions overlap, the later label stands. A label whose
+    region a patient lacks was not drawn, and is missing there.
+
+    Args:
+        source: Folder with a folder for each patient, which holds a DICOM series and one RT Structure Set of it, in
+            folders of its own or not.
+        output: New folder.
+        names: As `parse_names` gives them; case, spaces, hyphens and underscores do not count.
+        report: Called with one line for each patient.
+
+    Returns:
+        The patients that were left out, and why.
+
+    Raises:
+        SettingsError: The source holds no folders, or the output exists.
+        OutputError: It cannot be written.
+    """
+    patients = sorted(path for path in Path(source).iterdir() if path.is_dir() and path.name[0] != ".")
+    if not patients:
+        raise SettingsError(f"{source} holds no folders; give the folder that holds a folder for each patient.")
+    if output.exists():
+        raise SettingsError(f"{output} exists already; choose a new folder.")
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    missing, left_out = {}, []
+    try:
+        for kind in ("images", "labels"):
+            (partial / kind).mkdir(parents=True)
+        for patient in patients:
+            try:
+                lacked = _convert(patient, partial, names)
+            except ImageError as problem:
+                left_out.append(LeftOut(patient.name, str(problem)))
+                report(f"{patient.name} is left out: {problem}")
+                continue
+            missing[patient.name] = lacked
+            report(f"{patient.name}, without {', '.join(lacked)}" if lacked else patient.name)
+        values = {label: value for value, label in enumerate(names, start=1)}
+        write_labelled(
+            partial, list(names), {name: frozenset(map(values.get, lacked)) for name, lacked in missing.items()}
+        )
+        partial.rename(output)
+    except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
+        raise OutputError(f"{output} cannot be written ({error}); free some space or choose another folder.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return left_out
+
+
+def _convert(patient: Path, output: Path, names: Names) -> list[str]:
+    """Write a patient's image and label map; return the labels that were not drawn."""
+    path, header = _structure_set(patient)
+    references = {
+        str(series.SeriesInstanceUID)
+        for frame in header.get("ReferencedFrameOfReferenceSequence", [])
+        for study in frame.get("RTReferencedStudySequence", [])
+        for series in study.get("RTReferencedSeriesSequence", [])
+    }
+    folders = [patient, *(folder for folder in sorted(patient.rglob("*")) if folder.is_dir())]
+    places = {uid: folder for folder in folders for uid in find_series(folder)}
+    found = references & places.keys() or (places.keys() if len(places) == 1 else set())
+    if len(found) != 1:
+        raise ImageError(f"it holds no image series that {path.name} refers to.")
+    (series,) = found
+    image = read_image(places[series], series)
+    frame = pydicom.dcmread(image.files[0], stop_before_pixels=True).get("FrameOfReferenceUID", "")
+    regions = {_plain(name): mask for name, mask in read_structure_set(path, image.image, str(frame)).items()}
+    labels = np.zeros(image.image.GetSize()[::-1], np.uint8)
+    missing = []
+    for value, (label, known_as) in enumerate(names.items(), start=1):
+        masks = [regions[name] for name in known_as if name in regions]
+        if len(masks) > 1:
+            raise ImageError(f"{path.name} has several regions for {label}; give fewer names with --label.")
+        if not masks or not masks[0].any():
+            missing.append(label)
+        else:
+            labels[masks[0]] = value
+    if len(missing) == len(names):
+        raise ImageError(f"{path.name} has none of the regions; give their names with --label NAME=OTHER.")
+    write_image(image.image, output / "images" / f"{patient.name}.nii.gz")
+    write_image(image_on(grid_of(image.image), labels), output / "labels" / f"{patient.name}.nii.gz")
+    return missing
+
+
+def _structure_set(patient: Path) -> tuple[Path, pydicom.Dataset]:
+    """Find the patient's only RT Structure Set."""
+    sets = []
+    for path in sorted(patient.rglob("*")):
+        if path.is_file() and begins_as_dicom(path):
+            try:
+                header = pydicom.dcmread(path, stop_before_pixels=True, defer_size=1024)
+            except InvalidDicomError:
+                continue
+            if header.get("SOPClassUID") == RTStructureSetStorage:
+                sets.append((path, header))
+    if len(sets) != 1:
+        raise ImageError(f"it has {len(sets)} RT Structure Sets, and one is needed.")
+    return sets[0]
+
+
+def _plain(name: str) -> str:
+    """Write a name as planning systems spell it differently: case, spaces, hyphens and underscores do not count."""
+    return "".join(letter for letter in name.casefold() if letter not in " -_")
