@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import locale
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ from support.browser import launched
 from support.caller import FAKE_WORKER, Caller, Start
 
 pytest_plugins = ["slicer_host.isolation"]
+
+# A shell ignores it in what it runs in the background, and programs that the tests interrupt would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
