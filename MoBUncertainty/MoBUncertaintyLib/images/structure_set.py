@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _TILT = 0.1
-"""Of the distance between slices: how far the points of a contour may lie from its plane."""
+"""Of the distance between slices: how far points may lie from the plane of their contour, and contours from it."""
 
 
 def read_structure_set(path: str | Path, image: sitk.Image, frame_of_reference: str = "") -> dict[str, np.ndarray]:
@@ -87,14 +86,17 @@ def _fill(contours: list[np.ndarray], image: sitk.Image, what: str) -> np.ndarra
     matrix = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     indices = [np.linalg.solve(matrix, (points - image.GetOrigin()).T)[::-1].T for points in contours]  # z, y, x
     axis = int(np.argmin(np.max([np.ptp(points, axis=0) for points in indices], axis=0)))
-    planes: dict[float, list[np.ndarray]] = defaultdict(list)
-    for points in indices:
+    planes: dict[float, list[np.ndarray]] = {}
+    for points in sorted(indices, key=lambda points: float(points[:, axis].mean())):
         if np.ptp(points[:, axis]) > 2 * _TILT:
             raise ImageError(f"{what} has contours that are oblique to the slices; give the image it was drawn on.")
-        planes[round(float(points[:, axis].mean()), 1)].append(np.delete(points, axis, axis=1))
+        height = float(points[:, axis].mean())
+        if not planes or height - next(reversed(planes)) > _TILT:
+            planes[height] = []
+        planes[next(reversed(planes))].append(np.delete(points, axis, axis=1))
     shape = image.GetSize()[::-1]
     mask = np.zeros(shape, bool)
-    heights = np.array(sorted(planes))
+    heights = np.array(list(planes))
     reach = max(1.0, float(np.median(np.diff(heights)))) / 2 if len(heights) > 1 else 0.5
     slices = np.moveaxis(mask, axis, 0)
     for index, slice_ in enumerate(slices):

@@ -45,6 +45,10 @@ class Suitability:
     deviations: Mapping[str, float] = field(default_factory=dict)
     judged: bool = True
 
+    def __post_init__(self) -> None:
+        if self.level is not Level.ORDINARY and not self.reasons:
+            raise ValueError(f"a case that is {self.level} has a reason")
+
     @property
     def text(self) -> str:
         """The level in a phrase, with its main reason."""
@@ -91,7 +95,10 @@ class Suitability:
         Raises:
             ValueError: It is of another form.
         """
-        return from_json(cls, values, "the suitability")
+        suitability = from_json(cls, values, "the suitability")
+        if "level" not in values:  # what is not stated is not ordinary
+            raise ValueError("the suitability lacks 'level'")
+        return suitability
 
 
 def _clause(sentence: str) -> str:

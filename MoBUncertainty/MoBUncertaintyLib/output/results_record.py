@@ -225,11 +225,11 @@ def prediction_of(
             ClickSettings.from_dict(record.get("click_settings", {})),
             overlapping=overlap(labels),
             predicted_part=part and tuple(slice(*axis) for axis in part),
-            covariance=kind and Covariance(kind),
+            covariance=None if kind is None else Covariance(kind),
             correlation_mm=lengths and tuple(lengths),
             region_settings=RegionSettings.from_dict(record.get("regions", {}).get("settings", {})),
-            suitability=suitability and Suitability.from_dict(suitability),
-            stated_bounds=bounds and from_json(VolumeBounds, bounds, "the bounds of volumes"),
+            suitability=None if suitability is None else Suitability.from_dict(suitability),
+            stated_bounds=None if bounds is None else from_json(VolumeBounds, bounds, "the bounds of volumes"),
         )
     except (SettingsError, TypeError, ValueError) as error:
         raise RecordError(_short(error)) from error

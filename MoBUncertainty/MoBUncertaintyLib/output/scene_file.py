@@ -203,10 +203,17 @@ def _scene_text(
     )
 
 
+def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave the path out of what is known of an image."""
+    return {key: value for key, value in source.items() if key != "path"}
+
+
 def _documents(prediction: Prediction, regions: Regions, heat: _Heat) -> dict[str, str]:
     """Write the JSON documents by which Slicer's panel goes on with the scene."""
     # A scene is passed on: whose folder the CT came from is nobody's business.
-    source = {key: value for key, value in prediction.provenance["input"].items() if key != "path"}
+    source = _without_path(prediction.provenance["input"])
+    if "channels" in source:
+        source["channels"] = [_without_path(channel) for channel in source["channels"]]
     entries = write_prediction(prediction.annotated(provenance={"input": source}), regions, lambda *_array: None)
     variance = heat.measure is Measure.VARIANCE
     overlay = {

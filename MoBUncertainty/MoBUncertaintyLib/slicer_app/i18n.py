@@ -1,4 +1,4 @@
-"""Translation in the rooms that run on Slicer's core from PyPI too, which has none: there, texts stay English."""
+"""Translation, which Slicer's core from PyPI, as tests use it, does not have: there, texts stay English."""
 
 from __future__ import annotations
 

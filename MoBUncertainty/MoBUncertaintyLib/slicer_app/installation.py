@@ -122,14 +122,17 @@ def _install(requester: str, requirements: list[str]) -> None:
         if others:
             slicer.packaging.pip_install(others, constraints=constraints, requester=requester)
         if openvino:
-            slicer.packaging.pip_install(["--no-deps", *openvino], requester=requester)
+            # Without Slicer's dialog, which would show an error for what may fail.
+            slicer.packaging.pip_install(["--no-deps", *openvino], requester=requester, show_progress=False)
 
 
 def _pin(name: str) -> str:
-    """Write a line of constraints that keeps a package as it is; nothing where it is missing."""
+    """Write a line of constraints that keeps a package as it is; nothing where it is missing or states no version."""
+    from packaging.version import InvalidVersion, Version
+
     try:
-        return f"{name}=={version(name)}\n"
-    except PackageNotFoundError:
+        return f"{name}=={Version(version(name))}\n"
+    except (PackageNotFoundError, InvalidVersion, TypeError):
         return ""
 
 
@@ -137,7 +140,7 @@ def missingPackages(formats: Collection[str] = (), openvino: bool = False) -> li
     """List the requirements that Slicer's Python does not meet, PyTorch first.
 
     An export has its own, so that a review can be exported where nothing is segmented. Apply installs them too, except
-    those for DICOM, which replace Slicer's own.
+    those for DICOM, which replace Slicer's own. What an installed package lacks in turn is not looked for.
 
     Args:
         formats: As for `ensureReady`.

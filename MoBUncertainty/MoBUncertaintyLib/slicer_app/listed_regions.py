@@ -108,6 +108,7 @@ class ListedRegions:
         self._shown = self._list()
         self._showStatuses()
 
+    @onItsCt
     def mark(self, regionId: str | None) -> None:
         """Let one region stand out from the others; None: none."""
         self._marked = regionId

@@ -1,6 +1,6 @@
 """The review of one image's results, with its nodes: each step changes `review.Review` and what the scene shows of it.
 
-Knows no widgets. The scene holds all of it (`ResultScene.state("review")`), so a session can be opened again from a
+Knows no widgets. The scene holds all of it (`documents.get("review")`), so a session can be opened again from a
 scene that was saved.
 """
 

@@ -82,6 +82,18 @@ class Predictions:
         self._pace.learn(estimate.seconds, voxels)
         return fields | {"seconds": {stage: round(seconds, 3) for stage, seconds in estimate.seconds.items()}}
 
+    def predict_sent(self, request: Fields, report: Report) -> Fields:
+        """Predict for another computer: what it has sent, by models that it has sent, and no other file of this one."""
+        from MoBUncertaintyLib.worker.remote.models import find
+
+        volumes = [request["ct"], *(request.get("channels") or {}).values()]
+        sent = request.get("files", {}).values()
+        if not sent or any(volume["array"] not in sent for volume in volumes):
+            raise ProtocolError("The request names a volume that was not sent.")
+        if not all(find(model) for model in request["models"]):
+            raise ProtocolError("The request names a model that was not sent.")
+        return self(request, report)
+
     def predict_case(self, request: Fields, report: Report) -> Fields:
         """Predict a case of a cohort into its results folder, as the command does; keep results that can be read.
 

@@ -64,6 +64,8 @@ class Report:
         self._send(Event.WARNING, {"message": message})
 
 
+FOR_ANOTHER_COMPUTER = "for-another-computer"
+"""The argument of a worker that computes for another computer, and does nothing else for it."""
 Handler = Callable[[Fields, Report], Fields]
 """Answers a request; the message of a `UserError` is shown to the user."""
 
@@ -105,7 +107,7 @@ class Channel:
         with suppress(EOFError):
             while True:
                 request = receive(self._input, self._place)
-                if request.get("command") == Command.SCRATCH:
+                if request.get("command") == Command.SCRATCH and self._scratch is None:
                     self._scratch = tempfile.tempdir = request["folder"]
                 else:
                     self._written = request.get("output")
@@ -143,15 +145,16 @@ def take_pipes() -> tuple[BufferedReader, BufferedWriter]:
     return taken
 
 
-def serve(handlers: Mapping[str, Handler]) -> NoReturn:
+def serve(handlers: Mapping[str, Handler], computes: bool = True) -> NoReturn:
     """Answer requests until stdin is closed.
 
     Args:
         handlers: Handler of each command.
+        computes: This process computes itself, so that its priority matters.
     """
     niceness = stand_alone()
     channel = Channel()
-    channel.send(Event.READY, pid=os.getpid(), version=__version__, niceness=niceness)
+    channel.send(Event.READY, pid=os.getpid(), version=__version__, niceness=niceness if computes else 0)
     waiting: queue.Queue[Fields] = queue.Queue()
     threading.Thread(target=_listen, args=(channel, waiting), daemon=True).start()
     threading.Thread(target=_beat, args=(channel,), daemon=True).start()

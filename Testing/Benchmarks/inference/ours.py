@@ -16,8 +16,8 @@ from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output import results_folder
+from MoBUncertaintyLib.pipeline import cases as pipeline
 from MoBUncertaintyLib.pipeline.cases import Job, run_case
-from MoBUncertaintyLib.pipeline.cases import cases as pipeline
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
 STAGES = {"network": "backbone", "moments": "moments"}

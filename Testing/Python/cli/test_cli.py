@@ -28,8 +28,8 @@ from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import open_case
+from MoBUncertaintyLib.pipeline import cases as pipeline
 from MoBUncertaintyLib.pipeline import demo
-from MoBUncertaintyLib.pipeline.cases import cases as pipeline
 from MoBUncertaintyLib.regions.prediction import Precision, Progress
 from support import tiny
 from support.command_line import run

@@ -172,7 +172,7 @@ def test_the_shipped_model_knows_its_phantoms(phantoms: Predictor, what: str, le
 def test_what_the_regions_say_of_a_case_is_in_its_record(
     phantoms: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("MoBUncertaintyLib.pipeline.unsuitable", lambda *_: "Too much is doubtful.")
+    monkeypatch.setattr("MoBUncertaintyLib.pipeline.cases.unsuitable", lambda *_: "Too much is doubtful.")
     image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
     sitk.WriteImage(image, tmp_path / "ct.nii.gz")
     case, _ = run_case(Job(phantoms, scene=False), Input(tmp_path / "ct.nii.gz", "", ""), tmp_path / "out")

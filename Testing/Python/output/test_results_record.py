@@ -13,7 +13,7 @@ import pytest
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.output.results_record import check_form
+from MoBUncertaintyLib.output.results_record import RecordError, check_form, prediction_of
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, write_results
 
 
@@ -112,3 +112,13 @@ def test_a_record_sealed_anew_must_still_have_its_form(folder: Path, phrase: str
 
 def test_what_is_not_named_may_be_anything(written: Path) -> None:
     check_form(record_of(written) | {"tiles": None, "of a later version": [1]})
+
+
+@pytest.mark.parametrize("name", ["suitability", "volume_bounds", "covariance"])
+@pytest.mark.parametrize("value", [{}, [], "", 0])
+def test_an_empty_entry_is_not_one_that_is_missing(written: Path, name: str, value: Any) -> None:
+    """As in a scene that is damaged, whose record has no seal."""
+    prediction = read_results(written).prediction
+    maps = prediction.segmentation, prediction.probability, prediction.variance
+    with pytest.raises(RecordError):
+        prediction_of(record_of(written) | {name: value}, prediction.labels, maps, prediction.grid)

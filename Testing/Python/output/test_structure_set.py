@@ -162,6 +162,26 @@ class TestWriting:
         assert contour.ContourImageSequence[0].ReferencedFrameNumber == 5
         assert float(contour.ContourData[2]) == 5 + 4 * DISTANCE
 
+    def test_long_contours_stay_numbers(self, tmp_path):
+        """A value of more than 64 kB has no room in an explicit transfer syntax, and would be of an unknown type."""
+        folder = tmp_path / "ct"
+        folder.mkdir()
+        image = sitk.Image((130, 130, 2), sitk.sitkInt16)
+        write_series(folder, image)
+        voxels = np.zeros((2, 130, 130), np.uint8)
+        voxels[0, 1:129, 1:129] = PANCREAS.value
+        voxels[0, 2:128:2, 2:128:2] = 0  # many holes, which are part of one contour
+        segmentation = sitk.GetImageFromArray(voxels)
+        segmentation.CopyInformation(image)
+        contour = (
+            Exam([*folder.iterdir()], image, segmentation)
+            .write(tmp_path / "rt.dcm")
+            .ROIContourSequence[0]
+            .ContourSequence[0]
+        )
+        assert contour["ContourData"].VR == "DS"
+        assert len(contour.ContourData) > 3 * 2800
+
     def test_labels_that_are_nowhere_have_no_contours(self, exam, tmp_path):
         empty = dataclasses.replace(exam, segmentation=exam.segmentation * 0)
         assert all("ContourSequence" not in item for item in empty.write(tmp_path / "rt.dcm").ROIContourSequence)
@@ -200,6 +220,11 @@ class TestReading:
         contours = [square(z, 0.5, 4.5) for z in heights]
         mask = read_structure_set(structure_set(tmp_path / "rt.dcm", {"a": contours}), plain)["a"]
         assert np.flatnonzero(mask.any((1, 2))).tolist() == list(slices)
+
+    def test_contours_of_one_plane_belong_together_whatever_its_rounding(self, plain, tmp_path):
+        contours = [square(z / 20 + 1e-9 * half, 0.5 + 4 * half, 3.5 + 4 * half) for z in (41, 61) for half in (0, 1)]
+        mask = read_structure_set(structure_set(tmp_path / "rt.dcm", {"a": contours}), plain)["a"]
+        assert mask.sum(axis=(1, 2)).tolist() == [0, 0, 18, 18, 0, 0, 0, 0, 0, 0]
 
     def test_coronal_images_are_filled_as_well(self, plain, tmp_path):
         path = structure_set(tmp_path / "rt.dcm", {"a": [square(z, 1.5, 6.5) for z in range(2, 6)]})

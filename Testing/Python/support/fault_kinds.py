@@ -26,7 +26,7 @@ from MoBUncertaintyLib.network.backbone import verify
 from MoBUncertaintyLib.output import review_files
 from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.pipeline.cases import cases as pipeline
+from MoBUncertaintyLib.pipeline import cases as pipeline
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support import tiny
 from support.dicom_files import hounsfield, write_enhanced, write_slices

@@ -7,16 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, UserError
 from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.worker.remote.connection import Connection
 from MoBUncertaintyLib.worker.remote.ssh import check_host, not_connected, ssh_command
 from support import tiny
 from support.caller import Caller, Start
@@ -238,10 +241,72 @@ def test_a_result_that_is_none_is_one_sentence(lab: Loopback, model: Path, tmp_p
     shutil.rmtree(lab.caches / "mob-uncertainty" / "models", ignore_errors=True)
 
 
+def test_the_worker_does_nothing_for_another_computer_but_compute(tmp_path: Path) -> None:
+    """Whoever may only start it there reads, writes and removes no file of that computer."""
+    (tmp_path / "kept.npy").write_bytes(b"")
+    at_home = {"array": str(tmp_path / "kept.npy"), "ijk_to_ras": np.eye(4).tolist(), "name": None, "modality": None}
+    requests = [
+        {"command": "scratch", "folder": str(tmp_path)},
+        {"command": "export", "output": str(tmp_path / "out")},
+        {"command": "open-case", "results": str(tmp_path), "reader": "", "folder": str(tmp_path)},
+        {"command": "predict", "ct": at_home, "models": ["0" * 64], "settings": {}, "folder": str(tmp_path)},
+    ]
+    lines = "".join(json.dumps(request | {"id": number}) + "\n" for number, request in enumerate(requests))
+    host = [sys.executable, "-c", "from MoBUncertaintyLib.worker.remote import host; host.serve()"]
+    done = subprocess.Popen(host, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
+    assert done.stdin and done.stdout
+    done.stdin.write(lines)
+    done.stdin.flush()
+    answers: dict[int, str] = {}
+    while len(answers) < len(requests):
+        line = done.stdout.readline().strip()
+        event = json.loads(line) if line else {}
+        if event.get("event") in ("error", "result"):
+            answers[event["id"]] = event["event"]
+    done.stdin.close()
+    assert done.wait(60) == 0
+    assert set(answers.values()) == {"error"}
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.npy"]
+
+
+@pytest.mark.parametrize("end", ["cancelled", "a broken display"])
+def test_sending_ends_at_once(lab: Loopback, tmp_path: Path, end: str) -> None:
+    """Half a message is of no use to the other side: the connection ends, and nothing waits for it."""
+    (tmp_path / "large").write_bytes(bytes(200 << 20))
+    lab.run(WAITING)
+    connection = Connection(HOST)
+
+    def progress(_fields: object) -> None:
+        if end != "cancelled":
+            raise BrokenPipeError
+
+    report = SimpleNamespace(progress=progress, warning=print)
+    began = time.monotonic()
+    with pytest.raises(Cancelled if end == "cancelled" else UserError):
+        connection.ask(
+            {"command": "computer"}, report, lambda: time.monotonic() > began + 3, {"large": tmp_path / "large"}
+        )
+    assert time.monotonic() - began < 30
+    connection.close()
+
+
+WAITING = f"""
+import sys, time
+print('{{"event": "ready", "pid": 1, "version": "{__version__}", "niceness": 0}}', flush=True)
+while sys.stdin.buffer.read(1 << 18):
+    time.sleep(0.1)
+"""
+
 HELLO = """
 import sys
 print('{"event": "ready", "pid": 1, "version": "0.0.9", "niceness": 0}', flush=True)
 sys.stdin.buffer.read()
+"""
+
+FAILING = """
+import json
+event = {"event": "error", "id": None, "code": "connection", "message": "The disk there is full.", "details": ""}
+print(json.dumps(event), flush=True)
 """
 
 FAULTS = {
@@ -253,6 +318,7 @@ FAULTS = {
         f"command mob-uncertainty; install mob-uncertainty {__version__}",
     ),
     "other version": (lambda lab: lab.run(HELLO), f"lab has mob-uncertainty 0.0.9, and this is {__version__}; install"),
+    "a start that fails": (lambda lab: lab.run(FAILING), "The disk there is full."),
     "another program": (lambda lab: lab.run_script("yes | head -c 100000; cat"), "answers with something else"),
 }
 

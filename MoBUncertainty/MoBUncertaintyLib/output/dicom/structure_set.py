@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import highdicom
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from pydicom.valuerep import format_number_as_ds
 from skimage.measure import approximate_polygon, find_contours, points_in_poly
 
@@ -67,7 +67,7 @@ def write_structure_set(
         sop_class_uid=RTStructureSetStorage,
         series_number=STRUCTURE_SET_SERIES_NUMBER,
         modality="RTSTRUCT",
-        transfer_syntax_uid=ExplicitVRLittleEndian,
+        transfer_syntax_uid=ImplicitVRLittleEndian,  # an explicit one has no room for 2,800 points and more
         **equipment(origin.model, _DESCRIPTION),
     )
     dataset.copy_patient_and_study_information(header)

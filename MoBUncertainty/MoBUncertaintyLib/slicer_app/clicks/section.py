@@ -189,6 +189,8 @@ class ClicksSection:
         signature = self._session.review.signature
         if signature is None:
             return True
+        if not self._session.fits():
+            return False
         if place and not self._try(checkPlace, self._session.review.prediction, place):
             return False
         if not slicer.util.confirmOkCancelDisplay(question.format(name=signature.name)):

@@ -32,7 +32,7 @@ class Jobs:
 
     Attributes:
         state: What the panel is doing.
-        ct: The image that the worker computes for.
+        ct: The image that the worker computes for; None where it does not.
     """
 
     def __init__(self, panel) -> None:
@@ -174,6 +174,7 @@ class Jobs:
         """Show the state after the worker's job, with a text beside its button."""
         work, niceness = self.work, self._client.niceness  # no work where showing a result has failed
         self.rest()
+        self.ct = None
         if work:
             work.stop(text)
         self._panel.run.sayPriority(niceness)

@@ -146,7 +146,7 @@ class Removals:
 
     def forget(self) -> None:
         """Say nothing: there is another scene."""
-        self._ended = ""
+        self._ended, self._seen = "", None
 
     def sayEnded(self) -> None:
         """Say it while the module is shown; else once it is shown again, be it with the results of another image."""

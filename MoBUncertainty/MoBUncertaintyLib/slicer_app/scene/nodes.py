@@ -1,8 +1,7 @@
 """The nodes made for one CT: found again by their role, in one subject-hierarchy folder, under the CT's transform.
 
-Imports only `slicer`, `vtk` and `numpy`, as do the rooms built on it (`segments`, `maps`, `overlay`, `views`, `state`,
-`scene`): they run in 3D Slicer as well as on the Slicer core from PyPI (`slicer-core`), and on any scene, not just the
-application's. Arrays are (z, y, x), matrices map voxel indices (i, j, k) to RAS mm.
+It and what is built on it run in 3D Slicer as well as, for the tests, on the Slicer core from PyPI (`slicer-core`), and
+on any scene, not just the application's. Arrays are (z, y, x), matrices map voxel indices (i, j, k) to RAS mm.
 """
 
 from __future__ import annotations

@@ -32,14 +32,12 @@ class SegmentSpec:
         name: As the user reads it.
         colour: Red, green, blue; 0 to 255.
         terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning); None: left to Slicer.
-        flagged: The segment gets Slicer's status Flagged: somebody should look at it.
     """
 
     value: int
     name: str
     colour: tuple[int, int, int]
     terminology: dict | None = None
-    flagged: bool = False
 
 
 class LabelSegmentation:
@@ -291,9 +289,6 @@ def _describe(segment, spec: SegmentSpec) -> None:
     segment.SetLabelValue(spec.value)
     if spec.terminology and (entry := terminology_entry(spec.terminology)):
         segment.SetTerminology(entry)
-    if spec.flagged:
-        logic = slicer.vtkSlicerSegmentationsModuleLogic
-        logic.SetSegmentStatus(segment, logic.Flagged)
 
 
 def _listSegments(node) -> None:
@@ -335,11 +330,11 @@ def labelSpecs(labels: Sequence[Label]) -> list[SegmentSpec]:
     return [SegmentSpec(each.value, readable(each.name), each.colour, each.terminology) for each in labels]
 
 
-def regionSpecs(regions: Iterable[Region], labels: Sequence[Label], flagged: bool = False) -> list[SegmentSpec]:
+def regionSpecs(regions: Iterable[Region], labels: Sequence[Label]) -> list[SegmentSpec]:
     """Specify how doubtful regions are shown beside labels."""
     colour = palette_beside(each.colour for each in labels).region
     titles = regionTitles(regions, labels)
-    return [SegmentSpec(number, title, colour, flagged=flagged) for number, title in titles.items()]
+    return [SegmentSpec(number, title, colour) for number, title in titles.items()]
 
 
 def segmentId(value: int) -> str:

@@ -144,12 +144,13 @@ class TableRoom(qt.QObject):
         qt.QObject.__init__(self)
         self._table, self._section, self._fewest = table, section, fewest
         self._viewport = None
+        self._closed = False
 
     def update(self) -> None:
         """Fit the table, once its rows or what lies around it have changed."""
         fitRows(self._table, self._fewest)
         area = scrollAreaOf(self._table)
-        if area is None:
+        if area is None or self._closed:
             return
         if self._viewport is None:
             self._viewport = area.viewport()
@@ -165,7 +166,8 @@ class TableRoom(qt.QObject):
         return False
 
     def close(self) -> None:
-        """Let go of the window."""
+        """Let go of the window, for good."""
+        self._closed = True
         if self._viewport is not None:
             self._viewport.removeEventFilter(self)
             self._viewport = None

@@ -19,7 +19,8 @@ def relay(host: str) -> NoReturn:
         {
             Command.PREDICT: connection.predict,
             Command.COMPUTER: lambda _request, report: connection.ask({"command": Command.COMPUTER}, report),
-        }
+        },
+        computes=False,
     )
 
 

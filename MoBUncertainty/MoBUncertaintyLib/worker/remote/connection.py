@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from MoBUncertaintyLib import __version__
-from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, UserError
+from MoBUncertaintyLib.base.errors import Cancelled, OutputError, SettingsError, UserError, reason_of
 from MoBUncertaintyLib.base.json_input import JsonError, parse_object
 from MoBUncertaintyLib.worker.protocol import (
     PROGRESS_FIELDS,
@@ -49,6 +49,7 @@ Slicer's patience."""
 SSH_ENDS_S = 5.0
 TELL_S = 0.5  # between two messages on how much has been sent
 LOG_LINES = 20
+_CANCELLED = "The prediction was cancelled; nothing was kept."
 MB = 1e6
 
 
@@ -72,7 +73,7 @@ class Connection:
         Args:
             request: See `protocol`.
             report: Receives the progress and warnings.
-            cancelled: Asked at each message from there.
+            cancelled: Asked at each message from there, and while files are sent.
 
         Returns:
             The result.
@@ -117,13 +118,10 @@ class Connection:
         """
         self._count += 1
         self._folder = folder
-        stage = "send model" if message["command"] == Command.KEEP else "send"
         try:
             if self._ssh is None or self._ssh.poll() is not None:
                 self._connect(cancelled)
-            assert self._ssh and self._ssh.stdin
-            with suppress(OSError), self._sending:  # why it has ended is told by the last event
-                send(self._ssh.stdin, message | {"id": self._count}, files, _meter(report.progress, stage))
+            self._send(message, files, report, cancelled)
             while (event := self._next(cancelled))["event"] not in (Event.RESULT, Event.ERROR):
                 if event["event"] == Event.PROGRESS:
                     report.progress({name: event[name] for name in PROGRESS_FIELDS})
@@ -140,6 +138,24 @@ class Connection:
         result: Fields = event["result"]
         return result
 
+    def _send(
+        self, message: Fields, files: Mapping[str, Path] | None, report: Report, cancelled: Callable[[], bool]
+    ) -> None:
+        def sent(fields: Fields) -> None:
+            if cancelled():
+                raise Cancelled(_CANCELLED)
+            report.progress(fields)
+
+        assert self._ssh and self._ssh.stdin
+        stage = "send model" if message["command"] == Command.KEEP else "send"
+        try:
+            with self._sending:
+                send(self._ssh.stdin, message | {"id": self._count}, files, _meter(sent, stage))
+        except OSError:  # why it has ended is told by the last event; half a message is of no use
+            with suppress(subprocess.TimeoutExpired):
+                self._ssh.wait(SSH_ENDS_S)
+            self._ssh.kill()
+
     def close(self) -> None:
         """End the connection, and what is computed there."""
         ssh, self._ssh = self._ssh, None
@@ -152,27 +168,34 @@ class Connection:
         self._connected, self._heard = False, time.monotonic()
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._events: queue.Queue[Fields | Exception] = queue.Queue()
-        self._ssh = subprocess.Popen(
-            ssh_command(self._host),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=ssh_environment(),
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
+        try:
+            self._ssh = subprocess.Popen(
+                ssh_command(self._host),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=ssh_environment(),
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                start_new_session=True,  # Ctrl-C is for the command, which ends the connection
+            )
+        except OSError as error:
+            raise RemoteError(f"ssh cannot be started ({reason_of(error)}); install OpenSSH anew.") from error
         self._logging = threading.Thread(target=self._keep_log, args=(self._ssh.stderr,), daemon=True)
         self._logging.start()
         for work in (self._listen, self._watch):
             threading.Thread(target=work, args=(self._ssh, self._events), daemon=True).start()
-        if (version := self._next(cancelled).get("version")) != __version__:
-            raise version_fault(self._host, str(version))
+        first = self._next(cancelled)
+        if first["event"] == Event.ERROR:
+            raise _WorkerError(first["message"], first["code"])
+        if first.get("version") != __version__:
+            raise version_fault(self._host, str(first.get("version")))
         self._connected = True
 
     def _next(self, cancelled: Callable[[], bool]) -> Fields:
         """Wait for the next event."""
         event = self._events.get()
         if cancelled():
-            raise Cancelled("The prediction was cancelled; nothing was kept.")
+            raise Cancelled(_CANCELLED)
         if isinstance(event, EOFError):
             tell = cut if self._connected else not_connected
             raise self._fault or tell(self._host, self._exit_code(), self._log)
@@ -180,6 +203,10 @@ class Connection:
             raise RemoteError(
                 f"{self._host} answers with something else than mob-uncertainty; try ssh {self._host} mob-uncertainty "
                 "--version in a terminal."
+            ) from event
+        if isinstance(event, OSError):
+            raise OutputError(
+                f"What {self._host} sends cannot be written ({reason_of(event)}); free some space and try again."
             ) from event
         if isinstance(event, Exception):
             raise event
@@ -223,7 +250,7 @@ class Connection:
             elif now - beat > BEAT_S and self._sending.acquire(blocking=False):
                 beat = now
                 try:
-                    with suppress(OSError):
+                    with suppress(OSError, ValueError):  # it has ended, or was closed
                         ssh.stdin.write(b"\n")
                         ssh.stdin.flush()
                 finally:
@@ -276,9 +303,9 @@ def _unnamed(volume: Fields) -> Fields:
 
 
 def _ready(source: IO[bytes]) -> Fields:
-    """Skip what the shell there prints, up to the worker's first event."""
+    """Skip what the shell there prints, up to the worker's first event, or the reason that there is no worker."""
     size, line = 0, b""
-    while not line.startswith(b'{"event": "ready"'):
+    while not line.startswith((b'{"event": "ready"', b'{"event": "error"')):
         line = source.readline(BANNER_LIMIT)
         size += len(line)
         if not line:
@@ -286,9 +313,11 @@ def _ready(source: IO[bytes]) -> Fields:
         if size > BANNER_LIMIT:
             raise ProtocolError("There is no worker.")
     try:
-        return parse_object(line)
+        event = parse_object(line)
     except JsonError as error:
         raise ProtocolError("There is no worker.") from error
+    check_event(event)
+    return event
 
 
 def _meter(tell: Callable[[Fields], None], stage: str) -> Callable[[int, int], None]:

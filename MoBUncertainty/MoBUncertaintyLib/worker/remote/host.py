@@ -18,13 +18,13 @@ from typing import NoReturn
 
 from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder
 from MoBUncertaintyLib.worker.protocol import CHUNK, Command, Event, encode
-from MoBUncertaintyLib.worker.server import take_pipes
+from MoBUncertaintyLib.worker.server import FOR_ANOTHER_COMPUTER, take_pipes
 
 SILENCE_S = 90.0
 """Seconds without a byte after which the other side counts as gone: a connection may be dead without being closed."""
 
 
-def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker")) -> NoReturn:
+def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker", FOR_ANOTHER_COMPUTER)) -> NoReturn:
     """Compute for the application at the other end of stdin and stdout until the connection ends.
 
     Args:
@@ -36,6 +36,7 @@ def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker")) -> NoRe
     folder = make_private_folder("MoBUncertainty")
     worker = subprocess.Popen(
         [sys.executable, "-u", *arguments],
+        bufsize=0,  # so that closing it never waits for the thread that writes
         stdin=subprocess.PIPE,
         stdout=target,
         env=os.environ | {"PYTHONUTF8": "1"},
@@ -46,13 +47,13 @@ def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker")) -> NoRe
     def pass_on() -> None:
         nonlocal heard
         assert worker.stdin
-        with suppress(OSError):  # the worker has ended, or the connection
-            worker.stdin.write(encode({"command": Command.SCRATCH, "folder": str(folder)}))
-            worker.stdin.flush()
-            while data := source.read1(CHUNK):
+        data = encode({"command": Command.SCRATCH, "folder": str(folder)})
+        with suppress(OSError, ValueError):  # the worker has ended, or the connection
+            while data:
+                while data:
+                    data = data[worker.stdin.write(data) :]
+                data = source.read1(CHUNK)
                 heard = time.monotonic()
-                worker.stdin.write(data)
-                worker.stdin.flush()
             gone.set()
         ended.set()
 
