@@ -24,7 +24,7 @@ from MoBUncertaintyLib.model.terminology import (
 )
 
 OF_HL7 = {*(f"rib_{number}" for number in range(1, 13)), "vertebrae_s1", "gluteus_maximus", "gluteus_medius"}
-OF_HL7 |= {"heart_myocardium", "portal_vein_and_splenic_vein", "brainstem"}
+OF_HL7 |= {"heart_myocardium", "portal_vein_and_splenic_vein"}
 """Structures whose codes are in value sets of HL7's guides and in no table that is installed here."""
 
 
