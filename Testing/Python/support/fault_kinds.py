@@ -85,7 +85,7 @@ def _prepare(folder: Path) -> None:
     if code := run(arguments, folder / "log.txt"):
         raise RuntimeError(f"{code}: {(folder / 'log.txt').read_text()}")
     results = read_results(folder / "results")
-    ranks = [region.region.rank for region in results.regions.ranked]
+    ranks = [region.rank for region in results.regions.ranked]
     if not ranks:
         raise RuntimeError("The prediction has no doubtful region to review.")
     verdicts = ("include", "accept", "exclude")
