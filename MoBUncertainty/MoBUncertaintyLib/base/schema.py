@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from MoBUncertaintyLib.base.errors import UserError
+from MoBUncertaintyLib.base.names import printable
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ def from_json(kind: type[T], data: Any, what: str = "it") -> T:
         elif field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{what} lacks '{field.name}'")
     if unknown := sorted(str(name) for name in data.keys() - values.keys()):
-        raise ValueError(f"{what} has an unknown entry '{unknown[0]:.80}'")
+        raise ValueError(f"{what} has an unknown entry '{printable(unknown[0]):.80}'")
     return kind(**values)
 
 

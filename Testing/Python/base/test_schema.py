@@ -65,6 +65,7 @@ def test_settings_are_read_as_they_were(settings: Any) -> None:
     [
         ({"name": 3}, "'name' must be text"),
         ({"of_later": 1}, "it has an unknown entry 'of_later'"),
+        ({"a\nb": 1}, r"it has an unknown entry 'a\nb'"),
         ({"parts": []}, "'parts' must be an object"),
         ({"parts": {"b": {}}}, "'parts' lacks 'size'"),
         ({"parts": {"b": {"size": True}}}, "'size' must be a number"),
