@@ -244,15 +244,19 @@ VARYING = re.compile(
     r"\d{4}-\d\d-\d\d[T ][\d:.+-]+Z?"  # times
     r"|\b[12]\.\d+\.\d[\d.]{20,}"  # identifiers of DICOM
     r"|\b[0-9a-f]{64}\b"  # checksums of files that hold a time
-    r"|\b\d+(\.\d+)? (s|MB|GB)\b|\btime +\d.*"  # durations, free memory
+    r"|\b\d+(\.\d+)? (s|MB|GB)\b|\btime +│? ?\d.*"  # durations, free memory
+    r"|\b\d+ [A-Z][a-z]+ \d{4}, \d\d:\d\d UTC|nonce[-=]\"?[0-9a-f]{24}"  # of pages
+    r"|[Pp]redicting tiles[^\n]{0,40}|│ time [^\n]*|,\d+\.\d+,\"No SNOMED"  # progress, a cohort's seconds
 )
-VARYING_KEYS = {"seconds", "timings", "time", "created", "predicted_at", "date", "sha256", "files"}
+VARYING_KEYS = {"seconds", "timings_s", "time", "path", "created", "predicted_at", "date", "sha256", "files"}
 VARYING_ELEMENTS = re.compile(r"UID|Date|Time|ContentQualification")
 
 
 def plain(text: str, folder: Path) -> str:
     """Leave out what differs from run to run."""
-    return VARYING.sub("…", text.replace(str(folder.resolve()), "FOLDER"))
+    return VARYING.sub(
+        "…", text.replace(str(folder.resolve()), "FOLDER").replace(str(folder.resolve().parent), "PLACE")
+    )
 
 
 def content(path: Path, folder: Path) -> Any:
