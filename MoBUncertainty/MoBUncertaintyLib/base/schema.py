@@ -86,7 +86,7 @@ def _value(kind: Any, value: Any, what: str) -> Any:
 
 
 def _one_of(kind: Any, value: Any, what: str) -> Any:
-    """Read a value of one of several types; with two, one of them null, what is wrong is told by the other."""
+    """Read a value of one of several types; the message is that of the last one, which is never null."""
     *kinds, last = sorted(get_args(kind), key=lambda each: each is not NoneType)
     for each in kinds:
         if each is NoneType and value is None:

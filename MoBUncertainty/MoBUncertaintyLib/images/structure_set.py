@@ -53,7 +53,6 @@ def read_structure_set(path: str | Path, image: sitk.Image, frame_of_reference: 
             raise ImageError(f"{path} is no RT Structure Set; give the file with the contours of the image.")
         names = {int(item.ROINumber): item for item in dataset.StructureSetROISequence}
         masks: dict[str, np.ndarray] = {}
-        outside = False
         for region in dataset.get("ROIContourSequence", []):
             item = names[int(region.ReferencedROINumber)]
             contours = [np.reshape(c.ContourData, (-1, 3)).astype(float) for c in _closed(region)]
@@ -68,8 +67,7 @@ def read_structure_set(path: str | Path, image: sitk.Image, frame_of_reference: 
                     "was drawn on."
                 )
             masks[name] = _fill(contours, image, f"{path}: {name}")
-            outside = outside or not masks[name].any()
-        if outside and not any(mask.any() for mask in masks.values()):
+        if masks and not any(mask.any() for mask in masks.values()):
             raise ImageError(f"{path} has no contour within the image; give the image that it was drawn on.")
     return masks
 
@@ -87,15 +85,16 @@ def _fill(contours: list[np.ndarray], image: sitk.Image, what: str) -> np.ndarra
     indices = [np.linalg.solve(matrix, (points - image.GetOrigin()).T)[::-1].T for points in contours]  # z, y, x
     axis = int(np.argmin(np.max([np.ptp(points, axis=0) for points in indices], axis=0)))
     planes: dict[float, list[np.ndarray]] = {}
-    for points in sorted(indices, key=lambda points: float(points[:, axis].mean())):
+    plane = -np.inf
+    for height, points in sorted(
+        ((float(points[:, axis].mean()), points) for points in indices), key=lambda one: one[0]
+    ):
         if np.ptp(points[:, axis]) > 2 * _TILT:
             raise ImageError(f"{what} has contours that are oblique to the slices; give the image it was drawn on.")
-        height = float(points[:, axis].mean())
-        if not planes or height - next(reversed(planes)) > _TILT:
-            planes[height] = []
-        planes[next(reversed(planes))].append(np.delete(points, axis, axis=1))
-    shape = image.GetSize()[::-1]
-    mask = np.zeros(shape, bool)
+        if height - plane > _TILT:
+            plane = height
+        planes.setdefault(plane, []).append(np.delete(points, axis, axis=1))
+    mask = np.zeros(image.GetSize()[::-1], bool)
     heights = np.array(list(planes))
     reach = max(1.0, float(np.median(np.diff(heights)))) / 2 if len(heights) > 1 else 0.5
     slices = np.moveaxis(mask, axis, 0)

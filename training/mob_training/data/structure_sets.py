@@ -106,11 +106,11 @@ def _convert(patient: Path, output: Path, names: Names) -> list[str]:
     }
     folders = [patient, *(folder for folder in sorted(patient.rglob("*")) if folder.is_dir())]
     places = {uid: folder for folder in folders for uid in find_series(folder)}
-    found = references & places.keys() or (places.keys() if len(places) == 1 else set())
-    if len(found) != 1:
+    series = references & places.keys() or (places.keys() if len(places) == 1 else set())
+    if len(series) != 1:
         raise ImageError(f"it holds no image series that {path.name} refers to.")
-    (series,) = found
-    image = read_image(places[series], series)
+    (uid,) = series
+    image = read_image(places[uid], uid)
     frame = pydicom.dcmread(image.files[0], stop_before_pixels=True).get("FrameOfReferenceUID", "")
     regions = {_plain(name): mask for name, mask in read_structure_set(path, image.image, str(frame)).items()}
     labels = np.zeros(image.image.GetSize()[::-1], np.uint8)
