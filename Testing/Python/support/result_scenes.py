@@ -63,7 +63,7 @@ def fill(world, found, organs=(1, 2)):
     found.setSegmentation(
         labels, [spec(organ, f"organ {organ}", (200, 90, 10 * organ), terminology) for organ in organs]
     )
-    found.setRegions(region_labels(), [spec(n, f"region {n}", (0, 220, 255), flagged=True) for n in (1, 2)])
+    found.setRegions(region_labels(), [spec(n, f"region {n}", (0, 220, 255)) for n in (1, 2)])
     found.overlay.show(world.MapKind.VARIANCE)
 
 
