@@ -64,6 +64,8 @@ def fill(world, found, organs=(1, 2)):
         labels, [spec(organ, f"organ {organ}", (200, 90, 10 * organ), terminology) for organ in organs]
     )
     found.setRegions(region_labels(), [spec(n, f"region {n}", (0, 220, 255)) for n in (1, 2)])
+    flagged = world.slicer.vtkSlicerSegmentationsModuleLogic.Flagged
+    found.regions.setStatuses({1: flagged, 2: flagged})
     found.overlay.show(world.MapKind.VARIANCE)
 
 
