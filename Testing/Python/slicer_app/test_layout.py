@@ -149,6 +149,22 @@ def test_list_comment_reader_and_sign_off_are_in_one_view(desktop, height):
     assert bottom - top <= desktop.scroll.viewport().height
 
 
+def test_no_text_that_wraps_takes_height_from_the_widgets_around_it(desktop):
+    """Each has one height, whatever the width that Qt's layouts ask about, and enough for its text."""
+
+    def texts() -> set[str]:
+        desktop.process()
+        labels = [part for part in vars(desktop.ui).values() if hasattr(part, "wordWrap") and hasattr(part, "buddy")]
+        labels = [label for label in labels if label.visible and label.wordWrap and label.text]
+        for label in labels:
+            assert label.minimumHeight == label.maximumHeight >= label.heightForWidth(label.width), label.text
+        return {label.objectName for label in labels}
+
+    assert texts() >= {"sampleLabel", "modelInfoLabel"}
+    small_panel.with_regions(desktop, 3)
+    assert texts() >= {"clickStatusLabel", "reviewProgressLabel"}
+
+
 def test_large_letters_cut_nothing_of_the_export(desktop):
     import qt
 

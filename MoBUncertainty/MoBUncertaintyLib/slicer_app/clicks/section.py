@@ -93,9 +93,9 @@ class ClicksSection:
 
         The line is always as high as two, or the button under the mouse would move away.
         """
-        self._said, label = text, self._ui.clickStatusLabel
-        write(label, text or (counter(self._session) if self._session else ""))
-        label.minimumHeight = max(label.minimumHeight, 2 * label.fontMetrics().lineSpacing())
+        self._said = text
+        text = text or (counter(self._session) if self._session else "")
+        write(self._ui.clickStatusLabel, text, lines=2)
 
     def showChange(self) -> None:
         """Let what the last step has changed flash up."""

@@ -13,6 +13,8 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.widgets.section import shown, write
 
+GAP = 6  # pixels between the summary and its button, as in CheckList.ui
+
 ROWS = 8
 """Rows that the list shows at once, if there are as many."""
 
@@ -71,7 +73,7 @@ class CheckList:
 
     def say(self, text: str) -> None:
         """Say what is chosen."""
-        write(self.summary, text)
+        write(self.summary, text, beside=self.button.sizeHint.width() + GAP)
 
     def _fill(self, titles: Mapping[str, str]) -> None:
         self._titles = dict(titles)

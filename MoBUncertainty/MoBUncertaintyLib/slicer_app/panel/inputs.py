@@ -133,8 +133,6 @@ class InputsSection:
             ui.sampleLabel.visible = ct is None and takesCt(model)
         ui.ctSelectorCaption.text = f"{model.channels[0] if model and model.channels else _('Image')}:"
         write(ui.modelInfoLabel, self.selector.description())
-        # As high as `write` says: a form layout would make the buttons lower for what the text needs in a narrow one.
-        ui.modelInfoLabel.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Ignored)
 
     def hide(self, nodes: list) -> None:
         """Offer all volumes except these as CTs, and for other channels."""

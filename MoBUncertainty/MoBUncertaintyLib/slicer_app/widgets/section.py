@@ -42,13 +42,20 @@ def allow(widget, reason: str | None, toolTip: str) -> None:
     widget.toolTip = toolTip if reason is None else reason
 
 
-def write(label, text: str) -> None:
-    """Put a text into a label that wraps, and make the label high enough for it in the narrowest panel.
+def write(label, text: str, beside: int = 0, lines: int = 0) -> None:
+    """Put a text into a label that wraps, and make the label as high as it needs in the narrowest panel.
 
-    Otherwise its height would depend on its width, and layouts that ignore that let widgets overlap.
+    A height that depends on the width is not for Qt's form layouts: they take it from the widgets below.
+
+    Args:
+        label: The QLabel.
+        text: What it says.
+        beside: Pixels that other widgets need in its row.
+        lines: For which there is room in any case.
     """
     label.text = text
-    label.minimumHeight = label.heightForWidth(PANEL_WIDTH - MARGINS) if text else 0
+    height = label.heightForWidth(PANEL_WIDTH - MARGINS - beside) if text else 0
+    label.setFixedHeight(max(height, lines * label.fontMetrics().lineSpacing()))
 
 
 def showSuitability(labels: list, suitability: Suitability | None) -> None:
