@@ -158,7 +158,7 @@ def test_patches_lie_near_a_random_voxel_of_a_random_label(workspace):
     folder = workspace / "preprocessed" / NAME
     data = next(path for path in folder.iterdir() if path.is_dir() and path.name != "gt_segmentations")
     labels = trainer_of(BudgetTrainer, workspace).label_manager
-    loader = NearbyLoader(nnUNetDatasetBlosc2(str(data)), 2, PATCH, PATCH, labels, 0.8, probabilistic_oversampling=True)
+    loader = NearbyLoader(nnUNetDatasetBlosc2(str(data)), 2, PATCH, PATCH, labels, 0.8, missing={})
     np.random.seed(0)
     spots = {1: np.array([[0, 40, 60, 50]]), 2: np.array([[0, 3, 3, 3]]), (1, 2): np.array([[0, 90, 90, 90]]), 3: []}
     starts = np.array([loader.get_bbox((100, 90, 80), True, spots)[0] for _ in range(400)])
@@ -172,6 +172,23 @@ def test_patches_lie_near_a_random_voxel_of_a_random_label(workspace):
     assert (anywhere.max(axis=0) <= np.array([100, 90, 80]) - 16).all()
     start, stop = loader.get_bbox((10, 90, 80), True, {2: spots[2]})
     assert (start[0], stop[0]) == (-3, 13), "around a case that is smaller"
+
+
+def test_rare_labels_are_drawn_as_often_as_the_others(workspace):
+    folder = workspace / "preprocessed" / NAME
+    place = next(path for path in folder.iterdir() if path.is_dir() and path.name != "gt_segmentations")
+    data = nnUNetDatasetBlosc2(str(place))
+    labels = trainer_of(BudgetTrainer, workspace).label_manager
+    *others, rare = data.identifiers
+    missing = {case: frozenset({2}) for case in others}
+    loader = NearbyLoader(data, 2, PATCH, PATCH, labels, 0.8, missing=missing)
+    drawn = dict(zip(data.identifiers, loader.sampling_probabilities, strict=True))
+    assert drawn[rare] == pytest.approx(0.5 + 0.5 / len(data.identifiers))
+    np.random.seed(0)
+    spots = {1: np.array([[0, 20, 20, 20]]), 2: np.array([[0, 80, 70, 60]])}
+    starts = np.array([loader.get_bbox((100, 90, 80), True, spots)[0] for _ in range(400)])
+    second = len(data.identifiers) / (1 + len(data.identifiers))
+    assert (starts[:, 0] > 50).mean() == pytest.approx(second, abs=0.06)
 
 
 def test_sides_are_not_swapped():

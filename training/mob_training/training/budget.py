@@ -21,6 +21,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from mob_training.data.partial_labels import Missing
 from mob_training.training.augmentation import Frame, directions, training_transforms
 from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels
 from mob_training.training.losses import batch_dice_loss
@@ -128,7 +129,7 @@ class BudgetTrainer(TermsTrainer):
                 labels,
                 self.foreground_rate,
                 transforms=transform,
-                probabilistic_oversampling=True,
+                missing=self.missing,
             )
             for cases, transform in zip(self.get_tr_and_val_datasets(), transforms, strict=True)
         ]
@@ -228,7 +229,21 @@ class BudgetTrainer(TermsTrainer):
 
 
 class NearbyLoader(nnUNetDataLoader):
-    """Draw patches near a random voxel of a random label of the case, or, in the other draws, anywhere in it."""
+    """Draw patches near a random voxel of a random label of the case, or, in the other draws, anywhere in it.
+
+    Labels that few cases have are drawn as often as the others: such cases are drawn more often, and their rare labels.
+
+    Args:
+        missing: Labels that cases lack.
+    """
+
+    def __init__(self, data: Any, *args: Any, missing: Missing, **kwargs: Any) -> None:
+        super().__init__(data, *args, probabilistic_oversampling=True, **kwargs)
+        labels = [label for label in self.annotated_classes_key if label > 0]
+        there = np.array([[label not in missing.get(case, ()) for label in labels] for case in data.identifiers])
+        rarity = 1 / np.maximum(there.sum(axis=0), 1)
+        self.rarity = dict(zip(labels, rarity, strict=True))
+        self.sampling_probabilities = (there * rarity).sum(axis=1) / (there * rarity).sum()
 
     def get_bbox(
         self,
@@ -240,9 +255,10 @@ class NearbyLoader(nnUNetDataLoader):
     ) -> tuple[list[int], list[int]]:
         """Return first and last voxel of a patch; within the case, or around it where it is smaller than a patch."""
         shape, patch = np.asarray(data_shape), np.asarray(self.patch_size)
-        shown = [voxels for label, voxels in class_locations.items() if not isinstance(label, tuple) and len(voxels)]
+        shown = [label for label in self.rarity if len(class_locations.get(label, ()))]
         if force_fg and shown:
-            voxels = shown[np.random.randint(len(shown))]
+            weights = np.array([self.rarity[label] for label in shown])
+            voxels = class_locations[np.random.choice(shown, p=weights / weights.sum())]
             centre = voxels[np.random.randint(len(voxels))][1:] + np.random.randint(-NEAR, NEAR + 1, len(patch))
             start = centre - patch // 2
         else:
