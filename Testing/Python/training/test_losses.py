@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -20,7 +21,7 @@ from mob_training.training.losses import (
     training_loss,
     weight_negentropy,
 )
-from mob_training.training.predictive import merge_missing
+from mob_training.training.predictive import merge_missing, pad_depth_first
 from mob_training.training.settings import FineTuning, Likelihood
 from MoBUncertaintyLib.model.covariance import Covariance
 from support.gaussians import SHAPE, gaussian_of
@@ -223,3 +224,24 @@ def test_heads_learn_nothing_of_a_missing_label(likelihood, kind):
     )
     assert terms["cross_entropy"] < plain["cross_entropy"]
     assert torch.isfinite(terms["total"])
+
+
+def test_a_network_that_pads_the_depth_first_is_the_same_network():
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(
+        torch.nn.Conv3d(1, 4, 3, padding=1),
+        torch.nn.Conv3d(4, 4, (1, 3, 3), padding=(0, 1, 1)),
+        torch.nn.Conv3d(4, 2, 3, stride=2, padding=(1, 1, 1)),
+    )
+    padded = copy.deepcopy(plain)
+    pad_depth_first(padded)
+    assert [module.padding[0] for module in padded] == [0, 0, 0]
+    padded = copy.deepcopy(padded)  # as the moving average of weights is made
+    x = torch.randn(2, 1, 6, 7, 8)
+    outputs = [network(x) for network in (plain, padded)]
+    for output in outputs:
+        output.square().sum().backward()
+    torch.testing.assert_close(*outputs)
+    assert plain.state_dict().keys() == padded.state_dict().keys()
+    for one, other in zip(plain.parameters(), padded.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from mob_training.data.partial_labels import FILE, read_missing
-from mob_training.training.predictive import MergedNetwork
+from mob_training.training.predictive import MergedNetwork, pad_depth_first
 from mob_training.training.progress import DRAWING, TABLE, add_progress
 from mob_training.training.settings import Schedule
 from MoBUncertaintyLib.base.errors import SettingsError
@@ -124,6 +124,8 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
     def initialize(self) -> None:
         self.seed_epoch(0)
         super().initialize()
+        if self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+            pad_depth_first(self.unwrapped_network)
 
     def seed_epoch(self, epoch: int) -> None:
         """Seed all random number generators, differently in each process.
