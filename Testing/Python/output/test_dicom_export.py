@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +15,16 @@ import pytest
 import SimpleITK as sitk
 from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from highdicom.seg import segread
+from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from MoBUncertaintyLib.base.errors import ImageError, OutputError
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.dicom.common import Origin
 from MoBUncertaintyLib.output.dicom.voxels import write_dicom_seg, write_parametric_map
-from support.dicom_files import write_series
-from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
+from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS
+from support.fake_review import dicom_case
 
 MODEL = {"name": "Pancreas, MoB rank 4", "digest": "5e" * 32}
 AXIAL, CORONAL = (1, 0, 0, 0, 1, 0, 0, 0, 1), (1, 0, 0, 0, 0, 1, 0, -1, 0)
@@ -31,19 +32,7 @@ SAGITTAL = (0, 0, 1, -1, 0, 0, 0, -1, 0)
 SPLEEN = Label(9, "spleen", (157, 108, 162), PANCREAS.terminology | {"type": ("SCT", "78961009", "Spleen")})
 LABELS = (SPLEEN, PANCREAS, LEFT_KIDNEY)  # no spleen in the picture; values are not the segments' numbers
 ORIGIN, ONE = Origin(MODEL, LABELS), Origin(MODEL, [PANCREAS])
-
-# Type 1 and type 2 of the modules that both objects have.
-WITH_VALUE = (
-    "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID SeriesNumber InstanceNumber Modality Manufacturer "
-    "ManufacturerModelName DeviceSerialNumber SoftwareVersions ContentDate ContentTime ImageType ContentLabel "
-    "NumberOfFrames Rows Columns BitsAllocated SamplesPerPixel PhotometricInterpretation FrameOfReferenceUID "
-    "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence DimensionOrganizationSequence "
-    "DimensionIndexSequence"
-)
-MAY_BE_EMPTY = (
-    "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber "
-    "ReferringPhysicianName PositionReferenceIndicator ContentDescription ContentCreatorName"
-)
+write_map = functools.partial(write_parametric_map, label=PANCREAS, brightest=0.08)
 
 
 @dataclass
@@ -56,16 +45,11 @@ class Exam:
 
 
 def exam(folder: Path, direction: tuple[float, ...] = OBLIQUE, tags: dict[str, str] | None = None) -> Exam:
-    folder.mkdir(exist_ok=True)
-    case = fake_case(direction, spacing=(1.5, 2.0, 3.0), labels=(PANCREAS, LEFT_KIDNEY))
-    files = write_series(folder, case.image, tags)
-    read = read_image(folder).image
-    # SimpleITK may read the slices in the other order: what is at a place stays there.
-    onto = [
-        sitk.Resample(image_on(case.prediction.grid, array), read, sitk.Transform(), sitk.sitkNearestNeighbor)
-        for array in (case.prediction.segmentation, case.prediction.variance[0])
-    ]
-    return Exam(random.Random(1).sample(files, len(files)), *onto)
+    options = {"direction": direction, "spacing": (1.5, 2.0, 3.0), "labels": (PANCREAS, LEFT_KIDNEY)}
+    files, case = dicom_case(folder, tags, **options)
+    own = case.prediction
+    images = (image_on(own.grid, array) for array in (own.segmentation, own.variance[0]))
+    return Exam(random.Random(1).sample(files, len(files)), *images)
 
 
 def turned(image: sitk.Image, how: str) -> sitk.Image:
@@ -97,9 +81,8 @@ def map_on_grid(path: Path, grid: sitk.Image) -> np.ndarray:
     dataset = pydicom.dcmread(path)
     shared = dataset.SharedFunctionalGroupsSequence[0]
     row, column = np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(float)
-    corners = np.array(
-        [f.PlanePositionSequence[0].ImagePositionPatient for f in dataset.PerFrameFunctionalGroupsSequence], float
-    )
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    corners = np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], float)
     order = np.argsort(corners @ np.cross(row, column))
     image = sitk.GetImageFromArray(dataset.pixel_array[order])
     measures = shared.PixelMeasuresSequence[0]
@@ -109,33 +92,52 @@ def map_on_grid(path: Path, grid: sitk.Image) -> np.ndarray:
     return values(sitk.Resample(image, grid, sitk.Transform(), sitk.sitkNearestNeighbor))
 
 
+def check_places(folder: Path, files: list[Path], labels: sitk.Image, variance: sitk.Image, case: Exam) -> None:
+    """Write both, and find organs and variance where they lie in the exam."""
+    write_dicom_seg(folder / "seg.dcm", files, labels, ORIGIN)
+    write_map(folder / "map.dcm", files, variance, ONE)
+    volume = segread(folder / "seg.dcm").get_volume(combine_segments=True)
+    for number, label in enumerate((PANCREAS, LEFT_KIDNEY), 1):
+        expected = places_in_image(case.labels, label.value)
+        found = places(volume.array == number, volume.affine[:3, :3], volume.affine[:3, 3])
+        assert len(expected) > 100
+        assert np.allclose(found, expected, atol=0.11)
+    assert np.array_equal(map_on_grid(folder / "map.dcm", case.variance), values(case.variance))
+
+
 @pytest.fixture(scope="module")
 def oblique(tmp_path_factory) -> tuple[Exam, Path, Path]:
     """An exam, its SEG and its Parametric Map."""
     folder = tmp_path_factory.mktemp("with spaces and ü")
     case = exam(folder / "ct")
     write_dicom_seg(folder / "seg.dcm", case.files, case.labels, ORIGIN)
-    write_parametric_map(folder / "map.dcm", case.files, case.variance, ORIGIN, label=PANCREAS, brightest=0.08)
+    write_map(folder / "map.dcm", case.files, case.variance, ORIGIN)
     return case, folder / "seg.dcm", folder / "map.dcm"
 
 
 class TestPlaces:
-    @pytest.mark.parametrize("how", ["as read", "flipped", "permuted", "flipped and permuted"])
-    @pytest.mark.parametrize("direction", [AXIAL, OBLIQUE, CORONAL, SAGITTAL], ids=["axial", "oblique", "cor", "sag"])
+    @pytest.mark.parametrize(
+        ("direction", "how"),
+        [
+            *((OBLIQUE, how) for how in ("as read", "flipped", "permuted", "flipped and permuted")),
+            *((direction, "flipped and permuted") for direction in (AXIAL, CORONAL, SAGITTAL)),
+        ],
+    )
     def test_organs_and_variance_lie_where_they_lay(self, tmp_path, direction, how):
         case = exam(tmp_path / "ct", direction)
-        write_dicom_seg(tmp_path / "seg.dcm", case.files, turned(case.labels, how), ORIGIN)
-        volume = segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
-        for number, label in enumerate((PANCREAS, LEFT_KIDNEY), 1):
-            expected = places_in_image(case.labels, label.value)
-            found = places(volume.array == number, volume.affine[:3, :3], volume.affine[:3, 3])
-            assert len(expected) > 100
-            assert np.allclose(found, expected, atol=0.11)
+        check_places(tmp_path, case.files, turned(case.labels, how), turned(case.variance, how), case)
 
-        write_parametric_map(
-            tmp_path / "map.dcm", case.files, turned(case.variance, how), ONE, label=PANCREAS, brightest=0.08
-        )
-        assert np.array_equal(map_on_grid(tmp_path / "map.dcm", case.variance), values(case.variance))
+    def test_frames_of_one_file_are_slices_too(self, oblique, tmp_path):
+        case, _, _ = oblique
+        slices = [pydicom.dcmread(file) for file in case.files]  # in no order
+        empty = ["PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"]
+        for dataset in slices:
+            dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+            for name in [*empty, "Manufacturer"]:
+                setattr(dataset, name, None)
+        enhanced = LegacyConvertedEnhancedCTImage(slices, highdicom.UID(), 5, highdicom.UID(), 1)
+        enhanced.save_as(tmp_path / "ct.dcm")
+        check_places(tmp_path, [tmp_path / "ct.dcm"], case.labels, case.variance, case)
 
     def test_each_frame_refers_to_its_slice(self, oblique):
         case, seg, _ = oblique
@@ -145,7 +147,7 @@ class TestPlaces:
             frames = segmentation.get_pixels_by_source_instance([source.SOPInstanceUID], combine_segments=True)
             k = case.labels.TransformPhysicalPointToIndex([float(x) for x in source.ImagePositionPatient])[2]
             # Segment 1 is value 1, segment 2 is value 2 here: the spleen is not in the picture.
-            assert np.array_equal(frames[0], sitk.GetArrayFromImage(case.labels)[k])
+            assert np.array_equal(frames[0], values(case.labels)[k])
 
     def test_simpleitk_reads_the_organ_in_its_place(self, oblique, tmp_path):
         case, _, _ = oblique
@@ -157,43 +159,32 @@ class TestPlaces:
 
     def test_parametric_map_has_a_frame_for_each_slice_from_the_first_to_the_last_that_is_not_empty(self, oblique):
         case, _, path = oblique
-        variance = sitk.GetArrayFromImage(case.variance)
+        variance = values(case.variance)
         used = np.flatnonzero(variance.any(axis=(1, 2)))
         assert 0 < used[0] < used[-1] < len(variance) - 1
         part = slice(used[0], used[-1] + 1)
         dataset = pydicom.dcmread(path)
-        heights = [
-            frame.PlanePositionSequence[0].ImagePositionPatient[2] for frame in dataset.PerFrameFunctionalGroupsSequence
-        ]
+        frames = dataset.PerFrameFunctionalGroupsSequence
+        heights = [frame.PlanePositionSequence[0].ImagePositionPatient[2] for frame in frames]
         expected = [pydicom.dcmread(file, stop_before_pixels=True).ImagePositionPatient[2] for file in case.files]
         assert sorted(heights) == sorted(expected)[part]
         assert dataset.pixel_array.dtype == np.float32
-        order = np.argsort(heights)
-        assert np.array_equal(dataset.pixel_array[order], variance[part])
+        assert np.array_equal(dataset.pixel_array[np.argsort(heights)], variance[part])
 
 
 class TestSegmentation:
-    def test_segments_are_coded_as_the_model_says(self, oblique):
-        pancreas, kidney = segread(oblique[1]).SegmentSequence
-        assert (pancreas.SegmentLabel, kidney.SegmentLabel) == ("pancreas", "kidney_left")
-        category, structure = (
-            kidney.SegmentedPropertyCategoryCodeSequence[0],
-            kidney.SegmentedPropertyTypeCodeSequence[0],
-        )
-        side = structure.SegmentedPropertyTypeModifierCodeSequence[0]
-        found = [(c.CodingSchemeDesignator, c.CodeValue, c.CodeMeaning) for c in (category, structure, side)]
-        assert found == [LEFT_KIDNEY.terminology[key] for key in ("category", "type", "modifier")]
-        assert "SegmentedPropertyTypeModifierCodeSequence" not in pancreas.SegmentedPropertyTypeCodeSequence[0]
-
-    def test_colours_survive(self, oblique):
-        for segment, label in zip(segread(oblique[1]).SegmentSequence, (PANCREAS, LEFT_KIDNEY), strict=True):
+    def test_segments_have_the_models_labels_codes_and_colours(self, oblique):
+        segments = segread(oblique[1]).SegmentSequence
+        for segment, label in zip(segments, (PANCREAS, LEFT_KIDNEY), strict=True):
+            assert segment.SegmentLabel == label.name
+            structure = segment.SegmentedPropertyTypeCodeSequence[0]
+            stored = segment.SegmentedPropertyCategoryCodeSequence[0], structure
+            stored += tuple(structure.get("SegmentedPropertyTypeModifierCodeSequence", ()))
+            found = [(each.CodingSchemeDesignator, each.CodeValue, each.CodeMeaning) for each in stored]
+            assert found == [each for each in label.terminology.values() if each]
             colour = highdicom.color.CIELabColor.from_dicom_value(segment.RecommendedDisplayCIELabValue).to_rgb()
             assert np.abs(np.subtract(colour, label.colour)).max() <= 1
-
-    def test_algorithm_is_the_model(self, oblique):
-        for segment in segread(oblique[1]).SegmentSequence:
-            assert segment.SegmentAlgorithmType == "AUTOMATIC"
-            assert segment.SegmentAlgorithmName == MODEL["name"]
+            assert (segment.SegmentAlgorithmType, segment.SegmentAlgorithmName) == ("AUTOMATIC", MODEL["name"])
             algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
             assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == (MODEL["name"], MODEL["digest"])
 
@@ -208,7 +199,7 @@ class TestSegmentation:
         assert dataset.ManufacturerModelName == "a $B b"
         assert dataset.SeriesDescription == "größer : Segmentation"
 
-    def test_segmentation_without_any_organ_says_so(self, oblique, tmp_path):
+    def test_segmentation_without_any_organ_has_its_segments(self, oblique, tmp_path):
         case, _, _ = oblique
         write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels * 0, ORIGIN)
         segmentation = segread(tmp_path / "seg.dcm")
@@ -216,196 +207,145 @@ class TestSegmentation:
         assert not segmentation.get_volume().array.any()
 
 
-class TestParametricMap:
-    def test_values_are_variances_without_unit(self, oblique):
-        dataset = pydicom.dcmread(oblique[2])
-        (mapping,) = dataset.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
-        unit = mapping.MeasurementUnitsCodeSequence[0]
-        assert (unit.CodeValue, unit.CodingSchemeDesignator, unit.CodeMeaning) == ("1", "UCUM", "no units")
-        assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1, 0)
-        (quantity,) = mapping.QuantityDefinitionSequence
-        assert quantity.ConceptNameCodeSequence[0].CodeValue == codes.SCT.Quantity.value
-        assert "variance" in quantity.ConceptCodeSequence[0].CodeMeaning.lower()
-
-    def test_it_is_shown_on_the_scenes_scale(self, oblique):
-        (window,) = pydicom.dcmread(oblique[2]).SharedFunctionalGroupsSequence[0].FrameVOILUTSequence
-        assert (window.WindowCenter, window.WindowWidth) == (0.04, 0.08)
-
-    def test_it_names_the_organ_and_is_for_research(self, oblique):
-        dataset = pydicom.dcmread(oblique[2])
-        assert dataset.SeriesDescription == "Predictive variance (pancreas)"
-        assert dataset.ContentQualification == "RESEARCH"
+def test_parametric_map_holds_variances_without_unit_on_the_scenes_scale(oblique):
+    dataset = pydicom.dcmread(oblique[2])
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    (mapping,) = shared.RealWorldValueMappingSequence
+    unit = mapping.MeasurementUnitsCodeSequence[0]
+    assert (unit.CodeValue, unit.CodingSchemeDesignator, unit.CodeMeaning) == ("1", "UCUM", "no units")
+    assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1, 0)
+    (quantity,) = mapping.QuantityDefinitionSequence
+    assert quantity.ConceptNameCodeSequence[0].CodeValue == codes.SCT.Quantity.value
+    assert "variance" in quantity.ConceptCodeSequence[0].CodeMeaning.lower()
+    (window,) = shared.FrameVOILUTSequence
+    assert (window.WindowCenter, window.WindowWidth) == (0.04, 0.08)
+    assert dataset.SeriesDescription == "Predictive variance (pancreas)"
+    assert dataset.ContentQualification == "RESEARCH"
 
 
 @pytest.mark.parametrize("which", [1, 2], ids=["segmentation", "parametric map"])
-class TestBoth:
-    def test_patient_study_and_frame_of_reference_are_the_cts(self, oblique, which):
-        dataset, source = pydicom.dcmread(oblique[which]), pydicom.dcmread(oblique[0].files[0])
-        for name in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
-            assert dataset[name].value == source[name].value
-        assert dataset.SeriesInstanceUID != source.SeriesInstanceUID
-
-    def test_the_cts_slices_are_referred_to(self, oblique, which):
-        (series,) = pydicom.dcmread(oblique[which]).ReferencedSeriesSequence
-        found = {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence}
-        whole = {pydicom.dcmread(file).SOPInstanceUID for file in oblique[0].files}
-        assert found == whole if which == 1 else found < whole and len(found) > 1
-
-    def test_what_dicom_demands_is_there(self, oblique, which):
-        dataset = pydicom.dcmread(oblique[which])
-        assert [name for name in WITH_VALUE.split() if name not in dataset or dataset[name].is_empty] == []
-        assert [name for name in MAY_BE_EMPTY.split() if name not in dataset] == []
-        measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-        assert list(measures.PixelSpacing) == [2.0, 1.5]
-        assert (measures.SliceThickness, measures.SpacingBetweenSlices) == (5, pytest.approx(3, abs=1e-3))
+def test_patient_study_and_slices_are_the_cts(oblique, which):
+    """That all is there that DICOM demands is what the validator looks at, in test_dicom_objects.py."""
+    dataset, source = pydicom.dcmread(oblique[which]), pydicom.dcmread(oblique[0].files[0])
+    for name in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        assert dataset[name].value == source[name].value
+    assert dataset.SeriesInstanceUID != source.SeriesInstanceUID
+    (series,) = dataset.ReferencedSeriesSequence
+    found = {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence}
+    whole = {pydicom.dcmread(file).SOPInstanceUID for file in oblique[0].files}
+    assert found == whole if which == 1 else found < whole and len(found) > 1
+    measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert list(measures.PixelSpacing) == [2.0, 1.5]
+    assert (measures.SliceThickness, measures.SpacingBetweenSlices) == (5, pytest.approx(3, abs=1e-3))
 
 
-def write_both(folder: Path, files: list[Path], case: Exam) -> None:
-    write_dicom_seg(folder / "seg.dcm", files, case.labels, ORIGIN)
-    write_parametric_map(folder / "map.dcm", files, case.variance, ONE, label=PANCREAS, brightest=0.08)
+# What is done to an exam; its own files are not touched.
 
 
-class TestEnhanced:
-    def test_frames_of_one_file_are_slices_too(self, oblique, tmp_path):
-        case, _, _ = oblique
-        slices = [pydicom.dcmread(file) for file in case.files]  # in no order
-        for dataset in slices:
-            dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-            for name in (
-                "PatientBirthDate",
-                "PatientSex",
-                "StudyDate",
-                "StudyTime",
-                "StudyID",
-                "AccessionNumber",
-                "Manufacturer",
-            ):
-                setattr(dataset, name, None)
-        enhanced = LegacyConvertedEnhancedCTImage(slices, highdicom.UID(), 5, highdicom.UID(), 1)
-        enhanced.save_as(tmp_path / "ct.dcm")
-        write_both(tmp_path, [tmp_path / "ct.dcm"], case)
-        volume = segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
-        for number in (1, 2):
-            found = places(volume.array == number, volume.affine[:3, :3], volume.affine[:3, 3])
-            assert np.allclose(found, places_in_image(case.labels, number), atol=0.11)
-        assert np.array_equal(map_on_grid(tmp_path / "map.dcm", case.variance), values(case.variance))
+def changed(index: int, change: Callable[[Dataset], object]) -> Callable[[Exam, Path], None]:
+    """Change the header of a slice."""
+
+    def of(case: Exam, folder: Path) -> None:
+        dataset = pydicom.dcmread(case.files[index])
+        change(dataset)
+        dataset.save_as(folder / "changed.dcm")
+        case.files[index] = folder / "changed.dcm"
+
+    return of
 
 
-class TestRefusals:
-    @pytest.fixture
-    def case(self, oblique) -> Exam:
-        case, _, _ = oblique
-        return Exam(list(case.files), sitk.Image(case.labels), sitk.Image(case.variance))
+def volumes(change: Callable[[sitk.Image], object]) -> Callable[[Exam, Path], None]:
+    """Change both volumes, in place or by others."""
 
-    def refused(self, folder: Path, case: Exam, kind: type[Exception], message: str) -> None:
-        """Both are refused with one sentence that says what to do, and nothing is written."""
-        for write, image in (
-            (write_dicom_seg, case.labels),
-            (functools.partial(write_parametric_map, label=PANCREAS, brightest=0.08), case.variance),
-        ):
-            with pytest.raises(kind, match=message) as caught:
-                write(folder / "out.dcm", case.files, image, ORIGIN)
-            assert str(caught.value).endswith(".")
-            assert "\n" not in str(caught.value)
-        assert not (folder / "out.dcm").exists()
+    def of(case: Exam, _: Path) -> None:
+        case.labels, case.variance = (change(image) or image for image in (case.labels, case.variance))
 
-    def test_missing_slice(self, case, tmp_path):
-        case.files.pop(11)
-        self.refused(tmp_path, case, OutputError, r"it has 28 slices, the files 27\); export as NRRD")
+    return of
 
-    def test_unevenly_spaced_slices(self, case, tmp_path):
-        source = pydicom.dcmread(case.files[5])
-        source.ImagePositionPatient[2] += 1
-        source.save_as(tmp_path / "moved.dcm")
-        case.files[5] = tmp_path / "moved.dcm"
-        self.refused(tmp_path, case, OutputError, "slices are missing or unevenly spaced")
 
-    def test_the_same_slice_twice(self, case, tmp_path):
-        case.files[5] = case.files[6]
-        self.refused(tmp_path, case, OutputError, "slices are missing or unevenly spaced")
+def raised(dataset: Dataset) -> None:
+    dataset.ImagePositionPatient[2] += 1
 
-    def test_cropped_volume(self, case, tmp_path):
-        case.labels, case.variance = case.labels[2:, :, :], case.variance[2:, :, :]
-        self.refused(tmp_path, case, OutputError, "its slices have 38 x 36 pixels, the files' have 40 x 36")
 
-    @pytest.mark.parametrize("axis", [0, 1, 2])
-    def test_moved_volume(self, case, tmp_path, axis):
-        for image in (case.labels, case.variance):
-            origin = np.array(image.GetOrigin())
-            origin[axis] += 0.5
-            image.SetOrigin(origin)
-        self.refused(tmp_path, case, OutputError, "its voxels lie elsewhere")
-
-    def test_rounded_positions_are_accepted(self, case, tmp_path):
-        case.labels.SetOrigin(np.round(case.labels.GetOrigin(), 1) + 0.04)
-        write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, ORIGIN)
-        assert segread(tmp_path / "seg.dcm").number_of_segments == 2
-
-    def test_stretched_volume(self, case, tmp_path):
-        for image in (case.labels, case.variance):
-            image.SetSpacing((1.51, 2.0, 3.0))
-        self.refused(tmp_path, case, OutputError, "its voxels lie elsewhere")
-
-    def test_rotated_volume(self, case, tmp_path):
-        for image in (case.labels, case.variance):
-            image.SetDirection(AXIAL)
-        self.refused(tmp_path, case, OutputError, "its axes are turned against the slices")
-
-    def test_no_files(self, case, tmp_path):
-        case.files.clear()
-        self.refused(tmp_path, case, ImageError, "There are no DICOM files of this image")
-
-    def test_file_that_is_gone(self, case, tmp_path):
-        case.files[3] = tmp_path / "gone.dcm"
-        self.refused(tmp_path, case, ImageError, r"gone\.dcm cannot be read \(No such file or directory\)")
-
-    @pytest.mark.parametrize("content", [b"", b"text", b"\0" * 128 + b"DICM", b"\0" * 128 + b"DICM\x02\x00\x10"])
-    def test_file_that_is_no_dicom(self, case, tmp_path, content):
-        case.files[3] = tmp_path / "notes.dcm"
+def replaced(content: bytes) -> Callable[[Exam, Path], None]:
+    def of(case: Exam, folder: Path) -> None:
+        case.files[3] = folder / "notes.dcm"
         case.files[3].write_bytes(content)
-        self.refused(tmp_path, case, ImageError, r"notes\.dcm (cannot be read|has no SOPClassUID)")
 
-    def test_slice_of_another_series(self, case, tmp_path):
-        (tmp_path / "other").mkdir()
-        case.files[3] = exam(tmp_path / "other", tags={"0020|000e": "1.2.3.999"}).files[3]
-        self.refused(tmp_path, case, ImageError, "belong to several series")
+    return of
 
-    @pytest.mark.parametrize("name", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows"])
-    def test_file_without_its_place(self, case, tmp_path, name):
-        source = pydicom.dcmread(case.files[3])
-        delattr(source, name)
-        source.save_as(tmp_path / "poor.dcm")
-        case.files[3] = tmp_path / "poor.dcm"
-        self.refused(tmp_path, case, ImageError, "do not say where their slices lie")
 
-    def test_file_without_a_frame_of_reference(self, case, tmp_path):
-        source = pydicom.dcmread(case.files[3])
-        del source.FrameOfReferenceUID
-        source.save_as(tmp_path / "poor.dcm")
-        case.files[3] = tmp_path / "poor.dcm"
-        self.refused(tmp_path, case, ImageError, r"poor\.dcm has no FrameOfReferenceUID")
+def without(name: str) -> Callable[[Exam, Path], None]:
+    return changed(3, lambda dataset: delattr(dataset, name))
 
-    def test_slice_of_another_direction(self, case, tmp_path):
-        source = pydicom.dcmread(case.files[3])
-        source.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        source.save_as(tmp_path / "turned.dcm")
-        case.files[3] = tmp_path / "turned.dcm"
-        self.refused(tmp_path, case, ImageError, "differ in size, direction or spacing")
 
-    def test_value_without_a_label(self, case, tmp_path):
+def moved(axis: int) -> Callable[[sitk.Image], None]:
+    return lambda image: image.SetOrigin(np.add(image.GetOrigin(), 0.5 * np.eye(3)[axis]))
+
+
+OF_IMAGE = {
+    "no files": lambda case, _: case.files.clear(),
+    "file that is gone": lambda case, folder: case.files.__setitem__(3, folder / "gone.dcm"),
+    "empty file": replaced(b""),
+    "text": replaced(b"text"),
+    "preamble alone": replaced(b"\0" * 128 + b"DICM"),
+    "truncated header": replaced(b"\0" * 128 + b"DICM\x02\x00\x10"),
+    "slice of another series": lambda case, folder: case.files.__setitem__(
+        3, exam(folder / "other", tags={"0020|000e": "1.2.3.999"}).files[3]
+    ),
+    "no position": without("ImagePositionPatient"),
+    "no orientation": without("ImageOrientationPatient"),
+    "no spacing": without("PixelSpacing"),
+    "no rows": without("Rows"),
+    "no frame of reference": without("FrameOfReferenceUID"),
+    "slice of another direction": changed(3, lambda one: setattr(one, "ImageOrientationPatient", [1, 0, 0, 0, 1, 0])),
+}
+OF_OUTPUT = {
+    "missing slice": lambda case, _: case.files.pop(11),
+    "unevenly spaced slices": changed(5, raised),
+    "the same slice twice": lambda case, _: case.files.__setitem__(5, case.files[6]),
+    "cropped volume": volumes(lambda image: image[2:, :, :]),
+    "moved to the left": volumes(moved(0)),
+    "moved to posterior": volumes(moved(1)),
+    "moved upwards": volumes(moved(2)),
+    "stretched volume": volumes(lambda image: image.SetSpacing((1.51, 2.0, 3.0))),
+    "rotated volume": volumes(lambda image: image.SetDirection(AXIAL)),
+}
+
+
+@pytest.fixture
+def case(oblique) -> Exam:
+    case, _, _ = oblique
+    return Exam(list(case.files), sitk.Image(case.labels), sitk.Image(case.variance))
+
+
+@pytest.mark.parametrize("name", [*OF_IMAGE, *OF_OUTPUT])
+def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_written(case, tmp_path, name):
+    (OF_IMAGE | OF_OUTPUT)[name](case, tmp_path)
+    for write, image in ((write_dicom_seg, case.labels), (write_map, case.variance)):
+        with pytest.raises(ImageError if name in OF_IMAGE else OutputError) as caught:
+            write(tmp_path / "out.dcm", case.files, image, ORIGIN)
+        assert str(caught.value).endswith(".")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.dcm").exists()
+
+
+def test_rounded_positions_are_accepted(case, tmp_path):
+    case.labels.SetOrigin(np.round(case.labels.GetOrigin(), 1) + 0.04)
+    write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, ORIGIN)
+    assert segread(tmp_path / "seg.dcm").number_of_segments == 2
+
+
+@pytest.mark.parametrize(("path", "origin"), [("seg.dcm", ONE), ("no/seg.dcm", ORIGIN)])
+def test_value_without_a_label_and_folder_that_is_not_there(case, tmp_path, path, origin):
+    with pytest.raises(OutputError):
+        write_dicom_seg(tmp_path / path, case.files, case.labels, origin)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_full_disk(case, tmp_path):
+    for write, image in ((write_dicom_seg, case.labels), (write_map, case.variance)):
+        (tmp_path / "full.dcm").symlink_to("/dev/full")
         with pytest.raises(OutputError):
-            write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, ONE)
-
-    def test_folder_that_is_not_there(self, case, tmp_path):
-        with pytest.raises(OutputError):
-            write_dicom_seg(tmp_path / "no" / "seg.dcm", case.files, case.labels, ORIGIN)
-
-    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-    def test_full_disk(self, case, tmp_path):
-        (tmp_path / "seg.dcm").symlink_to("/dev/full")
-        (tmp_path / "map.dcm").symlink_to("/dev/full")
-        with pytest.raises(OutputError):
-            write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, ORIGIN)
-        with pytest.raises(OutputError):
-            write_parametric_map(tmp_path / "map.dcm", case.files, case.variance, ONE, label=PANCREAS, brightest=0.08)
+            write(tmp_path / "full.dcm", case.files, image, ORIGIN)
         assert list(tmp_path.iterdir()) == []

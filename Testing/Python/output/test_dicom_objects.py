@@ -16,7 +16,6 @@ from highdicom.seg import segread
 from pydicom.uid import ExplicitVRLittleEndian
 
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
-from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.measurements.calibration import LabelBounds, VolumeBounds
 from MoBUncertaintyLib.measurements.volumes import Scale
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
@@ -25,48 +24,37 @@ from MoBUncertaintyLib.output.dicom.voxels import PROBABILITY_STEPS
 from MoBUncertaintyLib.output.report import VERDICTS
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.review.review import Review
-from support.dicom_files import write_series
 from support.dicom_validators import complaints, dcmqi, needs_dciodvfy, read_measurements, read_segments
-from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, changed_case, fake_case
-from support.fake_review import fake_review, from_dicom
+from support.fake_case import LEFT_KIDNEY, PANCREAS
+from support.fake_review import dicom_case, fake_review, from_dicom
 
 FORMATS = ("dicom-seg", "dicom-seg-fractional", "dicom-sr", "parametric-map")
 FILES = ("segmentation.dcm", "probability.dcm", "report.dcm", "variance_1.dcm", "variance_2.dcm")
 STUDY = {"0020|0010": "S1", "0020|0011": "7", "0018|0015": "ABDOMEN"}
 
 
-def review_of(folder: Path, labels: tuple = (PANCREAS, LEFT_KIDNEY)) -> tuple[list[Path], Case]:
+def review_of(folder: Path, labels: tuple = (PANCREAS, LEFT_KIDNEY)) -> Case:
     """A review of a CT from DICOM."""
-    folder.mkdir()
-    whole = fake_case(OBLIQUE, labels=labels)
-    files = write_series(folder, whole.image, STUDY)
-    read = read_image(folder).image
-
-    def onto(image: sitk.Image) -> sitk.Image:
-        # SimpleITK may read the slices in the other order: what is at a place stays there.
-        return sitk.Resample(image, read, sitk.Transform(), sitk.sitkNearestNeighbor)
-
+    files, case = dicom_case(folder, STUDY, labels=labels)
     bounds = VolumeBounds(0.9, 30, {"pancreas": LabelBounds(Scale.ERROR, 1.2, (1.0, 0.9, 0.8, 0.7))})
-    case = changed_case(whole, onto, lambda _: read)
-    case = replace(case, prediction=replace(case.prediction, stated_bounds=bounds))
-    return files, fake_review(case, r1="include", r2="accept")
+    case.prediction = replace(case.prediction, stated_bounds=bounds)
+    return from_dicom(fake_review(case, r1="include", r2="accept"), files)
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Case, list[Path]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Case]:
     """A review that is signed off, and all objects of it."""
     folder = tmp_path_factory.mktemp("review")
-    files, case = review_of(folder / "ct")
+    case = review_of(folder / "ct")
     case.review.sign("Jörg Reader")
-    done = write_export(from_dicom(case, files), folder / "out", FORMATS)
-    assert done.problems == ()
-    return folder / "out", case, files
+    assert write_export(case, folder / "out", FORMATS).problems == ()
+    return folder / "out", case
 
 
 def test_a_case_that_is_not_ordinary_is_told_from_others_in_a_viewers_list(tmp_path):
-    files, case = review_of(tmp_path / "ct")
+    case = review_of(tmp_path / "ct")
     vars(case.review.prediction)["suitability"] = Suitability(Level.NOT_USABLE, ("it is foreign",))
-    assert write_export(from_dicom(case, files), tmp_path / "out", FORMATS).problems == ()
+    assert write_export(case, tmp_path / "out", FORMATS).problems == ()
     assert all(pydicom.dcmread(tmp_path / "out" / name).SeriesDescription.startswith("NOT USABLE: ") for name in FILES)
     groups = highdicom.sr.srread(tmp_path / "out" / "report.dcm").content.get_volumetric_roi_measurement_groups()
     said = [
@@ -120,7 +108,7 @@ def test_every_program_can_read_how_it_is_stored(exported, name):
 class TestSegmentations:
     @pytest.mark.parametrize("reader", ["highdicom", "dcmqi"])
     def test_binary_one_is_read_the_same_by(self, exported, tmp_path, reader):
-        folder, case, _ = exported
+        folder, case = exported
         path, corrected = folder / "segmentation.dcm", case.review.corrected()
         for number, label in enumerate(case.prediction.labels, 1):
             image = volume_image(path, number) if reader == "highdicom" else read_segments(path, tmp_path)[label.name]
@@ -128,7 +116,7 @@ class TestSegmentations:
 
     @pytest.mark.parametrize("reader", ["highdicom", "dcmqi"])
     def test_probabilities_are_read_the_same_by(self, exported, tmp_path, reader):
-        folder, case, _ = exported
+        folder, case = exported
         path = folder / "probability.dcm"
         for number, label in enumerate(case.prediction.labels, 1):
             expected = np.rint(case.review.current().probability[number - 1] * PROBABILITY_STEPS)
@@ -149,7 +137,7 @@ class TestParametricMap:
     @pytest.mark.parametrize("reader", ["highdicom", "dcmqi"])
     @pytest.mark.parametrize("number", [1, 2])
     def test_it_is_read_the_same_by(self, exported, tmp_path, reader, number):
-        folder, case, _ = exported
+        folder, case = exported
         path = folder / f"variance_{number}.dcm"
         if reader == "highdicom":
             image = as_image(highdicom.imread(path).get_volume())
@@ -164,7 +152,7 @@ class TestParametricMap:
 
 class TestStructuredReport:
     def test_it_says_what_the_report_says(self, exported, tmp_path):
-        folder, case, files = exported
+        folder, case = exported
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         document = sr.srread(folder / "report.dcm")
         labels = document.content.get_volumetric_roi_measurement_groups(
@@ -181,11 +169,8 @@ class TestStructuredReport:
             assert {measurement.unit.value for measurement in group.get_measurements()} == {"ml"}
             reference = group.reference_roi if hasattr(group, "reference_roi") else group.referenced_segment
             assert reference.referenced_sop_instance_uid == segments.SOPInstanceUID
-        regions = [
-            group
-            for group in document.content.get_volumetric_roi_measurement_groups()
-            if group.finding_type.value == "DOUBTREG"
-        ]
+        groups = document.content.get_volumetric_roi_measurement_groups()
+        regions = [group for group in groups if group.finding_type.value == "DOUBTREG"]
         for group, row, region in zip(regions, report["regions"], case.review.regions, strict=True):
             volume, error = (measurement.value for measurement in group.get_measurements())
             assert (volume, error) == pytest.approx((row["volume_mm3"], row["expected_error_mm3"]), abs=1e-3)
@@ -195,12 +180,8 @@ class TestStructuredReport:
             voxel = np.rint(case.prediction.grid.to_index(LPS_TO_RAS * point)).astype(int)
             inside = voxel - [part.start for part in region.box]
             assert region.found.mask[tuple(inside)], "the point is in the region"
-        (person,) = (
-            item
-            for item in document.ContentSequence
-            if item.ConceptNameCodeSequence[0].CodeMeaning == "Person Observer Name"
-        )
-        assert person.PersonName == "Jörg Reader^"
+        named = {item.ConceptNameCodeSequence[0].CodeMeaning: item for item in document.ContentSequence}
+        assert named["Person Observer Name"].PersonName == "Jörg Reader^"
         assert (document.CompletionFlag, document.VerificationFlag) == ("COMPLETE", "UNVERIFIED")
         evidence = {
             instance.ReferencedSOPInstanceUID
@@ -208,12 +189,11 @@ class TestStructuredReport:
             for each in study.ReferencedSeriesSequence
             for instance in each.ReferencedSOPSequence
         }
-        sources = {pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in files}
-        assert evidence == {segments.SOPInstanceUID, *sources}
+        headers = (pydicom.dcmread(file, stop_before_pixels=True) for file in case.source.dicom_files)
+        assert evidence == {segments.SOPInstanceUID, *(header.SOPInstanceUID for header in headers)}
 
     def test_of_one_organ_refers_to_its_only_segment(self, tmp_path):
-        files, case = review_of(tmp_path / "ct", labels=(PANCREAS,))
-        write_export(from_dicom(case, files), tmp_path / "out", ["dicom-sr"])
+        write_export(review_of(tmp_path / "ct", labels=(PANCREAS,)), tmp_path / "out", ["dicom-sr"])
         document = sr.srread(tmp_path / "out" / "report.dcm")
         group = document.content.get_volumetric_roi_measurement_groups()[0]
         segments = pydicom.dcmread(tmp_path / "out" / "segmentation.dcm")
@@ -221,7 +201,7 @@ class TestStructuredReport:
         assert group.referenced_segment.referenced_sop_instance_uid == segments.SOPInstanceUID
 
     def test_dcmqi_reads_the_same(self, exported, tmp_path):
-        folder, _, _ = exported
+        folder, _ = exported
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         groups = read_measurements(folder / "report.dcm", tmp_path)
         names = [group["TrackingIdentifier"] for group in groups]
@@ -232,9 +212,9 @@ class TestStructuredReport:
             assert float(group["measurementItems"][2]["value"]) == row["expected_error_ml"]
 
     def test_identifiers_stay_the_same_and_an_open_review_names_nobody(self, exported, tmp_path):
-        first, case, files = exported
-        case = fake_review_of(case)
-        done = write_export(from_dicom(case, files), tmp_path / "out", ["dicom-sr"])
+        first, case = exported
+        review = Review(case.prediction, case.review.listed())  # of the same prediction, not reviewed yet
+        done = write_export(Case.of(case.image, review, case.source), tmp_path / "out", ["dicom-sr"])
         assert {path.name for path in done.files} == {"report.json", "report.dcm", "segmentation.dcm"}
         ours, theirs = (sr.srread(folder / "report.dcm") for folder in (tmp_path / "out", first))
         assert ours.CompletionFlag == "PARTIAL"
@@ -244,8 +224,3 @@ class TestStructuredReport:
             for each in (ours, theirs)
         ]
         assert uids[0] == uids[1] and len(set(uids[0])) == len(uids[0]) >= 3
-
-
-def fake_review_of(case: Case) -> Case:
-    """The same prediction, not reviewed yet."""
-    return Case.of(case.image, Review(case.prediction, case.review.listed()))

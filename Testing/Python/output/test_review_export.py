@@ -25,11 +25,9 @@ from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.exchange import write_prediction
 from MoBUncertaintyLib.output.pages import report_page
 from MoBUncertaintyLib.output.review_export import Format, read_export, write_export
-from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.commands import export_review
-from support.dicom_files import write_series
-from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS, changed_case, fake_case
-from support.fake_review import fake_review, from_dicom
+from support.fake_case import LEFT_KIDNEY, PANCREAS
+from support.fake_review import dicom_case, fake_review, from_dicom
 from support.review_cases import stored_again
 
 
@@ -45,34 +43,22 @@ def case() -> Case:
 
 
 @pytest.fixture(scope="module")
-def exam(tmp_path_factory) -> tuple[list[Path], Case]:
+def exam(tmp_path_factory) -> Case:
     """A CT from DICOM, with two organs, segmented by a model with little variance."""
-    folder = tmp_path_factory.mktemp("dicom")
-    tags = {"0010|0010": "Doe^Jane", "0010|0030": "19800131", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4"}
-    tags["0020|0011"] = "7"
-    whole = fake_case(OBLIQUE, labels=(PANCREAS, LEFT_KIDNEY))
-    files = write_series(folder, whole.image, tags)
-    read = read_image(folder).image
-
-    def onto(image: sitk.Image) -> sitk.Image:
-        # SimpleITK may read the slices in the other order: what is at a place stays there.
-        return sitk.Resample(image, read, sitk.Transform(), sitk.sitkNearestNeighbor)
-
-    case = changed_case(whole, onto, lambda _: read)
+    tags = {"0010|0010": "Doe^Jane", "0010|0030": "19800131", "0020|0011": "7"}
+    files, case = dicom_case(tmp_path_factory.mktemp("dicom"), tags, labels=(PANCREAS, LEFT_KIDNEY))
     case.regions = replace(case.regions, settings=RegionSettings(variance_threshold=0.003))
-    return files, fake_review(case, r1="include")
+    return from_dicom(fake_review(case, r1="include"), files)
 
 
 class TestFiles:
-    def test_report_and_segmentation_unless_said_otherwise(self, tmp_path, case):
-        done = write_export(case, tmp_path / "out")
+    def test_report_and_corrected_segmentation_unless_said_otherwise(self, tmp_path, case):
+        fractions = []
+        done = write_export(case, tmp_path / "out", progress=fractions.append)
         names = ["regions.nrrd", "report.csv", "report.html", "report.json", "segmentation.seg.nrrd"]
-        assert sorted(os.listdir(tmp_path / "out")) == names
-        assert [path.name for path in done.files] == names
+        assert sorted(os.listdir(tmp_path / "out")) == [path.name for path in done.files] == names
         assert done.warnings == ()
-
-    def test_segmentation_is_the_corrected_one_with_its_segments(self, tmp_path, case):
-        write_export(case, tmp_path / "out", [Format.SEGMENTATION])
+        assert fractions == sorted(fractions) and fractions[-1] == 1.0
         stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
         assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
         assert np.allclose(grid_of(stored).matrix(), grid_of(case.image).matrix(), atol=1e-5)
@@ -80,6 +66,10 @@ class TestFiles:
         assert "Segmentation.Status:inprogress" in stored.GetMetaData("Segment0_Tags")
         regions = sitk.ReadImage(str(tmp_path / "out" / "regions.nrrd"))
         assert np.array_equal(sitk.GetArrayFromImage(regions), case.review.listed().whole_map())
+        case.review.sign("A. Reader")
+        write_export(case, tmp_path / "signed", [Format.SEGMENTATION])
+        stored = sitk.ReadImage(str(tmp_path / "signed" / "segmentation.seg.nrrd"))
+        assert "Segmentation.Status:completed" in stored.GetMetaData("Segment0_Tags")
 
     def test_volumes_lie_where_the_ct_does_though_its_results_are_rounded(self, tmp_path, case):
         """NIfTI, in which results are stored, has 32-bit positions."""
@@ -90,40 +80,19 @@ class TestFiles:
             stored = sitk.ReadImage(str(tmp_path / "out" / name))
             assert np.allclose(stored.GetOrigin(), ct.GetOrigin(), rtol=0, atol=1e-9)
 
-    def test_signed_segmentation_is_completed(self, tmp_path, case):
-        case.review.sign("A. Reader")
-        write_export(case, tmp_path / "out", [Format.SEGMENTATION])
-        stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
-        assert "Segmentation.Status:completed" in stored.GetMetaData("Segment0_Tags")
-
-    def test_dicom(self, tmp_path, exam):
-        files, case = exam
-        done = write_export(from_dicom(case, files), tmp_path / "out", list(Format), patient_fields=True)
-        assert done.warnings == ()
-        assert {path.name for path in done.files} >= {"segmentation.dcm", "variance_1.dcm", "variance_2.dcm"}
-        segmentation = pydicom.dcmread(tmp_path / "out" / "segmentation.dcm")
-        assert segmentation.SOPClassUID.name == "Segmentation Storage"
-        assert segmentation.StudyInstanceUID == "1.2.3"
-        assert int(segmentation.pixel_array.sum()) == np.count_nonzero(case.review.corrected())
+    def test_variance_is_shown_on_the_scale_of_its_model(self, tmp_path, exam):
+        write_export(exam, tmp_path / "out", ["parametric_map"])
         variance = pydicom.dcmread(tmp_path / "out" / "variance_2.dcm")
-        assert variance.SOPClassUID.name == "Parametric Map Storage"
         (window,) = variance.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence
         assert (window.WindowCenter, window.WindowWidth) == (0.008, 0.016)
-        assert variance.pixel_array.sum(dtype=float) == pytest.approx(
-            case.prediction.variance[1].sum(dtype=float), rel=1e-4
-        )
 
-    def test_report_names_the_series_and_the_patient_only_if_asked_for(self, tmp_path, exam):
-        files, case = exam
-        for asked in (False, True):
-            write_export(from_dicom(case, files), tmp_path / f"{asked}", ["report"], patient_fields=asked)
-            everything = b"".join(contents(tmp_path / f"{asked}").values())
-            assert (b"Doe, Jane" in everything) is asked
-            assert (b"1980-01-31" in everything) is asked
-            assert b"1.2.3.4" in everything
-            assert (
-                json.loads((tmp_path / f"{asked}" / "report.json").read_text())["ct"]["dicom"]["Series number"] == "7"
-            )
+    @pytest.mark.parametrize("named", [False, True])
+    def test_report_names_the_series_and_the_patient_only_if_asked_for(self, tmp_path, exam, named):
+        write_export(exam, tmp_path / "out", ["report"], patient_fields=named)
+        everything = b"".join(contents(tmp_path / "out").values())
+        assert (b"Doe, Jane" in everything) is (b"1980-01-31" in everything) is named
+        assert b"1.2.3.4" in everything
+        assert json.loads((tmp_path / "out" / "report.json").read_text())["ct"]["dicom"]["Series number"] == "7"
 
     def test_nifti_is_the_corrected_label_map(self, tmp_path, case):
         done = write_export(case, tmp_path / "out", ["nifti"])
@@ -132,90 +101,45 @@ class TestFiles:
         assert stored.GetPixelID() == sitk.sitkUInt8
         assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
         assert np.allclose(grid_of(stored).matrix(), grid_of(case.image).matrix(), atol=1e-4)
-        write_export(case, tmp_path / "out", ["report"], overwrite=True)
 
-    def test_patient_of_a_ct_that_has_none_is_a_warning(self, tmp_path, case):
-        done = write_export(case, tmp_path / "out", ["report"], patient_fields=True)
-        assert done.warnings == ("The report does not name the patient, because the image did not come from DICOM.",)
-        assert json.loads((tmp_path / "out" / "report.json").read_text())["warnings"] == list(done.warnings)
+    def test_dicom_files_without_a_preamble_are_read_like_others(self, tmp_path, exam):
+        old = [tmp_path / file.name for file in exam.source.dicom_files]
+        for file, path in zip(exam.source.dicom_files, old, strict=True):
+            dataset = pydicom.dcmread(file)
+            del dataset.preamble, dataset.file_meta
+            dataset.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+            assert path.read_bytes()[:2] == b"\x08\0"
+        read_image(tmp_path)
+        assert write_export(from_dicom(exam, old), tmp_path / "out", ["dicom_seg"]).problems == ()
 
-    @pytest.mark.parametrize("kind", ["dicom_seg", "parametric_map"])
-    def test_dicom_of_a_ct_that_has_none_is_refused_before_anything_is_computed(
-        self, tmp_path, case, kind, monkeypatch
-    ):
-        monkeypatch.setattr(Review, "corrected", None)
-        with pytest.raises(SettingsError):
-            write_export(case, tmp_path / "out", ["report", kind])
-        assert os.listdir(tmp_path) == []
-
-    def test_dicom_of_another_ct_is_a_problem_and_the_rest_is_written(self, tmp_path, exam, case):
-        files, _ = exam
-        done = write_export(from_dicom(case, files[1:]), tmp_path / "out", ["segmentation", "dicom_seg"])
+    def test_unreadable_dicom_files_are_a_problem_of_the_report(self, tmp_path, case):
+        (tmp_path / "1.dcm").write_bytes(b"no DICOM")
+        done = write_export(from_dicom(case, [tmp_path / "1.dcm"]), tmp_path / "out", patient_fields=True)
         (problem,) = done.problems
-        assert problem.startswith("The DICOM segmentation was not written: The volume does not lie on the slices")
-        assert (tmp_path / "out" / "segmentation.seg.nrrd").exists()
-        assert not (tmp_path / "out" / "segmentation.dcm").exists()
-        assert problem in json.loads((tmp_path / "out" / "report.json").read_text())["warnings"]
-
-    def test_progress_reaches_the_end(self, tmp_path, case):
-        fractions = []
-        write_export(case, tmp_path / "out", progress=fractions.append)
-        assert fractions == sorted(fractions)
-        assert fractions[-1] == 1.0
+        assert "1.dcm" in problem
+        assert {path.name for path in done.files} >= {"report.html", "segmentation.seg.nrrd"}
 
 
-class TestPlace:
-    @pytest.mark.parametrize("formats", [[], ["pdf"]])
-    def test_formats(self, tmp_path, case, formats):
+class TestFailure:
+    def test_no_formats_are_refused(self, tmp_path, case):
         with pytest.raises(SettingsError):
-            write_export(case, tmp_path / "out", formats)
+            write_export(case, tmp_path / "out", [])
         assert os.listdir(tmp_path) == []
 
-    def test_folder_with_other_things_is_left_alone(self, tmp_path, case):
-        (tmp_path / "thesis.tex").write_text("years of work")
-        with pytest.raises(OutputError):
-            write_export(case, tmp_path, overwrite=True)
-        assert os.listdir(tmp_path) == ["thesis.tex"]
-
-    def test_earlier_review_is_kept_unless_it_may_be_replaced(self, tmp_path, case):
-        write_export(case, tmp_path / "out", ["report"])
-        before = contents(tmp_path / "out")
-        with pytest.raises(OutputError):
-            write_export(case, tmp_path / "out", ["segmentation"])
-        assert contents(tmp_path / "out") == before
-        write_export(case, tmp_path / "out", ["segmentation"], overwrite=True)
-        assert not (tmp_path / "out" / "report.html").exists()
-
-    def test_what_was_put_beside_an_earlier_review_is_kept(self, tmp_path, case):
-        write_export(case, tmp_path / "out")
-        (tmp_path / "out" / "letter.docx").write_text("dear colleague")
-        with pytest.raises(OutputError):
-            write_export(case, tmp_path / "out", overwrite=True)
-
-    @pytest.mark.parametrize("step", ["write_html", "write_segmentation_nrrd", "write_table"])
+    @pytest.mark.parametrize("step", ["write_html", "write_segmentation_nrrd", "write_table", "save_as"])
     def test_full_disk_in_the_middle_leaves_the_earlier_review_and_nothing_else(
-        self, tmp_path, case, monkeypatch, step
+        self, tmp_path, exam, monkeypatch, step
     ):
         def fail(*_, **__):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        write_export(case, tmp_path / "out")
+        write_export(exam, tmp_path / "out")
         before = contents(tmp_path / "out")
-        monkeypatch.setattr(review_export, step, fail)
+        monkeypatch.setattr(pydicom.Dataset if step == "save_as" else review_export, step, fail)
         with pytest.raises(OutputError):
-            write_export(case, tmp_path / "out", overwrite=True)
+            write_export(exam, tmp_path / "out", ["report", "segmentation", "dicom_seg"], overwrite=True)
         assert contents(tmp_path / "out") == before
         assert os.listdir(tmp_path) == ["out"]
-
-    def test_full_disk_at_the_dicom_file_is_no_warning(self, tmp_path, exam, monkeypatch):
-        def fail(*_, **__):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        files, case = exam
-        monkeypatch.setattr(pydicom.Dataset, "save_as", fail)
-        with pytest.raises(OutputError):
-            write_export(from_dicom(case, files), tmp_path / "out", ["dicom_seg"])
-        assert os.listdir(tmp_path) == []
 
     def test_segmentation_that_is_cut_short_is_noticed(self, tmp_path, case, monkeypatch):
         def cut_short(image, path, **options):
@@ -229,26 +153,6 @@ class TestPlace:
         assert ".tmp" not in str(caught.value)
         assert os.listdir(tmp_path) == []
 
-    def test_dicom_files_without_a_preamble_are_read_like_others(self, tmp_path, exam):
-        files, case = exam
-        old = [tmp_path / file.name for file in files]
-        for file, path in zip(files, old, strict=True):
-            dataset = pydicom.dcmread(file)
-            del dataset.preamble, dataset.file_meta
-            dataset.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
-            assert path.read_bytes()[:2] == b"\x08\0"
-        read_image(tmp_path)
-        done = write_export(from_dicom(case, old), tmp_path / "out", ["dicom_seg"])
-        assert done.problems == ()
-
-    def test_unreadable_dicom_files(self, tmp_path, case):
-        (tmp_path / "1.dcm").write_bytes(b"no DICOM")
-        done = write_export(from_dicom(case, [tmp_path / "1.dcm"]), tmp_path / "out", patient_fields=True)
-        (problem,) = done.problems
-        assert problem.startswith("What the report says of the image's DICOM series was not written: ")
-        assert "1.dcm cannot be read (it is no DICOM file); give the image's DICOM files." in problem
-        assert {path.name for path in done.files} >= {"report.html", "segmentation.seg.nrrd"}
-
 
 PARTS = {
     "write_html": ("The report", {"report.html"}),
@@ -258,33 +162,32 @@ PARTS = {
 }
 
 
-class TestParts:
-    @pytest.mark.parametrize("step", [*PARTS, "draw_region"])
-    @pytest.mark.parametrize("error", [ValueError("a box beyond the picture"), IndexError(), MemoryError()])
-    def test_one_that_cannot_be_made_costs_no_other(self, tmp_path, case, monkeypatch, step, error):
-        """It is signed: this is when nothing may be lost."""
+@pytest.mark.parametrize("step", [*PARTS, "draw_region"])
+@pytest.mark.parametrize("error", [ValueError("a box beyond the picture"), MemoryError()])
+def test_a_part_that_cannot_be_made_costs_no_other(tmp_path, case, monkeypatch, step, error):
+    """It is signed: this is when nothing may be lost."""
 
-        def fail(place, *_, **__):
-            if isinstance(place, Path) and not place.is_dir():
-                place.write_text("half of it")
-            raise error
+    def fail(place, *_, **__):
+        if isinstance(place, Path) and not place.is_dir():
+            place.write_text("half of it")
+        raise error
 
-        case.review.sign("A. Reader")
-        if step == "_write_nifti":
-            known = review_export._WRITERS[Format.NIFTI]
-            monkeypatch.setitem(review_export._WRITERS, Format.NIFTI, (*known[:2], fail))
-        else:
-            monkeypatch.setattr(report_page if step == "draw_region" else review_export, step, fail)
-        name, lost = PARTS.get(step, PARTS["write_html"])
-        done = write_export(case, tmp_path / "out", ["report", "segmentation", "nifti"])
-        everything = {"report.json"}.union(*(files for _, files in PARTS.values()))
-        assert {path.name for path in done.files} == set(os.listdir(tmp_path / "out")) == everything - lost
-        (problem,) = done.problems
-        assert problem.startswith(f"{name} was not written: ") and problem.endswith(".")
-        record, signed = read_export(tmp_path / "out")
-        assert problem in record["warnings"] and signed is not None
-        if "report.html" not in lost:
-            assert (problem in (tmp_path / "out" / "report.html").read_text()) is (name != "The table of the report")
+    case.review.sign("A. Reader")
+    if step == "_write_nifti":
+        known = review_export._WRITERS[Format.NIFTI]
+        monkeypatch.setitem(review_export._WRITERS, Format.NIFTI, (*known[:2], fail))
+    else:
+        monkeypatch.setattr(report_page if step == "draw_region" else review_export, step, fail)
+    name, lost = PARTS.get(step, PARTS["write_html"])
+    done = write_export(case, tmp_path / "out", ["report", "segmentation", "nifti"])
+    everything = {"report.json"}.union(*(files for _, files in PARTS.values()))
+    assert {path.name for path in done.files} == set(os.listdir(tmp_path / "out")) == everything - lost
+    (problem,) = done.problems
+    assert problem.startswith(f"{name} was not written: ") and problem.endswith(".")
+    record, signed = read_export(tmp_path / "out")
+    assert problem in record["warnings"] and signed is not None
+    if "report.html" not in lost:
+        assert (problem in (tmp_path / "out" / "report.html").read_text()) is (name != "The table of the report")
 
 
 class Told:
@@ -340,9 +243,8 @@ class TestRequest:
     )
     def test_needs_only_what_is_installed_for_an_export(self, tmp_path, exam, formats, packages):
         """Where nothing is segmented, neither PyTorch nor nnU-Net is there."""
-        files, case = exam
-        changes = {"formats": formats, "dicom_files": [str(path) for path in files]}
-        (tmp_path / "request.json").write_text(json.dumps(self.request(tmp_path, case, **changes)))
+        changes = {"formats": formats, "dicom_files": [str(path) for path in exam.source.dicom_files]}
+        (tmp_path / "request.json").write_text(json.dumps(self.request(tmp_path, exam, **changes)))
         script = """
             import json, sys
             for name in sys.argv[2].split():
@@ -359,40 +261,25 @@ class TestRequest:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.stdout.strip() == "[]", done.stderr
 
-    def test_writes_what_is_asked_for(self, tmp_path, case):
+    def test_what_is_asked_for_is_written_and_its_record_brings_the_review_back(self, tmp_path, case):
         case.review.edit("2", np.ones(case.prediction.shape, np.uint8))
-        told = Told()
-        request = self.request(tmp_path, case, patient_fields=True)
-        result = export_review(request, told)
-        assert {Path(path).name for path in result["files"]} == set(os.listdir(tmp_path / "out"))
-        stored = sitk.ReadImage(str(tmp_path / "out" / "segmentation.seg.nrrd"))
-        assert np.array_equal(sitk.GetArrayFromImage(stored), case.review.corrected())
-        record = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-        assert record["ct"]["name"] == "Jäger CT"
-        assert record["ct"]["sha256"] == "b" * 64
-        assert told.steps[-1]["fraction"] == 1.0
-
-    def test_warnings_are_told_and_returned(self, tmp_path, case):
-        told = Told()
+        told, out = Told(), tmp_path / "out"
         result = export_review(self.request(tmp_path, case, patient_fields=True), told)
-        assert result["warnings"] == told.warnings
+        assert {Path(path).name for path in result["files"]} == set(os.listdir(out))
+        assert result["warnings"] == told.warnings and result["problems"] == []
         assert "did not come from DICOM" in told.warnings[0]
-        assert result["problems"] == []
+        assert told.steps[-1]["fraction"] == 1.0
+        record = json.loads((out / "report.json").read_text(encoding="utf-8"))
+        assert (record["ct"]["name"], record["ct"]["sha256"]) == ("Jäger CT", "b" * 64)
+        assert record["warnings"] == told.warnings
+        names = review_export.REGIONS, review_export.SEGMENTATION
+        regions, segmentation = (sitk.GetArrayFromImage(sitk.ReadImage(str(out / name))) for name in names)
+        again = stored_again(case.review, record["review"])
+        assert np.array_equal(again.listed().whole_map(), regions)
+        assert np.array_equal(again.corrected(), segmentation)
+        assert np.array_equal(again.corrected(), case.review.corrected())
 
     def test_what_could_not_be_written_is_returned(self, tmp_path, exam, case):
-        files = [str(path) for path in exam[0][1:]]
+        files = [str(path) for path in exam.source.dicom_files[1:]]
         result = export_review(self.request(tmp_path, case, formats=["report", "dicom_seg"], dicom_files=files), Told())
         assert "The DICOM segmentation was not written" in result["problems"][0]
-
-    def test_record_brings_the_review_back(self, tmp_path, case):
-        case.review.edit("2", np.ones(case.prediction.shape, np.uint8))
-        export_review(self.request(tmp_path, case), Told())
-        record = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-        maps = [
-            sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / name)))
-            for name in (review_export.REGIONS, review_export.SEGMENTATION)
-        ]
-        again = stored_again(case.review, record["review"])
-        assert np.array_equal(again.listed().whole_map(), maps[0])
-        assert np.array_equal(again.corrected(), maps[1])
-        assert np.array_equal(again.corrected(), case.review.corrected())

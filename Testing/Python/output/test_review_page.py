@@ -19,7 +19,6 @@ from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid, whole
 from MoBUncertaintyLib.output.case import Source
 from MoBUncertaintyLib.output.pages.review_page import patient_axes, write_review_page
 from MoBUncertaintyLib.output.review_files import open_case
-from MoBUncertaintyLib.review.review import Review
 from support.browser import Reader, reader
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case, write_case
 from support.fake_review import fake_review
@@ -31,10 +30,6 @@ HOSTILE = "</script><script>document.title = 'taken'</script>"
 def data_of(path: Path) -> dict:
     text = path.read_text(encoding="utf-8")
     return json.loads(re.search(r'id="case">(.*?)</script>', text, re.DOTALL).group(1))
-
-
-def give(review: Review, click: dict, label: int) -> None:
-    review.click(click["points_ras"], label, when=datetime.fromisoformat(click["time"]))
 
 
 def unpack(crop: dict, name: str) -> np.ndarray:
@@ -116,19 +111,15 @@ class TestReader:
     def test_verdicts_comments_and_signature(self, person):
         person.press("i")
         person.page.fill("#comment", "tail")
+        person.page.fill("#reader", "A. Reader")
+        assert "signature" not in person.save(), "a region is open"
         person.page.focus("#regions")
         person.page.locator("#regions li").nth(1).click()
         person.press("a")
-        person.page.fill("#reader", "A. Reader")
         saved = person.save()
         first, second = saved["regions"]
         assert (first["verdict"], first["comment"], second["verdict"]) == ("include", "tail", "accept")
         assert saved["signature"]["name"] == "A. Reader"
-
-    def test_not_signed_while_regions_are_open(self, person):
-        person.press("a")
-        person.page.fill("#reader", "A. Reader")
-        assert "signature" not in person.save()
 
     def test_undo_takes_back_click_and_verdict(self, person):
         before = person.pixels(0)
@@ -140,11 +131,6 @@ class TestReader:
         assert "0 clicks, 0 of 2 regions decided" in person.text("#count")
         person.page.locator("#regions li").nth(0).click()
         assert person.pixels(0) == before
-
-    def test_click_in_a_decided_region_opens_it(self, person):
-        person.press("a", "o")
-        person.click(0, 0.5, 0.5)
-        assert "0 of 2 regions decided" in person.text("#count")
 
     def test_stroke_that_runs_into_a_decided_region_opens_it(self, person, path):
         person.press("a", "ArrowDown", "a", "ArrowUp", "o")
@@ -163,15 +149,12 @@ class TestReader:
 
     def test_keys_act_after_a_slider_was_used(self, person):
         person.page.focus("#slice-0")
-        person.press("ArrowRight", "a")
-        assert "1 of 2 regions decided" in person.text("#count")
-        assert person.page.evaluate("current") == "1"
-
-    def test_held_key_gives_one_verdict(self, person):
+        person.press("ArrowRight")
         for _ in range(2):
-            person.page.keyboard.down("a")  # the second is a repetition
+            person.page.keyboard.down("a")  # the second is a repetition, and no verdict
         person.page.keyboard.up("a")
         assert "1 of 2 regions decided" in person.text("#count")
+        assert person.page.evaluate("current") == "1"
 
     def test_stroke_ends_where_another_region_is_shown(self, person):
         person.press("o")
@@ -180,11 +163,6 @@ class TestReader:
         person.press("ArrowDown")
         person.page.mouse.up()
         assert person.save()["clicks"] == []
-
-    def test_comment_that_is_being_typed_is_not_lost_unasked(self, person):
-        person.page.click("#comment")
-        person.page.keyboard.type("tail")
-        assert person.page.evaluate("unsaved")
 
     def test_looking_and_leafing_mark_nothing(self, person):
         before = person.pixels(1)
@@ -196,10 +174,11 @@ class TestReader:
         assert person.text("#caption-0") != caption
         assert person.save()["clicks"] == []
 
-    def test_keys_typed_as_text_decide_nothing(self, person):
+    def test_keys_typed_as_text_decide_nothing_and_are_not_lost_unasked(self, person):
         person.page.click("#comment")
         person.page.keyboard.type("a nice tail")
         assert "0 of 2 regions decided" in person.text("#count")
+        assert person.page.evaluate("unsaved")
 
     def test_label_is_chosen_where_there_are_several(self, browser, tmp_path):
         case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
@@ -227,11 +206,10 @@ class TestReader:
         applied = open_case(folder, tmp_path / "decisions.json").review
 
         expected = open_case(folder).review
-        first, *others = saved["clicks"]
-        give(expected, first, 0)
-        expected.decide("1", "accept")
-        for click in others:
-            give(expected, click, 1)
+        for number, click in enumerate(saved["clicks"]):
+            expected.click(click["points_ras"], min(number, 1), when=datetime.fromisoformat(click["time"]))
+            if number == 0:
+                expected.decide("1", "accept")
         expected.decide("2", "include")
         verdicts, wanted = ({each.number: each.verdict for each in review.regions} for review in (applied, expected))
         assert verdicts == wanted  # a report has the ranks of the page that was read

@@ -48,52 +48,35 @@ def oblique(tmp_path_factory):
 @needs_slicer
 @needs_views
 class TestReopenedScene:
-    def test_ct_has_its_voxels_and_geometry(self, oblique):
+    def test_ct_has_its_voxels_geometry_name_and_the_window_of_the_abdomen(self, oblique):
         case, facts, arrays, _ = oblique
         assert np.array_equal(arrays["ct"], sitk.GetArrayFromImage(case.image))
         assert np.allclose(facts["ijkToRas"], grid_of(case.image).matrix(), atol=1e-4)
+        assert (facts["name"], facts["ctRange"]) == (NAME, [-160, 240])
 
-    def test_ct_has_its_name_and_the_window_of_the_abdomen(self, oblique):
-        assert oblique[1]["name"] == NAME
-        assert oblique[1]["ctRange"] == [-160, 240]
-
-    def test_variance_lies_on_the_ct(self, oblique):
+    def test_variance_lies_on_the_ct_in_inferno_from_the_threshold_on_one_fixed_scale(self, oblique):
         case, facts, arrays, _ = oblique
         assert arrays["variance"].dtype == np.float32
         assert np.array_equal(arrays["variance"], case.prediction.variance[0])
         assert np.allclose(facts["varianceIjkToRas"], grid_of(case.image).matrix(), atol=1e-4)
-
-    def test_variance_is_shown_from_the_threshold_on_one_fixed_scale(self, oblique):
-        assert oblique[1]["threshold"] == pytest.approx(DEFAULT_THRESHOLD[Measure.VARIANCE])
-        assert oblique[1]["varianceRange"] == pytest.approx([0, 0.08])
-
-    def test_its_colours_are_inferno(self, oblique):
+        assert facts["threshold"] == pytest.approx(DEFAULT_THRESHOLD[Measure.VARIANCE])
+        assert facts["varianceRange"] == pytest.approx([0, 0.08])
         inferno = matplotlib.colormaps["inferno"](np.arange(256))[:, :3]
-        assert np.abs(oblique[2]["colours"] - inferno).max() <= 2 / 255
+        assert np.abs(arrays["colours"] - inferno).max() <= 2 / 255
+        assert facts["legend"] == ["Variance", "%.2f", True]
 
-    def test_legend_shows_two_decimals(self, oblique):
-        assert oblique[1]["legend"] == ["Variance", "%.2f", True]
-
-    def test_organ_is_named_coloured_and_coded(self, oblique):
-        (organ,) = oblique[1]["segmentation"]
+    def test_organ_and_regions_are_named_coded_flagged_and_cover_their_voxels(self, oblique):
+        case, facts, arrays, _ = oblique
+        assert np.array_equal(arrays["segmentation"], case.prediction.segmentation)
+        assert np.array_equal(arrays["regions"], case.regions.whole_map())
+        (organ,) = facts["segmentation"]
         assert organ["name"] == "pancreas"
         assert np.allclose(np.array(organ["colour"]) * 255, PANCREAS.colour, atol=0.5)
         assert "~SCT^123037004^Anatomical Structure~SCT^15776009^Pancreas~^^~" in organ["terminology"]
-
-    def test_organ_and_regions_cover_their_voxels(self, oblique):
-        case, _, arrays, _ = oblique
-        assert np.array_equal(arrays["segmentation"], case.prediction.segmentation)
-        assert np.array_equal(arrays["regions"], case.regions.whole_map())
-
-    def test_the_3d_view_shows_the_organ_in_the_colours_of_the_map(self, oblique):
-        assert oblique[1]["surface"] == {"coloured": True, "plain": False}
-
-    def test_regions_are_flagged_and_say_where_they_are_and_what_is_expected(self, oblique):
-        regions = oblique[1]["regions"]
-        assert [region["flagged"] for region in regions] == [True, True]
-        assert [region["name"] for region in regions] == [
-            "1: left, expected error 1,234 mm³",
-            "2: superior anterior, expected error 617 mm³",
+        assert facts["surface"] == {"coloured": True, "plain": False}, "the 3D view has the map's colours"
+        assert [(region["name"], region["flagged"]) for region in facts["regions"]] == [
+            ("1: left, expected error 1,234 mm³", True),
+            ("2: superior anterior, expected error 617 mm³", True),
         ]
 
     def test_heat_map_lies_over_the_ct_in_every_slice_view(self, oblique):
@@ -145,13 +128,11 @@ def test_left_handed_axes_stay_where_they_are_in_the_patient(tmp_path):
     facts, arrays = write_and_read(tmp_path, case)
     z, y, x = np.argwhere(arrays["ct"] == MARKER_HU)[0]
     position = (np.array(facts["ijkToRas"]) @ (x, y, z, 1))[:3]
-    stored = sitk.GetArrayFromImage(case.image)
-    index = np.argwhere(stored == MARKER_HU)[0][::-1]
-    expected = np.array(case.image.TransformIndexToPhysicalPoint(index.tolist())) * (-1, -1, 1)
+    index = np.argwhere(sitk.GetArrayFromImage(case.image) == MARKER_HU)[0]
+    expected = case.prediction.grid.to_ras(index)
     assert np.allclose(position, expected, atol=1e-3)
     assert np.array_equal(facts["varianceIjkToRas"], facts["ijkToRas"])
-    turned = np.flip(case.prediction.segmentation, 0)
-    assert np.array_equal(arrays["segmentation"], turned)
+    assert np.array_equal(arrays["segmentation"], np.flip(case.prediction.segmentation, 0))
     kidney = facts["segmentation"][1]
     assert kidney["name"] == "kidney left"
     assert "~SCT^64033007^Kidney~SCT^7771000^Left~" in kidney["terminology"]

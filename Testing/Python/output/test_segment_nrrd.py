@@ -67,27 +67,19 @@ class TestInSlicer:
             assert len(expected) > 100
             assert np.allclose(in_order(segment["points"]), in_order(expected), atol=2e-3)
 
-    def test_segments_have_ids_names_and_label_values(self, read_back):
+    def test_segments_have_ids_names_values_colours_codes_and_status(self, read_back):
         segments = read_back["oblique"][1]["segments"]
         assert [(s["id"], s["name"], s["value"]) for s in segments] == [
             ("Segment_1", "pancreas", 1),
             ("Segment_2", "kidney_left", 2),
             ("Segment_7", "Milz «groß»", 7),
         ]
-
-    def test_an_organ_that_is_nowhere_is_an_empty_segment(self, read_back):
-        assert read_back["oblique"][1]["segments"][2]["points"] == []
-
-    def test_colours_are_the_labels(self, read_back):
-        for label, segment in zip(LABELS, read_back["oblique"][1]["segments"], strict=True):
-            assert np.allclose(np.array(segment["colour"]) * 255, label.colour, atol=0.01)
-
-    def test_terminology_has_category_type_and_side(self, read_back):
-        kidney = read_back["oblique"][1]["segments"][1]["terminology"]
-        assert "~SCT^123037004^Anatomical Structure~SCT^64033007^Kidney~SCT^7771000^Left~" in kidney
-
-    def test_status_is_slicers_own(self, read_back):
-        assert {s["status"] for s in read_back["oblique"][1]["segments"]} == {"completed"}
+        colours = [label.colour for label in LABELS]
+        assert np.allclose(255 * np.array([s["colour"] for s in segments]), colours, atol=0.01)
+        kidney = "~SCT^123037004^Anatomical Structure~SCT^64033007^Kidney~SCT^7771000^Left~"
+        assert kidney in segments[1]["terminology"]
+        assert {s["status"] for s in segments} == {"completed"}
+        assert segments[2]["points"] == [], "an organ that is nowhere"
 
     @pytest.mark.parametrize("direction", DIRECTIONS)
     def test_the_segment_editor_gets_the_cts_grid(self, read_back, direction):
@@ -95,10 +87,8 @@ class TestInSlicer:
         numbers = [float(number) for number in facts["geometry"].split(";") if number]
         assert facts["source"] == "Binary labelmap"
         assert numbers[16:] == [0, 39, 0, 35, 0, 27]
-        corner = labels.TransformIndexToPhysicalPoint((39, 35, 27))
-        assert np.allclose(
-            np.reshape(numbers[:16], (4, 4)) @ (39, 35, 27, 1), [-corner[0], -corner[1], corner[2], 1], atol=1e-6
-        )
+        x, y, z = labels.TransformIndexToPhysicalPoint((39, 35, 27))
+        assert np.allclose(np.reshape(numbers[:16], (4, 4)) @ (39, 35, 27, 1), [-x, -y, z, 1], atol=1e-6)
 
 
 @needs_slicer
@@ -126,17 +116,12 @@ def test_terminology_that_slicers_line_cannot_hold_is_left_out():
     assert terminology_entry(PANCREAS.terminology).count("~") == 6
 
 
-def test_value_without_a_label_is_refused(tmp_path):
-    prediction = fake_case(labels=LABELS[:2]).prediction
-    with pytest.raises(OutputError):
-        write_segmentation_nrrd(tmp_path / "a.seg.nrrd", prediction.segmentation, prediction.grid, [PANCREAS])
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_full_disk_is_noticed_and_nothing_is_left(tmp_path):
-    (tmp_path / "a.seg.nrrd").symlink_to("/dev/full")
-    prediction = fake_case().prediction
+@pytest.mark.parametrize("full", [False, True], ids=["value without a label", "full disk"])
+def test_what_cannot_be_written_leaves_nothing(tmp_path, full):
+    if full:
+        (tmp_path / "a.seg.nrrd").symlink_to("/dev/full")
+    prediction = fake_case(labels=LABELS[: 1 if full else 2]).prediction
     with pytest.raises(OutputError):
         write_segmentation_nrrd(tmp_path / "a.seg.nrrd", prediction.segmentation, prediction.grid, [PANCREAS])
     assert list(tmp_path.iterdir()) == []
