@@ -68,44 +68,20 @@ def test_manifest_lists_the_files_and_passes(folder: Path) -> None:
     check_manifest(folder, manifest)
 
 
-def flipped(folder: Path) -> None:
-    (folder / "a.bin").write_bytes(b"onf")
-
-
-def missing(folder: Path) -> None:
-    (folder / "a.bin").unlink()
-
-
-def pipe(folder: Path) -> None:
-    missing(folder)
-    os.mkfifo(folder / "a.bin")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        flipped,
-        missing,
-        pytest.param(pipe, marks=pytest.mark.skipif(os.name == "nt", reason="no named pipes")),
-    ],
-)
-def test_a_file_that_changed_is_refused(folder: Path, change) -> None:
+@pytest.mark.parametrize("change", ["flipped", "missing", "pipe"])
+def test_a_file_that_changed_is_refused(folder: Path, change: str) -> None:
     manifest = make_manifest(folder)
-    change(folder)
+    if change == "flipped":
+        (folder / "a.bin").write_bytes(b"onf")
+    else:
+        (folder / "a.bin").unlink()
+    if change == "pipe" and os.name == "posix":
+        os.mkfifo(folder / "a.bin")
     with pytest.raises(IntegrityError):
         check_manifest(folder, manifest)
 
 
-@pytest.mark.parametrize(
-    "manifest",
-    [
-        None,
-        {},
-        {"../a.bin": "0" * 64},
-        {"/etc/passwd": "0" * 64},
-        {"a.bin": 1},
-    ],
-)
+@pytest.mark.parametrize("manifest", [None, {}, {"../a.bin": "0" * 64}, {"/etc/passwd": "0" * 64}, {"a.bin": 1}])
 def test_what_is_no_manifest_is_refused(folder: Path, manifest) -> None:
     with pytest.raises(IntegrityError):
         check_manifest(folder, manifest)

@@ -62,11 +62,8 @@ def write_review(folder: Path, digest: str, given: Evidence, name: str = "0" * 6
     review = {"signature": {"name": "Ada", "time": "2026-05-31T14:30:00+02:00"}}
     review["regions"] = [{"verdict": "pending", "resolved": True}]
     record = {"schema": "mob-uncertainty report", "review": review, "files": {}, "signed_in": None}
-    record |= {
-        "model": {"name": "Other", "digest": digest},
-        "ct": {"sha256": name},
-        "decided_voxels": {"1": given.to_text()},
-    }
+    record |= {"model": {"name": "Other", "digest": digest}, "ct": {"sha256": name}}
+    record["decided_voxels"] = {"1": given.to_text()}
     record["labels"] = [{"name": "organ", "predicted_ml": 100.0, "corrected_ml": 104.0, "expected_error_ml": 8.0}]
     folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps(seal(record | changes)), encoding="utf-8")
@@ -242,12 +239,9 @@ def test_new_model_divides_mean_and_deviation_of_the_logits(model: Path, tmp_pat
         assert told["nll"][1] < told["nll"][0]
         assert new.card.training["temperature"] == made.calibration.fit.temperature
         settings = PredictionSettings(engine=engine, device="cpu", precision="float32", overlap=0)
-        first, second = (
-            Predictor(each, settings).predict(tiny.make_ct((24, 24, 24)), exact=True) for each in (old, new)
-        )
-    (m, s), (divided, square) = (
-        logits_of(each.probability[0].ravel(), each.variance[0].ravel()) for each in (first, second)
-    )
+        image = tiny.make_ct((24, 24, 24))
+        both = [Predictor(each, settings).predict(image, exact=True) for each in (old, new)]
+    (m, s), (divided, square) = (logits_of(each.probability[0].ravel(), each.variance[0].ravel()) for each in both)
     sure = np.abs(m) < 6
     for one, other in ((m, divided), (np.sqrt(s), np.sqrt(square))):  # but where several tiles are blended
         away = np.abs(one - made.calibration.fit.temperature * other)[sure]
@@ -274,6 +268,6 @@ def test_command_writes_a_model_or_says_why_not(model: Path, tmp_path: Path) -> 
 
 
 def test_prior_of_clicks_is_divided_too() -> None:
-    card = replace(tiny.card(), click_settings=replace(tiny.card().click_settings, prior_deviation=1.5))
+    card = tiny.card(click_settings=replace(tiny.card().click_settings, prior_deviation=1.5))
     made = calibrate(cases(1.6, 5), card)
     assert made.click_settings.prior_deviation == pytest.approx(1.5 / made.fit.temperature)

@@ -39,14 +39,11 @@ EXAMPLES = {title: section(CONTRIBUTING, title) for title in TITLES}
 
 
 def test_packages_are_listed_in_the_order_that_imports_follow() -> None:
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
-        "contracts"
-    ]
-    (layers,) = (one["layers"] for one in contracts if one.get("containers") == ["MoBUncertaintyLib"])
-    expected = [{name.strip(" ()") for name in layer.split("|")} for layer in layers]
-    expected = [
-        {name for name in layer if list((MODULE_FOLDER / "MoBUncertaintyLib").glob(f"{name}*"))} for layer in expected
-    ]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (layers,) = (one["layers"] for one in settings["contracts"] if one.get("containers") == ["MoBUncertaintyLib"])
+    library = MODULE_FOLDER / "MoBUncertaintyLib"
+    names = [[name.strip(" ()") for name in layer.split("|")] for layer in layers]
+    expected = [{name for name in layer if list(library.glob(f"{name}*"))} for layer in names]
     table = section(CONTRIBUTING, "Where things are").split("| package of")[1]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert [set(re.findall(r"`(\w+)", row)) for row in rows] == [layer for layer in expected if layer]
@@ -113,9 +110,8 @@ def test_command_of_the_example_lists_the_regions(tmp_path: Path) -> None:
     program.callback()(lambda: None)
     exec(compile(example, "CONTRIBUTING.md", "exec"), dict(vars(cli_app)) | {"app": program})
     lines = CliRunner().invoke(program, ["regions", str(tmp_path / "results")]).stdout.splitlines()
-    assert [line.split("  ")[:2] for line in lines] == [
-        [str(r.rank), r.location] for r in read_results(tmp_path / "results").regions.ranked
-    ]
+    regions = read_results(tmp_path / "results").regions.ranked
+    assert [line.split("  ")[:2] for line in lines] == [[str(each.rank), each.location] for each in regions]
 
 
 def test_rule_of_the_example_leaves_out_regions_with_little_expected_error() -> None:
@@ -129,10 +125,7 @@ def test_rule_of_the_example_leaves_out_regions_with_little_expected_error() -> 
         exec(compile(source.replace(before, textwrap.indent(example, " " * 8) + before), "finder.py", "exec"), changed)
     finally:
         del sys.modules["changed_finder"]
-    usual, prediction = (
-        RegionSettings(measure=Measure.BERNOULLI),
-        ball(zones=((-28.0, 0, 0), (0, 28.5, 0))),
-    )
+    usual, prediction = RegionSettings(measure=Measure.BERNOULLI), ball(zones=((-28.0, 0, 0), (0, 28.5, 0)))
     errors = [region.expected_error_mm3 for region in finder.find_regions(prediction, usual).ranked]
     assert errors[0] > errors[1]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click import Command
 from packaging.version import Version
 from typer.main import get_command
 
@@ -23,6 +24,10 @@ from support.repository import setting, tracked
 PROGRAMS = {"mob-uncertainty": app, "mob-training": training_app}
 
 
+def options_of(command: Command) -> set[str]:
+    return {name for option in command.params for name in [*option.opts, *option.secondary_opts]}
+
+
 def test_commands_and_options_exist() -> None:
     checked = 0
     for document, text in DOCUMENTS.items():
@@ -32,27 +37,22 @@ def test_commands_and_options_exist() -> None:
             if program in PROGRAMS and re.fullmatch(r"[a-z][a-z0-9-]*", (words or [""])[0]):
                 found = get_command(PROGRAMS[program]).commands[words[0]]
                 found = getattr(found, "commands", {}).get((*words, "")[1], found)
-                options = {name for option in found.params for name in [*option.opts, *option.secondary_opts]}
                 given = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help"}
-                assert found.context_settings.get("ignore_unknown_options") or given <= options, (
-                    f"{document}: {command}"
-                )
+                known = found.context_settings.get("ignore_unknown_options") or given <= options_of(found)
+                assert known, f"{document}: {command}"
                 checked += 1
     assert checked >= 20
 
 
 def test_options_of_the_table_exist() -> None:
     named = set(re.findall(r"`(--[a-z-]+)", section(PAGES["command-line"], "Predict")))
-    predict = get_command(app).commands["predict"]
     assert len(named) >= 12
-    assert named <= {name for option in predict.params for name in [*option.opts, *option.secondary_opts]}
+    assert named <= options_of(get_command(app).commands["predict"])
 
 
 def test_make_targets_that_are_named_exist() -> None:
     targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
-    named = {
-        target for text in DOCUMENTS.values() for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)
-    }
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", "\n".join(DOCUMENTS.values()), re.MULTILINE))
     assert {"demo", "test", "lint"} <= named <= targets
 
 
@@ -95,11 +95,7 @@ def test_files_that_are_named_exist() -> None:
 
 
 def test_names_of_the_library_that_are_written_exist() -> None:
-    names = {
-        name
-        for text in DOCUMENTS.values()
-        for name in re.findall(r"\b(?:MoBUncertaintyLib|mob_training)(?:\.\w+)+", text)
-    }
+    names = set(re.findall(r"\b(?:MoBUncertaintyLib|mob_training)(?:\.\w+)+", "\n".join(DOCUMENTS.values())))
     assert names
     for name in names:
         if ".slicer_app." in name:  # modules, which only Slicer can import
@@ -109,7 +105,7 @@ def test_names_of_the_library_that_are_written_exist() -> None:
 
 
 def test_every_picture_is_shown() -> None:
-    shown = {link.split("/")[-1] for text in DOCUMENTS.values() for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)}
+    shown = {link.split("/")[-1] for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", "\n".join(DOCUMENTS.values()))}
     pictures = {path.name for path in (MODULE_FOLDER / "Resources" / "Screenshots").iterdir()}
     assert pictures == pictures & shown
 

@@ -126,9 +126,8 @@ def test_review_and_signature_as_shown(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "decisions.json").write_text(json.dumps(signed), encoding="utf-8")
     key = Ed25519PrivateKey.generate()
     (tmp_path / ".ssh").mkdir()
-    (tmp_path / ".ssh" / "id_ed25519").write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    (tmp_path / ".ssh" / "id_ed25519").write_bytes(private)
     (tmp_path / "colleagues.pub").write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
     sign, verify = shell_commands(section(COMMAND_LINE, "Sign and verify"))
     run(sign)
@@ -141,9 +140,8 @@ def test_model_commands_as_shown(reader: Path) -> None:
     assert "PhantomPancreas" in run(inspect).stdout
     run(export_model.replace("TRAINING_FOLDER", "raw").replace("MODEL", "model"))
     card = section(COMMAND_LINE, "Models").split("**model folder**")[1].split("The card")[0]
-    assert {path.relative_to(reader / "model").as_posix() for path in (reader / "model").rglob("*.*")} == {
-        name.replace("fold_K", "fold_0") for name in re.findall(r"`(\w[\w/]*\.\w+)`", card)
-    }
+    named = {name.replace("fold_K", "fold_0") for name in re.findall(r"`(\w[\w/]*\.\w+)`", card)}
+    assert {path.relative_to(reader / "model").as_posix() for path in (reader / "model").rglob("*.*")} == named
 
 
 def test_scores_of_the_demo_are_those_that_it_writes() -> None:
@@ -246,16 +244,9 @@ def test_files_of_an_export_are_the_ones_that_are_written() -> None:
 
 
 def test_places_of_the_privacy_page_are_the_codes_own() -> None:
-    assert 'make_private_folder("MoBUncertainty"' in (LIBRARY / "slicer_app" / "worker" / "process.py").read_text(
-        encoding="utf-8"
-    )
-    assert "`MoBUncertainty-…`" in PRIVACY
-    sources = [
-        MODULE_FOLDER / "MoBUncertainty.py",
-        *LIBRARY.glob("**/*.py"),
-        MODULE_FOLDER / "Resources/UI/MoBUncertainty.ui",
-    ]
-    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    sources = [MODULE_FOLDER / name for name in ("MoBUncertainty.py", "Resources/UI/MoBUncertainty.ui")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in [*sources, *LIBRARY.glob("**/*.py")])
+    assert "`MoBUncertainty-…`" in PRIVACY and 'make_private_folder("MoBUncertainty"' in code
     kept = set(re.findall(r"""["'>](MoBUncertainty/\w+)["'<]""", code))
     assert "MoBUncertainty/Models" in kept
     assert set(re.findall(r"`(MoBUncertainty/\w+)`", PRIVACY)) == kept  # what Slicer's settings remember, all of it

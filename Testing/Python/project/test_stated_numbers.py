@@ -32,10 +32,9 @@ def states(text: str, number: float) -> bool:
 def test_numbers_about_regions_are_the_settings() -> None:
     text = " ".join(section(PAGES["science"], "How doubtful regions are found").split())
     usual = RegionSettings()
-    thresholds = re.search(
-        r"([\d.]+) for the variance, ([\d.]+) for p \(1 - p\), ([\d.]+) for the entropy", text
-    ).groups()
-    assert [float(number) for number in thresholds] == [DEFAULT_THRESHOLD[measure] for measure in Measure]
+    pattern = r"([\d.]+) for the variance, ([\d.]+) for p \(1 - p\), ([\d.]+) for the entropy"
+    thresholds = map(float, re.search(pattern, text).groups())
+    assert list(thresholds) == [DEFAULT_THRESHOLD[measure] for measure in Measure]
     assert f"grown by {usual.grow_mm:g} mm" in text
     assert f"probability of at least {usual.minimum_error:g}" in text
     assert f"longer than {usual.length_mm:g} mm" in text
@@ -45,7 +44,7 @@ def test_numbers_about_regions_are_the_settings() -> None:
     assert f"threshold of {own.level:g}, grows by {own.grow_mm:g} mm, and cuts at {own.length_mm:g} mm" in text
     text = " ".join(section(RESULTS, "Doubtful regions").split())
     for name, cases in (("PhantomPancreas", "phantoms"), ("HippocampusAnterior", "hippocampi")):
-        found = json.loads((ROOT / "Testing" / "Benchmarks" / "results" / f"region-frontier-{name}.json").read_text())
+        found = results_of(f"region-frontier-{name}")
         keys = ("regions_ml", "error_held_ml", "error_ml", "error_held_by_threshold_ml")
         expected = [found[key] for key in (*keys, "fraction_of_best", "expected_error_held")]
         row = re.search(rf"\| {cases}, {found['cases']} \| ([^|]+) \|(.+)\|", text)
@@ -90,9 +89,8 @@ def test_clicks_are_those_of_the_results() -> None:
         assert dice_table(run).markdown() in page
         assert other_table(run).markdown() in page
     text = " ".join(section(PAGES["science"], "Clicks").split())
-    said = re.search(
-        r"HippocampusAnterior from ([\d.]+) to ([\d.]+), .* PhantomPancreas from ([\d.]+) to ([\d.]+)\.", text
-    )
+    pattern = r"HippocampusAnterior from ([\d.]+) to ([\d.]+), .* PhantomPancreas from ([\d.]+) to ([\d.]+)\."
+    said = re.search(pattern, text)
     curves = [np.mean(list(run.per_case("errors.dice").values()), axis=0) for run in runs.values()]
     expected = [curve[actions] for curve in curves for actions in (0, 5)]
     assert [states(each, number) for each, number in zip(said.groups(), expected, strict=True)] == [True] * 4

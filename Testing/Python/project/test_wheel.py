@@ -51,7 +51,8 @@ def test_wheel_states_the_licence_of_the_code_and_of_each_model_and_holds_their_
             assert (folder / "LICENSE.txt").read_text() == texts[(folder / "LICENSE.txt").relative_to(ROOT).as_posix()]
             licences.add(licence)
     assert set(metadata["License-Expression"].split(" AND ")) == licences
-    assert "Apache License" in texts["LICENSE"] and len(texts) == len(licences)
+    assert "Apache License" in texts["LICENSE"] and "END OF TERMS AND CONDITIONS" in texts["LICENSE"]
+    assert len(texts) == len(licences)
 
 
 def test_what_is_installed_finds_its_model_template_and_sample(wheel: Path, tmp_path: Path) -> None:
@@ -67,7 +68,6 @@ def test_what_is_installed_finds_its_model_template_and_sample(wheel: Path, tmp_
         "with folder.load_model(listing.find_model(listing.DEMO_MODEL)) as model: model.state_dict(model.folds[0])\n"
         "sys.exit(not (demo.SAMPLE_DATA / 'PhantomCT.nii.gz').is_file())\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, encoding="utf-8", check=False
-    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr

@@ -59,14 +59,6 @@ def test_growing_reaches_as_far_as_the_distance_map(radius):
     assert (grow(mask, spacing, radius) == (mask | (sitk.GetArrayFromImage(distance) <= radius + 1e-4))).all()
 
 
-def test_blocks_are_the_longest_of_whole_voxels_within_2_mm():
-    whole = (slice(0, 9), slice(1, 9), slice(0, 20))
-    grid = BlockGrid(whole, np.array([1.1, 0.75, 0.4]))
-    assert grid.factors.tolist() == [1, 2, 5]
-    assert grid.spacing == pytest.approx([1.1, 1.5, 2.0])
-    assert grid.shape == (9, 4, 4)
-
-
 @given(seed=st.integers(0, 10_000), steps=st.tuples(*[st.floats(0.3, 3)] * 3))
 @settings(max_examples=20, deadline=None)
 def test_blocks_keep_every_sum(seed, steps):

@@ -32,9 +32,8 @@ def enlarged(shape: tuple[int, ...], finer: tuple[int, ...]) -> Review:
     grid = Grid(small.grid.spacing / finer, small.grid.rotation, small.grid.origin)
     maps = ([put(each, 1) for each in given] for given in (small.probability, small.variance))
     prediction = Prediction(put(small.segmentation, 0), *maps, grid, small.labels, click_settings=ClickSettings())
-    return Review(
-        prediction, RegionDescriber(prediction).describe_all(put(case.regions.whole_map(), 0), RegionSettings())
-    )
+    describer = RegionDescriber(prediction)
+    return Review(prediction, describer.describe_all(put(case.regions.whole_map(), 0), RegionSettings()))
 
 
 @pytest.mark.parametrize(
@@ -43,8 +42,7 @@ def enlarged(shape: tuple[int, ...], finer: tuple[int, ...]) -> Review:
     ids=["demo", "large"],
 )
 def test_a_click_takes_a_fraction_of_a_second(shape, finer, limit_s):
-    review = enlarged(shape, finer)
-    seconds = []
+    review, seconds = enlarged(shape, finer), []
     for number in range(8):
         region = review.region("12"[number % 2])
         index = np.argwhere(region.found.mask)[7 * number] + [part.start for part in region.box]

@@ -69,15 +69,6 @@ def test_a_click_outside_of_what_was_predicted_is_refused() -> None:
         voxels_of(click((3, 2, 3), (3, 10, 3)), GRID, SHAPE, processed)
 
 
-WRONG_POINTS = [{"points_ras": points} for points in ((), ((1.0, 2.0),), ((1.0, 2.0, float("inf")),))]
-
-
-@pytest.mark.parametrize("wrong", [*WRONG_POINTS, {"label": 256}, {"label": True}, {"time": datetime(2026, 1, 1)}])
-def test_what_is_no_click_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ReviewError):
-        click((1, 1, 1), **wrong)
-
-
 @given(corners=st.lists(voxels, min_size=1, max_size=4), apart=st.floats(0.5, 20))
 def test_what_is_left_of_a_stroke_is_apart_and_near_all_of_it(corners: list, apart: float) -> None:
     stroke = voxels_of(click(*corners), GRID, SHAPE)

@@ -7,6 +7,7 @@ import json
 import weakref
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import count
 
 import numpy as np
 import pytest
@@ -43,11 +44,8 @@ def review() -> Review:
 
 def outer(review: Review, region_id: str, label: int) -> tuple[float, float, float]:
     """A voxel of a region that is predicted as a label, but only just."""
-    region = review.region(region_id)
-    number = 0
-    while review.prediction.segmentation[voxel_of(review, place(review, region.region_id, number))] != label:
-        number += 1
-    return place(review, region_id, number)
+    points = (place(review, region_id, number) for number in count())
+    return next(each for each in points if review.prediction.segmentation[voxel_of(review, each)] == label)
 
 
 def voxel_of(review: Review, point: tuple[float, float, float]) -> tuple[int, ...]:
@@ -67,6 +65,8 @@ class TestClick:
         assert (review.corrected()[voxel], p[0][voxel], v[0][voxel]) == (1, 1, 0)
 
     def test_what_is_recorded_of_it(self, review):
+        r, a, s = place(review, "1")
+        assert review.region_at((r, a, s)).region_id == "1" and review.region_at((r - 20, a, s)) is None
         at = place(review, "2")
         review.click([at], 0, when=datetime(2026, 5, 31, 14, tzinfo=timezone(timedelta(hours=2))))
         (click,) = review.clicks
@@ -74,14 +74,8 @@ class TestClick:
         assert click.time == NOON
         review.click([at], 1)
         assert review.clicks[-1].time.tzinfo is not None
-        assert [each.click_id for each in review.clicks] == ["c1", "c2"]
-
-    def test_outside_of_all_regions_it_belongs_to_none(self, review):
-        r, a, s = place(review, "1")
         review.click([(r - 20, a, s)], 1)
-        assert review.clicks[0].region_id is None
-        assert review.region_at((r - 20, a, s)) is None
-        assert review.region_at((r, a, s)).region_id == "1"
+        assert [(each.click_id, each.region_id) for each in review.clicks] == [("c1", "2"), ("c2", "2"), ("c3", None)]
 
     def test_moving_and_removing_are_as_if_it_had_been_given_there_or_never(self, review):
         first, second = place(review, "1"), place(review, "2")
@@ -98,14 +92,6 @@ class TestClick:
         assert everything(review)[1:6] == alone
         review.click([second], 0)
         assert review.clicks[-1].click_id == "c3"
-
-    def test_a_click_that_is_moved_onto_another_counts_there(self, review):
-        first, second = place(review, "1"), place(review, "1", 8)
-        review.click([first], 1)
-        review.click([second], 0)
-        review.move_click("c1", [second])
-        voxel = voxel_of(review, second)
-        assert review.corrected()[voxel] == 1
 
     def test_moving_to_where_it_is_is_no_step(self, review):
         review.click([place(review, "1")], 1)
@@ -135,14 +121,6 @@ class TestClick:
         review.click([place(review, "1")], 1)
         assert review.clicks[0].click_id == "c1"
 
-    def test_outside_of_what_was_predicted(self):
-        prediction = clicked_prediction()
-        prediction = replace(prediction, predicted_part=(slice(0, 28), slice(0, 36), slice(0, 20)))
-        review = clicked_review(prediction)
-        beyond = prediction.grid.to_ras(np.array([10, 10, 30]))
-        with pytest.raises(ReviewError):
-            review.click([tuple(beyond)], 1)
-
     @pytest.mark.parametrize("step", ["click", "move_click", "remove_click", "take_clicks"])
     def test_signed_review_does_not_change(self, review, step):
         review.click([place(review, "1")], 1)
@@ -154,18 +132,6 @@ class TestClick:
         with pytest.raises(ReviewError):
             getattr(review, step)(*given)
         assert everything(review) == before
-
-    def test_clicks_taken_at_once_are_those_given_one_by_one(self, review):
-        for number, region in enumerate("1122"):
-            review.click([place(review, region, 3 * number)], number % 2, when=NOON + timedelta(seconds=number))
-        other = clicked_review()
-        other.decide("1", "exclude")
-        other.take_clicks(replace(click, region_id=None) for click in reversed(review.clicks))
-        assert everything(other) == everything(review)
-        other.click([place(other, "1", 20)], 1)
-        assert other.clicks[-1].click_id == "c5"
-        with pytest.raises(ReviewError):
-            other.take_clicks([*other.clicks, other.clicks[0]])
 
 
 class TestRegions:
@@ -274,17 +240,6 @@ class TestVerdicts:
         review.decide("1", "accept")
         assert review.region("1").clicks == review.clicks
 
-    def test_clicks_that_held_can_be_named(self, review):
-        review.click([place(review, "1", 5)], 1)
-        r, a, s = place(review, "1", 5)
-        live = clicked_review()
-        live.click([place(review, "1", 5)], 1, when=review.clicks[0].time)
-        live.decide("1", "accept")
-        live.click([(r - 12, a, s)], 0, when=NOON.replace(year=2030))
-        review.click([(r - 12, a, s)], 0, when=NOON.replace(year=2030))
-        review.decide("1", "accept", clicks=["c1"])
-        assert everything(review)[1:] == everything(live)[1:]
-
 
 class TestExpectedError:
     def test_is_that_of_the_maps_as_they_are(self, review):
@@ -301,27 +256,12 @@ class TestExpectedError:
                     left[region.box][region.mask] = 0
             assert now == pytest.approx(review.prediction.grid.voxel_mm3 * left.sum(dtype=float), rel=1e-6)
 
-    def test_what_is_decided_is_expected_to_be_right_by_whatever_step(self, review):
-        first, second = ("1", "2")
-        whole, error = review.prediction.expected_error_mm3, lambda: review.expected_error_mm3[1]
-        held = {each.region_id: each.found.region.expected_error_mm3 for each in review.regions}
-        review.decide(first, "accept")
-        assert error() == pytest.approx(whole - held[first], rel=1e-4)
-        review.edit(second, review.corrected())
-        assert error() == pytest.approx(whole - held[first] - held[second], rel=1e-4)
-        review.click([place(review, second)], 1)  # it reopens the region
-        assert review.region(second).verdict == "pending"
-        review.undo(), review.undo(), review.undo()
-        assert error() == whole
-
     def test_current_is_the_prediction_itself_without_clicks_and_has_all_maps_with_them(self, review):
         assert review.current() is review.prediction
         review.click([place(review, "1")], 1)
-        current = review.current()
-        for mine, theirs in zip(
-            (np.array(current.probability), np.array(current.variance)), review.maps_in(whole_box(review)), strict=True
-        ):
-            assert np.array_equal(mine, theirs)
+        current, maps = review.current(), review.maps_in(whole_box(review))
+        for mine, theirs in zip((current.probability, current.variance), maps, strict=True):
+            assert np.array_equal(np.array(mine), theirs)
         assert np.array_equal(current.segmentation, review.corrected())
         outside = np.ones(review.prediction.shape, bool)
         outside[review.changed_box] = False
@@ -414,20 +354,13 @@ class TestRecord:
         review.move_click("c2", [(r - 11, a, s)])
         return review
 
-    def test_comes_back_through_json(self, review):
-        self.reviewed(review)
-        again = Review.from_dict(json.loads(json.dumps(review.to_dict())), review.prediction)
-        for mine, theirs in zip(everything(again)[1:], everything(review)[1:], strict=True):
-            assert mine == theirs
-        assert Review.from_dict(again.to_dict(), review.prediction).to_dict() == again.to_dict()
-        again.click([place(again, "1", 9)], 1)
-        assert again.clicks[-1].click_id == "c4"
-
     def test_settings_of_clicks_are_those_it_was_made_with(self, review):
         self.reviewed(review)
         other = replace(clicked_prediction(), click_settings=replace(review.prediction.click_settings, length_mm=9.0))
         again = Review.from_dict(review.to_dict(), other)
         assert np.array_equal(again.corrected(), review.corrected())
+        again.click([place(again, "1", 9)], 1)
+        assert again.clicks[-1].click_id == "c4"
 
     def test_the_length_by_the_organs_size_is_that_before_any_click(self):
         unsized = replace(clicked_prediction(), click_settings=replace(CLICKS, length_mm=None))
@@ -485,18 +418,14 @@ def test_without_regions_clicks_still_act():
     review.sign("A. Reader")
 
 
-@pytest.fixture
-def no_collector():
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("no_collector")
 def test_volumes_go_with_the_review():
-    review = clicked_review()
-    review.click([place(review, "1")], 1)
-    assert review.effects and review.corrected().any()
-    alive = weakref.ref(review)
-    del review
-    assert alive() is None
+    gc.disable()
+    try:
+        review = clicked_review()
+        review.click([place(review, "1")], 1)
+        assert review.effects and review.corrected().any()
+        alive = weakref.ref(review)
+        del review
+        assert alive() is None
+    finally:
+        gc.enable()
