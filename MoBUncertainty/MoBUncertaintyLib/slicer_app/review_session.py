@@ -6,28 +6,34 @@ scene that was saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import slicer
 
-from MoBUncertaintyLib.base.errors import LostReviewError, ReviewError
-from MoBUncertaintyLib.base.geometry import Box, hull
+from MoBUncertaintyLib.base.errors import LostReviewError, ReviewError, SettingsError
+from MoBUncertaintyLib.base.geometry import Box, hull, intersection, occupied, shape_of, within
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.exchange import read_regions, read_settings
 from MoBUncertaintyLib.output.pictures.palette import palette_beside
+from MoBUncertaintyLib.regions.coverage import Coverage
+from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import MisplacedReviewError
-from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, ChangeOverlay
 from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks
+from MoBUncertaintyLib.slicer_app.drawing import RegionDrawing
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.inputs.channels import channelVolume
-from MoBUncertaintyLib.slicer_app.listed_regions import ListedRegions
-from MoBUncertaintyLib.slicer_app.reviewed_segmentation import RegionDrawing, ReviewedSegmentation
+from MoBUncertaintyLib.slicer_app.region_names import regionTitles
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
+from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, regionSpecs
 from MoBUncertaintyLib.slicer_app.stored_results import (
     areComplete,
     fits,
@@ -195,3 +201,187 @@ class ReviewSession:
 
     def _change(self, box: Box, before: np.ndarray, after: np.ndarray) -> Change:
         return Change(box, before, after, self.review.prediction.grid.voxel_mm3, self._palette)
+
+
+class ReviewedSegmentation:
+    """The segments, the map and the surfaces of what clicks and verdicts make of a prediction.
+
+    Args:
+        results: The image's nodes.
+        review: The review of them.
+    """
+
+    def __init__(self, results: ResultScene, review: Review) -> None:
+        self.results, self.review = results, review
+        self._predictedBox = occupied(review.prediction.segmentation)
+        self._surfacesAreOld = False
+
+    def update(self, boxes: Iterable[Box]) -> None:
+        """Show the labels and maps of some boxes as they are now; `updateSurfaces` follows when there is time."""
+        for box in boxes:
+            self._set(box)
+            self.results.overlay.update(box)
+
+    def mend(self) -> None:
+        """Bring back segments that were deleted in the Segment Editor: verdicts change them."""
+        prediction = self.review.prediction
+        if self.results.organs.restore(prediction.segmentation, labelSpecs(prediction.labels)):
+            self.discardStrayEdits()
+
+    @onItsCt
+    def strayEdits(self) -> int:
+        """Count the voxels that were changed by other means than verdicts, in the Segment Editor say."""
+        box = self._changeable()
+        return int(np.count_nonzero(self.results.organs.array()[box] != self.review.labels_in(box)))
+
+    @onItsCt
+    def discardStrayEdits(self) -> None:
+        """Let the segmentation be what the verdicts say."""
+        box = self._changeable()
+        if not np.array_equal(self.results.organs.array()[box], self.review.labels_in(box)):
+            self._set(box)
+
+    def showAll(self) -> None:
+        """Let segmentation and map be what clicks and verdicts make of them, in a scene that shows the prediction."""
+        self.discardStrayEdits()
+        if shape_of(self.review.changed_box)[0]:
+            self.results.overlay.update(self.review.changed_box)
+        self.updateSurfaces()
+
+    def updateSurfaces(self) -> None:
+        """Make the organs' surfaces anew after steps that have changed them; takes as long as the organs are big."""
+        if self._surfacesAreOld:
+            self._surfacesAreOld = False
+            self.results.updateSurfaces()
+
+    def _set(self, box: Box) -> None:
+        self.results.updateSegmentation(box, self.review.labels_in(box), surfaces=False)
+        self._surfacesAreOld = True
+
+    def _changeable(self) -> Box:
+        """Where the segmentation can differ from the review: comparing all of an image takes too long."""
+        decided = [region.box for region in self.review.regions if region.decided]
+        clicked = [self.review.changed_box] if self.review.clicks else []
+        return hull([*self.results.organs.boxes(), self._predictedBox, *decided, *clicked])
+
+
+class ListedRegions:
+    """The regions that a review lists, with their segments in the scene.
+
+    Args:
+        results: The CT's nodes.
+        review: The review of them.
+    """
+
+    def __init__(self, results: ResultScene, review: Review) -> None:
+        self.results, self.review = results, review
+        self._finder: RegionFinder | None = None
+        self._foundAt: tuple = ()  # the clicks in the maps in which it finds regions
+        self._shown = self._list()
+        self._marked: str | None = None  # the region that stands out
+        provenance = (results.documents.get("prediction") or {}).get("provenance", {})
+        predicted = _readCoverage(provenance.get("regions", {}))
+        stored = results.documents.get("coverage") or {}
+        last = (
+            _readCoverage(stored) if stored.get("predicted_sha256") == review.digest else None
+        )  # not an earlier one's
+        self._coverages = dict(filter(None, (predicted, last)))  # by the settings that regions were found with
+        self._predictedWarning = predicted[1].warning if predicted else None
+
+    @property
+    def warning(self) -> str | None:
+        """What is to be said of how much of the expected error they hold; None: they hold enough."""
+        coverage = self._coverages.get(self.review.settings)
+        listed = sum(region.found.region.expected_error_mm3 for region in self.review.regions)  # decided ones stay
+        return coverage.extended(listed).warning if coverage else None
+
+    @property
+    def otherWarnings(self) -> list[str]:
+        """The prediction's warnings, but for what was said of its regions."""
+        return [text for text in self.review.prediction.warnings if text != self._predictedWarning]
+
+    def prepare(self, measure: Measure | None = None) -> Iterator[None]:
+        """Get ready for `find`, in steps: the first time takes seconds on a large image."""
+        settings = self.review.settings
+        yield from self._finderFor(replace(settings, measure=measure or settings.measure)).prepare()
+
+    @onItsCt
+    def find(self, threshold: float | None, smallest: float, measure: Measure | None = None) -> None:
+        """Find the regions anew; those with a verdict or a comment stay.
+
+        Args:
+            threshold: In units of the measure of uncertainty; by default the usual one.
+            smallest: mm3.
+            measure: The measure of uncertainty; by default as it was.
+        """
+        before = self.review.settings
+        settings = replace(before, measure=measure or before.measure, threshold=threshold, minimum_mm3=smallest)
+        if settings == before:
+            return
+        regions = self._finderFor(settings).find(settings)
+        self.review.update_regions(regions)
+        if regions.coverage is not None:
+            self._coverages[settings] = regions.coverage
+            stored = {"settings": asdict(settings), "coverage": asdict(regions.coverage)}
+            self.results.documents.set("coverage", stored | {"predicted_sha256": self.review.digest})
+        self.show()
+        storeReview(self.results, self.review)
+
+    def show(self) -> None:
+        """Show all of them anew."""
+        regions = self.review.listed()
+        self.results.setRegions(regions.map, regionSpecs(regions.ranked, self.review.prediction.labels), regions.box)
+        self._shown = self._list()
+        self.mark(self._marked)
+        self._showStatuses()
+
+    def update(self, box: Box) -> None:
+        """Show them as they are now, where they can have changed in a box only."""
+        numbers = {number for number, _ in self._list()}
+        if set(self._list()) != set(self._shown) or set(self.results.regions.values()) != numbers:
+            self.show()
+            return
+        regions = self.review.listed()
+        inner = intersection(box, regions.box)
+        if inner:
+            there = np.zeros(shape_of(box), regions.map.dtype)
+            there[within(inner, box)] = regions.map[within(inner, regions.box)]
+            self.results.regions.update(box, there)
+            self.results.regions.rename(regionTitles(regions.ranked, self.review.prediction.labels))
+        self._shown = self._list()
+        self._showStatuses()
+
+    @onItsCt
+    def mark(self, regionId: str | None) -> None:
+        """Let one region stand out from the others; None: none."""
+        self._marked = regionId
+        self.results.highlightRegion({name: number for number, name in self._shown}.get(regionId))
+
+    @onItsCt
+    def jumpTo(self, region: ReviewRegion | None) -> None:
+        """Mark a region, and let all slice views jump and zoom to it; None: no region is marked."""
+        self.mark(region.region_id if region else None)
+        if region:
+            self.results.jumpTo(region.region.centroid_ras, region.region.extent_mm)
+
+    def _finderFor(self, settings: RegionSettings) -> RegionFinder:
+        if self._finder is None or self._foundAt != self.review.clicks or not self._finder.fits(settings):
+            self._finder, self._foundAt = RegionFinder(self.review.current(), settings), self.review.clicks
+        return self._finder
+
+    def _list(self) -> list[tuple[int, str]]:
+        return [(region.number, region.region_id) for region in self.review.regions]
+
+    def _showStatuses(self) -> None:
+        logic = slicer.vtkSlicerSegmentationsModuleLogic
+        decided = {region.number: region.decided for region in self.review.regions}
+        statuses = {number: logic.Completed if done else logic.Flagged for number, done in decided.items()}
+        self.results.regions.setStatuses(statuses)
+
+
+def _readCoverage(stored: Mapping[str, Any]) -> tuple[RegionSettings, Coverage] | None:
+    """Read how regions were found and what they hold; None where that is not known, or damaged."""
+    try:
+        return RegionSettings.from_dict(stored["settings"]), Coverage(**stored["coverage"])
+    except (KeyError, TypeError, ValueError, SettingsError):
+        return None

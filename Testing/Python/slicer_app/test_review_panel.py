@@ -340,7 +340,7 @@ class TestReview:
         from PySide6.QtCore import Qt
         from PySide6.QtTest import QTest
 
-        from MoBUncertaintyLib.slicer_app.scene.drawing import EDITOR_TAG
+        from MoBUncertaintyLib.slicer_app.drawing import EDITOR_TAG
 
         desktop, session = reviewed
         desktop.window.activateWindow()

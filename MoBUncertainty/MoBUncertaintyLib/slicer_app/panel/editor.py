@@ -9,7 +9,7 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.slicer_app.scene.drawing import MASK_SEGMENT
+from MoBUncertaintyLib.slicer_app.drawing import MASK_SEGMENT
 from MoBUncertaintyLib.slicer_app.widgets.section import write
 
 SEGMENTS_HEIGHT = 80  # pixels, of the list of segments
