@@ -15,10 +15,9 @@ from MoBUncertaintyLib.images.modality import contradictions
 from MoBUncertaintyLib.model.folder import read_channels
 from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, read_settings, write_maps
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
-from MoBUncertaintyLib.slicer_app.inputs.channels import channelVolume
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
-from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, subjectHierarchy
+from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, ijkToRas, isPlaced, subjectHierarchy
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs
 from MoBUncertaintyLib.worker.protocol import Command

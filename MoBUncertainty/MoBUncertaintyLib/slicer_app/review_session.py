@@ -29,9 +29,8 @@ from MoBUncertaintyLib.slicer_app.clicks.changes import Change, ChangeOverlay
 from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks
 from MoBUncertaintyLib.slicer_app.drawing import RegionDrawing
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
-from MoBUncertaintyLib.slicer_app.inputs.channels import channelVolume
 from MoBUncertaintyLib.slicer_app.region_names import regionTitles
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, channelVolume
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, regionSpecs
 from MoBUncertaintyLib.slicer_app.stored_results import (

@@ -286,7 +286,7 @@ class TestAnotherImage:
         assert session.review.clicks == before
 
     def test_another_input_channel_of_the_model_is_the_reviews_own(self, reviewed, mouse, other):
-        from MoBUncertaintyLib.slicer_app.inputs.channels import setChannelVolume
+        from MoBUncertaintyLib.slicer_app.scene.nodes import setChannelVolume
 
         desktop, session = reviewed
         setChannelVolume(session.results.ctNode, "T2", other)

@@ -309,7 +309,7 @@ class TestModels:
         from pathlib import Path
         from types import SimpleNamespace
 
-        from MoBUncertaintyLib.slicer_app.panel.model_selector import modelTitles
+        from MoBUncertaintyLib.slicer_app.panel.inputs import modelTitles
         from MoBUncertaintyLib.slicer_app.widgets.section import shortened
 
         named = [

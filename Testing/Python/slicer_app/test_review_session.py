@@ -190,8 +190,8 @@ class TestEdit:
         same(again)
 
     def test_the_mask_of_a_region_that_is_no_more_goes(self, session):
-        from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
         from MoBUncertaintyLib.slicer_app.drawing import MASK_SEGMENT, REGION_TAG
+        from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 
         session.drawing.begin(session.review.regions[1].region_id)
         segmentation = session.results.node("segmentation").GetSegmentation()

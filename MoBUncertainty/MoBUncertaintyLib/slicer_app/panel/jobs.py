@@ -13,10 +13,10 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
-from MoBUncertaintyLib.slicer_app.inputs.channels import missingChannel
 from MoBUncertaintyLib.slicer_app.panel.editor import settleStrayEdits
 from MoBUncertaintyLib.slicer_app.panel.state import State, idleState
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
+from MoBUncertaintyLib.slicer_app.scene.nodes import missingChannel
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder

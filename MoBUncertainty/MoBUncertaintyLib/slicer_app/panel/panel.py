@@ -1,27 +1,31 @@
-"""The panel: its sections, connected with the logic and with each other."""
+"""The panel: its sections, connected with the logic and with each other, and which results they show."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import qt
 import slicer
 import slicer.util
+import vtk
+from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.slicer_app.panel.computer import ComputerSection
+from MoBUncertaintyLib.base.errors import LostReviewError, UserError
 from MoBUncertaintyLib.slicer_app.panel.export import ExportSection
 from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection
 from MoBUncertaintyLib.slicer_app.panel.jobs import Jobs, whyNotApply
 from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
-from MoBUncertaintyLib.slicer_app.panel.run import RunSection, predictionSettings
-from MoBUncertaintyLib.slicer_app.panel.shown import Removals, ShownResults
+from MoBUncertaintyLib.slicer_app.panel.run import ComputerSection, RunSection, predictionSettings
 from MoBUncertaintyLib.slicer_app.panel.state import Folding, State
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
-from MoBUncertaintyLib.slicer_app.sessions import mapVolumes
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import AfterLoading, isLoading
+from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
+from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
+from MoBUncertaintyLib.slicer_app.sessions import hideMisplaced, hideOrphans, mapVolumes, showAlone
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import AfterLoading, confirmLoss, isLoading, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import PANEL_WIDTH, revealLater, revealUnfolded, shown
 from MoBUncertaintyLib.slicer_app.worklist.dock import WorklistDock
 
@@ -168,3 +172,159 @@ class Panel:
 
     def _hideMaps(self, *_args) -> None:
         self.inputs.hide(mapVolumes())
+
+
+class ShownResults:
+    """The results of the image that is selected.
+
+    Args:
+        panel: That shows them.
+    """
+
+    def __init__(self, panel) -> None:
+        self._panel = panel
+        self._refused = None  # the image whose results cannot be shown, not tried again before it changes
+        self._refusal = ""  # the reason, given once for each scene
+        self._watched = (None, 0)  # the image that results follow, and the observer's tag
+        self._changes = qt.QTimer()  # of that image; looked at when all is done: one act changes several nodes
+        self._changes.setInterval(0)
+        self._changes.timeout.connect(shown(self._onCtChanged))
+
+    def forget(self) -> None:
+        """Forget what was refused, and why: there are other results, or another scene."""
+        self._refused, self._refusal = None, ""
+
+    def stop(self) -> None:
+        """Watch no image any more."""
+        self._changes.stop()
+        self._watch(None)
+
+    def show(self, ct) -> None:
+        """Show the results of an image, if it has any."""
+        panel, session, refusal = self._panel, None, None
+        try:
+            session = panel.logic.sessions.get(ct) if ct is not self._refused or ct is None else None
+        except UserError as error:
+            self._refused, refusal = ct, error
+            hideMisplaced(ct)
+        isAnother = ct is not None and ct is not self._watched[0]
+        self._watch(ct)
+        if isAnother:
+            giveWindow(ct)
+        if session is None and isAnother and ct is not self._refused:
+            if findResults(ct.GetScene()):
+                showAlone(ct)
+            else:
+                ResultScene(ct).pointCameras()  # which Slicer does for the first image alone
+        if session is not panel.review.session or session is None:
+            if session:
+                showAlone(ct)
+                panel.inputs.chooseMakers(session.review.prediction.provenance)
+                panel.run.showRoi(False)
+                panel.run.work.say("")
+            elif isAnother:
+                panel.run.work.say("")  # what is said is about the image before
+                panel.inputs.chooseOwn()
+            for section in (panel.overlay, panel.export, panel.review):
+                section.setSession(session)
+        if refusal and str(refusal) != self._refusal:
+            panel.afterLoading.later(partial(self._refuse, ct, refusal))
+        self._refusal = str(refusal) if refusal else "" if session else self._refusal
+
+    def _refuse(self, ct, error: UserError) -> None:
+        """Say why results cannot be shown; where only their review is lost, offer to begin it anew."""
+        if not isinstance(error, LostReviewError):
+            showError(str(error))
+            return
+        question = _("Begin a new review of these results? Cancel keeps the stored one in the scene, unread.")
+        if confirmLoss(f"{error} {question}"):
+            self._panel.logic.sessions.startOver(ct)
+            self._refused = None
+            self._panel.refresh()
+
+    def _watch(self, ct) -> None:
+        """Let the results follow the transform that the image is put under, and notice when they no longer fit it."""
+        node, tag = self._watched
+        if ct is not node:
+            if node:
+                node.RemoveObserver(tag)
+            # Of its place, its voxels, and which transform it is under.
+            self._watched = (ct, ct.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onCtModified)) if ct else (None, 0)
+
+    def _onCtModified(self, ct, _event) -> None:
+        session = self._panel.logic.sessions.opened(ct)
+        fits = session is not None and session.fits()
+        if fits:
+            session.results.nodes.followTransform()
+        if ct is self._refused or fits != (session is not None):
+            self._changes.start()
+
+    def _onCtChanged(self) -> None:
+        """Look again whether the results of the image fit it."""
+        self._changes.stop()
+        self._refused = None
+        self._panel.refresh()
+
+
+class Removals:
+    """Ends what was about nodes that are removed, and says so.
+
+    Args:
+        panel: That shows results, and says why they are gone.
+    """
+
+    def __init__(self, panel) -> None:
+        self._panel = panel
+        self._seen = None  # the image whose review was shown before a node was removed
+        self._ended = ""  # why a computation or a review has ended, until it is said
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, _scene, _event, node) -> None:
+        """Note the results of an image that is going to be removed: they will be removed with it."""
+        if self._panel.parameters:
+            session = self._panel.review.session
+            self._seen = session and session.results.ctNode
+            self._panel.logic.sessions.noteOrphans(node)
+
+    def onNodeRemoved(self, *_args) -> None:
+        """Handle the removal of a node."""
+        panel = self._panel
+        if panel.parameters is None:
+            return
+        if panel.jobs.work and panel.jobs.ct.GetScene() is None:
+            panel.jobs.cancel("")
+            self._say(_("The image was removed, so its computation was cancelled."))
+        if panel.logic.sessions.hasOrphans:
+            panel.afterLoading.later(panel.logic.sessions.removeOrphans)
+        if closed := panel.logic.sessions.forgetIncomplete():
+            hideOrphans()
+            panel.refresh()
+            for ct in closed:
+                panel.afterLoading.later(partial(self._onClosed, ct, ct is self._seen))
+
+    def forget(self) -> None:
+        """Say nothing: there is another scene."""
+        self._ended, self._seen = "", None
+
+    def sayEnded(self) -> None:
+        """Say it while the module is shown; else once it is shown again, be it with the results of another image."""
+        if self._ended and self._panel.review.entered:
+            self._panel.run.work.say(self._ended)
+            self._panel.ui.runCollapsibleButton.collapsed = False
+            self._ended = ""
+
+    def _onClosed(self, ct, wasSeen: bool) -> None:
+        """Remove what was drawn of results whose segmentation was removed; say why a review has ended that was seen."""
+        text = _("A part of the results of {ct} was removed, so their review has ended; apply again for new ones.")
+        if ct.GetScene() is None:
+            text = _("{ct} was removed, and its results with it.")
+        elif ResultScene(ct).node("segmentation") is None:
+            ResultScene(ct).removeShown()
+            text = _("The segmentation of {ct} was removed, and its maps and surface with it; apply again for others.")
+        if wasSeen:
+            self._say(text.format(ct=ct.GetName()))
+
+    def _say(self, text: str) -> None:
+        """Say why something has ended, where Apply is, once all has followed the removal."""
+        self._ended = text
+        self._panel.afterLoading.later(self.sayEnded)

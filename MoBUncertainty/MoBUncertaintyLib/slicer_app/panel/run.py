@@ -1,18 +1,24 @@
-"""Run: how to compute, Apply and Cancel, and how far it is."""
+"""Run: how to compute and on which computer, Apply and Cancel, and how far it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import slicer.util
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.choices import Method
-from MoBUncertaintyLib.slicer_app.inputs.mixture import canMirror
+from MoBUncertaintyLib.slicer_app.computer import Computer
+from MoBUncertaintyLib.slicer_app.inputs import canMirror
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi, roiBounds
-from MoBUncertaintyLib.slicer_app.widgets.section import shown, write
+from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown, write
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
+from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
+from MoBUncertaintyLib.worker.protocol import Command
 
 
 class RunSection:
@@ -64,6 +70,101 @@ class RunSection:
     def _onRoiAdded(self, roi) -> None:
         """Fit a new region of interest, which has no size yet, to the CT."""
         fitRoi(roi, self._ui.ctSelector.currentNode())
+
+
+class ComputerSection:
+    """The rows of *Advanced* that say which computer segments.
+
+    Args:
+        ui: The panel's widgets.
+        computer: The choice.
+        onChanged: Called when it has changed.
+    """
+
+    def __init__(self, ui, computer: Computer, onChanged: Callable[[], None]) -> None:
+        self._ui, self._computer, self._onChanged = ui, computer, onChanged
+        self._tester: WorkerClient | None = None
+        ui.computerEdit.text = computer.host
+        ui.computerEdit.textChanged.connect(shown(self._onText))
+        ui.testConnectionButton.clicked.connect(shown(self._onTest))
+        ui.computerConsentLabel.linkActivated.connect(shown(self._onWithdraw))
+        self._say("")
+        self.update()
+
+    def update(self) -> None:
+        """Set the widgets."""
+        computer, ui = self._computer, self._ui
+        whyNot = computer.problem if computer.host else _("Type the name of a computer first, as for ssh: user@host.")
+        if self._tester is not None:
+            whyNot = _("Wait until the computer has answered.")
+        tip = _("Connect to this computer, and say what is there. Nothing of any image is sent.")
+        allow(ui.testConnectionButton, whyNot, tip)
+        agreed = bool(computer.host) and computer.allowed
+        text = _('Images may be sent to {host}. <a href="withdraw">Withdraw</a>').format(host=computer.host)
+        write(ui.computerConsentLabel, text if agreed else "")
+        ui.computerConsentLabel.visible = agreed
+
+    def confirm(self) -> None:
+        """Ask the user to agree that CTs are sent to the computer, once for each.
+
+        Raises:
+            Cancelled: They do not.
+        """
+        if not self._computer.host or self._computer.allowed:
+            return
+        question = _(
+            "{host} is to segment the image. These are sent to it, encrypted, by ssh:\n\n"
+            "    the voxels of the image and of the model's other inputs, and where they lie in space,\n"
+            "    how to compute, with the region of interest,\n"
+            "    the model, if {host} lacks it.\n\n"
+            "The image's name, its DICOM files and all else in the scene stay here. {host} sends the results back and "
+            "keeps nothing but the model. Send this image, and later ones without asking?"
+        ).format(host=self._computer.host)
+        if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("MoB Uncertainty")):
+            raise Cancelled(
+                _("Nothing was sent, so nothing was computed; try again to be asked again, or empty Computer.")
+            )
+        self._computer.allow()
+        self.update()
+
+    def close(self) -> None:
+        """End the test of a connection."""
+        if self._tester is not None:
+            self._tester.close()
+            self._tester = None
+
+    def _onText(self, *_args) -> None:
+        self.close()
+        self._computer.choose(self._ui.computerEdit.text)
+        self._say(self._computer.problem or "")
+        self._onChanged()
+        self.update()
+
+    def _onTest(self, *_args) -> None:
+        self._tester = self._computer.newClient()
+        self._say(_("Connecting to {host}...").format(host=self._computer.host))
+        job = self._tester.request({"command": Command.COMPUTER})
+        job.finished.connect(shown(self._onAnswer))
+        job.failed.connect(shown(lambda _code, message, _details: self._onTested(message)))
+        self.update()
+
+    def _onAnswer(self, answer: dict[str, Any]) -> None:
+        text = _("{host} is ready: mob-uncertainty {version}, {device}, {cores} cores.")
+        names = {name: answer.get(name) for name in ("version", "device", "cores")}
+        self._onTested(text.format(host=self._computer.host, **names))
+
+    def _onTested(self, text: str) -> None:
+        self.close()
+        self._say(text)
+        self.update()
+
+    def _onWithdraw(self, *_args) -> None:
+        self._computer.allow(False)
+        self.update()
+
+    def _say(self, text: str) -> None:
+        write(self._ui.computerLabel, text)
+        self._ui.computerLabel.visible = bool(text)
 
 
 def predictionSettings(parameters, models: Sequence[ListedModel], labels: list[str]) -> dict[str, object]:

@@ -22,6 +22,7 @@ REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a 
 # And back: a copy of the CT, which Slicer gives the references of the original, must not take its results for its own.
 CT_ROLE = REFERENCE_ROLE.format("ct")
 ROLE_ATTRIBUTE = "MoBUncertainty.role"  # tells what a node is even when its CT is gone
+CHANNEL_ROLE = REFERENCE_ROLE.format("channel")  # from the CT to the volumes of a model's other input channels, by name
 
 PLACE_TOLERANCE_MM = 0.01  # files round, a transform that was hardened and taken back does
 
@@ -233,3 +234,19 @@ def isPlaced(volumeNode, matrix, size: Sequence[int]) -> bool:
     if not size or shape(volumeNode) != tuple(size):
         return False
     return largest_shift(ijkToRas(volumeNode), matrix, size) < PLACE_TOLERANCE_MM
+
+
+def channelVolume(ct, name: str):
+    """Return the volume of a channel, by its name; None where none was chosen."""
+    return ct.GetNodeReference(f"{CHANNEL_ROLE}.{name}")
+
+
+def setChannelVolume(ct, name: str, volume) -> None:
+    """Choose the volume of a channel, or none."""
+    ct.SetNodeReferenceID(f"{CHANNEL_ROLE}.{name}", volume.GetID() if volume else None)
+
+
+def missingChannel(ct, names: Sequence[str]) -> str | None:
+    """Return the first channel without a volume that holds voxels; None: all have one."""
+    volumes = ((name, channelVolume(ct, name)) for name in names)
+    return next((name for name, volume in volumes if volume is None or volume.GetImageData() is None), None)

@@ -1,22 +1,29 @@
-"""Which labels of a model are wanted, and which other models predict too: check lists that open and are searched."""
+"""What the panel offers of a model: its labels, other models beside it, volumes for its channels, what it averages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import qt
+import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.listing import ListedModel
+from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, setChannelVolume
 from MoBUncertaintyLib.slicer_app.widgets.section import shown, write
 
 GAP = 6  # pixels between the summary and its button, as in CheckList.ui
 
 ROWS = 8
 """Rows that the list shows at once, if there are as many."""
+
+MIRRORED_PASSES = 8
+"""At most, where a training folder tells only when it is loaded along which axes it can be mirrored."""
 
 
 class CheckList:
@@ -172,3 +179,101 @@ def few(names: Sequence[str], most: int = 4) -> str:
     """Name some in one line, and count those that are too many for it."""
     named = ", ".join(names[:most]) or _("not known")
     return named if len(names) <= most else _("{names} and {n} more").format(names=named, n=len(names) - most)
+
+
+class ChannelSelectors:
+    """A selector of a volume for each input channel of the model beyond the first, which is the CT's.
+
+    Args:
+        place: The widget that holds them; hidden where there are none.
+        onChanged: Called when another volume is chosen.
+
+    Attributes:
+        selectors: By the channel's name.
+    """
+
+    def __init__(self, place, onChanged: Callable[[], None]) -> None:
+        self._place = place
+        self._onChanged = onChanged
+        self._form = None
+        self._ct = None
+        self.selectors: dict[str, Any] = {}
+        place.visible = False
+
+    def offer(self, ct, channels: Sequence[str], enabled: bool) -> None:
+        """Show the volumes that a CT refers to; without a CT, or with one channel, nothing."""
+        self._ct = None  # what is shown now is no choice of the user's
+        names = list(channels[1:]) if ct else []
+        if names != list(self.selectors):
+            self._make(names)
+        for name, selector in self.selectors.items():
+            selector.setCurrentNode(channelVolume(ct, name))
+            selector.enabled = enabled
+        self._place.visible = bool(names)
+        self._ct = ct
+
+    def _make(self, names: Sequence[str]) -> None:
+        if self._form is not None:
+            self._form.setParent(None)
+            self._form.deleteLater()
+        self._form, self.selectors = qt.QWidget(), {}
+        layout = qt.QFormLayout(self._form)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for name in names:
+            selector = slicer.qMRMLNodeComboBox()
+            selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+            selector.hideChildNodeTypes = ["vtkMRMLLabelMapVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode"]
+            selector.noneEnabled, selector.addEnabled, selector.removeEnabled = True, False, False
+            selector.noneDisplay = _("Select a volume")
+            tip = _("The volume for the model's input {name}; resampled to the first image if need be.")
+            selector.toolTip = tip.format(name=name)
+            selector.setMRMLScene(slicer.mrmlScene)
+            selector.currentNodeIDChanged.connect(shown(partial(self._onChosen, name)))
+            layout.addRow(f"{name}:", selector)
+            self.selectors[name] = selector
+        self._place.layout().addWidget(self._form)
+
+    def _onChosen(self, name: str, *_args) -> None:
+        if self._ct is not None:
+            setChannelVolume(self._ct, name, self.selectors[name].currentNode())
+            self._onChanged()
+
+
+def offerMixture(ui, models: Sequence[ListedModel], enabled: bool) -> None:
+    """Offer what models can average and, for one without a covariance, a link to what would improve it.
+
+    Args:
+        ui: The panel's widgets.
+        models: That predict; none: nothing is offered. Several are averaged in any case, with all their folds.
+        enabled: Whether the user may choose now.
+    """
+    folds = len(models[0].folds) if len(models) == 1 else 0
+    ui.foldsCheckBox.text = _("Average all folds, {n} times as long").format(n=folds)
+    passes = max((2 ** len(model.card.mirror_axes) if model.card else MIRRORED_PASSES for model in models), default=1)
+    guessed = not all(model.card for model in models)
+    text = _("Average mirrored tiles, up to {n} times as long") if guessed else None
+    ui.mirrorCheckBox.text = (text or _("Average mirrored tiles, {n} times as long")).format(n=passes)
+    ui.foldsCheckBox.enabled = ui.mirrorCheckBox.enabled = enabled
+    ui.foldsCheckBox.visible = folds > 1
+    ui.mirrorCheckBox.visible = mirrored = canMirror(models)
+    note = _note(models) if models else ""
+    write(ui.mixtureNoteLabel, note)
+    ui.mixtureNoteLabel.visible = bool(note)
+    ui.mixturePlace.visible = bool(note) or folds > 1 or mirrored
+
+
+def canMirror(models: Sequence[ListedModel]) -> bool:
+    """Whether models were trained with mirrored images, as far as their cards say."""
+    return bool(models) and all(model.card is None or bool(model.card.mirror_axes) for model in models)
+
+
+def _note(models: Sequence[ListedModel]) -> str:
+    """Say in one sentence what a model without a covariance lacks, and what improves it."""
+    if any(model.has_covariance for model in models):
+        return ""
+    if len(models) > 1:
+        return _("These models do not know where they are unsure: regions are listed where they disagree.")
+    return _(
+        "This model has not learned where it is unsure; it does so from"
+        ' <a href="temperature">5 cases of yours</a> (minutes).'
+    )
