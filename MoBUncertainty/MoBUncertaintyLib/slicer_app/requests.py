@@ -91,7 +91,7 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[
 
 def _show(results: ResultScene, prediction, settings, regionMap, record: dict[str, Any]) -> Iterator[None]:
     first = results.node("segmentation") is None
-    yield from results.setSegmentationInSteps(prediction.segmentation, labelSpecs(prediction.labels))
+    yield from results.setSegmentation(prediction.segmentation, labelSpecs(prediction.labels))
     yield
     values = [label.value for label in prediction.labels]
     maps = (dict(zip(values, each, strict=True)) for each in (prediction.probability, prediction.variance))

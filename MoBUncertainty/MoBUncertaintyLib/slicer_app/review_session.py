@@ -71,7 +71,7 @@ class ReviewSession:
         self.drawing = RegionDrawing(self.segmentation, partial(self.step, Review.edit))
         self.marks, self.changes = ClickMarks(results, review, self._palette), ChangeOverlay(results.ctNode)
         self.lastChange: Change | None = None
-        results.overlay.maps.current = review
+        results.overlay.maps.review = review
 
     @classmethod
     def start(cls, results: ResultScene, predicted: np.ndarray, regionMap: np.ndarray) -> ReviewSession:
@@ -254,7 +254,7 @@ class ReviewedSegmentation:
             self.results.updateSurfaces()
 
     def _set(self, box: Box) -> None:
-        self.results.updateSegmentation(box, self.review.labels_in(box), surfaces=False)
+        self.results.updateSegmentation(box, self.review.labels_in(box))
         self._surfacesAreOld = True
 
     def _changeable(self) -> Box:

@@ -57,7 +57,7 @@ def add_results(window, name: str, threshold: float):
     labels[2:8, 13:17, 13:17] = 1
     results = ResultScene(add_volume(window.scene, np.zeros(SHAPE, np.int16), MATRIX, name))
     results.overlay.setMaps({1: labels.astype(np.float32)}, {1: 0 * labels.astype(np.float32)}, threshold)
-    results.setSegmentation(labels, [SegmentSpec(1, "organ", (255, 120, 0))])
+    list(results.setSegmentation(labels, [SegmentSpec(1, "organ", (255, 120, 0))]))
     results.setRegions(np.zeros(SHAPE, np.uint16), [])
     results.overlay.show(MapKind.VARIANCE)
     return results

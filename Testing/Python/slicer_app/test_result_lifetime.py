@@ -122,10 +122,9 @@ class TestTransform:
         for role in ("segmentation", "probability", "variance", "map", "surface", "regions"):
             assert results.node(role).GetParentTransformNode() is moved[0], role
 
-    @pytest.mark.parametrize("how", ["jumpTo", "showInViews"])
-    def test_views_go_to_the_place_in_the_world(self, results, world, moved, how):
+    def test_views_go_to_the_place_in_the_world(self, results, world, moved):
         position = (MATRIX @ (7, 9, 6, 1))[:3]
-        results.jumpTo(position, 20.0) if how == "jumpTo" else results.showInViews(position)
+        results.jumpTo(position, 20.0)
         expected = (moved[1] @ (*position, 1))[:3]
         bounds = np.zeros(6)
         results.ctNode.GetRASBounds(bounds)
@@ -136,9 +135,8 @@ class TestTransform:
         for view in views:
             matrix = world.slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
             assert matrix[:3, 2] @ (expected - matrix[:3, 3]) == pytest.approx(0, abs=1e-3)
-            if how == "jumpTo":
-                assert np.allclose(matrix[:3, 3], expected, atol=1e-3)
-                assert min(view.GetFieldOfView()[:2]) == pytest.approx(extent)
+            assert np.allclose(matrix[:3, 3], expected, atol=1e-3)
+            assert min(view.GetFieldOfView()[:2]) == pytest.approx(extent)
 
     def test_arrays_are_the_cts_own(self, results, moved):
         labels = arrays()[2]

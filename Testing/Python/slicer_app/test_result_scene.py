@@ -40,7 +40,7 @@ class TestMaps:
         labels = (probability > 0).astype(np.uint8)
         tracemalloc.start()
         found.overlay.setMaps({1: probability}, {1: probability})
-        found.setSegmentation(labels, [world.rooms.SegmentSpec(1, "organ", (200, 90, 0))])
+        list(found.setSegmentation(labels, [world.rooms.SegmentSpec(1, "organ", (200, 90, 0))]))
         found.overlay.show(world.MapKind.ENTROPY)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -207,7 +207,7 @@ class TestSegmentation:
             start = [rng.integers(0, n) for n in SHAPE]
             box = tuple(slice(int(s), int(rng.integers(s + 1, n + 1))) for s, n in zip(start, SHAPE, strict=True))
             expected[box] = rng.integers(0, 3, expected[box].shape)
-            results.updateSegmentation(box, expected[box], surfaces=False)
+            results.updateSegmentation(box, expected[box])
             assert np.array_equal(results.organs.array(), expected)
         assert np.array_equal(results.predicted(), arrays()[2])
 
@@ -244,7 +244,7 @@ class TestSegmentation:
         first, second = surface_points(results, 1), surface_points(results, 2)
         labels = arrays()[2]
         box = (slice(4, 9), slice(6, 12), slice(3, 7))
-        results.updateSegmentation(box, np.zeros_like(labels[box]), surfaces=False)
+        results.updateSegmentation(box, np.zeros_like(labels[box]))
         assert surface_points(results, 1) == first
         results.updateSurfaces()
         assert surface_points(results, 1) != first
@@ -345,12 +345,14 @@ class TestSurface:
         labels = arrays()[2]
         labels[labels == 2] = 0
         results.updateSegmentation((slice(0, 14), slice(0, 20), slice(0, 24)), labels)
+        results.updateSurfaces()
         assert node.GetPolyData().GetBounds() != before
         assert len(seen[0]) == node.GetPolyData().GetNumberOfPoints(), "in its colours whenever a view can draw it"
 
     def test_without_any_organ_it_is_empty(self, results):
         results.overlay.change(surface=True)
         results.updateSegmentation(tuple(slice(0, n) for n in SHAPE), np.zeros(SHAPE, np.uint8))
+        results.updateSurfaces()
         assert results.node("surface").GetPolyData().GetNumberOfPoints() == 0
 
 

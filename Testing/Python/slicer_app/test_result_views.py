@@ -40,7 +40,7 @@ def axial():
     results = ResultScene(add_volume(app.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT"))
     results.overlay.setMaps({1: labels.astype(np.float32)}, {1: variance})
     results.overlay.show(MapKind.VARIANCE)
-    results.setSegmentation(labels, [SegmentSpec(1, "organ", ORANGE)])
+    list(results.setSegmentation(labels, [SegmentSpec(1, "organ", ORANGE)]))
     results.setRegions(regions, [SegmentSpec(1, "1", CYAN)])
     view._logic.ResizeSliceNode(SIZE, SIZE)
     results.showInViews()

@@ -60,9 +60,8 @@ def fill(world, found, organs=(1, 2)):
     probability, variance, labels = arrays(organs)
     found.overlay.setMaps(probability, variance)
     terminology = {"category": ANATOMY, "type": ("SCT", "15776009", "Pancreas"), "modifier": None}
-    found.setSegmentation(
-        labels, [spec(organ, f"organ {organ}", (200, 90, 10 * organ), terminology) for organ in organs]
-    )
+    specs = [spec(organ, f"organ {organ}", (200, 90, 10 * organ), terminology) for organ in organs]
+    list(found.setSegmentation(labels, specs))
     found.setRegions(region_labels(), [spec(n, f"region {n}", (0, 220, 255)) for n in (1, 2)])
     flagged = world.slicer.vtkSlicerSegmentationsModuleLogic.Flagged
     found.regions.setStatuses({1: flagged, 2: flagged})

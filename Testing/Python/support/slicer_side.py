@@ -122,7 +122,7 @@ def reuse() -> dict:
         specs = [SegmentSpec(value, name, (255, 0, 0)) for value, name in enumerate(names, 1)]
         again = ResultScene(results.ctNode)
         again.overlay.setMaps(*({1: np.zeros((8, 9, 10), np.float32)},) * 2)
-        again.setSegmentation(labels, specs)
+        list(again.setSegmentation(labels, specs))
         again.overlay.show(MapKind.STANDARD_DEVIATION)
         again.overlay.show(MapKind.VARIANCE)
         again.setRegions(labels, specs)

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import numpy as np
 import slicer.util
@@ -17,6 +16,7 @@ from MoBUncertaintyLib.base.geometry import Box, hull, intersection, occupied, s
 from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, MAX_VARIANCE, Measure
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, NEGLIGIBLE, brightest_variance
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
+from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
 
@@ -80,17 +80,6 @@ def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure
     }[kind]
 
 
-class CurrentMaps(Protocol):
-    """The maps as they are after clicks, a `Review` say."""
-
-    @property
-    def changed_box(self) -> Box:
-        """Where they may differ from the prediction's; empty: nowhere."""
-
-    def maps_in(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Return probability and variance in a box, each (labels, z, y, x)."""
-
-
 class UncertaintyMaps:
     """Probability and variance of each label as volumes, and what is derived from them.
 
@@ -101,14 +90,14 @@ class UncertaintyMaps:
         nodes: Of the CT.
 
     Attributes:
-        current: The maps as they are now; None: as predicted.
+        review: Whose clicks have changed the maps; None: they are as predicted.
     """
 
     def __init__(self, nodes: CtNodes):
         self._nodes = nodes
         self._derived: dict[tuple, tuple] = {}  # by kind and what it is derived from: its box and vtkImageData
         self._shown: tuple | None = None  # what the derived volume holds: its key and box, where clicks are written in
-        self.current: CurrentMaps | None = None
+        self.review: Review | None = None
 
     def set(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
         """Put the maps into volumes as float32; volumes of labels that are not among them are removed.
@@ -220,7 +209,7 @@ class UncertaintyMaps:
 
     @property
     def _isChanged(self) -> bool:
-        return self.current is not None and all(shape_of(self.current.changed_box))
+        return self.review is not None and all(shape_of(self.review.changed_box))
 
     def _isDerived(self, kind: MapKind, sources: list) -> bool:
         several = len(sources) > 1 or kind not in (MapKind.VARIANCE, MapKind.PROBABILITY)
@@ -228,7 +217,7 @@ class UncertaintyMaps:
 
     def _withChanges(self, kind: MapKind, label: int | None, box: Box, image) -> tuple[Box, object]:
         """Write into a map as predicted what clicks have changed; where they reach beyond it, into a larger one."""
-        changed = self.current.changed_box
+        changed = self.review.changed_box
         union = hull((box, changed))
         voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape_of(box))
         if union != box:
@@ -240,7 +229,7 @@ class UncertaintyMaps:
 
     def _changed(self, kind: MapKind, label: int | None, box: Box) -> np.ndarray:
         """Derive a map as it is now in a box."""
-        probability, variance = self.current.maps_in(box)
+        probability, variance = self.review.maps_in(box)
         maps = probability if kind in OF_PROBABILITY else variance
         labels = list(self.volumes("variance"))
         return _derivedArray(kind, [maps[index] for index, value in enumerate(labels) if label in (None, value)])

@@ -95,16 +95,6 @@ class CtNodes:
             if node.IsA("vtkMRMLTransformableNode"):
                 node.SetAndObserveTransformNodeID(self.ctNode.GetTransformNodeID())
 
-    def removeAll(self):
-        """Remove all nodes; the CT leaves their folder, which goes too if it was made for them."""
-        self.leftovers().remove()
-
-    def removeShown(self):
-        """Remove what can be seen; the documents stay, so that a review is not lost unasked."""
-        leftovers = self.leftovers()
-        leftovers.nodes = [node for node in leftovers.nodes if node.IsA("vtkMRMLDisplayableNode")]
-        leftovers.remove()
-
     def leftovers(self) -> Leftovers:
         """Note, while the CT is still in the scene, what goes with it or without it."""
         hierarchy, nodes = subjectHierarchy(self.scene), self.all()

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import slicer.util
 import vtk
+from scipy import ndimage
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from MoBUncertaintyLib.base.geometry import Box
@@ -21,7 +23,6 @@ from MoBUncertaintyLib.slicer_app.scene.state import USUAL_THRESHOLD, OverlayRec
 FILL_OPACITY = 0.35
 VALUES, LABEL, COLOURS = "Uncertainty", "Label", "Colour"
 """Arrays at the surface's points: the map's value, the label's colour, and the colour that is shown."""
-_AROUND = 2  # voxels: the map is cut to the surface's box, widened by this
 
 
 class Overlay:
@@ -264,20 +265,8 @@ def withValues(surface: vtk.vtkPolyData, volumeNode, colour: tuple[float, float,
     """
     points = vtk_to_numpy(surface.GetPoints().GetData()).astype(float)
     toIjk = np.linalg.inv(ijkToRas(volumeNode))
-    ijk = vtk.vtkPolyData()
-    ijk.SetPoints(vtk.vtkPoints())
-    ijk.GetPoints().SetData(numpy_to_vtk(points @ toIjk[:3, :3].T + toIjk[:3, 3], deep=True))
-    # Cut to the surface's box: the probe would look at every voxel's cell.
-    bounds = np.reshape(ijk.GetBounds(), (3, 2)) + np.array([-_AROUND, _AROUND])
-    cut = vtk.vtkExtractVOI()
-    cut.SetInputData(volumeNode.GetImageData())
-    size = np.array(volumeNode.GetImageData().GetDimensions())[:, None]
-    cut.SetVOI(*np.clip(np.round(bounds).astype(int), 0, size - 1).ravel().tolist())
-    probe = vtk.vtkProbeFilter()
-    probe.SetInputData(ijk)
-    probe.SetSourceConnection(cut.GetOutputPort())
-    probe.Update()
-    values = vtk_to_numpy(probe.GetOutput().GetPointData().GetScalars())
+    ijk = points @ toIjk[:3, :3].T + toIjk[:3, 3]
+    values = ndimage.map_coordinates(slicer.util.arrayFromVolume(volumeNode), ijk.T[::-1], order=1)
     result = vtk.vtkPolyData()
     result.ShallowCopy(surface)
     result.GetPointData().AddArray(_array(VALUES, values.astype(np.float32)))

@@ -50,14 +50,16 @@ class ResultScene:
         self.overlay = Overlay(self.nodes, self.organs, self.documents)
 
     def remove(self):
-        """Remove all nodes made for this CT, and the folder in which they lay."""
-        self.nodes.removeAll()
+        """Remove all nodes made for this CT; it leaves their folder, which goes too if it was made for them."""
+        self.nodes.leftovers().remove()
 
     def removeShown(self):
         """Remove what can be seen of the results; a review stays in the scene, unread."""
         if self.node("shown"):
             views.takeOut(self.node("shown"))  # else Slicer shows another volume in its place
-        self.nodes.removeShown()
+        leftovers = self.nodes.leftovers()
+        leftovers.nodes = [node for node in leftovers.nodes if node.IsA("vtkMRMLDisplayableNode")]
+        leftovers.remove()
 
     def node(self, role: str):
         """Return the first node made for this CT in that role, or None.
@@ -69,22 +71,13 @@ class ResultScene:
 
     # Segmentation
 
-    def setSegmentation(self, labels: np.ndarray, segments: list[SegmentSpec]):
-        """Show the organs: outlines in the slices, surfaces in 3D. A copy is kept as predicted.
+    def setSegmentation(self, labels: np.ndarray, segments: list[SegmentSpec]) -> Iterator[None]:
+        """Show the organs, in steps: outlines in the slices, surfaces in 3D. A copy is kept as predicted.
 
         Args:
             labels: Label map.
             segments: One for each value.
-
-        Returns:
-            The vtkMRMLSegmentationNode.
         """
-        for _step in self.setSegmentationInSteps(labels, segments):
-            pass
-        return self.node("segmentation")
-
-    def setSegmentationInSteps(self, labels: np.ndarray, segments: list[SegmentSpec]) -> Iterator[None]:
-        """As `setSegmentation`, in steps."""
         self.documents.set("predicted", pack_labels(labels, ijkToRas(self.ctNode)))
         node = self.organs.fill(labels, segments)
         display = node.GetDisplayNode()
@@ -96,14 +89,12 @@ class ResultScene:
             node.CreateClosedSurfaceRepresentation()
         self.overlay.updateSurface()
 
-    def updateSegmentation(self, box: Box, labels: np.ndarray, surfaces: bool = True):
+    def updateSegmentation(self, box: Box, labels: np.ndarray):
         """Change the segmentation in a box, as a verdict does; in a few ms, whatever the size of the CT.
 
         Args:
             box: In the CT's array.
             labels: All there is in it.
-            surfaces: If organs are shown in 3D, make their surfaces anew at once, which takes as long as the organs are
-                big; without, call `updateSurfaces` later.
 
         Raises:
             ValueError: A value has no segment.
@@ -111,11 +102,9 @@ class ResultScene:
         self.organs.update(box, labels)
         if not self._shownIn3d():
             self.organs.dropSurfaces()  # made anew when they are shown
-        elif surfaces:
-            self.updateSurfaces()
 
     def updateSurfaces(self):
-        """Make the organs' surfaces anew after `updateSegmentation(..., surfaces=False)`."""
+        """Make the organs' surfaces anew after changes, if they are shown; takes as long as the organs are big."""
         self.organs.updateSurfaces()
         self.overlay.updateSurface()
 
@@ -169,20 +158,14 @@ class ResultScene:
             if node.IsA("vtkMRMLMarkupsNode"):
                 node.GetDisplayNode().SetVisibility(False)
 
-    def showInViews(self, position=None):
-        """Put CT and map into all slice views, zoomed to organs and regions, and point the 3D view there.
-
-        Args:
-            position: The slices go through it; None: through the middle of what is shown.
-        """
+    def showInViews(self):
+        """Put CT and map into all slice views, zoomed to organs and regions, and point the 3D view there."""
         self.nodes.followTransform()
         middle, size = self.pointCameras()
         self.overlay.style()  # a scene's file holds the ends of the window to six digits: -0.00 instead of 0.00
         views.giveWindow(self.ctNode)
         views.showVolumes(self.scene, self.ctNode, self.node("shown"), self.overlay.values["opacity"])
         views.look(self.ctNode, middle, max(views.MARGIN * size, views.SMALLEST_VIEW_MM))
-        if position is not None:
-            views.sliceThrough(self.scene, self.nodes.toWorld(position))
 
     def pointCameras(self) -> tuple[np.ndarray, float]:
         """Point the 3D view at organs and regions or, without any, at the CT; return their middle and size."""
