@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import importlib.util
 import locale
 import os
 import signal
@@ -60,8 +59,6 @@ OpenVINO stays in the process, which cannot be forked any more, and every comman
 
 LOCALE = locale.setlocale(locale.LC_ALL)
 
-I18N = TESTS / "slicer_host" / "fakes" / "i18n.py"
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files: one that begins last keeps one core busy while the others wait."""
@@ -106,13 +103,9 @@ def client_module() -> Iterator[ModuleType]:
     from slicer_host import qt_namespace
 
     qt = qt_namespace.install()
-    spec = importlib.util.spec_from_file_location("slicer.i18n", I18N)
-    i18n = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(i18n)
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "slicer", ModuleType("slicer"))
-        patch.setitem(sys.modules, "slicer.i18n", i18n)
         application = qt.QCoreApplication.instance() or qt.QCoreApplication([])
         yield importlib.import_module("MoBUncertaintyLib.slicer_app.worker.client")
         application.processEvents()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import orientedImage, segmentId
 from MoBUncertaintyLib.slicer_app.stored_results import onItsCt

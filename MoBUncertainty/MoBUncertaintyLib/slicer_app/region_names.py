@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, organ_of
 from MoBUncertaintyLib.regions.region import Region
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.prediction import Prediction

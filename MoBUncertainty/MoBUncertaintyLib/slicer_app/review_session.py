@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import slicer
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import LostReviewError, ReviewError, SettingsError
 from MoBUncertaintyLib.base.geometry import Box, hull, intersection, occupied, shape_of, within
@@ -28,7 +29,6 @@ from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, ChangeOverlay
 from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks
 from MoBUncertaintyLib.slicer_app.drawing import RegionDrawing
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.region_names import regionTitles
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, channelVolume
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene

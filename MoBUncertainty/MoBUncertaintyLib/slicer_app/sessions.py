@@ -7,10 +7,10 @@ from typing import Any
 
 import slicer
 import slicer.util
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import ImageError, UserError
 from MoBUncertaintyLib.slicer_app import requests
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, Leftovers
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np  # noqa: TC002
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import ImageError, ReviewError
 from MoBUncertaintyLib.base.geometry import Grid
@@ -15,7 +16,6 @@ from MoBUncertaintyLib.output.label_record import ElsewhereError
 from MoBUncertaintyLib.output.results_record import RecordError
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 

@@ -166,5 +166,6 @@ class Desktop:
 def open_module(name: str, folder: Path) -> Desktop:
     """Open the scripted module `name` of `folder`. One for each process."""
     sources = os.environ.get("SLICER_SOURCE")
+    sys.modules.pop("slicer.i18n", None)  # of `support`
     slicer.__path__.append(str(Path(sources) / "Base" / "Python" / "slicer" if sources else FAKES))
     return Desktop(name, Path(folder))

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import slicer.util
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.output.pictures.palette import Palette
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import ROLE_ATTRIBUTE, ijkToRas, nodesByClass
 
 ADDED, REMOVED, RENAMED = 1, 2, 3

@@ -12,10 +12,10 @@ from types import MappingProxyType
 
 import numpy as np
 import slicer.util
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.output.pictures.palette import Palette
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.views import sliceThrough

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName
 from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, nodesByClass
 from MoBUncertaintyLib.slicer_app.scene.state import OverlayRecord, SceneState

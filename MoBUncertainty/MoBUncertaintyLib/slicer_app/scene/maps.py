@@ -10,6 +10,7 @@ from enum import StrEnum
 import numpy as np
 import slicer.util
 import vtk
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from MoBUncertaintyLib.base.geometry import Box, hull, intersection, occupied, shape_of, within
@@ -17,7 +18,6 @@ from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, MAX_VARIA
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, NEGLIGIBLE, brightest_variance
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
 
 MAPS_KEPT = 3  # derived ones, each of up to the size of the CT

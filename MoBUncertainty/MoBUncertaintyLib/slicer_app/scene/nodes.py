@@ -14,9 +14,9 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.geometry import largest_shift
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 
 REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
 # And back: a copy of the CT, which Slicer gives the references of the original, must not take its results for its own.

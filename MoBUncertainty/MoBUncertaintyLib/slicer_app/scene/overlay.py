@@ -9,10 +9,10 @@ import numpy as np
 import slicer.util
 import vtk
 from scipy import ndimage
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from MoBUncertaintyLib.base.geometry import Box
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene import views
 from MoBUncertaintyLib.slicer_app.scene.legend import followViews, legendTitle, setLegend
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, UncertaintyMaps, infernoColours

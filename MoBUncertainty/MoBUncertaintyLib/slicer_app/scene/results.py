@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.output.label_record import pack_labels, unpack_labels
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.scene import views
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, nodesByClass, shape
 from MoBUncertaintyLib.slicer_app.scene.overlay import Overlay

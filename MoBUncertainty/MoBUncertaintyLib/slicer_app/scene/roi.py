@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import vtk
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.slicer_app.i18n import tr as _
 
 
 def fitRoi(roi, ct) -> None:
