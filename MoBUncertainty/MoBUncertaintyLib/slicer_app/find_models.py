@@ -19,8 +19,7 @@ from MoBUncertaintyLib.pipeline.catalogue.place import Place
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder, loadDialog, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
-from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
-from MoBUncertaintyLib.slicer_app.worker.job import Job
+from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
 SETTINGS_KEY = "MoBUncertainty/Catalogue"

@@ -24,7 +24,7 @@ class TestRun:
         import slicer
         import vtk
 
-        from MoBUncertaintyLib.slicer_app.worker.job import Job
+        from MoBUncertaintyLib.slicer_app.worker.client import Job
 
         asked = []
 
@@ -197,7 +197,7 @@ class TestRun:
         assert desktop.dialogs == []
 
     def test_the_bar_shows_a_share_only_where_it_is_known(self, desktop):
-        from MoBUncertaintyLib.slicer_app.worker.job import Job
+        from MoBUncertaintyLib.slicer_app.worker.client import Job
 
         work, bar = desktop.widget.panel.run.work, desktop.ui.progressBar
         job = Job()
@@ -288,7 +288,7 @@ class TestRun:
     def test_what_is_quoted_is_shown_as_it_is(self, desktop):
         import qt
 
-        from MoBUncertaintyLib.slicer_app.worker.job import Job
+        from MoBUncertaintyLib.slicer_app.worker.client import Job
 
         work = desktop.widget.panel.run.work
         job = Job()
@@ -318,7 +318,7 @@ class TestRun:
     def test_a_new_run_keeps_what_counts_as_a_region(self, reviewed, monkeypatch):
         """All of it, for the model that it was set for: no later run must fall back, or have a half of it."""
         from MoBUncertaintyLib.model.region_settings import Measure
-        from MoBUncertaintyLib.slicer_app.worker.job import Job
+        from MoBUncertaintyLib.slicer_app.worker.client import Job
 
         desktop, session = reviewed
         asked = []
@@ -335,7 +335,7 @@ class TestRun:
         assert {message["regions_of_model"] for message in asked} == {"0" * 64}
 
     def test_where_the_model_is_not_known_a_new_run_goes_by_its_own(self, reviewed, monkeypatch):
-        from MoBUncertaintyLib.slicer_app.worker.job import Job
+        from MoBUncertaintyLib.slicer_app.worker.client import Job
 
         desktop, session = reviewed
         session.regions.find(0.02, 50.0)

@@ -20,8 +20,7 @@ from MoBUncertaintyLib.slicer_app.scene.nodes import missingChannel
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
-from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
-from MoBUncertaintyLib.slicer_app.worker.job import Job
+from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 
 
 class Jobs:

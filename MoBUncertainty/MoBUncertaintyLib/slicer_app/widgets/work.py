@@ -14,7 +14,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, revealLater, shown, write
-from MoBUncertaintyLib.slicer_app.worker.job import Job
+from MoBUncertaintyLib.slicer_app.worker.client import Job
 
 BAR = 1000  # steps of the progress bar
 

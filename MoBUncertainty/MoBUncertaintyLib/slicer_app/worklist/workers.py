@@ -14,8 +14,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.widgets.work import stageText
-from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
-from MoBUncertaintyLib.slicer_app.worker.job import Job
+from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
 from MoBUncertaintyLib.worker.protocol import Command
 
