@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import ImageError, UserError
 from MoBUncertaintyLib.slicer_app import requests
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
-from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, Leftovers
+from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.views import takeOut
 from MoBUncertaintyLib.slicer_app.stored_results import areComplete, lieOnCt, misfit
@@ -30,7 +30,6 @@ class Sessions:
     def __init__(self) -> None:
         self.onBegun: Callable[[], None] = lambda: None
         self._open: dict[str, ReviewSession] = {}
-        self._orphans: list[Leftovers] = []
 
     def get(self, ct) -> ReviewSession | None:
         """Return the review of a CT; None if it has no results, or not all of them.
@@ -94,22 +93,6 @@ class Sessions:
     def forget(self) -> None:
         """Close all reviews; the scene holds them."""
         self._open.clear()
-        self._orphans.clear()
-
-    @property
-    def hasOrphans(self) -> bool:
-        """Whether there are results whose CT was removed."""
-        return bool(self._orphans)
-
-    def noteOrphans(self, node) -> None:
-        """Note the results of a CT that is about to be removed, but not copies of them."""
-        if node.GetClassName() == CT_CLASS and CtNodes(node).all():
-            self._orphans.append(CtNodes(node).leftovers())
-
-    def removeOrphans(self) -> None:
-        """Remove the results of CTs that were removed."""
-        while self._orphans:
-            self._orphans.pop().remove()
 
     def forgetIncomplete(self) -> list:
         """Close the reviews of CTs whose results are no longer complete; return these CTs."""

@@ -132,7 +132,7 @@ class TestExport:
 
         desktop, _ = reviewed
         section = desktop.widget.panel.export
-        assert set(section._formats()) == set(Format)
+        assert set(section._formats) == set(Format)
         desktop.ui.niftiCheckBox.checked = True
         assert "nifti" in section._chosen()
         desktop.ui.niftiCheckBox.checked = False

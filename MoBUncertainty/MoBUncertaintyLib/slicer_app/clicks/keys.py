@@ -12,7 +12,7 @@ import qt
 
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.slicer_app.clicks.marks import Mark
-from MoBUncertaintyLib.slicer_app.widgets.section import offer, shown
+from MoBUncertaintyLib.slicer_app.widgets.section import offer, shown, timer
 
 ORGAN, NOT_ORGAN, HIDE = "O", "L", "H"
 """Organ here; not organ here, the key below it on every keyboard; hide the marks."""
@@ -70,10 +70,7 @@ class HeldKey(qt.QObject):
         self._window, self._onReleased = window, onReleased
         self._key: int | None = None
         self._since = self._until = 0.0
-        self._release = qt.QTimer()
-        self._release.setSingleShot(True)
-        self._release.setInterval(REPEAT_MS)
-        self._release.timeout.connect(self._onRelease)
+        self._release = timer(REPEAT_MS, self._onRelease)
         window.installEventFilter(self)
 
     def press(self, key: str) -> bool:

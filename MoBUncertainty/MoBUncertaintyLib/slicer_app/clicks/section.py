@@ -21,7 +21,7 @@ from MoBUncertaintyLib.slicer_app.clicks.marks import Point
 from MoBUncertaintyLib.slicer_app.clicks.pointer import SlicePointer
 from MoBUncertaintyLib.slicer_app.clicks.table import ClickList
 from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
-from MoBUncertaintyLib.slicer_app.widgets.section import shown, write
+from MoBUncertaintyLib.slicer_app.widgets.section import shown, timer, write
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 
@@ -258,9 +258,7 @@ class Flash:
     def __init__(self) -> None:
         self._session = None
         self._step = 0
-        self._timer = qt.QTimer()
-        self._timer.setInterval(STEP_MS)
-        self._timer.timeout.connect(shown(self._fade))
+        self._timer = timer(STEP_MS, self._fade)
 
     def begin(self, session, change: Change) -> None:
         """Show a change of a ReviewSession; one that is fading ends."""
@@ -282,8 +280,10 @@ class Flash:
         self._step += 1
         if self._step >= TEXT_STEPS or not self._session.isComplete():
             self.end()
-        elif self._step < len(OPACITIES) and animates():
+            return
+        if self._step < len(OPACITIES) and animates():
             self._session.changes.setOpacity(OPACITIES[self._step])
+        self._timer.start()
 
 
 def animates() -> bool:

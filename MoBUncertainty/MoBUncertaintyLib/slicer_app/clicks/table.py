@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.slicer_app.clicks.changes import millilitres
-from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, shown
+from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, shown, timer
 from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table, fitRows
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
@@ -31,10 +30,7 @@ class ClickList:
         self._volumes: dict[str, float] = {}  # signed ml that each has changed, by id
         self._computing = Steps(nothing for nothing in ())
         self._table = Table(ui.clicksTable, _columns(), shown(self._onSelected))
-        self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(EFFECTS_MS)
-        self._timer.timeout.connect(shown(self._compute))
+        self._timer = timer(EFFECTS_MS, self._compute)
         ui.hideClicksButton.clicked.connect(shown(lambda *_args: self._hide()))
         ui.clicksCollapsibleButton.contentsCollapsed.connect(shown(lambda *_args: self._compute()))
 

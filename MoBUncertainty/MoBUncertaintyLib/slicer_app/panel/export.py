@@ -34,11 +34,19 @@ class ExportSection:
         onCancel: Callable[[], None],
         onChange: Callable[[], None],
     ) -> None:
-        self._ui = ui
-        self._onExport = onExport
+        self._ui, self._onExport = ui, onExport
+        self._formats = {
+            "report": ui.reportCheckBox,
+            "segmentation": ui.segmentationCheckBox,
+            "nifti": ui.niftiCheckBox,
+            "dicom_seg": ui.dicomSegCheckBox,
+            "dicom_seg_fractional": ui.dicomProbabilityCheckBox,
+            "dicom_sr": ui.dicomReportCheckBox,
+            "parametric_map": ui.parametricMapCheckBox,
+            "rtstruct": ui.structureSetCheckBox,
+        }  # their boxes
         self._session = None
         self._whyNoDicom: str | None = None
-        self._tips = {box.name: box.toolTip for box in self._formats().values()}
         self.work = WorkButton(
             (ui.exportButton, ui.exportProgressBar, ui.exportStatusLabel),
             self._onClicked,
@@ -48,7 +56,7 @@ class ExportSection:
         )
         if not ui.exportDirectoryEdit.currentPath:
             ui.exportDirectoryEdit.currentPath = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
-        for box in self._formats().values():
+        for box in self._formats.values():
             box.toggled.connect(lambda *_args: onChange())
         ui.exportDirectoryEdit.currentPathChanged.connect(lambda *_args: onChange())
         ui.exportStatusLabel.linkActivated.connect(lambda link: qt.QDesktopServices.openUrl(qt.QUrl(link)))
@@ -78,25 +86,12 @@ class ExportSection:
 
     def update(self, state: State) -> None:
         """Enable what can be exported in a state of the panel."""
-        for name, box in self._formats().items():
-            allow(box, self._whyNoDicom if name in DICOM_FORMATS else None, self._tips[box.name])
+        for name, box in self._formats.items():
+            allow(box, self._whyNoDicom if name in DICOM_FORMATS else None)
         self.work.update(state is State.EXPORTING, self._whyNot(state))
 
-    def _formats(self) -> dict:
-        ui = self._ui
-        return {
-            "report": ui.reportCheckBox,
-            "segmentation": ui.segmentationCheckBox,
-            "nifti": ui.niftiCheckBox,
-            "dicom_seg": ui.dicomSegCheckBox,
-            "dicom_seg_fractional": ui.dicomProbabilityCheckBox,
-            "dicom_sr": ui.dicomReportCheckBox,
-            "parametric_map": ui.parametricMapCheckBox,
-            "rtstruct": ui.structureSetCheckBox,
-        }
-
     def _chosen(self) -> list[str]:
-        return [name for name, box in self._formats().items() if box.checked and box.enabled]
+        return [name for name, box in self._formats.items() if box.checked and box.enabled]
 
     def _whyNot(self, state: State) -> str | None:
         if not self._session:

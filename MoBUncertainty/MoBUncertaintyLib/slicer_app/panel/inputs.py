@@ -31,8 +31,8 @@ from MoBUncertaintyLib.slicer_app.models import ModelList
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.recalibrate import Recalibrate
 from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import AfterLoading, confirmLoss
-from MoBUncertaintyLib.slicer_app.widgets.section import allow, shortened, shown, write
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss
+from MoBUncertaintyLib.slicer_app.widgets.section import AfterLoading, allow, shortened, shown, write
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
 
@@ -67,7 +67,7 @@ class InputsSection:
         self._own: list[str] | None = None  # what the user has chosen, while makers of results are chosen
         self._chooser = LabelChooser(ui.labelsPlace, partial(self._set, "labels"))
         self._ensembles = EnsembleChooser(ui.ensemblePlace, partial(self._set, "ensemble"))
-        self._afterLoading = AfterLoading(shown)
+        self._afterLoading = AfterLoading()
         scene = slicer.mrmlScene
         self._nodesAdded = scene.AddObserver(scene.NodeAddedEvent, self._onNodeAdded)
         write(ui.sampleLabel, ui.sampleLabel.text)
@@ -315,13 +315,11 @@ class ModelSelector:
         for widget in (selector, ui.findModelsButton, ui.addModelButton, ui.addFolderButton):
             widget.enabled = not busy
         selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole) if model else ""
-        listed = _("Remove this model from the list; its files stay where they are.")
         installed = _("Remove this model and its files from this computer.")
-        toolTip = installed if model and self._models.isInstalled(model) else listed
-        allow(ui.removeModelButton, self._whyNotRemove(busy), toolTip)
-        tip = _("Make a new model from this one with labelled cases, or reviews that you have signed off and exported.")
+        isInstalled = model is not None and self._models.isInstalled(model)
+        allow(ui.removeModelButton, self._whyNotRemove(busy), installed if isInstalled else None)
         usable = model is not None and model.problem is None
-        allow(ui.recalibrateButton, None if usable else _("Choose a model first."), tip)
+        allow(ui.recalibrateButton, None if usable else _("Choose a model first."))
 
     def description(self) -> str:
         """Say what the chosen model does, or what is wrong with it."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
-from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, shown
+from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, shown, timer
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 DEBOUNCE_MS = 50
@@ -31,9 +30,7 @@ class ListingControls:
         self._session = None
         self._measures: list[Measure] = []
         self._preparation = Steps(nothing for nothing in ())  # of the session, for finding regions
-        self._timer = qt.QTimer()
-        self._timer.setInterval(DEBOUNCE_MS)
-        self._timer.timeout.connect(shown(self._findRegions))
+        self._timer = timer(DEBOUNCE_MS, self._find)
         ui.measureSelector.currentIndexChanged.connect(shown(self._onMeasure))
         for slider in (ui.regionThresholdSlider, ui.smallestRegionSlider):
             slider.valueChanged.connect(self._onSliderMoved)
@@ -45,21 +42,10 @@ class ListingControls:
         self._preparation.cancel()
         self._session = session
         if session:
-            self.offer(session)
+            self._offer(session)
             self.show(session.review.settings)
 
-    @property
-    def measure(self) -> Measure:
-        """The chosen measure of uncertainty."""
-        return self._measures[self._ui.measureSelector.currentIndex]
-
-    def threshold(self, settings: RegionSettings) -> float | None:
-        """Read the threshold off the slider; where that only shows the settings, rounded, they hold."""
-        slider = self._ui.regionThresholdSlider
-        moved = abs(slider.value - settings.level) > 0.5 * 10**-slider.decimals
-        return slider.value if moved else settings.threshold
-
-    def offer(self, session) -> None:
+    def _offer(self, session) -> None:
         """Offer the measures; without a covariance there is no variance to choose, unless it was chosen before."""
         names = {Measure.VARIANCE: _("Variance"), Measure.BERNOULLI: _("p (1 - p)"), Measure.ENTROPY: _("Entropy")}
         if not session.review.prediction.has_variance and session.review.settings.measure is not Measure.VARIANCE:
@@ -104,26 +90,28 @@ class ListingControls:
             return
         self._timer.stop()
         self._onBefore()
-        measure = self.measure
-        self._whenPrepared(measure, lambda: self._find(None, measure))
+        self._find(self._measures[self._ui.measureSelector.currentIndex])
 
-    def _findRegions(self) -> None:
-        self._timer.stop()
+    def _find(self, measure: Measure | None = None) -> None:
+        """Find regions as the sliders say, or by another measure; once it is quick: at once on all but large CTs."""
         if self._mayFind:
-            self._whenPrepared(None, lambda: self._find(self.threshold(self._session.review.settings)))
+            self._preparation.cancel()
+            self._preparation = inSteps(self._session.regions.prepare(measure), lambda _none: self._change(measure))
 
-    def _find(self, threshold: float | None, measure: Measure | None = None) -> None:
+    def _change(self, measure: Measure | None) -> None:
         if self._mayFind:
+            threshold = None if measure else self._threshold(self._session.review.settings)
             self._session.regions.find(threshold, self._ui.smallestRegionSlider.value, measure)
             if measure:
                 self.show(self._session.review.settings)
             self._onChanged()
 
+    def _threshold(self, settings: RegionSettings) -> float | None:
+        """Read the threshold off the slider; where that only shows the settings, rounded, they hold."""
+        slider = self._ui.regionThresholdSlider
+        moved = abs(slider.value - settings.level) > 0.5 * 10**-slider.decimals
+        return slider.value if moved else settings.threshold
+
     @property
     def _mayFind(self) -> bool:
         return self._session is not None and not self._session.review.signature and not self._session.drawing.regionId
-
-    def _whenPrepared(self, measure: Measure | None, act: Callable[[], None]) -> None:
-        """Do something once regions can be found quickly, which is at once on all but large CTs."""
-        self._preparation.cancel()
-        self._preparation = inSteps(self._session.regions.prepare(measure), lambda _none: act())

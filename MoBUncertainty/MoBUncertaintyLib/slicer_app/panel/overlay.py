@@ -32,23 +32,25 @@ class OverlaySection:
         ui.lowerThresholdSlider.valueChanged.connect(shown(lambda value: self._set(threshold=value)))
         ui.windowRangeWidget.valuesChanged.connect(shown(lambda low, high: self._set(window=(low, high))))
         ui.legendCheckBox.toggled.connect(shown(lambda checked: self._set(legend=checked)))
-        ui.fillCheckBox.toggled.connect(shown(self._onFill))
-        ui.surfaceCheckBox.toggled.connect(shown(self._onSurface))
+        ui.fillCheckBox.toggled.connect(shown(lambda checked: self._set(fill=checked)))
+        ui.surfaceCheckBox.toggled.connect(shown(lambda checked: self._set(surface=checked)))
         self.setSession(None)
 
     def setSession(self, session) -> None:
         """Show another CT's overlay, or none."""
         self._switch.cancel()
-        self._results = None
+        self._results, ui = None, self._ui
         labels = session.review.prediction.labels if session else []
         self._labels = [None] if len(labels) != 1 else []
         self._labels += [label.value for label in labels]
         names = [readable(label.name) for label in labels]
-        offer(self._ui.labelSelector, [_("All organs")] * (len(labels) != 1) + names)
+        offer(ui.labelSelector, [_("All organs")] * (len(labels) != 1) + names)
         self._kinds = session.results.overlay.kinds if session else list(MapKind)
-        offer(self._ui.mapSelector, map(mapName, self._kinds))
-        self._ui.labelSelector.visible = self._ui.labelSelectorCaption.visible = len(labels) > 1
-        for widget in self._controls():
+        offer(ui.mapSelector, map(mapName, self._kinds))
+        ui.labelSelector.visible = ui.labelSelectorCaption.visible = len(labels) > 1
+        style = (ui.opacitySlider, ui.lowerThresholdSlider, ui.windowRangeWidget)
+        boxes = (ui.legendCheckBox, ui.fillCheckBox, ui.surfaceCheckBox)
+        for widget in (ui.mapSelector, ui.labelSelector, *style, *boxes):
             widget.enabled = bool(session)
         if session:
             self._show(session.results)
@@ -99,27 +101,6 @@ class OverlaySection:
         self._show(results)
         self._results = results
 
-    def _onFill(self, checked: bool) -> None:
-        if self._results:
-            self._results.overlay.change(fill=checked)
-
-    def _onSurface(self, checked: bool) -> None:
-        if self._results:
-            self._results.overlay.change(surface=checked)
-
     def _set(self, **values) -> None:
         if self._results:
             self._results.overlay.change(**values)
-
-    def _controls(self) -> list:
-        ui = self._ui
-        return [
-            ui.mapSelector,
-            ui.labelSelector,
-            ui.opacitySlider,
-            ui.lowerThresholdSlider,
-            ui.windowRangeWidget,
-            ui.legendCheckBox,
-            ui.fillCheckBox,
-            ui.surfaceCheckBox,
-        ]

@@ -13,20 +13,32 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import LostReviewError, UserError
+from MoBUncertaintyLib.slicer_app.choices import Method
+from MoBUncertaintyLib.slicer_app.inputs import canMirror
 from MoBUncertaintyLib.slicer_app.panel.export import ExportSection
 from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection
 from MoBUncertaintyLib.slicer_app.panel.jobs import Jobs, whyNotApply
 from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
-from MoBUncertaintyLib.slicer_app.panel.run import ComputerSection, RunSection, predictionSettings
+from MoBUncertaintyLib.slicer_app.panel.run import ComputerSection, RunSection
 from MoBUncertaintyLib.slicer_app.panel.state import Folding, State
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, Leftovers
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
+from MoBUncertaintyLib.slicer_app.scene.roi import roiBounds
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
-from MoBUncertaintyLib.slicer_app.sessions import hideMisplaced, hideOrphans, mapVolumes, showAlone
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import AfterLoading, confirmLoss, isLoading, showError
-from MoBUncertaintyLib.slicer_app.widgets.section import PANEL_WIDTH, revealLater, revealUnfolded, shown
+from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, hideMisplaced, hideOrphans, mapVolumes, showAlone
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
+from MoBUncertaintyLib.slicer_app.widgets.section import (
+    PANEL_WIDTH,
+    AfterLoading,
+    isLoading,
+    revealLater,
+    revealUnfolded,
+    shown,
+    timer,
+)
 from MoBUncertaintyLib.slicer_app.worklist.dock import WorklistDock
 
 
@@ -46,7 +58,7 @@ class Panel:
         self.parameters = None
         self.ensureReady = ensureReady
         self._legends = LegendFollower(slicer.mrmlScene, lambda follow: qt.QTimer.singleShot(0, shown(follow)))
-        self.afterLoading = AfterLoading(shown)
+        self.afterLoading = AfterLoading()
         self.jobs, self.shown, self.removals = Jobs(self), ShownResults(self), Removals(self)
         logic.sessions.onBegun = self._onBegun
         self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel, lambda: logic.client.another())
@@ -71,7 +83,18 @@ class Panel:
     @property
     def settings(self) -> dict[str, object]:
         """The fields of `prediction.PredictionSettings` that are chosen."""
-        return predictionSettings(self.parameters, self.inputs.models, self.inputs.labels)
+        parameters, models = self.parameters, self.inputs.models
+        oneFold = not parameters.folds and len(models) == 1 and len(models[0].folds) > 1
+        return {
+            "samples": parameters.samples if parameters.method is Method.MONTE_CARLO else None,
+            "overlap": parameters.overlap,
+            "mirror": parameters.mirror and canMirror(models),
+            "folds": [models[0].folds[0]] if oneFold else None,
+            "device": parameters.device.value,
+            "engine": parameters.engine.value,
+            "region_of_interest": roiBounds(parameters.roi, parameters.ct),
+            "labels": self.inputs.labels or None,
+        }
 
     def fixWidth(self, widget) -> None:
         """Make the panel as wide as its widest section needs: if it grew later, all views would move.
@@ -186,9 +209,7 @@ class ShownResults:
         self._refused = None  # the image whose results cannot be shown, not tried again before it changes
         self._refusal = ""  # the reason, given once for each scene
         self._watched = (None, 0)  # the image that results follow, and the observer's tag
-        self._changes = qt.QTimer()  # of that image; looked at when all is done: one act changes several nodes
-        self._changes.setInterval(0)
-        self._changes.timeout.connect(shown(self._onCtChanged))
+        self._changes = timer(0, self._onCtChanged)  # looked at when all is done: one act changes several nodes
 
     def forget(self) -> None:
         """Forget what was refused, and why: there are other results, or another scene."""
@@ -261,7 +282,6 @@ class ShownResults:
 
     def _onCtChanged(self) -> None:
         """Look again whether the results of the image fit it."""
-        self._changes.stop()
         self._refused = None
         self._panel.refresh()
 
@@ -275,6 +295,7 @@ class Removals:
 
     def __init__(self, panel) -> None:
         self._panel = panel
+        self._orphans: list[Leftovers] = []  # the results of images that were removed
         self._seen = None  # the image whose review was shown before a node was removed
         self._ended = ""  # why a computation or a review has ended, until it is said
 
@@ -284,7 +305,8 @@ class Removals:
         if self._panel.parameters:
             session = self._panel.review.session
             self._seen = session and session.results.ctNode
-            self._panel.logic.sessions.noteOrphans(node)
+            if node.GetClassName() == CT_CLASS and CtNodes(node).all():
+                self._orphans.append(CtNodes(node).leftovers())
 
     def onNodeRemoved(self, *_args) -> None:
         """Handle the removal of a node."""
@@ -294,8 +316,8 @@ class Removals:
         if panel.jobs.work and panel.jobs.ct.GetScene() is None:
             panel.jobs.cancel("")
             self._say(_("The image was removed, so its computation was cancelled."))
-        if panel.logic.sessions.hasOrphans:
-            panel.afterLoading.later(panel.logic.sessions.removeOrphans)
+        if self._orphans:
+            panel.afterLoading.later(self._removeOrphans)
         if closed := panel.logic.sessions.forgetIncomplete():
             hideOrphans()
             panel.refresh()
@@ -305,6 +327,7 @@ class Removals:
     def forget(self) -> None:
         """Say nothing: there is another scene."""
         self._ended, self._seen = "", None
+        self._orphans.clear()
 
     def sayEnded(self) -> None:
         """Say it while the module is shown; else once it is shown again, be it with the results of another image."""
@@ -312,6 +335,10 @@ class Removals:
             self._panel.run.work.say(self._ended)
             self._panel.ui.runCollapsibleButton.collapsed = False
             self._ended = ""
+
+    def _removeOrphans(self) -> None:
+        while self._orphans:
+            self._orphans.pop().remove()
 
     def _onClosed(self, ct, wasSeen: bool) -> None:
         """Remove what was drawn of results whose segmentation was removed; say why a review has ended that was seen."""

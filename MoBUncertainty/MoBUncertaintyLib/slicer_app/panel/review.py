@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import qt
 import slicer.util
 from slicer.i18n import tr as _
 
@@ -20,7 +19,7 @@ from MoBUncertaintyLib.slicer_app.panel.listing import ListingControls
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.panel.table import RegionTable, overturned, progressOf, titleOf, warningsOf
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss
-from MoBUncertaintyLib.slicer_app.widgets.section import allow, reveal, shown, showSuitability, write
+from MoBUncertaintyLib.slicer_app.widgets.section import allow, reveal, shown, showSuitability, timer, write
 from MoBUncertaintyLib.slicer_app.widgets.table import TableRoom
 
 FEWEST_ROWS = 3  # of the list that are seen at once, in the lowest window
@@ -55,11 +54,7 @@ class ReviewSection:
         self._clicks = ClicksSection(ui, window, self._changed, self._onClicked)
         self._preview = VerdictPreview(ui, window, lambda: self._table.selected, self._decide, self._clicks)
         self._signOff = SignOff(ui, onChange, self._leaveText)
-        locked = (ui.acceptButton, ui.includeButton, ui.excludeButton, ui.editButton, ui.commentEdit)
-        self._tips = {widget: widget.toolTip for widget in locked}  # of what needs a region that may be changed
-        self._surfaceTimer = qt.QTimer()
-        self._surfaceTimer.setInterval(SURFACE_MS)
-        self._surfaceTimer.timeout.connect(shown(self._updateSurfaces))
+        self._surfaceTimer = timer(SURFACE_MS, self._updateSurfaces)
         self._keys, self._drawingKeys = Shortcuts(window), Shortcuts(window)  # the latter act while drawing, too
         self._connect()
 
@@ -107,8 +102,8 @@ class ReviewSection:
         if review is None or review.signature:
             reason = _("Signed off; press Reopen to change it.") if review else _("Segment an image first.")
         verdicts = (ui.acceptButton, ui.includeButton, ui.excludeButton)
-        for widget, toolTip in self._tips.items():
-            allow(widget, _("Finish drawing first.") if editing and widget in verdicts else reason, toolTip)
+        for widget in (*verdicts, ui.editButton, ui.commentEdit):
+            allow(widget, _("Finish drawing first.") if editing and widget in verdicts else reason)
         mayChange = review is not None and not review.signature and not editing
         ui.undoButton.enabled = mayChange and review.can_undo
         ui.redoButton.enabled = mayChange and review.can_redo
@@ -280,7 +275,6 @@ class SignOff:
     def __init__(self, ui, onChanged: Callable[[], None], leaveText: Callable[[], None]) -> None:
         self._ui, self._leaveText = ui, leaveText
         self._session = None
-        self._toolTip = ui.signOffButton.toolTip
         ui.readerEdit.textChanged.connect(lambda *_args: onChanged())
         ui.readerEdit.returnPressed.connect(shown(self._onNamed))
 
@@ -296,7 +290,7 @@ class SignOff:
         ui.signOffButton.text = _("Reopen") if signed else _("Sign off")
         ui.readerEdit.enabled = bool(session) and not signed
         reopen = _("Take the signature back, so that the review can be changed.")
-        allow(ui.signOffButton, None if signed else self._whyNot(), reopen if signed else self._toolTip)
+        allow(ui.signOffButton, None if signed else self._whyNot(), reopen if signed else None)
 
     def lead(self) -> None:
         """Bring *Sign off* into sight, and the keyboard to it or, as long as there is none, to the name."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
-from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.slicer_app.choices import Method
 from MoBUncertaintyLib.slicer_app.computer import Computer
-from MoBUncertaintyLib.slicer_app.inputs import canMirror
 from MoBUncertaintyLib.slicer_app.panel.state import State
-from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi, roiBounds
+from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown, write
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
@@ -97,8 +95,7 @@ class ComputerSection:
         whyNot = computer.problem if computer.host else _("Type the name of a computer first, as for ssh: user@host.")
         if self._tester is not None:
             whyNot = _("Wait until the computer has answered.")
-        tip = _("Connect to this computer, and say what is there. Nothing of any image is sent.")
-        allow(ui.testConnectionButton, whyNot, tip)
+        allow(ui.testConnectionButton, whyNot)
         agreed = bool(computer.host) and computer.allowed
         text = _('Images may be sent to {host}. <a href="withdraw">Withdraw</a>').format(host=computer.host)
         write(ui.computerConsentLabel, text if agreed else "")
@@ -165,23 +162,3 @@ class ComputerSection:
     def _say(self, text: str) -> None:
         write(self._ui.computerLabel, text)
         self._ui.computerLabel.visible = bool(text)
-
-
-def predictionSettings(parameters, models: Sequence[ListedModel], labels: list[str]) -> dict[str, object]:
-    """Collect the fields of `prediction.PredictionSettings`.
-
-    Args:
-        parameters: The module's.
-        models: Those that predict.
-        labels: Names of those that are wanted alone; none: all.
-    """
-    return {
-        "samples": parameters.samples if parameters.method is Method.MONTE_CARLO else None,
-        "overlap": parameters.overlap,
-        "mirror": parameters.mirror and canMirror(models),
-        "folds": None if parameters.folds or len(models) > 1 or len(models[0].folds) < 2 else [models[0].folds[0]],
-        "device": parameters.device.value,
-        "engine": parameters.engine.value,
-        "region_of_interest": roiBounds(parameters.roi, parameters.ct),
-        "labels": labels or None,
-    }

@@ -1,8 +1,7 @@
-"""The module's own message boxes, and calls that wait until a scene is loaded."""
+"""The module's own dialogs and message boxes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import ctk
@@ -12,8 +11,6 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.resources import RESOURCES
-
-POLL_MILLISECONDS = 100
 
 
 def loadUI(name: str):
@@ -76,42 +73,3 @@ def _box(icon, text: str, buttons):
     box.icon, box.text, box.standardButtons = icon, text, buttons
     box.deleteLater()  # when control returns to the event loop
     return box
-
-
-class AfterLoading:
-    """Defers calls until no scene is being loaded: half a scene is no use, and a dialog would stop the loading.
-
-    Args:
-        guard: Wraps the slot that makes the calls.
-    """
-
-    def __init__(self, guard: Callable[[Callable], Callable]) -> None:
-        self._waiting: list[Callable[[], None]] = []
-        self._timer = qt.QTimer()
-        self._timer.timeout.connect(guard(self._onTimeout))
-
-    def later(self, act: Callable[[], None]) -> None:
-        """Make a call in a later turn of the event loop; once, if it is deferred already."""
-        if act not in self._waiting:
-            self._waiting.append(act)
-        self._timer.start(0)
-
-    def stop(self) -> None:
-        """Drop all calls."""
-        self._timer.stop()
-        self._waiting.clear()
-
-    def _onTimeout(self) -> None:
-        if isLoading():
-            self._timer.start(POLL_MILLISECONDS)
-            return
-        act = self._waiting.pop(0) if self._waiting else None
-        if not self._waiting:
-            self._timer.stop()
-        if act:
-            act()
-
-
-def isLoading() -> bool:
-    """Tell whether the scene is being replaced, or a dialog is open, as Slicer's own is while it loads."""
-    return bool(slicer.mrmlScene.IsBatchProcessing() or qt.QApplication.activeModalWidget())

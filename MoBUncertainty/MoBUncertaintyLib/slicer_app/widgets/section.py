@@ -19,6 +19,8 @@ AT_ONCE_S = 0.1  # what takes less is done without returning to the event loop
 PANEL_WIDTH = 420  # pixels: the minimum, scroll bar included
 MAX_TITLE = 31  # characters of a model's name
 MARGINS = 40  # pixels beside the content of a section, scroll bar included
+POLL_MILLISECONDS = 100
+USUAL_TIP = "MoBUncertainty.toolTip"  # the property of a widget that keeps what its .ui file says
 
 SUITABILITY_STYLES = {
     Level.ORDINARY: "border: 1px solid #808080",
@@ -28,14 +30,18 @@ SUITABILITY_STYLES = {
 """Of the box; with colours of their own for the text, so that they suit light palettes and dark ones."""
 
 
-def allow(widget, reason: str | None, toolTip: str) -> None:
+def allow(widget, reason: str | None, toolTip: str | None = None) -> None:
     """Enable a widget, or disable it with a tooltip that says why.
 
     Args:
         widget: Any.
         reason: Why it cannot be used; None: it can.
-        toolTip: What it says when it can be used.
+        toolTip: What it says when it can be used; by default as in the .ui file.
     """
+    if widget.property(USUAL_TIP) is None:
+        widget.setProperty(USUAL_TIP, widget.toolTip)
+    if toolTip is None:
+        toolTip = widget.property(USUAL_TIP)
     if reason is not None:
         widget.clearFocus()  # else Qt gives it to the next button, which a second press of the space bar would push
     widget.enabled = reason is None
@@ -124,6 +130,15 @@ def shown(slot: Callable) -> Callable:
     return run
 
 
+def timer(milliseconds: int, act: Callable[[], None]):
+    """Make a QTimer that, once started, does something once; its failures reach the user."""
+    made = qt.QTimer()
+    made.setSingleShot(True)
+    made.setInterval(milliseconds)
+    made.timeout.connect(shown(act))
+    return made
+
+
 def inSteps(steps: Iterator[None], onDone: Callable[[Any], None]) -> Steps:
     """Do something in steps, where it is quick at once, and then something with what it returns.
 
@@ -142,3 +157,38 @@ def shortened(title: str, limit: int = MAX_TITLE) -> str:
         return title
     half = (limit - 1) // 2
     return f"{title[:half]}…{title[-half:]}"
+
+
+class AfterLoading:
+    """Defers calls until no scene is being loaded: half a scene is no use, and a dialog would stop the loading."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Callable[[], None]] = []
+        self._timer = qt.QTimer()
+        self._timer.timeout.connect(shown(self._onTimeout))
+
+    def later(self, act: Callable[[], None]) -> None:
+        """Make a call in a later turn of the event loop; once, if it is deferred already."""
+        if act not in self._waiting:
+            self._waiting.append(act)
+        self._timer.start(0)
+
+    def stop(self) -> None:
+        """Drop all calls."""
+        self._timer.stop()
+        self._waiting.clear()
+
+    def _onTimeout(self) -> None:
+        if isLoading():
+            self._timer.start(POLL_MILLISECONDS)
+            return
+        act = self._waiting.pop(0) if self._waiting else None
+        if not self._waiting:
+            self._timer.stop()
+        if act:
+            act()
+
+
+def isLoading() -> bool:
+    """Tell whether the scene is being replaced, or a dialog is open, as Slicer's own is while it loads."""
+    return bool(slicer.mrmlScene.IsBatchProcessing() or qt.QApplication.activeModalWidget())

@@ -40,7 +40,7 @@ class WorkButton:
         self._button, self._bar, self._label = widgets
         button = self._button
         self._onStart, self._onCancel = onStart, onCancel
-        self._text, self._tip, self._startText, self._cancelTip = button.text, button.toolTip, startText, cancelTip
+        self._text, self._startText, self._cancelTip = button.text, startText, cancelTip
         self._running = False
         self._said = self._whyNot = ""  # under the button: a text or, without one, why it cannot be pressed
         self._turned = -math.inf  # when the button last became another one, or had started something
@@ -97,7 +97,7 @@ class WorkButton:
         self._bar.visible = running
         if running:
             whyNot = _("The results are being shown.") if self._stage == "show" else None
-        allow(self._button, whyNot, self._cancelTip if running else self._tip)
+        allow(self._button, whyNot, self._cancelTip if running else None)
         shownReason = whyNot if isShown and whyNot and not running else ""
         if shownReason != self._whyNot:
             self._whyNot = shownReason

@@ -69,7 +69,6 @@ class WorklistDock:
             _("Loading the model..."),
             _("Stop; what is done stays, and the next run goes on there."),
         )
-        self._tips = {}
         for button, act in (
             (ui.folderButton, lambda: self._source.chooseFolder(self.window)),
             (ui.patientsButton, self._source.choosePatients),
@@ -79,7 +78,6 @@ class WorklistDock:
             (ui.pageButton, lambda: qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.cases.page)))),
         ):
             button.clicked.connect(shown(lambda *_args, act=act: act()))
-            self._tips[button.objectName] = button.toolTip
         ui.readerEdit.text = panel.ui.readerEdit.text
         ui.readerEdit.textChanged.connect(self._onReader)
         panel.ui.readerEdit.textChanged.connect(self._onPanelReader)
@@ -222,7 +220,7 @@ class WorklistDock:
         wait = _("Wait until the run has ended, or cancel it.") if running else None
         none = _("Choose a folder of images, or the DICOM database, first.") if cases is None else None
         for button in (ui.folderButton, ui.patientsButton, ui.resultsButton):
-            allow(button, wait or (none if button is ui.resultsButton else None), self._tips[button.objectName])
+            allow(button, wait or (none if button is ui.resultsButton else None))
         ui.sourceLabel.text = str(cases.source or cases.title) if cases else _("No cases yet.")
         host = self._panel.logic.computer.host
         place = _("Results: {folder}, computed on {host}") if host else _("Results: {folder}")
@@ -231,11 +229,11 @@ class WorklistDock:
         selected = cases.find(self.table.selected) if cases else None
         reason = self._whyNotOpen()
         noResults = None if selected and selected.hasResults else _("Select a case with results.")
-        allow(ui.openButton, reason or noResults, self._tips["openButton"])
+        allow(ui.openButton, reason or noResults)
         nothing = None if cases and cases.next(self.opened.name, self._reader) else _("No case is left to review.")
-        allow(ui.nextButton, reason or nothing, self._tips["nextButton"])
+        allow(ui.nextButton, reason or nothing)
         page = None if cases and cases.page else _("The table is written when a case is done.")
-        allow(ui.pageButton, page, self._tips["pageButton"])
+        allow(ui.pageButton, page)
         edit, isOpen = self._panel.ui.readerEdit, self.opened.isOf(self._panel.review.session)
         edit.readOnly = isOpen  # each reader's review has a file of its own
         edit.toolTip = self._readerTips[isOpen]

@@ -25,7 +25,7 @@ from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import Sessions
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askUnkept, showError
-from MoBUncertaintyLib.slicer_app.widgets.section import shown
+from MoBUncertaintyLib.slicer_app.widgets.section import timer
 from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
 from MoBUncertaintyLib.slicer_app.worklist.sources import CaseSource
 from MoBUncertaintyLib.slicer_app.worklist.workers import RequestQueue
@@ -65,10 +65,7 @@ class OpenedCase:
         self._known: tuple = ()  # what was kept, or read from disk
         self._versions: set[str | None] = set()  # of the review on disk, as it was read, or written from here
         self._isNew = False  # whether there is something to keep
-        self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(KEEP_MS)
-        self._timer.timeout.connect(shown(self.keep))
+        self._timer = timer(KEEP_MS, self.keep)
 
     @property
     def name(self) -> str | None:
