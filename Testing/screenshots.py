@@ -76,7 +76,7 @@ def main(folder: Path = FOLDER) -> None:
     ui.commentEdit.text = "Duodenum"
     ui.commentEdit.editingFinished.emit()
     ui.regionsTable.selectRow(2)
-    desktop.process(until=lambda: not session.changes.visible, seconds=10)
+    desktop.process(until=lambda: not session.changes.holders(), seconds=10)
     take("review")
     ui.editButton.click()
     take("edit", in_documents=False)

@@ -178,7 +178,7 @@ def dock(away, tmp_path: Path) -> Iterator:
     worklist = away.widget.panel.worklist
     away.choose(tmp_path / "scans")
     worklist.ui.folderButton.click()
-    away.process(until=lambda: not worklist._queue.busy, seconds=LIMIT)
+    away.process(until=lambda: not worklist._queue._client.busy, seconds=LIMIT)
     yield worklist
     environment["PYTHONPATH"] = path
     worklist.close()
@@ -190,7 +190,7 @@ def states(dock) -> list[str]:
 
 
 def idle(desktop, dock) -> None:
-    desktop.process(until=lambda: not dock._queue.busy and not dock._run.running, seconds=LIMIT)
+    desktop.process(until=lambda: not dock._queue._client.busy and not dock._run.running, seconds=LIMIT)
 
 
 def test_a_worklist_is_predicted_there_whatever_happens_to_the_connection(away, dock, lab, tmp_path):

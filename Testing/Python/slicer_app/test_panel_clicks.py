@@ -594,14 +594,14 @@ class TestFlash:
         desktop.ui.notOrganHereButton.click()
         mouse.click(place(*region_voxel(session, organ=True)))
         marks, shown = session.results.node("clicks.background"), session.changes.node
-        assert session.changes.visible
+        assert session.changes.holders()
         assert not shown.GetSaveWithScene()
         voxels = slicer.util.arrayFromVolume(shown)
         change = session.lastChange
         assert np.array_equal(voxels == REMOVED, (change.before > 0) & (change.after == 0))
         label = marks.GetNthControlPointLabel(0)
         assert label == f"−{change.removed_ml:.{1 if change.removed_ml >= 0.1 else 2}f} ml"
-        desktop.process(until=lambda: not session.changes.visible)
+        desktop.process(until=lambda: not session.changes.holders())
         assert {view.GetLabelVolumeID() for view in composites} == {other.GetID()}
         assert {view.GetLabelOpacity() for view in composites} == {0.25}
         desktop.process(until=lambda: not marks.GetNthControlPointLabel(0))
@@ -617,7 +617,7 @@ class TestFlash:
 
 class TestPreview:
     def visible(self, desktop) -> bool:
-        return desktop.widget.panel.review.session.changes.visible
+        return bool(desktop.widget.panel.review.session.changes.holders())
 
     def test_the_first_press_shows_and_the_second_decides(self, reviewed):
         desktop, session = reviewed

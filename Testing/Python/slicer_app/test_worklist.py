@@ -61,7 +61,7 @@ def states(dock) -> dict[str, str]:
 
 
 def idle(desktop, dock) -> None:
-    desktop.process(until=lambda: not dock._queue.busy and not dock._run.running, seconds=LIMIT)
+    desktop.process(until=lambda: not dock._queue._client.busy and not dock._run.running, seconds=LIMIT)
 
 
 def choose(desktop, dock, folder: Path) -> None:

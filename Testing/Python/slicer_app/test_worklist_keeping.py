@@ -73,7 +73,7 @@ def dock(desktop, predicted, tmp_path, documents):
 
 
 def idle(desktop, dock) -> None:
-    desktop.process(until=lambda: not dock._queue.busy and not dock._run.running, seconds=LIMIT)
+    desktop.process(until=lambda: not dock._queue._client.busy and not dock._run.running, seconds=LIMIT)
 
 
 def decide(desktop, row: int) -> None:

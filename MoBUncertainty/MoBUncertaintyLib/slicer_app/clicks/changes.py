@@ -82,11 +82,6 @@ class ChangeOverlay:
         """The vtkMRMLLabelMapVolumeNode, or None."""
         return self._find("vtkMRMLLabelMapVolumeNode")
 
-    @property
-    def visible(self) -> bool:
-        """Whether a slice view shows it."""
-        return bool(self._holders())
-
     def show(self, change: Change) -> None:
         """Show a change, in place of an earlier one."""
         node = self.node or self._make()
@@ -107,7 +102,7 @@ class ChangeOverlay:
 
     def setOpacity(self, opacity: float) -> None:
         """Let it fade; 0: it is gone."""
-        for view in self._holders():
+        for view in self.holders():
             if opacity > 0:
                 view.SetLabelOpacity(FILL_OPACITY * opacity)
                 continue
@@ -115,7 +110,7 @@ class ChangeOverlay:
             view.SetLabelVolumeID(volume)
             view.SetLabelOpacity(usual)
 
-    def _holders(self) -> list:
+    def holders(self) -> list:
         """List what the slice views show, of those that show this."""
         node = self.node
         views = nodesByClass(self._scene, "vtkMRMLSliceCompositeNode") if node is not None else []

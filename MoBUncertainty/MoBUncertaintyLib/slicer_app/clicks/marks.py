@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.output.pictures.palette import Palette
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, Point
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.views import sliceThrough
 
@@ -26,8 +26,6 @@ SUGGESTION_PERCENT = 8.0
 TEXT_PERCENT = 3.0
 TEXT_BACKGROUND = 0.7  # opacity: the text has the colour of its mark, and may lie on any other
 MAX_POINTS = 40  # of a stroke that are marked: the others would lie on these
-
-Point = tuple[float, float, float]
 
 
 class Mark(StrEnum):
@@ -111,15 +109,7 @@ class ClickMarks:
         """Mark the place where a click would help most, and let all slice views go through it; None: no place."""
         self._fill(Mark.SUGGESTION, [] if point is None else [point], [""])
         if point is not None:
-            sliceThrough(self._nodes.scene, self._nodes.toWorld(point))
-
-    def toWorld(self, points: Sequence[Point]) -> list[Point]:
-        """Where points of the image's own coordinates lie in the world, the image's transform applied."""
-        return [tuple(self._nodes.toWorld(point).tolist()) for point in points]
-
-    def fromWorld(self, points: Sequence[Point]) -> list[Point]:
-        """Where points of the world lie in the image's own coordinates."""
-        return [tuple(self._nodes.fromWorld(point).tolist()) for point in points]
+            sliceThrough(self._nodes.scene, self._nodes.toWorld([point])[0])
 
     def setHidden(self, hidden: bool) -> None:
         """Hide all marks, or show them."""

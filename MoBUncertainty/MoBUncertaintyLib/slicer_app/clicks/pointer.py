@@ -13,6 +13,8 @@ import qt
 import slicer
 import slicer.util
 
+from MoBUncertaintyLib.slicer_app.scene.nodes import Point
+
 if TYPE_CHECKING:
     from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 
@@ -20,8 +22,6 @@ PRIORITY = 2.0  # of our observers: before Slicer's own and those of the Segment
 NEAR_PIXELS = 8  # from a mark to the mouse that takes hold of it
 STEP_PIXELS = 3  # of the mouse before a stroke has another point, or a mark is dragged
 SAME_PLACE_PIXELS = 3  # a double click is one click, unless the mouse has moved
-
-Point = tuple[float, float, float]
 
 
 class SlicePointer:

@@ -17,10 +17,9 @@ from MoBUncertaintyLib.review.refinement.clicks import Click, voxels_of
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
 from MoBUncertaintyLib.slicer_app.clicks.keys import ClickMode
-from MoBUncertaintyLib.slicer_app.clicks.marks import Point
 from MoBUncertaintyLib.slicer_app.clicks.pointer import SlicePointer
 from MoBUncertaintyLib.slicer_app.clicks.table import ClickList
-from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
+from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass
 from MoBUncertaintyLib.slicer_app.widgets.section import shown, timer, write
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
@@ -129,28 +128,29 @@ class ClicksSection:
         """Return where the clicks that can be seen lie, by their ids."""
         if self._session.marks.hidden:
             return {}
-        return {click.click_id: self._session.marks.toWorld(click.points_ras) for click in self._session.review.clicks}
+        toWorld = self._session.results.nodes.toWorld
+        return {click.click_id: toWorld(click.points_ras) for click in self._session.review.clicks}
 
     def draw(self, points: Sequence[Point], label: int) -> None:
         """Show a stroke that is being drawn."""
-        self._session.marks.show(drawn=(self._session.marks.fromWorld(points), label))
+        self._session.marks.show(drawn=(self._session.results.nodes.fromWorld(points), label))
 
     def give(self, points: Sequence[Point], label: int) -> None:
         """Take a click (one point) or a stroke."""
         self._mode.use()
         text = _("A click changes the review, which {name} has signed off: withdraw the signature?")
-        place = self._session.marks.fromWorld(points)
+        place = self._session.results.nodes.fromWorld(points)
         if self._mayChange(text, place) and self._try(self._session.step, Review.click, place, label):
             self._after(self._session.review.clicks[-1])
 
     def drag(self, clickId: str, points: Sequence[Point]) -> None:
         """Show a click that is being moved."""
-        self._session.marks.show(moved={clickId: self._session.marks.fromWorld(points)})
+        self._session.marks.show(moved={clickId: self._session.results.nodes.fromWorld(points)})
 
     def move(self, clickId: str, points: Sequence[Point]) -> None:
         """Take the new place of a click."""
         text = _("To move a click changes the review, which {name} has signed off: withdraw the signature?")
-        place = self._session.marks.fromWorld(points)
+        place = self._session.results.nodes.fromWorld(points)
         if self._mayChange(text, place) and self._try(self._session.step, Review.move_click, clickId, place):
             self._after(next(click for click in self._session.review.clicks if click.click_id == clickId))
 
@@ -171,10 +171,10 @@ class ClicksSection:
         composites = nodesByClass(slicer.mrmlScene, "vtkMRMLSliceCompositeNode")
         if click is None or crosshair is None or self.refuses(*(view.GetBackgroundVolumeID() for view in composites)):
             return
-        (place,) = self._session.marks.fromWorld([crosshair.GetCrosshairRAS()])
+        (place,) = self._session.results.nodes.fromWorld([crosshair.GetCrosshairRAS()])
         by = [here - there for here, there in zip(place, click.points_ras[0], strict=True)]
         points = [tuple(a + b for a, b in zip(point, by, strict=True)) for point in click.points_ras]
-        self.move(click.click_id, self._session.marks.toWorld(points))
+        self.move(click.click_id, self._session.results.nodes.toWorld(points))
 
     def _onRemove(self) -> None:
         click = self._list.selected

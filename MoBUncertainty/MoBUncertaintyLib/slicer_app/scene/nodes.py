@@ -6,11 +6,11 @@ on any scene, not just the application's. Arrays are (z, y, x), matrices map vox
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 
-import numpy as np
+import numpy as np  # noqa: TC002
 import slicer
 import slicer.util
 import vtk
@@ -25,6 +25,8 @@ ROLE_ATTRIBUTE = "MoBUncertainty.role"  # tells what a node is even when its CT 
 CHANNEL_ROLE = REFERENCE_ROLE.format("channel")  # from the CT to the volumes of a model's other input channels, by name
 
 PLACE_TOLERANCE_MM = 0.01  # files round, a transform that was hardened and taken back does
+
+Point = tuple[float, float, float]
 
 # The subject hierarchy's plugins, which a running Slicer chooses by itself and the bare core has to be told.
 _PLUGINS = {
@@ -112,17 +114,13 @@ class CtNodes:
         nodes = [node for role in roles if role.startswith(prefix) for node in self.nodes(role[len(prefix) :])]
         return list({node.GetID(): node for node in nodes}.values())  # one may have two roles
 
-    def toWorld(self, position) -> np.ndarray:
-        """Where a position of the CT's own coordinates (RAS mm) lies in the world, the CT's transform applied."""
-        world = [0.0, 0.0, 0.0]
-        self.ctNode.TransformPointToWorld([float(value) for value in position], world)
-        return np.array(world)
+    def toWorld(self, points: Iterable[Point]) -> list[Point]:
+        """Where points of the CT's own coordinates (RAS mm) lie in the world, the CT's transform applied."""
+        return [_moved(point, self.ctNode.TransformPointToWorld) for point in points]
 
-    def fromWorld(self, position) -> np.ndarray:
-        """Where a position of the world (RAS mm) lies in the CT's own coordinates."""
-        own = [0.0, 0.0, 0.0]
-        self.ctNode.TransformPointFromWorld([float(value) for value in position], own)
-        return np.array(own)
+    def fromWorld(self, points: Iterable[Point]) -> list[Point]:
+        """Where points of the world (RAS mm) lie in the CT's own coordinates."""
+        return [_moved(point, self.ctNode.TransformPointFromWorld) for point in points]
 
     @property
     def isBent(self) -> bool:
@@ -211,6 +209,12 @@ def shape(volumeNode) -> tuple[int, ...]:
     """Of its array: (z, y, x); () without voxels."""
     image = volumeNode.GetImageData()
     return tuple(reversed(image.GetDimensions())) if image else ()
+
+
+def _moved(point: Point, transform: Callable[[list[float], list[float]], None]) -> Point:
+    moved = [0.0, 0.0, 0.0]
+    transform([float(value) for value in point], moved)
+    return tuple(moved)
 
 
 def isPlaced(volumeNode, matrix, size: Sequence[int]) -> bool:

@@ -183,7 +183,7 @@ class ResultScene:
         """
         self.nodes.followTransform()
         width = max(views.CLOSE_MARGIN * extentMm, views.SMALLEST_CLOSE_VIEW_MM)
-        views.look(self.ctNode, self.nodes.toWorld(position), width)
+        views.look(self.ctNode, self.nodes.toWorld([position])[0], width)
 
     def _shownIn3d(self) -> bool:
         surface, display = self.overlay.surface.node, self.node("segmentation").GetDisplayNode()

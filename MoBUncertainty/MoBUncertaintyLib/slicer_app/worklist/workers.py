@@ -37,11 +37,6 @@ class RequestQueue:
         self._client = client
         self._waiting: deque[tuple[dict[str, Any], Callable, Callable, Receive | None]] = deque()
 
-    @property
-    def busy(self) -> bool:
-        """Whether something is asked."""
-        return bool(self._client.busy or self._waiting)
-
     def ask(
         self,
         message: dict[str, Any],
