@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from enum import Enum
+from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -18,13 +19,13 @@ from MoBUncertaintyLib.base.names import printable
 T = TypeVar("T")
 
 _NOUNS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
-_NOUNS |= {tuple: "a list", dict: "an object", Mapping: "an object"}
+_NOUNS |= {Path: "text", tuple: "a list", dict: "an object", Mapping: "an object"}
 
 
 def from_json(kind: type[T], data: Any, what: str = "it") -> T:
     """Read a dataclass strictly: each entry must be one of its fields and of its type.
 
-    A whole number may stand for a number, a list for a tuple, and a text for the member of an enumeration.
+    A whole number may stand for a number, a list for a tuple, and a text for a path or the member of an enumeration.
 
     Args:
         kind: The dataclass.
@@ -56,6 +57,8 @@ def to_json(record: Any) -> Any:
         return {str(key): to_json(value) for key, value in record.items()}
     if isinstance(record, list | tuple):
         return [to_json(value) for value in record]
+    if isinstance(record, PurePath):
+        return str(record)
     return record.value if isinstance(record, Enum) else record
 
 
@@ -77,8 +80,8 @@ def _value(kind: Any, value: Any, what: str) -> Any:
             return tuple(_value(each, part, what) for each, part in zip(kinds, value, strict=True))
     elif origin in (dict, Mapping) and isinstance(value, Mapping):
         return {_value(inner[0], key, what): _value(inner[1], part, what) for key, part in value.items()}
-    elif issubclass(origin, Enum) or (origin is float and _is(value, int | float)):
-        with suppress(ValueError, OverflowError):
+    elif issubclass(origin, Enum | PurePath) or (origin is float and _is(value, int | float)):
+        with suppress(TypeError, ValueError, OverflowError):
             return origin(value)
     elif _is(value, origin):
         return value

@@ -11,7 +11,7 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.base.schema import from_json
+from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.pipeline.catalogue.index import Entry
 from MoBUncertaintyLib.pipeline.catalogue.install import Status, status, target_of
@@ -154,7 +154,7 @@ class FindModels:
         def fail(_code: str, text: str, _details: str) -> None:
             label.text = text
 
-        self._ask({"command": Command.PICTURE, "entry": _plain(entry)}, self._showPicture, fail, load)
+        self._ask({"command": Command.PICTURE, "entry": to_json(entry)}, self._showPicture, fail, load)
 
     def _showPicture(self, picture) -> None:
         if picture is not None and not picture.isNull():
@@ -170,7 +170,7 @@ class FindModels:
         question = consentText(entry, self._place.address(entry.file), str(target))
         if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("Find models")):
             return
-        message = {"command": Command.INSTALL, "entry": _plain(entry), "output": str(target)}
+        message = {"command": Command.INSTALL, "entry": to_json(entry), "output": str(target)}
         job = self._ask(message, lambda _result: self._onDone(entry), self._onFailed)
         self._installing = True
         self.work.follow(job)
@@ -192,11 +192,6 @@ class FindModels:
         self._installing = False
         self.work.stop(text)
         self._fill()
-
-
-def _plain(entry: Entry) -> dict[str, Any]:
-    """Write an entry as the worker's protocol has it."""
-    return {**vars(entry), "labels": list(entry.labels)}
 
 
 def statusText(entry: Entry) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.worker.protocol import Command, Fields, ProtocolError
 from MoBUncertaintyLib.worker.server import Handler, Report
 
@@ -25,7 +26,7 @@ def list_catalogue(request: Fields, _report: Report) -> Fields:
     """List the models of a catalogue: `models`, as `Entry` has them."""
     from MoBUncertaintyLib.pipeline.catalogue.place import Place
 
-    return {"models": [asdict(entry) for entry in Place.of(request["index"]).entries()]}
+    return {"models": to_json(Place.of(request["index"]).entries())}
 
 
 def fetch_picture(request: Fields, _report: Report) -> Fields:
@@ -55,7 +56,6 @@ def install_model(request: Fields, report: Report) -> Fields:
 
 
 def _entry(request: Fields) -> Entry:
-    from MoBUncertaintyLib.base.schema import from_json
     from MoBUncertaintyLib.pipeline.catalogue.index import Entry
 
     try:

@@ -5,12 +5,12 @@ None of it needs torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.worker.protocol import Command, Fields, ProtocolError
 from MoBUncertaintyLib.worker.server import Handler, Report
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def input_of(fields: Fields) -> Input:
-    """Read an input that `plain_input` has written.
+    """Read an input of a request.
 
     Raises:
         ProtocolError: It is none.
@@ -28,16 +28,9 @@ def input_of(fields: Fields) -> Input:
     from MoBUncertaintyLib.images.inputs import Input
 
     try:
-        given = {**fields, "path": Path(fields["path"]), "channels": tuple(map(Path, fields.get("channels", ())))}
-        return Input(**given)
-    except (KeyError, TypeError) as error:
+        return from_json(Input, fields)
+    except ValueError as error:
         raise ProtocolError(f"The request's case is not understood ({error}).") from error
-
-
-def plain_input(case: Input) -> Fields:
-    """Write an input as plain JSON."""
-    plain: Fields = json.loads(json.dumps(asdict(case), default=str))
-    return plain
 
 
 class CaseList:
@@ -87,10 +80,14 @@ class CaseList:
         found.sort(key=lambda each: (each[2] is not None, each[2].badness if each[2] else ()), reverse=True)
         return {
             "cases": [
-                {"case": plain_input(case), "folder": str(folder), "row": row and _plain_row(row)}
+                {
+                    "case": to_json(case),
+                    "folder": str(folder),
+                    "row": row and to_json(row) | {"state": row.state.value},
+                }
                 for case, folder, row in found
             ],
-            "listed": [plain_input(case) for case, _ in cases],
+            "listed": [to_json(case) for case, _ in cases],
             "table": str(cohort / PAGE) if (cohort / PAGE).is_file() else None,
         }
 
@@ -195,11 +192,6 @@ def _inputs(request: Fields, cohort: Path) -> Sequence[Input]:
         raise ProtocolError("The request names neither a source nor cases.")
     found = list_inputs(request["source"], cohort, request["channels"])
     return [each if each.entry else replace(each, entry=each.path.name, name=volume_stem(each.path)) for each in found]
-
-
-def _plain_row(row: CohortCase) -> Fields:
-    plain: Fields = json.loads(json.dumps(asdict(row), default=str))
-    return plain | {"state": row.state.value}
 
 
 def _stamp(folder: Path) -> object:

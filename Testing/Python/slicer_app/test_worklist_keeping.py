@@ -37,9 +37,9 @@ def documents(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="module")
 def predicted(tmp_path_factory) -> Path:
     """Two images in a folder, and their results as the worklist makes them."""
+    from MoBUncertaintyLib.base.schema import to_json
     from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
     from MoBUncertaintyLib.worker.server import Report
-    from MoBUncertaintyLib.worker.worklist import plain_input
     from support.fake_worker import predict_case
 
     place = tmp_path_factory.mktemp("predicted")
@@ -49,7 +49,7 @@ def predicted(tmp_path_factory) -> Path:
         image = sitk.GetImageFromArray(np.random.default_rng(seed).integers(0, 90, SHAPE).astype(np.int16))
         sitk.WriteImage(image, scans / f"{name}.nii.gz")
     for case, folder in case_folders(list_inputs(scans, results, 1), results):
-        request = {"case": plain_input(case), "output": str(folder), "models": ["PhantomPancreas"]}
+        request = {"case": to_json(case), "output": str(folder), "models": ["PhantomPancreas"]}
         predict_case("normal", request, Report(lambda *_event: None))
     return place
 

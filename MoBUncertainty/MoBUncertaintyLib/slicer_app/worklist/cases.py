@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.base.names import text_of
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState, reader_in_name
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -32,7 +33,8 @@ class WorklistCase:
     def of(cls, answer: Mapping[str, Any]) -> WorklistCase:
         """Read one of the `cases` of the worker's answer."""
         reviews = (answer["row"] or {}).get("reviews", [])
-        return cls(answer["case"], Path(answer["folder"]), answer["row"], tuple(map(_review, reviews)))
+        readers = tuple(from_json(CaseReview, review) for review in reviews)
+        return cls(answer["case"], Path(answer["folder"]), answer["row"], readers)
 
     @property
     def name(self) -> str:
@@ -70,10 +72,6 @@ class WorklistCase:
     def _review(self, reader: str) -> CaseReview | None:
         names = {reader, text_of(reader_in_name(reader))}
         return next((review for review in self.reviews if review.reader in names), None) if reader else None
-
-
-def _review(fields: Mapping[str, Any]) -> CaseReview:
-    return CaseReview(**{**fields, "export": Path(fields["export"]) if fields["export"] else None})
 
 
 @dataclass
