@@ -114,7 +114,7 @@ def reuse() -> dict:
     """Show two predictions of one CT after another."""
     scene, _logics = make_scene()
     results = ResultScene(add_volume(scene, np.zeros((8, 9, 10), np.int16), np.eye(4), "CT"))
-    counts, segment_lists, trees = [], [], []
+    counts, segment_lists = [], []
     for names in (["first", "second", "third"], ["only"]):
         labels = np.zeros((8, 9, 10), np.uint8)
         for value in range(1, len(names) + 1):
@@ -129,8 +129,7 @@ def reuse() -> dict:
         again.showInViews()
         counts.append(scene.GetNumberOfNodes())
         segment_lists.append([segment["name"] for segment in segments(again.node("regions"))])
-        trees.append(tree(scene))
-    return {"nodes": counts, "segments": segment_lists, "trees": trees}
+    return {"nodes": counts, "segments": segment_lists}
 
 
 def application():

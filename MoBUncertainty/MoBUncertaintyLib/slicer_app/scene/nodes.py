@@ -28,13 +28,8 @@ PLACE_TOLERANCE_MM = 0.01  # files round, a transform that was hardened and take
 
 Point = tuple[float, float, float]
 
-# The subject hierarchy's plugins, which a running Slicer chooses by itself and the bare core has to be told.
-_PLUGINS = {
-    "vtkMRMLScalarVolumeNode": "Volumes",
-    "vtkMRMLSegmentationNode": "Segmentations",
-    "vtkMRMLModelNode": "Models",
-    "vtkMRMLMarkupsFiducialNode": "Markups",
-}
+LISTED = {"vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLModelNode", "vtkMRMLMarkupsFiducialNode"}
+"""Classes of what can be looked at; only that belongs in the user's lists."""
 
 
 class CtNodes:
@@ -75,8 +70,7 @@ class CtNodes:
         node = self.scene.CreateNodeByClass(className)
         node.UnRegister(None)
         node.SetName(self._unused(f"{self.name} {name}"))
-        # Only what can be looked at belongs in the user's lists; the hierarchy asks once, when the node is added.
-        node.SetHideFromEditors(className not in _PLUGINS)
+        node.SetHideFromEditors(className not in LISTED)  # the hierarchy asks once, when the node is added
         selection = self.scene.GetFirstNodeByClass("vtkMRMLSelectionNode")
         placing = selection.GetActivePlaceNodeID() if selection else None
         self.scene.AddNode(node)
@@ -136,7 +130,11 @@ class CtNodes:
 
     def _placeInFolder(self, node):
         hierarchy = subjectHierarchy(self.scene)
-        ct, item = (self._hierarchyItem(hierarchy, owner) for owner in (self.ctNode, node))
+        ct, item = (
+            hierarchy.GetItemByDataNode(each)
+            or hierarchy.CreateItem(hierarchy.GetSceneItemID(), each)  # in Slicer's core alone
+            for each in (self.ctNode, node)
+        )
         hierarchy.SetItemParent(item, self._folder(hierarchy, ct))
 
     def _folder(self, hierarchy, ct: int) -> int:
@@ -151,10 +149,6 @@ class CtNodes:
         if parent == hierarchy.GetSceneItemID():
             hierarchy.SetItemParent(ct, folder)
         return folder
-
-    def _hierarchyItem(self, hierarchy, node) -> int:
-        item = hierarchy.GetItemByDataNode(node)
-        return item or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node, _PLUGINS.get(node.GetClassName(), ""))
 
 
 @dataclass

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.model.terminology import terminology_entry
 from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.slicer_app.region_names import regionTitles
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, shape, subjectHierarchy
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, shape
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
@@ -124,7 +124,6 @@ class LabelSegmentation:
             if not known:
                 segmentation.AddSegment(segment, segmentId(spec.value))
         node.EndModify(wasModifying)
-        _listSegments(node)
         return node
 
     def update(self, box: Box, labels: np.ndarray):
@@ -289,29 +288,6 @@ def _describe(segment, spec: SegmentSpec) -> None:
     segment.SetLabelValue(spec.value)
     if spec.terminology and (entry := terminology_entry(spec.terminology)):
         segment.SetTerminology(entry)
-
-
-def _listSegments(node) -> None:
-    """List segments in the subject hierarchy, as Slicer does; a running Slicer has done so by now."""
-    hierarchy = subjectHierarchy(node.GetScene())
-    parent = hierarchy.GetItemByDataNode(node)
-    attribute = node.GetSegmentIDAttributeName()
-    hierarchy.SetItemAttribute(
-        parent, slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyVirtualBranchAttributeName(), "1"
-    )
-    children = vtk.vtkIdList()
-    hierarchy.GetItemChildren(parent, children)
-    items = [children.GetId(index) for index in range(children.GetNumberOfIds())]
-    listed = {hierarchy.GetItemAttribute(item, attribute): item for item in items}
-    segmentIds = list(node.GetSegmentation().GetSegmentIDs())
-    for gone in set(listed) - set(segmentIds):
-        hierarchy.RemoveItem(listed[gone])
-    for identifier in segmentIds:
-        name = node.GetSegmentation().GetSegment(identifier).GetName()
-        item = listed.get(identifier) or hierarchy.CreateHierarchyItem(parent, name, "Subseries")
-        hierarchy.SetItemName(item, name)
-        hierarchy.SetItemAttribute(item, attribute, identifier)
-        hierarchy.SetItemOwnerPluginName(item, "Segments")
 
 
 def orientedImage(ct, box: Box, values: np.ndarray):
