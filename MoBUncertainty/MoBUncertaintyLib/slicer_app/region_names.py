@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING
 
-import numpy as np
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import Label, readable
-from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, organ_of
 from MoBUncertaintyLib.regions.region import Region
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.regions.prediction import Prediction
-    from MoBUncertaintyLib.review.region import ReviewRegion
 
 
 def placeText(location: str, labels: Sequence[Label]) -> str:
@@ -44,38 +36,6 @@ def placeTexts(regions: Iterable[Region], labels: Sequence[Label]) -> dict[int, 
         for place, numbers in places.items()
         for count, number in enumerate(numbers, start=1)
     }
-
-
-class OrganNames:
-    """The organs that regions lie in, where a prediction has several.
-
-    Args:
-        prediction: The prediction, if there are regions.
-    """
-
-    def __init__(self, prediction: Prediction | None) -> None:
-        self._prediction = prediction
-        self._names: dict[str, str] = {}  # by the region's id
-
-    def of(self, region: ReviewRegion) -> str:
-        """Name a region's organ; "" where the prediction has only one."""
-        if len(self._labels) < 2:
-            return ""
-        if region.region_id not in self._names:
-            values = self._prediction.segmentation[region.box][region.found.mask]
-            frames = {} if values.any() else self._frames  # which take long to compute on a large image
-            value = organ_of(np.array(region.found.region.centroid_ras), values, frames)
-            self._names[region.region_id] = self._labels.get(value, "")
-        return self._names[region.region_id]
-
-    @cached_property
-    def _labels(self) -> dict[int, str]:
-        labels = self._prediction.labels if self._prediction else ()
-        return {label.value: readable(label.name) for label in labels}
-
-    @cached_property
-    def _frames(self) -> dict[int, LabelFrame]:
-        return label_frames(self._prediction)
 
 
 def regionTitles(regions: Iterable[Region], labels: Sequence[Label]) -> dict[int, str]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
+import numpy as np
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.model.card import Label, readable
+from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, organ_of
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
-from MoBUncertaintyLib.slicer_app.region_names import OrganNames, placeTexts
+from MoBUncertaintyLib.slicer_app.region_names import placeTexts
 from MoBUncertaintyLib.slicer_app.widgets.section import shortened
 from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table
 
@@ -34,7 +37,11 @@ class RegionTable:
         self._onSelected = onSelected
         self._table = Table(widget, _columns(), self._onRow)
         self._regions: dict[str, ReviewRegion] = {}  # all, by their ids
-        self._organs, self._labels = OrganNames(None), ()
+        self._prediction: Prediction | None = None
+        self._organs: dict[str, str] = {}  # by the regions' ids
+        self._frames: dict[int, LabelFrame] | None = (
+            None  # of the labels, once they were needed: on a large image it takes long
+        )
         self._places: dict[int, str] = {}  # by the regions' numbers
         self._stood = 0  # the row in which the selected region was when it was selected
 
@@ -50,14 +57,14 @@ class RegionTable:
 
     def clear(self, prediction: Prediction | None) -> None:
         """Remove all regions, and the selection; regions of this prediction follow, if there is one."""
-        self._organs, self._labels = OrganNames(prediction), prediction.labels if prediction else ()
+        self._prediction, self._organs, self._frames = prediction, {}, None
         where = _("Where (organ)") if len(self._labels) > 1 else _("Where")
         self._table.widget.horizontalHeaderItem(PLACE).setText(where)
         self.show(())
 
     def place(self, region: ReviewRegion) -> str:
         """Say where a region lies, and in which organ if there are several."""
-        place, organ = self._places[region.number], self._organs.of(region)
+        place, organ = self._places[region.number], self._organ(region)
         return _("{place} ({organ})").format(place=place, organ=organ) if organ else place
 
     def show(self, regions: Sequence[ReviewRegion], selected: str | None = None) -> None:
@@ -108,6 +115,23 @@ class RegionTable:
         left = {row: name for row, (name, region) in enumerate(self._regions.items()) if not region.decided}
         others = {row: name for row, name in left.items() if name != self._table.selected} or left
         return next((name for row, name in others.items() if row >= self._stood), next(iter(others.values()), None))
+
+    @property
+    def _labels(self) -> Sequence[Label]:
+        return self._prediction.labels if self._prediction else ()
+
+    def _organ(self, region: ReviewRegion) -> str:
+        """Name a region's organ; "" where the prediction has only one."""
+        if len(self._labels) < 2:
+            return ""
+        if region.region_id not in self._organs:
+            values = self._prediction.segmentation[region.box][region.found.mask]
+            if self._frames is None and not values.any():
+                self._frames = label_frames(self._prediction)
+            value = organ_of(np.array(region.found.region.centroid_ras), values, self._frames or {})
+            names = {label.value: readable(label.name) for label in self._labels}
+            self._organs[region.region_id] = names.get(value, "")
+        return self._organs[region.region_id]
 
     def _count(self, regions: Sequence[ReviewRegion], selected: str | None) -> int:
         """Count the regions of the pages that are needed for the selected region and one to decide."""
