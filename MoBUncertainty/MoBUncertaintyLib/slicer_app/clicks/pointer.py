@@ -14,6 +14,7 @@ import slicer
 import slicer.util
 
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point
+from MoBUncertaintyLib.slicer_app.widgets.section import shown
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
@@ -32,13 +33,12 @@ class SlicePointer:
 
     Args:
         target: Takes clicks.
-        shown: Wraps what is observed, so that failures reach the user.
     """
 
-    def __init__(self, target: ClicksSection, shown: Callable[[Callable], Callable]) -> None:
-        self._target, self._shown = target, shown
+    def __init__(self, target: ClicksSection) -> None:
+        self._target = target
         self._views: list[_View] = []
-        slicer.app.layoutManager().layoutChanged.connect(self._onLayout)
+        slicer.app.layoutManager().layoutChanged.connect(self._observe)  # there may be other views
         self._active = self._crossed = False
 
     def setActive(self, active: bool) -> None:
@@ -56,24 +56,21 @@ class SlicePointer:
     def close(self) -> None:
         """Let go of all views."""
         self.setActive(False)
-        slicer.app.layoutManager().layoutChanged.disconnect(self._onLayout)
+        slicer.app.layoutManager().layoutChanged.disconnect(self._observe)
 
-    def _onLayout(self, *_args) -> None:
-        self._observe()  # there may be other views
-
-    def _observe(self) -> None:
+    def _observe(self, *_args) -> None:
         for view in self._views:
             view.release()
         manager = slicer.app.layoutManager()
         names = manager.sliceViewNames() if self._active else ()
-        self._views = [_View(manager.sliceWidget(name), self._target, self._shown) for name in names]
+        self._views = [_View(manager.sliceWidget(name), self._target) for name in names]
         self.setCursor(self._crossed)
 
 
 class _View:
     """The mouse in one slice view."""
 
-    def __init__(self, widget, target: ClicksSection, shown: Callable) -> None:
+    def __init__(self, widget, target: ClicksSection) -> None:
         self._widget, self._target = widget, target
         self._node, self._interactor = widget.mrmlSliceNode(), widget.sliceView().interactor()
         self._points: list[Point] | None = None  # of a stroke that is being drawn
@@ -88,7 +85,7 @@ class _View:
             ("MouseMoveEvent", self._onMove),
             ("LeftButtonReleaseEvent", self._onRelease),
         ):
-            self._tags[event] = self._interactor.AddObserver(event, self._taking(act, shown), PRIORITY)
+            self._tags[event] = self._interactor.AddObserver(event, self._taking(act), PRIORITY)
 
     def release(self) -> None:
         """Observe no more."""
@@ -106,7 +103,7 @@ class _View:
             view.unsetViewCursor()
         self._crossed = crossed
 
-    def _taking(self, act: Callable[[], bool], shown: Callable) -> Callable:
+    def _taking(self, act: Callable[[], bool]) -> Callable:
         """Make an observer that keeps from all others what `act` takes (returns True)."""
 
         def observe(_interactor, event) -> None:

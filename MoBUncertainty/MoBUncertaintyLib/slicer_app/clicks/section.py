@@ -46,7 +46,7 @@ class ClicksSection:
         self.flash = Flash()
         self._preparation = Steps(nothing for nothing in ())  # of the map, for the first click
         self._list = ClickList(ui)
-        self._pointer = SlicePointer(self, shown)
+        self._pointer = SlicePointer(self)
         self._mode = ClickMode(ui, window, self._onMode)
         self.label = self._mode.label
         ui.moveClickButton.clicked.connect(shown(lambda *_args: self._onMove()))

@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import millilitres
 from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, shown, timer
 from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table, fitRows
@@ -103,18 +104,20 @@ class ClickList:
         """Compute what each click has changed, once the list is seen; in steps, since each takes as long as a click."""
         self._computing.cancel()
         if self._session and not self._ui.clicksCollapsibleButton.collapsed:
-            self._computing = inSteps(self._effects(self._session), self._onComputed)
-
-    def _effects(self, session) -> Iterator[None]:
-        volumes = {}
-        for click in session.review.clicks:
-            yield
-            volumes[click.click_id] = session.review.effect(click.click_id).net_mm3 / 1000
-        return volumes
+            self._computing = inSteps(_effects(self._session.review), self._onComputed)
 
     def _onComputed(self, volumes: dict[str, float]) -> None:
         self._volumes = volumes
         self.show()
+
+
+def _effects(review: Review) -> Iterator[None]:
+    """Return the signed ml that each click has changed, by id; one click in each step."""
+    volumes = {}
+    for click in review.clicks:
+        yield
+        volumes[click.click_id] = review.effect(click.click_id).net_mm3 / 1000
+    return volumes
 
 
 def _columns() -> list[Column]:

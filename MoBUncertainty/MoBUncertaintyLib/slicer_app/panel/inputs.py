@@ -30,7 +30,8 @@ from MoBUncertaintyLib.slicer_app.inputs import (
 from MoBUncertaintyLib.slicer_app.models import ModelList
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.recalibrate import Recalibrate
-from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt
+from MoBUncertaintyLib.slicer_app.samples import loadSampleData
+from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt, mapVolumes
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss
 from MoBUncertaintyLib.slicer_app.widgets.section import AfterLoading, allow, shortened, shown, write
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
@@ -42,7 +43,6 @@ class InputsSection:
     Args:
         ui: The panel's widgets.
         models: The models to choose from.
-        loadDemo: Loads the demo CT and selects it.
         onModel: Called when another model is chosen.
         newClient: Makes a client of a worker that looks for models, or makes one.
 
@@ -51,12 +51,7 @@ class InputsSection:
     """
 
     def __init__(
-        self,
-        ui,
-        models: ModelList,
-        loadDemo: Callable[[], None],
-        onModel: Callable[[], None],
-        newClient: Callable[[], WorkerClient],
+        self, ui, models: ModelList, onModel: Callable[[], None], newClient: Callable[[], WorkerClient]
     ) -> None:
         self._ui, self._onModel, self._newClient = ui, onModel, newClient
         self.finder: FindModels | None = None  # the dialogs, once they were opened
@@ -71,7 +66,7 @@ class InputsSection:
         scene = slicer.mrmlScene
         self._nodesAdded = scene.AddObserver(scene.NodeAddedEvent, self._onNodeAdded)
         write(ui.sampleLabel, ui.sampleLabel.text)
-        ui.sampleLabel.linkActivated.connect(shown(lambda link: loadDemo()))
+        ui.sampleLabel.linkActivated.connect(shown(self._onDemo))
         ui.modelSelector.currentIndexChanged.connect(shown(self._onModelSelected))
         ui.findModelsButton.clicked.connect(shown(self._onFind))
         for button, mode in (
@@ -143,9 +138,9 @@ class InputsSection:
         ui.ctSelectorCaption.text = f"{model.channels[0] if model and model.channels else _('Image')}:"
         write(ui.modelInfoLabel, self.selector.description())
 
-    def hide(self, nodes: list) -> None:
-        """Offer all volumes except these as CTs, and for other channels."""
-        hidden = [node.GetID() for node in nodes]
+    def hideMaps(self) -> None:
+        """Offer all volumes except maps as CTs, and for other channels."""
+        hidden = [node.GetID() for node in mapVolumes()]
         for selector in (self._ui.ctSelector, *self._channels.selectors.values()):
             selector.sortFilterProxyModel().hiddenNodeIDs = hidden
 
@@ -181,6 +176,10 @@ class InputsSection:
     def _chooseLoaded(self) -> None:
         if self._parameters and self._parameters.ct is None:
             self._parameters.ct = defaultCt()
+
+    def _onDemo(self, *_args) -> None:
+        with slicer.util.WaitCursor():
+            self._parameters.ct = loadSampleData()
 
     def _onModelSelected(self, *_args) -> None:
         """Keep which model the user has chosen; the ensemble was another one's."""

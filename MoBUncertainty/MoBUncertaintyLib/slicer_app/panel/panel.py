@@ -8,7 +8,6 @@ from functools import partial
 
 import qt
 import slicer
-import slicer.util
 import vtk
 from slicer.i18n import tr as _
 
@@ -22,13 +21,12 @@ from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
 from MoBUncertaintyLib.slicer_app.panel.run import ComputerSection, RunSection
 from MoBUncertaintyLib.slicer_app.panel.state import Folding, State
-from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, Leftovers
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.roi import roiBounds
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
-from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, hideMisplaced, hideOrphans, mapVolumes, showAlone
+from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, hideMisplaced, hideOrphans, showAlone
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import (
     PANEL_WIDTH,
@@ -61,7 +59,7 @@ class Panel:
         self.afterLoading = AfterLoading()
         self.jobs, self.shown, self.removals = Jobs(self), ShownResults(self), Removals(self)
         logic.sessions.onBegun = self._onBegun
-        self.inputs = InputsSection(ui, logic.modelList, self.onDemo, self.onModel, lambda: logic.client.another())
+        self.inputs = InputsSection(ui, logic.modelList, self.onModel, lambda: logic.client.another())
         self.run = RunSection(ui, self.jobs.apply, self.jobs.cancel)
         self.computer = ComputerSection(ui, logic.computer, self.update)
         self.overlay = OverlaySection(ui)
@@ -72,7 +70,7 @@ class Panel:
         ui.worklistButton.clicked.connect(shown(self._onWorklist))
         revealUnfolded(part for part in vars(ui).values() if hasattr(part, "collapsed"))
         for selector in (ui.mapSelector, ui.labelSelector):
-            selector.currentIndexChanged.connect(self._hideMaps)  # another map may be a new volume
+            selector.currentIndexChanged.connect(lambda *_args: self.inputs.hideMaps())  # another may be a new volume
         self.update()
 
     @property
@@ -136,7 +134,7 @@ class Panel:
         if isLoading():
             self.afterLoading.later(self.refresh)
         else:
-            self._hideMaps()
+            self.inputs.hideMaps()
             if not self.jobs.work:
                 self.shown.show(self.parameters.ct)
         self.update()
@@ -172,11 +170,6 @@ class Panel:
             for end in (*([worklist.close] if worklist else ()), self.review.cleanup, *reversed(ends)):
                 stack.callback(end)
 
-    def onDemo(self) -> None:
-        """Load the demo CT and select it."""
-        with slicer.util.WaitCursor():
-            self.parameters.ct = loadSampleData()
-
     def onModel(self) -> None:
         """Remember the chosen model, and offer what it can do."""
         if self.parameters and self.inputs.selector.model:
@@ -192,9 +185,6 @@ class Panel:
         """Show results that were not asked for here, but by a script for instance."""
         if self.state is not State.RUNNING:
             self.afterLoading.later(self.refresh)
-
-    def _hideMaps(self, *_args) -> None:
-        self.inputs.hide(mapVolumes())
 
 
 class ShownResults:
