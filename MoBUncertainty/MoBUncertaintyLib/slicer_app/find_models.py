@@ -42,7 +42,6 @@ class FindModels:
         self._place: Place | None = None  # whose models are listed
         self._entries: list[Entry] = []
         self._shown: list[Entry] = []  # those that a search finds
-        self._installing = False
         self.window, self.ui = loadDialog("FindModels")
         self.ui.addressEdit.text = slicer.util.settingsValue(SETTINGS_KEY, "")
         self.work = WorkButton(
@@ -69,7 +68,6 @@ class FindModels:
 
     def close(self, *_args) -> None:
         """Stop what is going on, and end the worker."""
-        self._installing = False
         self._client.close()
         self.work.stop("")
         self.window.hide()
@@ -83,9 +81,9 @@ class FindModels:
     def _update(self) -> None:
         ui = self.ui
         for widget in (ui.addressEdit, ui.folderButton, ui.listButton, ui.modelList, ui.searchEdit):
-            widget.enabled = not self._installing
+            widget.enabled = not self.work.running
         entry = self._entry
-        self.work.update(self._installing, whyNotInstall(entry) if entry else _("Choose a model first."))
+        self.work.update(whyNotInstall(entry) if entry else _("Choose a model first."))
 
     def _ask(self, message: dict[str, Any], onFinished: Callable, onFailed: Callable, receive=None) -> Job:
         """Let the worker do something, in place of what it does: a picture that nobody waits for any more."""
@@ -172,7 +170,6 @@ class FindModels:
             return
         message = {"command": Command.INSTALL, "entry": to_json(entry), "output": str(target)}
         job = self._ask(message, lambda _result: self._onDone(entry), self._onFailed)
-        self._installing = True
         self.work.follow(job)
         self._update()
 
@@ -189,7 +186,6 @@ class FindModels:
         showError(message, details)
 
     def _end(self, text: str) -> None:
-        self._installing = False
         self.work.stop(text)
         self._fill()
 

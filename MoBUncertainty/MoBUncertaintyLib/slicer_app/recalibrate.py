@@ -32,7 +32,6 @@ class Recalibrate:
         self._client = client
         self._onKept = onKept
         self._model: ListedModel | None = None
-        self._running = False
         self.window, self.ui = loadDialog("Recalibrate")
         self.ui.folderList.currentRowChanged.connect(shown(lambda *_args: self._update()))
         self.work = WorkButton(
@@ -49,7 +48,7 @@ class Recalibrate:
 
     def show(self, model: ListedModel) -> None:
         """Show the dialog for a model, or bring it to the front."""
-        if not self._running:
+        if not self.work.running:
             self._model = model
             name = model.card.name if model.card else model.path.name
             self.window.windowTitle = _("Recalibrate {model}").format(model=name)
@@ -74,9 +73,9 @@ class Recalibrate:
 
     def _update(self) -> None:
         for widget in (self.ui.folderList, self.ui.addButton):
-            widget.enabled = not self._running
-        self.ui.removeButton.enabled = not self._running and self.ui.folderList.currentRow >= 0
-        self.work.update(self._running, None if self._folders() else _("Add folders of cases first."))
+            widget.enabled = not self.work.running
+        self.ui.removeButton.enabled = not self.work.running and self.ui.folderList.currentRow >= 0
+        self.work.update(None if self._folders() else _("Add folders of cases first."))
 
     def _onAdd(self, *_args) -> None:
         folder = askFolder(self.window, _("Choose a folder of reviews or labelled cases"))
@@ -94,7 +93,6 @@ class Recalibrate:
         job = self._client.request({**message, "output": str(output)})
         job.finished.connect(shown(lambda result: self._onFinished(output, result)))
         job.failed.connect(shown(self._onFailed))
-        self._running = True
         self.work.follow(job)
         self._update()
 
@@ -119,7 +117,6 @@ class Recalibrate:
             showError(message, details)
 
     def _end(self, text: str) -> None:
-        self._running = False
         self.work.stop(text)
         self._update()
 

@@ -88,7 +88,7 @@ class ExportSection:
         """Enable what can be exported in a state of the panel."""
         for name, box in self._formats.items():
             allow(box, self._whyNoDicom if name in DICOM_FORMATS else None)
-        self.work.update(state is State.EXPORTING, self._whyNot(state))
+        self.work.update(self._whyNot(state))
 
     def _chosen(self) -> list[str]:
         return [name for name, box in self._formats.items() if box.checked and box.enabled]

@@ -54,7 +54,7 @@ class RunSection:
             monteCarlo = parameters.method is Method.MONTE_CARLO
             ui.samplesSpinBox.visible = ui.samplesSpinBoxCaption.visible = monteCarlo
         ui.roiSelector.enabled = ui.advancedCollapsibleButton.enabled = not state.busy
-        self.work.update(state is State.RUNNING, whyNot, isShown=not state.busy)
+        self.work.update(whyNot, isShown=not state.busy)
 
     def sayPriority(self, niceness: int) -> None:
         """Say if the worker computes at a low priority, which it inherits from Slicer and may not raise."""

@@ -32,6 +32,9 @@ class WorkButton:
         onCancel: Ends what the worker does.
         startText: The text before the worker says anything.
         cancelTip: What the button says while it is a Cancel.
+
+    Attributes:
+        running: Whether the worker is at work.
     """
 
     def __init__(
@@ -41,7 +44,7 @@ class WorkButton:
         button = self._button
         self._onStart, self._onCancel = onStart, onCancel
         self._text, self._startText, self._cancelTip = button.text, startText, cancelTip
-        self._running = False
+        self.running = False
         self._said = self._whyNot = ""  # under the button: a text or, without one, why it cannot be pressed
         self._turned = -math.inf  # when the button last became another one, or had started something
         self._stage = ""  # of the work, as the worker calls it
@@ -51,6 +54,7 @@ class WorkButton:
 
     def follow(self, job: Job) -> None:
         """Show how far a job is from now on."""
+        self.running, self._turned = True, time.monotonic()
         self._stage, self._warnings = "", []
         self._bar.maximum, self._bar.value, self._bar.format = 0, 0, "%p %"
         job.progress.connect(self.progress)
@@ -66,11 +70,12 @@ class WorkButton:
         if isKnown:
             bar.format = "%p %" if left is None else _("%p %, {time} left").format(time=duration(left))
             bar.value = round(BAR * step["fraction"])  # which is drawn at once
-        self.update(self._running)
+        self.update()
         self.say(stageText(step))
 
     def stop(self, text: str) -> None:
         """Show how the work has ended, and the warnings."""
+        self.running, self._turned = False, time.monotonic()
         self.say("\n".join(filter(None, [text, *self._warnings])))
 
     def warn(self, message: str) -> None:
@@ -89,10 +94,9 @@ class WorkButton:
         write(self._label, "\n".join(filter(None, (self._said, self._whyNot))))
         self._label.visible = bool(self._said or self._whyNot)
 
-    def update(self, running: bool, whyNot: str | None = None, isShown: bool = False) -> None:
+    def update(self, whyNot: str | None = None, isShown: bool = False) -> None:
         """Be a Cancel while the job runs; otherwise start it, unless there is a reason `whyNot`, which may be shown."""
-        if running is not self._running:
-            self._running, self._turned = running, time.monotonic()
+        running = self.running
         self._button.text = _("Cancel") if running else self._text
         self._bar.visible = running
         if running:
@@ -107,7 +111,7 @@ class WorkButton:
         # The second click of a double click is not meant for what the first has made of the button.
         if time.monotonic() - self._turned < slicer.app.doubleClickInterval / 1000:
             return
-        (self._onCancel if self._running else self._onStart)()
+        (self._onCancel if self.running else self._onStart)()
         self._turned = time.monotonic()  # the second click waits while a slow start blocks the event loop
 
 

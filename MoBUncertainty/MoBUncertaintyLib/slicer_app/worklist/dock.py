@@ -225,7 +225,7 @@ class WorklistDock:
         host = self._panel.logic.computer.host
         place = _("Results: {folder}, computed on {host}") if host else _("Results: {folder}")
         ui.resultsLabel.text = place.format(folder=cases.cohort, host=host) if cases else ""
-        self.work.update(running, None if running else self._whyNotRun())
+        self.work.update(self._whyNotRun())
         selected = cases.find(self.table.selected) if cases else None
         reason = self._whyNotOpen()
         noResults = None if selected and selected.hasResults else _("Select a case with results.")
