@@ -35,6 +35,8 @@ class ClicksSection:
 
     Attributes:
         flash: Of what the last step has changed.
+        label: Returns the label that a click gives now; None: it gives none.
+        pick: Selects a click by its id.
     """
 
     def __init__(self, ui, window, onChanged: Callable[[], None], onClicked: Callable[[str | None], None]) -> None:
@@ -48,7 +50,7 @@ class ClicksSection:
         self._list = ClickList(ui)
         self._pointer = SlicePointer(self)
         self._mode = ClickMode(ui, window, self._onMode)
-        self.label = self._mode.label
+        self.label, self.pick = self._mode.label, self._list.select
         ui.moveClickButton.clicked.connect(shown(lambda *_args: self._onMove()))
         ui.removeClickButton.clicked.connect(shown(lambda *_args: self._onRemove()))
 
@@ -153,10 +155,6 @@ class ClicksSection:
         place = self._session.results.nodes.fromWorld(points)
         if self._mayChange(text, place) and self._try(self._session.step, Review.move_click, clickId, place):
             self._after(next(click for click in self._session.review.clicks if click.click_id == clickId))
-
-    def pick(self, clickId: str) -> None:
-        """Select a click."""
-        self._list.select(clickId)
 
     # What the user does
 

@@ -13,6 +13,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.base.names import unique_names
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, revealLater, shown, write
 from MoBUncertaintyLib.slicer_app.worker.client import Job
 
@@ -154,13 +155,8 @@ def newFolder(parent: Path, name: str) -> Path:
 
     Args:
         parent: Where.
-        name: What it is to be called, see `fileName`; a number is added to a name that is taken.
+        name: What it is to be called, as far as file systems let it; a number is added to a name that is taken.
     """
-    name = fileName(name)
+    (name,) = unique_names([name])
     names = chain([name], (f"{name} ({number})" for number in count(2)))
     return next(parent / name for name in names if not os.path.exists(parent / name))
-
-
-def fileName(name: str) -> str:
-    """Replace characters that no file system takes in a name."""
-    return "".join("_" if character in '<>:"/\\|?*' else character for character in name)
