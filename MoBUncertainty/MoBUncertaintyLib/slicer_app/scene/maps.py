@@ -176,7 +176,9 @@ class UncertaintyMaps:
         return node
 
     def deriveInSteps(self, kind: MapKind, label: int | None, always: bool = False) -> Iterator[None]:
-        """Get ready for `volumeFor`; nothing in the scene changes. The last few maps derived are kept.
+        """Get ready for `volumeFor`, in each step one label or some slices; nothing in the scene changes.
+
+        The last few maps derived are kept.
 
         Args:
             kind, label: As for `volumeFor`.
@@ -193,8 +195,17 @@ class UncertaintyMaps:
                 [slicer.util.arrayFromVolume(node) for node in nodes]
                 for nodes in (sources, self._sources(MapKind.PROBABILITY, label))
             )
-            box = yield from _occupied(probability)
-            self._derived[key] = box, (yield from _derive(kind, [array[box] for array in arrays]))
+            boxes = []
+            for array in probability:
+                boxes.append(occupied(array, NEGLIGIBLE))
+                yield
+            box = hull(boxes)
+            derived = np.zeros(shape_of(box), np.float32)
+            for start in range(0, len(derived), SLAB):
+                slab = np.s_[start : start + SLAB]
+                derived[slab] = _derivedArray(kind, [array[box][slab] for array in arrays])
+                yield
+            self._derived[key] = box, _image(derived)
         self._derived[key] = self._derived.pop(key)  # as the last one
         while len(self._derived) > MAPS_KEPT:
             del self._derived[next(iter(self._derived))]
@@ -291,24 +302,6 @@ def _image(array: np.ndarray):
 def _key(kind: MapKind, sources: list) -> tuple:
     """Under which a derived map is kept; another one once a map has other voxels."""
     return (kind, *(node.GetImageData().GetPointData().GetScalars().GetMTime() for node in sources))
-
-
-def _occupied(probability: list[np.ndarray]) -> Iterator[None]:
-    """Return the box in which any label has a probability worth a look; one label in each step."""
-    boxes = []
-    for array in probability:
-        boxes.append(occupied(array, NEGLIGIBLE))
-        yield
-    return hull(boxes)
-
-
-def _derive(kind: MapKind, arrays: list[np.ndarray]) -> Iterator[None]:
-    """Return a vtkImageData of a map, made of each label's; slab by slab, and only where there is anything."""
-    derived = np.zeros(arrays[0].shape, np.float32)
-    for start in range(0, len(derived), SLAB):
-        derived[start : start + SLAB] = _derivedArray(kind, [array[start : start + SLAB] for array in arrays])
-        yield
-    return _image(derived)
 
 
 def _derivedArray(kind: MapKind, arrays: list[np.ndarray]) -> np.ndarray:
