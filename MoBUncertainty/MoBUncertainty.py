@@ -189,7 +189,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     """From a CT to its results in the scene, through the worker; without a graphical user interface as well.
 
     Attributes:
-        modelList, sessions: The models there are; the reviews that are open.
+        sessions: The reviews that are open.
         client: The worker's client; tests put another in its place.
         computer: The computer that segments, where it is another one.
     """
@@ -197,12 +197,10 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         from MoBUncertaintyLib.slicer_app.computer import Computer
-        from MoBUncertaintyLib.slicer_app.models import ModelList
         from MoBUncertaintyLib.slicer_app.sessions import Sessions
         from MoBUncertaintyLib.slicer_app.worker.client import slicerClient
 
-        self.modelList, self.sessions = ModelList(), Sessions()
-        self.client = slicerClient()
+        self.sessions, self.client = Sessions(), slicerClient()
         self.computer = Computer(lambda arguments: self.client.another(arguments))
 
     def getParameterNode(self):

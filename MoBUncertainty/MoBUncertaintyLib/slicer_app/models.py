@@ -23,84 +23,82 @@ from MoBUncertaintyLib.pipeline.catalogue.install import remove as uninstall
 SETTINGS_KEY = "MoBUncertainty/Models"
 
 
-class ModelList:
-    """The models of this user.
+def listModels() -> dict[str, ListedModel]:
+    """List the demo's model, the other shipped ones, the installed, the added and TotalSegmentator's.
+
+    They go by the names that a scene remembers them by, see `sceneName`.
+    """
+    shipped = sorted(list_models(), key=lambda model: model.path.name != DEMO_MODEL)
+    taken = {model.path.name for model in shipped}
+    installed = [model for model in list_models(installed_models()) if model.path.name not in taken]
+    weights = [ListedModel(path, None) for path in installed_weights().values()]
+    every = [*shipped, *installed, *map(_listed, addedModels()), *weights]
+    return {sceneName(model): model for model in every}
+
+
+def sceneName(model: ListedModel) -> str:
+    """Return what a scene remembers a model by: its path or, if it ships or was installed, its name."""
+    if ships(model) or isInstalled(model):
+        return model.path.name
+    return nameOfWeights(model.path) or str(model.path)
+
+
+def ships(model: ListedModel) -> bool:
+    """Tell whether a model ships with the extension."""
+    return model.path.parent == MODELS_FOLDER
+
+
+def isInstalled(model: ListedModel) -> bool:
+    """Tell whether a model was installed from a catalogue."""
+    return model.path.parent == installed_models()
+
+
+def findModel(name: str) -> ListedModel:
+    """Return the model of a name that is not among `listModels`: a scene may come from another computer."""
+    path = Path(name)
+    if path.is_absolute():
+        return _listed(path)
+    text = _("There is no model {name} on this computer; find or add it, or choose another one.")
+    return ListedModel(path, None, text.format(name=name))
+
+
+def addModel(path: Path | str) -> ListedModel:
+    """Remember a model that the user has chosen.
 
     Args:
-        folder: The folder of the models that ship with the extension.
+        path: A model folder, a training folder of nnU-Net, a file in one of them, or a .zip of one.
+
+    Raises:
+        ModelError: The model cannot be used.
     """
+    path = model_of(Path(path).absolute())
+    listed = _listed(path)
+    if listed.problem:
+        raise ModelError(listed.problem)
+    if path not in [model.path for model in listModels().values()]:
+        _keep([*addedModels(), path])
+    return listed
 
-    def __init__(self, folder: Path = MODELS_FOLDER) -> None:
-        self.folder = Path(folder)
 
-    def models(self) -> dict[str, ListedModel]:
-        """List the demo's model, the other shipped ones, the installed, the added and TotalSegmentator's.
+def removeModel(path: Path | str) -> None:
+    """Forget an added model, whose files stay, or remove an installed one and its files.
 
-        They go by the names that a scene remembers them by, see `name`.
-        """
-        shipped = sorted(list_models(self.folder), key=lambda model: model.path.name != DEMO_MODEL)
-        taken = {model.path.name for model in shipped}
-        installed = [model for model in list_models(installed_models()) if model.path.name not in taken]
-        weights = [ListedModel(path, None) for path in installed_weights().values()]
-        every = [*shipped, *installed, *map(_listed, self.added()), *weights]
-        return {self.name(model): model for model in every}
+    Raises:
+        OutputError: Its files cannot be removed.
+    """
+    if Path(path).parent == installed_models():
+        uninstall(Path(path).name)
+        return
+    _keep([added for added in addedModels() if added != Path(path)])
 
-    def name(self, model: ListedModel) -> str:
-        """Return a model's path or, if it ships or was installed, its name: that is alike on all computers."""
-        if self.ships(model) or self.isInstalled(model):
-            return model.path.name
-        return nameOfWeights(model.path) or str(model.path)
 
-    def ships(self, model: ListedModel) -> bool:
-        """Tell whether a model ships with the extension."""
-        return model.path.parent == self.folder
+def addedModels() -> list[Path]:
+    """List the paths of the models that the user has added."""
+    return [Path(path) for path in slicer.util.settingsValue(SETTINGS_KEY, [], converter=json.loads)]
 
-    def isInstalled(self, model: ListedModel) -> bool:
-        """Tell whether a model was installed from a catalogue."""
-        return model.path.parent == installed_models()
 
-    def find(self, name: str) -> ListedModel:
-        """Return the model of a name that is not among `models`: a scene may come from another computer."""
-        path = Path(name)
-        if path.is_absolute():
-            return _listed(path)
-        text = _("There is no model {name} on this computer; find or add it, or choose another one.")
-        return ListedModel(path, None, text.format(name=name))
-
-    def add(self, path: Path | str) -> ListedModel:
-        """Remember a model that the user has chosen.
-
-        Args:
-            path: A model folder, a training folder of nnU-Net, a file in one of them, or a .zip of one.
-
-        Raises:
-            ModelError: The model cannot be used.
-        """
-        path = model_of(Path(path).absolute())
-        listed = _listed(path)
-        if listed.problem:
-            raise ModelError(listed.problem)
-        if path not in [model.path for model in self.models().values()]:
-            self._keep([*self.added(), path])
-        return listed
-
-    def remove(self, path: Path | str) -> None:
-        """Forget an added model, whose files stay, or remove an installed one and its files.
-
-        Raises:
-            OutputError: Its files cannot be removed.
-        """
-        if Path(path).parent == installed_models():
-            uninstall(Path(path).name)
-            return
-        self._keep([added for added in self.added() if added != Path(path)])
-
-    def added(self) -> list[Path]:
-        """List the paths of the models that the user has added."""
-        return [Path(path) for path in slicer.util.settingsValue(SETTINGS_KEY, [], converter=json.loads)]
-
-    def _keep(self, paths: list[Path]) -> None:
-        slicer.app.userSettings().setValue(SETTINGS_KEY, json.dumps([str(path) for path in paths]))
+def _keep(paths: list[Path]) -> None:
+    slicer.app.userSettings().setValue(SETTINGS_KEY, json.dumps([str(path) for path in paths]))
 
 
 def _listed(path: Path) -> ListedModel:

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.own_process
 @pytest.fixture
 def add(desktop, tmp_path: Path) -> Iterator:
     """Adds training folders of nnU-Net by the dialog, and removes them in the end."""
+    from MoBUncertaintyLib.slicer_app.models import removeModel
+
     added = []
 
     def add_folder(name: str, *labels: str, folds: int = 1, channel: str = "CT") -> Path:
@@ -33,9 +35,8 @@ def add(desktop, tmp_path: Path) -> Iterator:
         return folder
 
     yield add_folder
-    models = desktop.logic.modelList
     for folder in added:
-        models.remove(folder)
+        removeModel(folder)
     desktop.widget.panel.inputs.close()
     desktop.widget.panel.inputs.selector.fill("")
 

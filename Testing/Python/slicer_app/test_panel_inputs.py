@@ -81,7 +81,7 @@ class TestInputs:
         assert "no voxels" in desktop.ui.applyButton.toolTip
 
     def test_a_model_is_added_chosen_and_remembered(self, desktop, tmp_path):
-        from MoBUncertaintyLib.slicer_app.models import ModelList
+        from MoBUncertaintyLib.slicer_app.models import listModels
 
         folder = tmp_path / "Modèle à moi"
         shutil.copytree(DEMO_MODEL, folder)
@@ -92,7 +92,7 @@ class TestInputs:
         assert ui.modelSelector.count == before + 1
         assert desktop.widget.panel.inputs.selector.model.path == folder
         assert "Apache" in ui.modelInfoLabel.text
-        assert str(folder) in ModelList().models()
+        assert str(folder) in listModels()
         assert desktop.widget.panel.parameters.model == str(folder)
         ui.modelSelector.currentIndex = 0
         assert desktop.widget.panel.inputs.selector.model.path == DEMO_MODEL
@@ -102,7 +102,7 @@ class TestInputs:
         ui.modelSelector.currentIndex = before
         ui.removeModelButton.click()
         assert ui.modelSelector.count == before
-        assert str(folder) not in ModelList().models()
+        assert str(folder) not in listModels()
         assert folder.is_dir()
 
     def test_the_demo_ct_is_offered_for_models_that_may_take_it(self, desktop):
@@ -271,7 +271,7 @@ class TestInputs:
         from MoBUncertaintyLib.slicer_app import models
 
         monkeypatch.setattr(models, "_", lambda text: "«" + text.replace("There is no model", "Es gibt kein Modell"))
-        assert models.ModelList().find("Liver").problem.startswith("«Es gibt kein Modell Liver")
+        assert models.findModel("Liver").problem.startswith("«Es gibt kein Modell Liver")
 
     def test_each_inference_is_explained_by_its_name(self, desktop):
         from MoBUncertaintyLib.slicer_app.choices import Method

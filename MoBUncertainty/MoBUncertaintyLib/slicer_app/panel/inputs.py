@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.images.modality import modality_of_channel
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.model.listing import ListedModel
+from MoBUncertaintyLib.model.listing import MODELS_FOLDER, ListedModel
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
 from MoBUncertaintyLib.slicer_app.find_models import FindModels
 from MoBUncertaintyLib.slicer_app.inputs import (
@@ -27,7 +27,15 @@ from MoBUncertaintyLib.slicer_app.inputs import (
     offerMixture,
     whyNoMember,
 )
-from MoBUncertaintyLib.slicer_app.models import ModelList
+from MoBUncertaintyLib.slicer_app.models import (
+    addModel,
+    findModel,
+    isInstalled,
+    listModels,
+    removeModel,
+    sceneName,
+    ships,
+)
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.recalibrate import Recalibrate
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
@@ -42,7 +50,6 @@ class InputsSection:
 
     Args:
         ui: The panel's widgets.
-        models: The models to choose from.
         onModel: Called when another model is chosen.
         newClient: Makes a client of a worker that looks for models, or makes one.
 
@@ -50,13 +57,11 @@ class InputsSection:
         selector: The chosen model.
     """
 
-    def __init__(
-        self, ui, models: ModelList, onModel: Callable[[], None], newClient: Callable[[], WorkerClient]
-    ) -> None:
+    def __init__(self, ui, onModel: Callable[[], None], newClient: Callable[[], WorkerClient]) -> None:
         self._ui, self._onModel, self._newClient = ui, onModel, newClient
         self.finder: FindModels | None = None  # the dialogs, once they were opened
         self.recalibrate: Recalibrate | None = None
-        self.selector = ModelSelector(ui, models)
+        self.selector = ModelSelector(ui)
         self._channels = ChannelSelectors(ui.channelsPlace, onModel)
         self._parameters: Any = None
         self._own: list[str] | None = None  # what the user has chosen, while makers of results are chosen
@@ -216,11 +221,10 @@ class ModelSelector:
 
     Args:
         ui: The panel's widgets.
-        models: The models to choose from.
     """
 
-    def __init__(self, ui, models: ModelList) -> None:
-        self._ui, self._models = ui, models
+    def __init__(self, ui) -> None:
+        self._ui = ui
         self._known: dict[str, ListedModel] = {}
         self._listed: dict[str, ListedModel] = {}
 
@@ -231,13 +235,13 @@ class ModelSelector:
 
     @property
     def name(self) -> str:
-        """What a scene remembers the chosen model by, see `ModelList.name`; "" where there is none."""
+        """What a scene remembers the chosen model by, see `sceneName`; "" where there is none."""
         index = self._ui.modelSelector.currentIndex
         return list(self._listed)[index] if 0 <= index < len(self._listed) else ""
 
     def fill(self, name: str) -> None:
         """Read the list of models anew, and `choose`."""
-        self._known = self._models.models()
+        self._known = listModels()
         self.choose(name)
 
     def choose(self, name: str) -> None:
@@ -251,7 +255,7 @@ class ModelSelector:
             usable = [name for name, model in self._known.items() if model.problem is None]
             name = next(iter(usable or self._known), "")
         elif name not in self._known:
-            self._listed[name] = self._models.find(name)
+            self._listed[name] = findModel(name)
         selector = self._ui.modelSelector
         blocked = selector.blockSignals(True)
         selector.clear()
@@ -265,7 +269,7 @@ class ModelSelector:
 
     def others(self, names: Iterable[str]) -> dict[str, ListedModel]:
         """Find models beside the chosen one by their names; one that is not on this computer has a problem."""
-        return {name: self._known.get(name) or self._models.find(name) for name in names if name != self.name}
+        return {name: self._known.get(name) or findModel(name) for name in names if name != self.name}
 
     def candidates(self, names: Iterable[str]) -> dict[str, tuple[str, ListedModel]]:
         """List title and model of all beside the chosen one, and of those with some names, by their names."""
@@ -277,7 +281,7 @@ class ModelSelector:
         """Find a model that is listed, by its `name` and `path` in a result's provenance."""
         path = Path(model.get("path") or model.get("name") or "")
         # Those that ship, or are installed, lie elsewhere on each computer.
-        for wanted in (path, self._models.folder / path.name, installed_models() / path.name):
+        for wanted in (path, MODELS_FOLDER / path.name, installed_models() / path.name):
             for name, listed in self._known.items():
                 if listed.path == wanted:
                     return name
@@ -295,16 +299,16 @@ class ModelSelector:
             dialog.setNameFilter(_("Models (*.zip model.json plans.json checkpoint_*.pth)"))
         if not dialog.exec_():
             return False
-        self.fill(self._models.name(self._models.add(Path(dialog.selectedFiles()[0]))))
+        self.fill(sceneName(addModel(Path(dialog.selectedFiles()[0]))))
         return True
 
     def remove(self) -> bool:
         """Remove the chosen model, after asking where its files go too; return whether it was removed."""
-        if self._models.isInstalled(self.model):
+        if isInstalled(self.model):
             question = _("The model {name} and its files are removed from this computer. Remove?")
             if not confirmLoss(question.format(name=self.model.name)):
                 return False
-        self._models.remove(self.model.path)
+        removeModel(self.model.path)
         self.fill("")
         return True
 
@@ -315,8 +319,8 @@ class ModelSelector:
             widget.enabled = not busy
         selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole) if model else ""
         installed = _("Remove this model and its files from this computer.")
-        isInstalled = model is not None and self._models.isInstalled(model)
-        allow(ui.removeModelButton, self._whyNotRemove(busy), installed if isInstalled else None)
+        toolTip = installed if model is not None and isInstalled(model) else None
+        allow(ui.removeModelButton, self._whyNotRemove(busy), toolTip)
         usable = model is not None and model.problem is None
         allow(ui.recalibrateButton, None if usable else _("Choose a model first."))
 
@@ -336,7 +340,7 @@ class ModelSelector:
     def _whyNotRemove(self, busy: bool) -> str | None:
         if busy:
             return _("Wait for the running computation to finish.")
-        if self.model is None or self._models.ships(self.model):
+        if self.model is None or ships(self.model):
             return _("This model comes with the extension.")
         if nameOfWeights(self.model.path):
             return _("These weights are TotalSegmentator's, whose folder is listed as it is.")

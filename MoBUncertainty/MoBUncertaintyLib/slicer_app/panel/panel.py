@@ -59,7 +59,7 @@ class Panel:
         self.afterLoading = AfterLoading()
         self.jobs, self.shown, self.removals = Jobs(self), ShownResults(self), Removals(self)
         logic.sessions.onBegun = self._onBegun
-        self.inputs = InputsSection(ui, logic.modelList, self.onModel, lambda: logic.client.another())
+        self.inputs = InputsSection(ui, self.onModel, lambda: logic.client.another())
         self.run = RunSection(ui, self.jobs.apply, self.jobs.cancel)
         self.computer = ComputerSection(ui, logic.computer, self.update)
         self.overlay = OverlaySection(ui)

@@ -21,6 +21,10 @@ from MoBUncertaintyLib.worker.protocol import PROGRESS_FIELDS, Event
 
 WORKER = ("-u", "-m", "MoBUncertaintyLib.worker")
 TICK_MILLISECONDS = 250
+HEARTBEAT_LIMIT = 60.0
+"""Seconds of silence after which a worker counts as hung; loading torch from a slow disk takes half of them."""
+PROGRESS_LIMIT = 900.0
+"""Seconds without progress after which it counts as stuck."""
 
 
 class Signal:
@@ -71,9 +75,6 @@ class WorkerClient:
         python: Python's program; in Slicer that is PythonSlicer.
         environment: Of the worker; None: that of this process.
         arguments: Of Python.
-        heartbeatLimit: Seconds of silence after which the worker counts as hung. Loading torch from a slow disk can
-            silence it for half a minute.
-        progressLimit: Seconds without progress after which it counts as stuck.
         folder: Where the worker's private folders are made, itself made if need be; None: the system's place for
             temporary files.
     """
@@ -83,15 +84,13 @@ class WorkerClient:
         python: str,
         environment: Mapping[str, str] | None = None,
         arguments: Sequence[str] = WORKER,
-        heartbeatLimit: float = 60.0,
-        progressLimit: float = 900.0,
         folder: str | None = None,
     ) -> None:
         self._python = python
         self._environment = dict(os.environ if environment is None else environment)
         self._arguments = tuple(arguments)
-        self._heartbeatLimit = heartbeatLimit
-        self._progressLimit = progressLimit
+        self._heartbeatLimit = HEARTBEAT_LIMIT
+        self._progressLimit = PROGRESS_LIMIT
         self._folder = folder
         self._process: WorkerProcess | None = None
         self._processes: list[WorkerProcess] = []  # including those that are ending
@@ -131,8 +130,7 @@ class WorkerClient:
 
     def another(self, arguments: Sequence[str] | None = None) -> WorkerClient:
         """Make a client like this one, whose worker is a process of its own, perhaps with other arguments of Python."""
-        limits = self._heartbeatLimit, self._progressLimit
-        return WorkerClient(self._python, self._environment, arguments or self._arguments, *limits, self._folder)
+        return WorkerClient(self._python, self._environment, arguments or self._arguments, self._folder)
 
     def cancel(self) -> None:
         """Drop the job; if the worker computes, end it with all processes that it has started. Return at once.
