@@ -27,6 +27,7 @@ from MoBUncertaintyLib.base.resources import RESOURCES
 OLDEST_SLICER = (5, 12)
 DICOM_FORMATS = {"dicom_seg", "dicom_seg_fractional", "dicom_sr", "parametric_map", "rtstruct"}
 TORCH = "torch>=2.10"
+OPENVINO = "requirements-openvino.txt"
 RETRIES = "PIP_RETRIES"  # pip's own variable
 DECLINED_KEY = "MoBUncertainty/OpenVINODeclined"
 PINNED = ["numpy", "scipy", "SimpleITK", "torch", "torchvision"]
@@ -60,7 +61,7 @@ def ensureReady(
     missing = missingPackages(formats, openvino)
     if slicer.app.testingEnabled():
         return
-    offered = missingOpenVino() if engine == "auto" and not formats else []
+    offered = _missing(OPENVINO) if engine == "auto" and not formats else []
     if not missing:
         if offered:
             _offerOpenVino(requester, offered, onInstall)
@@ -151,13 +152,8 @@ def missingPackages(formats: Collection[str] = (), openvino: bool = False) -> li
         names.append("requirements.txt")
     elif DICOM_FORMATS.intersection(formats):
         names.append("requirements-dicom.txt")
-    missing = _missing(*names) + (missingOpenVino() if openvino else [])
+    missing = _missing(*names) + (_missing(OPENVINO) if openvino else [])
     return missing if formats or slicer.packaging.pip_check(TORCH) else [TORCH, *missing]
-
-
-def missingOpenVino() -> list[str]:
-    """List OpenVINO if Slicer's Python lacks it."""
-    return _missing("requirements-openvino.txt")
 
 
 def _missing(*names: str) -> list[str]:

@@ -124,8 +124,7 @@ def hideMisplaced(ct) -> None:
 
 def defaultCt():
     """Return the first volume of the scene that may be a CT, or None."""
-    maps = mapVolumes()
-    volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    volumes, maps = slicer.util.getNodesByClass(CT_CLASS), mapVolumes()
     return next((node for node in volumes if node not in maps and node.GetClassName() == CT_CLASS), None)
 
 
