@@ -34,6 +34,10 @@ PINNED = ["numpy", "scipy", "SimpleITK", "torch", "torchvision"]
 """Packages of Slicer and of PyTorch, which pip leaves as they are."""
 
 
+class ShownError(InstallationError):
+    """An error that Slicer has shown in a box of its own."""
+
+
 def ensureReady(
     requester: str,
     formats: Collection[str] = (),
@@ -52,7 +56,8 @@ def ensureReady(
 
     Raises:
         Cancelled: The user does not want it; nothing was installed.
-        InstallationError: Slicer is too old, the PyTorch extension is missing, or the installation failed.
+        ShownError: pip failed.
+        InstallationError: Slicer is too old, the PyTorch extension is missing, or nothing was installed all the same.
     """
     _checkSlicer(requester)
     if engine is None:
@@ -75,14 +80,16 @@ def ensureReady(
             else _("Nothing was installed, so nothing was computed; try again to be asked again.")
         )
     onInstall()
+    kind = InstallationError
     try:
         if pytorch:
             _installTorch(pytorch)
+        kind = ShownError  # pip_install has a box for it
         _install(requester, [requirement for requirement in missing if requirement != TORCH])
     except CalledProcessError as error:
-        raise _failed(missingPackages(formats, openvino) or missing) from error
+        raise kind(_failure(missingPackages(formats, openvino) or missing)) from error
     if missing := missingPackages(formats, openvino):
-        raise _failed(missing)
+        raise InstallationError(_failure(missing))
     with suppress(CalledProcessError):  # PyTorch computes then
         _install(requester, offered)
 
@@ -210,13 +217,11 @@ def _list(missing: list[str]) -> str:
     return "\n".join(f"    {requirement}{notes.get(requirement.partition('>')[0], '')}" for requirement in missing)
 
 
-def _failed(missing: list[str]) -> InstallationError:
-    return InstallationError(
-        _(
-            "These Python packages could not be installed: {packages}; see what pip says in the Python console, check "
-            "the network and the free disk space, restart Slicer and try again."
-        ).format(packages=", ".join(missing))
-    )
+def _failure(missing: list[str]) -> str:
+    return _(
+        "These Python packages could not be installed: {packages}; see what pip says in the Python console, check the "
+        "network and the free disk space, restart Slicer and try again."
+    ).format(packages=", ".join(missing))
 
 
 def _installTorch(pytorch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
+from MoBUncertaintyLib.slicer_app.installation import ShownError
 from MoBUncertaintyLib.slicer_app.panel.editor import settleStrayEdits
 from MoBUncertaintyLib.slicer_app.panel.state import State, idleState
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
@@ -120,7 +121,7 @@ class Jobs:
                 job = request()
             else:
                 text = _("The image or its results were changed or removed meanwhile, so nothing was begun; try again.")
-        except Cancelled as declined:
+        except (Cancelled, ShownError) as declined:
             text = str(declined)
         finally:
             if job is None:

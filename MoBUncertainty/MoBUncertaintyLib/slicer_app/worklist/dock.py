@@ -14,6 +14,7 @@ from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.clicks.keys import Shortcuts
+from MoBUncertaintyLib.slicer_app.installation import ShownError
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
 from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table
@@ -133,7 +134,7 @@ class WorklistDock:
         formats = ("report",) if away else ()
         try:
             self._panel.ensureReady(formats, lambda: self.work.say(_("Installing what is missing...")))
-        except Cancelled as declined:
+        except (Cancelled, ShownError) as declined:
             self.work.say(str(declined))
             return False
         return True
