@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-import slicer
 import slicer.util
 
 from MoBUncertaintyLib.base.errors import SettingsError

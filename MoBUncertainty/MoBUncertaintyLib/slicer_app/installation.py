@@ -17,7 +17,6 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from tempfile import TemporaryDirectory
 
-import slicer
 import slicer.util
 from slicer.i18n import tr as _
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import slicer
 import slicer.util
 from slicer.i18n import tr as _
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import slicer
 import slicer.util
 from slicer.i18n import tr as _
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import qt
-import slicer
 import slicer.util
 
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 import qt
-import slicer
 import slicer.util
 from slicer.i18n import tr as _
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import qt
-import slicer
 import slicer.util
 from slicer.i18n import tr as _
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import qt
-import slicer
 import slicer.util
 import vtk
 from slicer.i18n import tr as _

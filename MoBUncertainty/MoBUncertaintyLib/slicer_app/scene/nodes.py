@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import chain, count
 
 import numpy as np  # noqa: TC002
-import slicer
 import slicer.util
 import vtk
 from slicer.i18n import tr as _

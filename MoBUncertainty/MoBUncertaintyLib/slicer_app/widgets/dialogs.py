@@ -6,7 +6,6 @@ from pathlib import Path
 
 import ctk
 import qt
-import slicer
 import slicer.util
 from slicer.i18n import tr as _
 

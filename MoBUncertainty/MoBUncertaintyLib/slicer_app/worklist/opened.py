@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import qt
-import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
