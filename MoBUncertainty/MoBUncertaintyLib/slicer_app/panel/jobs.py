@@ -32,28 +32,25 @@ class Jobs:
 
     Attributes:
         state: What the panel is doing.
-        ct: The image that the worker computes for; None where it does not.
+        work: The button of the job; None where nothing is computed.
+        ct: The image that the worker computes for.
     """
 
     def __init__(self, panel) -> None:
         self._panel = panel
         self.state = State.READY
+        self.work: WorkButton | None = None
         self.ct = None
         self._since = 0.0  # when the user has last said what is to be done: the time that they wait from
 
-    @property
-    def work(self) -> WorkButton | None:
-        """The button of the job; None where nothing is computed."""
-        return self._buttons().get(self.state)
-
     def apply(self) -> None:
         """Segment the image."""
-        self._begin(State.RUNNING, (), self._requestRun, self._onResult)
+        self._begin(State.RUNNING, self._panel.run.work, (), self._requestRun, self._onResult)
 
     def export(self, folder: Path, formats: list[str], patientFields: bool) -> None:
         """Write the review's files into a new folder of their own."""
         request = partial(self._requestExport, folder, formats, patientFields)
-        self._begin(State.EXPORTING, formats, request, self._onExported)
+        self._begin(State.EXPORTING, self._panel.export.work, formats, request, self._onExported)
 
     def cancel(self, text: str | None = None) -> None:
         """End what is computed; scene and folder are as they were before.
@@ -75,12 +72,10 @@ class Jobs:
         logic = self._panel.logic
         return (self.state is State.RUNNING and logic.computer.client) or logic.client
 
-    def _buttons(self) -> dict[State, WorkButton]:
-        return {State.RUNNING: self._panel.run.work, State.EXPORTING: self._panel.export.work}
-
     def _begin(
         self,
         state: State,
+        work: WorkButton,
         formats: Collection[str],
         request: Callable[[], Job | None],
         onFinished: Callable[[Any], None],
@@ -92,6 +87,7 @@ class Jobs:
 
         Args:
             state: RUNNING or EXPORTING.
+            work: The button.
             formats: The formats to be exported, if it is an export.
             request: Makes the job; returns None where the user has changed their mind.
             onFinished: Called with the job's result.
@@ -100,8 +96,7 @@ class Jobs:
         if self.state.busy:
             return
         self._since = time.monotonic()
-        work, ct, session = self._buttons()[state], panel.parameters.ct, panel.review.session
-        text, job = "", None
+        ct, session, text, job = panel.parameters.ct, panel.review.session, "", None
         self.state = State.NEEDS_PACKAGES
         work.say("")
         panel.update()
@@ -128,8 +123,7 @@ class Jobs:
                 self.rest()
                 work.say(text)
             else:
-                self.ct = ct
-                self.state = state
+                self.ct, self.state, self.work = ct, state, work
                 work.follow(job)
                 job.finished.connect(onFinished)
                 job.failed.connect(self._onFailed)
@@ -172,11 +166,11 @@ class Jobs:
 
     def _end(self, text: str) -> None:
         """Show the state after the worker's job, with a text beside its button."""
-        work, niceness = self.work, self._client.niceness  # no work where showing a result has failed
+        niceness = self._client.niceness
         self.rest()
-        self.ct = None
-        if work:
-            work.stop(text)
+        if self.work:  # else showing a result has failed
+            self.work.stop(text)
+        self.work = self.ct = None
         self._panel.run.sayPriority(niceness)
         self._panel.refresh()
 
