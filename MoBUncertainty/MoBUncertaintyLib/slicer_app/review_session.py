@@ -231,14 +231,13 @@ class ReviewedSegmentation:
     def strayEdits(self) -> int:
         """Count the voxels that were changed by other means than verdicts, in the Segment Editor say."""
         box = self._changeable()
-        return int(np.count_nonzero(self.results.organs.array()[box] != self.review.labels_in(box)))
+        return int(np.count_nonzero(self.results.organs.array(box) != self.review.labels_in(box)))
 
     @onItsCt
     def discardStrayEdits(self) -> None:
         """Let the segmentation be what the verdicts say."""
-        box = self._changeable()
-        if not np.array_equal(self.results.organs.array()[box], self.review.labels_in(box)):
-            self._set(box)
+        if self.strayEdits():
+            self._set(self._changeable())
 
     def showAll(self) -> None:
         """Let segmentation and map be what clicks and verdicts make of them, in a scene that shows the prediction."""
@@ -281,9 +280,8 @@ class ListedRegions:
         provenance = (results.documents.get("prediction") or {}).get("provenance", {})
         predicted = _readCoverage(provenance.get("regions", {}))
         stored = results.documents.get("coverage") or {}
-        last = (
-            _readCoverage(stored) if stored.get("predicted_sha256") == review.digest else None
-        )  # not an earlier one's
+        isOurs = stored.get("predicted_sha256") == review.digest  # and not an earlier one's
+        last = _readCoverage(stored) if isOurs else None
         self._coverages = dict(filter(None, (predicted, last)))  # by the settings that regions were found with
         self._predictedWarning = predicted[1].warning if predicted else None
 

@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.output.pictures.palette import Palette
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, Point
+from MoBUncertaintyLib.slicer_app.scene.nodes import Point
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.views import sliceThrough
 
@@ -65,7 +65,7 @@ class ClickMarks:
     """
 
     def __init__(self, results: ResultScene, review: Review, palette: Palette) -> None:
-        self._review, self._nodes = review, CtNodes(results.ctNode)
+        self._review, self._nodes = review, results.nodes
         self._colours = {Mark.ORGAN: palette.added, Mark.BACKGROUND: palette.removed}
         self._colours |= {Mark.CONFLICT: _YELLOW, Mark.SUGGESTION: _WHITE}
         self.hidden = False

@@ -125,18 +125,13 @@ class ResultScene:
             regionMap: Number of each voxel's region.
             segments: One for each region, in order of rank.
             box: Where in the CT's array `regionMap` lies; None: it is all of the CT.
-
-        Returns:
-            The vtkMRMLSegmentationNode.
         """
-        node = self.regions.fill(regionMap, segments, box)
-        display = node.GetDisplayNode()
+        display = self.regions.fill(regionMap, segments, box).GetDisplayNode()
         display.SetOpacity2DFill(0.0)
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(4)  # wider than an organ's, with which Include makes them coincide
         display.SetVisibility3D(False)
         self.highlightRegion(None)
-        return node
 
     def highlightRegion(self, number: int | None):
         """Let one region stand out from the others; None: none."""
