@@ -140,7 +140,7 @@ class InputsSection:
         if parameters:
             ui.sampleLabel.visible = ct is None and takesCt(model)
         ui.ctSelectorCaption.text = f"{model.channels[0] if model and model.channels else _('Image')}:"
-        write(ui.modelInfoLabel, self.selector.description())
+        write(ui.modelInfoLabel, description(model))
 
     def hideMaps(self) -> None:
         """Offer all volumes except maps as CTs, and for other channels."""
@@ -323,19 +323,6 @@ class ModelSelector:
         usable = model is not None and model.problem is None
         allow(ui.recalibrateButton, None if usable else _("Choose a model first."))
 
-    def description(self) -> str:
-        """Say what the chosen model does, or what is wrong with it."""
-        model = self.model
-        if model is None:
-            return _("There is no model; add one with the buttons above.")
-        if model.problem:
-            return model.problem
-        if model.card is None:
-            text = _("Training folder of nnU-Net, labels: {labels}. Licence: {licence}.")
-            return text.format(labels=few([*map(readable, model.labels)]), licence=model.licence)
-        text = _("{task}. Licence: {licence}.")
-        return text.format(task=model.card.task.rstrip("."), licence=model.card.licence)
-
     def _whyNotRemove(self, busy: bool) -> str | None:
         if busy:
             return _("Wait for the running computation to finish.")
@@ -344,6 +331,19 @@ class ModelSelector:
         if nameOfWeights(self.model.path):
             return _("These weights are TotalSegmentator's, whose folder is listed as it is.")
         return None
+
+
+def description(model: ListedModel | None) -> str:
+    """Say what a model does, or what is wrong with it."""
+    if model is None:
+        return _("There is no model; add one with the buttons above.")
+    if model.problem:
+        return model.problem
+    if model.card is None:
+        text = _("Training folder of nnU-Net, labels: {labels}. Licence: {licence}.")
+        return text.format(labels=few([*map(readable, model.labels)]), licence=model.licence)
+    text = _("{task}. Licence: {licence}.")
+    return text.format(task=model.card.task.rstrip("."), licence=model.card.licence)
 
 
 def modelTitles(models: Sequence[ListedModel]) -> list[str]:

@@ -72,13 +72,12 @@ class LabelSegmentation:
     def setStatuses(self, statuses: Mapping[int, int]):
         """Give segments Slicer's own statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` and so on, by value."""
         logic, segments = slicer.vtkSlicerSegmentationsModuleLogic, self._segments()
-        changed = {value: status for value, status in statuses.items() if value in segments}
-        changed = {value: each for value, each in changed.items() if logic.GetSegmentStatus(segments[value]) != each}
-        if not changed:
-            return
-        with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
-            for value, status in changed.items():
-                logic.SetSegmentStatus(segments[value], status)
+        there = {value: status for value, status in statuses.items() if value in segments}
+        changed = {value: each for value, each in there.items() if logic.GetSegmentStatus(segments[value]) != each}
+        if changed:
+            with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
+                for value, status in changed.items():
+                    logic.SetSegmentStatus(segments[value], status)
 
     def setOutlines(self, opacities: Mapping[int, float]):
         """Set how opaque the segments' outlines in the slices are, by value."""

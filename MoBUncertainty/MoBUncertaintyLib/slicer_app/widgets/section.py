@@ -98,13 +98,8 @@ def revealLater(widget) -> None:
 
 def revealUnfolded(parts: Iterable) -> None:
     """Scroll to what the user unfolds, which may lie below the window."""
-
-    def follow(part) -> None:
-        if not part.collapsed:
-            revealLater(part)
-
     for part in parts:
-        part.clicked.connect(lambda *_args, part=part: follow(part))
+        part.clicked.connect(lambda *_args, part=part: None if part.collapsed else revealLater(part))
 
 
 def offer(selector, names: Iterable[str]) -> None:
