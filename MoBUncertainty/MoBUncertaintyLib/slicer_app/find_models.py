@@ -15,9 +15,9 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.pipeline.catalogue.index import Entry
 from MoBUncertaintyLib.pipeline.catalogue.install import Status, status, target_of
 from MoBUncertaintyLib.pipeline.catalogue.place import Place
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder, loadDialog, showError
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
-from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkDialog
 from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -25,10 +25,8 @@ SETTINGS_KEY = "MoBUncertainty/Catalogue"
 PICTURE_WIDTH = 220  # pixels: the card above is what one reads
 
 
-class FindModels:
-    """The dialog. It has a worker of its own, so that a computation can go on meanwhile.
-
-    Nothing is contacted before the user lists the models of the address that is shown.
+class FindModels(WorkDialog):
+    """The dialog. Nothing is contacted before the user lists the models of the address that is shown.
 
     Args:
         client: Of the worker; closed with the dialog.
@@ -36,40 +34,20 @@ class FindModels:
     """
 
     def __init__(self, client: WorkerClient, onInstalled: Callable[[str], None]) -> None:
-        self._client = client
         self._onInstalled = onInstalled
         self._place: Place | None = None  # whose models are listed
         self._entries: list[Entry] = []
         self._shown: list[Entry] = []  # those that a search finds
-        self.window, self.ui = loadDialog("FindModels")
+        contacting, tip = _("Contacting the catalogue..."), _("Stop the download; nothing is left of it.")
+        cancelled = _("Cancelled; nothing was installed.")
+        super().__init__("FindModels", client, "installButton", contacting, tip, cancelled)
         self.ui.addressEdit.text = slicer.util.settingsValue(SETTINGS_KEY, "")
-        self.work = WorkButton(
-            (self.ui.installButton, self.ui.progressBar, self.ui.statusLabel),
-            self._onInstall,
-            self._onCancel,
-            _("Contacting the catalogue..."),
-            _("Stop the download; nothing is left of it."),
-        )
         self.ui.folderButton.clicked.connect(shown(self._onFolder))
         self.ui.listButton.clicked.connect(shown(self._onList))
         self.ui.addressEdit.returnPressed.connect(shown(self._onList))
         self.ui.searchEdit.textChanged.connect(shown(self._fill))
         self.ui.modelList.currentRowChanged.connect(shown(self._onSelected))
         self.ui.closeButton.clicked.connect(lambda *_args: self.window.close())
-        self.window.finished.connect(shown(self.close))
-        self._update()
-
-    def show(self) -> None:
-        """Show the dialog, or bring it to the front."""
-        self.window.show()
-        self.window.raise_()
-        self.window.activateWindow()
-
-    def close(self, *_args) -> None:
-        """Stop what is going on, and end the worker."""
-        self._client.close()
-        self.work.stop("")
-        self.window.hide()
         self._update()
 
     @property
@@ -161,7 +139,7 @@ class FindModels:
 
     # The installation
 
-    def _onInstall(self) -> None:
+    def _onStart(self) -> None:
         entry = self._entry
         target = target_of(entry)
         question = consentText(entry, self._place.address(entry.file), str(target))
@@ -172,21 +150,10 @@ class FindModels:
         self.work.follow(job)
         self._update()
 
-    def _onCancel(self) -> None:
-        self._client.cancel()
-        self._end(_("Cancelled; nothing was installed."))
-
     def _onDone(self, entry: Entry) -> None:
         self._end(_("{title} is installed, and chosen in the panel.").format(title=entry.title))
-        self._onInstalled(entry.name)
-
-    def _onFailed(self, _code: str, message: str, details: str) -> None:
-        self._end("")
-        showError(message, details)
-
-    def _end(self, text: str) -> None:
-        self.work.stop(text)
         self._fill()
+        self._onInstalled(entry.name)
 
 
 def statusText(entry: Entry) -> str:

@@ -13,15 +13,15 @@ from MoBUncertaintyLib.base.errors import CalibrationError
 from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.pipeline.catalogue.install import remove
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder, loadDialog, showError
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
-from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkDialog, newFolder
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
 
-class Recalibrate:
-    """The dialog. It has a worker of its own, so that a computation can go on meanwhile.
+class Recalibrate(WorkDialog):
+    """The dialog.
 
     Args:
         client: Of the worker; closed with the dialog.
@@ -29,38 +29,23 @@ class Recalibrate:
     """
 
     def __init__(self, client: WorkerClient, onKept: Callable[[str], None]) -> None:
-        self._client = client
         self._onKept = onKept
         self._model: ListedModel | None = None
-        self.window, self.ui = loadDialog("Recalibrate")
+        reading, tip = _("Reading the cases..."), _("Stop; nothing is left of it.")
+        cancelled = _("Cancelled; nothing was written.")
+        super().__init__("Recalibrate", client, "startButton", reading, tip, cancelled)
         self.ui.folderList.currentRowChanged.connect(shown(lambda *_args: self._update()))
-        self.work = WorkButton(
-            (self.ui.startButton, self.ui.progressBar, self.ui.statusLabel),
-            self._onStart,
-            self._onCancel,
-            _("Reading the cases..."),
-            _("Stop; nothing is left of it."),
-        )
         self.ui.addButton.clicked.connect(shown(self._onAdd))
         self.ui.removeButton.clicked.connect(shown(self._onRemove))
-        self.window.finished.connect(shown(self.close))
         self._update()
 
-    def show(self, model: ListedModel) -> None:
+    def showFor(self, model: ListedModel) -> None:
         """Show the dialog for a model, or bring it to the front."""
         if not self.work.running:
             self._model = model
             name = model.card.name if model.card else model.path.name
             self.window.windowTitle = _("Recalibrate {model}").format(model=name)
-        self.window.show()
-        self.window.raise_()
-        self.window.activateWindow()
-
-    def close(self, *_args) -> None:
-        """Stop what is going on, and end the worker."""
-        self._client.close()
-        self._end("")
-        self.window.hide()
+        self.show()
 
     def add(self, folder: Path | str) -> None:
         """List a folder of reviews or labelled cases."""
@@ -96,10 +81,6 @@ class Recalibrate:
         self.work.follow(job)
         self._update()
 
-    def _onCancel(self) -> None:
-        self._client.cancel()
-        self._end(_("Cancelled; nothing was written."))
-
     def _onFinished(self, output: Path, result: dict[str, Any]) -> None:
         self._end("")
         if slicer.util.confirmOkCancelDisplay(question(result), windowTitle=_("Recalibrate")):
@@ -111,14 +92,10 @@ class Recalibrate:
 
     def _onFailed(self, code: str, message: str, details: str) -> None:
         """Say why there is no new model; that the cases do not suffice for a better one is a result, and no error."""
-        isResult = code == CalibrationError.code
-        self._end(message if isResult else "")
-        if not isResult:
-            showError(message, details)
-
-    def _end(self, text: str) -> None:
-        self.work.stop(text)
-        self._update()
+        if code == CalibrationError.code:
+            self._end(message)
+        else:
+            super()._onFailed(code, message, details)
 
 
 def question(result: dict[str, Any]) -> str:

@@ -199,7 +199,7 @@ class InputsSection:
     def _onRecalibrate(self, *_args) -> None:
         if self.recalibrate is None:
             self.recalibrate = Recalibrate(self._newClient(), self._onInstalled)
-        self.recalibrate.show(self.selector.model)
+        self.recalibrate.showFor(self.selector.model)
 
     def _onInstalled(self, name: str) -> None:
         """Choose a model that was installed, unless something is computed meanwhile."""

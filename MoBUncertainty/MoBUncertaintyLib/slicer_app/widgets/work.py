@@ -1,4 +1,4 @@
-"""A button that lets the worker begin something, how far it is in words, and the new folder that it may write."""
+"""What lets the worker begin something: a button, a dialog, how far it is in words, the folder that it may write."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.names import unique_names
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadDialog, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, revealLater, shown, write
-from MoBUncertaintyLib.slicer_app.worker.client import Job
+from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 
 BAR = 1000  # steps of the progress bar
 
@@ -114,6 +115,55 @@ class WorkButton:
             return
         (self._onCancel if self.running else self._onStart)()
         self._turned = time.monotonic()  # the second click waits while a slow start blocks the event loop
+
+
+class WorkDialog:
+    """A dialog with a worker of its own, so that a computation can go on meanwhile; `_onStart` lets it begin.
+
+    Args:
+        name: Of its .ui file, in which the bar and the text are `progressBar` and `statusLabel`.
+        client: Of the worker; closed with the dialog.
+        start: Name of the button.
+        startText, cancelTip: As of the `WorkButton`.
+        cancelled: What is said when the user has cancelled.
+
+    Attributes:
+        window, ui: The dialog, and its widgets by their names.
+        work: The button.
+    """
+
+    def __init__(
+        self, name: str, client: WorkerClient, start: str, startText: str, cancelTip: str, cancelled: str
+    ) -> None:
+        self._client, self._cancelled = client, cancelled
+        self.window, self.ui = loadDialog(name)
+        widgets = (getattr(self.ui, start), self.ui.progressBar, self.ui.statusLabel)
+        self.work = WorkButton(widgets, self._onStart, self._onCancel, startText, cancelTip)
+        self.window.finished.connect(shown(self.close))
+
+    def show(self) -> None:
+        """Show the dialog, or bring it to the front."""
+        self.window.show()
+        self.window.raise_()
+        self.window.activateWindow()
+
+    def close(self, *_args) -> None:
+        """Stop what is going on, and end the worker."""
+        self._client.close()
+        self._end("")
+        self.window.hide()
+
+    def _onCancel(self) -> None:
+        self._client.cancel()
+        self._end(self._cancelled)
+
+    def _onFailed(self, _code: str, message: str, details: str) -> None:
+        self._end("")
+        showError(message, details)
+
+    def _end(self, text: str) -> None:
+        self.work.stop(text)
+        self._update()
 
 
 def stageText(step: dict) -> str:
