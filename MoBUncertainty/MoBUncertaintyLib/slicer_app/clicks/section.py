@@ -45,7 +45,7 @@ class ClicksSection:
         self._entered = False
         self._said = ""
         self.flash = Flash()
-        self._preparation = Steps(nothing for nothing in ())  # of the map, for the first click
+        self._preparation = Steps()  # of the map, for the first click
         self._list = ClickList(ui)
         self._pointer = SlicePointer(self)
         self._mode = ClickMode(ui, window, self._onMode)

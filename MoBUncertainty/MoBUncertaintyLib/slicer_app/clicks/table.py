@@ -29,7 +29,7 @@ class ClickList:
     def __init__(self, ui) -> None:
         self._ui, self._session = ui, None
         self._volumes: dict[str, float] = {}  # signed ml that each has changed, by id
-        self._computing = Steps(nothing for nothing in ())
+        self._computing = Steps()
         self._table = Table(ui.clicksTable, _columns(), shown(self._onSelected))
         self._timer = timer(EFFECTS_MS, self._compute)
         ui.hideClicksButton.clicked.connect(shown(lambda *_args: self._hide()))

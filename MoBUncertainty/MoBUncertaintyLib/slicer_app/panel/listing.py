@@ -29,7 +29,7 @@ class ListingControls:
         self._ui, self._onBefore, self._onChanged = ui, onBefore, onChanged
         self._session = None
         self._measures: list[Measure] = []
-        self._preparation = Steps(nothing for nothing in ())  # of the session, for finding regions
+        self._preparation = Steps()  # of the session, for finding regions
         self._timer = timer(DEBOUNCE_MS, self._find)
         ui.measureSelector.currentIndexChanged.connect(shown(self._onMeasure))
         for slider in (ui.regionThresholdSlider, ui.smallestRegionSlider):

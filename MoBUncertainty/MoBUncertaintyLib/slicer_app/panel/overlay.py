@@ -23,7 +23,7 @@ class OverlaySection:
     def __init__(self, ui) -> None:
         self._ui = ui
         self._results = None
-        self._switch = Steps(nothing for nothing in ())  # to another map
+        self._switch = Steps()  # to another map
         self._labels: list[int | None] = []
         self._kinds: list[MapKind] = []
         ui.mapSelector.currentIndexChanged.connect(shown(self._onMap))

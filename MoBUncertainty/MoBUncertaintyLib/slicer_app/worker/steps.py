@@ -29,7 +29,7 @@ class Steps:
     """Runs a generator, one step in each turn of the event loop.
 
     Args:
-        generator: Works in steps; each `yield` gives the application a turn.
+        generator: Works in steps; each `yield` gives the application a turn. By default there is nothing to do.
         onDone: Called with what the generator returns.
         onFailed: Called with what the generator or `onDone` raises.
         atOnce: Seconds for which it runs, perhaps to its end, before this constructor returns.
@@ -37,7 +37,7 @@ class Steps:
 
     def __init__(
         self,
-        generator: Iterator[None],
+        generator: Iterator[None] | None = None,
         onDone: Callable[[Any], None] = lambda value: None,
         onFailed: Callable[[Exception], None] = _log,
         atOnce: float = 0.0,
@@ -46,7 +46,8 @@ class Steps:
         self._onDone = onDone
         self._onFailed = onFailed
         self._latest = time.monotonic() + atOnce
-        (self._step if atOnce else self._next)()
+        if generator is not None:
+            (self._step if atOnce else self._next)()
 
     @property
     def running(self) -> bool:
