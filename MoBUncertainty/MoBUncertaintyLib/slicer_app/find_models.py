@@ -126,16 +126,16 @@ class FindModels(WorkDialog):
             yield
             return qt.QPixmap(result["picture"]) if result["picture"] else None
 
+        def show(picture) -> None:
+            if picture is not None and not picture.isNull():
+                scaled = picture.scaledToWidth(PICTURE_WIDTH, qt.Qt.SmoothTransformation)
+                label.setPixmap(scaled)
+                label.minimumHeight = scaled.height()
+
         def fail(_code: str, text: str, _details: str) -> None:
             label.text = text
 
-        self._ask({"command": Command.PICTURE, "entry": to_json(entry)}, self._showPicture, fail, load)
-
-    def _showPicture(self, picture) -> None:
-        if picture is not None and not picture.isNull():
-            scaled = picture.scaledToWidth(PICTURE_WIDTH, qt.Qt.SmoothTransformation)
-            self.ui.pictureLabel.setPixmap(scaled)
-            self.ui.pictureLabel.minimumHeight = scaled.height()
+        self._ask({"command": Command.PICTURE, "entry": to_json(entry)}, show, fail, load)
 
     # The installation
 

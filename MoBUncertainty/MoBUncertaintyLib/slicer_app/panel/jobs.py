@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.slicer_app.installation import ShownError
 from MoBUncertaintyLib.slicer_app.panel.editor import settleStrayEdits
-from MoBUncertaintyLib.slicer_app.panel.state import State, idleState
+from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
 from MoBUncertaintyLib.slicer_app.scene.nodes import missingChannel
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
@@ -31,7 +31,7 @@ class Jobs:
         panel: Whose inputs and review are handed over.
 
     Attributes:
-        state: What the panel is doing.
+        state: What the panel is doing; which of the idle states it is `Panel.update` finds out.
         work: The button of the job; None where nothing is computed.
         ct: The image that the worker computes for.
     """
@@ -62,10 +62,6 @@ class Jobs:
         self._client.cancel()
         usual = _("Cancelled; nothing was written.") if exporting else _("Cancelled; nothing was changed.")
         self._end(usual if text is None else text)
-
-    def rest(self) -> None:
-        """Go to the idle state of the review that is shown."""
-        self.state = idleState(self._panel.review.session)
 
     @property
     def _client(self) -> WorkerClient:
@@ -120,7 +116,7 @@ class Jobs:
             text = str(declined)
         finally:
             if job is None:
-                self.rest()
+                self.state = State.READY
                 work.say(text)
             else:
                 self.ct, self.state, self.work = ct, state, work
@@ -166,8 +162,7 @@ class Jobs:
 
     def _end(self, text: str) -> None:
         """Show the state after the worker's job, with a text beside its button."""
-        niceness = self._client.niceness
-        self.rest()
+        niceness, self.state = self._client.niceness, State.READY
         if self.work:  # else showing a result has failed
             self.work.stop(text)
         self.work = self.ct = None

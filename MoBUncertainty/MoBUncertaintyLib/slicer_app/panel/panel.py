@@ -20,7 +20,7 @@ from MoBUncertaintyLib.slicer_app.panel.jobs import Jobs, whyNotApply
 from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
 from MoBUncertaintyLib.slicer_app.panel.run import ComputerSection, RunSection
-from MoBUncertaintyLib.slicer_app.panel.state import Folding, State
+from MoBUncertaintyLib.slicer_app.panel.state import Folding, State, idleState
 from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, Leftovers
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
@@ -142,7 +142,7 @@ class Panel:
     def update(self) -> None:
         """Set all widgets from the state, the parameters and the results that are shown."""
         if not self.state.busy:
-            self.jobs.rest()
+            self.jobs.state = idleState(self.review.session)
         self._folding.update(self.state, self.review.session)
         self.inputs.update(self.state, self.parameters)
         self.run.update(self.state, self.parameters, whyNotApply(self))
