@@ -95,6 +95,12 @@ def within(inner: Box, outer: Box) -> Box:
     return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
 
 
+def common_parts(a: Box, b: Box) -> tuple[Box, Box] | None:
+    """Return where two boxes overlap, in the coordinates of either; None if they do not."""
+    common = intersection(a, b)
+    return None if common is None else (within(common, a), within(common, b))
+
+
 def nested(outer: Box, inner: Box) -> Box:
     """Express `inner`, a box within the box `outer`, in the coordinates that `outer` is given in."""
     return tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(outer, inner, strict=True))

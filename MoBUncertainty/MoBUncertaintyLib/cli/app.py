@@ -160,7 +160,7 @@ def predict(
         from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
         from MoBUncertaintyLib.model.folder import load_model
         from MoBUncertaintyLib.model.listing import find_model
-        from MoBUncertaintyLib.output.dicom.objects import read_dicom_formats
+        from MoBUncertaintyLib.output.formats import OF_A_PREDICTION, read_formats
         from MoBUncertaintyLib.output.results_folder import FOLDER
         from MoBUncertaintyLib.pipeline.cases import Job
         from MoBUncertaintyLib.regions.prediction import PredictionSettings
@@ -184,7 +184,7 @@ def predict(
             force=force,
         )
         FOLDER.check_name(output)
-        objects = read_dicom_formats(formats or (), reviewed=False)
+        objects = read_formats(formats or (), OF_A_PREDICTION)
         loaded, named = [load_model(find_model(each)) for each in model], _channels(channel)
         numbered = 1 if named else len(loaded[0].channels)
         cases = case_folders(list_inputs(source, output, numbered), output)
@@ -240,7 +240,8 @@ def review(
     """Apply a reader's clicks and verdicts to a prediction: corrected segmentation and report."""
     with console.reporting():
         from MoBUncertaintyLib.base.errors import SettingsError
-        from MoBUncertaintyLib.output.review_export import FOLDER, Format, read_formats, write_export
+        from MoBUncertaintyLib.output.formats import DEFAULT, read_formats
+        from MoBUncertaintyLib.output.review_export import FOLDER, write_export
         from MoBUncertaintyLib.output.review_files import open_case
 
         if serve:
@@ -248,7 +249,7 @@ def review(
             return Result()
         if decisions is None:
             raise SettingsError("There is nothing to apply; give --decisions FILE, or --serve to decide in a browser.")
-        folder, wanted = output or results / "review", read_formats(formats or (Format.REPORT, Format.SEGMENTATION))
+        folder, wanted = output or results / "review", read_formats(formats or DEFAULT)
         FOLDER.check_name(folder)
         sign = console.signer(sign_with) if sign_with else None
         case = open_case(results, decisions, ct)

@@ -17,7 +17,6 @@ export that lie beside it: one whose SHA-256 is missing or wrong is refused.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,8 +29,7 @@ from MoBUncertaintyLib.base.json_input import JsonError, is_whole, read_object
 from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.output.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.output.review_export import RECORD
-from MoBUncertaintyLib.review.click_record import CLICK_ID, MAX_POINTS
-from MoBUncertaintyLib.review.record import SCHEMA, SCHEMA_VERSION
+from MoBUncertaintyLib.review.record import CLICK_ID, MAX_POINTS, SCHEMA, SCHEMA_VERSION
 from MoBUncertaintyLib.review.refinement.clicks import Point
 from MoBUncertaintyLib.review.region import Verdict
 
@@ -148,7 +146,12 @@ def read_decisions(path: str | Path) -> Decisions:
     try:
         data: Any = read_object(path)
         if data.get("schema") == REPORT_SCHEMA:
-            check_record(data, path)
+            check_seal(data)
+            # Of the export's other files, those that still lie beside its record.
+            files = data.get("files") if path.name == RECORD and isinstance(data.get("files"), dict) else {}
+            beside = {name for name in files if is_plain_name(name) and (path.parent / name).exists()}
+            if beside:
+                check_manifest(path.parent, {name: files[name] for name in beside})
             data = data.get("review")
             require(isinstance(data, dict), path, "it holds no review")
         require(data.get("schema") == SCHEMA, path, f'its "schema" is not "{SCHEMA}"')
@@ -210,24 +213,6 @@ def moment_of(time: str | None) -> datetime | None:
         return datetime.fromisoformat(time) if time is not None else None
     except ValueError:
         raise ValueError(f"'time' is {short(time)}, not as 2026-05-31T14:30") from None
-
-
-def check_record(record: Mapping[str, Any], path: Path) -> None:
-    """Check that an export's record, and what lies beside it of the export, are as they were written.
-
-    Args:
-        record: Content of its `report.json`.
-        path: Of that file. The export's other files are looked for only if it is still called `report.json`.
-
-    Raises:
-        IntegrityError: They are not.
-    """
-    check_seal(record)
-    files = record.get("files")
-    if path.name == RECORD and isinstance(files, dict):
-        beside = {name: each for name, each in files.items() if is_plain_name(name) and (path.parent / name).exists()}
-        if beside:
-            check_manifest(path.parent, beside)
 
 
 def require(condition: bool, path: Path, problem: str) -> None:

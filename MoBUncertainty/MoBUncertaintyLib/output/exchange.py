@@ -103,12 +103,7 @@ def make_prediction(
     return prediction.annotated(timings=kept.get("seconds", {}))
 
 
-def read_regions(kept: Mapping[str, Any], region_map: np.ndarray) -> Regions:
-    """Read the regions with their map, as they were written."""
+def read_regions(kept: Mapping[str, Any], region_map: np.ndarray, settings: RegionSettings) -> Regions:
+    """Read the regions with their map, as they were written; they were found with the prediction's settings."""
     ranked = tuple(map(Region.from_dict, kept["regions"]))
-    return Regions(ranked, region_map, whole(region_map.shape), region_map.shape, read_settings(kept))
-
-
-def read_settings(kept: Mapping[str, Any]) -> RegionSettings:
-    """Read what counted as a region when they were found."""
-    return RegionSettings.from_dict(kept["provenance"].get("regions", {}).get("settings", {}))
+    return Regions(ranked, region_map, whole(region_map.shape), region_map.shape, settings)

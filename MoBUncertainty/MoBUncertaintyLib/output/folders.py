@@ -31,7 +31,6 @@ class FolderInProgress:
     """A folder that is being written.
 
     Attributes:
-        target: The folder's name.
         warnings: What the user should know once it is written.
 
     Args:
@@ -42,7 +41,6 @@ class FolderInProgress:
 
     def __init__(self, kind: FolderKind, reservation: Reservation, keep: bool = False) -> None:
         self._kind, self._reservation, self._keep = kind, reservation, keep
-        self.target = reservation.target
         self._earlier = content_of(reservation.target / kind.record)
         self.warnings: list[str] = []
 
@@ -136,12 +134,6 @@ class FolderKind:
                 self._check(folder, overwrite)  # again, now that nobody else writes there
                 reservation.partial.mkdir()
             yield FolderInProgress(self, reservation, keep)
-
-    @contextmanager
-    def new(self, folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
-        """`reserve` and write at once."""
-        with self.reserve(folder, overwrite) as place, place.writing() as partial:
-            yield partial
 
     @contextmanager
     def errors(self, folder: Path) -> Iterator[None]:

@@ -38,7 +38,7 @@ class Parts:
 
         Args:
             name: Of the part, as the start of a sentence.
-            files: Names of its files.
+            files: Names of its files, or patterns of them.
 
         Raises:
             OSError, OutputError: The disk is full or broken, so that nothing else can be written either.
@@ -54,8 +54,8 @@ class Parts:
                 raise cause from error
             if cause is not None:
                 raise
-            for file in files:
-                (self.folder / file).unlink(missing_ok=True)
+            for file in (file for pattern in files for file in self.folder.glob(pattern)):
+                file.unlink()
             self.problems.append(f"{name} was not written: {_reason(error)}")
 
     @property

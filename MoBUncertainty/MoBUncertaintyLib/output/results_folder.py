@@ -29,10 +29,9 @@ from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_volume, volume_stem
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.case import Case, Source
-from MoBUncertaintyLib.output.dicom.objects import DicomFormat, write_objects
 from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
+from MoBUncertaintyLib.output.formats import Format
 from MoBUncertaintyLib.output.pages.review_page import write_review_page
-from MoBUncertaintyLib.output.pages.templates import check_template
 from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.results_record import (
@@ -80,25 +79,10 @@ FOLDER = FolderKind(
 """A folder with anything else in it than its record lists, a reader's review say, is never replaced."""
 
 
-def check_output(folder: str | Path, overwrite: bool = False) -> None:
-    """Refuse an output folder before hours of computing rather than after.
-
-    Args:
-        folder: The results folder that will be written.
-        overwrite: An older results folder may be replaced.
-
-    Raises:
-        OutputError: Something else is there, or older results that may not be replaced, or it may not be written to;
-            or this program is not installed as a whole.
-    """
-    check_template()
-    FOLDER.check(folder, overwrite)
-
-
 def write_results(
     place: FolderInProgress,
     case: Case,
-    formats: Sequence[DicomFormat] = (),
+    formats: Sequence[Format] = (),
     *,
     scene: bool = True,
     volumes: Future[dict[str, Path]] | None = None,
@@ -117,7 +101,6 @@ def write_results(
     Raises:
         OutputError: The folder cannot be written; nothing of it is left, and older results are as they were.
     """
-    check_template()
     start = time.monotonic()
     image, name, regions = case.image, case.source.name, case.regions
     # Threads below look at the voxels, and none runs a filter on the image. SimpleITK's view first copies what is
@@ -136,7 +119,11 @@ def write_results(
             with parts.part("The scene", "scene.mrb"):
                 drawn.result()
         of_page = Case(image, described, regions, case.source)
-        write_objects(formats, parts, of_page)
+        if formats:
+            with parts.part("The DICOM part"):  # the packages that it needs may be damaged
+                from MoBUncertaintyLib.output.dicom.objects import write_objects
+
+                write_objects(formats, parts, of_page, of_page.review.corrected())
         with parts.part("The picture", "overlay.png"):
             picture.result()
         before = len(parts.problems)
@@ -180,16 +167,22 @@ def read_results(folder: str | Path) -> Results:
     return Results(prediction, regions, Source.of(record["input"]))
 
 
+def _read(path: Path, size: list[int]) -> tuple[np.ndarray, Grid]:
+    image = read_volume(path)
+    if list(image.GetSize()) != size:
+        raise ValueError("its volumes differ in size")
+    return sitk.GetArrayFromImage(image), grid_of(image)
+
+
 def _read_labels(path: Path, size: list[int], values: list[int]) -> tuple[np.ndarray, Grid]:
-    image = _read_nifti(path, size)
-    array = sitk.GetArrayFromImage(image)
+    array, grid = _read(path, size)
     if array.dtype.kind != "u" or array.max() > max(values, default=0):
         raise ValueError(f"{path.name} has values that stand for nothing")
-    return array, grid_of(image)
+    return array, grid
 
 
 def _read_map(path: Path, size: list[int]) -> np.ndarray:
-    array = sitk.GetArrayFromImage(_read_nifti(path, size))
+    array, _ = _read(path, size)
     if array.dtype != np.float32 or not math.isfinite(array.min()) or not math.isfinite(array.max()):
         raise ValueError("its maps have values that are not finite numbers")
     return array
@@ -219,13 +212,6 @@ def _map_files(folder: Path, kind: str, labels: Sequence[Label]) -> list[Path]:
     if len(labels) == 1:
         return [folder / f"{kind}.nii.gz"]
     return [folder / f"{kind}_{name}.nii.gz" for name in label_file_names([label.name for label in labels])]
-
-
-def _read_nifti(path: Path, size: list[int]) -> sitk.Image:
-    image = read_volume(path)
-    if list(image.GetSize()) != size:
-        raise ValueError("its volumes differ in size")
-    return image
 
 
 def describe(prediction: Prediction, regions: Regions, source: Source | None = None) -> Prediction:

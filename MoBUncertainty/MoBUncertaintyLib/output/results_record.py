@@ -34,6 +34,10 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= TEXT_LIMIT
 
 
+def _is_text_or_null(value: Any) -> bool:
+    return value is None or _is_text(value)
+
+
 def _is_count(value: Any) -> bool:
     return is_whole(value) and bool(value >= 0)
 
@@ -42,24 +46,12 @@ def _is_amount(value: Any) -> bool:
     return is_number(value) and value >= 0
 
 
-def _is_length(value: Any) -> bool:
-    return is_number(value) and LENGTH_RANGE[0] <= value <= LENGTH_RANGE[1]
-
-
 def _is_positive(value: Any) -> bool:
     return is_number(value) and value > 0
 
 
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_text_or_null(value: Any) -> bool:
-    return value is None or _is_text(value)
-
-
-def _is_fold(value: Any) -> bool:
-    return _is_count(value) or value == "all"
+def _is_length(value: Any) -> bool:
+    return is_number(value) and LENGTH_RANGE[0] <= value <= LENGTH_RANGE[1]
 
 
 FORM: dict[str, Any] = {
@@ -99,13 +91,13 @@ FORM: dict[str, Any] = {
     "settings?": {
         "overlap?": is_number,
         "tiling?": _is_text,
-        "mirror?": _is_flag,
+        "mirror?": lambda value: isinstance(value, bool),
         "labels?": lambda value: value is None or _fault(value, [_is_text]) is None,
         "region_of_interest?": lambda value: value is None or _fault(value, (is_number,) * 6) is None,
     },
     "channels?": [_is_text],
     "moments?": _is_text,
-    "folds?": [_is_fold],
+    "folds?": [lambda value: value == "all" or _is_count(value)],
     "engine?": _is_text,
     "device?": _is_text,
     "computer?": _is_text,
@@ -152,20 +144,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     if record.get("schema_version") != SCHEMA_VERSION:
         raise RecordError(f"it was written by another version of this program, {_short(record.get('schema_version'))}")
     check_seal(record)
-    check_form(record)
-    check_manifest(folder, record["files"])
-    return record
-
-
-def check_form(record: dict[str, Any]) -> None:
-    """Check that a record has the form it should, so that its values can be used without further care.
-
-    Raises:
-        RecordError: It has not.
-    """
     if fault := _fault(record, FORM):
         raise RecordError(f"its {fault.removeprefix('.')} is missing or not as it should be")
     read_labels(record["labels"])
+    check_manifest(folder, record["files"])
+    return record
 
 
 def record_of(prediction: Prediction) -> dict[str, Any]:

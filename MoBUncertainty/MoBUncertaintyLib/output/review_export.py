@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import OutputError, ReviewError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.base.integrity import IntegrityError, check_manifest, check_seal, make_manifest, seal
 from MoBUncertaintyLib.base.json_input import JsonError, read_object
 from MoBUncertaintyLib.base.names import is_system_file
 from MoBUncertaintyLib.base.publishing import absolute
-from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.dicom.objects import (
-    DicomFormat,
-    check_dicom_source,
-    read_dicom_formats,
-    write_objects,
-)
 from MoBUncertaintyLib.output.folders import FolderKind
+from MoBUncertaintyLib.output.formats import DEFAULT, DICOM, Format, check_source, read_formats
 from MoBUncertaintyLib.output.pages.report_page import write_html
 from MoBUncertaintyLib.output.pages.templates import check_template
 from MoBUncertaintyLib.output.parts import Parts
@@ -49,32 +40,6 @@ NIFTI_SEGMENTATION = "segmentation.nii.gz"
 SIGNATURE = "report.sig"
 DECIDED = "decided_voxels"
 """What a calibration needs, in the record: another name, an older rule of what is decided (`ReviewView`)."""
-
-_PATIENT = {
-    "PatientName": "Name",
-    "PatientID": "ID",
-    "PatientBirthDate": "Born",
-    "PatientSex": "Sex",
-    "StudyDate": "Study of",
-    "AccessionNumber": "Accession number",
-}
-_SERIES = {"SeriesNumber": "Series number", "StudyInstanceUID": "Study UID", "SeriesInstanceUID": "Series UID"}
-
-
-class Format(StrEnum):
-    """What an export can hold beside its record, `report.json`."""
-
-    REPORT = "report"
-    """`report.html`, `report.csv` and, if there are clicks, `clicks.csv`."""
-    SEGMENTATION = "segmentation"
-    """`segmentation.seg.nrrd`, as corrected, and `regions.nrrd`, the label map of the regions."""
-    NIFTI = "nifti"
-    """`segmentation.nii.gz`, as corrected: a label map with the model's label values, as nnU-Net trains on."""
-    DICOM_SEG = DicomFormat.SEG.value
-    DICOM_SEG_FRACTIONAL = DicomFormat.PROBABILITY.value
-    RTSTRUCT = DicomFormat.STRUCTURE_SET.value
-    DICOM_SR = DicomFormat.REPORT.value
-    PARAMETRIC_MAP = DicomFormat.PARAMETRIC_MAP.value
 
 
 @dataclass(frozen=True)
@@ -103,7 +68,7 @@ FOLDER = FolderKind(
 def write_export(
     case: Case,
     folder: str | Path,
-    formats: Iterable[str] = (Format.REPORT, Format.SEGMENTATION),
+    formats: Iterable[str] = DEFAULT,
     *,
     patient_fields: bool = False,
     overwrite: bool = False,
@@ -130,26 +95,31 @@ def write_export(
         OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
     """
     wanted = read_formats(formats)
-    objects = check_source(wanted, case.source.dicom_files)
+    if not wanted:
+        raise SettingsError("There is nothing to export; choose a format.")
+    check_source(wanted, case.source.dicom_files, "choose segmentation or nifti instead")
     if sign and not case.review.signature:
         raise SettingsError("The review is not signed off, so it cannot be signed with a key; sign it off first.")
-    FOLDER.check(folder, overwrite)
     if Format.REPORT in wanted:
         check_template()
     folder = absolute(folder)
-    corrected = case.review.corrected()
     with FOLDER.reserve(folder, overwrite, keep) as place, place.writing() as partial:
-        parts = Parts(partial)
+        parts, corrected = Parts(partial), case.review.corrected()
+        decided, series = _evidence(case, corrected), _read_dicom(case, patient_fields, parts)
+        report = build_report(case, **series) | {DECIDED: decided}
         for done, kind in enumerate(wanted):
             progress(done / len(wanted))
             if kind in _WRITERS:
                 name, files, write = _WRITERS[kind]
                 with parts.part(name, *files), _writing(folder):
                     write(partial, case, corrected)
-        write_objects(objects, parts, case, corrected)
+        if not DICOM.keys().isdisjoint(wanted):
+            with parts.part("The DICOM part"):  # the packages that it needs may be damaged
+                from MoBUncertaintyLib.output.dicom.objects import write_objects
+
+                write_objects(wanted, parts, case, corrected, report)
         # Last, so that the report lists the warnings, and its record all other files.
-        dicom, patient = _read_dicom(case.source.dicom_files, patient_fields, parts)
-        report = build_report(case, dicom=dicom, patient=patient, warnings=parts.sentences, corrected=corrected)
+        report["warnings"] += parts.sentences
         before = len(parts.problems)
         if Format.REPORT in wanted:
             with parts.part("The report", "report.html"):
@@ -159,7 +129,6 @@ def write_export(
                 if report["clicks"]:
                     write_table(partial / "clicks.csv", CLICK_COLUMNS, report["clicks"])
         report["warnings"] += parts.problems[before:]
-        report[DECIDED] = _evidence(case, corrected)
         report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if sign else None})
         write_json(partial / RECORD, report)
         if sign:
@@ -168,6 +137,20 @@ def write_export(
     progress(1.0)
     warnings = (*parts.warnings, *place.warnings)
     return Exported(tuple(folder / name for name in names), warnings, tuple(parts.problems), report)
+
+
+def _read_dicom(case: Case, patient_fields: bool, parts: Parts) -> dict[str, dict[str, str]]:
+    """Read which series the image is and, if asked for, which patient it shows, in the report's words."""
+    if not case.source.dicom_files:
+        if patient_fields:
+            parts.warnings.append("The report does not name the patient, because the image did not come from DICOM.")
+        return {}
+    with parts.part("What the report says of the image's DICOM series"):
+        from MoBUncertaintyLib.output.dicom.headers import describe_file
+
+        series, patient = describe_file(case.source.dicom_files[0])
+        return {"dicom": series} | ({"patient": patient} if patient_fields else {})
+    return {}
 
 
 def _evidence(case: Case, corrected: np.ndarray) -> dict[str, str]:
@@ -238,79 +221,16 @@ def _signed_off(record: Mapping[str, Any]) -> str | None:
         raise IntegrityError(f"the review in {RECORD} is damaged") from error
 
 
-def _typed(name: str) -> str:
-    """Write a format as it is typed on the command line."""
-    return name.replace("_", "-")
-
-
-_FORMATS = ", ".join(map(_typed, Format))
-
-
-def read_formats(names: Iterable[str]) -> list[Format]:
-    """Read formats, in the order of `Format`; hyphens stand for underscores.
-
-    Raises:
-        SettingsError: No format, or an unknown one.
-    """
-    names = {name.replace("-", "_") for name in names}
-    unknown = sorted(names - set(Format))
-    if unknown:
-        raise SettingsError(f"There is no export format {_typed(unknown[0])!r}; choose among {_FORMATS}.")
-    if not names:
-        raise SettingsError(f"There is nothing to export; choose among {_FORMATS}.")
-    return [kind for kind in Format if kind in names]
-
-
-def check_source(formats: Iterable[Format], dicom_files: Sequence[Path]) -> list[DicomFormat]:
-    """Refuse formats that the CT cannot have, before anything is computed; return those that are DICOM objects.
-
-    Raises:
-        SettingsError: DICOM is asked for, and the CT has no DICOM files.
-    """
-    objects = read_dicom_formats(kind.value for kind in formats if kind.value in set(DicomFormat))
-    first = next((kind for kind in formats if kind.value in objects), "")
-    instead = f"choose {Format.SEGMENTATION} or {Format.NIFTI} instead of {_typed(first)}"
-    check_dicom_source(objects, dicom_files, instead)
-    return objects
-
-
-def _read_dicom(
-    files: Sequence[Path], patient_fields: bool, parts: Parts
-) -> tuple[dict[str, str], dict[str, str] | None]:
-    """Which series the CT is and, if asked for, patient fields, in the report's words."""
-    if not files:
-        if patient_fields:
-            parts.warnings.append("The report does not name the patient, because the image did not come from DICOM.")
-        return {}, None
-    with parts.part("What the report says of the image's DICOM series"):
-        from MoBUncertaintyLib.output.dicom.headers import read_header
-
-        header, _ = read_header(files[0])
-
-        def fields(names: Mapping[str, str]) -> dict[str, str]:
-            return {words: _dicom_text(name, header.get(name)) for name, words in names.items() if header.get(name)}
-
-        return fields(_SERIES), fields(_PATIENT) if patient_fields else None
-    return {}, None
-
-
-def _dicom_text(name: str, value: Any) -> str:
-    text = str(value)
-    if name.endswith("Date") and re.fullmatch(r"\d{8}", text):
-        return f"{text[:4]}-{text[4:6]}-{text[6:]}"
-    return value.family_comma_given() if name == "PatientName" else text
-
-
 def _write_nrrd(folder: Path, case: Case, corrected: np.ndarray) -> None:
     status = "completed" if case.review.signature else "inprogress"
-    labels = case.review.prediction.labels
-    write_segmentation_nrrd(folder / SEGMENTATION, corrected, grid_of(case.image), labels, status=status)
-    write_whole(_image(case.review.listed().whole_map(), case), folder / REGIONS)
+    grid, labels = grid_of(case.image), case.review.prediction.labels
+    write_segmentation_nrrd(folder / SEGMENTATION, corrected, grid, labels, status=status)
+    write_whole(image_on(grid, case.review.listed().whole_map()), folder / REGIONS)
 
 
 def _write_nifti(folder: Path, case: Case, corrected: np.ndarray) -> None:
-    values_in(corrected, case.review.prediction.labels)
-    write_whole(_image(corrected, case), folder / NIFTI_SEGMENTATION)
+    values_in(corrected, [label.value for label in case.review.prediction.labels])
+    write_whole(image_on(grid_of(case.image), corrected), folder / NIFTI_SEGMENTATION)
 
 
 _WRITERS: dict[Format, tuple[str, tuple[str, ...], Callable[[Path, Case, np.ndarray], None]]] = {
@@ -331,10 +251,3 @@ def _writing(folder: Path) -> Iterator[None]:
         raise OutputError(
             f"The review cannot be written to {folder}; free some space or choose another folder."
         ) from error
-
-
-def _image(array: np.ndarray, case: Case) -> sitk.Image:
-    """Make an image that lies exactly where the CT does."""
-    image = sitk.GetImageFromArray(array)
-    image.CopyInformation(case.image)
-    return image

@@ -22,10 +22,9 @@ from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid, hull, occupied, wh
 from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, Measure
-from MoBUncertaintyLib.model.terminology import terminology_entry
 from MoBUncertaintyLib.output.exchange import KEPT, write_prediction
 from MoBUncertaintyLib.output.label_record import pack_labels
-from MoBUncertaintyLib.output.pages.templates import SCENE_TEMPLATE, make_environment
+from MoBUncertaintyLib.output.pages.templates import SCENE_TEMPLATE, fill
 from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.planes import extent
 from MoBUncertaintyLib.output.pictures.scales import display_range
@@ -73,12 +72,7 @@ def write_scene_file(
     """
     labels, grid = prediction.labels, prediction.grid
     colour = palette_beside(label.colour for label in labels).region
-    organs = [
-        Segment(
-            label.value, readable(label.name), label.colour, {"TerminologyEntry": terminology_entry(label.terminology)}
-        )
-        for label in labels
-    ]
+    organs = [Segment.of(label, readable(label.name)) for label in labels]
     doubtful = [
         Segment(
             region.number,
@@ -182,38 +176,30 @@ def _scene_text(
     focus = np.array(regions.ranked[0].centroid_ras) if regions.ranked else middle
     views = [{**view, "slice_to_ras": _slice_to_ras(view, middle, focus)} for view in _VIEWS]
     first, last = extent(image, whole(prediction.shape))
-    return (
-        make_environment()
-        .from_string(SCENE_TEMPLATE.read_text(encoding="utf-8"))
-        .render(
-            name=name,
-            volumes=volumes,
-            shown_volume=len(volumes),
-            segmentations=segmentations,
-            documents=documents,
-            references="".join(f"MoBUncertainty.{role}:{' '.join(ids)};" for role, ids in nodes.items()),
-            views=views,
-            width=f"{min(max(_VIEW_MARGIN * size, _SMALLEST_VIEW_MM), float((last - first).max())):g}",
-            middle=_numbers(middle),
-            camera=_numbers(middle + np.array([0, 3 * size, 0])),
-            threshold=heat.threshold,
-            digits=2 if heat.window[1] >= 0.04 else 3,
-            legend_title="Variance" if heat.measure is Measure.VARIANCE else "Entropy (nats)",
-        )
+    return fill(
+        SCENE_TEMPLATE,
+        name=name,
+        volumes=volumes,
+        shown_volume=len(volumes),
+        segmentations=segmentations,
+        documents=documents,
+        references="".join(f"MoBUncertainty.{role}:{' '.join(ids)};" for role, ids in nodes.items()),
+        views=views,
+        width=f"{min(max(_VIEW_MARGIN * size, _SMALLEST_VIEW_MM), float((last - first).max())):g}",
+        middle=_numbers(middle),
+        camera=_numbers(middle + np.array([0, 3 * size, 0])),
+        threshold=heat.threshold,
+        digits=2 if heat.window[1] >= 0.04 else 3,
+        legend_title="Variance" if heat.measure is Measure.VARIANCE else "Entropy (nats)",
     )
-
-
-def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave the path out of what is known of an image."""
-    return {key: value for key, value in source.items() if key != "path"}
 
 
 def _documents(prediction: Prediction, regions: Regions, heat: _Heat) -> dict[str, str]:
     """Write the JSON documents by which Slicer's panel goes on with the scene."""
     # A scene is passed on: whose folder the CT came from is nobody's business.
-    source = _without_path(prediction.provenance["input"])
+    source = {key: value for key, value in prediction.provenance["input"].items() if key != "path"}
     if "channels" in source:
-        source["channels"] = [_without_path(channel) for channel in source["channels"]]
+        source["channels"] = [{key: channel[key] for key in ("name", "sha256")} for channel in source["channels"]]
     entries = write_prediction(prediction.annotated(provenance={"input": source}), regions, lambda *_array: None)
     variance = heat.measure is Measure.VARIANCE
     overlay = {

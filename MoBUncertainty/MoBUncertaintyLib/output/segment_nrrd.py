@@ -6,7 +6,7 @@ vtkMRMLSegmentationStorageNode.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,16 +37,8 @@ def write_segmentation_nrrd(
     Raises:
         OutputError: The segmentation has a value that no label stands for, or the file cannot be written.
     """
-    values_in(segmentation, labels)
-    segments = [
-        Segment(
-            label.value,
-            label.name,
-            label.colour,
-            {"Segmentation.Status": status, "TerminologyEntry": terminology_entry(label.terminology)},
-        )
-        for label in labels
-    ]
+    values_in(segmentation, [label.value for label in labels])
+    segments = [Segment.of(label, label.name, status) for label in labels]
     try:
         write_segments(Path(path), segmentation, grid, segments)
     except RuntimeError as error:
@@ -69,6 +61,12 @@ class Segment:
     name: str
     colour: tuple[int, int, int]
     tags: Mapping[str, str | None]
+
+    @classmethod
+    def of(cls, label: Label, name: str, status: str | None = None) -> Segment:
+        """Make the segment of a label, which is shown under a name."""
+        tags = {"Segmentation.Status": status, "TerminologyEntry": terminology_entry(label.terminology)}
+        return cls(label.value, name, label.colour, tags)
 
 
 def write_segments(
@@ -107,17 +105,16 @@ def write_whole(image: sitk.Image, path: Path) -> None:
             raise RuntimeError("not what was written")
 
 
-def values_in(segmentation: np.ndarray, labels: Sequence[Label]) -> set[int]:
+def values_in(segmentation: np.ndarray, allowed: Collection[int]) -> set[int]:
     """Find the values in a segmentation (uint8) beside the background's.
 
     Raises:
         OutputError: It has values that no label stands for: they would vanish without a word.
     """
-    counts = sum(
-        np.bincount(plane.ravel(), minlength=256) for plane in segmentation
-    )  # by plane: bincount copies to 64 bits
+    # By plane: bincount copies to 64 bits.
+    counts = sum(np.bincount(plane.ravel(), minlength=256) for plane in segmentation)
     values = set(np.flatnonzero(counts).tolist()) - {0}
-    if unknown := sorted(values - {label.value for label in labels}):
+    if unknown := sorted(values.difference(allowed)):
         raise OutputError(
             f"The segmentation has the value {unknown[0]}, which the model has no label for; "
             "use the segmentation and the labels of one prediction."

@@ -61,26 +61,24 @@ def load_key(path: str | Path, passphrase: Callable[[], str]) -> SigningKey:
         SettingsError: It cannot be read, is no Ed25519 key, or the passphrase is wrong.
         InstallationError: `cryptography` is not installed.
     """
-    _require_cryptography()
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
-
+    exceptions, serialization, ed25519 = _cryptography()
     content = _read(Path(path))
-    load = load_ssh_private_key if b"OPENSSH PRIVATE KEY" in content else load_pem_private_key
+    kind = "ssh" if b"OPENSSH PRIVATE KEY" in content else "pem"
+    load = getattr(serialization, f"load_{kind}_private_key")
     try:
         try:
             key = load(content, None)
         except TypeError:  # it is encrypted
             key = load(content, passphrase().encode())
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, exceptions.UnsupportedAlgorithm) as error:
         raise SettingsError(
             f"{path} cannot be used as a private key; give an {ALGORITHM} key in PEM or OpenSSH format, and its "
             "passphrase if it has one."
         ) from error
-    if not isinstance(key, Ed25519PrivateKey):
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise SettingsError(f"{path} is no {ALGORITHM} key; make one with: ssh-keygen -t ed25519")
-    return key
+    signing_key: SigningKey = key
+    return signing_key
 
 
 def sign_record(record: Mapping[str, Any], key: SigningKey) -> dict[str, Any]:
@@ -118,21 +116,17 @@ def read_trusted(path: str | Path) -> dict[str, str]:
         SettingsError: It cannot be read, or holds no Ed25519 key.
         InstallationError: `cryptography` is not installed.
     """
-    _require_cryptography()
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
-
+    exceptions, serialization, ed25519 = _cryptography()
     text = _read(Path(path)).decode("utf-8", "replace")
-    found = [(block, "", load_pem_public_key) for block in _PEM.findall(text)]
-    found += [(line["key"], line["name"].strip(), load_ssh_public_key) for line in _SSH.finditer(text)]
+    blocks = [(block, "", serialization.load_pem_public_key) for block in _PEM.findall(text)]
+    blocks += [(line["key"], line["name"].strip(), serialization.load_ssh_public_key) for line in _SSH.finditer(text)]
     trusted = {}
-    for block, name, load in found:
+    for block, name, load in blocks:
         try:
             key = load(block.encode())
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except (ValueError, exceptions.UnsupportedAlgorithm) as error:
             raise SettingsError(f"{path} holds a public key that is damaged ({block[:30]}...); correct it.") from error
-        if isinstance(key, Ed25519PublicKey):
+        if isinstance(key, ed25519.Ed25519PublicKey):
             trusted[fingerprint(key)] = name
     if not trusted:
         raise SettingsError(
@@ -165,21 +159,17 @@ def verify(folder: str | Path, trusted: Mapping[str, str] | None = None) -> Veri
 
 def _check_signature(record: Mapping[str, Any], signed: Mapping[str, Any]) -> str:
     """Check a signature, and return the fingerprint of the key it was made with, whoever's it is."""
-    _require_cryptography()
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-
+    exceptions, serialization, ed25519 = _cryptography()
     try:
         if (signed["schema"], signed["schema_version"], signed["algorithm"]) != (SCHEMA, SCHEMA_VERSION, ALGORITHM):
             raise ValueError("another version")
-        key = load_ssh_public_key(signed["public_key"].encode())
-        if not isinstance(key, Ed25519PublicKey):
+        key = serialization.load_ssh_public_key(signed["public_key"].encode())
+        if not isinstance(key, ed25519.Ed25519PublicKey):
             raise ValueError("another kind of key")
         key.verify(base64.b64decode(signed["signature"], validate=True), _message(record))
-    except InvalidSignature as error:
+    except exceptions.InvalidSignature as error:
         raise IntegrityError("the signature is not of this record") from error
-    except (KeyError, TypeError, ValueError, AttributeError, UnsupportedAlgorithm) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, exceptions.UnsupportedAlgorithm) as error:
         raise IntegrityError(f"{SIGNATURE} is damaged") from error
     return fingerprint(key)
 
@@ -193,9 +183,8 @@ def _message(record: Mapping[str, Any]) -> bytes:
 
 
 def _openssh(key: Ed25519PublicKey) -> str:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    _, serialization, _ = _cryptography()
+    return str(key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode())
 
 
 def _read(path: Path) -> bytes:
@@ -206,10 +195,14 @@ def _read(path: Path) -> bytes:
         raise SettingsError(f"{path} cannot be read ({error.strerror}); check the path.") from error
 
 
-def _require_cryptography() -> None:
+def _cryptography() -> tuple[Any, Any, Any]:
+    """Import its modules `exceptions`, `serialization` and `ed25519`."""
     try:
-        import cryptography.hazmat.primitives.asymmetric.ed25519  # noqa: F401
+        from cryptography import exceptions
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
         raise InstallationError(
             "Signatures need the package cryptography; get it with: pip install 'mob-uncertainty[signing]'"
         ) from error
+    return exceptions, serialization, ed25519

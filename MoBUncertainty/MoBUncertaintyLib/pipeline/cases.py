@@ -27,7 +27,7 @@ from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure, RegionSettings
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, read_case, read_intact
-from MoBUncertaintyLib.output.dicom.objects import DicomFormat, check_dicom_source, file_names
+from MoBUncertaintyLib.output.formats import Format, check_source, dicom_names
 from MoBUncertaintyLib.output.pages.templates import check_template
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.results_folder import FOLDER, Written, write_results, write_volumes
@@ -67,7 +67,7 @@ class Job:
     series: str | None = None
     channels: Mapping[str, Path] = field(default_factory=dict)
     scene: bool = True
-    formats: Sequence[DicomFormat] = ()
+    formats: Sequence[Format] = ()
     overwrite: bool = False
     skip_existing: bool = False
     more: Callable[[Case, Path], None] | None = None
@@ -120,7 +120,7 @@ def run_case(
             ),
             read.files if read.is_dicom else (),
         )
-        check_dicom_source(job.formats, source.dicom_files, "leave out its --format")
+        check_source(job.formats, source.dicom_files, "leave out its --format")
         for sentence in (
             *warnings,
             *check_modalities(predictor.model.channels, read.image, images, predictor.settings.force),
@@ -190,7 +190,7 @@ def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
             record["model"]["digest"],
         )
         values = [label["value"] for label in record["labels"]]
-        files = {name for kind in job.formats for name in file_names(kind, values)}
+        files = {name for kind in job.formats for name in dicom_names(kind, values)}
         if made != wanted or not record["files"].keys() >= files:
             return False
         others = {entry["name"]: entry["sha256"] for entry in record["input"].get("channels", [])}

@@ -16,7 +16,7 @@ from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
 from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.results_folder import Written, check_output
+from MoBUncertaintyLib.output.results_folder import FOLDER, Written
 from MoBUncertaintyLib.pipeline.cases import Job, run_case
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction
 from MoBUncertaintyLib.regions.prediction import CancelledCallback, PredictionSettings, ProgressCallback
@@ -65,7 +65,7 @@ def run_demo(
     if not source.exists():
         raise ImageError(f"The sample CT {source} is not installed; install MoB Uncertainty again.")
     own = not output.exists() or (output / "demo.json").exists()
-    check_output(output, overwrite=own)
+    FOLDER.check(output, overwrite=own)
     from MoBUncertaintyLib.inference.predictor import Predictor
 
     start = time.monotonic()

@@ -6,16 +6,30 @@ Arrays are (z, y, x).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from MoBUncertaintyLib.base.geometry import Box, hull, intersection, within
+from MoBUncertaintyLib.base.method_cache import cached_method
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.description import VoxelMaps, maps_in
 from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
 
 Clicks = tuple[Click, ...]
+
+
+class Effect(NamedTuple):
+    """What a click changed.
+
+    Attributes:
+        net_mm3: Volume that became part of any label, less what ceased to be.
+        changed_mm3: Volume whose label changed.
+    """
+
+    net_mm3: float
+    changed_mm3: float
 
 
 class ClickedMaps:
@@ -59,6 +73,18 @@ class ClickedMaps:
         if before == after:
             return ()
         return apart(self.refiner.changed(before, after))
+
+    @cached_method(1024)
+    def effect(self, click: Click, clicks: Clicks) -> Effect:
+        """Compare the segmentation under clicks with that under the same clicks but one."""
+        others = tuple(each for each in clicks if each is not click)
+        net = changed = 0
+        for box in self.changed(others, clicks):
+            without, now = self.labels(others, box), self.labels(clicks, box)
+            net += int(np.count_nonzero(now)) - int(np.count_nonzero(without))
+            changed += int(np.count_nonzero(now != without))
+        voxel_mm3 = self.prediction.grid.voxel_mm3
+        return Effect(net * voxel_mm3, changed * voxel_mm3)
 
     def _reached(self, clicks: Clicks, box: Box) -> Box | None:
         return intersection(self.refiner.reach(clicks), box) if clicks else None

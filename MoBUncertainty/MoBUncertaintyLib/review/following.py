@@ -38,7 +38,7 @@ def follow(region: ReviewRegion, clicks: Clicks, maps: ClickedMaps) -> ReviewReg
     before, now = maps.at(found.clicks, box), maps.at(clicks, box)
     changed = _changed(before, now) & found.mask
     if not changed.any():
-        return _as_found(region)
+        return as_found(region)
     doubtful = _doubtful(found, now)
     near = grow(doubtful, grid.spacing, found.settings.grow_mm)
     error, first = (float(expected_error(each.probability[:, found.mask]).sum(dtype=float)) for each in (now, before))
@@ -79,18 +79,13 @@ def freeze(
     return _kept(replace(region, verdict=verdict, label=label, labels=labels, clicks=clicks, resolved=False), maps)
 
 
-def reopen(region: ReviewRegion) -> ReviewRegion:
-    """Take a verdict back; what the region then is, `follow` says."""
-    return _as_found(region)
-
-
 def restore(region: ReviewRegion, clicks: Clicks, maps: ClickedMaps) -> ReviewRegion:
     """Complete a region of which only the places and what the reader said were stored."""
     found = region.found
     if found.clicks:
         described = describe(maps.at(found.clicks, region.box), region.box, found.mask, maps.prediction.grid)
         region = replace(region, found=replace(found, region=replace(found.region, **described)))
-    return _kept(region, maps) if region.frozen else follow(_as_found(region), clicks, maps)
+    return _kept(region, maps) if region.frozen else follow(as_found(region), clicks, maps)
 
 
 def usual_label(region: ReviewRegion, predicted: np.ndarray) -> int:
@@ -115,13 +110,14 @@ def _kept(region: ReviewRegion, maps: ClickedMaps) -> ReviewRegion:
     kept = None
     if (_changed(predicted, now) & found.mask).any():
         kept = np.stack([now.probability[:, found.mask], now.variance[:, found.mask]])
-    described = _as_found(region).region
+    described = as_found(region).region
     if (_changed(first, now) & found.mask).any():
         described = replace(described, **describe(now, box, found.mask, maps.prediction.grid))
     return replace(region, region=described, mask=found.mask, maps=kept)
 
 
-def _as_found(region: ReviewRegion) -> ReviewRegion:
+def as_found(region: ReviewRegion) -> ReviewRegion:
+    """Take a verdict back, and what clicks have done; what the region then is, `follow` says."""
     described = replace(region.found.region, rank=region.region.rank, number=region.number)
     return replace(region, region=described, mask=region.found.mask, **PENDING)
 

@@ -14,7 +14,7 @@ import hashlib
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -29,10 +29,9 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region
-from MoBUncertaintyLib.review.click_record import ClickBook
 from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.region import Found, ReviewRegion, Verdict
-from MoBUncertaintyLib.review.state import Signature, State
+from MoBUncertaintyLib.review.state import YEARS, Signature, State
 
 SCHEMA = "mob-uncertainty review"
 SCHEMA_VERSION = 5
@@ -41,6 +40,9 @@ Describe = Callable[[Box, np.ndarray], dict[str, Any]]
 """Describes the region that a mask is in a box, as `description.RegionDescriber` does."""
 CheckClick = Callable[[Click], Any]
 
+CLICK_ID = re.compile("c[1-9][0-9]{0,8}")
+MAX_POINTS = 100_000
+"""Of all clicks of a review: a thousand times what a reader gives."""
 _ID = re.compile("[1-9][0-9]{0,8}")
 _SAME_PLACE_MM = 0.01  # files round
 _LARGEST_BOXES = 2**27  # voxels of all regions' boxes; with a large CT, eight times its own
@@ -64,6 +66,98 @@ class StoredReview:
     settings: RegionSettings
     clicks: tuple[Click, ...]
     signature: Signature | None
+
+
+class ClickBook:
+    """The distinct clicks of a record, each with its place in a list.
+
+    Args:
+        clicks: Those that hold; they come first.
+
+    Attributes:
+        clicks: Those that hold.
+    """
+
+    def __init__(self, clicks: tuple[Click, ...]) -> None:
+        self.clicks = clicks
+        self._places = {click: place for place, click in enumerate(clicks)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], check: Callable[[Click], Any]) -> ClickBook:
+        """Read what `to_dict` made.
+
+        Args:
+            data: The record.
+            check: Raises ReviewError for a click that cannot be one of this prediction.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: It is no such list of clicks.
+        """
+        clicks = tuple(map(_read_click, data["clicks"]))
+        earlier = tuple(map(_read_click, data["earlier_clicks"]))
+        if len({click.click_id for click in clicks}) < len(clicks):
+            raise ValueError("two clicks have one id")
+        if sum(len(click.points_ras) for click in clicks + earlier) > MAX_POINTS:
+            raise ValueError("it has too many clicks")
+        try:
+            for click in clicks + earlier:
+                check(click)
+        except ReviewError as error:
+            raise ValueError(str(error).rstrip(".")) from error
+        book = cls(in_order(clicks))
+        book._places = {click: place for place, click in enumerate(clicks + earlier)}
+        return book
+
+    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Write all clicks: those that hold, and the others that were put in."""
+        written = [write_click(click) for click in self._places]
+        return {"clicks": written[: len(self.clicks)], "earlier_clicks": written[len(self.clicks) :]}
+
+    def places_of(self, clicks: Iterable[Click]) -> list[int]:
+        """Put clicks in, unless they are there, and return their places in the list of all."""
+        return [self._places.setdefault(click, len(self._places)) for click in clicks]
+
+    def clicks_at(self, places: Iterable[int]) -> tuple[Click, ...]:
+        """Return the clicks at places in the list of all.
+
+        Raises:
+            ValueError: There is none.
+        """
+        clicks = list(self._places)
+        if not all(isinstance(place, int) and 0 <= place < len(clicks) for place in places):
+            raise ValueError("a region was decided with a click that is not there")
+        return in_order(clicks[place] for place in places)
+
+
+def in_order(clicks: Iterable[Click]) -> tuple[Click, ...]:
+    """Sort clicks as they were given."""
+    return tuple(sorted(clicks, key=lambda click: click.order))
+
+
+def write_click(click: Click) -> dict[str, Any]:
+    """Make a click ready for JSON."""
+    return {
+        "id": click.click_id,
+        "points_ras": [list(point) for point in click.points_ras],
+        "label": click.label,
+        "time": click.time.isoformat(),
+        "region": click.region_id,
+    }
+
+
+def _read_click(entry: Mapping[str, Any]) -> Click:
+    click_id, region_id, time = entry["id"], entry["region"], datetime.fromisoformat(entry["time"])
+    if not (isinstance(click_id, str) and CLICK_ID.fullmatch(click_id)):
+        raise ValueError("the id of a click is not c1, c2, ...")
+    if not (region_id is None or isinstance(region_id, str)):
+        raise ValueError("the region of a click is no id")
+    if time.year not in YEARS:
+        raise ValueError(f"the year {time.year} of a click is not possible")
+    points = tuple((float(r), float(a), float(s)) for r, a, s in entry["points_ras"])
+    try:
+        return Click(click_id, points, entry["label"], time, region_id)
+    except ReviewError as error:
+        raise ValueError(str(error).rstrip(".")) from error
 
 
 def write_record(predicted_sha256: str, grid: Grid, click_settings: ClickSettings, state: State) -> dict[str, Any]:
@@ -115,7 +209,8 @@ def read_record(
         if data["predicted_sha256"] != predicted_sha256:
             raise ReviewError("The review belongs to another prediction; review this one from the start.")
         matrix = np.array(data["ijk_to_ras"], float).reshape(4, 4)
-        _check_place(matrix, prediction.shape, prediction.grid)
+        if not largest_shift(matrix, prediction.grid.matrix(), prediction.shape) < _SAME_PLACE_MM:
+            raise MisplacedReviewError("The review belongs to an image that lies elsewhere; review this one anew.")
         signed, settings = data["signature"], RegionSettings.from_dict(data["settings"])
         book = ClickBook.from_dict(data, check)
         regions = _read_regions(data["regions"], prediction.shape, settings, book, describe)
@@ -216,7 +311,7 @@ def _read_regions(
 def _read_region(
     entry: Mapping[str, Any], rank: int, box: Box, settings: RegionSettings, book: ClickBook, describe: Describe
 ) -> ReviewRegion:
-    size, mask = shape_of(box), _read_voxels(entry, box)
+    mask = _read_voxels(entry, box)
     verdict, number, region_id = Verdict(entry["verdict"]), entry["number"], entry["id"]
     pending = verdict is Verdict.PENDING
     label: Any = entry["label"] if verdict is Verdict.INCLUDE else None
@@ -233,6 +328,7 @@ def _read_region(
     own = entry["found_with_settings"]
     settings = settings if own is None else RegionSettings.from_dict(own)
     region = Region(rank=rank, number=number, **describe(box, mask))
+    drawn = None if pending else np.frombuffer(_unpack(entry["labels"], mask.size), np.uint8).reshape(mask.shape)
     return ReviewRegion(
         region_id,
         Found(region, mask, settings, book.clicks_at(entry["found_with_clicks"])),
@@ -241,7 +337,7 @@ def _read_region(
         mask,
         verdict,
         label,
-        None if pending else np.where(mask, _unpacked(entry["labels"], size), np.uint8(0)),
+        None if drawn is None else np.where(mask, drawn, np.uint8(0)),
         () if pending else book.clicks_at(entry["decided_with_clicks"]),
         comment=entry["comment"],
     )
@@ -255,15 +351,6 @@ def _read_box(entry: Mapping[str, Any], shape: tuple[int, ...]) -> Box:
     ):
         raise ValueError("a region lies outside of the image")
     return tuple(slice(a, a + n) for a, n in zip(first, size, strict=True))
-
-
-def _check_place(matrix: np.ndarray, shape: tuple[int, ...], grid: Grid) -> None:
-    if not largest_shift(matrix, grid.matrix(), shape) < _SAME_PLACE_MM:
-        raise MisplacedReviewError("The review belongs to an image that lies elsewhere; review this one anew.")
-
-
-def _unpacked(text: str, size: tuple[int, ...]) -> np.ndarray:
-    return np.frombuffer(_unpack(text, int(np.prod(size))), np.uint8).reshape(size)
 
 
 def _unpack(text: str, size: int) -> bytes:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, intersection, nested, occupied_rows, shape_of, within
+from MoBUncertaintyLib.base.geometry import Box, common_parts, nested, occupied_rows, shape_of
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.review.refinement.clicks import Click
@@ -117,6 +117,13 @@ class ReviewRegion:
         """The labels that the verdict gives to the region's voxels, one after another; none without a verdict."""
         return np.empty(0, np.uint8) if self.labels is None else self.labels[self.mask]
 
+    def mask_in(self, box: Box) -> np.ndarray:
+        """Return where it lies in a box of the volume, which may hold only a part of it, or nothing."""
+        mask = np.zeros(shape_of(box), bool)
+        if parts := common_parts(box, self.box):
+            mask[parts[0]] = self.mask[parts[1]]
+        return mask
+
     @cached_property
     def packed(self) -> dict[str, str | None]:
         """Mask as found (`voxels`, eight to the byte) and `labels`, compressed, as text."""
@@ -145,16 +152,6 @@ def boxes_of(region_map: np.ndarray) -> list[Box | None]:
     near = occupied_rows(region_map)
     boxes = ndimage.find_objects(region_map[near]) if region_map[near].size else []  # it fails where nothing is
     return [box and nested(near, box) for box in boxes]
-
-
-def covered(box: Box, regions: Iterable[ReviewRegion]) -> np.ndarray:
-    """Mark which voxels of the box belong to one of the regions as they were found."""
-    covered = np.zeros(shape_of(box), bool)
-    for region in regions:
-        inner = intersection(box, region.box)
-        if inner:
-            covered[within(inner, box)] |= region.found.mask[within(inner, region.box)]
-    return covered
 
 
 def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion]) -> tuple[Box, ...]:

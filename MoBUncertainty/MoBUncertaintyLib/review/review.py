@@ -19,15 +19,13 @@ from MoBUncertaintyLib.base.geometry import Box, hull
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.review.click_record import CLICK_ID, in_order
 from MoBUncertaintyLib.review.clicked_maps import apart
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.following import freeze, restore
-from MoBUncertaintyLib.review.history import History
-from MoBUncertaintyLib.review.record import Describe, plain_text, read_record, write_record
+from MoBUncertaintyLib.review.record import CLICK_ID, Describe, in_order, plain_text, read_record, write_record
 from MoBUncertaintyLib.review.refinement.clicks import Click, Point
-from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes
-from MoBUncertaintyLib.review.state import YEARS, Signature, State, first_regions, numbered, update
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes, masks
+from MoBUncertaintyLib.review.state import YEARS, Signature, State, made, numbered, update
 from MoBUncertaintyLib.review.view import ReviewView
 
 
@@ -52,7 +50,8 @@ class Review(ReviewView):
         _check_shape(regions, prediction)
         self._ids, self._click_ids = count(1), count(1)
         # Ranked as they come: a reader has seen them in a table of the same ranks.
-        super().__init__(prediction, State(numbered(first_regions(regions, self._ids)), regions.settings))
+        first = numbered(made(*each, regions, self._ids, ()) for each in masks(regions))
+        super().__init__(prediction, State(first, regions.settings))
 
     # Steps
 
@@ -180,8 +179,10 @@ class Review(ReviewView):
         self._refuse_if_signed()
         _check_shape(regions, self.prediction)
         # The next of several takes the place of the last.
+        state = update(self._state, regions, self.prediction, self._ids)
         again = self._state.found and self.settings.measure is regions.settings.measure
-        self._history.push(update(self._state, regions, self.prediction, self._ids), in_place=again)
+        self._now += 0 if again else 1
+        self._states[self._now :] = [state]
         return ()
 
     def sign(self, name: str, when: datetime | None = None) -> None:
@@ -204,7 +205,9 @@ class Review(ReviewView):
         No step in the history: undo then goes on with what was done before the signature, and never signs.
         """
         if self.signature:
-            self._history.unsign()
+            unsigned = replace(self._state, signature=None)
+            self._states = self._states[: self._now] or [unsigned]
+            self._now = len(self._states) - 1
 
     def undo(self) -> tuple[Box, ...]:
         """Take the last step back; does nothing without one."""
@@ -242,7 +245,7 @@ class Review(ReviewView):
         regions = tuple(restore(region, stored.clicks, review._maps) for region in stored.regions)
         state = State(regions, stored.settings, stored.clicks, stored.signature)
         boxes = apart([*review._maps.changed((), stored.clicks), *(region.box for region in regions if region.frozen)])
-        review._history = History(state.after(review._state, boxes, review._maps))
+        review._states = [state.after(review._state, boxes, review._maps)]
         review._ids = count(1 + max((int(region.region_id) for region in regions), default=0))
         click_ids = {click.click_id for region in regions for click in (*region.clicks, *region.found.clicks)}
         click_ids |= {click.click_id for click in stored.clicks}
@@ -252,14 +255,15 @@ class Review(ReviewView):
     # Inside
 
     def _push(self, state: State, boxes: Iterable[Box] = ()) -> tuple[Box, ...]:
-        """Go on to a state; in `boxes` clicks give other maps."""
+        """Go on to a state, which replaces those that were taken back; in `boxes` clicks give other maps."""
         boxes = apart([*boxes, *changed_boxes(self.regions, state.regions)])
-        self._history.push(state.after(self._state, boxes, self._maps))
+        self._states[self._now + 1 :] = [state.after(self._state, boxes, self._maps)]
+        self._now += 1
         return boxes
 
     def _move(self, by: int) -> tuple[Box, ...]:
         before = self._state
-        self._history.move(by)
+        self._now += by
         boxes = self._maps.changed(before.clicks, self.clicks)
         return apart([*boxes, *changed_boxes(before.regions, self.regions)])
 

@@ -12,15 +12,15 @@ from datetime import datetime
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, hull, intersection, shape_of, within
+from MoBUncertaintyLib.base.geometry import Box, common_parts, intersection
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.pieces import diameter
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
 from MoBUncertaintyLib.review.description import VoxelMaps, expected_error
-from MoBUncertaintyLib.review.following import follow, reopen
-from MoBUncertaintyLib.review.region import Found, ReviewRegion, covered, masks
+from MoBUncertaintyLib.review.following import as_found, follow
+from MoBUncertaintyLib.review.region import Found, ReviewRegion, masks
 
 ERROR_UNIT = 2.0**-32
 """Expected error is summed in whole numbers of this, so that differences of boxes add up exactly in any order."""
@@ -83,17 +83,6 @@ class State:
         if self.signature and left:
             raise ReviewError(f"{left} of {total} regions are not decided; decide them before signing off.")
 
-    def labels_in(self, box: Box, maps: ClickedMaps) -> np.ndarray:
-        """Correct the segmentation in a box: by clicks, and in frozen regions by their verdicts."""
-        labels = maps.labels(self.clicks, box)
-        for region in self.regions:
-            inner = intersection(box, region.box)
-            if inner and region.labels is not None:
-                own = within(inner, region.box)
-                mask = region.mask[own]
-                labels[within(inner, box)][mask] = region.labels[own][mask]
-        return labels
-
     def maps_in(self, box: Box, maps: ClickedMaps) -> VoxelMaps:
         """Copy the maps of a box as they are now: in frozen regions, as they were when these were decided.
 
@@ -101,9 +90,8 @@ class State:
         """
         now = maps.at(self.clicks, box)
         for region in self.regions:
-            inner = intersection(box, region.box) if region.frozen and region.clicks != self.clicks else None
-            if inner:
-                own, there = within(inner, region.box), within(inner, box)
+            if region.frozen and region.clicks != self.clicks and (parts := common_parts(box, region.box)):
+                there, own = parts
                 mask = region.mask[own]
                 kept = maps.at((), region.box)
                 if region.maps is not None:
@@ -111,28 +99,6 @@ class State:
                 now.probability[:, *there][:, mask] = kept.probability[:, *own][:, mask]
                 now.variance[:, *there][:, mask] = kept.variance[:, *own][:, mask]
         return now
-
-    def changed_box(self, maps: ClickedMaps) -> Box:
-        """Return where maps differ from the prediction's; an empty box if nowhere."""
-        frozen = (region.box for region in self.regions if region.maps is not None)
-        reached = (maps.refiner.reach(self.clicks),) if self.clicks else ()
-        return hull((*reached, *frozen))
-
-    def current(self, maps: ClickedMaps) -> Prediction:
-        """Make the prediction as it is now; without clicks it is the prediction itself."""
-        box, predicted = self.changed_box(maps), maps.prediction
-        if not shape_of(box)[0]:
-            return predicted
-        now = self.maps_in(box, maps)
-        segmentation = np.array(predicted.segmentation, np.uint8)
-        probability, variance = (
-            [np.array(each, np.float32) for each in given] for given in (predicted.probability, predicted.variance)
-        )
-        segmentation[box] = now.labels
-        for given, inside in ((probability, now.probability), (variance, now.variance)):
-            for each, values in zip(given, inside, strict=True):
-                each[box] = values
-        return replace(predicted, segmentation=segmentation, probability=probability, variance=variance)
 
     def regions_at(self, voxels: Iterable[np.ndarray]) -> list[ReviewRegion]:
         """List the regions that one of the voxels (z, y, x) lies in, as they were found."""
@@ -152,9 +118,8 @@ class State:
     def _error_left(self, box: Box, maps: ClickedMaps) -> np.ndarray:
         error = expected_error(self.maps_in(box, maps).probability)
         for region in self.regions:
-            inner = intersection(box, region.box) if region.frozen else None
-            if inner:
-                error[within(inner, box)][region.mask[within(inner, region.box)]] = 0
+            if region.frozen and (parts := common_parts(box, region.box)):
+                error[parts[0]][region.mask[parts[1]]] = 0
         return error
 
     def with_clicks(
@@ -174,7 +139,7 @@ class State:
         for region in self.regions:
             reopened = region.frozen and region.region_id in hit
             if reopened or any(intersection(region.box, box) for box in boxes):
-                region = follow(reopen(region) if reopened else region, clicks, maps)
+                region = follow(as_found(region) if reopened else region, clicks, maps)
             regions.append(region)
         return replace(self, regions=ranked(regions) if rank else tuple(regions), clicks=clicks, found=False)
 
@@ -201,16 +166,6 @@ def _in_units(errors: np.ndarray) -> int:
     return int(np.rint(errors * (1 / ERROR_UNIT), dtype=float).sum(dtype=np.int64))
 
 
-def first_regions(regions: Regions, ids: Iterator[int]) -> list[ReviewRegion]:
-    """List the regions with which a review begins; they keep their numbers.
-
-    Args:
-        regions: The regions.
-        ids: Ids that no region of the review has had.
-    """
-    return [_made(region, box, mask, regions, ids, ()) for region, box, mask in masks(regions)]
-
-
 def update(state: State, regions: Regions, prediction: Prediction, ids: Iterator[int]) -> State:
     """Replace the regions that nothing was said of by others, less the voxels of those that stay.
 
@@ -225,7 +180,10 @@ def update(state: State, regions: Regions, prediction: Prediction, ids: Iterator
     used = {region.number for region in kept}
     new = []
     for region, box, mask in masks(regions):
-        free = mask & ~covered(box, kept)
+        free = mask.copy()
+        for other in kept:
+            if parts := common_parts(box, other.box):
+                free[parts[0]] &= ~other.found.mask[parts[1]]
         left = int(free.sum())
         if not left or (left < mask.sum() and left * prediction.grid.voxel_mm3 < regions.settings.minimum_mm3):
             continue
@@ -233,13 +191,14 @@ def update(state: State, regions: Regions, prediction: Prediction, ids: Iterator
             region = _rest(region, box, mask, free, prediction)
         number = next(number for number in range(1, 2**16) if number not in used)
         used.add(number)
-        new.append(_made(replace(region, number=number), box, free, regions, ids, state.clicks))
+        new.append(made(replace(region, number=number), box, free, regions, ids, state.clicks))
     return replace(state, regions=ranked(kept + new), settings=regions.settings, found=True)
 
 
-def _made(
+def made(
     region: Region, box: Box, mask: np.ndarray, regions: Regions, ids: Iterator[int], clicks: Clicks
 ) -> ReviewRegion:
+    """Make a region of a review as it was found."""
     return ReviewRegion(str(next(ids)), Found(region, mask, regions.settings, clicks), region, box, mask)
 
 

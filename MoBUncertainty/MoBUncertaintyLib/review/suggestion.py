@@ -1,4 +1,4 @@
-"""What clicks have changed, and which click is expected to correct most error.
+"""Which click is expected to correct most error.
 
 Arrays are (z, y, x).
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.base.geometry import intersection, widened, within
+from MoBUncertaintyLib.base.geometry import common_parts, widened, within
 from MoBUncertaintyLib.model.card import overlap
-from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
+from MoBUncertaintyLib.review.clicked_maps import ClickedMaps
 from MoBUncertaintyLib.review.description import expected_error
 from MoBUncertaintyLib.review.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.region import ReviewRegion
@@ -33,18 +32,6 @@ AROUND, APART = 0.45, 0.85
 Voxel = tuple[int, int, int]
 
 
-class Effect(NamedTuple):
-    """What a click changed.
-
-    Attributes:
-        net_mm3: Volume that became part of any label, less what ceased to be.
-        changed_mm3: Volume whose label changed.
-    """
-
-    net_mm3: float
-    changed_mm3: float
-
-
 @dataclass(frozen=True)
 class Suggestion:
     """The next question.
@@ -58,18 +45,6 @@ class Suggestion:
     region_id: str
     point_ras: Point
     gain_mm3: float
-
-
-def effect_of(click: Click, clicks: Clicks, maps: ClickedMaps) -> Effect:
-    """Compare the segmentation under clicks with that under the same clicks but one."""
-    others = tuple(each for each in clicks if each is not click)
-    net = changed = 0
-    for box in maps.changed(others, clicks):
-        without, now = maps.labels(others, box), maps.labels(clicks, box)
-        net += int(np.count_nonzero(now)) - int(np.count_nonzero(without))
-        changed += int(np.count_nonzero(now != without))
-    voxel_mm3 = maps.prediction.grid.voxel_mm3
-    return Effect(net * voxel_mm3, changed * voxel_mm3)
 
 
 def suggest(state: State, maps: ClickedMaps, among: Container[str] | None = None) -> Suggestion | None:
@@ -132,9 +107,8 @@ def _gain(voxel: Voxel, state: State, maps: ClickedMaps) -> float:
     before, after = (each.maps_in(reach, maps) for each in (state, replace(state, clicks=(*state.clicks, click))))
     changed = before.labels != after.labels
     for region in state.regions:
-        inner = intersection(reach, region.box)
-        if region.labels is not None and inner:
-            changed[within(inner, reach)] &= ~region.mask[within(inner, region.box)]
+        if region.labels is not None and (parts := common_parts(reach, region.box)):
+            changed[parts[0]] &= ~region.mask[parts[1]]
     probability = _with_background(after.probability[:, changed])
     rank = np.zeros(max(values) + 1, int)
     rank[values] = np.arange(len(values))

@@ -6,31 +6,28 @@ Arrays are (z, y, x).
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, hull, shape_of, whole, within
+from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, shape_of, whole, within
 from MoBUncertaintyLib.base.json_input import is_whole
-from MoBUncertaintyLib.base.method_cache import cached_method
-from MoBUncertaintyLib.measurements.calibration import VolumeBounds
 from MoBUncertaintyLib.measurements.interval import AS_PREDICTED, Interval, volume_text
 from MoBUncertaintyLib.measurements.volumes import StatedVolume
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.review.click_record import in_order
-from MoBUncertaintyLib.review.clicked_maps import ClickedMaps
+from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Effect
 from MoBUncertaintyLib.review.description import maps_in
-from MoBUncertaintyLib.review.following import follow, freeze, reopen, usual_label
-from MoBUncertaintyLib.review.history import History
-from MoBUncertaintyLib.review.record import digest_of
-from MoBUncertaintyLib.review.refinement.clicks import Click, Point
+from MoBUncertaintyLib.review.following import as_found, follow, freeze, usual_label
+from MoBUncertaintyLib.review.record import digest_of, in_order
+from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.state import ERROR_UNIT, Signature, State
-from MoBUncertaintyLib.review.suggestion import Effect, Suggestion, effect_of, suggest
+from MoBUncertaintyLib.review.suggestion import Suggestion, suggest
 
 
 class ReviewView:
@@ -46,7 +43,7 @@ class ReviewView:
 
     def __init__(self, prediction: Prediction, state: State) -> None:
         self.prediction = prediction.exclusive()
-        self._history = History(state)
+        self._states, self._now = [state], 0  # undo and redo are moves along them
 
     @property
     def regions(self) -> tuple[ReviewRegion, ...]:
@@ -71,7 +68,9 @@ class ReviewView:
     @property
     def changed_box(self) -> Box:
         """Where maps differ from the prediction's; an empty box if nowhere."""
-        return self._state.changed_box(self._maps)
+        frozen = (region.box for region in self.regions if region.maps is not None)
+        reached = (self._maps.refiner.reach(self.clicks),) if self.clicks else ()
+        return hull((*reached, *frozen))
 
     @property
     def expected_error_mm3(self) -> tuple[float, float]:
@@ -82,11 +81,6 @@ class ReviewView:
         difference = self._state.error * ERROR_UNIT * self.prediction.grid.voxel_mm3
         predicted = self.prediction.expected_error_mm3
         return predicted, predicted + difference
-
-    @property
-    def effects(self) -> dict[str, Effect]:
-        """What each click changed, measured against the same set without it; verdicts do not count."""
-        return {click.click_id: self._effect(click, self.clicks) for click in self.clicks}
 
     @property
     def signature(self) -> Signature | None:
@@ -101,12 +95,12 @@ class ReviewView:
     @property
     def can_undo(self) -> bool:
         """Whether there is a step to take back."""
-        return self._history.can_undo
+        return self._now > 0
 
     @property
     def can_redo(self) -> bool:
         """Whether there is a step that was taken back."""
-        return self._history.can_redo
+        return self._now + 1 < len(self._states)
 
     @cached_property
     def digest(self) -> str:
@@ -124,18 +118,19 @@ class ReviewView:
                 return region
         raise ReviewError(f"There is no region {region_id!r} in this review; choose one of its list.")
 
-    def region_at(self, point_ras: Point) -> ReviewRegion | None:
-        """Find the region that a place lies in, if any; regions are taken as they were found."""
-        voxel = np.asarray(np.rint(self.prediction.grid.to_index(np.array(point_ras, float))).astype(int))
-        return next(iter(self._state.regions_at([voxel])), None)
-
     def corrected(self) -> np.ndarray:
-        """Correct the segmentation by clicks, and in decided regions by verdicts; uint8 (z, y, x), a new array."""
+        """Correct the whole segmentation; uint8 (z, y, x), a new array."""
         return self.labels_in(whole(self.prediction.shape))
 
     def labels_in(self, box: Box) -> np.ndarray:
-        """Correct the segmentation in a box."""
-        return self._state.labels_in(box, self._maps)
+        """Correct the segmentation in a box: by clicks, and in decided regions by their verdicts."""
+        labels = self._maps.labels(self.clicks, box)
+        for region in self.regions:
+            if region.labels is not None and (parts := common_parts(box, region.box)):
+                there, own = parts
+                mask = region.mask[own]
+                labels[there][mask] = region.labels[own][mask]
+        return labels
 
     def maps_in(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Copy probability and variance of a box as they are now, (C - 1, *box) float32 each."""
@@ -147,7 +142,18 @@ class ReviewView:
 
         Its segmentation is what clicks make of it; verdicts are not in it. Without clicks it is `prediction` itself.
         """
-        return self._state.current(self._maps)
+        box, predicted = self.changed_box, self.prediction
+        if not shape_of(box)[0]:
+            return predicted
+        now = self._state.maps_in(box, self._maps)
+        segmentation = np.array(predicted.segmentation, np.uint8)
+        segmentation[box] = now.labels
+        maps = []
+        for given, inside in ((predicted.probability, now.probability), (predicted.variance, now.variance)):
+            maps.append([np.array(each, np.float32) for each in given])
+            for each, values in zip(maps[-1], inside, strict=True):
+                each[box] = values
+        return replace(predicted, segmentation=segmentation, probability=maps[0], variance=maps[1])
 
     def decided_voxels(self) -> tuple[np.ndarray, ...]:
         """List the voxels whose label the reader has decided: z, y and x, (N,) each, no voxel twice.
@@ -200,13 +206,18 @@ class ReviewView:
             volumes[label.name] = StatedVolume(max(ml, 0.0), max(left, 0.0))
         return volumes
 
-    def volume_intervals(self) -> dict[str, Interval]:
+    def volume_intervals(self, volumes: Mapping[str, StatedVolume] | None = None) -> dict[str, Interval]:
         """Compute the interval of each label's volume as it is now, where one can be stated.
 
         As long as no region is decided that is the prediction's; clicks before that make it unknown.
+
+        Args:
+            volumes: `stated_volumes()`, if they are at hand.
         """
-        bounds = self.prediction.volume_bounds
-        return self._intervals(bounds, self.stated_volumes()) if bounds else {}
+        bounds, reviewed = self.prediction.volume_bounds, self.reviewed
+        if bounds is None or (self.clicks and not reviewed[0]):
+            return {}
+        return bounds.intervals(self.stated_volumes() if volumes is None else volumes, reviewed)
 
     def volume_lines(self) -> list[str]:
         """Write the volume of each label as it is now, with its interval; none where the model states no interval.
@@ -218,7 +229,7 @@ class ReviewView:
         if bounds is None:
             return []
         volumes, predicted = self.stated_volumes(), self.prediction.volume_intervals()
-        intervals = self._intervals(bounds, volumes)
+        intervals = self.volume_intervals(volumes)
         lines = []
         for name in (name for name in volumes if name in bounds.labels):
             interval = intervals.get(name) or predicted.get(name)
@@ -246,26 +257,18 @@ class ReviewView:
         return suggest(self._state, self._maps, among)
 
     def effect(self, click_id: str) -> Effect:
-        """Tell what one click changed, see `effects`."""
-        return self._effect(self._clicked(click_id), self.clicks)
+        """Tell what one click changed, measured against the same set without it; verdicts do not count."""
+        return self._maps.effect(self._clicked(click_id), self.clicks)
 
     # Inside
 
-    def _intervals(self, bounds: VolumeBounds, stated: Mapping[str, StatedVolume]) -> dict[str, Interval]:
-        reviewed = self.reviewed
-        return {} if self.clicks and not reviewed[0] else bounds.intervals(stated, reviewed)
-
     @property
     def _state(self) -> State:
-        return self._history.now
+        return self._states[self._now]
 
     @cached_property
     def _maps(self) -> ClickedMaps:
         return ClickedMaps(self.prediction)
-
-    @cached_method(1024)
-    def _effect(self, click: Click, clicks: tuple[Click, ...]) -> Effect:
-        return effect_of(click, clicks, self._maps)
 
     @cached_property
     def _predicted_volumes(self) -> dict[str, StatedVolume]:
@@ -281,7 +284,7 @@ class ReviewView:
         if label is not None and not (is_whole(label) and label in {own.value for own in self.prediction.labels}):
             raise ReviewError(f"The prediction has no label {label!r}; choose one of its labels.")
         if verdict is Verdict.PENDING:
-            return follow(reopen(region), self.clicks, self._maps) if region.frozen else region
+            return follow(as_found(region), self.clicks, self._maps) if region.frozen else region
         clicks_then = region.clicks if region.frozen else self.clicks
         if clicks is not None:
             clicks_then = in_order(map(self._clicked, set(clicks)))

@@ -13,7 +13,7 @@ from MoBUncertaintyLib.base.errors import ImageError, OutputError, reason_of
 from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.images.modality import contradictions
 from MoBUncertaintyLib.model.folder import read_channels
-from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, read_settings, write_maps
+from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, write_maps
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, ijkToRas, isPlaced, subjectHierarchy
@@ -71,7 +71,7 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[
         raise ImageError(_("The image was removed while it was segmented; there is nothing to show."))
     try:
         prediction = read_prediction(result, Grid.from_matrix(ijkToRas(ct)))
-        settings, regionMap = read_settings(result), result["region_map"]
+        settings, regionMap = prediction.region_settings, result["region_map"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         text = _(
             "The result of the computation cannot be used ({reason}); install MoB Uncertainty anew where it was "

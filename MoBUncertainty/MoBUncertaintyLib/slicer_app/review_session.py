@@ -18,7 +18,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import LostReviewError, ReviewError, SettingsError
 from MoBUncertaintyLib.base.geometry import Box, hull, intersection, occupied, shape_of, within
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
-from MoBUncertaintyLib.output.exchange import read_regions, read_settings
+from MoBUncertaintyLib.output.exchange import read_regions
 from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.regions.coverage import Coverage
 from MoBUncertaintyLib.regions.finder import RegionFinder
@@ -82,8 +82,9 @@ class ReviewSession:
             predicted: Segmentation, uint8 (z, y, x).
             regionMap: Number of each voxel's doubtful region, uint16.
         """
-        regions = read_regions(results.documents.get("prediction"), regionMap)
-        return cls(results, Review(scenePrediction(results, predicted), regions))._begun()
+        prediction = scenePrediction(results, predicted)
+        regions = read_regions(results.documents.get("prediction"), regionMap, prediction.region_settings)
+        return cls(results, Review(prediction, regions))._begun()
 
     @classmethod
     def open(cls, results: ResultScene) -> ReviewSession:
@@ -100,8 +101,8 @@ class ReviewSession:
             raise (LostReviewError if begun else ReviewError)(text.format(ct=results.ctNode.GetName()))
         prediction = scenePrediction(results, predictedLabels(results))
         if not begun:
-            settings = read_settings(results.documents.get("prediction"))
-            regions = RegionDescriber(prediction).describe_all(results.regions.array(), settings)
+            describer = RegionDescriber(prediction)
+            regions = describer.describe_all(results.regions.array(), prediction.region_settings)
             return cls(results, Review(prediction, regions))._begun()
         try:
             session = cls(results, Review.from_dict(stored, prediction))

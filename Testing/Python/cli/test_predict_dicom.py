@@ -81,7 +81,7 @@ def test_what_did_not_come_from_dicom_is_refused_before_the_work(model: Path, ct
 def test_there_is_no_report_before_a_review(model: Path, ct: Path, tmp_path: Path) -> None:
     done = predict(ct, model, tmp_path / "out", "dicom-sr")
     assert done.exit_code == 2
-    assert "no DICOM format 'dicom-sr' here; choose among dicom-seg, dicom-seg-fractional" in done.stderr
+    assert "no format 'dicom-sr' here; choose among dicom-seg, dicom-seg-fractional" in done.stderr
 
 
 def test_slices_that_do_not_fit_cost_the_object_alone(model: Path, ct: Path, tmp_path: Path) -> None:

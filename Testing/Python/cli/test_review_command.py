@@ -449,7 +449,7 @@ def test_ct_on_another_grid_than_the_results(place):
 def test_unknown_format(place):
     done = run(place, BOTH, "--format", "pdf")
     assert done.exit_code == 2
-    assert "There is no export format 'pdf'" in done.stderr
+    assert "There is no format 'pdf' here" in done.stderr
 
 
 def test_not_a_results_folder(place):

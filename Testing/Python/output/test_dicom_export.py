@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import highdicom
@@ -21,18 +21,15 @@ from pydicom.sr.codedict import codes
 from MoBUncertaintyLib.base.errors import ImageError, OutputError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.output.dicom.common import Origin
-from MoBUncertaintyLib.output.dicom.voxels import write_dicom_seg, write_parametric_map
+from MoBUncertaintyLib.review.state import Signature
+from support.dicom_study import MODEL, write_map, write_seg
 from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS
 from support.fake_review import dicom_case
 
-MODEL = {"name": "Pancreas, MoB rank 4", "digest": "5e" * 32}
 AXIAL, CORONAL = (1, 0, 0, 0, 1, 0, 0, 0, 1), (1, 0, 0, 0, 0, 1, 0, -1, 0)
 SAGITTAL = (0, 0, 1, -1, 0, 0, 0, -1, 0)
 SPLEEN = Label(9, "spleen", (157, 108, 162), PANCREAS.terminology | {"type": ("SCT", "78961009", "Spleen")})
 LABELS = (SPLEEN, PANCREAS, LEFT_KIDNEY)  # no spleen in the picture; values are not the segments' numbers
-ORIGIN, ONE = Origin(MODEL, LABELS), Origin(MODEL, [PANCREAS])
-write_map = functools.partial(write_parametric_map, label=PANCREAS, brightest=0.08)
 
 
 @dataclass
@@ -94,8 +91,8 @@ def map_on_grid(path: Path, grid: sitk.Image) -> np.ndarray:
 
 def check_places(folder: Path, files: list[Path], labels: sitk.Image, variance: sitk.Image, case: Exam) -> None:
     """Write both, and find organs and variance where they lie in the exam."""
-    write_dicom_seg(folder / "seg.dcm", files, labels, ORIGIN)
-    write_map(folder / "map.dcm", files, variance, ONE)
+    write_seg(folder / "seg.dcm", files, labels, LABELS)
+    write_map(folder / "map.dcm", files, variance, [PANCREAS])
     volume = segread(folder / "seg.dcm").get_volume(combine_segments=True)
     for number, label in enumerate((PANCREAS, LEFT_KIDNEY), 1):
         expected = places_in_image(case.labels, label.value)
@@ -110,8 +107,8 @@ def oblique(tmp_path_factory) -> tuple[Exam, Path, Path]:
     """An exam, its SEG and its Parametric Map."""
     folder = tmp_path_factory.mktemp("with spaces and ü")
     case = exam(folder / "ct")
-    write_dicom_seg(folder / "seg.dcm", case.files, case.labels, ORIGIN)
-    write_map(folder / "map.dcm", case.files, case.variance, ORIGIN)
+    write_seg(folder / "seg.dcm", case.files, case.labels, LABELS)
+    write_map(folder / "map.dcm", case.files, case.variance, LABELS)
     return case, folder / "seg.dcm", folder / "map.dcm"
 
 
@@ -152,7 +149,7 @@ class TestPlaces:
     def test_simpleitk_reads_the_organ_in_its_place(self, oblique, tmp_path):
         case, _, _ = oblique
         one = sitk.Cast(case.labels == 2, sitk.sitkUInt8)
-        write_dicom_seg(tmp_path / "one.dcm", case.files, one, ONE)
+        write_seg(tmp_path / "one.dcm", case.files, one, [PANCREAS])
         read = sitk.ReadImage(str(tmp_path / "one.dcm"))
         assert read.GetSize()[2] < one.GetSize()[2]  # frames without the organ are not stored
         assert np.allclose(places_in_image(read, 255), places_in_image(one, 1), atol=0.11)
@@ -190,9 +187,9 @@ class TestSegmentation:
 
     def test_reviewed_by_a_reader_it_is_semi_automatic_and_bears_the_name(self, oblique, tmp_path):
         case, _, _ = oblique
-        model = {"name": "a\x1b$B\nb \ud800", "digest": MODEL["digest"], "suitability": "größer\0"}
-        origin = Origin(model, LABELS, corrected=True, reader="Jörg\x1b\\山田=^")
-        write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, origin)
+        signature = Signature("Jörg\x1b\\山田=^", datetime.now())
+        changes = {"model": MODEL | {"name": "a\x1b$B\nb \ud800"}, "signature": signature, "warning": "größer\0"}
+        write_seg(tmp_path / "seg.dcm", case.files, case.labels, LABELS, corrected=True, **changes)
         dataset = pydicom.dcmread(tmp_path / "seg.dcm")
         assert {segment.SegmentAlgorithmType for segment in dataset.SegmentSequence} == {"SEMIAUTOMATIC"}
         assert dataset.ContentCreatorName.family_name.strip() == "Jörg /山田"
@@ -201,7 +198,7 @@ class TestSegmentation:
 
     def test_segmentation_without_any_organ_has_its_segments(self, oblique, tmp_path):
         case, _, _ = oblique
-        write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels * 0, ORIGIN)
+        write_seg(tmp_path / "seg.dcm", case.files, case.labels * 0, LABELS)
         segmentation = segread(tmp_path / "seg.dcm")
         assert segmentation.number_of_segments == 3
         assert not segmentation.get_volume().array.any()
@@ -322,9 +319,9 @@ def case(oblique) -> Exam:
 @pytest.mark.parametrize("name", [*OF_IMAGE, *OF_OUTPUT])
 def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_written(case, tmp_path, name):
     (OF_IMAGE | OF_OUTPUT)[name](case, tmp_path)
-    for write, image in ((write_dicom_seg, case.labels), (write_map, case.variance)):
+    for write, image in ((write_seg, case.labels), (write_map, case.variance)):
         with pytest.raises(ImageError if name in OF_IMAGE else OutputError) as caught:
-            write(tmp_path / "out.dcm", case.files, image, ORIGIN)
+            write(tmp_path / "out.dcm", case.files, image, LABELS)
         assert str(caught.value).endswith(".")
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.dcm").exists()
@@ -332,20 +329,20 @@ def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_written(cas
 
 def test_rounded_positions_are_accepted(case, tmp_path):
     case.labels.SetOrigin(np.round(case.labels.GetOrigin(), 1) + 0.04)
-    write_dicom_seg(tmp_path / "seg.dcm", case.files, case.labels, ORIGIN)
+    write_seg(tmp_path / "seg.dcm", case.files, case.labels, LABELS)
     assert segread(tmp_path / "seg.dcm").number_of_segments == 2
 
 
-@pytest.mark.parametrize(("path", "origin"), [("seg.dcm", ONE), ("no/seg.dcm", ORIGIN)])
+@pytest.mark.parametrize(("path", "origin"), [("seg.dcm", [PANCREAS]), ("no/seg.dcm", LABELS)])
 def test_value_without_a_label_and_folder_that_is_not_there(case, tmp_path, path, origin):
     with pytest.raises(OutputError):
-        write_dicom_seg(tmp_path / path, case.files, case.labels, origin)
+        write_seg(tmp_path / path, case.files, case.labels, origin)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_full_disk(case, tmp_path):
-    for write, image in ((write_dicom_seg, case.labels), (write_map, case.variance)):
+    for write, image in ((write_seg, case.labels), (write_map, case.variance)):
         (tmp_path / "full.dcm").symlink_to("/dev/full")
         with pytest.raises(OutputError):
-            write(tmp_path / "full.dcm", case.files, image, ORIGIN)
+            write(tmp_path / "full.dcm", case.files, image, LABELS)
         assert list(tmp_path.iterdir()) == []

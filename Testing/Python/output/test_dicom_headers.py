@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output.case import Case, Source
-from MoBUncertaintyLib.output.dicom.objects import DicomFormat
+from MoBUncertaintyLib.output.formats import Format
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.review.review import Review
 from support.dicom_files import write_slices
@@ -191,11 +191,11 @@ def test_what_one_object_fails_on_is_its_own_problem(
         raise error
 
     files, case = exam
-    monkeypatch.setattr("MoBUncertaintyLib.output.dicom.voxels.Segmentation", fail)
+    monkeypatch.setattr("MoBUncertaintyLib.output.dicom.objects.Segmentation", fail)
     done = export(files, case, tmp_path / "out")
     assert len(set(done.problems)) == 3
     assert {path.name for path in done.files} >= {"report.html", "report.json", "variance_1.dcm"}
-    formats = [DicomFormat.SEG, DicomFormat.PARAMETRIC_MAP]
+    formats = [Format.DICOM_SEG, Format.PARAMETRIC_MAP]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         said = write_results(tmp_path / "results", case, Source(dicom_files=tuple(files)), formats=formats).warnings

@@ -20,7 +20,7 @@ from MoBUncertaintyLib.measurements.calibration import LabelBounds, VolumeBounds
 from MoBUncertaintyLib.measurements.volumes import Scale
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.dicom.voxels import PROBABILITY_STEPS
+from MoBUncertaintyLib.output.dicom.objects import PROBABILITY_STEPS
 from MoBUncertaintyLib.output.report import VERDICTS
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.review.review import Review
@@ -144,6 +144,10 @@ class TestParametricMap:
         else:
             image = sitk.ReadImage(str(dcmqi("paramap2itkimage", path, tmp_path) / "pmap.nrrd"))
         assert np.array_equal(on_grid(image, case), case.review.current().variance[number - 1])
+
+    def test_series_is_called_after_the_organ(self, exported):
+        names = [pydicom.dcmread(exported[0] / name).SeriesDescription for name in FILES[3:]]
+        assert names == ["Predictive variance (pancreas)", "Predictive variance (kidney_left)"]
 
     def test_side_is_that_of_the_organ(self, exported):
         shared = [pydicom.dcmread(exported[0] / name).SharedFunctionalGroupsSequence[0] for name in FILES[3:]]

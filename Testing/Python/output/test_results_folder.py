@@ -18,7 +18,7 @@ from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.output import results_folder
 from MoBUncertaintyLib.output.case import Source
-from MoBUncertaintyLib.output.results_folder import FOLDER, check_output, read_results
+from MoBUncertaintyLib.output.results_folder import FOLDER, read_results
 from MoBUncertaintyLib.output.results_record import RECORD
 from support import TESTS
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case, write_results
@@ -165,12 +165,12 @@ class TestPlace:
     def test_file_in_the_way(self, tmp_path, place):
         (tmp_path / "file").write_text("")
         with pytest.raises(OutputError):
-            check_output(tmp_path / place)
+            FOLDER.check(tmp_path / place)
 
     def test_folder_that_may_not_be_written_to_is_refused_before_the_work(self, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root, who may write everywhere
         with pytest.raises(OutputError):
-            check_output(tmp_path / "out")
+            FOLDER.check(tmp_path / "out")
 
 
 class TestFailure:

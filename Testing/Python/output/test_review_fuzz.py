@@ -139,7 +139,8 @@ def test_what_a_scene_keeps_of_the_prediction(results, image, count):
     kept = {"provenance": record_of(prediction) | about, "labels": [asdict(label) for label in prediction.labels]}
     kept = json.loads(json.dumps(kept))
     arrays = (prediction.segmentation, prediction.probability, prediction.variance, prediction.grid)
-    pictures = {each.region_id: dict.fromkeys(("axial", "coronal", "sagittal"), "") for each in case.review.regions}
+    planes = dict.fromkeys(("axial", "coronal", "sagittal"), b"")
+    pictures = {each.region_id: {"": planes} for each in case.review.regions}
     taken = 0
     for mutant in values(kept, count, seed=4):
         try:

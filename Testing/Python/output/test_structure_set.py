@@ -20,15 +20,14 @@ from MoBUncertaintyLib.base.errors import ImageError, OutputError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.images.structure_set import read_structure_set
-from MoBUncertaintyLib.output.dicom.common import Origin
-from MoBUncertaintyLib.output.dicom.structure_set import outlines, write_structure_set
+from MoBUncertaintyLib.output.dicom.structure_set import outlines
 from MoBUncertaintyLib.review.state import Signature
 from support.dicom_files import DISTANCE, SHAPE, hounsfield, of, write_enhanced, write_series
+from support.dicom_study import write_structures
 from support.dicom_validators import complaints, needs_dciodvfy
 from support.fake_case import LEFT_KIDNEY, PANCREAS
 from support.fake_review import dicom_case
 
-MODEL = {"name": "Pancreas", "digest": "5e" * 32}
 LABELS = (PANCREAS, LEFT_KIDNEY)
 SARCOMA = Path(__file__).parents[4] / "shared" / "data" / "rtstruct" / "CT"
 
@@ -40,7 +39,7 @@ class Exam:
     segmentation: sitk.Image
 
     def write(self, path: Path, signature: Signature | None = None, corrected: bool = False) -> Dataset:
-        write_structure_set(path, self.files, self.segmentation, Origin(MODEL, LABELS, corrected), signature)
+        write_structures(path, self.files, self.segmentation, LABELS, corrected=corrected, signature=signature)
         return pydicom.dcmread(path)
 
 

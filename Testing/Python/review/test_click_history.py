@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.review.review import Review
-from support.clicked_cases import clicked_prediction, clicked_review, place, whole_box
+from support.clicked_cases import clicked_prediction, clicked_review, place, region_at, whole_box
 
 NOON = datetime(2026, 5, 31, 12, tzinfo=UTC)
 VERDICTS = st.sampled_from(["pending", "accept", "include", "exclude"])
@@ -50,7 +50,7 @@ class ClickHistory(RuleBasedStateMachine):
         An update of the regions `joins` the last one: undo takes both back.
         """
         review = self.review
-        reopened = {region.region_id for point in hit if (region := review.region_at(point))}
+        reopened = {region.region_id for point in hit if (region := region_at(review, point))}
         kept = {each.region_id: inside(review, each) for each in review.regions if each.frozen}
         before = seen(review)
         self.redraw(act())

@@ -156,7 +156,7 @@ from MoBUncertaintyLib.output.folders import FolderKind
 from MoBUncertaintyLib.worker.server import serve
 kind = FolderKind("review", "a review", "an earlier review", "report.html", "report.json", "a schema")
 def handler(request, report):
-    with kind.new(Path(request["output"])) as partial:
+    with kind.reserve(Path(request["output"])) as place, place.writing() as partial:
         (partial / "report.html").write_text("Doe, Jane")
         report.warning(partial.name)
         time.sleep(600)

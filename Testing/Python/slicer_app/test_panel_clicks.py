@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.review.review import Review
+from support.clicked_cases import region_at
 from support.sessions import as_answer
 from support.small_panel import MATRIX, add_ct, decide, show_result, statuses, two_labels
 
@@ -93,7 +94,7 @@ class TestClick:
         desktop.ui.notOrganHereButton.click()
         mouse.click(place(*voxel))
         (click,) = session.review.clicks
-        assert (click.label, click.region_id) == (0, session.review.region_at(tuple(place(*voxel))).region_id)
+        assert (click.label, click.region_id) == (0, region_at(session.review, tuple(place(*voxel))).region_id)
         assert session.results.organs.array()[voxel] == 0
         assert session.results.organs.array().sum() < session.review.prediction.segmentation.sum()
         assert session.review.expected_error_mm3[1] < before
@@ -499,7 +500,7 @@ class TestList:
         desktop, session = clicked
         desktop.process(until=lambda: self.rows(desktop)[0][2])
         assert [row[0] for row in self.rows(desktop)] == ["pancreas", "not organ"]
-        effects = [session.review.effects[click.click_id][0] / 1000 for click in session.review.clicks]
+        effects = [session.review.effect(click.click_id)[0] / 1000 for click in session.review.clicks]
         for row, effect in zip(self.rows(desktop), effects, strict=True):
             assert float(row[2].removesuffix(" ml").replace("−", "-")) == pytest.approx(effect, abs=0.051)
         assert desktop.ui.clicksCollapsibleButton.text == "Clicks (2)"
@@ -784,7 +785,7 @@ class TestRegions:
         assert statuses(desktop)[0] == "Excluded"
         desktop.ui.organHereButton.click()
         mouse.click(place(*voxel))
-        region = session.review.region_at(tuple(place(*voxel)))
+        region = region_at(session.review, tuple(place(*voxel)))
         assert region.verdict == "pending"
         assert session.results.organs.array()[voxel] == 1
         same(session)

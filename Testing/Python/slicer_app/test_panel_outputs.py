@@ -128,7 +128,7 @@ class TestExport:
         assert (ui.exportButton.enabled, ui.exportButton.toolTip) == (False, "Choose a folder.")
 
     def test_every_format_can_be_chosen(self, reviewed):
-        from MoBUncertaintyLib.output.review_export import Format
+        from MoBUncertaintyLib.output.formats import Format
 
         desktop, _ = reviewed
         section = desktop.widget.panel.export

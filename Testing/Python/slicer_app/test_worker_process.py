@@ -222,7 +222,7 @@ from pathlib import Path
 from MoBUncertaintyLib.output.review_export import FOLDER
 from MoBUncertaintyLib.worker.server import serve
 def handler(request, report):
-    with FOLDER.new(Path(request["output"])) as partial:
+    with FOLDER.reserve(Path(request["output"])) as place, place.writing() as partial:
         (partial / "report.html").write_text("Doe, Jane")
         report.warning(partial.name)
         time.sleep(600)

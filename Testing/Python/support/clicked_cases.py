@@ -12,6 +12,7 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.description import RegionDescriber
+from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import PANCREAS, fake_case
 
@@ -41,6 +42,13 @@ def place(review: Review, region_id: str, number: int = 0) -> tuple[float, float
     return r, a, s
 
 
+def region_at(review: Review, point_ras: tuple[float, ...]) -> ReviewRegion | None:
+    """The region, as it was found, that a place lies in."""
+    voxel = np.rint(review.prediction.grid.to_index(np.array(point_ras))).astype(int)
+    at = tuple(slice(index, index + 1) for index in voxel.tolist())
+    return next((each for each in review.regions if replace(each, mask=each.found.mask).mask_in(at).any()), None)
+
+
 def everything(review: Review) -> tuple:
     """All that can be seen of a review with its maps."""
     box = whole_box(review)
@@ -51,7 +59,7 @@ def everything(review: Review) -> tuple:
         *(each.tobytes() for each in review.maps_in(box)),
         review.expected_error_mm3,
         review.conflicts,
-        review.effects,
+        [review.effect(click.click_id) for click in review.clicks],
     )
 
 

@@ -15,9 +15,8 @@ from mob_training.data.datasets import folder_cases
 from mob_training.data.structure_sets import convert, parse_names
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image
-from MoBUncertaintyLib.output.dicom.common import Origin
-from MoBUncertaintyLib.output.dicom.structure_set import write_structure_set
 from support.dicom_files import write_series
+from support.dicom_study import write_structures
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 from support.training_commands import run
 
@@ -37,8 +36,7 @@ def write_patient(folder: Path, names: dict[str, str]) -> np.ndarray:
     drawn = [
         dataclasses.replace(label, name=names[label.name]) for label in (PANCREAS, LEFT_KIDNEY) if label.name in names
     ]
-    model = {"name": "m", "digest": "d"}
-    write_structure_set(folder / "RT" / "contours.dcm", read.files, labels, Origin(model, drawn))
+    write_structures(folder / "RT" / "contours.dcm", read.files, labels, drawn)
     voxels = sitk.GetArrayFromImage(labels)
     return (voxels == PANCREAS.value) + 2 * (voxels == LEFT_KIDNEY.value)
 

@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,9 +23,11 @@ from MoBUncertaintyLib.base.input_files import is_regular
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.publishing import absolute, write_file
 from MoBUncertaintyLib.base.resources import RESOURCES
+from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
-from MoBUncertaintyLib.output.pages.templates import make_environment
+from MoBUncertaintyLib.output.cohort.cases import CohortCase, Organ, Outcome
+from MoBUncertaintyLib.output.cohort.reviews import Agreement
+from MoBUncertaintyLib.output.pages.templates import fill, require_installed
 from MoBUncertaintyLib.output.report import write_table
 
 CSV, PAGE = "cohort.csv", "cohort.html"
@@ -60,8 +64,7 @@ def check_table(folder: Path) -> None:
         OutputError: A file of the same name is there that is none of ours, or this program is not installed whole.
     """
     for path in (_TEMPLATE, _STYLE, _SCRIPT):
-        if not path.is_file():
-            raise OutputError(f"The cohort's template {path} is not installed; install MoB Uncertainty again.")
+        require_installed(path)
     for name, mark in ((CSV, _FIRST), (PAGE, _MARK)):
         path = folder / name
         if os.path.lexists(path) and not _begins(path, mark):
@@ -119,75 +122,58 @@ def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: 
 def _columns(cases: Sequence[CohortCase], folder: Path) -> list[Column]:
     """Make the columns: of each label that one of the cases has, and of the whole case."""
     names = list(dict.fromkeys(organ.name for case in cases for organ in case.organs))
-
-    def organ(name: str, what: str) -> Callable[[CohortCase], Any]:
-        return lambda case: next((getattr(each, what) for each in case.organs if each.name == name), None)
-
-    def place(case: CohortCase) -> str:
-        return _way(folder, case.folder).as_posix() if case.folder else ""
-
-    def end(name: str, which: str) -> Callable[[CohortCase], float | None]:
-        return lambda case: getattr(organ(name, "interval")(case), which, None)
-
-    def note(name: str) -> Callable[[CohortCase], str]:
-        def written(case: CohortCase) -> str:
-            interval = organ(name, "interval")(case)
-            return interval.text() if interval else ""
-
-        return written
-
-    def between(name: str) -> Callable[[CohortCase], float | None]:
-        return lambda case: case.agreement.dice.get(name) if case.agreement else None
-
     several = len(names) > 1
     compared = names if any(case.agreement for case in cases) else []
-    known = {organ.name for case in cases for organ in case.organs if organ.interval}
-    return [
+    stated = {organ.name for case in cases for organ in case.organs if organ.interval}
+
+    def of(name: str, value: Callable[[Organ], Any]) -> Callable[[CohortCase], Any]:
+        """Take a value of the organ of that name, if the case has it."""
+        return lambda case: next((value(organ) for organ in case.organs if organ.name == name), None)
+
+    def interval(name: str, value: Callable[[Interval], Any]) -> Callable[[CohortCase], Any]:
+        return of(name, lambda organ: organ.interval and value(organ.interval))
+
+    def agreed(value: Callable[[Agreement], Any]) -> Callable[[CohortCase], Any]:
+        return lambda case: case.agreement and value(case.agreement)
+
+    columns = [
         Column("case", "", lambda case: case.name),
         Column("outcome", "", lambda case: case.outcome.value),
         Column("reason", "", lambda case: case.reason),
         Column("suitability", "", lambda case: case.suitability and case.suitability.level.value),
-        Column("suitability_reasons", "", lambda c: "; ".join(c.suitability.reasons) if c.suitability else None),
-        *(
-            Column(f"{name}_ml", f"{readable(name).capitalize()}", organ(name, "volume_ml"), 1, "ml", note(name))
-            for name in names
-        ),
-        *(
-            Column(f"{name}_interval_{which}", "", end(name, which))
-            for name in names
-            for which in ("low", "high", "level")
-            if name in known
-        ),
-        Column("expected_error_ml", "Expected error", lambda case: case.expected_error_ml, 2, "ml"),
-        *(
-            Column(f"{name}_expected_error_ml", "", organ(name, "expected_error_ml"))
-            for name in (names if several else ())
-        ),
+        Column("suitability_reasons", "", lambda c: c.suitability and "; ".join(c.suitability.reasons)),
+    ]
+    later: list[Column] = []
+    for name in names:
+        ml, note = of(name, lambda organ: organ.volume_ml), interval(name, Interval.text)
+        columns.append(Column(f"{name}_ml", f"{readable(name).capitalize()}", ml, 1, "ml", note))
+        if name in stated:
+            ends = {end: interval(name, attrgetter(end)) for end in ("low", "high", "level")}
+            later += [Column(f"{name}_interval_{end}", "", value) for end, value in ends.items()]
+    columns += later
+    columns.append(Column("expected_error_ml", "Expected error", lambda case: case.expected_error_ml, 2, "ml"))
+    if several:
+        errors = {name: of(name, lambda organ: organ.expected_error_ml) for name in names}
+        columns += [Column(f"{name}_expected_error_ml", "", value) for name, value in errors.items()]
+    columns += [
         Column("regions", "Regions", lambda case: case.regions),
         Column("expected_error_in_regions_ml", "Error in regions", lambda c: c.expected_error_in_regions_ml, 2, "ml"),
         Column("state", "", lambda case: case.state.value),
         Column("readers", "", lambda case: "; ".join(review.text for review in case.reviews) or None),
-        *(
-            Column(
-                f"{name}_dice_between_readers",
-                f"Dice between readers{f', {readable(name)}' if several else ''}",
-                between(name),
-                3,
-            )
-            for name in compared
-        ),
-        *(
-            Column(
-                "regions_decided_differently",
-                "Decided differently",
-                lambda case: case.agreement and case.agreement.regions_different,
-                note=lambda case: f"of {case.agreement.regions}" if case.agreement else "",
-            )
-            for _ in compared[:1]
-        ),
+    ]
+    for name in compared:
+        title = f"Dice between readers{f', {readable(name)}' if several else ''}"
+        dice = agreed(partial(lambda name, agreement: agreement.dice.get(name), name))
+        columns.append(Column(f"{name}_dice_between_readers", title, dice, 3))
+    if compared:
+        different = agreed(lambda agreement: agreement.regions_different)
+        note = agreed(lambda agreement: f"of {agreement.regions}")
+        columns.append(Column("regions_decided_differently", "Decided differently", different, note=note))
+    return [
+        *columns,
         Column("seconds", "Time", lambda case: case.seconds, 1, "s"),
         Column("warnings", "", lambda case: " ".join(case.warnings)),
-        Column("results", "", place),
+        Column("results", "", lambda case: _way(folder, case.folder).as_posix() if case.folder else ""),
     ]
 
 
@@ -207,25 +193,22 @@ def _render(
         for case in cases
     ]
     counts = {outcome: sum(case.outcome is outcome for case in cases) for outcome in Outcome}
-    return (
-        make_environment()
-        .from_string(_TEMPLATE.read_text(encoding="utf-8"))
-        .render(
-            title=title,
-            rows=rows,
-            columns=columns,
-            others=others,
-            counts={outcome.value: count for outcome, count in counts.items() if count},
-            seconds=sum(case.seconds or 0 for case in cases),
-            largest=max((case.expected_error_ml or 0 for case in cases), default=0) or 1,
-            mark=_MARK,
-            table=CSV,
-            software=f"MoB Uncertainty {__version__}",
-            created=datetime.now().astimezone().isoformat(timespec="seconds"),
-            nonce=secrets.token_hex(12),
-            css=_STYLE.read_text(encoding="utf-8"),
-            js=_SCRIPT.read_text(encoding="utf-8"),
-        )
+    return fill(
+        _TEMPLATE,
+        title=title,
+        rows=rows,
+        columns=columns,
+        others=others,
+        counts={outcome.value: count for outcome, count in counts.items() if count},
+        seconds=sum(case.seconds or 0 for case in cases),
+        largest=max((case.expected_error_ml or 0 for case in cases), default=0) or 1,
+        mark=_MARK,
+        table=CSV,
+        software=f"MoB Uncertainty {__version__}",
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        nonce=secrets.token_hex(12),
+        css=_STYLE.read_text(encoding="utf-8"),
+        js=_SCRIPT.read_text(encoding="utf-8"),
     )
 
 

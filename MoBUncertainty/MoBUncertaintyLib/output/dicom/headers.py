@@ -7,6 +7,7 @@ objects that repeat it, so it is left out.
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -28,17 +29,20 @@ if TYPE_CHECKING:
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality")
 """What a derived object repeats."""
 MAY_BE_EMPTY = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
 """What DICOM demands to be there, empty if unknown; not all files have it."""
+
+_PATIENT = {
+    "PatientName": "Name",
+    "PatientID": "ID",
+    "PatientBirthDate": "Born",
+    "PatientSex": "Sex",
+    "StudyDate": "Study of",
+    "AccessionNumber": "Accession number",
+}
+_SERIES = {"SeriesNumber": "Series number", "StudyInstanceUID": "Study UID", "SeriesInstanceUID": "Series UID"}
 
 _COPIED = {*MAY_BE_EMPTY, "StudyDescription", "BodyPartExamined", "Laterality"}
 _COPIED_GROUPS = (0x0010, 0x0012)  # of the patient and of a trial
@@ -75,6 +79,27 @@ def read_header(path: Path) -> tuple[Dataset, list[str]]:
         if name not in dataset:
             setattr(dataset, name, None)
     return dataset, removed
+
+
+def describe_file(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Say in a report's words which series a file is of, and which patient.
+
+    Raises:
+        ImageError: The file cannot be read.
+    """
+    header, _ = read_header(path)
+    series, patient = (
+        {words: _words(name, header[name].value) for name, words in names.items() if header.get(name)}
+        for names in (_SERIES, _PATIENT)
+    )
+    return series, patient
+
+
+def _words(name: str, value: Any) -> str:
+    text = str(value)
+    if name.endswith("Date") and re.fullmatch(r"\d{8}", text):
+        return f"{text[:4]}-{text[4:6]}-{text[6:]}"
+    return value.family_comma_given() if name == "PatientName" else text
 
 
 def _clean(dataset: Dataset, decodable: bool) -> Iterator[str]:

@@ -1,176 +1,260 @@
-"""Which DICOM objects there are, and how each is made of a reviewed case."""
+"""Write a case as DICOM objects, each a part of its results or of its export; here those that hold its voxels.
+
+SEG, binary or with the probability of each label (FRACTIONAL), and Parametric Map.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from enum import StrEnum
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import SimpleITK as sitk
+import highdicom
+import numpy as np
+from highdicom.color import CIELabColor
+from highdicom.pm import ParametricMap, RealWorldValueMapping
+from highdicom.seg import Segmentation, SegmentDescription
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
 
-from MoBUncertaintyLib.base.errors import OutputError, SettingsError
+from MoBUncertaintyLib.model.region_settings import MAX_VARIANCE
 from MoBUncertaintyLib.output.case import Case
+from MoBUncertaintyLib.output.dicom.study import MANUFACTURER, CodedLabel, DicomSeries, Study, line, own_code, save
+from MoBUncertaintyLib.output.formats import DICOM, Format, dicom_names
 from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.pictures.style import brightest_variance
-from MoBUncertaintyLib.output.report import build_report
+from MoBUncertaintyLib.output.segment_nrrd import values_in
+from MoBUncertaintyLib.regions.prediction import Maps
+from MoBUncertaintyLib.review.review import Review
 
-if TYPE_CHECKING:
-    import numpy as np
+PROBABILITY_STEPS = 255
+"""A stored 255 is a probability of 1."""
 
-    from MoBUncertaintyLib.output.dicom.series import DicomSeries
-
-
-class DicomFormat(StrEnum):
-    """The objects, in the order in which they are written: a later one may refer to an earlier one."""
-
-    SEG = "dicom_seg"
-    """`segmentation.dcm`, binary."""
-    PROBABILITY = "dicom_seg_fractional"
-    """`probability.dcm`: SEG of type FRACTIONAL."""
-    STRUCTURE_SET = "rtstruct"
-    """`structures.dcm`: contours for radiotherapy."""
-    REPORT = "dicom_sr"
-    """`report.dcm`: Structured Report by TID 1500, on `segmentation.dcm`."""
-    PARAMETRIC_MAP = "parametric_map"
-    """`variance.dcm`; with several labels one for each."""
-
-
-NAMES = {
-    DicomFormat.SEG: "The DICOM segmentation",
-    DicomFormat.PROBABILITY: "The DICOM segmentation of probabilities",
-    DicomFormat.STRUCTURE_SET: "The RT Structure Set",
-    DicomFormat.REPORT: "The DICOM structured report",
-    DicomFormat.PARAMETRIC_MAP: "The DICOM parametric map",
-}
-SEGMENTATION = "segmentation.dcm"
-_FILES = {
-    DicomFormat.SEG: SEGMENTATION,
-    DicomFormat.PROBABILITY: "probability.dcm",
-    DicomFormat.STRUCTURE_SET: "structures.dcm",
-    DicomFormat.REPORT: "report.dcm",
+# Series numbers after those of the scanner, and what viewers list.
+_SERIES = {
+    Format.DICOM_SEG: (9001, "Segmentation"),
+    Format.DICOM_SEG_FRACTIONAL: (9003, "Probability"),
+    Format.RTSTRUCT: (9005, "Segmentation"),
+    Format.DICOM_SR: (9004, "Review of a segmentation"),
+    Format.PARAMETRIC_MAP: (9002, "Predictive variance"),
 }
 
+# DICOM has codes for several variances, none of them for that of a predicted probability.
+PREDICTIVE_VARIANCE = own_code("PREDVAR", "Predictive variance of the organ's probability")
 
-def read_dicom_formats(names: Iterable[str], reviewed: bool = True) -> list[DicomFormat]:
-    """Read the names of objects, in their order; hyphens stand for underscores.
-
-    A report brings the segmentation that it refers to.
-
-    Args:
-        names: What the user wants.
-        reviewed: There is a review to report.
-
-    Raises:
-        SettingsError: There is no such object.
-    """
-    plain = {name.replace("-", "_") for name in names}
-    offered = [kind for kind in DicomFormat if reviewed or kind is not DicomFormat.REPORT]
-    if unknown := sorted(plain - set(offered)):
-        choices = ", ".join(kind.replace("_", "-") for kind in offered)
-        raise SettingsError(f"There is no DICOM format {unknown[0].replace('_', '-')!r} here; choose among {choices}.")
-    if DicomFormat.REPORT in plain:
-        plain.add(DicomFormat.SEG)
-    return [kind for kind in DicomFormat if kind in plain]
-
-
-def check_dicom_source(formats: Iterable[DicomFormat], files: Sequence[Path], instead: str) -> None:
-    """Refuse objects that the CT cannot have, before anything is computed.
-
-    Args:
-        formats: The objects.
-        files: The CT's DICOM files; none: it came from elsewhere.
-        instead: What the user can do, as the end of a sentence.
-
-    Raises:
-        SettingsError: The CT has no DICOM files.
-    """
-    for kind in formats:
-        if not files:
-            reason = "because the image did not come from DICOM"
-            raise SettingsError(f"{NAMES[kind]} cannot be written, {reason}; {instead}.")
-
-
-def file_names(kind: DicomFormat, values: Sequence[int]) -> list[str]:
-    """Name the files of an object; `values` are those of the labels."""
-    if kind is DicomFormat.PARAMETRIC_MAP:
-        return [f"variance_{value}.dcm" for value in values] if len(values) > 1 else ["variance.dcm"]
-    return [_FILES[kind]]
+_SIDES = {codes.SCT.Left.value: "L", codes.SCT.Right.value: "R", codes.SCT.RightAndLeft.value: "B"}
 
 
 def write_objects(
-    formats: Iterable[DicomFormat],
-    parts: Parts,
-    case: Case,
-    corrected: np.ndarray | None = None,
+    formats: Iterable[Format], parts: Parts, case: Case, corrected: np.ndarray, report: Mapping[str, Any] | None = None
 ) -> None:
-    """Write objects, each a part of an export.
+    """Write those of the formats that are DICOM objects, each a part.
 
     Args:
-        formats: The objects, in their order.
-        parts: Of the export.
+        formats: What the user wants.
+        parts: Of the results or the export.
         case: The case.
-        corrected: `case.review.corrected()`, if it is at hand.
+        corrected: `case.review.corrected()`.
+        report: From `build_report`, for a structured report.
 
     Raises:
         OSError: The disk is full or broken.
     """
-    wanted = list(formats)
-    if not wanted:
-        return
-    from MoBUncertaintyLib.output.dicom.series import read_series
-
-    corrected = case.review.corrected() if corrected is None else corrected
-    values, series = [label.value for label in case.review.prediction.labels], None
-    for kind in wanted:
-        with parts.part(NAMES[kind], *file_names(kind, values)):
-            series = series or read_series(case.source.dicom_files)
-            _write(kind, parts.folder, case, series, corrected)
-    if series and series.left_out:
+    wanted = {kind for kind in formats if kind in DICOM}
+    if Format.DICOM_SR in wanted:
+        wanted.add(Format.DICOM_SEG)  # to which it refers
+    study: Study | None = None
+    for kind in DICOM:
+        if kind in wanted:
+            name, files = DICOM[kind]
+            with parts.part(name, files):
+                study = study or Study.of(case, corrected)
+                _write(kind, parts.folder, study, case.review, report)
+    if study and study.series.left_out:
         parts.warnings.append(
-            f"The image's DICOM files state {', '.join(series.left_out)} as DICOM does not allow; the DICOM objects "
-            "leave that empty, so check that they reach the right patient."
+            f"The image's DICOM files state {', '.join(study.series.left_out)} as DICOM does not allow; the DICOM "
+            "objects leave that empty, so check that they reach the right patient."
         )
 
 
-def _write(kind: DicomFormat, folder: Path, case: Case, files: DicomSeries, corrected: np.ndarray) -> None:
-    from MoBUncertaintyLib.output.dicom.common import Origin
-    from MoBUncertaintyLib.output.dicom.structure_set import write_structure_set
-    from MoBUncertaintyLib.output.dicom.structured_report import write_structured_report
-    from MoBUncertaintyLib.output.dicom.voxels import write_dicom_probability, write_dicom_seg, write_parametric_map
+def _write(kind: Format, folder: Path, study: Study, review: Review, report: Mapping[str, Any] | None) -> None:
+    names = dicom_names(kind, [label.value for label in study.labels])
+    number, title = _SERIES[kind]
+    titles = [title] if len(names) == 1 else [line(f"{title} ({label.name})") for label in study.labels]
+    equipment = [study.equipment(number, title) for title in titles]
+    objects: Iterable[Dataset]
+    if kind is Format.DICOM_SEG:
+        objects = [make_dicom_seg(study, equipment[0])]
+    elif kind is Format.DICOM_SEG_FRACTIONAL:
+        objects = [make_dicom_probability(study, review.current().probability, equipment[0])]
+    elif kind is Format.RTSTRUCT:
+        from MoBUncertaintyLib.output.dicom.structure_set import make_structure_set
 
-    review, labels = case.review, case.review.prediction.labels
-    corrected_by_reader = review.reviewed[0] > 0 or bool(review.clicks)
-    reader = review.signature.name if review.signature else None
-    origin = Origin(model_of(case), labels, corrected_by_reader, reader, review.digest)
-    paths = [folder / name for name in file_names(kind, [label.value for label in labels])]
-    if kind is DicomFormat.SEG:
-        write_dicom_seg(paths[0], files, _image(corrected, case), origin)
-    elif kind is DicomFormat.PROBABILITY:
-        images = [_image(each, case) for each in review.current().probability]
-        write_dicom_probability(paths[0], files, images, origin)
-    elif kind is DicomFormat.STRUCTURE_SET:
-        write_structure_set(paths[0], files, _image(corrected, case), origin, review.signature)
-    elif kind is DicomFormat.REPORT:
-        if not (folder / SEGMENTATION).exists():
-            raise OutputError(f"It refers to the segmentation in {SEGMENTATION}, which was not written.")
-        rows = build_report(case, corrected=corrected)["labels"]
-        write_structured_report(paths[0], files, folder / SEGMENTATION, case, rows, model=origin.model)
+        objects = [make_structure_set(study, equipment[0])]
+    elif kind is Format.DICOM_SR:
+        from MoBUncertaintyLib.output.dicom.structured_report import make_structured_report
+
+        assert report is not None
+        objects = [make_structured_report(study, folder, review, report, equipment[0])]
     else:
         brightest = brightest_variance(review.settings.variance_threshold)
-        for path, label, variance in zip(paths, labels, review.current().variance, strict=True):
-            write_parametric_map(path, files, _image(variance, case), origin, label=label, brightest=brightest)
+        maps = zip(study.labels, review.current().variance, titles, equipment, strict=True)
+        objects = (make_parametric_map(study, *each, brightest) for each in maps)
+    for name, dataset in zip(names, objects, strict=True):
+        save(dataset, folder / name)
 
 
-def model_of(case: Case) -> dict[str, str]:
-    """Name and digest of the model that a case was predicted with, and a word before what viewers list of the case."""
-    stated, found = case.review.prediction.provenance.get("model", {}), case.review.prediction.suitability
-    unlike = found.level.upper() if found and found.sentence else ""
-    return {key: stated.get(key) or "not stated" for key in ("name", "digest")} | {"suitability": unlike}
+def make_dicom_seg(study: Study, equipment: Mapping[str, Any]) -> Segmentation:
+    """Make a DICOM SEG of the segmentation: binary, one segment for each label that is somewhere in it.
+
+    Raises:
+        OutputError: It has a value that no label stands for.
+    """
+    values = values_in(study.segmentation, [label.value for label in study.labels])
+    # A label that is nowhere is left out; if all are, their frames say so.
+    present = [label for label in study.labels if label.value in values] or study.labels
+    numbers = np.zeros(256, np.uint8)  # DICOM counts segments from 1 without gaps
+    for number, label in enumerate(present, 1):
+        numbers[label.value] = number
+    return _segmentation(
+        study,
+        present,
+        pixel_array=numbers[study.segmentation],
+        segmentation_type="BINARY",
+        omit_empty_frames=bool(values),
+        content_description="Segmentation",
+        **equipment,
+    )
 
 
-def _image(array: np.ndarray, case: Case) -> sitk.Image:
-    """Make an image that lies exactly where the CT does."""
-    image = sitk.GetImageFromArray(array)
-    image.CopyInformation(case.image)
-    return image
+def make_dicom_probability(study: Study, probability: Maps, equipment: Mapping[str, Any]) -> Segmentation:
+    """Make a DICOM SEG of the probability of each label (z, y, x): FRACTIONAL, in steps of 1 / 255."""
+    frames = [np.clip(study.series.frames(p), 0, 1) for p in probability]
+    steps = np.stack([np.rint(p * PROBABILITY_STEPS) for p in frames], axis=-1)
+    return _segmentation(
+        study,
+        study.labels,
+        pixel_array=steps.astype(np.float32, copy=False) / np.float32(PROBABILITY_STEPS),
+        segmentation_type="FRACTIONAL",
+        fractional_type="PROBABILITY",
+        max_fractional_value=PROBABILITY_STEPS,
+        omit_empty_frames=bool(steps.any()),
+        content_description="Probability",
+        **equipment,
+    )
+
+
+def _segmentation(study: Study, labels: Sequence[CodedLabel], **content: Any) -> Segmentation:
+    dataset = Segmentation(
+        source_images=study.series.headers,
+        segment_descriptions=[_describe(number, label, study) for number, label in enumerate(labels, 1)],
+        content_creator_name=study.reader,
+        **content,
+    )
+    if "ContentCreatorName" not in dataset:
+        dataset.ContentCreatorName = None  # may be empty, not missing
+    return dataset
+
+
+def _describe(number: int, label: CodedLabel, study: Study) -> SegmentDescription:
+    description = SegmentDescription(
+        segment_number=number,
+        segment_label=label.name,
+        segmented_property_category=label.category,
+        segmented_property_type=deepcopy(label.structure),  # a side is added to it
+        algorithm_type="SEMIAUTOMATIC" if study.corrected else "AUTOMATIC",
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name=study.model, family=codes.DCM.ArtificialIntelligence, version=study.digest, source=MANUFACTURER
+        ),
+        tracking_id=label.name,
+        tracking_uid=label.uid,
+        display_color=CIELabColor.from_rgb(*label.colour),
+    )
+    if label.modifier is not None:
+        description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [label.modifier]
+    return description
+
+
+def make_parametric_map(
+    study: Study, label: CodedLabel, variance: np.ndarray, title: str, equipment: Mapping[str, Any], brightest: float
+) -> ParametricMap:
+    """Make a DICOM Parametric Map of the variance of a label (z, y, x): float32, without unit.
+
+    Slices above and below all variance have no frame: voxels are not compressed, and organs are small.
+
+    Args:
+        study: What it belongs to.
+        label: The label.
+        variance: Its variance.
+        title: What the map is called, as a long string.
+        equipment: From `Study.equipment`.
+        brightest: Variance that viewers show as white, 0 being black.
+    """
+    series, whole = study.series, study.series.frames(variance).astype(np.float32, copy=False)
+    part = _extent(whole, series)
+    parametric_map = ParametricMap(
+        source_images=series.headers if len(series.headers) == 1 else series.headers[part],
+        pixel_array=np.ascontiguousarray(whole[part]),
+        plane_positions=[
+            highdicom.PlanePositionSequence(highdicom.CoordinateSystemNames.PATIENT, position.tolist())
+            for position in series.positions[part]
+        ],
+        contains_recognizable_visual_features=False,
+        real_world_value_mappings=[
+            RealWorldValueMapping(
+                lut_label="VARIANCE",
+                lut_explanation=title,
+                unit=codes.UCUM.NoUnits,
+                value_range=(0.0, MAX_VARIANCE),
+                slope=1.0,
+                intercept=0.0,
+                quantity_definition=PREDICTIVE_VARIANCE,
+            )
+        ],
+        content_description=title,
+        # Any other function demands a window of at least 1.
+        voi_lut_transformations=[
+            highdicom.VOILUTTransformation(brightest / 2, brightest, voi_lut_function="LINEAR_EXACT")
+        ],
+        **equipment,
+    )
+    parametric_map.ContentCreatorName = None  # may be empty, not missing
+    for name in ("BodyPartExamined", "Laterality"):  # of the series, where the CT states them
+        if value := series.headers[0].get(name):
+            setattr(parametric_map, name, value)
+    # Neither is demanded, but dcmqi, which reads parametric maps in 3D Slicer, crashes without the one, and turns the
+    # map upside down without the other.
+    parametric_map.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(label)]
+    _order_frames(parametric_map, series.orientation[:, 2])
+    return parametric_map
+
+
+def _extent(frames: np.ndarray, series: DicomSeries) -> slice:
+    """Find the frames, in order of their positions, from the first to the last that hold anything; two at least."""
+    if len(series.headers) == 1:  # the frames of one file lie in any order
+        return slice(None)
+    used = np.flatnonzero(frames.any(axis=(1, 2)))
+    start, stop = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+    start = min(start, len(frames) - 2)
+    return slice(start, max(stop, start + 2))
+
+
+def _anatomy(label: CodedLabel) -> Dataset:
+    """Say which organ a map is about, and of which side; an organ whose code names no side counts as unpaired."""
+    anatomy = Dataset()
+    anatomy.AnatomicRegionSequence = [label.structure]
+    anatomy.FrameLaterality = _SIDES.get(label.modifier.value if label.modifier else "", "U")
+    return anatomy
+
+
+def _order_frames(parametric_map: ParametricMap, normal: np.ndarray) -> None:
+    """Store the frames in the order of their positions along the slices' normal."""
+    groups = parametric_map.PerFrameFunctionalGroupsSequence
+    heights = np.array([group.PlanePositionSequence[0].ImagePositionPatient for group in groups], float) @ normal
+    order = np.argsort(heights, kind="stable")
+    frames = np.frombuffer(parametric_map.FloatPixelData, "<f4").reshape(len(groups), -1)
+    parametric_map.FloatPixelData = frames[order].tobytes()
+    parametric_map.PerFrameFunctionalGroupsSequence = [groups[index] for index in order]
+    for number, group in enumerate(parametric_map.PerFrameFunctionalGroupsSequence, 1):
+        group.FrameContentSequence[0].DimensionIndexValues = number

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import highdicom
 import numpy as np
@@ -14,83 +13,49 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from pydicom.valuerep import format_number_as_ds
 from skimage.measure import approximate_polygon, find_contours, points_in_poly
 
-from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.output.dicom.common import (
-    STRUCTURE_SET_SERIES_NUMBER,
-    Origin,
-    code_of,
-    equipment,
-    line,
-    person,
-    save,
-)
-from MoBUncertaintyLib.output.dicom.series import DicomSeries, read_series
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
-
-    from MoBUncertaintyLib.review.state import Signature
+from MoBUncertaintyLib.output.dicom.study import CodedLabel, DicomSeries, Study
 
 _DIGITS = 3  # of a coordinate in mm
 _STRAIGHT = 1e-3  # pixels by which points on a straight line may be off
-_DESCRIPTION = "Segmentation"
 
 
-def write_structure_set(
-    path: str | Path,
-    files: Sequence[str | Path] | DicomSeries,
-    segmentation: sitk.Image,
-    origin: Origin,
-    signature: Signature | None = None,
-) -> None:
-    """Write the segmentation as RT Structure Set: a region of interest for each label, an organ, on the image's slices.
+def make_structure_set(study: Study, equipment: Mapping[str, Any]) -> Dataset:
+    """Make an RT Structure Set of the segmentation: a region of interest for each label, an organ, on the slices.
 
     A contour runs between voxels (marching squares at one half). A hole is joined to what is around it by a channel
-    without width, since few programs read the type for holes (PS3.3, C.8.8.6.3).
-
-    Args:
-        path: The file, in a folder that exists.
-        files: The image's DICOM files, in any order.
-        segmentation: uint8, in the image's geometry (LPS mm); axes may be permuted or flipped against the slices.
-        origin: Where it comes from. The labels' names are those of the regions of interest; a label that is nowhere in
-            the segmentation has no contours.
-        signature: Of the reader, whose approval it is.
-
-    Raises:
-        ImageError: The files cannot be read or are not one series.
-        OutputError: The volume does not lie on the files' slices, or the file cannot be written.
+    without width, since few programs read the type for holes (PS3.3, C.8.8.6.3). A label that is nowhere has no
+    contours. The reader's signature is an approval.
     """
-    series = read_series(files)
-    frames, header, now = series.frames(segmentation), series.datasets[0], datetime.now()
+    series, signature, now = study.series, study.signature, datetime.now()
+    header = series.headers[0]
     dataset = highdicom.SOPClass(
         study_instance_uid=header.StudyInstanceUID,
         sop_class_uid=RTStructureSetStorage,
-        series_number=STRUCTURE_SET_SERIES_NUMBER,
         modality="RTSTRUCT",
         transfer_syntax_uid=ImplicitVRLittleEndian,  # an explicit one has no room for 2,800 points and more
-        **equipment(origin.model, _DESCRIPTION),
+        **equipment,
     )
     dataset.copy_patient_and_study_information(header)
     dataset.FrameOfReferenceUID = header.FrameOfReferenceUID
     dataset.PositionReferenceIndicator = header.get("PositionReferenceIndicator")
-    dataset.OperatorsName = person(signature.name) if signature else None
-    dataset.StructureSetLabel = _DESCRIPTION
+    dataset.OperatorsName = study.reader
+    dataset.StructureSetLabel = "Segmentation"
     dataset.StructureSetDate, dataset.StructureSetTime = now.date(), now.time()
     dataset.ReferencedFrameOfReferenceSequence = [_frame_of_reference(series)]
     dataset.StructureSetROISequence, dataset.ROIContourSequence, dataset.RTROIObservationsSequence = [], [], []
-    for number, label in enumerate(origin.labels, 1):
+    for number, label in enumerate(study.labels, 1):
         contours = [
             _contour(points, series, index)
-            for index, frame in enumerate(frames)
+            for index, frame in enumerate(study.segmentation)
             for points in outlines(frame == label.value)
         ]
-        _add(dataset, number, label, contours, "SEMIAUTOMATIC" if origin.corrected else "AUTOMATIC")
+        _add(dataset, number, label, contours, "SEMIAUTOMATIC" if study.corrected else "AUTOMATIC")
     dataset.ApprovalStatus = "APPROVED" if signature else "UNAPPROVED"
     if signature:
         time = signature.time.astimezone()
         dataset.ReviewDate, dataset.ReviewTime = time.date(), time.time()
-        dataset.ReviewerName = person(signature.name)
-    save(dataset, path)
+        dataset.ReviewerName = study.reader
+    return dataset
 
 
 def outlines(mask: np.ndarray) -> Iterator[np.ndarray]:
@@ -125,8 +90,8 @@ def _area(points: np.ndarray) -> float:
 
 
 def _frame_of_reference(series: DicomSeries) -> Dataset:
-    header = series.datasets[0]
-    images = [_reference(dataset) for dataset in series.datasets]
+    header = series.headers[0]
+    images = [_reference(own) for own in series.headers]
     one = _items(SeriesInstanceUID=header.SeriesInstanceUID, ContourImageSequence=images)
     study = _items(
         ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1",  # retired, but demanded
@@ -147,8 +112,8 @@ def _contour(points: np.ndarray, series: DicomSeries, frame: int) -> Dataset:
     """Make a contour (n, 2; row and column) of the frame with this index; positions are LPS mm."""
     along = points[:, ::-1] * series.spacing  # columns lie along a row
     positions = series.positions[frame] + along @ series.orientation[:, :2].T
-    single = len(series.datasets) == 1
-    image = _reference(series.datasets[0 if single else frame], frame if single else None)
+    single = len(series.headers) == 1
+    image = _reference(series.headers[0 if single else frame], frame if single else None)
     return _items(
         ContourImageSequence=[image],
         ContourGeometricType="CLOSED_PLANAR",
@@ -157,13 +122,13 @@ def _contour(points: np.ndarray, series: DicomSeries, frame: int) -> Dataset:
     )
 
 
-def _add(dataset: Dataset, number: int, label: Label, contours: list[Dataset], algorithm: str) -> None:
+def _add(dataset: Dataset, number: int, label: CodedLabel, contours: list[Dataset], algorithm: str) -> None:
     """Add a region of interest: what it is called, its contours and what it is."""
     dataset.StructureSetROISequence.append(
         _items(
             ROINumber=number,
             ReferencedFrameOfReferenceUID=dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID,
-            ROIName=line(label.name),
+            ROIName=label.name,
             ROIGenerationAlgorithm=algorithm,
         )
     )
@@ -177,7 +142,7 @@ def _add(dataset: Dataset, number: int, label: Label, contours: list[Dataset], a
             ReferencedROINumber=number,
             RTROIInterpretedType="ORGAN",
             ROIInterpreter=None,
-            RTROIIdentificationCodeSequence=[code_of(label, "type")],
+            RTROIIdentificationCodeSequence=[label.structure],
         )
     )
 

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import highdicom.sr as sr
 import numpy as np
 import pydicom
 from highdicom import UID
 from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
 
-from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
+from MoBUncertaintyLib.base.errors import OutputError
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid
 from MoBUncertaintyLib.base.wording import percent
-from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.dicom.common import (
-    MANUFACTURER,
-    REPORT_SERIES_NUMBER,
-    code_of,
-    equipment,
-    line,
-    own_code,
-    person,
-    save,
-    tracking_uid,
-)
-from MoBUncertaintyLib.output.dicom.series import DicomSeries, read_series
+from MoBUncertaintyLib.output.dicom.study import MANUFACTURER, Study, own_code
+from MoBUncertaintyLib.output.formats import Format, dicom_names
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
-from MoBUncertaintyLib.output.report import RESOLVED, VERDICTS
+from MoBUncertaintyLib.output.report import VERDICTS
 from MoBUncertaintyLib.review.region import ReviewRegion
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+from MoBUncertaintyLib.review.review import Review
 
 # No public scheme has codes for these.
 EXPECTED_ERROR = own_code("EXPERR", "Expected error: volume expected to be labelled wrongly")
@@ -45,76 +34,76 @@ _ML, _MM3 = sr.CodedConcept("ml", "UCUM", "milliliter"), codes.UCUM.CubicMillime
 _PROCEDURES = {"CT": codes.LN.CTUnspecifiedBodyRegion, "MR": codes.LN.MRIUnspecifiedBodyRegion}
 
 
-def write_structured_report(
-    path: str | Path,
-    files: Sequence[str | Path] | DicomSeries,
-    segmentation: str | Path,
-    case: Case,
-    labels: Sequence[Mapping[str, Any]],
-    *,
-    model: Mapping[str, Any],
-) -> None:
-    """Write the review as Comprehensive 3D SR: a group of measurements for each label and for each doubtful region.
+def make_structured_report(
+    study: Study, folder: Path, review: Review, report: Mapping[str, Any], equipment: Mapping[str, Any]
+) -> sr.Comprehensive3DSR:
+    """Make a Comprehensive 3D SR of the review: a group of measurements for each label and for each doubtful region.
 
     A label's group refers to its segment; a region's has a point in its middle. Both have identifiers that stay the
     same whenever the review is exported.
 
     Args:
-        path: The file, in a folder that exists.
-        files: The CT's DICOM files, in any order.
-        segmentation: The SEG of the corrected segmentation, by `write_dicom_seg`.
-        case: The review.
-        labels: What the report says of each label: `name`, `predicted_ml`, `corrected_ml`, `expected_error_ml`, and the
-            intervals `predicted_interval` and `corrected_interval`, or None.
-        model: `name` and `digest` of the model.
+        study: What it belongs to.
+        folder: Where the SEG of the corrected segmentation is.
+        review: The review.
+        report: From `build_report`.
+        equipment: From `Study.equipment`.
 
     Raises:
-        ImageError: The files cannot be read or are not one CT series.
-        OutputError: The file cannot be written.
+        OutputError: There is no SEG.
     """
-    series, segments = read_series(files), pydicom.dcmread(segmentation)
-    signature = case.review.signature
-    source = sr.SourceSeriesForSegmentation(series.datasets[0].SeriesInstanceUID)
-    groups = [
-        *_labels(case, labels, segments, source),
-        *(_region(region, case, series) for region in case.review.regions),
-    ]
-    report = sr.MeasurementReport(
+    (segmentation,) = dicom_names(Format.DICOM_SEG, ())
+    if not (folder / segmentation).exists():
+        raise OutputError(f"It refers to the segmentation in {segmentation}, which was not written.")
+    headers, segments = study.series.headers, pydicom.dcmread(folder / segmentation)
+    source = sr.SourceSeriesForSegmentation(headers[0].SeriesInstanceUID)
+    regions = zip(review.regions, report["regions"], strict=True)
+    person = None
+    if study.reader:
+        person = sr.ObserverContext(codes.DCM.Person, sr.PersonObserverIdentifyingAttributes(study.reader))
+    device = sr.DeviceObserverIdentifyingAttributes(
+        uid=str(generate_uid(entropy_srcs=[study.digest, MANUFACTURER])),
+        name=MANUFACTURER,
+        manufacturer_name=MANUFACTURER,
+        model_name=study.model,
+        serial_number=study.digest,
+    )
+    content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(
-            observer_person_context=_observer_person(signature.name) if signature else None,
-            observer_device_context=_observer_device(model),
+            observer_person_context=person,
+            observer_device_context=sr.ObserverContext(codes.DCM.Device, device),
         ),
         procedure_reported=_PROCEDURES.get(
-            series.datasets[0].Modality, sr.CodedConcept("363679005", "SCT", "Imaging procedure")
+            headers[0].Modality, sr.CodedConcept("363679005", "SCT", "Imaging procedure")
         ),
-        imaging_measurements=groups,
+        imaging_measurements=[
+            *_labels(study, report, segments, source),
+            *(_region(region, row, review.prediction.grid, study, source) for region, row in regions),
+        ],
         title=codes.DCM.ImagingMeasurementReport,
-        referenced_images=series.datasets,
+        referenced_images=headers,
     )
-    document = sr.Comprehensive3DSR(
-        evidence=[*series.datasets, segments],
-        content=report[0],
-        series_number=REPORT_SERIES_NUMBER,
-        is_complete=signature is not None,
-        **equipment(model, "Review of a segmentation"),
+    return sr.Comprehensive3DSR(
+        evidence=[*headers, segments],
+        content=content[0],
+        is_complete=study.signature is not None,
+        **equipment,
     )
-    save(document, path)
 
 
 def _labels(
-    case: Case,
-    rows: Sequence[Mapping[str, Any]],
-    segments: Dataset,
+    study: Study,
+    report: Mapping[str, Any],
+    segments: pydicom.Dataset,
     source: sr.SourceSeriesForSegmentation,
 ) -> Iterator[sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations]:
     """Describe each label; one that is nowhere in the segmentation has no segment to refer to."""
     numbers = {segment.TrackingUID: segment.SegmentNumber for segment in segments.SegmentSequence}
-    for label, row in zip(case.review.prediction.labels, rows, strict=True):
-        uid = tracking_uid(case.review.digest, label.name)
+    for label, row in zip(study.labels, report["labels"], strict=True):
         common: dict[str, Any] = {
-            "tracking_identifier": sr.TrackingIdentifier(UID(uid), line(label.name)),
-            "finding_type": code_of(label, "type"),
-            "finding_category": code_of(label, "category"),
+            "tracking_identifier": sr.TrackingIdentifier(UID(label.uid), label.name),
+            "finding_type": label.structure,
+            "finding_category": label.category,
             "measurements": [
                 sr.Measurement(codes.SCT.Volume, row["corrected_ml"], _ML),
                 sr.Measurement(PREDICTED_VOLUME, row["predicted_ml"], _ML),
@@ -122,23 +111,17 @@ def _labels(
                 *_ends(row["corrected_interval"], "VOL", "Volume"),
                 *_ends(row["predicted_interval"], "PREDVOL", "Volume as predicted"),
             ],
-            "qualitative_evaluations": _suitability(case),
+            "qualitative_evaluations": [sr.QualitativeEvaluation(SUITABILITY, study.suitability)]
+            if study.suitability
+            else None,
         }
-        number = numbers.get(uid)
+        number = numbers.get(label.uid)
         if number is None:
             yield sr.MeasurementsAndQualitativeEvaluations(**common)
         else:
             # Not highdicom's own `from_segmentation`, which knows no segmentation of one segment.
             segment = sr.ReferencedSegment(segments.SOPClassUID, segments.SOPInstanceUID, number, source_series=source)
             yield sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **common)
-
-
-def _suitability(case: Case) -> list[sr.QualitativeEvaluation]:
-    """State whether the model suits the case, if that is known."""
-    found = case.review.prediction.suitability
-    if found is None:
-        return []
-    return [sr.QualitativeEvaluation(SUITABILITY, own_code(found.level.upper().replace(" ", "_"), line(found.text)))]
 
 
 def _ends(interval: Mapping[str, float] | None, value: str, meaning: str) -> list[sr.Measurement]:
@@ -156,40 +139,24 @@ def _ends(interval: Mapping[str, float] | None, value: str, meaning: str) -> lis
 
 
 def _region(
-    region: ReviewRegion, case: Case, series: DicomSeries
+    region: ReviewRegion, row: Mapping[str, Any], grid: Grid, study: Study, source: sr.SourceSeriesForSegmentation
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    grid, found = case.review.prediction.grid, region.region
     mask = region.mask if region.mask.any() else region.found.mask  # clicks may have left nothing doubtful
     voxel = central_voxel(mask, grid.spacing) + [part.start for part in region.box]
-    name = f"Doubtful region {found.rank}"
-    verdict = RESOLVED if region.resolved else region.verdict.value
+    verdict = own_code(row["verdict"].upper(), VERDICTS[row["verdict"]])
+    uid = UID(generate_uid(entropy_srcs=[study.prediction, region.region_id]))
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(UID(tracking_uid(case.review.digest, region.region_id)), name),
+        tracking_identifier=sr.TrackingIdentifier(uid, f"Doubtful region {row['rank']}"),
         referenced_volume_surface=sr.VolumeSurface(
             graphic_type=sr.GraphicTypeValues3D.POINT,
             graphic_data=(LPS_TO_RAS * grid.to_ras(np.asarray(voxel)))[None],
-            frame_of_reference_uid=series.datasets[0].FrameOfReferenceUID,
-            source_series=sr.SourceSeriesForSegmentation(series.datasets[0].SeriesInstanceUID),
+            frame_of_reference_uid=study.series.headers[0].FrameOfReferenceUID,
+            source_series=source,
         ),
         finding_type=DOUBTFUL_REGION,
         measurements=[
-            sr.Measurement(codes.SCT.Volume, round(found.volume_mm3, 3), _MM3),
-            sr.Measurement(EXPECTED_ERROR, round(found.expected_error_mm3, 3), _MM3),
+            sr.Measurement(codes.SCT.Volume, round(row["volume_mm3"], 3), _MM3),
+            sr.Measurement(EXPECTED_ERROR, round(row["expected_error_mm3"], 3), _MM3),
         ],
-        qualitative_evaluations=[sr.QualitativeEvaluation(VERDICT, own_code(verdict.upper(), VERDICTS[verdict]))],
+        qualitative_evaluations=[sr.QualitativeEvaluation(VERDICT, verdict)],
     )
-
-
-def _observer_person(name: str) -> sr.ObserverContext:
-    return sr.ObserverContext(codes.DCM.Person, sr.PersonObserverIdentifyingAttributes(person(name) or ""))
-
-
-def _observer_device(model: Mapping[str, Any]) -> sr.ObserverContext:
-    attributes = sr.DeviceObserverIdentifyingAttributes(
-        uid=tracking_uid(str(model["digest"]), MANUFACTURER),
-        name=MANUFACTURER,
-        manufacturer_name=MANUFACTURER,
-        model_name=line(model["name"]),
-        serial_number=line(model["digest"]),
-    )
-    return sr.ObserverContext(codes.DCM.Device, attributes)

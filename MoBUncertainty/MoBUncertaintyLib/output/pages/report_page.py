@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +10,7 @@ from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.pages.templates import (
-    TEMPLATE,
-    check_template,
-    make_environment,
-    time_text,
-)
+from MoBUncertaintyLib.output.pages.templates import TEMPLATE, fill, time_text
 from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
@@ -33,7 +26,6 @@ def write_html(
     report: Mapping[str, Any],
     case: Case,
     corrected: np.ndarray | None = None,
-    table: str = "report.csv",
 ) -> None:
     """Write the report as one HTML file: no script, no other file, pictures inside.
 
@@ -44,60 +36,45 @@ def write_html(
         report: From `build_report`.
         case: The case.
         corrected: `case.review.corrected()`, if it is at hand.
-        table: Name of the file that lists all regions.
 
     Raises:
         OutputError: The template is not installed.
         OSError: The file cannot be written.
     """
     corrected = case.review.corrected() if corrected is None else corrected
-    review, prediction, scale = case.review, case.review.prediction, Scale.of(case.image, case.review.settings)
-    pictures, before = {}, {}
-    for region in review.regions[:DRAWN_REGIONS]:
-        name, clicks = region.region_id, review.clicks
-        drawn = draw_region(case.image, region, prediction, corrected, scale, maps=review.maps_in, clicks=clicks)
-        pictures[name] = {title: _data_url(png) for title, png in drawn.items()}
-        if any(click.region_id == name for click in clicks):
-            as_predicted = replace(region, mask=region.found.mask)
-            drawn = draw_region(case.image, as_predicted, prediction, prediction.segmentation, scale, clicks=clicks)
-            before[name] = {title: _data_url(png) for title, png in drawn.items()}
-    path.write_text(render_html(report, pictures, scale, table, before), encoding="utf-8")
+    scale = Scale.of(case.image, case.review.settings)
+    pictures = {
+        region.region_id: draw_region(case, region, corrected, scale) for region in case.review.regions[:DRAWN_REGIONS]
+    }
+    path.write_text(render_html(report, pictures, scale), encoding="utf-8")
 
 
 def render_html(
-    report: Mapping[str, Any],
-    pictures: Mapping[str, Mapping[str, str]],
-    scale: Scale,
-    table: str = "report.csv",
-    before: Mapping[str, Mapping[str, str]] | None = None,
+    report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Mapping[str, bytes]]], scale: Scale
 ) -> str:
     """Render the HTML text; everything in `report` is text to it, never markup.
 
     Args:
         report: From `build_report`.
-        pictures: Data URLs of the pictures of each region that is drawn: region id -> title -> URL.
+        pictures: Of each region that is drawn, by its id: see `draw_region`.
         scale: How they were drawn.
-        table: Name of the file that lists all regions.
-        before: Pictures of regions with clicks as they were predicted, likewise.
 
     Raises:
         OutputError: The template is not installed.
     """
-    check_template()
-    environment = make_environment()
+    first_page = facts(report)
     palette = palette_beside(tuple(label["colour"]) for label in report["labels"])
     stops = ", ".join(f"rgb{tuple(colour)}" for colour in heat_colours(9).tolist())
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        report,
-        facts=facts(report),
+    return fill(
+        TEMPLATE,
+        **report,
+        facts=first_page,
         verdicts={str(verdict): words for verdict, words in VERDICTS.items()},
         pictures=pictures,
-        before=before or {},
         scale=scale,
         heat_stops=stops,
         colours={"corrected": f"rgb{CORRECTED_COLOUR}", "region": f"rgb{palette.region}"},
         listed=report["regions"][:LISTED_REGIONS],
-        table=table,
         total_error=sum(row["expected_error_mm3"] for row in report["regions"]),
     )
 
@@ -176,7 +153,3 @@ def _roi(bounds: Sequence[float] | None) -> str | None:
         )
         + " mm"
     )
-
-
-def _data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

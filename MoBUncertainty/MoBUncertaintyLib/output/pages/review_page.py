@@ -19,25 +19,19 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.base.geometry import Box, Grid, intersection, shape_of, widened, within
+from MoBUncertaintyLib.base.geometry import Box, Grid, intersection, shape_of, widened
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.decisions import BY_HAND
 from MoBUncertaintyLib.output.pages.report_page import facts
-from MoBUncertaintyLib.output.pages.templates import (
-    PAGE_SCRIPT,
-    PAGE_STYLE,
-    PAGE_TEMPLATE,
-    check_template,
-    make_environment,
-)
+from MoBUncertaintyLib.output.pages.templates import PAGE_SCRIPT, PAGE_STYLE, PAGE_TEMPLATE, fill
 from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
 from MoBUncertaintyLib.output.report import build_report
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
-from MoBUncertaintyLib.review.record import SCHEMA
+from MoBUncertaintyLib.review.record import SCHEMA, write_click
 from MoBUncertaintyLib.review.region import ReviewRegion
 
 NOT_ORGAN_COLOUR = "#ff5a4f"
@@ -77,7 +71,6 @@ class ReviewPage:
         Raises:
             OutputError: The template is not installed.
         """
-        check_template()
         case, review = self._case, self._case.review
         report = build_report(case)
         palette = palette_beside(label.colour for label in case.prediction.labels)
@@ -101,26 +94,22 @@ class ReviewPage:
         }
         text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # no text in it can end the script element
         stops = ", ".join(_css(colour) for colour in heat_colours(9))
-        return (
-            make_environment()
-            .from_string(PAGE_TEMPLATE.read_text(encoding="utf-8"))
-            .render(
-                name=case.source.name or "Image",
-                suitability=report["suitability"],
-                warnings=report["warnings"],
-                notice=report["notice"],
-                software=report["software"],
-                created=report["created"],
-                facts=facts(report),
-                scale=self._scale,
-                stops=stops,
-                table="regions.csv",  # lists all regions
-                case=data | {"regions_left": max(len(review.regions) - LISTED_REGIONS, 0)},
-                case_json=text,
-                nonce=hashlib.sha256(text.encode()).hexdigest()[:24],
-                css=PAGE_STYLE.read_text(encoding="utf-8"),
-                js=PAGE_SCRIPT.read_text(encoding="utf-8"),
-            )
+        return fill(
+            PAGE_TEMPLATE,
+            name=case.source.name or "Image",
+            suitability=report["suitability"],
+            warnings=report["warnings"],
+            notice=report["notice"],
+            software=report["software"],
+            created=report["created"],
+            facts=facts(report),
+            scale=self._scale,
+            stops=stops,
+            case=data | {"regions_left": max(len(review.regions) - LISTED_REGIONS, 0)},
+            case_json=text,
+            nonce=hashlib.sha256(text.encode()).hexdigest()[:24],
+            css=PAGE_STYLE.read_text(encoding="utf-8"),
+            js=PAGE_SCRIPT.read_text(encoding="utf-8"),
         )
 
     def state(self) -> dict[str, Any]:
@@ -129,15 +118,7 @@ class ReviewPage:
         return {
             "regions": [self._describe(region) for region in review.regions[:LISTED_REGIONS]],
             "clicks": [
-                {
-                    "id": click.click_id,
-                    "points_ras": click.points_ras,
-                    "label": click.label,
-                    "time": click.time.isoformat(),
-                    "region": click.region_id,
-                    "conflict": click.click_id in review.conflicts,
-                }
-                for click in review.clicks
+                write_click(click) | {"conflict": click.click_id in review.conflicts} for click in review.clicks
             ],
             "counter": review.expected_error_mm3,
             "volumes": review.volume_lines(),
@@ -196,8 +177,7 @@ class ReviewPage:
     def _maps(self, region_id: str) -> str:
         review, box = self._case.review, self._boxes[region_id]
         uncertainty = voxel_uncertainty(self._scale.measure, *(list(maps) for maps in review.maps_in(box)))
-        region, mask = review.region(region_id), np.zeros(shape_of(box), np.uint8)
-        mask[within(region.box, box)] = region.mask
+        mask = review.region(region_id).mask_in(box)
         heat = np.clip(np.round(uncertainty / self._scale.top * 255), 0, 255)
         return _pack(*(self._turned(each) for each in (review.labels_in(box), heat, mask)))
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.model.card import readable
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE = (
     RESOURCES / "Report" / name
@@ -28,12 +27,26 @@ def check_template() -> None:
         OutputError: A template is not installed.
     """
     for path in (TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE):
-        if not path.is_file():
-            raise OutputError(f"The report's template {path} is not installed; install MoB Uncertainty again.")
+        require_installed(path)
 
 
-def make_environment() -> Environment:
-    """Make the environment of the templates: what a report says is text to it, never markup."""
+def require_installed(template: Path) -> None:
+    """Refuse to go on without a template.
+
+    Raises:
+        OutputError: It is not installed.
+    """
+    if not template.is_file():
+        raise OutputError(f"The template {template} is not installed; install MoB Uncertainty again.")
+
+
+def fill(template: Path, **values: Any) -> str:
+    """Fill a template: what a report says is text to it, never markup.
+
+    Raises:
+        OutputError: It is not installed.
+    """
+    require_installed(template)
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -43,8 +56,9 @@ def make_environment() -> Environment:
         "readable": readable,
         "moment": time_text,
         "percent": percent,
+        "png_url": lambda png: "data:image/png;base64," + base64.b64encode(png).decode(),
     }
-    return environment
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
 
 
 def number_text(value: float, digits: int = 0) -> str:

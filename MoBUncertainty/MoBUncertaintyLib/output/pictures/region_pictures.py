@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Box, intersection, shape_of, within
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
+from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pictures.palette import Colour, palette_beside
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, View, central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.regions.measure import uncertainty_in, voxel_uncertainty
-from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.region import ReviewRegion
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 CORRECTED_COLOUR = (255, 255, 255)
 """White: in no label's colour, and light on every heat map. What is predicted has the label's own colour."""
@@ -34,6 +30,7 @@ _BARS_MM = (50, 20, 10, 5, 2)
 _GAP = 22  # pixels about the focus that the cross leaves free
 _NEAR_MM = 2.5  # of a plane, that a mark is drawn on it
 _BACKGROUND_MARK = (20, 20, 20)
+_RIMMED: dict[str, Any] = {"anchor": "mm", "stroke_width": 2, "stroke_fill": "black"}  # letters with a dark rim
 
 
 @dataclass(frozen=True)
@@ -53,80 +50,59 @@ class Outline:
     number: str = ""
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A dot.
+def draw_region(case: Case, region: ReviewRegion, corrected: np.ndarray, scale: Scale) -> dict[str, dict[str, bytes]]:
+    """Draw a region: CT, heat map, outlines before and after, the region's own outline, a cross and the clicks.
 
-    Attributes:
-        place: LPS mm.
-        colour: Its own; its rim is white.
-    """
-
-    place: np.ndarray
-    colour: Colour
-
-
-def draw_region(
-    ct: sitk.Image,
-    region: ReviewRegion,
-    prediction: Prediction,
-    corrected: np.ndarray,
-    scale: Scale,
-    *,
-    maps: Callable[[Box], tuple[np.ndarray, np.ndarray]] | None = None,
-    clicks: Sequence[Click] = (),
-) -> dict[str, bytes]:
-    """Draw a region: CT, heat map, outlines before and after, the region's own outline and a cross.
+    The planes go through the last of the clicks that were given in the region: of a stroke, through its point nearest
+    to the middle of the region; else through that middle.
 
     Args:
-        ct: The CT.
+        case: The case.
         region: What to show.
-        prediction: Of the CT.
-        corrected: The segmentation as it is now.
+        corrected: The segmentation as it is now; its outline is drawn where it differs from the predicted one.
         scale: What values look like, and the measure that the heat map shows.
-        maps: Copies probability and variance of a box as they are now; None: they are as predicted.
-        clicks: To be marked; the planes go through the last of those that were given in the region: of a stroke,
-            through its point nearest to the middle of the region.
 
     Returns:
-        A PNG file for each of `PLANES`, by its title. The outline of `corrected` is drawn where it differs.
+        A PNG file for each of `PLANES`, by its title: as it is now, "" or, of a region with clicks, "After clicks";
+        and of that "As predicted".
     """
-    spacing = np.array(ct.GetSpacing())[::-1]
+    review, prediction, image = case.review, case.review.prediction, case.image
+    spacing = np.array(image.GetSpacing())[::-1]
     middle = central_voxel(region.found.mask, spacing) + [part.start for part in region.box]
-    focus = np.array(ct.TransformIndexToPhysicalPoint(middle[::-1].tolist()))
-    own = [click for click in clicks if click.region_id == region.region_id]
+    focus = np.array(image.TransformIndexToPhysicalPoint(middle[::-1].tolist()))
+    own = [click for click in review.clicks if click.region_id == region.region_id]
     if own:
         points = np.array(own[-1].points_ras) * LPS_TO_RAS
         focus = points[np.linalg.norm(points - focus, axis=1).argmin()]  # a stroke may lead far away
     width = float(np.clip(region.found.region.extent_mm + 2 * _MARGIN_MM, _SMALLEST_MM, _LARGEST_MM))
-    camera = Camera(ct, View.of(ct, focus, focus, width), _PIXELS)
-    before, after = prediction.segmentation[camera.box], corrected[camera.box]
+    camera = Camera(image, View.of(image, focus, focus, width), _PIXELS)
     colours = {label.value: label.colour for label in prediction.labels}
     region_colour = palette_beside(colours.values()).region
-    outlines = [Outline(camera.sections(mask_in(camera.box, region), camera.box), region_colour, 1.6)]
-    # The corrected outline below the predicted one, so that it is seen where it differs.
-    for labels, colour_of in ((after, lambda _: CORRECTED_COLOUR), (before, colours.__getitem__)):
-        outlines += outlines_of(labels, camera, colour_of, 1.8)
-    if maps is None:
-        uncertainty = uncertainty_in(camera.box, prediction, scale.measure)
-    else:
-        probability, variance = maps(camera.box)
-        uncertainty = voxel_uncertainty(scale.measure, list(probability), list(variance))
-    heat = camera.sections(uncertainty, camera.box)
-    colours |= {0: _BACKGROUND_MARK}
-    marks = [Mark(np.array(point) * LPS_TO_RAS, colours[click.label]) for click in clicks for point in click.points_ras]
-    return {
-        plane.title(focus): png(draw_plane(camera, index, scale, outlines, heat, marks))
-        for index, plane in enumerate(PLANES)
-    }
+    marks = [
+        (np.array(point) * LPS_TO_RAS, colours.get(click.label, _BACKGROUND_MARK))
+        for click in review.clicks
+        for point in click.points_ras
+    ]
+    before = outlines_of(prediction.segmentation[camera.box], camera, colours.__getitem__, 1.8)
 
+    def drawn(shown: ReviewRegion, uncertainty: np.ndarray, labels: np.ndarray) -> dict[str, bytes]:
+        around = Outline(camera.sections(shown.mask_in(camera.box), camera.box), region_colour, 1.6)
+        # The corrected outline below the predicted one, so that it is seen where it differs.
+        after = outlines_of(labels[camera.box], camera, lambda _: CORRECTED_COLOUR, 1.8)
+        heat = camera.sections(uncertainty, camera.box)
+        return {
+            plane.title(focus): png(draw_plane(camera, index, scale, [around, *after, *before], heat, marks))
+            for index, plane in enumerate(PLANES)
+        }
 
-def mask_in(box: Box, region: ReviewRegion) -> np.ndarray:
-    """Return where a region lies in a box of the volume, which may hold only a part of it, or nothing."""
-    mask = np.zeros(shape_of(box), bool)
-    if common := intersection(box, region.box):
-        mask[within(common, box)] = region.mask[within(common, region.box)]
-    return mask
+    now = drawn(region, voxel_uncertainty(scale.measure, *map(list, review.maps_in(camera.box))), corrected)
+    if not own:
+        return {"": now}
+    as_found, uncertainty = (
+        replace(region, mask=region.found.mask),
+        uncertainty_in(camera.box, prediction, scale.measure),
+    )
+    return {"As predicted": drawn(as_found, uncertainty, prediction.segmentation), "After clicks": now}
 
 
 def outlines_of(labels: np.ndarray, camera: Camera, colour_of: Callable[[int], Colour], width: float) -> list[Outline]:
@@ -143,7 +119,7 @@ def draw_plane(
     scale: Scale,
     outlines: Sequence[Outline],
     heat: Sequence[np.ndarray] | None = None,
-    marks: Sequence[Mark] = (),
+    marks: Sequence[tuple[np.ndarray, Colour]] = (),
 ) -> Image.Image:
     """Draw one plane.
 
@@ -153,7 +129,7 @@ def draw_plane(
         scale: What values look like.
         outlines: In the order in which they are drawn.
         heat: The uncertainty in each of `PLANES`, if it is to be shown.
-        marks: Drawn where they are near the plane.
+        marks: Dots, their places (LPS mm) and colours; drawn where they are near the plane.
     """
     plane = PLANES[index]
     grey = np.clip((camera.ct(plane) - scale.black) / (scale.white - scale.black), 0, 1)
@@ -170,12 +146,10 @@ def draw_plane(
         _blend(pixels, outline.colour, np.clip(outline.width / 2 + 0.5 - distance, 0, 1))
     picture = Image.fromarray(np.round(pixels).astype(np.uint8))
     _annotate(picture, plane, camera)
-    for mark in marks:
-        if abs(mark.place - camera.view.focus)[plane.normal] <= _NEAR_MM:
-            (column, row), draw = camera.pixel(plane, mark.place), ImageDraw.Draw(picture, "RGBA")
-            if max(abs(column), abs(row)) > 2 * camera.pixels:  # numbers too large to draw with
-                continue
-            for radius, fill, rim in ((7, (0, 0, 0, 150), None), (5, tuple(mark.colour), "white")):
+    for place, colour in marks:
+        if abs(place - camera.view.focus)[plane.normal] <= _NEAR_MM:
+            (column, row), draw = camera.pixel(plane, place), ImageDraw.Draw(picture, "RGBA")
+            for radius, fill, rim in ((7, (0, 0, 0, 150), None), (5, tuple(colour), "white")):
                 around = (column - radius, row - radius, column + radius, row + radius)
                 draw.ellipse(around, fill=fill, outline=rim, width=2)
     _write_numbers(picture, [(outline, outline.sections[index]) for outline in outlines if outline.number])
@@ -222,7 +196,7 @@ def _annotate(picture: Image.Image, plane: Plane, camera: Camera) -> None:
             draw.line((column, start, column, stop), fill=faint)
     places = ((12, middle), (end - 12, middle), (middle, 12), (middle, end - 13))
     for letter, place in zip(plane.letters, places, strict=True):
-        _write(draw, place, letter, "white", font(15, bold=True))
+        draw.text(place, letter, "white", font(15, bold=True), **_RIMMED)
     length_mm = next((bar for bar in _BARS_MM if bar <= camera.view.width / 4), _BARS_MM[-1])
     length = length_mm / camera.view.width * side
     words = f"{length_mm / 10:.0f} cm" if length_mm >= 10 else f"{length_mm} mm"
@@ -248,16 +222,5 @@ def _write_numbers(picture: Image.Image, numbered: Sequence[tuple[Outline, np.nd
         room = [min(np.linalg.norm(place - other) for other in taken) for place in places]
         place = next((spot for spot, free in zip(places, room, strict=True) if free > 22), places[int(np.argmax(room))])
         taken.append(place)
-        size = 12 + 2 * (outline.width > 2)
-        _write(draw, (float(place[0]), float(place[1])), outline.number, tuple(outline.colour), font(size, bold=True))
-
-
-def _write(
-    draw: ImageDraw.ImageDraw,
-    place: tuple[float, float],
-    text: str,
-    colour: str | tuple[int, ...],
-    letters: ImageFont.FreeTypeFont,
-) -> None:
-    """Letters with a dark rim."""
-    draw.text(place, text, fill=colour, font=letters, anchor="mm", stroke_width=2, stroke_fill="black")
+        letters = font(12 + 2 * (outline.width > 2), bold=True)
+        draw.text(tuple(place.tolist()), outline.number, tuple(outline.colour), letters, **_RIMMED)

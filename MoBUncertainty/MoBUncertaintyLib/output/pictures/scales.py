@@ -33,7 +33,13 @@ class Scale:
     @classmethod
     def of(cls, image: sitk.Image, settings: RegionSettings) -> Scale:
         """Make one scale for a case, and for every other case of the model unless its threshold is high."""
-        return cls(*display_range(image), settings.measure, *heat_scale(settings))
+        brightest = {
+            Measure.VARIANCE: brightest_variance(settings.variance_threshold),
+            Measure.BERNOULLI: MAX_VARIANCE,
+            Measure.ENTROPY: BRIGHTEST_ENTROPY,
+        }[settings.measure]
+        top = max(brightest, 1.5 * settings.level)  # well above the first colour
+        return cls(*display_range(image), settings.measure, settings.level, top)
 
     @property
     def measure_name(self) -> str:
@@ -59,16 +65,6 @@ def display_range(image: sitk.Image) -> tuple[float, float]:
         return CT_RANGE
     low, high = (float(value) for value in np.percentile(values, (0.5, 99.5)))
     return low, max(high, low + 1.0)
-
-
-def heat_scale(settings: RegionSettings) -> tuple[float, float]:
-    """Choose the uncertainty from which a heat map shows, and that of its last colour, well above the first."""
-    brightest = {
-        Measure.VARIANCE: brightest_variance(settings.variance_threshold),
-        Measure.BERNOULLI: MAX_VARIANCE,
-        Measure.ENTROPY: BRIGHTEST_ENTROPY,
-    }[settings.measure]
-    return settings.level, max(brightest, 1.5 * settings.level)
 
 
 def heat_colours(count: int) -> np.ndarray:

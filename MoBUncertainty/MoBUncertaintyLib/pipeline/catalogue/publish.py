@@ -28,7 +28,7 @@ from MoBUncertaintyLib.model.card import NOT_STATED, overlap, readable
 from MoBUncertaintyLib.model.card_text import LENGTH, covariance_text, score_lines, training_lines
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.output.pages.templates import make_environment
+from MoBUncertaintyLib.output.pages.templates import fill
 from MoBUncertaintyLib.pipeline.catalogue.index import INDEX_FILE, Entry, index_text, is_model_name, parse_index
 
 TEMPLATE = RESOURCES / "Report" / "model.html.jinja"
@@ -175,17 +175,12 @@ def render(model: Model, entry: Entry, published: date) -> str:
     Raises:
         OutputError: The template is not installed.
     """
-    if not TEMPLATE.is_file():
-        raise OutputError(f"The card's template {TEMPLATE} is not installed; install MoB Uncertainty again.")
-    return (
-        make_environment()
-        .from_string(TEMPLATE.read_text(encoding="utf-8"))
-        .render(
-            entry=entry,
-            sections=card_fields(model, entry, published),
-            training=[(name, text) for name, text in training_lines(model.card.training) if name],
-            css=STYLE.read_text(encoding="utf-8"),
-        )
+    return fill(
+        TEMPLATE,
+        entry=entry,
+        sections=card_fields(model, entry, published),
+        training=[(name, text) for name, text in training_lines(model.card.training) if name],
+        css=STYLE.read_text(encoding="utf-8"),
     )
 
 
