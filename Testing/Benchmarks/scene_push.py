@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.base.geometry import Grid
-from MoBUncertaintyLib.output.exchange import write_prediction
+from MoBUncertaintyLib.output.results_record import write_prediction
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.review import Review

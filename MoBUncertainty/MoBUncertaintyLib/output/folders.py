@@ -1,4 +1,7 @@
-"""A folder that is written whole or not at all, and never over anything that is not of its kind."""
+"""A folder that is written whole or not at all, and never over anything that is not of its kind.
+
+A part of it that cannot be made is a sentence, and the rest is written.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.base.errors import DiskError, OutputError
+from MoBUncertaintyLib.base.errors import (
+    NOT_ENOUGH_MEMORY,
+    Cancelled,
+    DiskError,
+    OutputError,
+    UserError,
+    is_out_of_memory,
+    reason_of,
+)
 from MoBUncertaintyLib.base.names import is_unicode, printable
 from MoBUncertaintyLib.base.publishing import (
     HIDDEN,
@@ -190,3 +201,59 @@ class FolderKind:
     def _read(self, folder: Path) -> dict[str, Any] | None:
         record = read_record(folder / self.record)
         return record if record and record.get("schema") == self.schema else None
+
+
+class Parts:
+    """The parts of an export, in a folder that exists.
+
+    Args:
+        folder: Where they are written.
+
+    Attributes:
+        warnings: What the user should know of those that were written, one sentence each.
+        problems: Which were not written, and why, one sentence each.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.warnings: list[str] = []
+        self.problems: list[str] = []
+
+    @contextmanager
+    def part(self, name: str, *files: str) -> Iterator[None]:
+        """Write a part; if it cannot be made, say so and remove its files.
+
+        Args:
+            name: Of the part, as the start of a sentence.
+            files: Names of its files, or patterns of them.
+
+        Raises:
+            OSError, OutputError: The disk is full or broken, so that nothing else can be written either.
+            Cancelled: The user has cancelled.
+        """
+        try:
+            yield
+        except (OSError, Cancelled):
+            raise
+        except Exception as error:
+            cause = error.__cause__ if isinstance(error, OutputError) else None
+            if isinstance(cause, OSError):
+                raise cause from error
+            if cause is not None:
+                raise
+            for file in (file for pattern in files for file in self.folder.glob(pattern)):
+                file.unlink()
+            self.problems.append(f"{name} was not written: {_reason(error)}")
+
+    @property
+    def sentences(self) -> list[str]:
+        """All that there is to say."""
+        return [*self.warnings, *self.problems]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if is_out_of_memory(error):
+        return NOT_ENOUGH_MEMORY
+    return f"It could not be made of this case ({reason_of(error)}); report this as a fault of the program."

@@ -29,10 +29,9 @@ from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_volume, volume_stem
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.case import Case, Source
-from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind
+from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind, Parts
 from MoBUncertaintyLib.output.formats import Format
 from MoBUncertaintyLib.output.pages.review_page import write_review_page
-from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.results_record import (
     RECORD,

@@ -15,11 +15,10 @@ from MoBUncertaintyLib.base.names import is_system_file
 from MoBUncertaintyLib.base.publishing import absolute
 from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.folders import FolderKind
+from MoBUncertaintyLib.output.folders import FolderKind, Parts
 from MoBUncertaintyLib.output.formats import DEFAULT, DICOM, Format, check_source, read_formats
 from MoBUncertaintyLib.output.pages.report_page import write_html
 from MoBUncertaintyLib.output.pages.templates import check_template
-from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.report import (
     CLICK_COLUMNS,
     COLUMNS,

@@ -1,24 +1,42 @@
-"""A results folder under review: its review, what a decisions file makes of it, and its CT."""
+"""A results folder under review: its image, and what a reader has decided outside of Slicer, in a decisions file.
+
+A decisions file is the `report.json` of an export, which holds what `Review.to_dict` makes, or written by hand:
+
+    {"schema": "mob-uncertainty review", "schema_version": 2,
+     "clicks": [{"points_ras": [[-12.5, 40.0, 7.5]], "label": "pancreas", "region": 1},
+                {"points_ras": [[-20.0, 38.5, 9.0], [-22.5, 38.5, 9.0]], "label": "background"}],
+     "regions": [{"rank": 1, "verdict": "accept", "comment": "tail of the organ"}, {"rank": 2, "verdict": "include"}],
+     "signature": {"name": "A. Reader"}}
+
+It holds the final state: first all clicks hold together, then the verdicts are given, whatever the order in the file. A
+region that was decided before some of the clicks names those that held then, `"clicks": ["c1"]`, by their `"id"`.
+Regions that it does not name stay undecided. A `report.json` is taken only as it was written, with the files of its
+export that lie beside it: one whose SHA-256 is missing or wrong is refused.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from reprlib import repr as short  # what others wrote may be long
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from MoBUncertaintyLib.base.errors import ImageError, reporting_out_of_memory
+from MoBUncertaintyLib.base.errors import ImageError, ReviewError, reporting_out_of_memory
+from MoBUncertaintyLib.base.integrity import IntegrityError, check_manifest, check_seal, is_plain_name
+from MoBUncertaintyLib.base.json_input import JsonError, is_whole, read_object
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.output.case import Case, Source
-from MoBUncertaintyLib.output.decisions import Decisions, moment_of, read_decisions, require
+from MoBUncertaintyLib.output.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.output.results_folder import Results, read_results
 from MoBUncertaintyLib.output.review_export import RECORD
-from MoBUncertaintyLib.review.record import SCHEMA_VERSION
-from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.record import BY_HAND, CLICK_ID, MAX_POINTS, SCHEMA, SCHEMA_VERSION
+from MoBUncertaintyLib.review.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.review.state import YEARS
@@ -30,6 +48,194 @@ BACKGROUND = "background"
 """What a decisions file calls the label 0, beside its value."""
 
 _SAME_PLACE_MM = 1.0  # people round
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a region lies."""
+
+    centroid_ras: Point
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a decisions file says about one region.
+
+    Attributes:
+        rank: Of the region, as found.
+        verdict: The reader's.
+        label: Value or name of the label to include as.
+        comment: The reader's.
+        region: Where it lies, if that is said.
+        clicks: Ids of those that held when it was decided; None: all.
+    """
+
+    rank: int
+    verdict: Verdict
+    label: int | str | None = None
+    comment: str = ""
+    region: Place | None = None
+    clicks: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError("'rank' must be from 1 on")
+
+
+@dataclass(frozen=True)
+class DecisionClick:
+    """A click of a decisions file; `label` is a label's value or name, `region` the rank of the region it lies in."""
+
+    points_ras: tuple[Point, ...]
+    label: int | str
+    id: str | None = None
+    time: str | None = None
+    region: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.points_ras:
+            raise ValueError("'points_ras' must be places, [R, A, S] in mm")
+        if self.id is not None and not CLICK_ID.fullmatch(self.id):
+            raise ValueError(f"'id' is {short(self.id)}, not c1, c2, ...")
+        moment_of(self.time)
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Who signs off, and when."""
+
+    name: str
+    time: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ValueError("'name' is empty")
+        moment_of(self.time)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """A decisions file, checked as far as it can be without the results.
+
+    Attributes:
+        path: The file.
+        data: Its review, as it stands.
+        entries: What it says about each region, if it was written by hand.
+        clicks: Its clicks, likewise.
+        signer: Likewise; None if it is not signed.
+    """
+
+    path: Path
+    data: dict[str, Any]
+    entries: tuple[Decision, ...] = ()
+    clicks: tuple[DecisionClick, ...] = ()
+    signer: Signer | None = None
+
+    def __post_init__(self) -> None:
+        for what, names in (
+            ("it decides region {} twice", [entry.rank for entry in self.entries]),
+            ("two of its clicks are called {}", [click.id for click in self.clicks if click.id]),
+        ):
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise ValueError(what.format(twice[0]))
+        ids = {click.id for click in self.clicks}
+        for entry in self.entries:
+            if unknown := sorted(set(entry.clicks or ()) - ids):
+                raise ValueError(f"region {entry.rank} was decided with click {short(unknown[0])}, which is not there")
+        if sum(len(click.points_ras) for click in self.clicks) > MAX_POINTS:
+            raise ValueError("it has too many clicks")
+
+
+def read_decisions(path: str | Path) -> Decisions:
+    """Read a decisions file strictly: a misspelt word must not pass for a decision that was not made.
+
+    Raises:
+        ReviewError: It cannot be read, it is no decisions file, or it has changed since an export wrote it; the message
+            says what and where.
+    """
+    path = Path(path)
+    try:
+        data: Any = read_object(path)
+        if data.get("schema") == REPORT_SCHEMA:
+            check_seal(data)
+            # Of the export's other files, those that still lie beside its record.
+            files = data.get("files") if path.name == RECORD and isinstance(data.get("files"), dict) else {}
+            beside = {name for name in files if is_plain_name(name) and (path.parent / name).exists()}
+            if beside:
+                check_manifest(path.parent, {name: files[name] for name in beside})
+            data = data.get("review")
+            require(isinstance(data, dict), path, "it holds no review")
+        require(data.get("schema") == SCHEMA, path, f'its "schema" is not "{SCHEMA}"')
+        version = data.get("schema_version")
+        known = is_whole(version) and version in (BY_HAND, SCHEMA_VERSION)
+        require(known, path, f'its "schema_version" is {short(version)}, not {BY_HAND}')
+        if version == SCHEMA_VERSION:
+            check_seal(data)
+            return Decisions(path, data)
+        return _by_hand(path, data)
+    except OSError as error:
+        raise ReviewError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except JsonError as error:
+        raise ReviewError(f"{path} cannot be used: {error}; correct it.") from error
+    except IntegrityError as error:
+        raise ReviewError(
+            f"{path} cannot be used: {error}; copy the whole export again, or write a decisions file by hand."
+        ) from error
+    except ValueError as error:
+        raise ReviewError(f"{path} cannot be used: {error}.") from error
+
+
+def _by_hand(path: Path, data: dict[str, Any]) -> Decisions:
+    entries = {name: entry for name, entry in data.items() if name not in ("schema", "schema_version")}
+    if unknown := sorted(entries.keys() - {"predicted_sha256", "regions", "clicks", "signature"}):
+        raise ValueError(f"it has an unknown entry {short(unknown[0])}")
+    if not entries.keys() & {"regions", "clicks"}:
+        raise ValueError('it has neither "regions" nor "clicks"')
+    signature = entries.get("signature")
+    return Decisions(
+        path,
+        data,
+        _read(Decision, entries.get("regions", []), "regions"),
+        _read(DecisionClick, entries.get("clicks", []), "clicks"),
+        None if signature is None else from_json(Signer, signature, "its signature"),
+    )
+
+
+def _read(kind: type[T], entries: Any, name: str) -> tuple[T, ...]:
+    """Read the entries of a list, and say in which of them something is wrong."""
+    if not isinstance(entries, list):
+        raise ValueError(f'"{name}" must be a list')
+    read = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            read.append(from_json(kind, entry))
+        except ValueError as error:
+            raise ValueError(f"entry {number} of its {name} is wrong: {error}") from error
+    return tuple(read)
+
+
+def moment_of(time: str | None) -> datetime | None:
+    """Read a time, such as 2026-05-31T14:30.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return datetime.fromisoformat(time) if time is not None else None
+    except ValueError:
+        raise ValueError(f"'time' is {short(time)}, not as 2026-05-31T14:30") from None
+
+
+def require(condition: bool, path: Path, problem: str) -> None:
+    """Refuse a decisions file.
+
+    Raises:
+        ReviewError: The condition does not hold.
+    """
+    if not condition:
+        raise ReviewError(f"{path} cannot be used: {problem}.")
 
 
 def apply_decisions(results: Results, decisions: Decisions) -> Review:

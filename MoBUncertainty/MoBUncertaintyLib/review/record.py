@@ -35,6 +35,8 @@ from MoBUncertaintyLib.review.state import YEARS, Signature, State
 
 SCHEMA = "mob-uncertainty review"
 SCHEMA_VERSION = 5
+BY_HAND = 2
+"""The version for who writes a decisions file: what was found and drawn is not in it."""
 
 Describe = Callable[[Box, np.ndarray], dict[str, Any]]
 """Describes the region that a mask is in a box, as `description.RegionDescriber` does."""

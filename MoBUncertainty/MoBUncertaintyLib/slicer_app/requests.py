@@ -13,7 +13,7 @@ from MoBUncertaintyLib.base.errors import ImageError, OutputError, reason_of
 from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.images.modality import contradictions
 from MoBUncertaintyLib.model.folder import read_channels
-from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, write_maps
+from MoBUncertaintyLib.output.results_record import KEPT, read_prediction, write_maps
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, ijkToRas, isPlaced, subjectHierarchy

@@ -18,8 +18,8 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import LostReviewError, ReviewError, SettingsError
 from MoBUncertaintyLib.base.geometry import Box, hull, intersection, occupied, shape_of, within
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
-from MoBUncertaintyLib.output.exchange import read_regions
 from MoBUncertaintyLib.output.pictures.palette import palette_beside
+from MoBUncertaintyLib.output.results_record import read_regions
 from MoBUncertaintyLib.regions.coverage import Coverage
 from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.review.description import RegionDescriber

@@ -11,9 +11,8 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import ImageError, ReviewError
 from MoBUncertaintyLib.base.geometry import Grid
-from MoBUncertaintyLib.output.exchange import make_prediction
 from MoBUncertaintyLib.output.label_record import ElsewhereError
-from MoBUncertaintyLib.output.results_record import RecordError
+from MoBUncertaintyLib.output.results_record import RecordError, make_prediction
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape

@@ -197,8 +197,8 @@ def _region_settings(request: Fields, model: Model) -> RegionSettings:
 
 
 def _hand_over(folder: Path, prediction: Prediction, regions: Regions, tell: Callable[[str, int, int], None]) -> Fields:
-    """Write the arrays, each straight from memory; see `output.exchange`."""
-    from MoBUncertaintyLib.output.exchange import write_prediction
+    """Write the arrays, each straight from memory; see `output.results_record`."""
+    from MoBUncertaintyLib.output.results_record import write_prediction
     from MoBUncertaintyLib.worker.arrays import write_array
 
     total, done = 2 + 2 * len(prediction.labels), 0
@@ -221,7 +221,7 @@ def export_review(request: Fields, report: Report) -> Fields:
     has that name too. The CT's hash, and the number of its DICOM series, tell which one it is.
 
     Args:
-        request: `ct`, {`array`, `ijk_to_ras`, `name`}; `prediction`, see `output.exchange`; `review`, from
+        request: `ct`, {`array`, `ijk_to_ras`, `name`}; `prediction`, see `output.results_record`; `review`, from
             `Review.to_dict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for
             `write_export`.
         report: Receives progress and warnings.
@@ -237,8 +237,7 @@ def export_review(request: Fields, report: Report) -> Fields:
     from MoBUncertaintyLib.base.errors import ReviewError
     from MoBUncertaintyLib.images.grid import grid_of
     from MoBUncertaintyLib.output.case import Case, Source
-    from MoBUncertaintyLib.output.exchange import read_prediction
-    from MoBUncertaintyLib.output.results_record import RecordError
+    from MoBUncertaintyLib.output.results_record import RecordError, read_prediction
     from MoBUncertaintyLib.output.review_export import write_export
     from MoBUncertaintyLib.review.review import Review
     from MoBUncertaintyLib.worker.arrays import read_volume

@@ -118,8 +118,8 @@ def open_case(request: Fields, report: Report) -> Fields:
         report: Receives the progress.
 
     Returns:
-        The entries of a prediction, see `output.exchange`; `ct`, an array's file; `ijk_to_ras`; `name`; `review`, what
-        the reader has decided so far, or null; `dicom_files`, or null.
+        The entries of a prediction, see `output.results_record`; `ct`, an array's file; `ijk_to_ras`; `name`; `review`,
+        what the reader has decided so far, or null; `dicom_files`, or null.
 
     Raises:
         UserError: The results, their image or the review cannot be read.
@@ -128,7 +128,7 @@ def open_case(request: Fields, report: Report) -> Fields:
 
     from MoBUncertaintyLib.images.grid import grid_of
     from MoBUncertaintyLib.output.cohort.reviews import read_review
-    from MoBUncertaintyLib.output.exchange import write_prediction
+    from MoBUncertaintyLib.output.results_record import write_prediction
     from MoBUncertaintyLib.output.review_files import open_case as read_case
     from MoBUncertaintyLib.worker.arrays import write_array
 
@@ -163,8 +163,8 @@ def sign_case(request: Fields, report: Report) -> Fields:
         UserError: The review is not of these results, another window has changed it, or it cannot be written.
     """
     from MoBUncertaintyLib.output.cohort.readers import check_version, export_folder, review_file, write_review
-    from MoBUncertaintyLib.output.decisions import Decisions
     from MoBUncertaintyLib.output.review_export import write_export
+    from MoBUncertaintyLib.output.review_files import Decisions
     from MoBUncertaintyLib.output.review_files import open_case as read_case
 
     report.progress(_progress("export", 0, 1))

@@ -15,9 +15,8 @@ import pytest
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.model.click_settings import ClickSettings
-from MoBUncertaintyLib.output.exchange import KEPT, read_prediction, write_prediction
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.output.results_record import RecordError, prediction_of
+from MoBUncertaintyLib.output.results_record import KEPT, RecordError, prediction_of, read_prediction, write_prediction
 from MoBUncertaintyLib.regions.prediction import Prediction
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, write_results
 

@@ -22,9 +22,9 @@ from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output import review_export
 from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.exchange import write_prediction
 from MoBUncertaintyLib.output.formats import Format
 from MoBUncertaintyLib.output.pages import report_page
+from MoBUncertaintyLib.output.results_record import write_prediction
 from MoBUncertaintyLib.output.review_export import read_export, write_export
 from MoBUncertaintyLib.worker.commands import export_review
 from support.fake_case import LEFT_KIDNEY, PANCREAS

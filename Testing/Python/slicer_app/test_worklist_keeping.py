@@ -13,8 +13,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.integrity import digest_of
 from MoBUncertaintyLib.output.cohort.readers import review_file, write_review
-from MoBUncertaintyLib.output.decisions import read_decisions
-from MoBUncertaintyLib.output.review_files import open_case
+from MoBUncertaintyLib.output.review_files import open_case, read_decisions
 from MoBUncertaintyLib.review.region import Verdict
 from support.small_panel import SHAPE, add_ct
 

@@ -143,7 +143,7 @@ def predict(mode: str, request: Fields, report: server.Report) -> Fields:
         if tile == 1:
             misbehave(mode)
     report.warning("This result is fake.")
-    from MoBUncertaintyLib.output.exchange import write_prediction
+    from MoBUncertaintyLib.output.results_record import write_prediction
     from MoBUncertaintyLib.worker.arrays import write_array
 
     provenance = {

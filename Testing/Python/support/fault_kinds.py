@@ -24,8 +24,8 @@ from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import verify
 from MoBUncertaintyLib.output import review_files
-from MoBUncertaintyLib.output.decisions import read_decisions
 from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.output.review_files import read_decisions
 from MoBUncertaintyLib.pipeline import cases as pipeline
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support import tiny

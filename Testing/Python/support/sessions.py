@@ -37,7 +37,7 @@ def begin_again(ct, **provenance):
 
 def as_answer(prediction, regions) -> dict:
     """A prediction as the worker's answer, with the arrays themselves in the places of files."""
-    from MoBUncertaintyLib.output.exchange import write_prediction
+    from MoBUncertaintyLib.output.results_record import write_prediction
 
     return write_prediction(prediction, regions, lambda _name, array: array)
 

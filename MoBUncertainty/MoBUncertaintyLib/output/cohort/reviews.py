@@ -21,8 +21,8 @@ from MoBUncertaintyLib.base.publishing import KEPT
 from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.cohort.readers import PREFIX, SUFFIX, CaseReview, reader_in_name, review_file
-from MoBUncertaintyLib.output.decisions import Decisions, read_decisions
 from MoBUncertaintyLib.output.review_export import RECORD, SEGMENTATION, checking, read_export
+from MoBUncertaintyLib.output.review_files import Decisions, read_decisions
 from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.review.record import read_mask
 from MoBUncertaintyLib.review.region import Verdict

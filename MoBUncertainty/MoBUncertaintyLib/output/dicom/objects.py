@@ -21,8 +21,8 @@ from pydicom.sr.codedict import codes
 from MoBUncertaintyLib.model.region_settings import MAX_VARIANCE
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.dicom.study import MANUFACTURER, CodedLabel, DicomSeries, Study, line, own_code, save
+from MoBUncertaintyLib.output.folders import Parts
 from MoBUncertaintyLib.output.formats import DICOM, Format, dicom_names
-from MoBUncertaintyLib.output.parts import Parts
 from MoBUncertaintyLib.output.pictures.style import brightest_variance
 from MoBUncertaintyLib.output.segment_nrrd import values_in
 from MoBUncertaintyLib.regions.prediction import Maps

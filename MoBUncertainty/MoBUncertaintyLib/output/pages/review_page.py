@@ -22,7 +22,6 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.base.geometry import Box, Grid, intersection, shape_of, widened
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.decisions import BY_HAND
 from MoBUncertaintyLib.output.pages.report_page import facts
 from MoBUncertaintyLib.output.pages.templates import PAGE_SCRIPT, PAGE_STYLE, PAGE_TEMPLATE, fill
 from MoBUncertaintyLib.output.pictures.palette import palette_beside
@@ -31,7 +30,7 @@ from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
 from MoBUncertaintyLib.output.report import build_report
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
-from MoBUncertaintyLib.review.record import SCHEMA, write_click
+from MoBUncertaintyLib.review.record import BY_HAND, SCHEMA, write_click
 from MoBUncertaintyLib.review.region import ReviewRegion
 
 NOT_ORGAN_COLOUR = "#ff5a4f"

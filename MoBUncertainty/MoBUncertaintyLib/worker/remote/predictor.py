@@ -19,7 +19,7 @@ from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.maps.members import together
 from MoBUncertaintyLib.model.card import chosen_labels
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.output.exchange import read_prediction
+from MoBUncertaintyLib.output.results_record import read_prediction
 from MoBUncertaintyLib.regions.prediction import (
     CancelledCallback,
     Prediction,
