@@ -65,16 +65,22 @@ def describe(maps: VoxelMaps, box: Box, mask: np.ndarray, grid: Grid) -> dict[st
     variance = maps.variance[:, mask].max(axis=0).astype(float)
     if not (np.isfinite(probability).all() and np.isfinite(variance).all()):
         raise ReviewError("The maps of the prediction hold values that are no numbers; predict again.")
-    index = np.argwhere(mask)
-    centroid = grid.to_ras(index.mean(axis=0) + [s.start for s in box])
-    return {
-        "centroid_ras": tuple(float(c) for c in centroid),
-        "volume_mm3": float(len(index) * grid.voxel_mm3),
+    return measure(box, mask, maps.labels, grid) | {
         "expected_error_mm3": float(expected_error(probability).sum() * grid.voxel_mm3),
         "mean_variance": float(variance.mean()),
         "max_variance": float(variance.max()),
         "mean_probability": float(np.clip(probability.sum(axis=0), 0, 1).mean()),
-        "inside_fraction": float((maps.labels[mask] > 0).mean()),
+    }
+
+
+def measure(box: Box, mask: np.ndarray, labels: np.ndarray, grid: Grid) -> dict[str, Any]:
+    """Measure where a region lies, how large it is, and how much of it the segmentation in the box has."""
+    index = np.argwhere(mask)
+    centroid = grid.to_ras(index.mean(axis=0) + [side.start for side in box])
+    return {
+        "centroid_ras": tuple(float(c) for c in centroid),
+        "volume_mm3": float(len(index) * grid.voxel_mm3),
+        "inside_fraction": float((labels[mask] > 0).mean()),
         "extent_mm": diameter(index, grid.spacing),
     }
 

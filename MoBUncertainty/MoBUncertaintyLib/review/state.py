@@ -14,11 +14,10 @@ import numpy as np
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, common_parts, intersection
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.pieces import diameter
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
-from MoBUncertaintyLib.review.description import VoxelMaps, expected_error
+from MoBUncertaintyLib.review.description import VoxelMaps, expected_error, measure
 from MoBUncertaintyLib.review.following import as_found, follow
 from MoBUncertaintyLib.review.region import Found, ReviewRegion, masks
 
@@ -188,7 +187,9 @@ def update(state: State, regions: Regions, prediction: Prediction, ids: Iterator
         if not left or (left < mask.sum() and left * prediction.grid.voxel_mm3 < regions.settings.minimum_mm3):
             continue
         if left < mask.sum():
-            region = _rest(region, box, mask, free, prediction)
+            error = region.expected_error_mm3 * float(left / mask.sum())
+            rest = measure(box, free, prediction.segmentation[box], prediction.grid)
+            region = replace(region, expected_error_mm3=error, **rest)
         number = next(number for number in range(1, 2**16) if number not in used)
         used.add(number)
         new.append(made(replace(region, number=number), box, free, regions, ids, state.clicks))
@@ -200,17 +201,3 @@ def made(
 ) -> ReviewRegion:
     """Make a region of a review as it was found."""
     return ReviewRegion(str(next(ids)), Found(region, mask, regions.settings, clicks), region, box, mask)
-
-
-def _rest(region: Region, box: Box, mask: np.ndarray, free: np.ndarray, prediction: Prediction) -> Region:
-    """Describe a region once only `free` is left of it."""
-    index, grid = np.argwhere(free), prediction.grid
-    centroid = grid.to_ras(index.mean(axis=0) + [s.start for s in box])
-    return replace(
-        region,
-        volume_mm3=float(len(index) * grid.voxel_mm3),
-        expected_error_mm3=region.expected_error_mm3 * float(len(index) / mask.sum()),
-        inside_fraction=float((prediction.segmentation[box][free] > 0).mean()),
-        centroid_ras=(float(centroid[0]), float(centroid[1]), float(centroid[2])),
-        extent_mm=diameter(index, grid.spacing),
-    )

@@ -16,7 +16,7 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.output.pictures.palette import Colour, palette_beside
-from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, View, central_voxel, extent
+from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of, png
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS
@@ -56,7 +56,7 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
     """
     segmentation, labels = prediction.segmentation, prediction.labels
     places = [(box, mask) for _, box, mask in masks(replace(regions, ranked=regions.ranked[:DRAWN_REGIONS]))]
-    camera = Camera(image, _view(image, segmentation, places), _SIDE)
+    camera = Camera(image, *_view(image, segmentation, places), _SIDE)
     scale = Scale.of(image, regions.settings)
     heat = camera.sections(uncertainty_in(camera.box, prediction, scale.measure), camera.box)
     seen = segmentation[camera.box]
@@ -71,7 +71,7 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
     draw = ImageDraw.Draw(sheet)
     for index, plane in enumerate(PLANES):
         left = _EDGE + index * (_SIDE + _GAP)
-        draw.text((left + _SIDE / 2, head - 14), plane.title(camera.view.focus), _QUIET, font(14), anchor="mm")
+        draw.text((left + _SIDE / 2, head - 14), plane.title(camera.focus), _QUIET, font(14), anchor="mm")
         for top, picture in (
             (head, draw_plane(camera, index, scale, upper)),
             (head + _SIDE + _GAP, draw_plane(camera, index, scale, lower, heat)),
@@ -93,8 +93,10 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
     Path(path).write_bytes(png(sheet))
 
 
-def _view(image: sitk.Image, segmentation: np.ndarray, places: Sequence[tuple[Box, np.ndarray]]) -> View:
-    """Choose what to show: the first region, and the organ's largest part if the region lies at it."""
+def _view(
+    image: sitk.Image, segmentation: np.ndarray, places: Sequence[tuple[Box, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Choose focus, middle and width: the first region, and the organ's largest part if the region lies at it."""
     spacing = np.array(image.GetSpacing())[::-1]
     part = _largest_part(segmentation, spacing)
     if places:
@@ -109,7 +111,7 @@ def _view(image: sitk.Image, segmentation: np.ndarray, places: Sequence[tuple[Bo
     low, high = extent(image, part)
     width = max(float((high - low).max()) + 2 * _MARGIN_MM, _SMALLEST_VIEW_MM)
     point = np.array(image.TransformIndexToPhysicalPoint(focus[::-1].tolist()))
-    return View.of(image, point, (low + high) / 2, width)
+    return point, (low + high) / 2, width
 
 
 def _largest_part(segmentation: np.ndarray, spacing: np.ndarray) -> Box | None:

@@ -50,29 +50,6 @@ PLANES = (
 )
 
 
-@dataclass(frozen=True)
-class View:
-    """What the pictures of a place show, all in LPS mm.
-
-    Attributes:
-        focus: The point that the planes go through.
-        middle: What lies in the middle of the pictures.
-        width: Of the pictures.
-    """
-
-    focus: np.ndarray
-    middle: np.ndarray
-    width: float
-
-    @classmethod
-    def of(cls, image: sitk.Image, focus: np.ndarray, middle: np.ndarray, width: float) -> View:
-        """Make a view that shows no more beyond the volume than it must: a small volume fills its pictures."""
-        low, high = extent(image, whole(image.GetSize()[::-1]))
-        width = min(width, float((high - low).max()))
-        inner = np.minimum(width / 2, (high - low) / 2)
-        return cls(focus, np.clip(middle, low + inner, high - inner), width)
-
-
 def extent(image: sitk.Image, box: Box) -> tuple[np.ndarray, np.ndarray]:
     """Smallest and largest coordinates (LPS mm) of a box of voxels, from outer corner to outer corner."""
     ends = np.array([(part.start, part.stop) for part in box[::-1]]) - 0.5
@@ -89,21 +66,29 @@ def central_voxel(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 
 class Camera:
-    """Samples the planes of a view. Only what lies around is cut out: a large CT is not touched as a whole.
+    """Samples three planes through a point. Only what lies around is cut out: a large CT is not touched as a whole.
+
+    It shows no more beyond the volume than it must: a small volume fills its pictures.
 
     Args:
         image: The CT.
-        view: What to show.
+        focus: The point that the planes go through, LPS mm.
+        middle: What should lie in the middle of the pictures, LPS mm.
+        width: How wide the pictures should be, mm.
         pixels: Of each side of a picture.
 
     Attributes:
+        focus, middle, width, pixels: As they are.
         box: The part of the volume that is seen.
     """
 
-    def __init__(self, image: sitk.Image, view: View, pixels: int) -> None:
-        self.view, self.pixels = view, pixels
+    def __init__(self, image: sitk.Image, focus: np.ndarray, middle: np.ndarray, width: float, pixels: int) -> None:
+        low, high = extent(image, whole(image.GetSize()[::-1]))
+        self.width = min(width, float((high - low).max()))
+        inner = np.minimum(self.width / 2, (high - low) / 2)
+        self.focus, self.middle, self.pixels = focus, np.clip(middle, low + inner, high - inner), pixels
         self._image = image
-        self.box = _surroundings(image, view)
+        self.box = _surroundings(image, self.middle, self.width)
         # Only looked at: a filter would share the image's voxels while other threads look at them, too.
         voxels = sitk.GetArrayViewFromImage(image)[self.box]
         self._ct = {plane: self._section(voxels, self.box, plane, _AIR) for plane in PLANES}
@@ -118,7 +103,7 @@ class Camera:
 
     def pixel(self, plane: Plane, point: np.ndarray | None = None) -> tuple[float, float]:
         """Column and row of a point (LPS mm), of the focus if not given."""
-        away = ((self.view.focus if point is None else point) - self.view.middle) / self._step
+        away = ((self.focus if point is None else point) - self.middle) / self._step
         middle = (self.pixels - 1) / 2
         return middle + float(away @ plane.right), middle + float(away @ plane.down)
 
@@ -132,12 +117,12 @@ class Camera:
 
     @property
     def _step(self) -> float:
-        return self.view.width / self.pixels
+        return self.width / self.pixels
 
     def _section(self, values: np.ndarray, box: Box, plane: Plane, outside: float) -> np.ndarray:
         right, down = np.array(plane.right, float), np.array(plane.down, float)
-        middle = self.view.middle.copy()
-        middle[plane.normal] = self.view.focus[plane.normal]
+        middle = self.middle.copy()
+        middle[plane.normal] = self.focus[plane.normal]
         corner = middle - (self.pixels - 1) / 2 * self._step * (right + down)
         direction = np.stack([right, down, np.cross(right, down)], axis=1)
         side = (self.pixels - 1) * self._step
@@ -158,9 +143,9 @@ class Camera:
         return np.asarray(sitk.GetArrayFromImage(section)[0])
 
 
-def _surroundings(image: sitk.Image, view: View) -> Box:
-    """Find the box of voxels that holds a cube about the view's middle, as far as the volume goes."""
-    corners = view.middle + view.width / 2 * (np.indices((2, 2, 2)).reshape(3, 8).T * 2 - 1)
+def _surroundings(image: sitk.Image, middle: np.ndarray, width: float) -> Box:
+    """Find the box of voxels that holds a cube about a point, as far as the volume goes."""
+    corners = middle + width / 2 * (np.indices((2, 2, 2)).reshape(3, 8).T * 2 - 1)
     box = []
     for part, size in zip(_around(image, corners), image.GetSize()[::-1], strict=True):
         start = min(max(part.start, 0), size - 1)

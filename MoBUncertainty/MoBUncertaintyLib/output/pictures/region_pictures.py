@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pictures.palette import Colour, palette_beside
-from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, View, central_voxel
+from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, central_voxel
 from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
 from MoBUncertaintyLib.regions.measure import uncertainty_in, voxel_uncertainty
 from MoBUncertaintyLib.review.region import ReviewRegion
@@ -75,7 +75,7 @@ def draw_region(case: Case, region: ReviewRegion, corrected: np.ndarray, scale: 
         points = np.array(own[-1].points_ras) * LPS_TO_RAS
         focus = points[np.linalg.norm(points - focus, axis=1).argmin()]  # a stroke may lead far away
     width = float(np.clip(region.found.region.extent_mm + 2 * _MARGIN_MM, _SMALLEST_MM, _LARGEST_MM))
-    camera = Camera(image, View.of(image, focus, focus, width), _PIXELS)
+    camera = Camera(image, focus, focus, width, _PIXELS)
     colours = {label.value: label.colour for label in prediction.labels}
     region_colour = palette_beside(colours.values()).region
     marks = [
@@ -147,7 +147,7 @@ def draw_plane(
     picture = Image.fromarray(np.round(pixels).astype(np.uint8))
     _annotate(picture, plane, camera)
     for place, colour in marks:
-        if abs(place - camera.view.focus)[plane.normal] <= _NEAR_MM:
+        if abs(place - camera.focus)[plane.normal] <= _NEAR_MM:
             (column, row), draw = camera.pixel(plane, place), ImageDraw.Draw(picture, "RGBA")
             for radius, fill, rim in ((7, (0, 0, 0, 150), None), (5, tuple(colour), "white")):
                 around = (column - radius, row - radius, column + radius, row + radius)
@@ -197,8 +197,8 @@ def _annotate(picture: Image.Image, plane: Plane, camera: Camera) -> None:
     places = ((12, middle), (end - 12, middle), (middle, 12), (middle, end - 13))
     for letter, place in zip(plane.letters, places, strict=True):
         draw.text(place, letter, "white", font(15, bold=True), **_RIMMED)
-    length_mm = next((bar for bar in _BARS_MM if bar <= camera.view.width / 4), _BARS_MM[-1])
-    length = length_mm / camera.view.width * side
+    length_mm = next((bar for bar in _BARS_MM if bar <= camera.width / 4), _BARS_MM[-1])
+    length = length_mm / camera.width * side
     words = f"{length_mm / 10:.0f} cm" if length_mm >= 10 else f"{length_mm} mm"
     half = max(length, draw.textlength(words, font(12))) / 2
     centre = end - 13 - half
