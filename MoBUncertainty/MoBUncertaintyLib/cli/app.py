@@ -367,14 +367,14 @@ def export(
     with console.reporting():
         from MoBUncertaintyLib.measurements.calibration import VolumeCalibration
         from MoBUncertaintyLib.model.click_settings import ClickSettings
-        from MoBUncertaintyLib.model.files import read_json
+        from MoBUncertaintyLib.model.files import read_file
         from MoBUncertaintyLib.model.fingerprint import Fingerprint
         from MoBUncertaintyLib.model.region_settings import read_stated
         from MoBUncertaintyLib.model.terminology import without_code
         from MoBUncertaintyLib.network.export import export as export_model
 
         def content(path: Path | None) -> dict[str, Any] | None:
-            return read_json(path) if path else None
+            return read_file(path).json() if path else None
 
         with models.export_places(output, publish, sample) as (target, catalogue):
             model = export_model(
@@ -388,9 +388,9 @@ def export(
                 training=content(training),
                 scores=content(scores),
                 regions=read_stated(region) if region else None,
-                click_settings=ClickSettings.from_dict(read_json(clicks)) if clicks else None,
-                fingerprint=Fingerprint.from_dict(read_json(fingerprint)) if fingerprint else None,
-                volume_calibration=VolumeCalibration.from_dict(read_json(intervals)) if intervals else None,
+                click_settings=ClickSettings.from_dict(read_file(clicks).json()) if clicks else None,
+                fingerprint=Fingerprint.from_dict(read_file(fingerprint).json()) if fingerprint else None,
+                volume_calibration=VolumeCalibration.from_dict(read_file(intervals).json()) if intervals else None,
                 orientation=orientation,
                 half=half,
             )

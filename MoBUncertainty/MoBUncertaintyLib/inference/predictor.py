@@ -216,8 +216,7 @@ class Predictor:
         return prediction.annotated(suitability=suitability, measures=measures).with_click_length()
 
     def close(self) -> None:
-        """Remove what a zip was unpacked to; see `Model.close`."""
-        self.model.close()
+        """Give back nothing: it holds memory alone."""
 
     @property
     def tile(self) -> tuple[int, ...]:

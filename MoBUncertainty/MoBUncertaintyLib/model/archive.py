@@ -1,7 +1,7 @@
-"""Pack a model folder to one zip file, reproducibly, and unpack untrusted ones safely. Needs no torch.
+"""Pack a model folder to one zip file, reproducibly, and read untrusted ones safely. Needs no torch.
 
-A zip of nnU-Net's training folder, as `nnUNetv2_export_model_to_zip` makes it, is unpacked too, and one of both stages
-of a cascade: the first as a folder inside the second.
+A zip of nnU-Net's training folder, as `nnUNetv2_export_model_to_zip` makes it, is read too, and one of both stages of a
+cascade: the first as a folder inside the second.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from MoBUncertaintyLib.base import json_input
 from MoBUncertaintyLib.base.errors import ModelError
-from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder
 from MoBUncertaintyLib.model.card import MODEL_FILE
-from MoBUncertaintyLib.model.files import ModelFile
-from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, first_stage_of
+from MoBUncertaintyLib.model.nnunet.plans import first_stage_of
 
 ENTRY_LIMIT = 1000
 SIZE_LIMIT = 16 * 2**30  # bytes, unpacked
 RATIO_LIMIT = 100  # times its own size to which a zip may unpack: texts reach 20, weights hardly shrink
 
 TRAINING_FILE = re.compile(r"plans\.json|dataset\.json|fold_(0|[1-9][0-9]{0,2}|all)/checkpoint_[a-z]{1,20}\.pth")
-"""Of a training folder, the files that are unpacked."""
+"""Of a training folder, the files that are read."""
 
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
+FIRST_STAGE = "first_stage"
+"""Folder of a cascade's first stage inside that of the second, in a zip or in what was sent."""
 
 
 def pack(folder: Path, names: Iterable[str], target: Path) -> None:
@@ -49,60 +50,27 @@ def pack(folder: Path, names: Iterable[str], target: Path) -> None:
                 shutil.copyfileobj(source, packed, 2**20)
 
 
-def read_file(path: Path, name: str) -> bytes:
-    """Read a JSON file of a zipped model without unpacking the rest, up to one byte more than is allowed.
-
-    Raises:
-        ModelError: See `unpack`.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(_members(archive, str(path))[name]) as file:
-            return file.read(json_input.SIZE_LIMIT + 1)
-    except _ZIP_ERRORS as error:
-        raise _damaged(str(path), error) from error
-
-
-def list_files(path: Path) -> list[str]:
-    """List the names that the files of a zipped model have in it.
-
-    Raises:
-        ModelError: See `unpack`.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return list(_members(archive, str(path)))
-    except _ZIP_ERRORS as error:
-        raise _damaged(str(path), error) from error
-
-
-def holds_training_folder(path: Path) -> bool:
-    """Whether a file is a zip of nnU-Net's training folder."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "model.json" not in _members(archive, str(path))
-    except (*_ZIP_ERRORS, ModelError):
-        return False
-
-
-def unpack(path: Path) -> Path:
-    """Unpack a zipped model into a new private temporary folder, which the caller removes (`remove_private_folder`).
-
-    Only the files of a model are unpacked; a single folder around them is allowed, around a training folder several.
+@contextmanager
+def open_member(path: Path, name: str) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a file of a zipped model, and tell its size in bytes.
 
     Raises:
         ModelError: The zip is damaged, too large, holds unsafe names or links, or no model.
     """
-    folder = make_private_folder("mob-model")
-    try:
-        unpack_into(folder, path, str(path))
-    except BaseException:
-        remove_private_folder(folder)
-        raise
-    return folder
+    with _opened(path, str(path)) as (archive, members), archive.open(members[name]) as file:
+        yield file, members[name].file_size
+
+
+def list_files(path: Path) -> list[str]:
+    """List the names that the files of a zipped model have in it; errors as for `open_member`."""
+    with _opened(path, str(path)) as (_, members):
+        return list(members)
 
 
 def unpack_into(folder: Path, path: Path, where: str) -> None:
-    """Unpack a zipped model into an empty folder.
+    """Unpack the files of a zipped model into an empty folder.
+
+    A single folder around them is allowed, around a training folder several.
 
     Args:
         folder: Where its files go.
@@ -110,27 +78,34 @@ def unpack_into(folder: Path, path: Path, where: str) -> None:
         where: The zip, as the user knows it, for messages.
 
     Raises:
-        ModelError: See `unpack`; what was unpacked by then is left.
+        ModelError: See `open_member`; what was unpacked by then is left.
     """
+    with _opened(path, where) as (archive, members):
+        for name, entry in members.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(entry) as source, target.open("xb") as unpacked:
+                shutil.copyfileobj(source, unpacked, 2**20)
+
+
+@contextmanager
+def _opened(path: Path, where: str) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+    """Open a zipped model, and list its files by their names in it."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, where)
+            # zipfile never reads more of an entry than the size that is added up here.
             needed = sum(entry.file_size for entry in members.values())
             if needed > SIZE_LIMIT:
                 raise ModelError(f"{where} would unpack to more than {SIZE_LIMIT >> 20} MB; this is not a model.")
             if needed > RATIO_LIMIT * path.stat().st_size:
                 raise ModelError(f"{where} would unpack to {RATIO_LIMIT} times its size; this is not a model.")
-            if needed > shutil.disk_usage(folder).free:
-                raise ModelError(
-                    f"There is no room to unpack {where} ({needed >> 20} MB in {folder.parent}); free some."
-                )
-            for name, entry in members.items():
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                # zipfile never reads more than the size that was added up above.
-                with archive.open(entry) as source, target.open("xb") as unpacked:
-                    shutil.copyfileobj(source, unpacked, 2**20)
-    except _ZIP_ERRORS as error:
+            yield archive, members
+    except KeyError as error:
+        raise ModelError(f"{where} lacks {error.args[0]}; copy or download the model again.") from error
+    except json_input.JsonError as error:
+        raise ModelError(f"plans.json in {where} cannot be used: {error}; export the model again.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
         raise _damaged(where, error) from error
 
 
@@ -175,7 +150,7 @@ def _stages(archive: zipfile.ZipFile, roots: Sequence[PurePosixPath], where: str
         if str(second / "plans.json") not in archive.namelist():
             continue
         with archive.open(str(second / "plans.json")) as file:
-            plans = ModelFile("plans.json", where, file.read(json_input.SIZE_LIMIT + 1)).json()
+            plans = json_input.parse_object(file.read(json_input.SIZE_LIMIT + 1))
         if (name := first_stage_of(second.name, plans)) and first == second.with_name(name):
             return {"": second, f"{FIRST_STAGE}/": first}
     raise ModelError(f"{where} holds more than one model; unpack it, and choose the folder of one.")

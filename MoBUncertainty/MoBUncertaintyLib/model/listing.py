@@ -10,14 +10,13 @@ from pathlib import Path
 
 from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.base.resources import RESOURCES, installed_models
-from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import Fold, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.model.folder import read_card, read_channels, read_dataset, read_plans
+from MoBUncertaintyLib.model.files import ModelFiles, content_of
+from MoBUncertaintyLib.model.folder import read_card, read_channels
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
-from MoBUncertaintyLib.model.nnunet.results import folds_in
-from MoBUncertaintyLib.model.nnunet.training_folder import licence
+from MoBUncertaintyLib.model.nnunet.training_folder import licence, trained_folds
 
 MODELS_FOLDER = RESOURCES / "Models"
 """The models that ship with the extension."""
@@ -53,18 +52,14 @@ class ListedModel:
         if self.card:
             return tuple(label.name for label in self.card.labels)
         with suppress(ModelError):
-            return tuple(check_dataset(read_dataset(self.path)).values())
+            return tuple(check_dataset(content_of(self.path, "dataset.json")).values())
         return ()
 
     @cached_property
     def folds(self) -> tuple[Fold, ...]:
         """Its trained folds; none where that cannot be read."""
-        if self.card:
-            return folds_in(self.card.files)
         with suppress(ModelError, OSError):
-            if self.path.is_file():
-                return folds_in(archive.list_files(self.path))
-            return folds_in(f"{file.parent.name}/{file.name}" for file in self.path.glob("fold_*/*"))
+            return trained_folds(self.card.files if self.card else ModelFiles.of(self.path).names)
         return ()
 
     @cached_property
@@ -72,12 +67,16 @@ class ListedModel:
         """Whether its variance is more than the disagreement of tiles and folds."""
         if self.card:
             return self.card.covariance.kind is not Covariance.DETERMINISTIC
-        return "covariance" in read_plans(self.path)
+        return "covariance" in content_of(self.path, "plans.json")
 
     @cached_property
     def licence(self) -> str:
         """Licence of its weights."""
-        return self.card.licence if self.card else licence(read_dataset(self.path), self.path)
+        return (
+            self.card.licence
+            if self.card
+            else licence(content_of(self.path, "dataset.json"), totalsegmentator.number_of(self.path))
+        )
 
     def is_called(self, name: str) -> bool:
         """Whether a name is that of its card or of its file, with or without suffix; upper and lower case are one."""

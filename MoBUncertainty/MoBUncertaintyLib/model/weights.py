@@ -149,17 +149,36 @@ def read_checkpoint(file: ModelFile) -> Checkpoint:
     Raises:
         ModelError: The file asks for code, is damaged, or is not a checkpoint of nnU-Net.
     """
-    return _interpret(load_checkpoint(file), file)
+    import torch
 
-
-def checkpoint_file(path: Path, where: str = "") -> ModelFile:
-    """Read `fold_K/checkpoint_*.pth` of a training folder, which the user knows as `where`.
-
-    Raises:
-        ModelError: It cannot be read or is too large.
-    """
-    results = path.parents[1]
-    return ModelFile.read(results, f"{path.parent.name}/{path.name}", where or str(results), WEIGHTS_LIMIT)
+    content = load_checkpoint(file)
+    lacking = f"{file} is not a checkpoint of nnU-Net: it lacks "
+    for key, kind in (("network_weights", dict), ("init_args", dict), ("trainer_name", str)):
+        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+            raise ModelError(f"{lacking}'{key}'.")
+    configuration = content["init_args"].get("configuration")
+    if not isinstance(configuration, str):
+        raise ModelError(f"{lacking}the name of its configuration.")
+    weights: StateDict = {}
+    for name, tensor in content["network_weights"].items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ModelError(f"{lacking}proper 'network_weights'.")
+        # DataParallel and torch.compile put their own prefix before the network's names.
+        name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
+        name = name if name.startswith(("backbone.", "head.")) else f"backbone.{name}"
+        weights[name] = tensor
+    axes = content.get("inference_allowed_mirroring_axes")
+    epoch, temperature = content.get("current_epoch"), content.get("temperature")
+    return Checkpoint(
+        weights=_singles(weights, file),
+        configuration=configuration,
+        trainer="".join(filter(str.isprintable, content["trainer_name"]))[:100],
+        epoch=epoch if isinstance(epoch, int) else 0,
+        mirror_axes=tuple(a for a in axes if isinstance(a, int) and 0 <= a <= 2)
+        if isinstance(axes, (tuple, list))
+        else (),
+        temperature=temperature if isinstance(temperature, float) and math.isfinite(temperature) else None,
+    )
 
 
 def load_checkpoint(file: ModelFile) -> Any:
@@ -231,38 +250,6 @@ def _check_archive(file: ModelFile) -> None:
         pickled = entry.filename.endswith("data.pkl")
         if entry.compress_type != zipfile.ZIP_STORED or (pickled and entry.file_size > PICKLE_LIMIT):
             raise ValueError(entry.filename)
-
-
-def _interpret(content: Any, file: ModelFile) -> Checkpoint:
-    import torch
-
-    lacking = f"{file} is not a checkpoint of nnU-Net: it lacks "
-    for key, kind in (("network_weights", dict), ("init_args", dict), ("trainer_name", str)):
-        if not isinstance(content, dict) or not isinstance(content.get(key), kind):
-            raise ModelError(f"{lacking}'{key}'.")
-    configuration = content["init_args"].get("configuration")
-    if not isinstance(configuration, str):
-        raise ModelError(f"{lacking}the name of its configuration.")
-    weights: StateDict = {}
-    for name, tensor in content["network_weights"].items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise ModelError(f"{lacking}proper 'network_weights'.")
-        # DataParallel and torch.compile put their own prefix before the network's names.
-        name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
-        name = name if name.startswith(("backbone.", "head.")) else f"backbone.{name}"
-        weights[name] = tensor
-    axes = content.get("inference_allowed_mirroring_axes")
-    epoch, temperature = content.get("current_epoch"), content.get("temperature")
-    return Checkpoint(
-        weights=_singles(weights, file),
-        configuration=configuration,
-        trainer="".join(filter(str.isprintable, content["trainer_name"]))[:100],
-        epoch=epoch if isinstance(epoch, int) else 0,
-        mirror_axes=tuple(a for a in axes if isinstance(a, int) and 0 <= a <= 2)
-        if isinstance(axes, (tuple, list))
-        else (),
-        temperature=temperature if isinstance(temperature, float) and math.isfinite(temperature) else None,
-    )
 
 
 def _nnunet_globals() -> list[Any]:

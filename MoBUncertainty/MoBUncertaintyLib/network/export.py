@@ -16,6 +16,7 @@ from MoBUncertaintyLib.base.names import is_unicode, printable
 from MoBUncertaintyLib.base.publishing import absolute, reserve
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import Fold, ModelCard
+from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.folder import Model, load_folder, load_model
 from MoBUncertaintyLib.model.weights import write_weights
 
@@ -53,7 +54,7 @@ def export(
     """
     model = load_model(source, checkpoint, folds)
     check_exportable(model)
-    if checkpoint and "model.json" in model.digests:
+    if checkpoint and not model.files.trained:
         raise ModelError(f"{source} has no checkpoint to choose; leave it out, or export the training folder.")
     training = model.card.training
     divided = {} if temperature == 1 else {"temperature": training.get("temperature", 1.0) * temperature}
@@ -116,7 +117,7 @@ def write_model(
                 write_weights(folder / files[-1], dict(state), half)
             card = replace(card, files={name: file_digest(folder / name) for name in files})
             _write_json(folder / "model.json", card.to_json())
-            load_folder(folder, target)
+            load_folder(ModelFiles(target, folder, trained=False))
             if folder != partial:
                 archive.pack(folder, ["model.json", *files], partial / target.name)
         except (ValueError, TypeError) as error:

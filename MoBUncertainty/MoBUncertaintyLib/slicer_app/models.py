@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.base.resources import installed_models
-from MoBUncertaintyLib.model.folder import is_trained, model_of
+from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.listing import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import installed_weights
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
@@ -70,7 +70,7 @@ def addModel(path: Path | str) -> ListedModel:
     Raises:
         ModelError: The model cannot be used.
     """
-    path = model_of(Path(path).absolute())
+    path = ModelFiles.of(Path(path).absolute()).path
     listed = _listed(path)
     if listed.problem:
         raise ModelError(listed.problem)
@@ -101,5 +101,8 @@ def _keep(paths: list[Path]) -> None:
 
 
 def _listed(path: Path) -> ListedModel:
-    # What a training folder is stands in a checkpoint, which torch alone can read: the worker will.
-    return ListedModel(path, None) if is_trained(path) else ListedModel.of(path)
+    try:
+        # What a training folder is stands in a checkpoint, which torch alone can read: the worker will.
+        return ListedModel(path, None) if ModelFiles.of(path).trained else ListedModel.of(path)
+    except ModelError as error:
+        return ListedModel(path, None, str(error))

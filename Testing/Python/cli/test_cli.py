@@ -402,14 +402,14 @@ def test_export_passes_every_option_to_the_card(tmp_path: Path) -> None:
     options += ["--region", "depth_mm=1.5", "--region", "length_mm=20"]
     done = run("export", raw, "--output", tmp_path / "model.zip", "--checkpoint", "checkpoint_final.pth", *options)
     assert done.exit_code == 0, done.output
-    with load_model(tmp_path / "model.zip") as model:
-        card = model.card
-        assert (card.name, card.task, card.licence, card.orientation) == ("Exported", "Organ in CT", "CC0", "RAS")
-        assert card.scores == {"dice": 0.9}
-        assert card.regions == {"depth_mm": 1.5, "length_mm": 20}
-        assert card.training["who"] == "a test"
-        assert model.folds == (1,)
-        assert card.covariance.kind is Covariance.DETERMINISTIC
+    model = load_model(tmp_path / "model.zip")
+    card = model.card
+    assert (card.name, card.task, card.licence, card.orientation) == ("Exported", "Organ in CT", "CC0", "RAS")
+    assert card.scores == {"dice": 0.9}
+    assert card.regions == {"depth_mm": 1.5, "length_mm": 20}
+    assert card.training["who"] == "a test"
+    assert model.folds == (1,)
+    assert card.covariance.kind is Covariance.DETERMINISTIC
 
 
 @pytest.mark.parametrize(

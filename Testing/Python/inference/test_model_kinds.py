@@ -17,7 +17,7 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference.draws import draws
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
-from MoBUncertaintyLib.model.folder import Model, is_trained, load_model, read_card, read_channels
+from MoBUncertaintyLib.model.folder import Model, load_model, read_card, read_channels
 from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
@@ -154,11 +154,10 @@ def test_a_zip_a_file_and_the_folder_around_it_lead_to_the_training_folder(tmp_p
         assert load_model(path).digest == model.digest
     (model.path / "fold_0" / "progress.png").write_bytes(b"png")
     zipped = Path(shutil.make_archive(str(tmp_path / "exported"), "zip", tmp_path / "nnUNet_results"))
-    with load_model(zipped) as packed:
-        assert packed.digest == model.digest and packed.path == zipped
-        assert read_card(zipped) == packed.card
-        found = predict(make_mr(), packed, SETTINGS).segmentation
-    assert np.array_equal(found, predict(make_mr(), model, SETTINGS).segmentation)
+    packed = load_model(zipped)
+    assert packed.digest == model.digest and packed.path == zipped
+    assert read_card(zipped) == packed.card
+    assert np.array_equal(*(predict(make_mr(), each, SETTINGS).segmentation for each in (packed, model)))
     done = run("--json", "inspect", zipped)
     assert json.loads(done.stdout)["channels"] == ["MR"]
     shutil.copytree(model.path, outer / "nnUNetTrainer__nnUNetPlans__3d_lowres")
@@ -325,10 +324,10 @@ def test_both_stages_of_a_cascade_are_one_model_in_a_folder_in_a_zip_and_when_se
     expected = predict(image, model, SETTINGS)
     assert load_model(model.path.parent).digest == model.digest
     zipped = Path(shutil.make_archive(str(tmp_path / "cascade"), "zip", tmp_path, "Dataset001_Tiny"))
-    assert (read_channels(zipped), is_trained(zipped)) == (model.channels, True)
-    with load_model(zipped) as found:
-        assert found.digest == model.digest
-        assert np.array_equal(predict(image, found, SETTINGS).segmentation, expected.segmentation)
+    assert read_channels(zipped) == model.channels
+    packed = load_model(zipped)
+    assert packed.files.trained and packed.digest == model.digest
+    assert np.array_equal(predict(image, packed, SETTINGS).segmentation, expected.segmentation)
     sent = ModelFiles.of(model.path)
     monkeypatch.setattr(models, "kept_models", lambda: tmp_path / "kept")
     copies = {name: Path(shutil.copy(file, tmp_path / str(n))) for n, (name, file) in enumerate(sent.files.items())}

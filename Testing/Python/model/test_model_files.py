@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model import weights
-from MoBUncertaintyLib.model.files import ModelFile, read_json
+from MoBUncertaintyLib.model.files import ModelFile, ModelFiles, read_file
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import load_network, verify
 from support import tiny
@@ -82,23 +82,21 @@ def test_recorded_digest_is_that_of_what_was_used(model: Path, raw: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["model.json", "plans.json", "dataset.json"])
-def test_what_is_swapped_amid_the_opening_is_not_read(model: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_what_is_swapped_during_the_opening_is_not_read(
+    model: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """Each is read once, so that there is nothing between its check and its use."""
-    digests, plans = load_model(model).digests, load_model(model).plans
-    read = ModelFile.read.__func__
+    expected, read = load_model(model), ModelFiles.read
 
-    def swap(cls: type, root: Path, wanted: str, *arguments: Any) -> ModelFile:
-        file = read(cls, root, wanted, *arguments)
-        (root / name).write_text("{}")
+    def swap(files: ModelFiles, wanted: str, *arguments: Any) -> ModelFile:
+        file = read(files, wanted, *arguments)
+        if wanted == name:
+            (model / name).write_text("{}")
         return file
 
-    monkeypatch.setattr(ModelFile, "read", classmethod(swap))
-    if name != "model.json":
-        monkeypatch.setattr(
-            ModelFile, "read", classmethod(lambda cls, r, n, *a: (swap if n == name else read)(cls, r, n, *a))
-        )
+    monkeypatch.setattr(ModelFiles, "read", swap)
     opened = load_model(model)
-    assert (opened.digests, opened.plans) == (digests, plans)
+    assert (opened.files.digests, opened.plans) == (expected.files.digests, expected.plans)
 
 
 # --- files that are none of a model -----------------------------------------------------------------------------------
@@ -107,7 +105,7 @@ def test_what_is_swapped_amid_the_opening_is_not_read(model: Path, monkeypatch: 
 def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "scores.json")
     with pytest.raises(ModelError):
-        read_json(tmp_path / "scores.json")
+        read_file(tmp_path / "scores.json")
 
 
 def _checkpoint(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], Path]:

@@ -167,13 +167,13 @@ def test_the_card_of_a_local_model_states_its_length_the_learned_one_where_it_wa
 def test_a_stock_folder_gives_its_last_epoch_and_a_fine_tuned_one_its_best(results: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(results, tmp_path / "copied")
     best, final = (copied / "fold_0" / f"checkpoint_{name}.pth" for name in ("best", "final"))
-    assert load_model(copied).sources[0].name == final.name
-    assert load_model(copied, best.name).sources[0].name == best.name
+    assert load_model(copied).weights[0] == f"fold_0/{final.name}"
+    assert load_model(copied, best.name).weights[0] == f"fold_0/{best.name}"
     control = asdict(CovarianceSpec(Covariance.DETERMINISTIC))
     edit(copied / "plans.json", lambda content: content.update(covariance=control))
-    assert load_model(copied).sources[0].name == best.name
+    assert load_model(copied).weights[0] == f"fold_0/{best.name}"
     best.unlink()
-    assert load_model(copied).sources[0].name == final.name
+    assert load_model(copied).weights[0] == f"fold_0/{final.name}"
     with pytest.raises(ModelError):
         export(copied, tmp_path / "out", checkpoint=best.name)
     with pytest.raises(ModelError):

@@ -230,17 +230,17 @@ def write_reviews(folder: Path, model: Path, temperature: float, count: int) -> 
 def test_new_model_divides_mean_and_deviation_of_the_logits(model: Path, tmp_path: Path, engine: str) -> None:
     before = load_model(model).digest
     made = calibrate_model(model, [write_reviews(tmp_path / "reviews", model, 1.6, 5)], tmp_path / "new.zip")
-    with made.model as new:
-        old = load_model(model)
-        assert old.digest == before != new.digest
-        assert new.card.name == "Tiny, calibrated"
-        told = new.card.training["calibration"]
-        assert (told["reviews"], told["of"]) == (5, f"Tiny, {before}")
-        assert told["nll"][1] < told["nll"][0]
-        assert new.card.training["temperature"] == made.calibration.fit.temperature
-        settings = PredictionSettings(engine=engine, device="cpu", precision="float32", overlap=0)
-        image = tiny.make_ct((24, 24, 24))
-        both = [Predictor(each, settings).predict(image, exact=True) for each in (old, new)]
+    new = made.model
+    old = load_model(model)
+    assert old.digest == before != new.digest
+    assert new.card.name == "Tiny, calibrated"
+    told = new.card.training["calibration"]
+    assert (told["reviews"], told["of"]) == (5, f"Tiny, {before}")
+    assert told["nll"][1] < told["nll"][0]
+    assert new.card.training["temperature"] == made.calibration.fit.temperature
+    settings = PredictionSettings(engine=engine, device="cpu", precision="float32", overlap=0)
+    image = tiny.make_ct((24, 24, 24))
+    both = [Predictor(each, settings).predict(image, exact=True) for each in (old, new)]
     (m, s), (divided, square) = (logits_of(each.probability[0].ravel(), each.variance[0].ravel()) for each in both)
     sure = np.abs(m) < 6
     for one, other in ((m, divided), (np.sqrt(s), np.sqrt(square))):  # but where several tiles are blended

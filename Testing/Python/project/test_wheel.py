@@ -65,7 +65,7 @@ def test_what_is_installed_finds_its_model_template_and_sample(wheel: Path, tmp_
         "from MoBUncertaintyLib.output.pages.templates import check_template\n"
         f"assert demo.__file__.startswith({str(tmp_path)!r})\n"
         "check_template()\n"
-        "with folder.load_model(listing.find_model(listing.DEMO_MODEL)) as model: model.state_dict(model.folds[0])\n"
+        "folder.load_model(listing.find_model(listing.DEMO_MODEL)).state_dict(0)\n"
         "sys.exit(not (demo.SAMPLE_DATA / 'PhantomCT.nii.gz').is_file())\n"
     )
     command = [sys.executable, "-c", program]

@@ -135,9 +135,7 @@ def _kills(folder: Path, count: int) -> Kinds:
         "predict --overwrite": command(_predict(folder, results, "--overwrite"), results, _use_results),
         "review": command(_review(folder, review), review, partial(_use_review, folder)),
         "review --overwrite": command(_review(folder, review, "--overwrite"), review, partial(_use_review, folder)),
-        "export": command(
-            ("export", str(folder / "raw"), "--output", str(model)), model, lambda path: load_model(path).close()
-        ),
+        "export": command(("export", str(folder / "raw"), "--output", str(model)), model, load_model),
     }
     # What is to be overwritten is there from the run that must not be overwritten.
     return {

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.model.card import ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.model.files import ModelFile
+from MoBUncertaintyLib.model.files import read_file
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.model.weights import read_weights, write_weights
@@ -277,7 +277,7 @@ def _network(covariance: CovarianceSpec, classes: int) -> StochasticNetwork:
 
 @lru_cache(maxsize=1)
 def _trained_backbone() -> dict[str, Tensor]:
-    stored = read_weights(ModelFile.read(WEIGHTS.parent, WEIGHTS.name, "the tests"))
+    stored = read_weights(read_file(WEIGHTS))
     return {name: value.float() for name, value in stored.items()}
 
 

@@ -64,9 +64,8 @@ def test_a_training_ends_with_its_time_and_leaves_a_model(workspace, capsys):
     header, *rows = (results / "fold_0" / "progress.csv").read_text().splitlines()
     assert header.startswith("epoch,minutes,cross_entropy,dice,steps,validation_loss,validation_dice,dice_organ 1")
     assert len(rows) == 3
-    with load_model(results) as model:
-        assert model.card.training["trainer"] == "BudgetTrainer"
-        assert model.card.mirror_axes == ()
+    card = load_model(results).card
+    assert card.training["trainer"] == "BudgetTrainer" and card.mirror_axes == ()
     tuned = tune(results, CovarianceSpec.of_kind(Covariance.DIAGONAL))
     assert json.loads((tuned / "plans.json").read_text())["deterministic_budget"]["minutes"] == 0.05
 
@@ -81,8 +80,7 @@ def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkey
         patch.setattr(BudgetTrainer, "on_epoch_start", stop)
         train_deterministic(1, PLANS, BUDGET, CPU)
     folder = workspace / "results" / NAME / f"BudgetTrainer__{PLANS}__{CONFIGURATION}" / "fold_0"
-    with load_model(folder.parent, checkpoint="checkpoint_best.pth") as usable:
-        assert len(usable.card.labels) == 2
+    assert len(load_model(folder.parent, checkpoint="checkpoint_best.pth").card.labels) == 2
     stored = torch.load(folder / LATEST, weights_only=False)
     logged = stored["logging"]
     spent = logged["epoch_end_timestamps"][0] - logged["epoch_start_timestamps"][0]
@@ -260,8 +258,7 @@ def test_every_stage_trains_on_cases_that_lack_labels(workspace, monkeypatch):
     assert drawn
     tuned = tune(stock, CovarianceSpec.of_kind(Covariance.DIAGONAL), temperature_scaling=True)
     for folder in (results, stock, tuned):
-        with load_model(folder) as model:
-            assert all(torch.isfinite(value).all() for value in model.state_dict(0).values())
+        assert all(torch.isfinite(value).all() for value in load_model(folder).state_dict(0).values())
 
 
 def test_a_heads_batch_counts_a_missing_label_as_background(workspace):

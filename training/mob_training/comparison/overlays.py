@@ -134,16 +134,16 @@ def draw_case(
     image, truth = read_image(files[case][0]).image, read_volume(files[case][1])
     index, sections, names, channel = None, [], [], ""
     for path in models:
-        with load_model(path) as model:
-            check_labels(Path(dataset), model.card.labels)
-            predictor = Predictor(model, settings)
-            scored = ScoredCase.of(predictor.predict(image), truth)
-            drawn = draw_volumes(predictor, image, samples) if samples else []
-            channel = channel or str(next(iter(model.dataset["channel_names"].values())))
-            described = describe_run(model, Path(dataset))
-            name, seed = described["model"], described["seed"]
-            names.append((name, f"{name}, {model.path.name if seed is None else f'seed {seed}'}"))
-            certain = model.card.covariance.kind is Covariance.DETERMINISTIC
+        model = load_model(path)
+        check_labels(Path(dataset), model.card.labels)
+        predictor = Predictor(model, settings)
+        scored = ScoredCase.of(predictor.predict(image), truth)
+        drawn = draw_volumes(predictor, image, samples) if samples else []
+        channel = channel or str(next(iter(model.dataset["channel_names"].values())))
+        described = describe_run(model, Path(dataset))
+        name, seed = described["model"], described["seed"]
+        names.append((name, f"{name}, {model.path.name if seed is None else f'seed {seed}'}"))
+        certain = model.card.covariance.kind is Covariance.DETERMINISTIC
         index = worst_slice(scored, image, view) if index is None else index
         section = _section(scored, lambda array, at=index: _cut(_lps(array, image), view, at))
         shown = tuple(_cut(_lps(sample, image), view, index) for sample in drawn)

@@ -94,28 +94,28 @@ def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None 
     except ValueError as error:
         raise SettingsError(f"{str(error).capitalize()}.") from error
     settings = replace(SETTINGS, schedule=Schedule.of(options.epochs, options.iterations, options.seed))
-    with load_model(files.model) as model:
-        plans, raw = _prepare(model, files, options)
-        if local:
-            spec = replace(spec, length_mm=starting_length(_spacing(model, plans)))
-        trained = {fold: _train(model, plans, fold, spec, settings, options.device) for fold in model.folds}
-        heads = [(fold, load_model(folder)) for fold, folder in trained.items()]
-        first = heads[0][1].card
-        shared = fit_shared(trained[model.folds[0]], raw) if fit_shared and local else 0.0
-        temperature = float(np.mean([read_card(_start(fold)).training["temperature"] for fold in model.folds]))
-        head = first.training | {"cases": _count(raw)}
-        card = replace(
-            model.card,
-            covariance=replace(first.covariance, shared_fraction=shared),
-            training=model.card.training | {"covariance_head": head, "temperature": temperature},
-            # What was measured of the model without a head.
-            scores={},
-            fingerprint=None,
-            volume_calibration=None,
-        )
-        weights = ((fold, fitting_weights(planned_network(head), head, 0)) for fold, head in heads)
-        half = is_half(fitting_weights(planned_network(model), model, model.folds[0]))
-        return write_model(files.output, card, model.plans, model.dataset, weights, half)
+    model = load_model(files.model)
+    plans, raw = _prepare(model, files, options)
+    if local:
+        spec = replace(spec, length_mm=starting_length(_spacing(model, plans)))
+    trained = {fold: _train(model, plans, fold, spec, settings, options.device) for fold in model.folds}
+    heads = [(fold, load_model(folder)) for fold, folder in trained.items()]
+    first = heads[0][1].card
+    shared = fit_shared(trained[model.folds[0]], raw) if fit_shared and local else 0.0
+    temperature = float(np.mean([read_card(_start(fold)).training["temperature"] for fold in model.folds]))
+    head = first.training | {"cases": _count(raw)}
+    card = replace(
+        model.card,
+        covariance=replace(first.covariance, shared_fraction=shared),
+        training=model.card.training | {"covariance_head": head, "temperature": temperature},
+        # What was measured of the model without a head.
+        scores={},
+        fingerprint=None,
+        volume_calibration=None,
+    )
+    weights = ((fold, fitting_weights(planned_network(head), head, 0)) for fold, head in heads)
+    half = is_half(fitting_weights(planned_network(model), model, model.folds[0]))
+    return write_model(files.output, card, model.plans, model.dataset, weights, half)
 
 
 def correlate_head(files: Files, options: Attachment, fit_shared: FitShared | None = None) -> Model:
@@ -132,29 +132,29 @@ def correlate_head(files: Files, options: Attachment, fit_shared: FitShared | No
         OutputError: The output exists already or cannot be written.
     """
     check_new(files.output)
-    with load_model(files.model) as model:
-        if model.card.covariance.kind is Covariance.DETERMINISTIC:
-            raise SettingsError(f"{model.card.name} has no covariance head to keep; leave --keep-head out.")
-        plans, raw = _prepare(model, files, options)
-        spacing = _spacing(model, plans)
-        start = [length / step for length, step in zip(starting_length(spacing), spacing, strict=True)]
-        contrasts = list(_informative(model, plans, options.seed, select_device(options.device)))
-        z, y, x = (round(length * step, 3) for length, step in zip(fit_lengths(contrasts, start), spacing, strict=True))
-        print(f"correlation length: {z} x {y} x {x} mm")
-        spec = replace(model.card.covariance, scope=Scope.LOCAL, length_mm=(z, y, x), learn_length=False)
-        weights = {fold: fitting_weights(planned_network(model), model, fold) for fold in model.folds}
-        for own in weights.values():
-            own.pop("head.log_length", None)  # that a head of the scope `local` has learned
-        half, folder = is_half(weights[model.folds[0]]), _results() / "correlated"
+    model = load_model(files.model)
+    if model.card.covariance.kind is Covariance.DETERMINISTIC:
+        raise SettingsError(f"{model.card.name} has no covariance head to keep; leave --keep-head out.")
+    plans, raw = _prepare(model, files, options)
+    spacing = _spacing(model, plans)
+    start = [length / step for length, step in zip(starting_length(spacing), spacing, strict=True)]
+    contrasts = list(_informative(model, plans, options.seed, select_device(options.device)))
+    z, y, x = (round(length * step, 3) for length, step in zip(fit_lengths(contrasts, start), spacing, strict=True))
+    print(f"correlation length: {z} x {y} x {x} mm")
+    spec = replace(model.card.covariance, scope=Scope.LOCAL, length_mm=(z, y, x), learn_length=False)
+    weights = {fold: fitting_weights(planned_network(model), model, fold) for fold in model.folds}
+    for own in weights.values():
+        own.pop("head.log_length", None)  # that a head of the scope `local` has learned
+    half, folder = is_half(weights[model.folds[0]]), _results() / "correlated"
 
-        def write(place: Path, shared: float, training: dict[str, Any]) -> Model:
-            card = replace(model.card, covariance=replace(spec, shared_fraction=shared), training=training)
-            return write_model(place, card, model.plans, model.dataset, weights.items(), half)
+    def write(place: Path, shared: float, training: dict[str, Any]) -> Model:
+        card = replace(model.card, covariance=replace(spec, shared_fraction=shared), training=training)
+        return write_model(place, card, model.plans, model.dataset, weights.items(), half)
 
-        shutil.rmtree(folder, ignore_errors=True)
-        shared = fit_shared(write(folder, 0.0, model.card.training).path, raw) if fit_shared else 0.0
-        correlation = {"cases": _count(raw), "seed": options.seed}
-        return write(files.output, shared, model.card.training | {"correlation": correlation})
+    shutil.rmtree(folder, ignore_errors=True)
+    shared = fit_shared(write(folder, 0.0, model.card.training).path, raw) if fit_shared else 0.0
+    correlation = {"cases": _count(raw), "seed": options.seed}
+    return write(files.output, shared, model.card.training | {"correlation": correlation})
 
 
 def _count(raw: Path) -> int:

@@ -105,8 +105,7 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         """
         if not self.was_initialized:
             self.initialize()
-        with load_model(model, folds=(self.fold,)) as loaded:
-            stored = loaded.state_dict(self.fold)
+        stored = load_model(model, folds=(self.fold,)).state_dict(self.fold)
         name = "backbone."
         weights = {key.removeprefix(name): value for key, value in stored.items() if key.startswith(name)}
         try:

@@ -21,9 +21,10 @@ from MoBUncertaintyLib.base.errors import Cancelled, ModelError, SettingsError
 from MoBUncertaintyLib.base.publishing import write_file
 from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
+from MoBUncertaintyLib.model.files import read_file
 from MoBUncertaintyLib.model.nnunet.dataset import has_regions
 from MoBUncertaintyLib.model.nnunet.training_folder import FINAL
-from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
+from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, load_checkpoint
 
 # Number of processes that prepare patches; zero is repeatable to the last bit, but slower.
 AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
@@ -161,7 +162,7 @@ def _to_resume(trainer: DeterministicTrainer) -> Path | None:
         if not path.exists():
             continue
         try:
-            stored = load_checkpoint(checkpoint_file(path))["init_args"]
+            stored = load_checkpoint(read_file(path, WEIGHTS_LIMIT))["init_args"]
             same = _settings(wanted) in (_settings(stored), scaled and _settings(stored, temperature_scaling=True))
         except (ModelError, LookupError, TypeError, AttributeError) as error:
             trainer.print_to_log_file(f"{name} is not used: {error}")

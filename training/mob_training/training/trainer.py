@@ -31,8 +31,9 @@ from MoBUncertaintyLib.base.publishing import write_file
 from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.inference.devices import autocast, wide_precision
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.files import read_file
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST
-from MoBUncertaintyLib.model.weights import checkpoint_file, load_checkpoint
+from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, load_checkpoint
 from MoBUncertaintyLib.network.backbone import divide_logits
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 
@@ -226,7 +227,7 @@ class FineTuningTrainer(TermsTrainer):
     def _scale_best(self) -> None:
         """Divide the logits of the kept epoch, once, however often the end of the training is reached."""
         best = Path(self.output_folder, BEST)
-        checkpoint = load_checkpoint(checkpoint_file(best))
+        checkpoint = load_checkpoint(read_file(best, WEIGHTS_LIMIT))
         if "temperature" in checkpoint:
             return
         network = self.unwrapped_network

@@ -53,4 +53,5 @@ def together(models: Sequence[Model]) -> Model:
     name = f"{lead.card.name[:70].rstrip()}, ensemble of {len(models)}"
     card = replace(lead.card, name=name, fingerprint=None, volume_calibration=None)
     digest = hashlib.sha256("".join(model.digest for model in models).encode()).hexdigest()
-    return Model(card, lead.plans, lead.dataset, lead.path, lead.sources, {"model.json": digest})
+    files = replace(lead.files, trained=False, digests={"model.json": digest})
+    return Model(card, lead.plans, lead.dataset, lead.weights, files)

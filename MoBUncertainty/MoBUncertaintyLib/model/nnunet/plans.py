@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Set
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -117,7 +118,8 @@ def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
         ModelError: They are so; the message says which.
     """
     planned = resolve(plans, configuration)
-    if previous_stage(planned) is not None and previous_stage(resolve(plans, planned["previous_stage"])) is not None:
+    previous = previous_stage(plans, configuration)
+    if previous is not None and previous_stage(plans, previous) is not None:
         raise _unusable("it has a cascade of more than two stages")
     patch = _numbers(planned, "patch_size", 1, MAX_PATCH, whole=True)
     spacing = _numbers(planned, "spacing", *SPACING_RANGE)
@@ -172,19 +174,34 @@ def resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
     return resolved
 
 
-def previous_stage(planned: dict[str, Any]) -> str | None:
+def previous_stage(plans: dict[str, Any], configuration: str) -> str | None:
     """Return the configuration whose label map a second stage of a cascade takes as input; None: it is no such stage.
 
-    Args:
-        planned: A configuration with what it inherits.
-
     Raises:
-        ModelError: It does not name one.
+        ModelError: There is no such configuration, or it does not name one.
     """
-    previous = planned.get("previous_stage")
+    previous = resolve(plans, configuration).get("previous_stage")
     if previous is not None and not isinstance(previous, str):
         raise _unusable("'previous_stage' must be the name of a configuration")
     return previous
+
+
+def beside(name: str, configuration: str) -> str:
+    """Name the training folder of another configuration that lies beside one, TRAINER__PLANS__CONFIGURATION."""
+    return f"{name.rpartition('__')[0]}__{configuration}"
+
+
+def first_stage_of(name: str, plans: dict[str, Any]) -> str | None:
+    """Name the training folder of a cascade's first stage, beside that of the second; None: it is no second stage.
+
+    Args:
+        name: Of the training folder, as nnU-Net names it.
+        plans: Content of its `plans.json`, unchecked.
+    """
+    with suppress(ModelError):
+        previous = previous_stage(plans, name.rpartition("__")[2])
+        return beside(name, previous) if previous else None
+    return None
 
 
 def _check_axes(plans: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from MoBUncertaintyLib.base.errors import ModelError
-from MoBUncertaintyLib.model.nnunet.results import is_training_folder
+from MoBUncertaintyLib.model.files import is_training_folder
 
 PREFIX = "totalsegmentator:"
 """Of the name of a model, before the data set's number."""
@@ -77,21 +77,15 @@ def find_weights(name: str) -> Path:
 
 def name_of(folder: Path) -> str | None:
     """Return the name of the model whose training folder this is; None: it is not TotalSegmentator's."""
-    return (
-        next((name for name, path in installed_weights().items() if path == folder), None) if is_its(folder) else None
-    )
+    if number_of(folder) is None:
+        return None
+    return next((name for name, path in installed_weights().items() if path == folder), None)
 
 
-def is_its(folder: Path) -> bool:
-    """Whether a training folder lies among TotalSegmentator's weights."""
+def number_of(folder: Path) -> int | None:
+    """Return the number of the data set of a training folder of TotalSegmentator's; None: it is not among these."""
     folder = folder.absolute()
-    return folder.parent.parent == weights_folder() and _number(folder.parent) is not None
-
-
-def licence_of(folder: Path) -> str | None:
-    """Return the licence of a training folder of TotalSegmentator's; None: it is not known, or the folder another's."""
-    number = _number(folder.absolute().parent)
-    return LICENCES.get(number) if number and is_its(folder) else None
+    return _number(folder.parent) if folder.parent.parent == weights_folder() else None
 
 
 def _number(data_set: Path) -> int | None:

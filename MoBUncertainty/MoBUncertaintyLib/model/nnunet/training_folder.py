@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from MoBUncertaintyLib.base.errors import ModelError
@@ -13,15 +12,15 @@ from MoBUncertaintyLib.base.json_input import is_whole
 from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.model.card import NOT_STATED, Fold, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.model.files import ModelFile
+from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, resolve
-from MoBUncertaintyLib.model.nnunet.results import find_checkpoints
 from MoBUncertaintyLib.model.terminology import describe_labels
-from MoBUncertaintyLib.model.weights import checkpoint_file, read_checkpoint
+from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint
 
 FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
+WEIGHTS = "weights.safetensors"
 
 SIZES = ("kernel_sizes", "strides", "conv_kernel_sizes", "pool_op_kernel_sizes")
 """Of each stage; the last two in plans written before nnU-Net 2.4."""
@@ -29,38 +28,40 @@ OPERATORS = ("conv_op", "norm_op", "dropout_op")
 
 
 def open_training_folder(
-    folder: Path, checkpoint: str | None = None, folds: Sequence[Fold] | None = None, path: Path | None = None
-) -> tuple[ModelCard, dict[str, Any], dict[str, Any], dict[Fold, Path], dict[str, str]]:
+    files: ModelFiles, checkpoint: str | None = None, folds: Sequence[Fold] | None = None
+) -> tuple[ModelCard, dict[str, Any], dict[str, Any], dict[Fold, str]]:
     """Read a training folder.
 
     The covariance is the extra entry `covariance` of `plans.json`; a stock folder has none and is deterministic.
 
     Args:
-        folder: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
-        checkpoint: File name; None: the last epoch of a stock training, with which nnU-Net predicts and a fine-tuning
-            starts, and the best epoch of a fine-tuning; where that is missing, the other one.
-        folds: None: all that are trained.
-        path: The folder, or the zip of it, as the user knows it; None: `folder`.
+        files: `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
+        checkpoint: File name. Default: the last epoch of a stock training, with which nnU-Net predicts and a
+            fine-tuning starts, and the best epoch of a fine-tuning; where that is missing, the other one.
+        folds: Default: all that are trained.
 
     Returns:
-        Card, plans, dataset, the checkpoint of each fold, and the SHA-256 of each file that was read, by its name.
+        Card, plans, dataset, and the name of the checkpoint of each fold.
 
     Raises:
         ModelError: It is damaged, unsafe or incomplete.
     """
-    path = path or folder
-    where = str(path)
-    read = [ModelFile.read(folder, name, where) for name in ("plans.json", "dataset.json")]
-    plans, dataset = (file.json() for file in read)
+    path, plans, dataset = files.path, files.plans, files.dataset
+    number = totalsegmentator.number_of(path)
     preferred = (BEST, FINAL) if "covariance" in plans else (FINAL, BEST)
-    sources = find_checkpoints(folder, preferred if checkpoint is None else (checkpoint,), folds, where)
-    read.append(checkpoint_file(next(iter(sources.values())), where))
-    trained = read_checkpoint(read[-1])
+    weights = _choose_checkpoints(files, preferred if checkpoint is None else (checkpoint,), folds)
+    first = files.read(next(iter(weights.values())), WEIGHTS_LIMIT)
+    trained = read_checkpoint(first)
     plans = in_3d(plans, trained.configuration)
     planned = check_plans(plans, trained.configuration)
     names = check_dataset(dataset, len(planned["normalization_schemes"]))
     channels = [_text(name) for name in channel_names(dataset)]
     data_set = _text(plans.get("dataset_name")) or path.parent.name
+    orientation = dataset.get("orientation")  # which `mob-training` states
+    if orientation is None and number is not None:
+        orientation = totalsegmentator.ORIENTATION
+    elif orientation is None and str(plans.get("image_reader_writer")).endswith("WithReorient"):
+        orientation = "RAS"  # other readers of nnU-Net's keep the stored axes
     try:
         spec = plans.get("covariance")
         covariance = CovarianceSpec(Covariance.DETERMINISTIC)
@@ -75,7 +76,7 @@ def open_training_folder(
             labels=describe_labels(names, covered_values(dataset)),
             covariance=covariance,
             configuration=trained.configuration,
-            orientation=_orientation(plans, dataset, path),
+            orientation=orientation,
             spacing=image_spacing(plans, planned),
             mirror_axes=tuple(axis + 3 - len(planned["spacing"]) for axis in trained.mirror_axes),
             training={
@@ -83,17 +84,65 @@ def open_training_folder(
                 "cases": dataset.get("numTraining"),
                 "trainer": trained.trainer,
                 "plans": _text(plans.get("plans_name")),
-                "checkpoint": next(iter(sources.values())).name,
+                "checkpoint": first.name.rpartition("/")[2],
                 "epochs": trained.epoch,
                 # How `mob-training finetune` trained; stock folders have no such entry.
                 **({"finetuning": plans["finetuning"]} if "finetuning" in plans else {}),
                 **({} if trained.temperature is None else {"temperature": trained.temperature}),
             },
-            licence=licence(dataset, path),
+            licence=licence(dataset, number),
         )
     except (ValueError, TypeError) as error:
-        raise ModelError(f"The training folder {where} cannot be used: {error}.") from error
-    return card, plans, dataset, sources, {file.name: file.sha256 for file in read}
+        raise ModelError(f"The training folder {path} cannot be used: {error}.") from error
+    return card, plans, dataset, weights
+
+
+def trained_folds(names: Iterable[str]) -> tuple[Fold, ...]:
+    """Return the folds of a model by the names of its files: the numbered ones or, if there are none, `all`."""
+    names = tuple(names)
+    return next((usual for file in (WEIGHTS, FINAL, BEST) if (usual := _usual(_folds_with(names, file)))), ())
+
+
+def _choose_checkpoints(files: ModelFiles, preferred: Sequence[str], folds: Sequence[Fold] | None) -> dict[Fold, str]:
+    """Choose the checkpoint of each fold, with the same file name for all.
+
+    Args:
+        files: Of the training folder.
+        preferred: File names, best first; the first that all the folds have is taken.
+        folds: Folds to use. Default: all numbered folds that have the first of `preferred` that any has (which leaves
+            out a fold that is still being trained) or, if there are none, `fold_all`.
+
+    Raises:
+        ModelError: A fold, or every fold, has no such checkpoint.
+    """
+    if folds is not None and not folds:
+        raise ModelError("No fold was chosen; choose at least one.")
+    having = {name: _folds_with(files.names, name) for name in preferred}
+    for name, there in having.items():
+        chosen = folds or _usual(there)
+        if chosen and set(chosen) <= set(there):
+            return {fold: f"fold_{fold}/{name}" for fold in chosen}
+    trained = dict.fromkeys(fold for there in having.values() for fold in there)
+    if not trained:
+        raise ModelError(f"{files.path} has no fold with {' or '.join(preferred)}; train the model first.")
+    if missing := [fold for fold in folds or () if fold not in trained]:
+        there_are = ", ".join(map(str, trained))
+        raise ModelError(f"{files.path} has no trained fold {missing[0]} (there is: {there_are}).")
+    raise ModelError(
+        f"The folds of {files.path} have no checkpoint of the same name; choose folds that are all trained."
+    )
+
+
+def _folds_with(names: Iterable[str], file: str) -> list[Fold]:
+    """List the folds that have a file; the numbered ones in order, and then `all`."""
+    matches = (re.fullmatch(rf"fold_(0|[1-9][0-9]{{0,2}}|all)/{re.escape(file)}", name) for name in names)
+    folds = {match[1] for match in matches if match}
+    return [*sorted(int(fold) for fold in folds - {"all"}), *(folds & {"all"})]
+
+
+def _usual(folds: Sequence[Fold]) -> tuple[Fold, ...]:
+    """Leave out `all` beside numbered folds."""
+    return tuple(fold for fold in folds if fold != "all") or tuple(folds)
 
 
 def in_3d(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
@@ -137,20 +186,10 @@ def _stages(sizes: list[Any]) -> list[Any]:
     ]
 
 
-def licence(dataset: dict[str, Any], path: Path) -> str:
-    """Return the licence of the weights, as the data set or TotalSegmentator states it."""
+def licence(dataset: dict[str, Any], number: int | None) -> str:
+    """Return the licence of the weights, as the data set states it or, for its number, TotalSegmentator."""
     own = _text(dataset.get("licence")) or _text(dataset.get("license"))
-    return own or totalsegmentator.licence_of(path) or NOT_STATED
-
-
-def _orientation(plans: dict[str, Any], dataset: dict[str, Any], path: Path) -> str | None:
-    """Return what `mob-training` wrote, or RAS for nnU-Net's reorienting readers; others keep the stored axes."""
-    orientation: str | None = dataset.get("orientation")
-    if orientation is not None:
-        return orientation
-    if totalsegmentator.is_its(path):
-        return totalsegmentator.ORIENTATION
-    return "RAS" if str(plans.get("image_reader_writer")).endswith("WithReorient") else None
+    return own or totalsegmentator.LICENCES.get(number or 0, NOT_STATED)
 
 
 def _text(value: Any) -> str:

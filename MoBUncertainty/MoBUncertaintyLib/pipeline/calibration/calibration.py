@@ -198,33 +198,33 @@ def calibrate_model(
         Cancelled: `cancelled` said so; nothing is written.
     """
     check_new(output)
-    with load_model(find_model(model)) as old:
-        check_model(old.card)
-        check_exportable(old)
-        paths = [*map(Path, folders)]
-        labelled = [folder for folder in paths if holds_labels(folder)]
-        reviews = find_reviews(folder for folder in paths if folder not in labelled)
-        reads: list[Callable[[], SiteCase]] = [partial(read_review, folder, old.digest) for folder in reviews]
-        if labelled:  # only that needs the network
-            from MoBUncertaintyLib.inference.predictor import Predictor
+    old = load_model(find_model(model))
+    check_model(old.card)
+    check_exportable(old)
+    paths = [*map(Path, folders)]
+    labelled = [folder for folder in paths if holds_labels(folder)]
+    reviews = find_reviews(folder for folder in paths if folder not in labelled)
+    reads: list[Callable[[], SiteCase]] = [partial(read_review, folder, old.digest) for folder in reviews]
+    if labelled:  # only that needs the network
+        from MoBUncertaintyLib.inference.predictor import Predictor
 
-            predictor = Predictor(old, PredictionSettings(device=device))
-            reads += predicted_cases(labelled, predictor, progress or (lambda _: None), cancelled or (lambda: False))
-        cases, refused = gather(reads)
-        try:
-            calibration = calibrate(cases, old.card)
-        except CalibrationError as error:
-            raise CalibrationError(" ".join([str(error), *refused])) from error
-        written = export(
-            old.path,
-            output,
-            name=name or old.card.name[: LONGEST_NAME - len(ADDED_NAME)].rstrip() + ADDED_NAME,
-            training={"calibration": calibration.description(old.card, old.digest)},
-            regions=calibration.regions,
-            click_settings=calibration.click_settings,
-            fingerprint=calibration.fingerprint,
-            volume_calibration=calibration.intervals.calibration if calibration.intervals else None,
-            temperature=calibration.fit.temperature,
-            half=None,
-        )
+        predictor = Predictor(old, PredictionSettings(device=device))
+        reads += predicted_cases(labelled, predictor, progress or (lambda _: None), cancelled or (lambda: False))
+    cases, refused = gather(reads)
+    try:
+        calibration = calibrate(cases, old.card)
+    except CalibrationError as error:
+        raise CalibrationError(" ".join([str(error), *refused])) from error
+    written = export(
+        old.path,
+        output,
+        name=name or old.card.name[: LONGEST_NAME - len(ADDED_NAME)].rstrip() + ADDED_NAME,
+        training={"calibration": calibration.description(old.card, old.digest)},
+        regions=calibration.regions,
+        click_settings=calibration.click_settings,
+        fingerprint=calibration.fingerprint,
+        volume_calibration=calibration.intervals.calibration if calibration.intervals else None,
+        temperature=calibration.fit.temperature,
+        half=None,
+    )
     return CalibratedModel(written, calibration, refused)

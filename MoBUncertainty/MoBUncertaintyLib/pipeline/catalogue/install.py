@@ -19,6 +19,7 @@ from MoBUncertaintyLib.base.publishing import absolute, content_of, reserve, wit
 from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE
+from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.folder import load_folder
 from MoBUncertaintyLib.model.listing import MODELS_FOLDER, ListedModel, list_models
 from MoBUncertaintyLib.pipeline.catalogue.index import Entry
@@ -98,7 +99,7 @@ def install(
         progress(Progress("install", 0, 1))
         unpacked.mkdir()
         archive.unpack_into(unpacked, packed, place.address(entry.file))
-        model = load_folder(unpacked, target)
+        model = load_folder(ModelFiles(target, unpacked, trained=False))
         if model.digest != entry.digest or model.card.licence != entry.licence:
             raise CatalogueError(
                 f"{place.address(entry.file)} holds another model, or licence, than the catalogue says; "

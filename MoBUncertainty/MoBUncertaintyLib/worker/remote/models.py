@@ -21,11 +21,12 @@ from MoBUncertaintyLib.base.integrity import file_digest, is_plain_name
 from MoBUncertaintyLib.base.publishing import reserve, withdraw
 from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.inference.graph_cache import cache_folder
-from MoBUncertaintyLib.model.archive import TRAINING_FILE
+from MoBUncertaintyLib.model import files as model_files
+from MoBUncertaintyLib.model.archive import FIRST_STAGE, TRAINING_FILE
 from MoBUncertaintyLib.model.card import MODEL_FILE
-from MoBUncertaintyLib.model.folder import model_of, read_card, read_plans
+from MoBUncertaintyLib.model.folder import read_card
 from MoBUncertaintyLib.model.listing import MODELS_FOLDER, find_model, list_models
-from MoBUncertaintyLib.model.nnunet.results import FIRST_STAGE, first_stage_of, is_training_folder
+from MoBUncertaintyLib.model.nnunet.plans import first_stage_of
 
 KEPT = 20
 """Models that were sent and are kept."""
@@ -56,11 +57,12 @@ class ModelFiles:
         Raises:
             ModelError: It cannot be read.
         """
-        path = model_of(path)
+        source = model_files.ModelFiles.of(path)
+        path = source.path
         try:
             if path.is_file():
                 return cls(path.name, {ZIP: file_digest(path)}, {ZIP: path})
-            if is_training_folder(path):
+            if source.trained:
                 files = _training_files(path.absolute())
                 return cls(path.name, {name: file_digest(file) for name, file in files.items()}, files)
             card = path / "model.json"
@@ -156,7 +158,7 @@ def _folders() -> Iterator[Path]:
 
 def _training_files(folder: Path) -> dict[str, Path]:
     """List the files of a training folder by their names in the model and, of a cascade, those of its first stage."""
-    beside = first_stage_of(folder.name, read_plans(folder))
+    beside = first_stage_of(folder.name, model_files.content_of(folder, "plans.json"))
     stages = {"": folder, f"{FIRST_STAGE}/": folder.with_name(beside) if beside else folder / FIRST_STAGE}
     return {
         place + name: file
