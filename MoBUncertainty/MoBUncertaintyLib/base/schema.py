@@ -5,10 +5,12 @@ Needs only the standard library, since cards and catalogues are read before anyt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -20,6 +22,44 @@ T = TypeVar("T")
 
 _NOUNS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 _NOUNS |= {Path: "text", tuple: "a list", dict: "an object", Mapping: "an object"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a field may have, stated with its type: `Annotated[float, Range(above=0, most=20)]`.
+
+    Attributes:
+        least, most: Bounds that are in it.
+        above, below: Bounds that are not.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, number: float) -> bool:
+        return self.least <= number <= self.most and self.above < number < self.below
+
+    def __str__(self) -> str:
+        bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+
+
+def out_of_range(record: Any) -> str | None:
+    """Say which field of a dataclass is outside its `Range`, in a phrase; None: none is. None is in all ranges."""
+    for name, bounds in _ranges(type(record)).items():  # type: ignore[arg-type]  # a class is hashable
+        value = getattr(record, name)
+        if value is not None and value not in bounds:
+            return f"{name} must be {bounds}, not {value}"
+    return None
+
+
+@lru_cache
+def _ranges(kind: type) -> dict[str, Range]:
+    hints = get_type_hints(kind, include_extras=True)
+    metadata = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {name: bounds for name, extras in metadata.items() for bounds in extras if isinstance(bounds, Range)}
 
 
 def from_json(kind: type[T], data: Any, what: str = "it") -> T:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.base.schema import from_json
+from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range
 
 DEFAULT_PRIOR_DEVIATION = 1.0
 """Of the logit, where there is no variance, or the model has no covariance, and its card states none: between what
@@ -44,22 +44,16 @@ class ClickSettings:
         SettingsError: A value is not a number, or out of range.
     """
 
-    length_mm: float | None = None
-    strength: float = 32.0
-    variance_strength: float = 32.0
-    prior_deviation: float | None = None
-    sharpening: float = 1.0
-    resolved_fraction: float = 0.25
+    length_mm: Annotated[float | None, Range(above=0, most=100)] = None
+    strength: Annotated[float, Range(above=0, most=1e4)] = 32.0
+    variance_strength: Annotated[float, Range(above=0, most=1e4)] = 32.0
+    prior_deviation: Annotated[float | None, Range(above=0, most=20)] = None
+    sharpening: Annotated[float, Range(0, 20)] = 1.0
+    resolved_fraction: Annotated[float, Range(above=0, most=1)] = 0.25
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.name in ("length_mm", "prior_deviation"):
-                continue
-            none = field.name == "sharpening" and value == 0
-            if not (none or 0 < value <= LARGEST[field.name]):
-                least, most = "at least 0" if field.name == "sharpening" else "above 0", f"{LARGEST[field.name]:g}"
-                raise SettingsError(f"Clicks: {field.name} must be {least} and at most {most}, not {value}.")
+        if problem := out_of_range(self):
+            raise SettingsError(f"Clicks: {problem}.")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClickSettings:
@@ -92,14 +86,3 @@ def size_mm(volumes_ml: Iterable[float]) -> float | None:
     """
     volumes = [each for each in volumes_ml if each > 0]
     return 10 * median(volumes) ** (1 / 3) if volumes else None
-
-
-LARGEST = {
-    "length_mm": 100.0,
-    "strength": 1e4,
-    "variance_strength": 1e4,
-    "prior_deviation": 20.0,
-    "sharpening": 20.0,
-    "resolved_fraction": 1.0,
-}
-"""Each setting is at most this, and above 0; `sharpening` may be 0."""

@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from MoBUncertaintyLib.base.schema import Range, out_of_range
 
 LENGTH_RANGE = (0.01, 1000.0)
 """Shortest and longest correlation length, mm."""
@@ -95,30 +97,24 @@ class CovarianceSpec:
     """
 
     kind: Covariance = Covariance.MIXTURE_OF_BASES
-    rank: int = 16
-    bases: int = 3
-    partitions: int = 4
+    rank: Annotated[int, Range(1, 256)] = 16
+    bases: Annotated[int, Range(1, 256)] = 3
+    partitions: Annotated[int, Range(1, 256)] = 4
     scope: Scope = Scope.VOXEL
     assignment: Assignment = Assignment.HARD
     length_mm: tuple[float, float, float] | None = None
     learn_length: bool = False
-    shared_fraction: float = 0.0
+    shared_fraction: Annotated[float, Range(0, below=1)] = 0.0
     keep_probability: bool = False
-    deep: int = 0
+    deep: Annotated[int, Range(0, 9)] = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "bases", "partitions"):
-            if not 1 <= getattr(self, name) <= 256:
-                raise ValueError(f"{name} must be a whole number from 1 to 256, not {getattr(self, name)}")
+        if problem := out_of_range(self):
+            raise ValueError(problem)
         if self.kind is Covariance.LOW_RANK and self.scope is Scope.VOXEL:
             raise ValueError("the scope of the low-rank model must be local, partition or tile, not voxel")
-        if not 0 <= self.deep <= 9:
-            raise ValueError(f"deep must be a whole number from 0 to 9, not {self.deep!r}")
         if self.deep and self.kind is Covariance.DETERMINISTIC:
             raise ValueError("the deterministic model has no head that could see more features")
-        self._check_length()
-
-    def _check_length(self) -> None:
         local = self.scope is Scope.LOCAL
         if local and self.kind is Covariance.DETERMINISTIC:
             raise ValueError("the deterministic model has no noise, so its scope cannot be local")
@@ -126,8 +122,6 @@ class CovarianceSpec:
             raise ValueError("the scope local needs length_mm" if local else "length_mm is for the scope local")
         if self.learn_length and not local:
             raise ValueError("learn_length is for the scope local")
-        if not 0 <= self.shared_fraction < 1:
-            raise ValueError(f"shared_fraction must be a number from 0 to below 1, not {self.shared_fraction}")
         if self.shared_fraction and not local:
             raise ValueError("shared_fraction is for the scope local")
         low, high = LENGTH_RANGE

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.base.schema import from_json
+from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range
 
 MAX_VARIANCE = 0.25
 """That a probability can have; p (1 - p) is no larger, either."""
 
 MAX_MM = 1000.0
 """Of lengths: the window of one that is much longer than a body takes all memory."""
-
-MAX_NUMBER = 1e9
-"""Of the other numbers."""
 
 
 class Measure(StrEnum):
@@ -70,44 +67,20 @@ class RegionSettings:
     """
 
     measure: Measure = Measure.VARIANCE
-    threshold: float | None = None
-    excess: float = 1.2
-    depth_mm: float = 2.0
-    window_mm: float = 4.0
-    grow_mm: float = 12.0
-    minimum_error: float = 0.1
-    length_mm: float = 60.0
-    minimum_mm3: float = 20.0
-    variance_threshold: float = DEFAULT_THRESHOLD[Measure.VARIANCE]
-    max_regions: int | None = None
+    threshold: Annotated[float | None, Range(above=0, most=1e9)] = None
+    excess: Annotated[float, Range(above=0, most=1e9)] = 1.2
+    depth_mm: Annotated[float, Range(0, MAX_MM)] = 2.0
+    window_mm: Annotated[float, Range(above=0, most=MAX_MM)] = 4.0
+    grow_mm: Annotated[float, Range(0, MAX_MM)] = 12.0
+    minimum_error: Annotated[float, Range(0, below=1)] = 0.1
+    length_mm: Annotated[float, Range(above=0, most=MAX_MM)] = 60.0
+    minimum_mm3: Annotated[float, Range(0, 1e9)] = 20.0
+    variance_threshold: Annotated[float, Range(above=0, below=MAX_VARIANCE)] = DEFAULT_THRESHOLD[Measure.VARIANCE]
+    max_regions: Annotated[int | None, Range(1, 1e9)] = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            number, limit = getattr(self, field.name), MAX_MM if field.name.endswith("_mm") else MAX_NUMBER
-            if isinstance(number, int | float) and not abs(number) <= limit:  # neither is NaN
-                raise SettingsError(
-                    f"Doubtful regions: {field.name} must be a number and at most {limit:g}, not {number}."
-                )
-        if not 0 < self.variance_threshold < MAX_VARIANCE:
-            raise SettingsError(
-                f"Doubtful regions: variance_threshold must be between 0 and {MAX_VARIANCE}, the maximum that the "
-                f"variance of a probability can be, not {self.variance_threshold}."
-            )
-        if not 0 <= self.minimum_error < 1:
-            raise SettingsError(
-                f"Doubtful regions: minimum_error must be at least 0 and below 1, not {self.minimum_error}."
-            )
-        positive = {"threshold": self.level} | {
-            name: getattr(self, name) for name in ("excess", "window_mm", "length_mm")
-        }
-        for name, number in positive.items():
-            if not number > 0:
-                raise SettingsError(f"Doubtful regions: {name} must be above 0, not {number}.")
-        for name in ("depth_mm", "grow_mm", "minimum_mm3"):
-            if not getattr(self, name) >= 0:
-                raise SettingsError(f"Doubtful regions: {name} must not be negative, but is {getattr(self, name)}.")
-        if self.max_regions is not None and self.max_regions < 1:
-            raise SettingsError("Doubtful regions: max_regions must be at least 1, or None for all.")
+        if problem := out_of_range(self):
+            raise SettingsError(f"Doubtful regions: {problem}.")
 
     @property
     def level(self) -> float:

@@ -47,32 +47,34 @@ def stretch(contrast: Tensor, variance: Tensor) -> Tensor:
 
 
 class Loading(ABC):
-    """L_n in R^(C x R) at every voxel n, stored in the cheapest form."""
-
-    @property
-    @abstractmethod
-    def rank(self) -> int:
-        """R, the number of columns."""
+    """L_n in R^(C x R) at every voxel n, stored in the cheapest form, from which some results are cheaper as well."""
 
     @abstractmethod
     def dense(self) -> Tensor:
         """Compute the loading itself, (B, C, R, *S)."""
 
-    @abstractmethod
+    @property
+    def rank(self) -> int:
+        """R, the number of columns."""
+        return self.dense().shape[2]
+
     def gram(self) -> Tensor:
         """Compute L_n L_n^T, (B, C, C, *S)."""
+        dense = self.dense()
+        return torch.einsum("bcr...,bdr...->bcd...", dense, dense)
 
-    @abstractmethod
     def contrast_variance(self, one: int = 1, other: int = 0) -> Tensor:
         """Compute |L_1 - L_0|^2, (B, *S): the loading's part of the variance of eta_1 - eta_0, or of two others."""
+        return self.contrast_rows(one, other).square().sum(dim=1)
 
-    @abstractmethod
     def contrast_rows(self, one: int = 1, other: int = 0) -> Tensor:
         """Compute L_1 - L_0, (B, R, *S): the loading of eta_1 - eta_0, or of two others."""
+        dense = self.dense()
+        return dense[:, one] - dense[:, other]
 
-    @abstractmethod
     def apply(self, z: Tensor) -> Tensor:
         """Compute L_n z_n: z (k, B, R, *S), with axes of length one where voxels share a draw -> (k, B, C, *S)."""
+        return torch.einsum("bcr...,kbr...->kbc...", self.dense(), z)
 
 
 @dataclass
@@ -81,24 +83,8 @@ class DenseLoading(Loading):
 
     values: Tensor
 
-    @property
-    def rank(self) -> int:
-        return self.values.shape[2]
-
     def dense(self) -> Tensor:
         return self.values
-
-    def gram(self) -> Tensor:
-        return torch.einsum("bcr...,bdr...->bcd...", self.values, self.values)
-
-    def contrast_variance(self, one: int = 1, other: int = 0) -> Tensor:
-        return self.contrast_rows(one, other).square().sum(dim=1)
-
-    def contrast_rows(self, one: int = 1, other: int = 0) -> Tensor:
-        return self.values[:, one] - self.values[:, other]
-
-    def apply(self, z: Tensor) -> Tensor:
-        return torch.einsum("bcr...,kbr...->kbc...", self.values, z)
 
 
 @dataclass

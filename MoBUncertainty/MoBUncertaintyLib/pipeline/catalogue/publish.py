@@ -42,6 +42,23 @@ _MODALITIES = {
 Fields = dict[str, str | None]
 """Names and texts; None where nothing is known."""
 
+ATLAS = {
+    "Model": ("Name", "Link", "Task"),
+    "Descriptors": (
+        "Authors", "Contact", "Date created", "Date published", "Ethical review", "Funding", "License",
+        "Organizations", "References", "Version",
+    ),
+    "Indexing": ("Content", "RadLex", "SNOMED", "Keywords"),
+    "Imaging": ("Modalities", "Procedures", "File format", "Resolution"),
+    "Model properties": (
+        "Architecture", "Availability", "Clinical benefit", "Clinical workflow phase", "Decision threshold",
+        "Degree of automation", "Indications for use", "Input", "Instructions", "Limitations", "Output",
+        "Recommendation", "Regulatory information", "Reproducibility", "Sustainability", "Intended use",
+        "Out-of-scope use", "Excluded use", "Intended user", "Ordinary cases",
+    ),
+}  # fmt: skip
+"""Fields of ATLAS by section."""
+
 
 @dataclass(frozen=True)
 class OpenCatalogue:
@@ -190,65 +207,34 @@ def card_fields(model: Model, entry: Entry, published: date) -> dict[str, Fields
     labels = ", ".join(readable(label.name) for label in card.labels)
     snomed = [kind[1] for label in card.labels if (kind := label.terminology["type"]) and kind[0] == "SCT"]
     maps = "a probability" + ("" if card.covariance.kind is Covariance.DETERMINISTIC else " and its variance")
-    fingerprint = card.fingerprint
-    spacing = " x ".join(f"{step:g}" for step in card.spacing)
-    scores = {name: text for name, text in score_lines(card.scores) if name}
-    return {
-        "Model": {
-            "Name": card.name,
-            "Link": entry.file,
-            "Task": entry.task,
-        },
-        "Descriptors": {
-            "Authors": None,
-            "Contact": None,
-            "Date created": None,
-            "Date published": published.isoformat(),
-            "Ethical review": None,
-            "Funding": None,
-            "License": None if entry.licence == NOT_STATED else entry.licence,
-            "Organizations": None,
-            "References": None,
-            "Version": f"SHA-256 of model.json: {entry.digest}",
-        },
-        "Indexing": {
-            "Content": None,
-            "RadLex": None,
-            "SNOMED": ", ".join(dict.fromkeys(snomed)) or None,
-            "Keywords": labels,
-        },
-        "Imaging": {
-            "Modalities": _modalities(model.dataset),
-            "Procedures": None,
-            "File format": "DICOM, NIfTI, NRRD, MetaImage",
-            "Resolution": f"{spacing} mm",
-        },
-        "Model properties": {
-            "Architecture": f"nnU-Net, {card.configuration}; covariance: {covariance_text(card.covariance)}",
-            "Availability": f"{entry.file}, {entry.megabytes}, SHA-256 {entry.sha256}",
-            "Clinical benefit": None,
-            "Clinical workflow phase": None,
-            "Decision threshold": "0.5 for each label, which may overlap"
-            if overlap(card.labels)
-            else "none: each voxel has the most probable label",
-            "Degree of automation": None,
-            "Indications for use": None,
-            "Input": entry.task,
-            "Instructions": f"mob-uncertainty models install {entry.name} --index ADDRESS",
-            "Limitations": None,
-            "Output": f"Segmentation of {labels}, with {maps} for each label and voxel",
-            "Recommendation": None,
-            "Regulatory information": None,
-            "Reproducibility": None,
-            "Sustainability": None,
-            "Intended use": "Image segmentation",
-            "Out-of-scope use": None,
-            "Excluded use": "Clinical use",
-            "Intended user": "Researcher",
-            "Ordinary cases": "; ".join(fingerprint.lines) if fingerprint else None,
-        },
-        "Model performance": dict(scores) or {"Metrics": None},
+    scores: Fields = {name: text for name, text in score_lines(card.scores) if name}
+    texts = {
+        "Name": card.name,
+        "Link": entry.file,
+        "Task": entry.task,
+        "Date published": published.isoformat(),
+        "License": None if entry.licence == NOT_STATED else entry.licence,
+        "Version": f"SHA-256 of model.json: {entry.digest}",
+        "SNOMED": ", ".join(dict.fromkeys(snomed)) or None,
+        "Keywords": labels,
+        "Modalities": _modalities(model.dataset),
+        "File format": "DICOM, NIfTI, NRRD, MetaImage",
+        "Resolution": f"{' x '.join(f'{step:g}' for step in card.spacing)} mm",
+        "Architecture": f"nnU-Net, {card.configuration}; covariance: {covariance_text(card.covariance)}",
+        "Availability": f"{entry.file}, {entry.megabytes}, SHA-256 {entry.sha256}",
+        "Decision threshold": "0.5 for each label, which may overlap"
+        if overlap(card.labels)
+        else "none: each voxel has the most probable label",
+        "Input": entry.task,
+        "Instructions": f"mob-uncertainty models install {entry.name} --index ADDRESS",
+        "Output": f"Segmentation of {labels}, with {maps} for each label and voxel",
+        "Intended use": "Image segmentation",
+        "Excluded use": "Clinical use",
+        "Intended user": "Researcher",
+        "Ordinary cases": "; ".join(card.fingerprint.lines) if card.fingerprint else None,
     }
+    fields = {section: {name: texts.get(name) for name in names} for section, names in ATLAS.items()}
+    return fields | {"Model performance": scores or {"Metrics": None}}
 
 
 def _modalities(dataset: Mapping[str, Any]) -> str | None:
