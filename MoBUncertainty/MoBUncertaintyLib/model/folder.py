@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
-from MoBUncertaintyLib.model.files import DESCRIPTIONS, ModelFiles, content_of
+from MoBUncertaintyLib.model.files import DESCRIPTIONS, ModelFiles
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values, label_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, previous_stage
 from MoBUncertaintyLib.model.nnunet.training_folder import open_training_folder
@@ -149,13 +148,6 @@ def read_card(path: Path | str) -> ModelCard:
     if files.trained:
         return open_training_folder(files)[0]
     return card_from_json(files.read("model.json").json(), str(files.path))
-
-
-def read_channels(path: Path) -> tuple[str, ...]:
-    """Read the names of a model's input channels, and nothing else of it; none where that cannot be read."""
-    with suppress(ModelError):
-        return channel_names(content_of(path, "dataset.json"))
-    return ()
 
 
 def load_folder(files: ModelFiles) -> Model:

@@ -13,9 +13,9 @@ from MoBUncertaintyLib.base.resources import RESOURCES, installed_models
 from MoBUncertaintyLib.model.card import Fold, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.files import ModelFiles, content_of
-from MoBUncertaintyLib.model.folder import read_card, read_channels
+from MoBUncertaintyLib.model.folder import read_card
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
-from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
+from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset
 from MoBUncertaintyLib.model.nnunet.training_folder import licence, trained_folds
 
 MODELS_FOLDER = RESOURCES / "Models"
@@ -44,7 +44,9 @@ class ListedModel:
     @cached_property
     def channels(self) -> tuple[str, ...]:
         """Names of the images that a case has; none where that cannot be read."""
-        return read_channels(self.path)
+        with suppress(ModelError):
+            return channel_names(content_of(self.path, "dataset.json"))
+        return ()
 
     @cached_property
     def labels(self) -> tuple[str, ...]:

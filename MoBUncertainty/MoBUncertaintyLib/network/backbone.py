@@ -21,19 +21,20 @@ from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.heads import CovarianceHead, build_head, project
 
 
-class MeanLayer(nn.Conv3d):
-    """The backbone's last segmentation layer, which also returns its input.
+class _SegmentationLayer(nn.Conv3d):
+    """A segmentation layer of the backbone, by another class.
 
     It keeps the names of its parameters, so that an nnU-Net checkpoint loads unchanged. A hook would do the same, but
-    break `torch.compile`'s graph. Runs in fp32.
+    break `torch.compile`'s graph.
     """
 
-    @classmethod
-    def of(cls, layer: nn.Conv3d) -> MeanLayer:
-        """Take over the parameters of a segmentation layer."""
-        taken = cls(layer.in_channels, layer.out_channels, kernel_size=1)
-        taken.weight, taken.bias = layer.weight, layer.bias
-        return taken
+    def __init__(self, layer: nn.Conv3d) -> None:
+        super().__init__(layer.in_channels, layer.out_channels, kernel_size=1)
+        self.weight, self.bias = layer.weight, layer.bias
+
+
+class MeanLayer(_SegmentationLayer):
+    """The last one, which also returns its input. Runs in fp32."""
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         with torch.autocast(device_type=features.device.type, enabled=False):
@@ -41,15 +42,8 @@ class MeanLayer(nn.Conv3d):
             return features, project(features, self)[0]
 
 
-class FeatureTap(nn.Conv3d):
-    """An earlier segmentation layer of the decoder, which returns its input; it keeps its parameters' names."""
-
-    @classmethod
-    def of(cls, layer: nn.Conv3d) -> FeatureTap:
-        """Take over the parameters of a segmentation layer."""
-        taken = cls(layer.in_channels, layer.out_channels, kernel_size=1)
-        taken.weight, taken.bias = layer.weight, layer.bias
-        return taken
+class FeatureTap(_SegmentationLayer):
+    """An earlier one, which returns its input."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features
@@ -92,8 +86,8 @@ class StochasticNetwork(nn.Module):
             )
         decoder.deep_supervision = spec.deep > 0  # then the decoder calls every segmentation layer
         for stage in range(len(layers) - 1 if spec.deep else 0):
-            layers[stage] = FeatureTap.of(layers[stage])
-        layers[-1] = MeanLayer.of(layers[-1])
+            layers[stage] = FeatureTap(layers[stage])
+        layers[-1] = MeanLayer(layers[-1])
         self.backbone = backbone
         seen = sum(layer.in_channels for layer in layers[len(layers) - 1 - spec.deep :])
         self.head = build_head(spec, seen, classes, spacing)

@@ -108,15 +108,16 @@ def write_model(
         folder = partial / "model" if target.suffix == ".zip" else partial
         try:
             folder.mkdir(exist_ok=True)
-            _write_json(folder / "plans.json", json.dumps(plans, indent=1))
-            _write_json(folder / "dataset.json", json.dumps(dataset, indent=1, ensure_ascii=False))
+            (folder / "plans.json").write_text(json.dumps(plans, indent=1), encoding="utf-8")
+            text = json.dumps(dataset, indent=1, ensure_ascii=False)
+            (folder / "dataset.json").write_text(text, encoding="utf-8")
             files = ["plans.json", "dataset.json"]
             for fold, state in weights:
                 files.append(f"fold_{fold}/weights.safetensors")
                 (folder / f"fold_{fold}").mkdir()
                 write_weights(folder / files[-1], dict(state), half)
             card = replace(card, files={name: file_digest(folder / name) for name in files})
-            _write_json(folder / "model.json", card.to_json())
+            (folder / "model.json").write_text(card.to_json(), encoding="utf-8")
             load_folder(ModelFiles(target, folder, trained=False))
             if folder != partial:
                 archive.pack(folder, ["model.json", *files], partial / target.name)
@@ -168,7 +169,3 @@ def check_new(target: Path) -> None:
     """
     if os.path.lexists(target):
         raise OutputError(f"{target} exists already; choose another name or delete it.")
-
-
-def _write_json(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import ImageError, OutputError, reason_of
 from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.images.modality import contradictions
-from MoBUncertaintyLib.model.folder import read_channels
+from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.output.results_record import KEPT, read_prediction, write_maps
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
@@ -51,7 +51,9 @@ def predictRequest(
     return {
         "command": Command.PREDICT,
         "ct": _volume(ct),
-        "channels": {name: _volume(channelVolume(ct, name)) for name in read_channels(Path(models[0]))[1:]},
+        "channels": {
+            name: _volume(channelVolume(ct, name)) for name in ListedModel(Path(models[0]), None).channels[1:]
+        },
         "models": list(models),
         "settings": settings | {"force": True},  # the panel has asked whether to apply nevertheless
         "regions": regions,

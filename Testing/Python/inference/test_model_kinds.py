@@ -17,7 +17,8 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference.draws import draws
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
-from MoBUncertaintyLib.model.folder import Model, load_model, read_card, read_channels
+from MoBUncertaintyLib.model.folder import Model, load_model, read_card
+from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.model.nnunet.dataset import check_dataset
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
@@ -324,7 +325,7 @@ def test_both_stages_of_a_cascade_are_one_model_in_a_folder_in_a_zip_and_when_se
     expected = predict(image, model, SETTINGS)
     assert load_model(model.path.parent).digest == model.digest
     zipped = Path(shutil.make_archive(str(tmp_path / "cascade"), "zip", tmp_path, "Dataset001_Tiny"))
-    assert read_channels(zipped) == model.channels
+    assert ListedModel(zipped, None).channels == model.channels
     packed = load_model(zipped)
     assert packed.files.trained and packed.digest == model.digest
     assert np.array_equal(predict(image, packed, SETTINGS).segmentation, expected.segmentation)

@@ -127,7 +127,7 @@ def test_the_contrast_as_layers_is_that_of_the_distribution(kind, assignment, st
     """P = 4 does not divide the axes."""
     options = {"assignment": assignment, "keep_probability": stretched}
     head, features, _ = run(kind, rank=3, bases=3, partitions=4, **options)
-    mean_layer = MeanLayer(FEATURES, 2, kernel_size=1)
+    mean_layer = MeanLayer(torch.nn.Conv3d(FEATURES, 2, kernel_size=1))
     torch.nn.init.normal_(head.log_variance.weight, std=2)
     wanted = head(features, mean_layer(features)[1]).contrast()
     for found, each in zip(contrast(features, mean_layer, head), wanted, strict=True):

@@ -24,9 +24,8 @@ from MoBUncertaintyLib.pipeline.catalogue import place as places
 from MoBUncertaintyLib.pipeline.catalogue.index import Entry, index_text
 from MoBUncertaintyLib.pipeline.catalogue.install import Status, install, status
 from MoBUncertaintyLib.pipeline.catalogue.place import Place
-from MoBUncertaintyLib.pipeline.catalogue.publish import publish
 from support import tiny
-from support.catalogues import Host, hosted
+from support.catalogues import Host, hosted, publish
 from support.command_line import run
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01 and more"

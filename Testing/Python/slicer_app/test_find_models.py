@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support import MODULE_FOLDER
-from support.catalogues import hosted
+from support.catalogues import hosted, publish
 from support.small_panel import add_ct, apply
 
 pytestmark = pytest.mark.own_process
@@ -21,7 +21,6 @@ DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
 def published(tmp_path_factory) -> Path:
     """A catalogue of the demo's model under two other names."""
     from MoBUncertaintyLib.model.folder import load_model
-    from MoBUncertaintyLib.pipeline.catalogue.publish import publish
 
     folder = tmp_path_factory.mktemp("published")
     shutil.copytree(DEMO_MODEL, folder / "model")

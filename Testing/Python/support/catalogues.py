@@ -1,4 +1,4 @@
-"""A web server on this computer that hosts a catalogue, well or badly."""
+"""Catalogues, and a web server on this computer that hosts one, well or badly."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.model.folder import Model
+    from MoBUncertaintyLib.pipeline.catalogue.index import Entry
+
+
+def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
+    """Add a model to a catalogue, with a picture of a sample."""
+    from MoBUncertaintyLib.pipeline.catalogue.publish import open_catalogue
+
+    with open_catalogue(folder) as catalogue:
+        return catalogue.add(model, picture)
 
 
 class Host(ThreadingHTTPServer):

@@ -16,7 +16,7 @@ from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
@@ -220,7 +220,13 @@ def _saying(where: str) -> Iterator[None]:
         yield
     except HTTPError as error:
         error.close()
-        _refused(where, error)
+        if error.code in (404, 410):
+            text = f"There is no {where} (HTTP {error.code}); check the address."
+        elif 300 <= error.code < 400:
+            text = f"{where} redirects without end, or to where it may not; tell whoever hosts it."
+        else:
+            text = f"The server refuses {where} (HTTP {error.code}); try again later."
+        raise CatalogueError(text) from error
     except (OSError, HTTPException, ValueError) as error:
         if not _SCHEME.match(where):
             raise CatalogueError(f"{where} cannot be read ({reason_of(error)}); check the path.") from error
@@ -234,13 +240,3 @@ def _saying(where: str) -> Iterator[None]:
         else:
             text = f"The connection to {host} was lost ({reason_of(error)}); check the network and try again."
         raise CatalogueError(text) from error
-
-
-def _refused(where: str, error: HTTPError) -> NoReturn:
-    if error.code in (404, 410):
-        raise CatalogueError(f"There is no {where} (HTTP {error.code}); check the address.") from error
-    if 300 <= error.code < 400:
-        raise CatalogueError(
-            f"{where} redirects without end, or to where it may not; tell whoever hosts it."
-        ) from error
-    raise CatalogueError(f"The server refuses {where} (HTTP {error.code}); try again later.") from error

@@ -73,7 +73,16 @@ class OpenCatalogue:
     entries: Sequence[Entry]
 
     def add(self, model: Model, picture: Path | None = None) -> Entry:
-        """Add a model, or update it; arguments and errors as for `publish`."""
+        """Add a model, or update it there.
+
+        Args:
+            model: A model folder, or a zip of one.
+            picture: Of a sample's result, PNG. Default: that of the same model stays, if it was published before.
+
+        Raises:
+            CatalogueError: The model cannot be named there.
+            OutputError: Nothing can be written there.
+        """
         folder, card = self.index.target.parent, model.card
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", card.name).strip("-._")
         if not is_model_name(name):
@@ -112,22 +121,6 @@ def open_catalogue(folder: Path) -> Iterator[OpenCatalogue]:
             index = stack.enter_context(reserve(folder / INDEX_FILE))
             entries = parse_index(index.target.read_bytes(), str(index.target)) if index.target.exists() else ()
         yield OpenCatalogue(index, entries)
-
-
-def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
-    """Add a model to a catalogue, or update it there.
-
-    Args:
-        model: A model folder, or a zip of one.
-        folder: The catalogue's.
-        picture: Of a sample's result, PNG; None: that of the same model stays, if it was published before.
-
-    Raises:
-        CatalogueError: The catalogue there cannot be read, or the model not be named in it.
-        OutputError: Nothing can be written there.
-    """
-    with open_catalogue(folder) as catalogue:
-        return catalogue.add(model, picture)
 
 
 @contextmanager
