@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.base.schema import from_json, to_json
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.base.wording import percent
 
 USUAL = 0.05
@@ -208,14 +208,9 @@ class Fingerprint:
         return {name: {side for side, fraction in sides.items() if fraction >= USUAL}
                 for name, sides in self.edges.items()}  # fmt: skip
 
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON."""
-        plain: dict[str, Any] = to_json(self)
-        return plain
-
     @classmethod
     def from_dict(cls, values: Any) -> Fingerprint:
-        """Invert `to_dict`.
+        """Read what `base.schema.to_json` makes of it.
 
         Raises:
             SettingsError: It is of another form.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
 from MoBUncertaintyLib.model.files import DESCRIPTIONS, ModelFiles
-from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values, label_values
+from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, label_values
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, previous_stage
 from MoBUncertaintyLib.model.nnunet.training_folder import open_training_folder
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
@@ -177,10 +177,10 @@ def load_folder(files: ModelFiles) -> Model:
     if previous_stage(files.plans, card.configuration):
         raise ModelError(f"{where} is the second stage of a cascade without the first; use nnU-Net's training folders.")
     spacing = image_spacing(files.plans, planned)
-    names = check_dataset(files.dataset, len(planned["normalization_schemes"]))
+    names, covers = check_dataset(files.dataset, len(planned["normalization_schemes"]))
     labels = {label.value: label.name for label in card.labels}
     covered = {label.value: label.covers for label in card.labels if label.covers}
-    if list(labels.items()) != list(names.items()) or covered != covered_values(files.dataset):
+    if list(labels.items()) != list(names.items()) or covered != covers:
         raise ModelError(
             f"The labels in model.json of {where} ({', '.join(labels.values())}) are not those in dataset.json "
             f"({', '.join(names.values())}); export the model again."

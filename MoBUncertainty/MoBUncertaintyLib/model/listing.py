@@ -54,7 +54,7 @@ class ListedModel:
         if self.card:
             return tuple(label.name for label in self.card.labels)
         with suppress(ModelError):
-            return tuple(check_dataset(content_of(self.path, "dataset.json")).values())
+            return tuple(check_dataset(content_of(self.path, "dataset.json"))[0].values())
         return ()
 
     @cached_property

@@ -21,8 +21,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.base.errors import ModelError, is_out_of_memory
+from MoBUncertaintyLib.base.errors import ModelError, is_out_of_memory, reason_of
 from MoBUncertaintyLib.base.json_input import SIZE_LIMIT, JsonError, parse_object
+from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE
 from MoBUncertaintyLib.model.files import ModelFile
 
@@ -132,7 +133,8 @@ def read_weights(file: ModelFile) -> StateDict:
             raise _too_many(file)
         stored = load(file.content)
     except (JsonError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise ModelError(f"{file} is damaged or cut short ({_brief(error)}); download the model again.") from error
+        reason = printable(reason_of(error))
+        raise ModelError(f"{file} is damaged or cut short ({reason}); download the model again.") from error
     weights = _singles(stored, file)
     for name, first in metadata.items():
         if name == "format":
@@ -221,7 +223,12 @@ def only_weights_are_loaded() -> Iterator[None]:
     """
     import torch
 
-    _check_torch_is_safe(torch.__version__)
+    # Before 2.10, `weights_only=True` can be circumvented (CVE-2025-32434, CVE-2026-24747).
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < (2, 10):
+        raise ModelError(
+            f"torch {torch.__version__} cannot read nnU-Net's checkpoints safely; update torch to 2.10 or newer, "
+            "or use a model exported by `mob-uncertainty export`."
+        )
     before = os.environ.get(ONLY_WEIGHTS)
     os.environ[ONLY_WEIGHTS] = "1"
     try:
@@ -262,15 +269,6 @@ def _nnunet_globals() -> list[Any]:
     return [*((scalar, name) for name in names), np.dtype, *kinds]
 
 
-def _check_torch_is_safe(version: str) -> None:
-    """Refuse torch before 2.10, whose `weights_only=True` can be circumvented (CVE-2025-32434, CVE-2026-24747)."""
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < (2, 10):
-        raise ModelError(
-            f"torch {version} cannot read nnU-Net's checkpoints safely; update torch to 2.10 or newer, "
-            "or use a model exported by `mob-uncertainty export`."
-        )
-
-
 def _singles(tensors: StateDict, file: ModelFile) -> StateDict:
     """Convert weights to float32, except integers, which count batches; a shared tensor stays shared.
 
@@ -308,11 +306,6 @@ def _singles(tensors: StateDict, file: ModelFile) -> StateDict:
 
 def _too_many(file: ModelFile) -> ModelError:
     return ModelError(f"{file} holds more than {TENSORS_LIMIT:,} tensors; this is not a model file.")
-
-
-def _brief(error: Exception) -> str:
-    """Cut a library's message to one line that fits a sentence."""
-    return " ".join("".join(filter(str.isprintable, str(error))).split())[:200] or type(error).__name__
 
 
 def _check_finite(name: str, tensor: Tensor, where: str) -> None:

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.resources import RESOURCES
+from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -102,7 +103,7 @@ def test_an_edge_that_ordinary_cases_reach_is_ordinary_and_another_is_not() -> N
     assert known.edges == {
         "organ": {"inferior": round(20 / 91, 3), "left": round(2 / 91, 3), "superior": round(50 / 91, 3)}
     }
-    kept = Fingerprint.from_dict(json.loads(json.dumps(known.to_dict())))
+    kept = Fingerprint.from_dict(json.loads(json.dumps(to_json(known))))
     assert kept == known
     both = Edges({"organ": ("superior", "left")}, {"organ": ("superior",)})
     assert cut_off(both, True, kept) == [

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Level, Ordinary, Suitability
 
 
@@ -29,7 +30,7 @@ def test_false_alarms_are_told_with_their_interval() -> None:
 
 def test_a_fingerprint_survives_json() -> None:
     made = fingerprint()
-    assert Fingerprint.from_dict(made.to_dict()) == made
+    assert Fingerprint.from_dict(to_json(made)) == made
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_a_fingerprint_survives_json() -> None:
     ],
 )
 def test_a_damaged_fingerprint_is_refused(place: tuple[str, ...], value: object) -> None:
-    damaged = copy.deepcopy(fingerprint().to_dict())
+    damaged = copy.deepcopy(to_json(fingerprint()))
     inner = damaged
     for name in place[:-1]:
         inner = inner[name]

@@ -187,7 +187,7 @@ def test_datasets_that_nnunet_would_fail_on_are_refused(change: dict[str, Any], 
 
 
 def test_an_ignore_label_is_no_class() -> None:
-    assert check_dataset(DATASET | {"labels": {"background": 0, "organ": 1, "ignore": 2}}) == {1: "organ"}
+    assert check_dataset(DATASET | {"labels": {"background": 0, "organ": 1, "ignore": 2}}) == ({1: "organ"}, {})
 
 
 PLANNERS = [
@@ -269,7 +269,7 @@ def test_no_content_of_old_plans_fails_but_with_a_model_error(path: tuple[Any, .
 @given(path=st.sampled_from(paths(DATASET)), value=json_values)
 def test_no_content_of_a_dataset_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
     try:
-        names = check_dataset(replaced(DATASET, path, value))
+        names, _ = check_dataset(replaced(DATASET, path, value))
     except ModelError:
         return
     assert list(names) == list(range(1, len(names) + 1))

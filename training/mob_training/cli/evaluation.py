@@ -108,14 +108,15 @@ def fingerprint(
     """Measure what ordinary cases of a model look like, so that unusual ones are noticed."""
     from mob_training.evaluation.fingerprints import measure_fingerprint
     from mob_training.evaluation.score_files import write_json
+    from MoBUncertaintyLib.base.schema import to_json
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
     made = measure_fingerprint(model, dataset, data, PredictionSettings(device=device))
-    write_json(made.to_dict(), output)
+    write_json(to_json(made), output)
     print(f"{made.cases} cases; unusual from {made.limits[0]:g} deviations on, not usable from {made.limits[1]:g}")
     if made.false_alarms:
         print(made.false_alarms.text)
-    return Result({"output": output} | made.to_dict())
+    return Result({"output": output} | to_json(made))
 
 
 def compare(

@@ -8,16 +8,19 @@ from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.base.json_input import is_whole
 
 
-def check_dataset(dataset: dict[str, Any], channels: int | None = None) -> dict[int, str]:
+def check_dataset(
+    dataset: dict[str, Any], channels: int | None = None
+) -> tuple[dict[int, str], dict[int, tuple[int, ...]]]:
     """Refuse data sets that are malformed.
 
     Args:
         dataset: Content of `dataset.json`.
-        channels: Number of input channels in the plans; None: not compared.
+        channels: Number of input channels in the plans. Default: not compared.
 
     Returns:
         Label value -> name of the foreground classes, in the order of the network's output. The values are 1, 2, ...
-        or, where labels are regions that overlap, nnU-Net's `regions_class_order`.
+        or, where labels are regions that overlap, nnU-Net's `regions_class_order`. And label value -> values that it
+        covers, empty where labels do not overlap.
 
     Raises:
         ModelError: It is so; the message says what.
@@ -31,22 +34,21 @@ def check_dataset(dataset: dict[str, Any], channels: int | None = None) -> dict[
     if not isinstance(labels, dict):
         raise ModelError("dataset.json does not name the labels; export the model again.")
     if has_regions(dataset):
-        order = dataset.get("regions_class_order")
-        names = list(_regions(dataset))
-        if not isinstance(order, list) or len(order) != len(names) or len(set(map(str, order))) < len(names):
+        regions, order = _regions(labels), dataset.get("regions_class_order")
+        if not isinstance(order, list) or len(order) != len(regions) or len(set(map(str, order))) < len(regions):
             raise ModelError(
                 "dataset.json must give each of its overlapping labels a value of its own in 'regions_class_order'; "
                 "export the model again."
             )
-        if not all(value in covered for value, covered in zip(order, _regions(dataset).values(), strict=True)):
+        if not all(value in covered for value, covered in zip(order, regions.values(), strict=True)):
             raise ModelError(
                 "The values in 'regions_class_order' of dataset.json must be among those of their labels; export the "
                 "model again."
             )
-        return dict(zip(order, names, strict=True))
-    values = {name: value for name, value in labels.items() if name != "ignore"}
+        return dict(zip(order, regions, strict=True)), dict(zip(order, regions.values(), strict=True))
     if not all(map(is_whole, labels.values())):
         raise ModelError("The label values in dataset.json are not whole numbers; export the model again.")
+    values = {name: value for name, value in labels.items() if name != "ignore"}
     foreground = {value: name for name, value in sorted(values.items(), key=lambda item: item[1]) if value != 0}
     consecutive = sorted(labels.values()) == list(range(len(labels))) and labels.get("ignore") in (None, len(values))
     if values.get("background") != 0 or not consecutive or not 1 <= len(foreground) <= 255:
@@ -54,28 +56,14 @@ def check_dataset(dataset: dict[str, Any], channels: int | None = None) -> dict[
             "The labels in dataset.json must be background = 0 and then 1, 2, ..., with ignore as the last if there is "
             "such a label; export the model again."
         )
-    return foreground
+    return foreground, {}
 
 
 def has_regions(dataset: dict[str, Any]) -> bool:
     """Whether labels of a data set stand for several values and so may overlap: nnU-Net's region-based training."""
     labels = dataset.get("labels")
-    if not isinstance(labels, dict):
-        return False
-    return any(isinstance(value, list) and len(value) > 1 for value in labels.values())
-
-
-def covered_values(dataset: dict[str, Any]) -> dict[int, tuple[int, ...]]:
-    """Return, for the value of each label that overlaps others, the values that it covers; empty without such labels.
-
-    Args:
-        dataset: Checked by `check_dataset`.
-    """
-    return (
-        dict(zip(dataset["regions_class_order"], _regions(dataset).values(), strict=True))
-        if has_regions(dataset)
-        else {}
-    )
+    values = labels.values() if isinstance(labels, dict) else ()
+    return any(isinstance(value, list) and len(value) > 1 for value in values)
 
 
 def label_values(dataset: dict[str, Any]) -> tuple[int, ...]:
@@ -89,15 +77,14 @@ def label_values(dataset: dict[str, Any]) -> tuple[int, ...]:
     return tuple(sorted({value for values in every for value in values}))
 
 
-def _regions(dataset: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def _regions(labels: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the values of each foreground label where labels overlap, in the order of the network's output."""
-    labels: dict[str, Any] = dataset["labels"]
     if labels.get("background") != 0:
         raise ModelError("The background in dataset.json must have the value 0; export the model again.")
     regions = {}
     for name, value in labels.items():
         values = tuple(value) if isinstance(value, list) else (value,)
-        if not values or not all(is_whole(each) and 0 <= each <= 255 for each in values):
+        if not values or not all(is_whole(number) and 0 <= number <= 255 for number in values):
             raise ModelError(
                 "The label values in dataset.json are not whole numbers from 0 to 255; export the model again."
             )

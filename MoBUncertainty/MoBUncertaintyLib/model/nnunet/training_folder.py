@@ -14,7 +14,7 @@ from MoBUncertaintyLib.model.card import NOT_STATED, Fold, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
-from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, covered_values
+from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset
 from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, resolve
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint
@@ -54,7 +54,7 @@ def open_training_folder(
     trained = read_checkpoint(first)
     plans = in_3d(plans, trained.configuration)
     planned = check_plans(plans, trained.configuration)
-    names = check_dataset(dataset, len(planned["normalization_schemes"]))
+    names, covers = check_dataset(dataset, len(planned["normalization_schemes"]))
     channels = [_text(name) for name in channel_names(dataset)]
     data_set = _text(plans.get("dataset_name")) or path.parent.name
     orientation = dataset.get("orientation")  # which `mob-training` states
@@ -73,7 +73,7 @@ def open_training_folder(
             name=_text(dataset.get("name")) or re.sub(r"^Dataset\d+_", "", data_set) or path.stem,
             task=_text(dataset.get("description"))
             or f"Segments {', '.join(names.values())} in {' and '.join(filter(None, channels)) or 'images'}.",
-            labels=describe_labels(names, covered_values(dataset)),
+            labels=describe_labels(names, covers),
             covariance=covariance,
             configuration=trained.configuration,
             orientation=orientation,
