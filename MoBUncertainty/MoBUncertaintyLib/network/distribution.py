@@ -269,14 +269,15 @@ class LogitGaussian:
 
     def _sampler(self, generator: torch.Generator | None) -> Callable[[int], Tensor]:
         """Make the function k -> `rsample`."""
+        noise = _Noise(self, generator)
         deviation = None if self.log_variance is None else (0.5 * self.log_variance).exp()
 
         def logits(k: int) -> Tensor:
             eta = self.mean.expand(k, *self.mean.shape)
             if deviation is not None:
-                eta = eta + deviation * self._field((k, *self.mean.shape), generator)
+                eta = eta + deviation * noise.field((k, *self.mean.shape))
             if self.loading is not None:
-                eta = eta + self.loading.apply(self._latent(k, generator))
+                eta = eta + self.loading.apply(noise.latent(k))
             return eta
 
         return logits
@@ -290,7 +291,7 @@ class LogitGaussian:
             mask: Of the voxels, (*S).
             generator: Source of the normals.
         """
-        at = mask.flatten().nonzero()[:, 0]
+        noise, at = _Noise(self, generator), mask.flatten().nonzero()[:, 0]
 
         def there(values: Tensor) -> Tensor:
             """Take (..., *S) at the voxels, (..., N); what they share, (..., 1), stays."""
@@ -304,10 +305,10 @@ class LogitGaussian:
         def draw() -> Tensor:
             eta = mean.clone()
             if deviation is not None:
-                eta.addcmul_(deviation, there(self._field(tuple(self.mean.shape), generator)[0]))
+                eta.addcmul_(deviation, there(noise.field(tuple(self.mean.shape))[0]))
             if self.loading is not None:
-                for row, noise in zip(rows, there(self._latent(1, generator)[0, 0]), strict=True):
-                    eta.addcmul_(row, noise)
+                for row, latent in zip(rows, there(noise.latent(1)[0, 0]), strict=True):
+                    eta.addcmul_(row, latent)
             return eta
 
         return draw
@@ -323,12 +324,13 @@ class LogitGaussian:
         drawn = self.loading is None or self.num_classes >= MANY_CLASSES
         if shared or (drawn and self.num_classes != 2):
             return self._sampler(generator)
+        normal = _Noise(self, generator).normal
         if self.num_classes == 2:
             mean, variance = self.contrast()
             deviation = variance.sqrt()
 
             def contrast_logits(k: int) -> Tensor:
-                delta = mean + deviation * self._normal((k, *mean.shape), generator)
+                delta = mean + deviation * normal((k, *mean.shape))
                 return torch.stack((torch.zeros_like(delta), delta), dim=2)
 
             return contrast_logits
@@ -341,44 +343,47 @@ class LogitGaussian:
         factor = factor.masked_fill((failed > 0)[..., None, None], torch.nan).movedim((-2, -1), (1, 2))
 
         def marginal_logits(k: int) -> Tensor:
-            z = self._normal((k, *self.mean.shape), generator)
-            return self.mean + torch.einsum("bcd...,kbd...->kbc...", factor, z)
+            return self.mean + torch.einsum("bcd...,kbd...->kbc...", factor, normal((k, *self.mean.shape)))
 
         return marginal_logits
 
-    def _latent(self, k: int, generator: torch.Generator | None) -> Tensor:
-        """Draw z2 (k, B, R, *S), with axes of length one where the whole tile shares a draw."""
-        assert self.loading is not None
-        batch, shape = self.mean.shape[0], tuple(self.mean.shape[2:])
-        drawn = {
-            Scope.VOXEL: shape,
-            Scope.LOCAL: shape,
-            Scope.PARTITION: tuple(len(cell_bounds(*axis)) for axis in zip(shape, self._cells(), strict=True)),
-            Scope.TILE: (1,) * len(shape),
-        }[self.scope]
-        z = self._field((k, batch, self.loading.rank, *drawn), generator)
-        return spread_cells(z, shape) if self.scope is Scope.PARTITION else z
 
-    def _cells(self) -> tuple[int, ...]:
-        return (self.partitions,) * 3 if isinstance(self.partitions, int) else self.partitions
+@dataclass
+class _Noise:
+    """Normals for z1 and z2 of a tile."""
 
-    def _field(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    gaussian: LogitGaussian
+    generator: torch.Generator | None
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Draw independent ones on the generator's device, so that a seed gives the same result on every device."""
+        mean, generator = self.gaussian.mean, self.generator
+        device = mean.device if generator is None else generator.device
+        return torch.randn(shape, generator=generator, device=device, dtype=mean.dtype).to(mean.device)
+
+    def field(self, shape: tuple[int, ...]) -> Tensor:
         """Draw normals; with the scope `local` smooth ones, and a part that all voxels share.
 
         If they share all of it, the three last axes have length one.
         """
-        if self.lengths is None:
-            return self._normal(shape, generator)
-        if self.shared_fraction == 1:
-            return self._normal((*shape[:-3], 1, 1, 1), generator)
-        field = smooth(self._normal(shape, generator), self.lengths)
-        if not self.shared_fraction:
+        lengths, shared = self.gaussian.lengths, self.gaussian.shared_fraction
+        if lengths is None:
+            return self.normal(shape)
+        if shared == 1:
+            return self.normal((*shape[:-3], 1, 1, 1))
+        field = smooth(self.normal(shape), lengths)
+        if not shared:
             return field
-        of_volume = self._normal((*shape[:-3], 1, 1, 1), generator)
-        return math.sqrt(1 - self.shared_fraction) * field + math.sqrt(self.shared_fraction) * of_volume
+        return math.sqrt(1 - shared) * field + math.sqrt(shared) * self.normal((*shape[:-3], 1, 1, 1))
 
-    def _normal(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-        # Drawn on the generator's device, so that a seed gives the same result on every device.
-        device = self.mean.device if generator is None else generator.device
-        z = torch.randn(shape, generator=generator, device=device, dtype=self.mean.dtype)
-        return z.to(self.mean.device)
+    def latent(self, k: int) -> Tensor:
+        """Draw z2 (k, B, R, *S), with axes of length one where the whole tile shares a draw."""
+        gaussian = self.gaussian
+        assert gaussian.loading is not None
+        scope, batch, shape = gaussian.scope, gaussian.mean.shape[0], tuple(gaussian.mean.shape[2:])
+        drawn = (1,) * len(shape) if scope is Scope.TILE else shape
+        if scope is Scope.PARTITION:
+            cells = (gaussian.partitions,) * 3 if isinstance(gaussian.partitions, int) else gaussian.partitions
+            drawn = tuple(len(cell_bounds(*axis)) for axis in zip(shape, cells, strict=True))
+        z = self.field((k, batch, gaussian.loading.rank, *drawn))
+        return spread_cells(z, shape) if scope is Scope.PARTITION else z
