@@ -20,7 +20,7 @@ from MoBUncertaintyLib.model.files import ModelFile, ModelFiles, read_file
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import load_network, verify
 from support import tiny
-from support.json_edits import rehash
+from support.json_edits import rehash, truncate
 from support.tiny import make_model_folder
 
 CHECKPOINT, WEIGHTS = "fold_0/checkpoint_final.pth", "fold_0/weights.safetensors"
@@ -108,7 +108,7 @@ def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
         read_file(tmp_path / "scores.json")
 
 
-def _checkpoint(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], Path]:
+def _checkpoint(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path], Path]:
     def apply(_model: Path, raw: Path) -> Path:
         content = torch.load(raw / CHECKPOINT, weights_only=True)
         change(content)
@@ -162,6 +162,11 @@ def _compressed(_model: Path, raw: Path) -> Path:
     return raw
 
 
+def _truncated(_model: Path, raw: Path) -> Path:
+    truncate(raw / CHECKPOINT)
+    return raw
+
+
 MANY = {str(number): torch.zeros(0) for number in range(10_001)}
 LARGE = torch.zeros(1).expand(2**40)
 REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
@@ -188,6 +193,12 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         _header(b'{"a":{"dtype":"F4","shape":[0],"data_offsets":[0,0]}}'),
         "damaged or cut short",
     ),
+    **{
+        f"a checkpoint without {key}": (_checkpoint(lambda c, key=key: c.pop(key)), "is not a checkpoint of nnU-Net")
+        for key in ("network_weights", "init_args", "trainer_name")
+    },
+    "quantised weights": (_weights(lambda tensor: tensor.to(torch.int8)), "are of the kind int8, which cannot"),
+    "truncated checkpoint": (_truncated, "damaged or not a checkpoint"),
     "compressed checkpoint": (_compressed, "damaged or not a checkpoint"),
     "pickle of 9 MB": (_set(logging="x" * (9 << 20)), "damaged or not a checkpoint"),
     "mirror axes that are tensors": (_set(inference_allowed_mirroring_axes=(torch.zeros(2),)), ""),

@@ -26,7 +26,7 @@ from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.export import export, write_model
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support import tiny
-from support.json_edits import edit, truncate
+from support.json_edits import edit
 from support.tiny import DATASET, PLANS, SPEC, card, network
 
 
@@ -64,6 +64,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (results / "plans.json").write_text(json.dumps(PLANS))
     (results / "dataset.json").write_text(json.dumps(DATASET | {"training": [{"image": "/home/jane/DOE^JOHN.nii.gz"}]}))
     return results
+
+
+@pytest.fixture
+def copied(results: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(results, tmp_path / "copied")
 
 
 def test_a_stock_results_folder_is_the_deterministic_model(results: Path) -> None:
@@ -129,14 +134,13 @@ def test_export_states_what_it_is_told_and_keeps_patients_out(results: Path, tmp
     assert "JOHN" not in written and str(results.parents[2]) not in written
 
 
-def test_a_fine_tuned_results_folder_brings_its_covariance(results: Path, tmp_path: Path) -> None:
-    tuned = shutil.copytree(results, tmp_path / "tuned")
+def test_a_fine_tuned_results_folder_brings_its_covariance(copied: Path, tmp_path: Path) -> None:
     spec = {"kind": "mixture-of-bases", "rank": 4, "bases": 2, "partitions": 2, "scope": "voxel"}
-    edit(tuned / "plans.json", lambda content: content.update(covariance=spec, finetuning={"samples": 5}))
-    edit(tuned / "dataset.json", lambda content: content.update(orientation="RAS"))
-    content = torch.load(results / "fold_0" / "checkpoint_final.pth", weights_only=False)
-    torch.save(content | {"network_weights": network(3).state_dict()}, tuned / "fold_0" / "checkpoint_best.pth")
-    model = export(tuned, tmp_path / "Tuned")
+    edit(copied / "plans.json", lambda content: content.update(covariance=spec, finetuning={"samples": 5}))
+    edit(copied / "dataset.json", lambda content: content.update(orientation="RAS"))
+    content = torch.load(copied / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    torch.save(content | {"network_weights": network(3).state_dict()}, copied / "fold_0" / "checkpoint_best.pth")
+    model = export(copied, tmp_path / "Tuned")
     assert model.card.covariance == SPEC and model.card.orientation == "RAS"
     assert model.card.training["finetuning"] == {"samples": 5}
     assert not {"covariance", "finetuning"} & set(model.plans)
@@ -164,8 +168,7 @@ def test_the_card_of_a_local_model_states_its_length_the_learned_one_where_it_wa
     torch.testing.assert_close(lengths, torch.tensor(expected) / torch.tensor(tiny.SPACING[::-1]), rtol=1e-5, atol=0)
 
 
-def test_a_stock_folder_gives_its_last_epoch_and_a_fine_tuned_one_its_best(results: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(results, tmp_path / "copied")
+def test_a_stock_folder_gives_its_last_epoch_and_a_fine_tuned_one_its_best(copied: Path, tmp_path: Path) -> None:
     best, final = (copied / "fold_0" / f"checkpoint_{name}.pth" for name in ("best", "final"))
     assert load_model(copied).weights[0] == f"fold_0/{final.name}"
     assert load_model(copied, best.name).weights[0] == f"fold_0/{best.name}"
@@ -181,8 +184,7 @@ def test_a_stock_folder_gives_its_last_epoch_and_a_fine_tuned_one_its_best(resul
     assert not (tmp_path / "out").exists()
 
 
-def test_a_fold_that_is_still_trained_is_left_out_unless_it_is_asked_for(results: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(results, tmp_path / "copied")
+def test_a_fold_that_is_still_trained_is_left_out_unless_it_is_asked_for(copied: Path, tmp_path: Path) -> None:
     shutil.copytree(copied / "fold_0", copied / "fold_1")
     assert load_model(copied).folds == (0, 1)
     (copied / "fold_1" / "checkpoint_final.pth").unlink()
@@ -194,15 +196,13 @@ def test_a_fold_that_is_still_trained_is_left_out_unless_it_is_asked_for(results
         export(copied, tmp_path / "none", folds=(0, 1))
 
 
-def test_a_model_trained_on_all_cases_keeps_its_fold_name(results: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(results, tmp_path / "copied")
+def test_a_model_trained_on_all_cases_keeps_its_fold_name(copied: Path, tmp_path: Path) -> None:
     (copied / "fold_0").rename(copied / "fold_all")
     model = export(copied, tmp_path / "All")
     assert model.folds == ("all",) and "fold_all/weights.safetensors" in model.card.files
 
 
-def test_weights_saved_by_a_parallel_or_compiled_network_load(results: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(results, tmp_path / "copied")
+def test_weights_saved_by_a_parallel_or_compiled_network_load(results: Path, copied: Path) -> None:
     path = copied / "fold_0" / "checkpoint_final.pth"
     content = torch.load(path, weights_only=False)
     content["network_weights"] = {f"module._orig_mod.{k}": v for k, v in content["network_weights"].items()}
@@ -210,13 +210,12 @@ def test_weights_saved_by_a_parallel_or_compiled_network_load(results: Path, tmp
     assert load_model(copied).state_dict(0).keys() == load_model(results).state_dict(0).keys()
 
 
-def test_export_of_something_else_is_refused(results: Path, tmp_path: Path) -> None:
+def test_export_of_something_else_is_refused(copied: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError):
-        export(results / "fold_0", tmp_path / "out")
-    torn = shutil.copytree(results, tmp_path / "torn")
-    (torn / "plans.json").unlink()
+        export(copied / "fold_0", tmp_path / "out")
+    (copied / "plans.json").unlink()
     with pytest.raises(ModelError):
-        load_model(torn)
+        load_model(copied)
 
 
 @pytest.mark.parametrize("name", ["Whole", "Whole.zip"])
@@ -260,9 +259,8 @@ def _save_pickle(content: dict[str, Any], path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("save", [_save_with_torch, _save_old_format, _save_pickle])
 @pytest.mark.parametrize("key", ["trainer_name", "optimizer_state"])
-def test_code_in_a_checkpoint_never_runs(results: Path, tmp_path: Path, save: Any, key: str) -> None:
-    hostile = shutil.copytree(results, tmp_path / "hostile")
-    path, proof = hostile / "fold_0" / "checkpoint_final.pth", tmp_path / "proof"
+def test_code_in_a_checkpoint_never_runs(copied: Path, tmp_path: Path, save: Any, key: str) -> None:
+    path, proof = copied / "fold_0" / "checkpoint_final.pth", tmp_path / "proof"
     content = torch.load(path, weights_only=False)
     content[key] = Payload(proof)
     if save is _save_pickle:
@@ -270,7 +268,7 @@ def test_code_in_a_checkpoint_never_runs(results: Path, tmp_path: Path, save: An
     save(content, path)
     for read in (load_model, read_card, lambda folder: export(folder, tmp_path / "out")):
         with pytest.raises(ModelError):
-            read(hostile)
+            read(copied)
     assert not proof.exists() and not (tmp_path / "out").exists()
     # The payload is a real one: read carelessly, it does run.
     if save is _save_pickle:
@@ -278,34 +276,6 @@ def test_code_in_a_checkpoint_never_runs(results: Path, tmp_path: Path, save: An
     else:
         torch.load(path, weights_only=False)
     assert proof.exists()
-
-
-@pytest.mark.parametrize("key", ["network_weights", "init_args", "trainer_name"])
-def test_a_checkpoint_of_something_else_is_refused(results: Path, tmp_path: Path, key: str) -> None:
-    copied = shutil.copytree(results, tmp_path / "copied")
-    path = copied / "fold_0" / "checkpoint_final.pth"
-    content = torch.load(path, weights_only=False)
-    del content[key]
-    torch.save(content, path)
-    with pytest.raises(ModelError):
-        load_model(copied)
-
-
-def test_a_checkpoint_of_quantised_weights_is_refused(results: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(results, tmp_path / "copied")
-    path = copied / "fold_0" / "checkpoint_final.pth"
-    content = torch.load(path, weights_only=False)
-    content["network_weights"] = {name: tensor.to(torch.int8) for name, tensor in content["network_weights"].items()}
-    torch.save(content, path)
-    with pytest.raises(ModelError):
-        load_model(copied)
-
-
-def test_atruncated_checkpoint_is_refused(results: Path, tmp_path: Path) -> None:
-    copied = shutil.copytree(results, tmp_path / "copied")
-    truncate(copied / "fold_0" / "checkpoint_final.pth")
-    with pytest.raises(ModelError):
-        load_model(copied)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 GB")])
