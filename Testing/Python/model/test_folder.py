@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -171,22 +173,12 @@ def test_lists_of_patients_are_left_out(tmp_path: Path) -> None:
 
 def _set(*path: str | int, to: Any) -> Any:
     """A change to model.json."""
-
-    def change(content: dict[str, Any]) -> None:
-        inner: Any = content
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = to
-
-    return lambda folder: edit(folder / "model.json", change)
+    return lambda folder: edit(folder / "model.json", lambda content: replaced(content, path, to))
 
 
 def _drop(*path: str | int) -> Any:
     def change(content: dict[str, Any]) -> None:
-        inner: Any = content
-        for key in path[:-1]:
-            inner = inner[key]
-        del inner[path[-1]]
+        del reduce(getitem, path[:-1], content)[path[-1]]
 
     return lambda folder: edit(folder / "model.json", change)
 

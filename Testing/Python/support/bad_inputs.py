@@ -24,6 +24,7 @@ import torch
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.export import export
 from support import tiny
+from support.json_edits import edit, replaced
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,6 @@ def changed_weights(run: Run) -> Run:
     return run
 
 
-def unknown_schema(run: Run) -> Run:
-    path = run.model / "model.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
-    return run
-
-
 def no_model(run: Run) -> Run:
     return replace(run, model=run.scratch / "nowhere")
 
@@ -184,39 +179,30 @@ def code_in_checkpoint(run: Run) -> Run:
     return replace(run, model=folder)
 
 
-def other_plans(run: Run) -> Run:
-    """A checkpoint of another width than its plans say."""
-    folder = tiny.make_results_folder(run.scratch / "raw")
-    plans = json.loads((folder / "plans.json").read_text())
-    arguments = plans["configurations"][tiny.CONFIGURATION]["architecture"]["arch_kwargs"]
-    arguments["features_per_stage"] = [2 * features for features in arguments["features_per_stage"]]
-    (folder / "plans.json").write_text(json.dumps(plans))
-    return replace(run, model=folder)
-
-
 def with_raw(name: str, *path: str, to: object) -> Change:
     """A raw results folder with another entry in `plans.json` or `dataset.json`."""
 
     def change(run: Run) -> Run:
         folder = tiny.make_results_folder(run.scratch / "raw")
-        content = inner = json.loads((folder / name).read_text())
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = to
-        (folder / name).write_text(json.dumps(content))
+        edit(folder / name, lambda content: replaced(content, path, to))
         return replace(run, model=folder)
 
     return change
 
 
-def with_planned(name: str, to: object) -> Change:
-    return with_raw("plans.json", "configurations", tiny.CONFIGURATION, name, to=to)
+def with_planned(*path: str, to: object) -> Change:
+    return with_raw("plans.json", "configurations", tiny.CONFIGURATION, *path, to=to)
+
+
+WIDER = with_planned(
+    "architecture", "arch_kwargs", "features_per_stage", to=[2 * features for features in tiny.FEATURES]
+)
+"""A checkpoint of another width than its plans say."""
 
 
 def with_card(**changes: object) -> Change:
     def change(run: Run) -> Run:
-        path = run.model / "model.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        edit(run.model / "model.json", lambda content: content | changes)
         return run
 
     return change
@@ -304,9 +290,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no model": (no_model, "There is no model '"),
     "model without its weights": (without_weights, "lacks fold_0/weights.safetensors"),
     "model with a wrong hash": (changed_weights, "fold_0/weights.safetensors in"),
-    "model of an unknown schema": (unknown_schema, "newer version of MoB Uncertainty (schema 99"),
+    "model of an unknown schema": (with_card(schema_version=99), "newer version of MoB Uncertainty (schema 99"),
     "checkpoint that runs code": (code_in_checkpoint, "checkpoint_final.pth"),
-    "network that does not fit its plans": (other_plans, "do not fit the network in plans.json ("),
+    "network that does not fit its plans": (WIDER, "do not fit the network in plans.json ("),
     "spacing of 400 digits": (with_card(spacing=[10**400, 1, 1]), "is too large; export the model again"),
     "regions of 400 digits": (with_card(regions={"depth_mm": 10**400}), "is too large; export the model again"),
     "training nested 900 deep": (with_card(training={"a": nested(900)}), "is nested more than 64 deep"),
@@ -317,12 +303,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
         with_raw("dataset.json", "labels", to={"background": 0, "organ": 1, "ignore": 7}),
         "with ignore as the last",
     ),
-    "normalisation of photographs": (with_planned("normalization_schemes", ["RGBTo01Normalization"]), "colour images"),
+    "normalisation of photographs": (
+        with_planned("normalization_schemes", to=["RGBTo01Normalization"]),
+        "colour images",
+    ),
     "resampling that plans cannot name": (
-        with_planned("resampling_fn_data", "resample_torch_simple"),
+        with_planned("resampling_fn_data", to="resample_torch_simple"),
         "nnU-Net's resample_torch_simple is called by other functions only",
     ),
-    "patch of a whole scan": (with_planned("patch_size", [1024, 1024, 64]), "'patch_size' and 'spacing' must have"),
+    "patch of a whole scan": (with_planned("patch_size", to=[1024, 1024, 64]), "'patch_size' and 'spacing' must have"),
     "output below a file": (file_in_the_way, "choose another folder"),
     "output in a folder of other things": (others_folder, "holds other things than results"),
     "output where nothing can be made": (unwritable, "/proc"),
