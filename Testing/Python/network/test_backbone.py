@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import replace
 
@@ -17,6 +16,21 @@ from MoBUncertaintyLib.network.moments import moments
 from support.tiny import CONFIGURATION, make_dataset, make_plans
 
 SPEC = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, bases=2, partitions=3)
+
+
+def build(spec: CovarianceSpec = SPEC, plans: dict | None = None) -> StochasticNetwork:
+    return build_network(plans or make_plans(), make_dataset(), CONFIGURATION, spec).eval()
+
+
+def plans_of(name: str) -> dict:
+    """Plans of another of nnU-Net's architectures."""
+    plans = make_plans()
+    architecture = plans["configurations"][CONFIGURATION]["architecture"]
+    architecture["network_class_name"] = f"dynamic_network_architectures.architectures.unet.{name}"
+    kwargs = architecture["arch_kwargs"]
+    if name == "PlainConvUNet":
+        kwargs["n_conv_per_stage"] = kwargs.pop("n_blocks_per_stage")
+    return plans
 
 
 def stock_network(plans: dict) -> torch.nn.Module:
@@ -35,7 +49,7 @@ def stock_network(plans: dict) -> torch.nn.Module:
 def test_mean_is_the_stock_networks_output_for_the_same_checkpoint():
     plans = make_plans()
     stock = stock_network(plans).eval()
-    ours = build_network(plans, make_dataset(), CONFIGURATION, SPEC).eval()
+    ours = build(SPEC, plans)
     ours.backbone.load_state_dict(stock.state_dict())
     x = torch.randn(1, 1, *plans["configurations"][CONFIGURATION]["patch_size"])
     with torch.no_grad():
@@ -44,13 +58,7 @@ def test_mean_is_the_stock_networks_output_for_the_same_checkpoint():
 
 @pytest.mark.parametrize("name", ["PlainConvUNet", "ResidualUNet", "ResidualEncoderUNet"])
 def test_any_architecture_with_segmentation_layers_will_do(name):
-    plans = copy.deepcopy(make_plans())
-    architecture = plans["configurations"][CONFIGURATION]["architecture"]
-    architecture["network_class_name"] = f"dynamic_network_architectures.architectures.unet.{name}"
-    kwargs = architecture["arch_kwargs"]
-    if name == "PlainConvUNet":
-        kwargs["n_conv_per_stage"] = kwargs.pop("n_blocks_per_stage")
-    network = build_network(plans, make_dataset(), CONFIGURATION, SPEC).eval()
+    network = build(SPEC, plans_of(name))
     with torch.no_grad():
         result = moments(network(torch.randn(1, 1, 32, 32, 32)))
     assert result.mean.shape == (1, 1, 32, 32, 32)
@@ -64,7 +72,7 @@ def test_architecture_without_segmentation_layers_is_refused():
 
 @pytest.mark.parametrize("kind", list(Covariance))
 def test_state_dict_keys_tell_backbone_from_head(kind):
-    network = build_network(make_plans(), make_dataset(), CONFIGURATION, CovarianceSpec.of_kind(kind))
+    network = build(CovarianceSpec.of_kind(kind))
     stock = set(stock_network(make_plans()).state_dict())
     keys = set(network.state_dict())
     assert {key.removeprefix("backbone.") for key in keys if key.startswith("backbone.")} == stock
@@ -79,9 +87,7 @@ def test_graph_is_captured_whole(kind, deep):
     if deep and kind is Covariance.DETERMINISTIC:
         pytest.skip("it has no head")
     torch.compiler.reset()  # it compiles one function a few times only
-    spec = CovarianceSpec.of_kind(kind, rank=3, partitions=3, deep=deep)
-    network = build_network(make_plans(), make_dataset(), CONFIGURATION, spec)
-    network.eval()
+    network = build(CovarianceSpec.of_kind(kind, rank=3, partitions=3, deep=deep))
 
     def predict(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         result = moments(network(x))
@@ -96,15 +102,15 @@ def test_graph_is_captured_whole(kind, deep):
 
 
 def test_plans_that_cannot_be_built_are_refused():
-    plans = copy.deepcopy(make_plans())
+    plans = make_plans()
     plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]["strides"] = [[1, 1, 1]]
     with pytest.raises(ModelError):
-        build_network(plans, make_dataset(), CONFIGURATION, SPEC)
+        build(SPEC, plans)
 
 
 def test_backbone_and_head_apart_make_what_the_network_makes():
     """The sliding window times them apart, so it calls them itself."""
-    network = build_network(make_plans(), make_dataset(), CONFIGURATION, SPEC).eval()
+    network = build()
     x = torch.randn(1, 1, 24, 24, 24)
     with torch.no_grad():
         whole, parts = network(x), network.head(*network.features(x))
@@ -115,14 +121,7 @@ def test_backbone_and_head_apart_make_what_the_network_makes():
 @pytest.mark.parametrize("name", ["PlainConvUNet", "ResidualEncoderUNet"])
 def test_a_deep_head_sees_earlier_stages_and_the_mean_stays(name):
     """Features of the last stage come first; those of earlier ones are what its own block made, interpolated."""
-    plans = copy.deepcopy(make_plans())
-    architecture = plans["configurations"][CONFIGURATION]["architecture"]
-    architecture["network_class_name"] = f"dynamic_network_architectures.architectures.unet.{name}"
-    kwargs = architecture["arch_kwargs"]
-    if name == "PlainConvUNet":
-        kwargs["n_conv_per_stage"] = kwargs.pop("n_blocks_per_stage")
-    plain = build_network(plans, make_dataset(), CONFIGURATION, SPEC).eval()
-    deep = build_network(plans, make_dataset(), CONFIGURATION, replace(SPEC, deep=1)).eval()
+    plain, deep = (build(spec, plans_of(name)) for spec in (SPEC, replace(SPEC, deep=1)))
     deep.backbone.load_state_dict(plain.backbone.state_dict())
     made = []
     deep.backbone.decoder.stages[-2].register_forward_hook(lambda _module, _given, result: made.append(result))
@@ -139,4 +138,4 @@ def test_a_deep_head_sees_earlier_stages_and_the_mean_stays(name):
 
 def test_a_head_cannot_see_more_stages_than_there_are():
     with pytest.raises(ModelError):
-        build_network(make_plans(), make_dataset(), CONFIGURATION, replace(SPEC, deep=2))
+        build(replace(SPEC, deep=2))
