@@ -1,7 +1,6 @@
-"""Check files that others wrote before they are read: regular files only, their SHA-256, and whether they change.
+"""Check files that others wrote: regular files only, whether they change while they are read, and their SHA-256.
 
-A folder can hold anything. A pipe, a device or a socket would be waited for without
-end, so it is never opened.
+A folder can hold anything. A pipe, a device or a socket would be waited for without end, so it is never opened.
 """
 
 from __future__ import annotations
@@ -56,42 +55,22 @@ def check_regular(path: Path) -> None:
         raise ImageError(f"{path} may not be read; ask for permission, or copy it to a folder of yours.")
 
 
-def digest_of_bytes(content: bytes) -> str:
-    """Compute the SHA-256 of bytes, hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def digest_of_file(path: Path) -> str:
-    """Compute the SHA-256 of a regular file, hexadecimal.
-
-    Raises:
-        ImageError: It cannot be read.
-    """
-    check_regular(path)
-    try:
-        return file_digest(path)
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-
-
-def digest_of_series(files: Sequence[Path], digests: Sequence[str]) -> str:
-    """Compute the SHA-256 of a series: of the list of its files' own, sorted by name, one hexadecimal line each."""
-    lines = [f"{digest}\n" for _, digest in sorted(zip(files, digests, strict=True))]
-    return digest_of_bytes("".join(lines).encode())
-
-
 @contextmanager
-def unchanged(paths: Sequence[Path]) -> Iterator[None]:
-    """Check that files do not change while they are read, so that what is hashed is what is read.
+def reading(files: Sequence[Path]) -> Iterator[None]:
+    """Read files, and check that they do not change meanwhile, so that what is hashed is what is read.
 
     Raises:
-        ImageError: One was written to, replaced or removed meanwhile.
+        ImageError: One cannot be read, or was written to, replaced or removed meanwhile.
     """
-    before = [_state(path) for path in paths]
-    yield
-    for path, state in zip(paths, before, strict=True):
-        if _state(path) != state:
-            raise ImageError(f"{path} was changed while it was read; try again when it is complete.")
+    before = [_state(file) for file in files]
+    try:
+        yield
+    except OSError as error:
+        path = error.filename or files[0]
+        raise ImageError(f"{path} cannot be read ({error.strerror or error}); check the path.") from error
+    for file, state in zip(files, before, strict=True):
+        if _state(file) != state:
+            raise ImageError(f"{file} was changed while it was read; try again when it is complete.")
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
@@ -101,6 +80,23 @@ def _state(path: Path) -> tuple[int, ...] | None:
         return None
     # The change time is set by the system and cannot be put back, unlike the time of modification.
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def input_digest(path: Path, files: Sequence[Path]) -> str:
+    """Compute the SHA-256 of an input, hexadecimal.
+
+    Args:
+        path: A file, whose own it is; or a folder.
+        files: The file itself; or those in the folder that count. The SHA-256 is that of the list of theirs, sorted by
+            name, one hexadecimal line each.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    digests = [file_digest(file) for file in sorted(files)]
+    if not path.is_dir():
+        return digests[0]
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
 class BoundedReader(io.BufferedReader):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import numpy as np
@@ -26,16 +27,9 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit
 
 from MoBUncertaintyLib.base.errors import ImageError, reason_of
-from MoBUncertaintyLib.base.input_files import (
-    BoundedReader,
-    begins_as_dicom,
-    check_regular,
-    digest_of_bytes,
-    unchanged,
-)
-from MoBUncertaintyLib.images import memory
-from MoBUncertaintyLib.images.code_pages import read_by_itk
-from MoBUncertaintyLib.images.modality import set_modality
+from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid
+from MoBUncertaintyLib.base.input_files import BoundedReader, begins_as_dicom
+from MoBUncertaintyLib.images.grid import Volume
 
 # mm by which slices may be shifted in their plane, and by which their pixel spacings may differ (files hold rounded
 # numbers).
@@ -51,33 +45,33 @@ _SUFFIXES = (".dcm", ".ima", ".dicom")
 _HEADER = ("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Rows", "Columns")
 
 
+_PLACE = {
+    "PlaneOrientation": ("ImageOrientationPatient", 6),
+    "PlanePosition": ("ImagePositionPatient", 3),
+    "PixelMeasures": ("PixelSpacing", 2),
+}
+
+
 @dataclass
 class Series:
     """One series in a folder.
 
     Attributes:
-        uid: Series instance UID.
         description: The series' own, or "no description".
         files: Files that hold images, sorted by name.
     """
 
-    uid: str
     description: str
     files: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Slice:
-    """A slice: `cosines` of a row and a column, `position` of its first pixel, `spacing` between rows and columns.
-
-    `frame` is the UID of the frame of reference, in which positions of slices can be compared.
-    """
+    """A slice and its `place`; `frame` is the UID of the frame of reference, in which places can be compared."""
 
     modality: str
     frame: str
-    cosines: np.ndarray
-    position: np.ndarray
-    spacing: np.ndarray
+    place: np.ndarray
     rescaled: bool
     values: np.ndarray
 
@@ -94,8 +88,9 @@ def find_series(folder: Path) -> dict[str, Series]:
         raise ImageError(f"{folder} cannot be listed ({error.strerror}); check the path.") from error
     series: dict[str, Series] = {}
     for path in paths:
+        should_be_dicom = path.name.lower().endswith(_SUFFIXES) and not path.name.startswith(".")
         if not begins_as_dicom(path):
-            if _should_be_dicom(path):
+            if should_be_dicom:
                 raise ImageError(f"{path} is no DICOM file, though its name says so; copy it again, or remove it.")
             continue
         with BoundedReader(path) as file:
@@ -103,16 +98,12 @@ def find_series(folder: Path) -> dict[str, Series]:
                 uid, description = _read_series(path, file)
             except ImageError:
                 file.seek(128)
-                if file.read(4) == b"DICM" or _should_be_dicom(path):
+                if should_be_dicom or file.read(4) == b"DICM":
                     raise
                 continue  # another file that happens to begin so
         if uid is not None:
-            series.setdefault(uid, Series(uid, description)).files.append(path)
+            series.setdefault(uid, Series(description)).files.append(path)
     return series
-
-
-def _should_be_dicom(path: Path) -> bool:
-    return path.name.lower().endswith(_SUFFIXES) and not path.name.startswith(".")
 
 
 def _read_series(path: Path, file: BinaryIO) -> tuple[str | None, str]:
@@ -130,8 +121,8 @@ def _read_series(path: Path, file: BinaryIO) -> tuple[str | None, str]:
         return str(header.get("SeriesInstanceUID", "")), description or "no description"
 
 
-def choose_series(folder: Path, uid: str | None = None) -> Series:
-    """Return the only series in a folder, or the one with this UID.
+def choose_series(folder: Path, uid: str | None = None) -> list[Path]:
+    """List the files of the only series in a folder, or of the one with this UID.
 
     Raises:
         ImageError: There is none, or there are several and none is chosen.
@@ -140,42 +131,25 @@ def choose_series(folder: Path, uid: str | None = None) -> Series:
     if not series:
         raise ImageError(f"{folder} holds no DICOM series; give a DICOM folder or a volume file.")
     if uid is None and len(series) > 1:
-        names = "; ".join(f"{each.uid} ({each.description}, {len(each.files)} slices)" for each in series.values())
+        names = "; ".join(f"{key} ({one.description}, {len(one.files)} slices)" for key, one in series.items())
         raise ImageError(f"{folder} holds {len(series)} DICOM series; choose one with --series: {names}.")
     if uid is not None and uid not in series:
         raise ImageError(f"{folder} holds no DICOM series {uid}; choose one with --series: {'; '.join(series)}.")
-    return series[uid] if uid is not None else next(iter(series.values()))
+    return series[next(iter(series)) if uid is None else uid].files
 
 
-def read_slices(files: Sequence[Path]) -> tuple[sitk.Image, list[str], list[str]]:
-    """Read a series.
+def read_slices(files: Sequence[Path]) -> Volume:
+    """Read a series as int16 or float32, its slices along the normal of the first.
 
     Args:
         files: All of its files, of one slice or several frames each.
 
-    Returns:
-        The volume, int16 or float32, its slices along the normal of the first; warnings; and the files' SHA-256.
-
     Raises:
         ImageError: A file is damaged or lacks pixels, slices do not say where they lie, or differ in size, direction,
             spacing or place so that they are no straight volume.
-        SettingsError: There is less memory than the files take.
+        OSError: One cannot be read.
     """
-    slices, digests = [], []
-    with unchanged(files):
-        memory.check_image(sum(path.stat().st_size for path in files))
-        for path in files:
-            check_regular(path)
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise ImageError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-            digests.append(digest_of_bytes(content))
-            with parsing(path):
-                slices += _slices_of(path, _parse(content))
-            del content
-    image, warnings_ = _stack(slices)
-    return image, warnings_, digests
+    return _stack([slice_ for path in files for slice_ in _slices_of(path)])
 
 
 @contextmanager
@@ -191,16 +165,22 @@ def parsing(path: Path) -> Iterator[None]:
             raise ImageError(f"{path.name} is damaged ({reason_of(error)}); copy or export it again.") from error
 
 
-def _parse(content: bytes) -> Dataset:
-    dataset = pydicom.dcmread(io.BytesIO(content), force=True)
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        implicit, little = dataset.original_encoding
-        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    return dataset
+def _slices_of(path: Path) -> list[_Slice]:
+    content = path.read_bytes()
+    with parsing(path):
+        dataset = pydicom.dcmread(io.BytesIO(content), force=True)
+        if not dataset.file_meta.get("TransferSyntaxUID"):
+            implicit, little = dataset.original_encoding
+            explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+        _check_slice(path, dataset)
+        places = list(places_of(dataset))
+        values = _values(path, content, dataset, len(places))
+        modality, frame = (str(dataset.get(name) or "") for name in ("Modality", "FrameOfReferenceUID"))
+        return [_Slice(modality, frame, *place, plane) for place, plane in zip(places, values, strict=True)]
 
 
-def _slices_of(path: Path, dataset: Dataset) -> list[_Slice]:
+def _check_slice(path: Path, dataset: Dataset) -> None:
     absent = [name for name in ("Rows", "Columns", "PhotometricInterpretation") if name not in dataset]
     if absent:
         raise ImageError(f"{path.name} is damaged (it has no {absent[0]}); copy or export it again.")
@@ -214,40 +194,29 @@ def _slices_of(path: Path, dataset: Dataset) -> list[_Slice]:
         raise ImageError(f"{path.name} has several values per voxel, like a colour image; give a scalar volume.")
     if ("RescaleSlope" in dataset) != ("RescaleIntercept" in dataset):
         raise ImageError(f"{path.name} states only one of RescaleSlope and RescaleIntercept; export it again.")
-    places = list(places_of(dataset))
-    values = _values(path, dataset, len(places))
-    modality, frame = (str(dataset.get(name) or "") for name in ("Modality", "FrameOfReferenceUID"))
-    return [_Slice(modality, frame, *place, values=each) for place, each in zip(places, values, strict=True)]
 
 
-def places_of(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
-    """Read cosines, position, spacing and whether it is rescaled, of each frame; shared groups count for all frames.
+def places_of(dataset: Dataset) -> Iterator[tuple[np.ndarray, bool]]:
+    """Read where each frame lies, and whether it is rescaled; shared groups count for all frames.
+
+    Yields:
+        Eleven numbers: cosines of a row and a column, position of the first pixel, spacing between rows and columns.
 
     Raises:
         ImageError: A frame does not say where it lies.
     """
     if "PerFrameFunctionalGroupsSequence" not in dataset:
         rescaled = "ModalityLUTSequence" in dataset or "RescaleSlope" in dataset
-        yield *_place(dataset, dataset, dataset), rescaled
+        yield np.concatenate([_numbers(dataset, *element) for element in _PLACE.values()]), rescaled
         return
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     for frame in dataset.PerFrameFunctionalGroupsSequence:
-        names = ("PlaneOrientation", "PlanePosition", "PixelMeasures", "PixelValueTransformation")
-        *groups, transform = (_group(frame, shared, f"{name}Sequence") for name in names)
-        yield *_place(*groups), "RescaleSlope" in transform
-
-
-def _group(frame: Dataset, shared: Dataset, name: str) -> Dataset:
-    group: Dataset = (frame.get(name) or shared.get(name) or [Dataset()])[0]
-    return group
-
-
-def _place(orientation: Dataset, position: Dataset, measures: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return (
-        _numbers(orientation, "ImageOrientationPatient", 6),
-        _numbers(position, "ImagePositionPatient", 3),
-        _numbers(measures, "PixelSpacing", 2),
-    )
+        *groups, transform = (
+            (frame.get(f"{name}Sequence") or shared.get(f"{name}Sequence") or [Dataset()])[0]
+            for name in (*_PLACE, "PixelValueTransformation")
+        )
+        place = [_numbers(group, *element) for group, element in zip(groups, _PLACE.values(), strict=True)]
+        yield np.concatenate(place), "RescaleSlope" in transform
 
 
 def _numbers(dataset: Dataset, keyword: str, count: int) -> np.ndarray:
@@ -264,14 +233,14 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> np.ndarray:
     return numbers
 
 
-def _values(path: Path, dataset: Dataset, count: int) -> np.ndarray:
+def _values(path: Path, content: bytes, dataset: Dataset, count: int) -> np.ndarray:
     """Read the voxels of a file's frames, (frame, row, column), rescaled."""
     if int(dataset.get("NumberOfFrames", 1) or 1) != count:
         raise ImageError(
             f"{path.name} has {dataset.NumberOfFrames} frames and says where {count} lie; export it again."
         )
     if not _can_unpack(dataset):
-        values = _unpacked_by_gdcm(path, dataset)
+        values = _unpacked_by_gdcm(path.name, content, dataset)
     elif "PerFrameFunctionalGroupsSequence" in dataset:
         import highdicom
 
@@ -297,23 +266,24 @@ def _can_unpack(dataset: Dataset) -> bool:
         return False
 
 
-def _unpacked_by_gdcm(path: Path, dataset: Dataset) -> np.ndarray:
+def _unpacked_by_gdcm(name: str, content: bytes, dataset: Dataset) -> np.ndarray:
     """Read frames with SimpleITK, which rescales all frames of a file alike and inverts MONOCHROME1."""
-    kind = dataset.file_meta.TransferSyntaxUID.name
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
     scales = {str(group.get("PixelValueTransformationSequence")) for group in groups}
+    kind = dataset.file_meta.TransferSyntaxUID.name
+    refusal = ImageError(f"{name} is packed as {kind}, which cannot be unpacked; export it uncompressed.")
     if len(scales) > 1 or dataset.PhotometricInterpretation != "MONOCHROME2":
-        raise ImageError(f"{path.name} is packed as {kind}, which cannot be unpacked; export it uncompressed.")
+        raise refusal
     for frame in pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=max(len(groups), 1)):
         if b"\xff\xd9" not in frame[-4:]:  # the end of a JPEG image
-            raise ImageError(f"{path.name} is truncated; copy or export it again.")
-    try:
-        with read_by_itk(path) as name:
-            values = sitk.GetArrayFromImage(sitk.ReadImage(name, imageIO="GDCMImageIO"))
-    except RuntimeError as error:
-        raise ImageError(
-            f"{path.name} is packed as {kind}, which cannot be unpacked; export it uncompressed."
-        ) from error
+            raise ImageError(f"{name} is truncated; copy or export it again.")
+    with TemporaryDirectory(prefix="mob-uncertainty-", ignore_cleanup_errors=True) as folder:
+        file = Path(folder, "slice.dcm")  # a name that ITK can open on Windows, too
+        file.write_bytes(content)
+        try:
+            values = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))
+        except RuntimeError as error:
+            raise refusal from error
     return values.reshape(-1, *values.shape[-2:])
 
 
@@ -325,7 +295,7 @@ def _narrow(values: np.ndarray) -> np.ndarray:
     return whole.astype(np.int16) if fits else values.astype(np.float32)
 
 
-def _stack(slices: list[_Slice]) -> tuple[sitk.Image, list[str]]:
+def _stack(slices: list[_Slice]) -> Volume:
     """Stack slices to one volume; uneven distances between them are evened out, with a warning.
 
     Raises:
@@ -335,40 +305,31 @@ def _stack(slices: list[_Slice]) -> tuple[sitk.Image, list[str]]:
     size = "{1} x {0}".format(*first.values.shape)
     if len(slices) == 1:
         raise ImageError(f"The image is a single slice ({size}); give a 3D volume or the folder of its DICOM series.")
-    cosines, positions, spacings = (
-        np.array([getattr(each, name) for each in slices]) for name in ("cosines", "position", "spacing")
-    )
+    cosines, positions, spacings = np.split(np.array([slice_.place for slice_ in slices]), [6, 9], axis=1)
     differences = {
-        "number of pixels": len({each.values.shape for each in slices}) > 1,
+        "number of pixels": len({slice_.values.shape for slice_ in slices}) > 1,
         "direction": np.ptp(cosines, axis=0).max() > _SAME_DIRECTION,
         "pixel spacing": np.ptp(spacings, axis=0).max() > _SAME_SPACING,
-        "frame of reference": len({each.frame for each in slices}) > 1,
-        "having a rescale slope and intercept": len({each.rescaled for each in slices}) > 1,
+        "frame of reference": len({slice_.frame for slice_ in slices}) > 1,
+        "having a rescale slope and intercept": len({slice_.rescaled for slice_ in slices}) > 1,
     }
     if different := [name for name, differs in differences.items() if differs]:
         raise ImageError(
             f"Slices of the DICOM series differ in their {' and '.join(different)}; export those of one volume alone."
         )
-    row, column = first.cosines.reshape(2, 3)
+    row, column = cosines[0].reshape(2, 3)
     normal = np.cross(row, column)
     order = np.argsort(positions @ normal, kind="stable")
     positions = positions[order]
-    warnings_ = _check_positions(positions, normal)
-    kind = np.result_type(*{each.values.dtype for each in slices})
-    volume = np.empty((len(slices), *first.values.shape), kind)
-    for index, place in enumerate(order):
-        volume[index] = slices[place].values
-    image = sitk.GetImageFromArray(volume)
-    between_rows, between_columns = first.spacing
-    distance = float((positions[-1] - positions[0]) @ normal) / (len(slices) - 1)
-    try:
-        image.SetSpacing([float(between_columns), float(between_rows), distance])
-        image.SetOrigin(positions[0].tolist())
-        image.SetDirection(np.stack([row, column, normal], axis=1).ravel().tolist())
-    except RuntimeError as error:
-        raise ImageError("Slices of the DICOM series state a spacing or direction of 0; export it again.") from error
-    set_modality(image, first.modality)
-    return image, warnings_
+    sentences = _check_positions(positions, normal)
+    kind = np.result_type(*{slice_.values.dtype for slice_ in slices})
+    voxels = np.empty((len(slices), *first.values.shape), kind)
+    for plane, index in zip(voxels, order, strict=True):
+        plane[:] = slices[index].values
+    distance = (positions[-1] - positions[0]) @ normal / (len(slices) - 1)
+    axes = LPS_TO_RAS[:, None] * np.stack([normal, column, row], axis=1)
+    grid = Grid(np.array([distance, *spacings[0]]), axes, LPS_TO_RAS * positions[0])
+    return Volume(voxels, grid, first.modality or None, sentences)
 
 
 def _check_positions(positions: np.ndarray, normal: np.ndarray) -> list[str]:

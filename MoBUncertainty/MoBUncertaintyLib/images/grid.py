@@ -1,17 +1,48 @@
-"""SimpleITK images as arrays on a grid, and back."""
+"""Arrays on a grid, and SimpleITK images of them."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid
 
 
+class Volume(NamedTuple):
+    """What a file, or a series of them, holds.
+
+    Attributes:
+        voxels: (z, y, x).
+        grid: Where they lie.
+        modality: DICOM's term, if the file says it.
+        warnings: Sentences for the user.
+    """
+
+    voxels: np.ndarray
+    grid: Grid
+    modality: str | None
+    warnings: list[str]
+
+    def image(self) -> sitk.Image:
+        """Make an image.
+
+        Raises:
+            ImageError: The grid is flat.
+        """
+        try:
+            return image_on(self.grid, self.voxels)
+        except RuntimeError as error:
+            raise ImageError("The image has a spacing or direction of 0; export it again.") from error
+
+
 def grid_of(image: sitk.Image) -> Grid:
-    """Return the grid on which an image's voxels lie."""
-    rotation = LPS_TO_RAS[:, None] * np.array(image.GetDirection()).reshape(3, 3)[:, ::-1]
-    return Grid(np.array(image.GetSpacing())[::-1], rotation, LPS_TO_RAS * image.GetOrigin())
+    """Return the grid on which an image's voxels lie; of four axes, that of the first three."""
+    axes = np.reshape(image.GetDirection(), (image.GetDimension(), -1))[:3, 2::-1]
+    spacing, origin = np.array(image.GetSpacing())[2::-1], image.GetOrigin()[:3]
+    return Grid(spacing, LPS_TO_RAS[:, None] * axes, LPS_TO_RAS * origin)
 
 
 def image_on(grid: Grid, array: np.ndarray) -> sitk.Image:

@@ -37,11 +37,7 @@ def check_image(size: int) -> None:
     Raises:
         SettingsError: There is less memory, swap space included.
     """
-    if (free := _too_little(size)) is not None:
-        raise SettingsError(
-            f"The image takes {size / 1e9:,.1f} GB of memory, of which {free / 1e9:,.1f} GB are free; close other "
-            "programs, or crop or resample the image first."
-        )
+    _check(size, "The image takes", "crop or resample the image first")
 
 
 def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
@@ -55,12 +51,8 @@ def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
     Raises:
         SettingsError: There is less memory, swap space included, than that takes at least.
     """
-    needed = MAPS_OF_TILE * math.prod(tile) * features * number_size
-    if (free := _too_little(needed)) is not None:
-        raise SettingsError(
-            f"The network's tiles of {' x '.join(map(str, tile))} voxels take {needed / 1e9:,.1f} GB of memory, of "
-            f"which {free / 1e9:,.1f} GB are free; close other programs, or use a GPU or another model."
-        )
+    what = f"The network's tiles of {' x '.join(map(str, tile))} voxels take"
+    _check(MAPS_OF_TILE * math.prod(tile) * features * number_size, what, "use a GPU or another model")
 
 
 def check_memory(voxels: int, labels: int, holders: int = 1) -> None:
@@ -75,12 +67,31 @@ def check_memory(voxels: int, labels: int, holders: int = 1) -> None:
         SettingsError: There is less memory, swap space included, than the results alone take.
     """
     count = f"{labels} organs" if labels > 1 else "one organ"
-    needed = holders * voxels * (BYTES_OF_LABEL + BYTES_OF_MAPS * labels)
-    if (free := _too_little(needed)) is not None:
+    what = f"The results for {count} on {voxels / 1e6:,.0f} million voxels take"
+    size = holders * voxels * (BYTES_OF_LABEL + BYTES_OF_MAPS * labels)
+    _check(size, what, "crop or resample the image first")
+
+
+def _check(size: int, what: str, advice: str) -> None:
+    """Refuse what takes more bytes than are free."""
+    free = _free()
+    if free is not None and size > free:
         raise SettingsError(
-            f"The results for {count} on {voxels / 1e6:,.0f} million voxels take {needed / 1e9:,.1f} GB of memory, of "
-            f"which {free / 1e9:,.1f} GB are free; close other programs, or crop or resample the image first."
+            f"{what} {size / 1e9:,.1f} GB of memory, of which {free / 1e9:,.1f} GB are free; close other programs, or "
+            f"{advice}."
         )
+
+
+def _free() -> int | None:
+    """Return the bytes of free memory; None where that is not known."""
+    if sys.platform == "darwin":  # adds swap space when it is needed
+        return None
+    import psutil  # which what only makes arrays can do without
+
+    try:
+        return int(psutil.virtual_memory().available + psutil.swap_memory().free)
+    except (RuntimeError, OSError):  # Windows with its performance counters switched off
+        return None
 
 
 def lazy_zeros(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
@@ -100,21 +111,3 @@ def lazy_zeros(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
         with suppress(OSError):  # a kernel that has none
             memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.ndarray(tuple(shape), dtype, memory)
-
-
-def _too_little(needed: int) -> int | None:
-    """Return the bytes of free memory if they are fewer than needed, else None."""
-    free = _free()
-    return free if free is not None and needed > free else None
-
-
-def _free() -> int | None:
-    """Return the bytes of free memory; None where that is not known."""
-    if sys.platform == "darwin":  # adds swap space when it is needed
-        return None
-    import psutil  # which what only makes arrays can do without
-
-    try:
-        return int(psutil.virtual_memory().available + psutil.swap_memory().free)
-    except (RuntimeError, OSError):  # Windows with its performance counters switched off
-        return None

@@ -1,15 +1,18 @@
-"""Whether an image is of the modality that a model takes, as far as the image and the model's channels say."""
+"""Whether images are those that a model takes, one for each of its input channels, as far as both say what they are."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
+from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.names import printable
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+
+T = TypeVar("T")
 
 _KEY = "0008|0060"  # ITK's name of DICOM's Modality, which NRRD and MetaImage files keep
 _CHANNELS = {
@@ -60,4 +63,49 @@ def contradictions(channels: Sequence[str], modalities: Sequence[str | None]) ->
             sentences.append(
                 f"{which} is {_IMAGES[modality]}, but the model takes {_IMAGES[taken]}; choose another image or model."
             )
+    return sentences
+
+
+def in_order(names: Sequence[str], first: T, others: Mapping[str, T]) -> list[T]:
+    """Put what belongs to the channels of a model in their order.
+
+    Args:
+        names: Of the channels.
+        first: What belongs to the one channel that `others` does not name: the first, usually.
+        others: What belongs to the others, by their names; upper and lower case are the same.
+
+    Raises:
+        SettingsError: A name is unknown, or another number of channels than one is left.
+    """
+    named = {name.casefold(): value for name, value in others.items()}
+    folded = [name.casefold() for name in names]
+    if unknown := [name for name in others if name.casefold() not in folded]:
+        raise SettingsError(
+            f"The model has no input channel {printable(unknown[0])}; its channels are {', '.join(names)}."
+        )
+    left = [name for name in names if name.casefold() not in named]
+    if len(left) > 1:
+        raise SettingsError(
+            f"The model takes {len(names)} images of each case ({', '.join(names)}), and {' and '.join(left[1:])} is "
+            f"missing; give it too (--channel {left[1]}=FILE, or a volume for each channel in the panel)."
+        )
+    if not left:
+        raise SettingsError(
+            f"All input channels are named ({', '.join(names)}); leave one to the image that is predicted."
+        )
+    return [named.get(name, first) for name in folded]
+
+
+def check_modalities(
+    names: Sequence[str], first: sitk.Image, others: Mapping[str, sitk.Image], force: bool
+) -> list[str]:
+    """Refuse an image of another modality than its channel, or return the sentences that say so if they are forced.
+
+    Raises:
+        ImageError: There is one, and nobody forces it.
+        SettingsError: As for `in_order`.
+    """
+    sentences = contradictions(names, [modality_of(image) for image in in_order(names, first, others)])
+    if sentences and not force:
+        raise ImageError(f"{sentences[0].rstrip('.')}, or predict this one nevertheless with --force.")
     return sentences

@@ -1,7 +1,6 @@
 """Read and check the input: one scalar 3D volume with sane geometry, or an `ImageError` that says what to do.
 
-Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm. SimpleITK
-reads volume files once `volume_files` has found all of their voxels intact; `images.dicom` reads DICOM. Nothing else
+Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm. Nothing else
 in the program opens an image of a user: what is read here is the file of that very name.
 """
 
@@ -9,33 +8,26 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import ImageError
-from MoBUncertaintyLib.base.input_files import begins_as_dicom, digest_of_file, digest_of_series, unchanged
+from MoBUncertaintyLib.base.input_files import begins_as_dicom, check_regular, input_digest, reading
 from MoBUncertaintyLib.base.names import is_unicode, printable
 from MoBUncertaintyLib.images import memory
-from MoBUncertaintyLib.images.code_pages import read_by_itk
 from MoBUncertaintyLib.images.hounsfield import AIR_HU, HOUNSFIELD_BELOW
 from MoBUncertaintyLib.images.modality import modality_of, set_modality
-from MoBUncertaintyLib.images.volume_files import check_voxels
-from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, VolumeHeader, is_volume_name, read_header
+from MoBUncertaintyLib.images.volume_files import read_voxels
+from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, is_volume_name, read_header
 
 # Finer than any clinical CT, or a header in other units than mm; coarser than any organ can be resolved.
 SPACING_MM = (0.2, 15.0)
 # More than any scanner makes, and all that a 32-bit index can count.
 MAX_VOXELS = 2**31 - 1
-
-_COMPLEX = "The image has complex values; give a magnitude image or a CT."
-_PIECE = 1 << 22  # voxels
-
 # By how much the axes' dot products may differ from 0, or from 1 with themselves; cosines in files are rounded.
 MAX_SHEAR = 1e-3
 
@@ -62,9 +54,8 @@ class ReadImage:
 def volume_stem(path: str | Path) -> str:
     """Strip the suffix, such as .nii.gz, from a volume's name; a DICOM folder keeps its name."""
     name = Path(path).name
-    suffixes = sorted(VOLUME_SUFFIXES, key=len, reverse=True)
-    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(suffix)]
+    suffixes = (suffix for suffix in VOLUME_SUFFIXES if name.lower().endswith(suffix))
+    return name[: len(name) - len(max(suffixes, key=len, default=""))]
 
 
 def read_image(path: str | Path, series: str | None = None) -> ReadImage:
@@ -86,18 +77,27 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
         >>> read.image.GetSize(), read.image.GetSpacing(), read.warnings
         ((128, 112, 80), (2.5, 2.5, 3.0), [])
     """
-    path = _existing(path)
-    files: Sequence[Path] = _dicom_files(path, series)
-    is_dicom = bool(files)
-    if is_dicom:
-        from MoBUncertaintyLib.images.dicom import read_slices
+    path = Path(path)
+    files, is_dicom = _files(path, series)
+    with reading(files):
+        if is_dicom:
+            size = sum(file.stat().st_size for file in files)
+        else:
+            header = read_header(path)
+            _check_layout(*header.layout)
+            size = header.length
+        memory.check_image(size)
+        if is_dicom:
+            from MoBUncertaintyLib.images.dicom import read_slices
 
-        image, warnings, digests = read_slices(files)
-        sha256 = digest_of_series(files, digests) if path.is_dir() else digests[0]
-    else:
-        image, warnings, files, sha256 = _read_file(path)
-    image, more = check_image(image)
-    return ReadImage(image, warnings + more, tuple(files), sha256, is_dicom)
+            volume = read_slices(files)
+        else:
+            volume = read_voxels(header)
+        image = volume.image()
+        sha256 = input_digest(path, files)
+    image, warnings = check_image(image)
+    set_modality(image, volume.modality)
+    return ReadImage(image, volume.warnings + warnings, files, sha256, is_dicom)
 
 
 def read_volume(path: str | Path) -> sitk.Image:
@@ -107,7 +107,13 @@ def read_volume(path: str | Path) -> sitk.Image:
         ImageError: Missing, unreadable, truncated or damaged, changed while it was read, or not one scalar volume.
         SettingsError: There is less memory than the image takes.
     """
-    return _read_file(_existing(path))[0]
+    path = Path(path)
+    check_regular(path)
+    with reading([path]):
+        header = read_header(path)
+        _check_layout(*header.layout)
+        memory.check_image(header.length)
+        return read_voxels(header).image()
 
 
 def stored_orientation(path: str | Path) -> str:
@@ -116,8 +122,9 @@ def stored_orientation(path: str | Path) -> str:
     Raises:
         ImageError: Missing or unreadable.
     """
-    with _opened(read_header(_existing(path))) as reader:
-        return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(reader.GetDirection()))
+    check_regular(Path(path))
+    direction = read_header(Path(path)).geometry.GetDirection()
+    return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction))
 
 
 def digest(path: str | Path, series: str | None = None) -> str:
@@ -129,30 +136,24 @@ def digest(path: str | Path, series: str | None = None) -> str:
     Raises:
         ImageError: As for `read_image`.
     """
-    path = _existing(path)
-    files = _dicom_files(path, series)
-    if not files:
-        return digest_of_file(path)
-    digests = [digest_of_file(file) for file in files]
-    return digest_of_series(files, digests) if path.is_dir() else digests[0]
-
-
-def _existing(path: str | Path) -> Path:
     path = Path(path)
+    files, _ = _files(path, series)
+    with reading(files):
+        return input_digest(path, files)
+
+
+def _files(path: Path, series: str | None) -> tuple[tuple[Path, ...], bool]:
+    """List the files of an input, and tell whether they are DICOM."""
     if not os.path.exists(path):
         raise ImageError(f"{printable(str(path))} does not exist; check the path.")
-    if not is_unicode(str(path.absolute())):  # ITK would end the process
+    if not is_unicode(str(path.absolute())):
         raise ImageError(f"{printable(str(path))} is not a name in UTF-8; rename the file or its folder.")
-    return path
-
-
-def _dicom_files(path: Path, series: str | None) -> list[Path]:
-    """List the DICOM files to read; none for a volume file."""
     if path.is_dir():
         from MoBUncertaintyLib.images.dicom import choose_series  # needs pydicom, which Slicer may lack at first
 
-        return choose_series(path, series).files
-    return [path] if not is_volume_name(path.name) and begins_as_dicom(path) else []
+        return tuple(choose_series(path, series)), True
+    check_regular(path)
+    return (path,), not is_volume_name(path.name) and begins_as_dicom(path)
 
 
 def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
@@ -185,17 +186,17 @@ def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
 def _scalar_3d(image: sitk.Image) -> sitk.Image:
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
-    if image.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
-        raise ImageError(_COMPLEX)
-    _check_layout(image.GetSize(), image.GetNumberOfComponentsPerPixel())
+    _check_layout(image.GetSize(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID())
     if "vector" in image.GetPixelIDTypeAsString():
         image = sitk.VectorIndexSelectionCast(image, 0)
     return image
 
 
-def _check_layout(size: tuple[int, ...], components: int) -> None:
+def _check_layout(size: tuple[int, ...], components: int, pixel_id: int) -> None:
     """Check what the header states, so that a huge wrong file is refused before it is read."""
     shape = " x ".join(str(n) for n in size)
+    if pixel_id in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+        raise ImageError("The image has complex values; give a magnitude image or a CT.")
     if len(size) == 4 and size[3] > 1:
         raise ImageError(f"The image has four dimensions ({shape}); extract one time point as a 3D volume.")
     if components != 1:
@@ -243,83 +244,3 @@ def _without_non_finite(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
     filled.CopyInformation(image)
     count = int(finite.size - finite.sum())
     return filled, [f"{count} voxels are not finite numbers and were set to air ({air:g})."]
-
-
-def _read_file(path: Path) -> tuple[sitk.Image, list[str], tuple[Path, ...], str]:
-    """Read a volume file, its warnings, the files of it, and their digest."""
-    with unchanged([path]):
-        return *_read_volume(read_header(path)), (path,), digest_of_file(path)
-
-
-def _read_volume(header: VolumeHeader) -> tuple[sitk.Image, list[str]]:
-    _check_layout(header.shape, header.components)
-    memory.check_image(header.voxels.length)
-    voxels, noticed = check_voxels(header)
-    warnings = [*header.warnings, *noticed]
-    try:
-        with _opened(header) as reader:
-            _check_layout(reader.GetSize(), reader.GetNumberOfComponents())
-            image = reader.Execute() if voxels is None else _image_of(voxels, header, reader)
-    except (RuntimeError, OSError) as error:
-        raise ImageError(
-            f"{header.path.name} cannot be read ({sitk_reason(error)}); give an intact NIfTI, NRRD, MetaImage or DICOM "
-            "file."
-        ) from error
-    return image, warnings
-
-
-@contextmanager
-def _opened(header: VolumeHeader) -> Iterator[sitk.ImageFileReader]:
-    """Open a volume file with SimpleITK: of NIfTI the header alone, in a private place where it has no neighbours."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(header.reader)
-    with _quiet(), ExitStack() as stack:
-        if header.block:
-            folder = TemporaryDirectory(prefix="mob-uncertainty-", ignore_cleanup_errors=True)
-            file = Path(stack.enter_context(folder), "header.nii")
-            file.write_bytes(header.block + bytes(4))
-            reader.SetFileName(str(file))
-        else:
-            reader.SetFileName(stack.enter_context(read_by_itk(header.path)))
-        reader.ReadImageInformation()
-        yield reader
-
-
-def _image_of(voxels: np.ndarray, header: VolumeHeader, reader: sitk.ImageFileReader) -> sitk.Image:
-    """Make the image of stored voxels in the geometry that the reader found; NaN and infinity stay what they are."""
-    if voxels.dtype.kind == "c":
-        raise ImageError(_COMPLEX)
-    image = sitk.GetImageFromArray(_rescaled(voxels, header).reshape(reader.GetSize()[::-1]))
-    image.SetSpacing(reader.GetSpacing())
-    image.SetOrigin(reader.GetOrigin())
-    image.SetDirection(reader.GetDirection())
-    return image
-
-
-def _rescaled(voxels: np.ndarray, header: VolumeHeader) -> np.ndarray:
-    """Multiply by the slope and add the intercept that a NIfTI file states, as SimpleITK does."""
-    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    if (header.slope, header.intercept) == (1, 0):
-        return native
-    scaled = native.astype(np.float64 if native.dtype == np.float64 else np.float32)
-    for start in range(0, scaled.size, _PIECE):  # in double precision, but not all at once
-        part = scaled[start : start + _PIECE]
-        part[:] = part.astype(np.float64) * header.slope + header.intercept
-    return scaled
-
-
-def sitk_reason(error: Exception) -> str:
-    """Quote an error of SimpleITK: the last line of its message, without positions in the source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].split("ERROR: ")[-1].rstrip(".") if lines else type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence ITK's warnings on stderr; those that matter are reported as warnings of ours."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)

@@ -1,16 +1,15 @@
-"""Check the voxels of NIfTI, NRRD and MetaImage files before SimpleITK reads them.
+"""Read the voxels of NIfTI, NRRD and MetaImage files.
 
-SimpleITK silently reads damaged voxels as they are, and missing ones as zeros. So all voxels are read once before,
-which also verifies the checksum of a compressed stream. Those of NIfTI are kept, since SimpleITK can take another
-file's: of `a.nii` where it is asked for `a.nii.gz`.
+SimpleITK silently reads damaged voxels as they are, missing ones as zeros, NaN in NIfTI as 0, and those of another file
+of nearly the same name. Here as many voxels are there as the header states, and a compressed stream has its checksum.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO
 
 import numpy as np
@@ -19,6 +18,8 @@ from isal.igzip_lib import IsalError
 
 from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.base.input_files import BoundedReader
+from MoBUncertaintyLib.images.grid import Volume, grid_of
+from MoBUncertaintyLib.images.modality import modality_of
 from MoBUncertaintyLib.images.volume_headers import VolumeHeader
 
 _CHUNK = 1 << 22
@@ -27,61 +28,50 @@ _CHUNK = 1 << 22
 _SURPLUS = 4096
 
 
-def check_voxels(header: VolumeHeader) -> tuple[np.ndarray | None, list[str]]:
-    """Check that a volume has as many voxels as its header states, with the right checksum.
-
-    Returns:
-        The voxels as they are stored, where the header states their type; and a warning if a few bytes follow them.
+def read_voxels(header: VolumeHeader) -> Volume:
+    """Read a volume of one value for each voxel.
 
     Raises:
-        ImageError: Voxels are missing or damaged, or there are many more bytes than stated.
+        ImageError: Voxels are missing or damaged, or there are many more bytes than they take.
+        OSError: The file cannot be read.
     """
-    voxels = header.voxels
-    values = None if header.dtype is None else np.empty(math.prod(header.shape), header.dtype)
-    name, needed = header.path.name, voxels.skip + voxels.length
-    surplus = min(_SURPLUS, voxels.length // header.shape[-1] - 1) if voxels.packing == "raw" else 0
+    geometry, name, needed = header.geometry, header.path.name, header.skip + header.length
+    size = geometry.GetSize()
+    voxels = np.empty(math.prod(size), header.dtype)
+    surplus = min(_SURPLUS, header.length // size[-1] - 1) if header.packing == "raw" else 0
     try:
-        present = _count_bytes(header, needed + surplus + 1, None if values is None else values.view(np.uint8))
+        present = _unpack(header, voxels.view(np.uint8), needed + surplus + 1)
     except (EOFError, zlib.error, IsalError, igzip.BadGzipFile) as error:  # type: ignore[misc]  # its stub has it as an instance
         raise ImageError(f"{name} is truncated or damaged; copy or download it again.") from error
-    except OSError as error:
-        raise ImageError(f"{name} cannot be read ({error.strerror or error}); check the path.") from error
     if present < needed:
         raise ImageError(f"{name} is truncated ({present} of {needed} bytes); copy or download it again.")
     if present > needed + surplus:
         raise ImageError(f"{name} holds more than the {needed} bytes of its voxels; its header is wrong, or the file.")
+    warnings = list(header.warnings)
     if present > needed:
-        return values, [f"{name} holds {present - needed} bytes more than its voxels, which were ignored."]
-    return values, []
+        warnings.append(f"{name} holds {present - needed} bytes more than its voxels, which were ignored.")
+    values = _scaled(voxels, *header.scale).reshape(size[2::-1])
+    return Volume(values, grid_of(geometry), modality_of(geometry), warnings)
 
 
-def _count_bytes(header: VolumeHeader, limit: int, kept: np.ndarray | None) -> int:
-    """Count the unpacked bytes up to about `limit`, and keep the voxels'; a stream that ends before is verified."""
-    voxels = header.voxels
+def _unpack(header: VolumeHeader, voxels: np.ndarray, limit: int) -> int:
+    """Read the bytes of the voxels, and count all bytes up to about a limit; a stream that ends before is verified."""
     with BoundedReader(header.path) as file:
-        if voxels.packing == "raw":
-            present = os.fstat(file.fileno()).st_size - voxels.start
-            if kept is not None and present >= voxels.length:
-                file.seek(voxels.start)
-                file.readinto(kept.data)
-            return present
-        file.seek(voxels.start)
+        file.seek(header.start)
+        if header.packing == "zlib":
+            chunks = _inflated(file, header.packed)
+        else:
+            stream = igzip.GzipFile(fileobj=file) if header.packing == "gzip" else file
+            chunks = iter(partial(stream.read, _CHUNK), b"")
         count = 0
-        for chunk in _gunzipped(file) if voxels.packing == "gzip" else _inflated(file, voxels.packed):
-            if kept is not None:
-                part = np.frombuffer(chunk, np.uint8)[max(voxels.skip - count, 0) :]
-                there = kept[max(count - voxels.skip, 0) :][: len(part)]
-                there[:] = part[: len(there)]
+        for chunk in chunks:
+            part = np.frombuffer(chunk, np.uint8)[max(header.skip - count, 0) :]
+            place = voxels[max(count - header.skip, 0) :][: len(part)]
+            place[:] = part[: len(place)]
             count += len(chunk)
             if count >= limit:
                 break
         return count
-
-
-def _gunzipped(file: BinaryIO) -> Iterator[bytes]:
-    with igzip.GzipFile(fileobj=file) as stream:
-        while chunk := stream.read(_CHUNK):
-            yield chunk
 
 
 def _inflated(file: BinaryIO, packed: int | None) -> Iterator[bytes]:
@@ -96,3 +86,15 @@ def _inflated(file: BinaryIO, packed: int | None) -> Iterator[bytes]:
         yield stream.decompress(block, _CHUNK)
     if packed not in (None, taken) or stream.unused_data or file.read(1):
         raise zlib.error("the stream has another length than stated")
+
+
+def _scaled(voxels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Multiply by the slope and add the intercept that a NIfTI file states, as SimpleITK does."""
+    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    if (slope, intercept) == (1, 0):
+        return native
+    scaled = native.astype(np.float64 if native.dtype == np.float64 else np.float32)
+    for start in range(0, scaled.size, _CHUNK):  # in double precision, but not all at once
+        part = scaled[start : start + _CHUNK]
+        part[:] = part.astype(np.float64) * slope + intercept
+    return scaled

@@ -1,7 +1,8 @@
-"""Read the headers of NIfTI, NRRD and MetaImage files: size, where the voxels lie in the file, geometry.
+"""Read the headers of NIfTI, NRRD and MetaImage files: geometry, and where the voxels lie in the file.
 
-They are read strictly, because SimpleITK opens whatever file a header names: voxels in another file than the header are
-refused. The geometry itself comes from SimpleITK; here it is only checked that it is stated, and once.
+The geometry comes from SimpleITK, which opens whatever file a header names, and may take another file's voxels. So it
+gets nothing but the header, in a private place, and voxels in another file than the header are refused. Here it is
+checked that the geometry is stated, and once.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
+import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import ImageError, reason_of
-from MoBUncertaintyLib.base.input_files import BoundedReader, check_regular
+from MoBUncertaintyLib.base.input_files import BoundedReader
 
 _SUFFIXES = {"NIfTI": (".nii", ".nii.gz"), "NRRD": (".nrrd", ".nhdr"), "MetaImage": (".mha", ".mhd")}
 VOLUME_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
@@ -29,26 +32,8 @@ _HEADER_LIMIT = 1 << 22
 _SAME_SCALE = 0.01
 # Cosine of 60 degrees: at a larger angle two statements of an axis contradict each other.
 _OPPOSED = 0.5
+_DETACHED = "{} has its voxels in another file, which is not read; save it as one file."
 _NOTHING = np.finfo(float).eps  # a slope or an intercept below it counts as none
-
-
-@dataclass(frozen=True)
-class Voxels:
-    """Where a volume's voxels lie.
-
-    Attributes:
-        start: Byte of the file at which they, or their compressed stream, begin.
-        skip: Bytes of the stream before the first voxel.
-        length: Bytes of the voxels, unpacked.
-        packing: "raw", "gzip" or "zlib".
-        packed: Bytes of the compressed stream, where the header states it.
-    """
-
-    start: int
-    skip: int
-    length: int
-    packing: str
-    packed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,27 +41,36 @@ class VolumeHeader:
     """The contents of a volume file's header.
 
     Attributes:
-        path: The file with the header.
-        reader: SimpleITK's name for the format.
-        shape: Voxels along each axis.
-        components: Values per voxel.
-        voxels: Where they lie.
+        path: The file.
+        geometry: SimpleITK's reader of the header, asked as an image is: size, spacing, origin, direction, modality.
+        dtype: Type of a stored value, byte order included.
+        packing: "raw", "gzip" or "zlib".
+        start: Byte of the file at which the voxels, or their compressed stream, begin.
+        skip: Bytes of the stream before the first voxel.
+        packed: Bytes of the compressed stream, where the header states it.
+        scale: What stored values are multiplied by, and what is added to them then.
         warnings: Sentences on geometry that is missing or contradicts itself.
-        dtype: Type of the stored voxels, byte order included, where it is known.
-        block: Of NIfTI, the header itself.
-        slope, intercept: Of NIfTI, what stored voxels are multiplied by, and what is added then.
     """
 
     path: Path
-    reader: str
-    shape: tuple[int, ...]
-    components: int
-    voxels: Voxels
-    warnings: tuple[str, ...] = ()
-    dtype: np.dtype | None = None
-    block: bytes = b""
-    slope: float = 1.0
-    intercept: float = 0.0
+    geometry: Any
+    dtype: np.dtype
+    packing: str
+    start: int
+    skip: int = 0
+    packed: int | None = None
+    scale: tuple[float, float] = (1.0, 0.0)
+    warnings: Sequence[str] = ()
+
+    @property
+    def layout(self) -> tuple[tuple[int, ...], int, int]:
+        """Voxels along each axis, values per voxel, and SimpleITK's number of their type."""
+        return self.geometry.GetSize(), self.geometry.GetNumberOfComponents(), self.geometry.GetPixelID()
+
+    @property
+    def length(self) -> int:
+        """Bytes of the voxels, unpacked, of one value each."""
+        return int(math.prod(self.geometry.GetSize()) * self.dtype.itemsize)
 
 
 def is_volume_name(name: str) -> bool:
@@ -84,19 +78,18 @@ def is_volume_name(name: str) -> bool:
     return name.lower().endswith(VOLUME_SUFFIXES)
 
 
-def read_header(path: str | Path) -> VolumeHeader:
-    """Read a volume file's header.
+def read_header(path: Path) -> VolumeHeader:
+    """Read the header of a volume file, which must be a regular one.
 
     Raises:
-        ImageError: It is no regular file, its header is malformed, or its voxels are in another file.
+        ImageError: It is malformed, or the voxels are in another file.
     """
-    path = Path(path)
-    check_regular(path)
     kind = next((name for name, suffixes in _SUFFIXES.items() if path.name.lower().endswith(suffixes)), None)
     if kind is None:
         raise ImageError(f"{path.name} is no NIfTI, NRRD, MetaImage or DICOM file; convert it to one of them first.")
     try:
-        return {"NIfTI": _nifti, "NRRD": _nrrd, "MetaImage": _metaimage}[kind](path)
+        with BoundedReader(path) as file:
+            return {"NIfTI": _nifti, "NRRD": _nrrd, "MetaImage": _metaimage}[kind](path, file)
     except (ImageError, MemoryError):
         raise
     except (EOFError, zlib.error) as error:
@@ -110,12 +103,11 @@ def read_header(path: str | Path) -> VolumeHeader:
 # --- NIfTI -----------------------------------------------------------------------------------------------------------
 
 
-def _nifti(path: Path) -> VolumeHeader:
+def _nifti(path: Path, file: BinaryIO) -> VolumeHeader:
     import nibabel
 
     packed = path.name.lower().endswith(".gz")
-    with BoundedReader(path) as file:
-        block = gzip.GzipFile(fileobj=file).read(540) if packed else file.read(540)
+    block = gzip.GzipFile(fileobj=file).read(540) if packed else file.read(540)
     kinds: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
     size = next((size for order in ("little", "big") if (size := int.from_bytes(block[:4], order)) in kinds), 0)
     if not size or len(block) < size:
@@ -128,19 +120,22 @@ def _nifti(path: Path) -> VolumeHeader:
     offset = float(header["vox_offset"])
     if not (shape and min(shape) > 0 and dtype.itemsize):
         raise ValueError("it states no size")
-    if not (math.isfinite(offset) and offset == int(offset) and offset >= size + 4):
+    if not (size + 4 <= offset < 2**63 and offset == int(offset)):
         raise ValueError(f"its voxels cannot begin at byte {offset:g}")
     spacing = np.asarray(header["pixdim"][1:4], float)
     if not (np.isfinite(spacing) & (spacing != 0)).all():
         steps = " x ".join(f"{s:g}" for s in spacing)
         raise ImageError(f"The header of {path.name} states a spacing of {steps} mm; correct the header.")
-    skip, start = (int(offset), 0) if packed else (0, int(offset))
-    length = math.prod(shape) * dtype.itemsize
-    voxels = Voxels(start, skip, length, "gzip" if packed else "raw")
-    components = len(dtype.names) if dtype.names else 1
-    warnings = tuple(_nifti_geometry(path, header, shape))
-    scale = _nifti_scale(float(header["scl_slope"]), float(header["scl_inter"]))
-    return VolumeHeader(path, "NiftiImageIO", shape, components, voxels, warnings, dtype, block[:size], *scale)
+    return VolumeHeader(
+        path,
+        _geometry(path, "NIfTI", block[:size] + bytes(4)),  # no extensions
+        dtype,
+        "gzip" if packed else "raw",
+        start=0 if packed else int(offset),
+        skip=int(offset) if packed else 0,
+        scale=_nifti_scale(float(header["scl_slope"]), float(header["scl_inter"])),
+        warnings=_nifti_warnings(path, header, shape),
+    )
 
 
 def _nifti_scale(slope: float, intercept: float) -> tuple[float, float]:
@@ -155,7 +150,7 @@ def _nifti_scale(slope: float, intercept: float) -> tuple[float, float]:
     return slope, intercept
 
 
-def _nifti_geometry(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
+def _nifti_warnings(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
     """Find what to warn of, as a NIfTI header can state the geometry twice, or not at all.
 
     Raises:
@@ -223,49 +218,30 @@ def _unknown_place(path: Path, reason: str) -> str:
 
 # --- NRRD ------------------------------------------------------------------------------------------------------------
 
-_SIZES = {"char": 1, "int8": 1, "short": 2, "int16": 2, "int": 4, "int32": 4, "longlong": 8, "int64": 8}
-_NRRD_BYTES = {**_SIZES, **{"u" + name: size for name, size in _SIZES.items()}, "float": 4, "double": 8}
 _NRRD_PACKINGS = {"raw": "raw", "gz": "gzip", "gzip": "gzip"}
 _PATIENT_SPACES = ("ras", "las", "lps", "right-anterior-superior", "left-anterior-superior", "left-posterior-superior")
 
 
-def _nrrd(path: Path) -> VolumeHeader:
-    with BoundedReader(path) as file:
-        fields, end = _nrrd_fields(file)
-    shape = _whole_numbers(fields.get("sizes", ""))
-    size = _NRRD_BYTES.get(_nrrd_type(fields.get("type", "")))
-    if size is None:
-        raise ValueError(f"its type is {fields.get('type')!r}")
+def _nrrd(path: Path, file: BinaryIO) -> VolumeHeader:
+    fields = _nrrd_fields(_lines(file))
+    _count_sizes(fields.get("sizes", ""))
     encoding = fields.get("encoding", "").lower()
     if encoding not in _NRRD_PACKINGS:
         raise ImageError(f"{path.name} has the encoding {encoding!r}, which is not read; save it as raw or gzip.")
-    if int(fields.get("dimension", "0") or 0) != len(shape):
-        raise ValueError("its dimension is not the number of its sizes")
     if "datafile" in fields:
-        raise _detached(path)
+        raise ImageError(_DETACHED.format(path.name))
     if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
         raise ImageError(f"{path.name} skips bytes before its voxels, which is not read; save it again.")
-    voxels = Voxels(end, 0, math.prod(shape) * size, _NRRD_PACKINGS[encoding])
-    # An axis that is no direction in space holds the values of a voxel, if it is the first.
-    directions = re.findall(r"none|\([^)]*\)", fields.get("spacedirections", "").lower())
-    kinds = fields.get("kinds", "").lower().split()
-    vector = directions[:1] == ["none"] or (kinds[:1] not in ([], ["domain"], ["space"], ["???"], ["none"]))
-    components, shape = (shape[0], shape[1:]) if vector and len(shape) > 3 else (1, shape)
-    return VolumeHeader(path, "NrrdImageIO", shape, components, voxels, tuple(_nrrd_geometry(path, fields)))
+    geometry = _geometry(path, "NRRD", _before(file))
+    dtype = _dtype(geometry, big=fields.get("endian", "").lower() == "big")
+    return VolumeHeader(
+        path, geometry, dtype, _NRRD_PACKINGS[encoding], start=file.tell(), warnings=_nrrd_warnings(path, fields)
+    )
 
 
-def _nrrd_type(text: str) -> str:
-    """Reduce the many names of a type to one: "ushort" for "unsigned short int"."""
-    words = text.lower().removesuffix("_t").split()
-    name = "".join(word for word in words if word not in ("signed", "unsigned"))
-    name = name.removesuffix("int") if name in ("shortint", "longlongint") else name
-    return "u" + name if "unsigned" in words else name
-
-
-def _nrrd_fields(file: BinaryIO) -> tuple[dict[str, str], int]:
-    """Read the fields of an NRRD header, by lower-case name without spaces, and the offset of the byte after it."""
+def _nrrd_fields(lines: Iterator[str]) -> dict[str, str]:
+    """Read the fields of an NRRD header, by lower-case name without spaces."""
     fields: dict[str, str] = {}
-    lines = _lines(file)
     if not re.fullmatch("NRRD000[1-5]", next(lines, "")):
         raise ValueError("it has no header")
     for line in lines:
@@ -278,10 +254,10 @@ def _nrrd_fields(file: BinaryIO) -> tuple[dict[str, str], int]:
         if not separator or key in fields:
             raise ValueError(f"its header has the line {line[:40]!r}")
         fields[key] = value.strip()
-    return fields, file.tell()
+    return fields
 
 
-def _nrrd_geometry(path: Path, fields: dict[str, str]) -> list[str]:
+def _nrrd_warnings(path: Path, fields: dict[str, str]) -> list[str]:
     space = fields.get("space", "").lower()
     warnings = []
     if space.removesuffix("-time") not in _PATIENT_SPACES:
@@ -297,56 +273,51 @@ def _nrrd_geometry(path: Path, fields: dict[str, str]) -> list[str]:
 
 # --- MetaImage -------------------------------------------------------------------------------------------------------
 
-_META_BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8}
-_META_BYTES |= {"U" + name: size for name, size in _META_BYTES.items()} | {"FLOAT": 4, "DOUBLE": 8}
-
-_META_FIELDS = {"NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "BinaryData", "CompressedData"}
-_META_FIELDS |= {"CompressedDataSize", "HeaderSize"}
+_META_FIELDS = {"NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "BinaryData", "BinaryDataByteOrderMSB"}
+_META_FIELDS |= {"CompressedData", "CompressedDataSize", "HeaderSize"}
 _TRUE = ("T", "t", "1")
 # Powers of the number of axes: so many numbers they have.
 _META_VECTORS = {"TransformMatrix": 2, "Rotation": 2, "Orientation": 2, "Offset": 1, "Position": 1, "Origin": 1}
 _META_VECTORS |= {"CenterOfRotation": 1, "ElementSpacing": 1, "ElementSize": 1}
 
 
-def _metaimage(path: Path) -> VolumeHeader:
-    with BoundedReader(path) as file:
-        fields, end = _meta_fields(file)
-    shape = _whole_numbers(fields.get("DimSize", ""))
-    if fields.get("NDims") != str(len(shape)):
+def _metaimage(path: Path, file: BinaryIO) -> VolumeHeader:
+    fields = _meta_fields(_lines(file))
+    axes = _count_sizes(fields.get("DimSize", ""))
+    if fields.get("NDims") != str(axes):
         raise ValueError("its NDims is not the number of its DimSize")
-    kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
-    size = _META_BYTES.get(kind)
-    if size is None:
-        raise ValueError(f"its ElementType is {fields.get('ElementType')!r}")
-    components = _whole_numbers(fields.get("ElementNumberOfChannels", "1"))[0]
-    for name, count in _META_VECTORS.items():
-        if name in fields and not _are_numbers(fields[name], len(shape) ** count):
+    if "ElementType" not in fields:
+        raise ValueError("its header has no ElementType")
+    for name, power in _META_VECTORS.items():
+        if name in fields and not _are_numbers(fields[name], axes**power):
             raise ValueError(f"its {name} is {fields[name][:40]!r}")
     if fields.get("BinaryData", "True")[:1] not in _TRUE:
         raise ImageError(f"{path.name} has its voxels as text, which is not read; save it as binary.")
-    voxels = _meta_voxels(path, fields, end, math.prod(shape) * components * size)
-    return VolumeHeader(path, "MetaImageIO", shape, components, voxels, tuple(_meta_geometry(path, fields)))
-
-
-def _meta_voxels(path: Path, fields: dict[str, str], end: int, length: int) -> Voxels:
-    """Find `length` bytes of voxels, which lie after the `end` of the header."""
-    packed = fields.get("CompressedData", "False")[:1] in _TRUE
     if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
-        raise _detached(path)
+        raise ImageError(_DETACHED.format(path.name))
     if fields.get("HeaderSize", "0") != "0":
         raise ValueError(f"its HeaderSize is {fields['HeaderSize'][:40]!r}")
-    size = fields.get("CompressedDataSize", "")
+    packed, size = fields.get("CompressedData", "False")[:1] in _TRUE, fields.get("CompressedDataSize", "")
     if size and not packed:
         raise ValueError("it states a CompressedDataSize, and that its voxels are not compressed")
-    if packed and not re.fullmatch(r"[1-9]\d{0,17}", size):  # SimpleITK reads anything then
+    if packed and not re.fullmatch(r"[1-9]\d{0,17}", size):
         raise ValueError(f"its CompressedDataSize is {size!r}")
-    return Voxels(end, 0, length, "zlib" if packed else "raw", int(size) if packed else None)
+    geometry = _geometry(path, "MetaImage", _before(file))
+    return VolumeHeader(
+        path,
+        geometry,
+        _dtype(geometry, big=fields.get("BinaryDataByteOrderMSB", "False")[:1] in ("T", "1")),  # as SimpleITK reads it
+        "zlib" if packed else "raw",
+        start=file.tell(),
+        packed=int(size) if packed else None,
+        warnings=_meta_warnings(path, fields),
+    )
 
 
-def _meta_fields(file: BinaryIO) -> tuple[dict[str, str], int]:
-    """Read the fields of a MetaImage header, the last of which names the voxels' file, and the offset after it."""
+def _meta_fields(lines: Iterator[str]) -> dict[str, str]:
+    """Read the fields of a MetaImage header, the last of which names the voxels' file."""
     fields: dict[str, str] = {}
-    for line in _lines(file):
+    for line in lines:
         name, separator, value = (part.strip() for part in line.partition("="))
         is_last = re.fullmatch(r"ElementDataFile ?= ?\S.*", line)
         # Nowhere else may anything look like that line.
@@ -355,11 +326,11 @@ def _meta_fields(file: BinaryIO) -> tuple[dict[str, str], int]:
             raise ValueError(f"its header has the line {line[:40]!r}" if line else "it has no header")
         fields[name] = value
         if is_last:
-            return fields, file.tell()
+            return fields
     raise ValueError("its header has no ElementDataFile")
 
 
-def _meta_geometry(path: Path, fields: dict[str, str]) -> list[str]:
+def _meta_warnings(path: Path, fields: dict[str, str]) -> list[str]:
     missing = []
     if not {"TransformMatrix", "Rotation", "Orientation"} & fields.keys():
         missing.append("TransformMatrix")
@@ -369,6 +340,36 @@ def _meta_geometry(path: Path, fields: dict[str, str]) -> list[str]:
 
 
 # --- for several formats ---------------------------------------------------------------------------------------------
+
+_READERS = {"NIfTI": "NiftiImageIO", "NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
+
+
+def _geometry(path: Path, kind: str, header: bytes) -> sitk.ImageFileReader:
+    """Let SimpleITK read a header alone, from a private file."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(_READERS[kind])
+    display = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # on stderr; those that matter are warnings of ours
+    try:
+        with TemporaryDirectory(prefix="mob-uncertainty-", ignore_cleanup_errors=True) as folder:
+            file = Path(folder, f"header{_SUFFIXES[kind][0]}")
+            file.write_bytes(header)
+            reader.SetFileName(str(file))
+            reader.ReadImageInformation()
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1].split("ERROR: ")[-1].rstrip(".")  # no positions in the source
+        raise ImageError(
+            f"{path.name} cannot be read ({reason}); give an intact NIfTI, NRRD, MetaImage or DICOM file."
+        ) from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(display)
+    return reader
+
+
+def _dtype(geometry: sitk.ImageFileReader, big: bool) -> np.dtype:
+    """Return the type of values that are stored as SimpleITK has read, and in which order of bytes."""
+    dtype = sitk.GetArrayViewFromImage(sitk.Image([1, 1], geometry.GetPixelID())).dtype
+    return dtype.newbyteorder(">" if big else "<")
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
@@ -382,16 +383,20 @@ def _lines(file: BinaryIO) -> Iterator[str]:
         yield text
 
 
-def _detached(path: Path) -> ImageError:
-    return ImageError(f"{path.name} has its voxels in another file, which is not read; save it as one file.")
+def _before(file: BinaryIO) -> bytes:
+    """Return what was read of a file, and leave it there."""
+    end = file.tell()
+    file.seek(0)
+    return file.read(end)
+
+
+def _count_sizes(text: str) -> int:
+    """Count the sizes of a header; there is nothing else that another program could read as one."""
+    if not re.fullmatch(r"[1-9]\d{0,8}(\s+[1-9]\d{0,8}){0,4}", text):
+        raise ValueError(f"its sizes are {text[:40]!r}")
+    return len(text.split())
 
 
 def _are_numbers(text: str, count: int) -> bool:
     words = text.split()
     return len(words) == count and all(math.isfinite(float(word)) for word in words)
-
-
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d{0,9}(\s+[1-9]\d{0,9}){0,15}", text):
-        raise ValueError(f"its sizes are {text[:40]!r}")
-    return tuple(map(int, text.split()))

@@ -14,9 +14,10 @@ import torch
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.base.names import printable
-from MoBUncertaintyLib.images.channels import aligned, check_modalities, in_order
+from MoBUncertaintyLib.images.channels import aligned
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
+from MoBUncertaintyLib.images.modality import check_modalities, in_order
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
 from MoBUncertaintyLib.inference.engines import Engine, OpenVinoEngine, TorchEngine

@@ -6,9 +6,13 @@ vtkMRMLSegmentationStorageNode.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,10 +20,11 @@ from scipy.ndimage import find_objects
 
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.geometry import Grid, occupied, whole
-from MoBUncertaintyLib.images.code_pages import written_by_itk
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.terminology import terminology_entry
+
+ONLY_ASCII = sys.platform == "win32"
 
 
 def write_segmentation_nrrd(
@@ -99,10 +104,25 @@ def write_whole(image: sitk.Image, path: Path) -> None:
     Raises:
         RuntimeError: It cannot be written.
     """
-    with written_by_itk(path) as name:
+    with _written_by_itk(path) as name:
         sitk.WriteImage(image, name, useCompression=True)
         if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(name)), sitk.GetArrayViewFromImage(image)):
             raise RuntimeError("not what was written")
+
+
+@contextmanager
+def _written_by_itk(path: Path) -> Iterator[str]:
+    """Name a file so that ITK can write it: on Windows, names in the system's code page alone, so ASCII for certain.
+
+    See https://github.com/SimpleITK/SimpleITK/issues/795.
+    """
+    if not ONLY_ASCII or str(path).isascii():
+        yield str(path)
+        return
+    with TemporaryDirectory(prefix="mob-uncertainty-", ignore_cleanup_errors=True) as folder:
+        place = Path(folder, "file" + "".join(filter(str.isascii, path.suffixes)))
+        yield str(place)
+        shutil.copyfile(place, path)
 
 
 def values_in(segmentation: np.ndarray, allowed: Collection[int]) -> set[int]:

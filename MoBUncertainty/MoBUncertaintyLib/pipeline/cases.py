@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from MoBUncertaintyLib.base.errors import Cancelled, ImageError, OutputError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.publishing import absolute
-from MoBUncertaintyLib.images.channels import check_modalities
 from MoBUncertaintyLib.images.inputs import Input
+from MoBUncertaintyLib.images.modality import check_modalities
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.inference.suitability import unsuitable

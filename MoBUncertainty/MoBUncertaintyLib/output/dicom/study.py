@@ -230,9 +230,9 @@ def read_series(files: Sequence[Path], image: sitk.Image) -> DicomSeries:
     if enhanced and len(headers) > 1:
         raise ImageError("The image lies in several multi-frame DICOM files; export as NRRD.")
     try:
-        planes = [place[:3] for header in headers for place in places_of(header)]
+        planes = [place for header in headers for place, _ in places_of(header)]
         sizes = {(int(header.Columns), int(header.Rows)) for header in headers}
-        cosines, positions, spacings = (np.array(values, dtype=float) for values in zip(*planes, strict=True))
+        cosines, positions, spacings = np.split(np.array(planes), [6, 9], axis=1)
         rows, columns = np.moveaxis(cosines.reshape(-1, 2, 3), 1, 0)
     except (ImageError, AttributeError, TypeError, ValueError) as error:
         raise ImageError("The DICOM files do not say where their slices lie; export as NRRD.") from error

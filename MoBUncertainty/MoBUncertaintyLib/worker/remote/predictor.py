@@ -12,9 +12,8 @@ import SimpleITK as sitk
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.errors import reason_of
 from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder
-from MoBUncertaintyLib.images.channels import check_modalities
 from MoBUncertaintyLib.images.grid import grid_of
-from MoBUncertaintyLib.images.modality import modality_of
+from MoBUncertaintyLib.images.modality import check_modalities, modality_of
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.maps.members import together
 from MoBUncertaintyLib.model.card import chosen_labels
