@@ -8,7 +8,7 @@ that is to be shown inverted (MONOCHROME1) keeps its values.
 
 from __future__ import annotations
 
-import io
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -166,16 +166,15 @@ def parsing(path: Path) -> Iterator[None]:
 
 
 def _slices_of(path: Path) -> list[_Slice]:
-    content = path.read_bytes()
-    with parsing(path):
-        dataset = pydicom.dcmread(io.BytesIO(content), force=True)
+    with BoundedReader(path) as file, parsing(path):
+        dataset = pydicom.dcmread(file, force=True)
         if not dataset.file_meta.get("TransferSyntaxUID"):
             implicit, little = dataset.original_encoding
             explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
             dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
         _check_slice(path, dataset)
         places = list(places_of(dataset))
-        values = _values(path, content, dataset, len(places))
+        values = _values(path, dataset, len(places))
         modality, frame = (str(dataset.get(name) or "") for name in ("Modality", "FrameOfReferenceUID"))
         return [_Slice(modality, frame, *place, plane) for place, plane in zip(places, values, strict=True)]
 
@@ -233,14 +232,14 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> np.ndarray:
     return numbers
 
 
-def _values(path: Path, content: bytes, dataset: Dataset, count: int) -> np.ndarray:
+def _values(path: Path, dataset: Dataset, count: int) -> np.ndarray:
     """Read the voxels of a file's frames, (frame, row, column), rescaled."""
     if int(dataset.get("NumberOfFrames", 1) or 1) != count:
         raise ImageError(
             f"{path.name} has {dataset.NumberOfFrames} frames and says where {count} lie; export it again."
         )
     if not _can_unpack(dataset):
-        values = _unpacked_by_gdcm(path.name, content, dataset)
+        values = _unpacked_by_gdcm(path, dataset)
     elif "PerFrameFunctionalGroupsSequence" in dataset:
         import highdicom
 
@@ -266,20 +265,20 @@ def _can_unpack(dataset: Dataset) -> bool:
         return False
 
 
-def _unpacked_by_gdcm(name: str, content: bytes, dataset: Dataset) -> np.ndarray:
+def _unpacked_by_gdcm(path: Path, dataset: Dataset) -> np.ndarray:
     """Read frames with SimpleITK, which rescales all frames of a file alike and inverts MONOCHROME1."""
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
     scales = {str(group.get("PixelValueTransformationSequence")) for group in groups}
     kind = dataset.file_meta.TransferSyntaxUID.name
-    refusal = ImageError(f"{name} is packed as {kind}, which cannot be unpacked; export it uncompressed.")
+    refusal = ImageError(f"{path.name} is packed as {kind}, which cannot be unpacked; export it uncompressed.")
     if len(scales) > 1 or dataset.PhotometricInterpretation != "MONOCHROME2":
         raise refusal
     for frame in pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=max(len(groups), 1)):
         if b"\xff\xd9" not in frame[-4:]:  # the end of a JPEG image
-            raise ImageError(f"{name} is truncated; copy or export it again.")
+            raise ImageError(f"{path.name} is truncated; copy or export it again.")
     with TemporaryDirectory(prefix="mob-uncertainty-", ignore_cleanup_errors=True) as folder:
         file = Path(folder, "slice.dcm")  # a name that ITK can open on Windows, too
-        file.write_bytes(content)
+        shutil.copyfile(path, file)
         try:
             values = sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))
         except RuntimeError as error:
