@@ -9,6 +9,7 @@ from __future__ import annotations
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName
 from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, nodesByClass
@@ -66,7 +67,7 @@ def followViews(scene):
         legend.EndModify(wasModifying)
 
 
-class LegendFollower:
+class LegendFollower(VTKObservationMixin):
     """Lets legends follow the slice views: what is in them, how large they are and which of them the layout has.
 
     Args:
@@ -75,27 +76,23 @@ class LegendFollower:
     """
 
     def __init__(self, scene, later):
+        VTKObservationMixin.__init__(self)
         self._scene, self._later = scene, later
-        self._observed: list[tuple] = [(scene, scene.AddObserver(scene.NodeAddedEvent, self._onNodeAdded))]
         self._seen: list | None = None
         self._waiting = False
+        self.addObserver(scene, scene.NodeAddedEvent, self._onNodeAdded)
         for className in ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode"):
             for node in nodesByClass(scene, className):
-                self._observe(node)
+                self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
 
     def stop(self):
         """Let go of all nodes."""
-        for node, tag in self._observed:
-            node.RemoveObserver(tag)
-        self._observed = []
-
-    def _observe(self, node):
-        self._observed.append((node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onModified)))
+        self.removeObservers()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeAdded(self, _caller, _event, node):
         if node.IsA("vtkMRMLSliceNode") or node.IsA("vtkMRMLSliceCompositeNode"):
-            self._observe(node)
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
 
     def _onModified(self, *_args):
         if not self._waiting:
@@ -108,7 +105,7 @@ class LegendFollower:
             (view.GetID(), view.IsMappedInLayout(), tuple(view.GetDimensions()), _foreground(self._scene, view))
             for view in nodesByClass(self._scene, "vtkMRMLSliceNode")
         ]
-        if self._observed and seen != self._seen:  # a view is modified by every slice that is scrolled to
+        if self.Observations and seen != self._seen:  # a view is modified by every slice that is scrolled to
             self._seen = seen
             followViews(self._scene)
 
