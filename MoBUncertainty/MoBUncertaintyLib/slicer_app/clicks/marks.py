@@ -16,9 +16,8 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.output.pictures.palette import Palette
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.scene.nodes import Point
+from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.views import sliceThrough
 
 MARK_CLASS = "vtkMRMLMarkupsFiducialNode"
 GLYPH_PERCENT = 4.0  # of the view; the outlines, which may lie over the marks, are narrower
@@ -109,7 +108,9 @@ class ClickMarks:
         """Mark the place where a click would help most, and let all slice views go through it; None: no place."""
         self._fill(Mark.SUGGESTION, [] if point is None else [point], [""])
         if point is not None:
-            sliceThrough(self._nodes.scene, self._nodes.toWorld([point])[0])
+            (place,) = self._nodes.toWorld([point])
+            for view in nodesByClass(self._nodes.scene, "vtkMRMLSliceNode"):
+                view.JumpSliceByOffsetting(*place)  # what it is centred on stays
 
     def setHidden(self, hidden: bool) -> None:
         """Hide all marks, or show them."""

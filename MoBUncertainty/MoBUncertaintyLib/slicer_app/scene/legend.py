@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import slicer
 import vtk
-from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName
 from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, nodesByClass
 from MoBUncertaintyLib.slicer_app.scene.state import OverlayRecord, SceneState
 
@@ -40,11 +38,6 @@ def setLegend(volume, title: str):
         text.SetFontFamilyToArial()
         text.SetFontSize(FONT_PIXELS)  # not heeded: letters are as large as the legend's size permits
         text.SetShadow(True)  # white on bright bone would not be read
-
-
-def legendTitle(kind: MapKind) -> str:
-    """Return a map's name, short enough for the edge of a view."""
-    return _("Std. dev.") if kind is MapKind.STANDARD_DEVIATION else mapName(kind)
 
 
 def followViews(scene):

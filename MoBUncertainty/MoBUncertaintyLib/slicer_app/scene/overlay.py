@@ -14,8 +14,8 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.slicer_app.scene import views
-from MoBUncertaintyLib.slicer_app.scene.legend import followViews, legendTitle, setLegend
-from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, UncertaintyMaps, infernoColours
+from MoBUncertaintyLib.slicer_app.scene.legend import followViews, setLegend
+from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, UncertaintyMaps, infernoColours, mapName
 from MoBUncertaintyLib.slicer_app.scene.nodes import REFERENCE_ROLE, CtNodes, ijkToRas, nodesByClass
 from MoBUncertaintyLib.slicer_app.scene.segments import CLOSED_SURFACE, LabelSegmentation, segmentId
 from MoBUncertaintyLib.slicer_app.scene.state import USUAL_THRESHOLD, OverlayRecord, SceneState
@@ -162,7 +162,8 @@ class Overlay:
         if shown is None:
             return
         self.maps.style(shown, values["window"], values["threshold"])
-        title = legendTitle(MapKind(values["kind"]))
+        isLong = values["kind"] == MapKind.STANDARD_DEVIATION  # for the edge of a view
+        title = _("Std. dev.") if isLong else mapName(MapKind(values["kind"]))
         segment = self._organs.segment(values["label"])
         if segment and len(self._organs.values()) > 1:
             title += f"\n{segment.GetName()}"

@@ -54,12 +54,6 @@ def look(ct, position, widthMm: float):
         view.JumpSliceByCentering(*position)
 
 
-def sliceThrough(scene, position):
-    """Move all slices to a position of the world (RAS mm); what they are centred on stays."""
-    for view in nodesByClass(scene, "vtkMRMLSliceNode"):
-        view.JumpSliceByOffsetting(*position)
-
-
 def pointCameras(scene, position, sizeMm: float):
     """Look from the front at something of that size at a position of the world (RAS mm)."""
     for view in nodesByClass(scene, "vtkMRMLViewNode"):

@@ -17,13 +17,6 @@ def loadUI(name: str):
     return slicer.util.loadUI(str(RESOURCES / "UI" / f"{name}.ui"))
 
 
-def loadDialog(name: str) -> tuple:
-    """Load a dialog of the extension's folder of .ui files; return it, a child of Slicer's window, and its widgets."""
-    content = loadUI(name)
-    content.setParent(slicer.util.mainWindow(), content.windowFlags())
-    return content, slicer.util.childWidgetVariables(content)
-
-
 def askFolder(window, title: str) -> Path | None:
     """Ask for a folder; None if the user cancels."""
     dialog = qt.QFileDialog(window, title)

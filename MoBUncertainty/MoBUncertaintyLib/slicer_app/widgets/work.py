@@ -10,11 +10,11 @@ from itertools import chain, count
 from pathlib import Path
 
 import qt
-import slicer
+import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.names import unique_names
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadDialog, showError
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, revealLater, shown, write
 from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 
@@ -136,7 +136,9 @@ class WorkDialog:
         self, name: str, client: WorkerClient, start: str, startText: str, cancelTip: str, cancelled: str
     ) -> None:
         self._client, self._cancelled = client, cancelled
-        self.window, self.ui = loadDialog(name)
+        self.window = loadUI(name)
+        self.window.setParent(slicer.util.mainWindow(), self.window.windowFlags())
+        self.ui = slicer.util.childWidgetVariables(self.window)
         widgets = (getattr(self.ui, start), self.ui.progressBar, self.ui.statusLabel)
         self.work = WorkButton(widgets, self._onStart, self._onCancel, startText, cancelTip)
         self.window.finished.connect(shown(self.close))

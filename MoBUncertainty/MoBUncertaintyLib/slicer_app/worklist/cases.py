@@ -46,11 +46,6 @@ class WorklistCase:
         """Whether it can be reviewed."""
         return self.row is not None and self.row["state"] != CaseState.FAILED
 
-    @property
-    def canRun(self) -> bool:
-        """Whether it lacks results, and there is something to predict."""
-        return not self.hasResults and not self.case["problem"]
-
     def state(self, reader: str) -> CaseState:
         """How far it is for a reader; without a name, for all."""
         if self.row is None:
@@ -145,8 +140,8 @@ class Cases:
         return next((case for case in self.cases if case.name == name), None)
 
     def toRun(self) -> list[WorklistCase]:
-        """List the cases that have no results yet."""
-        return [case for case in self.cases if case.canRun]
+        """List the cases that have no results yet, and in which there is something to predict."""
+        return [case for case in self.cases if not (case.hasResults or case.case["problem"])]
 
     def next(self, after: str | None, reader: str) -> WorklistCase | None:
         """Return the first case below another, and then from the top, that a reader has not signed off."""
