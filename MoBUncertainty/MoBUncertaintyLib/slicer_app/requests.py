@@ -15,7 +15,6 @@ from MoBUncertaintyLib.images.modality import contradictions
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.output.results_record import KEPT, read_prediction, write_maps
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
-from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, ijkToRas, isPlaced, subjectHierarchy
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs
@@ -99,7 +98,7 @@ def _show(results: ResultScene, prediction, settings, regionMap, record: dict[st
     results.overlay.setMaps(*maps, settings.variance_threshold if prediction.has_variance else None)
     results.documents.set("prediction", record)
     yield
-    yield from results.overlay.showInSteps(MapKind(results.overlay.values["kind"]), results.overlay.values["label"])
+    yield from results.overlay.showInSteps(results.overlay.values["kind"], results.overlay.values["label"])
     yield
     if first:
         results.overlay.change(surface=True)

@@ -59,7 +59,7 @@ class OverlaySection:
     def _show(self, results) -> None:
         """Show the scene's values; `self._results` is None meanwhile, so that no control acts."""
         ui, overlay = self._ui, results.overlay.values
-        kind = MapKind(overlay["kind"])
+        kind = overlay["kind"]
         ui.mapSelector.currentIndex = self._kinds.index(kind)
         label = overlay["label"]
         ui.labelSelector.currentIndex = self._labels.index(label) if label in self._labels else 0

@@ -83,7 +83,7 @@ class Overlay:
         kind, label = self._available(kind, label)
         volume = self.maps.volumeFor(kind, label)
         if kind != self.values["kind"]:  # what is shown for want of a variance is not what the reader has chosen
-            self._record.remember(kind=kind.value)
+            self._record.remember(kind=kind)
         self._record.remember(label=label)
         ct = self._nodes.ctNode
         ct.SetNodeReferenceID(REFERENCE_ROLE.format("shown"), volume.GetID() if volume else None)
@@ -101,7 +101,7 @@ class Overlay:
 
     def prepare(self) -> Iterator[None]:
         """Get ready, in steps, for the first `update`: without, it takes as long as the CT is big."""
-        kind, label = self._available(MapKind(self.values["kind"]), self.values["label"])
+        kind, label = self._available(self.values["kind"], self.values["label"])
         yield from self.maps.deriveInSteps(kind, label, always=True)
 
     def update(self, box: Box):
@@ -113,7 +113,7 @@ class Overlay:
         shown, values = self._nodes.node("shown"), self.values
         if shown is None:
             return
-        kind, label = self._available(MapKind(values["kind"]), values["label"])
+        kind, label = self._available(values["kind"], values["label"])
         if self.maps.update(kind, label, box) is not shown:
             self.show(kind, label)
 
@@ -162,8 +162,8 @@ class Overlay:
         if shown is None:
             return
         self.maps.style(shown, values["window"], values["threshold"])
-        isLong = values["kind"] == MapKind.STANDARD_DEVIATION  # for the edge of a view
-        title = _("Std. dev.") if isLong else mapName(MapKind(values["kind"]))
+        isLong = values["kind"] is MapKind.STANDARD_DEVIATION  # for the edge of a view
+        title = _("Std. dev.") if isLong else mapName(values["kind"])
         segment = self._organs.segment(values["label"])
         if segment and len(self._organs.values()) > 1:
             title += f"\n{segment.GetName()}"

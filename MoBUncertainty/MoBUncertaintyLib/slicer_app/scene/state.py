@@ -15,7 +15,7 @@ from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
 
 USUAL_THRESHOLD = RegionSettings().variance_threshold
 DEFAULTS = {
-    "kind": MapKind.VARIANCE.value,
+    "kind": MapKind.VARIANCE,
     "label": None,
     "opacity": 0.75,
     "legend": True,
@@ -75,8 +75,8 @@ class OverlayRecord:
         """What `DEFAULTS` names, and `threshold` and `window` of the kind."""
         choices = self._choices
         values = DEFAULTS | {name: choices[name] for name in DEFAULTS if name in choices}
-        values["kind"] = self.available(values["kind"]).value
-        style = mapStyle(MapKind(values["kind"]), choices.get("varianceThreshold") or USUAL_THRESHOLD)
+        values["kind"] = self.available(values["kind"])
+        style = mapStyle(values["kind"], choices.get("varianceThreshold") or USUAL_THRESHOLD)
         ofKind = choices.get("kinds", {}).get(values["kind"], {})
         values["threshold"] = ofKind.get("threshold", style.threshold)
         values["window"] = tuple(ofKind.get("window", style.window))
