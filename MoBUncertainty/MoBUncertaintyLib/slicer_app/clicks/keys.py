@@ -150,12 +150,12 @@ class ClickMode:
         offer(self._ui.clickLabelSelector, [readable(label.name) for label in labels])
         self._ui.clickLabelSelector.visible = self._ui.clickLabelCaption.visible = len(labels) > 1
 
-    def allow(self, clicks: bool, keysToo: bool) -> None:
+    def allow(self, allowed: bool) -> None:
         """Let clicks be given, by keys too, or not."""
-        self._allowed = clicks
-        if not clicks:
+        self._allowed = allowed
+        if not allowed:
             self.set(None)
-        self._keys.enable(keysToo)
+        self._keys.enable(allowed)
 
     def label(self) -> int | None:
         """Return the label that a click gives; None: it gives none."""

@@ -42,7 +42,6 @@ class ClicksSection:
         self._ui = ui
         self._onChanged, self._onClicked = onChanged, onClicked
         self._session = None
-        self._entered = False
         self._said = ""
         self.flash = Flash()
         self._preparation = Steps()  # of the map, for the first click
@@ -63,23 +62,16 @@ class ClicksSection:
         self._session, self._said = session, ""
         self._list.setSession(session)
 
-    def setEntered(self, entered: bool) -> None:
-        """Take clicks and keys only while the module is shown."""
-        self._entered = entered
-        if not entered:
-            self.flash.end()
-            self._mode.set(None)
-
     def update(self, allowed: bool, editing: bool) -> None:
         """Set the widgets from the review.
 
         Args:
-            allowed: Whether there is a review that clicks can change.
+            allowed: Whether there is a review that clicks can change, and the module is shown.
             editing: Whether the Segment Editor has the mouse.
         """
         ui, allowed = self._ui, allowed and not editing
-        self._mode.allow(allowed, allowed and self._entered)
-        self._pointer.setActive(allowed and self._entered)
+        self._mode.allow(allowed)
+        self._pointer.setActive(allowed)
         for button in (ui.organHereButton, ui.notOrganHereButton, ui.clicksOffButton, ui.hideClicksButton):
             button.enabled = allowed
             button.visible = not editing

@@ -79,8 +79,8 @@ class ReviewSection:
         """Enable the keys only while the module is shown."""
         if not entered:
             self.leave()
+            self._clicks.flash.end()
         self.entered = entered
-        self._clicks.setEntered(entered)
         self._onChange()
 
     def leave(self) -> None:
@@ -111,7 +111,7 @@ class ReviewSection:
         ui.regionsTable.enabled = not editing
         ui.listingCollapsibleButton.enabled = mayChange
         ui.editButton.text = _("Done") if editing else _("Edit")
-        self._clicks.update(bool(session) and state is not State.RUNNING, editing)
+        self._clicks.update(self.entered and bool(session) and state is not State.RUNNING, editing)
         travel = (ui.previousButton, ui.nextButton, ui.undoButton, ui.redoButton)
         signing = (ui.signOffCaption, ui.readerEdit, ui.signOffButton)
         for widget in (ui.regionsTable, *travel, *verdicts, ui.listingCollapsibleButton, *signing):
