@@ -36,7 +36,7 @@ class Sessions:
         Raises:
             ReviewError: What the scene holds is damaged, or no longer fits the CT.
         """
-        if ct is None or ct not in findResults(slicer.mrmlScene) or not areComplete(ResultScene(ct)):
+        if ct is None or not areComplete(ResultScene(ct)):
             return None
         if ct.GetID() not in self._open:
             self._open[ct.GetID()] = ReviewSession.open(ResultScene(ct))

@@ -58,8 +58,8 @@ class OpenedCase:
         self._sessions, self._queue, self._source, self._say = sessions, queue, source, say
         self.opening = False
         self.ctNode = self._previous = None
-        self._name = ""
-        self._results, self.reader = Path(), ""
+        self._case: WorklistCase | None = None
+        self.reader = ""
         self._review = None  # whose changes are kept
         self._known: tuple = ()  # what was kept, or read from disk
         self._versions: set[str | None] = set()  # of the review on disk, as it was read, or written from here
@@ -69,7 +69,7 @@ class OpenedCase:
     @property
     def name(self) -> str | None:
         """The name of the case; None where none is open, or its CT was removed."""
-        return self._name if self.ctNode is not None and self.ctNode.GetScene() is not None else None
+        return self._case.name if self.ctNode is not None and self.ctNode.GetScene() is not None else None
 
     def open(self, case: WorklistCase, reader: str, onOpened: Callable[[Any], None]) -> None:
         """Open another case in place of this one; `onOpened` is called with its CT."""
@@ -107,7 +107,7 @@ class OpenedCase:
             slicer.mrmlScene.RemoveNode(ct)
             raise
         self._previous = self.ctNode
-        self._name, self.ctNode, self._results, self.reader = case.name, ct, case.folder, reader
+        self._case, self.ctNode, self.reader = case, ct, reader
         self._review, self._known = session.review, _state(session.review)
         self._versions = {digest_of(answer["review"]) if answer["review"] else None}
         self._began = datetime.now()
@@ -136,14 +136,14 @@ class OpenedCase:
         record = session.review.to_dict()
         message = {
             "command": Command.SIGN_CASE,
-            "results": str(self._results),
+            "results": str(self._case.folder),
             "reader": self.reader,
             "review": record,
             "versions": list(self._versions),
-            "output": str(export_folder(self._results, self.reader)),
+            "output": str(export_folder(self._case.folder, self.reader)),
         }
-        self._queue.ask(message, partial(self._onExported, self._name), self._onExportFailed)
-        self._say(_("Exporting the review of {name}...").format(name=self._name))
+        self._queue.ask(message, partial(self._onExported, self._case.name), self._onExportFailed)
+        self._say(_("Exporting the review of {name}...").format(name=self._case.name))
         self._versions.add(digest_of(record))
 
     def keep(self) -> None:
@@ -158,11 +158,11 @@ class OpenedCase:
         self._known = _state(self._review)
         record = self._record()
         try:
-            review = write_review(self._results, self.reader, record, self._versions)
+            review = write_review(self._case.folder, self.reader, record, self._versions)
         except ReviewError as error:
             raise ReviewError(f"{error} {self.rescue()}") from error
         self._isNew, self._versions = False, {digest_of(record)}
-        self._source.reviewed(self._name, review)
+        self._source.reviewed(self._case.name, review)
 
     def settle(self, mayCancel: bool = False, mayAsk: bool = True) -> bool:
         """Keep the review; where that cannot be, ask what becomes of it, or write it elsewhere.
@@ -213,9 +213,9 @@ class OpenedCase:
         Raises:
             OutputError: There is no place for it.
         """
-        (name,) = unique_names([f"Rescued review {self._name}, {self.reader}, {self._began:%Y-%m-%d %H.%M.%S}"])
+        (name,) = unique_names([f"Rescued review {self._case.name}, {self.reader}, {self._began:%Y-%m-%d %H.%M.%S}"])
         documents = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
-        here = [self._results] if self._results.is_dir() else []
+        here = [self._case.folder] if self._case.folder.is_dir() else []
         for folder in (*here, documents, slicer.app.temporaryPath):
             path = Path(folder, f"{name}.json")
             with suppress(OSError, OutputError):
