@@ -60,7 +60,7 @@ class WorkButton:
         self._stage, self._warnings = "", []
         self._bar.maximum, self._bar.value, self._bar.format = 0, 0, "%p %"
         job.progress.connect(self.progress)
-        job.warning.connect(self.warn)
+        job.warning.connect(self._warnings.append)  # to be shown with the result
         self.say(self._startText)
         revealLater(self._label)  # it may lie below the window
 
@@ -79,10 +79,6 @@ class WorkButton:
         """Show how the work has ended, and the warnings."""
         self.running, self._turned = False, time.monotonic()
         self.say("\n".join(filter(None, [text, *self._warnings])))
-
-    def warn(self, message: str) -> None:
-        """Keep a warning, to be shown with the result."""
-        self._warnings.append(message)
 
     def takeWarnings(self) -> list[str]:
         """Take the warnings so far, to be shown elsewhere."""
