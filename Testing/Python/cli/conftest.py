@@ -1,4 +1,4 @@
-"""A CT to segment, and results to review."""
+"""A CT to segment, a model for it, and results to review."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def place(made, tmp_path) -> Path:
     """The same in a folder of the test's own; the CT stays where it was."""
     shutil.copytree(made / "results", tmp_path / "results")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_exported_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,10 @@ from MoBUncertaintyLib.regions.prediction import Precision, Progress
 from support import tiny
 from support.command_line import run
 from support.forks import Fork
+from support.review_commands import HEAD, decisions, entries
 
 FILES = {"segmentation.nii.gz", "probability.nii.gz", "variance.nii.gz", "regions.nii.gz", "regions.csv"}
-FILES |= {"overlay.png", "prediction.json", "review.html"}
+FILES |= {"overlay.png", "prediction.json", "review.html", "scene.mrb"}
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +69,6 @@ def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
     assert float(done.stdout.rsplit("SECONDS", 1)[1]) < 1.0  # 0.2 s usually
 
 
-def test_version_is_printed() -> None:
-    done = run("--version")
-    assert done.exit_code == 0
-    assert re.fullmatch(r"mob-uncertainty \d+\.\d+\.\d+\n", done.stdout)
-
-
 def test_choices_of_the_options_are_those_of_the_core() -> None:
     hints = get_type_hints(app.predict)
     measures, _none = get_args(hints["measure"])
@@ -82,7 +77,7 @@ def test_choices_of_the_options_are_those_of_the_core() -> None:
 
 
 def test_predict_writes_the_results_folder_and_says_where(model: Path, ct: Path, tmp_path: Path) -> None:
-    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", "--no-scene", "--device", "cpu")
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
     given, made = sitk.ReadImage(ct), sitk.ReadImage(tmp_path / "out" / "segmentation.nii.gz")
@@ -96,13 +91,11 @@ def test_predict_writes_the_results_folder_and_says_where(model: Path, ct: Path,
 
 
 def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp_path: Path) -> None:
-    options = (
-        "--samples 4 --seed 7 --overlap 0.25 --precision float32 --fold 1 --no-body-box --device cpu --engine torch"
-    )
-    options += (
-        " --tiling full --roi -60 60 -60 60 -60 60 --measure bernoulli --threshold 0.1 --min-volume 50 --no-scene"
-        " --region depth_mm=2 --region grow_mm=0"
-    )
+    options = """
+        --samples 4 --seed 7 --overlap 0.25 --precision float32 --fold 1 --no-body-box --device cpu --engine torch
+        --tiling full --roi -60 60 -60 60 -60 60 --measure bernoulli --threshold 0.1 --min-volume 50 --no-scene
+        --region depth_mm=2 --region grow_mm=0
+    """
     done = run("predict", ct, "--model", model, "--output", tmp_path / "out", *options.split())
     assert done.exit_code == 0, done.output
     info = json.loads((tmp_path / "out" / "prediction.json").read_text())
@@ -110,11 +103,8 @@ def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp
     expected |= {"region_of_interest": [-60, 60, -60, 60, -60, 60], "device": "cpu", "mirror": False, "tiling": "full"}
     expected |= {"engine": "torch", "labels": None, "force": False}
     assert info["settings"] == expected and info["engine"] == "torch"
-    region_settings = info["regions"]["settings"]
-    assert region_settings["measure"] == "bernoulli"
-    assert region_settings["threshold"] == 0.1
-    assert region_settings["minimum_mm3"] == 50
-    assert (region_settings["depth_mm"], region_settings["grow_mm"]) == (2, 0)
+    stated = {"measure": "bernoulli", "threshold": 0.1, "minimum_mm3": 50, "depth_mm": 2, "grow_mm": 0}
+    assert info["regions"]["settings"].items() >= stated.items()
     assert info["precision"] == "float32"
 
 
@@ -124,17 +114,7 @@ def test_one_of_many_labels_goes_through_results_review_and_export(tmp_path: Pat
     dataset = tiny.make_dataset(("liver", "spleen", "kidney"), orientation="RAS")
     spec = CovarianceSpec(Covariance.DIAGONAL)
     tiny.make_results_folder(tmp_path / "raw", dataset=dataset, covariance=spec)
-    options = (
-        "--model",
-        tmp_path / "raw",
-        "--output",
-        tmp_path / "out",
-        "--device",
-        "cpu",
-        "--samples",
-        "3",
-        "--no-scene",
-    )
+    options = ("--model", tmp_path / "raw", "--output", tmp_path / "out", "--samples", "3", "--no-scene")
     done = run("predict", ct, *options, "--labels", " kidney ", "--threshold", "0.01")
     assert done.exit_code == 0, done.output
     assert "kidney" in done.stdout and "liver" not in done.stdout
@@ -143,14 +123,11 @@ def test_one_of_many_labels_goes_through_results_review_and_export(tmp_path: Pat
     found = read_results(tmp_path / "out")
     assert [(label.name, label.value) for label in found.prediction.labels] == [("kidney", 3)]
     assert set(np.unique(found.prediction.segmentation)) == {0, 3} and len(found.regions.ranked) > 0
-    decided: dict[str, Any] = {"schema": "mob-uncertainty review", "schema_version": 2}
-    decided["regions"] = [{"rank": 1, "verdict": "include", "label": "kidney"}]
-    place = [int(index) for index in np.argwhere(found.prediction.segmentation == 0)[0]]
-    point = [float(mm) for mm in found.prediction.grid.to_ras(np.array(place))]
-    decided["clicks"] = [{"points_ras": [point], "label": "kidney"}]
-    (tmp_path / "decisions.json").write_text(json.dumps(decided))
+    place = np.argwhere(found.prediction.segmentation == 0)[0]
+    clicks = [{"points_ras": [found.prediction.grid.to_ras(place).tolist()], "label": "kidney"}]
+    decided = decisions(tmp_path, entries({"rank": 1, "verdict": "include", "label": "kidney"}, clicks=clicks))
     formats = [part for name in ("report", "segmentation", "nifti") for part in ("--format", name)]
-    done = run("review", tmp_path / "out", "--decisions", tmp_path / "decisions.json", *formats)
+    done = run("review", tmp_path / "out", "--decisions", decided, *formats)
     assert done.exit_code == 0, done.output
     corrected = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / "review" / "segmentation.nii.gz"))
     assert set(np.unique(corrected)) == {0, 3} and corrected[tuple(place)] == 3
@@ -159,44 +136,25 @@ def test_one_of_many_labels_goes_through_results_review_and_export(tmp_path: Pat
     assert "The model has no label heart; choose among liver, spleen, kidney." in " ".join(refused.stderr.split())
 
 
-def test_a_stock_model_is_asked_for_the_doubt_that_it_has(ct: Path, tmp_path: Path) -> None:
-    """Without a covariance there is no variance, and regions by it would be none whatever the doubt."""
-    raw = tiny.make_results_folder(tmp_path / "raw")
-    done = run("predict", ct, "--model", raw, "--output", tmp_path / "out", "--device", "cpu", "--no-scene")
-    assert done.exit_code == 0, done.output
-    assert (
-        json.loads((tmp_path / "out" / "prediction.json").read_text())["regions"]["settings"]["measure"] == "bernoulli"
-    )
-
-
-def test_clicks_on_a_stock_models_results(ct: Path, tmp_path: Path) -> None:
-    """A deterministic model has no variance to condition: clicks start from its probabilities."""
+def test_regions_and_clicks_of_a_stock_models_results(ct: Path, tmp_path: Path) -> None:
+    """There is no variance to find regions by, or to condition: clicks start from the probabilities."""
     raw, results = tiny.make_results_folder(tmp_path / "raw"), tmp_path / "results"
     predicted = run("predict", ct, "--model", raw, "--output", results, "--device", "cpu", "--no-scene")
     assert predicted.exit_code == 0, predicted.output
     review = open_case(results).review
+    assert review.settings.measure is Measure.BERNOULLI
     p = np.array(review.prediction.probability[0])
     voxel = np.unravel_index(np.abs(p - 0.5).argmin(), p.shape)
-    point, label = (
-        review.prediction.grid.to_ras(np.array(voxel)).tolist(),
-        1 - int(review.prediction.segmentation[voxel]),
-    )
+    point = review.prediction.grid.to_ras(np.array(voxel)).tolist()
+    label = 1 - int(review.prediction.segmentation[voxel])
     review.click([point], label)
-    clicks = [{"points_ras": [point], "label": label}]
-    head = {"schema": "mob-uncertainty review", "schema_version": 2}
-    (tmp_path / "decisions.json").write_text(json.dumps(head | {"clicks": clicks}))
-    done = run("review", results, "--decisions", tmp_path / "decisions.json", "--format", "nifti")
+    decided = decisions(tmp_path, HEAD | {"clicks": [{"points_ras": [point], "label": label}]})
+    done = run("review", results, "--decisions", decided, "--format", "nifti")
     assert done.exit_code == 0, done.output
     assert re.search(r"clicks +│ 1 .* ml as predicted, .* ml left", done.stdout, re.DOTALL)
     corrected = sitk.GetArrayFromImage(sitk.ReadImage(results / "review" / "segmentation.nii.gz"))
     assert np.array_equal(corrected, review.corrected())
     assert review.effect("c1").changed_mm3 > review.prediction.grid.voxel_mm3  # more than the clicked voxel
-
-
-def test_scene_is_written_by_default(model: Path, ct: Path, tmp_path: Path) -> None:
-    done = run("predict", ct, "--model", model, "--output", tmp_path / "out")
-    assert done.exit_code == 0, done.output
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"scene.mrb"}
 
 
 def test_earlier_results_are_replaced_only_when_asked(model: Path, ct: Path, tmp_path: Path) -> None:
@@ -208,23 +166,6 @@ def test_earlier_results_are_replaced_only_when_asked(model: Path, ct: Path, tmp
     assert json.loads((tmp_path / "out" / "prediction.json").read_text())["settings"]["seed"] == 1
     assert run(*arguments, "--seed", "2", "--overwrite").exit_code == 0
     assert json.loads((tmp_path / "out" / "prediction.json").read_text())["settings"]["seed"] == 2
-
-
-def test_bad_volume_in_a_folder_is_reported_and_the_rest_goes_on(model: Path, ct: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "cts"
-    folder.mkdir()
-    (folder / "a.nii.gz").write_bytes(ct.read_bytes())
-    (folder / "b.nii.gz").write_text("no image")
-    Path(os.fsdecode(os.fsencode(folder) + b"/M\xfcller.nii.gz")).write_bytes(ct.read_bytes())
-    sitk.WriteImage(sitk.ReadImage(ct), folder / "c.nrrd")
-    done = run("predict", folder, "--model", model, "--output", tmp_path / "out", "--no-scene")
-    assert done.exit_code == 2
-    assert "b.nii.gz: " in done.stderr
-    assert "2 of 4 cases failed" in done.stderr
-    assert r"M\xfcller.nii.gz: " in done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "c", "cohort.csv", "cohort.html"]
-    same = [sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "out" / c / "variance.nii.gz")) for c in "ac"]
-    assert np.array_equal(*same)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +205,6 @@ def test_programs_under_nohup_outlive_their_terminal() -> None:
     try:
         with console.reporting():
             os.kill(os.getpid(), signal.SIGHUP)
-            time.sleep(0.1)
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -273,11 +213,9 @@ def test_a_command_removes_what_killed_ones_have_left(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    (tmp_path / "mob-model-0123456789ab").mkdir()
-    (tmp_path / "mob-model-0123456789ab" / "weights.safetensors").write_bytes(b"")
-    (tmp_path / "MoBUncertainty-0123456789ab").mkdir()
-    (tmp_path / "MoBUncertainty-0123456789ab" / "ct.npy").write_bytes(b"of a patient")
-    (tmp_path / "mine").mkdir()
+    for name in ("mob-model-0123456789ab", "MoBUncertainty-0123456789ab", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ct.npy").write_bytes(b"of a patient")
     assert run("inspect", model).exit_code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
@@ -449,9 +387,7 @@ def test_demo_compares_with_the_truth(model: Path, ct: Path, tmp_path: Path, mon
     regions = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "regions.nii.gz")) > 0
     organ = tiny.truth(image)
     wrong = made != organ
-    assert scores["dice"] == pytest.approx(
-        2 * (made & tiny.truth(image)).sum() / (made.sum() + tiny.truth(image).sum())
-    )
+    assert scores["dice"] == pytest.approx(2 * (made & organ).sum() / (made.sum() + organ.sum()))
     assert scores["error_fraction_in_regions"] == pytest.approx((wrong & regions).sum() / wrong.sum())
     assert 0 < scores["seconds"] < 120
     assert f"{scores['dice']:.3f}" in done.stdout

@@ -8,13 +8,13 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 import typer
 
 from MoBUncertaintyLib.base import durable
 from MoBUncertaintyLib.base.errors import OutputError
-from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.cohort import run_each
 from MoBUncertaintyLib.images.inputs import Input, list_inputs
@@ -22,55 +22,8 @@ from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
 from MoBUncertaintyLib.output.cohort.table import CSV, write_cohort
 from MoBUncertaintyLib.output.results_folder import FOLDER
 from MoBUncertaintyLib.pipeline.cases import OTHER_RESULTS
-from support import tiny
 from support.command_line import run
 from support.dicom_files import write_slices
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.make_exported_model(tmp_path_factory.mktemp("model"))
-
-
-def make_cohort(folder: Path, ct: Path) -> Path:
-    """Patients as they come: DICOM, volumes, a volume in a folder of its own, and what is none of these."""
-    write_slices(folder / "patient1", sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12])
-    (folder / "patient2.nii.gz").write_bytes(ct.read_bytes())
-    (folder / "patient3").mkdir()
-    sitk.WriteImage(sitk.ReadImage(ct), folder / "patient3" / "patient2.nii.gz")
-    sitk.WriteImage(sitk.ReadImage(ct), folder / "patient4.mha")
-    sitk.WriteImage(sitk.ReadImage(ct), folder / "patient2.nrrd")
-    return folder
-
-
-def test_every_entry_of_a_mixed_cohort_is_predicted_or_named(model: Path, ct: Path, tmp_path: Path) -> None:
-    folder = make_cohort(tmp_path / "cohort", ct)
-    arguments = ("predict", folder, "--model", model, "--output", folder / "out", "--no-scene", "--overlap", "0")
-    names = ["patient1", "patient2.nii.gz", "patient2.nrrd", "patient3", "patient4"]
-    done = run(*arguments)
-    assert done.exit_code == 0, done.stderr
-    assert sorted(path.name for path in (folder / "out").iterdir() if path.is_dir()) == names
-    # Once more, with what cannot be predicted: nothing is computed again, and nothing passed over in silence.
-    (folder / "patient5").mkdir()
-    (folder / "patient6").mkdir()
-    for name in ("a.nii.gz", "b.nii.gz"):
-        (folder / "patient6" / name).write_bytes(ct.read_bytes())
-    (folder / "patient7.zip").write_bytes(b"PK")
-    (folder / "patient8.nii.gz").symlink_to("gone.nii.gz")
-    (folder / ".DS_Store").write_bytes(b"Bud1")
-    done = run(*arguments)
-    assert done.exit_code == 2
-    *lines, before, failed, skipped, table = done.stderr.splitlines()
-    assert [line for line in lines if line.startswith("Error: ")] == [
-        "Error: patient5: skipped, because it holds no image.",
-        "Error: patient6: skipped, because it holds 2 volumes; keep one image there.",
-        "Error: patient7.zip: skipped, because it is no volume and no folder of DICOM files.",
-        f"Error: patient8.nii.gz: {folder / 'patient8.nii.gz'} does not exist; check the path.",
-    ]
-    assert before.startswith("5 of 9 cases had these results already: patient1, patient2.nii.gz")
-    assert failed == "1 of 9 cases failed: patient8.nii.gz."
-    assert skipped == "3 of 9 cases were skipped: patient5, patient6, patient7.zip."
-    assert table == f"The table of the cohort is {folder / 'out' / 'cohort.html'}, and cohort.csv beside it."
 
 
 def read_table(folder: Path) -> list[dict[str, str]]:
@@ -78,34 +31,55 @@ def read_table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_mixed_folder_makes_a_row_of_each_case_and_a_reason_for_each_that_failed(
-    model: Path, ct: Path, tmp_path: Path
-) -> None:
-    """A DICOM series, a volume, a case in TotalSegmentator's layout, a text file and a truncated volume."""
-    folder = tmp_path / "cohort"
+def write_cohort_of(folder: Path, ct: Path) -> Path:
+    """Patients as they come: DICOM, volumes, TotalSegmentator's layout, what cannot be predicted, what is no image."""
     write_slices(folder / "series" / "study 1" / "CT", sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12])
-    (folder / "volume.nii.gz").write_bytes(ct.read_bytes())
-    (folder / "s0001" / "segmentations").mkdir(parents=True)
-    (folder / "s0001" / "ct.nii.gz").write_bytes(ct.read_bytes())
-    for organ in ("pancreas", "spleen"):
-        (folder / "s0001" / "segmentations" / f"{organ}.nii.gz").write_bytes(ct.read_bytes())
+    names = ["a.nii.gz", "alone/a.nii.gz", "s0001/ct.nii.gz", "two/a.nii.gz", "two/b.nii.gz"]
+    names += [f"s0001/segmentations/{organ}.nii.gz" for organ in ("pancreas", "spleen")]
+    names.append(os.fsdecode(b"M\xfcller.nii.gz"))
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(ct.read_bytes())
+    sitk.WriteImage(sitk.ReadImage(ct), folder / "a.nrrd")
+    (folder / "truncated.nii.gz").write_bytes(ct.read_bytes()[:-2000])
+    (folder / "broken link.nii.gz").symlink_to("gone.nii.gz")
+    (folder / "empty").mkdir()
     (folder / "meta.csv").write_text("image_id\ns0001\n")  # as TotalSegmentator's
     (folder / "notes.txt").write_text("of the study")
-    (folder / "truncated.nii.gz").write_bytes(ct.read_bytes()[:-2000])
-    arguments = ("predict", folder, "--model", model, "--output", tmp_path / "out", "--no-scene", "--overlap", "0")
+    (folder / ".DS_Store").write_bytes(b"Bud1")
+    return folder
+
+
+def test_every_entry_of_a_mixed_cohort_is_a_row_or_named_with_its_reason(model: Path, ct: Path, tmp_path: Path) -> None:
+    folder = write_cohort_of(tmp_path / "cohort", ct)
+    out = folder / "out"
+    arguments = ("predict", folder, "--model", model, "--output", out, "--no-scene", "--overlap", "0")
     done = run(*arguments)
     assert done.exit_code == 2
-    first, *rest = read_table(tmp_path / "out")
-    reason = "truncated.nii.gz is truncated or damaged; copy or download it again."
-    assert (first["case"], first["outcome"], first["reason"]) == ("truncated.nii.gz", "failed", reason)
-    assert f"Error: truncated.nii.gz: {reason}" in done.stderr
-    assert "Error: notes.txt: skipped, because it is no volume and no folder of DICOM files." in done.stderr
-    assert "meta.csv" not in done.stderr
-    assert sorted(row["case"] for row in rest) == ["s0001", "series", "volume.nii.gz"]
-    errors = [float(row["expected_error_ml"]) for row in rest]
-    assert errors == sorted(errors, reverse=True) and min(errors) > 0
-    for row in rest:
-        record = json.loads((tmp_path / "out" / row["results"] / "prediction.json").read_text(encoding="utf-8"))
+    predicted = ["a.nii.gz", "a.nrrd", "alone", "s0001", "series"]
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == predicted
+    truncated = "truncated.nii.gz is truncated or damaged; copy or download it again."
+    name = r"M\xfcller.nii.gz"
+    errors = {line.removeprefix("Error: ") for line in done.stderr.splitlines() if line.startswith("Error: ")}
+    (unreadable,) = (line for line in errors if line.startswith(f"{name}: "))
+    assert errors - {unreadable} == {
+        "empty: skipped, because it holds no image.",
+        "two: skipped, because it holds 2 volumes; keep one image there.",
+        "notes.txt: skipped, because it is no volume and no folder of DICOM files.",
+        f"broken link.nii.gz: {folder / 'broken link.nii.gz'} does not exist; check the path.",
+        f"truncated.nii.gz: {truncated}",
+    }
+    failed, skipped, table = done.stderr.splitlines()[-3:]
+    assert failed.startswith("3 of 11 cases failed: ") and skipped.startswith("3 of 11 cases were skipped: ")
+    assert table == f"The table of the cohort is {out / 'cohort.html'}, and cohort.csv beside it."
+
+    rows = read_table(out)
+    assert {row["case"]: row["reason"] for row in rows[:4]}["truncated.nii.gz"] == truncated
+    assert [row["outcome"] for row in rows] == ["failed"] * 4 + ["predicted"] * 5
+    errors_ml = [float(row["expected_error_ml"]) for row in rows[4:]]
+    assert errors_ml == sorted(errors_ml, reverse=True) and min(errors_ml) > 0
+    for row in rows[4:]:
+        record = json.loads((out / row["results"] / "prediction.json").read_text(encoding="utf-8"))
         (label,) = record["labels"]
         assert float(row["organ_ml"]) == pytest.approx(label["volume_ml"], rel=1e-5)
         assert float(row["expected_error_ml"]) == pytest.approx(record["expected_error_ml"], rel=1e-5)
@@ -114,16 +88,18 @@ def test_mixed_folder_makes_a_row_of_each_case_and_a_reason_for_each_that_failed
         assert {"read", "regions", "write"} < record["timings_s"].keys()
         assert float(row["seconds"]) == pytest.approx(sum(record["timings_s"].values()), rel=1e-5)
         assert record["input"]["name"] == row["case"]
-    page = (tmp_path / "out" / "cohort.html").read_text(encoding="utf-8")
-    assert "<strong>notes.txt</strong>: it is no volume" in page
+    same = [sitk.GetArrayFromImage(sitk.ReadImage(out / case / "variance.nii.gz")) for case in ("a.nii.gz", "a.nrrd")]
+    assert np.array_equal(*same)
+    page = (out / "cohort.html").read_text(encoding="utf-8")
+    assert "<strong>notes.txt</strong>: it is no volume" in page and "meta.csv" not in page
+
     # The same again for a program: nothing is computed, and the rows say so.
     again = run(*arguments, "--json")
     assert again.exit_code == 2
+    assert "5 of 11 cases had these results already: " in again.stderr
     told = json.loads(again.stdout)
-    assert {row["name"]: row["outcome"] for row in told["cases"]} == {
-        "s0001": "kept", "series": "kept", "truncated.nii.gz": "failed", "volume.nii.gz": "kept"
-    }  # fmt: skip
-    assert told["not_cases"] == [{"name": "notes.txt", "reason": "it is no volume and no folder of DICOM files."}]
+    assert sorted(row["outcome"] for row in told["cases"]) == ["failed"] * 4 + ["kept"] * 5
+    assert {"name": "empty", "reason": "it holds no image."} in told["not_cases"]
 
 
 def test_one_case_in_totalsegmentators_layout_is_one_image(ct: Path, tmp_path: Path) -> None:
@@ -150,12 +126,18 @@ def test_folders_in_folders_are_searched(ct: Path, tmp_path: Path) -> None:
     }
 
 
-def test_results_that_are_there_are_kept_if_that_is_wanted(model: Path, ct: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "cohort"
+def one_case(place: Path, model: Path, ct: Path) -> tuple[Path, tuple]:
+    """A cohort of one case, which is predicted, and the command's arguments."""
+    folder = place / "cohort"
     folder.mkdir()
     (folder / "a.nii.gz").write_bytes(ct.read_bytes())
-    arguments = ("predict", folder, "--model", model, "--output", tmp_path / "out", "--no-scene", "--overlap", "0")
+    arguments = ("predict", folder, "--model", model, "--output", place / "out", "--no-scene", "--overlap", "0")
     assert run(*arguments).exit_code == 0
+    return folder, arguments
+
+
+def test_results_that_are_there_are_kept_if_that_is_wanted(model: Path, ct: Path, tmp_path: Path) -> None:
+    folder, arguments = one_case(tmp_path, model, ct)
     before = (tmp_path / "out" / "a" / "prediction.json").read_bytes()
     (folder / "b.nii.gz").write_bytes(ct.read_bytes())
     done = run(*arguments, "--seed", "1", "--skip-existing")
@@ -183,29 +165,16 @@ def test_tables_of_others_are_not_replaced(model: Path, ct: Path, tmp_path: Path
     assert (tmp_path / "out" / "cohort.csv").read_text() == "patient,age\n"
 
 
-def as_earlier_version_wrote(path: Path) -> None:
-    """Take out of a record the settings that there were not when only whole predictions could be asked for."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    del record["settings"]["labels"], record["regions"]["settings"]["max_regions"]
-    path.write_text(json.dumps(seal(record)), encoding="utf-8")
-
-
 def test_results_of_another_image_or_other_settings_are_not_taken_for_done(
     model: Path, ct: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "cohort"
-    folder.mkdir()
-    (folder / "a.nii.gz").write_bytes(ct.read_bytes())
-    arguments = ("predict", folder, "--model", model, "--output", tmp_path / "out", "--no-scene", "--overlap", "0")
-    assert run(*arguments).exit_code == 0
+    folder, arguments = one_case(tmp_path, model, ct)
     again = run(*arguments)
     assert again.exit_code == 0
     assert again.stderr.splitlines()[0] == "1 of 1 cases had these results already: a.nii.gz."
     assert run(*arguments, "--device", "cpu", "--engine", "torch").stderr == again.stderr, "wherever it is computed"
     assert "holds earlier results" in run(*arguments, "--min-volume", "3").stderr
     assert "holds earlier results" in run(*arguments, "--seed", "1").stderr
-    as_earlier_version_wrote(tmp_path / "out" / "a" / "prediction.json")
-    assert run(*arguments).stderr == again.stderr, "a setting that it had not yet"
     assert "holds earlier results" in run(*arguments, "--labels", "organ").stderr
     table = tmp_path / "out" / "a" / "regions.csv"
     intact = table.read_bytes()
@@ -219,6 +188,10 @@ def test_results_of_another_image_or_other_settings_are_not_taken_for_done(
     assert "holds earlier results" in changed.stderr
 
 
+def cases_in(output: Path, names: str) -> list[tuple[Input, Path]]:
+    return [(Input(Path(name), name, name), output / name) for name in names]
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("a fault of ours"), RuntimeError(), RecursionError("too deep")])
 def test_unexpected_error_in_one_case_does_not_end_the_batch(error: Exception, capsys: pytest.CaptureFixture) -> None:
     ran = []
@@ -229,7 +202,7 @@ def test_unexpected_error_in_one_case_does_not_end_the_batch(error: Exception, c
             raise error
         return CohortCase(case.entry, Outcome.PREDICTED, folder=folder)
 
-    cases = [(Input(Path(name), name, name), Path("out") / name) for name in ("a", "b", "c")]
+    cases = cases_in(Path("out"), "abc")
     written: list[int] = []
     rows = run_each(cases, fail_at_first, lambda *_: None, lambda: False, lambda rows: written.append(len(rows)))
     assert [row.outcome for row in rows] == [Outcome.FAILED, Outcome.PREDICTED, Outcome.PREDICTED]
@@ -255,7 +228,7 @@ def test_a_full_disk_ends_the_batch_before_another_case_is_predicted(
                 raise OSError(number, os.strerror(number))
         return CohortCase(case.entry, Outcome.PREDICTED, folder=folder)
 
-    cases = [(Input(Path(name), name, name), Path("out") / name) for name in ("a", "b", "c")]
+    cases = cases_in(Path("out"), "abc")
     with pytest.raises(OutputError):
         run_each(cases, fail_at_second, lambda *_: None, lambda: False, lambda rows: written.append(len(rows)))
     assert (ran, written) == (["a", "b"], [1])
@@ -282,7 +255,7 @@ def test_a_table_that_is_open_elsewhere_does_not_end_the_batch(
         ran.append(case.name)
         return CohortCase(case.entry, Outcome.PREDICTED, folder=folder)
 
-    cases = [(Input(Path(name), name, name), tmp_path / name) for name in "abcd"]
+    cases = cases_in(tmp_path, "abcd")
     given = cases, run_one, lambda *_: None, lambda: False, lambda rows: write_cohort(tmp_path, "cohort", rows)
     if closed:
         run_each(*given)

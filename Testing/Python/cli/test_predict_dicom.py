@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
@@ -12,20 +13,18 @@ from click.testing import Result
 from highdicom.seg import segread
 
 from MoBUncertaintyLib.output.results_folder import read_results
-from support import tiny
 from support.command_line import run
 from support.dicom_files import write_slices
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.make_exported_model(tmp_path_factory.mktemp("model"))
-
-
 def predict(source: Path, model: Path, output: Path, *formats: str, force: bool = False) -> Result:
-    options = [word for name in formats for word in ("--format", name)]
-    fast = ("--no-scene", "--overlap", "0", "--device", "cpu", *(["--force"] if force else []))
-    return run("predict", source, "--model", model, "--output", output, *fast, *options)
+    options = ["--force"] * force + [word for name in formats for word in ("--format", name)]
+    return run("predict", source, "--model", model, "--output", output, "--no-scene", "--overlap", "0", *options)
+
+
+@pytest.fixture
+def voxels(ct: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12]
 
 
 def test_objects_of_the_prediction(model: Path, ct: Path, tmp_path: Path) -> None:
@@ -46,24 +45,21 @@ def test_objects_of_the_prediction(model: Path, ct: Path, tmp_path: Path) -> Non
     assert again.exit_code == 2 and "holds earlier results" in again.stderr
 
 
-def test_an_mr_image_for_a_model_of_ct_is_predicted_only_if_forced(model: Path, ct: Path, tmp_path: Path) -> None:
-    voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12]
-
+def test_an_mr_image_for_a_model_of_ct_is_predicted_only_if_forced(model: Path, voxels, tmp_path: Path) -> None:
     def as_mr(dataset: pydicom.Dataset) -> None:
         dataset.Modality = "MR"
 
-    write_slices(tmp_path / "mr", voxels, dict.fromkeys(range(len(voxels)), as_mr))
-    refused = predict(tmp_path / "mr", model, tmp_path / "out")
+    cohort = tmp_path / "cohort"
+    write_slices(cohort / "mr", voxels, {-1: as_mr})
+    write_slices(cohort / "ct", voxels)
+    refused = predict(cohort / "mr", model, tmp_path / "out")
     said = "an MR image, but the model takes a CT; choose another image or model, or predict this one nevertheless with"
     assert refused.exit_code == 2 and refused.stderr.count(said) == 1 and "Predicting" not in refused.stderr
     assert not (tmp_path / "out").exists()
-    cohort = tmp_path / "cohort"
-    write_slices(cohort / "mr", voxels, dict.fromkeys(range(len(voxels)), as_mr))
-    write_slices(cohort / "ct", voxels)
     some = predict(cohort, model, tmp_path / "all")
     assert some.exit_code == 2 and "1 of 2 cases failed: mr." in some.stderr
     assert (tmp_path / "all" / "ct" / "prediction.json").exists() and not (tmp_path / "all" / "mr").exists()
-    done = predict(tmp_path / "mr", model, tmp_path / "out", force=True)
+    done = predict(cohort / "mr", model, tmp_path / "out", force=True)
     assert done.exit_code == 0, done.output
     warning = "The image is an MR image, but the model takes a CT; choose another image or model."
     assert done.stderr.count(warning) == 1 and warning in done.stderr.partition("Predicting")[0]
@@ -72,21 +68,22 @@ def test_an_mr_image_for_a_model_of_ct_is_predicted_only_if_forced(model: Path, 
     assert record["suitability"]["reasons"][0] == "t" + warning[1:-1]
 
 
-def test_what_did_not_come_from_dicom_is_refused_before_the_work(model: Path, ct: Path, tmp_path: Path) -> None:
-    done = predict(ct, model, tmp_path / "out", "dicom-seg")
-    assert done.exit_code == 2 and "did not come from DICOM; leave out its --format." in done.stderr
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("dicom-seg", "did not come from DICOM; leave out its --format."),
+        ("dicom-sr", "no format 'dicom-sr' here; choose among dicom-seg, dicom-seg-fractional"),
+    ],
+    ids=["of a file", "a report before a review"],
+)
+def test_what_cannot_be_written_is_refused_before_the_work(model: Path, ct: Path, tmp_path: Path, name, sentence):
+    done = predict(ct, model, tmp_path / "out", name)
+    assert done.exit_code == 2 and sentence in done.stderr
     assert "Predicting" not in done.stderr and not (tmp_path / "out").exists()
 
 
-def test_there_is_no_report_before_a_review(model: Path, ct: Path, tmp_path: Path) -> None:
-    done = predict(ct, model, tmp_path / "out", "dicom-sr")
-    assert done.exit_code == 2
-    assert "no format 'dicom-sr' here; choose among dicom-seg, dicom-seg-fractional" in done.stderr
-
-
-def test_slices_that_do_not_fit_cost_the_object_alone(model: Path, ct: Path, tmp_path: Path) -> None:
+def test_slices_that_do_not_fit_cost_the_object_alone(model: Path, voxels, tmp_path: Path) -> None:
     """Unevenly spaced slices can be read as a volume, but it does not lie on them."""
-    voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12]
 
     def move(dataset: pydicom.Dataset) -> None:
         dataset.ImagePositionPatient[2] += 1.0
@@ -100,7 +97,7 @@ def test_slices_that_do_not_fit_cost_the_object_alone(model: Path, ct: Path, tmp
 
 
 def test_an_odd_header_costs_nothing_and_a_page_that_cannot_be_made_only_itself(
-    model: Path, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, voxels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once this was an "unexpected error" after an hour of computing, and no folder."""
 
@@ -111,7 +108,6 @@ def test_an_odd_header_costs_nothing_and_a_page_that_cannot_be_made_only_itself(
         dataset.PatientSex, dataset.StudyTime = "U", "12:30:00"
         dataset.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
 
-    voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))[:12]
     monkeypatch.setattr("MoBUncertaintyLib.output.results_folder.write_review_page", fail)
     with pytest.warns(UserWarning, match="Invalid value"):  # pydicom's, of what is written here
         write_slices(tmp_path / "ct", voxels, {-1: odd})

@@ -75,6 +75,9 @@ def person(browser: Any, served: Served) -> Iterator[Reader]:
         yield each
 
 
+NO_LABELS = (99, 1.5, True, "1", None)
+
+
 class TestServer:
     def test_listens_on_loopback_with_a_long_token(self, served):
         assert served.place.hostname == "127.0.0.1"
@@ -114,26 +117,19 @@ class TestServer:
             {"action": "click", "points_ras": [["a", 0, 0]], "label": 1, "region": None},
             {"action": "decide", "region": "99", "verdict": "accept", "label": None},
             {"action": "click", "points_ras": [[9e9, 0, 0]], "label": 1, "region": None},
-            {"action": "decide", "region": "1", "verdict": "include", "label": 99},
-            {"action": "decide", "region": "1", "verdict": "include", "label": 1.5},
-            {"action": "decide", "region": "1", "verdict": "include", "label": True},
+            *({"action": "decide", "region": "1", "verdict": "include", "label": label} for label in (99, 1.5, True)),
+            *({"action": "click", "points_ras": "here", "label": label, "region": "1"} for label in NO_LABELS),
         ],
     )
     def test_bad_steps_are_refused_in_a_sentence(self, served, action):
+        if action.get("points_ras") == "here":
+            action = action | {"points_ras": [served.case.review.regions[0].region.centroid_ras]}
         status, said = served.step(**action)
         assert status == 400
         assert said["error"].endswith(".")
         assert served.case.review.clicks == ()
         assert not served.case.review.can_undo
         assert served.file.path is None
-
-    @pytest.mark.parametrize("label", [99, 1.5, True, "1", None])
-    def test_click_with_what_is_no_label_is_refused(self, served, label):
-        point = served.case.review.regions[0].region.centroid_ras
-        status, said = served.step(action="click", points_ras=[point], label=label, region="1")
-        assert status == 400
-        assert "label" in said["error"]
-        assert served.case.review.clicks == ()
 
     def test_what_is_no_json_is_refused(self, served):
         assert served.ask(f"{served.place.path}step", "{")[0] == 400
@@ -264,9 +260,8 @@ class TestCommand:
         if kept:
             assert len(open_case(tmp_path / "results", kept[0]).review.clicks) == 1
 
-    def test_asks_for_decisions_or_a_page(self, tmp_path):
-        write_case(tmp_path)
-        done = command_line.run("review", tmp_path / "results")
+    def test_asks_for_decisions_or_a_page(self, place):
+        done = command_line.run("review", place / "results")
         assert done.exit_code == 2
         assert "give --decisions FILE, or --serve" in done.stderr
 

@@ -109,8 +109,9 @@ def with_spacing(millimetres: float) -> Change:
     return with_image(respace)
 
 
-def missing_file(run: Run) -> Run:
-    return replace(run, source=run.scratch / "nowhere.nii.gz")
+def at(field: str, *parts: str) -> Change:
+    """Give another path, from the row's scratch folder."""
+    return lambda run: replace(run, **{field: run.scratch.joinpath(*parts)})
 
 
 def empty_folder(run: Run) -> Run:
@@ -157,10 +158,6 @@ def changed_weights(run: Run) -> Run:
     return run
 
 
-def no_model(run: Run) -> Run:
-    return replace(run, model=run.scratch / "nowhere")
-
-
 class _Touch:
     """Unpickled, it would make a file: the sign that code of a checkpoint has run."""
 
@@ -194,12 +191,6 @@ def with_planned(*path: str, to: object) -> Change:
     return with_raw("plans.json", "configurations", tiny.CONFIGURATION, *path, to=to)
 
 
-WIDER = with_planned(
-    "architecture", "arch_kwargs", "features_per_stage", to=[2 * features for features in tiny.FEATURES]
-)
-"""A checkpoint of another width than its plans say."""
-
-
 def with_card(**changes: object) -> Change:
     def change(run: Run) -> Run:
         edit(run.model / "model.json", lambda content: content | changes)
@@ -229,31 +220,14 @@ def others_folder(run: Run) -> Run:
     return replace(run, output=run.scratch / "thesis")
 
 
-def unwritable(run: Run) -> Run:
-    """Not even root may make a folder there."""
-    return replace(run, output=Path("/proc/mob-uncertainty-out"))
-
-
-def named_as_a_file(run: Run) -> Run:
-    return replace(run, output=run.scratch / "results" / "seg.nii.gz")
-
-
 def no_text_as_input(run: Run) -> Run:
     path = os.fsdecode(os.fsencode(run.scratch) + b"/M\xfcller.nii.gz")
     shutil.copyfile(run.source, path)
     return replace(run, source=Path(path))
 
 
-def no_text_as_output(run: Run) -> Run:
-    return replace(run, output=Path(os.fsdecode(os.fsencode(run.output) + b"\xfc")))
-
-
-def name_too_long(run: Run) -> Run:
-    return replace(run, output=run.scratch / "results" / ("n" * 256))
-
-
 REFUSED: dict[str, tuple[Change, str]] = {
-    "missing file": (missing_file, "nowhere.nii.gz does not exist; check the path."),
+    "missing file": (at("source", "nowhere.nii.gz"), "nowhere.nii.gz does not exist; check the path."),
     "empty folder": (empty_folder, "holds no image; give a folder with DICOM slices or"),
     "text file named .nii.gz": (with_bytes(lambda content: b"Dear colleague, " * 99), "not a readable NIfTI image"),
     "truncated gzip": (with_bytes(lambda content: content[: len(content) // 2]), "is truncated or damaged; copy"),
@@ -287,12 +261,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "spacing of 0.1 mm": (with_spacing(0.1), "0.1 x 0.1 x 0.1 mm, outside"),
     "spacing of 20 mm": (with_spacing(20), "20 x 20 x 20 mm, outside"),
     "DICOM folder with two series": (two_series, "holds 2 DICOM series; choose one with --series: 1.2.1"),
-    "no model": (no_model, "There is no model '"),
+    "no model": (at("model", "nowhere"), "There is no model '"),
     "model without its weights": (without_weights, "lacks fold_0/weights.safetensors"),
     "model with a wrong hash": (changed_weights, "fold_0/weights.safetensors in"),
     "model of an unknown schema": (with_card(schema_version=99), "newer version of MoB Uncertainty (schema 99"),
     "checkpoint that runs code": (code_in_checkpoint, "checkpoint_final.pth"),
-    "network that does not fit its plans": (WIDER, "do not fit the network in plans.json ("),
+    "network that does not fit its plans": (
+        with_planned("architecture", "arch_kwargs", "features_per_stage", to=[8, 16, 32]),
+        "do not fit the network in plans.json (",
+    ),
     "spacing of 400 digits": (with_card(spacing=[10**400, 1, 1]), "is too large; export the model again"),
     "regions of 400 digits": (with_card(regions={"depth_mm": 10**400}), "is too large; export the model again"),
     "training nested 900 deep": (with_card(training={"a": nested(900)}), "is nested more than 64 deep"),
@@ -314,10 +291,13 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "patch of a whole scan": (with_planned("patch_size", to=[1024, 1024, 64]), "'patch_size' and 'spacing' must have"),
     "output below a file": (file_in_the_way, "choose another folder"),
     "output in a folder of other things": (others_folder, "holds other things than results"),
-    "output where nothing can be made": (unwritable, "/proc"),
-    "output that is the name of a file": (named_as_a_file, "give a folder's name, such as seg."),
-    "output with too long a name": (name_too_long, "File name too long"),
-    "output that is no text": (no_text_as_output, r"out\xfc is not a name in UTF-8; choose another folder."),
+    "output where nothing can be made": (at("output", "/proc/mob-uncertainty-out"), "/proc"),
+    "output that is the name of a file": (at("output", "results", "seg.nii.gz"), "give a folder's name, such as seg."),
+    "output with too long a name": (at("output", "results", "n" * 256), "File name too long"),
+    "output that is no text": (
+        at("output", "results", os.fsdecode(b"out\xfc")),
+        r"out\xfc is not a name in UTF-8; choose another folder.",
+    ),
     "input that is no text": (no_text_as_input, r"M\xfcller.nii.gz is not a name in UTF-8; rename the file"),
 }
 
