@@ -111,9 +111,7 @@ def test_results_are_those_of_pytorch(tmp_path: Path, ct: sitk.Image, kind: Cova
         (("organ",), {"mirror": True, "folds": 2}),
         (("liver", "spleen"), {}),
         (("liver", "spleen"), {"samples": 3, "folds": 2}),
-        (("organ",), {"samples": 3, "local": True}),
         (("liver", "spleen"), {"local": True}),
-        (("organ",), {"deep": 1}),
         (("organ",), {"deep": 1, "samples": 3, "local": True}),
     ],
 )
@@ -168,37 +166,23 @@ def test_a_processor_with_few_registers_computes_without_joined_loops(
     assert tried[1:] == [{"hint": "f32", "SNIPPETS_MODE": "DISABLE"}] * (target == "CPU")
 
 
-@needs_openvino
-@needs_bfloat16
-def test_bfloat16_is_no_further_off_than_in_pytorch(mob: Model, ct: sitk.Image) -> None:
-    exact = by("torch", mob, ct, folds=(0,))
-    found, wanted = (by(engine, mob, ct, folds=(0,), precision="bfloat16") for engine in ("openvino", "torch"))
-    assert found.provenance["precision"] == "bfloat16"
-    assert 0 < largest_change(found, exact) < 2 * largest_change(wanted, exact)
-
-
 @pytest.fixture(scope="module")
 def sample() -> sitk.Image:
     return sitk.ReadImage(str(RESOURCES / "SampleData" / "PhantomCT.nii.gz"))
 
 
 @needs_openvino
-def test_a_tile_of_the_sample_ct_has_the_same_labels(sample: sitk.Image) -> None:
-    model = load_model(find_model(DEMO_MODEL))
-    found, wanted = (by(engine, model, sample[32:96, 16:80, 16:64]) for engine in ("openvino", "torch"))
-    assert_labels_are_equal(found, wanted)
-    assert largest_change(found, wanted) < 0.01
-
-
-@needs_openvino
-@needs_bfloat16
-def test_bfloat16_changes_probabilities_no_more_than_in_pytorch(sample: sitk.Image) -> None:
-    """On the average: the largest change is one voxel's chance."""
+def test_a_tile_of_the_sample_ct_has_the_same_labels_and_bfloat16_changes_no_more(sample: sitk.Image) -> None:
+    """No more than in PyTorch, on the average: the largest change is one voxel's chance."""
     model, tile = load_model(find_model(DEMO_MODEL)), sample[32:96, 16:80, 16:64]
-    exact = by("torch", model, tile)
-    found, wanted = (by(engine, model, tile, precision="bfloat16") for engine in ("openvino", "torch"))
-    changes = [np.abs(np.subtract(each.probability, exact.probability)).mean() for each in (found, wanted)]
-    assert 0 < changes[0] < 1.2 * changes[1]
+    found, exact = (by(engine, model, tile) for engine in ("openvino", "torch"))
+    assert_labels_are_equal(found, exact)
+    assert largest_change(found, exact) < 0.01
+    if autocast_dtype(CPU) is torch.bfloat16:
+        found, wanted = (by(engine, model, tile, precision="bfloat16") for engine in ("openvino", "torch"))
+        changes = [np.abs(np.subtract(each.probability, exact.probability)).mean() for each in (found, wanted)]
+        assert 0 < changes[0] < 1.2 * changes[1]
+        assert found.provenance["precision"] == "bfloat16"
 
 
 @pytest.mark.slow
@@ -258,20 +242,6 @@ def test_a_graph_in_the_cache_needs_no_network(
     assert np.array_equal(first.probability, again.probability) and np.array_equal(first.variance, again.variance)
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 4
-    path.write_bytes(content)
-
-
 def replace(path: Path) -> None:
     """By a file that is whole, but no graph: of another version of OpenVINO, say."""
     cache = GraphCache(path.parent)
@@ -280,13 +250,19 @@ def replace(path: Path) -> None:
 
 
 @needs_openvino
-@pytest.mark.parametrize("damage", [truncate, empty, flip, replace])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "a flipped bit", "no graph"])
 def test_a_damaged_graph_is_made_anew(
-    mob: Model, ct: sitk.Image, computed: tuple[Prediction, Path], graph: Path, traced: list[object], damage
+    mob: Model, ct: sitk.Image, computed: tuple[Prediction, Path], graph: Path, traced: list[object], damage: str
 ) -> None:
     (first, whole), again = computed, by("openvino", mob, ct, folds=(0,))
     assert traced == [] and np.array_equal(first.probability, again.probability), "it is read while it is whole"
-    damage(graph)
+    if damage == "no graph":
+        replace(graph)
+    else:
+        content = graph.read_bytes()
+        third = len(content) // 3
+        flipped = content[:third] + bytes([content[third] ^ 4]) + content[third + 1 :]
+        graph.write_bytes({"truncated": content[:third], "empty": b"", "a flipped bit": flipped}[damage])
     again = by("openvino", mob, ct, folds=(0,))
     assert np.array_equal(first.probability, again.probability) and again.warnings == first.warnings
     assert len(traced) == 1 and list(graph.parent.iterdir()) == [graph]
@@ -308,20 +284,6 @@ def test_a_graph_under_the_name_of_another_model_is_not_taken(tmp_path: Path) ->
         cache.write(made_of, json.dumps(made_of).encode())
     shutil.copy2(cache.path(other), cache.path(own))
     assert cache.read(own) is None and cache.read(other) == json.dumps(other).encode()
-
-
-@needs_openvino
-def test_another_model_s_graph_changes_no_prediction(tmp_path: Path, ct: sitk.Image, cache: Path) -> None:
-    """The file of one model in the place of the other's: it is made anew, and the numbers are the model's own."""
-    models = [a_model(tmp_path / name, Covariance.DETERMINISTIC, (name,), folds=2) for name in ("one", "two")]
-    wanted, graphs = [], []
-    for fold, model in enumerate(models):  # each with weights of its own
-        wanted.append(by("openvino", model, ct, folds=(fold,)))
-        graphs += set(cache.iterdir()) - set(graphs)
-    assert not np.array_equal(wanted[0].probability, wanted[1].probability)
-    shutil.copy2(graphs[1], graphs[0])
-    found = by("openvino", models[0], ct, folds=(0,))
-    assert found.provenance["engine"] == "openvino" and np.array_equal(found.probability, wanted[0].probability)
 
 
 def test_the_oldest_graphs_make_room(tmp_path: Path) -> None:
@@ -467,11 +429,6 @@ def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch: pytest.
         for engine, device in (("openvino", "cpu"), ("auto", "xpu")):
             with pytest.raises(SettingsError):
                 select_engine(engine, device)
-
-
-def test_an_unknown_engine_is_refused() -> None:
-    with pytest.raises(SettingsError):
-        PredictionSettings(engine="onnx")
 
 
 @needs_openvino

@@ -21,7 +21,7 @@ from MoBUncertaintyLib.output.results_folder import FOLDER, read_results, write_
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.prediction import PredictionSettings, Progress
 from support.command_line import run
-from support.model_kinds import kind_dataset, kind_plans, make_kind, make_mr, stock_probabilities
+from support.model_kinds import kind_dataset, kind_plans, make_kind, make_mr, stock
 
 SETTINGS = PredictionSettings(device="cpu", precision="float32", engine="torch", tiling="full")
 
@@ -64,7 +64,7 @@ def test_a_prediction_carries_what_its_model_calls_doubtful(folds: Model, seeds:
 
 def test_the_labels_are_those_of_nnunets_ensemble(seeds: list[Model]) -> None:
     image = make_mr()
-    mean = np.mean([stock_probabilities(model.path, [image], model.folds) for model in seeds], axis=0)
+    mean = np.mean([stock(model.path, [image], model.folds)[1] for model in seeds], axis=0)
     assert (Ensemble(seeds, SETTINGS).predict(image).segmentation == mean.argmax(axis=0)).mean() >= 0.999
 
 

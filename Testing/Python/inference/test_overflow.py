@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,11 @@ from MoBUncertaintyLib.base.errors import ModelError, is_out_of_memory
 from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.inference.sliding_window import OVERFLOWED
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support.pretend_gpu import PretendGpu
 from support.tiny import make_ct, make_dataset, make_model
-
-KINDS = [kind for kind in Covariance if kind is not Covariance.DETERMINISTIC]
 
 
 def overflowing(only_in_half: bool) -> Callable[[StochasticNetwork, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
@@ -33,15 +33,19 @@ def overflowing(only_in_half: bool) -> Callable[[StochasticNetwork, torch.Tensor
     return spoiled
 
 
-@pytest.fixture(params=[1, 3], ids=["two classes", "four classes"])
-def names(request) -> list[str]:
-    return ["liver", "spleen", "pancreas"][: request.param]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_output_that_overflows_in_half_precision_is_computed_again_in_float32(tmp_path, monkeypatch, names, kind):
+def model_of(folder: Path, kind: Covariance, classes: int) -> Model:
+    dataset = make_dataset(["liver", "spleen", "pancreas"][: classes - 1])
     spec = CovarianceSpec.of_kind(kind, rank=4, partitions=2)
-    model, ct = make_model(tmp_path / "model", dataset=make_dataset(names), covariance=spec), make_ct((16, 20, 18))
+    return make_model(folder / "model", dataset=dataset, covariance=spec)
+
+
+KINDS = [kind for kind in Covariance if kind is not Covariance.DETERMINISTIC]
+MODELS = pytest.mark.parametrize(("kind", "classes"), [*((kind, 2) for kind in KINDS), (KINDS[0], 4), (KINDS[-1], 4)])
+
+
+@MODELS
+def test_output_that_overflows_in_half_precision_is_computed_again_in_float32(tmp_path, monkeypatch, kind, classes):
+    model, ct = model_of(tmp_path, kind, classes), make_ct((16, 20, 18))
     expected = predict(ct, model, PredictionSettings(device="cpu", precision="float32"))
     monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=True))
     found = predict(ct, model, PredictionSettings(device="cpu", precision="bfloat16"))
@@ -51,13 +55,12 @@ def test_output_that_overflows_in_half_precision_is_computed_again_in_float32(tm
         assert np.array_equal(getattr(found, name), getattr(expected, name))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_output_that_is_no_number_is_an_error(tmp_path, monkeypatch, names, kind):
-    spec = CovarianceSpec.of_kind(kind, rank=4, partitions=2)
-    model = make_model(tmp_path / "model", dataset=make_dataset(names), covariance=spec)
+@MODELS
+def test_output_that_is_no_number_is_an_error(tmp_path, monkeypatch, kind, classes):
     monkeypatch.setattr(StochasticNetwork, "features", overflowing(only_in_half=False))
+    settings = PredictionSettings(device="cpu", precision="float32")
     with pytest.raises(ModelError):
-        predict(make_ct((16, 20, 18)), model, PredictionSettings(device="cpu", precision="float32"))
+        predict(make_ct((16, 20, 18)), model_of(tmp_path, kind, classes), settings)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +90,7 @@ def test_one_voxel_that_overflows_is_noticed_where_its_moments_are_finite(tmp_pa
             mean[0, 1, 1, 1, 1] = float("inf")
         return found, mean
 
-    spec = CovarianceSpec.of_kind(Covariance.DIAGONAL)
-    model, ct = make_model(tmp_path / "model", covariance=spec), make_ct((16, 20, 18))
+    model, ct = model_of(tmp_path, Covariance.DIAGONAL, 2), make_ct((16, 20, 18))
     expected = predict(ct, model, PredictionSettings(device="cpu", precision="float32"))
     monkeypatch.setattr(StochasticNetwork, "features", spoiled)
     found = predict(ct, model, PredictionSettings(device="cpu", precision="bfloat16"))
@@ -106,7 +108,7 @@ def test_tiles_after_one_that_overflows_have_half_precision_again(tmp_path, monk
             mean = mean * float("nan")
         return found, mean
 
-    model = make_model(tmp_path / "model", covariance=CovarianceSpec.of_kind(Covariance.DIAGONAL))
+    model = model_of(tmp_path, Covariance.DIAGONAL, 2)
     monkeypatch.setattr(StochasticNetwork, "features", spoiled)
     with PretendGpu():
         found = predict(make_ct((24, 24, 56)), model, PredictionSettings(device="cuda", tiling="full"))

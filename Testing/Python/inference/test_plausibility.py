@@ -58,10 +58,8 @@ def test_an_organ_cut_by_the_region_of_interest_is_named_with_its_sides(
 
 
 def test_an_organ_at_the_edge_of_the_image_is_named(stock: Model) -> None:
-    image = tiny.make_ct()[:, :, :22]
-    assert "The segmentation reaches the edge of the image: organ (superior) may be cut off there." in warnings(
-        stock, image
-    )
+    said = "The segmentation reaches the edge of the image: organ (superior) may be cut off there."
+    assert said in warnings(stock, tiny.make_ct()[:, :, :22])
 
 
 def test_an_edge_that_the_models_ordinary_cases_reach_is_not_named(stock: Model) -> None:
@@ -82,22 +80,17 @@ def test_an_edge_that_the_models_ordinary_cases_reach_is_not_named(stock: Model)
 @pytest.mark.parametrize("measure", Measure)
 def test_a_model_without_covariance_says_by_what_regions_are_found(stock: Model, measure: Measure) -> None:
     (said,) = [text for text in warnings(stock, tiny.make_ct(), RegionSettings(measure)) if "no covariance" in text]
-    words = {
-        Measure.VARIANCE: "found by it as you asked, so most are missed",
-        Measure.BERNOULLI: "found by p (1 − p).",
-        Measure.ENTROPY: "found by entropy (nats).",
-    }
-    for each, text in words.items():
-        assert (text in said) == (each is measure)
+    words = {Measure.VARIANCE: "as you asked", Measure.BERNOULLI: "p (1 − p)", Measure.ENTROPY: "entropy (nats)"}
+    assert [each for each, text in words.items() if text in said] == [measure]
 
 
 # Number of regions, expected error in them, labels and segmented volume, ml; measured with the models that are shipped.
 SUITED = [(17, 9.4, 1, 106.5), (13, 8.9, 1, 79.0), (3, 0.19, 1, 2.11), (3, 1.0, 1, 0.0), (150, 60.0, 24, 3000.0)]
 UNSUITED = [
-    ((1462, 286.2, 1, 1118.0), "1,462 doubtful regions were found, and 286.2 ml in doubtful regions"),
-    ((748, 115.3, 1, 424.3), "748 doubtful regions were found, and 115.3 ml in doubtful regions are expected to be"),
-    ((6, 5.67, 1, 12.5), "image: 5.7 ml in doubtful regions are expected to be wrong where 12.5 ml are segmented; che"),
-    ((150, 5.0, 1, 300.0), "image: 150 doubtful regions were found; check that the image shows what"),
+    ((1462, 286.2, 1, 1118.0), ["1,462 doubtful regions", "286.2 ml"]),
+    ((748, 115.3, 1, 424.3), ["748 doubtful regions", "115.3 ml"]),
+    ((6, 5.67, 1, 12.5), ["5.7 ml in doubtful regions", "12.5 ml are segmented"]),
+    ((150, 5.0, 1, 300.0), ["150 doubtful regions"]),
 ]
 
 
@@ -106,14 +99,10 @@ def judge(count: int, error_ml: float, labels: int, segmented_ml: float) -> str 
     return unsuitable(regions, {f"organ {n}": segmented_ml / labels for n in range(labels)})
 
 
-@pytest.mark.parametrize("figures", SUITED)
-def test_a_model_that_suits_gets_no_word(figures: tuple) -> None:
-    assert judge(*figures) is None
-
-
-@pytest.mark.parametrize(("figures", "words"), UNSUITED)
-def test_a_model_that_does_not_suit_is_called_so_with_the_reason(figures: tuple, words: str) -> None:
-    assert words in judge(*figures)
+@pytest.mark.parametrize(("figures", "words"), [*((figures, []) for figures in SUITED), *UNSUITED])
+def test_a_model_that_does_not_suit_is_called_so_with_the_reason(figures: tuple, words: list[str]) -> None:
+    said = judge(*figures)
+    assert (said is None) == (not words) and all(word in said for word in words)
 
 
 def test_an_image_of_something_else_is_noticed(stock: Model) -> None:

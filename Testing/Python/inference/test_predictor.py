@@ -12,13 +12,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference import predict_from_raw_data
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
-from MoBUncertaintyLib.base.errors import Cancelled, ImageError, SettingsError
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.inference import engines, sliding_window
 from MoBUncertaintyLib.inference.engines import TorchEngine
 from MoBUncertaintyLib.inference.maps import filling
 from MoBUncertaintyLib.inference.maps.filling import MIN_PROBABILITY, MIN_VARIANCE, STEP, rounded
@@ -26,9 +23,11 @@ from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
+from MoBUncertaintyLib.network.backbone import build_network
+from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings, Progress
 from support.fake_case import changed_prediction
+from support.model_kinds import stock
 from support.tiny import CONFIGURATION, PATCH, make_ct, make_dataset, make_model, make_plans, make_weights
 
 EXACT = PredictionSettings(device="cpu", precision="float32")
@@ -66,29 +65,7 @@ def same(a: Prediction, b: Prediction, atol: float = 0.0) -> bool:
     return all(np.allclose(x, y, rtol=0, atol=atol) for x, y in zip(arrays(a), arrays(b), strict=True))
 
 
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
-
-
 # --- against stock nnU-Net ------------------------------------------------------------------------------------------
-
-
-def stock(model: Model, image: sitk.Image, mirror: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Segmentation and foreground probability by `nnUNetPredictor`, (z, y, x)."""
-    predictor = predict_from_raw_data.nnUNetPredictor(
-        use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False
-    )
-    predictor.initialize_from_trained_model_folder(str(model.path), model.folds)
-    managers = predictor.plans_manager, predictor.configuration_manager
-    properties = {"spacing": list(image.GetSpacing())[::-1]}
-    data, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
-        sitk.GetArrayFromImage(image)[None], None, properties, *managers, predictor.dataset_json
-    )
-    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data))
-    segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
-        logits, *managers, predictor.label_manager, properties, True, 1
-    )
-    return segmentation, probabilities[1]
 
 
 @pytest.fixture
@@ -110,7 +87,7 @@ def fp32_sums(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_tile_gives_the_probabilities_of_stock_nnunet(tmp_path: Path, shape: tuple[int, ...], fp32_sums) -> None:
     model, image = make_model(tmp_path / "model"), make_ct(shape)
     segmentation, probability, _ = arrays(predict(image, model, EXACT))
-    expected_segmentation, expected = stock(model, image)
+    expected_segmentation, (_, expected) = stock(model.path, [image])
     assert 0.1 < expected_segmentation.mean() < 0.9
     np.testing.assert_allclose(probability, expected, atol=1e-4)
     assert (segmentation != expected_segmentation).mean() < 1e-4
@@ -119,7 +96,7 @@ def test_one_tile_gives_the_probabilities_of_stock_nnunet(tmp_path: Path, shape:
 def test_mirrored_passes_are_those_of_stock_nnunet(tmp_path: Path, fp32_sums) -> None:
     model, image = make_model(tmp_path / "model", mirror_axes=(0, 2)), make_ct(PATCH)
     prediction = predict(image, model, PredictionSettings(device="cpu", precision="float32", mirror=True))
-    expected_segmentation, expected = stock(model, image, mirror=True)
+    expected_segmentation, (_, expected) = stock(model.path, [image], mirror=True)
     assert prediction.provenance["passes_per_tile"] == 4
     # Stock averages the logits of the four passes, we their probabilities: equal where the passes agree.
     assert (arrays(prediction)[0] != expected_segmentation).mean() < 2e-3
@@ -133,7 +110,7 @@ def test_one_tile_of_another_spacing_differs_from_stock_only_by_the_order_of_sof
     image = make_ct((24, 24, 28), (2.5, 3.0, 2.9))
     prediction = predict(image, model, EXACT)
     assert prediction.provenance["tiles"] == 1
-    expected_segmentation, expected = stock(model, image)
+    expected_segmentation, (_, expected) = stock(model.path, [image])
     segmentation, probability, _ = arrays(prediction)
     # Stock interpolates logits and then takes the softmax, we interpolate probabilities: between two voxels whose p
     # differ a lot, the two differ by up to about 0.1, and the border moves by a fraction of a voxel.
@@ -151,8 +128,8 @@ def test_several_tiles_give_the_labels_of_stock_nnunet(tmp_path: Path) -> None:
         image, model, PredictionSettings(device="cpu", precision="float32", tiling="full", body_box=False)
     )
     assert prediction.provenance["tiles"] == 12
-    expected, _ = stock(model, image)
-    assert dice(arrays(prediction)[0] > 0, expected > 0) > 0.98
+    expected, _ = stock(model.path, [image])
+    assert dice(arrays(prediction)[0], expected) > 0.98
     assert (arrays(prediction)[0] == expected).mean() >= 0.999
 
 
@@ -188,11 +165,11 @@ def test_an_oblique_grid_over_the_same_anatomy_gives_the_same_physical_organ(tmp
         make_ct((48, 44, 52), (1.8, 1.8, 1.8), direction, centre) for direction in ((1, 0, 0, 0, 1, 0, 0, 0, 1), turned)
     )
     settings = PredictionSettings(device="cpu", precision="float32", body_box=False)
-    expected = arrays(predict(straight, model, settings))[0] > 0
+    expected = arrays(predict(straight, model, settings))[0]
     turned_too = predict(sitk.DICOMOrient(oblique, "PIR"), model, settings)
     found = sitk.Resample(image_on(turned_too.grid, turned_too.probability[0]), straight)
     assert expected.sum() > 1000
-    assert dice(sitk.GetArrayFromImage(found) > 0.5, expected) >= 0.99
+    assert dice((sitk.GetArrayFromImage(found) > 0.5).astype(np.uint8), expected) >= 0.99
 
 
 def test_a_region_of_interest_is_filled_and_the_rest_is_zero(mob: Model) -> None:
@@ -207,7 +184,7 @@ def test_a_region_of_interest_is_filled_and_the_rest_is_zero(mob: Model) -> None
     for result in arrays(part):
         assert result[inside].any()
         assert not result[~inside].any()
-    assert dice(arrays(part)[0][inside] > 0, arrays(whole)[0][inside] > 0) > 0.9
+    assert dice(arrays(part)[0][inside], arrays(whole)[0][inside]) > 0.9
 
 
 def test_outside_the_body_everything_is_zero(mob: Model) -> None:
@@ -304,73 +281,13 @@ def test_more_than_two_classes_give_one_component_per_label(tmp_path: Path) -> N
     assert prediction.provenance["moments"] == "Monte Carlo, K = 30"
 
 
-# --- memory, precision, devices -------------------------------------------------------------------------------------
-
-
-def fail_at(monkeypatch: pytest.MonkeyPatch, calls: set[int], target: type, name: str) -> list[int]:
-    """Let the given calls of a method run out of memory; returns the list of calls made."""
-    made: list[int] = []
-    method = getattr(target, name)
-
-    def failing(self: object, *args: object, **options: object) -> object:
-        made.append(len(made))
-        if made[-1] in calls:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return method(self, *args, **options)
-
-    monkeypatch.setattr(target, name, failing)
-    return made
+# --- memory and precision (memory that runs out: test_memory_ladder.py) ---------------------------------------------
 
 
 @pytest.mark.parametrize(("samples", "warned"), [(1, True), (2, False), (None, False)])
 def test_one_sample_has_no_variance_and_that_is_said(mob: Model, ct: sitk.Image, samples: int | None, warned: bool):
     said = [text for text in predict(ct, mob, one_fold(samples=samples)).warnings if "One Monte Carlo sample" in text]
     assert bool(said) == warned
-
-
-@pytest.fixture
-def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU under another name, so that the ladder has somewhere to step down from."""
-    monkeypatch.setattr(sliding_window, "CPU", torch.device("cpu", 0))
-    monkeypatch.setattr(engines, "autocast", lambda device, precision: torch.autocast("cpu", enabled=False))
-
-
-@pytest.mark.parametrize(("failures", "steps"), [({1}, 1), ({0, 2}, 2)])
-def test_out_of_memory_moves_the_sums_and_then_the_network_to_the_cpu_without_losing_a_tile(
-    mob: Model,
-    ct: sitk.Image,
-    reference: Prediction,
-    monkeypatch: pytest.MonkeyPatch,
-    pretend_gpu,
-    failures: set[int],
-    steps: int,
-) -> None:
-    made = fail_at(monkeypatch, failures, StochasticNetwork, "features")
-    prediction = predict(ct, mob, one_fold())
-    assert len(made) == 2 + len(failures)
-    assert same(prediction, reference)
-    expected = ["results are summed on the CPU", "the CPU computes"][:steps]
-    said = [warning for warning in prediction.warnings if "CPU" in warning]
-    assert all(message in warning for message, warning in zip(expected, said, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("target", "name", "call"), [(sliding_window.Accumulator, "add", 1), (StochasticNetwork, "to", 0)]
-)
-def test_out_of_memory_while_summing_or_moving_takes_one_step(
-    mob: Model, ct: sitk.Image, reference: Prediction, monkeypatch, pretend_gpu, target: type, name: str, call: int
-) -> None:
-    moved = fail_at(monkeypatch, set(), sliding_window.Accumulator, "to")
-    fail_at(monkeypatch, {call}, target, name)
-    prediction = predict(ct, mob, one_fold())
-    assert same(prediction, reference) and len([text for text in prediction.warnings if "CPU" in text]) == 1
-    assert moved, "the sums are moved when it is said"
-
-
-def test_out_of_memory_on_the_cpu_is_refused(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_at(monkeypatch, {0}, StochasticNetwork, "features")
-    with pytest.raises(SettingsError):
-        predict(ct, mob, one_fold())
 
 
 def test_half_precision_of_the_backbone_moves_the_result_little(
@@ -419,23 +336,23 @@ def test_progress_counts_tiles_and_estimates_the_time_left(mob: Model, ct: sitk.
     assert all(seconds > 0 for seconds in prediction.timings.values())
 
 
-def test_cancelling_stops_before_the_next_tile(mob: Model, ct: sitk.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = fail_at(monkeypatch, set(), StochasticNetwork, "features")
-    with pytest.raises(Cancelled):
-        predict(ct, mob, EXACT, cancelled=lambda: len(made) == 1)
-    assert made == [0]
-
-
-def test_provenance_is_json_and_names_the_model(mob: Model, reference: Prediction) -> None:
+def test_a_prediction_names_its_model_and_sizes_its_clicks(mob: Model, reference: Prediction) -> None:
     provenance = json.loads(json.dumps(reference.provenance))
-    assert provenance["model"]["digest"] == mob.digest
-    assert provenance["folds"] == [0]
-    assert provenance["tiles"] == 2
-
-
-def test_clicks_are_those_of_the_card_with_a_length_by_the_size(mob: Model, reference: Prediction) -> None:
+    assert (provenance["model"]["digest"], provenance["folds"], provenance["tiles"]) == (mob.digest, [0], 2)
     sized = mob.card.click_settings.sized(reference.volumes_ml().values())
     assert reference.click_settings == sized != mob.card.click_settings
+    assert reference.correlation_mm is None, "its noise has no length"
+
+
+def test_cancelling_stops_before_the_next_tile(mob: Model, ct: sitk.Image) -> None:
+    done: list[int] = []
+
+    def progress(update: Progress) -> None:
+        done.extend([update.done] if update.stage == "network" else [])
+
+    with pytest.raises(Cancelled):
+        predict(ct, mob, EXACT, progress, cancelled=lambda: 1 in done)
+    assert done == [0, 1]
 
 
 def test_the_part_that_was_predicted_is_known(mob: Model, ct: sitk.Image) -> None:
@@ -472,16 +389,6 @@ def test_a_setting_that_cannot_be_met_is_refused(mob: Model, options: dict) -> N
         Predictor(mob, PredictionSettings(**options))
 
 
-def test_a_bad_image_is_refused_and_air_for_non_finite_voxels_is_reported(mob: Model, ct: sitk.Image) -> None:
-    with pytest.raises(ImageError):
-        predict(ct[:, :, 3], mob, EXACT)
-    values = sitk.GetArrayFromImage(ct).astype(np.float32)
-    values[0, 0, 0] = np.nan
-    spoiled = sitk.GetImageFromArray(values)
-    spoiled.CopyInformation(ct)
-    assert "1 voxels" in predict(spoiled, mob, one_fold()).warnings[0]
-
-
 def test_the_length_of_a_local_model_is_told_along_the_images_own_axes(tmp_path: Path) -> None:
     """The image's x axis runs to anterior, its y axis to the right; the network's axes are z, y, x of RAS."""
     spec = CovarianceSpec(Covariance.DIAGONAL, scope=Scope.LOCAL, length_mm=(9.0, 6.0, 3.0))
@@ -494,7 +401,3 @@ def test_the_length_of_a_local_model_is_told_along_the_images_own_axes(tmp_path:
     assert straight.correlation_mm == (9, 6, 3)
     assert turned.correlation_mm == (9, 3, 6)
     assert straight.click_settings.length_mm is None, "the model's own"
-
-
-def test_other_models_tell_no_length(reference: Prediction) -> None:
-    assert reference.correlation_mm is None

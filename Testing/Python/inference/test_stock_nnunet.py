@@ -17,12 +17,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from mob_training.training import predictive
 from mob_training.training.deterministic import DeterministicTrainer
 from mob_training.training.settings import FineTuning, Schedule, deterministic_plans
 from mob_training.training.stages import prepare_finetuning
@@ -34,6 +32,7 @@ from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support import ROOT
 from support.forks import may_fork
+from support.model_kinds import stock
 from support.tiny import CONFIGURATION, make_ct, make_dataset, make_plans, make_results_folder
 from support.tiny_training import DATASET_ID, NAME, PATCH, PLANS, SHORT, make_workspace, train, tune
 from support.training_commands import run
@@ -73,10 +72,7 @@ def stock_results(workspace: Path, classes: int) -> Path:
 
 def by_nnunet(results: Path, image: sitk.Image) -> np.ndarray:
     """Probabilities (C, z, y, x) by nnU-Net's predictor, which finds the trainer's class by its name in the shim."""
-    predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(results), (0,), BEST)
-    data = sitk.GetArrayFromImage(image)[None].astype(np.float32)
-    return predictor.predict_single_npy_array(data, {"spacing": image.GetSpacing()[::-1]}, None, None, True)[1]
+    return stock(results, [image], mirror=True, checkpoint=BEST)[1]
 
 
 def by_us(results: Path, image: sitk.Image, samples: int | None = None) -> np.ndarray:
@@ -124,17 +120,6 @@ def test_nnunets_predictor_gives_ours_of_the_deterministic_stage(workspace, imag
     assert np.ptp(ours) > 0.3
     assert largest_difference(theirs, ours) < 1e-2
     assert largest_difference(softmax_of(ours), ours) > 0.1
-
-
-def test_network_that_gave_probabilities_would_be_noticed(deterministic, image, monkeypatch):
-    """nnU-Net takes the softmax of whatever a network gives: of E[p] itself it would be a second one."""
-    results = tune(deterministic, MOB, "second-softmax")
-    log_p = predictive.log_predictive_mean
-    monkeypatch.setattr(predictive, "log_predictive_mean", lambda gaussian: log_p(gaussian).exp())
-    theirs, ours = by_nnunet(results, image), by_us(results, image)
-    assert largest_difference(theirs, softmax_of(ours)) < 1e-2
-    with pytest.raises(AssertionError):
-        check_same(theirs, ours)
 
 
 def test_several_tiles_are_blended_alike(deterministic):

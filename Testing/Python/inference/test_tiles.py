@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
-from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.inference.tiles import Accumulator, Start, TileGrid
 from MoBUncertaintyLib.network.moments import Moments
 
@@ -56,66 +55,26 @@ def test_every_voxel_of_a_mask_lies_in_the_core_of_a_centred_tile(grid: TileGrid
     assert len(set(tiles)) == len(tiles) and (times_covered(grid, tiles)[mask] > 0).all()
 
 
-@settings(max_examples=30, deadline=None)
-@given(grids())
-def test_in_its_core_a_tile_has_the_weight_of_the_cores_edge_or_the_largest_that_a_tile_can_have(
-    grid: TileGrid,
-) -> None:
-    for axis, (size, n, weights) in enumerate(zip(grid.shape, grid.tile, grid.weights, strict=True)):
-        starts = range(size - n + 1)
-        largest = torch.stack([torch.nn.functional.pad(weights, (s, size - n - s)) for s in starts]).amax(dim=0)
-        width = max(round(n * (1 - grid.overlap)), 1)
-        middle = weights[(n - width) // 2 :][:width]
-        for start in starts:
-            core = grid.core(tuple(start if each == axis else 0 for each in range(3)))[axis]
-            assert core.stop - core.start >= width
-            own = weights[core.start - start : core.stop - start]
-            assert (own >= largest[core].clamp_max(middle.min())).all()
-
-
-def test_what_fits_a_core_needs_one_tile_in_whose_middle_it_lies() -> None:
-    grid = TileGrid((60, 60, 60), (20, 20, 20), 0.5)
-    mask = np.zeros(grid.shape, bool)
-    mask[22:32, 31:33, 40] = True
-    (start,) = grid.centred(mask)
-    assert start == (17, 22, 31)
-    assert grid.core(start) == (slice(22, 32), slice(27, 37), slice(36, 46))
-
-
-def test_at_the_faces_of_the_volume_the_outermost_tiles_are_enough() -> None:
-    grid = TileGrid((60, 60, 60), (20, 20, 20), 0.5)
-    mask = np.zeros(grid.shape, bool)
-    mask[:14, 50:, -1] = True
-    assert grid.centred(mask) == [(0, 40, 40)]
-
-
-def test_an_organ_longer_than_a_core_is_divided_along_it_alone() -> None:
-    grid = TileGrid((60, 60, 120), (20, 20, 20), 0.5)
-    mask = np.zeros(grid.shape, bool)
-    mask[25:32, 25:32, 30:58] = True
-    mask[28, 28, 100] = True
-    assert [start[2] for start in grid.centred(mask)] == [25, 35, 44, 91]
-    assert {start[:2] for start in grid.centred(mask)} == {(19, 19)}
+@pytest.mark.parametrize(
+    ("shape", "marked", "starts"),
+    [
+        ((60, 60, 60), [np.s_[22:32, 31:33, 40]], [(17, 22, 31)]),  # it fits a core, and lies in the tile's middle
+        ((60, 60, 60), [np.s_[:14, 50:, -1]], [(0, 40, 40)]),  # at the faces the outermost tiles are enough
+        ((60, 60, 120), [np.s_[25:32, 25:32, 30:58], (28, 28, 100)], [(19, 19, x) for x in (25, 35, 44, 91)]),
+    ],
+    ids=["one tile", "faces", "divided along it alone"],
+)
+def test_an_organ_gets_few_tiles(shape: tuple[int, ...], marked: list, starts: list[Start]) -> None:
+    grid, mask = TileGrid(shape, (20, 20, 20), 0.5), np.zeros(shape, bool)
+    for part in marked:
+        mask[part] = True
+    assert grid.centred(mask) == starts
 
 
 @pytest.mark.parametrize("tile", [(32, 32, 32), (17, 24, 40)])
 def test_weights_are_those_of_nnunet(tile: tuple[int, ...]) -> None:
     theirs = compute_gaussian(tile, dtype=torch.float64, device=torch.device("cpu"))
     torch.testing.assert_close(TileGrid(tile, tile).weight().double(), theirs, rtol=1e-5, atol=0)
-
-
-def test_layout_of_nnunets_own_example() -> None:
-    # nnU-Net's comment on compute_steps_for_sliding_window: 110 voxels, patch 64, step 0.5 -> 0, 23, 46.
-    assert TileGrid((110, 64, 64), (64, 64, 64), 0.5).all() == [(0, 0, 0), (23, 0, 0), (46, 0, 0)]
-
-
-def test_volume_smaller_than_a_tile_is_refused() -> None:
-    with pytest.raises(ValueError, match="smaller than a tile"):
-        TileGrid((8, 7, 8), (8, 8, 8))
-
-
-def boxes(grid: TileGrid) -> list[Box]:
-    return [grid.box(start) for start in grid.all()]
 
 
 def random_moments(grid: TileGrid, classes: int, generator: torch.Generator) -> Moments:
@@ -130,7 +89,7 @@ def test_blending_is_the_weighted_mean_of_the_moments_and_its_variance_the_mixtu
     sums = Accumulator(grid, classes)
     # The definition, in float64: sum g m / sum g, variance = E[p^2] - E[p]^2.
     weight, expected = np.zeros(grid.shape), np.zeros((2, classes, *grid.shape))
-    for tile in boxes(grid) * 2:  # two passes, as with two folds
+    for tile in list(map(grid.box, grid.all())) * 2:  # two passes, as with two folds
         found = random_moments(grid, classes, generator)
         sums.add(tile, found)
         weight[tile] += grid.weight().numpy()
@@ -141,21 +100,6 @@ def test_blending_is_the_weighted_mean_of_the_moments_and_its_variance_the_mixtu
     probability, variance = sums.result()
     np.testing.assert_allclose(probability, expected[0], atol=1e-6)
     np.testing.assert_allclose(variance, expected[1] - expected[0] ** 2, atol=1e-6)
-
-
-def test_tiles_that_were_not_added_have_no_weight() -> None:
-    generator = torch.Generator().manual_seed(0)
-    grid = TileGrid((16, 20, 12), (8, 8, 8))
-    sums = Accumulator(grid, 2)
-    weight, expected = torch.zeros(grid.shape), torch.zeros((2, *grid.shape))
-    for start in [*grid.fewest(), (3, 5, 1), (3, 5, 1)]:
-        tile, found = grid.box(start), random_moments(grid, 2, generator)
-        sums.add(tile, found)
-        weight[tile] += grid.weight()
-        expected[(slice(None), *tile)] += grid.weight() * found.mean[0]
-    expected /= weight
-    assert torch.equal(sums.foreground(0.3), (expected >= 0.3).any(dim=0))
-    torch.testing.assert_close(sums.result()[0], expected)
 
 
 def test_two_passes_that_are_sure_but_disagree_leave_the_variance_of_a_coin() -> None:
@@ -175,7 +119,7 @@ def test_corners_of_the_volume_keep_fp32_accuracy_though_their_weight_is_least()
     p = torch.full((1, 1, 64, 64, 64), 0.3)
     sums.add(grid.box((0, 0, 0)), Moments(p, torch.full_like(p, 0.05)))
     probability, variance = sums.result()
-    torch.testing.assert_close(probability, torch.full_like(probability, 0.3))
+    torch.testing.assert_close(probability, p[0])
     torch.testing.assert_close(variance, torch.full_like(variance, 0.05), atol=1e-6, rtol=0)
 
 
@@ -186,7 +130,7 @@ def test_small_variances_survive_blending_near_zero_and_near_one() -> None:
     for near in (1e-6, 1 - 2**-12):
         sums = Accumulator(grid, 1)
         weight, expected = np.zeros(grid.shape), np.zeros((2, *grid.shape))
-        for tile in boxes(grid):
+        for tile in map(grid.box, grid.all()):
             variance = 1e-12 * (1 + torch.rand((1, 1, *grid.tile), generator=generator))
             sums.add(tile, Moments(torch.full_like(variance, near), variance))
             weight[tile] += grid.weight().double().numpy()
@@ -202,7 +146,7 @@ def test_two_classes_need_two_fp32_volumes_and_no_third_to_finish() -> None:
     sums = Accumulator(grid, 1)
     assert sums.mean.nbytes + sums.variance.nbytes == 2 * 4 * voxels
     generator = torch.Generator().manual_seed(0)
-    for tile in boxes(grid):
+    for tile in map(grid.box, grid.all()):
         sums.add(tile, random_moments(grid, 1, generator))
     with torch.profiler.profile(profile_memory=True) as profile:
         known = sums.foreground()
@@ -212,18 +156,3 @@ def test_two_classes_need_two_fp32_volumes_and_no_third_to_finish() -> None:
     assert max(event.self_cpu_memory_usage for event in profile.events()) <= voxels
     assert probability.data_ptr() == sums.mean.data_ptr()
     assert variance.data_ptr() == sums.variance.data_ptr()
-
-
-def test_a_tile_that_runs_out_of_memory_while_added_leaves_the_sums_as_they_were() -> None:
-    grid = TileGrid((4, 4, 4), (4, 4, 4))
-    sums = Accumulator(grid, 1)
-
-    class Exhausted(torch.Tensor):
-        def to(self, *args: object, **options: object) -> torch.Tensor:
-            raise torch.OutOfMemoryError("out of memory")
-
-    found = Moments(torch.ones(1, 1, 4, 4, 4), torch.ones(1, 1, 4, 4, 4).as_subclass(Exhausted))
-    with pytest.raises(torch.OutOfMemoryError):
-        sums.add(grid.box((0, 0, 0)), found)
-    assert not sums.mean.any()
-    assert not sums.variance.any()

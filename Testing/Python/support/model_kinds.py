@@ -16,7 +16,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from MoBUncertaintyLib.model.folder import Model, load_model
-from support.tiny import CONFIGURATION, INTENSITIES, make_dataset, make_plans
+from support.tiny import CONFIGURATION, INTENSITIES, make_dataset, make_plans, write_fold
 
 SIZE = (24, 24, 24)
 """Voxels of an image: one tile, so that nothing is blended."""
@@ -58,15 +58,7 @@ def make_kind(
         for name in last:
             noise = torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(number))
             weights[name] = 30 * weights[name] + 0.2 * number * noise
-        checkpoint = {
-            "network_weights": weights,
-            "trainer_name": "nnUNetTrainer",
-            "init_args": {"configuration": configuration, "fold": fold},
-            "inference_allowed_mirroring_axes": None,
-            "current_epoch": 1,
-        }
-        (folder / f"fold_{fold}").mkdir()
-        torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
+        write_fold(folder, fold, weights, configuration)
     return load_model(folder)
 
 
@@ -103,35 +95,33 @@ def make_mr(seed: int = 0, shape: Sequence[int] = SIZE, spacing: float = 2.0) ->
     return sitk.SmoothingRecursiveGaussian(image, 2.0)
 
 
-def stock_labels(
+def stock(
     folder: Path,
     images: Sequence[sitk.Image],
     folds: Sequence[int | str] = (0,),
     first_stage: np.ndarray | None = None,
-) -> np.ndarray:
-    """The label map (z, y, x) that nnU-Net makes of the images of a case; a second stage takes that of the first."""
-    found: np.ndarray = _stock(folder, images, folds, first_stage, False)
-    return found
+    mirror: bool = False,
+    checkpoint: str = "checkpoint_final.pth",
+) -> tuple[np.ndarray, np.ndarray]:
+    """What nnU-Net's own predictor makes of the images of a case.
 
+    Args:
+        folder: Training folder.
+        images: One for each channel.
+        folds: Those whose logits are averaged.
+        first_stage: Label map of the first stage of a cascade.
+        mirror: Mirror as the model allows.
+        checkpoint: Name of the weights' file.
 
-def stock_probabilities(folder: Path, images: Sequence[sitk.Image], folds: Sequence[int | str] = (0,)) -> np.ndarray:
-    """The probabilities (C, z, y, x) of which `nnUNetv2_ensemble` takes the mean."""
-    found: np.ndarray = _stock(folder, images, folds, None, True)[1]
-    return found
-
-
-def _stock(
-    folder: Path,
-    images: Sequence[sitk.Image],
-    folds: Sequence[int | str],
-    first_stage: np.ndarray | None,
-    probabilities: bool,
-) -> Any:
+    Returns:
+        The label map (z, y, x), and the probabilities (C, z, y, x) of which `nnUNetv2_ensemble` takes the mean.
+    """
     predictor = nnUNetPredictor(
-        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+        use_mirroring=mirror, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
     )
-    predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), "checkpoint_final.pth")
+    predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint)
     data = np.stack([sitk.GetArrayFromImage(image) for image in images]).astype(np.float32)
     properties = {"spacing": list(images[0].GetSpacing())[::-1]}
     previous = None if first_stage is None else first_stage[None].astype(np.float32)
-    return predictor.predict_single_npy_array(data, properties, previous, None, probabilities)
+    labels, probabilities = predictor.predict_single_npy_array(data, properties, previous, None, True)
+    return labels, probabilities

@@ -140,16 +140,27 @@ def make_results_folder(
         weights = make_weights(covariance, len(dataset["labels"]), fold)
         if deterministic:
             weights = {name.removeprefix("backbone."): value for name, value in weights.items()}
-        checkpoint = {
-            "network_weights": weights,
-            "trainer_name": "nnUNetTrainer",
-            "init_args": {"configuration": CONFIGURATION, "fold": fold},
-            "inference_allowed_mirroring_axes": mirror_axes,
-            "current_epoch": 1,
-        }
-        (folder / f"fold_{fold}").mkdir()
-        torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
+        write_fold(folder, fold, weights, CONFIGURATION, mirror_axes)
     return folder
+
+
+def write_fold(
+    folder: Path,
+    fold: int | str,
+    weights: dict[str, Tensor],
+    configuration: str,
+    mirror_axes: Sequence[int] | None = None,
+) -> None:
+    """Write the checkpoint of a fold into a training folder, as nnU-Net does."""
+    checkpoint = {
+        "network_weights": weights,
+        "trainer_name": "nnUNetTrainer",
+        "init_args": {"configuration": configuration, "fold": fold},
+        "inference_allowed_mirroring_axes": mirror_axes,
+        "current_epoch": 1,
+    }
+    (folder / f"fold_{fold}").mkdir()
+    torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
 
 
 def make_model(folder: Path, **options: Any) -> Model:
