@@ -123,7 +123,7 @@ class PageReview:
                 case "click":
                     points = [(float(r), float(a), float(s)) for r, a, s in action["points_ras"]]
                     boxes = review.click(points, action["label"], action["region"])
-                    message = self._said_of(review.clicks[-1].click_id)
+                    message = self._effect_of(review.clicks[-1].click_id)
                 case "remove":
                     boxes = review.remove_click(str(action["id"]))
                 case "decide":
@@ -133,8 +133,10 @@ class PageReview:
                 case "undo":
                     boxes = review.undo()
                 case "suggest":
-                    suggestion = review.suggestion()
-                    message = self._said_of_suggestion(suggestion)
+                    suggestion, message = review.suggestion(), "No region is left to decide."
+                    if suggestion:
+                        ml = suggestion.gain_mm3 / 1000
+                        message = f"A click at the cross is expected to remove {ml:.2f} ml of error."
                 case _:
                     raise KeyError
         except (KeyError, TypeError, ValueError) as error:
@@ -165,17 +167,11 @@ class PageReview:
             ) from error
         self._kept = decisions
 
-    def _said_of(self, click_id: str) -> str:
+    def _effect_of(self, click_id: str) -> str:
         net, changed = (mm3 / 1000 for mm3 in self._review.effect(click_id))
         if click_id in self._review.conflicts:
             return "This click contradicts others near by: what it says holds for its own voxels only."
         return f"The click changed {changed:.2f} ml, and the volume by {net:+.2f} ml.".replace("-", "\u2212")
-
-    @staticmethod
-    def _said_of_suggestion(suggestion: Suggestion | None) -> str:
-        if suggestion is None:
-            return "No region is left to decide."
-        return f"A click at the cross is expected to remove {suggestion.gain_mm3 / 1000:.2f} ml of error."
 
 
 def serve(review: PageReview, port: int = 0, ready: Callable[[str], None] = print) -> None:
