@@ -1,4 +1,4 @@
-"""Draw the pages on speed from the results: tables and figures, and the reports and plots that they show.
+"""Draw the pages on speed from the results: tables and figures, and the reports of the runs.
 
     python Testing/Benchmarks/speed_page.py [--measure FOLDER]
 
@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.gpu.rows import Row as CheckRow
-from inference.report import distance_table, write_markdown
-from inference.summary import BEYOND_VOLUMES, mark_of, number
+from inference.report import BEYOND_VOLUMES, mark_of, number, write_markdown
 from inference.tasks import PARTS, BenchmarkSettings, in_way, size_name, split_system, way_title
 
 ROOT = Path(__file__).parents[2]
@@ -43,10 +42,9 @@ def commands(folder: Path, precisions: Sequence[str]) -> list[list[str]]:
     """The commands that measure, which take 15 minutes together on two idle cores."""
     small = "--networks small --sizes 128,256,512x512x300 --engine torch,openvino"
     small += f" --precision {','.join(precisions)} --repeats 1 --rounds 1 --limit 100 --threads 2"
-    python, benchmark = sys.executable, [sys.executable, str(Path(__file__).parent / "benchmark.py")]
+    benchmark = [sys.executable, str(Path(__file__).parent / "benchmark.py")]
     return [
         [*benchmark, "--output", str(folder / "small"), *small.split()],
-        [python, str(Path(__file__).parent / "engines.py"), str(folder / "engines"), "--repeats", "5"],
         [*benchmark, "--gpu-check", "--output", str(folder / "gpu-check"), "--networks", "small"],
     ]
 
@@ -70,8 +68,7 @@ def take(folder: Path) -> None:
     shutil.rmtree(RESULTS / "small", ignore_errors=True)
     (RESULTS / "small").mkdir(parents=True)
     _take_json(folder / "small" / "benchmark.json", RESULTS / "small")
-    for name in ("engines", "gpu-check"):
-        _take_json(folder / name / f"{name}.json", RESULTS)
+    _take_json(folder / "gpu-check" / "gpu-check.json", RESULTS)
     shutil.copy(folder / "gpu-check" / "gpu-check.md", RESULTS)
 
 
@@ -122,7 +119,7 @@ def largest(results: Path) -> str:
 
 
 def beside(results: Path) -> str:
-    """What heads and moments, samples, and all that is done beside the volumes cost."""
+    """What heads and moments, and all that is done beside the volumes, cost."""
     run = _run(results, "small")
     rows = [row for row in run["systems"] if "failed" not in row and split_system(row["system"])[0] == "e"]
     size = max((tuple(row["size"]) for row in rows), key=lambda size: size[0] * size[1] * size[2])
@@ -135,13 +132,6 @@ def beside(results: Path) -> str:
     scene = [row["stages_s"].get("scene", 0.0) for row in rows]
     more, most = (number(statistics.median(each)) for each in (extra, scene))
     lines.append(f"Regions, report and Slicer scene take {more} s more, {most} of them the scene.")
-    for one in run["sampling"]:
-        if "30" in one["c_s"]:
-            ratio = one["c_s"]["30"] / one["e_s"]
-            lines.append(
-                f"The closed form takes 1/{ratio:.0f} of the time of 30 samples drawn as in the paper's Eq. 14 "
-                f"({_way(one)})."
-            )
     waits = [
         f"{number(statistics.median(each['total'] for each in one['warm']))} s ({_way(one)})"
         for one in run["interactive"]
@@ -149,42 +139,6 @@ def beside(results: Path) -> str:
     if waits:
         lines.append(f"A region of interest of 128 x 128 x 128 voxels, the model loaded, takes {', '.join(waits)}.")
     return "\n".join(_prose(f"- {line}", "  ") for line in dict.fromkeys(lines))
-
-
-def limit(results: Path) -> str:
-    """The distance to the limit, and stages beside plain calls."""
-    return distance_table(_run(results, "small")["distance"]).replace(
-        "## Distance to the limit", "Distance to the limit:"
-    )
-
-
-def engines(results: Path) -> str:
-    """OpenVINO beside PyTorch, one tile."""
-    found = json.loads((results / "engines.json").read_text(encoding="utf-8"))
-    heads = ["network", "million parameters", "tile", "precision", "threads", "PyTorch, ms", "OpenVINO, ms", "ratio"]
-    names = {"demo": "the demo's", "31M": "nnU-Net's plain U-Net, random weights"}
-    lines = [
-        [
-            names.get(one["network"], one["network"]),
-            f"{one['parameters'] / 1e6:.1f}",
-            " x ".join(map(str, one["tile"])),
-            one["precision"],
-            str(one["threads"]),
-            *(f"{one['milliseconds'][e]:.0f} ({one['processor_milliseconds'][e]:.0f})" for e in ("torch", "openvino")),
-            f"{one['torch_over_openvino']:.2f} ({one['torch_over_openvino_processor']:.2f})",
-            f"{100 * one['added_openvino_processor']:.1f}",
-        ]
-        for one in found["measurements"]
-    ]
-    load = " and ".join(f"{value:.1f}" for value in found["load"])
-    where = found["machine"]
-    turns = " or ".join(dict.fromkeys(str(one.get("turns", found["repeats"])) for one in found["measurements"]))
-    said = (
-        f"Measured on {where['processor']}, {where['cores']} cores ({', '.join(found['instructions'])}), with OpenVINO "
-        f"{found['openvino']} and torch {where['versions']['torch']}; medians of {turns} turns. The load of "
-        f"the computer was {load} before and after."
-    )
-    return _table([*heads, "heads and moments in OpenVINO, %"], lines) + "\n\n" + _prose(said)
 
 
 def accuracy(results: Path) -> str:
@@ -227,14 +181,6 @@ def large(results: Path) -> str:
     return f"{said}\n\n" + _table(heads, lines)
 
 
-def tiling(results: Path) -> str:
-    """The study of full and adaptive tiling."""
-    path = results / "tiling.md"
-    if not path.exists():
-        return ""
-    return path.read_text(encoding="utf-8").partition("\n")[2].strip().replace("\n## ", "\n### ")
-
-
 def gpu(results: Path) -> str:
     """The check of a machine with a GPU, or that there was none."""
     path = results / "gpu-check.md"
@@ -261,18 +207,6 @@ def click(results: Path) -> str:
     )
 
 
-def short(results: Path) -> str:
-    """Which aims are not met."""
-    found = [target for name in RUNS for target in _run(results, name)["targets"] if target["met"] is not None]
-    lines = [
-        [t["what"], t["where"], number(t["value"]), f"{'≤' if t['at_most'] else '≥'} {t['bound']:g}"]
-        for t in found
-        if not t["met"]
-    ]
-    said = f"{len(found) - len(lines)} of {len(found)} aims of the benchmark are met."
-    return f"{said} These are not:\n\n" + _table(["ratio", "where", "value", "aim"], lines) if lines else said
-
-
 def runs(results: Path) -> str:
     """On what, with what and by which command each comparison was measured."""
     parts = []
@@ -294,7 +228,7 @@ def runs(results: Path) -> str:
 BLOCKS: dict[str, Callable[[Path], str]] = {
     block.__name__: block
     for block in (
-        compared, largest, beside, limit, engines, accuracy, large, tiling, gpu, slicer, click, short, runs,
+        compared, largest, beside, accuracy, large, gpu, slicer, click, runs,
     )
 }  # fmt: skip
 
@@ -345,7 +279,7 @@ def command_of(settings: dict[str, Any]) -> str:
 
 
 def redraw(results: Path = RESULTS) -> None:
-    """Draw the pages, and the reports and plots of the runs."""
+    """Draw the pages, and the reports of the runs."""
     for name in RUNS:
         write_markdown(_run(results, name), results / name)
     for page in PAGES:

@@ -4,7 +4,6 @@
 
 Every measurement is a process of its own (`child`), started one after another by `run`, which keeps what each of them
 says in `FOLDER/measurements.jsonl` at once; a second run does only what is missing. `tasks` says what is measured,
-`cases` and `networks` make CTs and checkpoints, `stock`, `ours` and `literal` are the systems, `sampling`, `accuracy`
-and `interactive` what is measured beside them; `summary`, `report` and `plots` make tables and pictures. `gpu` checks a
-machine with a GPU.
+`cases` and `networks` make CTs and checkpoints, `stock` and `ours` are the systems, `interactive` is measured beside
+them; `report` makes tables. `gpu` checks a machine with a GPU.
 """

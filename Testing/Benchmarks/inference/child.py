@@ -70,15 +70,6 @@ def _system(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     return {"import_s": imported, "load_s": load, **runs, **measured.describe(), "peaks": measured.clock.peaks}
 
 
-def _sampling(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
-    from inference.networks import open_model
-    from inference.sampling import measure_sampling
-
-    options = task["options"]
-    model = open_model(folder, task["network"])
-    return measure_sampling(model, options["device"], options["repeats"], options["samples"], options["limit"])
-
-
 def _interactive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     from inference.cases import case_file
     from inference.interactive import measure_region_of_interest
@@ -88,15 +79,6 @@ def _interactive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     options = task["options"]
     model = open_model(folder, task["network"])
     return measure_region_of_interest(ct, model, task["system"], options["device"], options["repeats"])
-
-
-def _distance(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
-    from inference.cases import case_file
-    from inference.distance import measure_distance
-    from inference.networks import open_model
-
-    ct, model, options = case_file(folder, tuple(task["size"])), open_model(folder, task["network"]), task["options"]
-    return measure_distance(ct, model, task["system"], options["device"], options["repeats"], Path(task["scratch"]))
 
 
 def _gpu_check(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
@@ -109,9 +91,7 @@ MEASUREMENTS = {
     "cases": _cases,
     "network": _network,
     "system": _system,
-    "sampling": _sampling,
     "interactive": _interactive,
-    "distance": _distance,
     "gpu-check": _gpu_check,
 }
 

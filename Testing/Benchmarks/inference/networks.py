@@ -5,11 +5,9 @@ The backbone's weights are the same in both.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,25 +172,6 @@ def plan_large(dataset: dict[str, Any], intensities: dict[str, Any]) -> dict[str
     plans["configurations"] = {CONFIGURATION: plans["configurations"][CONFIGURATION]}
     for made in (raw, preprocessed):
         shutil.rmtree(made)
-    return plans
-
-
-def plain_plans(model: Model, patch: Sequence[int]) -> dict[str, Any]:
-    """A model's plans for nnU-Net's plain U-Net, as its default planner makes it, with 31 million parameters."""
-    plans = copy.deepcopy(model.plans)
-    configuration = plans["configurations"][CONFIGURATION]
-    configuration["patch_size"] = list(patch)
-    architecture = configuration["architecture"]
-    architecture["network_class_name"] = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-    architecture["arch_kwargs"].pop("n_blocks_per_stage")
-    architecture["arch_kwargs"] |= {
-        "n_stages": 6,
-        "features_per_stage": [32, 64, 128, 256, 320, 320],
-        "kernel_sizes": [[3, 3, 3]] * 6,
-        "strides": [[1, 1, 1]] + [[2, 2, 2]] * 5,
-        "n_conv_per_stage": [2] * 6,
-        "n_conv_per_stage_decoder": [2] * 5,
-    }
     return plans
 
 

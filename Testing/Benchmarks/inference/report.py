@@ -1,44 +1,49 @@
-"""`benchmark.json`, `benchmark.md` and the pictures that it shows."""
+"""`benchmark.json` and `benchmark.md`: medians of the measurements."""
 
 from __future__ import annotations
 
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from inference.plots import draw_stages
-from inference.summary import STAGES, Row, mark_of, number, rows, targets
+import numpy as np
+
 from inference.tasks import (
     SYSTEMS,
     BenchmarkSettings,
     Task,
     network_name,
     size_title,
+    split_system,
     system_title,
     way_title,
 )
 
+STAGES = (
+    "read", "preprocess", "backbone", "moments", "blend", "resample", "write", "other", "regions", "report", "scene",
+)  # fmt: skip
+BEYOND_VOLUMES = ("regions", "report", "scene")
+"""Stages that stock nnU-Net has no counterpart of; ratios to it are without them."""
 NOTES = (
     "Seconds are medians of warm runs; the first run is reported apart, as importing and loading are.",
     "*End to end* is from the CT's file to the files of segmentation, probability and, but for (a), variance. What "
     "stock nnU-Net has no counterpart of (regions, overlay and report, Slicer scene) comes on top and stands apart.",
     "(a) goes nnU-Net's way without further processes, with its own preprocessing and export, without mirroring.",
-    "*Distance to the limit* has warm runs of its own; plain calls do about the same work without checks, those of "
-    "SimpleITK with all of its threads.",
     "Peak memory is that of the measurement's own process, all stages included; the scene is written by another one.",
     "† no warm run fitted the limit, so the first one counts, which is slower.",
 )
 
-
-PICTURE = "stages.png"
+Entry = dict[str, Any]
+Row = dict[str, Any]
 
 
 def write_report(
-    folder: Path, settings: BenchmarkSettings, entries: Sequence[dict[str, Any]], machine: dict[str, Any]
+    folder: Path, settings: BenchmarkSettings, entries: Sequence[Entry], machine: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the report of these measurements.
 
@@ -46,8 +51,6 @@ def write_report(
         The content of `benchmark.json`.
     """
     networks = {e["task"]["network"]: e["result"] for e in entries if e["task"]["kind"] == "network" and "result" in e}
-    table = rows(entries)
-    failed = [{"what": Task(**e["task"]).title, "why": e["failed"]} for e in entries if "failed" in e]
     gpus = sorted({e["result"]["gpu"] for e in entries if "gpu" in e.get("result", {})})
     summary = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -55,12 +58,13 @@ def write_report(
         "revisions_measured": sorted({str(e["revision"]) for e in entries}),
         "settings": asdict(settings),
         "networks": networks,
-        "targets": targets(table, entries, networks, amx="amx_bf16" in machine.get("instructions", ())),
-        "systems": table,
-        "sampling": _of("sampling", entries),
-        "interactive": _of("interactive", entries),
-        "distance": _of("distance", entries),
-        "failed": failed,
+        "systems": rows(entries),
+        "interactive": [
+            {**{name: e["task"][name] for name in ("network", "size", "system")}, **e["result"]}
+            for e in entries
+            if e["task"]["kind"] == "interactive" and "result" in e
+        ],
+        "failed": [{"what": Task(**e["task"]).title, "why": e["failed"]} for e in entries if "failed" in e],
     }
     text = json.dumps(summary, indent=2, ensure_ascii=False)
     (folder / "benchmark.json").write_text(text + "\n", encoding="utf-8")
@@ -68,28 +72,68 @@ def write_report(
     return summary
 
 
+def rows(entries: Iterable[Entry]) -> list[Row]:
+    """Medians of each system for each network and size: networks as they were measured, sizes and systems in order.
+
+    Where no warm run fitted the limit, the first one stands for them (`first_run_only`); a system of which no
+    measurement succeeded has only the reason why (`failed`).
+    """
+    groups: defaultdict[tuple, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        task = entry["task"]
+        if task["kind"] == "system":
+            groups[task["network"], tuple(task["size"]), task["system"]].append(entry)
+    made = []
+    for (network, size, system), group in groups.items():
+        results = [entry["result"] for entry in group if "result" in entry]
+        row: Row = {"network": network, "size": list(size), "system": system}
+        made.append(row | (_medians(results) if results else {"failed": group[-1]["failed"]}))
+    networks, systems = list(dict.fromkeys(row["network"] for row in made)), list(SYSTEMS)
+    place = {id(row): (networks.index(row["network"]), int(np.prod(row["size"], dtype=np.int64))) for row in made}
+    return sorted(made, key=lambda row: (*place[id(row)], systems.index(split_system(row["system"])[0])))
+
+
+def _medians(results: Sequence[dict[str, Any]]) -> Row:
+    warm = [run for result in results for run in result["warm"]]
+    runs = warm or [result["cold"] for result in results]
+    names = {name for run in runs for name in run["stages"]}
+    ordered = [*(n for n in STAGES if n in names), *sorted(names - set(STAGES))]
+
+    def median(values: Iterable[float]) -> float:
+        return float(statistics.median(values))
+
+    last = results[-1]
+    gpu = [result["gpu_peak_bytes"] for result in results if "gpu_peak_bytes" in result]
+    return {
+        "runs": len(runs),
+        "first_run_only": not warm,
+        "total_s": median(run["total"] for run in runs),
+        "volumes_s": median(
+            run["total"] - sum(run["stages"].get(name, 0.0) for name in BEYOND_VOLUMES) for run in runs
+        ),
+        "stages_s": {name: median(run["stages"].get(name, 0.0) for run in runs) for name in ordered},
+        "import_s": median(result["import_s"] for result in results),
+        "load_s": median(result["load_s"] for result in results),
+        "cold_s": median(result["import_s"] + result["load_s"] + result["cold"]["total"] for result in results),
+        "peak_bytes": max(result["peak_bytes"] for result in results),
+        "gpu_peak_bytes": max(gpu) if gpu else None,
+        **{name: last.get(name) for name in ("tiles", "input_voxels", "device", "engine", "precision")},
+    }
+
+
 def write_markdown(summary: dict[str, Any], folder: Path) -> None:
-    """Write `benchmark.md`, and draw its picture."""
-    measured = [row for row in summary["systems"] if "failed" not in row]
-    if measured:
-        draw_stages(measured, folder / PICTURE)
-    (folder / "benchmark.md").write_text(markdown(summary), encoding="utf-8")
-
-
-def markdown(summary: dict[str, Any]) -> str:
-    """The report as text."""
-    parts = ["# Inference benchmark", _machine(summary), "## What must be shown", _targets(summary["targets"])]
+    """Write `benchmark.md`."""
+    parts = ["# Inference benchmark", _machine(summary)]
     for network in dict.fromkeys(row["network"] for row in summary["systems"]):
         parts.append(f"## Seconds and memory: network {network_name(network)}")
         parts.append(_network(summary["networks"].get(network, {})))
         own = [row for row in summary["systems"] if row["network"] == network]
         for size in dict.fromkeys(tuple(row["size"]) for row in own):
-            parts += [f"### {size_title(size)} voxels", _systems([row for row in own if tuple(row["size"]) == size])]
-    parts += [_sampling(summary["sampling"]), distance_table(summary["distance"]), _latency(summary["interactive"])]
-    parts += [f"![stages]({PICTURE})"] * any("failed" not in row for row in summary["systems"])
+            parts += [f"### {size_title(size)} voxels", systems([row for row in own if tuple(row["size"]) == size])]
+    parts.append(_latency(summary["interactive"]))
     failed = [f"Not measured: {each['what']}: {each['why']}" for each in summary["failed"]]
     parts += ["## Notes", "\n".join(f"- {note}" for note in (*NOTES, *failed))]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    (folder / "benchmark.md").write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 
 
 def _machine(summary: dict[str, Any]) -> str:
@@ -107,17 +151,6 @@ def _machine(summary: dict[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _targets(found: Sequence[dict[str, Any]]) -> str:
-    def bound(target: dict[str, Any]) -> str:
-        return "" if target["bound"] is None else f"{'≤' if target['at_most'] else '≥'} {target['bound']:g}"
-
-    words = {True: "yes", False: "**no**", None: ""}
-    return _table(
-        ("ratio", "where", "value", "wanted", "holds"),
-        [(t["what"], t["where"], number(t["value"]) + t["marks"], bound(t), words[t["met"]]) for t in found],
-    )
-
-
 def _network(about: dict[str, Any]) -> str:
     if not about:
         return ""
@@ -127,8 +160,8 @@ def _network(about: dict[str, Any]) -> str:
     return f"{backbone:.3g} million parameters, {head:,} in the head{weights}; patch {patch}, spacing {spacing} mm."
 
 
-def _systems(table: Sequence[Row]) -> str:
-    """One column for each system, one line for each stage."""
+def systems(table: Sequence[Row]) -> str:
+    """Tabulate the stages: one column for each system, one line for each stage."""
     good = [row for row in table if "failed" not in row]
     names = [name for name in STAGES if any(name in row["stages_s"] for row in good)]
     names += sorted({name for row in good for name in row["stages_s"]} - set(STAGES))
@@ -154,26 +187,7 @@ def _systems(table: Sequence[Row]) -> str:
     ]
     if any(row["gpu_peak_bytes"] for row in good):
         lines.append(line("peak GPU memory, GB", lambda row: number((row["gpu_peak_bytes"] or 0) / 1e9)))
-    heads = ("stage, s", *(system_title(row["system"]) for row in good))
-    return _table(heads, lines) if good else ""
-
-
-def _sampling(entries: Sequence[dict[str, Any]]) -> str:
-    parts = []
-    for entry in entries:
-        ks = list(dict.fromkeys((*entry["c_s"], *entry["d_s"])))
-        lines = [
-            (title, *(number(entry[f"{letter}_s"][k]) if k in entry[f"{letter}_s"] else "–" for k in ks))
-            for letter, title in (("c", "Eq. 14 literally, K samples"), ("d", SYSTEMS["d"]))
-        ]
-        lines.append((SYSTEMS["e"], *[number(entry["e_s"])] * len(ks)))
-        patch = " x ".join(map(str, entry["patch"]))
-        parts.append(
-            f"### {network_name(entry['network'])}, {patch} voxels\n\nBackbone {number(entry['backbone_s'])} s "
-            f"({entry['precision']}), head {number(entry['head_s'])} s.\n\n"
-            + _table(("seconds of one tile", *(f"K = {k}" for k in ks)), lines)
-        )
-    return "\n\n".join(["## The sampling stage alone", *parts]) if parts else ""
+    return _table(("stage, s", *(system_title(row["system"]) for row in good)), lines) if good else ""
 
 
 def _latency(entries: Sequence[dict[str, Any]]) -> str:
@@ -186,36 +200,17 @@ def _latency(entries: Sequence[dict[str, Any]]) -> str:
     return "## What a user waits for, warm\n\n" + _table(("", "seconds, median"), lines) if lines else ""
 
 
-def distance_table(entries: Sequence[dict[str, Any]]) -> str:
-    """How far cases are from their limit; empty where none was measured."""
-    parts = []
-    for entry in entries:
-        limit, per_voxel = entry["limit_s"], 1e9 / entry["voxels"]
-        sums = ", ".join(f"{name} {number(seconds)} s" for name, seconds in limit.items())
-        lines = [
-            (name, number(seconds * per_voxel), number(entry["plain_s"][name] * per_voxel), entry["plain"][name])
-            for name, seconds in entry["stages_s"].items()
-        ]
-        more = ", ".join(f"the {name} {number(seconds)} s" for name, seconds in entry["around_s"].items())
-        parts.append(
-            f"### {network_name(entry['network'])}, {size_title(entry['size'])}, {entry['tiles']} tiles\n\n"
-            f"From the CT's file to volumes and regions {number(entry['end_to_end_s'])} s; the limit is "
-            f"{number(sum(limit.values()))} s ({sums}). On top come {more}.\n\n"
-            + _table(("stage", "ns a voxel", "plain call, ns a voxel", "plain call"), lines)
-        )
-    return "\n\n".join(["## Distance to the limit", *parts]) if parts else ""
-
-
-def _of(kind: str, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results of a kind of measurement, with the network, the size and the system they are of."""
-    return [
-        {**{name: e["task"][name] for name in ("network", "size", "system")}, **e["result"]}
-        for e in entries
-        if e["task"]["kind"] == kind and "result" in e
-    ]
-
-
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Of Markdown; the first column is text, the others are numbers."""
     rule = "| --- |" + " ---: |" * (len(heads) - 1)
     return "\n".join([f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def mark_of(row: Row) -> str:
+    """`†` where only a first run was made."""
+    return "†" if row["first_run_only"] else ""
+
+
+def number(value: float) -> str:
+    """Three digits that count, without exponents for large ones."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -29,9 +29,7 @@ GROUPS = {
     "cases": "Making CTs",
     "network": "Making networks",
     "system": "Systems",
-    "sampling": "Sampling",
     "interactive": "Region",
-    "distance": "Distance",
 }
 """What is shown of each kind of measurement while it runs."""
 

@@ -24,7 +24,7 @@ AUTO = ("auto", "auto")
 ENGINES = {"auto": "", "torch": "PyTorch", "openvino": "OpenVINO"}
 # Whatever slows the machine down for a while should not hit one system alone.
 INTERLEAVED = ("a", "e", "e-adaptive", "d")
-PARTS = ("systems", "sampling", "interactive", "distance")
+PARTS = ("systems", "interactive")
 
 Size = tuple[int, int, int]
 Way = tuple[str, str]
@@ -202,23 +202,9 @@ def plan(settings: BenchmarkSettings) -> list[Task]:
                 for number in range(settings.rounds)
                 for system in systems
             ]
-        if "sampling" in settings.parts:
-            tasks.append(Task("sampling", network, options=runs))
         if "interactive" in settings.parts:
-            tasks += [
-                Task(
-                    "interactive",
-                    network,
-                    largest,
-                    in_way("e-adaptive", way),
-                    0,
-                    common | {"repeats": settings.repeats},
-                )
-                for way in ways
-            ]
-        if "distance" in settings.parts:
             options = common | {"repeats": settings.repeats}
-            tasks.append(Task("distance", network, largest, in_way("e-adaptive", ways[0]), 0, options))
+            tasks += [Task("interactive", network, largest, in_way("e-adaptive", way), 0, options) for way in ways]
     return tasks
 
 

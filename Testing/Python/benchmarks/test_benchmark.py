@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,16 +17,15 @@ import torch
 from typer.testing import CliRunner
 
 import benchmark
-from inference import cases, measure, run
+from inference import cases, measure, report, run
 from inference.interactive import measure_region_of_interest
 from inference.networks import make_network, open_model, stock_folder
-from inference.sampling import literal_moments, measure_sampling
+from inference.ours import settings_of
 from inference.stock import StockSystem
 from inference.tasks import BenchmarkSettings, Task, parse_sizes, plan, size_title
 from MoBUncertaintyLib.base.errors import Cancelled, ModelError, OutputError, SettingsError, UserError
-from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.backbone import load_network
-from MoBUncertaintyLib.network.moments import moments
 from support import ROOT, tiny
 from support.forks import child
 from support.processes import gone
@@ -48,9 +47,9 @@ def ready(folder: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory: pytest.TempPathFactory, network: tuple) -> list[str]:
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Of a benchmark of all systems that has been run."""
-    assert network and StockSystem, "the forks find imported what both need"
+    assert StockSystem, "the forks find imported what they need"
     output, network = ready(tmp_path_factory.mktemp("benchmark"))
     given = ["--output", str(output), "--networks", str(network), "--sizes", "32", "--samples", "4"]
     given += ["--parts", "systems", "--rounds", "1", "--threads", "1", "--device", "cpu", "--repeats", "1"]
@@ -58,7 +57,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, network: tuple) -> list[
         patch.setattr(run, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": child()}))
         done = CliRunner().invoke(benchmark.app, given)
     assert done.exit_code == 0, done.output
-    assert "targets hold" in done.output
+    assert "systems measured" in done.output
     return given
 
 
@@ -86,15 +85,13 @@ def test_every_system_is_measured_stage_by_stage(finished: dict[str, Any]) -> No
 
 
 @pytest.mark.slow
-def test_report_names_machine_targets_and_pictures(arguments: list[str], finished: dict[str, Any]) -> None:
+def test_report_names_machine_and_systems(arguments: list[str], finished: dict[str, Any]) -> None:
     folder = Path(arguments[1])
     assert finished["machine"]["processor"] and finished["machine"]["cores"] >= 1
     assert finished["machine"]["gpu"] is None
     assert finished["machine"]["versions"]["torch"] == torch.__version__
     text = (folder / "benchmark.md").read_text(encoding="utf-8")
-    for words in (finished["machine"]["processor"], "(e) / (a), end to end", "(d) / (e)", "(stages.png)"):
-        assert words in text
-    assert (folder / "stages.png").read_bytes().startswith(b"\x89PNG")
+    assert finished["machine"]["processor"] in text and "(e-adaptive) closed form, adaptive tiling" in text
     # Nothing is left of what the systems wrote, or of the requests.
     assert not list(folder.glob("scratch-*"))
 
@@ -157,7 +154,7 @@ def test_cancelled_benchmark_ends_its_process_and_keeps_what_it_has(tmp_path: Pa
         return process
 
     monkeypatch.setattr(run.subprocess, "Popen", noted)
-    settings = BenchmarkSettings(networks=(str(network),), sizes=(SIZE,), parts=("sampling",), device="cpu")
+    settings = BenchmarkSettings(networks=(str(network),), sizes=(SIZE,), parts=("interactive",), device="cpu")
     done = Task("cases", size=SIZE)
     with pytest.raises(Cancelled):
         run.run(output, settings, cancelled=lambda: bool(started))
@@ -168,7 +165,7 @@ def test_cancelled_benchmark_ends_its_process_and_keeps_what_it_has(tmp_path: Pa
 
 def test_line_cut_short_is_measured_again_and_swallows_no_other(tmp_path: Path) -> None:
     store = run.Store(tmp_path / "new")
-    first, second, third = (Task("sampling", number=n) for n in range(3))
+    first, second, third = (Task("interactive", number=n) for n in range(3))
     store.add(first, {"result": {"x": 1}})
     store.path.write_text(store.path.read_text() + '{"key": "' + second.key)
     again = run.Store(tmp_path / "new")
@@ -195,7 +192,11 @@ def test_sizes_are_read_and_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"systems": ("f",)}, {"parts": ("all",)}, {"repeats": 0}, {"networks": ()}, {"systems": ()}]
+    "change",
+    [
+        *({"systems": ("f",)}, {"parts": ("all",)}, {"repeats": 0}, {"networks": ()}, {"systems": ()}),
+        {"networks": ("here/model", "there/model/")},
+    ],
 )
 def test_wrong_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
@@ -209,45 +210,57 @@ def test_systems_take_turns() -> None:
     assert len({task.key for task in planned}) == len(planned)
 
 
-# --- the systems' mathematics
+def test_engines_and_precisions_are_systems_of_their_own() -> None:
+    settings = BenchmarkSettings(engines=("torch", "openvino"), precisions=("float32", "bfloat16"), rounds=1)
+    planned = [t for t in plan(settings) if t.network == "small"]
+    turn = [t.system for t in planned if t.kind == "system" and t.size == (128,) * 3]
+    ways = ["torch-float32", "torch-bfloat16", "openvino-float32", "openvino-bfloat16"]
+    closed = [f"{letter}@{way}" for letter in ("e", "e-adaptive") for way in ways]
+    assert turn == ["a", *closed, "d@torch-float32"]
+    assert [t.system for t in planned if t.kind == "interactive"] == closed[4:]
+    assert {task.system for task in planned if task.options.get("scene")} == {closed[0]}, "one writes the scene"
+    asked = settings_of("e-adaptive@openvino-bfloat16", "cpu", 7)
+    assert (asked.engine, asked.precision, asked.tiling) == ("openvino", "bfloat16", "adaptive")
+    assert asked.samples is None and settings_of("d@torch-float32", "cpu", 7).samples == 7
+    table = report.systems(report.rows(measurement(s, 8.0) for s in ("a", closed[0], closed[3])))
+    assert (
+        "| (a) stock nnU-Net | (e) our closed form, PyTorch float32 | (e) our closed form, OpenVINO bfloat16 |" in table
+    )
 
 
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory):
-    model = tiny.make_model(tmp_path_factory.mktemp("model") / "tiny", covariance=MOB)
-    return model, load_network(model, 0)
+# --- the report
 
 
-@pytest.mark.parametrize("scope", [Scope.VOXEL, Scope.TILE])
-@torch.inference_mode()
-def test_literal_draws_have_the_moments_of_ours(network, scope: Scope) -> None:
-    gaussian = replace(network[1](torch.randn(1, 1, 24, 24, 24)), scope=scope)
-    exact = moments(gaussian)
-    count = 400
-    drawn = literal_moments(gaussian, count, torch.Generator().manual_seed(0))
-    # Where the outcome is open enough for the mean of 400 draws to be normal; of some 10,000 voxels.
-    open_to_doubt = exact.variance > 1e-3
-    error = ((drawn.mean - exact.mean) / (exact.variance / count).sqrt())[open_to_doubt]
-    assert len(error) > 1000
-    assert error.abs().max() < 6
-    assert error.mean().abs() < 5 / len(error) ** 0.5
-    assert error.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.05)
-    ratio = drawn.variance[open_to_doubt] / exact.variance[open_to_doubt]
-    assert ratio.mean().item() == pytest.approx(1 - 1 / count, abs=0.02)
+def measurement(system: str, seconds: float, **changes: Any) -> dict[str, Any]:
+    """A measurement whose warm runs took `seconds` end to end, half of it in the backbone."""
+    stages = {"read": 0.1 * seconds, "backbone": 0.5 * seconds, "blend": 0.4 * seconds}
+    if system != "a":
+        stages |= {"regions": 3.0, "scene": 5.0}
+    warm = [{"total": sum(stages.values()) * f, "stages": {k: v * f for k, v in stages.items()}} for f in (1, 0.9, 1.2)]
+    result = {"import_s": 2.0, "load_s": 1.0, "cold": warm[-1], "warm": warm, "peak_bytes": 4e9, "tiles": 60}
+    task = Task("system", "large", SIZE, system)
+    return {"task": asdict(task), "revision": "abc", "result": result | {"device": "cpu"} | changes}
 
 
-def test_sampling_and_region_of_interest_are_timed(network, tmp_path: Path) -> None:
-    timed = measure_sampling(network[0], "cpu", repeats=1, samples=2, limit=60.0)
-    assert set(timed["c_s"]) == set(timed["d_s"]) == {"1", "2", "5", "10", "30", "100"}
-    assert timed["c_s"]["100"] > timed["e_s"] > 0
-    assert set(measure_sampling(network[0], "cpu", repeats=1, samples=2, limit=0.0)["c_s"]) == {"1"}
-    path = tmp_path / "ct.nii.gz"
-    sitk.WriteImage(tiny.make_ct(SIZE), str(path))
-    waited = measure_region_of_interest(path, network[0], "e-adaptive", "cpu", repeats=2)
-    assert len(waited["warm"]) == 2 and waited["tiles"] >= 1
+def test_rows_are_medians_of_warm_runs_up_to_the_volumes() -> None:
+    entries = [measurement("e", 80.0), measurement("a", 100.0, warm=[])]
+    failed = {"task": entries[0]["task"] | {"system": "d"}, "failed": "No memory."}
+    stock, samples, ours = report.rows([*entries, failed])
+    assert (ours["volumes_s"], ours["total_s"], ours["stages_s"]["backbone"]) == pytest.approx((80.0, 88.0, 40.0))
+    assert (report.mark_of(stock), stock["volumes_s"]) == ("†", pytest.approx(120.0))
+    assert samples["failed"] == "No memory."
+    assert "failed" not in report.rows([failed, measurement("d", 1.0)])[0]
 
 
 # --- the CTs and the clock
+
+
+def test_region_of_interest_is_timed(tmp_path: Path) -> None:
+    path = tmp_path / "ct.nii.gz"
+    sitk.WriteImage(tiny.make_ct(SIZE), str(path))
+    model = tiny.make_model(tmp_path / "tiny", covariance=MOB)
+    waited = measure_region_of_interest(path, model, "e-adaptive", "cpu", repeats=2)
+    assert len(waited["warm"]) == 2 and waited["tiles"] >= 1
 
 
 def test_cts_show_the_field_or_a_cut_out_and_keep_their_middle() -> None:

@@ -51,15 +51,11 @@ def test_other_measurements_make_another_page(results: Path) -> None:
         row["volumes_s"] = {"a": 40.0, "e": 10.0}.get(row["system"], 3.0)
         row["peak_bytes"], row["first_run_only"] = 2e9, False
     change(path, systems=run["systems"])
-    engines = json.loads((results / "engines.json").read_text(encoding="utf-8"))["measurements"]
-    engines[0]["torch_over_openvino"] = 7.77
-    change(results / "engines.json", measurements=engines)
     page = draw(DETAILS, results)
     table = section(page, "Compared with stock nnU-Net")
     assert "| PyTorch float32 | 40 | 10 |" in draw(PAGE, results)
     assert "| 512 x 512 x 300 | PyTorch float32 | 40 |" in table and "| 10 | 0.25 |" in table
     assert "2.00 / 2.00" in table
-    assert "| 7.77 (" in section(page, "With OpenVINO")
 
 
 def test_engines_and_formats_have_rows_of_their_own(results: Path) -> None:
@@ -81,17 +77,15 @@ def test_engines_and_formats_have_rows_of_their_own(results: Path) -> None:
     assert "--limit 50 --threads 2 --engine torch,openvino --precision float32,bfloat16" in commands
 
 
-def test_gpu_and_tilings_are_told_of_once_they_are_measured(results: Path) -> None:
+def test_gpu_is_told_of_once_it_is_measured(results: Path) -> None:
     assert "No GPU was at hand" in draw(DETAILS, results)
     (results / "gpu-check.md").write_text("# GPU check\n\n- Some GPU\n\n## One tile\n\n| 1 |\n")
-    (results / "tiling.md").write_text("# Full and adaptive tiling\n\nOne thread.\n\n## Phantoms\n\n| 2 |\n")
-    page = draw(DETAILS, results)
-    assert "- Some GPU\n\n### One tile\n\n| 1 |\n" in page and "### Phantoms" in page
+    assert "- Some GPU\n\n### One tile\n\n| 1 |\n" in draw(DETAILS, results)
 
 
 def test_page_without_a_block_is_refused() -> None:
     with pytest.raises(ValueError, match="blocks"):
-        draw(DETAILS.replace("<!-- engines -->", ""))
+        draw(DETAILS.replace("<!-- accuracy -->", ""))
 
 
 def test_commands_of_the_runs_are_those_of_their_settings() -> None:
@@ -99,23 +93,23 @@ def test_commands_of_the_runs_are_those_of_their_settings() -> None:
     assert speed_page.command_of(vars(settings)) == (
         "python Testing/Benchmarks/benchmark.py --output FOLDER --networks small --sizes 128,512x512x300 --threads 2"
     )
-    small, engines, check = speed_page.commands(Path("out"), ["float32"])
-    assert "--gpu-check" in check and engines[1].endswith("engines.py") and "float32" in small
+    small, check = speed_page.commands(Path("out"), ["float32"])
+    assert "--gpu-check" in check and "float32" in small
 
 
 def test_what_was_measured_takes_the_place_of_the_results(results: Path, tmp_path: Path, monkeypatch) -> None:
     folder = tmp_path / "measured"
-    for name in ("small", "engines", "gpu-check"):
+    for name in ("small", "gpu-check"):
         (folder / name).mkdir(parents=True)
     shutil.copy(RESULTS / "small" / "benchmark.json", folder / "small")
-    for name in ("engines/engines.json", "gpu-check/gpu-check.json", "gpu-check/gpu-check.md"):
-        (folder / name).write_text(json.dumps({"name": name}, indent=2))
+    for name in ("gpu-check.json", "gpu-check.md"):
+        (folder / "gpu-check" / name).write_text(json.dumps({"name": name}, indent=2))
     monkeypatch.setattr(speed_page, "RESULTS", results)
     asked: list[list[str]] = []
     monkeypatch.setattr(speed_page.subprocess, "run", lambda command, check: asked.append(command))
     speed_page.measure(folder)
-    assert len(asked) == 3
+    assert len(asked) == 2
     assert (results / "large").exists()
     assert (results / "small" / "benchmark.json").read_bytes() == (folder / "small" / "benchmark.json").read_bytes()
-    assert (results / "engines.json").read_text() == '{"name":"engines/engines.json"}\n'
+    assert (results / "gpu-check.json").read_text() == '{"name":"gpu-check.json"}\n'
     assert (results / "gpu-check.md").read_text() == (folder / "gpu-check" / "gpu-check.md").read_text()

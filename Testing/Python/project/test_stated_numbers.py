@@ -135,26 +135,3 @@ def test_ranking_of_cases_is_that_of_the_results() -> None:
             expected = [found["aurc"], *found.get("interval", ())]
             said = re.findall(r"0\.\d+", cell)
             assert [states(*each) for each in zip(said, expected, strict=True)] == [True] * len(expected)
-
-
-def test_calibration_is_that_of_the_results() -> None:
-    text = section(RESULTS, "A site's own calibration")
-    found = results_of("calibration")
-    others = ["edits of what is badly wrong", "clicks", "verdicts"]
-    for cohort, made in ((name, each) for name, each in found.items() if isinstance(each, dict)):
-        rows = text[text.index(f"| {cohort} | draws") :].splitlines()[:4]
-        for reader, row in zip(["edits", *others], rows, strict=True):
-            fit = made["calibration"][reader]
-            t = row.split("|")[3].strip()
-            assert t == "refused" if "refused" in fit else states(t, fit["temperature"]), row
-            assert "refused" in fit or fit["temperature"] > 1
-        said = re.search(r"([\d.]+) to ([\d.]+) \| (\d+) of", rows[0])
-        assert (said is None) == ("others" not in made)
-        if said:
-            nll = made["others"]["means"]["nll"]
-            assert states(said[1], nll[0]) and states(said[2], nll[1]) and nll[1] < nll[0]
-            assert int(said[3]) == made["others"]["nll_improved"]
-    assert all("refused" in each for each in found["as in training"]["calibration"].values())
-    drawn = found["as in training"]["drawn from the model"]
-    refused = sum("refused" in each for each in drawn)
-    assert f"{refused} of {len(drawn)} refused" in text

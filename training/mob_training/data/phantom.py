@@ -100,31 +100,13 @@ class Phantom:
     phase: str = ""
 
 
-@dataclass(frozen=True)
-class Scan:
-    """How a case is scanned, where that is not left to chance.
-
-    Attributes:
-        phase: Contrast phase, one of `PHASES`; None: drawn.
-        noise: Times the usual noise.
-        blur: Times the usual blur.
-    """
-
-    phase: str | None = None
-    noise: float = 1.0
-    blur: float = 1.0
-
-
-def make_phantom(
-    seed: int, raters: int = 0, spacing: tuple[float, float, float] = (2.5, 2.5, 3.0), scan: Scan = Scan()
-) -> Phantom:
+def make_phantom(seed: int, raters: int = 0, spacing: tuple[float, float, float] = (2.5, 2.5, 3.0)) -> Phantom:
     """Make one case; the same seed gives the same anatomy, truth and raters.
 
     Args:
         seed: Non-negative.
         raters: Number of further plausible pancreas masks; the CT and the truth do not depend on it.
         spacing: Voxel size (x, y, z) in mm; the volume is always 320 x 280 x 240 mm.
-        scan: How it is scanned; anatomy, truth and raters do not depend on it.
 
     Returns:
         The CT and its masks, all RAS with the same geometry.
@@ -135,7 +117,6 @@ def make_phantom(
     for axis in range(3):
         points[axis] += 3.5 * grid.smooth_noise(anatomy, 50.0)
     phase = int(anatomy.choice(3, p=(0.2, 0.2, 0.6)))
-    phase = phase if scan.phase is None else PHASES.index(scan.phase)
     hu = {name: values[phase] + anatomy.normal(0, 0.05 * values[phase] + 3) for name, values in HU.items()}
 
     scene = Scene(grid, points, anatomy, hu)
@@ -143,7 +124,7 @@ def make_phantom(
     pancreas, sites = _add_pancreas(scene)
     add_organs(scene)
     density = _paint(scene, pancreas, sites)
-    ct = _scanned(density, grid, noising, scan)
+    ct = _scanned(density, grid, noising)
 
     undisturbed = pancreas < 0
     truth = _draw(undisturbed, sites, drawing)
@@ -247,13 +228,13 @@ def _paint(scene: Scene, pancreas: FloatArray, sites: list[Site]) -> FloatArray:
     return density
 
 
-def _scanned(density: FloatArray, grid: Grid, rng: np.random.Generator, scan: Scan) -> np.ndarray:
+def _scanned(density: FloatArray, grid: Grid, rng: np.random.Generator) -> np.ndarray:
     """Add a scanner's blur and noise, int16 HU in [-1024, 1500]."""
     spacing = grid.spacing[::-1]
-    blurred = gaussian_filter(density, [scan.blur * rng.uniform(0.8, 1.2) / s for s in spacing])
+    blurred = gaussian_filter(density, [rng.uniform(0.8, 1.2) / s for s in spacing])
     grain = gaussian_filter(rng.standard_normal(density.shape, dtype=np.float32), [2.0 / s for s in spacing])
-    grain *= scan.noise * rng.uniform(7, 12) / grain.std()
-    white = scan.noise * rng.uniform(6, 10) * rng.standard_normal(density.shape, dtype=np.float32)
+    grain *= rng.uniform(7, 12) / grain.std()
+    white = rng.uniform(6, 10) * rng.standard_normal(density.shape, dtype=np.float32)
     return np.clip(np.round(blurred + grain + white), -1024, 1500).astype(np.int16)
 
 

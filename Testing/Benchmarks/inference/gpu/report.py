@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from inference.gpu.rows import FAILED, OK, SKIPPED, Row
-from inference.summary import number
+from inference.report import number
 
 JSON, MARKDOWN = "gpu-check.json", "gpu-check.md"
 TITLES = {

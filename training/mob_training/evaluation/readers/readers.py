@@ -96,13 +96,6 @@ def decide_regions(case: ReadCase, each: int = 2) -> Iterator[Review]:
 
 def press_buttons(case: ReadCase) -> Iterator[Step]:
     """Go through the list of regions and give each the verdict that leaves the highest Dice."""
-    for review in give_verdicts(case):
-        segmentation = review.corrected()
-        yield _drawn(case, segmentation, segmentation != case.prediction.segmentation)
-
-
-def give_verdicts(case: ReadCase) -> Iterator[Review]:
-    """Review a case as `press_buttons` does."""
     review = Review(case.prediction, case.regions)
     everywhere = whole(case.truth.shape)
     choices = [(Verdict.ACCEPT, None), (Verdict.EXCLUDE, None)]
@@ -115,7 +108,8 @@ def give_verdicts(case: ReadCase) -> Iterator[Review]:
             segmentation[box] = labels
             left.append(case.dice(segmentation))
         review.decide(region.region_id, *choices[int(np.argmax(left))])
-        yield review
+        segmentation = review.corrected()
+        yield _drawn(case, segmentation, segmentation != case.prediction.segmentation)
 
 
 def paint(case: ReadCase) -> Iterator[Step]:
