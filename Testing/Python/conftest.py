@@ -43,7 +43,6 @@ FIRST = (
     "benchmarks/test_benchmark.py",
     "benchmarks/test_gpu_check.py",
     "inference/test_stock_nnunet.py",
-    "training/test_curvas.py",
     "training/test_trainers.py",
     "inference/test_engines.py",
     "slicer_app/test_panel_clicks.py",

@@ -80,22 +80,6 @@ def totalsegmentator(
     return written(write_dataset(folder, find_cases(source, organ), split))
 
 
-def curvas(
-    source: Annotated[Path, typer.Argument(help="Folder with CASE/image.nii.gz and CASE/annotation_1.nii.gz, ...")],
-    output: Annotated[Path, typer.Argument(help="New folder.")],
-) -> Result:
-    """Convert the CURVAS data set, with several raters, into what `labelled` and `evaluate --raters` read.
-
-    A voxel's label is that of most raters.
-    """
-    from mob_training.data.curvas import ORGANS, convert
-
-    left_out = convert(source, output)
-    labels = " ".join(f"--label {organ}={value}" for value, organ in enumerate(ORGANS, start=1))
-    print(f"{len(left_out)} cases left out; next: mob-training labelled {output} {labels} --channel CT ...")
-    return Result({"folder": output, "left_out": {one.name: one.problem for one in left_out}})
-
-
 def rtstruct(
     source: Annotated[
         Path, typer.Argument(help="Folder with a folder for each patient: a DICOM series and its RTSTRUCT.")

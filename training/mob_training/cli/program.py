@@ -31,7 +31,7 @@ def program(
 
 
 for command in (
-    *(data.phantom, data.totalsegmentator, data.curvas, data.rtstruct, data.labelled, data.openkbp),
+    *(data.phantom, data.totalsegmentator, data.rtstruct, data.labelled, data.openkbp),
     *(training.plan, training.train, training.finetune, training.attach_head),
     *(evaluation.evaluate, evaluation.fingerprint, evaluation.compare, evaluation.overlay),
 ):

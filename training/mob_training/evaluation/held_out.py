@@ -10,10 +10,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from mob_training.data.datasets import CASES_FILE
 from mob_training.data.partial_labels import read_missing
@@ -35,6 +34,9 @@ from MoBUncertaintyLib.model.covariance import Covariance, Scope
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 DRAWN = 8
 """Number of segmentations drawn from a model for the energy distance to several raters; a deterministic one has one."""
@@ -175,7 +177,7 @@ def evaluate(
             samples = [prediction.segmentation]
             if sampled:
                 samples = draw_volumes(model.predictor, image, DRAWN)
-            scores["raters"] = rater_scores(case, read, samples, sitk.GetArrayViewFromImage(image))
+            scores["raters"] = rater_scores(case, read, samples)
         read_case = model.read(image, truth, prediction, directed=evaluation.joint)
         scores[KEY] = interval_measures(prediction, read_case)
         if evaluation.joint:

@@ -12,7 +12,6 @@ import SimpleITK as sitk
 
 from mob_training.evaluation.case_scores import ScoredCase, check_grid
 from mob_training.evaluation.metrics import generalised_energy_distance, matched_iou, probability_error
-from mob_training.evaluation.metrics.curvas import curvas_scores
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.regions.prediction import Prediction
@@ -58,20 +57,18 @@ def read_raters(folder: Path, case: str, prediction: Prediction) -> Raters:
     return Raters(maps, np.stack(probabilities))
 
 
-def rater_scores(case: ScoredCase, raters: Raters, drawn: Sequence[np.ndarray], image: np.ndarray) -> dict[str, Any]:
+def rater_scores(case: ScoredCase, raters: Raters, drawn: Sequence[np.ndarray]) -> dict[str, Any]:
     """Score a case against its raters.
 
     Args:
         case: The prediction.
         raters: Of that case.
         drawn: Segmentations drawn from the model.
-        image: Its values, (z, y, x).
 
     Returns:
         `ged` and `matched_iou` of the drawn segmentations, `ged_segmentation` and `matched_iou_segmentation` of the
-        segmentation alone; `curvas`, the challenge's scores (`metrics.curvas`); `probability`, the error of
-        the predicted probability (mean over the classes) in the `volume`, the `box`, and where raters differ
-        (`ambiguous`, 0 < q < 1).
+        segmentation alone; `probability`, the error of the predicted probability (mean over the classes) in the
+        `volume`, the `box`, and where raters differ (`ambiguous`, 0 < q < 1).
     """
     values = [label.value for label in case.prediction.labels]
     predicted, true = case.prediction.probability, raters.probability
@@ -81,13 +78,11 @@ def rater_scores(case: ScoredCase, raters: Raters, drawn: Sequence[np.ndarray], 
         errors[name] = probability_error(predicted[place], true[place])
     errors["ambiguous"] = probability_error(predicted, true, (true > 0) & (true < 1))
     alone = [case.prediction.segmentation]
-    voxel = case.prediction.grid.voxel_mm3
     return {
         "ged": generalised_energy_distance(drawn, raters.maps, values),
         "ged_segmentation": generalised_energy_distance(alone, raters.maps, values),
         "matched_iou": matched_iou(drawn, raters.maps, values),
         "matched_iou_segmentation": matched_iou(alone, raters.maps, values),
-        "curvas": curvas_scores(alone[0], predicted, raters.maps, image, voxel, values),
         "probability": errors,
     }
 

@@ -139,14 +139,6 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
             Metric("raters.probability.ambiguous.rmse", "RMSE where raters differ"),
         ),
     ),
-    "curvas": (
-        "The CURVAS challenge's scores",
-        (
-            Metric("raters.curvas.dsc", "DSC on consensus", True),
-            Metric("raters.curvas.ece", "ECE, mean over raters", digits=5),
-            Metric("raters.curvas.crps", "CRPS of the volume, mm³", digits=0),
-        ),
-    ),
 }
 POOLED = (
     DICE,
