@@ -129,21 +129,6 @@ def blended_gaussian(
     return _blended(predictor, case, predictor.folds[0] if fold is None else fold, (), box)
 
 
-def contrast_factors(predictor: Predictor, image: sitk.Image) -> np.ndarray:
-    """Compute u of the contrast on the image's own grid, (Q, z, y, x), 0 outside the processed part.
-
-    Arguments and errors are those of `blended_gaussian`; the model has two classes.
-    """
-    volume = blended_gaussian(predictor, image)
-    factors = volume.factors
-    result = np.zeros((len(factors), *image.GetSize()[::-1]), dtype=np.float32)
-    views = [volume.case.view(each) for each in result]
-    for i, plane in enumerate(volume.case.planes(factors)):
-        for view, values in zip(views, plane, strict=True):
-            view[i] = values
-    return result
-
-
 def _draw(volume: VolumeGaussian, seed: int) -> Draw:
     case, generator = volume.case, torch.Generator().manual_seed(seed)
     drawn = volume.logits.rsample(1, generator)[0, 0].softmax(dim=0)[1:]

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from MoBUncertaintyLib.inference.draws import blended_gaussian, contrast_factors, draw_volumes, draws
+from MoBUncertaintyLib.inference.draws import blended_gaussian, draw_volumes, draws
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope, correlation
@@ -178,13 +178,3 @@ def test_a_box_is_a_part_of_the_whole(tmp_path, ct):
     torch.testing.assert_close(part.mean, whole.mean[box])
     torch.testing.assert_close(part.factors, whole.factors[(slice(None), *box)])
     assert part.logits.lengths == whole.logits.lengths == pytest.approx(np.divide(LENGTH_MM, SPACING[::-1]))
-
-
-def test_factors_on_the_images_grid_are_the_networks(tmp_path):
-    """With a transposed and flipped image: the way back is that of the maps."""
-    image = make_ct(SHAPE, direction=(0, 1, 0, 1, 0, 0, 0, 0, -1))
-    predictor = predictor_of(tmp_path, SPECS[1])
-    found, volume = contrast_factors(predictor, image), blended_gaussian(predictor, image)
-    assert found.shape == (2, *image.GetSize()[::-1])
-    on_grid = np.stack([volume.case.frame.view(each) for each in found])
-    np.testing.assert_allclose(on_grid, volume.factors.numpy(), atol=1e-5)

@@ -47,7 +47,7 @@ def test_curves_are_means_over_seeds(runs):
     local = runs[1:3]
     assert coverage(local).mean == pytest.approx([0.5, 1.0, 0.75])
     assert dice_by_clicks(local, "stationary").mean == pytest.approx([0.85, 0.875, 0.91, 0.93])
-    assert dice_by_clicks(local, "loadings") is None
+    assert dice_by_clicks(local, "own") is None
     found = correlation(local, "samples")
     assert np.isnan(found.mean[1])
     assert found.mean[4] == pytest.approx(np.exp(-4 / 3))

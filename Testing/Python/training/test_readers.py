@@ -13,7 +13,7 @@ from mob_training.comparison.compare import compare
 from mob_training.comparison.readers import dice_table, other_table
 from mob_training.evaluation.readers import fitting, readers
 from mob_training.evaluation.readers.cases import ReadCase, cut
-from mob_training.evaluation.readers.corrections import Bump, CaseField, LocalEdit, Refined
+from mob_training.evaluation.readers.corrections import Bump, LocalEdit, Refined
 from mob_training.evaluation.readers.fitting import Trial, fit, fit_certainty, least_harmful
 from mob_training.evaluation.readers.simulation import ACTIONS, READERS, BumpSettings, pooled, simulate
 from mob_training.evaluation.score_files import Run, flatten, write_runs
@@ -128,16 +128,6 @@ def test_local_edits_and_bumps_do_what_they_say(one: ReadCase) -> None:
     assert bump.segmentation[voxel] == clicks[0][1]
 
 
-@pytest.mark.parametrize("labels", [1, 2])
-def test_the_field_of_a_case_is_refined_as_the_product_does(labels: int) -> None:
-    many = case(2, labels)
-    field, product = CaseField(many.prediction, many.may_be_clicked()), Refined(many.prediction, SETTINGS)
-    for step in islice(readers.click_at_errors(many, product), 3):
-        same = field.refined(SETTINGS)(step.clicks)
-        assert np.abs(np.array(same.probability) - np.array(step.prediction.probability)).max() < 5e-3
-        assert np.count_nonzero(same.segmentation != step.prediction.segmentation) <= 2
-
-
 def test_all_readers_gain_and_the_painter_most(one: ReadCase) -> None:
     found = simulate(one, SETTINGS, BumpSettings(2.0, 2.0))
     assert list(found) == [reader.key for reader in READERS]
@@ -169,14 +159,13 @@ def test_of_what_gains_as_much_the_least_harmful_is_taken() -> None:
 
 def test_the_uncertainty_that_is_left_becomes_honest(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [case(seed) for seed in range(2)]
-    fields = [CaseField(one.prediction, one.may_be_clicked()) for one in cases]
-    found, ratios = fit_certainty(cases, fields, SETTINGS)
+    found, ratios = fit_certainty(cases, SETTINGS)
     assert set(ratios) == {"free 1", "free 3", "free 5", "listed"}
     assert (found.length_mm, found.strength) == (SETTINGS.length_mm, SETTINGS.strength)
     errors = dict.fromkeys((0.0, found.sharpening, 3.0), 0.0)
     for sharpening in errors:
         monkeypatch.setattr(fitting, "SHARPENINGS", (sharpening,))
-        ratios = fit_certainty(cases, fields, SETTINGS)[1]
+        ratios = fit_certainty(cases, SETTINGS)[1]
         errors[sharpening] = float(np.mean(np.log(list(ratios.values())) ** 2))
     assert errors[found.sharpening] == min(errors.values())
     assert len(set(errors.values())) > 1

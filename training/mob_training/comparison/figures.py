@@ -19,7 +19,7 @@ from mob_training.comparison import curves
 from mob_training.comparison.curves import Curve
 from mob_training.comparison.runs import ORDER
 from mob_training.evaluation.metrics import BINS
-from mob_training.evaluation.readers.simulation import ACTIONS, LOADINGS, OWN, READERS, STATIONARY
+from mob_training.evaluation.readers.simulation import ACTIONS, OWN, READERS, STATIONARY
 from mob_training.evaluation.score_files import Run, write_content
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
 from MoBUncertaintyLib.model.card import readable
@@ -175,7 +175,7 @@ def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
             _plot(far, samples, looks[model], model)
         if coverage is not None:
             _plot(intervals, coverage.changed(factor=100), looks[model])
-        for correlation, dashes in ((STATIONARY, "-"), (OWN, ":"), (LOADINGS, "-.")):
+        for correlation, dashes in ((STATIONARY, "-"), (OWN, ":")):
             dice = curves.dice_by_clicks(runs, correlation)
             if dice is not None:
                 _plot(clicked, dice.changed(factor=100), {**looks[model], "linestyle": dashes})
@@ -186,9 +186,7 @@ def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     intervals.plot((0, 1), (0, 100), **_GUIDE)
     far.set(xlabel="distance of two voxels, mm", ylabel="correlation of samples", ylim=(None, 1), xlim=(0, 10))
     intervals.set(xlabel="nominal", ylabel="volume intervals that hold the truth, %", xlim=(0.4, 1), ylim=(0, 100))
-    clicked.set(
-        xlabel="clicks at the largest errors\n(dotted: by own correlation, dash-dotted: and loadings)", ylabel="Dice, %"
-    )
+    clicked.set(xlabel="clicks at the largest errors\n(dotted: by own correlation)", ylabel="Dice, %")
     clicked.xaxis.set_major_locator(MaxNLocator(integer=True))
     clicked.set_visible(bool(clicked.lines))
     _finish(figure, "Correlation, volume and clicks; all test cases", path)

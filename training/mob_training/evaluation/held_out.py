@@ -27,10 +27,10 @@ from mob_training.evaluation.readers.simulation import dice_after_clicks
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image, read_volume
-from MoBUncertaintyLib.inference.draws import contrast_factors, draw_volumes
+from MoBUncertaintyLib.inference.draws import draw_volumes
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.model.covariance import Covariance, Scope
+from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
@@ -129,7 +129,6 @@ class Examination:
         self.predictor = Predictor(model, settings)
         self.regions = model.card.region_settings.changed(evaluation.regions)
         self.description = describe_run(model, dataset, evaluation.name)
-        self._directed = model.card.covariance.scope is Scope.LOCAL and len(self.labels) == 1
         self._subjects = read_subjects(dataset / CASES_FILE) if (dataset / CASES_FILE).exists() else {}
         self._missing = read_missing(dataset, [label.name for label in self.labels])
 
@@ -138,10 +137,10 @@ class Examination:
         case, image, truth = files[0], read_image(files[1]).image, read_volume(files[2])
         return image, truth, only(self.predictor.predict(image, exact=True), self._missing.get(case, frozenset()))
 
-    def read(self, image: sitk.Image, truth: sitk.Image, prediction: Prediction, directed: bool = True) -> ReadCase:
-        """Return a case as a simulated reader sees it, with the directions of the noise where they are known."""
-        factors = contrast_factors(self.predictor, image) if directed and self._directed else None
-        return ReadCase.of(prediction, truth, self.regions, factors)
+    def read(self, files: Files) -> ReadCase:
+        """Predict a case, and return it as a simulated reader sees it."""
+        _, truth, prediction = self.predict(files)
+        return ReadCase.of(prediction, truth, self.regions)
 
     def row(self, case: str, scores: Mapping[str, Any]) -> dict[str, Any]:
         """Return the subject and the scores of a case, flat."""
@@ -178,7 +177,7 @@ def evaluate(
             if sampled:
                 samples = draw_volumes(model.predictor, image, DRAWN)
             scores["raters"] = rater_scores(case, read, samples)
-        read_case = model.read(image, truth, prediction, directed=evaluation.joint)
+        read_case = ReadCase.of(prediction, truth, model.regions)
         scores[KEY] = interval_measures(prediction, read_case)
         if evaluation.joint:
             scores["clicks"] = dice_after_clicks(read_case)

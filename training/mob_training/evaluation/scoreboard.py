@@ -117,13 +117,8 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
             Metric("clicks.stationary.dice_5", "after 5", True, 2, 100.0),
             Metric("clicks.stationary.elsewhere_5", "elsewhere after 5", True, 2, 100.0),
             *(
-                Metric(f"clicks.{kind}.{name}_5", title, True, 2, 100.0, against=f"clicks.stationary.{name}_5")
-                for kind, name, title in (
-                    ("own", "dice", "after 5, the model's own"),
-                    ("own", "elsewhere", "elsewhere after 5, own"),
-                    ("loadings", "dice", "after 5, own and loadings"),
-                    ("loadings", "elsewhere", "elsewhere after 5, own and loadings"),
-                )
+                Metric(f"clicks.own.{name}_5", title, True, 2, 100.0, against=f"clicks.stationary.{name}_5")
+                for name, title in (("dice", "after 5, the model's own"), ("elsewhere", "elsewhere after 5, own"))
             ),
         ),
     ),

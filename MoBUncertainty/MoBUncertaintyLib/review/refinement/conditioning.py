@@ -44,15 +44,14 @@ def solve(
     signs: np.ndarray,
     strength: float,
     variance_strength: float,
-    cosines: np.ndarray | float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find what `spread` needs: weights (P,) and their precision (P, P), both in units of the deviation at a voxel.
 
     The mean and the variance have a strength of their own: with the one that moves the outline best, the uncertainty
-    that is left is not right. `cosines`, (P, P), are factors of the correlation, see `kernel.Directions`.
+    that is left is not right.
     """
     c = clicked.deviation.astype(float)
-    covariance = c[:, None] * kernel.between(pairs_mm(clicked.places_mm, clicked.places_mm)) * cosines * c
+    covariance = c[:, None] * kernel.between(pairs_mm(clicked.places_mm, clicked.places_mm)) * c
     mean = clicked.mean.astype(float)
     weights, curvature = mode(mean, covariance, signs, strength)
     if variance_strength != strength:

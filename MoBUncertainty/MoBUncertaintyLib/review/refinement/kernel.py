@@ -64,32 +64,6 @@ def offsets_mm(points: np.ndarray, axes: Sequence[np.ndarray], spacing: np.ndarr
     ]
 
 
-@dataclass(frozen=True, eq=False)
-class Directions:
-    """Which way the noise of a model moves the logit of each voxel; for a prediction of one label.
-
-    Two logits covary as k(n, m) u_n . u_m (scope `local`), so their correlation is k(n, m) times the cosine of the
-    angle between u_n and u_m. Without directions clicks take the angle for 0.
-
-    Attributes:
-        vectors: u of unit length, (Q, z, y, x) float32.
-    """
-
-    vectors: np.ndarray
-
-    @classmethod
-    def of(cls, factors: np.ndarray) -> Directions:
-        """Bring u (Q, z, y, x) to unit length; where it is 0 it agrees with no other voxel."""
-        length = np.sqrt(np.einsum("qzyx,qzyx->zyx", factors, factors))
-        return cls((factors / np.maximum(length, 1e-12)).astype(np.float32))
-
-    def cosines(self, points: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-        """Compute the cosines between voxels (P, 3) and (N, 3); 1 of a voxel with itself."""
-        cosines = self.vectors[(slice(None), *points.T)].T @ self.vectors[(slice(None), *voxels.T)]
-        cosines[(points[:, None] == voxels).all(-1)] = 1
-        return np.asarray(cosines)
-
-
 def pairs_mm(places: np.ndarray, others: np.ndarray) -> Offsets:
     """Compute how far places (P, 3) are from others (N, 3), all in mm."""
     return [place[:, None] - other for place, other in zip(places.T, others.T, strict=True)]

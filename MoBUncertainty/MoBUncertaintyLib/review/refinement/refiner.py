@@ -26,7 +26,7 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, Clic
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click, Clicked, gather, voxels_of
 from MoBUncertaintyLib.review.refinement.conditioning import Field, solve
-from MoBUncertaintyLib.review.refinement.kernel import Directions, kernel_of, pairs_mm
+from MoBUncertaintyLib.review.refinement.kernel import kernel_of, pairs_mm
 from MoBUncertaintyLib.review.refinement.logits import movable
 from MoBUncertaintyLib.review.refinement.spreading import Inputs, Maps, Posterior, Spreading
 
@@ -77,25 +77,16 @@ class Refiner:
     Args:
         prediction: Not copied, never changed.
         settings: How a click changes its surroundings. Default: the prediction's own.
-        directions: Those of the model's noise, for a prediction of one label. Default: not known.
-
-    Raises:
-        ValueError: There are directions, and several labels.
     """
 
-    def __init__(
-        self, prediction: Prediction, settings: ClickSettings | None = None, directions: Directions | None = None
-    ) -> None:
-        if directions is not None and len(prediction.labels) != 1:
-            raise ValueError("directions are of the logit of one label")
+    def __init__(self, prediction: Prediction, settings: ClickSettings | None = None) -> None:
         self.prediction = prediction
         self.settings = settings or prediction.click_settings
         if self.settings.prior_deviation is None and not prediction.has_variance:
             # The little that tiles disagree by is no measure of what the model does not know.
             self.settings = replace(self.settings, prior_deviation=DEFAULT_PRIOR_DEVIATION)
         self.kernel = kernel_of(prediction, self.settings)
-        self._directions = directions
-        self._spreading = Spreading(prediction, self.kernel, self.settings, directions)
+        self._spreading = Spreading(prediction, self.kernel, self.settings)
         self._spacing = prediction.grid.spacing
         self._values = np.array([label.value for label in prediction.labels])
 
@@ -190,13 +181,12 @@ class Refiner:
     @cached_method(1024)
     def _solved(self, points: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
         voxels, label = np.frombuffer(points, np.intp).reshape(-1, 3), np.frombuffer(labels, np.int64)
-        cosines = 1.0 if self._directions is None else self._directions.cosines(voxels, voxels).astype(float)
         strengths = self.settings.strength, self.settings.variance_strength
         solved = []
         for value, mean, variance in zip(self._values, *self._spreading.logits_at(voxels), strict=True):
             field = Field(mean, movable(variance, self.settings.prior_deviation), voxels * self._spacing)
             signs = np.where(label == value, 1, -1)
-            solved.append(solve(field, self.kernel, signs, *strengths, cosines))
+            solved.append(solve(field, self.kernel, signs, *strengths))
         weights, precision = zip(*solved, strict=True)
         return np.array(weights), np.array(precision)
 

@@ -21,7 +21,7 @@ from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.conditioning import spread
-from MoBUncertaintyLib.review.refinement.kernel import Directions, Kernel, offsets_mm
+from MoBUncertaintyLib.review.refinement.kernel import Kernel, offsets_mm
 from MoBUncertaintyLib.review.refinement.logits import logits_of, movable
 
 STEP = np.float32(2.0**-14)
@@ -184,15 +184,11 @@ class Spreading:
         prediction: Not copied, never changed.
         kernel: The correlation.
         settings: How a click changes its surroundings.
-        directions: Those of the model's noise, where they are known.
     """
 
-    def __init__(
-        self, prediction: Prediction, kernel: Kernel, settings: ClickSettings, directions: Directions | None = None
-    ) -> None:
+    def __init__(self, prediction: Prediction, kernel: Kernel, settings: ClickSettings) -> None:
         self._prediction = prediction
         self._kernel = kernel
-        self._directions = directions
         self._settings = settings
         self._spacing = prediction.grid.spacing.astype(np.float32)
         edge = np.maximum(MIN_EDGE, np.rint(kernel.box_mm / prediction.grid.spacing)).astype(int)
@@ -217,11 +213,7 @@ class Spreading:
         """Find the most probable label of each of (K, 3) voxels."""
         correlation = self._kernel.between(offsets_mm(posterior.points, tuple(voxels.T), self._spacing))
         mean, variance = self.logits_at(voxels)
-        return self._maps(
-            mean,
-            variance,
-            *posterior.spread(self._directed(correlation, posterior.points, voxels)),
-        )[2]
+        return self._maps(mean, variance, *posterior.spread(correlation))[2]
 
     def inputs(self, posterior: Posterior, box: Box) -> Inputs:
         """Gather what decides about each block that meets a box and that points reach."""
@@ -249,14 +241,7 @@ class Spreading:
     def _job(self, key: Key, box: Box, posterior: Posterior) -> _Job:
         axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij", sparse=True)
         voxels, correlation = self._kernel.reached(offsets_mm(posterior.points, axes, self._spacing))
-        if self._directions is not None:
-            where = np.transpose(np.unravel_index(voxels, shape_of(box))) + [part.start for part in box]
-            correlation = self._directed(correlation, posterior.points, where)
         return _Job(key, box, posterior, voxels, correlation)
-
-    def _directed(self, correlation: np.ndarray, points: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-        """Multiply correlations (P, N) with the cosines of the directions, where these are known."""
-        return correlation if self._directions is None else correlation * self._directions.cosines(points, voxels)
 
     def _compute(self, jobs: Sequence[_Job]) -> Iterator[tuple[Box, Maps]]:
         """Compute blocks together: functions of many voxels cost less than many functions of few."""

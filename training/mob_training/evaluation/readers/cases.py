@@ -14,7 +14,6 @@ from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.review.refinement.kernel import Directions
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -32,26 +31,21 @@ class ReadCase:
         truth: (z, y, x).
         regions: The doubtful regions, found before the cut.
         elsewhere_mm3: The expected error outside of the cut.
-        directions: Those of the model's noise, where they are known.
     """
 
     prediction: Prediction
     truth: np.ndarray
     regions: Regions
     elsewhere_mm3: float
-    directions: Directions | None = None
 
     @classmethod
-    def of(
-        cls, prediction: Prediction, truth: sitk.Image, settings: RegionSettings, factors: np.ndarray | None = None
-    ) -> ReadCase:
+    def of(cls, prediction: Prediction, truth: sitk.Image, settings: RegionSettings) -> ReadCase:
         """Find the regions of a prediction, and cut what no reader looks at.
 
         Args:
             prediction: Of the whole image.
             truth: Label map.
             settings: What counts as a region.
-            factors: Of the contrast (`draws.contrast_factors`), for the directions.
 
         Raises:
             ImageError, SettingsError: As for `ScoredCase.of`.
@@ -64,12 +58,7 @@ class ReadCase:
         shape = part.shape
         listed = Regions(regions.ranked, regions.map, within(regions.box, box), shape, regions.settings)
         elsewhere = prediction.expected_error_mm3 - part.expected_error_mm3
-        directions = None if factors is None else Directions.of(factors[(slice(None), *box)])
-        return cls(part, true[box], listed, elsewhere, directions)
-
-    def may_be_clicked(self) -> np.ndarray:
-        """Mark the voxels that a reader may click: those that are wrong, and those in the regions."""
-        return self.wrong(self.prediction.segmentation) | (self.regions.whole_map() > 0)
+        return cls(part, true[box], listed, elsewhere)
 
     def unclicked(self) -> np.ndarray:
         """Mark no voxel."""

@@ -14,11 +14,7 @@ from scipy.special import expit, logit
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click
-from MoBUncertaintyLib.review.refinement.conditioning import Field, solve, spread
-from MoBUncertaintyLib.review.refinement.kernel import Directions, kernel_of, pairs_mm
-from MoBUncertaintyLib.review.refinement.logits import logits_of, movable
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
-from MoBUncertaintyLib.review.refinement.spreading import refined_maps
 
 Voxel = tuple[int, int, int]
 VoxelClick = tuple[Voxel, int]
@@ -26,8 +22,6 @@ VoxelClick = tuple[Voxel, int]
 
 _START = datetime(2000, 1, 1, tzinfo=UTC)
 _SURE = 1e-6
-MOVED = 1e-4
-"""A voxel whose probability is nearer to 0 or 1 stays as it is."""
 
 
 class Correction(Protocol):
@@ -44,11 +38,10 @@ class Refined:
     Args:
         prediction: Never changed.
         settings: How far a click reaches, and how strongly it counts.
-        directions: Those of the model's noise; None: clicks do without, as in the product.
     """
 
-    def __init__(self, prediction: Prediction, settings: ClickSettings, directions: Directions | None = None) -> None:
-        self._refiner = Refiner(prediction, settings, directions)
+    def __init__(self, prediction: Prediction, settings: ClickSettings) -> None:
+        self._refiner = Refiner(prediction, settings)
 
     def __call__(self, clicks: Sequence[VoxelClick]) -> Prediction:
         """Return the prediction after a reader's clicks."""
@@ -128,60 +121,3 @@ def decree(
     for voxel, label in clicks:
         segmentation[voxel] = label
         probability[(slice(None), *voxel)] = values == label
-
-
-class CaseField:
-    """The product's refinement of a small case under many settings: logits are solved once, where clicks may reach.
-
-    Args:
-        prediction: Never changed.
-        more: Mask of further voxels that may be clicked.
-    """
-
-    def __init__(self, prediction: Prediction, more: np.ndarray) -> None:
-        p, v = np.array(prediction.probability), np.array(prediction.variance)
-        used = more | ((p > MOVED) & (p < 1 - MOVED)).any(axis=0)
-        self.prediction = prediction
-        self._at = tuple(np.argwhere(used).T)
-        self._index = np.full(used.shape, -1)
-        self._index[self._at] = np.arange(len(self._at[0]))
-        self._mean, self._variance = logits_of(p[:, used], v[:, used])
-        self._mm = (np.argwhere(used) * prediction.grid.spacing).astype(np.float32)
-        self._values = np.array([label.value for label in prediction.labels], np.uint8)
-
-    def refined(self, settings: ClickSettings) -> Correction:
-        """Return what refines the prediction as `Refiner` does."""
-        kernel = kernel_of(self.prediction, settings)
-
-        def correct(clicks: Sequence[VoxelClick]) -> Prediction:
-            labels = np.array([label for _, label in clicks])
-            own = self._index[tuple(np.array([voxel for voxel, _ in clicks]).T)]
-            near, correlation = kernel.reached(pairs_mm(self._mm[own], self._mm))
-            means, fractions = [], []
-            for value, mean, variance in zip(self._values, self._mean, self._variance, strict=True):
-                deviation = movable(variance, settings.prior_deviation)
-                field = Field(mean[own], deviation[own], self._mm[own])
-                signs = np.where(labels == value, 1, -1)
-                shift, fraction = spread(
-                    correlation, *solve(field, kernel, signs, settings.strength, settings.variance_strength)
-                )
-                means.append(mean[near] + deviation[near] * shift)
-                fractions.append(fraction)
-            p, _, segmentation = refined_maps(
-                np.array(means, np.float32),
-                self._variance[:, near],
-                np.array(fractions, np.float32),
-                settings.sharpening,
-                self._values,
-            )
-            return self._made(near, p, segmentation, clicks)
-
-        return correct
-
-    def _made(self, near: np.ndarray, p: np.ndarray, labels: np.ndarray, clicks: Sequence[VoxelClick]) -> Prediction:
-        at = tuple(axis[near] for axis in self._at)
-        segmentation, probability = self.prediction.segmentation.copy(), np.array(self.prediction.probability)
-        segmentation[at] = labels
-        probability[(slice(None), *at)] = p
-        decree(self.prediction, segmentation, probability, clicks)
-        return replace(self.prediction, segmentation=segmentation, probability=probability)

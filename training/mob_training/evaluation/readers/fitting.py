@@ -14,7 +14,7 @@ import numpy as np
 
 from mob_training.evaluation.readers import readers
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Bump, CaseField, Correction, VoxelClick
+from mob_training.evaluation.readers.corrections import Bump, Correction, Refined, VoxelClick
 from mob_training.evaluation.readers.simulation import CLICKS_IN_A_REGION, BumpSettings
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.wording import percent
@@ -89,7 +89,6 @@ def fit(cases: Sequence[ReadCase], start: ClickSettings, report: Callable[[str],
     """
     if len(cases) < 2:
         raise SettingsError("Clicks are fitted on two validation cases at least; name them in splits_final.json.")
-    fields = [CaseField(case.prediction, case.may_be_clicked()) for case in cases]
     bumps = [BumpSettings(*each) for each in product(HEIGHTS, WIDTHS_MM)]
     lengths = [None] if any(case.prediction.correlation_mm for case in cases) else []  # its own, of a local model
     pairs = [
@@ -111,7 +110,7 @@ def fit(cases: Sequence[ReadCase], start: ClickSettings, report: Callable[[str],
         deviation = "own" if settings.prior_deviation is None else f"{settings.prior_deviation:g}"
         length = "own length" if settings.length_mm is None else f"{settings.length_mm:g} mm"
         what = f"deviation {deviation}, {length}, strength {settings.strength:g}"
-        return try_all(what, [field.refined(settings) for field in fields])
+        return try_all(what, [Refined(case.prediction, settings) for case in cases])
 
     baseline = {bump: try_bump(bump) for bump in bumps}
     tried = {settings: try_clicks(settings) for settings in pairs}
@@ -123,13 +122,11 @@ def fit(cases: Sequence[ReadCase], start: ClickSettings, report: Callable[[str],
         | {"gain": trial.gain, "harm": trial.harm}
         for each, trial in tried.items()
     ]
-    settings, honesty = fit_certainty(cases, fields, chosen)
+    settings, honesty = fit_certainty(cases, chosen)
     return Fit(settings, least_harmful(baseline), rows, honesty)
 
 
-def fit_certainty(
-    cases: Sequence[ReadCase], fields: Sequence[CaseField], settings: ClickSettings
-) -> tuple[ClickSettings, dict[str, float]]:
+def fit_certainty(cases: Sequence[ReadCase], settings: ClickSettings) -> tuple[ClickSettings, dict[str, float]]:
     """Fit what is said of the uncertainty after clicks, which moves no outline between two labels.
 
     The expected error of all cases together should be what is left, after each of `SCORED` free clicks and after those
@@ -138,15 +135,15 @@ def fit_certainty(
     Returns:
         The settings, and the ratios, by the number of clicks.
     """
-    moments = [_clicked(case, field.refined(settings)) for case, field in zip(cases, fields, strict=True)]
+    moments = [_clicked(case, Refined(case.prediction, settings)) for case in cases]
     tried = {}
     for strength, sharpening in product(CERTAINTY_STRENGTHS, SHARPENINGS):
         each = replace(settings, variance_strength=strength, sharpening=sharpening)
         sums: dict[str, np.ndarray] = {}
-        for case, field, own in zip(cases, fields, moments, strict=True):
-            correct = field.refined(each)
+        for case, own in zip(cases, moments, strict=True):
+            correct = Refined(case.prediction, each)
             for when, clicks in own.items():
-                scores = case.scores(correct(clicks) if clicks else case.prediction, case.unclicked(), surfaces=False)
+                scores = case.scores(correct(clicks), case.unclicked(), surfaces=False)
                 expected_and_left = np.array([scores["expected_error_mm3"], scores["error_mm3"]])
                 sums[when] = sums.get(when, 0) + expected_and_left
         tried[each] = {when: float(expected / max(left, 1e-9)) for when, (expected, left) in sums.items()}

@@ -18,7 +18,7 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 ACTIONS = 10
 CLICKS_IN_A_REGION = 2
 CLICKS = (1, 3, 5)
-STATIONARY, OWN, LOADINGS = "stationary", "own", "loadings"
+STATIONARY, OWN = "stationary", "own"
 REACHED = (0.90, 0.95)
 """Values of Dice for which the actions are counted that it takes to reach them."""
 
@@ -134,18 +134,13 @@ def dice_after_clicks(case: ReadCase) -> dict[str, dict[str, float]]:
     Returns:
         For each correlation `dice_1`, `dice_3`, `dice_5`, and `elsewhere_5`, of the voxels that were not clicked. The
         correlations: `stationary`, a kernel of the settings' length, or one by the organ's size, for every model; for
-        one of the scope `local` `own`, its own; and `loadings`, its own times the cosine of its loadings, where they
-        are known.
+        one of the scope `local` `own`, its own.
     """
     prediction = case.prediction
-    settings = prediction.click_settings
     plain = replace(prediction, correlation_mm=None).with_click_length()
     kinds = {STATIONARY: Refined(plain, plain.click_settings)}
     if prediction.correlation_mm is not None:
-        own = replace(settings, length_mm=None)
-        kinds[OWN] = Refined(prediction, own)
-        if case.directions is not None:
-            kinds[LOADINGS] = Refined(prediction, own, case.directions)
+        kinds[OWN] = Refined(prediction, replace(prediction.click_settings, length_mm=None))
     scores = {}
     for kind, correct in kinds.items():
         start = case.scores(prediction, case.unclicked(), surfaces=False)

@@ -45,13 +45,13 @@ def study_readers(
     if fitted:
         validating = []
         for files in validation_cases(dataset):
-            validating.append(model.read(*model.predict(files)))
+            validating.append(model.read(files))
             report(f"{files[0]}: predicted")
         result = fit(validating, clicks, report)
         clicks, bump = result.settings, result.bump
     scored, rows = {}, []
     for number, files in enumerate(cases, start=1):
-        case = model.read(*model.predict(files))
+        case = model.read(files)
         rows.append(simulate(case, clicks if result else case.prediction.click_settings, bump))
         scored[files[0]] = model.row(files[0], {"regions": len(case.regions.ranked), **rows[-1]})
         report(f"{files[0]}: readers simulated, {number} of {len(cases)}")
