@@ -260,7 +260,7 @@ def phantom_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def option_line(options: Mapping[str, Any]) -> str:
-    """Format options of a command: `{"bases": 4, "reverse_kl": True}` -> `--bases 4 --reverse-kl`."""
+    """Format options of a command: `{"bases": 4, "heads_only": True}` -> `--bases 4 --heads-only`."""
     words = []
     for key, value in options.items():
         name = key.replace("_", "-")

@@ -132,9 +132,9 @@ def test_schema_has_no_words_that_became_keys():
 
 
 def test_options_become_a_command_line():
-    options = {"head_learning_rate": 0.001, "reverse_kl": True, "scope": "tile"}
-    assert option_line(options) == "--head-learning-rate 0.001 --reverse-kl --scope tile"
-    assert option_line({"reverse_kl": False}) == "--no-reverse-kl"
+    options = {"head_learning_rate": 0.001, "heads_only": True, "scope": "tile"}
+    assert option_line(options) == "--head-learning-rate 0.001 --heads-only --scope tile"
+    assert option_line({"heads_only": False}) == "--no-heads-only"
 
 
 def test_grid_is_every_model_of_every_data_set_and_seed_and_the_sweep():

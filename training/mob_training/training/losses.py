@@ -22,13 +22,9 @@ BATCH_DICE_SMOOTH = 1e-3
 PAPER = FineTuning()
 
 
-def kl_to_prior(log_variance: Tensor, reverse: bool = False) -> Tensor:
-    """Compute Eq. 8, KL(N(mu, I) || N(mu, D)) = (1/d - 1 + ln d) / 2, as a mean over voxels and classes.
-
-    `reverse` is KL(N(mu, D) || N(mu, I)) = (d - 1 - ln d) / 2.
-    """
-    sign = -1.0 if reverse else 1.0
-    return 0.5 * (torch.exp(-sign * log_variance) - 1 + sign * log_variance).mean()
+def kl_to_prior(log_variance: Tensor) -> Tensor:
+    """Compute Eq. 8, KL(N(mu, I) || N(mu, D)) = (1/d - 1 + ln d) / 2, as a mean over voxels and classes."""
+    return 0.5 * (torch.exp(-log_variance) - 1 + log_variance).mean()
 
 
 def orthogonality(bases: Tensor) -> Tensor:
@@ -106,7 +102,7 @@ def training_loss(
     Args:
         gaussian: The network's output for a batch.
         target: Label map (B, *S).
-        settings: Likelihood, number of samples, lambdas, direction of Eq. 8.
+        settings: Likelihood, number of samples, lambdas.
         generator: Source of the normals.
         missing: (B, C), True where a case lacks a label: it counts as background there (`merge_missing`), in each
             sample; the likelihood of the labels together leaves it out.
@@ -130,7 +126,7 @@ def training_loss(
             cross_entropy = log_mean_exp_loss(drawn, target)
     terms = {"cross_entropy": cross_entropy, "dice": settings.dice_weight * dice}
     if gaussian.log_variance is not None:
-        terms["kl"] = settings.kl_weight * kl_to_prior(gaussian.log_variance, settings.reverse_kl)
+        terms["kl"] = settings.kl_weight * kl_to_prior(gaussian.log_variance)
     loading = gaussian.loading
     if isinstance(loading, BasisLoading) and loading.weights is not None:
         terms["orthogonality"] = settings.orthogonality_weight * orthogonality(loading.bases)

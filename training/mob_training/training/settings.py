@@ -94,7 +94,6 @@ class FineTuning:
         weight_decay: AdamW's.
         dice_weight, kl_weight, orthogonality_weight: Lambdas of Eq. 11.
         entropy_weight: lambda_w of Eq. 11, which is from the authors' code.
-        reverse_kl: Reverse the direction of Eq. 8.
         temperature_scaling: At the end, divide the logits by the temperature with the lowest validation NLL.
         heads_only: Train the covariance head alone: the backbone and its mean stay, and with them the segmentation.
         schedule: The paper's 20 epochs, unless stated otherwise.
@@ -111,7 +110,6 @@ class FineTuning:
     kl_weight: float = 5e-4
     orthogonality_weight: float = 1.0
     entropy_weight: float = 0.05
-    reverse_kl: bool = False
     temperature_scaling: bool = False
     heads_only: bool = False
     schedule: Schedule = field(default_factory=lambda: Schedule(20))
@@ -155,9 +153,6 @@ class Options:
         typer.Option(help="Z,Y,X: correlation length of the scope local along the axes of the network's input, mm."),
     ] = None
     learn_length: Annotated[bool, typer.Option(help="Train the length, too.")] = False
-    shared_fraction: Annotated[
-        float, _number("Fraction of the noise's variance that the whole volume shares, for the scope local.", 1)
-    ] = 0.0
     assignment: Annotated[
         Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
     ] = Assignment.HARD
@@ -173,7 +168,6 @@ class Options:
         FineTuning.dice_weight
     )
     kl_weight: Annotated[float, _number("lambda_KL of Eq. 11.")] = FineTuning.kl_weight
-    reverse_kl: Annotated[bool, typer.Option(help="Reverse the direction of Eq. 8.")] = False
     orthogonality_weight: Annotated[float, _number("lambda_orth of Eq. 11.")] = FineTuning.orthogonality_weight
     entropy_weight: Annotated[float, _number("lambda_w of Eq. 11.")] = FineTuning.entropy_weight
     temperature_scaling: Annotated[
