@@ -11,9 +11,9 @@ import torch
 from scipy import stats
 from scipy.special import expit, logsumexp
 
+from mob_training.contrasts import contrasts
 from mob_training.training import joint_likelihood as module
 from mob_training.training.joint_likelihood import (
-    contrasts,
     evidence_loss,
     fit_lengths,
     log_evidence,
@@ -118,7 +118,10 @@ SCOPES = [
 
 @pytest.mark.parametrize(("kind", "scope"), SCOPES, ids=lambda value: str(value))
 def test_covariance_of_the_contrast_is_that_of_the_samples(kind, scope):
-    gaussian = local(kind, 2) if scope is Scope.LOCAL else gaussian_of(kind, 2, scope=scope)
+    if scope is Scope.LOCAL:
+        gaussian = replace(local(kind, 2), shared_fraction=0.4)
+    else:
+        gaussian = replace(gaussian_of(kind, 2, scope=scope), partitions=(3, 3, 3))
     (contrast,) = contrasts(gaussian, torch.zeros(1, *SHAPE, dtype=torch.long))
     mean, variance = gaussian.contrast()
     torch.testing.assert_close(contrast.mean, mean.flatten())

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from math import lcm
 
 import numpy as np
 import pytest
+import torch
 from scipy import integrate, ndimage
 from scipy.special import expit, log_expit
 from scipy.stats import norm
 
+from mob_training.contrasts import Contrast
 from mob_training.evaluation.metrics import (
-    ContrastLaw,
     autocovariance,
     correlation_length,
     joint_log_likelihood,
@@ -25,10 +27,19 @@ from mob_training.evaluation.metrics.volumes import LAGS, LEVELS, crps, interval
 
 def gaussian(length: float):
     """Correlation that falls like a Gaussian."""
-    return lambda a, b: np.exp(-np.square(a[:, None] - b[None]).sum(-1) / (2 * length**2))
+    return lambda a, b: torch.exp(-(a[:, None] - b[None]).square().sum(-1) / (2 * length**2))
 
 
-def border(length: float | None, white: float = 0.0, size: int = 9, seed: int = 0) -> tuple[ContrastLaw, np.ndarray]:
+TILE = 1e6
+"""The length of a correlation that is 1 everywhere."""
+
+
+def contrast_of(mean, white, factors, places, truth, length: float = TILE) -> Contrast:
+    arrays = (np.asarray(part, float) for part in (mean, factors, white, np.where(truth, 1, -1), places))
+    return Contrast(*map(torch.from_numpy, arrays), gaussian(length))
+
+
+def border(length: float = TILE, white: float = 0.0, size: int = 9, seed: int = 0) -> Contrast:
     """Make the voxels at the border of a ball as a network sees them, and a truth that differs smoothly from it."""
     generator = np.random.default_rng(seed)
     places = np.indices((size,) * 3).reshape(3, -1).T.astype(float)
@@ -36,16 +47,14 @@ def border(length: float | None, white: float = 0.0, size: int = 9, seed: int = 
     bent = ndimage.gaussian_filter(generator.standard_normal((size,) * 3), 2).ravel()
     truth = distance + 0.9 * bent / bent.std() > 0
     factors = 0.5 + 0.3 * generator.standard_normal((3, len(places)))
-    near = np.abs(distance) < 2.1
-    whole = ContrastLaw(1.6 * distance, np.full(len(places), white), factors, places, length and gaussian(length))
-    return whole.at(near), truth[near]
+    whole = contrast_of(1.6 * distance, np.full(len(places), white), factors, places, truth, length)
+    return whole.at(torch.from_numpy(np.flatnonzero(np.abs(distance) < 2.1)))
 
 
-def dense(law: ContrastLaw, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def dense(law: Contrast) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and covariance of y t."""
-    signs = np.where(truth, 1.0, -1.0)
-    covariance = law.columns(np.arange(len(signs))) + np.diag(law.white)
-    return signs * law.mean, signs[:, None] * covariance * signs
+    signs = law.signs.numpy()
+    return signs * law.mean.numpy(), signs[:, None] * law.covariance().numpy() * signs
 
 
 def importance_sampled(mean: np.ndarray, covariance: np.ndarray, count: int = 4000) -> tuple[float, float, float]:
@@ -76,46 +85,40 @@ def importance_sampled(mean: np.ndarray, covariance: np.ndarray, count: int = 40
 )
 def test_one_voxel_has_its_marginal_probability(mean, white, factor):
     """Wrong or right, sure or not: what Simpson's rule gives."""
-    law = ContrastLaw(np.array([mean]), np.array([white]), np.array([[factor]]), np.zeros((1, 3)))
     deviation = np.hypot(np.sqrt(white), factor)
     for sign in (1, -1):
+        law = contrast_of([mean], [white], [[factor]], np.zeros((1, 3)), [sign > 0])
         x = np.linspace(-12, 12, 4001)
         density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
         expected = integrate.simpson(expit(sign * (mean + deviation * x)) * density, x=x)
-        assert joint_log_likelihood(law, np.array([sign > 0])) == pytest.approx(np.log(expected), abs=2e-4)
+        assert joint_log_likelihood(law) == pytest.approx(np.log(expected), abs=2e-4)
 
 
-@pytest.mark.parametrize("length", [0.01, 1.0, 2.0, None])
+@pytest.mark.parametrize("length", [0.01, 1.0, 2.0, TILE])
 @pytest.mark.parametrize("truth", [(True, True), (True, False), (False, False)])
 def test_two_voxels_against_numerical_integration(length, truth):
     """Two voxels 1 apart with variances of 1.0 and 2.6, also where both labels are improbable."""
-    law = ContrastLaw(
-        np.array([1.0, 1.4]),
-        np.array([0.2, 0.0]),
-        np.array([[0.8, 1.6], [0.4, -0.2]]),
-        np.array([[0.0, 0, 0], [0, 0, 1]]),
-        length and gaussian(length),
-    )
-    mean, covariance = dense(law, np.array(truth))
+    law = contrast_of([1.0, 1.4], [0.2, 0.0], [[0.8, 1.6], [0.4, -0.2]], [[0, 0, 0], [0, 0, 1]], truth, length)
+    mean, covariance = dense(law)
     root = np.linalg.cholesky(covariance + 1e-12 * np.eye(2))
     x = np.linspace(-9, 9, 801)
     weights = np.exp(-0.5 * (x[:, None] ** 2 + x**2))
     first, second = mean[0] + root[0, 0] * x[:, None], mean[1] + root[1, 0] * x[:, None] + root[1, 1] * x
     expected = np.log((weights * expit(first) * expit(second)).sum() / weights.sum())
-    assert joint_log_likelihood(law, np.array(truth)) == pytest.approx(expected, abs=0.01)
+    assert joint_log_likelihood(law) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize(
     ("length", "white"),
-    [(None, 0.5), (None, 0.0), (0.8, 0.0), (2.0, 0.0), (2.0, 0.5), (5.0, 0.0)],
+    [(TILE, 0.5), (TILE, 0.0), (0.8, 0.0), (2.0, 0.0), (2.0, 0.5), (5.0, 0.0)],
 )
 def test_a_crop_against_importance_sampling(length, white):
     """At most 500 voxels, over 500 of 4000 samples effective: right to 3 in a thousand."""
-    law, truth = border(length, white)
-    assert 200 < len(truth) <= 500
-    expected, error, effective = importance_sampled(*dense(law, truth))
+    law = border(length, white)
+    assert 200 < len(law.mean) <= 500
+    expected, error, effective = importance_sampled(*dense(law))
     assert effective > 500
-    assert joint_log_likelihood(law, truth) == pytest.approx(expected, abs=3e-3 * abs(expected) + 3 * error)
+    assert joint_log_likelihood(law) == pytest.approx(expected, abs=3e-3 * abs(expected) + 3 * error)
 
 
 def test_integrals_over_white_noise_do_not_jump_where_they_are_computed_more_finely():
@@ -134,25 +137,20 @@ def test_integrals_over_white_noise_do_not_jump_where_they_are_computed_more_fin
 
 
 def test_white_noise_is_a_product_of_marginals_and_no_noise_one_of_bernoullis():
-    law, truth = border(None)
-    signs, none = np.where(truth, 1, -1), np.zeros((0, len(truth)))
-    certain = ContrastLaw(law.mean, 0 * law.white, none, law.places)
-    assert joint_log_likelihood(certain, truth) == pytest.approx(log_expit(signs * law.mean).sum(), rel=1e-4)
-    white = ContrastLaw(law.mean, law.variance(), none, law.places)
-    alone = [joint_log_likelihood(white.at(np.array([n])), truth[[n]]) for n in range(len(truth))]
-    assert joint_log_likelihood(white, truth) == pytest.approx(sum(alone), rel=1e-6)
+    law = border()
+    certain = replace(law, white=0 * law.white, factors=law.factors[:0])
+    assert joint_log_likelihood(certain) == pytest.approx(log_expit((law.signs * law.mean).numpy()).sum(), rel=1e-4)
+    white = replace(law, white=law.variance(), factors=law.factors[:0])
+    alone = [joint_log_likelihood(white.at(torch.tensor([n]))) for n in range(len(law.mean))]
+    assert joint_log_likelihood(white) == pytest.approx(sum(alone), rel=1e-6)
 
 
 def test_a_local_law_becomes_white_for_no_length_and_that_of_a_tile_for_an_infinite_one():
-    law, truth = border(2.0, 0.3)
-    none = np.zeros((0, len(truth)))
-    white = joint_log_likelihood(ContrastLaw(law.mean, law.variance(), none, law.places), truth)
-    tile = joint_log_likelihood(ContrastLaw(law.mean, law.white, law.factors, law.places), truth)
-    local = joint_log_likelihood(law, truth)
-    short, long = (
-        joint_log_likelihood(ContrastLaw(law.mean, law.white, law.factors, law.places, gaussian(length)), truth)
-        for length in (1e-3, 1e6)
-    )
+    law = border(2.0, 0.3)
+    white = joint_log_likelihood(replace(law, white=law.variance(), factors=law.factors[:0]))
+    tile = joint_log_likelihood(replace(law, correlation=lambda a, b: a.new_ones(len(a), len(b))))
+    local = joint_log_likelihood(law)
+    short, long = (joint_log_likelihood(replace(law, correlation=gaussian(length))) for length in (1e-3, TILE))
     assert short == pytest.approx(white, abs=1e-4)
     assert long == pytest.approx(tile, abs=1e-4)
     assert min(abs(local - white), abs(local - tile)) > 1
@@ -160,58 +158,56 @@ def test_a_local_law_becomes_white_for_no_length_and_that_of_a_tile_for_an_infin
 
 def test_the_smooth_truth_is_most_probable_for_the_law_that_it_comes_from():
     """Truths drawn from a local law: it beats both of its limits in nearly all."""
-    law, _ = border(3.0, size=7)
-    covariance = law.columns(np.arange(len(law.mean)))
-    values, vectors = np.linalg.eigh(covariance)
+    law = border(3.0, size=7)
+    values, vectors = np.linalg.eigh(law.covariance().numpy())
     generator = np.random.default_rng(3)
     wins = []
     for _ in range(12):
-        logits = law.mean + vectors @ (np.sqrt(np.maximum(values, 0)) * generator.standard_normal(len(values)))
-        truth = generator.random(len(logits)) < expit(logits)
+        logits = law.mean.numpy() + vectors @ (np.sqrt(np.maximum(values, 0)) * generator.standard_normal(len(values)))
+        signs = torch.from_numpy(np.where(generator.random(len(logits)) < expit(logits), 1.0, -1.0))
         found = [
-            joint_log_likelihood(ContrastLaw(law.mean, law.white, law.factors, law.places, k), truth)
-            for k in (law.correlation, None, gaussian(1e-3))
+            joint_log_likelihood(replace(law, signs=signs, correlation=k))
+            for k in (law.correlation, gaussian(TILE), gaussian(1e-3))
         ]
         wins.append(found[0] == max(found))
     assert sum(wins) >= 10
 
 
 def test_the_decomposition_keeps_all_variances_and_what_it_is_told_of_the_covariances():
-    law, _ = border(2.0, 0.3)
-    expected = law.columns(np.arange(len(law.mean)))
+    law = border(2.0, 0.3)
+    expected, total = law.columns(torch.arange(len(law.mean))).numpy(), float(law.shared().sum())
     for left in (0.1, 0.01, 1e-5):
         factor, white = decompose(law, left=left)
-        assert (factor**2).sum(0) + white == pytest.approx(law.variance())
-        assert (white - law.white).sum() <= left * law.shared().sum()
+        assert (factor**2).sum(0) + white == pytest.approx(law.variance().numpy())
+        assert (white - law.white.numpy()).sum() <= left * total
         missed = expected - factor.T @ factor
         np.fill_diagonal(missed, 0)
         # The rest is positive definite, so that no covariance exceeds the root of the product of its variances.
-        assert np.square(missed).sum() <= (left * law.shared().sum()) ** 2
-    assert len(decompose(ContrastLaw(law.mean, law.white, law.factors, law.places))[0]) == len(law.factors)
+        assert np.square(missed).sum() <= (left * total) ** 2
+    assert len(decompose(replace(law, correlation=gaussian(TILE)))[0]) == len(law.factors)
     assert len(decompose(law, max_rank=7)[0]) == 7
 
 
 def test_truncating_the_decomposition_changes_little():
-    law, truth = border(2.0)
-    mean, _ = dense(law, truth)
-    signs = np.where(truth, 1.0, -1.0)
+    law = border(2.0)
     factor, white = decompose(law, left=1e-9)
-    assert joint_log_likelihood(law, truth) == pytest.approx(laplace(mean, signs * factor, white), abs=0.2)
+    exact = laplace(dense(law)[0], law.signs.numpy() * factor, white)
+    assert joint_log_likelihood(law) == pytest.approx(exact, abs=0.2)
 
 
 def test_a_certain_voxel_stands_alone():
-    law, truth = border(2.0)
-    joint = joint_log_likelihood(law, truth)
-    added = ContrastLaw(
+    law = border(2.0)
+    added = contrast_of(
         np.append(law.mean, 9.0),
         np.append(law.white, 0.5),
         np.column_stack((law.factors, [0.5, 0.2, 0.1])),
         np.vstack((law.places, law.places[:1])),
-        law.correlation,
+        np.append(law.signs > 0, True),
+        2.0,
     )
-    alone = joint_log_likelihood(added.at(np.array([len(truth)])), np.array([True]))
+    alone = joint_log_likelihood(added.at(torch.tensor([len(law.mean)])))
     assert alone > np.log(CERTAIN)
-    assert joint_log_likelihood(added, np.append(truth, True)) == pytest.approx(joint + alone, abs=1e-9)
+    assert joint_log_likelihood(added) == pytest.approx(joint_log_likelihood(law) + alone, abs=1e-9)
 
 
 def test_crps_is_that_of_scoringrules_and_of_its_integral():

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 
+from mob_training.contrasts import Contrast, contrasts
 from mob_training.evaluation.metrics import (
-    ContrastLaw,
     autocovariance,
     correlation_length,
     joint_log_likelihood,
@@ -28,11 +28,9 @@ from mob_training.evaluation.metrics import (
 )
 from mob_training.evaluation.metrics.volumes import LAGS
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows
-from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.inference.draws import blended_gaussian
-from MoBUncertaintyLib.model.covariance import Scope, axis_correlation
+from MoBUncertaintyLib.model.covariance import Scope
 from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
-from MoBUncertaintyLib.network.partitions import cell_bounds
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -103,7 +101,9 @@ def joint_scores(
         true = nearest(volume.case.view(truth), tuple(volume.logits.mean.shape[2:]))
         folds.append(volume.logits)
     spacing = np.array(predictor.model.card.spacing, float)
-    labels = [_Label.of(folds, label.value, true == label.value) for label in scored or predictor.model.card.labels]
+    values = sorted(label.value for label in scored or predictor.model.card.labels)
+    of_folds = [_likelihoods(gaussian, true, values) for gaussian in folds]
+    labels = [_Label.of(value, true == value, own) for value, *own in zip(values, *of_folds, strict=True)]
     doubtful, likely = (
         np.logical_or.reduce([in_doubt(label.mean, label.truth, sure) for label in labels]) for sure in (SURE, LIKELY)
     )
@@ -147,14 +147,13 @@ class _Label:
     alone: float
 
     @classmethod
-    def of(cls, folds: list[LogitGaussian], value: int, truth: np.ndarray) -> _Label:
-        """Compute the likelihoods of a truth."""
-        laws = [contrast_law(gaussian, value) for gaussian in folds]
-        marginals = [_marginal(law, truth.shape) for law in laws]
-        joint = _mixture([joint_log_likelihood(law, truth.ravel()) for law in laws])
+    def of(cls, value: int, truth: np.ndarray, folds: list[tuple[float, np.ndarray]]) -> _Label:
+        """Mix the likelihoods and the probabilities of the folds."""
+        likelihoods, probabilities = zip(*folds, strict=True)
+        marginals = [p.reshape(truth.shape) for p in probabilities]
         right = [np.where(truth, p, 1 - p).astype(float) for p in marginals]
         alone = _mixture([float(np.log(np.maximum(p, 1e-300)).sum()) for p in right])
-        return cls(value, truth, np.mean(marginals, axis=0), joint, alone)
+        return cls(value, truth, np.mean(marginals, axis=0), _mixture(likelihoods), alone)
 
     def scores(self, volumes: list[float], sums: JointSums, voxel_mm3: float) -> dict[str, Any]:
         """Score the label, as `joint_scores` returns it; `volumes` of samples in mm3."""
@@ -167,65 +166,20 @@ class _Label:
         }
 
 
-def marginal(gaussian: LogitGaussian, label: int) -> np.ndarray:
-    """Compute the probability of a label at each voxel, (*S), as that of its contrast."""
-    return _marginal(contrast_law(gaussian, label), tuple(gaussian.mean.shape[2:]))
+def only(gaussian: LogitGaussian, truth: np.ndarray, values: Sequence[int]) -> Iterator[Contrast]:
+    """Yield the contrasts of some labels, in ascending order, in a Gaussian of a batch of one; `truth` has them all."""
+    left_out = torch.tensor([[value not in values for value in range(gaussian.num_classes)]])
+    return contrasts(gaussian, torch.from_numpy(truth)[None], left_out)
 
 
-def _marginal(law: ContrastLaw, shape: tuple[int, ...]) -> np.ndarray:
-    return logistic_normal_moments(law.mean, law.variance())[0].reshape(shape)
+def _likelihoods(gaussian: LogitGaussian, truth: np.ndarray, values: Sequence[int]) -> list[tuple[float, np.ndarray]]:
+    """Compute the log likelihood of the truth of each label, and the label's probability at each voxel, (N,)."""
+    return [(joint_log_likelihood(one), one.marginal().numpy()) for one in only(gaussian, truth, values)]
 
 
 def in_doubt(mean: np.ndarray, truth: np.ndarray, sure: float = SURE) -> np.ndarray:
     """Mark the voxels whose label is in doubt or wrong."""
     return np.asarray((np.minimum(mean, 1 - mean) > sure) | ((mean > 0.5) != truth))
-
-
-def contrast_law(gaussian: LogitGaussian, label: int) -> ContrastLaw:
-    """Make the law of a label's contrast against the rest, of all voxels in the order of the array.
-
-    Args:
-        gaussian: In a batch of one.
-        label: From 1 to C - 1.
-    """
-    logits = gaussian.mean[0]
-    others = [c for c in range(len(logits)) if c != label]
-    weights = torch.zeros_like(logits)
-    weights[label] = 1
-    weights[others] = -logits[others].softmax(dim=0)
-    mean = logits[label] - logits[others].logsumexp(dim=0)
-    own = (weights * gaussian.variance()[0].sqrt()).flatten(1)
-    rows = own[:0]
-    if gaussian.loading is not None:
-        rows = torch.einsum("c...,cr...->r...", weights, gaussian.loading.dense()[0]).flatten(1)
-    white, factors = own.square().sum(dim=0), rows
-    if gaussian.scope is Scope.LOCAL:
-        white, factors = torch.zeros_like(white), torch.cat((rows, own))
-    elif gaussian.scope is Scope.VOXEL:
-        white, factors = white + rows.square().sum(dim=0), rows[:0]
-    places, kernel = np.indices(tuple(mean.shape)).reshape(3, -1).T, None
-    if gaussian.lengths is not None:
-        # Distances are whole numbers of voxels, so a table of each axis has them all.
-        tables = [
-            axis_correlation(np.arange(size, dtype=float), float(length))
-            for size, length in zip(mean.shape, gaussian.lengths, strict=True)
-        ]
-
-        def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            depth, height, width = (table[np.abs(a[:, axis, None] - b[:, axis])] for axis, table in enumerate(tables))
-            shared = gaussian.shared_fraction
-            return np.asarray((1 - shared) * depth * height * width + shared)
-
-    elif gaussian.scope is Scope.PARTITION:
-        counts = gaussian.partitions if isinstance(gaussian.partitions, tuple) else (gaussian.partitions,) * 3
-        for axis, (size, count) in enumerate(zip(mean.shape, counts, strict=True)):
-            stops = [stop for _, stop in cell_bounds(size, count)]
-            places[:, axis] = np.searchsorted(stops, places[:, axis], side="right")
-
-        def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            return (a[:, None] == b).all(axis=-1).astype(float)
-
-    return ContrastLaw(mean.flatten().numpy(), white.numpy(), factors.numpy(), places, kernel)
 
 
 def _samples(folds: list[LogitGaussian], doubtful: np.ndarray, box: Box, count: int) -> Iterator[np.ndarray]:
@@ -264,7 +218,7 @@ def nearest(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return array[np.ix_(*at)]
 
 
-def _mixture(values: list[float]) -> float:
+def _mixture(values: Sequence[float]) -> float:
     return float(logsumexp(values) - np.log(len(values)))
 
 

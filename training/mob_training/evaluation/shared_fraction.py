@@ -19,7 +19,7 @@ import torch
 
 from mob_training.data.partial_labels import read_missing
 from mob_training.evaluation.held_out import training_cases, validation_cases
-from mob_training.evaluation.joint_scores import in_doubt, marginal, nearest, part_of
+from mob_training.evaluation.joint_scores import in_doubt, nearest, only, part_of
 from MoBUncertaintyLib.base.geometry import bounding_box, shadows
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.images.reader import read_image, read_volume
@@ -76,7 +76,8 @@ def fraction_scores(
         truth: Whether a voxel has the label, (*S).
         fractions: What to try; all with the same draws.
     """
-    mean = marginal(gaussian, label)
+    (contrast,) = only(gaussian, truth * np.uint8(label), [label])
+    mean = contrast.marginal().numpy().reshape(truth.shape)
     doubtful = in_doubt(mean, truth)
     box = bounding_box(shadows(doubtful), [0] * 3) if doubtful.any() else (slice(0, 1),) * 3
     part = part_of(gaussian, box)

@@ -39,7 +39,7 @@ from MoBUncertaintyLib.network.export import check_new, is_half, write_model
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mob_training.training.joint_likelihood import Contrast
+    from mob_training.contrasts import Contrast
 
 MIN_CASES = 20
 DATASET_ID = 1

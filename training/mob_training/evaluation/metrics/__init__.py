@@ -15,7 +15,7 @@ What is undefined is NaN (`null` in JSON) and is left out of means:
 """
 
 from mob_training.evaluation.metrics.calibration import BINS, Calibration, negative_log_likelihood
-from mob_training.evaluation.metrics.joint import ContrastLaw, joint_log_likelihood
+from mob_training.evaluation.metrics.joint import joint_log_likelihood
 from mob_training.evaluation.metrics.overlap import (
     dice,
     generalised_energy_distance,
@@ -29,7 +29,6 @@ from mob_training.evaluation.metrics.volumes import autocovariance, correlation_
 __all__ = [
     "BINS",
     "Calibration",
-    "ContrastLaw",
     "ErrorRanking",
     "autocovariance",
     "correlation_length",

@@ -15,13 +15,12 @@ a covariance that says what errors come together. Their integral is Laplace's ap
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
+import torch
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from scipy.special import expit
 
+from mob_training.contrasts import Contrast
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 
 CERTAIN = float(expit(6.0))
@@ -44,87 +43,34 @@ TINY = 1e-300
 NOTHING = 1e-9
 """What is smaller counts as 0 in single precision: products that underflow take a hundred times as long."""
 
-Correlation = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""k of two sets of places, (N, 3) and (M, 3) -> (N, M); 1 for equal places."""
 
-
-@dataclass(frozen=True, eq=False)
-class ContrastLaw:
-    """The Gaussian of the contrast of a label against the rest at N voxels.
-
-    Cov(t_n, t_m) = k(n, m) u_n . u_m, and the white variance besides where n = m.
-
-    Attributes:
-        mean: (N,).
-        white: (N,) variance of what voxels do not share.
-        factors: u, (Q, N); Q may be 0.
-        places: (N, 3), in the units that `correlation` takes.
-        correlation: k; None: 1 everywhere, one draw for all voxels.
-    """
-
-    mean: np.ndarray
-    white: np.ndarray
-    factors: np.ndarray
-    places: np.ndarray
-    correlation: Correlation | None = None
-
-    def at(self, voxels: np.ndarray) -> ContrastLaw:
-        """Return the law of some voxels, by mask or index."""
-        return ContrastLaw(
-            self.mean[voxels],
-            self.white[voxels],
-            self.factors[:, voxels],
-            self.places[voxels],
-            self.correlation,
-        )
-
-    def variance(self) -> np.ndarray:
-        """Compute the variance of each voxel, (N,)."""
-        return np.asarray(self.white + self.shared())
-
-    def shared(self) -> np.ndarray:
-        """Compute the variance of each voxel without its white part, (N,)."""
-        return np.asarray(np.square(self.factors).sum(axis=0))
-
-    def columns(self, chosen: np.ndarray) -> np.ndarray:
-        """Compute the covariance of all voxels with some of them, without white noise, (N, chosen)."""
-        products = self.factors.T @ self.factors[:, chosen]
-        if self.correlation is not None:
-            products *= self.correlation(self.places, self.places[chosen])
-        return products
-
-
-def joint_log_likelihood(law: ContrastLaw, truth: np.ndarray, max_rank: int = MAX_RANK) -> float:
-    """Compute the logarithm of the probability that a model gives to a whole segmentation.
-
-    Args:
-        law: Of all voxels.
-        truth: (N,) whether a voxel has the label.
-        max_rank: The decomposition has at most so many columns.
+def joint_log_likelihood(contrast: Contrast) -> float:
+    """Compute the logarithm of the probability that a model gives to a whole segmentation, of all voxels.
 
     Returns:
         Nats, at most 0.
     """
-    signs = np.where(truth, 1.0, -1.0)
-    mean = signs * law.mean.astype(float)
-    alone = logistic_normal_moments(mean, law.variance().astype(float))[0]
+    signs, mean, variance = (
+        part.double().numpy() for part in (contrast.signs, contrast.signs * contrast.mean, contrast.variance())
+    )
+    alone = logistic_normal_moments(mean, variance)[0]
     joined = np.flatnonzero(alone < CERTAIN)
-    max_rank = min(max_rank, int(np.sqrt(MAX_WORK / max(len(joined), 1))))
+    max_rank = min(MAX_RANK, int(np.sqrt(MAX_WORK / max(len(joined), 1))))
     certain = float(np.log(np.maximum(np.delete(alone, joined), TINY)).sum())
-    factor, white = decompose(law.at(joined), max_rank)
+    factor, white = decompose(contrast.at(torch.from_numpy(joined)), max_rank)
     return certain + laplace(mean[joined], signs[joined] * factor, white)
 
 
-def decompose(law: ContrastLaw, max_rank: int = MAX_RANK, left: float = LEFT) -> tuple[np.ndarray, np.ndarray]:
+def decompose(contrast: Contrast, max_rank: int = MAX_RANK, left: float = LEFT) -> tuple[np.ndarray, np.ndarray]:
     """Split the covariance into G^T G + diag(w): a partial Cholesky decomposition, whose pivots are drawn at random.
 
     Each pivot is drawn with a probability in proportion to the variance that is left (Chen, Epperly, Tropp and Webber
     2025, Comm. Pure Appl. Math. 78), a block of them at once; the seed is fixed.
 
     Returns:
-        G, (rank, N), and w, (N,), which holds the law's white part, too.
+        G, (rank, N), and w, (N,), which holds the contrast's white part, too.
     """
-    variance = law.shared().astype(float)
+    variance = contrast.shared().double().numpy()
     count, total = len(variance), variance.sum()
     rest, rank = variance.copy(), 0
     generator = np.random.default_rng(0)
@@ -134,7 +80,8 @@ def decompose(law: ContrastLaw, max_rank: int = MAX_RANK, left: float = LEFT) ->
         block = min(BLOCK, len(factor) - rank, np.count_nonzero(weights))
         pivots = np.sort(generator.choice(count, block, replace=False, p=weights))
         explained = factor[:rank]
-        columns = law.columns(pivots).astype(float) - (explained[:, pivots].T @ explained).T
+        columns = contrast.columns(torch.from_numpy(pivots)).double().numpy()
+        columns -= (explained[:, pivots].T @ explained).T
         pivots, columns = _independent(columns, pivots, rest[pivots])
         triangle = cholesky(columns[pivots], lower=True)
         added = solve_triangular(triangle, columns.T, lower=True)
@@ -142,7 +89,7 @@ def decompose(law: ContrastLaw, max_rank: int = MAX_RANK, left: float = LEFT) ->
         rank += len(added)
         rest = np.maximum(rest - np.square(added).sum(axis=0), 0)
         rest[pivots] = 0
-    return factor[:rank], np.asarray(law.white + rest)
+    return factor[:rank], contrast.white.double().numpy() + rest
 
 
 def _independent(columns: np.ndarray, pivots: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
