@@ -18,7 +18,6 @@ from mob_training.comparison.overlays import (
     draw_case,
     draw_sections,
     view_mm,
-    window,
     worst_slice,
     write_picture,
 )
@@ -27,7 +26,9 @@ from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.output.pictures.planes import PLANES
+from MoBUncertaintyLib.output.pictures.scales import Scale
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 from support import tiny
@@ -37,7 +38,7 @@ from support.drawn_figures import looks_like_a_picture
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
 CPU = PredictionSettings(device="cpu")
 AXIAL, CORONAL, SAGITTAL = PLANES
-BLANK = Slice(AXIAL, np.zeros((30, 20)), np.ones(2), "case, axial", (0.0, 1.0), "a window")
+BLANK = Slice(AXIAL, np.zeros((30, 20)), np.ones(2), "case, axial", Scale(100.0, 500.0, Measure.VARIANCE, 0.015, 0.08))
 
 
 def scored(shape=(4, 5, 6), **marked: tuple[int, int, int]) -> ScoredCase:
@@ -74,16 +75,6 @@ def test_errors_are_missed_too_much_or_of_another_class():
     ]  # fmt: skip
 
 
-def test_window_of_a_ct_and_of_other_images():
-    image = sitk.GetImageFromArray(np.linspace(-500, 500, 1000, dtype=np.float32).reshape(10, 10, 10))
-    assert window(image, "CT") == (CT_RANGE, "abdominal window, −160 to 240 HU")
-    (low, high), title = window(image, "MRI")
-    assert (low, high) == pytest.approx((-495, 495))
-    assert "99 %" in title
-    low, high = window(image * 0, "MRI")[0]
-    assert low < high
-
-
 def test_view_is_the_organ_with_a_margin_and_no_strip():
     organ = np.zeros((60, 80), bool)
     organ[30:40, 20:50] = True
@@ -108,8 +99,7 @@ def section() -> Section:
 
 
 def test_rows_share_window_scales_and_view(section):
-    image = np.arange(600.0).reshape(30, 20)
-    where = Slice(AXIAL, image, np.array([2.0, 1.0]), "case, axial", (100.0, 500.0), "a window")
+    where = replace(BLANK, image=np.arange(600.0).reshape(30, 20), spacing=np.array([2.0, 1.0]))
     figure = draw_sections([section, replace(section, title="B", labels=0 * section.labels)], where)
     panels = np.reshape(figure.axes[:8], (2, 4))
     assert [axes.get_title() for axes in panels[0]] == list(overlays.COLUMNS)
@@ -131,7 +121,7 @@ def test_rows_share_window_scales_and_view(section):
     assert np.ma.count(wrong) == 20 and set(wrong.compressed()) == {2}
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["truth", "prediction", "missed", "too much"]
-    assert "case, axial; a window" in [text.get_text() for text in figure.texts]
+    assert "case, axial; grey: 100 to 500" in [text.get_text() for text in figure.texts]
 
 
 def test_a_model_without_covariance_has_no_variance(section):
@@ -212,15 +202,14 @@ def test_case_is_drawn_where_the_first_model_errs_most(held_out, tmp_path, plane
 
 def test_title_says_where_the_slice_is(held_out):
     title = draw_case(held_out.dataset, "patient", [held_out.models[0].path], "coronal", settings=CPU).get_suptitle()
-    assert title.startswith("patient, coronal slice at A ")
-    assert title.endswith("; abdominal window, −160 to 240 HU")
+    assert title.startswith("patient, coronal, ")
+    assert title.endswith(" mm; grey: −160 to 240 HU")
     found = predict(held_out.image, held_out.models[0], CPU).segmentation
     wrong = (found != sitk.GetArrayFromImage(held_out.truth)).sum(axis=(0, 2))
-    ends = [
+    worst = [
         held_out.image.TransformIndexToPhysicalPoint((0, int(row), 0)) for row in np.flatnonzero(wrong == wrong.max())
     ]
-    places = [f"{-point[1]:.1f}".replace("-", "−") for point in ends]  # anterior is minus LPS
-    assert title.split(" at A ")[1].split(" mm")[0] in places
+    assert title.split("; ")[0] in [f"patient, {CORONAL.title(np.array(point))}" for point in worst]
 
 
 def test_models_of_one_name_are_told_apart(held_out):

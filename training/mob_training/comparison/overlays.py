@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Plane
-from MoBUncertaintyLib.output.pictures.style import CT_RANGE, brightest_variance
+from MoBUncertaintyLib.output.pictures.scales import Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,16 +89,14 @@ class Slice:
         image: Rows from top to bottom, columns from left to right.
         spacing: mm, of rows and columns.
         title: Says where it is.
-        window: Values shown as black and as white.
-        window_title: Names them.
+        scale: What values look like; that of the variance is the default for all models, so that they can be compared.
     """
 
     plane: Plane
     image: np.ndarray
     spacing: np.ndarray
     title: str
-    window: tuple[float, float]
-    window_title: str
+    scale: Scale
 
 
 def draw_case(
@@ -132,26 +130,29 @@ def draw_case(
         some = ", ".join(list(files)[:5]) + (" and more" if len(files) > 5 else "")
         raise SettingsError(f"{dataset} has no held-out case {case!r}; choose one of its {len(files)}: {some}.")
     image, truth = read_image(files[case][0]).image, read_volume(files[case][1])
-    index, sections, names, channel = None, [], [], ""
+    index, sections, names = None, [], []
     for path in models:
         model = load_model(path)
         check_labels(Path(dataset), model.card.labels)
         predictor = Predictor(model, settings)
         scored = ScoredCase.of(predictor.predict(image), truth)
         drawn = draw_volumes(predictor, image, samples) if samples else []
-        channel = channel or str(next(iter(model.dataset["channel_names"].values())))
         described = describe_run(model, Path(dataset))
+        index = worst_slice(scored, image, view) if index is None else index
+        predicted = scored.prediction
+        overlaps = [dice(predicted.segmentation == one.value, scored.truth == one.value) for one in predicted.labels]
+        maps = [scored.truth, predicted.segmentation, predicted.probability.sum(axis=0), *drawn]
+        maps += [predicted.variance.max(axis=0)] if described["covariance"] != Covariance.DETERMINISTIC else []
+        true, labels, probability, *rest = (_cut(_lps(array, image), view, index) for array in maps)
+        shown, variance = tuple(rest[: len(drawn)]), rest[len(drawn) :]
         name, seed = described["model"], described["seed"]
         names.append((name, f"{name}, {model.path.name if seed is None else f'seed {seed}'}"))
-        certain = model.card.covariance.kind is Covariance.DETERMINISTIC
-        index = worst_slice(scored, image, view) if index is None else index
-        section = _section(scored, lambda array, at=index: _cut(_lps(array, image), view, at))
-        shown = tuple(_cut(_lps(sample, image), view, index) for sample in drawn)
-        sections.append(replace(section, samples=shown, variance=None if certain else section.variance))
+        mean = float(np.mean(overlaps))
+        sections.append(Section("", mean, true, labels, probability, variance[0] if variance else None, shown))
     count = Counter(short for short, _ in names)
     titles = [short if count[short] == 1 else full for short, full in names]
     sections = [replace(one, title=title) for one, title in zip(sections, titles, strict=True)]
-    return draw_sections(sections, _slice(image, view, index, case, channel))
+    return draw_sections(sections, _slice(image, view, index, case))
 
 
 def write_picture(figure: Figure, path: Path) -> Path:
@@ -172,20 +173,7 @@ def worst_slice(case: ScoredCase, image: sitk.Image, plane: Plane) -> int:
     """Find the slice of the reoriented image with most wrong voxels; without any, with most of the organ."""
     wrong = case.prediction.segmentation != case.truth
     counted = _lps((wrong if wrong.any() else case.truth > 0).astype(np.uint8), image)
-    return int(counted.sum(axis=tuple({0, 1, 2} - {_normal(plane)})).argmax())
-
-
-def window(image: sitk.Image, channel: str) -> tuple[tuple[float, float], str]:
-    """Choose the values shown as black and as white, and name them.
-
-    Args:
-        image: All of it.
-        channel: nnU-Net's name of what it shows; `CT` means Hounsfield units.
-    """
-    if channel.casefold() == "ct":
-        return CT_RANGE, f"abdominal window, {CT_RANGE[0]:g} to {CT_RANGE[1]:g} HU".replace("-", "−")
-    low, high = (float(value) for value in np.percentile(sitk.GetArrayViewFromImage(image), (0.5, 99.5)))
-    return (low, max(high, low + 1e-6)), "window of the central 99 % of the values"
+    return int(counted.sum(axis=tuple({0, 1, 2} - {2 - plane.normal})).argmax())
 
 
 def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
@@ -205,9 +193,8 @@ def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
     grid = figure.subplots(len(sections), len(titles), squeeze=False)
     height, width = where.image.shape * where.spacing
     place = {"extent": (0, width, height, 0), "interpolation": "nearest"}
-    grey = {**place, "interpolation": "bilinear", "cmap": "gray", "vmin": where.window[0], "vmax": where.window[1]}
-    # The default scale for all models, so that colours can be compared.
-    spread = ScalarMappable(Normalize(0, brightest_variance(RegionSettings().variance_threshold)), "inferno")
+    grey = {**place, "interpolation": "bilinear", "cmap": "gray", "vmin": where.scale.black, "vmax": where.scale.white}
+    spread = ScalarMappable(Normalize(0, where.scale.top), "inferno")
     likely = ScalarMappable(Normalize(0, 1), "cividis")
     for row, section in zip(grid, sections, strict=True):
         for axes in row:
@@ -240,7 +227,7 @@ def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
         figure.colorbar(likely, ax=list(grid[:, 2]), **bar)
         figure.colorbar(spread, ax=list(grid[:, 3]), extend="max", **bar)
     _legend(figure, sections)
-    figure.suptitle(f"{where.title}; {where.window_title}", fontsize=11)
+    figure.suptitle(f"{where.title}; grey: {where.scale.window}", fontsize=11)
     return figure
 
 
@@ -308,37 +295,19 @@ def _lps(array: np.ndarray, image: sitk.Image) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.DICOMOrient(stored, "LPS"))
 
 
-def _normal(plane: Plane) -> int:
-    """Return the axis of an LPS array (z, y, x) that is normal to a plane."""
-    return 2 - int(np.argmax(np.abs(np.cross(plane.right, plane.down))))
-
-
 def _cut(volume: np.ndarray, plane: Plane, index: int) -> np.ndarray:
     """Take a slice of an LPS array (z, y, x), with rows and columns as the plane is viewed.
 
     In all planes columns run along the array's axis; rows run along it or against it.
     """
-    section = volume.take(index, axis=_normal(plane))
+    section = volume.take(index, axis=2 - plane.normal)
     return section[::-1] if sum(plane.down) < 0 else section
 
 
-def _section(case: ScoredCase, cut: Callable[[np.ndarray], np.ndarray]) -> Section:
-    predicted, truth = case.prediction, case.truth
-    overlaps = [dice(predicted.segmentation == label.value, truth == label.value) for label in predicted.labels]
-    maps = (truth, predicted.segmentation, predicted.probability.sum(axis=0), predicted.variance.max(axis=0))
-    return Section("", float(np.mean(overlaps)), *map(cut, maps))
-
-
-def _slice(image: sitk.Image, plane: Plane, index: int, case: str, channel: str) -> Slice:
-    oriented, axis = sitk.DICOMOrient(image, "LPS"), _normal(plane)
+def _slice(image: sitk.Image, plane: Plane, index: int, case: str) -> Slice:
+    oriented = sitk.DICOMOrient(image, "LPS")
     middle = [(n - 1) / 2 for n in oriented.GetSize()]
-    middle[2 - axis] = float(index)
-    right, anterior, superior = np.multiply(oriented.TransformContinuousIndexToPhysicalPoint(middle), (-1, -1, 1))
-    place = {0: f"S {superior:.1f}", 1: f"A {anterior:.1f}", 2: f"R {right:.1f}"}[axis].replace("-", "−")
-    return Slice(
-        plane,
-        _cut(sitk.GetArrayViewFromImage(oriented), plane, index),
-        np.delete(np.array(oriented.GetSpacing())[::-1], axis),
-        f"{case}, {plane.name} slice at {place} mm",
-        *window(image, channel),
-    )
+    middle[plane.normal] = float(index)
+    title = plane.title(np.array(oriented.TransformContinuousIndexToPhysicalPoint(middle)))
+    voxels, spacing = sitk.GetArrayViewFromImage(oriented), np.delete(oriented.GetSpacing(), plane.normal)[::-1]
+    return Slice(plane, _cut(voxels, plane, index), spacing, f"{case}, {title}", Scale.of(image, RegionSettings()))
