@@ -20,7 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.stats import wilcoxon
 
-from mob_training.evaluation.held_out import Files, held_out_cases, validation_cases
+from mob_training.evaluation.held_out import Files, held_out_cases, split_cases
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.corrections import Refined
 from mob_training.evaluation.readers.readers import click_at_errors
@@ -31,7 +31,7 @@ from MoBUncertaintyLib.model.click_settings import size_mm
 from MoBUncertaintyLib.model.folder import load_model
 
 CLICKS = 5
-PARTS = {"validation": validation_cases, "held-out": held_out_cases}
+PARTS = {"validation": lambda dataset: split_cases(dataset, "val"), "held-out": held_out_cases}
 FRACTIONS = [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6]
 FIXED = "4 mm"
 

@@ -31,7 +31,7 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
-from mob_training.evaluation.held_out import validation_cases
+from mob_training.evaluation.held_out import split_cases
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import fit_fingerprint, judge
@@ -209,7 +209,7 @@ def predict(asked: argparse.Namespace) -> None:
     """Measure cases and their changes."""
     predictor = predictor_of(asked.model, asked.engine, asked.precision)
     if asked.part == "validation":
-        found = [(name, image, array(truth)) for name, image, truth in validation_cases(asked.dataset)]
+        found = [(name, image, array(truth)) for name, image, truth in split_cases(asked.dataset, "val")]
     else:
         found = list(cases(asked.dataset, predictor.model.card.labels))
     done = {(row["case"], row["kind"]) for row in rows_of(asked.rows)} if asked.rows.exists() else set()

@@ -119,7 +119,7 @@ def schema() -> dict[str, Any]:
 def _all_options(stated: Mapping[str, Any]) -> dict[str, Any]:
     """Add the defaults to the options that a run of the config states."""
     covariance = Covariance(stated.get("covariance", Options.covariance))
-    return {**Options(covariance).to_dict(), **stated}
+    return {**Options(covariance=covariance).to_dict(), **stated}
 
 
 def _allowed(default: Any) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from torchmetrics.functional.classification import binary_calibration_error, bin
 from mob_training.evaluation.metrics import (
     Calibration,
     ErrorRanking,
-    dice,
     generalised_energy_distance,
     negative_log_likelihood,
     probability_error,
     surface_dice,
 )
+from MoBUncertaintyLib.regions.agreement import dice
 
 SPACING = (3.0, 1.5, 2.0)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mob_training.cli import app
 from mob_training.data.phantom import make_phantom
 from mob_training.evaluation import held_out
-from mob_training.evaluation.held_out import validation_cases
+from mob_training.evaluation.held_out import split_cases
 from mob_training.evaluation.readers import fitting, readers, study
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.corrections import Refined
@@ -77,7 +77,7 @@ def test_settings_are_fitted_and_readers_simulated(dataset: Path, tmp_path: Path
 
 def test_the_models_own_settings_need_no_validation_cases(dataset: Path, tmp_path: Path, fake: None) -> None:
     (dataset / "splits_final.json").unlink()
-    assert validation_cases(dataset) == []
+    assert split_cases(dataset, "val") == []
     for kind in ("images", "labels"):  # one case is enough to see whose settings are taken
         for other in sorted((dataset / f"{kind}Ts").iterdir())[1:]:
             other.unlink()
@@ -89,7 +89,7 @@ def test_the_models_own_settings_need_no_validation_cases(dataset: Path, tmp_pat
         study.study_readers(Path("MODEL"), dataset, report=lambda line: None)
     (dataset / "splits_final.json").write_text("{}")
     with pytest.raises(SettingsError):
-        validation_cases(dataset)
+        split_cases(dataset, "val")
 
 
 @pytest.mark.slow

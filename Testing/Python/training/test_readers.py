@@ -13,9 +13,9 @@ from mob_training.comparison.compare import compare
 from mob_training.comparison.readers import dice_table, other_table
 from mob_training.evaluation.readers import fitting, readers
 from mob_training.evaluation.readers.cases import ReadCase, cut
-from mob_training.evaluation.readers.corrections import Bump, LocalEdit, Refined
+from mob_training.evaluation.readers.corrections import Bump, BumpSettings, LocalEdit, Refined
 from mob_training.evaluation.readers.fitting import Trial, fit, fit_certainty, least_harmful
-from mob_training.evaluation.readers.simulation import ACTIONS, READERS, BumpSettings, pooled, simulate
+from mob_training.evaluation.readers.simulation import ACTIONS, READERS, pooled, simulate
 from mob_training.evaluation.score_files import Run, flatten, write_runs
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
@@ -117,7 +117,7 @@ def test_clicks_of_the_list_stay_in_its_regions(one: ReadCase) -> None:
 def test_local_edits_and_bumps_do_what_they_say(one: ReadCase) -> None:
     voxel = readers.largest_error(one, one.prediction.segmentation)
     clicks = [(voxel, int(one.truth[voxel]))]
-    local, bump = LocalEdit(one.prediction)(clicks), Bump(one.prediction, 2.0, 3.0)(clicks)
+    local, bump = LocalEdit(one.prediction)(clicks), Bump(one.prediction, BumpSettings(2.0, 3.0))(clicks)
     changed = local.segmentation != one.prediction.segmentation
     assert np.argwhere(changed).tolist() == [list(voxel)]
     z, y, x = voxel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -127,14 +127,11 @@ def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]
 
 def _across(runs: Sequence[Run], metric: Metric, marks: Marks) -> Table:
     """Tabulate one score, models by data sets (the paper's Tables 2 and 3)."""
-    models, names = by_model(runs), datasets(runs)
-    columns = []
-    for dataset in names:
+    models, columns = by_model(runs), {}
+    for dataset in datasets(runs):
         groups = {model: [run for run in seeds if run.dataset == dataset] for model, seeds in models.items()}
-        cells = _column(groups, metric, Run.mean)
-        columns.append(_mark(cells, [marks.get((dataset, metric.key, model), "") for model in models]))
-    rows = tuple((model, tuple(column[i] for column in columns)) for i, model in enumerate(models))
-    return Table(f"{metric.title}{' in %' if metric.factor == 100 else ''}", "Model", tuple(names), rows)
+        columns[dataset] = _column(dataset, groups, metric, marks)
+    return _table(f"{metric.title}{' in %' if metric.factor == 100 else ''}", columns, models)
 
 
 def _within(
@@ -146,26 +143,30 @@ def _within(
     value: Callable[[Run, str], float | None] = Run.mean,
 ) -> Table:
     """Tabulate several scores of one data set (the paper's Table 4), without columns that have no number."""
-    columns = {}
-    for metric in metrics:
-        cells = _column(groups, metric, value)
-        if any(cell.mean is not None for cell in cells):
-            columns[metric.header] = _mark(cells, [marks.get((dataset, metric.key, model), "") for model in groups])
-    rows = tuple((name, tuple(column[i] for column in columns.values())) for i, name in enumerate(groups))
-    return Table(f"{dataset}: {title}", "Model", tuple(columns), rows)
+    columns = {metric.header: _column(dataset, groups, metric, marks, value) for metric in metrics}
+    shown = {header: cells for header, cells in columns.items() if any(cell.mean is not None for cell in cells)}
+    return _table(f"{dataset}: {title}", shown, groups)
 
 
-def _column(groups: dict[str, list[Run]], metric: Metric, value: Callable[[Run, str], float | None]) -> list[Cell]:
-    """Aggregate a score of each model over its seeds."""
+def _table(title: str, columns: Mapping[str, Sequence[Cell]], models: Iterable[str]) -> Table:
+    rows = tuple((model, tuple(cells[i] for cells in columns.values())) for i, model in enumerate(models))
+    return Table(title, "Model", tuple(columns), rows)
+
+
+def _column(
+    dataset: str,
+    groups: Mapping[str, Sequence[Run]],
+    metric: Metric,
+    marks: Marks,
+    value: Callable[[Run, str], float | None] = Run.mean,
+) -> list[Cell]:
+    """Aggregate a score of each model over its seeds; mark the best, and what differs from the reference."""
     scores = [[value(run, metric.key) for run in seeds] for seeds in groups.values()]
     cells = [Cell.over([metric.factor * v for v in values if v is not None], metric.digits) for values in scores]
-    if metric.plain:
-        return cells
-    return with_best(cells, metric.higher, None if metric.target is None else metric.factor * metric.target)
-
-
-def _mark(cells: Sequence[Cell], marks: Sequence[str]) -> list[Cell]:
-    return [replace(cell, mark=mark) for cell, mark in zip(cells, marks, strict=True)]
+    if not metric.plain:
+        cells = with_best(cells, metric.higher, None if metric.target is None else metric.factor * metric.target)
+    own = [marks.get((dataset, metric.key, model), "") for model in groups]
+    return [replace(cell, mark=mark) for cell, mark in zip(cells, own, strict=True)]
 
 
 def significance(tests: Sequence[PairedTest]) -> Table:

@@ -21,7 +21,6 @@ from matplotlib.patheffects import withStroke
 
 from mob_training.evaluation.case_scores import ScoredCase
 from mob_training.evaluation.held_out import check_labels, held_out_cases
-from mob_training.evaluation.metrics import dice
 from mob_training.evaluation.naming import describe_run
 from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from MoBUncertaintyLib.base.geometry import bounding_box, shadows
@@ -34,6 +33,7 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Plane
 from MoBUncertaintyLib.output.pictures.scales import Scale
+from MoBUncertaintyLib.regions.agreement import dice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

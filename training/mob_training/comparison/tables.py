@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mob_training.data.datasets import CASES_FILE, LEFT_OUT
 from mob_training.evaluation.score_files import write_content
@@ -95,21 +94,14 @@ class Table:
 
     def csv(self) -> str:
         """Format as CSV with full numbers; a column of scores becomes two, mean and standard deviation."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        kinds = [any(isinstance(cells[i], Cell) for _, cells in self.rows) for i in range(len(self.columns))]
-        header = [
-            name
-            for column, scored in zip(self.columns, kinds, strict=True)
-            for name in ([column, f"{column} (standard deviation)"] if scored else [column])
-        ]
-        writer.writerow([self.corner, *header])
-        for name, cells in self.rows:
-            values: list[object] = []
-            for cell in cells:
-                values += [_number(cell.mean), _number(cell.deviation)] if isinstance(cell, Cell) else [cell]
-            writer.writerow([name, *values])
-        return file.getvalue()
+        columns: dict[str, list[Any]] = {self.corner: [name for name, _ in self.rows]}
+        for title, *cells in zip(self.columns, *(cells for _, cells in self.rows), strict=True):
+            if isinstance(cells[0], Cell):
+                columns[title] = [cell.mean for cell in cells]
+                columns[f"{title} (standard deviation)"] = [cell.deviation for cell in cells]
+            else:
+                columns[title] = cells
+        return pd.DataFrame(columns).to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
     def markdown(self) -> str:
         """Format as Markdown, the best of each column in bold, and marked where it differs from the reference."""
@@ -170,24 +162,19 @@ def table1(datasets: Sequence[Path]) -> Table:
     rows: list[tuple[str, tuple[str, ...]]] = []
     for dataset in datasets:
         try:
-            with (dataset / CASES_FILE).open(newline="", encoding="utf-8") as file:
-                cases = list(csv.DictReader(file))
+            cases = pd.read_csv(dataset / CASES_FILE)
             labels = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["labels"]
         except OSError:
             raise SettingsError(f"{dataset} has no {CASES_FILE}; convert it by mob-training.") from None
-        parts = Counter(case["part"] for case in cases)
-        used = [case for case in cases if case["part"] in ("train", "val", "test")]
-        counts = [len(used), *(parts[part] for part in ("train", "val", "test", LEFT_OUT))]
+        parts = cases["part"].value_counts()
+        used = cases[cases["part"].isin(("train", "val", "test"))]
+        counts = [len(used), *(parts.get(part, 0) for part in ("train", "val", "test", LEFT_OUT))]
         for name in (name for name, value in labels.items() if value != 0):
-            volumes = np.array([v for case in used if (v := float(case[f"{name}_ml"] or 0)) > 0] or [np.nan])
-            deviation = volumes.std(ddof=1) if len(volumes) > 1 else 0.0
-            numbers = (volumes.mean(), deviation, np.median(volumes), volumes.min(), volumes.max())
+            volumes = used[f"{name}_ml"][used[f"{name}_ml"] > 0]
+            deviation = volumes.std() if len(volumes) > 1 else 0.0
+            numbers = (volumes.mean(), deviation, volumes.median(), volumes.min(), volumes.max())
             rows.append((name.replace("_", " "), (*map(str, counts), *(f"{number:.2f}" for number in numbers))))
     return Table("Data sets", "Structure", columns, tuple(rows))
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -272,11 +273,7 @@ def write_dataset(
     check_subjects(names, split.subjects, report)
     parts = split.assign(names)
     part_of = {name: part for part, members in parts.items() for name in members}
-    hidden = folder.with_name(f".{folder.name}")
-    shutil.rmtree(hidden, ignore_errors=True)
-    try:
-        for kind in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-            (hidden / kind).mkdir(parents=True)
+    with new_folder(folder, "imagesTr", "labelsTr", "imagesTs", "labelsTs") as hidden:
         used = {case: stored_orientation(case.image) for case in cohort.cases if case.name in part_of}
         orientation = orientation or Counter(sorted(used.values())).most_common(1)[0][0]
         rows = []
@@ -314,14 +311,36 @@ def write_dataset(
             writer = csv.DictWriter(file, ["case", "part", "subject", "note", *(f"{label}_ml" for label in labels)])
             writer.writeheader()
             writer.writerows(sorted(rows, key=lambda row: row["case"]))
+    if "nnUNet_preprocessed" in os.environ:
+        copy_case_files(folder, Path(os.environ["nnUNet_preprocessed"]) / folder.name)
+    return folder
+
+
+@contextmanager
+def new_folder(folder: Path, *parts: str) -> Iterator[Path]:
+    """Write a folder that appears when it is complete.
+
+    Args:
+        folder: It does not exist.
+        parts: Folders to make in it.
+
+    Yields:
+        Where to write it.
+
+    Raises:
+        OutputError: The disk is full, or the folder cannot be written.
+    """
+    hidden = folder.with_name(f".{folder.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    try:
+        for part in parts:
+            (hidden / part).mkdir(parents=True)
+        yield hidden
         hidden.rename(folder)
     except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
         raise OutputError(f"{folder} cannot be written ({error}); free some space or choose another folder.") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-    if "nnUNet_preprocessed" in os.environ:
-        copy_case_files(folder, Path(os.environ["nnUNet_preprocessed"]) / folder.name)
-    return folder
 
 
 def copy_case_files(raw: Path, preprocessed: Path) -> None:

@@ -10,7 +10,6 @@ would show a network where they are. Such slices are cropped.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,9 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from mob_training.data.datasets import read_classes, write_image
+from mob_training.data.datasets import new_folder, read_classes, write_image
 from mob_training.data.partial_labels import write_labelled
-from MoBUncertaintyLib.base.errors import OutputError, SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.geometry import Box, Grid, bounding_box, shadows
 from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.images.reader import read_image
@@ -66,9 +65,7 @@ def convert(source: Path, output: Path, report: Callable[[str], None] = print) -
     """
     patients = _patients(Path(source))
     missing = {}
-    try:
-        for kind in ("images", "labels"):
-            (output / kind).mkdir(parents=True)
+    with new_folder(output, "images", "labels") as folder:
         for name, place in sorted(patients.items()):
             hu, contours, grid = (_read_lists if place.is_dir() else _read_volumes)(place)
             box = _scanned(hu, contours, grid)
@@ -76,12 +73,9 @@ def convert(source: Path, output: Path, report: Callable[[str], None] = print) -
             hu, contours = hu[box], contours[box].copy()
             missing[name] = _leave_out(name, contours, cropped, report)
             for kind, voxels in (("images", hu), ("labels", contours)):
-                write_image(image_on(cropped, voxels), output / kind / f"{name}.nii.gz")
+                write_image(image_on(cropped, voxels), folder / kind / f"{name}.nii.gz")
         some = {name: lacked for name, lacked in missing.items() if len(lacked) < len(ORGANS)}  # the others have no use
-        write_labelled(output, list(ORGANS), some)
-    except OSError as error:
-        shutil.rmtree(output, ignore_errors=True)
-        raise OutputError(f"{output} cannot be written ({error}); free some space or choose another folder.") from error
+        write_labelled(folder, list(ORGANS), some)
 
 
 def _patients(source: Path) -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import RTStructureSetStorage
 
-from mob_training.data.datasets import LeftOut, write_image
+from mob_training.data.datasets import LeftOut, new_folder, write_image
 from mob_training.data.partial_labels import write_labelled
-from MoBUncertaintyLib.base.errors import ImageError, OutputError, SettingsError
+from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.input_files import begins_as_dicom
 from MoBUncertaintyLib.images.dicom import find_series
 from MoBUncertaintyLib.images.grid import grid_of, image_on
@@ -68,12 +67,8 @@ def convert(source: Path, output: Path, names: Names, report: Callable[[str], No
         raise SettingsError(f"{source} holds no folders; give the folder that holds a folder for each patient.")
     if output.exists():
         raise SettingsError(f"{output} exists already; choose a new folder.")
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     missing, left_out = {}, []
-    try:
-        for kind in ("images", "labels"):
-            (partial / kind).mkdir(parents=True)
+    with new_folder(output, "images", "labels") as partial:
         for patient in patients:
             try:
                 lacked = _convert(patient, partial, names)
@@ -87,11 +82,6 @@ def convert(source: Path, output: Path, names: Names, report: Callable[[str], No
         write_labelled(
             partial, list(names), {name: frozenset(map(values.get, lacked)) for name, lacked in missing.items()}
         )
-        partial.rename(output)
-    except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
-        raise OutputError(f"{output} cannot be written ({error}); free some space or choose another folder.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return left_out
 
 

@@ -12,7 +12,6 @@ from mob_training.data.datasets import same_grid
 from mob_training.evaluation.metrics import (
     Calibration,
     ErrorRanking,
-    dice,
     negative_log_likelihood,
     surface_dice,
 )
@@ -22,7 +21,7 @@ from MoBUncertaintyLib.base.geometry import bounding_box, shadows
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.agreement import error_fraction, error_split
+from MoBUncertaintyLib.regions.agreement import dice, error_fraction, error_split
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.regions.prediction import Prediction

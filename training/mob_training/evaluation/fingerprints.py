@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from mob_training.evaluation.held_out import check_labels, held_out_cases, validation_cases
+from mob_training.evaluation.held_out import check_labels, held_out_cases, split_cases
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -40,7 +40,7 @@ def measure_fingerprint(
     model = load_model(model_path)
     check_labels(dataset, model.card.labels)
     settings = replace(settings or PredictionSettings(), precision=Precision.FLOAT32)
-    validation = validation_cases(dataset)
+    validation = split_cases(dataset, "val")
     if not validation:
         raise SettingsError(f"{dataset} names no validation cases; convert the data set with mob-training.")
     predictor, measured = Predictor(model, settings), []

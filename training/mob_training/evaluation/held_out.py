@@ -19,7 +19,7 @@ from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import read_subjects
 from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, only, score
 from mob_training.evaluation.intervals import KEY, interval_measures
-from mob_training.evaluation.joint_scores import JointSums, joint_scores
+from mob_training.evaluation.joint_scores import joint_scores, pooled_correlations
 from mob_training.evaluation.naming import describe_run
 from mob_training.evaluation.raters import rater_scores, read_raters
 from mob_training.evaluation.readers.cases import ReadCase
@@ -56,20 +56,20 @@ def held_out_cases(dataset: Path) -> list[Files]:
     raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
 
 
-def validation_cases(dataset: Path) -> list[Files]:
-    """List the validation cases of a raw data set: those of fold 0 in its `splits_final.json`; none without it."""
-    return _split_cases(dataset, "val")
+def split_cases(dataset: Path, *parts: str) -> list[Files]:
+    """List the cases of a raw data set that fold 0 of its `splits_final.json` has in a part; none without it.
 
+    Args:
+        dataset: The data set.
+        parts: `train` and `val`, or one of them.
 
-def training_cases(dataset: Path) -> list[Files]:
-    """List the training cases of a raw data set, likewise."""
-    return _split_cases(dataset, "train")
-
-
-def _split_cases(dataset: Path, part: str) -> list[Files]:
+    Raises:
+        SettingsError: The file is no list of splits.
+    """
     path = dataset / "splits_final.json"
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))[0][part] if path.exists() else []
+        split = json.loads(path.read_text(encoding="utf-8"))[0] if path.exists() else dict.fromkeys(parts, ())
+        names = {name for part in parts for name in split[part]}
     except (ValueError, LookupError, TypeError):
         raise SettingsError(f"{path} is no list of nnU-Net's splits; convert the data set again.") from None
     return [files for files in _cases(dataset, "Tr") if files[0] in names]
@@ -163,30 +163,28 @@ def evaluate(
     Raises:
         SettingsError: The data set has no such cases, or other labels than the model.
     """
-    cases = validation_cases(dataset) if evaluation.part == "val" else held_out_cases(dataset)
+    cases = split_cases(dataset, "val") if evaluation.part == "val" else held_out_cases(dataset)
     model = Examination(model_path, dataset, evaluation, settings)
     sampled = model.description["covariance"] != Covariance.DETERMINISTIC
-    pool, together, scored = Pool(model.labels), JointSums(), {}
+    pool, together, scored = Pool(model.labels), [], {}
     for files in cases:
         image, truth, prediction = model.predict(files)
         case = ScoredCase.of(prediction, truth)
         scores, sums = score(case, model.regions, by_label=len(model.labels) > 1)
         if evaluation.raters is not None:
-            read = read_raters(evaluation.raters, files[0], prediction)
-            samples = [prediction.segmentation]
-            if sampled:
-                samples = draw_volumes(model.predictor, image, DRAWN)
-            scores["raters"] = rater_scores(case, read, samples)
+            maps, probability = read_raters(evaluation.raters, files[0], prediction)
+            samples = draw_volumes(model.predictor, image, DRAWN) if sampled else [prediction.segmentation]
+            scores["raters"] = rater_scores(case, maps, probability, samples)
         read_case = ReadCase.of(prediction, truth, model.regions)
         scores[KEY] = interval_measures(prediction, read_case)
         if evaluation.joint:
             scores["clicks"] = dice_after_clicks(read_case)
             scores["joint"], own = joint_scores(model.predictor, image, case.truth, prediction.labels)
-            together.add(own)
+            together.append(own)
         pool.add(case, sums)
         scored[files[0]] = model.row(files[0], scores)
         report(f"{files[0]}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
-    pooled = pool.scores() | ({"joint": together.scores()} if evaluation.joint else {})
+    pooled = pool.scores() | ({"joint": pooled_correlations(np.sum(together, axis=0))} if together else {})
     return Run(model.description, dict(flatten(pooled)), scored)
 
 

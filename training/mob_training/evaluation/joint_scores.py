@@ -12,7 +12,7 @@ one included: so a sample is a sample of the logits, and then of the labels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,30 +48,19 @@ SURE = 1e-4
 """A voxel is in doubt if its probability is further from 0 and 1, or if it is wrong."""
 LIKELY = 0.05
 """Samples are drawn in the box of what is further than that; beyond, a voxel counts with its probability."""
+RESIDUALS = ("errors", "samples")
+"""Truth, or a sample's labels, minus the mean probability: the rows of a case's autocovariances, (2, LAGS)."""
 
 
-@dataclass
-class JointSums:
-    """Autocovariances of errors and of samples, summed over cases and labels.
+def pooled_correlations(sums: np.ndarray) -> dict[str, Any]:
+    """Return `variogram.errors` and `variogram.samples`, correlation by distance, and `lengths` of both in mm.
 
-    Attributes:
-        errors: Of truth minus mean probability, by distance.
-        samples: Of a sample's labels minus the mean probability.
+    Args:
+        sums: Autocovariances, summed over cases and labels; a distance that one of them lacks is lost.
     """
-
-    errors: np.ndarray = field(default_factory=lambda: np.zeros(LAGS))
-    samples: np.ndarray = field(default_factory=lambda: np.zeros(LAGS))
-
-    def add(self, other: JointSums) -> None:
-        """Add those of another case; a distance that one of them lacks is lost."""
-        self.errors, self.samples = self.errors + other.errors, self.samples + other.samples
-
-    def scores(self) -> dict[str, Any]:
-        """Return `variogram.errors` and `variogram.samples`, correlation by distance, and `lengths` of both in mm."""
-        both = {"errors": self.errors, "samples": self.samples}
-        with np.errstate(invalid="ignore"):
-            curves = {name: (one / one[0]).tolist() for name, one in both.items()}
-        return {"variogram": curves, "lengths": {name: correlation_length(one) for name, one in both.items()}}
+    with np.errstate(invalid="ignore"):
+        curves = (sums / sums[:, :1]).tolist()
+    return {"variogram": dict(zip(RESIDUALS, curves, strict=True)), "lengths": _lengths(sums)}
 
 
 def joint_scores(
@@ -80,7 +69,7 @@ def joint_scores(
     truth: np.ndarray,
     scored: Sequence[Label] | None = None,
     samples: int = SAMPLES,
-) -> tuple[dict[str, Any], JointSums]:
+) -> tuple[dict[str, Any], np.ndarray]:
     """Score a case.
 
     Args:
@@ -93,7 +82,7 @@ def joint_scores(
     Returns:
         Means over the labels: `log_likelihood` of the truth, and `gain`, by how much it exceeds that of the same
         voxels each for itself, both in nats; `volume`, of `volume_scores`, in mm3; `lengths` and their `gap`, how far
-        errors and samples are correlated, in mm. And the sums for all cases.
+        errors and samples are correlated, in mm. And the autocovariances, summed over the labels.
     """
     folds = []
     for fold in predictor.folds:
@@ -112,7 +101,8 @@ def joint_scores(
     near[box] = True
     doubtful &= near
     voxel_mm3, residual = float(spacing.prod()), np.zeros(doubtful.shape)
-    sums = [JointSums(errors=autocovariance((label.truth - label.mean)[box], spacing.tolist())) for label in labels]
+    errors = [autocovariance((label.truth - label.mean)[box], spacing.tolist()) for label in labels]
+    sums = [np.stack([own, np.zeros(LAGS)]) for own in errors]
     elsewhere = [float(label.mean[~doubtful].sum()) for label in labels]
     volumes: list[list[float]] = [[] for _ in labels]
     for number, drawn in enumerate(_samples(folds, doubtful, box, samples)):
@@ -121,12 +111,9 @@ def joint_scores(
             mm3.append(voxel_mm3 * (np.count_nonzero(sample) + expected))
             if number < IN_VARIOGRAM:
                 residual[doubtful] = sample - label.mean[doubtful]
-                own.samples = own.samples + autocovariance(residual[box], spacing.tolist()) / IN_VARIOGRAM
-    total = JointSums()
-    for own in sums:
-        total.add(own)
+                own[1] += autocovariance(residual[box], spacing.tolist()) / IN_VARIOGRAM
     scores = [label.scores(*rest, voxel_mm3) for label, *rest in zip(labels, volumes, sums, strict=True)]
-    return {name: _mean([one[name] for one in scores]) for name in scores[0]}, total
+    return {name: _mean([one[name] for one in scores]) for name in scores[0]}, np.sum(sums, axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,15 +142,19 @@ class _Label:
         alone = _mixture([float(np.log(np.maximum(p, 1e-300)).sum()) for p in right])
         return cls(value, truth, np.mean(marginals, axis=0), _mixture(likelihoods), alone)
 
-    def scores(self, volumes: list[float], sums: JointSums, voxel_mm3: float) -> dict[str, Any]:
+    def scores(self, volumes: list[float], sums: np.ndarray, voxel_mm3: float) -> dict[str, Any]:
         """Score the label, as `joint_scores` returns it; `volumes` of samples in mm3."""
-        lengths = {"errors": correlation_length(sums.errors), "samples": correlation_length(sums.samples)}
+        lengths = _lengths(sums)
         return {
             "log_likelihood": self.joint,
             "gain": round(self.joint - self.alone, 3) + 0.0,
             "volume": volume_scores(volumes, voxel_mm3 * np.count_nonzero(self.truth)),
             "lengths": lengths | {"gap": abs(lengths["errors"] - lengths["samples"])},
         }
+
+
+def _lengths(sums: np.ndarray) -> dict[str, float]:
+    return dict(zip(RESIDUALS, map(correlation_length, sums), strict=True))
 
 
 def only(gaussian: LogitGaussian, truth: np.ndarray, values: Sequence[int]) -> Iterator[Contrast]:

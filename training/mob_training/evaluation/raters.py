@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,15 @@ from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.regions.prediction import Prediction
 
 
-@dataclass(frozen=True)
-class Raters:
-    """The raters of one case.
-
-    Attributes:
-        maps: The label map of each, (z, y, x).
-        probability: Of each foreground class, (C - 1, z, y, x): the known probability, or the fraction of the raters.
-    """
-
-    maps: list[np.ndarray]
-    probability: np.ndarray
-
-
-def read_raters(folder: Path, case: str, prediction: Prediction) -> Raters:
+def read_raters(folder: Path, case: str, prediction: Prediction) -> tuple[list[np.ndarray], np.ndarray]:
     """Read the masks of several raters, as `mob-training phantom --raters` writes them.
 
     Masks are `CASE/raters/LABEL_1.nii.gz`, `LABEL_2.nii.gz`, ...; the probability that a rater calls a voxel so, where
     it is known, is `CASE/raters/LABEL_probability.nii.gz`.
+
+    Returns:
+        The label map of each rater, (z, y, x); the probability of each foreground class, (C - 1, z, y, x), that is
+        known, or else the fraction of the raters.
 
     Raises:
         SettingsError: There are no masks of a label, or not as many as of another.
@@ -54,15 +44,17 @@ def read_raters(folder: Path, case: str, prediction: Prediction) -> Raters:
             drawn[mask] = label.value
         exact = place / f"{label.name}_probability.nii.gz"
         probabilities.append(_read(exact, prediction) if exact.exists() else np.mean(masks, axis=0, dtype=np.float32))
-    return Raters(maps, np.stack(probabilities))
+    return maps, np.stack(probabilities)
 
 
-def rater_scores(case: ScoredCase, raters: Raters, drawn: Sequence[np.ndarray]) -> dict[str, Any]:
+def rater_scores(
+    case: ScoredCase, maps: Sequence[np.ndarray], probability: np.ndarray, drawn: Sequence[np.ndarray]
+) -> dict[str, Any]:
     """Score a case against its raters.
 
     Args:
         case: The prediction.
-        raters: Of that case.
+        maps, probability: As `read_raters` returns them.
         drawn: Segmentations drawn from the model.
 
     Returns:
@@ -71,18 +63,18 @@ def rater_scores(case: ScoredCase, raters: Raters, drawn: Sequence[np.ndarray]) 
         `volume`, the `box`, and where raters differ (`ambiguous`, 0 < q < 1).
     """
     values = [label.value for label in case.prediction.labels]
-    predicted, true = case.prediction.probability, raters.probability
+    predicted = case.prediction.probability
     errors = {}
     for name, box in case.places().items():
         place = slice(0) if box is None else (slice(None), *box)
-        errors[name] = probability_error(predicted[place], true[place])
-    errors["ambiguous"] = probability_error(predicted, true, (true > 0) & (true < 1))
+        errors[name] = probability_error(predicted[place], probability[place])
+    errors["ambiguous"] = probability_error(predicted, probability, (probability > 0) & (probability < 1))
     alone = [case.prediction.segmentation]
     return {
-        "ged": generalised_energy_distance(drawn, raters.maps, values),
-        "ged_segmentation": generalised_energy_distance(alone, raters.maps, values),
-        "matched_iou": matched_iou(drawn, raters.maps, values),
-        "matched_iou_segmentation": matched_iou(alone, raters.maps, values),
+        "ged": generalised_energy_distance(drawn, maps, values),
+        "ged_segmentation": generalised_energy_distance(alone, maps, values),
+        "matched_iou": matched_iou(drawn, maps, values),
+        "matched_iou_segmentation": matched_iou(alone, maps, values),
         "probability": errors,
     }
 

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 import torch
 
 from mob_training.data.partial_labels import read_missing
-from mob_training.evaluation.held_out import training_cases, validation_cases
+from mob_training.evaluation.held_out import split_cases
 from mob_training.evaluation.joint_scores import in_doubt, nearest, only, part_of
 from MoBUncertaintyLib.base.geometry import bounding_box, shadows
 from MoBUncertaintyLib.base.wording import percent
@@ -49,7 +49,7 @@ def fit_shared_fraction(
     predictor = Predictor(load_model(model_path), PredictionSettings(device=device, tiling="full"))
     missing = read_missing(dataset, [label.name for label in predictor.model.card.labels])
     scores: list[np.ndarray] = []
-    for name, image_path, truth_path in sorted([*training_cases(dataset), *validation_cases(dataset)]):
+    for name, image_path, truth_path in split_cases(dataset, "train", "val"):
         image, truth = read_image(image_path).image, sitk.GetArrayFromImage(read_volume(truth_path))
         volume = blended_gaussian(predictor, image)
         true = nearest(volume.case.view(truth), tuple(volume.logits.mean.shape[2:]))

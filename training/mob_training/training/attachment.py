@@ -25,7 +25,7 @@ from mob_training.training.joint_likelihood import fit_lengths, together
 from mob_training.training.planning import CONFIGURATION
 from mob_training.training.settings import Attachment, FineTuning, Job, Likelihood, Schedule
 from mob_training.training.stages import finetune
-from mob_training.training.temperature import cover_with_tiles, fit_temperature
+from mob_training.training.temperature import fit_temperature, tiles_of_cases
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.publishing import read_record, write_file
 from MoBUncertaintyLib.inference.devices import autocast, select_device, uploaded, wide_precision
@@ -279,8 +279,9 @@ def _tiles(plans: dict[str, Any], labels: Sequence[Label], *parts: str) -> Itera
     names = [name for part in parts for name in split[part]]
     missing = read_missing(preprocessed, [label.name for label in labels])
     cases = nnUNetDatasetBlosc2(str(preprocessed / planned["data_identifier"]), names)
-    for name in cases.identifiers:
-        data, drawn, _, _ = cases.load_case(name)
-        lacked = torch.tensor([[value in missing.get(name, ()) for value in range(len(labels) + 1)]])
-        for image, target in cover_with_tiles(data[:], drawn[0], planned["patch_size"]):
-            yield (image, target, lacked) if lacked.any() else (image, target)
+
+    def lacked(name: str) -> Tensor | None:
+        values = missing.get(name)
+        return torch.tensor([[value in values for value in range(len(labels) + 1)]]) if values else None
+
+    return tiles_of_cases(cases, planned["patch_size"], lacked)

@@ -133,8 +133,11 @@ class BudgetTrainer(TermsTrainer):
             )
             for cases, transform in zip(self.get_tr_and_val_datasets(), transforms, strict=True)
         ]
-        processes, pinned = get_allowed_n_proc_DA(), self.device.type == "cuda"
-        return prepared(loaders[0], processes, pinned), prepared(loaders[1], 0, pinned)
+        training, validation = (SingleThreadedAugmenter(loader, None) for loader in loaders)
+        if processes := get_allowed_n_proc_DA():
+            several = {"num_cached": max(6, processes // 2), "pin_memory": self.device.type == "cuda"}
+            training = NonDetMultiThreadedAugmenter(loaders[0], None, processes, seeds=None, wait_time=0.002, **several)
+        return training, validation
 
     def on_train_start(self) -> None:
         """Begin a moving average at the network's weights."""
@@ -265,16 +268,6 @@ class NearbyLoader(nnUNetDataLoader):
             start = np.random.randint(0, np.maximum(shape - patch, 0) + 1)
         start = np.where(shape < patch, (shape - patch) // 2, np.clip(start, 0, np.maximum(shape - patch, 0)))
         return start.tolist(), (start + patch).tolist()
-
-
-def prepared(loader: nnUNetDataLoader, processes: int, pinned: bool) -> Any:
-    """Let some processes prepare batches, or none but this one."""
-    if processes == 0:
-        return SingleThreadedAugmenter(loader, None)
-    cached = max(6, processes // 2)
-    return NonDetMultiThreadedAugmenter(
-        loader, None, processes, num_cached=cached, seeds=None, pin_memory=pinned, wait_time=0.002
-    )
 
 
 def one_cycle(fraction: float) -> float:

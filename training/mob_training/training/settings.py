@@ -82,36 +82,46 @@ class Budget:
         return 60 * self.minutes
 
 
+def _count(text: str, most: int = 256, least: int = 1) -> Any:
+    return typer.Option(min=least, max=most, help=text)
+
+
+def _number(text: str, most: float = 1e6) -> Any:
+    return typer.Option(min=0, max=most, help=text)
+
+
 @dataclass(frozen=True)
-class FineTuning:
+class Loss:
+    """Loss and optimiser of a fine-tuning, each an option of `mob-training finetune`."""
+
+    likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = Likelihood.MEAN
+    samples: Annotated[int, _count("k, samples per training step.", 1000)] = 5
+    learning_rate: Annotated[float, _number("Of the backbone.", 1)] = 1e-4
+    head_learning_rate: Annotated[float, _number("Of the covariance head.", 1)] = 1e-4
+    dice_weight: Annotated[float, _number("lambda_Dice of Eq. 11; lower is better calibrated.")] = 1.0
+    kl_weight: Annotated[float, _number("lambda_KL of Eq. 11.")] = 5e-4
+    orthogonality_weight: Annotated[float, _number("lambda_orth of Eq. 11.")] = 1.0
+    entropy_weight: Annotated[float, _number("lambda_w of Eq. 11.")] = 0.05
+    temperature_scaling: Annotated[
+        bool, typer.Option(help="At the end divide the logits by the temperature with the lowest validation NLL.")
+    ] = False
+    heads_only: Annotated[
+        bool, typer.Option(help="Train the covariance head alone: backbone, mean and segmentation stay.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class FineTuning(Loss):
     """Settings of the fine-tuning stage, except the shape of its head.
 
     Attributes:
-        likelihood: How samples are compared with the target.
-        samples: k.
-        learning_rate: Of the backbone.
-        head_learning_rate: Of the covariance head.
         weight_decay: AdamW's.
-        dice_weight, kl_weight, orthogonality_weight: Lambdas of Eq. 11.
-        entropy_weight: lambda_w of Eq. 11, which is from the authors' code.
-        temperature_scaling: At the end, divide the logits by the temperature with the lowest validation NLL.
-        heads_only: Train the covariance head alone: the backbone and its mean stay, and with them the segmentation.
         schedule: The paper's 20 epochs, unless stated otherwise.
         start_from: Training folder to start from, relative to nnU-Net's results: of the deterministic stage, or of a
             fine-tuning, from whose best epoch its backbone is taken.
     """
 
-    likelihood: Likelihood = Likelihood.MEAN
-    samples: int = 5
-    learning_rate: float = 1e-4
-    head_learning_rate: float = 1e-4
     weight_decay: float = 1e-4
-    dice_weight: float = 1.0
-    kl_weight: float = 5e-4
-    orthogonality_weight: float = 1.0
-    entropy_weight: float = 0.05
-    temperature_scaling: bool = False
-    heads_only: bool = False
     schedule: Schedule = field(default_factory=lambda: Schedule(20))
     start_from: str = ""
 
@@ -129,17 +139,9 @@ class FineTuning:
         return from_json(cls, rest | {"schedule": schedule})
 
 
-def _count(text: str, most: int = 256, least: int = 1) -> Any:
-    return typer.Option(min=least, max=most, help=text)
-
-
-def _number(text: str, most: float = 1e6) -> Any:
-    return typer.Option(min=0, max=most, help=text)
-
-
 @dataclass(frozen=True)
-class Options:
-    """Options of `mob-training finetune`, and of a fine-tuning in the workflow's config, by the same names."""
+class Head:
+    """The shape of a covariance head, each number an option of `mob-training finetune`."""
 
     covariance: Annotated[Covariance, typer.Option(help="Covariance model.")] = Covariance.MIXTURE_OF_BASES
     rank: Annotated[int, _count("R.")] = CovarianceSpec.rank
@@ -160,24 +162,6 @@ class Options:
     keep_probability: Annotated[
         bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
     ] = False
-    likelihood: Annotated[Likelihood, typer.Option(help="mean is Eq. 12.")] = FineTuning.likelihood
-    samples: Annotated[int, _count("k, samples per training step.", 1000)] = FineTuning.samples
-    learning_rate: Annotated[float, _number("Of the backbone.", 1)] = FineTuning.learning_rate
-    head_learning_rate: Annotated[float, _number("Of the covariance head.", 1)] = FineTuning.head_learning_rate
-    dice_weight: Annotated[float, _number("lambda_Dice of Eq. 11; lower is better calibrated.")] = (
-        FineTuning.dice_weight
-    )
-    kl_weight: Annotated[float, _number("lambda_KL of Eq. 11.")] = FineTuning.kl_weight
-    orthogonality_weight: Annotated[float, _number("lambda_orth of Eq. 11.")] = FineTuning.orthogonality_weight
-    entropy_weight: Annotated[float, _number("lambda_w of Eq. 11.")] = FineTuning.entropy_weight
-    temperature_scaling: Annotated[
-        bool, typer.Option(help="At the end divide the logits by the temperature with the lowest validation NLL.")
-    ] = False
-    heads_only: Annotated[
-        bool, typer.Option(help="Train the covariance head alone: backbone, mean and segmentation stay.")
-    ] = False
-    epochs: Annotated[int, _count("The paper's number is 20.", 100_000)] = 20
-    iterations: Annotated[int, _count("Patches per epoch.", 100_000)] = Schedule.iterations
 
     def spec(self) -> CovarianceSpec:
         """Make the shape of the head.
@@ -198,11 +182,18 @@ class Options:
         except ValueError as error:
             raise SettingsError(f"{str(error).capitalize()}.") from error
 
+
+@dataclass(frozen=True)
+class Options(Loss, Head):
+    """Options of `mob-training finetune`, and of a fine-tuning in the workflow's config, by the same names."""
+
+    epochs: Annotated[int, _count("The paper's number is 20.", 100_000)] = 20
+    iterations: Annotated[int, _count("Patches per epoch.", 100_000)] = Schedule.iterations
+
     def settings(self, seed: int) -> FineTuning:
         """Make what else a fine-tuning needs."""
-        names = {entry.name for entry in fields(FineTuning)} & {entry.name for entry in fields(self)}
         schedule = Schedule.of(self.epochs, self.iterations, seed)
-        return FineTuning(**{name: getattr(self, name) for name in names}, schedule=schedule)
+        return FineTuning(**{entry.name: getattr(self, entry.name) for entry in fields(Loss)}, schedule=schedule)
 
     def to_dict(self) -> dict[str, Any]:
         """List all options, with the scope that the covariance has by default."""

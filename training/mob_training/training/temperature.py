@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from MoBUncertaintyLib.inference.devices import autocast, uploaded, wide_precisi
 from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.network.backbone import divide_head
 from MoBUncertaintyLib.network.distribution import LogitGaussian
+
+if TYPE_CHECKING:
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 TEMPERATURES = tuple(2 ** (quarter / 4) for quarter in range(-4, 13))
 """Temperatures to try, 0.5 to 8; between them the NLL is interpolated by a parabola in ln T."""
@@ -63,6 +67,23 @@ def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, ..
     nll = np.sum(losses, axis=0) / voxels
     temperature, lowest = _vertex(np.log(TEMPERATURES), nll)
     return math.exp(temperature), float(nll[TEMPERATURES.index(1.0)]), lowest
+
+
+def tiles_of_cases(
+    cases: nnUNetBaseDataset, tile: Sequence[int], missing: Callable[[str], Tensor | None]
+) -> Iterator[tuple[Tensor, ...]]:
+    """Cover whole preprocessed cases with tiles, as `fit_temperature` takes them.
+
+    Args:
+        cases: Of nnU-Net.
+        tile: Voxels of a tile.
+        missing: Returns which labels the case of a name lacks, (1, C); None if it has all.
+    """
+    for name in cases.identifiers:
+        data, labels, _, _ = cases.load_case(name)
+        lacked = missing(name)
+        for image, target in cover_with_tiles(data[:], labels[0], tile):
+            yield (image, target) if lacked is None else (image, target, lacked)
 
 
 def cover_with_tiles(data: np.ndarray, labels: np.ndarray, tile: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from time import time
 from typing import Any
@@ -25,7 +24,7 @@ from mob_training.training.deterministic import ConstantRate, TermsTrainer, need
 from mob_training.training.losses import training_loss
 from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean, merge_missing
 from mob_training.training.settings import FineTuning, Likelihood, Schedule
-from mob_training.training.temperature import TEMPERATURES, cover_with_tiles, fit_temperature
+from mob_training.training.temperature import TEMPERATURES, fit_temperature, tiles_of_cases
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.publishing import write_file
 from MoBUncertaintyLib.base.schema import from_json
@@ -234,7 +233,9 @@ class FineTuningTrainer(TermsTrainer):
         last = copy.deepcopy(network.state_dict())
         network.load_state_dict(checkpoint["network_weights"])
         network.eval()
-        temperature, before, after = fit_temperature(network, self._validation_tiles())
+        cases, patch = self.get_tr_and_val_datasets()[1], self.configuration_manager.patch_size
+        tiles = tiles_of_cases(cases, patch, lambda name: self.missing_in({"keys": [name]}))
+        temperature, before, after = fit_temperature(network, tiles)
         self.print_to_log_file(f"temperature {temperature:.3f}: validation NLL {before:.4f} -> {after:.4f}")
         if not 1.001 * TEMPERATURES[0] < temperature < 0.999 * TEMPERATURES[-1]:
             self.print_to_log_file("This is the end of the tested range; the lowest NLL may lie beyond.")
@@ -242,16 +243,6 @@ class FineTuningTrainer(TermsTrainer):
         checkpoint |= {"network_weights": network.state_dict(), "temperature": temperature}
         write_file(best, lambda partial: torch.save(checkpoint, partial))
         network.load_state_dict(last)
-
-    def _validation_tiles(self) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the whole validation cases as tiles on the network's device, and which labels a case lacks, if any."""
-        _, cases = self.get_tr_and_val_datasets()
-        for name in cases.identifiers:
-            data, labels, _, _ = cases.load_case(name)
-            missing = self.missing_in({"keys": [name]})
-            for image, target in cover_with_tiles(data[:], labels[0], self.configuration_manager.patch_size):
-                tile = image.to(self.device), target.to(self.device)
-                yield tile if missing is None else (*tile, missing)
 
 
 def _basis_usage(gaussian: LogitGaussian) -> dict[str, float]:

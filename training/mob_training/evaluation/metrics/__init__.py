@@ -17,7 +17,6 @@ What is undefined is NaN (`null` in JSON) and is left out of means:
 from mob_training.evaluation.metrics.calibration import BINS, Calibration, negative_log_likelihood
 from mob_training.evaluation.metrics.joint import joint_log_likelihood
 from mob_training.evaluation.metrics.overlap import (
-    dice,
     generalised_energy_distance,
     matched_iou,
     probability_error,
@@ -32,7 +31,6 @@ __all__ = [
     "ErrorRanking",
     "autocovariance",
     "correlation_length",
-    "dice",
     "generalised_energy_distance",
     "joint_log_likelihood",
     "matched_iou",

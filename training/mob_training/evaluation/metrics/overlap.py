@@ -12,13 +12,6 @@ from scipy.optimize import linear_sum_assignment
 from MoBUncertaintyLib.base.errors import InstallationError
 
 
-def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Compute the Dice overlap 2 |A and B| / (|A| + |B|) of two masks of one shape; 1 if both are empty."""
-    prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
-    total = np.count_nonzero(prediction) + np.count_nonzero(truth)
-    return 2 * np.count_nonzero(prediction & truth) / total if total else 1.0
-
-
 def surface_dice(
     prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | np.ndarray, tolerance_mm: float = 2.0
 ) -> float:

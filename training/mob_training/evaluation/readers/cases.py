@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mob_training.evaluation.case_scores import NSD_MM, ScoredCase
-from mob_training.evaluation.metrics import dice, surface_dice
+from mob_training.evaluation.metrics import surface_dice
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows, within
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions

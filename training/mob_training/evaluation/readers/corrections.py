@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from scipy.special import expit, logit
@@ -24,12 +23,8 @@ _START = datetime(2000, 1, 1, tzinfo=UTC)
 _SURE = 1e-6
 
 
-class Correction(Protocol):
-    """Corrects one prediction."""
-
-    def __call__(self, clicks: Sequence[VoxelClick]) -> Prediction:
-        """Return the prediction after a reader's clicks."""
-        ...
+Correction = Callable[[Sequence[VoxelClick]], Prediction]
+"""Corrects one prediction by a reader's clicks."""
 
 
 class Refined:
@@ -68,19 +63,25 @@ class LocalEdit:
         return replace(self.prediction, segmentation=segmentation, probability=probability)
 
 
-@dataclass(frozen=True, eq=False)
-class Bump:
-    """Baseline: each click adds a Gaussian to the logits around it, up for its label and down for the others.
+@dataclass(frozen=True)
+class BumpSettings:
+    """Of the baseline `Bump`.
 
     Attributes:
-        prediction: Never changed.
         height: Of the Gaussian, in logits.
         width_mm: Its standard deviation.
     """
 
-    prediction: Prediction
     height: float = 3.0
     width_mm: float = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Bump:
+    """Baseline: each click adds a Gaussian to the logits around it, up for its label and down for the others."""
+
+    prediction: Prediction
+    settings: BumpSettings
 
     @cached_property
     def _logits(self) -> np.ndarray:
@@ -93,10 +94,10 @@ class Bump:
         logits = self._logits.copy()
         for voxel, label in clicks:
             axes = [
-                np.exp(-((((np.arange(n) - at) * mm) / self.width_mm) ** 2) / 2)
+                np.exp(-((((np.arange(n) - at) * mm) / self.settings.width_mm) ** 2) / 2)
                 for n, at, mm in zip(prediction.shape, voxel, spacing, strict=True)
             ]
-            bump = self.height * np.einsum("i,j,k->ijk", *axes).astype(np.float32)
+            bump = self.settings.height * np.einsum("i,j,k->ijk", *axes).astype(np.float32)
             for channel, organ in zip(logits, prediction.labels, strict=True):
                 channel += bump if organ.value == label else -bump
         values = np.array([organ.value for organ in prediction.labels])

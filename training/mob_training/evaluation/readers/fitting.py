@@ -14,8 +14,8 @@ import numpy as np
 
 from mob_training.evaluation.readers import readers
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Bump, Correction, Refined, VoxelClick
-from mob_training.evaluation.readers.simulation import CLICKS_IN_A_REGION, BumpSettings
+from mob_training.evaluation.readers.corrections import Bump, BumpSettings, Correction, Refined
+from mob_training.evaluation.readers.simulation import CLICKS_IN_A_REGION
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.model.click_settings import ClickSettings
@@ -103,7 +103,7 @@ def fit(cases: Sequence[ReadCase], start: ClickSettings, report: Callable[[str],
         return trial
 
     def try_bump(bump: BumpSettings) -> Trial:
-        corrections = [Bump(case.prediction, bump.height, bump.width_mm) for case in cases]
+        corrections = [Bump(case.prediction, bump) for case in cases]
         return try_all(f"bump of {bump.height:g}, {bump.width_mm:g} mm", corrections)
 
     def try_clicks(settings: ClickSettings) -> Trial:
@@ -135,12 +135,15 @@ def fit_certainty(cases: Sequence[ReadCase], settings: ClickSettings) -> tuple[C
     Returns:
         The settings, and the ratios, by the number of clicks.
     """
-    moments = [_clicked(case, Refined(case.prediction, settings)) for case in cases]
+    clicked = [
+        {when: step.clicks for when, step in _clicked(case, Refined(case.prediction, settings)).items()}
+        for case in cases
+    ]
     tried = {}
     for strength, sharpening in product(CERTAINTY_STRENGTHS, SHARPENINGS):
         each = replace(settings, variance_strength=strength, sharpening=sharpening)
         sums: dict[str, np.ndarray] = {}
-        for case, own in zip(cases, moments, strict=True):
+        for case, own in zip(cases, clicked, strict=True):
             correct = Refined(case.prediction, each)
             for when, clicks in own.items():
                 scores = case.scores(correct(clicks), case.unclicked(), surfaces=False)
@@ -151,10 +154,11 @@ def fit_certainty(cases: Sequence[ReadCase], settings: ClickSettings) -> tuple[C
     return chosen, tried[chosen]
 
 
-def _clicked(case: ReadCase, correct: Correction) -> dict[str, tuple[VoxelClick, ...]]:
-    """List a reader's clicks after each of `SCORED` free clicks, and after all in the listed regions."""
-    free = [step.clicks for step in islice(readers.click_at_errors(case, correct), SCORED[-1])] or [()]
-    listed = [step.clicks for step in readers.click_in_regions(case, correct, CLICKS_IN_A_REGION)] or [()]
+def _clicked(case: ReadCase, correct: Correction) -> dict[str, readers.Step]:
+    """Return what is left after each of `SCORED` free clicks, and after all in the listed regions."""
+    nothing = [readers.Step(case.prediction)]
+    free = list(islice(readers.click_at_errors(case, correct), SCORED[-1])) or nothing
+    listed = list(readers.click_in_regions(case, correct, CLICKS_IN_A_REGION)) or nothing
     return {f"free {n}": free[min(n, len(free)) - 1] for n in SCORED} | {"listed": listed[-1]}
 
 
@@ -174,17 +178,12 @@ def try_out(cases: Sequence[ReadCase], corrections: Sequence[Correction]) -> Tri
     gains, corrected, harmed = [], 0.0, 0.0
     for case, correct in zip(cases, corrections, strict=True):
         start = case.scores(case.prediction, case.unclicked(), surfaces=False)
-        free = list(islice(readers.click_at_errors(case, correct), SCORED[-1])) or [readers.Step(case.prediction)]
-        listed = list(readers.click_in_regions(case, correct, CLICKS_IN_A_REGION)) or [readers.Step(case.prediction)]
-        after = [_scores(case, free[min(n, len(free)) - 1]) for n in SCORED]
-        end = _scores(case, listed[-1])
+        *after, end = (
+            case.scores(step.prediction, step.clicked, surfaces=False) for step in _clicked(case, correct).values()
+        )
         mean = np.mean([scores["dice_elsewhere"] for scores in after])
         gains.append((mean + end["dice_elsewhere"]) / 2 - start["dice_elsewhere"])
         for scores in (after[-1], end):
             corrected += scores["corrected_mm3"]
             harmed += scores["harmed_mm3"]
     return Trial(np.array(gains), float(harmed / max(corrected, 1e-9)))
-
-
-def _scores(case: ReadCase, step: readers.Step) -> dict[str, float]:
-    return case.scores(step.prediction, step.clicked, surfaces=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mob_training.evaluation.readers import readers
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Bump, LocalEdit, Refined
+from mob_training.evaluation.readers.corrections import Bump, BumpSettings, LocalEdit, Refined
 from mob_training.evaluation.readers.readers import Step
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 
@@ -51,14 +51,6 @@ READERS = (
 """In this order."""
 
 
-@dataclass(frozen=True)
-class BumpSettings:
-    """Of the baseline; see `corrections.Bump`."""
-
-    height: float = 3.0
-    width_mm: float = 3.0
-
-
 def simulate(case: ReadCase, settings: ClickSettings, bump: BumpSettings) -> dict[str, Any]:
     """Simulate all readers of one case.
 
@@ -74,7 +66,7 @@ def simulate(case: ReadCase, settings: ClickSettings, bump: BumpSettings) -> dic
     prediction = replace(case.prediction, click_settings=settings)
     case = replace(case, prediction=prediction)
     refined = Refined(prediction, settings)
-    bumped = Bump(prediction, bump.height, bump.width_mm)
+    bumped = Bump(prediction, bump)
     steps: dict[str, Iterator[Step]] = {
         "errors": islice(readers.click_at_errors(case, refined), ACTIONS),
         "errors_bump": islice(readers.click_at_errors(case, bumped), ACTIONS),

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mob_training.evaluation.held_out import PLAIN, Evaluation, Examination, held_out_cases, validation_cases
+from mob_training.evaluation.held_out import PLAIN, Evaluation, Examination, held_out_cases, split_cases
+from mob_training.evaluation.readers.corrections import BumpSettings
 from mob_training.evaluation.readers.fitting import fit
-from mob_training.evaluation.readers.simulation import BumpSettings, pooled, simulate
+from mob_training.evaluation.readers.simulation import pooled, simulate
 from mob_training.evaluation.score_files import Run, flatten
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def study_readers(
     clicks, bump, result = model.predictor.model.card.click_settings, BumpSettings(), None
     if fitted:
         validating = []
-        for files in validation_cases(dataset):
+        for files in split_cases(dataset, "val"):
             validating.append(model.read(files))
             report(f"{files[0]}: predicted")
         result = fit(validating, clicks, report)
