@@ -113,10 +113,5 @@ def tiny_held_out(dataset: Path) -> Path:
     """A raw data set with one held-out case."""
     import SimpleITK as sitk
 
-    for name in ("imagesTs", "labelsTs"):
-        (dataset / name).mkdir(parents=True)
     image = tiny.make_ct((20, 24, 28))
-    sitk.WriteImage(image, str(dataset / "imagesTs" / "case0_0000.nii.gz"))
-    sitk.WriteImage(sitk.Cast(image > 30, sitk.sitkUInt8), str(dataset / "labelsTs" / "case0.nii.gz"))
-    (dataset / "dataset.json").write_text(json.dumps(tiny.make_dataset()))
-    return dataset
+    return tiny.write_raw(dataset, tiny.make_dataset(), {"case0": (image, sitk.Cast(image > 30, sitk.sitkUInt8))})

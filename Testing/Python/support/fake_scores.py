@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from MoBUncertaintyLib.model.card import ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.regions.prediction import Prediction
+from support.tiny import write_raw
 
 SHAPE = (16, 18, 18)
 SPACING = (2.0, 2.0, 2.5)  # x, y, z
@@ -104,12 +104,9 @@ class FakePredictor:
 
 def write_dataset(folder: Path, name: str, cases: int = 5, classes: int = 1, number: int = 1) -> Path:
     """A raw data set of held-out cases; its images show, in mm, how deep inside the organ a voxel lies."""
-    target = folder / f"Dataset{number:03d}_{name}"
-    for kind in ("imagesTs", "labelsTs"):
-        (target / kind).mkdir(parents=True)
     labels = {"background": 0} | {f"part_{value}": value for value in range(1, classes + 1)}
     description = {"channel_names": {"0": "MRI"}, "labels": labels, "file_ending": ".nii.gz"}
-    (target / "dataset.json").write_text(json.dumps(description))
+    made = {}
     rng = np.random.default_rng([number, classes])
     middle, steps = (np.array(SHAPE) - 1) / 2, np.array(SPACING[::-1])
     for case in range(cases):
@@ -118,9 +115,8 @@ def write_dataset(folder: Path, name: str, cases: int = 5, classes: int = 1, num
         depth = 11 + 1.5 * smooth_noise(rng, SHAPE) - radius
         drawn = depth + smooth_noise(rng, SHAPE) > 0  # no reader sees all that there is
         truth = drawn * (np.where(_side(SHAPE) + smooth_noise(rng, SHAPE) > 0, 1, 2) if classes == 2 else 1)
-        sitk.WriteImage(_image(depth.astype(np.float32)), str(target / "imagesTs" / f"case{case}_0000.nii.gz"))
-        sitk.WriteImage(_image(truth.astype(np.uint8)), str(target / "labelsTs" / f"case{case}.nii.gz"))
-    return target
+        made[f"case{case}"] = _image(depth.astype(np.float32)), _image(truth.astype(np.uint8))
+    return write_raw(folder / f"Dataset{number:03d}_{name}", description, made)
 
 
 def evaluate(model: FakeModel, dataset: Path, name: str | None = None, **settings: Any) -> Run:

@@ -4,7 +4,7 @@ writes them, and briefly trained so that their probabilities have the structure 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -115,6 +115,19 @@ def make_dataset(
     values = {"background": 0} | {name: value for value, name in enumerate(labels, start=1)}
     dataset = {"channel_names": {"0": channel}, "labels": values, "numTraining": 1, "file_ending": ".nii.gz"}
     return dataset if orientation is None else dataset | {"orientation": orientation}
+
+
+def write_raw(
+    folder: Path, description: dict, cases: Mapping[str, tuple[sitk.Image, sitk.Image]], part: str = "Ts"
+) -> Path:
+    """A raw data set of nnU-Net with images and label maps in one part."""
+    for kind in ("images", "labels"):
+        (folder / f"{kind}{part}").mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps(description))
+    for name, (image, truth) in cases.items():
+        sitk.WriteImage(image, str(folder / f"images{part}" / f"{name}_0000.nii.gz"))
+        sitk.WriteImage(truth, str(folder / f"labels{part}" / f"{name}.nii.gz"))
+    return folder
 
 
 def make_results_folder(

@@ -15,7 +15,8 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 from mob_training.training import progress
 from mob_training.training.settings import FineTuning, Job, Schedule
-from mob_training.training.stages import finetune, train_deterministic
+from mob_training.training.stages import finetune, prepare_finetuning, train_deterministic
+from mob_training.training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from support.tiny import CONFIGURATION, SPACING, make_dataset, make_plans
 
@@ -89,6 +90,17 @@ def tune(
     resume = bool(settings.pop("resume", False))
     settings = replace(FineTuning(samples=2, schedule=schedule), **settings)
     return finetune(results, name, spec, settings, Job(device="cpu", resume=resume))
+
+
+def trainer_of(spec: CovarianceSpec, results: Path, **settings: object) -> FineTuningTrainer:
+    """A trainer of the fine-tuning stage that has started from some results."""
+    path = prepare_finetuning(results, "one", spec, FineTuning(samples=2, schedule=SHORT, **settings))
+    plans = json.loads(path.read_text()) | {"continue_training": False}
+    dataset = json.loads((results / "dataset.json").read_text())
+    trainer = FineTuningTrainer(plans, CONFIGURATION, 0, dataset, torch.device("cpu"))
+    trainer.initialize()
+    trainer.start_from(results)
+    return trainer
 
 
 def weights(results: Path, checkpoint: str = "final") -> dict[str, torch.Tensor]:

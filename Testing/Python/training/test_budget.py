@@ -20,14 +20,13 @@ from mob_training.training import stages
 from mob_training.training.augmentation import training_transforms
 from mob_training.training.budget import NEAR, BudgetTrainer, NearbyLoader, centre, one_cycle, smaller_patch
 from mob_training.training.deterministic import LATEST, DeterministicTrainer
-from mob_training.training.settings import Budget, FineTuning, Job, Schedule, deterministic_plans
-from mob_training.training.stages import prepare_finetuning, train_deterministic
-from mob_training.training.trainer import FineTuningTrainer
+from mob_training.training.settings import Budget, Job, Schedule, deterministic_plans
+from mob_training.training.stages import train_deterministic
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from support.tiny import CONFIGURATION
-from support.tiny_training import NAME, PATCH, PLANS, make_workspace, train, tune, weights
+from support.tiny_training import NAME, PATCH, PLANS, make_workspace, train, trainer_of, tune, weights
 
 BUDGET, CPU = Budget(0.05, seed=3), Job(device="cpu")
 TICK = 0.03
@@ -46,7 +45,7 @@ def lack(workspace: Path, **labelled: list[str]) -> None:
     (workspace / "preprocessed" / NAME / "labelled.json").write_text(json.dumps(labelled))
 
 
-def trainer_of(cls: type[DeterministicTrainer], workspace: Path, length: object = BUDGET) -> DeterministicTrainer:
+def planned(cls: type[DeterministicTrainer], workspace: Path, length: object = BUDGET) -> DeterministicTrainer:
     folder = workspace / "preprocessed" / NAME
     plans = deterministic_plans(json.loads((folder / f"{PLANS}.json").read_text()), length)
     dataset = json.loads((folder / "dataset.json").read_text())
@@ -84,7 +83,7 @@ def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkey
     stored = torch.load(folder / LATEST, weights_only=False)
     logged = stored["logging"]
     spent = logged["epoch_end_timestamps"][0] - logged["epoch_start_timestamps"][0]
-    trainer = trainer_of(BudgetTrainer, workspace)
+    trainer = planned(BudgetTrainer, workspace)
     trainer.load_checkpoint(str(folder / LATEST))
     assert 0.3 < trainer.fraction < 0.5 and trainer.fraction == pytest.approx(spent / 3)
     assert all(
@@ -155,7 +154,7 @@ def test_smaller_patches_can_be_halved_as_often(patch, strides, expected):
 def test_patches_lie_near_a_random_voxel_of_a_random_label(workspace):
     folder = workspace / "preprocessed" / NAME
     data = next(path for path in folder.iterdir() if path.is_dir() and path.name != "gt_segmentations")
-    labels = trainer_of(BudgetTrainer, workspace).label_manager
+    labels = planned(BudgetTrainer, workspace).label_manager
     loader = NearbyLoader(nnUNetDatasetBlosc2(str(data)), 2, PATCH, PATCH, labels, 0.8, missing={})
     np.random.seed(0)
     spots = {1: np.array([[0, 40, 60, 50]]), 2: np.array([[0, 3, 3, 3]]), (1, 2): np.array([[0, 90, 90, 90]]), 3: []}
@@ -176,7 +175,7 @@ def test_rare_labels_are_drawn_as_often_as_the_others(workspace):
     folder = workspace / "preprocessed" / NAME
     place = next(path for path in folder.iterdir() if path.is_dir() and path.name != "gt_segmentations")
     data = nnUNetDatasetBlosc2(str(place))
-    labels = trainer_of(BudgetTrainer, workspace).label_manager
+    labels = planned(BudgetTrainer, workspace).label_manager
     *others, rare = data.identifiers
     missing = {case: frozenset({2}) for case in others}
     loader = NearbyLoader(data, 2, PATCH, PATCH, labels, 0.8, missing=missing)
@@ -209,17 +208,17 @@ def test_left_and_right_are_mirrored_only_where_no_label_has_a_side(workspace):
     path = workspace / "preprocessed" / NAME / "dataset.json"
     dataset = json.loads(path.read_text()) | {"orientation": "LPS"}
     path.write_text(json.dumps(dataset))
-    assert trainer_of(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 2))).budget.mirror_axes == (0, 2)
+    assert planned(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 2))).budget.mirror_axes == (0, 2)
     dataset["labels"] = {"background": 0, "Parotid_R": 1, "lobe left": 2}
     path.write_text(json.dumps(dataset))
     with pytest.raises(SettingsError):
-        trainer_of(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 2)))
-    trainer = trainer_of(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 1)))
+        planned(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 2)))
+    trainer = planned(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 1)))
     trainer.initialize()
     assert trainer.inference_allowed_mirroring_axes == (0, 1)
     path.write_text(json.dumps({name: value for name, value in dataset.items() if name != "orientation"}))
     with pytest.raises(SettingsError):  # nobody knows where it points
-        trainer_of(BudgetTrainer, workspace, Budget(1, mirror_axes=(0,)))
+        planned(BudgetTrainer, workspace, Budget(1, mirror_axes=(0,)))
 
 
 # --- labels that a case lacks
@@ -229,7 +228,7 @@ def test_left_and_right_are_mirrored_only_where_no_label_has_a_side(workspace):
 def test_a_step_is_the_same_whatever_is_drawn_of_a_missing_label(workspace, cls):
     """With its voxels as background and the other label as it is, only the merged probabilities count."""
     lack(workspace, case1=["organ 1"])
-    trainer = trainer_of(cls, workspace, BUDGET if cls is BudgetTrainer else Schedule(2, 2, 2))
+    trainer = planned(cls, workspace, BUDGET if cls is BudgetTrainer else Schedule(2, 2, 2))
     trainer.initialize()
     assert trainer.missing == {"case1": {2}}
     batch = {"keys": ["case1", "case2"]}
@@ -264,12 +263,7 @@ def test_every_stage_trains_on_cases_that_lack_labels(workspace, monkeypatch):
 def test_a_heads_batch_counts_a_missing_label_as_background(workspace):
     results = train()
     lack(workspace, case1=["organ 1"])
-    path = prepare_finetuning(results, "one", CovarianceSpec.of_kind(Covariance.DIAGONAL), FineTuning(samples=2))
-    dataset = json.loads((results / "dataset.json").read_text())
-    plans = json.loads(path.read_text()) | {"continue_training": False}
-    trainer = FineTuningTrainer(plans, CONFIGURATION, 0, dataset, torch.device("cpu"))
-    trainer.initialize()
-    trainer.start_from(results)
+    trainer = trainer_of(CovarianceSpec.of_kind(Covariance.DIAGONAL), results)
     target = torch.zeros(1, 1, *PATCH, dtype=torch.int16)
     losses = {}
     for key in ("case1", "case2"):
@@ -287,7 +281,7 @@ def test_labels_that_overlap_cannot_be_missing(workspace):
     dataset["regions_class_order"] = [1, 2]
     path.write_text(json.dumps(dataset))
     with pytest.raises(SettingsError):
-        trainer_of(DeterministicTrainer, workspace, Schedule(2))
+        planned(DeterministicTrainer, workspace, Schedule(2))
 
 
 # --- the command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import CovarianceSpec, Scope
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
-from support.tiny import DETERMINISTIC, PATCH, make_ct, make_dataset, make_model
+from support.tiny import DETERMINISTIC, PATCH, make_ct, make_dataset, make_model, write_raw
 
 
 @pytest.fixture
@@ -82,19 +81,16 @@ def test_the_volume_is_that_of_samples_of_the_labels(tmp_path, ct, monkeypatch):
 
 def test_evaluation_writes_them_for_several_labels_and_another_spacing(tmp_path):
     """Per case and over all cases, in files and back; without `joint`, as in scores kept earlier, none is there."""
-    folder = tmp_path / "Dataset001_Tiny"
     labels = ("organ", "other")
     spec = CovarianceSpec(rank=3, partitions=2, scope=Scope.LOCAL, length_mm=(9.0, 9.0, 9.0))
     predictor = predictor_of(tmp_path / "m", spec, labels)
-    for kind in ("imagesTs", "labelsTs"):
-        (folder / kind).mkdir(parents=True)
-    (folder / "dataset.json").write_text(json.dumps(make_dataset(labels)))
+    cases = {}
     for seed in (0, 1):
         image = make_ct((12, 16, 18), spacing=(2.4, 3.3, 4.0), centre=(3 * seed, 0, 0))
         truth = sitk.GetImageFromArray(blurred_truth(predictor, image))
         truth.CopyInformation(image)
-        sitk.WriteImage(image, str(folder / "imagesTs" / f"case{seed}_0000.nii.gz"))
-        sitk.WriteImage(truth, str(folder / "labelsTs" / f"case{seed}.nii.gz"))
+        cases[f"case{seed}"] = image, truth
+    folder = write_raw(tmp_path / "Dataset001_Tiny", make_dataset(labels), cases)
     settings = PredictionSettings(device="cpu", precision="float32", body_box=False)
     run = evaluate(predictor.model.path, folder, Evaluation(joint=True), settings, lambda _: None)
     write_runs([run], tmp_path / "scores")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -145,24 +143,15 @@ def test_empty_masks_are_drawn(section, part, tmp_path):
 def held_out(tmp_path_factory) -> SimpleNamespace:
     """A held-out case of the tiny patient on a grid of unequal spacing, in RAS, and two models."""
     folder = tmp_path_factory.mktemp("overlay")
-    dataset = folder / "Dataset001_Tiny"
-    for kind in ("imagesTs", "labelsTs"):
-        (dataset / kind).mkdir(parents=True)
-    (dataset / "dataset.json").write_text(json.dumps(tiny.make_dataset()))
     image = tiny.make_ct((24, 40, 32), (3.0, 2.5, 4.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1))
     truth = sitk.GetImageFromArray(tiny.truth(image).astype(np.uint8))
     truth.CopyInformation(image)
-    write(dataset, image, truth)
+    dataset = tiny.write_raw(folder / "Dataset001_Tiny", tiny.make_dataset(), {"patient": (image, truth)})
     models = [
         tiny.make_model(folder / "deterministic"),
         tiny.make_model(folder / "mixture", covariance=CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4)),
     ]
     return SimpleNamespace(dataset=dataset, image=image, truth=truth, models=models)
-
-
-def write(dataset: Path, image: sitk.Image, truth: sitk.Image) -> None:
-    sitk.WriteImage(image, str(dataset / "imagesTs" / "patient_0000.nii.gz"))
-    sitk.WriteImage(truth, str(dataset / "labelsTs" / "patient.nii.gz"))
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])

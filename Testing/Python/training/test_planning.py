@@ -1,4 +1,4 @@
-"""The small network's plan: isotropic volumes as ever, slices that are far apart with nnU-Net's kernels and strides."""
+"""The small network's plan, with nnU-Net's kernels and strides where slices are far apart; the workspace it lies in."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import pytest
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     ResEncUNetPlanner,
 )
+from typer.testing import CliRunner
 
+from mob_training.cli import app
 from mob_training.training.planning import SmallResEncPlanner
+from mob_training.training.workspace import FOLDERS
+from MoBUncertaintyLib.base.errors import SettingsError
 
 FAR = (10.0, 1.5, 1.5)
 
@@ -33,3 +37,21 @@ def test_patch_strides_and_kernels_follow_the_spacing(monkeypatch, spacing, exte
     assert [list(stride) for stride in shape["strides"]] == list(strides)
     assert list(shape["kernel_sizes"][0]) == first_kernel and list(shape["kernel_sizes"][-1]) == [3, 3, 3]
     assert shape["n_stages"] == len(shape["features_per_stage"]) == len(shape["kernel_sizes"]) == 4
+
+
+@pytest.mark.parametrize("command", ["plan", "train", "finetune"])
+def test_a_workspace_that_is_not_there_is_named_and_not_made(tmp_path, command, monkeypatch):
+    for variable in FOLDERS:
+        monkeypatch.setenv(variable, "")  # as it was before, afterwards
+    options = {
+        "plan": ["--dataset-id", "1"],
+        "train": ["--dataset-id", "1", "--epochs", "1"],
+        "finetune": [str(tmp_path)],
+    }
+    done = CliRunner().invoke(app, [command, *options[command], "--workspace", str(tmp_path / "typo")])
+    assert isinstance(done.exception, SettingsError)
+    assert "typo is no workspace: it holds none of the folders raw, preprocessed and results" in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "typo" / "raw").mkdir(parents=True)
+    done = CliRunner().invoke(app, ["plan", "--dataset-id", "1", "--workspace", str(tmp_path / "typo")])
+    assert "There is no data set 1 in" in str(done.exception)

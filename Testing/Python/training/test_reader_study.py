@@ -45,8 +45,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     model = FakeModel(Covariance.MIXTURE_OF_BASES, blunder=1.5)
     monkeypatch.setattr(held_out, "load_model", lambda path: model)
     monkeypatch.setattr(held_out, "Predictor", FakePredictor)
-    small = {"DEVIATIONS": (None, 1.0), "LENGTHS_MM": (4.0,), "STRENGTHS": (8.0,), "HEIGHTS": (2.0,)}
-    for name, values in (small | {"WIDTHS_MM": (4.0,)}).items():
+    small = {"DEVIATIONS": (None, 1.0), "LENGTHS_MM": (4.0,), "STRENGTHS": (8.0,), "SHARPENINGS": (0.0, 1.0)}
+    for name, values in (small | {"HEIGHTS": (2.0,), "WIDTHS_MM": (4.0,)}).items():
         monkeypatch.setattr(fitting, name, values)
 
 

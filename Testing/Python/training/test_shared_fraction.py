@@ -15,7 +15,7 @@ from mob_training.evaluation import shared_fraction as module
 from mob_training.evaluation.shared_fraction import FRACTIONS, fit_shared_fraction, fraction_scores
 from MoBUncertaintyLib.model.covariance import CovarianceSpec, Scope
 from MoBUncertaintyLib.network.distribution import LogitGaussian
-from support.tiny import make_ct, make_model
+from support.tiny import make_ct, make_dataset, make_model, write_raw
 
 SHAPE = (10, 10, 10)
 
@@ -45,15 +45,10 @@ def test_the_fraction_that_drew_the_truth_is_found(true: float, classes: int) ->
 
 def test_all_cases_that_are_not_held_out_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(tmp_path / "m", covariance=CovarianceSpec(rank=2, scope=Scope.LOCAL, length_mm=(9.0,) * 3))
-    dataset = tmp_path / "raw"
-    for part in ("imagesTr", "labelsTr"):
-        (dataset / part).mkdir(parents=True)
+    image = make_ct((16, 16, 16))
+    cases = dict.fromkeys("abc", (image, sitk.Cast(image > -500, sitk.sitkUInt8)))
+    dataset = write_raw(tmp_path / "raw", make_dataset(), cases, "Tr")
     (dataset / "splits_final.json").write_text(json.dumps([{"train": ["b"], "val": ["a"]}]))
-    for name in ("a", "b", "c"):
-        image = make_ct((16, 16, 16))
-        truth = sitk.Cast(image > -500, sitk.sitkUInt8)
-        sitk.WriteImage(image, str(dataset / "imagesTr" / f"{name}_0000.nii.gz"))
-        sitk.WriteImage(truth, str(dataset / "labelsTr" / f"{name}.nii.gz"))
     monkeypatch.setattr(module, "SAMPLES", 4)
     lines: list[str] = []
     found = fit_shared_fraction(model.path, dataset, "cpu", lines.append)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
 
@@ -13,15 +11,6 @@ from mob_training.comparison.tables import BETTER, WORSE
 from mob_training.evaluation.naming import CONTROL
 from mob_training.evaluation.scoreboard import DICE, NLL
 from support.fake_scores import fake_run
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_signed_rank_is_the_share_of_all_signs_that_are_as_extreme(seed):
-    differences = np.random.default_rng(seed).normal(0.4, 1, 9)
-    ranks = np.abs(differences).argsort().argsort() + 1
-    observed = abs(np.sign(differences) @ ranks)
-    sums = np.array(list(product((-1, 1), repeat=len(ranks)))) @ ranks
-    assert signed_rank(differences) == pytest.approx((np.abs(sums) >= observed).mean())
 
 
 def test_signed_rank_of_few_or_no_differences():

@@ -20,14 +20,14 @@ from mob_training.training import stages
 from mob_training.training.deterministic import LATEST, DeterministicTrainer
 from mob_training.training.progress import draw_progress
 from mob_training.training.settings import FineTuning, Job, Likelihood, Schedule, deterministic_plans
-from mob_training.training.stages import prepare_finetuning, train_deterministic
+from mob_training.training.stages import train_deterministic
 from mob_training.training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet.training_folder import FINAL
 from support.tiny import CONFIGURATION, make_dataset
-from support.tiny_training import PLANS, SHORT, make_workspace, same_weights, train, tune, weights
+from support.tiny_training import PLANS, make_workspace, same_weights, train, trainer_of, tune, weights
 
 MOB = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, bases=3, partitions=2)
 SOFT = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, assignment=Assignment.SOFT)
@@ -37,16 +37,6 @@ SPECS = [CovarianceSpec.of_kind(kind, rank=3, partitions=2) for kind in Covarian
 SPECS += [CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, scope=scope) for scope in SHARED]
 SPECS += [CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, deep=1, **LOCAL)]
 SPECS += [CovarianceSpec(kind, rank=3, partitions=2, **LOCAL) for kind in (MOB.kind, Covariance.DIAGONAL)]
-
-
-def trainer_of(spec: CovarianceSpec, results: Path, **settings) -> FineTuningTrainer:
-    path = prepare_finetuning(results, "one", spec, FineTuning(samples=2, schedule=SHORT, **settings))
-    plans = json.loads(path.read_text()) | {"continue_training": False}
-    dataset = json.loads((results / "dataset.json").read_text())
-    trainer = FineTuningTrainer(plans, CONFIGURATION, 0, dataset, torch.device("cpu"))
-    trainer.initialize()
-    trainer.start_from(results)
-    return trainer
 
 
 def batch(trainer) -> dict:

@@ -1,4 +1,7 @@
-"""The curves that figures of a comparison draw, as mean and standard deviation over the seeds."""
+"""The curves that figures of a comparison draw, as mean and standard deviation over the seeds.
+
+Each is of the runs of one model, and None if none of them has such scores.
+"""
 
 from __future__ import annotations
 
@@ -58,57 +61,29 @@ def labels(groups: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def calibration(runs: Sequence[Run], label: str) -> Curve | None:
-    """Compute the frequency of a class by its predicted probability (15 bins), over all voxels of all cases.
-
-    Args:
-        runs: Of one model.
-        label: Name of the class.
-
-    Returns:
-        None if no run has such a curve.
-    """
+    """Compute the frequency of a class by its predicted probability (15 bins), over all voxels of all cases."""
     return _binned(runs, f"volume.curve.{label}", "confidence", "frequency")
 
 
 def error_rate(runs: Sequence[Run], measure: str) -> Curve | None:
-    """Compute the fraction of wrong voxels by their uncertainty (15 bins), in the boxes of all cases together.
-
-    Args:
-        runs: Of one model.
-        measure: `variance`, `bernoulli` or `entropy`.
-
-    Returns:
-        None if no run has such a curve.
-    """
+    """Compute the fraction of wrong voxels by a measure of doubt (15 bins), in the boxes of all cases together."""
     return _binned(runs, f"{measure}.box.curve", "uncertainty", "error")
 
 
 def correlation(runs: Sequence[Run], what: str) -> Curve | None:
-    """Compute the correlation of `errors` or of `samples` by the distance of two voxels, over all cases together.
-
-    Returns:
-        None if no run has such a curve.
-    """
+    """Compute the correlation of `errors` or of `samples` by the distance of two voxels, over all cases together."""
     values_of_runs = [run.over_voxels(f"joint.variogram.{what}") for run in runs]
     values = np.array([values for values in values_of_runs if values is not None], float)
     return Curve.over(STEP_MM * np.arange(values.shape[1]), values) if values.size else None
 
 
 def coverage(runs: Sequence[Run]) -> Curve | None:
-    """Compute how often the intervals of the volume hold the truth, by how often they should.
-
-    Returns:
-        None if no run has such scores.
-    """
+    """Compute how often the intervals of the volume hold the truth, by how often they should."""
     return _of_keys(runs, np.array(LEVELS), [f"joint.volume.covered_{100 * level:g}" for level in LEVELS])
 
 
 def dice_by_clicks(runs: Sequence[Run], correlation: str) -> Curve | None:
-    """Compute the mean Dice after 0, 1, ... clicks that spread by a correlation of `readers.simulation`.
-
-    Returns:
-        None if no run has such scores.
-    """
+    """Compute the mean Dice after 0, 1, ... clicks that spread by a correlation of `readers.simulation`."""
     keys = ["dice", *(f"clicks.{correlation}.dice_{n}" for n in CLICKS)]
     return _of_keys(runs, np.array([0, *CLICKS], float), keys)
 

@@ -1,4 +1,7 @@
-"""Figures of scores of one model, and of several models (the paper's Figures 3 and 4)."""
+"""Figures of scores of one model, and of several models (the paper's Figures 3 and 4), each written as a PNG.
+
+`groups` are the seeds of each model.
+"""
 
 from __future__ import annotations
 
@@ -69,12 +72,9 @@ _BINARY = {"bernoulli": lambda p: p * (1 - p), "entropy": lambda p: entr(p) + en
 
 
 def draw_error_caught(run: Run, path: Path, most: int = curves.MAX_REGIONS) -> None:
-    """Draw the mean fraction of the error inside the first n regions, for each uncertainty map.
+    """Draw the mean fraction of the error inside the first n regions, up to `most`, for each uncertainty map.
 
-    Args:
-        run: The scores of a model.
-        path: PNG to write.
-        most: Largest n drawn; a case with fewer regions keeps its last fraction, one without error has none.
+    A case with fewer regions keeps its last fraction, one without error has none.
     """
     figure = _figure(9.5, 3.8)
     for axes, (kind, words) in zip(figure.subplots(1, 2, sharey=True), KINDS.items(), strict=True):
@@ -106,10 +106,6 @@ def draw_calibration(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     """Draw calibration curves (paper, Fig. 3), a column for each class.
 
     From top to bottom: frequency of the class by its predicted probability, its difference to the diagonal, voxels.
-
-    Args:
-        groups: The seeds of each model.
-        path: PNG to write.
     """
     labels = curves.labels(groups)
     figure = _figure(max(7.6, 5.6 * len(labels)), 8.2)
@@ -133,12 +129,7 @@ def draw_calibration(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
 
 
 def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
-    """Draw the fraction of wrong voxels by their uncertainty, for each uncertainty map, and the number of voxels.
-
-    Args:
-        groups: The seeds of each model.
-        path: PNG to write.
-    """
+    """Draw the fraction of wrong voxels by their uncertainty, for each uncertainty map, and the number of voxels."""
     figure = _figure(13.5, 5.8)
     grid = figure.subplots(2, 3, sharex="col", sharey="row", height_ratios=(3.2, 1.2))
     looks = styles(groups)
@@ -159,12 +150,7 @@ def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
 
 
 def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
-    """Draw what is joint: how far errors and samples are correlated, volume intervals, and Dice after clicks.
-
-    Args:
-        groups: The seeds of each model; those without such scores are left out.
-        path: PNG to write.
-    """
+    """Draw what is joint: how far errors and samples are correlated, volume intervals, and Dice after clicks."""
     figure = _figure(13.5, 5.4)
     far, intervals, clicked = figure.subplots(1, 3)
     looks = styles(groups)
@@ -193,12 +179,7 @@ def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
 
 
 def draw_readers(runs: Sequence[Run], path: Path) -> None:
-    """Draw the mean Dice of simulated readers by the number of their actions, a column for each run.
-
-    Args:
-        runs: Of simulated readers.
-        path: PNG to write.
-    """
+    """Draw the mean Dice of simulated readers by the number of their actions, a column for each run."""
     figure = _figure(max(7.6, 5.6 * len(runs)), 5.6)
     actions = np.arange(ACTIONS + 1)
     for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
@@ -218,12 +199,7 @@ def draw_readers(runs: Sequence[Run], path: Path) -> None:
 
 
 def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
-    """Draw Dice, NLL and ECE against the number of bases (paper, Fig. 4), mean and standard deviation over the seeds.
-
-    Args:
-        numbers: The seeds of each number of bases.
-        path: PNG to write.
-    """
+    """Draw Dice, NLL and ECE by the number of bases (paper, Fig. 4), mean and standard deviation over the seeds."""
     figure = _figure(11.5, 3.8)
     colour = _LOOKS[5][0]
     for axes, metric in zip(figure.subplots(1, 3), (DICE, NLL, ECE), strict=True):
