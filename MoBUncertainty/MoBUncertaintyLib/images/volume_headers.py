@@ -113,7 +113,7 @@ def _nifti(path: Path, file: BinaryIO) -> VolumeHeader:
     if not size or len(block) < size:
         raise ValueError("it has no header")
     header = kinds[size](block[:size], check=False)
-    if header["magic"].item()[:3] not in (b"n+1", b"n+2"):
+    if header["magic"].item()[:4].rstrip(b"\0") not in (b"n+1", b"n+2"):
         raise ValueError("its voxels are said to be in another file" if b"ni" in block else "it has no header")
     shape = tuple(int(n) for n in header.get_data_shape())
     dtype = header.get_data_dtype()

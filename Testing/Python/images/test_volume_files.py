@@ -51,7 +51,7 @@ def replaced(path: Path, old: bytes, new: bytes) -> Path:
     return path
 
 
-def packed_into(path: Path, form: str, offset: int, *values: float) -> Path:
+def packed_into(path: Path, form: str, offset: int, *values: Any) -> Path:
     """A NIfTI file with other numbers at an offset of its header."""
     zipped = path.name.endswith(".gz")
     content = bytearray(gzip.decompress(path.read_bytes()) if zipped else path.read_bytes())
@@ -330,6 +330,11 @@ def test_text_file_with_an_image_name_is_refused(tmp_path: Path, name: str) -> N
 def test_nifti_voxels_that_begin_nowhere_are_refused(tmp_path: Path, name: str, value: float) -> None:
     reason = refused(packed_into(written(tmp_path / name), "<f", 108, value))
     assert "cannot begin at byte" in reason or "is truncated" in reason
+
+
+def test_nifti_that_simpleitk_takes_for_analyze_is_refused(tmp_path: Path) -> None:
+    """It has no place in the patient then."""
+    assert "it has no header" in refused(packed_into(written(tmp_path / "ct.nii"), "<4s", 344, b"n+1e"))
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
