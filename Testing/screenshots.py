@@ -20,9 +20,8 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 from slicer_host.mouse import Mouse
-from slicer_host.panel import apply, load_demo, open_panel, running
 from support.requirements import SLICERS_PACKAGES, requirements
-from support.small_panel import decide
+from support.small_panel import apply, decide, finish, load_demo, open_panel
 
 ROOT = Path(__file__).parents[1]
 RESOURCES = ROOT / "MoBUncertainty" / "Resources"
@@ -60,7 +59,7 @@ def main(folder: Path = FOLDER) -> None:
     ui.applyButton.click()
     desktop.process(until=lambda: ui.progressBar.value > 0 and ui.progressBar.maximum, seconds=120)
     take("running", in_documents=False)
-    desktop.process(until=lambda: not running(desktop), seconds=240)
+    finish(desktop)
     session = desktop.logic.sessions.get(first)
     session.results.showInViews(session.review.regions[0].region.centroid_ras)
     ui.overlayCollapsibleButton.collapsed = False

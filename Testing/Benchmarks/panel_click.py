@@ -36,7 +36,7 @@ def main() -> int:
     if sys.argv[1:2] == ["--make"]:
         scene_push.make_prediction(Path(sys.argv[2]), LARGE)
         return 0
-    from slicer_host.panel import apply, load_demo, open_panel
+    from support.small_panel import apply, load_demo, open_panel
 
     desktop = open_panel()
     load_demo(desktop)

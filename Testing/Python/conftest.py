@@ -16,7 +16,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from support import TESTS, small_panel
+from support import TESTS
 from support.browser import launched
 from support.caller import FAKE_WORKER, Caller, Start
 
@@ -48,7 +48,6 @@ FIRST = (
     "slicer_app/test_panel_clicks.py",
     "slicer_app/test_panel.py",
     "training/test_reader_study.py",
-    "slicer_app/test_click_story.py",
     "slicer_app/test_review_panel.py",
     "slicer_app/test_client.py",
 )
@@ -133,24 +132,3 @@ def start(client_module: ModuleType, tmp_path: Path) -> Iterator[Start]:
         caller.client.close()
     # A worker killed as it starts can leave its lock: an empty file, which the next one removes.
     assert [path for path in folder.iterdir() if path.suffix != ".mob-lock" or path.stat().st_size] == []
-
-
-# Of the files that click through the panel, each in a process of its own.
-
-
-@pytest.fixture(scope="module")
-def panel() -> Iterator[Any]:
-    """The panel, one for all tests of a file; for `desktop`."""
-    yield from small_panel.opened()
-
-
-@pytest.fixture
-def desktop(panel: Any) -> Iterator[Any]:
-    """The panel with the fake worker, in an empty scene."""
-    yield from small_panel.emptied(panel)
-
-
-@pytest.fixture
-def reviewed(desktop: Any) -> tuple:
-    """The panel with a result, and its session."""
-    return small_panel.segmented(desktop)

@@ -1,37 +1,64 @@
-"""Slicer's core without a window, and results in it."""
+"""The panel on the off-screen desktop, Slicer's core without a window, and results in both.
+
+Each file that has one runs in a process of its own.
+"""
+
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from support import small_panel
+from support.late import slicer
+from support.result_scenes import make_results, make_world
+from support.slice_views import application
+
 
 @pytest.fixture(scope="module")
-def application():
-    slicer = pytest.importorskip("slicer")
-    pytest.importorskip("trame_slicer")
-    from trame_slicer.core import SlicerApp
-
-    application = SlicerApp()
-    slicer.mrmlScene = application.scene
-    application.scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
-    application.layouts = slicer.vtkMRMLLayoutLogic()  # makes the nodes of the views
-    application.layouts.SetMRMLScene(application.scene)
-    return application
+def slicer_application():
+    app = application()
+    app.layouts = slicer.vtkMRMLLayoutLogic()  # makes the nodes of the views
+    app.layouts.SetMRMLScene(app.scene)
+    return app
 
 
 @pytest.fixture
-def scene(application):
-    yield application.scene
-    application.scene.Clear(False)
+def scene(slicer_application):
+    yield slicer_application.scene
+    slicer_application.scene.Clear(False)
 
 
 @pytest.fixture
 def world():
-    from support.result_scenes import make_world
-
     return make_world()
 
 
 @pytest.fixture
 def results(world):
-    from support.result_scenes import make_results
-
     return make_results(world)
+
+
+@pytest.fixture(scope="module")
+def panel() -> Iterator[Any]:
+    """The panel, one for all tests of a file; for `desktop`."""
+    yield from small_panel.opened()
+
+
+@pytest.fixture
+def desktop(panel: Any) -> Iterator[Any]:
+    """The panel with the fake worker, in an empty scene."""
+    yield from small_panel.emptied(panel)
+
+
+@pytest.fixture
+def ui(desktop: Any) -> Any:
+    """The panel's widgets."""
+    return desktop.ui
+
+
+@pytest.fixture
+def session(desktop: Any) -> Any:
+    """The review of a small CT, in the panel."""
+    ct = small_panel.add_ct(desktop)
+    small_panel.apply(desktop)
+    return desktop.logic.sessions.get(ct)

@@ -17,13 +17,10 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.worker.server import describe_error
-from support import TESTS
 from support import fake_worker as fake
+from support import tiny
 from support.caller import FAKE_WORKER, SMOOTH, Caller, Start, pid_of
 from support.processes import SOON, gone
-
-I18N = TESTS / "slicer_host" / "fakes" / "i18n.py"
-
 
 # --- it goes well -----------------------------------------------------------------------------------------------------
 
@@ -47,21 +44,6 @@ def test_a_result_comes_with_its_arrays(start: Start) -> None:
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
     assert set(caller.progress[0]) == {"stage", "done", "total", "fraction", "seconds_left"}
-
-
-def test_the_fake_workers_regions_are_regions() -> None:
-    matrix = np.array([[-2.0, 0, 0, 50], [0, -2.0, 0, 40], [0, 0, 3.0, -45], [0, 0, 0, 1]])
-    prediction, regions = fake.fake_prediction((30, 40, 50), matrix)
-    rows, probability, variance = regions.ranked, prediction.probability, prediction.variance
-    errors = [row.expected_error_mm3 for row in rows]
-    assert errors == sorted(errors, reverse=True)
-    assert min(errors) > 0
-    right, anterior, superior = (axis * 1.0 for axis in np.transpose([row.centroid_ras for row in rows]))
-    assert right[0] < min(right[1:])
-    assert anterior[1] > max(anterior[0], anterior[2])
-    assert superior[2] > max(superior[:2])
-    assert all(0 <= row.mean_variance <= row.max_variance <= 0.25 for row in rows)
-    assert np.all(variance <= probability * (1 - probability))
 
 
 def test_the_worker_stays_for_the_next_request(start: Start) -> None:
@@ -112,20 +94,21 @@ def test_the_main_thread_lives_while_large_arrays_travel(start: Start) -> None:
     assert caller.long_turn < SMOOTH
 
 
-def test_the_real_worker_predicts(start: Start, tmp_path: Path, client_module: ModuleType) -> None:
-    from support import tiny
-
+def test_the_real_worker_predicts(
+    start: Start, tmp_path: Path, client_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LC_ALL", "LANG"):  # paths with other letters do not depend on the locale
+        monkeypatch.setenv(name, "C")
     model = tiny.make_results_folder(tmp_path / "Modèle 模型", dataset=tiny.make_dataset(orientation="RAS"))
     ct = sitk.GetArrayFromImage(tiny.make_ct((20, 24, 28)))
     caller = start(arguments=client_module.WORKER)
+    caller.ask(np.zeros((1, 9, 9), np.int16), models=[str(model)]).finish()
+    assert [code for code, *_ in caller.errors] == ["image"]
+    pid = pid_of(caller)
     caller.ask(ct, models=[str(model)], settings={"device": "cpu", "precision": "float32"}).finish()
-    assert caller.errors == []
+    assert pid_of(caller) == pid and len(caller.errors) == 1
     assert caller.results[0]["segmentation"].any()
     assert np.array_equal(caller.results[0]["segmentation"] > 0, caller.results[0]["probability"]["1"] > 0.5)
-    pid = pid_of(caller)
-    caller.ask(ct=np.zeros((1, 9, 9), np.int16), models=[str(model)]).finish()
-    assert caller.errors[0][0] == "image"
-    assert pid_of(caller) == pid
 
 
 # --- it goes wrong ----------------------------------------------------------------------------------------------------
@@ -168,15 +151,6 @@ def test_a_worker_that_fails_is_one_sentence_with_its_log(
     assert len(caller.results) == 1
 
 
-def test_a_killed_worker_is_said_to_be_so(start: Start) -> None:
-    caller = start("slow").ask()
-    caller.until(lambda: caller.progress)
-    os.kill(pid_of(caller), 9)
-    caller.finish()
-    assert "ended unexpectedly (signal 9)" in caller.errors[0][1]
-    assert caller.errors[0][0] == "died"
-
-
 def test_a_worker_that_dies_after_its_result_is_not_missed(start: Start) -> None:
     caller = start()
 
@@ -200,7 +174,7 @@ def test_a_worker_that_died_in_idleness_is_replaced_without_a_word(start: Start)
     assert len(caller.results) == 2
 
 
-@pytest.mark.parametrize("program", ["/nowhere/PythonSlicer", I18N.as_posix()], ids=["missing", "no program"])
+@pytest.mark.parametrize("program", ["/nowhere/PythonSlicer", __file__], ids=["missing", "no program"])
 def test_a_program_that_cannot_start_is_named(start: Start, program: str) -> None:
     caller = start(python=program).ask().finish()
     code, message, _ = caller.errors[0]
@@ -243,9 +217,6 @@ def handler(request, report):
     return {{"probability": str(path)}}
 serve({{"predict": handler}})
 """
-UNFORESEEN = (
-    r"^Something went wrong between Slicer and the computing process \({reason}.*\); report it, with the details\.$"
-)
 
 
 def header_of(shape: tuple[int, ...]) -> bytes:
@@ -256,7 +227,7 @@ def header_of(shape: tuple[int, ...]) -> bytes:
 
 
 def only_error(caller: Caller) -> tuple[str, str, str]:
-    """The one that was told, in a client that can be asked again."""
+    """The one that the caller has heard of, whose client can be asked again."""
     (error,) = caller.errors
     assert not caller.client.busy
     assert not caller.client._timer.active
@@ -266,8 +237,7 @@ def only_error(caller: Caller) -> tuple[str, str, str]:
 def test_a_broken_array_is_said(start: Start) -> None:
     caller = start(arguments=("-u", "-c", ANSWERS.format(content=b"no array"))).ask().finish()
     code, message, details = only_error(caller)
-    assert code == "internal"
-    assert re.match(UNFORESEEN.format(reason="ValueError: "), message)
+    assert code == "internal" and "ValueError" in message
     assert "Traceback" in details
 
 
@@ -281,8 +251,7 @@ def test_a_request_that_cannot_be_sent_is_said_and_the_worker_stays(start: Start
     pid = pid_of(caller)
     caller.ask(settings={"overlap": float("nan")}).finish()
     code, message, _ = only_error(caller)
-    assert code == "internal"
-    assert re.match(UNFORESEEN.format(reason="ProtocolError: "), message)
+    assert code == "internal" and "ProtocolError" in message
     caller.ask().finish()
     assert pid_of(caller) == pid
     assert len(caller.results) == 2
@@ -296,8 +265,7 @@ def test_a_result_that_nobody_can_take_is_said(start: Start) -> None:
     caller.results = SimpleNamespace(append=take)
     caller.ask().until(lambda: caller.errors)
     code, message, details = only_error(caller)
-    assert code == "internal"
-    assert re.match(UNFORESEEN.format(reason="KeyError: "), message)
+    assert code == "internal" and "KeyError" in message
     assert "in take" in details
 
 

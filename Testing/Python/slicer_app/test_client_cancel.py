@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from support import MODULE_FOLDER, TESTS
-from support.caller import FAKE_WORKER, SMOOTH, Start, pid_of
+from support.caller import FAKE_WORKER, SMOOTH, Start, an_export, pid_of
 from support.processes import SOON, gone, wait_until
-from support.worker_requests import an_export
 
 BUSY = """
 import subprocess, sys

@@ -1,4 +1,4 @@
-"""Find models by clicks: a catalogue is listed and searched, a model is installed, used and removed."""
+"""Models by clicks: a catalogue is listed and searched, one is installed, used and removed, one is recalibrated."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from MoBUncertaintyLib.model.folder import load_model
 from support import MODULE_FOLDER
 from support.catalogues import hosted, publish
-from support.small_panel import add_ct, apply
+from support.late import slicer, slicer_app
+from support.small_panel import DEMO_MODEL, add_ct, apply
 
 pytestmark = pytest.mark.own_process
-
-DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
     """A catalogue of the demo's model under two other names."""
-    from MoBUncertaintyLib.model.folder import load_model
-
     folder = tmp_path_factory.mktemp("published")
     shutil.copytree(DEMO_MODEL, folder / "model")
     picture = MODULE_FOLDER / "Resources" / "Icons" / "PhantomCT.png"
@@ -55,35 +53,25 @@ def texts(finder) -> list[str]:
 
 
 def install(desktop, finder) -> None:
-    import qt
-
-    desktop.answer(qt.QMessageBox.Ok)
+    desktop.answer("Ok")
     finder.ui.installButton.click()
     desktop.process(until=lambda: finder.ui.installButton.text != "Cancel")
 
 
 def test_no_address_is_made_up_and_the_dialog_has_a_button_that_closes_it(desktop):
-    import slicer
-
-    from MoBUncertaintyLib.slicer_app.find_models import SETTINGS_KEY
-
-    slicer.app.userSettings().remove(SETTINGS_KEY)
-    inputs = desktop.widget.panel.inputs
+    slicer.app.userSettings().remove(slicer_app.find_models.SETTINGS_KEY)
     desktop.ui.findModelsButton.click()
-    finder = inputs.finder
+    finder = desktop.widget.panel.inputs.finder
     assert finder.ui.addressEdit.text == "" and finder.ui.addressEdit.placeholderText.startswith("https://")
     finder.ui.listButton.click()
-    (dialog,) = desktop.dialogs
-    assert dialog.text == "No catalogue is given; give an https address or a folder."
+    assert len(desktop.dialogs) == 1
     assert finder.window.visible
     finder.ui.closeButton.click()
     assert not finder.window.visible
-    inputs.close()
+    desktop.widget.panel.inputs.close()
 
 
 def test_a_model_is_found_installed_used_and_removed(desktop, finder, tmp_path):
-    import qt
-
     ui, panel = desktop.ui, desktop.widget.panel
     assert not finder.ui.installButton.enabled
     assert listed(desktop, finder) == ["Liver", "Pancreas"]
@@ -94,7 +82,7 @@ def test_a_model_is_found_installed_used_and_removed(desktop, finder, tmp_path):
     assert texts(finder) == ["Pancreas"]
     finder.ui.modelList.currentRow = 0
     assert "CC0-1.0" in finder.ui.cardBrowser.toPlainText()
-    desktop.answer(qt.QMessageBox.Cancel)
+    desktop.answer("Cancel")
     finder.ui.installButton.click()
     assert not (tmp_path / "installed").exists()
     assert "CC0-1.0" in desktop.dialogs[-1].text
@@ -107,10 +95,10 @@ def test_a_model_is_found_installed_used_and_removed(desktop, finder, tmp_path):
     add_ct(desktop)
     apply(desktop)
     assert panel.review.session
-    desktop.answer(qt.QMessageBox.Cancel)
+    desktop.answer("Cancel")
     ui.removeModelButton.click()
     assert ui.modelSelector.currentText == "Pancreas"
-    desktop.answer(qt.QMessageBox.Ok)
+    desktop.answer("Ok")
     ui.removeModelButton.click()
     assert ui.modelSelector.currentText == "PhantomPancreas"
     assert list((tmp_path / "installed").iterdir()) == []
@@ -130,9 +118,7 @@ def test_what_goes_wrong_is_said_and_leaves_nothing(desktop, finder, published, 
         assert "ended after" in desktop.dialogs[-1].text
         assert not installed.exists()
         host.faults[".zip"] = "silent"
-        import qt
-
-        desktop.answer(qt.QMessageBox.Ok)
+        desktop.answer("Ok")
         finder.ui.installButton.click()
         assert finder.ui.installButton.text == "Cancel"
         desktop.process(until=lambda: any(path.endswith(".zip") for _, path, _ in host.asked[-1:]))
@@ -140,3 +126,49 @@ def test_what_goes_wrong_is_said_and_leaves_nothing(desktop, finder, published, 
         assert finder.ui.statusLabel.text == "Cancelled; nothing was installed."
         desktop.process(until=lambda: not list(installed.glob(".*")))
     assert list(installed.glob("*")) == []
+
+
+@pytest.fixture
+def recalibration(desktop, tmp_path, monkeypatch):
+    """The dialog in which a model is recalibrated."""
+    monkeypatch.setenv("MOB_UNCERTAINTY_MODELS", str(tmp_path / "installed"))
+    desktop.ui.recalibrateButton.click()
+    yield desktop.widget.panel.inputs.recalibrate
+    desktop.widget.panel.inputs.close()
+    desktop.widget.panel.inputs.selector.fill("")
+
+
+def test_a_recalibrated_model_is_shown_and_kept_or_not(desktop, recalibration, tmp_path):
+    ui, dialog = desktop.ui, recalibration
+    assert not dialog.ui.startButton.enabled
+    dialog.add(tmp_path)
+    dialog.add(tmp_path)  # once is enough
+    assert dialog.ui.folderList.count == 1 and dialog.ui.startButton.enabled
+    assert not dialog.ui.removeButton.enabled
+    dialog.ui.folderList.setCurrentRow(0)
+    dialog.ui.removeButton.click()
+    assert dialog.ui.folderList.count == 0 and not (dialog.ui.removeButton.enabled or dialog.ui.startButton.enabled)
+    dialog.add(tmp_path)
+
+    def recalibrate(answer) -> str:
+        desktop.answer(answer)
+        shown = len(desktop.dialogs)
+        dialog.ui.startButton.click()
+        desktop.process(until=lambda: dialog.ui.startButton.text != "Cancel" and len(desktop.dialogs) > shown)
+        return desktop.dialogs[-1].text
+
+    told = recalibrate("Cancel")
+    assert "0.5 → 0.4" in told and "temperature 1.3" in told
+    assert list((tmp_path / "installed").iterdir()) == []
+    recalibrate("Ok")
+    assert ui.modelSelector.currentText == "PhantomPancreas, calibrated"
+    assert desktop.widget.panel.parameters.model == "PhantomPancreas, calibrated"
+    assert (tmp_path / "installed" / "PhantomPancreas, calibrated" / "model.json").is_file()
+
+
+def test_that_cases_do_not_suffice_is_said_in_the_dialog_and_is_no_error(desktop, recalibration):
+    recalibration._onFailed("calibration", "These 5 cases do not suffice.", "")
+    assert recalibration.ui.statusLabel.text == "These 5 cases do not suffice."
+    assert desktop.dialogs == []
+    recalibration._onFailed("internal", "The computation failed.", "Traceback")
+    assert (desktop.dialogs[-1].text, recalibration.ui.statusLabel.text) == ("The computation failed.", "")

@@ -1,27 +1,18 @@
 """How much room the panel takes, and that all it holds can be seen: on a laptop too, whatever things are called."""
 
+from itertools import combinations
+
 import pytest
 
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-from support import small_panel
-from support.marks import needs_slicer
-from support.small_panel import add_ct, apply
+from support.late import qt, slicer_app
+from support.small_panel import add_ct, apply, with_regions
 
-pytestmark = [pytest.mark.own_process, needs_slicer]
+pytestmark = pytest.mark.own_process
 
 WIDEST = 420  # pixels of Slicer's window
 LAPTOP = (1366, 730)
 LONG_NAME = "Thorax and abdomen, portal venous phase, 1.0 mm, soft kernel, second of three series, moved"
-
-
-@pytest.fixture(scope="module")
-def opened():
-    yield from small_panel.opened()
-
-
-@pytest.fixture
-def desktop(opened):
-    yield from small_panel.emptied(opened)
 
 
 def parts(ui) -> list:
@@ -62,12 +53,8 @@ def test_the_panel_keeps_its_width(desktop):
 
 def test_nothing_in_the_list_of_regions_is_cut(desktop, monkeypatch):
     """Each column is as wide as its longest text: the widest place, verdict and numbers there can be."""
-    import qt
-
-    from MoBUncertaintyLib.slicer_app.panel import table as room
-
-    monkeypatch.setattr(room.RegionTable, "place", lambda *_region: "superior posterior right")
-    monkeypatch.setattr(room, "statusText", lambda *_status: "To review")
+    monkeypatch.setattr(slicer_app.panel.table.RegionTable, "place", lambda *_region: "superior posterior right")
+    monkeypatch.setattr(slicer_app.panel.table, "statusText", lambda *_status: "To review")
     add_ct(desktop)
     apply(desktop)
     desktop.process()
@@ -86,11 +73,10 @@ def test_nothing_in_the_list_of_regions_is_cut(desktop, monkeypatch):
     assert table.horizontalScrollBar().maximum == 0
 
 
-def test_verdicts_and_brush_are_in_view_on_a_laptop(desktop):
+def test_verdicts_and_brush_are_in_view_on_a_laptop(desktop, ui):
     """Of 768 pixels Slicer's menu, tool bars, module selector and help leave some 440, its Data Probe, grown, 330."""
-    ui = desktop.ui
     desktop.window.resize(*LAPTOP)
-    session = small_panel.with_regions(desktop, 20)
+    session = with_regions(desktop, 20)
     session.review.prediction.warnings.append("The image holds voxels that are no numbers; they count as air. " * 3)
     found = Suitability().worsened(
         Level.NOT_USABLE, "62 % of the segmented volume is expected to be wrong, and 8 to 26"
@@ -114,9 +100,8 @@ def test_verdicts_and_brush_are_in_view_on_a_laptop(desktop):
     assert ui.regionsTable.visible
 
 
-def test_tools_stay_where_they_are_while_the_data_probe_grows_and_the_list_gives_way(desktop):
-    ui = desktop.ui
-    small_panel.with_regions(desktop, 20)
+def test_tools_stay_where_they_are_while_the_data_probe_grows_and_the_list_gives_way(desktop, ui):
+    with_regions(desktop, 20)
     tools = (ui.nextButton, ui.undoButton, ui.acceptButton, ui.includeButton, ui.excludeButton, ui.editButton)
 
     def look(height: int) -> tuple[int, list[int]]:
@@ -136,10 +121,9 @@ def test_tools_stay_where_they_are_while_the_data_probe_grows_and_the_list_gives
 
 
 @pytest.mark.parametrize("height", [800, 1000])
-def test_list_comment_reader_and_sign_off_are_in_one_view(desktop, height):
-    ui = desktop.ui
+def test_list_comment_reader_and_sign_off_are_in_one_view(desktop, ui, height):
     desktop.window.resize(LAPTOP[0], height)
-    small_panel.with_regions(desktop, 50)
+    with_regions(desktop, 50)
     desktop.process()
     ui.clicksCollapsibleButton.collapsed = False
     desktop.process()
@@ -161,15 +145,12 @@ def test_no_text_that_wraps_takes_height_from_the_widgets_around_it(desktop):
         return {label.objectName for label in labels}
 
     assert texts() >= {"sampleLabel", "modelInfoLabel"}
-    small_panel.with_regions(desktop, 3)
+    with_regions(desktop, 3)
     assert texts() >= {"clickStatusLabel", "reviewProgressLabel"}
 
 
-def test_large_letters_cut_nothing_of_the_export(desktop):
-    import qt
-
-    ui = desktop.ui
-    small_panel.with_regions(desktop, 3)
+def test_large_letters_cut_nothing_of_the_export(desktop, ui):
+    with_regions(desktop, 3)
     ui.exportCollapsibleButton.collapsed = False
     usual = desktop.app.font()
     try:
@@ -188,28 +169,15 @@ def test_large_letters_cut_nothing_of_the_export(desktop):
 
 
 def test_the_signs_of_the_list_have_the_colour_of_its_text_in_any_palette(desktop):
-    small_panel.with_regions(desktop, 2)
+    with_regions(desktop, 2)
     desktop.ui.acceptButton.click()
     items = [desktop.ui.regionsTable.item(row, 1) for row in range(2)]
     assert [item.text() for item in items] == ["✓ Accepted", "⚑ To review"]
     assert all(item.icon().isNull() for item in items)  # a dark picture is not seen on a dark ground
 
 
-def test_warnings_of_a_run_stay_in_view(desktop):
-    add_ct(desktop)
-    desktop.ui.applyButton.click()
-    desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
-    assert desktop.ui.reviewWarningsLabel.text == "This result is fake."
-    assert desktop.ui.reviewWarningsLabel.visible
-
-
-def test_nothing_covers_anything(desktop):
+def test_nothing_covers_anything(desktop, ui):
     """With all parts open the list keeps its height, that of its three rows, and buttons lie below it."""
-    from itertools import combinations
-
-    import qt
-
-    ui = desktop.ui
     desktop.window.resize(*LAPTOP)
     add_ct(desktop)
     apply(desktop)

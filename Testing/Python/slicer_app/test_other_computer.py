@@ -8,18 +8,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from support.loopback import FAKE, HOST, MISSING, Loopback
-from support.marks import needs_slicer
 from support.processes import wait_until
-from support.small_panel import SHAPE, add_ct, apply
+from support.small_panel import LIMIT, add_ct, apply
+from support.worklists import close_worklist, idle, make_scans, open_worklist, states
 
 pytestmark = [
     pytest.mark.own_process,
-    needs_slicer,
     pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]
 
@@ -46,7 +43,6 @@ def away(desktop) -> Iterator:
     desktop.logic.computer.close()
 
 
-LIMIT = 180.0  # s, for workers that load all that reads and writes cases
 PREDICTING = ", a.nii.gz. Predicting tiles"
 
 
@@ -58,16 +54,10 @@ def session(desktop):
     return desktop.logic.sessions.get(desktop.ui.ctSelector.currentNode())
 
 
-def agree(desktop) -> None:
-    import qt
-
-    desktop.answer(qt.QMessageBox.Ok)
-
-
 def test_asked_once_cut_and_connected_anew(away, lab):
     ui, needed = away.ui, []
     away.widget.panel.ensureReady = lambda *asked: needed.append(asked[-1])
-    agree(away)
+    away.answer("Ok")
     apply(away)
     (asked,) = away.dialogs
     assert asked.text.startswith(f"{HOST} is to segment the image. These are sent to it, encrypted, by ssh:")
@@ -115,14 +105,12 @@ def test_cancel_ends_what_runs_there(away, lab):
 
 
 def test_nothing_is_sent_without_consent_which_can_be_withdrawn(away, lab):
-    import qt
-
     ui = away.ui
     away.logic.computer.allow()
     away.widget.panel.computer.update()
     ui.computerConsentLabel.linkActivated.emit("withdraw")
     assert ui.computerConsentLabel.text == ""
-    away.answer(qt.QMessageBox.Cancel)
+    away.answer("Cancel")
     ui.applyButton.click()
     away.process()
     assert ui.statusLabel.text.startswith("Nothing was sent, so nothing was computed;")
@@ -170,46 +158,26 @@ def dock(away, tmp_path: Path) -> Iterator:
     environment = away.logic.client._environment
     path = environment["PYTHONPATH"]
     environment["PYTHONPATH"] = f"{tmp_path / 'blocked'}{os.pathsep}{path}"
-    (tmp_path / "scans").mkdir()
-    for name in ("a", "b"):
-        image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 90, SHAPE).astype(np.int16))
-        sitk.WriteImage(image, tmp_path / "scans" / f"{name}.nii.gz")
-    away.ui.worklistButton.click()
-    worklist = away.widget.panel.worklist
-    away.choose(tmp_path / "scans")
-    worklist.ui.folderButton.click()
-    away.process(until=lambda: not worklist._queue._client.busy, seconds=LIMIT)
-    yield worklist
+    yield open_worklist(away, make_scans(tmp_path / "scans", "a.nii.gz", "b.nii.gz"))
     environment["PYTHONPATH"] = path
-    worklist.close()
-    away.widget.panel.worklist = None
-
-
-def states(dock) -> list[str]:
-    return [dock.ui.caseTable.item(row, 1).text() for row in range(dock.ui.caseTable.rowCount)]
-
-
-def idle(desktop, dock) -> None:
-    desktop.process(until=lambda: not dock._queue._client.busy and not dock._run.running, seconds=LIMIT)
+    close_worklist(away)
 
 
 def test_a_worklist_is_predicted_there_whatever_happens_to_the_connection(away, dock, lab, tmp_path):
-    import qt
-
     needed = []
     away.widget.panel.ensureReady = lambda formats, *_: needed.append(formats)
-    away.answer(qt.QMessageBox.Cancel)
+    away.answer("Cancel")
     dock.ui.runButton.click()
     assert dock.ui.statusLabel.text.startswith("Nothing was sent, so nothing was computed;")
     assert lab.processes() == [] and needed == [("report",)]  # which needs no PyTorch
 
     # Without a connection no case is tried any more.
     lab.without_program()
-    agree(away)
+    away.answer("Ok")
     dock.ui.runButton.click()
-    idle(away, dock)
+    idle(away)
     assert away.dialogs[-1].text.startswith(f"{HOST} does not find the command mob-uncertainty;")
-    assert len(away.dialogs) == 3 and states(dock) == ["Not run", "Not run"]
+    assert len(away.dialogs) == 3 and [*states(dock).values()] == ["Not run", "Not run"]
 
     # Cut amid the first case: it is tried once more, in a new connection.
     lab.run(FAKE.format(mode="slow"))
@@ -217,8 +185,8 @@ def test_a_worklist_is_predicted_there_whatever_happens_to_the_connection(away, 
     away.process(until=lambda: PREDICTING in dock.ui.statusLabel.text, seconds=LIMIT)
     lab.run(FAKE.format(mode="normal"))
     lab.cut()
-    idle(away, dock)
-    assert states(dock) == ["Ready", "Ready"] and len(away.dialogs) == 3
+    idle(away)
+    assert [*states(dock).values()] == ["Ready", "Ready"] and len(away.dialogs) == 3
     record = json.loads((tmp_path / "scans results" / "a" / "prediction.json").read_text())
     assert record["computer"] == HOST and record["input"]["name"] == "a.nii.gz"
     assert dock.ui.resultsLabel.text.endswith(f"scans results, computed on {HOST}")
@@ -236,5 +204,5 @@ def test_cancel_ends_what_runs_there_for_a_worklist(away, dock, lab, tmp_path):
     assert dock.ui.statusLabel.text.startswith("Cancelled;")
     assert wait_until(lab.is_clean)
     away.process(until=lambda: not any((tmp_path / "scans results").glob("*")))
-    assert states(dock) == ["Not run", "Not run"]
+    assert [*states(dock).values()] == ["Not run", "Not run"]
     lab.run(FAKE.format(mode="normal"))

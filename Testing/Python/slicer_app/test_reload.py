@@ -5,15 +5,13 @@ import sys
 import pytest
 
 from support import small_panel
+from support.late import slicer
 from support.small_panel import decide, statuses
 
 pytestmark = pytest.mark.own_process
 
 
-def test_reload_takes_the_code_of_every_file_anew_and_the_results_stay(reviewed):
-    import slicer
-
-    desktop, session = reviewed
+def test_reload_takes_the_code_of_every_file_anew_and_the_results_stay(desktop, session):
     decide(desktop.ui.excludeButton)
     before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "MoBUncertaintyLib"}
     old = desktop.widget
@@ -35,12 +33,12 @@ def test_reload_takes_the_code_of_every_file_anew_and_the_results_stay(reviewed)
     assert statuses(desktop) == ["Excluded", "To review", "To review"]
     decide(desktop.ui.includeButton)
     assert statuses(desktop) == ["Excluded", "Included", "To review"]
-    assert not [shown.text for shown in desktop.dialogs]
+    assert desktop.ui.ctSelector.currentNode() is session.results.ctNode
+    assert all(shortcut.enabled for shortcut in new.panel.review._keys.made)
+    assert desktop.dialogs == []
 
 
 def test_reload_amid_a_run_ends_it(desktop):
-    import slicer
-
     small_panel.use_worker(desktop, "slow")
     small_panel.add_ct(desktop)
     desktop.ui.applyButton.click()

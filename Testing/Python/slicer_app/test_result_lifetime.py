@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-from support.marks import needs_slicer
 from support.result_scenes import (
     MATRIX,
     SHAPE,
@@ -14,24 +13,15 @@ from support.result_scenes import (
     legends,
     region_status,
 )
+from support.standalone import transform
 
-pytestmark = [pytest.mark.own_process, needs_slicer]
+pytestmark = pytest.mark.own_process
 
 
-@pytest.mark.parametrize(
-    "role",
-    [
-        "segmentation",
-        "state.predicted",
-        "probability",
-        "variance",
-        "map",
-        "surface",
-        "regions",
-        "inferno",
-        "state.overlay",
-    ],
-)
+ROLES = ("segmentation", "probability", "variance", "map", "surface", "regions")
+
+
+@pytest.mark.parametrize("role", [*ROLES, "state.predicted", "inferno", "state.overlay"])
 def test_what_the_user_removes_is_made_anew(results, world, role):
     results.overlay.show(world.MapKind.ENTROPY)
     results.overlay.change(surface=True)
@@ -46,8 +36,7 @@ def test_what_the_user_removes_is_made_anew(results, world, role):
     assert np.array_equal(results.organs.array(), results.predicted())
     assert results.node("shown").GetDisplayNode().GetColorNode() is results.node("inferno")
     hierarchy = world.nodes.subjectHierarchy(world.scene)
-    roles = ("segmentation", "probability", "variance", "map", "surface", "regions")
-    items = [hierarchy.GetItemByDataNode(node) for node in (results.ctNode, *(results.node(role) for role in roles))]
+    items = [hierarchy.GetItemByDataNode(node) for node in (results.ctNode, *map(results.node, ROLES))]
     assert len({hierarchy.GetItemParent(item) for item in items}) == 1
 
 
@@ -60,11 +49,6 @@ def test_nothing_is_changed_by_looking(world):
     assert found.overlay.values["kind"] == "variance"
     assert world.scene.GetNumberOfNodes() == before
     assert world.rooms.findResults(world.scene) == []
-
-
-def test_results_are_found_by_their_ct(results, world):
-    world.standalone.add_volume(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "another CT")
-    assert world.rooms.findResults(world.scene) == [results.ctNode]
 
 
 def test_a_copy_of_the_ct_has_results_of_its_own(results, world):
@@ -110,16 +94,13 @@ class TestTransform:
     def moved(self, results, world):
         """The CT's transform, put on after the results were made."""
         matrix = np.array([[0.0, -1, 0, 40], [1, 0, 0, -10], [0, 0, 1, 25], [0, 0, 0, 1]])
-        node = world.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-        node.SetMatrixTransformToParent(world.slicer.util.vtkMatrixFromArray(matrix))
-        results.ctNode.SetAndObserveTransformNodeID(node.GetID())
-        return node, matrix
+        return transform(results.ctNode, matrix), matrix
 
     def test_all_nodes_follow(self, results, world, moved):
         results.overlay.show(world.MapKind.ENTROPY)
         results.overlay.change(surface=True)
         results.showInViews()
-        for role in ("segmentation", "probability", "variance", "map", "surface", "regions"):
+        for role in ROLES:
             assert results.node(role).GetParentTransformNode() is moved[0], role
 
     def test_views_go_to_the_place_in_the_world(self, results, world, moved):
@@ -179,19 +160,17 @@ class TestReopened:
         logic = world.slicer.vtkSlicerSegmentationsModuleLogic
         saved.regions.setStatuses({2: logic.Completed})
         saved.overlay.show(world.MapKind.ENTROPY)
-        saved.overlay.change(opacity=0.4, threshold=0.3, window=(0.1, 0.6))
-        saved.overlay.change(fill=True)
-        saved.overlay.change(surface=True)
+        saved.overlay.change(opacity=0.4, threshold=0.3, window=(0.1, 0.6), fill=True, surface=True)
         saved.updateSegmentation((slice(0, 3), slice(1, 4), slice(2, 5)), np.full((3, 3, 3), 2, np.uint8))
         saved.documents.set("review", {"name": "Hübner", "decisions": [1, None]})
-        path = tmp_path / "scene.mrb"
-        world.standalone.write_scene(world.scene, path)
+        path = str(tmp_path / "scene.mrb")
+        assert world.scene.WriteToMRB(path)
         again, logics = world.standalone.make_scene()
         manager = world.slicer.vtkDataIOManager()
         manager.SetCacheManager(world.slicer.vtkCacheManager())
         manager.GetCacheManager().SetRemoteCacheDirectory(str(tmp_path))
         again.SetDataIOManager(manager)
-        assert again.ReadFromMRB(str(path), True)
+        assert again.ReadFromMRB(path, True)
         (node,) = world.rooms.findResults(again)
         return saved, world.rooms.ResultScene(node), logics
 

@@ -1,13 +1,18 @@
-"""What a `ResultScene` looks like in a real slice view, drawn off screen."""
+"""What results look like in real slice views, drawn off screen: maps, outlines, and the colour legend."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from support.marks import needs_mesa, needs_slicer, needs_views
+from MoBUncertaintyLib.output.pictures.palette import CHANGE_COLOURS
+from support.late import slicer, slicer_app
+from support.marks import needs_mesa
+from support.slice_views import application, picture, resize, slice_view
+from support.standalone import add_volume
 
-pytestmark = [pytest.mark.own_process, needs_slicer, needs_views, needs_mesa]
+pytestmark = [pytest.mark.own_process, needs_mesa]
 
 SIZE = 300  # pixels
 SHAPE = (20, 60, 60)
@@ -17,55 +22,38 @@ MATRIX = np.diag([-2.0, -2.0, 2.0, 1.0])  # mm; as a CT on its back is stored
 ORANGE, CYAN = (255, 120, 0), (0, 220, 255)
 
 
+def add_results(scene, labels, variance, regions, name: str = "CT", threshold: float = 0.015):
+    """An organ, and a region where its variance is."""
+    spec = slicer_app.scene.segments.SegmentSpec
+    results = slicer_app.scene.results.ResultScene(add_volume(scene, np.zeros(labels.shape, np.int16), MATRIX, name))
+    results.overlay.setMaps({1: labels.astype(np.float32)}, {1: variance}, threshold)
+    list(results.setSegmentation(labels, [spec(1, "organ", ORANGE)]))
+    results.setRegions(regions, [spec(1, "1", CYAN)] * int(regions.any()))
+    results.overlay.show(slicer_app.scene.maps.MapKind.VARIANCE)
+    return results
+
+
 @pytest.fixture
 def axial():
     """An axial view through an organ with doubt at its border, and one region there."""
-    import slicer
-    from trame_slicer.core import SlicerApp
-    from trame_slicer.views import NoScheduleRendering, SliceView
-
-    from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
-    from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-    from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
-    from support.standalone import add_volume
-
-    app = SlicerApp()
-    slicer.mrmlScene = app.scene
-    app.scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
-    view = SliceView(app.scene, app.app_logic, "Red", scheduled_render_strategy=NoScheduleRendering())
+    app = application()
+    view = slice_view(app)
     view.render_window().SetSize(SIZE, SIZE)
-    labels, regions = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint16)
-    variance = np.zeros(SHAPE, np.float32)
+    labels, regions, variance = (np.zeros(SHAPE, dtype) for dtype in (np.uint8, np.uint16, np.float32))
     labels[ORGAN], regions[DOUBT], variance[DOUBT] = 1, 1, 0.06
-    results = ResultScene(add_volume(app.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT"))
-    results.overlay.setMaps({1: labels.astype(np.float32)}, {1: variance})
-    results.overlay.show(MapKind.VARIANCE)
-    list(results.setSegmentation(labels, [SegmentSpec(1, "organ", ORANGE)]))
-    results.setRegions(regions, [SegmentSpec(1, "1", CYAN)])
-    view._logic.ResizeSliceNode(SIZE, SIZE)
+    results = add_results(app.scene, labels, variance, regions)
+    resize(view, SIZE, SIZE)
     results.showInViews()
-    return SimpleNamespace(view=view, results=results, slicer=slicer, kinds=MapKind, app=app)
+    return SimpleNamespace(view=view, results=results, scene=app.scene, app=app)
 
 
 def drawn(axial) -> np.ndarray:
-    """(y, x, 3), 0 to 255, from the top."""
-    from vtk import vtkWindowToImageFilter
-    from vtk.util.numpy_support import vtk_to_numpy
-
-    axial.view.render_window().Render()
-    shot = vtkWindowToImageFilter()
-    shot.SetInput(axial.view.render_window())
-    shot.ReadFrontBufferOff()
-    shot.Update()
-    values = vtk_to_numpy(shot.GetOutput().GetPointData().GetScalars())
-    return values.reshape(SIZE, SIZE, -1)[::-1, :, :3].astype(int)
+    return picture(axial.view)
 
 
 def pixel(axial, z: float, y: float, x: float) -> tuple[int, int]:
     """Row and column at which a voxel is drawn."""
-    to_ras = axial.slicer.util.arrayFromVTKMatrix(
-        axial.slicer.mrmlScene.GetNodeByID("vtkMRMLSliceNodeRed").GetXYToRAS()
-    )
+    to_ras = slicer.util.arrayFromVTKMatrix(axial.scene.GetNodeByID("vtkMRMLSliceNodeRed").GetXYToRAS())
     column, row = np.linalg.solve(to_ras, MATRIX @ (x, y, z, 1))[:2]
     return SIZE - 1 - round(row), round(column)
 
@@ -145,16 +133,13 @@ def test_jump_fills_the_view_with_the_region(axial):
 
 def test_a_ct_without_a_window_gets_that_of_the_abdomen(axial):
     """One that has its own, and images that are no CT, stay as they are."""
-    from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
-    from support.standalone import add_volume
-
     windows = []
     for lowest, automatic in ((-1000, True), (-1000, False), (0, True)):
         array = np.full((3, 4, 5), lowest, np.int16)
         array[0] = 900
-        display = add_volume(axial.app.scene, array, MATRIX, "CT", (-5.0, 5.0)).GetDisplayNode()
+        display = add_volume(axial.scene, array, MATRIX, "CT", (-5.0, 5.0)).GetDisplayNode()
         display.SetAutoWindowLevel(automatic)
-        giveWindow(display.GetDisplayableNode())
+        slicer_app.scene.views.giveWindow(display.GetDisplayableNode())
         windows.append((display.GetWindowLevelMin(), display.GetWindowLevelMax()))
     assert windows[0] == (-160, 240)
     assert windows[1] == (-5, 5)
@@ -183,16 +168,129 @@ def linear_to_srgb(colour: np.ndarray) -> np.ndarray:
 def test_a_change_stands_out_from_the_heat_map_and_the_image_however_one_sees_colours():
     from skimage.color import rgb2lab
 
-    from MoBUncertaintyLib.output.pictures.palette import CHANGE_COLOURS
-    from MoBUncertaintyLib.slicer_app.clicks.changes import FILL_OPACITY
-    from MoBUncertaintyLib.slicer_app.scene.maps import infernoColours
-
-    below = np.concatenate([infernoColours(), np.linspace((0, 0, 0), (1, 1, 1), 50)])
+    below = np.concatenate([slicer_app.scene.maps.infernoColours(), np.linspace((0, 0, 0), (1, 1, 1), 50)])
     for vision in (np.eye(3), *COLOUR_BLIND):
 
         def seen(colours, vision=vision):
             return rgb2lab(linear_to_srgb(srgb_to_linear(np.asarray(colours)) @ vision.T))
 
         for colour in CHANGE_COLOURS:
-            filled = FILL_OPACITY * np.array(colour) / 255 + (1 - FILL_OPACITY) * below
+            filled = (
+                slicer_app.clicks.changes.FILL_OPACITY * np.array(colour) / 255
+                + (1 - slicer_app.clicks.changes.FILL_OPACITY) * below
+            )
             assert np.linalg.norm(seen(filled) - seen(below), axis=1).min() > 20
+
+
+@pytest.fixture(scope="module")
+def window():
+    """Two slice views, one of them on its side."""
+    app = application()
+    return SimpleNamespace(app=app, scene=app.scene, views={name: slice_view(app, name) for name in ("Red", "Green")})
+
+
+def resize_all(window, width: int, height: int) -> None:
+    for view in window.views.values():
+        resize(view, width, height)
+
+
+@pytest.fixture
+def two(window):
+    """Results of two CTs whose variances differ fivefold, the first one shown."""
+    for ct in slicer_app.scene.results.findResults(window.scene):
+        slicer_app.scene.results.ResultScene(ct).remove()
+        window.scene.RemoveNode(ct)
+    resize_all(window, 320, 300)
+    labels = np.zeros((10, 30, 30), np.uint8)
+    labels[2:8, 13:17, 13:17] = 1
+    nothing = 0 * labels.astype(np.float32), 0 * labels.astype(np.uint16)
+    window.first = add_results(window.scene, labels, *nothing, "first")
+    window.second = add_results(window.scene, labels, *nothing, "second", 0.003)
+    show_alone(window.first)
+    return window
+
+
+def show_alone(results) -> None:
+    slicer_app.sessions.showAlone(results.ctNode)
+
+
+def coloured(image: np.ndarray) -> int:
+    """Pixels in colour at the right edge, where only the legend has any."""
+    return int((np.ptp(image[:, -60:], axis=-1) > 60).sum())
+
+
+def lettering(image: np.ndarray) -> np.ndarray:
+    """Where white letters are."""
+    return image.min(axis=-1) > 140
+
+
+def runs(used: np.ndarray) -> list[tuple[int, int]]:
+    """First and last of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], used, [False]]).astype(int)))
+    return list(zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True))
+
+
+def test_the_legend_is_that_of_the_ct_in_the_views(two):
+    first = picture(two.views["Red"])
+    show_alone(two.second)
+    second = picture(two.views["Red"])
+    assert (first != second)[:, -80:].any()  # 0.08 and 0.016 at the top
+    show_alone(two.first)
+    assert np.array_equal(picture(two.views["Red"]), first)
+    show_alone(two.second)
+    assert np.array_equal(picture(two.views["Red"]), second)
+
+
+def test_a_legend_that_is_switched_off_leaves_none_of_another_ct(two):
+    two.first.overlay.change(legend=False)
+    assert coloured(picture(two.views["Red"])) == 0
+    show_alone(two.second)
+    assert coloured(picture(two.views["Red"])) > 100
+    show_alone(two.first)
+    assert coloured(picture(two.views["Red"])) == 0
+
+
+def test_without_a_map_there_is_no_legend(two):
+    assert coloured(picture(two.views["Red"])) > 100
+    two.first.ctNode.SetOrigin(100, 0, 0)  # as if a transform were hardened
+    slicer_app.sessions.hideMisplaced(two.first.ctNode)
+    assert coloured(picture(two.views["Red"])) == 0
+
+
+@pytest.mark.parametrize("threshold", [0.015, 0.003])  # "0.08" and "0.016"
+@pytest.mark.parametrize("size", [(260, 220), (420, 400), (1100, 800)])
+def test_letters_are_small_and_do_not_touch(two, size, threshold):
+    resize_all(two, *size)
+    show_alone(two.first if threshold == 0.015 else two.second)
+    white = lettering(picture(two.views["Red"]))
+    lines = runs(white[:, -60:].any(axis=1))
+    numbers = lines[-5:]
+    heights = [last - first + 1 for first, last in numbers]
+    assert 8 <= min(heights) <= max(heights) <= 12, lines
+    assert min(after[0] - before[1] for before, after in itertools.pairwise(numbers)) >= 4
+    columns = np.flatnonzero(white.any(axis=0))
+    assert columns.min() > size[0] - 90  # the title, too, keeps to the edge
+    assert columns.max() < size[0] - 2
+
+
+def test_one_view_has_the_legend(two):
+    assert [coloured(picture(two.views[name])) > 100 for name in two.views] == [True, False]
+
+
+def test_the_legend_follows_what_others_do_with_the_views(two):
+    """Code of another module puts the map away, the window becomes larger."""
+    todo = []
+    follower = slicer_app.scene.legend.LegendFollower(two.scene, todo.append)
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(two.first.node("shown"))
+    before = legend.GetSize()[0]
+    resize_all(two, 640, 600)
+    assert len(todo) == 1
+    todo.pop()()
+    assert legend.GetSize()[0] == pytest.approx(before / 2)
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        composite.SetForegroundVolumeID(None)
+    todo.pop()()
+    assert coloured(picture(two.views["Red"])) == 0
+    follower.stop()
+    resize_all(two, 320, 300)
+    assert todo == []

@@ -1,12 +1,17 @@
 """The review session on the real Slicer core: what the review says is what the scene shows, step by step."""
 
+import json
 import random
 
 import numpy as np
 import pytest
 
+from MoBUncertaintyLib.base.errors import ImageError, ReviewError
+from MoBUncertaintyLib.base.integrity import seal
+from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.review.review import Review
-from support.sessions import SHAPE, begin, begin_again, same
+from support.late import slicer, slicer_app
+from support.sessions import SHAPE, begin, begin_again, draw, reopened, same, sign, stored, stray
 
 pytestmark = pytest.mark.own_process
 
@@ -16,17 +21,25 @@ def session(scene):
     return begin(scene)
 
 
-def volumes(scene) -> list:
-    """All volumes of a scene."""
-    from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
-
-    return nodesByClass(scene, "vtkMRMLScalarVolumeNode")
-
-
 def decided(review):
     """All that is stored of a review but the regions' numbers, which are described anew when it is opened."""
     record = {key: value for key, value in review.to_dict().items() if key != "sha256"}
     return record | {"regions": [{**entry, "region": None} for entry in record["regions"]]}
+
+
+def draw_everywhere(session, value: int) -> None:
+    """All of the image becomes organ or background, as by a brush that heeds no mask."""
+    session.results.updateSegmentation(tuple(slice(0, size) for size in SHAPE), np.full(SHAPE, value, np.uint8))
+
+
+def saved_and_opened(scene, folder, before=lambda: True):
+    """The session of the scene once it is saved, closed and opened; something may have to hold before that."""
+    path = str(folder / "scene.mrb")
+    assert scene.WriteToMRB(path) and before()
+    scene.Clear(False)
+    assert scene.ReadFromMRB(path, True)
+    (ct,) = slicer_app.scene.results.findResults(scene)
+    return slicer_app.review_session.ReviewSession.open(slicer_app.scene.results.ResultScene(ct))
 
 
 def test_a_new_review_lists_all_regions_as_pending(session):
@@ -37,21 +50,19 @@ def test_a_new_review_lists_all_regions_as_pending(session):
 
 def test_a_map_is_shown_that_the_model_has(scene):
     """Without a covariance there is no variance; another map that the reader has chosen stays."""
-    from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
-
     ct = begin(scene).results.ctNode
     results = begin_again(ct, regions={"settings": {"measure": "bernoulli"}}).results
     assert results.overlay.values["kind"] == "variance"
     results = begin_again(ct, covariance="deterministic").results
     assert results.overlay.values["kind"] == "entropy"
-    assert results.overlay.kinds == [MapKind.PROBABILITY, MapKind.ENTROPY]
+    assert results.overlay.kinds == [slicer_app.scene.maps.MapKind.PROBABILITY, slicer_app.scene.maps.MapKind.ENTROPY]
     results.overlay.change(threshold=0.3)
     assert results.overlay.values["threshold"] == 0.3
-    results.overlay.show(MapKind.VARIANCE)
+    results.overlay.show(slicer_app.scene.maps.MapKind.VARIANCE)
     assert results.overlay.values["kind"] == "entropy"
     results = begin_again(ct).results
     assert (results.overlay.values["kind"], results.overlay.values["threshold"]) == ("variance", 0.015)
-    results.overlay.show(MapKind.PROBABILITY)
+    results.overlay.show(slicer_app.scene.maps.MapKind.PROBABILITY)
     assert begin_again(ct, covariance="deterministic").results.overlay.values["kind"] == "probability"
 
 
@@ -64,9 +75,8 @@ def test_maps_are_drawn_from_the_threshold_that_the_model_states(scene):
 
 def test_verdicts_change_the_regions_voxels_and_no_others(session):
     first, second, third = session.review.regions
-    session.step(Review.decide, first.region_id, "include")
-    session.step(Review.decide, second.region_id, "exclude")
-    session.step(Review.decide, third.region_id, "accept")
+    for region, verdict in ((first, "include"), (second, "exclude"), (third, "accept")):
+        session.step(Review.decide, region.region_id, verdict)
     changed = session.results.organs.array() != session.review.prediction.segmentation
     labels = session.review.listed().whole_map()
     assert changed.any()
@@ -114,14 +124,7 @@ def test_another_threshold_renews_the_list_and_keeps_what_is_decided(session):
 class TestEdit:
     """Drawing in the segmentation, as the Segment Editor does."""
 
-    def draw(self, session, value):
-        """All of the image becomes organ or background, as by a brush that heeds no mask."""
-        box = tuple(slice(0, size) for size in SHAPE)
-        session.results.updateSegmentation(box, np.full(SHAPE, value, np.uint8))
-
     def test_the_editor_is_told_where_it_may_draw(self, session):
-        import slicer.util
-
         region = session.review.regions[0]
         editor = session.drawing.begin(region.region_id)
         segmentation = session.results.node("segmentation")
@@ -145,7 +148,7 @@ class TestEdit:
     def test_what_is_drawn_in_the_region_is_kept_and_no_more(self, session):
         region = session.review.regions[2]
         session.drawing.begin(region.region_id)
-        self.draw(session, 1)
+        draw_everywhere(session, 1)
         session.drawing.finish()
         assert session.drawing.regionId is None
         assert session.review.region(region.region_id).verdict == "edit"
@@ -162,26 +165,18 @@ class TestEdit:
         session.step(Review.decide, session.review.regions[0].region_id, "include")
         before = session.results.organs.array()
         session.drawing.begin(session.review.regions[2].region_id)
-        self.draw(session, 0)
+        draw_everywhere(session, 0)
         session.drawing.cancel()
         assert np.array_equal(session.results.organs.array(), before)
         same(session)
 
     @pytest.mark.parametrize("drawn", [True, False])
     def test_a_scene_saved_meanwhile_holds_what_is_drawn(self, session, scene, tmp_path, drawn):
-        from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
-        from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
-
         region = session.review.regions[1]
         session.drawing.begin(region.region_id)
         if drawn:
-            self.draw(session, 1)
-        path = str(tmp_path / "scene.mrb")
-        assert scene.WriteToMRB(path)
-        assert session.drawing.regionId == region.region_id  # goes on
-        scene.Clear(False)
-        assert scene.ReadFromMRB(path, True)
-        again = ReviewSession.open(ResultScene(findResults(scene)[0]))
+            draw_everywhere(session, 1)
+        again = saved_and_opened(scene, tmp_path, lambda: session.drawing.regionId == region.region_id)  # goes on
         assert again.drawing.regionId is None
         assert again.review.region(region.region_id).verdict == ("edit" if drawn else "pending")
         inside = again.review.listed().whole_map() == region.number
@@ -190,21 +185,17 @@ class TestEdit:
         same(again)
 
     def test_the_mask_of_a_region_that_is_no_more_goes(self, session):
-        from MoBUncertaintyLib.slicer_app.drawing import MASK_SEGMENT, REGION_TAG
-        from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
-
+        drawing = slicer_app.drawing
         session.drawing.begin(session.review.regions[1].region_id)
         segmentation = session.results.node("segmentation").GetSegmentation()
-        segmentation.GetSegment(MASK_SEGMENT).SetTag(REGION_TAG, "another")
-        again = ReviewSession.open(session.results)
+        segmentation.GetSegment(drawing.MASK_SEGMENT).SetTag(drawing.REGION_TAG, "another")
+        again = reopened(session)
         assert list(segmentation.GetSegmentIDs()) == ["Segment_1"]
         assert again.drawing.regionId is None
         same(again)
 
     def test_an_organ_that_is_cleared_meanwhile_leaves_a_review_that_goes_on(self, session):
         """ "Clear selected segments" in the Segment Editor leaves a segment without voxels."""
-        import slicer
-
         first, second, _ = session.review.regions
         session.drawing.begin(first.region_id)
         clear = slicer.vtkSlicerSegmentationsModuleLogic.ClearSegment
@@ -221,11 +212,7 @@ class TestEdit:
         assert np.array_equal(session.results.organs.array(), session.review.prediction.segmentation)
 
     def test_a_signed_review_cannot_be_edited(self, session):
-        from MoBUncertaintyLib.base.errors import ReviewError
-
-        for region in session.review.regions:
-            session.step(Review.decide, region.region_id, "accept")
-        session.step(Review.sign, "Dr. Ada Review")
+        sign(session)
         with pytest.raises(ReviewError):
             session.drawing.begin(session.review.regions[0].region_id)
         session.step(Review.withdraw)
@@ -234,23 +221,14 @@ class TestEdit:
 
 
 def test_a_saved_scene_goes_on_where_it_was_left(session, scene, tmp_path):
-    from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
-    from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
-
     first, second, third = session.review.regions
     session.step(Review.decide, first.region_id, "include")
     session.comment(second.region_id, "Gefäß?")
     session.drawing.begin(third.region_id)
-    session.results.updateSegmentation(third.box, np.ones(third.mask.shape, np.uint8))
+    draw(session, third)
     session.drawing.finish()
     said, corrected = decided(session.review), session.review.corrected()
-    path = str(tmp_path / "scene.mrb")
-    assert scene.WriteToMRB(path)
-    scene.Clear(False)
-    assert scene.ReadFromMRB(path, True)
-
-    (ct,) = findResults(scene)
-    again = ReviewSession.open(ResultScene(ct))
+    again = saved_and_opened(scene, tmp_path)
     assert decided(again.review) == said
     assert [each.region.location for each in again.review.regions] == ["left", "anterior", "superior"]
     assert np.array_equal(again.review.corrected(), corrected)
@@ -260,78 +238,45 @@ def test_a_saved_scene_goes_on_where_it_was_left(session, scene, tmp_path):
     same(again)
 
 
-def test_a_damaged_review_is_refused_in_one_sentence(session):
-    from MoBUncertaintyLib.base.errors import ReviewError
-    from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
-
-    session.results.documents.set("review", {"schema": "something else"})
-    with pytest.raises(ReviewError):
-        ReviewSession.open(session.results)
-    session.results.documents.set("review", {})
-    with pytest.raises(ReviewError):
-        ReviewSession.open(session.results)
-
-
 def test_a_scene_without_a_review_gets_one(session):
     """That is a scene of the command line."""
-    from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
-
     before = decided(session.review)
     session.results.ctNode.GetScene().RemoveNode(session.results.node("state.review"))
     assert session.isComplete()
-    again = ReviewSession.open(session.results)
+    again = reopened(session)
     assert decided(again.review) == before
     same(again)
 
 
-class TestStrayEdits:
-    """The user changes the segmentation in the Segment Editor, outside of the review."""
-
-    @pytest.fixture
-    def strayed(self, session):
-        session.step(Review.decide, session.review.regions[0].region_id, "exclude")
-        box = np.s_[0:2, 0:2, 0:2]
-        session.results.updateSegmentation(box, np.ones((2, 2, 2), np.uint8))
-        return session
-
-    def test_they_are_counted_and_taken_back(self, strayed):
-        assert strayed.segmentation.strayEdits() == 8
-        strayed.segmentation.discardStrayEdits()
-        assert strayed.segmentation.strayEdits() == 0
-        same(strayed)
-
-    def test_they_survive_saving_until_they_are_settled(self, strayed):
-        from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
-
-        assert ReviewSession.open(strayed.results).segmentation.strayEdits() == 8
-
-    def test_verdicts_are_no_stray_edits(self, session):
-        for region, verdict in zip(session.review.regions, ("include", "exclude", "accept"), strict=True):
-            session.step(Review.decide, region.region_id, verdict)
-        assert session.segmentation.strayEdits() == 0
+def test_what_is_drawn_outside_of_the_review_is_counted_and_taken_back(session):
+    for region, verdict in zip(session.review.regions, ("include", "exclude", "accept"), strict=True):
+        session.step(Review.decide, region.region_id, verdict)
+    assert session.segmentation.strayEdits() == 0
+    stray(session)
+    assert session.segmentation.strayEdits() == 8
+    again = reopened(session)
+    assert again.segmentation.strayEdits() == 8
+    again.segmentation.discardStrayEdits()
+    assert again.segmentation.strayEdits() == 0
+    same(again)
 
 
 def test_results_that_cannot_be_shown_leave_none(scene, monkeypatch):
-    from MoBUncertaintyLib.slicer_app.scene.overlay import Overlay
-
     first = begin(scene)
-    kept = {node.GetID() for node in (first.results.ctNode,)}
 
     def fail(*_):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Overlay, "setMaps", fail)
+        patch.setattr(slicer_app.scene.overlay.Overlay, "setMaps", fail)
         with pytest.raises(MemoryError):
             begin_again(first.results.ctNode)
     assert not first.isComplete()
-    assert {each.GetID() for each in volumes(scene)} == kept
+    assert slicer_app.scene.nodes.nodesByClass(scene, "vtkMRMLScalarVolumeNode") == [first.results.ctNode]
     assert begin_again(first.results.ctNode).isComplete()
 
 
 def test_a_ct_that_was_moved_meanwhile_gets_no_results(scene):
-    from MoBUncertaintyLib.base.errors import ImageError
-
     session = begin(scene)
     session.results.ctNode.SetOrigin(100, 0, 0)
     with pytest.raises(ImageError):
@@ -339,18 +284,12 @@ def test_a_ct_that_was_moved_meanwhile_gets_no_results(scene):
     assert session.isComplete()
 
 
-def test_a_session_without_its_nodes_is_not_complete(session, scene):
-    assert session.isComplete()
-    scene.RemoveNode(session.results.node("variance"))
-    assert not session.isComplete()
-
-
 def test_a_verdict_is_kept_though_it_cannot_be_shown(session, monkeypatch):
     region = session.review.regions[0]
     monkeypatch.setattr(type(session.results), "updateSegmentation", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         session.step(Review.decide, region.region_id, "include")
-    assert session.results.documents.get("review")["regions"][0]["verdict"] == "include"
+    assert stored(session)["regions"][0]["verdict"] == "include"
 
 
 def test_segments_of_the_user_stay_when_the_ct_is_segmented_again(session):
@@ -372,25 +311,98 @@ def test_each_ct_has_a_review_of_its_own(scene):
 
 
 def test_a_region_is_jumped_to_and_marked(session, scene):
-    from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
-
     region = session.review.regions[1]
     session.regions.jumpTo(region)
     display = session.results.node("regions").GetDisplayNode()
     opacities = [display.GetSegmentOpacity2DOutline(f"Segment_{each.number}") for each in session.review.regions]
     assert opacities[1] == 1.0
     assert max(opacities[0], opacities[2]) < 1.0
-    for view in nodesByClass(scene, "vtkMRMLSliceNode"):
+    for view in slicer_app.scene.nodes.nodesByClass(scene, "vtkMRMLSliceNode"):
         centre = [view.GetSliceToRAS().GetElement(axis, 3) for axis in range(3)]
         assert centre == pytest.approx(region.region.centroid_ras, abs=1e-3)
 
 
 def test_what_suitability_says_is_not_said_again(scene):
-    from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-
     said = ["The image is an MR image, but the model takes a CT; choose another image or model.", "The CT is odd."]
     found = Suitability().worsened(Level.NOT_USABLE, said[0])
     session = begin_again(begin(scene).results.ctNode, suitability=found.to_dict())
     session.review.prediction.warnings[:] = said
     assert session.review.prediction.suitability.sentence == found.sentence
     assert session.warnings == [said[1]]
+
+
+# What others draw in, or edit by hand, changes nothing of a review in silence.
+
+
+@pytest.fixture
+def signed(session):
+    """A review with one region edited, one excluded, one accepted, signed."""
+    first, second, _third = session.review.regions
+    session.drawing.begin(first.region_id)
+    draw(session, first)
+    session.drawing.finish()
+    session.step(Review.decide, second.region_id, "exclude")
+    sign(session)
+    return session
+
+
+def test_a_stroke_in_an_edited_region_does_not_pass_for_the_readers_edit(signed):
+    draw(signed, signed.review.regions[0], 0)
+    again = reopened(signed)
+    assert np.array_equal(again.review.corrected(), signed.review.corrected())
+    assert again.segmentation.strayEdits() > 0
+    again.segmentation.discardStrayEdits()
+    same(again)
+    assert again.review.signature.name == "A. Reader"
+
+
+def test_regions_that_were_drawn_over_are_as_the_review_has_them(signed):
+    moved = np.roll(signed.review.listed().whole_map(), 2, axis=1)
+    signed.results.setRegions(moved, [slicer_app.scene.segments.SegmentSpec(1, "1", (0, 220, 255))])
+    again = reopened(signed)
+    assert np.array_equal(again.results.regions.array(), signed.review.listed().whole_map())
+    same(again)
+
+
+@pytest.mark.parametrize(
+    ("document", "edit"),
+    [
+        ("review", lambda record: record["regions"][0].update(verdict="pending")),
+        ("review", lambda record: record["signature"].update(name="B. Reader")),
+        ("review", lambda record: record["regions"][0]["region"].update(volume_mm3=852000.0)),
+        ("review", lambda record: record.pop("sha256")),
+        ("review", lambda record: record.clear()),
+        # Sealed anew, it is not signed with regions undecided.
+        ("review", lambda record: (record["regions"][0].update(verdict="pending"), record.update(seal(record)))),
+        ("prediction", lambda record: record.update(labels=[])),
+        ("prediction", lambda record: record["labels"][0].update(value="1")),
+        ("prediction", lambda record: record["provenance"].update(regions={"settings": {"threshold": "low"}})),
+        ("prediction", lambda record: record.pop("provenance")),
+    ],
+)
+def test_a_record_that_was_edited_is_refused(signed, document, edit):
+    record = signed.results.documents.get(document)
+    edit(record)
+    signed.results.documents.set(document, record)
+    with pytest.raises(ReviewError):
+        reopened(signed)
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": NaN}', "[" * 5000, json.dumps({"comment": "\ud800"})])
+def test_text_that_is_no_record(signed, text):
+    signed.results.node("state.review").SetText(text)
+    with pytest.raises(ReviewError):
+        reopened(signed)
+
+
+def test_a_region_stays_marked_when_the_list_is_renewed(scene):
+    session = begin(scene)
+    region = session.review.regions[1]
+    session.step(Review.decide, region.region_id, "accept")
+    session.regions.jumpTo(region)
+    session.regions.find(0.02, 20.0)
+    display = session.results.node("regions").GetDisplayNode()
+    regions = session.review.regions
+    opacity = {each.region_id: display.GetSegmentOpacity2DOutline(f"Segment_{each.number}") for each in regions}
+    assert opacity.pop(region.region_id) == 1.0
+    assert max(opacity.values()) < 1.0

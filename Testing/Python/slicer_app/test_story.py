@@ -15,21 +15,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
-from support import TESTS
-from support.small_panel import decide
+from slicer_host.mouse import Mouse
+from support import MODULE_FOLDER, TESTS
+from support.late import slicer
+from support.small_panel import (
+    accept_all,
+    apply,
+    composites,
+    export,
+    finish,
+    foregrounds,
+    load_demo,
+    open_panel,
+    reopen,
+    running,
+    statuses,
+    worker_processes,
+)
 
 pytestmark = pytest.mark.own_process
 
 LONGEST_TURN = 0.05  # s, but for the few steps that put the results into the scene
 RESULT_STEPS, LONGEST_OF_RESULTS = 8, 0.5
 CANCEL_LIMIT = 2.0  # s
+READER = "Dr. Åse Müller"
 
 
 @pytest.fixture(scope="module")
 def panel():
-    from slicer_host.panel import open_panel
-
     panel = open_panel()
     yield panel
     panel.close()
@@ -43,7 +58,6 @@ def desktop(panel):
     panel.ui.overlapSlider.value = 0.0  # fewer tiles
     panel.errors.clear()
     panel.dialogs.clear()
-    panel.turns.clear()
     panel.process()
     yield panel
     assert not panel.errors
@@ -57,13 +71,6 @@ def nodes(scene) -> list[str]:
     return sorted(scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes()))
 
 
-def column(table, title: str) -> list[str]:
-    """The texts of a column, without the sign before a region's state."""
-    titles = [table.horizontalHeaderItem(index).text() for index in range(table.columnCount)]
-    texts = (table.item(row, titles.index(title)).text() for row in range(table.rowCount))
-    return [text.lstrip("✓⚑ ") for text in texts]
-
-
 def slice_centres(desktop) -> np.ndarray:
     """Where the three slice views look, RAS mm."""
     manager = desktop.app.layoutManager()
@@ -71,176 +78,164 @@ def slice_centres(desktop) -> np.ndarray:
     return np.array([[matrix.GetElement(row, 3) for row in range(3)] for matrix in matrices])
 
 
-def apply_without_holding_the_main_thread(desktop) -> None:
-    from slicer_host.panel import apply
-
-    desktop.process()
-    desktop.turns.clear()
-    apply(desktop)
-    *_others, longest = ordered = sorted(desktop.turns)
-    assert longest < LONGEST_OF_RESULTS
-    assert ordered[-RESULT_STEPS - 1] < LONGEST_TURN
-
-
 def start_computing(desktop) -> None:
     """Press Apply and wait until the network computes."""
-    from slicer_host.panel import load_demo
-
     load_demo(desktop)
     desktop.ui.overlapSlider.value = 0.5  # long enough to be interrupted
     desktop.ui.applyButton.click()
     desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting tiles: 2"))
 
 
+def truth():
+    """Where the demo's pancreas is, as an image."""
+    return sitk.ReadImage(MODULE_FOLDER / "Resources" / "SampleData" / "PhantomCT-pancreas.nii.gz")
+
+
+def truth_at(place) -> int:
+    """The label that the demo's truth has at a place, RAS mm."""
+    r, a, s = (float(mm) for mm in place)
+    image = truth()
+    return int(image[image.TransformPhysicalPointToIndex((-r, -a, s))])
+
+
+def click(desktop, place) -> None:
+    """Say what the truth has at a place."""
+    (desktop.ui.organHereButton if truth_at(place) else desktop.ui.notOrganHereButton).click()
+    Mouse("Red").click(place)
+    desktop.ui.clicksOffButton.click()
+
+
 def test_from_the_demo_ct_to_a_signed_export(desktop, tmp_path):
-    from slicer_host import panel
-
-    ui = desktop.ui
+    ui, bar = desktop.ui, []
     assert not ui.applyButton.enabled
-    ct = panel.load_demo(desktop)
-    assert ct.GetName() == "PhantomCT"
+    assert load_demo(desktop).GetName() == "PhantomCT"
     assert "pancreas" in ui.modelInfoLabel.text
-
-    shown = []
-    ui.progressBar.valueChanged.connect(lambda value: shown.append((value, ui.progressBar.format)))
-    panel.apply(desktop)
+    ui.progressBar.valueChanged.connect(lambda value: bar.append((value, ui.progressBar.format)))
+    apply(desktop)
     assert desktop.dialogs == []
-    values = [value for value, _ in shown]
-    assert values == sorted(values)
-    assert len(set(values)) >= 4
-    assert any("left" in text for _, text in shown)
-
-    results = session(desktop).results
-    composites = [desktop.scene.GetNodeByID(f"vtkMRMLSliceCompositeNode{name}") for name in ("Red", "Green", "Yellow")]
-    variance = results.node("variance")
-    assert {node.GetForegroundVolumeID() for node in composites} == {variance.GetID()}
-    ui.opacitySlider.value = 0.5
-    assert {node.GetForegroundOpacity() for node in composites} == {0.5}
-    ui.mapSelector.currentText = "Probability"  # not derived: at once
-    assert {node.GetForegroundVolumeID() for node in composites} == {results.node("probability").GetID()}
-    ui.mapSelector.currentText = "Variance"
-    assert {node.GetForegroundVolumeID() for node in composites} == {variance.GetID()}
-
-    review = session(desktop).review
-    predicted, regions = review.prediction.segmentation.copy(), review.regions
-    assert predicted.any()
-    assert len(regions) == ui.regionsTable.rowCount >= 4
-    walk_three_regions(desktop, regions)
-    labels = review.listed().whole_map()
-    included, excluded, undone = (labels == region.number for region in regions[:3])
-    expected = results.organs.array()
-    assert np.array_equal(expected, review.corrected())
-    assert {*predicted[included & (expected != predicted)]} == {0}  # what was doubtful in it is organ now
-    assert {*predicted[excluded & (expected != predicted)]} == {1}
-    assert undone.any()
-    assert np.array_equal(expected[~included & ~excluded], predicted[~included & ~excluded])
-
-    sign_off(desktop)
-    assert np.array_equal(results.organs.array(), expected)
-    export_and_compare(desktop, tmp_path, expected)
-
-
-def walk_three_regions(desktop, regions) -> None:
-    """One is included, one excluded, one included and taken back."""
-    ui = desktop.ui
-    assert ui.reviewProgressLabel.text.startswith(f"0 of {len(regions)} reviewed")
-    for row, buttons in enumerate(
-        (
-            (ui.includeButton,) * 2,  # the first press shows what would change
-            (ui.excludeButton,) * 2,
-            (ui.includeButton, ui.includeButton, ui.undoButton),
-        )
-    ):
-        assert ui.regionsTable.selectionModel().selectedRows()[0].row() == row
-        centroid = np.array(regions[row].region.centroid_ras)
-        assert np.abs(slice_centres(desktop) - centroid).max() < 1.0
-        for button in buttons:
-            button.click()
-        ui.regionsTable.selectRow(row + 1)
-    assert column(ui.regionsTable, "Status")[:4] == ["Included", "Excluded", "To review", "To review"]
-    assert ui.reviewProgressLabel.text.startswith(f"2 of {len(regions)} reviewed")
-
-
-def sign_off(desktop) -> None:
-    """Accept what is left, then sign."""
-    ui = desktop.ui
-    ui.readerEdit.text = "Dr. Åse Müller"
-    for row, status in enumerate(column(ui.regionsTable, "Status")):
-        if status == "To review":
-            assert not ui.signOffButton.enabled
-            ui.regionsTable.selectRow(row)
-            ui.acceptButton.click()
+    values = [value for value, _ in bar]
+    assert values == sorted(values) and len(set(values)) >= 4
+    assert any("left" in text for _, text in bar)
+    found, expected = session(desktop).results.organs.array(), sitk.GetArrayFromImage(truth())
+    assert 2 * (found & expected).sum() > 0.8 * (found.sum() + expected.sum())
+    look_at_the_maps(desktop)
+    click_until_a_region_is_resolved(desktop)
+    decide_the_rest(desktop)
+    ui.readerEdit.text = READER
     ui.signOffButton.click()
-    assert "Dr. Åse Müller" in ui.reviewProgressLabel.text
-    assert not ui.includeButton.enabled
+    assert READER in ui.reviewProgressLabel.text and not ui.includeButton.enabled
+    export_and_compare(desktop, tmp_path / "exports")
+    save_and_go_on(desktop, tmp_path)
 
 
-def export_and_compare(desktop, folder: Path, expected: np.ndarray) -> None:
-    """The files hold what was decided."""
-    import SimpleITK as sitk
-
-    from slicer_host.panel import running
-
-    ui = desktop.ui
-    ui.exportDirectoryEdit.currentPath = str(folder)
-    ui.exportButton.click()
-    desktop.process(until=lambda: not running(desktop))
-    assert desktop.dialogs == []
-    (made,) = folder.iterdir()
-    report = (made / "report.html").read_text(encoding="utf-8")
-    assert "Dr. Åse Müller" in report
-    told = json.loads((made / "report.json").read_text(encoding="utf-8"))
-    verdicts = [region["verdict"] for region in told["regions"]]
-    assert verdicts == ["include", "exclude"] + ["accept"] * (ui.regionsTable.rowCount - 2)
-    written = sitk.GetArrayFromImage(sitk.ReadImage(made / "segmentation.seg.nrrd"))
-    assert np.array_equal(written, expected)
+def look_at_the_maps(desktop) -> None:
+    """Each map is in all slice views, as opaque as the slider says; the last one is seen on."""
+    ui, results = desktop.ui, session(desktop).results
+    for title, role in (("Variance", "variance"), ("Probability", "probability"), ("Standard deviation", "map")):
+        ui.mapSelector.currentText = title
+        desktop.process(until=lambda title=title: results.overlay.values["kind"] == title.lower())
+        assert foregrounds(desktop) == {results.node(role).GetID()}
+    ui.opacitySlider.value, ui.lowerThresholdSlider.value = 0.5, 0.11
+    assert {view.GetForegroundOpacity() for view in composites(desktop)} == {0.5}
 
 
-def test_saved_scene_brings_back_overlay_and_verdicts(desktop, tmp_path):
-    import slicer
+def click_until_a_region_is_resolved(desktop) -> None:
+    """Three clicks where Next leads to, the third taken back, then more in the first one's region."""
+    ui, review = desktop.ui, session(desktop).review
+    error = review.expected_error_mm3[1]
+    assert len(review.regions) == ui.regionsTable.rowCount >= 4
+    for count in (1, 2, 3):
+        ui.nextButton.click()
+        (cross,) = slicer.util.arrayFromMarkupsControlPoints(session(desktop).results.node("clicks.suggestion"))
+        click(desktop, tuple(cross))
+        assert len(review.clicks) == count
+        assert ui.clickStatusLabel.text.startswith(f"{count} click")
+    third = review.clicks[2]
+    ui.undoButton.click()
+    assert third not in review.clicks
+    assert len(review.clicks) == ui.clicksTable.rowCount == 2
+    first = review.clicks[0].region_id
+    while not review.region(first).resolved:
+        region = review.region(first)
+        assert len(review.clicks) < 40
+        p = review.maps_in(region.box)[0][0]
+        doubt = np.where(region.mask, np.minimum(p, 1 - p), -1.0)
+        index = np.array(np.unravel_index(doubt.argmax(), doubt.shape)) + [part.start for part in region.box]
+        click(desktop, tuple(review.prediction.grid.to_ras(index).tolist()))
+    ui.undoButton.click()
+    assert "Resolved" not in statuses(desktop)
+    ui.redoButton.click()
+    assert statuses(desktop)[[region.region_id for region in review.regions].index(first)] == "Resolved"
+    assert review.expected_error_mm3[1] < error
 
-    from slicer_host.panel import load_demo
 
-    ui = desktop.ui
-    load_demo(desktop)
-    apply_without_holding_the_main_thread(desktop)
-    ui.mapSelector.currentText = "Standard deviation"
-    desktop.process(until=lambda: session(desktop).results.overlay.values["kind"] == "standard deviation")
-    ui.opacitySlider.value = 0.4
-    ui.lowerThresholdSlider.value = 0.11
-    decide(ui.includeButton)
-    ui.nextButton.click()
-    decide(ui.excludeButton)
+def decide_the_rest(desktop) -> None:
+    """Include one once it is seen what that changes, exclude one, take one back, accept all that is left."""
+    ui, review = desktop.ui, session(desktop).review
+    included, excluded, accepted = [row for row, status in enumerate(statuses(desktop)) if status == "To review"][:3]
+    ui.regionsTable.selectRow(included)
+    assert np.abs(slice_centres(desktop) - review.regions[included].region.centroid_ras).max() < 1.0
+    before = review.corrected()
+    ui.includeButton.click()
+    assert np.array_equal(review.corrected(), before)
+    ui.includeButton.click()
+    assert (review.corrected() > before).any() and not (review.corrected() < before).any()
     ui.commentEdit.text = "Stomach wall"
     ui.commentEdit.editingFinished.emit()
-    before = session(desktop)
-    corrected, statuses = before.results.organs.array(), column(ui.regionsTable, "Status")
-    assert slicer.util.saveScene(str(tmp_path / "case.mrb"))
-
-    desktop.scene.Clear(0)
-    desktop.process()
-    assert ui.regionsTable.rowCount == 0
-    slicer.util.loadScene(tmp_path / "case.mrb")
-    desktop.process()
-    assert desktop.dialogs == []
-    assert ui.mapSelector.currentText == "Standard deviation"
-    assert ui.opacitySlider.value == pytest.approx(0.4)
-    assert ui.lowerThresholdSlider.value == pytest.approx(0.11)
-    composite = desktop.scene.GetNodeByID("vtkMRMLSliceCompositeNodeRed")
-    assert composite.GetForegroundVolumeID() == session(desktop).results.node("map").GetID()
-    assert column(ui.regionsTable, "Status") == statuses
-    assert statuses[0] == "Included" and statuses.count("Excluded") == 1
-    assert np.array_equal(session(desktop).results.organs.array(), corrected)
-    excluded = statuses.index("Excluded")
     ui.regionsTable.selectRow(excluded)
+    ui.excludeButton.click()
+    ui.excludeButton.click()
+    ui.regionsTable.selectRow(accepted)
+    ui.acceptButton.click()
+    ui.undoButton.click()
+    found = statuses(desktop)
+    assert [found[row] for row in (included, excluded, accepted)] == ["Included", "Excluded", "To review"]
+    assert not ui.signOffButton.enabled
+    accept_all(desktop)
+
+
+def export_and_compare(desktop, folder: Path) -> None:
+    """The files hold what was decided."""
+    review = session(desktop).review
+    export(desktop, folder)
+    assert desktop.dialogs == []
+    (made,) = folder.iterdir()
+    assert READER in (made / "report.html").read_text(encoding="utf-8")
+    record = json.loads((made / "report.json").read_text(encoding="utf-8"))
+    verdicts = ["resolved" if region.verdict == "pending" else region.verdict for region in review.regions]
+    assert [region["verdict"] for region in record["regions"]] == verdicts
+    assert len(record["clicks"]) == len(review.clicks)
+    written = sitk.GetArrayFromImage(sitk.ReadImage(made / "segmentation.seg.nrrd"))
+    assert np.array_equal(written, review.corrected())
+    assert (written != review.prediction.segmentation).any()
+
+
+def save_and_go_on(desktop, folder: Path) -> None:
+    """Saved and opened again all is there, and a click asks before it withdraws the signature."""
+    ui, before, verdicts = desktop.ui, session(desktop).review, statuses(desktop)
+    corrected = before.corrected()
+    reopen(desktop, folder)
+    assert desktop.dialogs == []
+    again = session(desktop)
+    assert (again.review.clicks, again.review.signature.name) == (before.clicks, READER)
+    assert statuses(desktop) == verdicts
+    assert np.array_equal(again.results.organs.array(), corrected)
+    assert ui.mapSelector.currentText == "Standard deviation"
+    assert (ui.opacitySlider.value, ui.lowerThresholdSlider.value) == pytest.approx((0.5, 0.11))
+    assert foregrounds(desktop) == {again.results.node("map").GetID()}
+    ui.regionsTable.selectRow(verdicts.index("Included"))
     assert ui.commentEdit.text == "Stomach wall"
-    ui.acceptButton.click()  # the review goes on
-    assert column(ui.regionsTable, "Status")[excluded] == "Accepted"
+    assert ui.clicksTable.rowCount == len(before.clicks)
+    marks = [again.results.node(f"clicks.{role}") for role in ("organ", "background", "conflict")]
+    assert sum(node.GetNumberOfControlPoints() for node in marks if node) == len(before.clicks)
+    desktop.answer("Cancel")
+    click(desktop, before.clicks[0].points_ras[0])
+    (dialog,) = desktop.dialogs
+    assert READER in dialog.text
+    assert again.review.clicks == before.clicks
 
 
 def test_second_run_reuses_nodes_and_worker(desktop, table):
-    from slicer_host.panel import apply, worker_processes
-
     choose(desktop, table["good"])
     apply(desktop)
     made, workers = nodes(desktop.scene), worker_processes()
@@ -252,21 +247,25 @@ def test_second_run_reuses_nodes_and_worker(desktop, table):
     assert desktop.dialogs == []
 
 
-def test_killed_worker_is_one_dialog_and_the_next_run_works(desktop, table):
-    from slicer_host.panel import apply, running, worker_processes
-
+def test_killed_worker_is_one_dialog_and_the_next_run_works(desktop):
     start_computing(desktop)
     before = nodes(desktop.scene)
     (worker,) = worker_processes()
     os.kill(worker, signal.SIGKILL)
-    desktop.process(until=lambda: not running(desktop))
+    finish(desktop)
     (dialog,) = desktop.dialogs
     assert dialog.text.startswith("The computing process ended unexpectedly")
     assert nodes(desktop.scene) == before
-    choose(desktop, table["good"])
+
+    # Nor does the next run hold the main thread.
+    desktop.ui.overlapSlider.value = 0.0
+    desktop.turns.clear()
     apply(desktop)
     assert len(desktop.dialogs) == 1
     assert session(desktop) is not None
+    *_others, longest = ordered = sorted(desktop.turns)
+    assert longest < LONGEST_OF_RESULTS
+    assert ordered[-RESULT_STEPS - 1] < LONGEST_TURN
 
 
 # --- bad input, as the command line's table has it -------------------------------------------------------------------
@@ -299,8 +298,6 @@ def table(tmp_path_factory) -> dict[str, dict[str, str]]:
 
 def choose(desktop, row: dict[str, str]) -> None:
     """Load the row's CT and add its model."""
-    import slicer
-
     node = slicer.util.loadVolume(row["source"])
     desktop.ui.ctSelector.setCurrentNode(node)
     if Path(row["model"]).is_dir():
@@ -318,8 +315,6 @@ def one_dialog(desktop, sentence: str) -> None:
 
 @pytest.mark.parametrize("name", IMAGES + MODELS)
 def test_bad_input_is_one_dialog_and_the_scene_keeps_its_nodes(desktop, table, name):
-    from slicer_host.panel import apply
-
     row = table[name]
     choose(desktop, row)
     before = nodes(desktop.scene)
@@ -331,15 +326,11 @@ def test_bad_input_is_one_dialog_and_the_scene_keeps_its_nodes(desktop, table, n
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_bad_output_is_one_dialog_and_the_review_stays(desktop, table, name):
-    from slicer_host.panel import apply, running
-
     choose(desktop, table["good"])
     apply(desktop)
     assert desktop.dialogs == []
     before = nodes(desktop.scene)
-    desktop.ui.exportDirectoryEdit.currentPath = table[name]["output"]
-    desktop.ui.exportButton.click()
-    desktop.process(until=lambda: not running(desktop))
+    export(desktop, table[name]["output"])
     one_dialog(desktop, table[name]["sentence"])
     assert nodes(desktop.scene) == before
     assert session(desktop) is not None
@@ -347,8 +338,6 @@ def test_bad_output_is_one_dialog_and_the_review_stays(desktop, table, name):
 
 @pytest.mark.parametrize("name", ["NaN and infinity, MHA", "smaller than one tile"])
 def test_what_can_be_worked_around_is_said_in_the_panel(desktop, table, name):
-    from slicer_host.panel import apply
-
     row = table[name]
     choose(desktop, row)
     apply(desktop)
@@ -361,8 +350,6 @@ def test_what_can_be_worked_around_is_said_in_the_panel(desktop, table, name):
 
 
 def test_cancel_leaves_the_scene_as_it_was_and_ends_the_worker(desktop):
-    from slicer_host.panel import running, worker_processes
-
     start_computing(desktop)
     before = nodes(desktop.scene)
     assert worker_processes()

@@ -10,27 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
+from slicer_host.dicom_database import Database
 from support.dicom_files import hounsfield, write_slices
-from support.small_panel import SHAPE, decide
+from support.late import qt, slicer, slicer_app
+from support.small_panel import LIMIT, SHAPE, accept_all, decide
+from support.worklists import close_worklist, idle, make_scans, open_worklist, rows, states
 
 pytestmark = pytest.mark.own_process
 
 NAMES = ["a.nii.gz", "b.nii.gz", "c.nii.gz", "broken.nii.gz"]
 ROLES = ["segmentation", "regions", "probability"]
-LIMIT = 180.0  # s, where many programs run: workers start that load all that reads and writes cases
 
 
 @pytest.fixture
 def scans(tmp_path) -> Path:
     """Four cases; the last is truncated."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for name in NAMES:
-        image = sitk.GetImageFromArray(np.random.default_rng(len(name)).integers(0, 90, SHAPE).astype(np.int16))
-        image.SetSpacing((1.5, 1.5, 2.0))
-        sitk.WriteImage(image, folder / name)
+    folder = make_scans(tmp_path / "scans", *NAMES)
     broken = folder / "broken.nii.gz"
     broken.write_bytes(broken.read_bytes()[:-2000])
     return folder
@@ -39,35 +35,8 @@ def scans(tmp_path) -> Path:
 @pytest.fixture
 def dock(desktop):
     """The worklist, opened anew."""
-    yield opened(desktop)
-    desktop.widget.panel.worklist.close()
-    desktop.widget.panel.worklist = None
-
-
-def opened(desktop):
-    desktop.ui.worklistButton.click()
-    return desktop.widget.panel.worklist
-
-
-def rows(dock) -> dict[str, list[str]]:
-    """The cells of each case, by its name."""
-    table = dock.ui.caseTable
-    cells = [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
-    return {name: rest for name, *rest in cells}
-
-
-def states(dock) -> dict[str, str]:
-    return {name: state for name, (state, *_rest) in rows(dock).items()}
-
-
-def idle(desktop, dock) -> None:
-    desktop.process(until=lambda: not dock._queue._client.busy and not dock._run.running, seconds=LIMIT)
-
-
-def choose(desktop, dock, folder: Path) -> None:
-    desktop.choose(folder)
-    dock.ui.folderButton.click()
-    idle(desktop, dock)
+    yield open_worklist(desktop)
+    close_worklist(desktop)
 
 
 def kill_worker_in(name: str, dock) -> None:
@@ -81,42 +50,43 @@ def kill_worker_in(name: str, dock) -> None:
     dock._run._whole.progress.connect(watch)
 
 
-def restart(desktop):
+def restart(desktop, scans: Path):
     """Begin anew, as after a crash of the application: nothing is known but what is on disk."""
-    panel = desktop.widget.panel
-    panel.worklist._run.close()
-    panel.worklist._queue.close()
-    panel.worklist.opened._isNew = False  # nothing more is kept
-    panel.worklist.close()
-    panel.worklist = None
+    worklist = desktop.widget.panel.worklist
+    worklist._run.close()
+    worklist._queue.close()
+    worklist.opened._isNew = False  # nothing more is kept
+    close_worklist(desktop)
     desktop.scene.Clear(0)
     desktop.process()
-    return opened(desktop)
+    return open_worklist(desktop, scans)
 
 
 def session(desktop):
     return desktop.widget.panel.review.session
 
 
-def accept_all(desktop, first: str = "acceptButton") -> None:
+def decide_all(desktop, button: str) -> None:
     """Decide all regions: the first in a way of its own."""
-    ui = desktop.ui
-    for row in range(ui.regionsTable.rowCount):
-        ui.regionsTable.selectRow(row)
-        button = getattr(ui, first if row == 0 else "acceptButton")
-        decide(button) if button is not ui.acceptButton else button.click()
+    desktop.ui.regionsTable.selectRow(0)
+    decide(getattr(desktop.ui, button))
+    accept_all(desktop)
 
 
-def sign(desktop, dock) -> None:
+def sign(desktop) -> None:
     desktop.ui.signOffButton.click()
-    idle(desktop, dock)
+    idle(desktop)
+
+
+def open_case(desktop, dock, name: str) -> None:
+    dock.ui.caseTable.selectRow(list(states(dock)).index(name))
+    dock.ui.openButton.click()
+    idle(desktop)
 
 
 def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, tmp_path):
-    from MoBUncertaintyLib.slicer_app.worklist.dock import NEXT_KEY
-
     assert not dock.ui.runButton.enabled and not dock.ui.nextButton.enabled
-    choose(desktop, dock, scans)
+    dock = open_worklist(desktop, scans)
     cohort = tmp_path / "scans results"
     assert states(dock) == dict.fromkeys(NAMES, "Not run") and not cohort.exists()
 
@@ -127,7 +97,7 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     dock._run._whole.progress.connect(
         lambda _step: texts.append((dock.ui.progressBar.format, *(each.text for each in widgets)))
     )
-    idle(desktop, dock)
+    idle(desktop)
     assert desktop.dialogs == []
     assert {tuple(buttons) for _, _, *buttons in texts} == {("Cancel", "Apply")}  # the panel is free meanwhile
     assert any(text.startswith("Case 1 of 4, a.nii.gz. Predicting tiles: ") for _, text, *_ in texts)
@@ -140,47 +110,43 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     # One key leads through the cases; what is decided is on disk at once.
     assert not dock.ui.nextButton.enabled  # without a reader
     dock.ui.readerEdit.text = "A. Reader"
-    assert dock._keys.made[0].key.toString() == NEXT_KEY
+    assert dock._keys.made[0].key.toString() == slicer_app.worklist.dock.NEXT_KEY
     dock._keys.made[0].activated.emit()
-    idle(desktop, dock)
+    idle(desktop)
     first, ct = dock.opened.name, dock.opened.ctNode
     assert desktop.ui.ctSelector.currentNode() is ct and desktop.ui.readerEdit.text == "A. Reader"
     decide(desktop.ui.includeButton)
     corrected = session(desktop).review.corrected()
     desktop.process(until=lambda: states(dock)[first] == "In review", seconds=LIMIT)
     assert rows(dock)[first][3] == "2"
-    dock.ui.caseTable.selectRow(list(states(dock)).index(first))
-    dock.ui.openButton.click()  # again: nodes have the same names, although those from before are still there meanwhile
-    idle(desktop, dock)
+    # again: nodes have the same names, although those from before are still there meanwhile
+    open_case(desktop, dock, first)
     assert dock.opened.ctNode is not ct and session(desktop).review.reviewed == (1, 3)
     names = [node.GetName() for node in (dock.opened.ctNode, *map(session(desktop).results.node, ROLES))]
     assert names == [first, *(f"{first} {name}" for name in ("segmentation", "doubtful regions", "probability"))]
 
     # The application crashes, too: the same folder again is all it takes to go on, with the run and with the review.
     before = (cohort / "a" / "prediction.json").stat().st_mtime_ns
-    dock = restart(desktop)
-    choose(desktop, dock, scans)
+    dock = restart(desktop, scans)
     dock.ui.readerEdit.text = "A. Reader"
     assert list(states(dock).values())[:2] == ["Failed", "Failed"]  # the worst first, as in the cohort's table
     assert states(dock)[first] == "In review"
     dock.ui.runButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     assert states(dock)["b.nii.gz"] == "Ready" and states(dock)["broken.nii.gz"] == "Failed"
     assert (cohort / "a" / "prediction.json").stat().st_mtime_ns == before  # it was not computed again
-    dock.ui.caseTable.selectRow(list(states(dock)).index(first))
-    dock.ui.openButton.click()
-    idle(desktop, dock)
+    open_case(desktop, dock, first)
     assert np.array_equal(session(desktop).review.corrected(), corrected)
     assert np.array_equal(session(desktop).results.organs.array(), corrected)
     assert session(desktop).review.reviewed == (1, 3)
-    accept_all(desktop, "includeButton")
-    sign(desktop, dock)
+    decide_all(desktop, "includeButton")
+    sign(desktop)
     assert states(dock)[first] == "Signed"
     assert (cohort / first[0] / "review-A. Reader" / "report.html").is_file()
     ct, selected = dock.opened.ctNode, []
     desktop.ui.ctSelector.currentNodeChanged.connect(selected.append)
     dock.ui.nextButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     assert set(selected) == {dock.opened.ctNode}  # no third CT, and never none, comes between
     assert dock.opened.name != first and ct.GetScene() is None  # one case at a time lies in memory
     assert not session(desktop).review.reviewed[0]
@@ -188,13 +154,11 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     # Another reader of the first case: no word of the first one's decisions, and the agreement at the end.
     dock.ui.readerEdit.text = "B. Reader"
     assert states(dock)[first] == "Ready"
-    dock.ui.caseTable.selectRow(list(states(dock)).index(first))
-    dock.ui.openButton.click()
-    idle(desktop, dock)
+    open_case(desktop, dock, first)
     assert session(desktop).review.reviewed == (0, 3)
-    accept_all(desktop, "excludeButton")
+    decide_all(desktop, "excludeButton")
     other = session(desktop).review.corrected()
-    sign(desktop, dock)
+    sign(desktop)
     expected = 2 * (corrected & other).sum() / (corrected.sum() + other.sum())
     assert rows(dock)[first][4:] == [f"{expected:.3f}", "1 of 3"]
     assert desktop.dialogs == []
@@ -212,11 +176,11 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
 
 
 def test_a_run_is_cancelled_and_a_model_that_cannot_be_used_ends_it(desktop, dock, scans, tmp_path):
-    choose(desktop, dock, scans)
+    dock = open_worklist(desktop, scans)
     dock.ui.runButton.click()
     desktop.process(until=lambda: "Case 1 of 4" in dock.ui.statusLabel.text, seconds=LIMIT)
     dock.ui.runButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     assert dock.ui.statusLabel.text.startswith("Cancelled;") and dock.ui.runButton.text == "Run all"
     desktop.process(until=lambda: not any((tmp_path / "scans results").glob(".*")))  # nothing half written
     assert set(states(dock).values()) == {"Not run"}
@@ -225,11 +189,6 @@ def test_a_run_is_cancelled_and_a_model_that_cannot_be_used_ends_it(desktop, doc
 
 
 def test_the_patients_of_the_dicom_database(desktop, dock, tmp_path, monkeypatch):
-    import qt
-    import slicer
-
-    from slicer_host.dicom_database import Database
-
     monkeypatch.setattr(
         qt.QStandardPaths, "writableLocation", lambda _place: str(tmp_path / "Documents"), raising=False
     )
@@ -263,16 +222,16 @@ def test_the_patients_of_the_dicom_database(desktop, dock, tmp_path, monkeypatch
         raising=False,
     )
     dock.ui.patientsButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     assert states(dock) == {"id-7 4 portal venous": "Failed", "id-7 1 portal venous": "Not run"}
     assert "several folders" in rows(dock)["id-7 4 portal venous"][1]
     dock.ui.runButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     name = "id-7 1 portal venous"
     assert states(dock)[name] == "Ready"
     dock.ui.readerEdit.text = "A. Reader"
     dock.ui.nextButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     assert dock.opened.ctNode.GetName() == name
     assert dock.opened.ctNode.GetAttribute("DICOM.instanceUIDs").split()[0] == "1.2.3.4.1"
     assert desktop.ui.dicomSegCheckBox.enabled  # of a CT from the database

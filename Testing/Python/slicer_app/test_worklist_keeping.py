@@ -7,27 +7,28 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.integrity import digest_of
+from MoBUncertaintyLib.base.schema import to_json
+from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
 from MoBUncertaintyLib.output.cohort.readers import review_file, write_review
 from MoBUncertaintyLib.output.review_files import open_case, read_decisions
 from MoBUncertaintyLib.review.region import Verdict
-from support.small_panel import SHAPE, add_ct
+from MoBUncertaintyLib.worker.server import Report
+from support.fake_worker import predict_case
+from support.late import qt
+from support.small_panel import LIMIT, add_ct, worker_processes
+from support.worklists import close_worklist, idle, make_scans, open_worklist
 
 pytestmark = pytest.mark.own_process
 
 READER = "A. Reader"
-LIMIT = 180.0  # s, where many programs run
 
 
 @pytest.fixture
 def documents(tmp_path, monkeypatch) -> Path:
     """The user's folder for documents."""
-    import qt
-
     folder = tmp_path / "Documents"
     monkeypatch.setattr(qt.QStandardPaths, "writableLocation", lambda _place: str(folder), raising=False)
     return folder
@@ -36,17 +37,8 @@ def documents(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="module")
 def predicted(tmp_path_factory) -> Path:
     """Two images in a folder, and their results as the worklist makes them."""
-    from MoBUncertaintyLib.base.schema import to_json
-    from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
-    from MoBUncertaintyLib.worker.server import Report
-    from support.fake_worker import predict_case
-
     place = tmp_path_factory.mktemp("predicted")
-    scans, results = place / "scans", place / "scans results"
-    scans.mkdir()
-    for seed, name in enumerate(("a", "b")):
-        image = sitk.GetImageFromArray(np.random.default_rng(seed).integers(0, 90, SHAPE).astype(np.int16))
-        sitk.WriteImage(image, scans / f"{name}.nii.gz")
+    scans, results = make_scans(place / "scans", "a.nii.gz", "b.nii.gz"), place / "scans results"
     for case, folder in case_folders(list_inputs(scans, results, 1), results):
         request = {"case": to_json(case), "output": str(folder), "models": ["PhantomPancreas"]}
         predict_case("normal", request, Report(lambda *_event: None))
@@ -58,21 +50,11 @@ def dock(desktop, predicted, tmp_path, documents):
     """The worklist with two cases, both predicted, the first of them open."""
     shutil.copytree(predicted, tmp_path, dirs_exist_ok=True)
     desktop.ui.readerEdit.text = READER
-    desktop.ui.worklistButton.click()
-    dock = desktop.widget.panel.worklist
-    desktop.choose(tmp_path / "scans")
-    dock.ui.folderButton.click()
-    idle(desktop, dock)
+    dock = open_worklist(desktop, tmp_path / "scans")
     dock.ui.nextButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     yield dock
-    if desktop.widget.panel.worklist:
-        dock.close()
-        desktop.widget.panel.worklist = None
-
-
-def idle(desktop, dock) -> None:
-    desktop.process(until=lambda: not dock._queue._client.busy and not dock._run.running, seconds=LIMIT)
+    close_worklist(desktop)
 
 
 def decide(desktop, row: int) -> None:
@@ -124,7 +106,7 @@ def test_a_second_window_of_a_reader_takes_nothing_from_the_first(desktop, dock)
 
     desktop.dialogs.clear()
     dock.ui.openButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     assert desktop.widget.panel.review.session.review.reviewed == (3, 3)
     assert desktop.dialogs == []
 
@@ -133,7 +115,7 @@ def test_to_sign_again_keeps_what_was_signed_before_and_says_so(desktop, dock):
     for row in range(3):
         decide(desktop, row)
     desktop.ui.signOffButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     assert dock.ui.statusLabel.text == f"{dock.opened.name} is signed and exported."
     desktop.ui.signOffButton.click()  # reopened
     kept(desktop, dock)
@@ -141,7 +123,7 @@ def test_to_sign_again_keeps_what_was_signed_before_and_says_so(desktop, dock):
     desktop.ui.commentEdit.text = "Looked at again"
     desktop.ui.commentEdit.editingFinished.emit()
     desktop.ui.signOffButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     copy = folder(dock) / f"review-{READER}.kept-1"
     expected = f"{dock.opened.name} is signed and exported. An earlier review is kept in {copy}."
     assert dock.ui.statusLabel.text == expected
@@ -157,7 +139,7 @@ def test_the_readers_name_is_carried_from_panel_to_worklist_and_back(desktop, do
     worklist.text = "B. Reader"
     assert panel.text == READER
     dock.ui.openButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     assert (panel.text, panel.readOnly) == ("B. Reader", True)
     worklist.text = "C. Reader"
     add_ct(desktop)  # the panel shows another image, of no worklist
@@ -174,12 +156,10 @@ def test_the_readers_name_is_carried_from_panel_to_worklist_and_back(desktop, do
 
 
 def test_before_the_scene_is_closed_it_is_asked_what_becomes_of_a_review_that_cannot_be_kept(desktop, dock, documents):
-    import qt
-
     away = lose_the_disk(dock)
     decide(desktop, 0)
     name = dock.opened.name
-    desktop.answer(qt.QMessageBox.Retry, qt.QMessageBox.Save)
+    desktop.answer("Retry", "Save")
     desktop.scene.Clear(0)
     desktop.process()
     (copy,) = rescued(documents)
@@ -193,30 +173,25 @@ def test_before_the_scene_is_closed_it_is_asked_what_becomes_of_a_review_that_ca
 
 @pytest.mark.parametrize("answer", ["Cancel", "Discard", "Save"])
 def test_before_another_case_is_opened_it_is_asked_too(desktop, dock, documents, answer):
-    import qt
-
     lose_the_disk(dock)
     first = dock.opened.name
     decide(desktop, 0)
-    desktop.answer(getattr(qt.QMessageBox, answer))
+    desktop.answer(answer)
     dock.ui.nextButton.click()
-    idle(desktop, dock)
+    idle(desktop)
     assert (dock.opened.name == first) == (answer == "Cancel")
     assert len(rescued(documents)) == (answer == "Save")
     if answer == "Cancel":
-        desktop.answer(qt.QMessageBox.Discard)
+        desktop.answer("Discard")
         desktop.scene.Clear(0)
 
 
 def test_a_review_that_cannot_be_kept_leaves_no_worker_running(desktop, dock, documents):
-    from slicer_host.panel import worker_processes
-
     desktop.logic.client.close()
     lose_the_disk(dock)
     decide(desktop, 0)
     assert worker_processes()
-    dock.close()
-    desktop.widget.panel.worklist = None
+    close_worklist(desktop)
     assert worker_processes() == []
     (copy,) = rescued(documents)
     assert str(copy) in desktop.dialogs[-1].text and decided(copy) == [True, False, False]

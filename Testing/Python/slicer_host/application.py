@@ -6,18 +6,18 @@ import sys
 import tempfile
 import types
 
+import numpy as np
 import qt
 import slicer
 from PySide6.QtCore import Signal
 from trame_slicer.core import SlicerApp
 from trame_slicer.views import SliceView, ThreeDView
 from trame_slicer.views.render_scheduler import NoScheduleRendering
-from vtkmodules.util.numpy_support import vtk_to_numpy
 from vtkmodules.vtkCommonCore import vtkObject
-from vtkmodules.vtkRenderingCore import vtkWindowToImageFilter
 
 from slicer_host.files import IOManager
 from slicer_host.qt_namespace import connect, disconnect
+from support.slice_views import picture
 
 SLICE_VIEWS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
 VERSION = (5, 13)
@@ -154,14 +154,8 @@ class View(qt.QLabel):
         super().resizeEvent(event)
 
     def draw(self) -> None:
-        shot = vtkWindowToImageFilter()
-        shot.SetInput(self.view.render_window())
-        shot.ReadFrontBufferOff()
-        self.view.render_window().Render()
-        shot.Update()
-        image = shot.GetOutput()
-        width, height, _ = image.GetDimensions()
-        pixels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, -1)[::-1, :, :3].copy()
+        pixels = np.ascontiguousarray(picture(self.view), np.uint8)
+        height, width, _ = pixels.shape
         self.setPixmap(qt.QPixmap.fromImage(qt.QImage(pixels.data, width, height, 3 * width, qt.QImage.Format_RGB888)))
 
 

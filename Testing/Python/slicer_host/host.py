@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from PySide6.QtTest import QTest
+
 from slicer_host import qt_namespace
 
 qt = qt_namespace.install()
@@ -139,9 +141,15 @@ class Desktop:
         self.turns.append(time.thread_time() - began)
         assert not self.errors, self.errors[0]
 
-    def answer(self, *buttons) -> None:
-        """What the user will answer to the next dialogs, such as `qt.QMessageBox.Yes`."""
-        ctk.ctkMessageBox.answers.extend(buttons)
+    def answer(self, *buttons: str) -> None:
+        """What the user will answer to the next dialogs, such as "Yes"."""
+        ctk.ctkMessageBox.answers.extend(getattr(qt.QMessageBox, button) for button in buttons)
+
+    def press(self, *keys: str, on=None) -> None:
+        """Press keys, such as "I" or "Ctrl+Z", on a widget; on the window if none is given."""
+        for key in keys:
+            QTest.keySequence(on or self.window, qt.QKeySequence(key))
+        self.process()
 
     def choose(self, *paths) -> None:
         """What the user will choose in the next file dialogs."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import slicer
-import slicer.util
+
+from support.late import slicer
 
 
 class Mouse:

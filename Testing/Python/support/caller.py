@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,3 +72,8 @@ Start = Callable[..., Caller]
 def pid_of(caller: Caller) -> int | None:
     """The worker's process; None before it has said which."""
     return caller.client._process and caller.client._process._pid
+
+
+def an_export(folder: Path) -> dict[str, Any]:
+    """The fields of a request, none of whose files are there."""
+    return {"ct": {}, "prediction": {}, "review": {}, "output": str(folder / "review"), "formats": ["report"]}

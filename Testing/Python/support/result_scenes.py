@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from support import standalone
 from support.fake_case import ANATOMY
+from support.late import slicer, slicer_app
 
 SHAPE = (14, 20, 24)
 MATRIX = np.array([[1.6, -0.6, 0, -20], [0.8, 1.2, 0, 30], [0, 0, 2.5, -100], [0, 0, 0, 1.0]])  # oblique, RAS mm
@@ -35,15 +37,15 @@ def region_labels():
 
 def make_world() -> SimpleNamespace:
     """An empty scene, and the rooms under test, which must not be imported by the process that collects the tests."""
-    import slicer
-
-    from MoBUncertaintyLib.slicer_app.scene import nodes, results
-    from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
-    from support import standalone
-
     mrml, logics = standalone.make_scene()
     return SimpleNamespace(
-        slicer=slicer, scene=mrml, logics=logics, rooms=results, standalone=standalone, nodes=nodes, MapKind=MapKind
+        slicer=slicer,
+        scene=mrml,
+        logics=logics,
+        rooms=slicer_app.scene.results,
+        standalone=standalone,
+        nodes=slicer_app.scene.nodes,
+        MapKind=slicer_app.scene.maps.MapKind,
     )
 
 
@@ -70,8 +72,6 @@ def fill(world, found, organs=(1, 2)):
 
 def region_status(found, label):
     """Slicer's own segment status of a region."""
-    import slicer
-
     segment = found.node("regions").GetSegmentation().GetSegment(f"Segment_{label}")
     return slicer.vtkSlicerSegmentationsModuleLogic.GetSegmentStatus(segment)
 

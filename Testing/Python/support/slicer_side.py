@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import slicer
 import slicer.util
-from vtk import vtkMatrix4x4, vtkWindowToImageFilter
-from vtk.util.numpy_support import vtk_to_numpy
+from PIL import Image
 
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
+from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, nodesByClass
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import SegmentSpec
+from support.slice_views import application, picture, resize, slice_view
 from support.standalone import add_volume, make_scene
 
 
@@ -34,20 +35,21 @@ def describe(path: str, arrays: str) -> dict:
     )
     return {
         "name": ct.GetName(),
-        "ijkToRas": matrix(ct),
+        "ijkToRas": ijkToRas(ct).tolist(),
         "ctRange": [ct.GetDisplayNode().GetWindowLevelMin(), ct.GetDisplayNode().GetWindowLevelMax()],
-        "varianceIjkToRas": matrix(variance),
+        "varianceIjkToRas": ijkToRas(variance).tolist(),
         "varianceRange": [display.GetWindowLevelMin(), display.GetWindowLevelMax()],
         "threshold": display.GetLowerThreshold() if display.GetApplyThreshold() else None,
         "legend": [legend.GetTitleText(), legend.GetLabelFormat(), bool(legend.GetVisibility())],
         "foreground": [
             [node.GetForegroundVolumeID() == shown.GetID(), node.GetForegroundOpacity()]
-            for node in nodes(scene, "vtkMRMLSliceCompositeNode")
+            for node in nodesByClass(scene, "vtkMRMLSliceCompositeNode")
         ],
         "slices": [
-            np.reshape(flat(node.GetSliceToRAS()), (4, 4)).tolist() for node in nodes(scene, "vtkMRMLSliceNode")
+            slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS()).tolist()
+            for node in nodesByClass(scene, "vtkMRMLSliceNode")
         ],
-        "layout": nodes(scene, "vtkMRMLLayoutNode")[0].GetViewArrangement(),
+        "layout": nodesByClass(scene, "vtkMRMLLayoutNode")[0].GetViewArrangement(),
         "segmentation": segments(results.node("segmentation")),
         "regions": segments(results.node("regions")),
         "state": results.documents.get("prediction"),
@@ -64,43 +66,26 @@ def surface(results) -> dict:
     return {"coloured": bool(coloured), "plain": bool(plain.GetVisibility3D())}
 
 
-def render(path: str, picture: str) -> dict:
+def render(path: str, file: str) -> dict:
     """Draw the axial view of an .mrb file; how much of it is coloured where the heat map should be, and elsewhere."""
-    from PIL import Image
-    from trame_slicer.views import SliceView
-    from trame_slicer.views.render_scheduler import ScheduledRenderStrategy
-
-    class Never(ScheduledRenderStrategy):
-        """Nothing is drawn but on request."""
-
-        def schedule_render(self) -> None:
-            pass
-
     app = application()
-    scene = app.scene
-    view = SliceView(scene, app.app_logic, "Red", scheduled_render_strategy=Never())
+    scene, view = app.scene, slice_view(app)
     view.render_window().SetSize(240, 240)
     assert scene.ReadFromMRB(path, True)
-    node = scene.GetNodeByID("vtkMRMLSliceNodeRed")
-    view._logic.ResizeSliceNode(240, 240)
-    view.render_window().Render()
-    shot = vtkWindowToImageFilter()
-    shot.SetInput(view.render_window())
-    shot.ReadFrontBufferOff()
-    shot.Update()
-    pixels = vtk_to_numpy(shot.GetOutput().GetPointData().GetScalars()).reshape(240, 240, -1)[..., :3].astype(int)
-    Image.fromarray(pixels[::-1].astype(np.uint8)).save(picture)
+    resize(view, 240, 240)
+    pixels = picture(view)
+    Image.fromarray(pixels.astype(np.uint8)).save(file)
 
     variance = scene.GetNodeByID(scene.GetNodeByID("vtkMRMLSliceCompositeNodeRed").GetForegroundVolumeID())
-    xy_to_ras = np.array(flat(node.GetXYToRAS())).reshape(4, 4)
+    xy_to_ras = slicer.util.arrayFromVTKMatrix(scene.GetNodeByID("vtkMRMLSliceNodeRed").GetXYToRAS())
     y, x = np.indices((240, 240))
     ras = xy_to_ras @ np.stack([x.ravel(), y.ravel(), 0 * x.ravel(), 0 * x.ravel() + 1])
-    ijk = np.round(np.linalg.inv(np.array(matrix(variance))) @ ras)[:3].astype(int)
+    ijk = np.round(np.linalg.inv(ijkToRas(variance)) @ ras)[:3].astype(int)
     values = slicer.util.arrayFromVolume(variance)
     inside = np.all((ijk >= 0) & (ijk < np.array(values.shape)[::-1, None]), axis=0)
     doubt = np.zeros(inside.shape)
     doubt[inside] = values[tuple(ijk[::-1, inside])]
-    coloured = np.ptp(pixels, axis=-1).ravel() > 30
+    coloured = np.ptp(pixels[::-1], axis=-1).ravel() > 30
     left = (x < 170).ravel()  # the legend is on the right
     return {
         "doubtful pixels": int((left & (doubt > 0.07)).sum()),
@@ -130,32 +115,6 @@ def reuse() -> dict:
         counts.append(scene.GetNumberOfNodes())
         segment_lists.append([segment["name"] for segment in segments(again.node("regions"))])
     return {"nodes": counts, "segments": segment_lists}
-
-
-def application():
-    """Slicer's logics and a scene, as a running Slicer has them."""
-    from trame_slicer.core import SlicerApp
-
-    app = SlicerApp()
-    slicer.mrmlScene = app.scene
-    app.scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
-    return app
-
-
-def nodes(scene, class_name: str) -> list:
-    found = scene.GetNodesByClass(class_name)
-    found.UnRegister(None)
-    return [found.GetItemAsObject(index) for index in range(found.GetNumberOfItems())]
-
-
-def flat(m: vtkMatrix4x4) -> list[float]:
-    return [m.GetElement(row, column) for row in range(4) for column in range(4)]
-
-
-def matrix(volume) -> list[list[float]]:
-    m = vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(m)
-    return np.reshape(flat(m), (4, 4)).tolist()
 
 
 def labels(segmentation, ct) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The module's panel with the fake worker and a small CT, for tests in a process of their own."""
+"""The module's panel on the off-screen desktop, for tests in a process of their own."""
 
 from __future__ import annotations
 
@@ -7,32 +7,52 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from MoBUncertaintyLib.base.geometry import Grid, whole
+from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.regions.region import Regions
 from support import MODULE_FOLDER
 from support.caller import FAKE_WORKER
+from support.fake_worker import LABEL, fake_prediction, fake_region
+from support.late import slicer, slicer_app
 from support.sessions import as_answer
+from support.standalone import add_volume
 
 SHAPE = (20, 24, 28)
 MATRIX = np.diag([1.5, 1.5, 2.0, 1.0])
+DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
+LIMIT = 240.0  # s, where many programs run
+
+
+def open_panel():
+    """The panel; its worker runs in this Python, where Slicer has PythonSlicer."""
+    from slicer_host.host import open_module
+
+    desktop = open_module("MoBUncertainty", MODULE_FOLDER)
+
+    desktop.logic.client.close()
+    desktop.logic.client = slicer_app.worker.client.WorkerClient(sys.executable, dict(os.environ))
+    return desktop
 
 
 def opened() -> Iterator:
     """The panel, one for all tests of a file."""
-    from slicer_host.panel import open_panel
-
     desktop = open_panel()
-    from MoBUncertaintyLib.slicer_app.widgets import section
 
-    section.AT_ONCE_S = 60.0  # what is quick on so small a CT is done at once, however busy the machine
+    slicer_app.widgets.section.AT_ONCE_S = (
+        60.0  # what is quick on so small a CT is done at once, however busy the machine
+    )
     yield desktop
     desktop.close()
-    assert "torch" not in sys.modules
+    assert "torch" not in sys.modules  # it belongs into the worker's process
 
 
 def emptied(desktop) -> Iterator:
-    """The panel in an empty scene; whatever a slot raises is a failure."""
+    """The panel with the fake worker, in an empty scene; whatever a slot raises is a failure."""
     desktop.scene.Clear(0)
     desktop.ui.modelSelector.currentIndex = 0  # that of the last scene stays chosen
     desktop.errors.clear()
@@ -46,19 +66,39 @@ def emptied(desktop) -> Iterator:
 
 def use_worker(desktop, mode: str) -> None:
     """Use the fake worker in one of its modes; one that has finished its work in the same mode stays."""
-    from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
-
     arguments = (*FAKE_WORKER, mode)
     client = desktop.logic.client
     if client.busy or getattr(client, "_arguments", None) != arguments:
         client.close()
-        desktop.logic.client = WorkerClient(sys.executable, os.environ | {"PYTHONPATH": str(MODULE_FOLDER)}, arguments)
+        desktop.logic.client = slicer_app.worker.client.WorkerClient(
+            sys.executable, os.environ | {"PYTHONPATH": str(MODULE_FOLDER)}, arguments
+        )
+
+
+def worker_processes() -> list[int]:
+    """The workers that this process has started (Linux)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue  # it has ended meanwhile
+        if parent == os.getpid() and (b"MoBUncertaintyLib.worker" in command or b"fake_worker" in command):
+            found.append(int(folder.name))
+    return found
+
+
+def load_demo(desktop):
+    """Click on the link that loads the demo CT, and choose the demo model; returns the CT."""
+    desktop.ui.sampleLabel.linkActivated.emit("demo")
+    desktop.process()
+    desktop.ui.modelSelector.currentText = DEMO_MODEL.name
+    return desktop.ui.ctSelector.currentNode()
 
 
 def add_ct(desktop, name: str = "CT"):
     """A small CT, selected."""
-    from support.standalone import add_volume
-
     ct = add_volume(desktop.scene, np.zeros(SHAPE, np.int16), MATRIX, name)
     desktop.ui.ctSelector.setCurrentNode(ct)
     desktop.process()
@@ -68,7 +108,24 @@ def add_ct(desktop, name: str = "CT"):
 def apply(desktop) -> None:
     """Press Apply and wait for the result."""
     desktop.ui.applyButton.click()
-    desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
+    finish(desktop)
+
+
+def export(desktop, folder: Path) -> None:
+    """Press Export and wait for the files."""
+    desktop.ui.exportDirectoryEdit.currentPath = str(folder)
+    desktop.ui.exportButton.click()
+    finish(desktop)
+
+
+def running(desktop) -> bool:
+    """Whether the worker segments or exports."""
+    return "Cancel" in (desktop.ui.applyButton.text, desktop.ui.exportButton.text)
+
+
+def finish(desktop) -> None:
+    """Wait until Apply and Export can be pressed again."""
+    desktop.process(until=lambda: not running(desktop), seconds=LIMIT)
 
 
 def decide(button) -> None:
@@ -77,22 +134,26 @@ def decide(button) -> None:
     button.click()
 
 
-def segmented(desktop) -> tuple:
-    """The panel with a result, and the session of its review."""
-    ct = add_ct(desktop)
-    apply(desktop)
-    return desktop, desktop.logic.sessions.get(ct)
+def accept_all(desktop) -> None:
+    """Accept each region that is still to be reviewed."""
+    for row, status in enumerate(statuses(desktop)):
+        if status == "To review":
+            desktop.ui.regionsTable.selectRow(row)
+            desktop.ui.acceptButton.click()
+
+
+def reopen(desktop, folder: Path) -> None:
+    """Save the scene, close it, and open it again."""
+    assert slicer.util.saveScene(str(folder / "scene.mrb"))
+    desktop.scene.Clear(0)
+    desktop.process()
+    assert desktop.ui.regionsTable.rowCount == desktop.ui.clicksTable.rowCount == 0
+    slicer.util.loadScene(folder / "scene.mrb")
+    desktop.process()
 
 
 def with_regions(desktop, count: int):
     """The session of a result with that many doubtful regions, of 8 voxels each."""
-    from MoBUncertaintyLib.base.geometry import Grid, whole
-    from MoBUncertaintyLib.model.region_settings import RegionSettings
-    from MoBUncertaintyLib.regions.prediction import Prediction
-    from MoBUncertaintyLib.regions.region import Regions
-    from support.fake_worker import LABEL, fake_region
-
-    ct = add_ct(desktop)
     p, region_map, grid = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.uint16), Grid.from_matrix(MATRIX)
     corners = [(z, y, x) for z in range(0, 18, 3) for y in range(0, 22, 3) for x in range(0, 26, 3)]
     for number, (z, y, x) in enumerate(corners[:count], start=1):
@@ -102,14 +163,11 @@ def with_regions(desktop, count: int):
     found = [fake_region(number, "left", region_map, p, p / 10, grid) for number in range(1, count + 1)]
     found.sort(key=lambda each: -each.expected_error_mm3)
     ranked = tuple(replace(each, rank=rank) for rank, each in enumerate(found, start=1))
-    regions = Regions(ranked, region_map, whole(SHAPE), SHAPE, RegionSettings())
-    return show_result(desktop, ct, as_answer(prediction, regions))
+    return show_result(desktop, prediction, Regions(ranked, region_map, whole(SHAPE), SHAPE, RegionSettings()))
 
 
 def two_labels() -> tuple:
     """The prediction of two labels, one above the other, and its regions."""
-    from support.fake_worker import LABEL, fake_prediction
-
     prediction, regions = fake_prediction(SHAPE, MATRIX)
     (p,), (v,) = prediction.probability, prediction.variance
     below, above = p.copy(), p.copy()
@@ -124,33 +182,50 @@ def two_labels() -> tuple:
     return two, regions
 
 
-def show_result(desktop, ct, result: dict):
-    """Show what a worker might have sent; returns the session of its review."""
-    deque(desktop.logic.sessions.begin(ct, {"ct": {"ijk_to_ras": MATRIX}}, result), maxlen=0)
+def show_result(desktop, prediction, regions, name: str = "CT"):
+    """Show a prediction of a new CT as if a worker had sent it; returns the session of its review."""
+    ct, answer = add_ct(desktop, name), as_answer(prediction, regions)
+    deque(desktop.logic.sessions.begin(ct, {"ct": {"ijk_to_ras": MATRIX}}, answer), maxlen=0)
     desktop.widget.panel.refresh()
     desktop.process()
     return desktop.logic.sessions.get(ct)
 
 
+def column(desktop, number: int) -> list[str]:
+    """The texts in a column of the table of regions."""
+    table = desktop.ui.regionsTable
+    return [table.item(row, number).text() for row in range(table.rowCount)]
+
+
 def statuses(desktop) -> list[str]:
     """What the table says of each region, after the sign for decided or not."""
-    table = desktop.ui.regionsTable
-    return [table.item(row, 1).text()[2:] for row in range(table.rowCount)]
+    return [text[2:] for text in column(desktop, 1)]
+
+
+def selected(desktop) -> int:
+    """The row of the table of regions that is selected."""
+    (index,) = desktop.ui.regionsTable.selectionModel().selectedRows()
+    return index.row()
+
+
+def composites(desktop) -> list:
+    """What the slice views show."""
+    return slicer_app.scene.nodes.nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode")
+
+
+def foregrounds(desktop) -> set:
+    """The maps that the slice views show."""
+    return {view.GetForegroundVolumeID() for view in composites(desktop)}
 
 
 def shown(desktop) -> list:
     """The CTs whose results the views show; all views show the same CT."""
-    from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
-    from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
-
     found = []
-    for ct in findResults(desktop.scene):
-        results = ResultScene(ct)
-        visible = {results.node(role).GetDisplayNode().GetVisibility() for role in ("segmentation", "regions")}
-        visible.add(results.node("surface").GetDisplayNode().GetVisibility())
-        assert len(visible) == 1
-        found += [ct] * visible.pop()
-    for view in nodesByClass(desktop.scene, "vtkMRMLSliceCompositeNode"):
-        assert [view.GetBackgroundVolumeID()] == [ct.GetID() for ct in found]
-        assert view.GetForegroundVolumeID() == ResultScene(found[0]).node("shown").GetID()
+    for ct in slicer_app.scene.results.findResults(desktop.scene):
+        results = slicer_app.scene.results.ResultScene(ct)
+        roles = ("segmentation", "regions", "surface")
+        (visible,) = {results.node(role).GetDisplayNode().GetVisibility() for role in roles}
+        found += [ct] * visible
+    assert {view.GetBackgroundVolumeID() for view in composites(desktop)} == {ct.GetID() for ct in found}
+    assert foregrounds(desktop) == {slicer_app.scene.results.ResultScene(found[0]).node("shown").GetID()}
     return found

@@ -1,18 +1,10 @@
-"""A scene in Slicer's core without a running Slicer; it can be written to a file. Positions are RAS mm."""
+"""A scene in Slicer's core without a running Slicer. Positions are RAS mm."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
-import slicer
-import slicer.util
-import vtk
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from MoBUncertaintyLib.base.names import label_file_names
-from MoBUncertaintyLib.slicer_app.scene.nodes import nodesByClass
+from support.late import slicer, slicer_app, vtk
 
 
 def add_volume(scene, array: np.ndarray, ijk_to_ras: np.ndarray, name: str, display_range=(-160.0, 240.0)):
@@ -36,9 +28,27 @@ def add_volume(scene, array: np.ndarray, ijk_to_ras: np.ndarray, name: str, disp
     display.SetWindowLevelMinMax(*display_range)
     image = vtk.vtkImageData()
     image.SetDimensions(*reversed(array.shape))
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=False))
+    image.GetPointData().SetScalars(
+        vtk.util.numpy_support.numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=False)
+    )
     node.SetAndObserveImageData(image)
     return node
+
+
+def transform(node, matrix: np.ndarray | None = None, kind: str = "Linear"):
+    """Put a node under a new transform, 4 x 4; returns the transform."""
+    made = node.GetScene().AddNewNodeByClass(f"vtkMRML{kind}TransformNode")
+    if matrix is not None:
+        made.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.asarray(matrix, float)))
+    node.SetAndObserveTransformNodeID(made.GetID())
+    return made
+
+
+def shift(*millimetres: float) -> np.ndarray:
+    """The matrix that moves along the axes."""
+    matrix = np.eye(4)
+    matrix[: len(millimetres), 3] = millimetres
+    return matrix
 
 
 def make_scene():
@@ -63,54 +73,11 @@ def make_scene():
     layout_logic.SetMRMLScene(scene)
     layout_logic.GetLayoutNode().SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     logics.append(layout_logic)
-    for view in nodesByClass(scene, "vtkMRMLSliceNode"):
+    for view in slicer_app.scene.nodes.nodesByClass(scene, "vtkMRMLSliceNode"):
         _add_for_view(scene, "vtkMRMLSliceCompositeNode", view.GetLayoutName())
-    for view in nodesByClass(scene, "vtkMRMLViewNode"):
+    for view in slicer_app.scene.nodes.nodesByClass(scene, "vtkMRMLViewNode"):
         _add_for_view(scene, "vtkMRMLCameraNode", view.GetLayoutName())
     return scene, logics
-
-
-def write_scene(scene, path: str | Path):
-    """Write the scene and all its data into one .mrb file.
-
-    Args:
-        scene: The scene.
-        path: The file.
-
-    Raises:
-        OSError: It could not be written; with the core's own messages.
-    """
-    for node in nodesByClass(scene, "vtkMRMLScalarVolumeNode"):
-        node.AddDefaultStorageNode()
-        node.GetStorageNode().SetCompressionParameter("gzip_fastest")
-    for node in nodesByClass(scene, "vtkMRMLSegmentationNode"):
-        node.AddDefaultStorageNode()
-        # Most of a CT is in no segment. The core cannot read what it has cropped to nothing.
-        node.GetStorageNode().SetCropToMinimumExtent(_has_voxels(node.GetSegmentation()))
-    _name_files(scene)
-    messages = slicer.vtkMRMLMessageCollection()
-    if not scene.WriteToMRB(os.fspath(path), None, messages):
-        raise OSError(messages.GetAllMessagesAsString() or f"Slicer's core could not write {path}.")
-
-
-def _has_voxels(segmentation) -> bool:
-    """Tell whether anything is in a segment."""
-    name = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
-    segments = map(segmentation.GetNthSegment, range(segmentation.GetNumberOfSegments()))
-    images = [segment.GetRepresentation(name) for segment in segments]
-    scalars = [image.GetPointData().GetScalars() for image in images if image and image.GetNumberOfPoints()]
-    return any(vtk_to_numpy(each).max() > 0 for each in scalars)  # VTK's own range takes many times as long
-
-
-def _name_files(scene):
-    """Name the data files: called like its nodes, with an ampersand, say, the core cannot read the scene again."""
-    nodes = [node for node in nodesByClass(scene, "vtkMRMLStorableNode") if node.GetSaveWithScene()]
-    for node in nodes:
-        node.AddDefaultStorageNode()
-    stored = [node for node in nodes if node.GetStorageNode()]
-    for node, name in zip(stored, label_file_names([node.GetName() for node in stored]), strict=True):
-        storage = node.GetStorageNode()
-        storage.SetFileName(f"{name}.{storage.GetDefaultWriteFileExtension()}")
 
 
 def _add_for_view(scene, class_name: str, layout_name: str):

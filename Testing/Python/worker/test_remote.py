@@ -22,11 +22,10 @@ from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.worker.remote.connection import Connection
 from MoBUncertaintyLib.worker.remote.ssh import check_host, not_connected, ssh_command
 from support import tiny
-from support.caller import Caller, Start
+from support.caller import Caller, Start, an_export
 from support.command_line import run
 from support.loopback import FAKE, HOST, MISSING, PROGRAM, Loopback
 from support.processes import SOON, wait_until
-from support.worker_requests import an_export
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -62,36 +61,13 @@ def remote(start: Start, host: str = HOST) -> Caller:
     return start(arguments=("-u", "-m", "MoBUncertaintyLib.worker.remote", host))
 
 
-def without_times(provenance: dict) -> dict:
-    return {name: value for name, value in provenance.items() if name not in ("created", "timings_s", "computer")}
-
-
-def test_a_result_is_the_local_one_and_says_where_it_was_computed(lab: Loopback, start: Start, model: Path) -> None:
-    ct = sitk.GetArrayFromImage(tiny.make_ct((12, 16, 16)))
-    callers = remote(start), start(arguments=("-u", "-m", "MoBUncertaintyLib.worker"))
-    for caller in callers:
-        caller.ask(ct, models=[str(model)], settings=SETTINGS).until(lambda: not caller.client.busy, 120)  # noqa: B023
-        assert caller.errors == []
-    there, here = (caller.results[0] for caller in callers)
-    for name in ("segmentation", "region_map"):
-        assert np.array_equal(there[name], here[name])
-    for name in ("probability", "variance"):
-        assert there[name].keys() == here[name].keys()
-        assert all(np.array_equal(there[name][key], here[name][key]) for key in here[name])
-    assert here["segmentation"].any()
-    assert (there["labels"], there["regions"]) == (here["labels"], here["regions"])
-    assert without_times(there["provenance"]) == without_times(here["provenance"])
-    assert there["provenance"]["computer"] == HOST
-    assert there["provenance"]["input"]["name"] == "Müller"
-    (kept,) = (lab.caches / "mob-uncertainty" / "models").iterdir()
-    assert {path.name for path in kept.rglob("*.*")} == {"plans.json", "dataset.json", "checkpoint_final.pth"}
-    job = callers[0].client.request({"command": "computer"})
-    job.finished.connect(callers[0].results.append)
-    callers[0].finish()
-    told = callers[0].results[1]
-    assert (told["version"], bool(told["device"]), told["cores"] >= 1) == (__version__, True, True)
-    callers[0].client.cancel()
-    shutil.rmtree(kept.parent)
+def test_the_computer_describes_itself(lab: Loopback, start: Start) -> None:
+    caller = remote(start)
+    caller.client.request({"command": "computer"}).finished.connect(caller.results.append)
+    caller.finish()
+    (result,) = caller.results
+    assert (result["version"], bool(result["device"]), result["cores"] >= 1) == (__version__, True, True)
+    caller.client.cancel()
 
 
 def test_the_command_predicts_there_with_an_ensemble_as_here(lab: Loopback, model: Path, tmp_path: Path) -> None:
@@ -111,12 +87,15 @@ def test_the_command_predicts_there_with_an_ensemble_as_here(lab: Loopback, mode
     assert told["computer"] == HOST and told["input"] == known["input"] and told["settings"] == known["settings"]
     assert [each["path"] for each in told["ensemble"]] == [str(model), str(other)]
     assert told["model"] == known["model"] and told["warnings"] == known["warnings"]
+    kept = lab.caches / "mob-uncertainty" / "models"
+    names = {path.name for folder in kept.iterdir() if folder.is_dir() for path in folder.rglob("*.*")}
+    assert names == {"plans.json", "dataset.json", "checkpoint_final.pth"}
     again = run(*asked, *options, "--computer", HOST, "--output", tmp_path / "there", "--skip-existing")
     assert again.exit_code == 0 and "holds results already" in again.stderr
     lost = run(*asked, "--computer", "stranger", "--output", tmp_path / "lost")
     assert (lost.exit_code, (tmp_path / "lost").exists()) == (2, False)
     assert "ssh does not know stranger yet" in lost.stderr
-    shutil.rmtree(lab.caches / "mob-uncertainty" / "models")
+    shutil.rmtree(kept)
 
 
 def test_what_leaves_names_no_patient_and_the_connection_stays(
@@ -137,35 +116,6 @@ def test_what_leaves_names_no_patient_and_the_connection_stays(
     for private in ("Müller", str(model.parent), str(tmp_path)):
         assert private.encode() not in sent
     assert [result["provenance"]["input"]["name"] for result in caller.results] == ["Müller"] * 2
-
-
-def test_a_cut_amid_the_computation_is_one_sentence_and_the_next_request_connects_anew(
-    lab: Loopback, start: Start, model: Path
-) -> None:
-    lab.run(FAKE.format(mode="slow"))
-    caller = remote(start).ask(models=[str(model)])
-    caller.until(lambda: any(step["stage"] == "network" for step in caller.progress))
-    lab.cut()
-    caller.finish()
-    ((code, sentence, _),) = caller.errors
-    assert code == "cut"
-    assert sentence.startswith(f"The connection to {HOST} was cut (")
-    assert sentence.endswith("); nothing was changed, try again to connect anew.")
-    assert wait_until(lab.is_clean)
-    lab.run(FAKE.format(mode="normal"))
-    caller.ask(models=[str(model)]).finish()
-    assert len(caller.results) == 1
-
-
-def test_cancel_ends_all_processes_there_and_leaves_no_file(lab: Loopback, start: Start, model: Path) -> None:
-    lab.run(FAKE.format(mode="slow"))
-    caller = remote(start).ask(models=[str(model)])
-    caller.until(lambda: any(step["stage"] == "network" for step in caller.progress))
-    assert len(lab.processes()) >= 3  # the end of the stream, the worker, and what that has started
-    assert list(lab.temporary.glob("*/*/*.npy"))
-    caller.client.cancel()
-    assert wait_until(lab.is_clean)
-    assert (caller.results, caller.errors) == ([], [])
 
 
 def test_a_computer_that_hears_nothing_any_more_ends_by_itself(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from MoBUncertaintyLib.base.errors import OutputError
+from MoBUncertaintyLib.base.errors import ModelError, OutputError
 from MoBUncertaintyLib.worker import protocol
 from MoBUncertaintyLib.worker.protocol import ProtocolError, UnreadableError, receive, send
+from MoBUncertaintyLib.worker.remote import models
 from MoBUncertaintyLib.worker.remote.models import ModelFiles, keep
 
 
@@ -144,8 +147,6 @@ def test_any_other_byte_or_end_is_a_fault_and_writes_only_where_it_may(
 
 @pytest.mark.parametrize("name", ["../x", "fold_0/../../x", "/etc/x", "fold_0/weights.py", "", "model.json/x"])
 def test_a_model_has_no_other_files_than_a_models(name: str, tmp_path: Path) -> None:
-    from MoBUncertaintyLib.base.errors import ModelError
-
     (tmp_path / "x").write_bytes(b"")
     with pytest.raises(ModelError):
         keep(ModelFiles("model", {name: "0" * 64}, {name: tmp_path / "x"}))
@@ -153,10 +154,6 @@ def test_a_model_has_no_other_files_than_a_models(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["..", "../x", ".hidden", "a/b", "", "x" * 300])
 def test_a_model_is_kept_in_its_own_folder_whatever_its_name(name: str, tmp_path: Path, monkeypatch) -> None:
-    import hashlib
-
-    from MoBUncertaintyLib.worker.remote import models
-
     monkeypatch.setattr(models, "kept_models", lambda: tmp_path / "kept")
     (tmp_path / "sent").write_bytes(b"a model")
     sent_model = ModelFiles(
@@ -169,11 +166,6 @@ def test_a_model_is_kept_in_its_own_folder_whatever_its_name(name: str, tmp_path
 
 
 def test_the_models_used_last_are_kept(tmp_path: Path, monkeypatch) -> None:
-    import hashlib
-    import os
-
-    from MoBUncertaintyLib.worker.remote import models
-
     monkeypatch.setattr(models, "kept_models", lambda: tmp_path / "kept")
     monkeypatch.setattr(models, "KEPT", 2)
     digests = []
@@ -191,7 +183,5 @@ def test_the_models_used_last_are_kept(tmp_path: Path, monkeypatch) -> None:
 
 def test_the_relay_starts_with_the_standard_library_alone() -> None:
     code = "import sys; import MoBUncertaintyLib.worker.remote.__main__; print(*sys.modules)"
-    import subprocess
-
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"numpy", "pydantic", "torch", "SimpleITK"}.isdisjoint(loaded)

@@ -12,15 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-import SimpleITK as sitk
 
 from MoBUncertaintyLib.worker.protocol import Event, check_event, encode
-from support import tiny
+from support.caller import an_export
 from support.processes import SOON, gone, wait_until
-from support.worker_requests import an_export
 
 
 class Process:
@@ -103,26 +100,6 @@ print(server.stand_alone(), os.getsid(0) == os.getpid())
         pytest.skip("only root may raise a priority")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0" if permitted or sharing else "19", "True"]
-
-
-def test_requests_are_answered_one_after_the_other(start: Callable[..., Process], folder: Path) -> None:
-    model = tiny.make_results_folder(folder / "Modèle", dataset=tiny.make_dataset(orientation="RAS"))
-    np.save(folder / "ct.npy", sitk.GetArrayFromImage(tiny.make_ct((20, 24, 28))))
-    np.save(folder / "slice.npy", np.zeros((1, 9, 9), np.int16))
-    request = {"command": "predict", "models": [str(model)], "folder": str(folder), "settings": {"device": "cpu"}}
-
-    def volume(name: str) -> dict[str, Any]:
-        return {"array": str(folder / name), "ijk_to_ras": np.diag([3.0, 3.0, 3.0, 1.0]).tolist()}
-
-    process = start(LC_ALL="C", LANG="C")  # paths with other letters do not depend on the locale
-    process.send(id=1, command="dance")
-    process.send(id=2, ct=volume("slice.npy"), **request)
-    assert process.until(Event.ERROR)["code"] == "protocol"
-    assert process.until(Event.ERROR)["code"] == "image"
-    process.send(id=3, ct=volume("ct.npy"), **request)
-    answer = process.until(Event.RESULT)
-    assert answer["id"] == 3
-    assert np.load(answer["result"]["segmentation"]).shape == (20, 24, 28)
 
 
 def test_nonsense_is_answered_and_ends_it(start: Callable[..., Process]) -> None:
@@ -262,13 +239,6 @@ def test_a_request_that_cannot_be_answered_is_refused_and_the_next_is_answered(
     assert process.until(Event.ERROR)["code"] == "protocol"
     process.send(id=2, command="greet")
     assert process.until(Event.RESULT)["id"] == 2
-
-
-def test_half_a_surrogate_pair_is_no_message_and_not_a_crash(start: Callable[..., Process]) -> None:
-    process = start()
-    process.process.stdin.write(b'{"id": "\\ud800", "command": "dance"}\n')
-    process.process.stdin.flush()
-    assert "surrogate" in process.until(Event.ERROR)["message"]
 
 
 def test_a_message_about_a_name_that_is_no_text_is_sent(start: Callable[..., Process]) -> None:
