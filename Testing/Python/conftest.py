@@ -50,6 +50,9 @@ FIRST = (
     "training/test_reader_study.py",
     "slicer_app/test_review_panel.py",
     "slicer_app/test_client.py",
+    "slicer_app/test_worklist.py",
+    "slicer_app/test_worklist_keeping.py",
+    "worker/test_remote.py",
 )
 """The files that take longest. Those that run commands in forks (support/forks.py) come before test_engines.py: its
 OpenVINO stays in the process, which cannot be forked any more, and every command would import all that it needs anew.
