@@ -141,7 +141,7 @@ def test_small_variances_survive_blending_near_zero_and_near_one() -> None:
 
 
 def test_two_classes_need_two_fp32_volumes_and_no_third_to_finish() -> None:
-    grid = TileGrid((40, 50, 60), (8, 8, 8))
+    grid = TileGrid((24, 30, 36), (8, 8, 8))
     voxels = math.prod(grid.shape)
     sums = Accumulator(grid, 1)
     assert sums.mean.nbytes + sums.variance.nbytes == 2 * 4 * voxels

@@ -158,8 +158,8 @@ class TestWriting:
         image = sitk.Image((130, 130, 2), sitk.sitkInt16)
         write_series(folder, image)
         voxels = np.zeros((2, 130, 130), bool)
-        voxels[0, 1:129, 1:129] = True
-        voxels[0, 2:128:2, 2:128:2] = False  # many holes, which are part of one contour
+        voxels[0, 1:128:3, 1:129] = voxels[0, 2:128:3, 1:129:2] = True  # combs, whose teeth have four corners each
+        voxels[0, :, 1] = True
         written = drawn_on(image, voxels, [*folder.iterdir()]).write(tmp_path / "rt.dcm")
         contour = written.ROIContourSequence[0].ContourSequence[0]
         assert contour["ContourData"].VR == "DS"
