@@ -65,7 +65,7 @@ def run(
     select_device(settings.device)
     for name in settings.networks:
         if name != "large":
-            find_network(name).close()
+            find_network(name)
     tasks = plan(settings)
     try:
         store = Store(folder)

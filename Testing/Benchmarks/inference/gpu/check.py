@@ -74,7 +74,7 @@ def run_check(
     where = select_device(device)
     for name in networks:
         if name != "large":
-            find_network(name).close()
+            find_network(name)
     Store(folder)
     rows = folder / FILE
     rows.write_text("", encoding="utf-8")
