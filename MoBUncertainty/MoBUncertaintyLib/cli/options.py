@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from MoBUncertaintyLib.model.region_settings import STATED_BY_MODELS
+
 Device = Annotated[
     str,
     typer.Option(help="Where to compute: auto (a GPU if there is one), cuda, cuda:1, mps, xpu (Intel's GPU) or cpu."),
@@ -19,8 +21,8 @@ RegionOptions = Annotated[
     list[str] | None,
     typer.Option(
         "--region",
-        help="What counts as a doubtful region, NAME=NUMBER with one of depth_mm, window_mm, grow_mm, length_mm, "
-        "minimum_mm3, variance_threshold; may be repeated. Default: as the model states, else as for abdominal organs.",
+        help=f"What counts as a doubtful region: NAME=NUMBER, with one of {', '.join(STATED_BY_MODELS)}; may be "
+        "repeated. Default: that of the model, else that of abdominal organs.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
@@ -39,7 +41,7 @@ def asked_regions(region: list[str] | None, **options: Any) -> dict[str, Any]:
     from MoBUncertaintyLib.base.errors import SettingsError
     from MoBUncertaintyLib.model.region_settings import read_stated
 
-    stated, asked = read_stated(region or ()), {name: value for name, value in options.items() if value is not None}
-    for name in stated.keys() & asked.keys():
+    settings, others = read_stated(region or ()), {name: value for name, value in options.items() if value is not None}
+    for name in settings.keys() & others.keys():
         raise SettingsError(f"The setting {name} of the regions is given twice; give it once.")
-    return stated | asked
+    return settings | others

@@ -55,7 +55,7 @@ def test_a_map_is_shown_that_the_model_has(scene):
     assert results.overlay.values["kind"] == "variance"
     results = begin_again(ct, covariance="deterministic").results
     assert results.overlay.values["kind"] == "entropy"
-    assert results.overlay.kinds == [slicer_app.scene.maps.MapKind.PROBABILITY, slicer_app.scene.maps.MapKind.ENTROPY]
+    assert results.overlay.kinds == [*slicer_app.scene.maps.OF_PROBABILITY]
     results.overlay.change(threshold=0.3)
     assert results.overlay.values["threshold"] == 0.3
     results.overlay.show(slicer_app.scene.maps.MapKind.VARIANCE)
