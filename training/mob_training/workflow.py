@@ -81,7 +81,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"Cannot read the config {path}: {error.strerror}.") from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"The config {path} is no YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"The config {path} is not valid YAML: {' '.join(str(error).split())}") from None
     try:
         check_config(config)
     except SettingsError as error:
@@ -436,23 +436,23 @@ def _sweep(config: Mapping[str, Any]) -> Iterator[PlannedRun]:
                     yield PlannedRun(dataset, name, seed, {**options, "bases": bases}, regions, True, start)
 
 
-def _check_provenance(folder: Path, run: PlannedRun, found: Any, expected: Mapping[str, Any]) -> None:
+def _check_provenance(folder: Path, run: PlannedRun, stored: Any, expected: Mapping[str, Any]) -> None:
     """Check that kept scores are of the run that the config describes.
 
     Raises:
         SettingsError: They are not, or do not say.
     """
-    kept, remedy = f"scores: {run.folder} of {folder}", "take it out of `scores` to train it again"
+    place, remedy = f"scores: {run.folder} of {folder}", "take it out of `scores` to train it again"
     try:
-        if "finetune" in found:  # an option that is younger than the scores was at its default
-            found = found | {"finetune": _all_options(found["finetune"])}
-        theirs, ours = (dict(flatten(rounded(one))) for one in (found, expected))
+        if "finetune" in stored:  # an option that is younger than the scores was at its default
+            stored = stored | {"finetune": _all_options(stored["finetune"])}
+        theirs, ours = (dict(flatten(rounded(one))) for one in (stored, expected))
     except (TypeError, AttributeError):
-        raise SettingsError(f"{kept} does not say what it was made from; {remedy}.") from None
+        raise SettingsError(f"{place} does not say what it was made from; {remedy}.") from None
     differences = [
         f"{key} {theirs.get(key, 'not given')} instead of {ours.get(key, 'none')}"
         for key in sorted(theirs.keys() | ours.keys())
         if theirs.get(key) != ours.get(key)
     ]
     if differences:
-        raise SettingsError(f"{kept} was made with {', '.join(differences)}; {remedy}, or change the config.")
+        raise SettingsError(f"{place} was made with {', '.join(differences)}; {remedy}, or change the config.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-NOT_ENOUGH_MEMORY = "The computer has not enough memory for this image; choose a region of interest."
+NOT_ENOUGH_MEMORY = "There is not enough memory for this image; choose a region of interest."
 SIGNS_OF_IT = (
     "out of memory",
     "can't allocate memory",

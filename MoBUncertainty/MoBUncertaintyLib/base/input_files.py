@@ -52,7 +52,7 @@ def check_regular(path: Path) -> None:
     if not stat.S_ISREG(mode):
         raise ImageError(f"{path} is not a regular file (a folder, pipe, device or socket); give a file.")
     if not os.access(path, os.R_OK):
-        raise ImageError(f"{path} may not be read; ask for permission, or copy it to a folder of yours.")
+        raise ImageError(f"You have no permission to read {path}; ask for access, or copy it to a folder of your own.")
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def reading(files: Sequence[Path]) -> Iterator[None]:
         raise ImageError(f"{path} cannot be read ({error.strerror or error}); check the path.") from error
     for file, state in zip(files, before, strict=True):
         if _state(file) != state:
-            raise ImageError(f"{file} was changed while it was read; try again when it is complete.")
+            raise ImageError(f"{file} changed while it was being read; try again when the file is complete.")
 
 
 def _state(path: Path) -> tuple[int, ...] | None:

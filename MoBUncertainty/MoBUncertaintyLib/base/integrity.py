@@ -50,7 +50,7 @@ def check_seal(record: Mapping[str, Any]) -> None:
         IntegrityError: Its `sha256` is missing or another.
     """
     if record.get(DIGEST) != digest_of(record):
-        raise IntegrityError("its SHA-256 does not fit its content")
+        raise IntegrityError("its SHA-256 does not match its content")
 
 
 def file_digest(path: Path) -> str:
@@ -92,9 +92,9 @@ def check_manifest(folder: Path, manifest: Any) -> None:
         raise IntegrityError("it lists no files")
     for name, expected in manifest.items():
         if not is_plain_name(name):
-            raise IntegrityError(f"it lists {name!r}, which is no name of a file")
+            raise IntegrityError(f"it lists {name!r}, which is not a file name")
         if not isinstance(expected, str) or not _SHA256.fullmatch(expected):
-            raise IntegrityError(f"it gives {name} no SHA-256")
+            raise IntegrityError(f"it has no SHA-256 for {name}")
         path = folder / name
         try:
             if not path.is_file():  # a named pipe, say, which would be waited for

@@ -270,7 +270,7 @@ def _hidden(target: Path, ending: str) -> Path:
 def _locked(target: Path, patience_s: float = PATIENCE_S) -> Iterator[Lock]:
     lock = Lock(_lock_path(target))
     if not lock.acquire(patience_s):
-        raise OutputError(f"Another run writes to {target}; wait until it has ended, or choose another name.")
+        raise OutputError(f"Another run is writing to {target}; wait until it has finished, or choose another name.")
     _held[lock.path] = lock
     try:
         yield lock

@@ -28,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Segment an organ in a CT and show where the segmentation is doubtful. Not for clinical use.",
+    help="Segment an organ in an image and show where the segmentation is doubtful. Not for clinical use.",
 )
 
 
@@ -67,7 +67,7 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="NAME=FILE",
-            help="Image of another input channel of the model; may be repeated. In a folder files are called "
+            help="Image of another input channel of the model; may be repeated. In a folder, name the files "
             "CASE_0000, CASE_0001, ... instead, as for nnU-Net.",
         ),
     ] = None,
@@ -109,7 +109,7 @@ def predict(
     ] = None,
     body_box: Annotated[bool, typer.Option("--body-box/--no-body-box", help="Skip the air around the body.")] = True,
     labels: Annotated[
-        str | None, typer.Option(help="Names of the labels wanted, separated by commas. Default: all of the model.")
+        str | None, typer.Option(help="Labels to predict, separated by commas. Default: all of the model.")
     ] = None,
     measure: Annotated[
         Literal["variance", "bernoulli", "entropy"] | None,
@@ -132,7 +132,7 @@ def predict(
         str | None, typer.Option(help="Series instance UID, if a DICOM folder holds several series.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Predict an image of another modality than the model takes, too.")
+        bool, typer.Option("--force", help="Predict even if the image's modality is not that of the model.")
     ] = False,
     scene: Scene = True,
     formats: Annotated[
@@ -145,13 +145,13 @@ def predict(
     ] = None,
     overwrite: Overwrite = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Keep results that are there, also those of other settings.")
+        bool, typer.Option("--skip-existing", help="Keep existing results, even those of other settings.")
     ] = False,
 ) -> Result:
-    """Segment a CT, with probability, variance and doubtful regions.
+    """Segment an image, with probability, variance and doubtful regions.
 
-    In a folder, each case is predicted or reported with what is wrong with it, and the rest goes on; the exit code is
-    then 2. Cases that have the same results already are left as they are. A table lists all cases, worst first.
+    In a folder, a case that fails is reported with the reason, and the others continue; the exit code is then 2. Cases
+    that already have the same results are not computed again. A table lists all cases, worst first.
     """
     with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.base.errors import SettingsError
@@ -167,7 +167,7 @@ def predict(
         from MoBUncertaintyLib.worker.remote.predictor import RemotePredictor
 
         if overwrite and skip_existing:
-            raise SettingsError("Earlier results can be kept or replaced; give --skip-existing or --overwrite.")
+            raise SettingsError("--skip-existing and --overwrite exclude each other; give only one of them.")
         settings = PredictionSettings(
             samples=samples,
             seed=seed,
@@ -180,18 +180,18 @@ def predict(
             folds=_folds(fold),
             region_of_interest=roi,
             body_box=body_box,
-            labels=None if labels is None else tuple(name for each in labels.split(",") if (name := each.strip())),
+            labels=None if labels is None else tuple(name for text in labels.split(",") if (name := text.strip())),
             force=force,
         )
         FOLDER.check_name(output)
         objects = read_formats(formats or (), OF_A_PREDICTION)
-        loaded, named = [load_model(find_model(each)) for each in model], _channels(channel)
+        loaded, named = [load_model(find_model(name)) for name in model], _channels(channel)
         numbered = 1 if named else len(loaded[0].channels)
         cases = case_folders(list_inputs(source, output, numbered), output)
         if named and cases[0][0].entry:
             raise SettingsError("--channel is for one case; in a folder, name files CASE_0000, CASE_0001, and so on.")
         if series and not cases[0][0].entry and cases[0][0].path.is_file():
-            raise SettingsError("--series chooses in a DICOM folder, and this is a file; leave it out.")
+            raise SettingsError("--series is for DICOM folders, but the input is a file; leave it out.")
         predictor = RemotePredictor(computer, loaded, settings) if computer else predictor_of(loaded, settings)
         changes = asked_regions(region, measure=measure, threshold=threshold, minimum_mm3=min_volume)
         region_settings = predictor.model.card.region_settings.changed(changes)
@@ -206,16 +206,16 @@ def review(
     decisions: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file with clicks and verdicts, or the report.json of an export. With --serve: where to go on."
+            help="JSON file with clicks and verdicts, or the report.json of an export. With --serve: continue from it."
         ),
     ] = None,
     serve: Annotated[
         bool,
-        typer.Option("--serve", help="Open the review page on this computer, so that each click acts at once."),
+        typer.Option("--serve", help="Serve the review page on this computer, so that each click acts at once."),
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page. Default: a free one.")] = 0,
-    ct: Annotated[Path | None, typer.Option(help="The CT. Default: where predict found it.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder to make. Default: review, inside RESULTS.")] = None,
+    ct: Annotated[Path | None, typer.Option(help="The image. Default: the one that predict read.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to create. Default: review, inside RESULTS.")] = None,
     formats: Annotated[
         list[str] | None,
         typer.Option(
@@ -261,7 +261,7 @@ def review(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="REVIEW", help="Folder of an exported review, whole.")],
+    folder: Annotated[Path, typer.Argument(metavar="REVIEW", help="Folder of an exported review, with all its files.")],
     trusted: Annotated[
         Path | None,
         typer.Option(
@@ -270,7 +270,7 @@ def verify(
         ),
     ] = None,
 ) -> Result:
-    """Verify that a review is as it was written and, with --trusted, who signed it."""
+    """Verify that a review is unchanged and, with --trusted, who signed it."""
     with console.reporting():
         from MoBUncertaintyLib.output import signing
 
@@ -287,7 +287,7 @@ def demo(
     engine: Engine = "auto",
     scene: Scene = True,
 ) -> Result:
-    """Predict the phantom CT that is shipped and compare with its truth, which the model has never seen."""
+    """Predict the phantom CT that is shipped and compare it with its truth, which the model has never seen."""
     with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.output.results_folder import FOLDER
         from MoBUncertaintyLib.pipeline.demo import run_demo
@@ -324,7 +324,7 @@ def export(
         Path, typer.Argument(help="nnU-Net training folder (plans.json, dataset.json, fold_K), or a model to rewrite.")
     ],
     output: Annotated[
-        Path | None, typer.Option(help="Model folder to make, or a .zip. May be left out with --publish.")
+        Path | None, typer.Option(help="Model folder or .zip file to create. May be left out with --publish.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the data set.")] = None,
     task: Annotated[str | None, typer.Option(help="What the model segments in which images, in one sentence.")] = None,
@@ -421,10 +421,10 @@ def _channels(given: list[str] | None) -> dict[str, Path]:
     from MoBUncertaintyLib.base.errors import SettingsError
 
     channels: dict[str, Path] = {}
-    for each in given or ():
-        name, separator, file = (part.strip() for part in each.partition("="))
+    for text in given or ():
+        name, separator, file = (part.strip() for part in text.partition("="))
         if not (name and separator and file):
-            raise SettingsError(f"--channel {each} is not understood; give a channel's name and its file, NAME=FILE.")
+            raise SettingsError(f"--channel {text} is not understood; give a channel's name and its file, NAME=FILE.")
         if name in channels:
             raise SettingsError(f"The input channel {name} is given twice; give it once.")
         channels[name] = Path(file)

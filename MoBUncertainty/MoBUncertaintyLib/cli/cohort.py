@@ -56,9 +56,9 @@ def predict_inputs(
     """
     if len(cases) == 1 and not cases[0][0].entry:
         case, folder = cases[0]
-        if job.skip_existing and (kept := kept_case(job, case, folder)):
-            console.show_note(f"{folder} holds results already.")
-            return Result({"case": asdict(kept)})
+        if job.skip_existing and (row := kept_case(job, case, folder)):
+            console.show_note(f"{folder} already contains results.")
+            return Result({"case": asdict(row)})
         facts, written = _run(job, case, folder, cancelled)
         return Result({"case": facts}, console.BAD_INPUT if written.problems else 0)
     check_table(output)
@@ -121,7 +121,7 @@ def run_each(
         try:
             row = _row(case, folder, run, kept)
         except DiskError:
-            console.show_note(f"From {case.entry} on nothing is predicted; run this again to go on there.", True)
+            console.show_note(f"Stopped at {case.entry}; run this command again to continue from there.", True)
             raise
         if case.is_case:
             rows.append(row)
@@ -163,9 +163,9 @@ def _others(cases: Sequence[tuple[Input, Path]]) -> list[tuple[str, str]]:
 def _show_outcomes(cases: Sequence[Input], rows: Sequence[CohortCase]) -> None:
     """Name the cases that were not predicted now, and why in a word."""
     skipped = [case.entry for case in cases if case.problem]
-    kept = [row.name for row in rows if row.outcome is Outcome.KEPT]
+    unchanged = [row.name for row in rows if row.outcome is Outcome.KEPT]
     failed = [row.name for row in rows if row.outcome is Outcome.FAILED and row.name not in skipped]
-    notes = (("had these results already", kept), ("failed", failed), ("were skipped", skipped))
+    notes = (("had these results already", unchanged), ("failed", failed), ("were skipped", skipped))
     for what, names in notes:
         if names:
-            console.show_note(f"{len(names)} of {len(cases)} cases {what}: {', '.join(names)}.", names is not kept)
+            console.show_note(f"{len(names)} of {len(cases)} cases {what}: {', '.join(names)}.", names is not unchanged)

@@ -101,7 +101,7 @@ def reporting(steps: bool = False) -> Iterator[Callable[[], bool]]:
             yield cancelled
     except (Cancelled, KeyboardInterrupt, typer.Abort):  # the last at a prompt
         with suppress(OSError):  # the terminal may be gone
-            _stderr().print("Cancelled; nothing was written that is not complete.")
+            _stderr().print("Cancelled; no incomplete files were left.")
         raise typer.Exit(CANCELLED) from None
     except UserError as error:
         show_error(error)
@@ -243,7 +243,7 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     for name, volume in volumes.items():
         table.fact(name, volume_text(volume, intervals.get(name)))
     table.fact("doubtful regions", _count_regions(regions))
-    table.fact("expected error", f"{error:.2f} ml in all")
+    table.fact("expected error", f"{error:.2f} ml in total")
     table.fact("computed on", device)
     stages = ", ".join(f"{stage} {taken:.1f}" for stage, taken in seconds.items())
     table.fact("time", f"{sum(seconds.values()):.1f} s ({stages})")
@@ -322,10 +322,10 @@ def signer(path: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     from MoBUncertaintyLib.output.signing import load_key, sign_record
 
     def passphrase() -> str:
-        given = os.environ.get(PASSPHRASE)
-        if given is None and not sys.stdin.isatty():
+        secret = os.environ.get(PASSPHRASE)
+        if secret is None and not sys.stdin.isatty():
             raise SettingsError(f"The key {path} is encrypted; give its passphrase in {PASSPHRASE}.")
-        return typer.prompt(f"Passphrase of {path}", hide_input=True, err=True) if given is None else given
+        return typer.prompt(f"Passphrase of {path}", hide_input=True, err=True) if secret is None else secret
 
     return partial(sign_record, key=load_key(path, passphrase))
 
@@ -333,7 +333,7 @@ def signer(path: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 def show_verified(folder: Path, verified: Verified) -> None:
     """Print what was verified of a review."""
     table = _Facts(str(folder))
-    table.fact("report", f"as it was written, with {verified.files} more files")
+    table.fact("report", f"unchanged, with {verified.files} more files")
     table.fact("signed off", verified.signed_off or "no")
     key = "not checked; give --trusted" if verified.fingerprint is None else verified.fingerprint
     table.fact("key", *filter(None, (key, verified.key_name)))
@@ -358,7 +358,7 @@ def show_calibrated(made: CalibratedModel) -> None:
             f"{percent(intervals.level)} of volumes",
             f"{first} in their intervals before, {percent(intervals.after)} after",
         )
-    table.fact("", "all by leaving out one case at a time")
+    table.fact("", "all in a leave-one-out test")
     table.fact("regions", plain(card.regions))
     table.fact("model", str(made.model.path))
     table.fact("model's SHA-256", made.model.digest)
@@ -398,13 +398,13 @@ def show_model(model: Model) -> None:
         for key, text in lines or [("", "not stated")]:
             table.fact(f"{title}: {key}" if key else title, text)
     fingerprint = card.fingerprint
-    table.fact("ordinary cases", *(fingerprint.lines if fingerprint else ["not stated: cases are not compared"]))
+    table.fact("ordinary cases", *(fingerprint.lines if fingerprint else ["none: cases are not compared"]))
     cases = card.volume_calibration
-    table.fact("volume intervals", f"by residuals of {cases.data}" if cases else "not stated: volumes have none")
+    table.fact("volume intervals", f"by residuals of {cases.data}" if cases else "none")
     if card.regions:
         table.fact("regions", plain(card.regions))
     table.fact("licence", card.licence)
-    verified = f"{len(card.files)} files, SHA-256 as stated" if card.files else "raw nnU-Net folder, no hashes to check"
+    verified = f"{len(card.files)} files, SHA-256 correct" if card.files else "raw nnU-Net folder, no hashes to check"
     table.fact("verified", verified)
     table.fact("model's SHA-256", model.digest)
     _stdout().print(table)

@@ -109,14 +109,14 @@ def calibrate(
             "folders of labelled cases, with images/NAME.nii.gz and labels/NAME.nii.gz.",
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Model folder to make, or a .zip.")],
+    output: Annotated[Path, typer.Option(help="Model folder or .zip file to create.")],
     name: Annotated[str | None, typer.Option(help="Name of the new model. Default: the old one, calibrated.")] = None,
     device: Device = "auto",
 ) -> Result:
     """Calibrate a model on a site's own cases, 5 or more, signed-off reviews or labelled; the result is a new model.
 
-    Labelled cases are predicted first. Nothing is written where the new model would not be better, by leaving out one
-    case at a time.
+    Labelled cases are predicted first. Nothing is written if a leave-one-out test does not show that the new model is
+    better.
     """
     with console.reporting(steps=True) as cancelled:
         from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate_model
@@ -145,9 +145,9 @@ def export_places(
     from MoBUncertaintyLib.pipeline.catalogue.publish import open_catalogue
 
     if sample and not catalogue:
-        raise SettingsError("A sample is shown in a catalogue only; give --publish FOLDER, or leave out --sample.")
+        raise SettingsError("--sample is only for catalogues; add --publish FOLDER, or leave out --sample.")
     if not (output or catalogue):
-        raise SettingsError("There is nowhere to write the model to; give --output or --publish.")
+        raise SettingsError("No destination is given; use --output or --publish.")
     with ExitStack() as stack:
         opened = stack.enter_context(open_catalogue(catalogue)) if catalogue else None
         if output is None:
@@ -177,7 +177,7 @@ def publish(model: Model, catalogue: OpenCatalogue, sample: Path | None) -> Entr
         remove_private_folder(folder)
     typer.echo(printable(f"{entry.name} is published in {catalogue.index.target.parent}."))
     if entry.licence == NOT_STATED:
-        note = "Its licence is not stated, so nobody knows whether they may use it; publish it again with --licence."
+        note = "No licence is given, so nobody knows whether they may use it; publish it again with --licence."
         console.show_note(note, important=True)
     return entry
 
@@ -233,5 +233,5 @@ def _ask(place: Place, entry: Entry, target: Path) -> None:
     typer.echo(printable(f"{entry.title} from {place.address(entry.file)}, {entry.megabytes}"), err=True)
     typer.echo(printable(f"Licence: {entry.licence}"), err=True)
     if not _can_ask():
-        raise SettingsError("Nobody can be asked here; give --yes to agree to the download and to the licence.")
+        raise SettingsError("There is no terminal to ask in; use --yes to agree to the download and to the licence.")
     typer.confirm(printable(f"Install it in {target}?"), abort=True, err=True)

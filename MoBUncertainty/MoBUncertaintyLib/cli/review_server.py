@@ -140,7 +140,7 @@ class PageReview:
                 case _:
                     raise KeyError
         except (KeyError, TypeError, ValueError) as error:
-            raise ReviewError("The page sent a step that is none; load it again.") from error
+            raise ReviewError("The page sent an invalid step; reload it.") from error
         self._keep(review.redo if action["action"] == "undo" else review.undo)
         place = asdict(suggestion) if suggestion else None
         return self._page.state() | {"maps": self._page.maps(boxes), "message": message, "suggestion": place}
@@ -162,15 +162,15 @@ class PageReview:
         except (OutputError, OSError) as error:
             take_back()
             raise ReviewError(
-                f"The decisions cannot be written to a file ({reason_of(error)}), so this step was not taken; free "
-                "some space or permit to write there, and repeat it."
+                f"The decisions cannot be written to a file ({reason_of(error)}), so this step was not applied; free "
+                "some space or allow writing there, and repeat it."
             ) from error
         self._kept = decisions
 
     def _effect_of(self, click_id: str) -> str:
         net, changed = (mm3 / 1000 for mm3 in self._review.effect(click_id))
         if click_id in self._review.conflicts:
-            return "This click contradicts others near by: what it says holds for its own voxels only."
+            return "This click contradicts others nearby, so it changes only its own voxels."
         return f"The click changed {changed:.2f} ml, and the volume by {net:+.2f} ml.".replace("-", "\u2212")
 
 
@@ -238,7 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 answer = self.server.review.step(action)
         except (UserError, JsonError) as error:
-            text = f"The page sent a step that is none ({error})." if isinstance(error, JsonError) else str(error)
+            text = f"Invalid step ({error}); reload the page." if isinstance(error, JsonError) else str(error)
             self._refuse(HTTPStatus.BAD_REQUEST, text)
             return
         self._answer(json.dumps(answer, allow_nan=False), "application/json")

@@ -83,10 +83,10 @@ def _by_table(q: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarr
     logit, x, y = _coordinates(q, variance)
     shift, growth = _interpolated(logit, x)
     m, log_v = logit + shift, np.log(y) + growth
-    found_logit, found_x, found_y = _coordinates(*logistic_normal_moments(m, np.exp(log_v)))
-    found_shift, found_growth = _interpolated(found_logit, found_x)
-    m = m + (logit + shift) - (found_logit + found_shift)
-    log_v = log_v + (np.log(y) + growth) - (np.log(found_y) + found_growth)
+    now_logit, now_x, now_y = _coordinates(*logistic_normal_moments(m, np.exp(log_v)))
+    now_shift, now_growth = _interpolated(now_logit, now_x)
+    m = m + (logit + shift) - (now_logit + now_shift)
+    log_v = log_v + (np.log(y) + growth) - (np.log(now_y) + now_growth)
     log_v = np.minimum(log_v, 2 * np.log(MAX_DEVIATION))
     return m, np.exp(log_v)
 
@@ -135,5 +135,5 @@ def _table(rows: int = 145, columns: int = 129) -> tuple[np.ndarray, np.ndarray]
     values = np.stack((m - logit, np.log(v / y)))
     # At x = 0 both are 0.
     x, values = np.pad(x, ((0, 0), (1, 0))), np.pad(values, ((0, 0), (0, 0), (1, 0)))
-    table = np.array([[np.interp(grid, *row) for row in zip(x, each, strict=True)] for each in values])
+    table = np.array([[np.interp(grid, *row) for row in zip(x, curves, strict=True)] for curves in values])
     return y[:, -1], table

@@ -118,9 +118,9 @@ def _flat_moments(xp: Any, mean: Any, variance: Any) -> tuple[Any, Any]:
     for mask, method in ((coarse, _narrower), (~(wide | coarse), _narrow), (wide, _wide)):
         chosen = xp.indices(mask)  # also if there are none: compilers cannot branch on that
         there = xp.selected(others, chosen)
-        found = _mirrored(xp, method, xp.selected(m, chosen), xp.selected(v, chosen))
-        xp.put(expectation, there, found[0])
-        xp.put(spread, there, found[1])
+        moments = _mirrored(xp, method, xp.selected(m, chosen), xp.selected(v, chosen))
+        xp.put(expectation, there, moments[0])
+        xp.put(spread, there, moments[1])
     return expectation, spread
 
 
@@ -241,7 +241,7 @@ class _Fused(_Tensors):
         most nodes would become loops of their own, which wait for memory.
         """
         shape = given[0].shape
-        return (found.reshape(shape) for found in function(*(each.reshape(1, -1) for each in given)))
+        return (moment.reshape(shape) for moment in function(*(values.reshape(1, -1) for values in given)))
 
     @staticmethod
     def exp(x: Any) -> Any:

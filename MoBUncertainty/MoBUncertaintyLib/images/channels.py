@@ -46,7 +46,7 @@ def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[st
                 )
             part = "" if covered > 0.99 else f", of which it covers {percent(covered)}"
             warnings.append(
-                f"The image of {printable(name)} has another grid; it was resampled to the first image's{part}."
+                f"The image of {printable(name)} has a different grid; it was resampled to the first image's{part}."
             )
     return checked, warnings
 

@@ -91,7 +91,7 @@ def find_series(folder: Path) -> dict[str, Series]:
         should_be_dicom = path.name.lower().endswith(_SUFFIXES) and not path.name.startswith(".")
         if not begins_as_dicom(path):
             if should_be_dicom:
-                raise ImageError(f"{path} is no DICOM file, though its name says so; copy it again, or remove it.")
+                raise ImageError(f"{path} is not a DICOM file, although its name says so; copy it again, or remove it.")
             continue
         with BoundedReader(path) as file:
             try:
@@ -115,7 +115,7 @@ def _read_series(path: Path, file: BinaryIO) -> tuple[str | None, str]:
             is_known = kind.name != kind
             # A damaged header may lack anything, and its kind may be damaged, too.
             if "Image Storage" in kind.name or not (is_known or (kind.is_private and kind.is_valid)):
-                raise ImageError(f"{path} is damaged (its header states no size); copy or export it again.")
+                raise ImageError(f"{path} is damaged (its header has no size); copy or export it again.")
             return None, ""
         description = str(header.get("SeriesDescription", "") or "").strip()
         return str(header.get("SeriesInstanceUID", "")), description or "no description"
@@ -185,14 +185,14 @@ def _check_slice(path: Path, dataset: Dataset) -> None:
         raise ImageError(f"{path.name} is damaged (it has no {absent[0]}); copy or export it again.")
     if int(dataset.Rows) * int(dataset.Columns) > _MAX_PIXELS:
         raise ImageError(
-            f"{path.name} states {dataset.Rows} x {dataset.Columns} pixels, more than a scanner's slice; "
-            "export it again."
+            f"{path.name} has {dataset.Rows} x {dataset.Columns} pixels according to its header, more than any "
+            "scanner's slice; export it again."
         )
     grey = dataset.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
     if int(dataset.get("SamplesPerPixel", 1)) != 1 or not grey:
         raise ImageError(f"{path.name} has several values per voxel, like a colour image; give a scalar volume.")
     if ("RescaleSlope" in dataset) != ("RescaleIntercept" in dataset):
-        raise ImageError(f"{path.name} states only one of RescaleSlope and RescaleIntercept; export it again.")
+        raise ImageError(f"{path.name} has only one of RescaleSlope and RescaleIntercept; export it again.")
 
 
 def places_of(dataset: Dataset) -> Iterator[tuple[np.ndarray, bool]]:
@@ -226,7 +226,7 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> np.ndarray:
     if not np.isfinite(numbers).all():
         tag = Tag(keyword)
         raise ImageError(
-            f"Slices of the DICOM series do not say where they lie ({tag.group:04x},{tag.element:04x} is missing or "
+            f"Slices of the DICOM series have no valid position ({tag.group:04x},{tag.element:04x} is missing or "
             "malformed); export the series again, or give it as a NIfTI or NRRD file."
         )
     return numbers
@@ -235,9 +235,7 @@ def _numbers(dataset: Dataset, keyword: str, count: int) -> np.ndarray:
 def _values(path: Path, dataset: Dataset, count: int) -> np.ndarray:
     """Read the voxels of a file's frames, (frame, row, column), rescaled."""
     if int(dataset.get("NumberOfFrames", 1) or 1) != count:
-        raise ImageError(
-            f"{path.name} has {dataset.NumberOfFrames} frames and says where {count} lie; export it again."
-        )
+        raise ImageError(f"{path.name} has {dataset.NumberOfFrames} frames but positions for {count}; export it again.")
     if not _can_unpack(dataset):
         values = _unpacked_by_gdcm(path, dataset)
     elif "PerFrameFunctionalGroupsSequence" in dataset:
@@ -250,7 +248,7 @@ def _values(path: Path, dataset: Dataset, count: int) -> np.ndarray:
     else:
         values = apply_modality_lut(dataset.pixel_array, dataset)[None]
     if values.shape != (count, dataset.Rows, dataset.Columns):
-        raise ImageError(f"{path.name} has other pixels than its header states; copy or export it again.")
+        raise ImageError(f"The pixel data of {path.name} do not match its header; copy or export it again.")
     return _narrow(values)
 
 
@@ -270,7 +268,7 @@ def _unpacked_by_gdcm(path: Path, dataset: Dataset) -> np.ndarray:
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
     scales = {str(group.get("PixelValueTransformationSequence")) for group in groups}
     kind = dataset.file_meta.TransferSyntaxUID.name
-    refusal = ImageError(f"{path.name} is packed as {kind}, which cannot be unpacked; export it uncompressed.")
+    refusal = ImageError(f"{path.name} is compressed as {kind}, which cannot be read; export it uncompressed.")
     if len(scales) > 1 or dataset.PhotometricInterpretation != "MONOCHROME2":
         raise refusal
     for frame in pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=max(len(groups), 1)):
@@ -314,7 +312,7 @@ def _stack(slices: list[_Slice]) -> Volume:
     }
     if different := [name for name, differs in differences.items() if differs]:
         raise ImageError(
-            f"Slices of the DICOM series differ in their {' and '.join(different)}; export those of one volume alone."
+            f"Slices of the DICOM series differ in their {' and '.join(different)}; export only those of one volume."
         )
     row, column = cosines[0].reshape(2, 3)
     normal = np.cross(row, column)
@@ -336,19 +334,19 @@ def _check_positions(positions: np.ndarray, normal: np.ndarray) -> list[str]:
     gaps = np.abs(np.diff(positions @ normal))
     usual = float(np.median(gaps))
     if gaps.min() < 1e-3:
-        raise ImageError("Slices of the DICOM series lie in the same place; export one time point or phase only.")
+        raise ImageError("Slices of the DICOM series have the same position; export only one time point or phase.")
     offsets = positions - positions[0]
     shift = float(np.linalg.norm(offsets - np.outer(offsets @ normal, normal), axis=1).max())
     if shift > MAX_SHIFT:
         raise ImageError(
-            f"Slices of the DICOM series are shifted beside each other by up to {shift:.3g} mm (a tilted gantry); "
+            f"Slices of the DICOM series are shifted against each other by up to {shift:.3g} mm (a tilted gantry); "
             "resample the series to a straight volume first, in 3D Slicer for example."
         )
     sentences = []
     if shift > _NOTICED_SHIFT:
         sentences.append(
-            f"Slices of the DICOM series are shifted beside each other by up to {shift:.2g} mm and were stacked "
-            "straight: places may be wrong by as much, but not in DICOM objects, which keep the slices."
+            f"Slices of the DICOM series are shifted against each other by up to {shift:.2g} mm and were stacked "
+            "straight: positions may be off by that much, except in DICOM objects."
         )
     if np.abs(gaps - usual).max() > 0.05 * usual:
         sizes = f"{gaps.min():.3g} to {gaps.max():.3g} mm"

@@ -81,9 +81,7 @@ def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1)
     if _holds_slices(slices):
         if not good:
             return [Input(path, "", "")]
-        inputs.append(
-            Input(path, path.name, path.name, "DICOM files lie beside other images; give them a folder of their own")
-        )
+        inputs.append(Input(path, path.name, path.name, "DICOM files are mixed with other images; separate them"))
     if not good:
         reasons = "".join(f"; {each.entry}: {each.problem}" for each in inputs[:3])
         raise ImageError(
@@ -136,7 +134,7 @@ def _search(entry: Path, passed: frozenset[Path], channels: int) -> list[Input]:
     if not entry.is_dir():
         if is_volume_name(entry.name):
             return [_volume(entry, channels, entry.name, volume_stem(entry))]
-        return [Input(entry, entry.name, entry.name, "it is no volume and no folder of DICOM files", is_case=False)]
+        return [Input(entry, entry.name, entry.name, "it is neither a volume nor a DICOM folder", is_case=False)]
     inputs = _in_folder(entry, passed, _DEEPEST, channels)
     if len(inputs) == 1:
         return [replace(inputs[0], entry=entry.name, name=entry.name)]
@@ -165,7 +163,7 @@ def _in_folder(folder: Path, passed: frozenset[Path], depth: int, channels: int)
     if volumes:
         count = f"{len(volumes)} volumes" if len(volumes) > 1 else "a volume"
         count += " and DICOM files" if has_slices else ""
-        return [Input(folder, "", "", f"it holds {count}; keep one image there")]
+        return [Input(folder, "", "", f"it contains {count}; leave only one image in it")]
     below = [entry for entry in entries if entry.is_dir()] if depth else []
     passed |= {place}  # links may lead in circles
     return [each for entry in below for each in _in_folder(entry, passed, depth - 1, channels)]

@@ -37,7 +37,7 @@ def check_image(size: int) -> None:
     Raises:
         SettingsError: There is less memory, swap space included.
     """
-    _check(size, "The image takes", "crop or resample the image first")
+    _check(size, "The image needs", "crop or resample the image first")
 
 
 def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
@@ -51,7 +51,7 @@ def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
     Raises:
         SettingsError: There is less memory, swap space included, than that takes at least.
     """
-    what = f"The network's tiles of {' x '.join(map(str, tile))} voxels take"
+    what = f"The network's tiles of {' x '.join(map(str, tile))} voxels need"
     _check(MAPS_OF_TILE * math.prod(tile) * features * number_size, what, "use a GPU or another model")
 
 
@@ -67,7 +67,7 @@ def check_memory(voxels: int, labels: int, holders: int = 1) -> None:
         SettingsError: There is less memory, swap space included, than the results alone take.
     """
     count = f"{labels} organs" if labels > 1 else "one organ"
-    what = f"The results for {count} on {voxels / 1e6:,.0f} million voxels take"
+    what = f"The results for {count} on {voxels / 1e6:,.0f} million voxels need"
     size = holders * voxels * (BYTES_OF_LABEL + BYTES_OF_MAPS * labels)
     _check(size, what, "crop or resample the image first")
 
@@ -77,7 +77,7 @@ def _check(size: int, what: str, advice: str) -> None:
     free = _free()
     if free is not None and size > free:
         raise SettingsError(
-            f"{what} {size / 1e9:,.1f} GB of memory, of which {free / 1e9:,.1f} GB are free; close other programs, or "
+            f"{what} {size / 1e9:,.1f} GB of memory, but only {free / 1e9:,.1f} GB are free; close other programs, or "
             f"{advice}."
         )
 

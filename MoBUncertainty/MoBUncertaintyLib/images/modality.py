@@ -86,12 +86,12 @@ def in_order(names: Sequence[str], first: T, others: Mapping[str, T]) -> list[T]
     left = [name for name in names if name.casefold() not in named]
     if len(left) > 1:
         raise SettingsError(
-            f"The model takes {len(names)} images of each case ({', '.join(names)}), and {' and '.join(left[1:])} is "
-            f"missing; give it too (--channel {left[1]}=FILE, or a volume for each channel in the panel)."
+            f"The model needs {len(names)} images of each case ({', '.join(names)}), but {' and '.join(left[1:])} is "
+            f"missing; add it (--channel {left[1]}=FILE, or a volume for each channel in the panel)."
         )
     if not left:
         raise SettingsError(
-            f"All input channels are named ({', '.join(names)}); leave one to the image that is predicted."
+            f"All input channels are assigned ({', '.join(names)}); leave one of them for the image to predict."
         )
     return [named.get(name, first) for name in folded]
 
@@ -107,5 +107,5 @@ def check_modalities(
     """
     sentences = contradictions(names, [modality_of(image) for image in in_order(names, first, others)])
     if sentences and not force:
-        raise ImageError(f"{sentences[0].rstrip('.')}, or predict this one nevertheless with --force.")
+        raise ImageError(f"{sentences[0].rstrip('.')}, or use --force to predict this one anyway.")
     return sentences

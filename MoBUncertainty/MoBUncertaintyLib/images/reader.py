@@ -219,7 +219,7 @@ def check_geometry(spacing: Sequence[float], origin: Sequence[float], direction:
     if not all(low <= step <= high for step in spacing):
         steps = " x ".join(f"{step:.3g}" for step in spacing)
         raise ImageError(
-            f"The voxels measure {steps} mm, outside {low:g} to {high:g} mm; correct the header or resample."
+            f"The voxels measure {steps} mm, not the supported {low:g} to {high:g} mm; correct the header or resample."
         )
     axes = np.reshape(direction, (3, 3))
     if np.abs(axes.T @ axes - np.eye(3)).max() > MAX_SHEAR:  # a voxel's volume would not be its spacings' product

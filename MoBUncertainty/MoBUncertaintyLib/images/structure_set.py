@@ -50,7 +50,7 @@ def read_structure_set(path: str | Path, image: sitk.Image, frame_of_reference: 
         with BoundedReader(path) as file:
             dataset = pydicom.dcmread(file, force=begins_as_dicom(path))
         if dataset.get("SOPClassUID") != RTStructureSetStorage:
-            raise ImageError(f"{path} is no RT Structure Set; give the file with the contours of the image.")
+            raise ImageError(f"{path} is not an RT Structure Set; give the file with the contours of the image.")
         names = {int(item.ROINumber): item for item in dataset.StructureSetROISequence}
         masks: dict[str, np.ndarray] = {}
         for region in dataset.get("ROIContourSequence", []):
@@ -60,11 +60,10 @@ def read_structure_set(path: str | Path, image: sitk.Image, frame_of_reference: 
                 continue
             name, frame = str(item.ROIName), str(item.get("ReferencedFrameOfReferenceUID") or "")
             if name in masks:
-                raise ImageError(f"{path} has two regions {name!r}; rename one of them.")
+                raise ImageError(f"{path} has two ROIs called {name!r}; rename one of them.")
             if frame_of_reference and frame and frame != frame_of_reference:
                 raise ImageError(
-                    f"{path} was drawn in another frame of reference than that of the image; give the image that it "
-                    "was drawn on."
+                    f"{path} has a different frame of reference from the image; give the image that it was drawn on."
                 )
             masks[name] = _fill(contours, image, f"{path}: {name}")
         if masks and not any(mask.any() for mask in masks.values()):

@@ -46,10 +46,10 @@ def read_voxels(header: VolumeHeader) -> Volume:
     if present < needed:
         raise ImageError(f"{name} is truncated ({present} of {needed} bytes); copy or download it again.")
     if present > needed + surplus:
-        raise ImageError(f"{name} holds more than the {needed} bytes of its voxels; its header is wrong, or the file.")
+        raise ImageError(f"{name} contains more than the {needed} bytes that its header implies; export it again.")
     warnings = list(header.warnings)
     if present > needed:
-        warnings.append(f"{name} holds {present - needed} bytes more than its voxels, which were ignored.")
+        warnings.append(f"{name} contains {present - needed} extra bytes after its voxels, which were ignored.")
     values = _scaled(voxels, *header.scale).reshape(size[2::-1])
     return Volume(values, grid_of(geometry), modality_of(geometry), warnings)
 
@@ -85,7 +85,7 @@ def _inflated(file: BinaryIO, packed: int | None) -> Iterator[bytes]:
             taken += len(block)
         yield stream.decompress(block, _CHUNK)
     if packed not in (None, taken) or stream.unused_data or file.read(1):
-        raise zlib.error("the stream has another length than stated")
+        raise zlib.error("the stream has a different length from that in the header")
 
 
 def _scaled(voxels: np.ndarray, slope: float, intercept: float) -> np.ndarray:

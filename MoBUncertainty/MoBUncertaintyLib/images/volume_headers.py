@@ -32,7 +32,7 @@ _HEADER_LIMIT = 1 << 22
 _SAME_SCALE = 0.01
 # Cosine of 60 degrees: at a larger angle two statements of an axis contradict each other.
 _OPPOSED = 0.5
-_DETACHED = "{} has its voxels in another file, which is not read; save it as one file."
+_DETACHED = "{} has its voxels in another file, which is not supported; save it as one file."
 _NOTHING = np.finfo(float).eps  # a slope or an intercept below it counts as none
 
 
@@ -86,7 +86,7 @@ def read_header(path: Path) -> VolumeHeader:
     """
     kind = next((name for name, suffixes in _SUFFIXES.items() if path.name.lower().endswith(suffixes)), None)
     if kind is None:
-        raise ImageError(f"{path.name} is no NIfTI, NRRD, MetaImage or DICOM file; convert it to one of them first.")
+        raise ImageError(f"{path.name} is not a NIfTI, NRRD, MetaImage or DICOM file; convert it first.")
     try:
         with BoundedReader(path) as file:
             return {"NIfTI": _nifti, "NRRD": _nrrd, "MetaImage": _metaimage}[kind](path, file)
@@ -114,7 +114,7 @@ def _nifti(path: Path, file: BinaryIO) -> VolumeHeader:
         raise ValueError("it has no header")
     header = kinds[size](block[:size], check=False)
     if header["magic"].item()[:4].rstrip(b"\0") not in (b"n+1", b"n+2"):
-        raise ValueError("its voxels are said to be in another file" if b"ni" in block else "it has no header")
+        raise ValueError("its voxels are in another file" if b"ni" in block else "it has no header")
     shape = tuple(int(n) for n in header.get_data_shape())
     dtype = header.get_data_dtype()
     offset = float(header["vox_offset"])
@@ -125,7 +125,7 @@ def _nifti(path: Path, file: BinaryIO) -> VolumeHeader:
     spacing = np.asarray(header["pixdim"][1:4], float)
     if not (np.isfinite(spacing) & (spacing != 0)).all():
         steps = " x ".join(f"{s:g}" for s in spacing)
-        raise ImageError(f"The header of {path.name} states a spacing of {steps} mm; correct the header.")
+        raise ImageError(f"The header of {path.name} gives a spacing of {steps} mm; correct the header.")
     return VolumeHeader(
         path,
         _geometry(path, "NIfTI", block[:size] + bytes(4)),  # no extensions
@@ -169,23 +169,21 @@ def _nifti_warnings(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
     if np.abs(scale / stated - 1).max() > _SAME_SCALE:
         two = [" x ".join(f"{step:.3g}" for step in steps) for steps in (stated, scale)]
         warnings.append(
-            f"{path.name} states two voxel sizes, {two[0]} mm (pixdim) and {two[1]} mm (sform); volumes may be wrong."
+            f"{path.name} gives two voxel sizes, {two[0]} mm (pixdim) and {two[1]} mm (sform); volumes may be wrong."
         )
     if qform is None:
         return warnings
     cosines = (qform[:3, :3] / np.linalg.norm(qform[:3, :3], axis=0) * sform[:3, :3] / scale).sum(axis=0)
     if cosines.min() < _OPPOSED:
         raise ImageError(
-            f"{path.name} states two orientations that contradict each other (qform and sform), so that left and right "
-            "may be exchanged; correct the header, or convert the image again from its source."
+            f"{path.name} has two contradictory orientations (qform and sform), so left and right may "
+            "be swapped; correct the header, or convert the image again from its source."
         )
     corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
     corners[:, :3] *= np.array([*shape, 1, 1, 1][:3]) - 1
     apart = float(np.linalg.norm((corners @ (qform - sform).T)[:, :3], axis=1).max())
     if not warnings and apart > stated.max():
-        warnings.append(
-            f"{path.name} states two places (qform and sform), up to {apart:.3g} mm apart; sform was taken."
-        )
+        warnings.append(f"{path.name} has two positions (qform and sform), up to {apart:.3g} mm apart; sform was used.")
     return warnings
 
 
@@ -210,10 +208,7 @@ def _nifti_forms(header: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
 
 
 def _unknown_place(path: Path, reason: str) -> str:
-    return (
-        f"{path.name} does not say where its voxels lie in the patient ({reason}): left and right may be exchanged, "
-        "and sizes may be wrong."
-    )
+    return f"{path.name} has no valid patient coordinates ({reason}): left and right may be swapped and sizes wrong."
 
 
 # --- NRRD ------------------------------------------------------------------------------------------------------------
@@ -227,11 +222,11 @@ def _nrrd(path: Path, file: BinaryIO) -> VolumeHeader:
     _count_sizes(fields.get("sizes", ""))
     encoding = fields.get("encoding", "").lower()
     if encoding not in _NRRD_PACKINGS:
-        raise ImageError(f"{path.name} has the encoding {encoding!r}, which is not read; save it as raw or gzip.")
+        raise ImageError(f"{path.name} has the encoding {encoding!r}, which is not supported; save it as raw or gzip.")
     if "datafile" in fields:
         raise ImageError(_DETACHED.format(path.name))
     if any(fields.get(name, "0") != "0" for name in ("lineskip", "byteskip")):
-        raise ImageError(f"{path.name} skips bytes before its voxels, which is not read; save it again.")
+        raise ImageError(f"{path.name} skips bytes before its voxels, which is not supported; save it again.")
     geometry = _geometry(path, "NRRD", _before(file))
     dtype = _dtype(geometry, big=fields.get("endian", "").lower() == "big")
     return VolumeHeader(
@@ -267,7 +262,7 @@ def _nrrd_warnings(path: Path, fields: dict[str, str]) -> list[str]:
         warnings.append(_unknown_place(path, "its header has no space directions"))
     units = set(re.findall(r'"([^"]*)"', fields.get("spaceunits", ""))) - {"mm", "millimeter", "millimetre", "", "???"}
     if units:
-        warnings.append(f"{path.name} states sizes in {', '.join(sorted(units))}; they were taken as mm.")
+        warnings.append(f"{path.name} gives sizes in {', '.join(sorted(units))}; they were read as mm.")
     return warnings
 
 
@@ -292,7 +287,7 @@ def _metaimage(path: Path, file: BinaryIO) -> VolumeHeader:
         if name in fields and not _are_numbers(fields[name], axes**power):
             raise ValueError(f"its {name} is {fields[name][:40]!r}")
     if fields.get("BinaryData", "True")[:1] not in _TRUE:
-        raise ImageError(f"{path.name} has its voxels as text, which is not read; save it as binary.")
+        raise ImageError(f"{path.name} stores its voxels as text, which is not supported; save it as binary.")
     if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
         raise ImageError(_DETACHED.format(path.name))
     if fields.get("HeaderSize", "0") != "0":

@@ -35,9 +35,7 @@ def select_engine(engine: str, device: str) -> tuple[EngineName, torch.device]:
         return EngineName.OPENVINO, torch.device("xpu")
     where = select_device("cpu" if name is EngineName.OPENVINO and device == "auto" else device)
     if name is EngineName.OPENVINO and where.type != "cpu":
-        raise SettingsError(
-            f"OpenVINO does not compute on {device}; choose the device auto, cpu or xpu, or another engine."
-        )
+        raise SettingsError(f"OpenVINO cannot run on {device}; choose the device auto, cpu or xpu, or another engine.")
     if name is EngineName.AUTO:
         chosen = there and where.type == "cpu" and os.environ.get("MOB_UNCERTAINTY_ENGINE") != EngineName.TORCH
         name = EngineName.OPENVINO if chosen else EngineName.TORCH

@@ -155,7 +155,7 @@ def _blended(
 ) -> VolumeGaussian:
     """Blend the Gaussians of all tiles: the weighted means of mu, sqrt(d) and L."""
     if overlap(predictor.model.card.labels):
-        raise SettingsError("The labels of this model overlap, so there is no one segmentation to draw.")
+        raise SettingsError("The labels of this model overlap, so there is no single segmentation to sample.")
     tile = predictor.tile
     padded, inside = pad_nd_image(torch.from_numpy(case.data), tile, "constant", {"value": 0}, True, None)
     grid = TileGrid(padded.shape[1:], tile, predictor.settings.overlap)

@@ -205,7 +205,7 @@ class OpenVinoEngine(Engine):
             output = self._request.infer([tile], share_inputs=True, share_outputs=True)
         except RuntimeError as error:
             raise self._failed(error) from error
-        return tuple(torch.from_numpy(each) for each in output.to_tuple())
+        return tuple(torch.from_numpy(array) for array in output.to_tuple())
 
     def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
         if self._graph is _MomentsGraph:
@@ -265,7 +265,7 @@ class OpenVinoEngine(Engine):
         # Its own messages begin with places in its source.
         lines = [line for line in str(error).splitlines() if not re.match("Exception from |Check '", line)]
         reason = reason_of(RuntimeError("\n".join(lines)))
-        message = f"OpenVINO cannot run this network ({reason}), so PyTorch computes; this takes longer."
+        message = f"OpenVINO cannot run this network ({reason}), so PyTorch was used, which takes longer."
         self._failure = EngineError(message, self._fallback)
         return self._failure
 

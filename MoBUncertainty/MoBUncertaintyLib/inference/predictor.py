@@ -104,16 +104,19 @@ class Predictor:
         folds = self.model.folds if settings.folds is None else settings.folds
         if not folds or not set(folds) <= set(self.model.folds):
             there = ", ".join(map(str, self.model.folds))
-            raise SettingsError(f"The model has the folds {there}; choose among them.")
+            raise SettingsError(f"The model has only the folds {there}; choose from these.")
         if settings.mirror and not self.model.card.mirror_axes:
             raise SettingsError("The model was trained without mirroring; switch mirroring off.")
         labels = chosen_labels(self.model.card.labels, settings.labels)
         if self.first_stage:
             self.first_stage.use(_of_first_stage(settings, self.model))
         if (engine, device.type, settings.samples, labels) != self._engine_for:
-            known = [label.value for label in self.model.card.labels]
-            kept = None if labels == self.model.card.labels else tuple(known.index(label.value) + 1 for label in labels)
-            self._engine = self._make_engine(engine, "GPU" if device.type == "xpu" else "CPU", settings.samples, kept)
+            of_model = self.model.card.labels
+            values = [label.value for label in of_model]
+            classes = None if labels == of_model else tuple(values.index(label.value) + 1 for label in labels)
+            self._engine = self._make_engine(
+                engine, "GPU" if device.type == "xpu" else "CPU", settings.samples, classes
+            )
             self._engine_for = engine, device.type, settings.samples, labels
         self.labels = labels
         self.device = torch.device("cpu") if device.type == "xpu" else device  # where PyTorch computes what it does
@@ -247,8 +250,8 @@ class Predictor:
         images = in_order(self.model.channels, checked, channels or {})
         if self.first_stage and labels is None:
             clock = clock or Clock()
-            found = self.first_stage.predict(checked, clock.within("first_stage"), channels=channels)
-            labels = found.segmentation
+            first = self.first_stage.predict(checked, clock.within("first_stage"), channels=channels)
+            labels = first.segmentation
             clock.step("preprocess", 0, 1)
         return self._preprocessor.prepare(images, self.settings.region_of_interest, self.settings.body_box, labels)
 
@@ -323,7 +326,7 @@ def _without_code(model: Model, labels: Sequence[Label]) -> list[str]:
 def _overlapping(labels: Sequence[Label]) -> list[str]:
     if not overlap(labels):
         return []
-    covers = [f"{printable(each.name)} is {' and '.join(map(str, each.values))}" for each in labels]
+    covers = [f"{printable(label.name)} is {' and '.join(map(str, label.values))}" for label in labels]
     return [
         f"The labels of this model overlap: in the label map {', '.join(covers)}. Clicks need one label: predict it "
         "alone with --labels."
@@ -346,7 +349,7 @@ def _second_stage(model: Model) -> list[str]:
 def _one_sample(card: ModelCard, samples: int | None) -> list[str]:
     if samples != 1 or card.covariance.kind is Covariance.DETERMINISTIC:
         return []
-    return ["One Monte Carlo sample has no variance, only tiles and folds disagree; take 2 samples or more."]
+    return ["With one sample, the variance shows only where tiles or folds disagree; use 2 samples or more."]
 
 
 ENOUGH_STEPS = 3
@@ -372,11 +375,11 @@ class Clock:
             Cancelled: The user has cancelled.
         """
         if self._cancelled():
-            raise Cancelled("The prediction was cancelled; nothing was kept.")
+            raise Cancelled("The prediction was cancelled; nothing was saved.")
         now = time.perf_counter()
         self.seconds[stage] = now - self._start.setdefault(stage, now)
-        is_known = total and (done >= ENOUGH_STEPS or done == total)
-        left = self.seconds[stage] / done * (total - done) if is_known else None
+        is_predictable = total and (done >= ENOUGH_STEPS or done == total)
+        left = self.seconds[stage] / done * (total - done) if is_predictable else None
         self.latest = Progress(stage, done, total, left)
         self._progress(self.latest)
 

@@ -228,7 +228,7 @@ class Preprocessor:
                     beyond = [(side.start, n - side.stop) for side, n in zip(outer, frame.shape, strict=True)]
                     mask = np.pad(mask, [(0, 0), *beyond], constant_values=-1)  # nnU-Net's mark of the outside
                 outer = whole(frame.shape)
-                warnings = [*warnings, "The region of interest holds nothing but air or background."]
+                warnings = [*warnings, "The region of interest contains only air or background; move it."]
             kept = intersection(wanted, outer)
             box = intersection(widened(wanted, context, frame.shape), outer)
         assert box is not None and kept is not None  # `wanted` meets `outer`
@@ -288,10 +288,10 @@ class Preprocessor:
         )
 
         def normalise(volume: np.ndarray) -> np.ndarray:
-            found: np.ndarray = normaliser.run(
+            normalised: np.ndarray = normaliser.run(
                 np.array(volume, np.float32, order="C"), None if mask is None else mask[0]
             )
-            return found
+            return normalised
 
         return normalise
 

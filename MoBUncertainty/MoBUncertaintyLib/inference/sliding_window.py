@@ -25,7 +25,7 @@ from MoBUncertaintyLib.regions.prediction import EngineName, Precision, Tiling
 T = TypeVar("T")
 CPU = torch.device("cpu")
 
-OVERFLOWED = "The network's output overflowed in half precision, so such tiles are computed in float32."
+OVERFLOWED = "The network's output overflowed in half precision, so these tiles were computed in float32."
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Placement:
             SettingsError: There is none.
         """
         if self.sums != CPU:
-            return replace(self, sums=CPU), "The device ran short of memory, so the results are summed on the CPU."
+            return replace(self, sums=CPU), "The device ran short of memory, so the results were summed on the CPU."
         if self.network != CPU:
             placement = replace(self, network=CPU, precision=Precision.AUTO)
-            return placement, "The device ran out of memory, so the CPU computes; this takes longer."
+            return placement, "The device ran out of memory, so the CPU was used, which takes longer."
         raise SettingsError(NOT_ENOUGH_MEMORY)
 
 
@@ -199,8 +199,8 @@ class SlidingWindow:
         added, total = grid.fewest(), 0
         seen = np.zeros(grid.shape, dtype=bool)  # lies in the core of a tile
         while added:
-            is_known = total or len(added) == len(everything)
-            yield added, total + len(added) if is_known else 0
+            is_last = total or len(added) == len(everything)
+            yield added, total + len(added) if is_last else 0
             total += len(added)
             for start in added:
                 seen[grid.core(start)] = True

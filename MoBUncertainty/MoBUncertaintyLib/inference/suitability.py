@@ -75,36 +75,29 @@ def _same(value: float) -> float:
 
 MEASURES = {
     "intensity": Measure(
-        _same,
-        _same,
-        0.1,
-        "the intensity of {what} is {value:.2f}, and {low:.2f} to {high:.2f} in ordinary cases",
+        _same, _same, 0.1, "the intensity of {what} is {value:.2f} ({low:.2f} to {high:.2f} in ordinary cases)"
     ),
     "contrast": Measure(
-        _log,
-        math.exp,
-        0.2,
-        "the intensity of {what} varies by {value:.2f}, and by {low:.2f} to {high:.2f} in ordinary cases",
+        _log, math.exp, 0.2, "the intensity of {what} varies by {value:.2f} ({low:.2f} to {high:.2f} in ordinary cases)"
     ),
     "thickness": Measure(
-        _log, math.exp, 0.35, "a voxel is up to {value:.2g} mm long, and {low:.2g} to {high:.2g} mm in ordinary cases"
+        _log, math.exp, 0.35, "a voxel is up to {value:.2g} mm long ({low:.2g} to {high:.2g} mm in ordinary cases)"
     ),
     "error": Measure(
         _log,
         math.exp,
         0.1,
-        "the expected error is {ratio} the segmented volume, and {percent[low]} to {percent[high]} of it in ordinary "
-        "cases",
+        "the expected error is {ratio} the segmented volume ({percent[low]} to {percent[high]} in ordinary cases)",
         upper_only=True,
     ),
     "volume": Measure(
-        _log, math.exp, 0.1, "{what} measures {value:.3g} ml, and {low:.3g} to {high:.3g} ml in ordinary cases"
+        _log, math.exp, 0.1, "{what} measures {value:.3g} ml ({low:.3g} to {high:.3g} ml in ordinary cases)"
     ),
     "stray": Measure(
         _same,
         _same,
         0.02,
-        "{percent[value]} of {what} lies apart from its largest piece, and at most {percent[high]} in ordinary cases",
+        "{percent[value]} of {what} lies outside its largest piece (at most {percent[high]} in ordinary cases)",
         upper_only=True,
     ),
 }
@@ -213,7 +206,7 @@ def fit_fingerprint(ordinary: Sequence[Measures], data: str, engine: str = "", p
     cases = [case for case in ordinary if any(name.startswith("volume:") for name in case.values)]
     if len(cases) < MIN_CASES:
         raise SettingsError(
-            f"A fingerprint needs {MIN_CASES} validation cases in which the model finds an organ, these are "
+            f"A fingerprint needs {MIN_CASES} validation cases in which the model finds an organ, but there are only "
             f"{len(cases)}; add labelled cases."
         )
     measures = {
@@ -246,9 +239,9 @@ def _words(name: str, measures: Measures, fingerprint: Fingerprint, labels: Sequ
     low, high = (kind.back(ordinary.median + side * 2 * ordinary.deviation) for side in (-1, 1))
     value = measures.values[name]
     label = name.partition(":")[2]
-    what = f"the {readable(label)}" if label else " and ".join(f"the {readable(each.name)}" for each in labels[:3])
+    what = f"the {readable(label)}" if label else " and ".join(f"the {readable(one.name)}" for one in labels[:3])
     numbers = {"value": value, "low": low, "high": high}
-    percents = {name: percent(each) for name, each in numbers.items()}
+    percents = {name: percent(number) for name, number in numbers.items()}
     return kind.words.format(what=what, percent=percents, ratio=_ratio(value), **numbers)
 
 
@@ -278,7 +271,7 @@ def unsuitable(regions: Sequence[Region], volumes_ml: Mapping[str, float]) -> st
     error, segmented = sum(region.expected_error_mm3 for region in regions) / 1000, sum(volumes_ml.values())
     if error > MAX_REGIONS_ERROR * segmented > 0:
         reasons.append(
-            f"{error:,.1f} ml in doubtful regions are expected to be wrong where {segmented:,.1f} ml are segmented"
+            f"{error:,.1f} ml of error is expected in the doubtful regions, and only {segmented:,.1f} ml is segmented"
         )
     if not reasons:
         return None
@@ -315,8 +308,8 @@ def reached_edges(segmentation: np.ndarray, labels: Sequence[Label], case: Case)
     """
     inside = case.view(segmentation)
     edges = Edges({}, {})
-    for axis, (kept, size) in enumerate(zip(case.kept, case.frame.shape, strict=True)):
-        for end, at_image in ((0, kept.start == 0), (-1, kept.stop == size)):
+    for axis, (part, size) in enumerate(zip(case.kept, case.frame.shape, strict=True)):
+        for end, at_image in ((0, part.start == 0), (-1, part.stop == size)):
             here, reached = np.unique(inside.take(end, axis)), edges.image if at_image else edges.part
             for name in (label.name for label in labels if label.mask(here).any()):
                 reached[name] = (*reached.get(name, ()), _side(case, axis, end))

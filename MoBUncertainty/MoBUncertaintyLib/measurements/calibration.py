@@ -154,7 +154,7 @@ class VolumeCalibration:
         try:
             return from_json(cls, values)
         except ValueError as error:
-            raise SettingsError(f"The calibration of volumes is not as it should be ({error}).") from error
+            raise SettingsError(f"The calibration of volumes is invalid ({error}).") from error
 
     def _allows(self, level: float) -> bool:
         return min((len(label.predicted.values) for label in self.labels.values()), default=0) >= needed_cases(level)

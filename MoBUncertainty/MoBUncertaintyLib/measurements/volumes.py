@@ -34,8 +34,8 @@ class TooFewCasesError(SettingsError):
 
     def __init__(self, level: float, cases: int) -> None:
         super().__init__(
-            f"A statement that holds in {percent(level)} of cases needs {needed_cases(level)} calibration cases, these "
-            f"are {cases}; add cases, or ask for less."
+            f"An interval that holds in {percent(level)} of cases needs {needed_cases(level)} calibration cases, but "
+            f"there are only {cases}; add cases, or choose a lower level."
         )
 
 

@@ -165,10 +165,10 @@ def _check_entry(entry: zipfile.ZipInfo, where: str) -> None:
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise ModelError(f"{where} holds the link {name!r} instead of a file; do not use this model.")
     if entry.flag_bits & 1:
-        raise ModelError(f"{where} is protected by a password; unpack it and choose the folder.")
+        raise ModelError(f"{where} is password-protected; unpack it and choose the folder.")
 
 
 def _damaged(where: str, error: Exception) -> ModelError:
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
-        return ModelError(f"{where} cannot be unpacked ({error.strerror}); correct that and try again.")
+        return ModelError(f"{where} cannot be unpacked ({error.strerror}); check disk space and permissions.")
     return ModelError(f"{where} is not a readable zip file ({error}); download it again.")

@@ -170,8 +170,8 @@ class ModelCard:
         except SettingsError as error:
             raise ValueError(f"'regions' is wrong ({str(error).rstrip('.')})") from None
         for path, digest in self.files.items():
-            _require(MODEL_FILE.fullmatch(path) is not None, f"'files' lists {path!r}, which is no file of a model")
-            _require(re.fullmatch("[0-9a-f]{64}", digest) is not None, f"'files' gives {path} no SHA-256")
+            _require(MODEL_FILE.fullmatch(path) is not None, f"'files' lists {path!r}, which is not a model's file")
+            _require(re.fullmatch("[0-9a-f]{64}", digest) is not None, f"'files' has no SHA-256 for {path}")
 
     @property
     def region_settings(self) -> RegionSettings:
@@ -248,7 +248,7 @@ def chosen_labels(labels: tuple[Label, ...], names: Sequence[str] | None) -> tup
     there = [label.name for label in labels]
     if unknown := [name for name in names or () if name not in there]:
         raise SettingsError(
-            f"The model has no label {', '.join(map(printable, unknown))}; choose among {', '.join(there)}."
+            f"The model has no label {', '.join(map(printable, unknown))}; choose from {', '.join(there)}."
         )
     if names is None or set(there) <= set(names):
         return labels

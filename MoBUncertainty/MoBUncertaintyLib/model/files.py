@@ -130,7 +130,7 @@ class ModelFiles:
                 raise ModelError(f"{name} in {self.path} is larger than {text}; this is not a model file.")
             file = ModelFile(name, str(self.path), stream.read())
         if self.digests.setdefault(name, file.sha256) != file.sha256:
-            raise ModelError(f"{file} was changed while it was in use; start again with the model as it is now.")
+            raise ModelError(f"{file} changed while it was in use; load the model again.")
         return file
 
     def digest_of(self, name: str) -> str:
@@ -158,8 +158,8 @@ class ModelFiles:
             if any(name.startswith(prefix) for name in self.names):
                 return ModelFiles(inside, self.root, trained=True, inside=prefix)
             raise ModelError(
-                f"{self.path} holds the second stage of a cascade without the first one, {configuration}; put both "
-                "training folders into one zip, or unpack it and put that of the first stage beside that of the second."
+                f"{self.path} contains only the second stage of a cascade, not the first one, {configuration}; put "
+                "both training folders into one zip, or unpack it and put them side by side."
             )
         own = self.path.absolute()
         outside = own.with_name(beside(own.name, configuration))
@@ -167,8 +167,8 @@ class ModelFiles:
             if folder := next(filter(is_training_folder, (inside, outside)), None):
                 return ModelFiles(folder, folder, trained=True)
         raise ModelError(
-            f"{self.path} is the second stage of a cascade, and the first one is not beside it; put its training "
-            f"folder {outside.name} there."
+            f"{self.path} is the second stage of a cascade, but the first stage is missing; put its training folder "
+            f"{outside.name} beside it."
         )
 
     @contextmanager
@@ -234,7 +234,9 @@ def _trained_in(path: Path) -> Path:
         raise ModelError(f"There is no model at {path}; check the path.")
     lacking = [name for name in DESCRIPTIONS if not (path / name).is_file()]
     if lacking and any(path.glob("fold_*/checkpoint_*.pth")):
-        raise ModelError(f"{path} is a training folder of nnU-Net without {' and '.join(lacking)}; copy all of it.")
+        raise ModelError(
+            f"{path} is an nnU-Net training folder without {' and '.join(lacking)}; copy the complete folder."
+        )
     raise ModelError(
         f"{path} has no model.json; choose a model folder or zip made by `mob-uncertainty export`, "
         "or a training folder of nnU-Net."

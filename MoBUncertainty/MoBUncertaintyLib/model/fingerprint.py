@@ -62,7 +62,7 @@ class Suitability:
         if self.level is Level.ORDINARY:
             return None
         if self.level is Level.UNUSUAL:
-            return f"This case is unusual: {self.reasons[0]}; look at all of it, not only at the doubtful regions."
+            return f"This case is unusual: {self.reasons[0]}; review all of it, not only the doubtful regions."
         return f"This case is not usable: {self.reasons[0]}; do not use this result."
 
     def says(self, sentence: str) -> bool:
@@ -218,4 +218,4 @@ class Fingerprint:
         try:
             return from_json(cls, values)
         except ValueError as error:
-            raise SettingsError(f"The fingerprint is not as it should be ({error}).") from error
+            raise SettingsError(f"The fingerprint is invalid ({error}).") from error

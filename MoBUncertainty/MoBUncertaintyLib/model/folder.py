@@ -95,7 +95,7 @@ class Model:
             return read_weights(file)
         checkpoint = read_checkpoint(file)
         if checkpoint.configuration != self.card.configuration:
-            raise ModelError(f"The folds of {self.path} have different configurations; train them alike.")
+            raise ModelError(f"The folds of {self.path} have different configurations; train them with the same one.")
         return checkpoint.weights
 
 
@@ -131,7 +131,7 @@ def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[
         raise ModelError(f"{first.path} is not of the configuration {previous}; train the cascade again.")
     if (first.card.labels, first.channels) != (card.labels, model.channels):
         raise ModelError(
-            f"The two stages of the cascade {files.path} have other labels or input channels; train them alike."
+            f"The two stages of the cascade {files.path} have different labels or input channels; train them alike."
         )
     return replace(model, first_stage=first)
 

@@ -129,4 +129,4 @@ def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> 
         if model.is_called(str(name_or_path)):
             return model.path
     there_are = ", ".join(model.path.stem for model in listed) or "none"
-    raise ModelError(f"There is no model '{name_or_path}', neither as a path nor installed (installed: {there_are}).")
+    raise ModelError(f"There is no model '{name_or_path}'; give a path, or the name of an installed one ({there_are}).")

@@ -183,7 +183,7 @@ def without_code(labels: Sequence[Label]) -> list[str]:
         return []
     named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return [
-        f"No SNOMED-CT code is known for {named}, so Tissue is stated; to set one, write it as the label's terminology "
+        f"No SNOMED-CT code is known for {named}, so Tissue is used; to set one, write it as the label's terminology "
         "in the model.json that mob-uncertainty export makes."
     ]
 

@@ -134,7 +134,7 @@ def read_weights(file: ModelFile) -> StateDict:
         stored = load(file.content)
     except (JsonError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         reason = printable(reason_of(error))
-        raise ModelError(f"{file} is damaged or cut short ({reason}); download the model again.") from error
+        raise ModelError(f"{file} is damaged or truncated ({reason}); download the model again.") from error
     weights = _singles(stored, file)
     for name, first in metadata.items():
         if name == "format":
@@ -201,7 +201,7 @@ def load_checkpoint(file: ModelFile) -> Any:
         refusal = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
         what = f"asks to run code ({refusal[1]})" if refusal else "holds more than weights"
         raise ModelError(
-            f"{file} {what}, which is never done; ask for the model as exported by `mob-uncertainty export`."
+            f"{file} {what}, which is not allowed; ask its author to export the model with `mob-uncertainty export`."
         ) from error
     except Exception as error:  # torch raises a dozen types on files that are not checkpoints
         if is_out_of_memory(error):

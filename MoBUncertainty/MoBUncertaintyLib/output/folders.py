@@ -72,9 +72,9 @@ class FolderInProgress:
             yield self.partial
             kept = self._reservation.publish(self._earlier, self._keep)
         if kept and self._keep:
-            self.warnings.append(f"{self._kind.earlier.capitalize()} is kept in {kept}.")
+            self.warnings.append(f"{self._kind.earlier.capitalize()} was moved to {kept}.")
         elif kept:
-            self.warnings.append(f"{target} held something that was not of the earlier run; it is kept in {kept}.")
+            self.warnings.append(f"{target} also contained other files, which were moved to {kept}.")
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class FolderKind:
         if _FILE_NAME.fullmatch(name) and not os.path.isdir(folder):
             stem = name.split(".")[0] or "out"
             raise OutputError(
-                f"{folder} is the name of a file, but what is written is a folder with {self.main} in it; "
-                f"give a folder's name, such as {stem}."
+                f"{folder} is a file name, but the output is a folder that contains {self.main}; give a folder name, "
+                f"such as {stem}."
             )
 
     def check(self, folder: str | Path, overwrite: bool = False) -> None:
@@ -175,12 +175,12 @@ class FolderKind:
             sweep(folder)
             self._check_content(folder, overwrite)
         if os.path.ismount(folder):
-            raise OutputError(f"{folder} is a disk of its own, which cannot be replaced; choose a folder in it.")
+            raise OutputError(f"{folder} is a drive or mount point, which cannot be replaced; choose a folder in it.")
         existing = next(parent for parent in folder.parents if parent.exists())
         if not existing.is_dir():
-            raise OutputError(f"{folder} cannot be made, because {existing} is a file; choose another folder.")
+            raise OutputError(f"{folder} cannot be created, because {existing} is a file; choose another folder.")
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise DiskError(f"{existing} may not be written to; choose another folder.")
+            raise DiskError(f"You have no permission to write to {existing}; choose another folder.")
 
     def _check_content(self, folder: Path, overwrite: bool) -> None:
         names = {path.name for path in folder.iterdir()}
@@ -188,14 +188,14 @@ class FolderKind:
             return
         record = self._read(folder)
         if record is None:
-            raise OutputError(f"{folder} holds other things than {self.one}; choose a new or empty folder.")
+            raise OutputError(f"{folder} contains files other than {self.one}; choose a new or empty folder.")
         if not overwrite:
-            raise OutputError(f"{folder} holds {self.earlier}; choose another folder, or say --overwrite.")
+            raise OutputError(f"{folder} contains {self.earlier}; choose another folder, or use --overwrite.")
         for name in sorted(unlisted_in(folder, record) - {self.record}):
             if HIDDEN.fullmatch(name):
-                raise OutputError(f"Another run writes in {folder}; wait until it has ended.")
+                raise OutputError(f"Another run is writing to {folder}; wait until it has finished.")
             raise OutputError(
-                f"{folder} also holds {printable(name)}, which would be lost; move it or choose another folder."
+                f"{folder} also contains {printable(name)}, which would be lost; move it or choose another folder."
             )
 
     def _read(self, folder: Path) -> dict[str, Any] | None:
@@ -256,4 +256,4 @@ def _reason(error: Exception) -> str:
         return str(error)
     if is_out_of_memory(error):
         return NOT_ENOUGH_MEMORY
-    return f"It could not be made of this case ({reason_of(error)}); report this as a fault of the program."
+    return f"It could not be made for this case ({reason_of(error)}); please report this as a bug."

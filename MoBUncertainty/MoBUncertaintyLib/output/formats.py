@@ -53,7 +53,7 @@ def read_formats(names: Iterable[str], offered: Collection[Format] = tuple(Forma
     plain = {name.replace("-", "_") for name in names}
     if unknown := sorted(plain - set(offered)):
         wrong, *choices = (name.replace("_", "-") for name in (unknown[0], *offered))
-        raise SettingsError(f"There is no format {wrong!r} here; choose among {', '.join(choices)}.")
+        raise SettingsError(f"There is no format {wrong!r} here; choose from {', '.join(choices)}.")
     return [kind for kind in Format if kind in plain]
 
 

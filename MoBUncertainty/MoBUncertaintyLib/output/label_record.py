@@ -81,12 +81,12 @@ def _turned(labels: np.ndarray, change: np.ndarray) -> np.ndarray:
     """
     axes = np.rint(change[:3, :3]).astype(int)
     if not (np.abs(axes).sum(axis=0) == 1).all() or not (np.abs(axes).sum(axis=1) == 1).all():
-        raise ElsewhereError("its image lies elsewhere")
+        raise ElsewhereError("its image has another position")
     order = [int(np.flatnonzero(row)[0]) for row in axes]  # of the image's axes i, j, k, those of the label map
     size = np.array(labels.shape[::-1])[order]
     flipped = axes.sum(axis=1) < 0
     moved = change - np.block([[axes, np.where(flipped, size - 1, 0)[:, None]], [np.zeros((1, 3)), np.ones((1, 1))]])
     if np.abs(moved @ (*labels.shape[::-1], 1)).max() > 0.01:  # voxels
-        raise ElsewhereError("its image lies elsewhere")
+        raise ElsewhereError("its image has another position")
     turned = labels.transpose([2 - axis for axis in reversed(order)])
     return np.ascontiguousarray(np.flip(turned, tuple(axis for axis in range(3) if flipped[2 - axis])))

@@ -176,7 +176,7 @@ def _read(path: Path, size: list[int]) -> tuple[np.ndarray, Grid]:
 def _read_labels(path: Path, size: list[int], values: list[int]) -> tuple[np.ndarray, Grid]:
     array, grid = _read(path, size)
     if array.dtype.kind != "u" or array.max() > max(values, default=0):
-        raise ValueError(f"{path.name} has values that stand for nothing")
+        raise ValueError(f"{path.name} has values without a label or region")
     return array, grid
 
 

@@ -167,7 +167,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise RecordError(f"it was written by another version of this program, {_short(record.get('schema_version'))}")
     check_seal(record)
     if fault := _fault(record, FORM):
-        raise RecordError(f"its {fault.removeprefix('.')} is missing or not as it should be")
+        raise RecordError(f"its {fault.removeprefix('.')} is missing or invalid")
     read_labels(record["labels"])
     check_manifest(folder, record["files"])
     return record
@@ -212,7 +212,7 @@ def prediction_of(
     """
     fault = _fault(record, FORM, whole=False)
     if fault is not None:
-        raise RecordError(f"its {fault.removeprefix('.') or 'content'} is not as it should be")
+        raise RecordError(f"its {fault.removeprefix('.') or 'content'} is invalid")
     try:
         if "coverage" in record.get("regions", {}):
             Coverage(**record["regions"]["coverage"])
@@ -251,7 +251,7 @@ def read_labels(entries: Any) -> tuple[Label, ...]:
         own = [{name: value for name, value in entry.items() if name in names} for entry in entries]
         labels = tuple(from_json(Label, entry, "a label") for entry in own)
     except (AttributeError, TypeError, ValueError) as error:
-        raise RecordError(f"its labels are not as they should be: {_short(error)}") from error
+        raise RecordError(f"its labels are invalid: {_short(error)}") from error
     if not labels:
         raise RecordError("it names no labels")
     for what in ("value", "name"):

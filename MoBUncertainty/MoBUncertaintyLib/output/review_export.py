@@ -174,7 +174,7 @@ def read_export(folder: Path) -> tuple[dict[str, Any], str | None]:
     """
     record = read_object(folder / RECORD)
     if record.get("schema") != SCHEMA:
-        raise IntegrityError(f"{RECORD} is not an export's")
+        raise IntegrityError(f"{RECORD} was not written by an export")
     check_seal(record)
     files: Any = record.get("files")
     if files != {}:
@@ -182,7 +182,7 @@ def read_export(folder: Path) -> tuple[dict[str, Any], str | None]:
     names = {path.name for path in folder.iterdir()}
     others = {name for name in names if not name.startswith(".") and not is_system_file(name)}
     for name in sorted(others - {RECORD, SIGNATURE} - set(files)):
-        raise IntegrityError(f"{name} is not of it")
+        raise IntegrityError(f"{name} is not part of it")
     if record.get("signed_in") and not (folder / SIGNATURE).is_file():
         raise IntegrityError(f"{SIGNATURE} is missing")
     return record, _signed_off(record)
@@ -214,7 +214,7 @@ def _signed_off(record: Mapping[str, Any]) -> str | None:
         if signature is None:
             return None
         if any(region["verdict"] == Verdict.PENDING and not region["resolved"] for region in review["regions"]):
-            raise IntegrityError("it is signed off with regions left undecided")
+            raise IntegrityError("it is signed off although regions are undecided")
         return f"{signature['name']}, {signature['time']}"
     except (KeyError, TypeError) as error:
         raise IntegrityError(f"the review in {RECORD} is damaged") from error

@@ -81,7 +81,7 @@ class Decision:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError("'rank' must be from 1 on")
+            raise ValueError("'rank' must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Decisions:
         ids = {click.id for click in self.clicks}
         for entry in self.entries:
             if unknown := sorted(set(entry.clicks or ()) - ids):
-                raise ValueError(f"region {entry.rank} was decided with click {short(unknown[0])}, which is not there")
+                raise ValueError(f"region {entry.rank} was decided with the unknown click {short(unknown[0])}")
         if sum(len(click.points_ras) for click in self.clicks) > MAX_POINTS:
             raise ValueError("it has too many clicks")
 
@@ -252,7 +252,7 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     if decisions.data["schema_version"] == SCHEMA_VERSION:
         review = Review.from_dict(decisions.data, results.prediction)
         values = {int(value) for region in review.regions for value in np.unique(region.given)}
-        require(values <= {0, *labels.values()}, path, "it gives voxels to a label that the model does not have")
+        require(values <= {0, *labels.values()}, path, "it assigns voxels to a label that the model does not have")
         return review
     by_rank = {region.region.rank: region for region in review.regions}
     review.take_clicks(_clicks(decisions, by_rank, {BACKGROUND: 0} | labels), rank=False)
@@ -263,11 +263,11 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
         predicted_place = region.region.centroid_ras
         moved = np.linalg.norm(np.subtract(entry.region.centroid_ras, predicted_place)) if entry.region else 0.0
         there = bool(moved <= _SAME_PLACE_MM)
-        require(there, path, f"its {what} lies elsewhere; use the {RECORD} of the export as it was written")
+        require(there, path, f"its {what} has another position; use the unchanged {RECORD} of the export")
         require(
             entry.verdict is not Verdict.EDIT,
             path,
-            f"{what} was edited, and only the {RECORD} of an export, as it was written, holds what was drawn",
+            f"{what} was edited, and the drawing is only in the unchanged {RECORD} of an export",
         )
         label = None if entry.label is None else _value(entry.label, labels, path, what)
         include = entry.verdict is Verdict.INCLUDE
@@ -307,14 +307,14 @@ def find_image(results: Results, ct: Path | None = None) -> tuple[sitk.Image, So
     source = results.source
     path = ct or source.path or Path(source.name)
     if not path.name or not path.exists():
-        raise ImageError(f"The image {path if path.name else ''} is not there any more; say where it is with --ct.")
+        raise ImageError(f"The image {path if path.name else ''} no longer exists; give its new path with --ct.")
     read = read_image(path, source.series)
     if source.sha256 and read.sha256 != source.sha256:
-        raise ImageError(f"{path} is not the image of these results (its SHA-256 differs); choose with --ct.")
+        raise ImageError(f"{path} is not the image of these results (other SHA-256); give the right one with --ct.")
     image, prediction = read.image, results.prediction
     ours, theirs = grid_of(image).matrix(), prediction.grid.matrix()
     if image.GetSize()[::-1] != prediction.shape or not np.allclose(ours, theirs, atol=1e-2):
-        raise ImageError(f"{path} has other voxels than the results; choose the image they were made from with --ct.")
+        raise ImageError(f"{path} does not fit the results; give the image that they were made from with --ct.")
     return image, replace(source, dicom_files=read.files if read.is_dicom else ())
 
 

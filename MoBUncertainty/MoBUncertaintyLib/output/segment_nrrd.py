@@ -136,8 +136,8 @@ def values_in(segmentation: np.ndarray, allowed: Collection[int]) -> set[int]:
     values = set(np.flatnonzero(counts).tolist()) - {0}
     if unknown := sorted(values.difference(allowed)):
         raise OutputError(
-            f"The segmentation has the value {unknown[0]}, which the model has no label for; "
-            "use the segmentation and the labels of one prediction."
+            f"The segmentation has the value {unknown[0]}, which is not a label of the model; use the segmentation "
+            "and the labels of one prediction."
         )
     return values
 

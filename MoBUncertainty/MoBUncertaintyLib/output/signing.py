@@ -76,7 +76,7 @@ def load_key(path: str | Path, passphrase: Callable[[], str]) -> SigningKey:
             "passphrase if it has one."
         ) from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise SettingsError(f"{path} is no {ALGORITHM} key; make one with: ssh-keygen -t ed25519")
+        raise SettingsError(f"{path} is not an {ALGORITHM} key; make one with: ssh-keygen -t ed25519")
     signing_key: SigningKey = key
     return signing_key
 
@@ -125,12 +125,12 @@ def read_trusted(path: str | Path) -> dict[str, str]:
         try:
             key = load(block.encode())
         except (ValueError, exceptions.UnsupportedAlgorithm) as error:
-            raise SettingsError(f"{path} holds a public key that is damaged ({block[:30]}...); correct it.") from error
+            raise SettingsError(f"{path} contains a damaged public key ({block[:30]}...); correct it.") from error
         if isinstance(key, ed25519.Ed25519PublicKey):
             trusted[fingerprint(key)] = name
     if not trusted:
         raise SettingsError(
-            f"{path} holds no {ALGORITHM} public key; give a file of such keys, in PEM or OpenSSH format."
+            f"{path} contains no {ALGORITHM} public key; give a file of such keys, in PEM or OpenSSH format."
         )
     return trusted
 
@@ -168,7 +168,7 @@ def _check_signature(record: Mapping[str, Any], signed: Mapping[str, Any]) -> st
             raise ValueError("another kind of key")
         key.verify(base64.b64decode(signed["signature"], validate=True), _message(record))
     except exceptions.InvalidSignature as error:
-        raise IntegrityError("the signature is not of this record") from error
+        raise IntegrityError("the signature does not belong to this record") from error
     except (KeyError, TypeError, ValueError, AttributeError, exceptions.UnsupportedAlgorithm) as error:
         raise IntegrityError(f"{SIGNATURE} is damaged") from error
     return fingerprint(key)

@@ -275,7 +275,7 @@ def _without_covariance(prediction: Prediction, measure: Measure) -> list[str]:
     if prediction.has_variance:
         return []
     way = (
-        "doubtful regions are found by it as you asked, so most are missed; entropy and p (1 - p) find them"
+        "doubtful regions are found by the variance, as you chose, so most are missed; use entropy or p (1 - p) instead"
         if measure is Measure.VARIANCE
         else f"doubtful regions are found by {MEASURE_NAMES[measure]}"
     )

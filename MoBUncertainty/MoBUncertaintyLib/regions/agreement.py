@@ -69,5 +69,5 @@ def error_fraction(prediction: Prediction, regions: Regions, truth: np.ndarray) 
 
 def _check_shapes(a: np.ndarray, b: np.ndarray) -> None:
     if a.shape != b.shape:
-        sizes = " and ".join(" x ".join(map(str, reversed(each.shape))) for each in (a, b))
+        sizes = " and ".join(" x ".join(map(str, reversed(one.shape))) for one in (a, b))
         raise ImageError(f"The segmentations to compare differ in size: {sizes} voxels.")

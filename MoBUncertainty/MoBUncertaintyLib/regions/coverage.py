@@ -64,17 +64,17 @@ class Coverage:
         if self.throughout is not None:
             return (
                 f"The segmentation is doubtful throughout: {percent(self.throughout)} of its volume is expected to be "
-                "wrong, so that the whole of it is one region; look at all of it."
+                "wrong, so all of it is one region; review the entire segmentation."
             )
         if self.fraction >= ENOUGH:
             return None
         rest = {
-            "in a layer along the border that is nowhere thicker than usual; look at all of the border": self.thin_mm3,
+            "in a layer along the border that is nowhere thicker than usual; check the entire border": self.thin_mm3,
             "where the uncertainty is below the threshold; lower it to list more": self.faint_mm3,
             "in places that are too small to be listed; list smaller or more regions": self.dropped_mm3,
         }
         place = max(rest, key=lambda where: rest[where])
         if not self.held_mm3:
             return f"There is no doubtful region, because most of the expected error lies {place}."
-        held = f"only {percent(self.fraction)}" if self.fraction >= LITTLE else f"less than {percent(LITTLE)}"
-        return f"The doubtful regions hold {held} of the expected error: most of the rest lies {place}."
+        fraction = f"only {percent(self.fraction)}" if self.fraction >= LITTLE else f"less than {percent(LITTLE)}"
+        return f"The doubtful regions contain {fraction} of the expected error: most of the rest lies {place}."

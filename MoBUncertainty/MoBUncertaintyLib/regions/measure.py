@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def values_in(box: Box, maps: Maps) -> list[np.ndarray]:
     """Return what each map holds in a box."""
-    return [each[box] for each in maps]
+    return [label_map[box] for label_map in maps]
 
 
 def uncertainty_in(box: Box, prediction: Prediction, measure: Measure) -> np.ndarray:

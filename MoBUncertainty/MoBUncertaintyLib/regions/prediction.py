@@ -111,7 +111,7 @@ class PredictionSettings:
         if self.region_of_interest is not None and len(self.region_of_interest) != 6:
             raise SettingsError("The region of interest must be six numbers in mm: R, A and S, each from and to.")
         if self.labels is not None and not self.labels:
-            raise SettingsError("No label is asked for; name at least one, or none to get all.")
+            raise SettingsError("The list of labels is empty; name at least one, or leave it out to get all.")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PredictionSettings:
@@ -198,7 +198,7 @@ class Prediction:
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.probability) == len(self.variance):
             raise ImageError("Probability and variance must have one map for each label; predict again.")
-        if any(each.shape != self.segmentation.shape for maps in (self.probability, self.variance) for each in maps):
+        if any(one.shape != self.segmentation.shape for maps in (self.probability, self.variance) for one in maps):
             raise ImageError("Probability, variance and segmentation differ in their number of voxels; predict again.")
 
     @property
@@ -233,7 +233,7 @@ class Prediction:
         """
         provenance = self.provenance | changes.pop("provenance", {})
         result = replace(self, provenance=provenance, **changes)
-        names = {each.name for each in fields(self)}
+        names = {field.name for field in fields(self)}
         vars(result).update({name: value for name, value in vars(self).items() if name not in names})
         return result
 
@@ -251,7 +251,7 @@ class Prediction:
         """
         if not self.overlapping:
             return self
-        probability = np.array([np.asarray(each) for each in self.probability], np.float32)
+        probability = np.array([np.asarray(volume) for volume in self.probability], np.float32)
         inner = np.zeros_like(probability[0])
         for p in probability[::-1]:  # the later labels lie within
             inner, p[:] = np.maximum(inner, p), np.maximum(p - inner, 0)
@@ -276,7 +276,7 @@ class Prediction:
 
     def channels_of(self, label: Label) -> list[int]:
         """List the maps whose sum is the probability of a label, by their places among all."""
-        places = {each.value: place for place, each in enumerate(self.labels)}
+        places = {other.value: place for place, other in enumerate(self.labels)}
         values = (label.value,) if self.overlapping else label.values
         return [places[value] for value in values if value in places]
 

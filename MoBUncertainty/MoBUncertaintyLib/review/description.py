@@ -64,7 +64,7 @@ def describe(maps: VoxelMaps, box: Box, mask: np.ndarray, grid: Grid) -> dict[st
     probability = maps.probability[:, mask].astype(float)
     variance = maps.variance[:, mask].max(axis=0).astype(float)
     if not (np.isfinite(probability).all() and np.isfinite(variance).all()):
-        raise ReviewError("The maps of the prediction hold values that are no numbers; predict again.")
+        raise ReviewError("The maps of the prediction contain values that are not numbers; predict again.")
     return measure(box, mask, maps.labels, grid) | {
         "expected_error_mm3": float(expected_error(probability).sum() * grid.voxel_mm3),
         "mean_variance": float(variance.mean()),

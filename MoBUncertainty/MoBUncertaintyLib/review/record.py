@@ -127,7 +127,7 @@ class ClickBook:
         """
         clicks = list(self._places)
         if not all(isinstance(place, int) and 0 <= place < len(clicks) for place in places):
-            raise ValueError("a region was decided with a click that is not there")
+            raise ValueError("a region was decided with a click that does not exist")
         return in_order(clicks[place] for place in places)
 
 
@@ -212,7 +212,7 @@ def read_record(
             raise ReviewError("The review belongs to another prediction; review this one from the start.")
         matrix = np.array(data["ijk_to_ras"], float).reshape(4, 4)
         if not largest_shift(matrix, prediction.grid.matrix(), prediction.shape) < _SAME_PLACE_MM:
-            raise MisplacedReviewError("The review belongs to an image that lies elsewhere; review this one anew.")
+            raise MisplacedReviewError("The review belongs to an image in another position; start a new review.")
         signed, settings = data["signature"], RegionSettings.from_dict(data["settings"])
         book = ClickBook.from_dict(data, check)
         regions = _read_regions(data["regions"], prediction.shape, settings, book, describe)
@@ -351,7 +351,7 @@ def _read_box(entry: Mapping[str, Any], shape: tuple[int, ...]) -> Box:
         isinstance(a, int) and isinstance(n, int) and 0 <= a < a + n <= most
         for a, n, most in zip(first, size, shape, strict=True)
     ):
-        raise ValueError("a region lies outside of the image")
+        raise ValueError("a region lies outside the image")
     return tuple(slice(a, a + n) for a, n in zip(first, size, strict=True))
 
 

@@ -47,7 +47,7 @@ class Signature:
         """
         name = " ".join(name.split())
         if not name:
-            raise ReviewError("There is no name to sign with; enter the reader's name.")
+            raise ReviewError("The reader's name is missing; enter it to sign off.")
         if len(name) > _LONGEST_NAME or not all(each.isprintable() or each in _JOINERS for each in name):
             raise ReviewError(
                 f"The name to sign with must be one line of at most {_LONGEST_NAME} printable characters; shorten it."

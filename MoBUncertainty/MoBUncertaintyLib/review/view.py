@@ -116,7 +116,7 @@ class ReviewView:
         for region in self.regions:
             if region.region_id == region_id:
                 return region
-        raise ReviewError(f"There is no region {region_id!r} in this review; choose one of its list.")
+        raise ReviewError(f"There is no region {region_id!r} in this review; choose one from the list.")
 
     def corrected(self) -> np.ndarray:
         """Correct the whole segmentation; uint8 (z, y, x), a new array."""
@@ -280,7 +280,7 @@ class ReviewView:
         """Give a region a verdict, not in the history."""
         region, verdict = self.region(region_id), Verdict(verdict)
         if verdict is Verdict.EDIT:
-            raise ReviewError("An edit needs what was drawn; draw in the region and try again.")
+            raise ReviewError("Nothing was drawn; draw in the region and try again.")
         if label is not None and not (is_whole(label) and label in {own.value for own in self.prediction.labels}):
             raise ReviewError(f"The prediction has no label {label!r}; choose one of its labels.")
         if verdict is Verdict.PENDING:
@@ -296,4 +296,4 @@ class ReviewView:
         for click in self.clicks:
             if click.click_id == click_id:
                 return click
-        raise ReviewError(f"There is no click {click_id!r} in this review; choose one of its list.")
+        raise ReviewError(f"There is no click {click_id!r} in this review; choose one from the list.")

@@ -38,7 +38,7 @@ class FindModels(WorkDialog):
         self._place: Place | None = None  # whose models are listed
         self._entries: list[Entry] = []
         self._shown: list[Entry] = []  # those that a search finds
-        contacting, tip = _("Contacting the catalogue..."), _("Stop the download; nothing is left of it.")
+        contacting, tip = _("Contacting the catalogue..."), _("Stop the download and delete its files.")
         cancelled = _("Cancelled; nothing was installed.")
         super().__init__("FindModels", client, "installButton", contacting, tip, cancelled)
         self.ui.addressEdit.text = slicer.util.settingsValue(SETTINGS_KEY, "")
@@ -151,7 +151,7 @@ class FindModels(WorkDialog):
         self._update()
 
     def _onDone(self, entry: Entry) -> None:
-        self._end(_("{title} is installed, and chosen in the panel.").format(title=entry.title))
+        self._end(_("{title} is installed and selected in the panel.").format(title=entry.title))
         self._fill()
         self._onInstalled(entry.name)
 
@@ -169,7 +169,7 @@ def statusText(entry: Entry) -> str:
 def whyNotInstall(entry: Entry) -> str | None:
     """Say why a model cannot be installed; None if it can."""
     text = {
-        Status.INSTALLED: _("{name} is installed; choose it in the panel, where it can be removed, too."),
+        Status.INSTALLED: _("{name} is installed; you can choose or remove it in the panel."),
         Status.OTHER_VERSION: _("Another version of {name} is installed; remove that in the panel first."),
         Status.SHIPPED: _("{name} comes with the extension; there is nothing to install."),
         Status.TOO_NEW: _("{name} needs MoB Uncertainty {version}; update the extension."),
@@ -199,5 +199,5 @@ def consentText(entry: Entry, where: str, folder: str) -> str:
         "Licence: {licence}\n"
         "Download: {size} from {where}\n"
         "Installed in: {folder}\n\n"
-        "Nothing of your data leaves this computer. Press OK to agree to the licence and the download."
+        "None of your data leaves this computer. Press OK to agree to the licence and the download."
     ).format(title=entry.title, licence=entry.licence, size=entry.megabytes, where=where, folder=folder)

@@ -113,8 +113,8 @@ class LabelChooser(CheckList):
     """
 
     def __init__(self, place, onChosen: Callable[[list[str]], None]) -> None:
-        tip = _("Predict, show and review some of the labels alone: faster, and with less memory.")
-        everything = _("Uncheck every label: then all of them are predicted.")
+        tip = _("Predict, show and review only some of the labels, which is faster and needs less memory.")
+        everything = _("Uncheck all labels, so that all of them are predicted.")
         super().__init__(place, onChosen, (_("Choose labels"), tip), (_("All"), everything))
 
     def offer(self, names: Sequence[str], wanted: Collection[str], enabled: bool) -> None:
@@ -138,8 +138,8 @@ class EnsembleChooser(CheckList):
     """
 
     def __init__(self, place, onChosen: Callable[[list[str]], None]) -> None:
-        tip = _("Let other models of the same labels predict too; mean and variance are those of the mixture of all.")
-        alone = _("Uncheck every model: then the chosen one predicts alone.")
+        tip = _("Predict with other models of the same labels as well; mean and variance are those of the mixture.")
+        alone = _("Uncheck all models, so that the chosen one predicts alone.")
         super().__init__(place, onChosen, (_("Choose models"), tip), (_("None"), alone))
 
     def offer(
@@ -224,7 +224,7 @@ class ChannelSelectors:
             selector.hideChildNodeTypes = ["vtkMRMLLabelMapVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode"]
             selector.noneEnabled, selector.addEnabled, selector.removeEnabled = True, False, False
             selector.noneDisplay = _("Select a volume")
-            tip = _("The volume for the model's input {name}; resampled to the first image if need be.")
+            tip = _("The volume for the model's input {name}; resampled to the first image if necessary.")
             selector.toolTip = tip.format(name=name)
             selector.setMRMLScene(slicer.mrmlScene)
             selector.currentNodeIDChanged.connect(shown(partial(self._onChosen, name)))
@@ -271,8 +271,8 @@ def _note(models: Sequence[ListedModel]) -> str:
     if any(model.has_covariance for model in models):
         return ""
     if len(models) > 1:
-        return _("These models do not know where they are unsure: regions are listed where they disagree.")
+        return _("These models have no uncertainty of their own: regions are listed where they disagree.")
     return _(
-        "This model has not learned where it is unsure; it does so from"
-        ' <a href="temperature">5 cases of yours</a> (minutes).'
+        "This model has no learned uncertainty; it can be given one with"
+        ' <a href="temperature">5 of your cases</a>, in minutes.'
     )

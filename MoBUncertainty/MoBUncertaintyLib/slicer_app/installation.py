@@ -100,7 +100,7 @@ def _offerOpenVino(requester: str, missing: list[str], onInstall: Callable[[], N
     _offered.add(requester)
     question = _(
         "OpenVINO is missing; without a graphics card it segments faster than PyTorch:\n\n{packages}\n\n"
-        "Download and install it into Slicer? With No, PyTorch segments, and you are not asked again."
+        "Download and install it into Slicer? If you choose No, PyTorch is used, and you will not be asked again."
     )
     if not slicer.util.confirmYesNoDisplay(question.format(packages=_list(missing)), windowTitle=requester):
         slicer.app.userSettings().setValue(DECLINED_KEY, "yes")
@@ -192,12 +192,12 @@ def _pytorchExtension():
 
 
 def _applyQuestion(requester: str, missing: list[str]) -> str:
-    long = _("up to 3 GB with PyTorch, which takes some minutes")
+    long = _("up to 3 GB with PyTorch, which takes several minutes")
     effort = long if TORCH in missing else _("which takes a minute or two")
     return _(
         "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
-        "They and what they need are downloaded and installed into Slicer, {effort}.\n"
-        "Nothing of your data leaves this computer. Install them?"
+        "They and their dependencies are downloaded and installed into Slicer, {effort}.\n"
+        "None of your data leaves this computer. Install them?"
     ).format(requester=requester, packages=_list(missing), effort=effort)
 
 
@@ -206,7 +206,7 @@ def _exportQuestion(requester: str, missing: list[str]) -> str:
         "{requester} writes these files with Python packages that Slicer lacks or has in an older version:\n\n"
         "{packages}\n\n"
         "They are downloaded and installed into Slicer, in place of older ones, which takes about a minute.\n"
-        "Nothing of your data leaves this computer. Install them?"
+        "None of your data leaves this computer. Install them?"
     ).format(requester=requester, packages=_list(missing))
 
 
@@ -218,7 +218,7 @@ def _list(missing: list[str]) -> str:
 
 def _failure(missing: list[str]) -> str:
     return _(
-        "These Python packages could not be installed: {packages}; see what pip says in the Python console, check the "
+        "These Python packages could not be installed: {packages}; see pip's output in the Python console, check the "
         "network and the free disk space, restart Slicer and try again."
     ).format(packages=", ".join(missing))
 

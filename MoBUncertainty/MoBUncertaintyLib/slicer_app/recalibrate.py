@@ -31,7 +31,7 @@ class Recalibrate(WorkDialog):
     def __init__(self, client: WorkerClient, onKept: Callable[[str], None]) -> None:
         self._onKept = onKept
         self._model: ListedModel | None = None
-        reading, tip = _("Reading the cases..."), _("Stop; nothing is left of it.")
+        reading, tip = _("Reading the cases..."), _("Stop without making a model.")
         cancelled = _("Cancelled; nothing was written.")
         super().__init__("Recalibrate", client, "startButton", reading, tip, cancelled)
         self.ui.folderList.currentRowChanged.connect(shown(lambda *_args: self._update()))
@@ -84,11 +84,11 @@ class Recalibrate(WorkDialog):
     def _onFinished(self, output: Path, result: dict[str, Any]) -> None:
         self._end("")
         if slicer.util.confirmOkCancelDisplay(question(result), windowTitle=_("Recalibrate")):
-            self.work.say(_("{model} is installed, and chosen in the panel.").format(model=result["name"]))
+            self.work.say(_("{model} is installed and selected in the panel.").format(model=result["name"]))
             self._onKept(output.name)
         else:
             remove(output.name)
-            self.work.say(_("The new model was not kept."))
+            self.work.say(_("The new model was discarded."))
 
     def _onFailed(self, code: str, message: str, details: str) -> None:
         """Say why there is no new model; that the cases do not suffice for a better one is a result, and no error."""
@@ -105,7 +105,7 @@ def question(result: dict[str, Any]) -> str:
         result: `name`, `calibration` (as the card has it) and `refused`, of the worker.
     """
     calibration = result["calibration"]
-    text = _("{cases}, temperature {temperature}, p = {p}. Before and after, by leaving out one at a time:")
+    text = _("{cases}, temperature {temperature}, p = {p}. Before and after, in a leave-one-out test:")
     counts = {"reviews": _("{n} reviews"), "labelled cases": _("{n} labelled cases")}
     cases = ", ".join(words.format(n=calibration[name]) for name, words in counts.items() if name in calibration)
     lines = [
@@ -117,5 +117,5 @@ def question(result: dict[str, Any]) -> str:
         first, second = (_("not stated") if value is None else f"{value:.4g}" for value in pair)
         lines.append(f"  {name}: {first} → {second}")
     lines += result["refused"]
-    lines.append(_("Press OK to install {model}; the old model stays as it is.").format(model=result["name"]))
+    lines.append(_("Press OK to install {model}; the old model remains unchanged.").format(model=result["name"]))
     return "\n".join(lines)

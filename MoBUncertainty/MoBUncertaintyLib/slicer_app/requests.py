@@ -75,7 +75,7 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[
         settings, regionMap = prediction.region_settings, result["region_map"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         text = _(
-            "The result of the computation cannot be used ({reason}); install MoB Uncertainty anew where it was "
+            "The result of the computation cannot be used ({reason}); reinstall MoB Uncertainty where it was "
             "computed, and apply again."
         )
         raise OutputError(text.format(reason=reason_of(error))) from error

@@ -140,7 +140,7 @@ class ReviewSession:
         `suitability`.
         """
         suitability, ct = self.review.prediction.suitability, self.results.ctNode
-        text = _("{ct} lies under a transform that bends it, as unevenly spaced DICOM slices do: sizes may be wrong.")
+        text = _("{ct} has a nonlinear transform, as images of unevenly spaced DICOM slices do: sizes may be wrong.")
         bent = [text.format(ct=ct.GetName())] if CtNodes(ct).isBent else []
         return bent + [text for text in self.regions.otherWarnings if not (suitability and suitability.says(text))]
 

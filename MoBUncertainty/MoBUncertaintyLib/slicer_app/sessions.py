@@ -72,7 +72,7 @@ class Sessions:
             raise
         except Exception as error:
             self.forgetIncomplete()
-            text = _("The results could not be shown ({reason}), and this image has none now; apply again.")
+            text = _("The results could not be shown ({reason}), so this image has none now; apply again.")
             raise ImageError(text.format(reason=type(error).__name__)) from error
         self.onBegun()
         return session

@@ -78,7 +78,7 @@ def scenePrediction(results: ResultScene, predicted: np.ndarray) -> Prediction:
             results.documents.get("prediction"), predicted, *maps, Grid.from_matrix(ijkToRas(results.ctNode))
         )
     except (RecordError, ImageError) as error:
-        text = _("What the scene keeps of the prediction is damaged ({reason}); apply again.")
+        text = _("The prediction stored in the scene is damaged ({reason}); apply again.")
         raise ReviewError(text.format(reason=error)) from error
 
 
@@ -116,8 +116,8 @@ def lieOnCt(results: ResultScene) -> bool:
 def misfit(ct) -> ReviewError:
     """Describe to the reader that a CT has left its results."""
     text = _(
-        "{ct} was moved or changed after it was segmented, so its results no longer fit it: take that back to go on"
-        " with the review, or apply again."
+        "{ct} was moved or changed after it was segmented, so its results no longer fit it: undo that to continue the "
+        "review, or apply again."
     )
     return ReviewError(text.format(ct=ct.GetName()))
 

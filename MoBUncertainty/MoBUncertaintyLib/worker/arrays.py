@@ -61,6 +61,6 @@ def write_array(folder: Path | str, name: str, array: np.ndarray) -> str:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else error.strerror or str(error)
         raise OutputError(
-            f"The results cannot be handed over in {path.parent} ({reason}); free some space there and apply again."
+            f"The results cannot be written to {path.parent} ({reason}); free some space there and apply again."
         ) from error
     return str(path)

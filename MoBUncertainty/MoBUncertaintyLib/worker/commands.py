@@ -75,7 +75,7 @@ class Predictions:
         )
         for message in case.prediction.warnings:
             report.warning(message)
-        named = tuple({"name": name, "sha256": each} for name, (_, each) in others.items())
+        named = tuple({"name": name, "sha256": sha256} for name, (_, sha256) in others.items())
         source = Source(name=request["ct"].get("name") or "", sha256=digest, channels=named)
         described = describe(case.prediction, case.regions, source)
         fields = _hand_over(Path(request["folder"]), described, case.regions, tell)
@@ -179,8 +179,8 @@ def _settings(request: Fields) -> PredictionSettings:
 
     fields = request.get("settings") or {}
     try:
-        stated: Fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-        return PredictionSettings(**stated)
+        values: Fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return PredictionSettings(**values)
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"The request's settings are not understood ({error}).") from error
 
@@ -249,13 +249,13 @@ def export_review(request: Fields, report: Report) -> Fields:
     try:
         prediction = read_prediction(request["prediction"], grid_of(image), load)
     except RecordError as error:
-        raise ReviewError(f"What the scene keeps of the prediction is damaged ({error}); apply again.") from error
+        raise ReviewError(f"The prediction stored in the scene is damaged ({error}); apply again.") from error
     patient_fields = bool(request.get("patient_fields"))
-    known = Source.of(prediction.provenance.get("input", {}))
+    origin = Source.of(prediction.provenance.get("input", {}))
     # Without a path, no file's name stands in for one that is left out.
     source = Source(
-        name=(known.name or request["ct"].get("name") or "") if patient_fields else "",
-        sha256=known.sha256,
+        name=(origin.name or request["ct"].get("name") or "") if patient_fields else "",
+        sha256=origin.sha256,
         dicom_files=tuple(map(Path, request.get("dicom_files") or ())),
     )
     case = Case.of(image, Review.from_dict(request["review"], prediction), source)
@@ -307,8 +307,8 @@ def calibrate(request: Fields, report: Report) -> Fields:
             return
         fraction = (done + (step.done / step.total if step.stage == "network" and step.total else 0.0)) / total
         left = (time.monotonic() - began) / fraction * (1 - fraction) if done else None
-        told = {"stage": "calibrate", "done": done, "total": total, "fraction": fraction, "seconds_left": left}
-        report.progress(told)
+        update = {"stage": "calibrate", "done": done, "total": total, "fraction": fraction, "seconds_left": left}
+        report.progress(update)
 
     made = calibrate_model(request["model"], map(Path, request["cases"]), output, progress=tell)
     card = made.model.card

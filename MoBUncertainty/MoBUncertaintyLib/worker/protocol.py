@@ -233,7 +233,7 @@ def receive(
         raise ProtocolError("A message has files without proper names or sizes.")
     folder, total, done = place(message), sum(sizes.values()), 0
     if shutil.disk_usage(folder).free < total:
-        raise OutputError(f"There is no room for {total >> 20} MB in {folder.parent}; free some space there.")
+        raise OutputError(f"There is no space for {total >> 20} MB in {folder.parent}; free some there.")
     files = {name: folder / name for name in sizes}
     for name, path in files.items():
         with path.open("xb") as file:
@@ -293,5 +293,5 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UnreadableError(
-            f"{path} could not be sent to the other computer ({reason_of(error)}); leave it in its place and try again."
+            f"{path} could not be sent to the other computer ({reason_of(error)}); leave it in place and try again."
         ) from error

@@ -62,14 +62,14 @@ class CaseList:
         cases = case_folders(_inputs(request, cohort), cohort)
         failed = request.get("failed")
         failed = failed_before(cohort) if failed is None else failed
-        found: list[tuple[Input, Path, CohortCase | None]] = []
+        listed: list[tuple[Input, Path, CohortCase | None]] = []
         for done, (case, folder) in enumerate(cases):
             report.progress(_progress("cases", done, len(cases)))
             if case.is_case:
                 row = self._row(case, folder, failed.get(case.entry), case.entry in request["predicted"])
-                found.append((case, folder, row))
+                listed.append((case, folder, row))
         report.progress(_progress("cases", len(cases), len(cases)))
-        rows = [row for *_, row in found if row]
+        rows = [row for *_, row in listed if row]
         others = [(case.entry, f"{case.problem}.") for case, _ in cases if not case.is_case]
         if request["table"] and rows:
             check_table(cohort)
@@ -77,7 +77,7 @@ class CaseList:
                 write_cohort(cohort, request["title"], rows, others)
             except OutputError as error:  # the cases are there all the same
                 report.warning(str(error))
-        found.sort(key=lambda each: (each[2] is not None, each[2].badness if each[2] else ()), reverse=True)
+        listed.sort(key=lambda each: (each[2] is not None, each[2].badness if each[2] else ()), reverse=True)
         return {
             "cases": [
                 {
@@ -85,7 +85,7 @@ class CaseList:
                     "folder": str(folder),
                     "row": row and to_json(row) | {"state": row.state.value},
                 }
-                for case, folder, row in found
+                for case, folder, row in listed
             ],
             "listed": [to_json(case) for case, _ in cases],
             "table": str(cohort / PAGE) if (cohort / PAGE).is_file() else None,
@@ -100,8 +100,8 @@ class CaseList:
             return problem_case(case)
         if not FOLDER.recognises(folder):
             return failed_case(case.entry, reason) if reason else None
-        stamp, (known, row) = _stamp(folder), self._rows.get(folder, (None, None))
-        if row is None or stamp != known:
+        stamp, (earlier, row) = _stamp(folder), self._rows.get(folder, (None, None))
+        if row is None or stamp != earlier:
             try:
                 row = read_case(case.entry, folder, Outcome.KEPT)
             except UserError as error:
@@ -190,18 +190,18 @@ def _inputs(request: Fields, cohort: Path) -> Sequence[Input]:
         return [input_of(fields) for fields in request["cases"]]
     if request.get("source") is None:
         raise ProtocolError("The request names neither a source nor cases.")
-    found = list_inputs(request["source"], cohort, request["channels"])
-    return [each if each.entry else replace(each, entry=each.path.name, name=volume_stem(each.path)) for each in found]
+    inputs = list_inputs(request["source"], cohort, request["channels"])
+    return [one if one.entry else replace(one, entry=one.path.name, name=volume_stem(one.path)) for one in inputs]
 
 
 def _stamp(folder: Path) -> object:
     """Tell whether a case's record or reviews have changed since it was read."""
     paths = [*folder.glob("*.json"), *folder.glob("*/report.json")]
-    found: list[Any] = []
+    stamp: list[Any] = []
     for path in sorted(paths):
         status = path.stat()
-        found.append((path, status.st_mtime_ns, status.st_size))
-    return found
+        stamp.append((path, status.st_mtime_ns, status.st_size))
+    return stamp
 
 
 def _progress(stage: str, done: int, total: int) -> Fields:

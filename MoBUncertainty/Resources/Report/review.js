@@ -315,7 +315,7 @@ function clickItem(click) {
   const remove = element("button", "×", { class: "remove", type: "button", "aria-label": `Remove: ${what}`, title: "Remove this click" });
   remove.disabled = Boolean(state.signature);
   remove.addEventListener("click", () => step({ action: "remove", id: click.id }));
-  item.append(dot, where, ...(click.conflict ? [element("span", "in conflict", { class: "conflict", title: "The other clicks say otherwise here" })] : []), remove);
+  item.append(dot, where, ...(click.conflict ? [element("span", "in conflict", { class: "conflict", title: "Contradicted by the other clicks" })] : []), remove);
   return item;
 }
 

@@ -89,7 +89,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         if folder.is_dir() and any(folder.iterdir()) and not self.path.exists():
-            raise OutputError(f"{folder} holds other things than a benchmark; choose a new or empty folder.")
+            raise OutputError(f"{folder} contains files other than a benchmark; choose a new or empty folder.")
         folder.mkdir(parents=True, exist_ok=True)
         self.path.touch()
         self.entries: dict[str, dict[str, Any]] = {}

@@ -216,4 +216,4 @@ def _check_known(what: str, given: Sequence[str], known: Sequence[str]) -> None:
     unknown = [name for name in given if name not in known]
     if unknown or not given:
         wrong = repr(unknown[0]) if unknown else "an empty list"
-        raise SettingsError(f"There is no {what} {wrong}; choose among {', '.join(known)}.")
+        raise SettingsError(f"There is no {what} {wrong}; choose from {', '.join(known)}.")

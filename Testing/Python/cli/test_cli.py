@@ -133,7 +133,7 @@ def test_one_of_many_labels_goes_through_results_review_and_export(tmp_path: Pat
     assert set(np.unique(corrected)) == {0, 3} and corrected[tuple(place)] == 3
     refused = run("predict", ct, *options, "--labels", "heart", "--overwrite")
     assert refused.exit_code == 2
-    assert "The model has no label heart; choose among liver, spleen, kidney." in " ".join(refused.stderr.split())
+    assert "The model has no label heart; choose from liver, spleen, kidney." in " ".join(refused.stderr.split())
 
 
 def test_regions_and_clicks_of_a_stock_models_results(ct: Path, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_progress_shows_bars_and_time_left_on_a_terminal(monkeypatch: pytest.Mon
 def test_inspect_shows_card_and_covariance(model: Path) -> None:
     done = run("inspect", model)
     assert done.exit_code == 0, done.output
-    for expected in ("Tiny", "organ", "mixture-of-bases, rank 4, bases 2", "folds 0, 1", "SHA-256 as stated"):
+    for expected in ("Tiny", "organ", "mixture-of-bases, rank 4, bases 2", "folds 0, 1", "SHA-256 correct"):
         assert expected in done.stdout
 
 
@@ -354,7 +354,7 @@ def test_export_passes_every_option_to_the_card(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         (("--fold", "first"), "There is no fold 'first'"),
-        (("--series", "1.2.3"), "--series chooses in a DICOM folder, and this is a file; leave it out."),
+        (("--series", "1.2.3"), "--series is for DICOM folders, but the input is a file; leave it out."),
         (("--min-volume", "5", "--region", "minimum_mm3=9"), "The setting minimum_mm3 of the regions is given twice"),
     ],
 )

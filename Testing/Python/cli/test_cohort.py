@@ -64,8 +64,8 @@ def test_every_entry_of_a_mixed_cohort_is_a_row_or_named_with_its_reason(model: 
     (unreadable,) = (line for line in errors if line.startswith(f"{name}: "))
     assert errors - {unreadable} == {
         "empty: skipped, because it holds no image.",
-        "two: skipped, because it holds 2 volumes; keep one image there.",
-        "notes.txt: skipped, because it is no volume and no folder of DICOM files.",
+        "two: skipped, because it contains 2 volumes; leave only one image in it.",
+        "notes.txt: skipped, because it is neither a volume nor a DICOM folder.",
         f"broken link.nii.gz: {folder / 'broken link.nii.gz'} does not exist; check the path.",
         f"truncated.nii.gz: {truncated}",
     }
@@ -91,7 +91,7 @@ def test_every_entry_of_a_mixed_cohort_is_a_row_or_named_with_its_reason(model: 
     same = [sitk.GetArrayFromImage(sitk.ReadImage(out / case / "variance.nii.gz")) for case in ("a.nii.gz", "a.nrrd")]
     assert np.array_equal(*same)
     page = (out / "cohort.html").read_text(encoding="utf-8")
-    assert "<strong>notes.txt</strong>: it is no volume" in page and "meta.csv" not in page
+    assert "<strong>notes.txt</strong>: it is neither a volume" in page and "meta.csv" not in page
 
     # The same again for a program: nothing is computed, and the rows say so.
     again = run(*arguments, "--json")
@@ -147,11 +147,11 @@ def test_results_that_are_there_are_kept_if_that_is_wanted(model: Path, ct: Path
     assert OTHER_RESULTS in rows["a.nii.gz"]["warnings"] and OTHER_RESULTS not in rows["b.nii.gz"]["warnings"]
     assert (tmp_path / "out" / "a" / "prediction.json").read_bytes() == before
     both = run(*arguments, "--skip-existing", "--overwrite")
-    assert both.exit_code == 2 and "give --skip-existing or --overwrite" in both.stderr
+    assert both.exit_code == 2 and "--skip-existing and --overwrite exclude" in both.stderr
     (tmp_path / "out" / "a" / "regions.csv").write_text("altered")
     assert "are damaged" in run(*arguments, "--skip-existing").stderr
     one = ("predict", folder / "b.nii.gz", "--model", model, "--output", tmp_path / "out" / "b", "--skip-existing")
-    assert "holds results already" in run(*one).stderr
+    assert "already contains results" in run(*one).stderr
 
 
 def test_tables_of_others_are_not_replaced(model: Path, ct: Path, tmp_path: Path) -> None:
@@ -173,19 +173,19 @@ def test_results_of_another_image_or_other_settings_are_not_taken_for_done(
     assert again.exit_code == 0
     assert again.stderr.splitlines()[0] == "1 of 1 cases had these results already: a.nii.gz."
     assert run(*arguments, "--device", "cpu", "--engine", "torch").stderr == again.stderr, "wherever it is computed"
-    assert "holds earlier results" in run(*arguments, "--min-volume", "3").stderr
-    assert "holds earlier results" in run(*arguments, "--seed", "1").stderr
-    assert "holds earlier results" in run(*arguments, "--labels", "organ").stderr
+    assert "contains earlier results" in run(*arguments, "--min-volume", "3").stderr
+    assert "contains earlier results" in run(*arguments, "--seed", "1").stderr
+    assert "contains earlier results" in run(*arguments, "--labels", "organ").stderr
     table = tmp_path / "out" / "a" / "regions.csv"
     intact = table.read_bytes()
     table.write_bytes(intact + b"\n")
-    assert "holds earlier results" in run(*arguments).stderr
+    assert "contains earlier results" in run(*arguments).stderr
     table.write_bytes(intact)
     assert run(*arguments).exit_code == 0
     sitk.WriteImage(sitk.ReadImage(ct) + 1, folder / "a.nii.gz")
     changed = run(*arguments)
     assert changed.exit_code == 2
-    assert "holds earlier results" in changed.stderr
+    assert "contains earlier results" in changed.stderr
 
 
 def cases_in(output: Path, names: str) -> list[tuple[Input, Path]]:
@@ -232,7 +232,7 @@ def test_a_full_disk_ends_the_batch_before_another_case_is_predicted(
     with pytest.raises(OutputError):
         run_each(cases, fail_at_second, lambda *_: None, lambda: False, lambda rows: written.append(len(rows)))
     assert (ran, written) == (["a", "b"], [1])
-    assert capsys.readouterr().err.startswith("From b on nothing is predicted")
+    assert capsys.readouterr().err.startswith("Stopped at b;")
 
 
 @pytest.mark.parametrize("closed", [True, False], ids=["closed in the end", "left open"])

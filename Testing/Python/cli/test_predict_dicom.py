@@ -42,7 +42,7 @@ def test_objects_of_the_prediction(model: Path, ct: Path, tmp_path: Path) -> Non
     # In a folder, results without the objects that are wanted now are not done.
     assert predict(tmp_path / "cts", model, tmp_path / "all").exit_code == 0
     again = predict(tmp_path / "cts", model, tmp_path / "all", "dicom_seg")
-    assert again.exit_code == 2 and "holds earlier results" in again.stderr
+    assert again.exit_code == 2 and "contains earlier results" in again.stderr
 
 
 def test_an_mr_image_for_a_model_of_ct_is_predicted_only_if_forced(model: Path, voxels, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_an_mr_image_for_a_model_of_ct_is_predicted_only_if_forced(model: Path, 
     write_slices(cohort / "mr", voxels, {-1: as_mr})
     write_slices(cohort / "ct", voxels)
     refused = predict(cohort / "mr", model, tmp_path / "out")
-    said = "an MR image, but the model takes a CT; choose another image or model, or predict this one nevertheless with"
+    said = "an MR image, but the model takes a CT; choose another image or model, or use --force to predict this one"
     assert refused.exit_code == 2 and refused.stderr.count(said) == 1 and "Predicting" not in refused.stderr
     assert not (tmp_path / "out").exists()
     some = predict(cohort, model, tmp_path / "all")
@@ -72,7 +72,7 @@ def test_an_mr_image_for_a_model_of_ct_is_predicted_only_if_forced(model: Path, 
     ("name", "sentence"),
     [
         ("dicom-seg", "did not come from DICOM; leave out its --format."),
-        ("dicom-sr", "no format 'dicom-sr' here; choose among dicom-seg, dicom-seg-fractional"),
+        ("dicom-sr", "no format 'dicom-sr' here; choose from dicom-seg, dicom-seg-fractional"),
     ],
     ids=["of a file", "a report before a review"],
 )
@@ -113,7 +113,7 @@ def test_an_odd_header_costs_nothing_and_a_page_that_cannot_be_made_only_itself(
         write_slices(tmp_path / "ct", voxels, {-1: odd})
     done = predict(tmp_path / "ct", model, tmp_path / "out", "dicom-seg")
     assert done.exit_code == 2, done.output
-    assert "The review page was not written: It could not be made of this case (no such page)" in done.stderr
-    assert "state StudyTime, PatientSex as DICOM does not allow" in done.stderr
+    assert "The review page was not written: It could not be made for this case (no such page)" in done.stderr
+    assert "have invalid values for StudyTime, PatientSex" in done.stderr
     assert pydicom.dcmread(tmp_path / "out" / "segmentation.dcm").SpecificCharacterSet == "ISO_IR 192"
     assert read_results(tmp_path / "out").prediction.warnings[-1].startswith("The review page was not written")

@@ -95,7 +95,7 @@ def test_quiet_shows_warnings_and_errors_alone(model: Path, ct: Path, tmp_path: 
     warnings = [line for line in loud.stderr.splitlines() if line.startswith("Warning")]
     assert quiet.stderr.splitlines() == warnings and len(loud.stderr.splitlines()) > len(warnings)
     refused = run("--quiet", *arguments)
-    assert refused.exit_code == 2 and "holds earlier results" in refused.stderr
+    assert refused.exit_code == 2 and "contains earlier results" in refused.stderr
 
 
 def training(*arguments: object) -> Result:

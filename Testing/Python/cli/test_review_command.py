@@ -50,7 +50,7 @@ class TestApplied:
         for words in ("köstlich", "Ada Müller", "included as kidney left"):
             assert words in text
         again = run(place, entries({"rank": 2, "verdict": "accept"}))
-        assert again.exit_code == 2 and "holds an earlier review" in again.stderr
+        assert again.exit_code == 2 and "contains an earlier review" in again.stderr
         assert run(place, entries({"rank": 2, "verdict": "accept"}), "--overwrite").exit_code == 0
         record = report_of(place / "results" / "review")
         assert record["reviewed"] == {"decided": 1, "of": 2}, "regions that are not named stay open"
@@ -87,7 +87,7 @@ class TestApplied:
         edit(place / "results" / "prediction.json", lambda info: info["input"].update(path="/gone/ct.nii.gz"))
         lost = run(place, BOTH)
         assert lost.exit_code == 2
-        assert "The image /gone/ct.nii.gz is not there any more; say where it is with --ct." in lost.stderr
+        assert "The image /gone/ct.nii.gz no longer exists; give its new path with --ct." in lost.stderr
         assert run(place, BOTH, "--ct", str(made / "ct.nii.gz")).exit_code == 0
 
     def test_dicom_folder(self, tmp_path):
@@ -262,7 +262,7 @@ BAD = {
     "edit without voxels": (entries({"rank": 1, "verdict": "edit"}), "region 1 was edited, and only the report.json"),
     "elsewhere": (
         entries({"rank": 1, "verdict": "accept", "region": {"centroid_ras": [0, 0, 0]}}),
-        "its region 1 lies elsewhere; use the report.json of the export",
+        "its region 1 has another position; use the unchanged report.json of the export",
     ),
     "signature": (entries(signature={"name": " "}), "'name' is empty"),
     "time": (entries(signature={"name": "A", "time": "noon"}), "'time' is 'noon', not as"),
@@ -285,7 +285,7 @@ BAD = {
     "click misspelt": (clicked(colour="red"), "entry 1 of its clicks is wrong: it has an unknown entry 'colour'"),
     "click nowhere": (clicked(points_ras=[]), "'points_ras' must be places, [R, A, S] in mm"),
     "click at no place": (clicked(points_ras=[[1.0, None, 2.0]]), "'points_ras' must be"),
-    "click outside": (clicked(points_ras=[[1e308, 0, 0]]), "lies outside of the image; click inside it."),
+    "click outside": (clicked(points_ras=[[1e308, 0, 0]]), "lies outside the image; click inside it."),
     "click without label": (clicked(label=None), "'label' must be a whole number or text"),
     "click of another label": (
         clicked(label="spleen"),
@@ -301,9 +301,9 @@ BAD = {
     "decided with words": (entries({"rank": 1, "verdict": "accept", "clicks": "c1"}), "'clicks' must be"),
     "decided with another click": (
         entries({"rank": 1, "verdict": "accept", "clicks": ["c1"]}),
-        "region 1 was decided with click 'c1', which is not there",
+        "region 1 was decided with the unknown click 'c1'",
     ),
-    "not sealed": (entries() | {"schema_version": 5}, "its SHA-256 does not fit its content"),
+    "not sealed": (entries() | {"schema_version": 5}, "its SHA-256 does not match its content"),
     "another case": (entries(predicted_sha256="0" * 64), "it belongs to another prediction than these results"),
 }
 
@@ -356,7 +356,7 @@ class TestExportThatWasChanged:
         record = report_of(exported.parent)
         record["review"]["signature"]["name"] = "B. Reader"
         (exported.parent / name).write_text(json.dumps(record), encoding="utf-8")
-        self.refused(place, exported.parent / name, "its SHA-256 does not fit its content")
+        self.refused(place, exported.parent / name, "its SHA-256 does not match its content")
 
     @pytest.mark.parametrize("name", ["segmentation.seg.nrrd", "regions.nrrd", "report.csv", "report.html"])
     def test_one_bit_of_a_file_beside_it(self, place, exported, name):
@@ -383,7 +383,7 @@ class TestExportThatWasChanged:
         assert report_of(place / "results" / "review")["regions"] == report_of(exported.parent)["regions"]
         forge(exported, lambda review: review.update(ijk_to_ras=(2 * np.array(review["ijk_to_ras"])).tolist()))
         done = review(place, exported, "--output", place / "moved")
-        assert "The review belongs to an image that lies elsewhere" in done.stderr.replace("\n", " ")
+        assert "The review belongs to an image in another position" in done.stderr.replace("\n", " ")
 
     def test_files_may_be_left_behind(self, place, exported):
         (exported.parent / "regions.nrrd").unlink()
@@ -422,8 +422,8 @@ def no_record(place: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("prepare", "sentence"),
     [
-        (another_ct, "is not the image of these results (its SHA-256 differs)"),
-        (results_on_another_grid, "has other voxels than the results"),
+        (another_ct, "is not the image of these results (other SHA-256)"),
+        (results_on_another_grid, "does not fit the results"),
         (no_record, "is not a results folder"),
         (lambda _: ["--format", "pdf"], "There is no format 'pdf' here"),
     ],

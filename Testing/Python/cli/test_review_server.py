@@ -207,7 +207,10 @@ class TestDecisionsFile:
             full.setattr(review_server, "withdraw", write)
             for action in (self.ACCEPT | {"region": "2"}, {"action": "undo"}):
                 status, said = served.step(**action)
-                assert (status, "(No space left on device), so this step was not taken" in said["error"]) == (400, True)
+                assert (status, "(No space left on device), so this step was not applied" in said["error"]) == (
+                    400,
+                    True,
+                )
                 assert served.case.review.reviewed == (1, 2)
         assert served.file.path.read_bytes() == before
         assert served.step(**self.ACCEPT | {"region": "2"})[1]["regions"][1]["verdict"] == "accept"

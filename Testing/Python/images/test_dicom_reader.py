@@ -97,14 +97,14 @@ def unknown_places() -> Iterator[tuple[dict[int, Callable[[Dataset], None]], str
         for value in values:
             change = without(keyword) if value is None else setting(keyword, value)
             for index in (2, -1):  # one slice, all of them
-                yield {index: change}, rf"do not say where they lie \({number} is missing or malformed\)"
+                yield {index: change}, rf"have no valid position \({number} is missing or malformed\)"
 
 
 REFUSED: list[tuple[dict[int, Callable[[Dataset], None]], str]] = [
     *unknown_places(),
     ({2: half_of_the_pixels}, r"0002\.dcm is damaged"),
     ({2: without("PixelData")}, r"0002\.dcm is damaged"),
-    (later_half(setting("PixelSpacing", [0.9, 0.9])), "differ in their pixel spacing; export those of one"),
+    (later_half(setting("PixelSpacing", [0.9, 0.9])), "differ in their pixel spacing; export only those of one"),
     (later_half(setting("ImageOrientationPatient", [0, 1, 0, -1, 0, 0])), "differ in their direction; export"),
     ({1: smaller}, "differ in their number of pixels"),
     ({1: setting("Rows", dicom.SHAPE[1] - 1)}, "differ in their number of pixels"),
@@ -116,9 +116,9 @@ REFUSED: list[tuple[dict[int, Callable[[Dataset], None]], str]] = [
     ),
     (later_half(setting("FrameOfReferenceUID", "1.2.3.10")), "differ in their frame of reference"),
     ({-1: setting("PixelSpacing", [0, 0])}, "spacing or direction of 0"),
-    ({-1: setting("ImageOrientationPatient", [0] * 6)}, "same place"),
+    ({-1: setting("ImageOrientationPatient", [0] * 6)}, "same position"),
     ({-1: setting("SamplesPerPixel", 3)}, "several values per voxel, like a colour image"),
-    ({1: setting("ImagePositionPatient", [-20, 30, 5])}, "same place"),
+    ({1: setting("ImagePositionPatient", [-20, 30, 5])}, "same position"),
     # The table moves level, while the slices' normal is tilted by 20 degrees.
     ({-1: setting("ImageOrientationPatient", [1, 0, 0, 0, 0.9397, -0.3420])}, r"by up to 4\.27 mm \(a tilted gantry\)"),
 ]
@@ -174,7 +174,7 @@ def test_file_that_is_dicom_by_its_name_only_is_not_passed_over(tmp_path: Path) 
     """It may be the last slice: nothing else would tell that it is missing."""
     paths = dicom.write_slices(tmp_path, HU)
     paths[-1].write_bytes(b"\0" * 2000)
-    with pytest.raises(ImageError, match=r"0005\.dcm is no DICOM file, though its name says so"):
+    with pytest.raises(ImageError, match=r"0005\.dcm is not a DICOM file, although its name says so"):
         read_image(tmp_path)
 
 
@@ -258,9 +258,9 @@ def test_enhanced_ct_with_a_frame_missing_is_read_with_the_warning_that_slices_g
         (without_measures, r"\(0028,0030 is missing or malformed\)"),
         (turned_frames, "differ in their direction"),
         (one_frame_not_rescaled, "differ in their having a rescale slope"),
-        (without("PerFrameFunctionalGroupsSequence"), r"frames and says where|do not say where they lie"),
-        (frames(lambda groups: groups.pop()), "has 6 frames and says where 5 lie"),
-        (setting("NumberOfFrames", 2**31 - 1), "has 2147483647 frames and says where 6 lie"),
+        (without("PerFrameFunctionalGroupsSequence"), r"frames but positions for|have no valid position"),
+        (frames(lambda groups: groups.pop()), "has 6 frames but positions for 5;"),
+        (setting("NumberOfFrames", 2**31 - 1), "has 2147483647 frames but positions for 6;"),
         (setting("NumberOfFrames", "six"), "is damaged"),
     ],
 )
@@ -418,7 +418,7 @@ def test_damaged_size_takes_no_memory(tmp_path: Path, syntax: str) -> None:
     dataset.compress(syntax)
     dataset.Rows = dataset.Columns = 40000
     dataset.save_as(path)
-    with little_memory(), pytest.raises(ImageError, match=r"40000 x 40000 pixels, more than a scanner's slice"):
+    with little_memory(), pytest.raises(ImageError, match=r"40000 x 40000 pixels according to its header"):
         read_image(tmp_path)
 
 
@@ -453,7 +453,7 @@ def write_without_size(folder: Path, kind: str) -> None:
 def test_a_slice_whose_header_is_damaged_is_not_left_out(tmp_path: Path, kind: str) -> None:
     """It may be the last one, which no gap gives away."""
     write_without_size(tmp_path, kind)
-    with pytest.raises(ImageError, match=r"is damaged \(its header states no size\)"):
+    with pytest.raises(ImageError, match=r"is damaged \(its header has no size\)"):
         read_image(tmp_path)
 
 

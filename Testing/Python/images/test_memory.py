@@ -48,7 +48,7 @@ def test_image_that_does_not_fit_is_refused_before_it_is_read(free, tmp_path, na
     else:
         sitk.WriteImage(tiny.make_ct(), tmp_path / name)
     free(1000)
-    with pytest.raises(SettingsError, match=r"The image takes 0\.0 GB of memory, of which 0\.0 GB are free; close"):
+    with pytest.raises(SettingsError, match=r"The image needs 0\.0 GB of memory, but only 0\.0 GB are free; close"):
         read_image(tmp_path / name)
     free(10**9)
     read_image(tmp_path / name)

@@ -21,8 +21,8 @@ def volume(dtype: type = np.int16, spacing: tuple[float, ...] = (1, 2, 3)) -> si
 
 
 NO_VOLUMES = {
-    r"outside 0\.2 to 15 mm": volume(spacing=(0.1, 0.1, 0.1)),
-    r"0\.8 x 20 mm, outside": volume(spacing=(0.8, 0.8, 20)),
+    r"not the supported 0\.2 to 15 mm": volume(spacing=(0.1, 0.1, 0.1)),
+    r"0\.8 x 20 mm, not the supported": volume(spacing=(0.8, 0.8, 20)),
     "not a number": volume(spacing=(float("nan"), 1, 1)),
     r"single slice \(40 x 30\)": volume()[:, :, 3],
     "value -1000": volume() * 0 - 1000,

@@ -40,7 +40,7 @@ from support.tiny import make_ct, make_dataset, make_model
 needs_openvino = pytest.mark.skipif(devices.openvino_version() is None, reason="OpenVINO is not installed")
 needs_bfloat16 = pytest.mark.skipif(autocast_dtype(CPU) is not torch.bfloat16, reason="the CPU has no bfloat16")
 
-FELL_BACK = "so PyTorch computes; this takes longer."
+FELL_BACK = "so PyTorch was used, which takes longer."
 
 
 @pytest.fixture(autouse=True)

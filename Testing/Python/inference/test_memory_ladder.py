@@ -16,7 +16,7 @@ from support.pretend_gpu import PretendGpu
 from support.tiny import make_ct, make_dataset, make_model
 
 TILE, GPU = (4, 4, 4), torch.device("cuda", 0)
-SUMMED, COMPUTED = "results are summed on the CPU", "the CPU computes"
+SUMMED, COMPUTED = "results were summed on the CPU", "the CPU was used"
 
 
 def data() -> torch.Tensor:

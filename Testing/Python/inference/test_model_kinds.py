@@ -68,7 +68,7 @@ def test_a_channel_on_another_grid_is_resampled_with_a_note(two: Model) -> None:
     finer = sitk.Resample(pet, (48, 48, 48), sitk.Transform(), sitk.sitkLinear, (-0.5,) * 3, (1.0,) * 3)
     found = predict(t1, two, SETTINGS, channels={"PET": finer})
     notes = [each for each in found.warnings if "PET" in each]
-    assert notes == ["The image of PET has another grid; it was resampled to the first image's."]
+    assert notes == ["The image of PET has a different grid; it was resampled to the first image's."]
     assert (found.segmentation == predict(t1, two, SETTINGS, channels={"PET": pet}).segmentation).mean() > 0.9
     half = sitk.Image(pet)
     half.SetOrigin((24.0, 0.0, 0.0))

@@ -80,7 +80,7 @@ def test_an_edge_that_the_models_ordinary_cases_reach_is_not_named(stock: Model)
 @pytest.mark.parametrize("measure", Measure)
 def test_a_model_without_covariance_says_by_what_regions_are_found(stock: Model, measure: Measure) -> None:
     (said,) = [text for text in warnings(stock, tiny.make_ct(), RegionSettings(measure)) if "no covariance" in text]
-    words = {Measure.VARIANCE: "as you asked", Measure.BERNOULLI: "p (1 − p)", Measure.ENTROPY: "entropy (nats)"}
+    words = {Measure.VARIANCE: "as you chose", Measure.BERNOULLI: "p (1 − p)", Measure.ENTROPY: "entropy (nats)"}
     assert [each for each, text in words.items() if text in said] == [measure]
 
 
@@ -89,7 +89,7 @@ SUITED = [(17, 9.4, 1, 106.5), (13, 8.9, 1, 79.0), (3, 0.19, 1, 2.11), (3, 1.0, 
 UNSUITED = [
     ((1462, 286.2, 1, 1118.0), ["1,462 doubtful regions", "286.2 ml"]),
     ((748, 115.3, 1, 424.3), ["748 doubtful regions", "115.3 ml"]),
-    ((6, 5.67, 1, 12.5), ["5.7 ml in doubtful regions", "12.5 ml are segmented"]),
+    ((6, 5.67, 1, 12.5), ["5.7 ml of error", "12.5 ml is segmented"]),
     ((150, 5.0, 1, 300.0), ["150 doubtful regions"]),
 ]
 

@@ -163,7 +163,7 @@ def test_memory_follows_the_labels_that_are_asked_for(tmp_path: Path, monkeypatc
 def test_labels_that_the_model_has_not_are_said(tmp_path: Path) -> None:
     model = model_of(tmp_path, Covariance.DIAGONAL)
     predictor = Predictor(model, PredictionSettings(device="cpu", labels=("liver",)))
-    sentence = r"^The model has no label thyroid, lung; choose among liver, spleen, .*, heart\.$"
+    sentence = r"^The model has no label thyroid, lung; choose from liver, spleen, .*, heart\.$"
     with pytest.raises(SettingsError, match=sentence):
         predictor.use(PredictionSettings(device="cpu", labels=("thyroid", "liver", "lung")))
     assert [label.name for label in predictor.labels] == ["liver"], "the settings are as before"

@@ -57,10 +57,10 @@ def test_ordinary_cases_are_ordinary(fingerprint: Fingerprint) -> None:
     [
         ({"volume:organ": 20.0}, Level.NOT_USABLE, "the organ measures 20 ml, and"),
         ({"volume:organ": 65.0}, Level.UNUSUAL, "the organ measures 65 ml, and"),
-        ({"error": 0.4}, Level.NOT_USABLE, "the expected error is 40 % of the segmented volume, and"),
+        ({"error": 0.4}, Level.NOT_USABLE, "the expected error is 40 % of the segmented volume, compared"),
         ({"intensity": 3.0}, Level.NOT_USABLE, "the intensity of the organ is 3.00"),
         ({"thickness": 4.0}, Level.UNUSUAL, "a voxel is up to 4 mm long"),
-        ({"stray:organ": 0.5}, Level.NOT_USABLE, "50 % of the organ lies apart from its largest piece"),
+        ({"stray:organ": 0.5}, Level.NOT_USABLE, "50 % of the organ lies outside its largest piece"),
     ],
 )
 def test_another_case_is_noticed_with_the_reason(

@@ -283,7 +283,7 @@ BROKEN_FOLDERS = {
     "mirror axes": (_set("mirror_axes", to=[3]), "'mirror_axes'"),
     "wrong labels": (_set("labels", 0, "name", to="liver"), r"\(liver\) are not those in dataset\.json \(pancreas\)"),
     "no such configuration": (_set("configuration", to="2d"), "no configuration '2d'"),
-    "file outside the folder": (_set("files", "../x.json", to="0" * 64), "is no file of a model"),
+    "file outside the folder": (_set("files", "../x.json", to="0" * 64), "is not a model"),
     "hash is none": (_set("files", "plans.json", to="abc"), "no SHA-256"),
     "plans not listed": (_drop("files", "plans.json"), r"plans\.json, which its model\.json does not list"),
     "weights not listed": (
@@ -294,8 +294,8 @@ BROKEN_FOLDERS = {
     "missing weights": (lambda f: shutil.rmtree(f / "fold_1"), r"lacks fold_1/weights\.safetensors"),
     "changed plans": (lambda f: edit(f / "plans.json", lambda c: c.update(x=1)), r"plans\.json .* changed or damaged"),
     "changed weights": (lambda f: truncate(f / "fold_0/weights.safetensors"), r"weights\.safetensors .* changed"),
-    "truncated weights": (_weights(truncate), "damaged or cut short"),
-    "weights that are text": (_weights(lambda p: p.write_text("hello")), "damaged or cut short"),
+    "truncated weights": (_weights(truncate), "damaged or truncated"),
+    "weights that are text": (_weights(lambda p: p.write_text("hello")), "damaged or truncated"),
     "weights not finite": (_weights(_with_nan), r"'head\.basis' .* not all finite"),
     "weights of 8 bits": (_weights(_with_kind(torch.float8_e4m3fn)), r"'head\.basis' .* of the kind float8_e4m3fn"),
     "quantised weights": (_weights(_with_kind(torch.int8)), r"'head\.basis' .* of the kind int8, which cannot be used"),
@@ -425,7 +425,7 @@ def test_models_are_listed_and_found_by_name_with_broken_ones_shown(folder: Path
     assert find_model("tiny", models) == folder
     assert find_model("Zipped", models) == models / "Zipped.zip"
     assert find_model(folder, models) == folder
-    with pytest.raises(ModelError, match=r"no model 'Liver'.*installed: Tiny, Zipped, broken"):
+    with pytest.raises(ModelError, match=r"no model 'Liver'.*installed one .Tiny, Zipped, broken"):
         find_model("Liver", models)
     assert list_models(models / "nowhere") == []
 

@@ -188,10 +188,10 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         "holds more than 10,000 tensors",
     ),
     "a header nested 900 deep": (_header(b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"), "nested more than 64 deep"),
-    "a header that is a list": (_header(b"[]"), "damaged or cut short"),
+    "a header that is a list": (_header(b"[]"), "damaged or truncated"),
     "a kind of number that torch lacks": (
         _header(b'{"a":{"dtype":"F4","shape":[0],"data_offsets":[0,0]}}'),
-        "damaged or cut short",
+        "damaged or truncated",
     ),
     **{
         f"a checkpoint without {key}": (_checkpoint(lambda c, key=key: c.pop(key)), "is not a checkpoint of nnU-Net")

@@ -93,7 +93,7 @@ def test_no_code_comes_from_the_name_of_a_data_set_and_the_lack_of_one_is_said(r
 
     code, (warning,) = predicted(folder)
     assert code == TISSUE
-    assert "No SNOMED-CT code is known for Anterior, so Tissue is stated; to set one, write it as" in warning
+    assert "No SNOMED-CT code is known for Anterior, so Tissue is used; to set one, write it as" in warning
     export(folder, tmp_path / "model")
     card = json.loads((tmp_path / "model" / "model.json").read_text())
     card["labels"][0]["terminology"]["type"] = ["SCT", "5366008", "Hippocampus"]

@@ -105,7 +105,7 @@ def test_a_name_with_anything_else_in_it_has_no_code(name: str, more: str) -> No
 def test_labels_without_a_code_are_named_with_what_to_do() -> None:
     assert without_code(describe_labels({1: "pancreas", 2: "kidney_left"})) == []
     (one,) = without_code(describe_labels({1: "Anterior", 2: "pancreas"}))
-    assert one.startswith("No SNOMED-CT code is known for Anterior, so Tissue is stated; to set one, write it as")
+    assert one.startswith("No SNOMED-CT code is known for Anterior, so Tissue is used; to set one, write it as")
     (many,) = without_code(describe_labels({value: f"part {value}" for value in range(1, 7)}))
     assert "for part 1, part 2, part 3 and 3 more, so" in many
 

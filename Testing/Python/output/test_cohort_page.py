@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
         case("foreign", tmp_path, 5.0, 0.1, suitability=FOREIGN),
         CohortCase("old", Outcome.KEPT, folder=tmp_path / "old", organs=(Organ("pancreas", 50.0, None),), regions=0),
     ]
-    write_cohort(tmp_path, "Hospital", cases, [("notes.txt", "it is no volume.")])
+    write_cohort(tmp_path, "Hospital", cases, [("notes.txt", "it is not a volume.")])
     (tmp_path / "b 10%").mkdir()
     (tmp_path / "b 10%" / "review.html").write_text("<title>review of b</title>")
     return tmp_path
@@ -124,7 +124,7 @@ class TestReader:
         assert order(person) == WORST_FIRST
         assert "It is truncated." in person.text("tbody tr:first-child")
         assert "6 cases: 4 predicted, 1 kept, 1 failed" in person.text("header")
-        assert "notes.txt: it is no volume." in person.text(".others")
+        assert "notes.txt: it is not a volume." in person.text(".others")
         person.page.locator("summary").click()
         assert TWO[1] in person.text("tbody tr:nth-child(3)")
 

@@ -144,7 +144,7 @@ def test_each_object_is_written_and_what_is_wrong_is_left_empty(exam: Any, tmp_p
         assert dataset.SpecificCharacterSet == "ISO_IR 192"
         assert str(dataset.PatientName) == name
         assert all(not dataset.get(keyword) for keyword in empty)
-    said = [each for each in done.warnings if "DICOM files state" in each]
+    said = [each for each in done.warnings if "DICOM files have invalid" in each]
     assert len(said) == bool(empty)
     assert all(keyword in said[0] for keyword in empty)
     assert not any(value.decode("latin1") in " ".join(done.warnings) for value in fields.values() if len(value) > 6)
@@ -216,7 +216,7 @@ def test_slices_that_drift_apart_are_read_with_a_word_and_keep_their_voxels(
     values = np.random.default_rng(0).integers(-900, 900, SHAPE).astype(np.int16)
     files = write_slices(tmp_path / "ct", values, {index: moved(index) for index in range(SHAPE[0])})
     read = read_image(tmp_path / "ct")
-    assert [each for each in read.warnings if "shifted beside each other" in each] == read.warnings
+    assert [each for each in read.warnings if "shifted against each other" in each] == read.warnings
     assert len(read.warnings) == warned
     segmentation = np.random.default_rng(1).integers(0, 2, SHAPE).astype(np.uint8)
     case = Case.of(read.image, Review(predicted_as(segmentation, grid_of(read.image)), found(segmentation * 0)))

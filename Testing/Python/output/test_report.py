@@ -117,7 +117,7 @@ class TestClicks:
     def test_page_lists_them_with_what_they_changed_and_shows_before_and_after(self, tmp_path, clicked):
         found = page(tmp_path, clicked)
         before, now = (mm3 / 1000 for mm3 in clicked.review.expected_error_mm3)
-        assert f"Expected error, predicted → left now {before:.2f} → {now:.2f} ml" in found.text
+        assert f"Expected error, predicted → remaining {before:.2f} → {now:.2f} ml" in found.text
         net, changed = clicked.review.effect("c1")
         assert net < 0 < changed
         rank = clicked.review.region("1").region.rank
@@ -434,7 +434,7 @@ def test_of_many_regions_the_first_are_listed_and_drawn_and_the_table_holds_all(
     assert len(found.images()) == 3 * DRAWN_REGIONS == 90
     rest = sum(2000.0 - n for n in range(51, 71)) / 1000
     assert (
-        f"These are the first 50 regions by expected error. 20 more, with {rest:.2f} ml of expected error in all, "
+        f"These are the first 50 regions by expected error. 20 more, with {rest:.2f} ml of expected error in total, "
         "are listed in report.csv." in found.text
     )
     assert "Pictures show the first 30 of 70 regions." in found.text

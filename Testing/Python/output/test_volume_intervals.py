@@ -94,7 +94,7 @@ def test_record_report_page_and_table_state_it(folder: Path, tmp_path: Path) -> 
     text = expected["pancreas"].text()
     assert text in render_html(report, {}, PictureScale.of(case.image, case.review.settings))
     said = dict(facts(report)["Volumes"])
-    assert "in 90 % of cases that are like the 30 calibration cases" in said["Intervals hold"]
+    assert "in 90 % of cases like the 30 calibration cases" in said["Intervals hold"]
     volumes = results.prediction.volumes_ml()
     lines = [f"{readable(name)} {volume_text(volumes[name], interval)}" for name, interval in expected.items()]
     assert ReviewPage(case).state()["volumes"] == lines

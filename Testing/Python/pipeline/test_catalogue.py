@@ -268,7 +268,7 @@ def test_export_publishes_a_model_and_the_picture_of_a_sample(tmp_path: Path) ->
     assert run("export", raw).exit_code == run("export", raw, "--output", "x", "--sample", sample).exit_code == 2
     done = run("export", raw, "--name", "Organ of a CT", "--publish", catalogue, "--sample", sample, "--json")
     assert done.exit_code == 0, done.stderr
-    assert "Its licence is not stated" in done.stderr
+    assert "No licence is given" in done.stderr
     place = Place.of(catalogue)
     entry = place.entry("Organ of a CT")
     assert json.loads(done.stdout)["published"]["name"] == entry.name == "Organ-of-a-CT"

@@ -93,8 +93,8 @@ def test_what_cannot_be_used_is_said_and_nothing_is_written(stock: Path, tmp_pat
     with pytest.raises(CalibrationError) as error:
         calibrate_model(stock, [cases], tmp_path / "new", device="cpu")
     for words in (
-        "needs 5 signed-off reviews or labelled cases or more, and 2 of these can be used",
-        f"The label map {labels[0]} lies on another grid than its image.",
+        "needs at least 5 signed-off reviews or labelled cases, but only 2 of these can be used",
+        f"The label map {labels[0]} has a different grid from its image.",
         f"The label map {labels[1]} has none of the model's labels (1).",
         f"{images[2].name} is truncated",
         f"The image {images[4]} is of the same image as {images[3]}.",

@@ -87,7 +87,7 @@ def test_a_model_is_found_installed_used_and_removed(desktop, finder, tmp_path):
     assert not (tmp_path / "installed").exists()
     assert "CC0-1.0" in desktop.dialogs[-1].text
     install(desktop, finder)
-    assert finder.ui.statusLabel.text == "Pancreas is installed, and chosen in the panel."
+    assert finder.ui.statusLabel.text == "Pancreas is installed and selected in the panel."
     assert texts(finder) == ["Pancreas – installed"]
     assert not finder.ui.installButton.enabled
     assert (ui.modelSelector.currentText, panel.parameters.model) == ("Pancreas", "Pancreas")

@@ -60,7 +60,7 @@ def test_asked_once_cut_and_connected_anew(away, lab):
     away.answer("Ok")
     apply(away)
     (asked,) = away.dialogs
-    assert asked.text.startswith(f"{HOST} is to segment the image. These are sent to it, encrypted, by ssh:")
+    assert asked.text.startswith(f"{HOST} will segment the image. The following is sent to it, encrypted, by ssh:")
     assert session(away).review.prediction.provenance["computer"] == HOST
     assert session(away).review.prediction.provenance["input"]["name"] == "CT"
     assert needed == [None]  # nothing is to be installed here
@@ -77,7 +77,7 @@ def test_asked_once_cut_and_connected_anew(away, lab):
     lab.cut()
     away.process(until=lambda: ui.applyButton.text == "Apply")
     _, told = away.dialogs
-    assert told.text.startswith(f"The connection to {HOST} was cut (")
+    assert told.text.startswith(f"The connection to {HOST} was lost (")
     assert "\n" not in told.text
     assert nodes(away.scene) == before
     assert session(away) is reviewed
@@ -176,7 +176,7 @@ def test_a_worklist_is_predicted_there_whatever_happens_to_the_connection(away, 
     away.answer("Ok")
     dock.ui.runButton.click()
     idle(away)
-    assert away.dialogs[-1].text.startswith(f"{HOST} does not find the command mob-uncertainty;")
+    assert away.dialogs[-1].text.startswith(f"The command mob-uncertainty was not found on {HOST};")
     assert len(away.dialogs) == 3 and [*states(dock).values()] == ["Not run", "Not run"]
 
     # Cut amid the first case: it is tried once more, in a new connection.

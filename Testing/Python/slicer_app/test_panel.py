@@ -277,7 +277,7 @@ class TestRun:
         before = button.text
         button.click()
         assert asked == [() if name == "applyButton" else ["report", "segmentation"]]
-        assert seen == [("Installing what is missing...", False, False, False)]
+        assert seen == [("Installing missing packages...", False, False, False)]
         assert button.text == "Cancel"
         button.click()
         assert not desktop.logic.client.busy
@@ -303,7 +303,7 @@ class TestRun:
         desktop.widget.panel.ensureReady = install
         getattr(ui, name).click()
         label = ui.statusLabel if name == "applyButton" else ui.exportStatusLabel
-        assert label.text.startswith("The image or its results were changed or removed meanwhile")
+        assert label.text.startswith("The image or its results were changed or removed")
         assert desktop.dialogs == []
         assert not desktop.logic.client.busy
         assert (ui.applyButton.text, ui.exportButton.text) == ("Apply", "Export")

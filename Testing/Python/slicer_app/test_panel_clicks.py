@@ -174,7 +174,7 @@ class TestClick:
     def test_outside_of_what_was_predicted_it_is_refused_in_one_sentence(self, desktop, session, mouse):
         click_on(desktop, mouse, (10, 12, -3))
         assert session.review.clicks == () and desktop.dialogs == []
-        assert "outside of the image" in desktop.ui.clickStatusLabel.text
+        assert "outside the image" in desktop.ui.clickStatusLabel.text
         click_on(desktop, mouse, region_voxel(session))
         assert desktop.ui.clickStatusLabel.text.startswith("1 click")
 
@@ -215,7 +215,7 @@ class TestAnotherImage:
             self.show(mouse, volume)
             mouse.click(place(*voxel))
             assert session.review.clicks == ()
-            said = f"The view shows {name}, but the review is of CT: show CT there, and click again."
+            said = f"The view shows {name}, but the review is of CT: show CT in this view and click again."
             assert ui.clickStatusLabel.text == said
         Mouse("Green").click(place(*voxel))  # which shows the review's image still
         assert len(session.review.clicks) == 1

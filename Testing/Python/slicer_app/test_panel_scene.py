@@ -54,7 +54,7 @@ class TestLoading:
         assert desktop.scene.ReadFromMRB(path, True)
         desktop.process(until=lambda: desktop.ui.regionsTable.rowCount)
         (dialog,) = desktop.dialogs
-        assert "unread" in dialog.text
+        assert "stays in the scene" in dialog.text
         assert statuses(desktop) == ["To review"] * 3
         session = desktop.widget.panel.review.session
         assert np.array_equal(session.results.organs.array(), session.review.prediction.segmentation)

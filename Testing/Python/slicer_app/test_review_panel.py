@@ -104,7 +104,7 @@ class TestReview:
         decide(ui.excludeButton)
         assert ui.clickStatusLabel.text == counter
         ui.acceptButton.click()
-        assert ui.clickStatusLabel.text == "Region 1 was Excluded and is Accepted now; Undo takes that back."
+        assert ui.clickStatusLabel.text == "Region 1 was Excluded and is now Accepted; Undo reverts this."
         ui.acceptButton.click()
         assert ui.clickStatusLabel.text == counter  # which changed nothing
         assert statuses(desktop)[0] == "Accepted"

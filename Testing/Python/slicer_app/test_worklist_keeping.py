@@ -100,8 +100,8 @@ def test_a_second_window_of_a_reader_takes_nothing_from_the_first(desktop, dock)
     kept(desktop, dock)
     (dialog,) = desktop.dialogs
     (copy,) = rescued(folder(dock))
-    assert dialog.text.startswith(f"The review of {READER} in {path} was changed meanwhile, in another window perhaps;")
-    assert f"What was decided here is in {copy}, a file of decisions." in dialog.text
+    assert dialog.text.startswith(f"The review of {READER} in {path} was changed in the meantime,")
+    assert f"The decisions made here are in {copy}." in dialog.text
     assert decided(path) == [True, True, True] and decided(copy) == [True, True, False]
 
     desktop.dialogs.clear()
@@ -125,7 +125,7 @@ def test_to_sign_again_keeps_what_was_signed_before_and_says_so(desktop, dock):
     desktop.ui.signOffButton.click()
     idle(desktop)
     copy = folder(dock) / f"review-{READER}.kept-1"
-    expected = f"{dock.opened.name} is signed and exported. An earlier review is kept in {copy}."
+    expected = f"{dock.opened.name} is signed and exported. An earlier review was moved to {copy}."
     assert dock.ui.statusLabel.text == expected
     assert "Looked at again" not in (copy / "report.json").read_text(encoding="utf-8")
     assert "Looked at again" in (folder(dock) / f"review-{READER}" / "report.json").read_text(encoding="utf-8")
@@ -164,8 +164,8 @@ def test_before_the_scene_is_closed_it_is_asked_what_becomes_of_a_review_that_ca
     desktop.process()
     (copy,) = rescued(documents)
     first, second, told = (dialog.text for dialog in desktop.dialogs)
-    assert first == second and first.startswith("The review cannot be kept in ") and "discard" in first
-    assert told.endswith(f"What was decided here is in {copy}, a file of decisions.")
+    assert first == second and first.startswith("The review cannot be saved in ") and "discard" in first
+    assert told.endswith(f"The decisions made here are in {copy}.")
     assert decided(copy) == [True, False, False] and name in copy.name and READER in copy.name
     assert dock.opened.name is None and not desktop.logic.sessions._open
     assert rescued(away) == [] and not review_file(away, READER).exists()

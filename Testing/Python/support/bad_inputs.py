@@ -237,11 +237,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "header that names another file": (
         with_bytes(lambda content: content.replace(b"bad.raw", b"/etc/passwd"), "bad.mhd"),
-        "bad.mhd has its voxels in another file, which is not read; save it as one file.",
+        "bad.mhd has its voxels in another file, which is not supported; save it as one file.",
     ),
     "left and right exchanged in the sform": (
         with_bytes(with_mirrored_sform),
-        "bad.nii.gz states two orientations that contradict each other (qform and sform)",
+        "bad.nii.gz has two contradictory orientations (qform and sform)",
     ),
     "named pipe": (named_pipe, "pipe.nii.gz is not a regular file (a folder, pipe, device or socket); give a file."),
     "2D image": (with_image(lambda image: image[:, :, 5]), "single slice"),
@@ -258,8 +258,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
         with_values(lambda values: values * np.nan, "bad.mha"),
         "No voxel of the image has a finite value",
     ),
-    "spacing of 0.1 mm": (with_spacing(0.1), "0.1 x 0.1 x 0.1 mm, outside"),
-    "spacing of 20 mm": (with_spacing(20), "20 x 20 x 20 mm, outside"),
+    "spacing of 0.1 mm": (with_spacing(0.1), "0.1 x 0.1 x 0.1 mm, not the supported"),
+    "spacing of 20 mm": (with_spacing(20), "20 x 20 x 20 mm, not the supported"),
     "DICOM folder with two series": (two_series, "holds 2 DICOM series; choose one with --series: 1.2.1"),
     "no model": (at("model", "nowhere"), "There is no model '"),
     "model without its weights": (without_weights, "lacks fold_0/weights.safetensors"),
@@ -290,9 +290,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "patch of a whole scan": (with_planned("patch_size", to=[1024, 1024, 64]), "'patch_size' and 'spacing' must have"),
     "output below a file": (file_in_the_way, "choose another folder"),
-    "output in a folder of other things": (others_folder, "holds other things than results"),
+    "output in a folder of other things": (others_folder, "contains files other than results"),
     "output where nothing can be made": (at("output", "/proc/mob-uncertainty-out"), "/proc"),
-    "output that is the name of a file": (at("output", "results", "seg.nii.gz"), "give a folder's name, such as seg."),
+    "output that is the name of a file": (at("output", "results", "seg.nii.gz"), "give a folder name, such as seg."),
     "output with too long a name": (at("output", "results", "n" * 256), "File name too long"),
     "output that is no text": (
         at("output", "results", os.fsdecode(b"out\xfc")),
@@ -314,7 +314,7 @@ WORKED_AROUND: dict[str, tuple[Change, str]] = {
         with_bytes(
             lambda content: content.replace(b"space: left-posterior-superior", b"space dimension: 3"), "bad.nrrd"
         ),
-        "bad.nrrd does not say where its voxels lie in the patient (its header names no space)",
+        "bad.nrrd has no valid patient coordinates (its header names no space)",
     ),
     "smaller than one tile": (with_image(lambda image: image[20:36, 16:32, 12:24]), ""),
 }

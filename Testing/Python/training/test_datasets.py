@@ -88,7 +88,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "ct_missing": (Path.unlink, "image", "There is no {image}."),
     "mask_missing": (Path.unlink, "label", "There is no {label}."),
     "mask_empty": (emptied, "label", "{label} does not show {shown}."),
-    "mask_elsewhere": (on_another_grid, "label", "{label} is on another grid than {image}."),
+    "mask_elsewhere": (on_another_grid, "label", "{label} has a different grid from {image}."),
     "ct_cut_short": (cut_short, "image", "is truncated or damaged; copy or download it again."),
     "mask_cut_short": (cut_short, "label", "{label} cannot be used: "),
     "ct_no_image": (no_image, "image", "The image cannot be used: "),

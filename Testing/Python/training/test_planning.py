@@ -50,7 +50,7 @@ def test_a_workspace_that_is_not_there_is_named_and_not_made(tmp_path, command, 
     }
     done = CliRunner().invoke(app, [command, *options[command], "--workspace", str(tmp_path / "typo")])
     assert isinstance(done.exception, SettingsError)
-    assert "typo is no workspace: it holds none of the folders raw, preprocessed and results" in str(done.exception)
+    assert "typo is not a workspace: it has none of the folders raw, preprocessed and results" in str(done.exception)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "typo" / "raw").mkdir(parents=True)
     done = CliRunner().invoke(app, ["plan", "--dataset-id", "1", "--workspace", str(tmp_path / "typo")])

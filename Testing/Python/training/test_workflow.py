@@ -308,7 +308,7 @@ def test_full_disk_is_one_sentence(monkeypatch, capsys):
 
 REFUSED = {
     "no config": (["none.yaml"], "Cannot read the config none.yaml"),
-    "no YAML": (["broken.yaml"], "The config broken.yaml is no YAML"),
+    "no YAML": (["broken.yaml"], "The config broken.yaml is not valid YAML"),
     "wrong config": (["wrong.yaml"], "wrong.yaml: seeds"),
     "unknown profile": (["good.yaml", "--profile", "pbs"], "There is no profile pbs"),
     "output that is a file": (["good.yaml", "--output", "good.yaml"], "Cannot write to the folder"),

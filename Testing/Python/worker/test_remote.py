@@ -91,7 +91,7 @@ def test_the_command_predicts_there_with_an_ensemble_as_here(lab: Loopback, mode
     names = {path.name for folder in kept.iterdir() if folder.is_dir() for path in folder.rglob("*.*")}
     assert names == {"plans.json", "dataset.json", "checkpoint_final.pth"}
     again = run(*asked, *options, "--computer", HOST, "--output", tmp_path / "there", "--skip-existing")
-    assert again.exit_code == 0 and "holds results already" in again.stderr
+    assert again.exit_code == 0 and "already contains results" in again.stderr
     lost = run(*asked, "--computer", "stranger", "--output", tmp_path / "lost")
     assert (lost.exit_code, (tmp_path / "lost").exists()) == (2, False)
     assert "ssh does not know stranger yet" in lost.stderr
@@ -186,7 +186,7 @@ def test_a_result_that_is_none_is_one_sentence(lab: Loopback, model: Path, tmp_p
     asked = ["predict", tmp_path / "ct.nii.gz", "--model", model, "--no-scene"]
     done = run(*asked, "--computer", HOST, "--output", tmp_path / "out")
     assert done.exit_code == 2, done.stderr
-    assert f"{HOST} has sent a result that cannot be used (it lacks 'labels'); install mob-uncertainty" in done.stderr
+    assert f"{HOST} has sent a result that cannot be used (it lacks 'labels'); reinstall mob-uncertainty" in done.stderr
     assert not (tmp_path / "out").exists()
     shutil.rmtree(lab.caches / "mob-uncertainty" / "models", ignore_errors=True)
 
@@ -261,15 +261,15 @@ print(json.dumps(event), flush=True)
 
 FAULTS = {
     "unknown host": (lambda lab: lab.known.write_text(""), "does not know lab yet; connect once in a terminal"),
-    "another key": (lambda lab: lab.mistake(), "host key of lab is another one than before"),
+    "another key": (lambda lab: lab.mistake(), "host key of lab has changed"),
     "no permission": (lambda lab: lab.lock_out(), "lab does not let you in without a password; set up a key"),
     "no program": (
         lambda lab: lab.without_program(),
-        f"command mob-uncertainty; install mob-uncertainty {__version__}",
+        f"was not found on lab; install mob-uncertainty {__version__}",
     ),
-    "other version": (lambda lab: lab.run(HELLO), f"lab has mob-uncertainty 0.0.9, and this is {__version__}; install"),
+    "other version": (lambda lab: lab.run(HELLO), f"lab has mob-uncertainty 0.0.9, not {__version__}; install"),
     "a start that fails": (lambda lab: lab.run(FAILING), "The disk there is full."),
-    "another program": (lambda lab: lab.run_script("yes | head -c 100000; cat"), "answers with something else"),
+    "another program": (lambda lab: lab.run_script("yes | head -c 100000; cat"), "is not mob-uncertainty"),
 }
 
 
@@ -289,7 +289,7 @@ def test_what_is_wrong_with_a_computer_is_one_sentence(lab: Loopback, start: Sta
     [
         (2, "No such command 'worker'.", "lab has another version of mob-uncertainty, which cannot compute for others"),
         (1, "torn", "mob-uncertainty does not start on lab (exit code 1: torn); try it there"),
-        (1, "'mob-uncertainty' is not recognized", "lab does not find the command mob-uncertainty"),
+        (1, "'mob-uncertainty' is not recognized", "The command mob-uncertainty was not found on lab"),
         (255, "ssh: Could not resolve hostname lab: Unknown", "There is no computer lab; check its name"),
         (
             255,
@@ -322,7 +322,7 @@ def test_a_changed_model_is_not_kept(lab: Loopback, start: Start, tmp_path: Path
     caller = remote(start).ask(models=[str(tmp_path / "model")], settings=SETTINGS).finish()
     ((code, sentence, _),) = caller.errors
     assert code == "model"
-    assert "its SHA-256 is another" in sentence
+    assert "its SHA-256 differs" in sentence
     assert list(lab.caches.rglob("*.safetensors")) == []
 
 

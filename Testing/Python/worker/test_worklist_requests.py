@@ -248,7 +248,7 @@ def test_what_was_signed_before_is_kept_when_it_is_signed_again(results: Path, t
         kept = results / f"review-A. Reader.kept-{number}"
         keep(results, "A. Reader")  # reopened
         done = sign(results, "A. Reader", report, Verdict.ACCEPT, Verdict.EXCLUDE)
-        assert done["warnings"] == [f"An earlier review is kept in {kept}."]
+        assert done["warnings"] == [f"An earlier review was moved to {kept}."]
     assert {path.name: path.read_bytes() for path in (results / "review-A. Reader.kept-1").iterdir()} == before
     (review,), problems = reviews_of(results)
     assert (review.signed, review.export, problems) == (True, export, ())

@@ -29,7 +29,7 @@ class SplitOptions:
         Path | None,
         typer.Option(
             help="CSV file with the columns case,subject, or the name of one beside the workflow's configs: keeps the "
-            "cases of one subject together. With a column `group`, train, validation and test get of every group."
+            "cases of one subject together. With a column `group`, train, validation and test get cases of every group."
         ),
     ] = None
     seed: Seed = 0

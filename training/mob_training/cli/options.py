@@ -25,7 +25,7 @@ def declaring(options: type) -> Callable[[Callable[..., Result]], Callable[..., 
     def decorate(command: Callable[..., Result]) -> Callable[..., Result]:
         hints = get_type_hints(command, include_extras=True) | get_type_hints(options, include_extras=True)
         fields = inspect.signature(options).parameters
-        own = [each for name, each in inspect.signature(command).parameters.items() if name != "options"]
+        own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "options"]
 
         @wraps(command)
         def run(**values: Any) -> Result:
@@ -34,7 +34,7 @@ def declaring(options: type) -> Callable[[Callable[..., Result]], Callable[..., 
 
         run.__annotations__ = hints
         run.__signature__ = inspect.Signature(
-            [each.replace(annotation=hints[each.name], kind=each.KEYWORD_ONLY) for each in (*own, *fields.values())]
+            [one.replace(annotation=hints[one.name], kind=one.KEYWORD_ONLY) for one in (*own, *fields.values())]
         )
         return run
 

@@ -65,10 +65,10 @@ def train(
     device: Device = "auto",
     resume: Resume = False,
 ) -> Result:
-    """Train the deterministic stage: nnU-Net's network, without mirroring, as long as there is time or for epochs.
+    """Train the deterministic stage, nnU-Net's network without mirroring, for a given time or number of epochs.
 
-    With the recipe budget, weights that can be used are stored twenty times (checkpoint_best.pth), and --resume goes on
-    with the time that is left.
+    With the recipe budget, weights that can be used are stored twenty times (checkpoint_best.pth), and --resume uses
+    the time that is left.
     """
     from mob_training.training.workspace import use_workspace
 
@@ -83,7 +83,7 @@ def train(
         raise SettingsError("The recipe budget takes --minutes, the recipe nnunet --epochs; leave one of the two out.")
     axes = tuple(sorted({*(mirror or ())}))
     if axes and recipe is Recipe.NNUNET:
-        raise SettingsError("The recipe nnunet is without mirroring here; leave --mirror out.")
+        raise SettingsError("The recipe nnunet does not support --mirror here; leave it out.")
     length = (
         Budget(minutes or 60, seed, axes) if recipe is Recipe.BUDGET else Schedule.of(epochs or 1000, iterations, seed)
     )
@@ -95,7 +95,7 @@ def finetune(
     results: Annotated[Path, typer.Argument(help="Training folder to start from: the deterministic stage's, usually.")],
     workspace: Workspace,
     options: Options,
-    name: Annotated[str | None, typer.Option(help="Name of this run; default: the covariance model's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of this run; default: that of the covariance model.")] = None,
     fold: Fold = 0,
     seed: Seed = 0,
     device: Device = "auto",
@@ -120,10 +120,10 @@ def finetune(
 
 @declaring(Attachment)
 def attach_head(
-    model: Annotated[Path, typer.Argument(help="Model folder, zip or training folder; a covariance it has goes.")],
+    model: Annotated[Path, typer.Argument(help="Model folder, zip or training folder; its head is replaced.")],
     cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, of 20 cases or more.")],
-    workspace: Annotated[Path, typer.Option(help="New folder to work in; an interrupted run goes on in its own.")],
-    output: Annotated[Path, typer.Option(help="Model folder or .zip to make.")],
+    workspace: Annotated[Path, typer.Option(help="New working folder; give it again to continue an interrupted run.")],
+    output: Annotated[Path, typer.Option(help="Model folder or .zip file to create.")],
     options: Attachment,
     shared: Annotated[
         bool, typer.Option(help="Fit to the cases' volumes which fraction of the noise the whole volume shares.")

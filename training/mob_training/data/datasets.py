@@ -192,7 +192,7 @@ def check_case(name: str, image: Path, label: Path, values: Values, shown: str) 
     except ImageError as error:
         raise ImageError(f"The image cannot be used: {error}") from error
     if not same_grid(read.image, classes):
-        raise ImageError(f"{_short(label)} is on another grid than {_short(image)}.")
+        raise ImageError(f"{_short(label)} has a different grid from {_short(image)}.")
     return LabelledCase(name, image, lambda: read_classes(label, values), volumes, " ".join(read.warnings))
 
 

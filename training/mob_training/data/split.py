@@ -125,7 +125,9 @@ def read_subjects(path: Path, column: str = "subject") -> dict[str, str]:
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
     except (KeyError, ValueError, csv.Error):
-        raise SettingsError(f"{path} is no table of subjects; give a CSV file with the columns case,subject.") from None
+        raise SettingsError(
+            f"{path} is not a table of subjects; give a CSV file with the columns case,subject."
+        ) from None
 
 
 def check_subjects(names: Sequence[str], subjects: Mapping[str, str], report: Callable[[str], None]) -> None:

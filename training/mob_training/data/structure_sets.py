@@ -33,8 +33,8 @@ def parse_names(entries: Sequence[str]) -> dict[str, list[str]]:
     taken: set[str] = set()
     for entry in entries:
         label, _, others = entry.partition("=")
-        stated = [_plain(name) for name in (label, *filter(None, others.split(",")))]
-        unique = list(dict.fromkeys(stated))
+        contours = [_plain(name) for name in (label, *filter(None, others.split(",")))]
+        unique = list(dict.fromkeys(contours))
         if label in ("", "background", *names) or not all(unique) or taken.intersection(unique):
             raise SettingsError(f"--label {entry}: each label and name may come once, and 'background' not at all.")
         names[label] = unique
@@ -64,7 +64,7 @@ def convert(source: Path, output: Path, names: Names, report: Callable[[str], No
     """
     patients = sorted(path for path in Path(source).iterdir() if path.is_dir() and path.name[0] != ".")
     if not patients:
-        raise SettingsError(f"{source} holds no folders; give the folder that holds a folder for each patient.")
+        raise SettingsError(f"{source} has no subfolders; give the folder with one folder for each patient.")
     if output.exists():
         raise SettingsError(f"{output} exists already; choose a new folder.")
     missing, left_out = {}, []
@@ -105,16 +105,16 @@ def _convert(patient: Path, output: Path, names: Names) -> list[str]:
     regions = {_plain(name): mask for name, mask in read_structure_set(path, image.image, str(frame)).items()}
     labels = np.zeros(image.image.GetSize()[::-1], np.uint8)
     missing = []
-    for value, (label, known_as) in enumerate(names.items(), start=1):
-        masks = [regions[name] for name in known_as if name in regions]
+    for value, (label, contours) in enumerate(names.items(), start=1):
+        masks = [regions[name] for name in contours if name in regions]
         if len(masks) > 1:
-            raise ImageError(f"{path.name} has several regions for {label}; give fewer names with --label.")
+            raise ImageError(f"{path.name} has several ROIs for {label}; give fewer names with --label.")
         if not masks or not masks[0].any():
             missing.append(label)
         else:
             labels[masks[0]] = value
     if len(missing) == len(names):
-        raise ImageError(f"{path.name} has none of the regions; give their names with --label NAME=OTHER.")
+        raise ImageError(f"{path.name} has none of the ROIs; give their names with --label NAME=OTHER.")
     write_image(image.image, output / "images" / f"{patient.name}.nii.gz")
     write_image(image_on(grid_of(image.image), labels), output / "labels" / f"{patient.name}.nii.gz")
     return missing
@@ -132,7 +132,7 @@ def _structure_set(patient: Path) -> tuple[Path, pydicom.Dataset]:
             if header.get("SOPClassUID") == RTStructureSetStorage:
                 sets.append((path, header))
     if len(sets) != 1:
-        raise ImageError(f"it has {len(sets)} RT Structure Sets, and one is needed.")
+        raise ImageError(f"it has {len(sets)} RT Structure Sets, but needs exactly one.")
     return sets[0]
 
 

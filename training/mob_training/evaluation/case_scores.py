@@ -53,7 +53,7 @@ class ScoredCase:
         unknown = set(np.unique(true).tolist()) - {0, *(label.value for label in prediction.labels)}
         if unknown:
             listed = ", ".join(f"{value:g}" for value in sorted(unknown))
-            raise SettingsError(f"The truth has the values {listed}, which are no label of the model.")
+            raise SettingsError(f"The truth has the values {listed}, which are not labels of the model.")
         return cls(prediction, true)
 
     def places(self) -> dict[str, tuple[slice, ...] | None]:

@@ -71,7 +71,7 @@ def split_cases(dataset: Path, *parts: str) -> list[Files]:
         split = json.loads(path.read_text(encoding="utf-8"))[0] if path.exists() else dict.fromkeys(parts, ())
         names = {name for part in parts for name in split[part]}
     except (ValueError, LookupError, TypeError):
-        raise SettingsError(f"{path} is no list of nnU-Net's splits; convert the data set again.") from None
+        raise SettingsError(f"{path} is not a list of nnU-Net's splits; convert the data set again.") from None
     return [files for files in _cases(dataset, "Tr") if files[0] in names]
 
 

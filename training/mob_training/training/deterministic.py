@@ -112,7 +112,7 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
             self.backbone.load_state_dict(weights)
         except RuntimeError:
             raise SettingsError(
-                f"The network of {model} is not the planned one; start from a model of these plans."
+                f"The network of {model} does not match the plans; start from a model of these plans."
             ) from None
 
     def _set_batch_size_and_oversample(self) -> None:

@@ -143,7 +143,11 @@ def _run(
         trainer.run_training()
     except KeyboardInterrupt:
         stored = Path(trainer.output_folder, LATEST).exists()
-        then = "add --resume to go on from its last checkpoint" if stored else "it had no checkpoint to go on from yet"
+        then = (
+            "add --resume to continue from its last checkpoint"
+            if stored
+            else "it had no checkpoint to continue from yet"
+        )
         raise Cancelled(f"The training was stopped; {then}.") from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -170,7 +174,7 @@ def _to_resume(trainer: DeterministicTrainer) -> Path | None:
         if same:
             return path
         trainer.print_to_log_file(f"{name} belongs to a training with other settings: it is not used.")
-    trainer.print_to_log_file("There is no checkpoint to resume from: this training starts from the beginning.")
+    trainer.print_to_log_file("There is no checkpoint to resume from, so this training starts from the beginning.")
     return None
 
 

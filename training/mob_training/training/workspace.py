@@ -24,7 +24,7 @@ def use_workspace(folder: Path, new: bool = False) -> None:
     paths = {variable: Path(folder).resolve() / name for variable, name in FOLDERS.items()}
     if not new and not any(path.is_dir() for path in paths.values()):
         raise SettingsError(
-            f"{folder} is no workspace: it holds none of the folders raw, preprocessed and results; check --workspace."
+            f"{folder} is not a workspace: it has none of the folders raw, preprocessed and results; check --workspace."
         )
     for variable, path in paths.items():
         if not new:

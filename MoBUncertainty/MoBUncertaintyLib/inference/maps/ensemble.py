@@ -58,8 +58,8 @@ class Ensemble:
             what = difference(first, other)
             if what:
                 raise ModelError(
-                    f"{first.path} and {other.path} have other {what}, so they make no ensemble; choose models that "
-                    "were trained on the same data."
+                    f"{first.path} and {other.path} have different {what}, so they cannot form an ensemble; choose "
+                    "models that were trained on the same data."
                 )
         self.model = together(models)
         self._members = [Predictor(model, settings) for model in models]
@@ -83,16 +83,16 @@ class Ensemble:
         """Segment one image by all models; arguments and errors as for `Predictor.predict`."""
         check_memory(image.GetNumberOfPixels(), len(self.labels), holders=2)
         clock = Clock(progress or (lambda _: None), cancelled or (lambda: False))
-        found: list[Prediction] = []
+        predictions: list[Prediction] = []
         for member in self._members:
-            steps = self._steps(clock, len(found))
+            steps = self._steps(clock, len(predictions))
             prediction = member.predict(image, steps, exact=True, channels=channels, rival=True)
-            if found:
-                mix(found[0], prediction, 1 / (len(found) + 1))
+            if predictions:
+                mix(predictions[0], prediction, 1 / (len(predictions) + 1))
                 prediction = replace(prediction, probability=(), variance=(), labels=(), rival=None)
-            found.append(prediction)
+            predictions.append(prediction)
         clock.step("resample", 1, 1)
-        return self._mixed(found, exact)
+        return self._mixed(predictions, exact)
 
     def close(self) -> None:
         """As `Predictor.close`."""
@@ -113,53 +113,53 @@ class Ensemble:
 
         return report
 
-    def _mixed(self, found: Sequence[Prediction], exact: bool) -> Prediction:
+    def _mixed(self, predictions: Sequence[Prediction], exact: bool) -> Prediction:
         """Make the prediction of all from the first, whose maps are the mixture, and what the others have noticed."""
-        mixture = found[0]
+        mixture = predictions[0]
         probability, variance = list(mixture.probability), list(mixture.variance)
         if not exact:
             for maps, minimum in ((probability, MIN_PROBABILITY), (variance, MIN_VARIANCE)):
-                for each in maps:
-                    each[:] = rounded(each, minimum)
+                for volume in maps:
+                    volume[:] = rounded(volume, minimum)
         segmentation = label_map(probability, self.labels, mixture.rival, overlap(self._members[0].model.card.labels))
         # What one has not found, all together may have.
         missing = not_found(dict.fromkeys((label.name for label in self.labels), 0.0))
-        noticed = dict.fromkeys(each for one in found for each in one.warnings if each not in missing)
-        timings = {stage: sum(each.timings.get(stage, 0.0) for each in found) for stage in mixture.timings}
+        noticed = dict.fromkeys(text for one in predictions for text in one.warnings if text not in missing)
+        timings = {stage: sum(one.timings.get(stage, 0.0) for one in predictions) for stage in mixture.timings}
         prediction = Prediction(
             segmentation,
             probability,
             variance,
             mixture.grid,
             self.labels,
-            self._provenance(found),
+            self._provenance(predictions),
             list(noticed),
             timings,
             self._members[0].model.card.click_settings,
             mixture.measures,
             overlap(self.labels),
-            predicted_part=hull(each.processed_box for each in found),
+            predicted_part=hull(one.processed_box for one in predictions),
             covariance=self.model.card.covariance.kind,
             region_settings=self.model.card.region_settings,
         )
         prediction.warnings.extend(not_found(prediction.volumes_ml()))
-        judged = [each.suitability for each in found if each.suitability is not None]
+        judged = [one.suitability for one in predictions if one.suitability is not None]
         levels = list(Level)
-        judgement = max(judged, key=lambda each: levels.index(each.level))
+        judgement = max(judged, key=lambda suitability: levels.index(suitability.level))
         return prediction.with_click_length().annotated(suitability=judgement)
 
-    def _provenance(self, found: Sequence[Prediction]) -> dict[str, Any]:
-        of_all = {key: value for key, value in found[0].provenance.items() if key != "first_stage"}
+    def _provenance(self, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        of_all = {key: value for key, value in predictions[0].provenance.items() if key != "first_stage"}
         card = self.model.card
         return of_all | {
             "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest},
             "ensemble": [
                 {"configuration": member.model.card.configuration, "folds": list(member.folds)}
-                | each.provenance["model"]
-                for member, each in zip(self._members, found, strict=True)
+                | prediction.provenance["model"]
+                for member, prediction in zip(self._members, predictions, strict=True)
             ],
             "settings": asdict(self.settings),
-            "tiles": sum(each.provenance["tiles"] for each in found),
+            "tiles": sum(prediction.provenance["tiles"] for prediction in predictions),
         }
 
 
@@ -190,9 +190,9 @@ def label_map(
     for z, (plane, *p) in enumerate(zip(segmentation, *probability, strict=True)):
         half = np.full_like(p[0], 0.5) if overlapping else None
         best = 1 - sum(p[1:], p[0]) if rival is None else rival[z].copy()
-        for label, each in zip(labels, p, strict=True):
-            plane[each > (best if half is None else half)] = label.value
-            np.maximum(best, each, out=best)
+        for label, values in zip(labels, p, strict=True):
+            plane[values > (best if half is None else half)] = label.value
+            np.maximum(best, values, out=best)
     return segmentation
 
 

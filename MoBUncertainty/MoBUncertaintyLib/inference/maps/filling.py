@@ -63,7 +63,7 @@ def fill(
     def fill_slab(slab: slice) -> None:
         part = (slab, *rest)
         labels, o_view = case.view(segmentation, part), None if others is None else case.view(others, part)
-        p_views, v_views = ([case.view(each, part) for each in volume] for volume in maps)
+        p_views, v_views = ([case.view(label_map, part) for label_map in volume] for volume in maps)
         for i, (p, v) in enumerate(zip(case.planes(probability, part), case.planes(variance, part), strict=True)):
             if not exact:
                 p, v = rounded(p, MIN_PROBABILITY), rounded(v, MIN_VARIANCE)

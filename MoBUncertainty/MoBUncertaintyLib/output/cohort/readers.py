@@ -118,7 +118,7 @@ def check_version(results: Path, reader: str, versions: Collection[str | None]) 
     except (OSError, ValueError):
         version = "damaged"
     if version not in versions:
-        text = "was changed meanwhile, in another window perhaps; open the case again, and go on with what is there."
+        text = "was changed in the meantime, perhaps in another window; open the case again and continue from there."
         raise ReviewError(f"The review of {reader} in {path} {text}")
 
 
@@ -147,7 +147,7 @@ def write_review(results: Path, reader: str, record: Mapping[str, Any], versions
         write_file(path, write)
     except OSError as error:
         reason = error.strerror or error
-        raise OutputError(f"The review cannot be kept in {path} ({reason}); free some space there.") from error
+        raise OutputError(f"The review cannot be saved in {path} ({reason}); free some space there.") from error
     export = export_folder(results, reader)
     return CaseReview.of(record, " ".join(reader.split()), export if export.is_dir() else None)
 

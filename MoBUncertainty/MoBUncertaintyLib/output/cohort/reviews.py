@@ -120,7 +120,7 @@ def agreement_of(reviews: Sequence[CaseReview], labels: Sequence[Label]) -> Agre
         different = sum(any(_differ(place, a, b) for a, b in pairs) for place in common)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImageError) as error:
         names = " and ".join(str(each.export) for each in signed)
-        raise ReviewError(f"The reviews {names} cannot be compared; they are not of the same results.") from error
+        raise ReviewError(f"The reviews {names} cannot be compared; they belong to different results.") from error
     return Agreement(tuple(each.reader for each in signed), overlaps, len(common), different)
 
 

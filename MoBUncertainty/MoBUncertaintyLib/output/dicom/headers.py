@@ -68,7 +68,7 @@ def read_header(path: Path) -> tuple[Dataset, list[str]]:
             dataset = pydicom.dcmread(file, stop_before_pixels=True, force=begins_as_dicom(path))
             removed = list(_clean(dataset, True))
     except (OSError, EOFError, InvalidDicomError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "it is no DICOM file"
+        reason = (isinstance(error, OSError) and error.strerror) or "it is not a DICOM file"
         raise ImageError(f"{path} cannot be read ({reason}); give the image's DICOM files.") from error
     except MemoryError:
         raise

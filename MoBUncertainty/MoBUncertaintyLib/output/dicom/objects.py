@@ -73,8 +73,8 @@ def write_objects(
                 _write(kind, parts.folder, study, case.review, report)
     if study and study.series.left_out:
         parts.warnings.append(
-            f"The image's DICOM files state {', '.join(study.series.left_out)} as DICOM does not allow; the DICOM "
-            "objects leave that empty, so check that they reach the right patient."
+            f"The image's DICOM files have invalid values for {', '.join(study.series.left_out)}, which the DICOM "
+            "objects leave empty; check that they are filed under the right patient."
         )
 
 

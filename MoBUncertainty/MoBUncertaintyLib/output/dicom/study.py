@@ -221,11 +221,11 @@ def read_series(files: Sequence[Path], image: sitk.Image) -> DicomSeries:
     headers = [header for header, _ in read]
     for file, header in zip(files, headers, strict=True):
         if missing := next((name for name in NEEDED if not header.get(name)), None):
-            raise ImageError(f"{file} has no {missing}, which results in DICOM must repeat; export as NRRD.")
+            raise ImageError(f"{file} has no {missing}, which DICOM results must contain; export as NRRD.")
     if not headers:
         raise ImageError("There are no DICOM files of this image; export as NRRD, or load it from its DICOM series.")
     if len({header.SeriesInstanceUID for header in headers}) > 1:
-        raise ImageError("The DICOM files belong to several series; give those of the image's series alone.")
+        raise ImageError("The DICOM files belong to several series; give only those of the image's series.")
     enhanced = any("NumberOfFrames" in header for header in headers)
     if enhanced and len(headers) > 1:
         raise ImageError("The image lies in several multi-frame DICOM files; export as NRRD.")
@@ -235,7 +235,7 @@ def read_series(files: Sequence[Path], image: sitk.Image) -> DicomSeries:
         cosines, positions, spacings = np.split(np.array(planes), [6, 9], axis=1)
         rows, columns = np.moveaxis(cosines.reshape(-1, 2, 3), 1, 0)
     except (ImageError, AttributeError, TypeError, ValueError) as error:
-        raise ImageError("The DICOM files do not say where their slices lie; export as NRRD.") from error
+        raise ImageError("The DICOM files have no slice positions; export as NRRD.") from error
     if len(sizes) > 1 or np.ptp(cosines, axis=0).max() > _ANGLE or np.ptp(spacings, axis=0).max() > 1e-3:
         raise ImageError("The slices of the DICOM series differ in size, direction or spacing; export as NRRD.")
     orientation = np.stack([rows[0], columns[0], np.cross(rows[0], columns[0])], axis=1)
@@ -274,7 +274,7 @@ def _match(
     cosines = orientation.T @ np.reshape(image.GetDirection(), (3, 3))
     signs = np.round(cosines)
     if not (np.abs(cosines - signs).max() < _ANGLE and (np.abs(signs).sum(0) == 1).all()):
-        raise _mismatch("its axes are turned against the slices")
+        raise _mismatch("its axes are rotated against the slices")
     axes, backwards = np.abs(signs).argmax(1), signs.sum(1) < 0
     steps, ours = np.array(image.GetSpacing())[axes], np.array(image.GetSize())[axes]
     if tuple(ours[:2]) != size:
@@ -293,7 +293,7 @@ def _match(
     # Of the in-plane spacing the last pixel counts, where small differences have added up.
     off = max(np.abs(away).max(), (np.abs(steps[:2] - spacing) * ours[:2]).max())
     if not off < TOLERANCE * steps.min():
-        raise _mismatch("its voxels lie elsewhere, or slices are missing or unevenly spaced")
+        raise _mismatch("its position differs, or slices are missing or unevenly spaced")
     # Axis a of an image is axis 2 - a of its array.
     return tuple(int(2 - axis) for axis in reversed(axes)), tuple(bool(back) for back in reversed(backwards)), order
 

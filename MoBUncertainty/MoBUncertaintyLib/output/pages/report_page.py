@@ -129,7 +129,7 @@ def _volume_facts(labels: Sequence[Mapping[str, Any]], bounds: Mapping[str, Any]
     if bounds is None or not any(label["predicted_interval"] for label in labels):
         return []
     level, cases = percent(bounds["level"]), bounds["cases"]
-    return [("Intervals hold", f"the true volume in {level} of cases that are like the {cases} calibration cases")]
+    return [("Intervals hold", f"the true volume in {level} of cases like the {cases} calibration cases")]
 
 
 def _click_facts(settings: Mapping[str, Any], prediction: Mapping[str, Any]) -> list[tuple[str, Any]]:

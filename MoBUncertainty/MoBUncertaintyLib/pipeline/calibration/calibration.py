@@ -97,13 +97,11 @@ def check_model(card: ModelCard) -> None:
     """
     if overlap(card.labels):
         raise CalibrationError(
-            "The labels of this model overlap, and such a model cannot be calibrated; use it as it is."
+            "The labels of this model overlap, so it cannot be calibrated; use it without a calibration."
         )
     # By reviews T would move on each time, towards what decided voxels alone ask for. Labels ask all voxels.
     if "reviews" in (card.training.get("calibration") or ()):
-        raise CalibrationError(
-            "The model is calibrated already; calibrate the one that it was made of, on cases of it."
-        )
+        raise CalibrationError("The model has already been calibrated; calibrate the original model, on its own cases.")
 
 
 def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
@@ -120,8 +118,8 @@ def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
     check_model(card)
     if len(cases) < MIN_CASES:
         raise CalibrationError(
-            f"A calibration needs {MIN_CASES} signed-off reviews or labelled cases or more, and {len(cases)} of these "
-            "can be used; sign off or label more."
+            f"A calibration needs at least {MIN_CASES} signed-off reviews or labelled cases, but only {len(cases)} of "
+            "these can be used; sign off or label more."
         )
     keep_probability = card.covariance.keep_probability
     reviews = sum(not case.labelled for case in cases)
@@ -129,13 +127,13 @@ def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
     before, after, instead = fit.before.nll, fit.after.nll, "so the model stays as it is"
     if after > before:
         raise CalibrationError(
-            f"By leaving one out of these {len(cases)} cases, the model would be worse (NLL {after:.4f}, now "
+            f"In a leave-one-out test on these {len(cases)} cases, the model became worse (NLL {after:.4f}, now "
             f"{before:.4f}), {instead}."
         )
     if not fit.p_value < SIGNIFICANCE:
         raise CalibrationError(
-            f"These {len(cases)} cases do not show that the model would be better (NLL {after:.4f}, now "
-            f"{before:.4f}, p = {fit.p_value:.2g}), {instead}."
+            f"A leave-one-out test on these {len(cases)} cases does not show that the model becomes better (NLL "
+            f"{after:.4f}, now {before:.4f}, p = {fit.p_value:.2g}), {instead}."
         )
     regions = dict(card.regions)
     without = card.covariance.kind is Covariance.DETERMINISTIC

@@ -126,7 +126,7 @@ def read_review(folder: Path, digest: str) -> SiteCase:
     model = record.get("model")
     if not isinstance(model, dict) or model.get("digest") != digest:
         name = printable(str(model.get("name") if isinstance(model, dict) else None))[:100]
-        raise ReviewError(f"The review in {folder} is of another model, {name}.")
+        raise ReviewError(f"The review in {folder} belongs to another model, {name}.")
     if not isinstance(record.get(DECIDED), dict) or not record[DECIDED]:
         raise ReviewError(f"The review in {folder} was exported by an older version; export it again.")
     try:
@@ -135,10 +135,10 @@ def read_review(folder: Path, digest: str) -> SiteCase:
         if len(volumes) != len(evidence):
             raise ValueError("its labels are not those of the decided voxels")
     except (KeyError, TypeError, ValueError) as error:
-        reason = error if isinstance(error, ValueError) else "its labels are not as they should be"
+        reason = error if isinstance(error, ValueError) else "its labels are invalid"
         raise ReviewError(f"The review in {folder} cannot be used: {reason}; export it again.") from error
     if not any(label.voxels for label in evidence):
-        raise ReviewError(f"The review in {folder} decides nothing; it tells no label of any voxel.")
+        raise ReviewError(f"The review in {folder} decides no voxel, so it cannot be used; leave it out.")
     sha256 = record["ct"].get("sha256") if isinstance(record.get("ct"), dict) else None
     return SiteCase(folder, sha256 if isinstance(sha256, str) else None, evidence, _deviations(record), volumes)
 
@@ -150,8 +150,8 @@ def error_growth(evidence: Sequence[Evidence], temperature: float, keep_probabil
     """
 
     def expected(scaled_by: float) -> float:
-        maps = ((each, each.moments(scaled_by, keep_probability)[0]) for each in evidence)
-        return sum(float(each.counts.sum(axis=0) @ np.minimum(p, 1 - p)) for each, p in maps)
+        maps = ((one, one.moments(scaled_by, keep_probability)[0]) for one in evidence)
+        return sum(float(one.counts.sum(axis=0) @ np.minimum(p, 1 - p)) for one, p in maps)
 
     before, after = expected(1.0), expected(temperature)
     return math.log(after / before) if before > 0 and after > 0 else 0.0
@@ -160,7 +160,7 @@ def error_growth(evidence: Sequence[Evidence], temperature: float, keep_probabil
 def _volumes(row: Mapping[str, Any]) -> tuple[StatedVolume, float]:
     numbers = [row[name] for name in ("predicted_ml", "expected_error_ml", "corrected_ml")]
     if not all(is_number(number) and 0 <= number < math.inf for number in numbers):
-        raise ValueError("its volumes are not as they should be")
+        raise ValueError("its volumes are invalid")
     predicted, error, corrected = map(float, numbers)
     return StatedVolume(predicted, error), corrected
 
@@ -253,7 +253,7 @@ def _read_truth(path: Path, image: sitk.Image, values: list[int]) -> np.ndarray:
     """Read a label map, (z, y, x)."""
     labels = read_image(path).image
     if not on_same_grid(labels, image):
-        raise ImageError(f"The label map {path} lies on another grid than its image.")
+        raise ImageError(f"The label map {path} has a different grid from its image.")
     truth: np.ndarray = sitk.GetArrayFromImage(labels)
     if not np.isin(truth, values).any():
         raise ImageError(f"The label map {path} has none of the model's labels ({', '.join(map(str, values))}).")

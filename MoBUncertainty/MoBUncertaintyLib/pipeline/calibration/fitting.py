@@ -101,9 +101,9 @@ def _pooled(cases: Sequence[Sequence[Evidence]]) -> tuple[Evidence, np.ndarray]:
         number of labels of a case.
     """
     every = [evidence for case in cases for evidence in case]
-    steps, index = np.unique(np.concatenate([each.kinds[:, :2] for each in every]), axis=0, return_inverse=True)
-    owners = np.repeat(np.arange(len(cases)), [sum(len(each.kinds) for each in case) for case in cases])
-    counts = np.concatenate([each.counts / max(each.voxels, 1) for each in every], axis=1)
+    steps, index = np.unique(np.concatenate([evidence.kinds[:, :2] for evidence in every]), axis=0, return_inverse=True)
+    owners = np.repeat(np.arange(len(cases)), [sum(len(evidence.kinds) for evidence in case) for case in cases])
+    counts = np.concatenate([evidence.counts / max(evidence.voxels, 1) for evidence in every], axis=1)
     weights = np.zeros((3, len(cases), len(steps)))
     for row, values in zip(weights, counts, strict=True):
         np.add.at(row, (owners, index.ravel()), values)
@@ -119,7 +119,7 @@ def _ece(weights: np.ndarray, probability: np.ndarray) -> float:
     """
     index = np.minimum((probability * BINS).astype(int), BINS - 1).ravel()
     both = weights[:2].sum(axis=0)
-    confidence, labelled = (np.bincount(index, each.ravel(), BINS) for each in (both * probability, weights[1]))
+    confidence, labelled = (np.bincount(index, values.ravel(), BINS) for values in (both * probability, weights[1]))
     return float(np.abs(confidence - labelled).sum() / both.sum())
 
 
@@ -145,10 +145,10 @@ def fit_threshold(
         The threshold; that before if no voxel was at it.
     """
     kinds = list(evidence)
-    counts = np.concatenate([each.counts.sum(axis=0) for each in kinds])
+    counts = np.concatenate([one.counts.sum(axis=0) for one in kinds])
 
     def error_at(scaled_by: float, thresholds: np.ndarray) -> np.ndarray:
-        moments = [each.moments(scaled_by, keep_probability) for each in kinds]
+        moments = [one.moments(scaled_by, keep_probability) for one in kinds]
         p, variance = (np.concatenate(values) for values in zip(*moments, strict=True))
         error, logarithm = np.minimum(p, 1 - p), np.log(np.maximum(variance, 1e-12))
         near = counts * (np.abs(logarithm - np.log(thresholds)[:, None]) < WINDOW)
@@ -212,13 +212,13 @@ class Intervals:
 
 
 def fit_intervals(
-    cases: Sequence[SiteCase], known: VolumeCalibration | None, temperature: float, keep_probability: bool = False
+    cases: Sequence[SiteCase], bounds: VolumeCalibration | None, temperature: float, keep_probability: bool = False
 ) -> Intervals | None:
     """Take the residuals of a site's cases in place of the model's, which are of other cases.
 
     Args:
         cases: The site's.
-        known: What the model states; its scales are kept.
+        bounds: What the model states; its scales are kept.
         temperature: By which the logits are divided: the expected error of a case changes with it.
         keep_probability: As for `Evidence.moments`.
 
@@ -226,13 +226,13 @@ def fit_intervals(
         None if there are too few cases in which the labels were found.
     """
     volumes = [_now(case, temperature, keep_probability) for case in cases]
-    scales = {name: each.predicted.scale for name, each in known.labels.items()} if known else {}
+    scales = {name: label.predicted.scale for name, label in bounds.labels.items()} if bounds else {}
     names = sorted({name for case in volumes for name in case})
     try:
         made = _fit(names, volumes, scales, f"{counted(cases)} on site")
         level = made.bounds().level
         holds, holds_before = [], []
-        bounds_before = known and known.bounds(level)
+        bounds_before = bounds and bounds.bounds(level)
         for number, case in enumerate(volumes):
             others = _fit(names, [*volumes[:number], *volumes[number + 1 :]], scales, "").bounds(level)
             holds += _holds(others, case)
@@ -255,8 +255,8 @@ def _now(case: SiteCase, temperature: float, keep_probability: bool) -> Volumes:
         for name, evidence in zip(case.volumes, case.evidence, strict=True)
     }
     return {
-        name: (replace(stated, error_ml=float(stated.error_ml * growth[name])), true)
-        for name, (stated, true) in segmented.items()
+        name: (replace(volume, error_ml=float(volume.error_ml * growth[name])), true)
+        for name, (volume, true) in segmented.items()
     }
 
 
@@ -269,5 +269,5 @@ def _fit(names: Sequence[str], cases: Sequence[Volumes], scales: Mapping[str, Sc
 
 
 def _holds(bounds: VolumeBounds, case: Volumes) -> list[bool]:
-    intervals = ((bounds.interval(name, stated), true) for name, (stated, true) in case.items())
+    intervals = ((bounds.interval(name, volume), true) for name, (volume, true) in case.items())
     return [interval.low <= true <= interval.high for interval, true in intervals if interval]

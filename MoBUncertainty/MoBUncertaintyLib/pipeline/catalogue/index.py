@@ -102,20 +102,20 @@ def parse_index(content: bytes, where: str) -> tuple[Entry, ...]:
     try:
         data = parse_object(content)
     except JsonError as error:
-        raise CatalogueError(f"{where} is no catalogue of models ({error}); check the address.") from error
+        raise CatalogueError(f"{where} is not a catalogue of models ({error}); check the address.") from error
     version = data.get("schema_version")
     if not isinstance(version, int) or version < 1 or not isinstance(data.get("models"), list):
-        raise CatalogueError(f"{where} is no catalogue of models; check the address.")
+        raise CatalogueError(f"{where} is not a catalogue of models; check the address.")
     if version > SCHEMA_VERSION:
         raise CatalogueError(
             f"{where} was made for a newer version of MoB Uncertainty (schema {version}, this one reads "
             f"{SCHEMA_VERSION}); update MoB Uncertainty."
         )
     entries: dict[str, Entry] = {}
-    for number, each in enumerate(data["models"], start=1):
+    for number, values in enumerate(data["models"], start=1):
         try:
-            entry = from_json(Entry, each)
-            _require(entry.name.casefold() not in entries, f"another model is called {entry.name}, too")
+            entry = from_json(Entry, values)
+            _require(entry.name.casefold() not in entries, f"another model is also called {entry.name}")
         except ValueError as error:
             raise CatalogueError(
                 f"Model {number} of {where} cannot be used: {error}; tell whoever hosts it."

@@ -102,7 +102,7 @@ def install(
         model = load_folder(ModelFiles(target, unpacked, trained=False))
         if model.digest != entry.digest or model.card.licence != entry.licence:
             raise CatalogueError(
-                f"{place.address(entry.file)} holds another model, or licence, than the catalogue says; "
+                f"{place.address(entry.file)} contains another model, or another licence, than the catalogue says; "
                 "tell whoever hosts it."
             )
         reservation.publish_new(unpacked.name)
@@ -140,8 +140,8 @@ def _check_own(model: ListedModel) -> None:
     for name in sorted(name for name in names if not is_system_file(PurePath(name).name)):
         if name != "model.json" and not (name in model.card.files if model.card else MODEL_FILE.fullmatch(name)):
             raise CatalogueError(
-                f"{model.path} also holds {printable(name)}, which is not of the model and would be lost; move it and "
-                "try again."
+                f"{model.path} also contains {printable(name)}, which does not belong to the model and would be lost; "
+                "move it and try again."
             )
 
 
@@ -156,7 +156,7 @@ def _download(
     with place.open(entry.file) as read, target.open("wb") as file:
         while chunk := read(CHUNK):
             if cancelled():
-                raise Cancelled(f"The download of {entry.name} was cancelled; nothing is left of it.")
+                raise Cancelled(f"The download of {entry.name} was cancelled; its files were deleted.")
             done += len(chunk)
             if done > entry.size:
                 break
@@ -170,7 +170,7 @@ def _download(
         raise CatalogueError(f"{where} ended after {done:,} of {entry.size:,} bytes; try again.")
     if done > entry.size or digest.hexdigest() != entry.sha256:
         raise CatalogueError(
-            f"{where} is not what the catalogue says (another SHA-256 or size); try again, and if that does not help "
+            f"{where} does not have the SHA-256 or the size in the catalogue; try again, and if that does not help, "
             "tell whoever hosts it."
         )
     progress(Progress("download", total, total, 0.0))
@@ -180,7 +180,7 @@ def _check_room(entry: Entry, folder: Path) -> None:
     needed = 2 * entry.size  # packed and unpacked
     if needed > shutil.disk_usage(folder).free:
         raise OutputError(
-            f"There is no room for {entry.name} in {folder} ({needed // MEGABYTE + 1:,} MB are needed); free some."
+            f"There is no space for {entry.name} in {folder} ({needed // MEGABYTE + 1:,} MB are needed); free some."
         )
 
 
@@ -190,5 +190,5 @@ def _writing(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"The folder {target} cannot be changed ({reason_of(error)}); correct that and try again."
+            f"The folder {target} cannot be changed ({reason_of(error)}); check disk space and permissions."
         ) from error

@@ -102,7 +102,7 @@ class Place:
         signature, name, *sides = _PNG.unpack(content[: _PNG.size].ljust(_PNG.size, b"\0"))
         if (signature, name) != (b"\x89PNG\r\n\x1a\n", b"IHDR") or max(sides) > _LARGEST_PICTURE:
             raise CatalogueError(
-                f"{self.address(entry.preview)} is no PNG picture, or too large; tell whoever hosts it."
+                f"{self.address(entry.preview)} is not a PNG picture, or it is too large; tell whoever hosts it."
             )
         return content
 
@@ -167,7 +167,7 @@ def _check(text: str) -> None:
     if not valid:
         raise CatalogueError(f"The address {text!r} is not valid; check it.")
     if address.username is not None:
-        raise CatalogueError(f"The address of {address.hostname} holds a user name; leave it out.")
+        raise CatalogueError(f"The address of {address.hostname} contains a user name; leave it out.")
     if address.scheme != "https" and not (address.scheme == "http" and is_loopback(address)):
         raise CatalogueError(f"{text} is not an https address; only those, and folders, can be catalogues.")
 
@@ -223,7 +223,7 @@ def _saying(where: str) -> Iterator[None]:
         if error.code in (404, 410):
             text = f"There is no {where} (HTTP {error.code}); check the address."
         elif 300 <= error.code < 400:
-            text = f"{where} redirects without end, or to where it may not; tell whoever hosts it."
+            text = f"{where} redirects endlessly, or to an address that is not allowed; tell whoever hosts it."
         else:
             text = f"The server refuses {where} (HTTP {error.code}); try again later."
         raise CatalogueError(text) from error

@@ -86,9 +86,9 @@ class OpenCatalogue:
         folder, card = self.index.target.parent, model.card
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", card.name).strip("-._")
         if not is_model_name(name):
-            raise CatalogueError(f"The model's name '{card.name}' makes no name of a file; give another --name.")
+            raise CatalogueError(f"The model's name '{card.name}' cannot be used as a file name; give another --name.")
         if len(card.files) == 0:
-            raise CatalogueError(f"{model.path} is no model folder; export it before it is published.")
+            raise CatalogueError(f"{model.path} is not a model folder; export the model before you publish it.")
         with _errors(folder):
             before = next((entry for entry in self.entries if entry.name == name), None)
             packed = f"{name}-{model.digest[:8]}.zip"  # each version's own, so that a download under way goes on
@@ -99,8 +99,8 @@ class OpenCatalogue:
                 write_file(folder / preview, lambda partial: shutil.copyfile(picture, partial))
             entry = _entry(model, name, folder / packed, preview)
             write_file(folder / f"{name}.html", lambda partial: _write(partial, render(model, entry, date.today())))
-            others = [each for each in self.entries if each is not before]
-            entries = sorted([*others, entry], key=lambda each: each.name)
+            others = [other for other in self.entries if other is not before]
+            entries = sorted([*others, entry], key=lambda other: other.name)
             _write(self.index.partial, index_text(entries))
             self.index.replace()
             _remove_old(folder, before, entries)
@@ -168,7 +168,7 @@ def _write(path: Path, text: str) -> None:
 
 def _remove_old(folder: Path, before: Entry | None, entries: Sequence[Entry]) -> None:
     """Remove what only the earlier entry has named."""
-    named = {name for each in entries for name in (each.file, each.preview)}
+    named = {name for entry in entries for name in (entry.file, entry.preview)}
     for name in {before.file, before.preview} - named if before else ():
         with suppress(OSError):
             (folder / str(name)).unlink()

@@ -105,7 +105,7 @@ def _check_inside(click: Click, index: np.ndarray, box: Box, place: str) -> None
     outside = ~((index >= low) & (index < high)).all(axis=1)  # also what is no number
     if outside.any():
         r, a, s = click.points_ras[int(outside.argmax())]
-        raise ReviewError(f"The click at R {r:.6g}, A {a:.6g}, S {s:.6g} mm lies outside of {place}.")
+        raise ReviewError(f"The click at R {r:.6g}, A {a:.6g}, S {s:.6g} mm lies outside {place}.")
 
 
 @dataclass(frozen=True, eq=False)

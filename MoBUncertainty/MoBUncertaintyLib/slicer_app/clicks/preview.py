@@ -165,4 +165,4 @@ def _sentence(verdict: Verdict, change: Change) -> str:
             removed=removed, colour=names[palette.removed]
         ),
     }[verdict]
-    return _("{change}. Press the button, its key or Enter to do so, or Esc to leave it.").format(change=text)
+    return _("{change}. Press the button, its key or Enter to apply this, or Esc to cancel.").format(change=text)

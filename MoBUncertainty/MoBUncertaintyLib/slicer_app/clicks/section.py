@@ -113,7 +113,7 @@ class ClicksSection:
         if session.imageIds & set(backgrounds):
             return False
         other = slicer.mrmlScene.GetNodeByID(backgrounds[0]) if backgrounds and backgrounds[0] else None
-        text = _("The view shows {other}, but the review is of {image}: show {image} there, and click again.")
+        text = _("The view shows {other}, but the review is of {image}: show {image} in this view and click again.")
         self.say(text.format(other=other.GetName() if other else _("no image"), image=session.results.ctNode.GetName()))
         return True
 
@@ -131,7 +131,7 @@ class ClicksSection:
     def give(self, points: Sequence[Point], label: int) -> None:
         """Take a click (one point) or a stroke."""
         self._mode.use()
-        text = _("A click changes the review, which {name} has signed off: withdraw the signature?")
+        text = _("A click changes the review, which {name} has signed off. Withdraw the signature?")
         place = self._session.results.nodes.fromWorld(points)
         if self._mayChange(text, place) and self._try(self._session.step, Review.click, place, label):
             self._after(self._session.review.clicks[-1])
@@ -142,7 +142,7 @@ class ClicksSection:
 
     def move(self, clickId: str, points: Sequence[Point]) -> None:
         """Take the new place of a click."""
-        text = _("To move a click changes the review, which {name} has signed off: withdraw the signature?")
+        text = _("Moving a click changes the review, which {name} has signed off. Withdraw the signature?")
         place = self._session.results.nodes.fromWorld(points)
         if self._mayChange(text, place) and self._try(self._session.step, Review.move_click, clickId, place):
             self._after(next(click for click in self._session.review.clicks if click.click_id == clickId))
@@ -167,7 +167,7 @@ class ClicksSection:
 
     def _onRemove(self) -> None:
         click = self._list.selected
-        text = _("To remove a click changes the review, which {name} has signed off: withdraw the signature?")
+        text = _("Removing a click changes the review, which {name} has signed off. Withdraw the signature?")
         if click and self._mayChange(text) and self._try(self._session.step, Review.remove_click, click.click_id):
             self._after(None)
 

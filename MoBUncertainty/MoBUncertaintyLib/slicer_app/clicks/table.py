@@ -121,9 +121,9 @@ def _effects(review: Review) -> Iterator[None]:
 
 
 def _columns() -> list[Column]:
-    change = _("What it adds to the segmentation or takes from it, beside all other clicks.")
+    change = _("What this click adds to the segmentation or removes from it, given all other clicks.")
     return [
-        Column(_("Click"), _("What you said is there.")),
+        Column(_("Click"), _("The label that you gave to this place.")),
         Column(_("Place (mm)"), _("Right or left, anterior or posterior, superior or inferior."), stretches=True),
         Column(_("Change"), change, isNumber=True),
         Column("⚠", _("Marks a click that the other clicks contradict.")),

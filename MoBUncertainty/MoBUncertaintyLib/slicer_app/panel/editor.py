@@ -118,9 +118,9 @@ def settleStrayEdits(session) -> bool:
     """Ask what becomes of voxels that were changed by other means than verdicts; return whether to go on."""
     count = session.segmentation.strayEdits()
     text = _(
-        "{count} voxels of the segmentation were changed outside of this review, in the Segment Editor perhaps;"
-        " they are no part of it. Take them back and go on? To keep a change, cancel, select the region that it"
-        " lies in and draw it with Edit."
+        "{count} voxels of the segmentation were changed outside this review, perhaps in the Segment Editor; these "
+        "changes are not part of it. Revert them and continue? To keep a change, cancel, select its region and draw "
+        "it with Edit."
     )
     if count and not slicer.util.confirmOkCancelDisplay(text.format(count=count)):
         return False

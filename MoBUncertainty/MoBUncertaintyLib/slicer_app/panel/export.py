@@ -51,8 +51,8 @@ class ExportSection:
             (ui.exportButton, ui.exportProgressBar, ui.exportStatusLabel),
             self._onClicked,
             onCancel,
-            _("Handing over the review..."),
-            _("Stop the export; nothing is left of it."),
+            _("Preparing the review..."),
+            _("Stop the export and delete its files."),
         )
         if not ui.exportDirectoryEdit.currentPath:
             ui.exportDirectoryEdit.currentPath = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)

@@ -304,7 +304,7 @@ class ModelSelector:
     def remove(self) -> bool:
         """Remove the chosen model, after asking where its files go too; return whether it was removed."""
         if isInstalled(self.model):
-            question = _("The model {name} and its files are removed from this computer. Remove?")
+            question = _("Remove the model {name} and its files from this computer?")
             if not confirmLoss(question.format(name=self.model.name)):
                 return False
         removeModel(self.model.path)
@@ -329,7 +329,7 @@ class ModelSelector:
         if self.model is None or ships(self.model):
             return _("This model comes with the extension.")
         if nameOfWeights(self.model.path):
-            return _("These weights are TotalSegmentator's, whose folder is listed as it is.")
+            return _("These weights belong to TotalSegmentator and can only be removed there.")
         return None
 
 

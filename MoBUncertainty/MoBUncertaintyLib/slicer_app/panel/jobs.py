@@ -99,7 +99,7 @@ class Jobs:
         try:
 
             def onInstall() -> None:
-                work.say(_("Installing what is missing..."))
+                work.say(_("Installing missing packages..."))
                 self._since = math.inf  # no one waits for a result yet
 
             isElsewhere = state is State.RUNNING and panel.logic.computer.host
@@ -111,7 +111,7 @@ class Jobs:
                 panel.review.leave()
                 job = request()
             else:
-                text = _("The image or its results were changed or removed meanwhile, so nothing was begun; try again.")
+                text = _("The image or its results were changed or removed, so nothing was started; try again.")
         except (Cancelled, ShownError) as declined:
             text = str(declined)
         finally:
@@ -173,7 +173,7 @@ class Jobs:
 def whyNotApply(panel) -> str | None:
     """Say why nothing can be segmented now; None: it can."""
     if panel.state is State.NEEDS_PACKAGES:
-        return _("Wait until what is missing is installed.")
+        return _("Wait until the missing packages are installed.")
     if panel.state is State.EXPORTING:
         return _("Wait for the export to finish.")
     ct = panel.parameters and panel.parameters.ct
@@ -191,9 +191,9 @@ def applyQuestions(panel) -> Iterator[str]:
     """Ask whether to go on where the image is not what the models take, or a review would be lost."""
     ct = panel.parameters.ct
     if modalities := otherModalities(ct, panel.inputs.selector.model.channels):
-        yield " ".join([*modalities, _("Apply nevertheless?")])
+        yield " ".join([*modalities, _("Apply anyway?")])
     if losses := _losses(ct, panel.review.session):
-        yield " ".join([*losses, _("A new segmentation begins a new review, and all of this is lost. Apply?")])
+        yield " ".join([*losses, _("A new segmentation starts a new review, and all of this will be lost. Apply?")])
 
 
 def _losses(ct, session) -> list[str]:
@@ -211,7 +211,7 @@ def _losses(ct, session) -> list[str]:
             sum(region.touched for region in review.regions),
         ),
         (_("Clicks in this image: {count}."), len(review.clicks)),
-        (_("Voxels that were changed outside of the review: {count}."), session.segmentation.strayEdits()),
+        (_("Voxels that were changed outside the review: {count}."), session.segmentation.strayEdits()),
     ):
         if count:
             losses.append(text.format(count=count))

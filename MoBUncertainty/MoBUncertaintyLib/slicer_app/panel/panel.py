@@ -247,7 +247,7 @@ class ShownResults:
         if not isinstance(error, LostReviewError):
             showError(str(error))
             return
-        question = _("Begin a new review of these results? Cancel keeps the stored one in the scene, unread.")
+        question = _("Start a new review of these results? If you cancel, the stored review stays in the scene.")
         if confirmLoss(f"{error} {question}"):
             self._panel.logic.sessions.startOver(ct)
             self._refused = None

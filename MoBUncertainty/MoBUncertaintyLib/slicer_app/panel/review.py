@@ -289,7 +289,7 @@ class SignOff:
         signed = bool(session and session.review.signature)
         ui.signOffButton.text = _("Reopen") if signed else _("Sign off")
         ui.readerEdit.enabled = bool(session) and not signed
-        reopen = _("Take the signature back, so that the review can be changed.")
+        reopen = _("Withdraw the signature, so that the review can be changed.")
         allow(ui.signOffButton, None if signed else self._whyNot(), reopen if signed else None)
 
     def lead(self) -> None:
@@ -312,7 +312,7 @@ class SignOff:
         suitability = self._session.review.prediction.suitability
         if suitability is None or suitability.level is not Level.NOT_USABLE:
             return True
-        return confirmLoss(f"{suitability.sentence} {_('Sign off nevertheless?')}")
+        return confirmLoss(f"{suitability.sentence} {_('Sign off anyway?')}")
 
     def _onNamed(self) -> None:
         self.lead() if self._ui.signOffButton.enabled else self._leaveText()

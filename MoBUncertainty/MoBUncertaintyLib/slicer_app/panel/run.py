@@ -34,7 +34,7 @@ class RunSection:
             (ui.applyButton, ui.progressBar, ui.statusLabel),
             onApply,
             onCancel,
-            _("Handing over the image..."),
+            _("Preparing the image..."),
             _("Stop the computation; the scene stays as it is."),
         )
         self.sayPriority(0)
@@ -59,8 +59,8 @@ class RunSection:
     def sayPriority(self, niceness: int) -> None:
         """Say if the worker computes at a low priority, which it inherits from Slicer and may not raise."""
         text = _(
-            "Computed at a low priority (nice {n}), which Slicer gives itself: other programs slow it down. To"
-            " avoid that, start Slicer with SLICER_BACKGROUND_THREAD_PRIORITY=0 in its environment."
+            "Computed at a low priority (nice {n}), which Slicer sets for itself, so other programs slow it down. To "
+            "avoid this, start Slicer with SLICER_BACKGROUND_THREAD_PRIORITY=0 in its environment."
         )
         write(self._ui.priorityLabel, text.format(n=niceness) if niceness else "")
         self._ui.priorityLabel.visible = niceness > 0
@@ -110,16 +110,16 @@ class ComputerSection:
         if not self._computer.host or self._computer.allowed:
             return
         question = _(
-            "{host} is to segment the image. These are sent to it, encrypted, by ssh:\n\n"
-            "    the voxels of the image and of the model's other inputs, and where they lie in space,\n"
-            "    how to compute, with the region of interest,\n"
-            "    the model, if {host} lacks it.\n\n"
-            "The image's name, its DICOM files and all else in the scene stay here. {host} sends the results back and "
-            "keeps nothing but the model. Send this image, and later ones without asking?"
+            "{host} will segment the image. The following is sent to it, encrypted, by ssh:\n\n"
+            "    the voxels of the image and of the model's other inputs, and their position and orientation,\n"
+            "    the settings, with the region of interest,\n"
+            "    the model, if {host} does not have it.\n\n"
+            "The image's name, its DICOM files and everything else in the scene stay here. {host} sends the results "
+            "back and keeps only the model. Send this image, and later ones without asking?"
         ).format(host=self._computer.host)
         if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("MoB Uncertainty")):
             raise Cancelled(
-                _("Nothing was sent, so nothing was computed; try again to be asked again, or empty Computer.")
+                _("Nothing was sent, so nothing was computed; try again to be asked again, or clear Computer.")
             )
         self._computer.allow()
         self.update()

@@ -244,6 +244,6 @@ def overturned(before: ReviewRegion, now: ReviewRegion) -> str:
     """Say that a region had another verdict, if it had."""
     if before.verdict in (Verdict.PENDING, now.verdict):
         return ""
-    text = _("Region {rank} was {before} and is {now} now; Undo takes that back.")
+    text = _("Region {rank} was {before} and is now {now}; Undo reverts this.")
     verdicts = {"before": statusText(before.verdict), "now": statusText(now.verdict)}
     return text.format(rank=now.region.rank, **verdicts)

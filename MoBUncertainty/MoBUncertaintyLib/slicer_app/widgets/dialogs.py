@@ -48,7 +48,7 @@ def confirmLoss(question: str) -> bool:
 
 def askUnkept(problem: str, mayCancel: bool) -> int:
     """Ask what becomes of a review that cannot be kept where it belongs: Retry, Save (elsewhere), Discard or Cancel."""
-    question = _("Try again, save the review to another file, or discard what was decided since?")
+    question = _("Try again, save the review to another file, or discard the decisions made since?")
     choices = qt.QMessageBox.Retry | qt.QMessageBox.Save | qt.QMessageBox.Discard
     box = _box(
         qt.QMessageBox.Warning,

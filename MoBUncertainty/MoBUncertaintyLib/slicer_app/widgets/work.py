@@ -174,7 +174,7 @@ def stageText(step: dict) -> str:
         "network": _("Predicting tiles"),
         "resample": _("Resampling"),
         "regions": _("Finding doubtful regions"),
-        "write": _("Handing over the results"),
+        "write": _("Transferring the results"),
         "export": _("Writing the files"),
         "show": _("Showing the results"),
         "send": _("Sending the image, in MB"),

@@ -122,7 +122,7 @@ class WorkerClient:
             RuntimeError: The client is busy.
         """
         if self.busy:
-            raise RuntimeError("The worker is busy with another request.")
+            raise RuntimeError("The computing process is busy with another request; wait for it to finish.")
         self._count += 1
         self._job = job = Job(receive)
         self._inSteps(job, self._handOver(job, message), self._send)
@@ -218,11 +218,11 @@ class WorkerClient:
         self._silence += TICK_MILLISECONDS / 1000
         self._standstill += TICK_MILLISECONDS / 1000
         if self._silence > self._heartbeatLimit:
-            text = _("The computing process has not answered for {n} seconds and was ended; apply again.")
+            text = _("The computing process has not answered for {n} seconds and was stopped; apply again.")
             self._fail("hangs", text.format(n=round(self._silence)), endProcess=True)
         elif self._standstill > self._progressLimit:
             text = _(
-                "The computation has made no progress for {n} minutes and was ended; choose a region of interest"
+                "The computation has made no progress for {n} minutes and was stopped; choose a region of interest"
                 " or another device."
             )
             self._fail("hangs", text.format(n=max(1, round(self._standstill / 60))), endProcess=True)
@@ -234,16 +234,16 @@ class WorkerClient:
         if self._job is None or self._job.received:
             return  # the next request starts another one
         if reason is End.NOT_STARTED:
-            text = _("The computing process cannot be started with {program}; install Slicer again.")
+            text = _("The computing process cannot be started with {program}; reinstall Slicer.")
             message = text.format(program=self._python)
         elif reason is End.DIED:
             text = _(
-                "The computing process ended unexpectedly ({exit}); see the details, and if the memory was not enough"
-                " choose a region of interest or another device."
+                "The computing process ended unexpectedly ({exit}); see the details, and if it ran out of memory, "
+                "choose a region of interest or another device."
             )
             message = text.format(exit=process.exit)
         else:
-            message = _("The computing process sent something that is no message and was ended; apply again.")
+            message = _("The computing process sent an invalid message and was stopped; apply again.")
         self._fail(reason.name.lower(), message, process.report)
 
     def _fail(self, code: str, message: str, details: str | None = None, endProcess: bool = False) -> None:
@@ -284,6 +284,6 @@ def _describe(error: Exception, folder: str) -> tuple[str, str]:
         text = _("The volumes cannot be written to or read from {folder} ({reason}); free some space there.")
         return "output", text.format(folder=folder, reason=error.strerror or error)
     if isinstance(error, MemoryError):
-        return "settings", _("The computer has not enough memory for this image; choose a region of interest.")
+        return "settings", _("There is not enough memory for this image; choose a region of interest.")
     text = _("Something went wrong between Slicer and the computing process ({reason}); report it, with the details.")
     return "internal", text.format(reason=f"{type(error).__name__}: {error}")

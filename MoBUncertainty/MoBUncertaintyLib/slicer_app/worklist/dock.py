@@ -50,7 +50,7 @@ class WorklistDock:
         self._run = BackgroundRun(panel.logic.client.another(), self._source.ended, self._onRunEnd)
         self.opened = OpenedCase(panel.logic.sessions, self._queue, self._source, self._say)
         inWorklist = _(
-            "Whose review this is; to review as another reader, name them in the worklist and open the case."
+            "The reader of this review; to review as another one, enter their name in the worklist and open the case."
         )
         self._readerTips = {False: panel.ui.readerEdit.toolTip, True: inWorklist}
         main, content = slicer.util.mainWindow(), loadUI("Worklist")
@@ -68,7 +68,7 @@ class WorklistDock:
             self._onRun,
             self._onCancel,
             _("Loading the model..."),
-            _("Stop; what is done stays, and the next run goes on there."),
+            _("Stop; finished cases stay, and the next run continues with the others."),
         )
         for button, act in (
             (ui.folderButton, lambda: self._source.chooseFolder(self.window)),
@@ -133,7 +133,7 @@ class WorklistDock:
         away = self._panel.logic.computer.host and all(model.card for model in self._panel.inputs.models)
         formats = ("report",) if away else ()
         try:
-            self._panel.ensureReady(formats, lambda: self.work.say(_("Installing what is missing...")))
+            self._panel.ensureReady(formats, lambda: self.work.say(_("Installing missing packages...")))
         except (Cancelled, ShownError) as declined:
             self.work.say(str(declined))
             return False
@@ -159,7 +159,7 @@ class WorklistDock:
         """Stop the run."""
         self._run.cancel()
         self._source.read(table=True)
-        self.work.stop(_("Cancelled; what was done stays, and the next run goes on there."))
+        self.work.stop(_("Cancelled; finished cases stay, and the next run continues with the others."))
         self.update()
 
     def _onRunEnd(self, error: tuple[str, str] | None) -> None:
@@ -233,7 +233,7 @@ class WorklistDock:
         allow(ui.openButton, reason or noResults)
         nothing = None if cases and cases.next(self.opened.name, self._reader) else _("No case is left to review.")
         allow(ui.nextButton, reason or nothing)
-        page = None if cases and cases.page else _("The table is written when a case is done.")
+        page = None if cases and cases.page else _("The table is written once a case is finished.")
         allow(ui.pageButton, page)
         edit, isOpen = self._panel.ui.readerEdit, self.opened.isOf(self._panel.review.session)
         edit.readOnly = isOpen  # each reader's review has a file of its own

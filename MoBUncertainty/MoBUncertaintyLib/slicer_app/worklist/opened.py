@@ -203,7 +203,7 @@ class OpenedCase:
         self._source.read(table=True)
 
     def _onExportFailed(self, _code: str, message: str, details: str) -> None:
-        text = _("{message} The review is not kept as signed; reopen it and sign off again.").format(message=message)
+        text = _("{message} The review is not stored as signed; reopen it and sign off again.").format(message=message)
         self._say(text)
         showError(text, details)
 
@@ -221,8 +221,8 @@ class OpenedCase:
             with suppress(OSError, OutputError):
                 write_file(path, lambda partial: write_decisions(partial, self._record()))
                 self._isNew = False
-                return _("What was decided here is in {path}, a file of decisions.").format(path=path)
-        raise OutputError(_("What was decided here cannot be written anywhere; free some space."))
+                return _("The decisions made here are in {path}.").format(path=path)
+        raise OutputError(_("The decisions made here cannot be saved anywhere; free some disk space."))
 
     def discard(self) -> None:
         """Keep nothing of what was decided since the review was kept."""

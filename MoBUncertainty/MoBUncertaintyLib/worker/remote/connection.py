@@ -49,7 +49,7 @@ Slicer's patience."""
 SSH_ENDS_S = 5.0
 TELL_S = 0.5  # between two messages on how much has been sent
 LOG_LINES = 20
-_CANCELLED = "The prediction was cancelled; nothing was kept."
+_CANCELLED = "The prediction was cancelled; nothing was saved."
 MB = 1e6
 
 
@@ -86,7 +86,7 @@ class Connection:
 
         models = [ModelFiles.of(Path(path)) for path in request["models"]]
         if len(models) > KEPT:
-            raise SettingsError(f"Another computer keeps {KEPT} models, so an ensemble there has no more; take fewer.")
+            raise SettingsError(f"An ensemble on another computer can have at most {KEPT} models; choose fewer.")
         for model in models:
             if not self.ask({"command": Command.MODEL, "digest": model.digest}, report, cancelled)["here"]:
                 files = {f"{number}.part": model.files[name] for number, name in enumerate(model.digests)}
@@ -179,7 +179,7 @@ class Connection:
                 start_new_session=True,  # Ctrl-C is for the command, which ends the connection
             )
         except OSError as error:
-            raise RemoteError(f"ssh cannot be started ({reason_of(error)}); install OpenSSH anew.") from error
+            raise RemoteError(f"ssh cannot be started ({reason_of(error)}); reinstall OpenSSH.") from error
         self._logging = threading.Thread(target=self._keep_log, args=(self._ssh.stderr,), daemon=True)
         self._logging.start()
         for work in (self._listen, self._watch):
@@ -201,12 +201,12 @@ class Connection:
             raise self._fault or tell(self._host, self._exit_code(), self._log)
         if isinstance(event, ProtocolError):
             raise RemoteError(
-                f"{self._host} answers with something else than mob-uncertainty; try ssh {self._host} mob-uncertainty "
+                f"What answers on {self._host} is not mob-uncertainty; try ssh {self._host} mob-uncertainty "
                 "--version in a terminal."
             ) from event
         if isinstance(event, OSError):
             raise OutputError(
-                f"What {self._host} sends cannot be written ({reason_of(event)}); free some space and try again."
+                f"The data from {self._host} cannot be written ({reason_of(event)}); free some space and try again."
             ) from event
         if isinstance(event, Exception):
             raise event
@@ -223,7 +223,7 @@ class Connection:
 
         def place(_event: Fields) -> Path:
             if self._folder is None:
-                raise ProtocolError("The files of a result were sent that nobody has asked for.")
+                raise ProtocolError("Files of a result arrived that were not requested.")
             return self._folder
 
         try:

@@ -70,8 +70,8 @@ def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker", FOR_ANOT
             code = worker.wait(1.0)
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             message = (
-                f"The computing process on the other computer ended unexpectedly ({how}); see the details, and if its "
-                "memory was not enough choose a region of interest or another device."
+                f"The computing process on the other computer ended unexpectedly ({how}); see the details, and "
+                "if it ran out of memory, choose a region of interest or another device."
             )
             event = {"event": Event.ERROR, "id": None, "code": "error", "message": message, "details": ""}
             target.write(encode(event))

@@ -100,7 +100,7 @@ def located(name: str) -> Path:
     if not _DIGEST.fullmatch(name):
         return Path(find_model(name))
     if (model := find(name)) is None:
-        raise ModelError("The model is no longer there; apply again, and it is sent anew.")
+        raise ModelError("The other computer no longer has the model; apply again to send it again.")
     return model
 
 
@@ -112,12 +112,12 @@ def keep(sent: ModelFiles) -> None:
         OutputError: It cannot be kept.
     """
     if set(sent.files) != set(sent.digests) or not all(map(_is_model_file, sent.files)):
-        raise ModelError("What was sent is not a model; choose another one.")
+        raise ModelError("The files that were sent are not a model; choose another one.")
     for name, file in sent.files.items():
         if file_digest(file) != sent.digests[name]:
             raise ModelError(
-                f"{name} of the model {sent.name} is not what its card says (its SHA-256 is another); copy or download "
-                "the model again."
+                f"{name} of the model {sent.name} does not match the model's card (its SHA-256 differs); copy or "
+                "download the model again."
             )
     target = kept_models() / sent.digest
     name = sent.name if is_plain_name(sent.name) and len(sent.name) < 100 and sent.name[0] != "." else "model"
@@ -131,7 +131,9 @@ def keep(sent: ModelFiles) -> None:
                 reserved.publish_new()
         _tidy()
     except OSError as error:
-        raise OutputError(f"The model cannot be kept in {target.parent} ({error.strerror or error}).") from error
+        raise OutputError(
+            f"{target.parent} cannot hold the model ({error.strerror or error}); free some space."
+        ) from error
 
 
 def _tidy() -> None:

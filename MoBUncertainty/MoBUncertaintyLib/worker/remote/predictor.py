@@ -73,8 +73,8 @@ class RemotePredictor:
         """Segment one image there; arguments and errors as for `Predictor.predict`, but that none is exact."""
         assert not exact, "numbers are rounded before they are sent"
         check_modalities(self.model.channels, image, channels or {}, self.settings.force)
-        for each in (image, *(channels or {}).values()):
-            check_image(each)
+        for volume in (image, *(channels or {}).values()):
+            check_image(volume)
         folder = make_private_folder("MoBUncertainty")
         try:
             named = enumerate((channels or {}).items())
@@ -82,7 +82,7 @@ class RemotePredictor:
                 "command": Command.PREDICT,
                 "models": self._paths,
                 "ct": _write(folder, "image", image),
-                "channels": {name: _write(folder, f"channel_{n}", each) for n, (name, each) in named},
+                "channels": {name: _write(folder, f"channel_{n}", volume) for n, (name, volume) in named},
                 "settings": asdict(self.settings),
                 "folder": str(folder),
             }
@@ -96,8 +96,8 @@ class RemotePredictor:
                 return read_prediction(result, grid_of(image), lambda path: np.load(path, allow_pickle=False))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise RemoteError(
-                    f"{self._host} has sent a result that cannot be used ({reason_of(error)}); install mob-uncertainty "
-                    f"{__version__} there anew."
+                    f"{self._host} has sent a result that cannot be used ({reason_of(error)}); reinstall "
+                    f"mob-uncertainty {__version__} there."
                 ) from error
         except BaseException:
             self.close()  # what it still does is for nobody

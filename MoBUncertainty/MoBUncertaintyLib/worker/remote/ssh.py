@@ -58,7 +58,7 @@ def ssh_command(host: str) -> list[str]:
     """
     program = shutil.which("ssh")
     if program is None:
-        raise RemoteError("There is no program ssh on this computer; install OpenSSH's client.")
+        raise RemoteError("The program ssh is missing on this computer; install the OpenSSH client.")
     return [program, *OPTIONS, "--", check_host(host), COMMAND]
 
 
@@ -70,14 +70,14 @@ def ssh_environment() -> dict[str, str]:
 def version_fault(host: str, version: str) -> RemoteError:
     """Say that the other computer has another version."""
     return RemoteError(
-        f"{host} has mob-uncertainty {version}, and this is {__version__}; install mob-uncertainty {__version__} there."
+        f"{host} has mob-uncertainty {version}, not {__version__}; install mob-uncertainty {__version__} there."
     )
 
 
 def cut(host: str, code: int, log: Sequence[str]) -> CutError:
     """Say that a connection has ended; arguments as for `not_connected`."""
     reason = _last(log) if code == 255 else f"exit code {code}"
-    return CutError(f"The connection to {host} was cut ({reason}); nothing was changed, try again to connect anew.")
+    return CutError(f"The connection to {host} was lost ({reason}); nothing was changed, so try again to reconnect.")
 
 
 def no_answer(host: str, seconds: float) -> RemoteError:
@@ -104,8 +104,8 @@ def not_connected(host: str, code: int, log: Sequence[str]) -> RemoteError:
         return RemoteError(f"{host} cannot be reached ({_last(log)}); check its name and the network (ssh {host}).")
     if code == 127 or re.search("not found|not recognized", text):
         return RemoteError(
-            f"{host} does not find the command mob-uncertainty; install mob-uncertainty {__version__} there, where a "
-            f"shell that is not interactive finds it (ssh {host} mob-uncertainty --version)."
+            f"The command mob-uncertainty was not found on {host}; install mob-uncertainty {__version__} there, so "
+            f"that a non-interactive shell finds it (ssh {host} mob-uncertainty --version)."
         )
     if code == 2:
         return RemoteError(
@@ -118,8 +118,8 @@ def not_connected(host: str, code: int, log: Sequence[str]) -> RemoteError:
 
 
 _SENTENCES = {
-    "IDENTIFICATION HAS CHANGED": "The host key of {host} is another one than before, which may be an attack; ask "
-    "whoever runs it, then correct ssh's file known_hosts.",
+    "IDENTIFICATION HAS CHANGED": "The host key of {host} has changed, which may be an attack; ask whoever runs it, "
+    "then correct ssh's file known_hosts.",
     "Host key verification failed": "ssh does not know {host} yet; connect once in a terminal (ssh {host}), and "
     "compare its host key.",
     "Permission denied|Too many authentication failures": "{host} does not let you in without a password; set up a key "
