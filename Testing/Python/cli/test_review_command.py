@@ -259,7 +259,10 @@ BAD = {
     "label": (entries({"rank": 1, "verdict": "include", "label": "spleen"}), "not one of pancreas, kidney_left"),
     "label's value": (entries({"rank": 1, "verdict": "include", "label": 7}), "the label 7 of region 1 is not one of"),
     "comment": (entries({"rank": 1, "verdict": "accept", "comment": 5}), "'comment' must be text"),
-    "edit without voxels": (entries({"rank": 1, "verdict": "edit"}), "region 1 was edited, and only the report.json"),
+    "edit without voxels": (
+        entries({"rank": 1, "verdict": "edit"}),
+        "region 1 was edited, and the drawing is only in the unchanged report.json",
+    ),
     "elsewhere": (
         entries({"rank": 1, "verdict": "accept", "region": {"centroid_ras": [0, 0, 0]}}),
         "its region 1 has another position; use the unchanged report.json of the export",

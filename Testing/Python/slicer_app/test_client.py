@@ -124,7 +124,7 @@ def test_the_workers_own_sentence_is_shown(start: Start) -> None:
     ("mode", "limits", "words", "log"),
     [
         ("dies", {}, r"ended unexpectedly \(exit code 3\)", "this worker dies"),
-        ("nonsense", {}, "no message", "Segmentation fault"),
+        ("nonsense", {}, "invalid message", "Segmentation fault"),
         ("hangs", {"_heartbeatLimit": 1.0}, "has not answered for 1 seconds", "this worker hangs"),
         ("stuck", {"_progressLimit": 1.0}, "no progress", "this worker stuck"),
     ],
