@@ -245,6 +245,15 @@ class TestSurface:
         assert not display.GetVisibility()
         assert not plain.GetVisibility3D()  # off is off: no plain organ in its place
 
+    def test_a_late_change_does_not_show_it_while_another_ct_is_shown(self, results):
+        results.overlay.change(surface=True)
+        results.setVisible(False)
+        results.updateSurfaces()
+        display = results.node("surface").GetDisplayNode()
+        assert not display.GetVisibility()
+        results.setVisible(True)
+        assert display.GetVisibility()
+
     def test_where_the_map_is_hidden_it_has_the_organs_colour(self, results):
         """Else what a reader includes, where the model had no doubt at all, would be a black lump."""
         results.overlay.change(threshold=0.02)

@@ -222,7 +222,8 @@ class UncertaintySurface:
         display.SetScalarRangeFlag(display.UseDirectMapping)
         display.SetScalarVisibility(True)
         display.SetVisibility2D(False)  # the outline is the segmentation's own
-        display.SetVisibility(True)
+        # Hidden with the organs while the views show another CT: a change may be drawn late.
+        display.SetVisibility(segmentationNode.GetDisplayNode().GetVisibility())
 
     def setColours(self, window: tuple[float, float], threshold: float):
         """Colour the surface anew, if there is one.
