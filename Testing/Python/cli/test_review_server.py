@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import json
@@ -240,7 +241,9 @@ class TestCommand:
     def test_loses_nothing_however_it_ends(self, tmp_path, end):
         write_case(tmp_path)
         command = [sys.executable, "-m", "MoBUncertaintyLib.cli.app", "review", "results", "--serve"]
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, cwd=tmp_path, **pipes) as run, contextlib.ExitStack() as after:
+            after.callback(run.kill)  # else a page that does not end would be waited for
             place = urlsplit(run.stdout.readline().split()[1])
             connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
             if end != "untouched":
