@@ -47,7 +47,7 @@ class Range:
 
 
 def out_of_range(record: Any) -> str | None:
-    """Say which field of a dataclass is outside its `Range`, in a phrase; None: none is. None is in all ranges."""
+    """Return a phrase on the first field of a dataclass outside its `Range`, or None; a field of None is in any."""
     for name, bounds in _ranges(type(record)).items():  # type: ignore[arg-type]  # a class is hashable
         value = getattr(record, name)
         if value is not None and value not in bounds:

@@ -69,7 +69,7 @@ class Decision:
         label: Value or name of the label to include as.
         comment: The reader's.
         region: Where it lies, if that is said.
-        clicks: Ids of those that held when it was decided; None: all.
+        clicks: Ids of the clicks in effect when it was decided; default: all.
     """
 
     rank: int

@@ -16,7 +16,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import LostReviewError, ReviewError, SettingsError
-from MoBUncertaintyLib.base.geometry import Box, hull, intersection, occupied, shape_of, within
+from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, occupied, shape_of
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.results_record import read_regions
@@ -340,11 +340,11 @@ class ListedRegions:
             self.show()
             return
         regions = self.review.listed()
-        inner = intersection(box, regions.box)
-        if inner:
-            there = np.zeros(shape_of(box), regions.map.dtype)
-            there[within(inner, box)] = regions.map[within(inner, regions.box)]
-            self.results.regions.update(box, there)
+        common = common_parts(box, regions.box)
+        if common:
+            labels = np.zeros(shape_of(box), regions.map.dtype)
+            labels[common[0]] = regions.map[common[1]]
+            self.results.regions.update(box, labels)
             self.results.regions.rename(regionTitles(regions.ranked, self.review.prediction.labels))
         self._shown = self._list()
         self._showStatuses()

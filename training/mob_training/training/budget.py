@@ -243,10 +243,10 @@ class NearbyLoader(nnUNetDataLoader):
     def __init__(self, data: Any, *args: Any, missing: Missing, **kwargs: Any) -> None:
         super().__init__(data, *args, probabilistic_oversampling=True, **kwargs)
         labels = [label for label in self.annotated_classes_key if label > 0]
-        there = np.array([[label not in missing.get(case, ()) for label in labels] for case in data.identifiers])
-        rarity = 1 / np.maximum(there.sum(axis=0), 1)
+        labelled = np.array([[label not in missing.get(case, ()) for label in labels] for case in data.identifiers])
+        rarity = 1 / np.maximum(labelled.sum(axis=0), 1)
         self.rarity = dict(zip(labels, rarity, strict=True))
-        self.sampling_probabilities = (there * rarity).sum(axis=1) / (there * rarity).sum()
+        self.sampling_probabilities = (labelled * rarity).sum(axis=1) / (labelled * rarity).sum()
 
     def get_bbox(
         self,

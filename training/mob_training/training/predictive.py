@@ -71,7 +71,7 @@ def merge_missing(logits: Tensor, missing: Tensor) -> Tensor:
 def pad_depth_first(network: nn.Module) -> None:
     """Let the convolutions of a network pad their input's depth in a step of its own; same weights, same results.
 
-    oneDNN has no fast gradient of weights for convolutions that pad the depth on processors without AVX-512: there it
+    oneDNN has no fast gradient of weights for convolutions that pad the depth on processors with AVX2 alone: there it
     multiplies matrices instead. A step then takes a fifth more time, and several times as much on a busy computer.
     """
     for module in network.modules():

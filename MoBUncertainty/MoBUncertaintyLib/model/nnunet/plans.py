@@ -192,7 +192,7 @@ def beside(name: str, configuration: str) -> str:
 
 
 def first_stage_of(name: str, plans: dict[str, Any]) -> str | None:
-    """Name the training folder of a cascade's first stage, beside that of the second; None: it is no second stage.
+    """Name the training folder of a cascade's first stage, beside that of the second, or None if it has none.
 
     Args:
         name: Of the training folder, as nnU-Net names it.

@@ -83,7 +83,7 @@ def name_of(folder: Path) -> str | None:
 
 
 def number_of(folder: Path) -> int | None:
-    """Return the number of the data set of a training folder of TotalSegmentator's; None: it is not among these."""
+    """Return the number of the data set of a training folder of TotalSegmentator's, or None for others."""
     folder = folder.absolute()
     return _number(folder.parent) if folder.parent.parent == weights_folder() else None
 

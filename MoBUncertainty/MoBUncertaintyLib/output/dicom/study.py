@@ -111,8 +111,8 @@ class Study:
         model: Name of the model, as a long string.
         digest: Its SHA-256.
         corrected: A reader has reviewed the case: segments are semi-automatic.
-        signature: The reader's; None: nobody has signed.
-        suitability: Whether the model suits the case, as a code; None: nobody has looked.
+        signature: The reader's, or None if unsigned.
+        suitability: Whether the model suits the case, as a code, or None if unknown.
         warning: A word before what viewers list of the case.
     """
 

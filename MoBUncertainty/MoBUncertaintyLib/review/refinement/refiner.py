@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, hull, intersection, within
+from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, intersection
 from MoBUncertaintyLib.base.method_cache import cached_method
 from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
@@ -135,8 +135,8 @@ class Refiner:
         box = reading.reach if box is None else box
         maps = Maps.of(self.prediction, box)
         for own, block in self._spreading.blocks(reading.posterior, reading.inputs, box):
-            if inner := intersection(own, box):
-                maps.insert(block, within(inner, box), within(inner, own))
+            if common := common_parts(box, own):
+                maps.insert(block, *common)
         self._decree(maps, box, reading.clicked)
         return Refinement(box, maps.probability, maps.variance, maps.segmentation, maps.reached, reading.conflicts)
 

@@ -10,7 +10,7 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from MoBUncertaintyLib.base.geometry import Box, hull, intersection, occupied, shape_of, whole, within
+from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, intersection, occupied, shape_of, whole, within
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.terminology import terminology_entry
 from MoBUncertaintyLib.output.pictures.palette import palette_beside
@@ -72,8 +72,8 @@ class LabelSegmentation:
     def setStatuses(self, statuses: Mapping[int, int]):
         """Give segments Slicer's own statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` and so on, by value."""
         logic, segments = slicer.vtkSlicerSegmentationsModuleLogic, self._segments()
-        there = {value: status for value, status in statuses.items() if value in segments}
-        changed = {value: each for value, each in there.items() if logic.GetSegmentStatus(segments[value]) != each}
+        present = {value: status for value, status in statuses.items() if value in segments}
+        changed = {value: each for value, each in present.items() if logic.GetSegmentStatus(segments[value]) != each}
         if changed:
             with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
                 for value, status in changed.items():
@@ -205,9 +205,9 @@ class LabelSegmentation:
         box = box or whole(shape(self._nodes.ctNode))
         labels = np.zeros(shape_of(box), self._dtype)
         for (value, segment), part, held in self._layers():
-            inside = intersection(box, held)
-            if inside:
-                labels[within(inside, box)][part[within(inside, held)] == segment.GetLabelValue()] = value
+            common = common_parts(box, held)
+            if common:
+                labels[common[0]][part[common[1]] == segment.GetLabelValue()] = value
         return labels
 
     def rename(self, names: Mapping[int, str]) -> None:
