@@ -18,7 +18,7 @@ from mob_training.cli import app
 from mob_training.comparison.compare import compare, tables
 from mob_training.comparison.runs import ORDER, by_model, datasets, over_seeds, sweeps
 from mob_training.comparison.significance import holm, paired_tests, signed_rank_sum
-from mob_training.comparison.tables import BETTER, WORSE, Cell, Table, with_best
+from mob_training.comparison.tables import BETTER, WORSE, Cell, Table, interval, with_best
 from mob_training.evaluation.naming import CONTROL
 from mob_training.evaluation.score_files import FILES, flatten, read_runs, summarise, write_runs
 from MoBUncertaintyLib.base.errors import OutputError, SettingsError
@@ -290,6 +290,19 @@ def test_pooled_table_holds_the_pooled_scores(written, compared):
     assert float(row["ECE ↓"]) == pytest.approx(mean(float(one["volume.ece"]) for one in seeds), rel=1e-5)
     auroc = mean(float(one["variance.box.auroc"]) for one in seeds)
     assert float(row["AUROC of variance, box ↑"]) == pytest.approx(auroc, rel=1e-5)
+
+
+def test_each_label_has_its_mean_and_an_interval_around_it(written, compared):
+    by_label = rows(compared / "Parts_labels.csv")
+    assert not (compared / "Organ_labels.csv").exists()  # one label
+    model = ORDER[0]
+    scores = [per_case(path, "labels.part_1.dice") for path in of(written, "Parts", "deterministic")]
+    row = by_label[f"part_1, {model}"]
+    assert row["Cases"] == str(len(scores[0]))
+    shown, low, high = map(float, re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", row["Dice ↑"]).groups())
+    assert shown == pytest.approx(100 * np.mean(scores), abs=0.06)
+    assert low < shown < high
+    assert interval([2.0, 2.0]) == "2.00 (2.00 to 2.00)"
 
 
 def test_sweep_has_a_row_for_each_number_of_bases(written, compared):

@@ -20,7 +20,7 @@ from mob_training.evaluation.metrics import (
     generalised_energy_distance,
     negative_log_likelihood,
     probability_error,
-    surface_dice,
+    surface_scores,
 )
 from MoBUncertaintyLib.regions.agreement import dice
 
@@ -61,7 +61,7 @@ def test_dice_is_torchmetrics(seed):
     assert dice(a, b) == pytest.approx(float(binary_f1_score(torch.tensor(a).int(), torch.tensor(b).int())), abs=1e-6)
 
 
-@pytest.mark.parametrize("score", [dice, lambda a, b: surface_dice(a, b, SPACING)])
+@pytest.mark.parametrize("score", [dice, lambda a, b: surface_scores(a, b, SPACING)["nsd"]])
 def test_overlap_of_empty_masks(score):
     assert score(EMPTY, EMPTY) == 1
     assert score(EMPTY, BALL) == score(BALL, EMPTY) == 0
@@ -73,13 +73,22 @@ def test_overlap_of_empty_masks(score):
 def test_surface_dice_is_surface_distance_and_monai(seed, tolerance):
     truth = blob(seed)
     prediction = np.roll(truth, 1, axis=seed % 3) & blob(seed + 20, share=0.9)
-    ours = surface_dice(prediction, truth, SPACING, tolerance)
+    ours = surface_scores(prediction, truth, SPACING, tolerance)["nsd"]
     distances = surface_distance.compute_surface_distances(truth, prediction, SPACING)
     assert ours == pytest.approx(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance), abs=1e-6)
     # MONAI pads where the library crops; away from the edges the two have one definition.
     padded = [torch.tensor(np.pad(mask, 3))[None, None] for mask in (prediction, truth)]
     theirs = compute_surface_dice(*padded, [tolerance], spacing=SPACING, use_subvoxels=True)
     assert ours == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_distance_of_surfaces_is_that_of_a_shift():
+    a, b = (np.zeros((8, 20, 20), bool) for _ in range(2))
+    a[2:6, 4:12, 4:12], b[2:6, 4:12, 7:15] = True, True
+    scores = surface_scores(a, b, SPACING)
+    assert scores["hd95_mm"] == pytest.approx(3 * SPACING[2])
+    assert 0 <= scores["median_mm"] < scores["hd95_mm"]
+    assert np.isnan(surface_scores(EMPTY, BALL, SPACING)["hd95_mm"])
 
 
 # Calibration

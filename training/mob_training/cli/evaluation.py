@@ -47,7 +47,8 @@ def evaluate(
         ),
     ] = True,
     part: Annotated[
-        Literal["test", "val"], typer.Option(help="test: the held-out cases; val: the validation cases, to choose by.")
+        Literal["test", "calibrate", "val"],
+        typer.Option(help="test: the held-out cases; calibrate: those for intervals; val: those to choose by."),
     ] = "test",
     tiling: Annotated[
         Literal["adaptive", "full"],

@@ -11,11 +11,11 @@ from types import MappingProxyType
 
 from mob_training.comparison import curves, figures
 from mob_training.comparison.readers import of_readers, write_readers
-from mob_training.comparison.runs import by_model, datasets, sweeps
+from mob_training.comparison.runs import by_model, datasets, over_seeds, over_subjects, sweeps
 from mob_training.comparison.significance import LEVEL, PairedTest, paired_tests
-from mob_training.comparison.tables import BETTER, WORSE, Cell, Table, with_best
+from mob_training.comparison.tables import BETTER, RESAMPLES, WORSE, Cell, Table, interval, with_best
 from mob_training.evaluation.score_files import Run, read_runs, write_content, write_runs
-from mob_training.evaluation.scoreboard import DICE, ECE, GROUPS, NLL, POOLED, Metric
+from mob_training.evaluation.scoreboard import BY_LABEL, DICE, ECE, GROUPS, NLL, POOLED, Metric
 from MoBUncertaintyLib.base.errors import SettingsError
 
 FIGURES = (
@@ -116,6 +116,7 @@ def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]
         for group, (title, metrics) in GROUPS.items():
             made[f"{dataset}_{group}"] = _within(dataset, title, groups, metrics, marks)
         title = "all voxels of all cases together"
+        made[f"{dataset}_labels"] = _by_label(dataset, groups)
         made[f"{dataset}_pooled"] = _within(dataset, title, groups, POOLED, value=Run.over_voxels)
         for model, numbers in sweeps(own).items():
             named = {f"{bases} bases" if bases > 1 else "1 basis": seeds for bases, seeds in numbers.items()}
@@ -146,6 +147,22 @@ def _within(
     columns = {metric.header: _column(dataset, groups, metric, marks, value) for metric in metrics}
     shown = {header: cells for header, cells in columns.items() if any(cell.mean is not None for cell in cells)}
     return _table(f"{dataset}: {title}", shown, groups)
+
+
+def _by_label(dataset: str, groups: Mapping[str, Sequence[Run]]) -> Table:
+    """Tabulate each label of each model, over the cases that have it; no row if there is one label."""
+    keys = dict.fromkeys(key for runs in groups.values() for run in runs for case in run.cases.values() for key in case)
+    names = [key.split(".")[1] for key in keys if key.startswith("labels.") and key.endswith(".dice")]
+    rows = []
+    for name in names:
+        for model, runs in groups.items():
+            cells = [str(len(over_seeds(runs, f"labels.{name}.dice")))]
+            for metric in BY_LABEL:
+                values = over_subjects(runs, over_seeds(runs, f"labels.{name}.{metric.key}")).values()
+                cells.append(interval([metric.factor * value for value in values]))
+            rows.append((f"{name}, {model}" if len(groups) > 1 else name, tuple(cells)))
+    title = f"{dataset}: each label, over the cases that have it; in brackets 95 % of {RESAMPLES} bootstrap samples"
+    return Table(title, "Label", ("Cases", *(metric.header for metric in BY_LABEL)), tuple(rows))
 
 
 def _table(title: str, columns: Mapping[str, Sequence[Cell]], models: Iterable[str]) -> Table:

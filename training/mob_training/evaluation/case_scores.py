@@ -13,7 +13,7 @@ from mob_training.evaluation.metrics import (
     Calibration,
     ErrorRanking,
     negative_log_likelihood,
-    surface_dice,
+    surface_scores,
 )
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
@@ -29,6 +29,8 @@ from MoBUncertaintyLib.regions.region import Regions
 
 MEASURES = (Measure.VARIANCE, Measure.BERNOULLI, Measure.ENTROPY)
 NSD_MM = 2.0
+OVERLAP = ("dice", "nsd_2mm", "median_mm", "hd95_mm", "volume_error")
+"""Of a label: `surface_scores`, and the error of its volume as a fraction of the true one, NaN without that."""
 PLACES = ("volume", "box")
 """Where voxels are scored: in the whole volume, or in the box of prediction and truth plus `BOX_MARGIN_MM`."""
 
@@ -144,15 +146,14 @@ def score(
         by_label: Whether the model has several labels; the case may lack some.
 
     Returns:
-        The scores, nested: `dice`, `nsd_2mm`; for each place `nll`, `brier`, `ece`, `mce`; for each uncertainty map
-        its regions, the error inside them, and for each place `auroc`, `auprc`, `aurc`, `augrc`. Dice
-        and the like are means over the foreground classes; if the model has several, `labels` has them class by class.
+        The scores, nested: those of `OVERLAP`; for each place `nll`, `brier`, `ece`, `mce`; for each uncertainty map
+        its regions, the error inside them, and for each place `auroc`, `auprc`, `aurc`, `augrc`. Dice and the like are
+        means over the foreground classes; if the model has several, `labels` has them class by class, where `nll` is
+        of the class against the rest.
     """
     prediction, sums = case.prediction, {place: PlaceSums.of(case, box) for place, box in case.places().items()}
     classes = {label.name: _class_scores(case, label, sums) for label in prediction.labels}
-    row: dict[str, Any] = {
-        name: float(np.mean([scores[name] for scores in classes.values()])) for name in ("dice", "nsd_2mm")
-    }
+    row: dict[str, Any] = {name: _mean([scores[name] for scores in classes.values()]) for name in OVERLAP}
     row |= {place: one.scores() for place, one in sums.items()}
     for measure in MEASURES:
         regions_of_map = find_regions(prediction, replace(regions, measure=measure, threshold=None))
@@ -190,11 +191,17 @@ def check_grid(image: sitk.Image, prediction: Prediction, name: str) -> None:
 
 def _class_scores(case: ScoredCase, label: Label, sums: dict[str, PlaceSums]) -> dict[str, Any]:
     predicted, true = case.prediction.segmentation == label.value, case.truth == label.value
-    return {
-        "dice": dice(predicted, true),
-        "nsd_2mm": surface_dice(predicted, true, case.prediction.grid.spacing, NSD_MM),
-        **{
-            place: {name: getattr(one.calibrations[label.name], name) for name in ("brier", "ece", "mce")}
-            for place, one in sums.items()
-        },
+    surfaces = surface_scores(predicted, true, case.prediction.grid.spacing, NSD_MM)
+    volume, true_volume = np.count_nonzero(predicted), np.count_nonzero(true)
+    volume_error = abs(volume / true_volume - 1) if true_volume else float("nan")
+    overlap = dict(zip(OVERLAP, (dice(predicted, true), *surfaces.values(), volume_error), strict=True))
+    return overlap | {
+        place: {name: getattr(one.calibrations[label.name], name) for name in ("nll", "brier", "ece", "mce")}
+        for place, one in sums.items()
     }
+
+
+def _mean(values: list[float]) -> float:
+    """Average what is defined; NaN if nothing is."""
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")

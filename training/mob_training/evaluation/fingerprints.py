@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from mob_training.evaluation.held_out import check_labels, held_out_cases, split_cases
+from mob_training.evaluation.held_out import calibration_cases, check_labels, held_out_cases, split_cases
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -23,9 +23,10 @@ def measure_fingerprint(
     settings: PredictionSettings | None = None,
     report: Callable[[str], None] = print,
 ) -> Fingerprint:
-    """Predict validation cases in float32 and fit the fingerprint of the model to them; then judge the held-out ones.
+    """Predict cases in float32 and fit the fingerprint of the model to them; then judge the held-out ones.
 
-    Cases that trained the model do not count: it is surer of them than of others.
+    They are the cases that calibrate, else the validation cases. Cases that trained the model do not count: it is surer
+    of them than of others.
 
     Args:
         model_path: A model folder, a zip, or a training folder.
@@ -35,21 +36,21 @@ def measure_fingerprint(
         report: Called with one line for each case.
 
     Raises:
-        SettingsError: The data set has too few validation cases, or other labels than the model.
+        SettingsError: The data set has too few such cases, or other labels than the model.
     """
     model = load_model(model_path)
     check_labels(dataset, model.card.labels)
     settings = replace(settings or PredictionSettings(), precision=Precision.FLOAT32)
-    validation = split_cases(dataset, "val")
-    if not validation:
+    ordinary = calibration_cases(dataset) or split_cases(dataset, "val")
+    if not ordinary:
         raise SettingsError(f"{dataset} names no validation cases; convert the data set with mob-training.")
     predictor, measured = Predictor(model, settings), []
-    for files in validation:
+    for files in ordinary:
         prediction = predictor.predict(read_image(files[1]).image)
         assert prediction.measures is not None
         measured.append(prediction.measures)
         numbers = (f"{key} {value:.3g}" for key, value in prediction.measures.values.items())
-        report(f"validation {files[0]}: {', '.join(numbers)}")
+        report(f"{files[0]}: {', '.join(numbers)}")
     words, made = data or dataset.name, prediction.provenance
     fingerprint = fit_fingerprint(measured, words, made["engine"], made["precision"])
     if not (dataset / "imagesTs").is_dir():

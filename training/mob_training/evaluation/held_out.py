@@ -51,9 +51,28 @@ def held_out_cases(dataset: Path) -> list[Files]:
     Raises:
         SettingsError: It has none.
     """
-    if cases := _cases(dataset, "Ts"):
+    if cases := _cases(dataset, "imagesTs", "labelsTs"):
         return cases
     raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
+
+
+def calibration_cases(dataset: Path) -> list[Files]:
+    """List the cases of a raw data set that calibrate (`calibration/images`, `calibration/labels`)."""
+    return _cases(dataset, "calibration/images", "calibration/labels", channel="")
+
+
+def cases_of(dataset: Path, part: str) -> list[Files]:
+    """List the cases of a raw data set that are in a part of its split: `test`, `calibrate` or `val`.
+
+    Raises:
+        SettingsError: It has none.
+    """
+    if part == "test":
+        return held_out_cases(dataset)
+    if cases := calibration_cases(dataset) if part == "calibrate" else split_cases(dataset, part):
+        return cases
+    where = "calibration/images, calibration/labels" if part == "calibrate" else f"{part} in splits_final.json"
+    raise SettingsError(f"{dataset} has no such cases ({where}).")
 
 
 def split_cases(dataset: Path, *parts: str) -> list[Files]:
@@ -72,14 +91,14 @@ def split_cases(dataset: Path, *parts: str) -> list[Files]:
         names = {name for part in parts for name in split[part]}
     except (ValueError, LookupError, TypeError):
         raise SettingsError(f"{path} is not a list of nnU-Net's splits; convert the data set again.") from None
-    return [files for files in _cases(dataset, "Tr") if files[0] in names]
+    return [files for files in _cases(dataset, "imagesTr", "labelsTr") if files[0] in names]
 
 
-def _cases(dataset: Path, part: str) -> list[Files]:
+def _cases(dataset: Path, images: str, labels: str, channel: str = "_0000") -> list[Files]:
     ending = _description(dataset).get("file_ending", ".nii.gz")
     return [
-        (name, dataset / f"images{part}" / f"{name}_0000{ending}", path)
-        for path in sorted((dataset / f"labels{part}").glob(f"*{ending}"))
+        (name, dataset / images / f"{name}{channel}{ending}", path)
+        for path in sorted((dataset / labels).glob(f"*{ending}"))
         for name in [path.name.removesuffix(ending)]
     ]
 
@@ -94,7 +113,7 @@ class Evaluation:
         raters: Folder with the masks of several raters per case (`raters.read_raters`).
         joint: Also score what is joint (`joint_scores`): the whole segmentation's likelihood, its volume, correlations;
             and Dice after some clicks (`readers.simulation`).
-        part: `test`, the held-out cases, or `val`, the validation cases.
+        part: `test`, the held-out cases; `calibrate`, those that calibrate; or `val`, the validation cases.
     """
 
     name: str | None = None
@@ -163,7 +182,7 @@ def evaluate(
     Raises:
         SettingsError: The data set has no such cases, or other labels than the model.
     """
-    cases = split_cases(dataset, "val") if evaluation.part == "val" else held_out_cases(dataset)
+    cases = cases_of(dataset, evaluation.part)
     model = Examination(model_path, dataset, evaluation, settings)
     sampled = model.description["covariance"] != Covariance.DETERMINISTIC
     pool, together, scored = Pool(model.labels), [], {}

@@ -135,6 +135,15 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
         ),
     ),
 }
+BY_LABEL = (
+    DICE,
+    Metric("median_mm", "Surface distance, median, mm"),
+    Metric("hd95_mm", "95 % of it, mm"),
+    Metric("volume.nll", "NLL · 10³", factor=1e3),
+    Metric("volume.ece", "ECE · 10³", factor=1e3),
+    Metric("volume_error", "Volume error, %", factor=100.0),
+)
+"""Of one label against the rest."""
 POOLED = (
     DICE,
     NLL,

@@ -5,6 +5,7 @@ What is undefined is NaN (`null` in JSON) and is left out of means:
 | score | undefined | special cases |
 | --- | --- | --- |
 | Dice, NSD | never | both masks empty: 1; one empty: 0 |
+| distance of surfaces | where a mask is empty | |
 | NLL, Brier, ECE, MCE | without a voxel | p is clipped to [2^-23, 1 - 2^-23] in NLL; empty bins do not count |
 | AUROC | unless there are both right and wrong voxels | all equally uncertain: 0.5 |
 | AUPRC | without a wrong voxel | all equally uncertain: the fraction of wrong voxels |
@@ -20,7 +21,7 @@ from mob_training.evaluation.metrics.overlap import (
     generalised_energy_distance,
     matched_iou,
     probability_error,
-    surface_dice,
+    surface_scores,
 )
 from mob_training.evaluation.metrics.ranking import ErrorRanking
 from mob_training.evaluation.metrics.volumes import autocovariance, correlation_length, volume_scores
@@ -36,6 +37,6 @@ __all__ = [
     "matched_iou",
     "negative_log_likelihood",
     "probability_error",
-    "surface_dice",
+    "surface_scores",
     "volume_scores",
 ]

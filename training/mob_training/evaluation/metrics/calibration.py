@@ -30,12 +30,14 @@ class Calibration:
         confidence: Sum of their probabilities, (n,).
         positives: How many of them are foreground, (n,).
         squares: Sum of (p - y)^2 over all voxels.
+        log_loss: Sum of -ln p of what is true, foreground or not.
     """
 
     count: np.ndarray
     confidence: np.ndarray
     positives: np.ndarray
     squares: float
+    log_loss: float
 
     @classmethod
     def of(cls, probability: np.ndarray, truth: np.ndarray, bins: int = BINS) -> Calibration:
@@ -54,6 +56,7 @@ class Calibration:
             np.bincount(index, weights=p, minlength=bins),
             np.bincount(index[y], minlength=bins),
             float(np.square(p - y).sum()),
+            negative_log_likelihood(np.where(y, p, 1 - p)),
         )
 
     def __add__(self, other: Calibration) -> Calibration:
@@ -62,11 +65,17 @@ class Calibration:
             self.confidence + other.confidence,
             self.positives + other.positives,
             self.squares + other.squares,
+            self.log_loss + other.log_loss,
         )
 
     @property
     def voxels(self) -> int:
         return int(self.count.sum())
+
+    @property
+    def nll(self) -> float:
+        """Mean of -ln p of what is true; NaN without a voxel."""
+        return self.log_loss / self.voxels if self.voxels else float("nan")
 
     @property
     def brier(self) -> float:

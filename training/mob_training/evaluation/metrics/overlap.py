@@ -12,12 +12,10 @@ from scipy.optimize import linear_sum_assignment
 from MoBUncertaintyLib.base.errors import InstallationError
 
 
-def surface_dice(
+def surface_scores(
     prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | np.ndarray, tolerance_mm: float = 2.0
-) -> float:
-    """Compute the normalised surface distance (Nikolov et al. 2018): the surface fraction within a tolerance.
-
-    Surface elements are weighed by their area in mm2 (marching cubes), by the library `surface-distance`.
+) -> dict[str, float]:
+    """Compare two surfaces, whose elements are weighed by their area in mm2, by the library `surface-distance`.
 
     Args:
         prediction: Mask (z, y, x).
@@ -26,7 +24,9 @@ def surface_dice(
         tolerance_mm: Distance up to which surfaces agree.
 
     Returns:
-        From 0 to 1; 1 where both masks are empty, 0 where one is.
+        `nsd`, the normalised surface distance (Nikolov et al. 2018): the surface fraction within the tolerance, 1 where
+        both masks are empty, 0 where one is. `median_mm` and `hd95_mm`, the 50th and 95th percentile of the distance
+        from one surface to the other, whichever direction has more; NaN where a mask is empty.
 
     Raises:
         InstallationError: The library is not installed.
@@ -37,9 +37,13 @@ def surface_dice(
         raise InstallationError("surface-distance is missing; install it with: pip install -e '.[training]'") from error
     prediction, truth = np.asarray(prediction, bool), np.asarray(truth, bool)
     if not prediction.any() or not truth.any():
-        return float(prediction.any() == truth.any())
+        return {"nsd": float(prediction.any() == truth.any()), "median_mm": np.nan, "hd95_mm": np.nan}
     distances = surface_distance.compute_surface_distances(truth, prediction, np.asarray(spacing, float).tolist())
-    return float(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm))
+    return {
+        "nsd": float(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm)),
+        "median_mm": float(surface_distance.compute_robust_hausdorff(distances, 50)),
+        "hd95_mm": float(surface_distance.compute_robust_hausdorff(distances, 95)),
+    }
 
 
 def generalised_energy_distance(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mob_training.evaluation.case_scores import NSD_MM, ScoredCase
-from mob_training.evaluation.metrics import surface_dice
+from mob_training.evaluation.metrics import surface_scores
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows, within
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.agreement import dice
@@ -101,7 +101,7 @@ class ReadCase:
         }
         if surfaces:
             pairs = [(now.segmentation == label.value, self.truth == label.value) for label in now.labels]
-            scores["nsd_2mm"] = float(np.mean([surface_dice(a, b, spacing, NSD_MM) for a, b in pairs]))
+            scores["nsd_2mm"] = float(np.mean([surface_scores(a, b, spacing, NSD_MM)["nsd"] for a, b in pairs]))
         return scores
 
 
