@@ -198,10 +198,10 @@ _OF_THE_FILE = ("warnings", "files", "sha256")
 def prediction_of(
     record: dict[str, Any], labels: tuple[Label, ...], maps: tuple[np.ndarray, Maps, Maps], grid: Grid
 ) -> Prediction:
-    """Invert `record_of`.
+    """Invert `record_of`; entries may be missing.
 
     Args:
-        record: As it makes it; entries may be missing.
+        record: As `record_of` makes it.
         labels: Of the segmentation.
         maps: Segmentation, probability and variance.
         grid: Where their voxels lie.
@@ -241,11 +241,7 @@ def prediction_of(
 
 
 def read_labels(entries: Any) -> tuple[Label, ...]:
-    """Read the labels of a record or of a scene.
-
-    Raises:
-        RecordError: They are none, or not different.
-    """
+    """Read the labels of a record or of a scene; raises `RecordError` if there are none, or two are alike."""
     try:
         names = {each.name for each in fields(Label)}
         own = [{name: value for name, value in entry.items() if name in names} for entry in entries]
@@ -261,12 +257,7 @@ def read_labels(entries: Any) -> tuple[Label, ...]:
 
 
 def write_maps(prediction: Prediction, save: Callable[[str, np.ndarray], Any]) -> Fields:
-    """Make the entries that hold the prediction's arrays.
-
-    Args:
-        prediction: The prediction.
-        save: Keeps an array under a name; what it returns, such as a file's path, stands in the array's place.
-    """
+    """Make the entries of the arrays; what `save` returns for a name and an array stands in the array's place."""
 
     def by_label(kind: str, maps: Maps) -> dict[str, Any]:
         named = zip(prediction.labels, maps, strict=True)
@@ -295,12 +286,7 @@ def write_prediction(prediction: Prediction, regions: Regions, save: Callable[[s
 def read_prediction(
     fields: Mapping[str, Any], grid: Grid, load: Callable[[Any], np.ndarray] = np.asarray
 ) -> Prediction:
-    """Read the prediction, strictly.
-
-    Args:
-        fields: With all arrays of the prediction; `regions` and `region_map` are not needed.
-        grid: Where the voxels lie.
-        load: Makes an array of what stands in its place.
+    """Read the prediction of all its entries; `load` makes an array of what stands in its place.
 
     Raises:
         RecordError: Something is missing or not as it should be; a phrase.

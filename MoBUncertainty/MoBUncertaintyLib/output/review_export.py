@@ -43,14 +43,7 @@ DECIDED = "decided_voxels"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
-
-    Attributes:
-        files: Paths, in the export's folder.
-        warnings: What the user should know, one sentence each.
-        problems: What was asked for and could not be written, and why, one sentence each.
-        report: What the report says.
-    """
+    """What was written: paths, warnings, what could not be written and why, and what the report says."""
 
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
@@ -79,18 +72,16 @@ def write_export(
 
     Args:
         case: The case.
-        folder: To be made; missing parents are made too.
-        formats: Of `Format`. What cannot be made, DICOM objects of files that lack what these must repeat, say, is
-            left out, which is a problem, and the rest is written.
-        patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
+        folder: To be made, with its parents.
+        formats: Of `Format`. What cannot be made is left out, which is a problem, and the rest is written.
+        patient_fields: The report may name the patient; DICOM objects always do, since they join the CT's study.
         overwrite: Replace an older export.
-        keep: An older one that is replaced is kept under another name, which a warning says.
+        keep: Move an older one to another name, which a warning says.
         sign: Makes of the record what `report.sig` holds (see `signing`); only for a review that is signed off.
-        progress: Told the fraction that is done.
+        progress: Called with the fraction that is done.
 
     Raises:
-        SettingsError: No format, an unknown one, or DICOM of a CT that has no DICOM files; or `sign` for a review
-            that is not signed off.
+        SettingsError: No format or an unknown one, DICOM of a CT without DICOM files, or `sign` before the sign-off.
         OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
     """
     wanted = read_formats(formats)
@@ -163,10 +154,7 @@ def _evidence(case: Case, corrected: np.ndarray) -> dict[str, str]:
 
 
 def read_export(folder: Path) -> tuple[dict[str, Any], str | None]:
-    """Read the record of an export, and make sure that it is whole and as it was written.
-
-    Returns:
-        The record; and name and time of the reader's signature, None if it is not signed off.
+    """Read the record of an export that is whole and as it was written, and who signed it off, when (or None).
 
     Raises:
         IntegrityError, JsonError: It is not.
@@ -190,11 +178,7 @@ def read_export(folder: Path) -> tuple[dict[str, Any], str | None]:
 
 @contextmanager
 def checking(folder: Path) -> Iterator[None]:
-    """Report what is wrong with an export.
-
-    Raises:
-        ReviewError: `read_export` has found something.
-    """
+    """Turn what `read_export` raises into a `ReviewError` that names the export."""
     try:
         yield
     except FileNotFoundError as error:

@@ -57,7 +57,7 @@ def write_scene_file(
     name: str,
     volumes: Callable[[], Mapping[str, Path]],
 ) -> None:
-    """Write the scene that shows a prediction, ready to be reviewed in Slicer.
+    """Write the scene that shows a prediction, ready to be reviewed in Slicer. Raises `OSError`.
 
     Args:
         path: The .mrb file, in a folder that exists.
@@ -66,9 +66,6 @@ def write_scene_file(
         regions: Of that prediction.
         name: Of the CT, as the user knows it.
         volumes: Called at the end for NIfTI files of the maps, by names such as `variance_1`: that of the label 1.
-
-    Raises:
-        OSError: The file cannot be written.
     """
     labels, grid = prediction.labels, prediction.grid
     colour = palette_beside(label.colour for label in labels).region

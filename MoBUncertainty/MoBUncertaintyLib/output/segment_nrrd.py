@@ -1,7 +1,6 @@
-"""A segmentation as NRRD with Slicer's segment metadata (.seg.nrrd): names, colours, terminology, geometry.
+"""A segmentation as .seg.nrrd: a label map for any NRRD reader, with the metadata of Slicer's segments.
 
-Any NRRD reader finds a plain label map in it; 3D Slicer opens it as a segmentation. The fields are those of Slicer's
-vtkMRMLSegmentationStorageNode.
+The fields are those of Slicer's vtkMRMLSegmentationStorageNode.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ ONLY_ASCII = sys.platform == "win32"
 def write_segmentation_nrrd(
     path: str | Path, segmentation: np.ndarray, grid: Grid, labels: Sequence[Label], *, status: str | None = None
 ) -> None:
-    """Write a segmentation that Slicer opens with its segments.
+    """Write a segmentation (z, y, x) that Slicer opens with a segment for each label, empty ones included.
 
     Args:
         path: The file, `.seg.nrrd`, in a folder that exists.
-        segmentation: uint8 (z, y, x).
+        segmentation: uint8.
         grid: Where its voxels lie.
-        labels: Those of the model; one that is nowhere in the segmentation becomes an empty segment.
-        status: Of all segments: notstarted, inprogress, completed or flagged; None: not stated.
+        labels: Those of the model.
+        status: Of all segments: notstarted, inprogress, completed or flagged.
 
     Raises:
         OutputError: The segmentation has a value that no label stands for, or the file cannot be written.
@@ -53,14 +52,7 @@ def write_segmentation_nrrd(
 
 @dataclass(frozen=True)
 class Segment:
-    """What is shown of one value of a label map.
-
-    Attributes:
-        value: In the label map; above 0.
-        name: As the user reads it.
-        colour: Red, green, blue; 0 to 255.
-        tags: Of Slicer's own; those that are None are left out.
-    """
+    """What is shown of one value (above 0) of a label map; of Slicer's own tags, those that are None are left out."""
 
     value: int
     name: str
@@ -77,17 +69,9 @@ class Segment:
 def write_segments(
     path: Path, labels: np.ndarray, grid: Grid, segments: Sequence[Segment], *, crop: bool = False
 ) -> None:
-    """Write a label map (z, y, x) with its segments.
+    """Write a label map (z, y, x) with a segment for each value; raises `RuntimeError` if that fails.
 
-    Args:
-        path: The file, `.seg.nrrd`.
-        labels: The label map.
-        grid: Where its voxels lie.
-        segments: One for each value.
-        crop: Write only the box of what is labelled, as Slicer does.
-
-    Raises:
-        RuntimeError: It cannot be written.
+    `crop` writes only the box of what is labelled, as Slicer does.
     """
     box = occupied(labels) if crop else whole(labels.shape)
     first = [axis.start for axis in box]
@@ -99,11 +83,7 @@ def write_segments(
 
 
 def write_whole(image: sitk.Image, path: Path) -> None:
-    """Write a compressed image, and make sure that all of it is there: on a full disk SimpleITK cuts it short silently.
-
-    Raises:
-        RuntimeError: It cannot be written.
-    """
+    """Write a compressed image and read it back: SimpleITK cuts it short on a full disk. Raises `RuntimeError`."""
     with _written_by_itk(path) as name:
         sitk.WriteImage(image, name, useCompression=True)
         if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(name)), sitk.GetArrayViewFromImage(image)):
@@ -126,11 +106,7 @@ def _written_by_itk(path: Path) -> Iterator[str]:
 
 
 def values_in(segmentation: np.ndarray, allowed: Collection[int]) -> set[int]:
-    """Find the values in a segmentation (uint8) beside the background's.
-
-    Raises:
-        OutputError: It has values that no label stands for: they would vanish without a word.
-    """
+    """Find the values in a segmentation (uint8) beside 0; raises `OutputError` for one that no label stands for."""
     # By plane: bincount copies to 64 bits.
     counts = sum(np.bincount(plane.ravel(), minlength=256) for plane in segmentation)
     values = set(np.flatnonzero(counts).tolist()) - {0}

@@ -38,8 +38,8 @@ class Verified:
     """An export that is as it was written.
 
     Attributes:
-        signed_off: Name and time of the reader's signature, as its `report.json` states them; None: not signed off.
-        files: How many files beside it were checked.
+        signed_off: Name and time of the reader's signature; None: not signed off.
+        files: How many files beside the record were checked.
         fingerprint: Of the key it is signed with, as `ssh-keygen -l` shows it; None: not asked for.
         key_name: What the list of trusted keys calls it.
     """
@@ -51,11 +51,7 @@ class Verified:
 
 
 def load_key(path: str | Path, passphrase: Callable[[], str]) -> SigningKey:
-    """Load a private key, PEM or OpenSSH.
-
-    Args:
-        path: The file.
-        passphrase: Asked for the passphrase if the key is encrypted.
+    """Load a private key, PEM or OpenSSH; `passphrase` is asked only for an encrypted one.
 
     Raises:
         SettingsError: It cannot be read, is no Ed25519 key, or the passphrase is wrong.
@@ -82,12 +78,7 @@ def load_key(path: str | Path, passphrase: Callable[[], str]) -> SigningKey:
 
 
 def sign_record(record: Mapping[str, Any], key: SigningKey) -> dict[str, Any]:
-    """Make the content of `report.sig`.
-
-    Args:
-        record: Of an export, sealed.
-        key: The signer's.
-    """
+    """Make the content of `report.sig` for the sealed record of an export."""
     public = key.public_key()
     return {
         "schema": SCHEMA,
@@ -107,13 +98,10 @@ def fingerprint(key: Ed25519PublicKey) -> str:
 
 
 def read_trusted(path: str | Path) -> dict[str, str]:
-    """Read the fingerprints of trusted keys, and what their file calls each.
-
-    Args:
-        path: Public keys in PEM, or a line for each as in OpenSSH's `authorized_keys`; other kinds are left out.
+    """Read trusted public keys (PEM, or lines as in OpenSSH's `authorized_keys`): name by fingerprint.
 
     Raises:
-        SettingsError: It cannot be read, or holds no Ed25519 key.
+        SettingsError: The file cannot be read, or holds no Ed25519 key.
         InstallationError: `cryptography` is not installed.
     """
     exceptions, serialization, ed25519 = _cryptography()
@@ -137,10 +125,6 @@ def read_trusted(path: str | Path) -> dict[str, str]:
 
 def verify(folder: str | Path, trusted: Mapping[str, str] | None = None) -> Verified:
     """Check that an export is as it was written and, given trusted keys, that one of them has signed it.
-
-    Args:
-        folder: Of the export, whole.
-        trusted: From `read_trusted`.
 
     Raises:
         ReviewError: It is not, or is none.

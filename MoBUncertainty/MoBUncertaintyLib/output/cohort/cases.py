@@ -29,14 +29,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Organ:
-    """One label of a case.
-
-    Attributes:
-        name: Of the label.
-        volume_ml: Segmented volume.
-        expected_error_ml: Volume expected to be wrongly labelled with it, or to lack it; None in older results.
-        interval: In which the true volume lies; None where the model cannot tell.
-    """
+    """One label of a case; the interval is None where the model cannot tell."""
 
     name: str
     volume_ml: float
@@ -49,17 +42,11 @@ class CohortCase:
     """One row of the table.
 
     Attributes:
-        name: Of the case.
-        outcome: What became of it.
         reason: Why it failed, in one sentence; else empty.
         folder: Results folder; None if the case failed.
         organs: Of each label, in the model's order.
-        expected_error_ml: Volume of the whole image expected to be labelled wrongly; None in older results.
-        regions: Number of doubtful regions.
-        expected_error_in_regions_ml: The part of the expected error that lies in them.
-        warnings: One sentence each.
-        seconds: Time that it took.
-        suitability: Whether the model suits it; None for one that failed, and in older results.
+        expected_error_ml: Volume of the whole image expected to be labelled wrongly.
+        regions, expected_error_in_regions_ml: Doubtful regions, and the part of that error in them.
         reviews: One of each reader.
         agreement: Of the readers who have signed; None if they are fewer than two.
     """
@@ -102,11 +89,7 @@ def problem_case(case: Input) -> CohortCase:
 
 
 def read_intact(folder: Path) -> dict[str, Any]:
-    """Read the record of a results folder, and make sure that all files are as they were written.
-
-    Raises:
-        OutputError: The results are damaged.
-    """
+    """Read the record of a results folder; raises `OutputError` unless all files are as they were written."""
     try:
         record = read_record(folder)
         row_of(record, "", folder)
@@ -120,18 +103,7 @@ def read_intact(folder: Path) -> dict[str, Any]:
 def read_case(
     name: str, folder: Path, outcome: Outcome, warnings: Sequence[str] = (), record: Mapping[str, Any] | None = None
 ) -> CohortCase:
-    """Make the row of a case from its results folder.
-
-    Args:
-        name: Of the case.
-        folder: Results folder.
-        outcome: What became of it.
-        warnings: What else should be said, before the warnings of the results.
-        record: From `read_intact`, if it is at hand.
-
-    Raises:
-        OutputError: The results are damaged.
-    """
+    """Make the row of a case from its results folder, whose record may be at hand; raises `OutputError` if damaged."""
     record = record or read_intact(folder)
     row, (reviews, problems) = row_of(record, name, folder, outcome), reviews_of(folder)
     try:

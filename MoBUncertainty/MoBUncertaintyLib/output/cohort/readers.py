@@ -41,16 +41,7 @@ class CaseReview:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], reader: str, export: Path | None = None) -> CaseReview:
-        """Describe the record of a review.
-
-        Args:
-            record: From `Review.to_dict`.
-            reader: Whose it is, as long as it is not signed.
-            export: Its export, if there is one.
-
-        Raises:
-            ReviewError: It is none.
-        """
+        """Describe the record of a review (`Review.to_dict`), the reader's until it is signed; raises `ReviewError`."""
         try:
             signature = record["signature"]
             left = sum(each["verdict"] == "pending" and not each["resolved"] for each in record["regions"])
@@ -102,15 +93,9 @@ def export_folder(results: Path, reader: str) -> Path:
 
 
 def check_version(results: Path, reader: str, versions: Collection[str | None]) -> None:
-    """Refuse to go on from a review that is not what is on disk.
+    """Raise `ReviewError` if the review on disk is none of these versions: another program has changed it.
 
-    Args:
-        results: Results folder.
-        reader: Name of the reader.
-        versions: The `digest_of` of what the reader goes on from, and of what was to be written since, if anything.
-
-    Raises:
-        ReviewError: Another program has changed it.
+    `versions` are the `digest_of` of what the reader goes on from, and of what was to be written since.
     """
     path = review_file(results, reader)
     try:
@@ -123,13 +108,7 @@ def check_version(results: Path, reader: str, versions: Collection[str | None]) 
 
 
 def write_review(results: Path, reader: str, record: Mapping[str, Any], versions: Collection[str | None]) -> CaseReview:
-    """Write a reader's decisions file, whole; an earlier one is replaced, unless another program has changed it.
-
-    Args:
-        results: Results folder.
-        reader: Name of the reader.
-        record: From `Review.to_dict`.
-        versions: As for `check_version`.
+    """Write a reader's decisions file, whole, in place of an earlier one that `check_version` accepts.
 
     Raises:
         OutputError: It cannot be written; the earlier one is as it was.
@@ -153,9 +132,5 @@ def write_review(results: Path, reader: str, record: Mapping[str, Any], versions
 
 
 def write_decisions(path: Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a review as it stands in a decisions file.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write the record of a review as it stands in a decisions file; raises `OSError`."""
     path.write_text(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,7 +1,4 @@
-"""Read the reviews of a case from its results folder (see `readers`), and tell how far their readers agree.
-
-An export that the command line has made there counts too, by its signature.
-"""
+"""Read the reviews and exports of a case from its results folder, and tell how far their readers agree."""
 
 from __future__ import annotations
 
@@ -29,11 +26,7 @@ from MoBUncertaintyLib.review.region import Verdict
 
 
 def read_review(results: Path, reader: str) -> Decisions | None:
-    """Read a reader's decisions file; None if there is none yet.
-
-    Raises:
-        ReviewError: It is damaged.
-    """
+    """Read a reader's decisions file; None if there is none yet. Raises `ReviewError` if it is damaged."""
     path = review_file(results, reader)
     return read_decisions(path) if path.exists() else None
 
@@ -41,7 +34,7 @@ def read_review(results: Path, reader: str) -> Decisions | None:
 def reviews_of(results: Path) -> tuple[tuple[CaseReview, ...], tuple[str, ...]]:
     """Find the reviews in a results folder, and one sentence on each that is damaged.
 
-    Of the reviews of one reader, the decisions file counts, which is the newest; earlier exports do not.
+    Of one reader's, the decisions file counts, which is the newest.
     """
     reviews: dict[str, CaseReview] = {}
     problems = []
@@ -76,8 +69,7 @@ class Agreement:
         readers: Names of those who are compared.
         dice: Mean Dice between two readers' segmentations of each label, by its name.
         regions: Number of regions that all of them had in their lists.
-        regions_different: Number of these that two of them decided differently: with other verdicts, or drawings, that
-            gave the region's voxels other labels.
+        regions_different: Number of these whose voxels two of them gave other labels.
     """
 
     readers: tuple[str, ...]
@@ -95,14 +87,7 @@ class _Reading:
 
 
 def agreement_of(reviews: Sequence[CaseReview], labels: Sequence[Label]) -> Agreement | None:
-    """Compare the exports of signed reviews.
-
-    Args:
-        reviews: Of one case.
-        labels: Of its prediction.
-
-    Returns:
-        None where there are fewer than two.
+    """Compare the exports of signed reviews of a case; None where there are fewer than two.
 
     Raises:
         ReviewError: One of them cannot be compared with the others.

@@ -27,15 +27,7 @@ def write_html(
     case: Case,
     corrected: np.ndarray | None = None,
 ) -> None:
-    """Write the report as one HTML file: no script, no other file, pictures inside.
-
-    Of many regions it lists the first `LISTED_REGIONS` and draws the first `DRAWN_REGIONS`.
-
-    Args:
-        path: The file.
-        report: From `build_report`.
-        case: The case.
-        corrected: `case.review.corrected()`, if it is at hand.
+    """Write the report as one HTML file, without script, with the pictures of the first `DRAWN_REGIONS` regions inside.
 
     Raises:
         OutputError: The template is not installed.
@@ -52,16 +44,7 @@ def write_html(
 def render_html(
     report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Mapping[str, bytes]]], scale: Scale
 ) -> str:
-    """Render the HTML text; everything in `report` is text to it, never markup.
-
-    Args:
-        report: From `build_report`.
-        pictures: Of each region that is drawn, by its id: see `draw_region`.
-        scale: How they were drawn.
-
-    Raises:
-        OutputError: The template is not installed.
-    """
+    """Render the report, all of it text and never markup; `pictures` are of `draw_region`, by region id."""
     first_page = facts(report)
     palette = palette_beside(tuple(label["colour"]) for label in report["labels"])
     stops = ", ".join(f"rgb{tuple(colour)}" for colour in heat_colours(9).tolist())

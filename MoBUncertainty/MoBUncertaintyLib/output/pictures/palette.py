@@ -37,14 +37,7 @@ _WHITE = np.array([0.9505, 1.0, 1.0890])  # D65
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours beside those of some labels.
-
-    Attributes:
-        region: Of the outlines of doubtful regions.
-        added: Of what becomes organ.
-        removed: Of what is organ no more.
-        renamed: Of what becomes another organ.
-    """
+    """The colours beside those of some labels: of regions, and of what becomes organ, no organ, another organ."""
 
     region: Colour
     added: Colour
@@ -53,10 +46,7 @@ class Palette:
 
 
 def palette_beside(labels: Iterable[Colour]) -> Palette:
-    """Choose the first colours that are told well enough from those of some labels and from each other, else the best.
-
-    Of areas half the contrast of lines is enough.
-    """
+    """Choose the first colours that are told well enough from those of labels and from each other, else the best."""
     return _palette_beside(tuple(labels))
 
 

@@ -39,7 +39,6 @@ class Outline:
 
     Attributes:
         sections: The part in each of `PLANES`, as `Camera.sections` samples a mask.
-        colour: Of the line.
         width: Of the line, pixels.
         number: Written beside it, if it is not empty.
     """
@@ -53,18 +52,11 @@ class Outline:
 def draw_region(case: Case, region: ReviewRegion, corrected: np.ndarray, scale: Scale) -> dict[str, dict[str, bytes]]:
     """Draw a region: CT, heat map, outlines before and after, the region's own outline, a cross and the clicks.
 
-    The planes go through the last of the clicks that were given in the region: of a stroke, through its point nearest
-    to the middle of the region; else through that middle.
-
-    Args:
-        case: The case.
-        region: What to show.
-        corrected: The segmentation as it is now; its outline is drawn where it differs from the predicted one.
-        scale: What values look like, and the measure that the heat map shows.
+    The planes go through the point nearest to the region's middle of the last click in it, else through that middle.
 
     Returns:
-        A PNG file for each of `PLANES`, by its title: as it is now, "" or, of a region with clicks, "After clicks";
-        and of that "As predicted".
+        A PNG file for each of `PLANES` by its title, as it is now: "" or, of a region with clicks, "After clicks", and
+        of that "As predicted".
     """
     review, prediction, image = case.review, case.review.prediction, case.image
     spacing = np.array(image.GetSpacing())[::-1]
@@ -121,16 +113,7 @@ def draw_plane(
     heat: Sequence[np.ndarray] | None = None,
     marks: Sequence[tuple[np.ndarray, Colour]] = (),
 ) -> Image.Image:
-    """Draw one plane.
-
-    Args:
-        camera: Where.
-        index: Of the plane in `PLANES`.
-        scale: What values look like.
-        outlines: In the order in which they are drawn.
-        heat: The uncertainty in each of `PLANES`, if it is to be shown.
-        marks: Dots, their places (LPS mm) and colours; drawn where they are near the plane.
-    """
+    """Draw one of `PLANES`: outlines in their order, uncertainty if given, and dots (LPS mm) near the plane."""
     plane = PLANES[index]
     grey = np.clip((camera.ct(plane) - scale.black) / (scale.white - scale.black), 0, 1)
     grey = np.round(grey * 85) * 3  # 86 greys: no eye sees the difference, and the file is a good deal smaller

@@ -20,8 +20,7 @@ class Scale:
     Attributes:
         black, white: Values of the image.
         measure: The measure of uncertainty that the heat map shows.
-        threshold: Uncertainty from which the heat map shows.
-        top: Uncertainty of the heat map's brightest colour.
+        threshold, top: Uncertainty from which the heat map shows, and of its brightest colour.
     """
 
     black: float

@@ -20,10 +20,7 @@ LISTED_REGIONS, DRAWN_REGIONS = 50, 30
 def brightest_variance(threshold: float) -> float:
     """Variance of the heat map's last colour, the same for every case of a model, so that colours can be compared.
 
-    It is 0.08 at the usual threshold, 0.015: there the variance is about 0.3 p (1 - p), at most 0.075 where p is 0.5,
-    and a scale up to `MAX_VARIANCE` would leave it dark.
-
-    Args:
-        threshold: From which on the model's variance counts (`RegionSettings.variance_threshold`).
+    It is 0.08 at the usual threshold, 0.015, where the variance is about 0.3 p (1 - p): a scale up to `MAX_VARIANCE`
+    would leave it dark.
     """
     return min(MAX_VARIANCE, threshold * 16 / 3)
