@@ -28,11 +28,7 @@ _T = TypeVar("_T")
 
 
 def patiently(act: Callable[[], _T]) -> _T:
-    """Do something again, for `BUSY_S` seconds, as long as another program has opened a file that it needs.
-
-    Raises:
-        OSError: What `act` raises then, or for other reasons.
-    """
+    """Do something again, for `BUSY_S` seconds, while another program has opened a file; then raises its `OSError`."""
     deadline = time.monotonic() + BUSY_S
     while True:
         try:
@@ -44,11 +40,7 @@ def patiently(act: Callable[[], _T]) -> _T:
 
 
 def sync_tree(path: Path) -> None:
-    """Wait until a file, or a folder with all that is in it, is on the disk.
-
-    Raises:
-        OSError: It cannot be written there.
-    """
+    """Wait until a file, or a folder with all that is in it, is on the disk; raises `OSError`."""
     if not path.is_dir():
         _sync_file(path)
         return
@@ -71,11 +63,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Rename a file or folder, but never replace anything other than an empty folder.
-
-    Raises:
-        OSError: It cannot be renamed, or something is there.
-    """
+    """Rename a file or folder; raises `OSError` if anything but an empty folder is there."""
     if os.name == "nt" or source.is_dir() or source.is_symlink():
         patiently(lambda: source.rename(target))
         return

@@ -118,12 +118,7 @@ def shadows(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def bounding_box(shadows: Sequence[np.ndarray], margin: Sequence[float] = (0, 0, 0)) -> Box:
-    """Return the smallest box of a mask, widened as far as the array goes; one voxel if the mask is empty.
-
-    Args:
-        shadows: For each axis (z, y, x), a mask along it of where there is anything.
-        margin: Voxels along each axis.
-    """
+    """Return the smallest box of a mask by its `shadows`, widened by a margin; one voxel if the mask is empty."""
     if not shadows[0].any():
         return (slice(0, 1),) * 3
     ends = [np.flatnonzero(shadow)[[0, -1]] for shadow in shadows]

@@ -1,7 +1,6 @@
-"""Read JSON that others wrote, such as a model card, a results folder's record or a decisions file.
+"""Read JSON that others wrote: bounded in size and depth, numbers of 64 bits, text that is valid Unicode.
 
-What passes is bounded in size and depth, its numbers fit 64 bits, and its text can be written as UTF-8 again. Needs
-only the standard library.
+Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ def parse_object(content: bytes) -> dict[str, Any]:
     """Parse a JSON object; a byte order mark may come first.
 
     Raises:
-        JsonError: It is larger than 16 MB, nested more than 64 deep, no UTF-8, no JSON object, or it holds a key twice
-            in one object, a number beyond 64 bits, NaN, infinity or half a surrogate pair.
+        JsonError: It is too large or deep, no UTF-8, no JSON object, or holds a key twice in one object, a number
+            beyond 64 bits, NaN, infinity or half a surrogate pair.
     """
     if len(content) > SIZE_LIMIT:
         raise JsonError(f"it is larger than {SIZE_LIMIT >> 20} MB")

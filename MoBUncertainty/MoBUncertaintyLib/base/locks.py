@@ -27,9 +27,6 @@ class Lock:
 
     Attributes:
         works: Whether it keeps other processes out; some network disks have no locks.
-
-    Args:
-        path: The lock file, in a folder that exists.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,17 +35,7 @@ class Lock:
         self._descriptor: int | None = None
 
     def acquire(self, patience_s: float = PATIENCE_S) -> bool:
-        """Take the lock.
-
-        Args:
-            patience_s: How long to wait for another process.
-
-        Returns:
-            Whether this process may go on.
-
-        Raises:
-            OSError: The lock file cannot be made.
-        """
+        """Take the lock, waiting for another process for a while; whether this one may go on. Raises `OSError`."""
         deadline = time.monotonic() + patience_s
         while not self._try():
             if time.monotonic() > deadline:

@@ -55,25 +55,14 @@ class Reservation:
     partial: Path
 
     def publish_new(self, part: str = "") -> None:
-        """Give `partial`, or something in it, the target's name, safely on the disk.
-
-        Args:
-            part: Its name.
-
-        Raises:
-            OSError: It cannot be put there, or something is there.
-        """
+        """Give `partial`, or a part in it, the target's name for good; raises `OSError` if something is there."""
         sync_tree(self.partial / part)
         with _moving:
             rename_new(self.partial / part, self.target)
             sync_folder(self.target.parent)
 
     def replace(self) -> None:
-        """Give `partial`, a file, the target's name, safely on the disk, in place of a file that is there.
-
-        Raises:
-            OSError: It cannot be put there.
-        """
+        """Give `partial`, a file, the target's name in place of a file that is there; raises `OSError`."""
         sync_tree(self.partial)
         with _moving:
             patiently(lambda: self.partial.replace(self.target))
@@ -82,12 +71,8 @@ class Reservation:
     def publish(self, earlier: bytes | None, keep: bool = False) -> Path | None:
         """Publish like `publish_new`, but move what is there already aside first.
 
-        If that is the earlier folder, unchanged and with nothing else in it, it is removed at the end; anything else is
-        kept.
-
-        Args:
-            earlier: The record of the folder that may be removed; None: nothing was there.
-            keep: Keep that one, too.
+        What holds the record `earlier`, unchanged and with nothing else, is removed at the end unless it is to be kept;
+        anything else is kept.
 
         Returns:
             Where something is kept.
@@ -131,11 +116,7 @@ def reserve(target: Path) -> Iterator[Reservation]:
 
 
 def write_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all, in place of one that is there; missing parents are made.
-
-    Args:
-        target: The file.
-        write: Writes it to the path that it is called with.
+    """Write a file whole or not at all, by a function of the path to write to; missing parents are made.
 
     Raises:
         OutputError: Another process writes there.
@@ -169,12 +150,8 @@ def absolute(path: str | Path) -> Path:
 def remove_leftovers(target: str | Path, patience_s: float = 0) -> None:
     """Remove what a killed process has left of writing something, unless another process is writing it.
 
-    Call this after killing a writer, since it leaves a patient's data under a hidden name. What was moved aside comes
-    back if nothing has taken its place. A process that is about to end may call it for what it writes itself.
-
-    Args:
-        target: Path that was to be written.
-        patience_s: How long to wait for a process that holds it, such as one that is being killed.
+    Call this after killing a writer, since it leaves a patient's data under a hidden name, or before this process ends.
+    What was moved aside comes back if nothing has taken its place.
     """
     with suppress(OSError, ValueError, TypeError, OutputError):  # the path comes from a request, and may be anything
         target = absolute(target)
@@ -207,15 +184,7 @@ def sweep(folder: Path) -> None:
 
 
 def make_private_folder(prefix: str, parent: str | Path | None = None) -> Path:
-    """Make a folder for temporary files that others may not read; `remove_private_folder` removes it.
-
-    Args:
-        prefix: `mob-model` or `MoBUncertainty`.
-        parent: Folder to make it in; None: the system's folder for temporary files.
-
-    Raises:
-        OSError: It cannot be made.
-    """
+    """Make a folder for temporary files that others may not read (default: in the system's); raises `OSError`."""
     folder = Path(parent or tempfile.gettempdir()) / f"{prefix}-{uuid.uuid4().hex[:12]}"
     lock = Lock(_lock_path(folder))
     lock.acquire()
@@ -296,12 +265,7 @@ def _parents_made(folder: Path) -> Iterator[None]:
 
 
 def _repair(target: Path, whole: bool = True) -> None:
-    """Clean up beside a target whose lock is held, and put back what was moved aside if nothing took its place.
-
-    Args:
-        target: The target, or its name as hidden names have it.
-        whole: That is the target's own, so that it can be put back.
-    """
+    """Clean up beside a locked target; put back what was moved aside if its place is free and its name is whole."""
     name = short_name(target.name, _HIDDEN_LIMIT)
     hidden = [(path, match) for path in target.parent.iterdir() if (match := HIDDEN.fullmatch(path.name))]
     for path, match in hidden:

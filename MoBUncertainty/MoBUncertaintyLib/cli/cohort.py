@@ -41,14 +41,7 @@ def _run(
 def predict_inputs(
     cases: Sequence[tuple[Input, Path]], source: Path, output: Path, job: Job, cancelled: Callable[[], bool]
 ) -> Result:
-    """Predict what `list_inputs` has found.
-
-    Args:
-        cases: Each input and its results folder.
-        source: What the user named.
-        output: Folder for the results.
-        job: What is done to each.
-        cancelled: Function that tells whether the user has cancelled.
+    """Predict what `list_inputs` has found at `source`, each input into its results folder in `output`.
 
     Raises:
         Cancelled: The user has cancelled.

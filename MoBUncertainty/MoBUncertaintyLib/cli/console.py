@@ -84,16 +84,9 @@ def _stderr() -> Console:
 def reporting(steps: bool = False) -> Iterator[Callable[[], bool]]:
     """End a command with one sentence for a user's error, and the exit codes of `cli`.
 
-    Ctrl-C (or SIGTERM, from a cluster, or SIGHUP, when the terminal is closed) interrupts. What killed runs have left
-    in the system's folder for temporary files is removed first. An unexpected error is one sentence too, or its
-    traceback with `--debug`.
-
-    Args:
-        steps: The command checks for cancellation between its steps, such as tiles: the first Ctrl-C waits for that, a
-            second one interrupts at once.
-
-    Yields:
-        Function that tells whether the user has cancelled.
+    Ctrl-C (or SIGTERM, from a cluster, or SIGHUP, when the terminal is closed) interrupts; with `steps`, the command
+    asks what this yields whether it is cancelled, and only a second one interrupts at once. What killed runs have left
+    in the system's folder for temporary files is removed first.
     """
     sweep(Path(tempfile.gettempdir()))
     try:
@@ -166,9 +159,7 @@ def show_unexpected(error: Exception, case: str = "") -> str:
 def progress(title: str, place: str = "") -> Iterator[Callable[[Progress], None]]:
     """Show progress: bars with the time left, or plain lines where stderr is no terminal.
 
-    Args:
-        title: What is worked on.
-        place: Its place among others, such as `Case 2 of 12`; each plain line begins with it, for who reads a log.
+    Each plain line begins with the case's place among others, such as `Case 2 of 12`, for who reads a log.
     """
     title = f"{place}: {title}" if place else title
     console = _stderr()
@@ -314,11 +305,7 @@ def show_review(case: Case, exported: Exported) -> None:
 
 
 def signer(path: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Make a function that signs records with a private key (see `signing`); a terminal asks for its passphrase.
-
-    Raises:
-        UserError: The key cannot be used.
-    """
+    """Make a function that signs records with a private key; a terminal asks for its passphrase. Raises `UserError`."""
     from MoBUncertaintyLib.output.signing import load_key, sign_record
 
     def passphrase() -> str:

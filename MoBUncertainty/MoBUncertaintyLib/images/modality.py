@@ -49,12 +49,7 @@ def set_modality(image: sitk.Image, modality: str | None) -> None:
 
 
 def contradictions(channels: Sequence[str], modalities: Sequence[str | None]) -> list[str]:
-    """Say in a sentence for each image that it is of another modality than the model takes.
-
-    Args:
-        channels: Names of the model's channels.
-        modalities: DICOM's terms for their images; None: not known.
-    """
+    """Say in a sentence for each image that its modality (DICOM's term, if known) is not that of its channel."""
     sentences = []
     for name, modality in zip(channels, modalities, strict=True):
         taken = modality_of_channel(name)
@@ -67,12 +62,7 @@ def contradictions(channels: Sequence[str], modalities: Sequence[str | None]) ->
 
 
 def in_order(names: Sequence[str], first: T, others: Mapping[str, T]) -> list[T]:
-    """Put what belongs to the channels of a model in their order.
-
-    Args:
-        names: Of the channels.
-        first: What belongs to the one channel that `others` does not name: the first, usually.
-        others: What belongs to the others, by their names; upper and lower case are the same.
+    """Put what belongs to a model's channels in their order: `first` is of the one that `others` does not name.
 
     Raises:
         SettingsError: A name is unknown, or another number of channels than one is left.

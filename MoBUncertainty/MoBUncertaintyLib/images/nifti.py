@@ -1,7 +1,6 @@
-"""Write volumes as compressed NIfTI files, piece by piece on several processor cores.
+"""Write volumes as compressed NIfTI files, piece by piece on several processor cores; a full disk is an error.
 
-The volume is not copied, and a full disk is an error; SimpleITK copies it, packs it on one core, and cuts the file
-short without a word.
+SimpleITK copies the volume, packs it on one core, and cuts the file short without a word.
 """
 
 from __future__ import annotations
@@ -28,16 +27,7 @@ _END = compressobj(wbits=-MAX_WBITS).flush()
 
 
 def write_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
-    """Write an array (z, y, x) as a `.nii.gz` file: one gzip stream, as SimpleITK writes it.
-
-    Args:
-        path: The file.
-        array: Of numbers that NIfTI knows.
-        grid: Where the voxels lie.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write an array (z, y, x) as a `.nii.gz` file: one gzip stream, as SimpleITK writes it. Raises `OSError`."""
     header, voxels = nifti_header(array, grid), np.ascontiguousarray(array).data.cast("B")
     pieces = [header, *(voxels[at : at + _PIECE] for at in range(0, len(voxels), _PIECE))]
     checksum = 0

@@ -1,7 +1,6 @@
 """Read and check the input: one scalar 3D volume with sane geometry, or an `ImageError` that says what to do.
 
-Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm. Nothing else
-in the program opens an image of a user: what is read here is the file of that very name.
+Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm.
 """
 
 from __future__ import annotations
@@ -61,13 +60,9 @@ def volume_stem(path: str | Path) -> str:
 def read_image(path: str | Path, series: str | None = None) -> ReadImage:
     """Read a NIfTI, NRRD or MetaImage file, a DICOM file or a folder with one DICOM series, and check it.
 
-    Args:
-        path: File or DICOM folder.
-        series: Series instance UID, where a DICOM folder has several.
-
     Raises:
-        ImageError: Missing, unreadable, truncated or damaged, several series, changed while it was read, or not a
-            volume that `check_image` accepts.
+        ImageError: Missing, unreadable, truncated or damaged, several series and none chosen by its UID, changed while
+            it was read, or not a volume that `check_image` accepts.
         SettingsError: There is less memory than the image takes.
 
     Example:
@@ -117,25 +112,14 @@ def read_volume(path: str | Path) -> sitk.Image:
 
 
 def stored_orientation(path: str | Path) -> str:
-    """Return the orientation of a volume file's stored axes, such as `LPS`, without reading its voxels.
-
-    Raises:
-        ImageError: Missing or unreadable.
-    """
+    """Return the orientation of a volume file's stored axes, such as `LPS`, by its header; raises `ImageError`."""
     check_regular(Path(path))
     direction = read_header(Path(path)).geometry.GetDirection()
     return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction))
 
 
 def digest(path: str | Path, series: str | None = None) -> str:
-    """Compute the SHA-256 of an input, the same as `read_image` returns, without reading its voxels.
-
-    For one file it is the file's own. For a DICOM series (sorted by file name), it is that of the list of the files'
-    own, one hexadecimal line each. Other files in a DICOM folder do not count.
-
-    Raises:
-        ImageError: As for `read_image`.
-    """
+    """Compute the SHA-256 that `read_image` returns, without reading voxels; raises `ImageError`."""
     path = Path(path)
     files, _ = _files(path, series)
     with reading(files):
@@ -160,8 +144,8 @@ def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
     """Check that an image is one scalar 3D volume that can be segmented.
 
     Returns:
-        The image as int16 or float32, with non-finite voxels set to air (-1024 HU in CT, which is recognised by values
-        below -100; elsewhere the smallest value), and warnings for the user.
+        The image as int16 or float32, with non-finite voxels set to air (-1024 HU in CT, else the smallest value), and
+        warnings for the user.
 
     Raises:
         ImageError: 2D or a single slice, several components or time points, complex, every voxel alike, or a geometry

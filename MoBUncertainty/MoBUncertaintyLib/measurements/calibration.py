@@ -19,13 +19,7 @@ STAGES = 4
 
 @dataclass(frozen=True)
 class LabelCalibration:
-    """What calibration cases say of a label.
-
-    Attributes:
-        predicted: Residuals of the predictions.
-        reviewed: Residuals after each of `STAGES` of a review, in one scale; none: not known, and no interval is stated
-            after one.
-    """
+    """What calibration cases say of a label: residuals as predicted and, if known, after `STAGES` of a review."""
 
     predicted: Residuals
     reviewed: tuple[Residuals, ...] = ()
@@ -39,13 +33,9 @@ class LabelCalibration:
 
 @dataclass(frozen=True)
 class LabelBounds:
-    """The quantiles of a label's residuals at one level: what a prediction keeps of them.
+    """The quantiles of a label's residuals at one level, in units of a scale: what a prediction keeps of them.
 
-    Attributes:
-        scale: Of the residuals.
-        quantile: Of the prediction.
-        reviewed: After each of `STAGES` of a review; none: no interval is stated then.
-        reviewed_scale: Of the residuals after a review.
+    After a review those of each of `STAGES` count, in a scale of their own; without them no interval is stated.
     """
 
     scale: Scale
@@ -62,13 +52,7 @@ class LabelBounds:
 
 @dataclass(frozen=True)
 class VolumeBounds:
-    """How intervals of a model's volumes are made.
-
-    Attributes:
-        level: Fraction of cases whose true volume they hold.
-        cases: Number of calibration cases.
-        labels: By the label's name.
-    """
+    """How intervals of a model's volumes are made, which hold in a fraction `level` of cases like those it knows."""
 
     level: float
     cases: int
@@ -79,12 +63,7 @@ class VolumeBounds:
             raise ValueError("the level must be between 0 and 1")
 
     def interval(self, label: str, stated: StatedVolume, reviewed: tuple[int, int] | None = None) -> Interval | None:
-        """Compute the interval of a volume.
-
-        Args:
-            label: Its name.
-            stated: What is stated of it now.
-            reviewed: Number of regions that are decided, and of all; None, or none decided: as predicted.
+        """Compute the interval of a label's volume as predicted or, with decided regions of all, within a review.
 
         Returns:
             None where nothing can be said: of a label that was not found, without calibration cases, or within a
@@ -112,11 +91,7 @@ class VolumeBounds:
 
 @dataclass(frozen=True)
 class VolumeCalibration:
-    """What a model's card keeps of its calibration cases, so that a site can replace them.
-
-    Attributes:
-        data: Which cases they are, in a few words.
-        labels: By the label's name.
+    """What a model's card keeps of its calibration cases (`data` names them), so that a site can replace them.
 
     Raises:
         TooFewCasesError: There are too few for any of `STATED_LEVELS`.
@@ -129,10 +104,7 @@ class VolumeCalibration:
         self.bounds()
 
     def bounds(self, level: float | None = None) -> VolumeBounds:
-        """Return how intervals are made.
-
-        Args:
-            level: None: the highest of `STATED_LEVELS` for which there are cases enough.
+        """Return how intervals are made; default: at the highest of `STATED_LEVELS` for which there are cases enough.
 
         Raises:
             TooFewCasesError: There are too few.
@@ -146,11 +118,7 @@ class VolumeCalibration:
 
     @classmethod
     def from_dict(cls, values: Any) -> VolumeCalibration:
-        """Read what JSON made of it.
-
-        Raises:
-            SettingsError: It is of another form.
-        """
+        """Read what JSON made of it; raises `SettingsError`."""
         try:
             return from_json(cls, values)
         except ValueError as error:

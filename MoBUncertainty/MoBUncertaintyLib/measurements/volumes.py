@@ -50,14 +50,10 @@ def needed_cases(level: float) -> int:
 
 
 def conformal_quantile(scores: Sequence[float], level: float) -> float:
-    """Return the bound that the score of a further case does not exceed with at least this probability.
+    """Return the bound that the score of a further case does not exceed with at least the probability `level`.
 
     It is the score of rank ceil((n + 1) level), and the probability at most 1 / (n + 1) above the level if no two
     scores are equal.
-
-    Args:
-        scores: Of the calibration cases.
-        level: 1 - alpha, between 0 and 1.
 
     Raises:
         TooFewCasesError: Nothing finite would do.
@@ -91,12 +87,7 @@ CHOICES = (Scale.NOTHING, Scale.ROOT, Scale.VOLUME, Scale.ERROR)
 
 @dataclass(frozen=True)
 class StatedVolume:
-    """What is stated of a label in a case.
-
-    Attributes:
-        ml: Volume.
-        error_ml: Volume expected to be labelled with it wrongly, or to lack it.
-    """
+    """What is stated of a label in a case: its volume, and the volume expected to be labelled wrongly or missing."""
 
     ml: float
     error_ml: float
@@ -114,12 +105,7 @@ class StatedVolume:
 
 @dataclass(frozen=True)
 class Residuals:
-    """The residuals of calibration cases.
-
-    Attributes:
-        scale: In which they are.
-        values: One for each case.
-    """
+    """The residuals of calibration cases, one for each, in units of a scale."""
 
     scale: Scale
     values: tuple[float, ...]
@@ -130,11 +116,7 @@ class Residuals:
 
     @classmethod
     def of(cls, cases: Sequence[tuple[StatedVolume, float]], scale: Scale | None = None) -> Residuals:
-        """Compute the residuals of cases, each with its true volume; those without the label do not count.
-
-        Args:
-            cases: What is stated, and the truth in ml.
-            scale: None: as `choose_scale` says.
+        """Compute the residuals of cases from what is stated and the truth in ml; those without the label do not count.
 
         Raises:
             ValueError: The label was found in none.
@@ -144,11 +126,7 @@ class Residuals:
         return cls(kind, tuple(short(volume.residual(true, kind)) for volume, true in cases))
 
     def quantile(self, level: float) -> float:
-        """Return the residual that a further case does not exceed with at least this probability.
-
-        Raises:
-            TooFewCasesError: There are too few.
-        """
+        """Return the residual that a further case does not exceed with this probability; raises `TooFewCasesError`."""
         return conformal_quantile(self.values, level)
 
 
@@ -156,9 +134,9 @@ def choose_scale(*stages: Sequence[tuple[StatedVolume, float]]) -> Scale:
     """Choose the scale whose intervals are narrowest at the nominal rate.
 
     Of each scale the intervals' mean width over the cases counts, relative to that of equally wide ones, and averaged
-    over those of `LEVELS` that the cases allow. What is not clearly narrower than equally wide ones is not worth a
-    choice: each choice by the calibration cases themselves costs a little of the coverage that they promise. Fewer than
-    `ENOUGH_TO_CHOOSE` have the square root of the expected error, unseen: what is given beforehand costs nothing.
+    over those of `LEVELS` that the cases allow. What is not clearly narrower is not worth a choice: each choice by the
+    calibration cases costs a little of the coverage that they promise. Fewer than `ENOUGH_TO_CHOOSE` have the square
+    root of the expected error, unseen: what is given beforehand costs nothing.
 
     Args:
         stages: Of each stage of a review, or of the prediction alone, what is stated of each case, and its true volume

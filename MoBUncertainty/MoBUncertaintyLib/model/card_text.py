@@ -89,10 +89,9 @@ def training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def score_lines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """List name and text of the main scores; all others, such as the points of curves, are only counted.
+    """List name and text of the scores at the top and one level below; all others, such as curves, are only counted.
 
-    The main ones are those at the top and one level below. `mob-training evaluate` writes a score as its mean, median,
-    minimum and maximum.
+    `mob-training evaluate` writes a score as its mean, median, minimum and maximum.
     """
     lines: list[tuple[str, str]] = []
     hidden: list[Any] = []

@@ -84,8 +84,7 @@ class CovarianceSpec:
         assignment: How a cell's weights give its basis (Mixture-of-Bases).
         length_mm: Correlation length of the scope `local` along each axis of the network's input, in the order of
             nnU-Net's spacing; its meaning is that of `correlation`.
-        learn_length: The length is only where training starts; the weights hold the learned one, and `length_mm` of a
-            trained model states it.
+        learn_length: The length is where training starts; that of a trained model is the learned one.
         shared_fraction: a, the fraction of the variance of z that all voxels of a volume share, for the scope `local`.
         keep_probability: The mean is stretched, so that noise leaves each voxel the probability that the backbone's own
             logits have: with two classes to 0.005 up to a variance of 9 of their contrast, to 0.017 up to 100; with
@@ -136,12 +135,9 @@ class CovarianceSpec:
 
 
 def axis_correlation(distance: Array, length: Any) -> Array:
-    """Compute the correlation along one axis.
+    """Compute the correlation along one axis at a distance of either sign, in the unit of the length.
 
-    Args:
-        distance: Of two voxels, of either sign, any shape.
-        length: Correlation length in the same unit: the correlation is 1/2 where exp(-d^2 / 2 length^2) is, at 1.18
-            lengths.
+    It is 1/2 where exp(-d^2 / 2 length^2) is, at 1.18 lengths.
     """
     t: Any = abs(distance / (length * (REACH / 2)))
     outer, inner = (2 - t).clip(0), (1 - t).clip(0)
@@ -150,15 +146,12 @@ def axis_correlation(distance: Array, length: Any) -> Array:
 
 
 def correlation(offsets: Array, lengths: Sequence[Any] | Array, shared: float = 0.0) -> Array:
-    """Compute the correlation of pairs of voxels.
+    """Compute the correlation of pairs of voxels, (...).
 
     Args:
         offsets: Difference of their places along each axis, (..., 3).
         lengths: Correlation length along each axis, in the same unit.
         shared: Fraction of the variance that all voxels share; it is the correlation of far voxels.
-
-    Returns:
-        (...)
 
     Example:
         >>> import numpy as np

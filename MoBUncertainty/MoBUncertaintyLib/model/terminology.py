@@ -129,17 +129,13 @@ ALIASES = {
 
 
 def terminology(name: str) -> tuple[dict[str, Any], tuple[int, int, int] | None]:
-    """Look up the terminology of a label and Slicer's colour for it.
+    """Look up the terminology of a label, such as `adrenal_gland_left` or `Parotid_R`, and Slicer's colour for it.
 
     Only the whole name counts, whatever its spaces, hyphens, capitals and the place of a side: a code that is guessed
     goes unnoticed into every system that it reaches.
 
-    Args:
-        name: For example `pancreas`, `adrenal_gland_left`, `Left Kidney`, `Parotid_R`.
-
     Returns:
-        Category, type and modifier as (scheme, code, meaning); the type is Tissue if the name is unknown. The colour is
-        None if Slicer recommends none.
+        Category, type (Tissue if the name is unknown) and modifier as (scheme, code, meaning); the colour, if any.
     """
     words = [word for word in re.split(r"[\s_.,()-]+", name.lower()) if word]
     if len(words) > 1:
@@ -158,12 +154,7 @@ def terminology(name: str) -> tuple[dict[str, Any], tuple[int, int, int] | None]
 
 
 def describe_labels(names: dict[int, str], covered: dict[int, tuple[int, ...]] | None = None) -> tuple[Label, ...]:
-    """Make labels with terminology and a colour each; no two have the same colour.
-
-    Args:
-        names: Label value -> name, foreground only, in the order of the labels.
-        covered: Values that each covers, by its own value; None: its own alone.
-    """
+    """Make labels with terminology, and colours that differ, from names and covered values by value, in order."""
     labels: list[Label] = []
     for value, name in names.items():
         codes, colour = terminology(name)

@@ -55,9 +55,7 @@ class Job:
         regions: What counts as a doubtful region. Default: as the model states.
         series: Series instance UID, where a DICOM folder has several and the case does not name one.
         channels: Files of the model's other input channels, by name, if the user has named them.
-        scene: Write the Slicer scene too.
         formats: DICOM objects to write too; only of an image that came from DICOM.
-        overwrite: Replace results that are there.
         skip_existing: Keep results that are there, whatever they are of.
         more: Writes more files of a case to the folder that it is called with.
     """
@@ -86,7 +84,7 @@ def run_case(
     cancelled: CancelledCallback | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> tuple[Case, Written]:
-    """Read an image, predict it, find its doubtful regions and write the results folder.
+    """Read an image, predict it, find its doubtful regions and write the results folder, whole or not at all.
 
     Args:
         job: How.
@@ -97,8 +95,8 @@ def run_case(
         warn: Called, before anything is computed, with those of the warnings that are known by then.
 
     Raises:
-        UserError: Whatever the user can mend; no folder is left then.
-        Cancelled: `cancelled` said so; no folder is left then.
+        UserError: Whatever the user can mend.
+        Cancelled: `cancelled` said so.
     """
     check_template()
     predictor, series, seconds = job.predictor, case.series or job.series, dict[str, float]()
@@ -146,11 +144,7 @@ def run_case(
 
 
 def kept_case(job: Job, case: Input, folder: Path) -> CohortCase | None:
-    """Describe the results that a folder holds already, if they need not be made again.
-
-    Raises:
-        UserError: They cannot be read, or the image cannot.
-    """
+    """Describe results that need not be made again, if a folder holds them; raises `UserError` if unreadable."""
     if job.overwrite or not FOLDER.recognises(folder):
         return None
     try:
@@ -172,11 +166,7 @@ def kept_case(job: Job, case: Input, folder: Path) -> CohortCase | None:
 
 
 def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
-    """Whether results are of the same image, model and settings; device and engine do not count.
-
-    Raises:
-        ImageError: The image cannot be read.
-    """
+    """Whether results are of the same image, model and settings but for the device; raises `ImageError`."""
     predictor = job.predictor
     wanted = (
         _anywhere(predictor.settings),
@@ -213,10 +203,7 @@ def analyse(
     cancelled: CancelledCallback | None = None,
     channels: Mapping[str, sitk.Image] | None = None,
 ) -> Case:
-    """Predict an image and find its doubtful regions; arguments and errors as for `Predictor.predict`.
-
-    What is noticed of both together is added to the prediction's warnings.
-    """
+    """Predict an image and find its doubtful regions; arguments and errors as for `Predictor.predict`."""
     prediction = predictor.predict(image, progress, cancelled, channels=channels)
     return _with_regions(image, prediction, Source(), region_settings, progress, cancelled)
 
@@ -243,11 +230,7 @@ def _with_regions(
 
 @reporting_out_of_memory()
 def draw_sample(source: Path, model: Model, target: Path) -> None:
-    """Predict an image and draw the result for a model's card, PNG; the picture does not name the image.
-
-    Raises:
-        UserError: Whatever the user can mend.
-    """
+    """Draw the result of an image for a model's card, PNG, without the image's name; raises `UserError`."""
     from MoBUncertaintyLib.inference.predictor import Predictor
 
     case = analyse(read_image(source).image, Predictor(model, PredictionSettings()))

@@ -1,7 +1,4 @@
-"""Doubtful regions, ranked, with their map and their table: what is found, without what finds it.
-
-Needs no scipy, whose import takes longer than all that a scene is made of.
-"""
+"""Doubtful regions, ranked, with their map and table. Needs no scipy, whose import takes longer than making a scene."""
 
 from __future__ import annotations
 
@@ -25,12 +22,10 @@ class Region:
     Attributes:
         rank: From 1, by falling expected error.
         number: Its value in the map of all regions: its rank when it was found, and its own as long as it is reviewed.
-        centroid_ras: Centroid in mm, RAS.
-        volume_mm3: Volume.
+        centroid_ras: mm, RAS.
         expected_error_mm3: Integral of 1 - max_c p, the volume expected to be labelled wrongly.
-        mean_variance: Mean predictive variance (the maximum over the labels).
-        max_variance: Its maximum.
-        mean_probability: Mean probability of foreground.
+        mean_variance, max_variance: Of the predictive variance (the maximum over the labels).
+        mean_probability: Of foreground.
         inside_fraction: Fraction of the volume that already belongs to the segmentation.
         extent_mm: Largest diameter, from outer voxel corner to outer voxel corner.
         location: Where it lies in the organ, in the patient's terms: "superior left", "central".
@@ -56,15 +51,13 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The doubtful regions of one prediction, their map cut to where they lie: quick enough to follow a slider.
+    """The doubtful regions of one prediction in order of rank.
 
     Attributes:
-        ranked: In order of rank.
-        map: The number of each voxel's region, 0 elsewhere; uint16, fills `box`.
-        box: Where `map` lies in the prediction's arrays.
-        shape: Of these arrays.
+        map: The number of each voxel's region, 0 elsewhere; uint16, fills `box`, so that it follows a slider.
+        box: Where `map` lies in the prediction's arrays, which have this `shape`.
         settings: How the regions were found.
-        coverage: How much of the expected error they hold; None where that was not computed.
+        coverage: How much of the expected error they hold, if it was computed.
     """
 
     ranked: tuple[Region, ...]

@@ -42,12 +42,7 @@ _TRUNCATE = 3
 
 
 class BlockGrid:
-    """The blocks that fill a box of an array.
-
-    Args:
-        box: In the array, (z, y, x).
-        spacing: Of its voxels in mm, (z, y, x).
-        longest_mm: No block of several voxels is longer.
+    """The blocks that fill a box of an array (z, y, x), none of several voxels longer than `longest_mm`.
 
     Attributes:
         factors: Voxels in a block along each axis.
@@ -84,12 +79,7 @@ class BlockGrid:
             yield (slice(layer, layer + 1), *whole(self.shape[1:]))
 
     def means(self, box: Box, values: Callable[[Box], np.ndarray]) -> np.ndarray:
-        """Compute the mean over each block of a box of blocks, float32.
-
-        Args:
-            box: The box of blocks.
-            values: Returns the values in a box of the array; called for one part after the other.
-        """
+        """Compute the mean over each block of a box, float32, of what `values` returns for parts of the array."""
         return np.asarray(self._merged(box, values, np.add) / self.voxels(box))
 
     def maxima(self, box: Box, values: Callable[[Box], np.ndarray]) -> np.ndarray:
@@ -125,11 +115,7 @@ class BlockGrid:
         return np.stack([middle[along] for middle, along in zip(middles, index.T, strict=True)], axis=1)
 
     def expand(self, box: Box, blocks: np.ndarray) -> tuple[Box, np.ndarray]:
-        """Find the voxels that lie in some blocks, given as a mask that fills `box`, a box of blocks.
-
-        Returns:
-            The box of these voxels in the array, and the mask that fills it.
-        """
+        """Find the voxels of some blocks, a mask that fills `box`: their box in the array, and its mask."""
         voxels = blocks
         for axis, (edges, s) in enumerate(zip(self._edges, box, strict=True)):
             voxels = np.repeat(voxels, np.diff(edges[s.start : s.stop + 1]), axis)
@@ -144,8 +130,6 @@ class UncertaintyMap:
     means over a block's voxels, float32.
 
     Attributes:
-        prediction: What it is the map of.
-        blocks: Where the blocks lie.
         window_mm: Sigma of the window in which the thickness is taken.
         uncertainty: The measure.
         expected_error: 1 - max_c p, background included: the probability that the segmentation is wrong.
@@ -205,10 +189,7 @@ def map_uncertainty(
 ) -> Generator[None, None, UncertaintyMap]:
     """Make the map of a prediction in steps, between which a user interface can answer: a generator that returns it.
 
-    Args:
-        prediction: It is read part by part, so that no volume is copied.
-        measure: The measure of uncertainty.
-        window_mm: Sigma of the window in which the thickness is taken.
+    The prediction is read part by part, so that no volume is copied.
     """
     spacing, labels = prediction.grid.spacing, prediction.labels
     box = _box_of_interest(prediction, np.ceil(3 * window_mm / spacing))
@@ -280,10 +261,7 @@ def _smoothed(values: np.ndarray, box: Box, sigmas: np.ndarray, scale: float = 1
 def _typical(thickness: np.ndarray, labels: np.ndarray, near: Box, spacing: np.ndarray) -> np.ndarray:
     """Take each label's own typical thickness: among blurred ones the uncertainty in a sharp one would not show.
 
-    Args:
-        thickness: Of the uncertainty, in `near`, a box that holds all of the organs' surfaces.
-        labels: Everywhere.
-        spacing: Of both, in mm.
+    `near` holds all of the organs' surfaces, which `thickness` fills; spacing is in mm.
     """
     surfaces = labels[near]
     values = np.setdiff1d(surfaces, 0)

@@ -11,11 +11,7 @@ from MoBUncertaintyLib.base.json_input import is_whole
 def check_dataset(
     dataset: dict[str, Any], channels: int | None = None
 ) -> tuple[dict[int, str], dict[int, tuple[int, ...]]]:
-    """Refuse data sets that are malformed.
-
-    Args:
-        dataset: Content of `dataset.json`.
-        channels: Number of input channels in the plans. Default: not compared.
+    """Refuse data sets that are malformed, or have another number of input channels than the plans, if given.
 
     Returns:
         Label value -> name of the foreground classes, in the order of the network's output. The values are 1, 2, ...
@@ -67,11 +63,7 @@ def has_regions(dataset: dict[str, Any]) -> bool:
 
 
 def label_values(dataset: dict[str, Any]) -> tuple[int, ...]:
-    """Return the values of the label map that are some label's, in the order in which a second stage takes them.
-
-    Args:
-        dataset: Checked by `check_dataset`.
-    """
+    """Return the values of a checked data set's label map that a second stage takes, in its order."""
     labels = {name: value for name, value in dataset["labels"].items() if name not in ("background", "ignore")}
     every = [value if isinstance(value, list) else [value] for value in labels.values()]
     return tuple(sorted({value for values in every for value in values}))
@@ -101,11 +93,7 @@ def _regions(labels: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def channel_names(dataset: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names of the input channels, in order.
-
-    Raises:
-        ModelError: They are missing, not text, or not different.
-    """
+    """Return the names of the input channels, in order; raises `ModelError` unless they are different texts."""
     channels = dataset.get("channel_names")
     if not isinstance(channels, dict) or not channels:
         raise ModelError("dataset.json does not name the input channels; export the model again.")

@@ -1,7 +1,6 @@
 """Find the weights that TotalSegmentator's own installer has left on this computer; nothing is downloaded.
 
-They lie as nnU-Net's results do, `DatasetNNN_NAME/TRAINER__PLANS__CONFIGURATION`. TotalSegmentator turns every image to
-the axes R, A, S before nnU-Net sees it, which no file of its weights says.
+They lie as nnU-Net's results do. TotalSegmentator turns every image to RAS before nnU-Net sees it, which no file says.
 """
 
 from __future__ import annotations
@@ -51,10 +50,7 @@ def installed_weights() -> dict[str, Path]:
 
 
 def find_weights(name: str) -> Path:
-    """Find a training folder by the number of its data set, or by its name or a part of that no other has.
-
-    Args:
-        name: After `PREFIX`.
+    """Find a training folder by its data set's number, or by its name or a part of that no other has.
 
     Raises:
         ModelError: There is none, or more than one.

@@ -52,7 +52,7 @@ class Calibration:
         fit: The temperature, and how good it is.
         regions: What the card states of doubtful regions, with the new threshold of the variance.
         click_settings: How a click changes its surroundings, in the new logits.
-        fingerprint: What ordinary cases look like now; None: the card does not say.
+        fingerprint: What ordinary cases look like now, if the card says.
         intervals: Of the volumes; None: too few cases have the labels, and the model's stay.
     """
 
@@ -90,11 +90,7 @@ class Calibration:
 
 
 def check_model(card: ModelCard) -> None:
-    """Refuse a model that cannot be calibrated.
-
-    Raises:
-        CalibrationError: Its labels overlap, or it is calibrated on reviews already.
-    """
+    """Raise `CalibrationError` for a model whose labels overlap, or that is calibrated on reviews already."""
     if overlap(card.labels):
         raise CalibrationError(
             "The labels of this model overlap, so it cannot be calibrated; use it without a calibration."
@@ -105,11 +101,7 @@ def check_model(card: ModelCard) -> None:
 
 
 def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
-    """Fit temperature, threshold, ordinary cases and intervals.
-
-    Args:
-        cases: Reviews of the model's predictions, or labelled images and what it predicts of them.
-        card: Of the model.
+    """Fit temperature, threshold, ordinary cases and intervals to cases of the model with this card.
 
     Raises:
         CalibrationError: `check_model` refuses it, there are too few cases, or the model would be worse, or is not
@@ -156,13 +148,7 @@ def _short(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class CalibratedModel:
-    """A model of a site.
-
-    Attributes:
-        model: As written.
-        calibration: What was changed.
-        refused: One sentence on each case that was not used.
-    """
+    """A model of a site as written, what was changed, and one sentence on each case that was not used."""
 
     model: Model
     calibration: Calibration
@@ -185,7 +171,7 @@ def calibrate_model(
         folders: Of signed-off reviews of the model's predictions (exports, or results with exports in them), or of
             labelled cases (`cases.predicted_cases`), which are predicted as users' are.
         output: Model folder or `.zip` to make; must not exist.
-        name: Of the new model; None: that of the model, with `ADDED_NAME`.
+        name: Of the new model. Default: that of the model, with `ADDED_NAME`.
         progress, cancelled: As for `cases.predicted_cases`.
         device: Predicts labelled cases.
 

@@ -45,7 +45,6 @@ class Fit:
     """A temperature, and what leaving each case out says of it.
 
     Attributes:
-        temperature: Fitted to all cases.
         before: Scores of the model as it is.
         after: Scores of each case with the temperature that the other cases give.
         p_value: That NLL, in the voxels not decided as the model expects it, improves no more than by chance
@@ -59,13 +58,7 @@ class Fit:
 
 
 def fit_temperature(cases: Sequence[Sequence[Evidence]], keep_probability: bool = False, lowest: float = 1.0) -> Fit:
-    """Find the temperature with the lowest NLL of decided voxels, and of the others as the model expects it.
-
-    Args:
-        cases: The evidence of each case, label by label; two or more.
-        keep_probability: As for `Evidence.moments`.
-        lowest: Of the temperatures that are tried.
-    """
+    """Find the temperature from `lowest` on with the lowest NLL of decided voxels, and of the others as expected."""
     kinds, weights = _pooled(cases)
     tried = TEMPERATURES[lowest <= TEMPERATURES]
     as_it_is = int(np.searchsorted(tried, 1.0))
@@ -111,12 +104,7 @@ def _pooled(cases: Sequence[Sequence[Evidence]]) -> tuple[Evidence, np.ndarray]:
 
 
 def _ece(weights: np.ndarray, probability: np.ndarray) -> float:
-    """Compute the gap between mean probability and fraction of the label, in bins of probability, mean over voxels.
-
-    Args:
-        weights: From `_pooled`.
-        probability: Of each kind, by case, (cases, K).
-    """
+    """Compute the gap between mean probability (by case and kind) and fraction of the label, in bins."""
     index = np.minimum((probability * BINS).astype(int), BINS - 1).ravel()
     both = weights[:2].sum(axis=0)
     confidence, labelled = (np.bincount(index, values.ravel(), BINS) for values in (both * probability, weights[1]))
@@ -133,16 +121,8 @@ def fit_threshold(
 ) -> float:
     """Find the variance at which as much error is expected as the model expected at its threshold before.
 
-    Temperature scales the variances of all voxels, so that the same threshold would list other regions.
-
-    Args:
-        evidence: Of all cases and labels.
-        temperature: By which the logits are divided.
-        threshold: Of the variance, before.
-        keep_probability: As for `Evidence.moments`.
-
-    Returns:
-        The threshold; that before if no voxel was at it.
+    Temperature scales the variances of all voxels, so that the same threshold would list other regions. It stays if no
+    voxel was at it.
     """
     kinds = list(evidence)
     counts = np.concatenate([one.counts.sum(axis=0) for one in kinds])
@@ -200,8 +180,7 @@ class Intervals:
 
     Attributes:
         calibration: For the card.
-        level: Of the intervals.
-        before: Fraction of the cases' volumes in the model's intervals of that level; None: it stated none.
+        before: Fraction of the cases' volumes in the model's intervals of that level, if it stated any.
         after: The same, each case with the intervals that the others give.
     """
 
@@ -214,16 +193,9 @@ class Intervals:
 def fit_intervals(
     cases: Sequence[SiteCase], bounds: VolumeCalibration | None, temperature: float, keep_probability: bool = False
 ) -> Intervals | None:
-    """Take the residuals of a site's cases in place of the model's, which are of other cases.
+    """Take the residuals of a site's cases in place of the model's, whose scales are kept.
 
-    Args:
-        cases: The site's.
-        bounds: What the model states; its scales are kept.
-        temperature: By which the logits are divided: the expected error of a case changes with it.
-        keep_probability: As for `Evidence.moments`.
-
-    Returns:
-        None if there are too few cases in which the labels were found.
+    The expected error of a case changes with the temperature. None if too few cases have the labels.
     """
     volumes = [_now(case, temperature, keep_probability) for case in cases]
     scales = {name: label.predicted.scale for name, label in bounds.labels.items()} if bounds else {}

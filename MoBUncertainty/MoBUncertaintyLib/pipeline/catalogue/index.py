@@ -26,25 +26,17 @@ _LONGEST_TEXT = 500  # characters
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that a catalogue offers.
+    """A model that a catalogue offers; raises `ValueError` for an attribute out of range.
 
     Attributes:
         name: Name of its folder once it is installed: letters, digits, `.`, `_` and `-`.
         title: Name on its card, for people.
         task: What it segments in which images, one sentence.
-        labels: Names of its labels.
         scores: What was measured, as text by name.
-        licence: Licence of the weights.
         minimum_version: Oldest version of MoB Uncertainty that reads it.
         digest: SHA-256 of its `model.json`, which tells its versions apart.
-        file: Path of its zip, relative to the index.
-        size: Of that, in bytes.
-        sha256: Of that.
-        page: Path of its model card page, or None.
-        preview: Path of a picture of a sample's result, PNG, or None.
-
-    Raises:
-        ValueError: An attribute is out of range.
+        file, size, sha256: Path of its zip, relative to the index, bytes and SHA-256.
+        page, preview: Paths of its card page and of a picture of a sample's result, PNG, if there are.
     """
 
     name: str
@@ -90,15 +82,7 @@ class Entry:
 
 
 def parse_index(content: bytes, where: str) -> tuple[Entry, ...]:
-    """Read the models of an index.
-
-    Args:
-        content: Of `models.json`.
-        where: Its address, for messages.
-
-    Raises:
-        CatalogueError: It is no index of this schema version.
-    """
+    """Read the models of an index, whose address is `where`; raises `CatalogueError` if it is none of this version."""
     try:
         data = parse_object(content)
     except JsonError as error:

@@ -73,14 +73,13 @@ def install(
     cancelled: Callable[[], bool] = lambda: False,
     folder: Path | None = None,
 ) -> Path:
-    """Download a model, check it, and install it; returns its folder.
+    """Download a model, check it, and install it in a folder (default: the user's); return its own.
 
     Args:
-        place: The catalogue.
-        entry: Of that catalogue; what is downloaded must be what it says.
+        place, entry: The catalogue, and its entry; what is downloaded must be what that says.
         progress: Called with each step; the stage `download` counts megabytes.
         cancelled: Asked between pieces of the download.
-        folder: Where models are installed; None: the user's.
+        folder: Where models are installed.
 
     Raises:
         CatalogueError: It cannot be downloaded, or is not what the catalogue says.
@@ -111,11 +110,10 @@ def install(
 
 
 def remove(name: str) -> Path:
-    """Remove an installed model; returns where it was.
+    """Remove an installed model; return where it was.
 
     Raises:
-        CatalogueError: There is no such model, it comes with the program, or it was put there by other means, or a
-            file of its folder was.
+        CatalogueError: There is no such model, it comes with the program, or it or a file in it came by other means.
         OutputError: It cannot be removed.
     """
     folder = installed_models()

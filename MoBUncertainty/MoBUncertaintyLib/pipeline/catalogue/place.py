@@ -49,11 +49,7 @@ class Place:
 
     @classmethod
     def of(cls, given: str | Path) -> Place:
-        """Take an address or a folder, or that of the index in it.
-
-        Raises:
-            CatalogueError: It is neither, or an address that may not be contacted.
-        """
+        """Take an address or a folder, or that of the index in it; raises `CatalogueError` for no safe address."""
         text = str(given).strip()
         if not text:
             raise CatalogueError("No catalogue is given; give an https address or a folder.")
@@ -70,19 +66,11 @@ class Place:
         return str(self.base / name) if isinstance(self.base, Path) else f"{self.base}/{name}"
 
     def entries(self) -> tuple[Entry, ...]:
-        """Read the index.
-
-        Raises:
-            CatalogueError: It cannot be read.
-        """
+        """Read the index; raises `CatalogueError`."""
         return parse_index(self.content(INDEX_FILE, json_input.SIZE_LIMIT), self.address(INDEX_FILE))
 
     def entry(self, name: str) -> Entry:
-        """Find a model in the index.
-
-        Raises:
-            CatalogueError: The index cannot be read, or has no such model.
-        """
+        """Find a model in the index by its name or title; raises `CatalogueError` if there is none."""
         entries = self.entries()
         for entry in entries:
             if name.casefold() in (entry.name.casefold(), entry.title.casefold()):
@@ -91,11 +79,7 @@ class Place:
         raise CatalogueError(f"The catalogue {self.base} has no model '{name}' (it has: {there_are}).")
 
     def preview(self, entry: Entry) -> bytes | None:
-        """Read the picture of a model's sample, PNG; None if there is none.
-
-        Raises:
-            CatalogueError: It cannot be read.
-        """
+        """Read the picture of a model's sample, PNG, if there is one; raises `CatalogueError`."""
         if entry.preview is None:
             return None
         content = self.content(entry.preview, PREVIEW_LIMIT)
@@ -107,11 +91,7 @@ class Place:
         return content
 
     def content(self, name: str, limit: int) -> bytes:
-        """Read a whole file.
-
-        Raises:
-            CatalogueError: It cannot be read, or is larger than `limit` bytes.
-        """
+        """Read a whole file of at most `limit` bytes; raises `CatalogueError`."""
         content = bytearray()
         with self.open(name) as read:
             while chunk := read(CHUNK):
@@ -122,11 +102,7 @@ class Place:
 
     @contextmanager
     def open(self, name: str) -> Iterator[Read]:
-        """Open a file; every failure to read it is one sentence.
-
-        Raises:
-            CatalogueError: It cannot be opened or, later, read.
-        """
+        """Open a file; every failure to open or, later, to read it is one sentence, a `CatalogueError`."""
         where = self.address(name)
         with _saying(where):
             stream = _open_file(self.base / name) if isinstance(self.base, Path) else _open_address(where)

@@ -1,9 +1,7 @@
 """Add a model to a catalogue's folder, or update it there: its zip, its card page, its picture and its entry.
 
-The card page has the fields of RSNA's ATLAS for models (schema of November 2025, https://atlas.rsna.org/documentation).
-What a model's card does not state is said to be unknown; nothing is guessed.
-
-The index is replaced last, so that whoever reads the folder meanwhile finds what the index says.
+The card page has the fields of RSNA's ATLAS for models (schema of November 2025, https://atlas.rsna.org/documentation);
+what a model's card does not state is unknown. The index is replaced last, so that what it says is there at any time.
 """
 
 from __future__ import annotations
@@ -62,22 +60,13 @@ ATLAS = {
 
 @dataclass(frozen=True)
 class OpenCatalogue:
-    """The folder of a catalogue that no other process writes to; `open_catalogue` makes it.
-
-    Attributes:
-        index: The index's reservation.
-        entries: What the index holds.
-    """
+    """The folder of a catalogue that no other process writes to; `open_catalogue` makes it."""
 
     index: Reservation
     entries: Sequence[Entry]
 
     def add(self, model: Model, picture: Path | None = None) -> Entry:
-        """Add a model, or update it there.
-
-        Args:
-            model: A model folder, or a zip of one.
-            picture: Of a sample's result, PNG. Default: that of the same model stays, if it was published before.
+        """Add a model, or update it there, whose picture (PNG) stays if no other is given.
 
         Raises:
             CatalogueError: The model cannot be named there.
@@ -175,16 +164,7 @@ def _remove_old(folder: Path, before: Entry | None, entries: Sequence[Entry]) ->
 
 
 def render(model: Model, entry: Entry, published: date) -> str:
-    """Make the page, HTML.
-
-    Args:
-        model: The model.
-        entry: Its entry in the catalogue, beside whose files the page lies.
-        published: When it is published.
-
-    Raises:
-        OutputError: The template is not installed.
-    """
+    """Make the page, HTML, beside the files of the entry; raises `OutputError` if the template is not installed."""
     return fill(
         TEMPLATE,
         entry=entry,
