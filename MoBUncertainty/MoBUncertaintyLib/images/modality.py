@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+AIR_HU = -1024.0
+HOUNSFIELD_BELOW = -100.0
+"""An image with voxels below this (air, fat) is taken to be in Hounsfield units; others have no such values."""
+
 _KEY = "0008|0060"  # ITK's name of DICOM's Modality, which NRRD and MetaImage files keep
 _CHANNELS = {
     "CT": re.compile("(cb|ce|nc)?cta?"),

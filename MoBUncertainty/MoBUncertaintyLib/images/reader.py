@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
+from isal import igzip
+from isal.igzip_lib import IsalError
 
 from MoBUncertaintyLib.base.errors import ImageError
-from MoBUncertaintyLib.base.input_files import begins_as_dicom, check_regular, input_digest, reading
+from MoBUncertaintyLib.base.input_files import BoundedReader, begins_as_dicom, check_regular, input_digest, reading
 from MoBUncertaintyLib.base.names import is_unicode, printable
 from MoBUncertaintyLib.images import memory
-from MoBUncertaintyLib.images.hounsfield import AIR_HU, HOUNSFIELD_BELOW
-from MoBUncertaintyLib.images.modality import modality_of, set_modality
-from MoBUncertaintyLib.images.volume_files import read_voxels
-from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, is_volume_name, read_header
+from MoBUncertaintyLib.images.grid import Volume, grid_of
+from MoBUncertaintyLib.images.modality import AIR_HU, HOUNSFIELD_BELOW, modality_of, set_modality
+from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, VolumeHeader, is_volume_name, read_header
 
 # Finer than any clinical CT, or a header in other units than mm; coarser than any organ can be resolved.
 SPACING_MM = (0.2, 15.0)
@@ -29,6 +33,10 @@ SPACING_MM = (0.2, 15.0)
 MAX_VOXELS = 2**31 - 1
 # By how much the axes' dot products may differ from 0, or from 1 with themselves; cosines in files are rounded.
 MAX_SHEAR = 1e-3
+_CHUNK = 1 << 22
+# Up to this many bytes after uncompressed voxels, if fewer than a slice, are ignored with a warning. More of them, or
+# any in a compressed stream, mean that the header states a wrong size.
+_SURPLUS = 4096
 
 
 @dataclass(frozen=True)
@@ -228,3 +236,75 @@ def _without_non_finite(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
     filled.CopyInformation(image)
     count = int(finite.size - finite.sum())
     return filled, [f"{count} voxels are not finite numbers and were set to air ({air:g})."]
+
+
+def read_voxels(header: VolumeHeader) -> Volume:
+    """Read a volume of one value for each voxel.
+
+    Raises:
+        ImageError: Voxels are missing or damaged, or there are many more bytes than they take.
+        OSError: The file cannot be read.
+    """
+    geometry, name, needed = header.geometry, header.path.name, header.skip + header.length
+    size = geometry.GetSize()
+    voxels = np.empty(math.prod(size), header.dtype)
+    surplus = min(_SURPLUS, header.length // size[-1] - 1) if header.packing == "raw" else 0
+    try:
+        present = _unpack(header, voxels.view(np.uint8), needed + surplus + 1)
+    except (EOFError, zlib.error, IsalError, igzip.BadGzipFile) as error:  # type: ignore[misc]  # its stub has it as an instance
+        raise ImageError(f"{name} is truncated or damaged; copy or download it again.") from error
+    if present < needed:
+        raise ImageError(f"{name} is truncated ({present} of {needed} bytes); copy or download it again.")
+    if present > needed + surplus:
+        raise ImageError(f"{name} contains more than the {needed} bytes that its header implies; export it again.")
+    warnings = list(header.warnings)
+    if present > needed:
+        warnings.append(f"{name} contains {present - needed} extra bytes after its voxels, which were ignored.")
+    values = _scaled(voxels, *header.scale).reshape(size[2::-1])
+    return Volume(values, grid_of(geometry), modality_of(geometry), warnings)
+
+
+def _unpack(header: VolumeHeader, voxels: np.ndarray, limit: int) -> int:
+    """Read the bytes of the voxels, and count all bytes up to about a limit; a stream that ends before is verified."""
+    with BoundedReader(header.path) as file:
+        file.seek(header.start)
+        if header.packing == "zlib":
+            chunks = _inflated(file, header.packed)
+        else:
+            stream = igzip.GzipFile(fileobj=file) if header.packing == "gzip" else file
+            chunks = iter(partial(stream.read, _CHUNK), b"")
+        count = 0
+        for chunk in chunks:
+            part = np.frombuffer(chunk, np.uint8)[max(header.skip - count, 0) :]
+            place = voxels[max(count - header.skip, 0) :][: len(part)]
+            place[:] = part[: len(place)]
+            count += len(chunk)
+            if count >= limit:
+                break
+        return count
+
+
+def _inflated(file: BinaryIO, packed: int | None) -> Iterator[bytes]:
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip, as MetaImage's own reader takes both
+    taken = 0
+    while not stream.eof:
+        block = stream.unconsumed_tail or file.read(_CHUNK)
+        if not block:
+            raise EOFError("the stream has no end")
+        if not stream.unconsumed_tail:
+            taken += len(block)
+        yield stream.decompress(block, _CHUNK)
+    if packed not in (None, taken) or stream.unused_data or file.read(1):
+        raise zlib.error("the stream has a different length from that in the header")
+
+
+def _scaled(voxels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Multiply by the slope and add the intercept that a NIfTI file states, as SimpleITK does."""
+    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    if (slope, intercept) == (1, 0):
+        return native
+    scaled = native.astype(np.float64 if native.dtype == np.float64 else np.float32)
+    for start in range(0, scaled.size, _CHUNK):  # in double precision, but not all at once
+        part = scaled[start : start + _CHUNK]
+        part[:] = part.astype(np.float64) * slope + intercept
+    return scaled

@@ -37,9 +37,8 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance
 from MoBUncertaintyLib.model.fingerprint import Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.coverage import Coverage
 from MoBUncertaintyLib.regions.prediction import Maps, Prediction
-from MoBUncertaintyLib.regions.region import Region, Regions
+from MoBUncertaintyLib.regions.region import Coverage, Region, Regions
 
 RECORD = "prediction.json"
 SCHEMA = "mob-uncertainty results"

@@ -11,7 +11,7 @@ doubtful places regions grow along what may well be wrong, because an error goes
 there the expected error is averaged over some voxels, since an error is of one piece. They are cut into compact pieces
 that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p. What is almost
 surely right is in no region, so that there is little to look at for the error that a region holds. A segmentation that
-is doubtful throughout has no border to stand out from: there the whole of it is the region (`coverage.py`).
+is doubtful throughout has no border to stand out from: there the whole of it is the region (`Coverage`).
 Voxels finer than 1 mm are combined in blocks of at most 2 mm.
 """
 
@@ -37,10 +37,9 @@ from MoBUncertaintyLib.base.geometry import (
     within,
 )
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.coverage import ENOUGH, Coverage
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import CONNECTIVITY, compact_pieces, diameter, grow
-from MoBUncertaintyLib.regions.region import Region, Regions
+from MoBUncertaintyLib.regions.region import ENOUGH, Coverage, Region, Regions
 from MoBUncertaintyLib.regions.uncertainty import UncertaintyMap, map_uncertainty
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
+from MoBUncertaintyLib.images.modality import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.model.region_settings import MAX_VARIANCE, MEASURE_NAMES, Measure, RegionSettings
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, CT_RANGE, brightest_variance
 
