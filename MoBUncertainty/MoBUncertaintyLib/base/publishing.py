@@ -206,9 +206,9 @@ def remove_private_folder(folder: Path) -> None:
 
 def unlisted_in(folder: Path, record: dict[str, Any]) -> set[str]:
     """List the names in a folder that its record does not list, the record's own included and system files left out."""
-    files, signature = record.get("files"), record.get("signed_in")
-    listed: set[object] = {*(files if isinstance(files, dict) else ()), signature}
-    return {path.name for path in folder.iterdir() if not is_system_file(path.name)} - listed
+    files = record.get("files")
+    names = {path.name for path in folder.iterdir() if not is_system_file(path.name)}
+    return names - set(files if isinstance(files, dict) else ())
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

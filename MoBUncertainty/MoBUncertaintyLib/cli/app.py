@@ -228,13 +228,6 @@ def review(
     patient_fields: Annotated[
         bool, typer.Option("--patient-fields", help="Let the report name the patient, as the DICOM files do.")
     ] = False,
-    sign_with: Annotated[
-        Path | None,
-        typer.Option(
-            help="Ed25519 private key (PEM or OpenSSH) to sign the report with, in report.sig; the passphrase of an "
-            "encrypted one is asked for, or taken from the environment variable MOB_UNCERTAINTY_PASSPHRASE."
-        ),
-    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier review.")] = False,
 ) -> Result:
     """Apply a reader's clicks and verdicts to a prediction: corrected segmentation and report."""
@@ -251,9 +244,8 @@ def review(
             raise SettingsError("There is nothing to apply; give --decisions FILE, or --serve to decide in a browser.")
         folder, wanted = output or results / "review", read_formats(formats or DEFAULT)
         FOLDER.check_name(folder)
-        sign = console.signer(sign_with) if sign_with else None
         case = open_case(results, decisions, ct)
-        done = write_export(case, folder, wanted, patient_fields=patient_fields, overwrite=overwrite, sign=sign)
+        done = write_export(case, folder, wanted, patient_fields=patient_fields, overwrite=overwrite)
         console.show_review(case, done)
         facts = {"files": done.files, "warnings": done.warnings, "problems": done.problems, "report": done.report}
         return Result(facts, console.BAD_INPUT if done.problems else 0)
@@ -262,22 +254,16 @@ def review(
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="REVIEW", help="Folder of an exported review, with all its files.")],
-    trusted: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of trusted Ed25519 public keys, in PEM or as in OpenSSH's authorized_keys; one of them must "
-            "have signed the report. Not given: signatures are not checked."
-        ),
-    ] = None,
 ) -> Result:
-    """Verify that a review is unchanged and, with --trusted, who signed it."""
+    """Verify that a review is unchanged, and show who has signed it off."""
     with console.reporting():
-        from MoBUncertaintyLib.output import signing
+        from MoBUncertaintyLib.output.review_export import checking, read_export
 
-        keys = signing.read_trusted(trusted) if trusted else None
-        verified = signing.verify(folder, keys)
-        console.show_verified(folder, verified)
-        return Result(asdict(verified))
+        with checking(folder):
+            record, signed_off = read_export(folder)
+        facts = {"signed_off": signed_off, "files": len(record["files"])}
+        console.show_verified(folder, **facts)
+        return Result(facts)
 
 
 @app.command()

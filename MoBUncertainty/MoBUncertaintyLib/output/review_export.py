@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 RECORD, SEGMENTATION, REGIONS = "report.json", "segmentation.seg.nrrd", "regions.nrrd"
 NIFTI_SEGMENTATION = "segmentation.nii.gz"
-SIGNATURE = "report.sig"
+SIGNATURE = f"{RECORD}.sig"
+"""What `ssh-keygen -Y sign` writes beside the record, whose SHA-256 cover all other files."""
 DECIDED = "decided_voxels"
 """What a calibration needs, in the record: another name, an older rule of what is decided (`ReviewView`)."""
 
@@ -65,7 +66,6 @@ def write_export(
     patient_fields: bool = False,
     overwrite: bool = False,
     keep: bool = False,
-    sign: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     progress: Callable[[float], None] = lambda _fraction: None,
 ) -> Exported:
     """Write what the reader wants of a reviewed case into a folder of its own, whole or not at all.
@@ -77,19 +77,16 @@ def write_export(
         patient_fields: The report may name the patient; DICOM objects always do, since they join the CT's study.
         overwrite: Replace an older export.
         keep: Move an older one to another name, which a warning says.
-        sign: Makes of the record what `report.sig` holds (see `signing`); only for a review that is signed off.
         progress: Called with the fraction that is done.
 
     Raises:
-        SettingsError: No format or an unknown one, DICOM of a CT without DICOM files, or `sign` before the sign-off.
+        SettingsError: No format or an unknown one, or DICOM of a CT without DICOM files.
         OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
     """
     wanted = read_formats(formats)
     if not wanted:
         raise SettingsError("There is nothing to export; choose a format.")
     check_source(wanted, case.source.dicom_files, "choose segmentation or nifti instead")
-    if sign and not case.review.signature:
-        raise SettingsError("The review is not signed off, so it cannot be signed with a key; sign it off first.")
     if Format.REPORT in wanted:
         check_template()
     folder = absolute(folder)
@@ -119,10 +116,8 @@ def write_export(
                 if report["clicks"]:
                     write_table(partial / "clicks.csv", CLICK_COLUMNS, report["clicks"])
         report["warnings"] += parts.problems[before:]
-        report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if sign else None})
+        report = seal(report | {"files": make_manifest(partial)})
         write_json(partial / RECORD, report)
-        if sign:
-            write_json(partial / SIGNATURE, sign(report))
         names = sorted(path.name for path in partial.iterdir())
     progress(1.0)
     warnings = (*parts.warnings, *place.warnings)
@@ -171,8 +166,6 @@ def read_export(folder: Path) -> tuple[dict[str, Any], str | None]:
     others = {name for name in names if not name.startswith(".") and not is_system_file(name)}
     for name in sorted(others - {RECORD, SIGNATURE} - set(files)):
         raise IntegrityError(f"{name} is not part of it")
-    if record.get("signed_in") and not (folder / SIGNATURE).is_file():
-        raise IntegrityError(f"{SIGNATURE} is missing")
     return record, _signed_off(record)
 
 
@@ -183,8 +176,7 @@ def checking(folder: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         missing = Path(error.filename or "").name
-        reason = "it is not signed with a key" if missing == SIGNATURE else f"{missing} is missing"
-        raise ReviewError(f"The review in {folder} cannot be verified: {reason}.") from error
+        raise ReviewError(f"The review in {folder} cannot be verified: {missing} is missing.") from error
     except OSError as error:
         raise ReviewError(f"The review in {folder} cannot be verified: {error.strerror}.") from error
     except (JsonError, IntegrityError) as error:

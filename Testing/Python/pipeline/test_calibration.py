@@ -61,7 +61,7 @@ def write_review(folder: Path, digest: str, given: Evidence, name: str = "0" * 6
     """An export's record, without the files that a reader looks at."""
     review = {"signature": {"name": "Ada", "time": "2026-05-31T14:30:00+02:00"}}
     review["regions"] = [{"verdict": "pending", "resolved": True}]
-    record = {"schema": "mob-uncertainty report", "review": review, "files": {}, "signed_in": None}
+    record = {"schema": "mob-uncertainty report", "review": review, "files": {}}
     record |= {"model": {"name": "Other", "digest": digest}, "ct": {"sha256": name}}
     record["decided_voxels"] = {"1": given.to_text()}
     record["labels"] = [{"name": "organ", "predicted_ml": 100.0, "corrected_ml": 104.0, "expected_error_ml": 8.0}]
