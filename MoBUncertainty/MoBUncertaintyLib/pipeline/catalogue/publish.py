@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.errors import CatalogueError, OutputError, reason_of
@@ -24,7 +23,6 @@ from MoBUncertaintyLib.images.modality import modality_of_channel
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import NOT_STATED, overlap, readable
 from MoBUncertaintyLib.model.card_text import LENGTH, covariance_text, score_lines, training_lines
-from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output.pages.templates import fill
 from MoBUncertaintyLib.pipeline.catalogue.index import INDEX_FILE, Entry, index_text, is_model_name, parse_index
@@ -36,27 +34,6 @@ _MODALITIES = {
     "MR": "Magnetic resonance imaging (RID10312)",
     "PT": "Positron emission tomography (RID10337)",
 }
-
-Fields = dict[str, str | None]
-"""Names and texts; None where nothing is known."""
-
-ATLAS = {
-    "Model": ("Name", "Link", "Task"),
-    "Descriptors": (
-        "Authors", "Contact", "Date created", "Date published", "Ethical review", "Funding", "License",
-        "Organizations", "References", "Version",
-    ),
-    "Indexing": ("Content", "RadLex", "SNOMED", "Keywords"),
-    "Imaging": ("Modalities", "Procedures", "File format", "Resolution"),
-    "Model properties": (
-        "Architecture", "Availability", "Clinical benefit", "Clinical workflow phase", "Decision threshold",
-        "Degree of automation", "Indications for use", "Input", "Instructions", "Limitations", "Output",
-        "Recommendation", "Regulatory information", "Reproducibility", "Sustainability", "Intended use",
-        "Out-of-scope use", "Excluded use", "Intended user", "Ordinary cases",
-    ),
-}  # fmt: skip
-"""Fields of ATLAS by section."""
-
 
 @dataclass(frozen=True)
 class OpenCatalogue:
@@ -165,55 +142,21 @@ def _remove_old(folder: Path, before: Entry | None, entries: Sequence[Entry]) ->
 
 def render(model: Model, entry: Entry, published: date) -> str:
     """Make the page, HTML, beside the files of the entry; raises `OutputError` if the template is not installed."""
+    card = model.card
+    codes = [kind[1] for label in card.labels if (kind := label.terminology["type"]) and kind[0] == "SCT"]
+    modalities = [_MODALITIES.get(modality_of_channel(name) or "", name) for name in model.channels]
     return fill(
         TEMPLATE,
         entry=entry,
-        sections=card_fields(model, entry, published),
-        training=[(name, text) for name, text in training_lines(model.card.training) if name],
+        card=card,
+        published=published.isoformat(),
+        labels=", ".join(readable(label.name) for label in card.labels),
+        overlapping=overlap(card.labels),
+        snomed=", ".join(dict.fromkeys(codes)),
+        modalities=", ".join(dict.fromkeys(modalities)),
+        resolution=f"{' x '.join(f'{step:g}' for step in card.spacing)} mm",
+        covariance=covariance_text(card.covariance),
+        scores=[(name, text) for name, text in score_lines(card.scores) if name],
+        training=[(name, text) for name, text in training_lines(card.training) if name],
         css=STYLE.read_text(encoding="utf-8"),
     )
-
-
-def card_fields(model: Model, entry: Entry, published: date) -> dict[str, Fields]:
-    """Fill in ATLAS's fields from what is known of a model, by section."""
-    card = model.card
-    labels = ", ".join(readable(label.name) for label in card.labels)
-    snomed = [kind[1] for label in card.labels if (kind := label.terminology["type"]) and kind[0] == "SCT"]
-    maps = "a probability" + ("" if card.covariance.kind is Covariance.DETERMINISTIC else " and its variance")
-    scores: Fields = {name: text for name, text in score_lines(card.scores) if name}
-    texts = {
-        "Name": card.name,
-        "Link": entry.file,
-        "Task": entry.task,
-        "Date published": published.isoformat(),
-        "License": None if entry.licence == NOT_STATED else entry.licence,
-        "Version": f"SHA-256 of model.json: {entry.digest}",
-        "SNOMED": ", ".join(dict.fromkeys(snomed)) or None,
-        "Keywords": labels,
-        "Modalities": _modalities(model.dataset),
-        "File format": "DICOM, NIfTI, NRRD, MetaImage",
-        "Resolution": f"{' x '.join(f'{step:g}' for step in card.spacing)} mm",
-        "Architecture": f"nnU-Net, {card.configuration}; covariance: {covariance_text(card.covariance)}",
-        "Availability": f"{entry.file}, {entry.megabytes}, SHA-256 {entry.sha256}",
-        "Decision threshold": "0.5 for each label, which may overlap"
-        if overlap(card.labels)
-        else "none: each voxel has the most probable label",
-        "Input": entry.task,
-        "Instructions": f"mob-uncertainty models install {entry.name} --index ADDRESS",
-        "Output": f"Segmentation of {labels}, with {maps} for each label and voxel",
-        "Intended use": "Image segmentation",
-        "Excluded use": "Clinical use",
-        "Intended user": "Researcher",
-        "Ordinary cases": "; ".join(card.fingerprint.lines) if card.fingerprint else None,
-    }
-    fields = {section: {name: texts.get(name) for name in names} for section, names in ATLAS.items()}
-    return fields | {"Model performance": scores or {"Metrics": None}}
-
-
-def _modalities(dataset: Mapping[str, Any]) -> str | None:
-    """Name the modality of each channel, in RadLex's words where nnU-Net's tell it."""
-    channels = dataset.get("channel_names") or dataset.get("modality")
-    if not isinstance(channels, dict):
-        return None
-    names = [str(name) for name in channels.values()]
-    return ", ".join(dict.fromkeys(_MODALITIES.get(modality_of_channel(name) or "", name) for name in names)) or None
