@@ -21,17 +21,11 @@ LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of an array (z, y, x) lie.
+    """Where the voxels of an array (z, y, x) lie."""
 
-    Attributes:
-        spacing: mm, (z, y, x).
-        rotation: (3, 3), from the array's axes to RAS.
-        origin: Centre of the first voxel, RAS mm.
-    """
-
-    spacing: np.ndarray
-    rotation: np.ndarray
-    origin: np.ndarray
+    spacing: np.ndarray  # mm, (z, y, x)
+    rotation: np.ndarray  # (3, 3), from the array's axes to RAS
+    origin: np.ndarray  # centre of the first voxel, RAS mm
 
     @classmethod
     def from_matrix(cls, ijk_to_ras: np.ndarray) -> Grid:

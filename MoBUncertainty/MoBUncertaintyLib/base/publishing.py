@@ -44,15 +44,10 @@ _moving = threading.RLock()  # held by a process about to end, so that nothing i
 
 @dataclass(frozen=True)
 class Reservation:
-    """A name that no other process writes to.
+    """A name that no other process writes to."""
 
-    Attributes:
-        target: What will be written.
-        partial: The hidden name beside it that everything is written to first.
-    """
-
-    target: Path
-    partial: Path
+    target: Path  # what will be written
+    partial: Path  # the hidden name beside it that everything is written to first
 
     def publish_new(self, part: str = "") -> None:
         """Give `partial`, or a part in it, the target's name for good; raises `OSError` if something is there."""

@@ -26,25 +26,15 @@ _DEEPEST = 8  # folders in each other, as patient, study and series
 
 @dataclass(frozen=True)
 class Input:
-    """An image that was named itself, or one in an entry of a folder that was.
+    """An image that was named itself, or one in an entry of a folder that was."""
 
-    Attributes:
-        path: Volume file or DICOM folder.
-        channels: Volume files of a model's second and further input channels, in order.
-        entry: Name in the folder, or path where an entry holds several; empty if the image was named itself.
-        name: Name of its results folder; empty if the image was named itself.
-        problem: Why it cannot be predicted, as the end of a sentence, if a reason is known.
-        is_case: Whether there is an image at all.
-        series: Series instance UID, where it is known to be one of several in its folder.
-    """
-
-    path: Path
-    entry: str
-    name: str
-    problem: str = ""
-    is_case: bool = True
-    channels: tuple[Path, ...] = ()
-    series: str | None = None
+    path: Path  # volume file or DICOM folder
+    entry: str  # name in the folder, or path where an entry holds several; empty if the image was named itself
+    name: str  # name of its results folder; empty if the image was named itself
+    problem: str = ""  # why it cannot be predicted, as the end of a sentence, if a reason is known
+    is_case: bool = True  # whether there is an image at all
+    channels: tuple[Path, ...] = ()  # volume files of a model's second and further input channels, in order
+    series: str | None = None  # series instance UID, where it is known to be one of several in its folder
 
 
 def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1) -> list[Input]:

@@ -41,21 +41,13 @@ _SURPLUS = 4096
 
 @dataclass(frozen=True)
 class ReadImage:
-    """An image and where it came from.
+    """An image and where it came from."""
 
-    Attributes:
-        image: As `check_image` leaves it.
-        warnings: Sentences for the user.
-        files: Files that were read: the volume file, or the series' DICOM files.
-        sha256: Digest of these files; see `digest`.
-        is_dicom: Whether the files are DICOM.
-    """
-
-    image: sitk.Image
-    warnings: list[str]
-    files: tuple[Path, ...]
-    sha256: str
-    is_dicom: bool
+    image: sitk.Image  # as `check_image` leaves it
+    warnings: list[str]  # sentences for the user
+    files: tuple[Path, ...]  # files that were read: the volume file, or the series' DICOM files
+    sha256: str  # digest of these files; see `digest`
+    is_dicom: bool  # whether the files are DICOM
 
 
 def volume_stem(path: str | Path) -> str:

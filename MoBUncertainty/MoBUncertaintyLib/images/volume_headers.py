@@ -37,28 +37,17 @@ _NOTHING = np.finfo(float).eps  # a slope or an intercept below it counts as non
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """The contents of a volume file's header.
-
-    Attributes:
-        geometry: SimpleITK's reader of the header, asked as an image is: size, spacing, origin, direction, modality.
-        dtype: Type of a stored value, byte order included.
-        packing: "raw", "gzip" or "zlib".
-        start: Byte of the file at which the voxels, or their compressed stream, begin.
-        skip: Bytes of the stream before the first voxel.
-        packed: Bytes of the compressed stream, where the header states it.
-        scale: What stored values are multiplied by, and what is added to them then.
-        warnings: Sentences on geometry that is missing or contradicts itself.
-    """
+    """The contents of a volume file's header."""
 
     path: Path
-    geometry: Any
-    dtype: np.dtype
-    packing: str
-    start: int
-    skip: int = 0
-    packed: int | None = None
-    scale: tuple[float, float] = (1.0, 0.0)
-    warnings: Sequence[str] = ()
+    geometry: Any  # SimpleITK's reader of the header, asked as an image is: size, spacing, origin, direction, modality
+    dtype: np.dtype  # type of a stored value, byte order included
+    packing: str  # "raw", "gzip" or "zlib"
+    start: int  # byte of the file at which the voxels, or their compressed stream, begin
+    skip: int = 0  # bytes of the stream before the first voxel
+    packed: int | None = None  # bytes of the compressed stream, where the header states it
+    scale: tuple[float, float] = (1.0, 0.0)  # what stored values are multiplied by, and what is added to them then
+    warnings: Sequence[str] = ()  # sentences on geometry that is missing or contradicts itself
 
     @property
     def layout(self) -> tuple[tuple[int, ...], int, int]:

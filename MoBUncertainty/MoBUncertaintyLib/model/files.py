@@ -25,15 +25,10 @@ DESCRIPTIONS = ("plans.json", "dataset.json")
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file of a model.
+    """A file of a model."""
 
-    Attributes:
-        name: Path in the model, such as `fold_0/weights.safetensors`.
-        where: The model, as the user knows it, for messages.
-    """
-
-    name: str
-    where: str
+    name: str  # path in the model, such as `fold_0/weights.safetensors`
+    where: str  # the model, as the user knows it, for messages
     content: bytes
 
     def __str__(self) -> str:
@@ -54,21 +49,13 @@ class ModelFile:
 
 @dataclass(eq=False)
 class ModelFiles:
-    """The files of a model folder, of nnU-Net's training folder, or of a zip of either, which is read where it is.
+    """The files of a model folder, of nnU-Net's training folder, or of a zip of either, which is read where it is."""
 
-    Attributes:
-        path: Of the folder or zip, as the user knows it.
-        root: The folder or zip itself.
-        trained: Whether it is a training folder, else a model folder.
-        inside: Prefix of its names in a zip: both stages of a cascade share one.
-        digests: SHA-256 of each file that was read, by its name.
-    """
-
-    path: Path
-    root: Path
-    trained: bool
-    inside: str = ""
-    digests: dict[str, str] = field(default_factory=dict)
+    path: Path  # of the folder or zip, as the user knows it
+    root: Path  # the folder or zip itself
+    trained: bool  # whether it is a training folder, else a model folder
+    inside: str = ""  # prefix of its names in a zip: both stages of a cascade share one
+    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that was read, by its name
 
     @classmethod
     def of(cls, path: Path | str) -> ModelFiles:

@@ -48,27 +48,18 @@ OTHER_RESULTS = "Results of an earlier run, with another image, model or other s
 
 @dataclass(frozen=True)
 class Job:
-    """What is done to each case alike.
+    """What is done to each case alike."""
 
-    Attributes:
-        predictor: Model and settings.
-        regions: What counts as a doubtful region. Default: as the model states.
-        series: Series instance UID, where a DICOM folder has several and the case does not name one.
-        channels: Files of the model's other input channels, by name, if the user has named them.
-        formats: DICOM objects to write too; only of an image that came from DICOM.
-        skip_existing: Keep results that are there, whatever they are of.
-        more: Writes more files of a case to the folder that it is called with.
-    """
-
-    predictor: AnyPredictor
-    regions: RegionSettings | None = None
-    series: str | None = None
+    predictor: AnyPredictor  # model and settings
+    regions: RegionSettings | None = None  # what counts as a doubtful region. Default: as the model states
+    series: str | None = None  # series instance UID, where a DICOM folder has several and the case does not name one
+    # files of the model's other input channels, by name, if the user has named them
     channels: Mapping[str, Path] = field(default_factory=dict)
     scene: bool = True
-    formats: Sequence[Format] = ()
+    formats: Sequence[Format] = ()  # DICOM objects to write too; only of an image that came from DICOM
     overwrite: bool = False
-    skip_existing: bool = False
-    more: Callable[[Case, Path], None] | None = None
+    skip_existing: bool = False  # keep results that are there, whatever they are of
+    more: Callable[[Case, Path], None] | None = None  # writes more files of a case to the folder that it is called with
 
     def files_of(self, case: Input) -> Mapping[str, Path]:
         """Name the files of the other channels: as the user has, or as their numbers in nnU-Net's layout say."""

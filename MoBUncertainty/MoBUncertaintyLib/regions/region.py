@@ -60,20 +60,13 @@ class Region:
 
 @dataclass(frozen=True)
 class Coverage:
-    """The expected error of a prediction, by where it lies.
+    """The expected error of a prediction, by where it lies."""
 
-    Attributes:
-        held_mm3: In the regions.
-        thin_mm3: Elsewhere, where the uncertainty exceeds the threshold: along the border, no thicker than usual.
-        faint_mm3: Elsewhere, where it does not.
-        dropped_mm3: In places that would be regions if they were larger, or if more regions were listed.
-        throughout: The fraction of the segmented volume that is expected to be wrong, if the region is the whole organ.
-    """
-
-    held_mm3: float
-    thin_mm3: float
-    faint_mm3: float
-    dropped_mm3: float
+    held_mm3: float  # in the regions
+    thin_mm3: float  # elsewhere, where the uncertainty exceeds the threshold: along the border, no thicker than usual
+    faint_mm3: float  # elsewhere, where it does not
+    dropped_mm3: float  # in places that would be regions if they were larger, or if more regions were listed
+    # the fraction of the segmented volume that is expected to be wrong, if the region is the whole organ
     throughout: float | None = None
 
     def __post_init__(self) -> None:

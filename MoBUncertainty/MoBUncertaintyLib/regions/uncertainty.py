@@ -128,26 +128,18 @@ class UncertaintyMap:
 
     What is needed in few places is computed there: each method takes a box of blocks. All maps but `max_variance` are
     means over a block's voxels, float32.
-
-    Attributes:
-        window_mm: Sigma of the window in which the thickness is taken.
-        uncertainty: The measure.
-        expected_error: 1 - max_c p, background included: the probability that the segmentation is wrong.
-        inside: Fraction of the block that is segmented.
-        segmentation: The label that most of the block has.
-        organs: The box of the blocks in which anything is segmented.
-        typical: Median thickness along the surface of the nearest organ, one number for all blocks if there is but one
-            organ; 0 without any.
     """
 
     prediction: Prediction
     blocks: BlockGrid
-    window_mm: float
-    uncertainty: np.ndarray
-    expected_error: np.ndarray
-    inside: np.ndarray
-    segmentation: np.ndarray
-    organs: Box
+    window_mm: float  # sigma of the window in which the thickness is taken
+    uncertainty: np.ndarray  # the measure
+    expected_error: np.ndarray  # 1 - max_c p, background included: the probability that the segmentation is wrong
+    inside: np.ndarray  # fraction of the block that is segmented
+    segmentation: np.ndarray  # the label that most of the block has
+    organs: Box  # the box of the blocks in which anything is segmented
+    # median thickness along the surface of the nearest organ, one number for all blocks if there is but one organ; 0
+    # without any
     typical: np.ndarray
 
     def thickness(self, box: Box) -> np.ndarray:

@@ -39,31 +39,22 @@ class Organ:
 
 @dataclass(frozen=True)
 class CohortCase:
-    """One row of the table.
-
-    Attributes:
-        reason: Why it failed, in one sentence; else empty.
-        folder: Results folder; None if the case failed.
-        organs: Of each label, in the model's order.
-        expected_error_ml: Volume of the whole image expected to be labelled wrongly.
-        regions, expected_error_in_regions_ml: Doubtful regions, and the part of that error in them.
-        reviews: One of each reader.
-        agreement: Of the readers who have signed; None if they are fewer than two.
-    """
+    """One row of the table."""
 
     name: str
     outcome: Outcome
-    reason: str = ""
-    folder: Path | None = None
-    organs: tuple[Organ, ...] = ()
-    expected_error_ml: float | None = None
+    reason: str = ""  # why it failed, in one sentence; else empty
+    folder: Path | None = None  # results folder; None if the case failed
+    organs: tuple[Organ, ...] = ()  # of each label, in the model's order
+    expected_error_ml: float | None = None  # volume of the whole image expected to be labelled wrongly
+    # regions, expected_error_in_regions_ml: doubtful regions, and the part of that error in them
     regions: int | None = None
     expected_error_in_regions_ml: float | None = None
     warnings: tuple[str, ...] = ()
     seconds: float | None = None
     suitability: Suitability | None = None
-    reviews: tuple[CaseReview, ...] = ()
-    agreement: Agreement | None = None
+    reviews: tuple[CaseReview, ...] = ()  # one of each reader
+    agreement: Agreement | None = None  # of the readers who have signed; None if they are fewer than two
 
     @property
     def state(self) -> CaseState:

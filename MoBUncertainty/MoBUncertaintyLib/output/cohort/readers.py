@@ -25,19 +25,12 @@ PREFIX, SUFFIX = "review-", ".json"
 
 @dataclass(frozen=True)
 class CaseReview:
-    """The review of one reader.
+    """The review of one reader."""
 
-    Attributes:
-        reader: Who has signed it or, before that, whom the file is named after; empty: unknown.
-        signed: Whether it is signed off.
-        regions_left: Number of regions to decide.
-        export: Folder of the corrected segmentation, where there is one.
-    """
-
-    reader: str
-    signed: bool
-    regions_left: int
-    export: Path | None = None
+    reader: str  # who has signed it or, before that, whom the file is named after; empty: unknown
+    signed: bool  # whether it is signed off
+    regions_left: int  # number of regions to decide
+    export: Path | None = None  # folder of the corrected segmentation, where there is one
 
     @classmethod
     def of(cls, record: Mapping[str, Any], reader: str, export: Path | None = None) -> CaseReview:

@@ -63,19 +63,12 @@ def _of_file(path: Path) -> CaseReview:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of readers who have signed; of more than two, of all pairs.
+    """Agreement of readers who have signed; of more than two, of all pairs."""
 
-    Attributes:
-        readers: Names of those who are compared.
-        dice: Mean Dice between two readers' segmentations of each label, by its name.
-        regions: Number of regions that all of them had in their lists.
-        regions_different: Number of these whose voxels two of them gave other labels.
-    """
-
-    readers: tuple[str, ...]
-    dice: Mapping[str, float]
-    regions: int
-    regions_different: int
+    readers: tuple[str, ...]  # names of those who are compared
+    dice: Mapping[str, float]  # mean Dice between two readers' segmentations of each label, by its name
+    regions: int  # number of regions that all of them had in their lists
+    regions_different: int  # number of these whose voxels two of them gave other labels
 
 
 @dataclass(frozen=True)

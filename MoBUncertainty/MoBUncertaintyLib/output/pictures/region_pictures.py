@@ -35,18 +35,12 @@ _RIMMED: dict[str, Any] = {"anchor": "mm", "stroke_width": 2, "stroke_fill": "bl
 
 @dataclass(frozen=True)
 class Outline:
-    """A line around a part of the volume.
+    """A line around a part of the volume."""
 
-    Attributes:
-        sections: The part in each of `PLANES`, as `Camera.sections` samples a mask.
-        width: Of the line, pixels.
-        number: Written beside it, if it is not empty.
-    """
-
-    sections: Sequence[np.ndarray]
+    sections: Sequence[np.ndarray]  # the part in each of `PLANES`, as `Camera.sections` samples a mask
     colour: Colour
-    width: float
-    number: str = ""
+    width: float  # of the line, pixels
+    number: str = ""  # written beside it, if it is not empty
 
 
 def draw_region(case: Case, region: ReviewRegion, corrected: np.ndarray, scale: Scale) -> dict[str, dict[str, bytes]]:

@@ -45,24 +45,16 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a site's cases make of a model.
+    """What a site's cases make of a model."""
 
-    Attributes:
-        reviews, labelled: How many cases of each kind it is fitted to.
-        fit: The temperature, and how good it is.
-        regions: What the card states of doubtful regions, with the new threshold of the variance.
-        click_settings: How a click changes its surroundings, in the new logits.
-        fingerprint: What ordinary cases look like now, if the card says.
-        intervals: Of the volumes; None: too few cases have the labels, and the model's stay.
-    """
-
+    # reviews, labelled: how many cases of each kind it is fitted to
     reviews: int
     labelled: int
-    fit: Fit
-    regions: dict[str, float]
-    click_settings: ClickSettings
-    fingerprint: Fingerprint | None
-    intervals: Intervals | None = None
+    fit: Fit  # the temperature, and how good it is
+    regions: dict[str, float]  # what the card states of doubtful regions, with the new threshold of the variance
+    click_settings: ClickSettings  # how a click changes its surroundings, in the new logits
+    fingerprint: Fingerprint | None  # what ordinary cases look like now, if the card says
+    intervals: Intervals | None = None  # of the volumes; None: too few cases have the labels, and the model's stay
 
     @property
     def counts(self) -> dict[str, int]:

@@ -176,18 +176,12 @@ def extend_fingerprint(
 
 @dataclass(frozen=True)
 class Intervals:
-    """How intervals are made now, and how often they hold.
+    """How intervals are made now, and how often they hold."""
 
-    Attributes:
-        calibration: For the card.
-        before: Fraction of the cases' volumes in the model's intervals of that level, if it stated any.
-        after: The same, each case with the intervals that the others give.
-    """
-
-    calibration: VolumeCalibration
+    calibration: VolumeCalibration  # for the card
     level: float
-    before: float | None
-    after: float
+    before: float | None  # fraction of the cases' volumes in the model's intervals of that level, if it stated any
+    after: float  # the same, each case with the intervals that the others give
 
 
 def fit_intervals(

@@ -35,6 +35,7 @@ _MODALITIES = {
     "PT": "Positron emission tomography (RID10337)",
 }
 
+
 @dataclass(frozen=True)
 class OpenCatalogue:
     """The folder of a catalogue that no other process writes to; `open_catalogue` makes it."""
