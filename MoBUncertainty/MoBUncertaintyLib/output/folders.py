@@ -120,19 +120,15 @@ class FolderKind:
         try:
             yield
         except OSError as error:
-            raise self.error(folder, error) from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskError(f"The disk of {folder} is full; free some space or choose another folder.") from error
+            kind = DiskError if error.errno in (errno.EROFS, errno.EIO) else OutputError
+            reason = error.strerror or error
+            raise kind(f"The {self.noun} cannot be written to {folder} ({reason}); choose another folder.") from error
 
     def recognises(self, folder: Path) -> bool:
         """Whether a folder is of this kind."""
         return self._read(folder) is not None
-
-    def error(self, folder: Path, error: OSError) -> OutputError:
-        """Put what the system says in the user's words."""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return DiskError(f"The disk of {folder} is full; free some space or choose another folder.")
-        kind = DiskError if error.errno in (errno.EROFS, errno.EIO) else OutputError
-        reason = error.strerror or error
-        return kind(f"The {self.noun} cannot be written to {folder} ({reason}); choose another folder.")
 
     def _check(self, folder: Path, overwrite: bool) -> None:
         if not is_unicode(str(folder)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.base.errors import OutputError, ReviewError, SettingsError, reporting_out_of_memory
+from MoBUncertaintyLib.base.errors import ReviewError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.base.integrity import IntegrityError, check_manifest, check_seal, make_manifest, seal
 from MoBUncertaintyLib.base.json_input import JsonError, read_object
 from MoBUncertaintyLib.base.names import is_system_file
@@ -18,7 +18,7 @@ from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.folders import FolderKind, Parts
 from MoBUncertaintyLib.output.formats import DEFAULT, DICOM, Format, check_source, read_formats
 from MoBUncertaintyLib.output.pages.report_page import write_html
-from MoBUncertaintyLib.output.pages.templates import check_template
+from MoBUncertaintyLib.output.pages.templates import require_installed
 from MoBUncertaintyLib.output.report import (
     CLICK_COLUMNS,
     COLUMNS,
@@ -88,7 +88,7 @@ def write_export(
         raise SettingsError("There is nothing to export; choose a format.")
     check_source(wanted, case.source.dicom_files, "choose segmentation or nifti instead")
     if Format.REPORT in wanted:
-        check_template()
+        require_installed()
     folder = absolute(folder)
     with FOLDER.reserve(folder, overwrite, keep) as place, place.writing() as partial:
         parts, corrected = Parts(partial), case.review.corrected()
@@ -98,7 +98,7 @@ def write_export(
             progress(done / len(wanted))
             if kind in _WRITERS:
                 name, files, write = _WRITERS[kind]
-                with parts.part(name, *files), _writing(folder):
+                with parts.part(name, *files):
                     write(partial, case, corrected)
         if not DICOM.keys().isdisjoint(wanted):
             with parts.part("The DICOM part"):  # the packages that it needs may be damaged
@@ -213,16 +213,3 @@ _WRITERS: dict[Format, tuple[str, tuple[str, ...], Callable[[Path, Case, np.ndar
     Format.NIFTI: ("The segmentation as NIfTI", (NIFTI_SEGMENTATION,), _write_nifti),
 }
 """Its name, its files, and what writes them into a folder, of a case and its corrected label map (z, y, x)."""
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Say in one sentence that a file cannot be written, into what is to become `folder`."""
-    try:
-        yield
-    except (RuntimeError, OutputError) as error:
-        if isinstance(error, OutputError) and error.__cause__ is None:  # not of the disk
-            raise
-        raise OutputError(
-            f"The review cannot be written to {folder}; free some space or choose another folder."
-        ) from error

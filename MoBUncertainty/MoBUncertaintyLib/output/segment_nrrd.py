@@ -39,15 +39,12 @@ def write_segmentation_nrrd(
         status: Of all segments: notstarted, inprogress, completed or flagged.
 
     Raises:
-        OutputError: The segmentation has a value that no label stands for, or the file cannot be written.
+        OutputError: The segmentation has a value that no label stands for.
+        OSError: The file cannot be written.
     """
     values_in(segmentation, [label.value for label in labels])
     segments = [Segment.of(label, label.name, status) for label in labels]
-    try:
-        write_segments(Path(path), segmentation, grid, segments)
-    except RuntimeError as error:
-        Path(path).unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written; free some space or choose another folder.") from error
+    write_segments(Path(path), segmentation, grid, segments)
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Segment:
 def write_segments(
     path: Path, labels: np.ndarray, grid: Grid, segments: Sequence[Segment], *, crop: bool = False
 ) -> None:
-    """Write a label map (z, y, x) with a segment for each value; raises `RuntimeError` if that fails.
+    """Write a label map (z, y, x) with a segment for each value; raises `OSError`.
 
     `crop` writes only the box of what is labelled, as Slicer does.
     """
@@ -83,11 +80,15 @@ def write_segments(
 
 
 def write_whole(image: sitk.Image, path: Path) -> None:
-    """Write a compressed image and read it back: SimpleITK cuts it short on a full disk. Raises `RuntimeError`."""
+    """Write a compressed image and read it back: SimpleITK cuts it short on a full disk. Raises `OSError`."""
     with _written_by_itk(path) as name:
-        sitk.WriteImage(image, name, useCompression=True)
-        if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(name)), sitk.GetArrayViewFromImage(image)):
-            raise RuntimeError("not what was written")
+        try:
+            sitk.WriteImage(image, name, useCompression=True)
+            written = sitk.GetArrayFromImage(sitk.ReadImage(name))
+        except RuntimeError as error:
+            raise OSError(f"{path.name} cannot be written") from error
+        if not np.array_equal(written, sitk.GetArrayViewFromImage(image)):
+            raise OSError(f"{path.name} is not what was written: the disk may be full")
 
 
 @contextmanager

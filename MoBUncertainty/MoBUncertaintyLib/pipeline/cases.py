@@ -28,7 +28,7 @@ from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure, Regi
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, read_case, read_intact
 from MoBUncertaintyLib.output.formats import Format, check_source, dicom_names
-from MoBUncertaintyLib.output.pages.templates import check_template
+from MoBUncertaintyLib.output.pages.templates import require_installed
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.results_folder import FOLDER, Written, write_results, write_volumes
 from MoBUncertaintyLib.regions.finder import find_regions
@@ -89,7 +89,7 @@ def run_case(
         UserError: Whatever the user can mend.
         Cancelled: `cancelled` said so.
     """
-    check_template()
+    require_installed()
     predictor, series, seconds = job.predictor, case.series or job.series, dict[str, float]()
     # The place is kept before the long computation; the volumes are written beside the steps that follow it.
     with FOLDER.reserve(folder, job.overwrite) as place, ThreadPoolExecutor(1) as beside:

@@ -50,8 +50,7 @@ class Column:
 
 def check_table(folder: Path) -> None:
     """Raise `OutputError` before hours of computing if a file of that name is there that is none of ours."""
-    for path in (_TEMPLATE, _STYLE, _SCRIPT):
-        require_installed(path)
+    require_installed(_TEMPLATE, _STYLE, _SCRIPT)
     for name, mark in ((CSV, _FIRST), (PAGE, _MARK)):
         path = folder / name
         if os.path.lexists(path) and not _begins(path, mark):

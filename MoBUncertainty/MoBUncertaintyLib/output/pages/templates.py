@@ -20,16 +20,11 @@ TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE = (
 )
 
 
-def check_template() -> None:
-    """Raise `OutputError` before hours of computing if a template of report, page or scene is not installed."""
-    for path in (TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE):
-        require_installed(path)
-
-
-def require_installed(template: Path) -> None:
-    """Raise `OutputError` if a template is not installed."""
-    if not template.is_file():
-        raise OutputError(f"The template {template} is not installed; install MoB Uncertainty again.")
+def require_installed(*templates: Path) -> None:
+    """Raise `OutputError`, before hours of computing, if a template (default: of report, page or scene) is missing."""
+    for path in templates or (TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE):
+        if not path.is_file():
+            raise OutputError(f"The template {path} is not installed; install MoB Uncertainty again.")
 
 
 def fill(template: Path, **values: Any) -> str:
