@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.base.durable import patiently, rename_new, sync_folder, sync_tree
+from MoBUncertaintyLib.base.durable import PATIENCE_S, Lock, patiently, rename_new, sync_folder, sync_tree
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.integrity import IntegrityError, check_manifest
 from MoBUncertaintyLib.base.json_input import JsonError, read_object
-from MoBUncertaintyLib.base.locks import PATIENCE_S, Lock
 from MoBUncertaintyLib.base.names import is_system_file, short_name
 
 RECORDS = ("prediction.json", "report.json")

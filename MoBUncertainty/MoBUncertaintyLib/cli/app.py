@@ -351,7 +351,7 @@ def export(
 ) -> Result:
     """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training, or from a model."""
     with console.reporting():
-        from MoBUncertaintyLib.measurements.calibration import VolumeCalibration
+        from MoBUncertaintyLib.measurements.volumes import VolumeCalibration
         from MoBUncertaintyLib.model.click_settings import ClickSettings
         from MoBUncertaintyLib.model.files import read_file
         from MoBUncertaintyLib.model.fingerprint import Fingerprint

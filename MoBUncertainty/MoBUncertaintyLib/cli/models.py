@@ -19,8 +19,7 @@ from MoBUncertaintyLib.cli.programs import Result
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.model.folder import Model
-    from MoBUncertaintyLib.pipeline.catalogue.index import Entry
-    from MoBUncertaintyLib.pipeline.catalogue.place import Place
+    from MoBUncertaintyLib.pipeline.catalogue.place import Entry, Place
     from MoBUncertaintyLib.pipeline.catalogue.publish import OpenCatalogue
 
 app = typer.Typer(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from MoBUncertaintyLib.base.errors import ModelError, SettingsError
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.schema import from_json, to_json
-from MoBUncertaintyLib.measurements.calibration import VolumeCalibration
+from MoBUncertaintyLib.measurements.volumes import VolumeCalibration
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.fingerprint import Fingerprint

@@ -31,7 +31,7 @@ from MoBUncertaintyLib.base.geometry import Grid, whole
 from MoBUncertaintyLib.base.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.base.json_input import is_number, is_whole, read_object
 from MoBUncertaintyLib.base.schema import from_json, to_json
-from MoBUncertaintyLib.measurements.calibration import VolumeBounds
+from MoBUncertaintyLib.measurements.volumes import VolumeBounds
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance

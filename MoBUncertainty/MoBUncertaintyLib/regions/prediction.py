@@ -13,9 +13,8 @@ import numpy as np
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.geometry import Bounds, Box, Grid, hull, intersection, occupied, whole
 from MoBUncertaintyLib.base.schema import from_json
-from MoBUncertaintyLib.measurements.calibration import VolumeBounds
 from MoBUncertaintyLib.measurements.interval import Interval
-from MoBUncertaintyLib.measurements.volumes import StatedVolume
+from MoBUncertaintyLib.measurements.volumes import StatedVolume, VolumeBounds
 from MoBUncertaintyLib.model.card import Fold, Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.measurements.calibration import LabelBounds, VolumeBounds
 from MoBUncertaintyLib.measurements.interval import Interval, volume_text
-from MoBUncertaintyLib.measurements.volumes import Scale
+from MoBUncertaintyLib.measurements.volumes import LabelBounds, Scale, VolumeBounds
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.cases import Outcome, read_case

@@ -15,8 +15,7 @@ from MoBUncertaintyLib.base.errors import CalibrationError, OutputError, ReviewE
 from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.measurements.calibration import LabelCalibration, VolumeCalibration
-from MoBUncertaintyLib.measurements.volumes import Residuals, Scale, StatedVolume
+from MoBUncertaintyLib.measurements.volumes import LabelCalibration, Residuals, Scale, StatedVolume, VolumeCalibration
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Ordinary
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.output.case import Case

@@ -21,9 +21,8 @@ from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.network import export as export_module
 from MoBUncertaintyLib.pipeline.catalogue import install as installing
 from MoBUncertaintyLib.pipeline.catalogue import place as places
-from MoBUncertaintyLib.pipeline.catalogue.index import Entry, index_text
 from MoBUncertaintyLib.pipeline.catalogue.install import Status, install, status
-from MoBUncertaintyLib.pipeline.catalogue.place import Place
+from MoBUncertaintyLib.pipeline.catalogue.place import Entry, Place, index_text
 from support import tiny
 from support.catalogues import Host, hosted, publish
 from support.command_line import run

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.model.folder import Model
-    from MoBUncertaintyLib.pipeline.catalogue.index import Entry
+    from MoBUncertaintyLib.pipeline.catalogue.place import Entry
 
 
 def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:

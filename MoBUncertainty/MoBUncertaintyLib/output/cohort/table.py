@@ -22,8 +22,7 @@ from MoBUncertaintyLib.base.publishing import absolute, write_file
 from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.output.cohort.cases import CohortCase, Organ, Outcome
-from MoBUncertaintyLib.output.cohort.reviews import Agreement
+from MoBUncertaintyLib.output.cohort.cases import Agreement, CohortCase, Organ, Outcome
 from MoBUncertaintyLib.output.pages.templates import fill, require_installed
 from MoBUncertaintyLib.output.report import write_table
 

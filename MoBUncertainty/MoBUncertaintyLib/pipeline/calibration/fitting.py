@@ -18,8 +18,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import wilcoxon
 
-from MoBUncertaintyLib.measurements.calibration import LabelCalibration, VolumeBounds, VolumeCalibration
-from MoBUncertaintyLib.measurements.volumes import Residuals, Scale, StatedVolume, TooFewCasesError
+from MoBUncertaintyLib.measurements.volumes import (
+    LabelCalibration,
+    Residuals,
+    Scale,
+    StatedVolume,
+    TooFewCasesError,
+    VolumeBounds,
+    VolumeCalibration,
+)
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Ordinary
 from MoBUncertaintyLib.model.region_settings import MAX_VARIANCE
 from MoBUncertaintyLib.pipeline.calibration.cases import SiteCase, counted, error_growth

@@ -22,8 +22,7 @@ from MoBUncertaintyLib.model.card import MODEL_FILE
 from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.folder import load_folder
 from MoBUncertaintyLib.model.listing import MODELS_FOLDER, ListedModel, list_models
-from MoBUncertaintyLib.pipeline.catalogue.index import Entry
-from MoBUncertaintyLib.pipeline.catalogue.place import CHUNK, Place
+from MoBUncertaintyLib.pipeline.catalogue.place import CHUNK, Entry, Place
 from MoBUncertaintyLib.regions.prediction import Progress
 
 TELL_EVERY_S = 0.2

@@ -25,7 +25,7 @@ from MoBUncertaintyLib.model.card import NOT_STATED, overlap, readable
 from MoBUncertaintyLib.model.card_text import LENGTH, covariance_text, score_lines, training_lines
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output.pages.templates import fill
-from MoBUncertaintyLib.pipeline.catalogue.index import INDEX_FILE, Entry, index_text, is_model_name, parse_index
+from MoBUncertaintyLib.pipeline.catalogue.place import INDEX_FILE, Entry, index_text, is_model_name, parse_index
 
 TEMPLATE = RESOURCES / "Report" / "model.html.jinja"
 STYLE = RESOURCES / "Report" / "cohort.css"
