@@ -24,10 +24,14 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, Measure
 from MoBUncertaintyLib.output.label_record import pack_labels
 from MoBUncertaintyLib.output.pages.templates import SCENE_TEMPLATE, fill
-from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.planes import extent
-from MoBUncertaintyLib.output.pictures.scales import display_range
-from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, NEGLIGIBLE, brightest_variance
+from MoBUncertaintyLib.output.pictures.style import (
+    BRIGHTEST_ENTROPY,
+    NEGLIGIBLE,
+    brightest_variance,
+    display_range,
+    palette_beside,
+)
 from MoBUncertaintyLib.output.results_record import KEPT, write_prediction
 from MoBUncertaintyLib.output.segment_nrrd import Segment, write_segments
 from MoBUncertaintyLib.regions.measure import uncertainty_in

@@ -18,7 +18,7 @@ from MoBUncertaintyLib.output.cohort.cases import Outcome, read_case
 from MoBUncertaintyLib.output.cohort.table import write_cohort
 from MoBUncertaintyLib.output.pages.report_page import facts, render_html
 from MoBUncertaintyLib.output.pages.review_page import ReviewPage
-from MoBUncertaintyLib.output.pictures.scales import Scale as PictureScale
+from MoBUncertaintyLib.output.pictures.style import Scale as PictureScale
 from MoBUncertaintyLib.output.report import Case, build_report
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.regions.prediction import Prediction

@@ -11,10 +11,8 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.templates import TEMPLATE, fill, time_text
-from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
-from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.output.report import VERDICTS
 
 if TYPE_CHECKING:

@@ -24,10 +24,8 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.report_page import facts
 from MoBUncertaintyLib.output.pages.templates import PAGE_SCRIPT, PAGE_STYLE, PAGE_TEMPLATE, fill
-from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
-from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.output.report import build_report
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.review.record import BY_HAND, SCHEMA, write_click

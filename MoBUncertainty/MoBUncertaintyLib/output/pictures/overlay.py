@@ -15,11 +15,9 @@ from MoBUncertaintyLib.base.geometry import Box, bounding_box, hull, nested, sha
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.region_settings import Measure
-from MoBUncertaintyLib.output.pictures.palette import Colour, palette_beside
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of, png
-from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, Colour, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.review.region import masks

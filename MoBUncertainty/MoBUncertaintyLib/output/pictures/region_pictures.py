@@ -15,9 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
 from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.pictures.palette import Colour, palette_beside
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, central_voxel
-from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
+from MoBUncertaintyLib.output.pictures.style import Colour, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.regions.measure import uncertainty_in, voxel_uncertainty
 from MoBUncertaintyLib.review.region import ReviewRegion
 
