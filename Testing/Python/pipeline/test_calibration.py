@@ -20,14 +20,15 @@ from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Ordina
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.review_export import write_export
-from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate, calibrate_model
-from MoBUncertaintyLib.pipeline.calibration.cases import SiteCase, error_growth, find_reviews, gather, read_review
-from MoBUncertaintyLib.pipeline.calibration.fitting import (
+from MoBUncertaintyLib.pipeline.calibration.calibration import (
+    calibrate,
+    calibrate_model,
     extend_fingerprint,
     fit_intervals,
     fit_temperature,
     fit_threshold,
 )
+from MoBUncertaintyLib.pipeline.calibration.cases import SiteCase, error_growth, find_reviews, gather, read_review
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 from MoBUncertaintyLib.review.refinement.logits import logits_of
