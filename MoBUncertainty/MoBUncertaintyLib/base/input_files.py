@@ -75,11 +75,7 @@ def _state(path: Path) -> tuple[int, ...] | None:
 
 
 def input_digest(path: Path, files: Sequence[Path]) -> str:
-    """Compute the SHA-256 of a file, or of a folder: that of the list of its files' own, by name, a line each.
-
-    Raises:
-        OSError: One cannot be read.
-    """
+    """Compute the SHA-256 of a file, or of a folder: that of the list of its files' own, by name, a line each."""
     digests = [file_digest(file) for file in sorted(files)]
     if not path.is_dir():
         return digests[0]

@@ -24,11 +24,7 @@ class IntegrityError(ValueError):
 
 
 def digest_of(record: Mapping[str, Any]) -> str:
-    """Compute the SHA-256 of a JSON object without its own entry `sha256`: of UTF-8, keys sorted, no spaces.
-
-    Raises:
-        TypeError, ValueError: It cannot be written as JSON.
-    """
+    """Compute the SHA-256 of a JSON object without its own entry `sha256`: of UTF-8, keys sorted, no spaces."""
     # As it will be when it is read again: JSON has no tuples, and no keys that are numbers.
     plain = json.loads(json.dumps({key: value for key, value in record.items() if key != DIGEST}, allow_nan=False))
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -25,12 +25,7 @@ class JsonError(ValueError):
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file.
-
-    Raises:
-        JsonError: As `parse_object` does, or it is no regular file: a named pipe would be waited for without end.
-        OSError: The file cannot be read.
-    """
+    """Read a JSON object from a file; raises `OSError`, and `JsonError` (a named pipe would be waited for)."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise JsonError("it is not a regular file")
     with path.open("rb") as file:
@@ -40,9 +35,8 @@ def read_object(path: Path) -> dict[str, Any]:
 def parse_object(content: bytes) -> dict[str, Any]:
     """Parse a JSON object; a byte order mark may come first.
 
-    Raises:
-        JsonError: It is too large or deep, no UTF-8, no JSON object, or holds a key twice in one object, a number
-            beyond 64 bits, NaN, infinity or half a surrogate pair.
+    Raises `JsonError` if it is too large or deep, no UTF-8, no JSON object, or holds a key twice in one object, a
+    number beyond 64 bits, NaN, infinity or half a surrogate pair.
     """
     if len(content) > SIZE_LIMIT:
         raise JsonError(f"it is larger than {SIZE_LIMIT >> 20} MB")

@@ -63,16 +63,10 @@ class Reservation:
             sync_folder(self.target.parent)
 
     def publish(self, earlier: bytes | None, keep: bool = False) -> Path | None:
-        """Publish like `publish_new`, but move what is there already aside first.
+        """Publish like `publish_new`, but move what is there already aside first; return where something is kept.
 
-        What holds the record `earlier`, unchanged and with nothing else, is removed at the end unless it is to be kept;
-        anything else is kept.
-
-        Returns:
-            Where something is kept.
-
-        Raises:
-            OSError: It cannot be put there; all is as it was.
+        What holds the record `earlier`, unchanged and with nothing else, is removed at the end unless it is to be kept.
+        Raises `OSError` if it cannot be put there, and all is as it was.
         """
         sync_tree(self.partial)
         with _moving:
@@ -94,9 +88,7 @@ class Reservation:
 def reserve(target: Path) -> Iterator[Reservation]:
     """Reserve a name for writing, and make missing parents; what is not published is removed at the end.
 
-    Raises:
-        OutputError: Another process writes there.
-        OSError: Nothing can be written there.
+    Raises `OutputError` if another process writes there, and `OSError`.
     """
     sweep(target.parent)
     with _parents_made(target.parent), _locked(target) as lock:
@@ -112,9 +104,7 @@ def reserve(target: Path) -> Iterator[Reservation]:
 def write_file(target: Path, write: Callable[[Path], object]) -> None:
     """Write a file whole or not at all, by a function of the path to write to; missing parents are made.
 
-    Raises:
-        OutputError: Another process writes there.
-        OSError: It cannot be written; an earlier one is as it was.
+    Raises `OutputError` if another process writes there, and `OSError`; an earlier file is as it was then.
     """
     with reserve(target) as reservation:
         write(reservation.partial)
@@ -124,9 +114,7 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
 def withdraw(target: Path) -> None:
     """Remove what was published; a process killed meanwhile leaves it whole, or hidden for the next run to remove.
 
-    Raises:
-        OutputError: Another process writes there.
-        OSError: It cannot be removed.
+    Raises `OutputError` if another process writes there, and `OSError`.
     """
     with _locked(target):
         doomed = _hidden(target, "tmp")

@@ -64,10 +64,7 @@ def from_json(kind: type[T], data: Any, what: str = "it") -> T:
     """Read a dataclass strictly: each entry must be one of its fields and of its type; `what` names it in messages.
 
     A whole number may stand for a number, a list for a tuple, and a text for a path or the member of an enumeration.
-
-    Raises:
-        ValueError: An entry is missing that has no default, unknown, of another type, or what the class refuses.
-        UserError: What the class refuses so.
+    Raises `ValueError` for an entry that is missing, unknown or of another type, and what the class raises.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{what} must be an object")

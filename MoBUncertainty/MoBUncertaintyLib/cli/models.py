@@ -133,11 +133,8 @@ def export_places(
 ) -> Iterator[tuple[Path, OpenCatalogue | None]]:
     """Say where `export` writes its model folder: where it is told to or, if it only publishes, to a temporary place.
 
-    The catalogue is opened first, so that one that cannot be written to is refused before anything is written.
-
-    Raises:
-        SettingsError: The options do not go together.
-        UserError: Nothing can be published in the catalogue.
+    The catalogue is opened first, so that one that cannot be written to is refused before anything is written. Raises
+    `SettingsError` if the options do not go together, and `UserError`.
     """
     from MoBUncertaintyLib.base.errors import SettingsError
     from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder

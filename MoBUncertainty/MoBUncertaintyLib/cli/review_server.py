@@ -93,11 +93,8 @@ class PageReview:
     def step(self, action: Mapping[str, Any]) -> dict[str, Any]:
         """Take a step of the page: `click`, `remove`, `decide`, `comment`, `undo` or `suggest`.
 
-        Returns:
-            The page's state, the maps of the regions that have changed, and a message.
-
-        Raises:
-            ReviewError: The step cannot be taken or written to the disk, or is none; all is as it was.
+        Returns the page's state, the maps of the regions that have changed, and a message; raises `ReviewError` if it
+        cannot be taken or written to the disk, and all is as it was.
         """
         review, message = self._review, ""
         boxes: tuple[Box, ...] = ()
@@ -159,11 +156,7 @@ class PageReview:
 
 
 def serve(review: PageReview, port: int = 0, ready: Callable[[str], None] = print) -> None:
-    """Serve the page of a review at a port (0: a free one) until it is interrupted; `ready` is called with its address.
-
-    Raises:
-        ReviewError: The port is taken.
-    """
+    """Serve the page of a review until it is interrupted, at a port (0: a free one); raises `ReviewError`."""
     try:
         server = _Server(review, port)
     except OSError as error:

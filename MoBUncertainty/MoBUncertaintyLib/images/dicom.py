@@ -71,11 +71,7 @@ class _Slice:
 
 
 def find_series(folder: Path) -> dict[str, Series]:
-    """Find the series in a folder by their UID, without its subfolders.
-
-    Raises:
-        ImageError: The folder cannot be listed, or a file with a name for DICOM is damaged.
-    """
+    """Find the series in a folder by their UID; raises `ImageError` if a file with a name for DICOM is damaged."""
     try:
         paths = sorted(path for path in folder.iterdir() if not path.is_dir())
     except OSError as error:

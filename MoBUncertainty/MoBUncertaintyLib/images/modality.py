@@ -68,8 +68,7 @@ def contradictions(channels: Sequence[str], modalities: Sequence[str | None]) ->
 def in_order(names: Sequence[str], first: T, others: Mapping[str, T]) -> list[T]:
     """Put what belongs to a model's channels in their order: `first` is of the one that `others` does not name.
 
-    Raises:
-        SettingsError: A name is unknown, or another number of channels than one is left.
+    Raises `SettingsError` if a name is unknown, or another number of channels than one is left.
     """
     named = {name.casefold(): value for name, value in others.items()}
     folded = [name.casefold() for name in names]
@@ -93,12 +92,7 @@ def in_order(names: Sequence[str], first: T, others: Mapping[str, T]) -> list[T]
 def check_modalities(
     names: Sequence[str], first: sitk.Image, others: Mapping[str, sitk.Image], force: bool
 ) -> list[str]:
-    """Refuse an image of another modality than its channel, or return the sentences that say so if they are forced.
-
-    Raises:
-        ImageError: There is one, and nobody forces it.
-        SettingsError: As for `in_order`.
-    """
+    """Refuse an image of another modality than its channel (`ImageError`), or say so in sentences if it is forced."""
     sentences = contradictions(names, [modality_of(image) for image in in_order(names, first, others)])
     if sentences and not force:
         raise ImageError(f"{sentences[0].rstrip('.')}, or use --force to predict this one anyway.")

@@ -96,12 +96,7 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
 
 
 def read_volume(path: str | Path) -> sitk.Image:
-    """Read a NIfTI, NRRD or MetaImage file as it is stored: a label map, say, or a map of a results folder.
-
-    Raises:
-        ImageError: Missing, unreadable, truncated or damaged, changed while it was read, or not one scalar volume.
-        SettingsError: There is less memory than the image takes.
-    """
+    """Read a NIfTI, NRRD or MetaImage file as it is stored: a label map, say; errors as for `read_image`."""
     path = Path(path)
     check_regular(path)
     with reading([path]):
@@ -192,11 +187,7 @@ def _check_layout(size: tuple[int, ...], components: int, pixel_id: int) -> None
 
 
 def check_geometry(spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]) -> None:
-    """Check spacing and origin (mm), and direction (nine cosines, left- or right-handed).
-
-    Raises:
-        ImageError: One of them is not a number, the spacing is not within 0.2 to 15 mm, or the axes are sheared.
-    """
+    """Raise `ImageError` if spacing (mm, 0.2 to 15), origin and direction are not numbers, or the axes are sheared."""
     if not np.isfinite([*spacing, *origin, *direction]).all():
         raise ImageError("The image's spacing, origin or direction is not a number; correct the header.")
     low, high = SPACING_MM
@@ -231,12 +222,7 @@ def _without_non_finite(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
 
 
 def read_voxels(header: VolumeHeader) -> Volume:
-    """Read a volume of one value for each voxel.
-
-    Raises:
-        ImageError: Voxels are missing or damaged, or there are many more bytes than they take.
-        OSError: The file cannot be read.
-    """
+    """Read a volume of one value for each voxel; raises `ImageError` unless there are as many as its header states."""
     geometry, name, needed = header.geometry, header.path.name, header.skip + header.length
     size = geometry.GetSize()
     voxels = np.empty(math.prod(size), header.dtype)

@@ -57,11 +57,7 @@ def conformal_quantile(scores: Sequence[float], level: float) -> float:
     """Return the bound that the score of a further case does not exceed with at least the probability `level`.
 
     It is the score of rank ceil((n + 1) level), and the probability at most 1 / (n + 1) above the level if no two
-    scores are equal.
-
-    Raises:
-        TooFewCasesError: Nothing finite would do.
-        ValueError: The level is not between 0 and 1.
+    scores are equal. Raises `TooFewCasesError` if nothing finite would do.
     """
     if not 0 < level < 1:
         raise ValueError(f"the level must be between 0 and 1, not {level}")
@@ -120,11 +116,7 @@ class Residuals:
 
     @classmethod
     def of(cls, cases: Sequence[tuple[StatedVolume, float]], scale: Scale | None = None) -> Residuals:
-        """Compute the residuals of cases from what is stated and the truth in ml; those without the label do not count.
-
-        Raises:
-            ValueError: The label was found in none.
-        """
+        """Compute the residuals of cases by what is stated and the truth in ml; `ValueError` if none has the label."""
         cases = [(volume, true) for volume, true in cases if volume.ml > 0]
         kind = scale or choose_scale(cases)
         return cls(kind, tuple(short(volume.residual(true, kind)) for volume, true in cases))
@@ -224,9 +216,7 @@ class VolumeBounds:
     def interval(self, label: str, stated: StatedVolume, reviewed: tuple[int, int] | None = None) -> Interval | None:
         """Compute the interval of a label's volume as predicted or, with decided regions of all, within a review.
 
-        Returns:
-            None where nothing can be said: of a label that was not found, without calibration cases, or within a
-            review whose like was not measured.
+        None where nothing can be said: of a label that was not found, or a review whose like was not measured.
         """
         bounds = self.labels.get(label)
         if bounds is None or stated.ml <= 0:
@@ -250,11 +240,7 @@ class VolumeBounds:
 
 @dataclass(frozen=True)
 class VolumeCalibration:
-    """What a model's card keeps of its calibration cases (`data` names them), so that a site can replace them.
-
-    Raises:
-        TooFewCasesError: There are too few for any of `STATED_LEVELS`.
-    """
+    """What a model's card keeps of its calibration cases, so that a site can replace them; `TooFewCasesError`."""
 
     data: str
     labels: Mapping[str, LabelCalibration]
@@ -263,11 +249,7 @@ class VolumeCalibration:
         self.bounds()
 
     def bounds(self, level: float | None = None) -> VolumeBounds:
-        """Return how intervals are made; default: at the highest of `STATED_LEVELS` for which there are cases enough.
-
-        Raises:
-            TooFewCasesError: There are too few.
-        """
+        """Return how intervals are made, by default at the highest level that the cases allow; `TooFewCasesError`."""
         counts = [len(label.predicted.values) for label in self.labels.values()]
         if level is None:
             level = next(filter(self._allows, STATED_LEVELS), STATED_LEVELS[-1])

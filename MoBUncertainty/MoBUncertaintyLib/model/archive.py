@@ -48,11 +48,7 @@ def pack(folder: Path, names: Iterable[str], target: Path) -> None:
 
 @contextmanager
 def open_member(path: Path, name: str) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a file of a zipped model, and tell its size in bytes.
-
-    Raises:
-        ModelError: The zip is damaged, too large, holds unsafe names or links, or no model.
-    """
+    """Open a file of a zipped model, and tell its size in bytes; `ModelError` for damaged, huge or unsafe zips."""
     with _opened(path, str(path)) as (archive, members), archive.open(members[name]) as file:
         yield file, members[name].file_size
 

@@ -93,11 +93,7 @@ class FolderKind:
             )
 
     def check(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Refuse a folder before hours of work rather than after.
-
-        Raises:
-            OutputError: Something else is there, or an older one without `overwrite`, or it may not be written to.
-        """
+        """Raise `OutputError`, before hours of work, if something else or an older one is there, or it is read-only."""
         folder = absolute(folder)
         with self.errors(folder):
             self._check(folder, overwrite)
@@ -184,9 +180,7 @@ class Parts:
     def part(self, name: str, *files: str) -> Iterator[None]:
         """Write a part; if it cannot be made, say so and remove its files (names or patterns).
 
-        Raises:
-            OSError, OutputError: The disk is full or broken, so that nothing else can be written either.
-            Cancelled: The user has cancelled.
+        Raises `OSError` or `OutputError` where the disk is full or broken, and `Cancelled`.
         """
         try:
             yield

@@ -37,13 +37,9 @@ def pack_labels(labels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
 
 
 def unpack_labels(record: dict[str, Any], matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Read the label map of a record, uint8, on an image of this matrix and shape.
+    """Read the label map of a record, uint8, on an image of this matrix and shape, whose axes Slicer may have turned.
 
-    Slicer turns the axes of left-handed images when it reads them, so the order of the voxels may have changed.
-
-    Raises:
-        ElsewhereError: The record is of an image that lies elsewhere; a phrase.
-        ValueError: It has changed since it was stored; a phrase.
+    Raises `ElsewhereError` if the image lies elsewhere, and `ValueError` if the record has changed; a phrase.
     """
     try:
         check_seal(record)

@@ -157,9 +157,7 @@ class RecordError(ValueError):
 def read_record(folder: Path) -> dict[str, Any]:
     """Read `prediction.json`, and make sure that it and the files it lists are as they were written.
 
-    Raises:
-        RecordError, JsonError, IntegrityError: They are not; the message is a phrase.
-        OSError: It cannot be read.
+    Raises `RecordError`, `JsonError` or `IntegrityError`, a phrase, if they are not, and `OSError`.
     """
     record = read_object(folder / RECORD)
     if record.get("schema_version") != SCHEMA_VERSION:
@@ -197,17 +195,9 @@ _OF_THE_FILE = ("warnings", "files", "sha256")
 def prediction_of(
     record: dict[str, Any], labels: tuple[Label, ...], maps: tuple[np.ndarray, Maps, Maps], grid: Grid
 ) -> Prediction:
-    """Invert `record_of`; entries may be missing.
+    """Invert `record_of`, whose entries may be missing, with the maps: segmentation, probability and variance.
 
-    Args:
-        record: As `record_of` makes it.
-        labels: Of the segmentation.
-        maps: Segmentation, probability and variance.
-        grid: Where their voxels lie.
-
-    Raises:
-        RecordError: An entry is not as it should be.
-        ImageError: The maps do not fit each other.
+    Raises `RecordError` if an entry is not as it should be, and `ImageError` if the maps do not fit each other.
     """
     fault = _fault(record, FORM, whole=False)
     if fault is not None:
@@ -287,9 +277,7 @@ def read_prediction(
 ) -> Prediction:
     """Read the prediction of all its entries; `load` makes an array of what stands in its place.
 
-    Raises:
-        RecordError: Something is missing or not as it should be; a phrase.
-        ImageError: The arrays do not fit each other.
+    Raises `RecordError`, a phrase, and `ImageError` if the arrays do not fit each other.
     """
     try:
         values = [str(label.value) for label in read_labels(fields["labels"])]

@@ -152,9 +152,7 @@ def _evidence(case: Case, corrected: np.ndarray) -> dict[str, str]:
 def read_export(folder: Path) -> tuple[dict[str, Any], str | None]:
     """Read the record of an export that is whole and as it was written, and who signed it off, when (or None).
 
-    Raises:
-        IntegrityError, JsonError: It is not.
-        OSError: It cannot be read.
+    Raises `IntegrityError` or `JsonError` if it is not, and `OSError`.
     """
     record = read_object(folder / RECORD)
     if record.get("schema") != SCHEMA:

@@ -140,8 +140,7 @@ class Decisions:
 def read_decisions(path: str | Path) -> Decisions:
     """Read a decisions file strictly: a misspelt word must not pass for a decision that was not made.
 
-    Raises:
-        ReviewError: It is none, cannot be read, or has changed since an export wrote it; says what and where.
+    Raises `ReviewError`, which says what and where, also if it has changed since an export wrote it.
     """
     path = Path(path)
     try:
@@ -221,9 +220,8 @@ def require(condition: bool, path: Path, problem: str) -> None:
 def apply_decisions(results: Results, decisions: Decisions) -> Review:
     """Review a results folder as the decisions say.
 
-    Raises:
-        ReviewError: They belong to another prediction, name a region or label that is not there, click where nothing
-            was predicted, or are signed with regions undecided.
+    Raises `ReviewError` if they belong to another prediction, name a region or label that is not there, click where
+    nothing was predicted, or are signed with regions undecided.
     """
     path, review = decisions.path, Review(results.prediction, results.regions)
     digest = decisions.data.get("predicted_sha256")
@@ -260,11 +258,7 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
 
 @reporting_out_of_memory()
 def open_case(folder: Path, decisions: Path | Decisions | None = None, ct: Path | None = None) -> Case:
-    """Read a results folder and its image (default: where it was), to begin or go on with its review.
-
-    Raises:
-        UserError: Whatever the user can mend.
-    """
+    """Read a results folder and its image (default: where it was), to begin or go on with its review; `UserError`s."""
     decided = read_decisions(decisions) if isinstance(decisions, Path) else decisions
     results = read_results(folder)
     image, source = find_image(results, ct)

@@ -22,18 +22,10 @@ from MoBUncertaintyLib.model.terminology import terminology_entry
 def write_segmentation_nrrd(
     path: str | Path, segmentation: np.ndarray, grid: Grid, labels: Sequence[Label], *, status: str | None = None
 ) -> None:
-    """Write a segmentation (z, y, x) that Slicer opens with a segment for each label, empty ones included.
+    """Write a segmentation (z, y, x) as `.seg.nrrd` with a segment for each label, empty ones included.
 
-    Args:
-        path: The file, `.seg.nrrd`, in a folder that exists.
-        segmentation: uint8.
-        grid: Where its voxels lie.
-        labels: Those of the model.
-        status: Of all segments: notstarted, inprogress, completed or flagged.
-
-    Raises:
-        OutputError: The segmentation has a value that no label stands for.
-        OSError: The file cannot be written.
+    The status is Slicer's: notstarted, inprogress, completed or flagged. Raises `OutputError` for a value that no label
+    stands for, and `OSError`.
     """
     values_in(segmentation, [label.value for label in labels])
     segments = [Segment.of(label, label.name, status) for label in labels]

@@ -40,14 +40,11 @@ def error_split(segmentation: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray
 
 
 def error_fraction(prediction: Prediction, regions: Regions, truth: np.ndarray) -> dict[str, float | None]:
-    """Measure how much of the segmentation's true error lies inside the doubtful regions.
+    """Measure how much of the segmentation's true error lies inside the doubtful regions; raises `ImageError`.
 
     Returns:
         `error_mm3` and `thick_error_mm3`, the volumes; `error_fraction` and `thick_error_fraction`, the fractions of
         them inside the regions (None where there is no such error); `regions_mm3`, the volume to review.
-
-    Raises:
-        ImageError: The truth has another shape.
     """
     error, thick = error_split(prediction.segmentation, truth)
     inside = regions.map > 0

@@ -50,11 +50,7 @@ def installed_weights() -> dict[str, Path]:
 
 
 def find_weights(name: str) -> Path:
-    """Find a training folder by its data set's number, or by its name or a part of that no other has.
-
-    Raises:
-        ModelError: There is none, or more than one.
-    """
+    """Find a training folder by its data set's number, or by its name or a part of that no other has; `ModelError`."""
     there, text = installed_weights(), name.strip().casefold()
     exact = [path for model, path in there.items() if model.removeprefix(PREFIX).casefold() == text]
     is_name = bool(text) and not text.isdecimal()

@@ -195,11 +195,7 @@ class _Reading:
 
 
 def agreement_of(reviews: Sequence[CaseReview], labels: Sequence[Label]) -> Agreement | None:
-    """Compare the exports of signed reviews of a case; None where there are fewer than two.
-
-    Raises:
-        ReviewError: One of them cannot be compared with the others.
-    """
+    """Compare the exports of signed reviews of a case; None for fewer than two. Raises `ReviewError`."""
     signed = [each for each in reviews if each.signed and each.export and (each.export / SEGMENTATION).is_file()]
     if len(signed) < 2:
         return None

@@ -101,12 +101,7 @@ def check_version(results: Path, reader: str, versions: Collection[str | None]) 
 
 
 def write_review(results: Path, reader: str, record: Mapping[str, Any], versions: Collection[str | None]) -> CaseReview:
-    """Write a reader's decisions file, whole, in place of an earlier one that `check_version` accepts.
-
-    Raises:
-        OutputError: It cannot be written; the earlier one is as it was.
-        ReviewError: As `check_version` does.
-    """
+    """Write a reader's decisions file, whole; raises `OutputError`, and as `check_version` does."""
     path = absolute(review_file(results, reader))
 
     def write(partial: Path) -> None:

@@ -25,12 +25,7 @@ def write_html(
     case: Case,
     corrected: np.ndarray | None = None,
 ) -> None:
-    """Write the report as one HTML file, without script, with the pictures of the first `DRAWN_REGIONS` regions inside.
-
-    Raises:
-        OutputError: The template is not installed.
-        OSError: The file cannot be written.
-    """
+    """Write the report as one HTML file, with pictures of the first `DRAWN_REGIONS` regions in it. Raises `OSError`."""
     corrected = case.review.corrected() if corrected is None else corrected
     scale = Scale.of(case.image, case.review.settings)
     pictures = {

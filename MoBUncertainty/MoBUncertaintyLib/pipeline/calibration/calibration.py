@@ -329,9 +329,8 @@ def check_model(card: ModelCard) -> None:
 def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
     """Fit temperature, threshold, ordinary cases and intervals to cases of the model with this card.
 
-    Raises:
-        CalibrationError: `check_model` refuses it, there are too few cases, or the model would be worse, or is not
-            shown to be better, by leaving one case out.
+    Raises `CalibrationError` as `check_model` does, for too few cases, and unless leaving one case out shows that the
+    model becomes better.
     """
     check_model(card)
     if len(cases) < MIN_CASES:

@@ -109,12 +109,7 @@ def install(
 
 
 def remove(name: str) -> Path:
-    """Remove an installed model; return where it was.
-
-    Raises:
-        CatalogueError: There is no such model, it comes with the program, or it or a file in it came by other means.
-        OutputError: It cannot be removed.
-    """
+    """Remove an installed model; return where it was. Raises `CatalogueError` for one that was not installed so."""
     folder = installed_models()
     listed = list_models(folder)
     for model in listed:

@@ -46,9 +46,7 @@ class OpenCatalogue:
     def add(self, model: Model, picture: Path | None = None) -> Entry:
         """Add a model, or update it there, whose picture (PNG) stays if no other is given.
 
-        Raises:
-            CatalogueError: The model cannot be named there.
-            OutputError: Nothing can be written there.
+        Raises `CatalogueError` if it cannot be named there, and `OutputError`.
         """
         folder, card = self.index.target.parent, model.card
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", card.name).strip("-._")
@@ -78,9 +76,7 @@ class OpenCatalogue:
 def open_catalogue(folder: Path) -> Iterator[OpenCatalogue]:
     """Keep a catalogue's folder for one model to add; it is made if need be, and removed if it stays empty.
 
-    Raises:
-        CatalogueError: The catalogue there cannot be read.
-        OutputError: Nothing can be written there.
+    Raises `CatalogueError` if the catalogue there cannot be read, and `OutputError`.
     """
     folder = absolute(folder)
     with ExitStack() as stack:
