@@ -101,8 +101,7 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-PATIENCE_S = 1.0
-"""How long to wait: a process that cleans up after a killed one holds the lock briefly."""
+PATIENCE_S = 1.0  # how long to wait: a process that cleans up after a killed one holds the lock briefly
 _LOCK_POLL_S = 0.02
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Box = tuple[slice, ...]
-"""A part of an array: a slice along each axis, with `start` and `stop`."""
+Box = tuple[slice, ...]  # a part of an array: a slice along each axis, with `start` and `stop`
 
-Bounds = tuple[float, float, float, float, float, float]
-"""R min, R max, A min, A max, S min, S max, RAS mm."""
+Bounds = tuple[float, float, float, float, float, float]  # R min, R max, A min, A max, S min, S max, RAS mm
 
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 

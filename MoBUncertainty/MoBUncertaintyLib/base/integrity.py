@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-DIGEST = "sha256"
-"""Entry of a sealed record: the SHA-256 of all its other entries."""
+DIGEST = "sha256"  # entry of a sealed record: the SHA-256 of all its other entries
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 

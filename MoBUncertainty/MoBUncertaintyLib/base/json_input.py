@@ -14,10 +14,8 @@ from typing import Any, NoReturn
 
 from MoBUncertaintyLib.base.names import is_unicode
 
-SIZE_LIMIT = 16 * 2**20
-"""Bytes; the largest such file has a few hundred kilobytes."""
-DEPTH_LIMIT = 64
-"""Objects and lists within each other; nnU-Net's plans have 7."""
+SIZE_LIMIT = 16 * 2**20  # bytes; the largest such file has a few hundred kilobytes
+DEPTH_LIMIT = 64  # objects and lists within each other; nnU-Net's plans have 7
 
 
 class JsonError(ValueError):

@@ -32,8 +32,7 @@ RECORDS = ("prediction.json", "report.json")
 
 HIDDEN = re.compile(r"\.(?P<name>.+)\.mob-(?P<what>lock|[0-9a-f]{4,8}\.(tmp|old))", re.DOTALL)
 """Names that only this module makes."""
-KEPT = re.compile(r".+\.kept-\d+", re.DOTALL)
-"""Names of what was in a target's place before."""
+KEPT = re.compile(r".+\.kept-\d+", re.DOTALL)  # names of what was in a target's place before
 _HIDDEN_LIMIT = 32  # bytes of the name in a hidden name
 _PRIVATE = re.compile(r"(?:mob-model|MoBUncertainty)-[0-9a-f]{12}")
 

@@ -47,8 +47,7 @@ UNEXPECTED, BAD_INPUT, CANCELLED = 1, 2, 130
 PLAIN_LINE_EVERY_S = 5.0
 SUITABILITY_STYLES = {"unusual": "bold black on yellow", "not usable": "bold white on red"}
 
-debug = False
-"""Whether an unexpected error shows its traceback."""
+debug = False  # whether an unexpected error shows its traceback
 
 STAGES = {
     "cases": "Predicting the cases",

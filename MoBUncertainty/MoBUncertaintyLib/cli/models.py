@@ -26,8 +26,7 @@ app = typer.Typer(
     no_args_is_help=True, help="List the models of a catalogue, install and remove them. Nothing else is downloaded."
 )
 
-SHORT_SCORE = 40
-"""Characters of a score that is shown in a list."""
+SHORT_SCORE = 40  # characters of a score that is shown in a list
 
 Index = Annotated[
     str | None,

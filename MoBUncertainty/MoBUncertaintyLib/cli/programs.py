@@ -30,8 +30,7 @@ class Shown:
     quiet: bool = False
 
 
-SHOWN = Shown()
-"""What the running command shows."""
+SHOWN = Shown()  # what the running command shows
 
 
 @dataclass(frozen=True)

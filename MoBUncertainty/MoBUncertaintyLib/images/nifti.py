@@ -25,8 +25,7 @@ LEVEL = 1
 """Of ISA-L, which packs maps several times as fast as zlib does at its fastest, to files of about the same size."""
 # No name, no time: the same voxels make the same file. 4: packed as fast as possible, 255: on any system.
 _GZIP = bytes((0x1F, 0x8B, DEFLATED, 0, 0, 0, 0, 0, 4, 255))
-_END = compressobj(wbits=-MAX_WBITS).flush()
-"""The last block of a stream, an empty one."""
+_END = compressobj(wbits=-MAX_WBITS).flush()  # the last block of a stream, an empty one
 
 
 def write_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:

@@ -21,10 +21,8 @@ from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.measurements.interval import Interval
 
-LEVELS = (0.9, 0.8, 0.5)
-"""Of the intervals by which a scale is chosen."""
-STATED_LEVELS = (0.9, 0.8)
-"""Of the intervals that are stated: the first for which there are cases enough."""
+LEVELS = (0.9, 0.8, 0.5)  # of the intervals by which a scale is chosen
+STATED_LEVELS = (0.9, 0.8)  # of the intervals that are stated: the first for which there are cases enough
 CLEARLY = 0.95
 """Of the width of equally wide intervals: a scale must make them narrower than that to be chosen."""
 ENOUGH_TO_CHOOSE = 20
@@ -73,8 +71,7 @@ class Scale(StrEnum):
     NOTHING = "ml"
     """As it is: all intervals are equally wide. Plain conformal prediction."""
     ROOT = "square root of the volume"
-    VOLUME = "volume"
-    """Intervals have one width in percent."""
+    VOLUME = "volume"  # intervals have one width in percent
     ERROR = "expected error"
     """The volume that is expected to be labelled wrongly, where nothing is decided yet."""
     ROOT_ERROR = "square root of the expected error"
@@ -164,8 +161,7 @@ def short(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-STAGES = 4
-"""Of a review: a quarter of the regions decided, half, three quarters, all."""
+STAGES = 4  # of a review: a quarter of the regions decided, half, three quarters, all
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,7 @@ MODEL_FILE = re.compile(r"plans\.json|dataset\.json|fold_(?P<fold>0|[1-9][0-9]{0
 CODE_LENGTHS = (16, 16, 64)
 """Characters of a code's scheme, value and meaning: DICOM's short, short and long strings."""
 
-NOT_STATED = "not stated"
-"""What a card says where nobody has said anything."""
+NOT_STATED = "not stated"  # what a card says where nobody has said anything
 
 
 @dataclass(frozen=True)

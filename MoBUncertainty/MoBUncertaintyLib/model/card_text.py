@@ -35,15 +35,11 @@ NAMES = {
     "augrc": "AUGRC",
 }
 """What a reader calls the scores of `mob-training evaluate`."""
-UNITS = {"mm3": "mm³", "mm": "mm", "ml": "ml", "fraction": "%"}
-"""By the last word of a score's name."""
+UNITS = {"mm3": "mm³", "mm": "mm", "ml": "ml", "fraction": "%"}  # by the last word of a score's name
 
-LINES = 12
-"""Number of entries of scores or training that are shown."""
-ITEMS = 8
-"""Number of values shown of one entry."""
-LENGTH = 300
-"""Maximum number of characters of one entry."""
+LINES = 12  # number of entries of scores or training that are shown
+ITEMS = 8  # number of values shown of one entry
+LENGTH = 300  # maximum number of characters of one entry
 
 
 def covariance_text(spec: CovarianceSpec) -> str:

@@ -14,8 +14,7 @@ DEFAULT_PRIOR_DEVIATION = 1.0
 """Of the logit, where there is no variance, or the model has no covariance, and its card states none: between what
 suits a model of a small organ (0.6) and one of a large organ (1.5 and more)."""
 
-DEFAULT_LENGTH_MM = 4.0
-"""Where nothing states a length: no label was found."""
+DEFAULT_LENGTH_MM = 4.0  # where nothing states a length: no label was found
 
 LENGTH_FRACTION = 0.3
 """Of an organ's size: the length of a click where the card states none, and the model has no correlation of its own."""

@@ -18,17 +18,13 @@ from typing import Annotated, Any, TypeVar
 
 from MoBUncertaintyLib.base.schema import Range, out_of_range
 
-LENGTH_RANGE = (0.01, 1000.0)
-"""Shortest and longest correlation length, mm."""
+LENGTH_RANGE = (0.01, 1000.0)  # shortest and longest correlation length, mm
 
-Array = TypeVar("Array")
-"""numpy array or torch tensor."""
+Array = TypeVar("Array")  # numpy array or torch tensor
 
-HALF_OF_GAUSSIAN = 1.1774100225154747
-"""exp(-t^2 / 2) is 1/2 at t = sqrt(2 ln 2)."""
+HALF_OF_GAUSSIAN = 1.1774100225154747  # exp(-t^2 / 2) is 1/2 at t = sqrt(2 ln 2)
 
-HALF_OF_SPLINE = 0.7223517244643761
-"""The spline, 1 - 3/2 t^2 + 3/4 t^3 for t < 1, is 1/2 here."""
+HALF_OF_SPLINE = 0.7223517244643761  # the spline, 1 - 3/2 t^2 + 3/4 t^3 for t < 1, is 1/2 here
 
 REACH = 2 * HALF_OF_GAUSSIAN / HALF_OF_SPLINE
 """Distance, in lengths, from which on the correlation is 0 along an axis."""
@@ -65,10 +61,8 @@ class Scope(StrEnum):
 class Assignment(StrEnum):
     """How the weights W(x) of a partition cell give its basis."""
 
-    HARD = "hard"
-    """The most probable basis (paper, section 3)."""
-    SOFT = "soft"
-    """The mean of the bases under W."""
+    HARD = "hard"  # the most probable basis (paper, section 3)
+    SOFT = "soft"  # the mean of the bases under W
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from MoBUncertaintyLib.base.json_input import SIZE_LIMIT, JsonError, parse_objec
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.nnunet.plans import beside, first_stage_of
 
-DESCRIPTIONS = ("plans.json", "dataset.json")
-"""nnU-Net's files that say what was trained."""
+DESCRIPTIONS = ("plans.json", "dataset.json")  # nnU-Net's files that say what was trained
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.base.wording import percent
 
-USUAL = 0.05
-"""What happens in at least this fraction of ordinary cases makes no case unusual."""
+USUAL = 0.05  # what happens in at least this fraction of ordinary cases makes no case unusual
 
 
 class Level(StrEnum):

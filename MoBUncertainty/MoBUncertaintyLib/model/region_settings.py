@@ -10,22 +10,17 @@ from typing import Annotated, Any
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range
 
-MAX_VARIANCE = 0.25
-"""That a probability can have; p (1 - p) is no larger, either."""
+MAX_VARIANCE = 0.25  # that a probability can have; p (1 - p) is no larger, either
 
-MAX_MM = 1000.0
-"""Of lengths: the window of one that is much longer than a body takes all memory."""
+MAX_MM = 1000.0  # of lengths: the window of one that is much longer than a body takes all memory
 
 
 class Measure(StrEnum):
     """What is called uncertainty at a voxel."""
 
-    VARIANCE = "variance"
-    """Predictive variance, the maximum over the labels; at most 0.25."""
-    BERNOULLI = "bernoulli"
-    """p (1 - p), the maximum over the labels; at most 0.25."""
-    ENTROPY = "entropy"
-    """Entropy of the mean probabilities, background included, in nats; at most ln C."""
+    VARIANCE = "variance"  # predictive variance, the maximum over the labels; at most 0.25
+    BERNOULLI = "bernoulli"  # p (1 - p), the maximum over the labels; at most 0.25
+    ENTROPY = "entropy"  # entropy of the mean probabilities, background included, in nats; at most ln C
 
 
 MEASURE_NAMES = {

@@ -29,8 +29,7 @@ MODIFIERS = {
     "anterior": ("SCT", "255549009", "Anterior"),
     "posterior": ("SCT", "255551008", "Posterior"),
 }
-SIDES = {"l": "left", "r": "right"}
-"""In the names of AAPM's TG-263, always last: `Parotid_R`."""
+SIDES = {"l": "left", "r": "right"}  # in the names of AAPM's TG-263, always last: `Parotid_R`
 
 
 Structure = tuple[str, str, tuple[int, int, int] | None]

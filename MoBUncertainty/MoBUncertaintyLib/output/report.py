@@ -22,8 +22,7 @@ from MoBUncertaintyLib.review.review import Review
 
 SCHEMA = "mob-uncertainty report"
 SCHEMA_VERSION = 1
-RESOLVED = "resolved"
-"""Stands in the place of a verdict for a region that clicks have resolved."""
+RESOLVED = "resolved"  # stands in the place of a verdict for a region that clicks have resolved
 
 VERDICTS: dict[str, str] = {
     Verdict.PENDING: "not decided",

@@ -47,8 +47,7 @@ TEXT_LIMIT = 10_000  # characters
 
 Fields = dict[str, Any]
 
-KEPT = ("labels", "regions", "provenance", "seconds")
-"""What a scene keeps as JSON; its nodes hold the rest."""
+KEPT = ("labels", "regions", "provenance", "seconds")  # what a scene keeps as JSON; its nodes hold the rest
 
 
 def _is_text(value: Any) -> bool:

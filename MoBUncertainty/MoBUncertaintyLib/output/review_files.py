@@ -44,8 +44,7 @@ from MoBUncertaintyLib.review.state import YEARS
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-BACKGROUND = "background"
-"""What a decisions file calls the label 0, beside its value."""
+BACKGROUND = "background"  # what a decisions file calls the label 0, beside its value
 
 _SAME_PLACE_MM = 1.0  # people round
 

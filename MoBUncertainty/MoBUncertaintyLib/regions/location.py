@@ -13,8 +13,7 @@ from MoBUncertaintyLib.base.geometry import Box, Grid, nested
 if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.prediction import Prediction
 
-LabelFrame = tuple[np.ndarray, np.ndarray]
-"""Centroid and half extent of what a label segments, RAS mm."""
+LabelFrame = tuple[np.ndarray, np.ndarray]  # centroid and half extent of what a label segments, RAS mm
 
 
 def label_frames(prediction: Prediction) -> dict[int, LabelFrame]:

@@ -21,8 +21,7 @@ from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.fingerprint import Level, Measures, Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 
-MAX_SAMPLES = 10_000
-"""Of Monte Carlo: at that many the standard error of a probability is 0.005 at most."""
+MAX_SAMPLES = 10_000  # of Monte Carlo: at that many the standard error of a probability is 0.005 at most
 
 Maps = np.ndarray | Sequence[np.ndarray]
 """One float32 map (z, y, x) for each label: an array (C - 1, z, y, x), or the maps one by one where each lies in memory
@@ -32,10 +31,8 @@ of its own, as those of files and of Slicer's volumes do."""
 class Tiling(StrEnum):
     """Which tiles are predicted."""
 
-    FULL = "full"
-    """A grid of overlapping tiles, as nnU-Net does."""
-    ADAPTIVE = "adaptive"
-    """The fewest that cover the volume, then more that are centred on what is found."""
+    FULL = "full"  # a grid of overlapping tiles, as nnU-Net does
+    ADAPTIVE = "adaptive"  # the fewest that cover the volume, then more that are centred on what is found
 
 
 class EngineName(StrEnum):

@@ -15,11 +15,9 @@ from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 
-ENOUGH = 0.5
-"""A list that holds less than this fraction of the expected error says so."""
+ENOUGH = 0.5  # a list that holds less than this fraction of the expected error says so
 
-LITTLE = 0.01
-"""A smaller fraction is not said as a number."""
+LITTLE = 0.01  # a smaller fraction is not said as a number
 
 ROUNDING = 1e-6
 

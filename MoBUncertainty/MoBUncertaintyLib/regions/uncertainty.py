@@ -29,16 +29,12 @@ from MoBUncertaintyLib.regions.measure import uncertainty_in, values_in
 if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.prediction import Prediction
 
-LONGEST_MM = 2.0
-"""No block of several voxels is longer."""
-_AT_ONCE = 2**16
-"""Voxels that are merged at once: what is computed of them stays in a processor's cache."""
+LONGEST_MM = 2.0  # no block of several voxels is longer
+_AT_ONCE = 2**16  # voxels that are merged at once: what is computed of them stays in a processor's cache
 # Below this probability no measure reaches a useful threshold: it bounds the box that is searched.
 NEGLIGIBLE = 0.005
-ERROR_WINDOW = 3 / 8
-"""Of the window of the thickness: sigma of that in which the expected error is averaged."""
-_TRUNCATE = 3
-"""Standard deviations at which a Gaussian window ends."""
+ERROR_WINDOW = 3 / 8  # of the window of the thickness: sigma of that in which the expected error is averaged
+_TRUNCATE = 3  # standard deviations at which a Gaussian window ends
 
 
 class BlockGrid:

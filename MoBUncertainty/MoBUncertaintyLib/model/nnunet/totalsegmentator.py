@@ -12,8 +12,7 @@ from pathlib import Path
 from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model.files import is_training_folder
 
-PREFIX = "totalsegmentator:"
-"""Of the name of a model, before the data set's number."""
+PREFIX = "totalsegmentator:"  # of the name of a model, before the data set's number
 ORIENTATION = "RAS"
 
 OPEN, RESTRICTED = "Apache-2.0", "TotalSegmentator's own, free for non-commercial use with a licence number"

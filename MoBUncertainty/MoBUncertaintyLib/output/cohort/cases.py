@@ -34,8 +34,7 @@ class Outcome(StrEnum):
     """What became of a case."""
 
     PREDICTED = "predicted"
-    KEPT = "kept"
-    """It had results already."""
+    KEPT = "kept"  # it had results already
     FAILED = "failed"
 
 

@@ -52,15 +52,11 @@ class CaseReview:
 class CaseState(StrEnum):
     """How far a case is."""
 
-    NOT_RUN = "not run"
-    """It has no results yet."""
+    NOT_RUN = "not run"  # it has no results yet
     FAILED = "failed"
-    READY = "ready"
-    """It has results, and no review."""
-    IN_REVIEW = "in review"
-    """A review is begun."""
-    SIGNED = "signed"
-    """Every review that is begun is signed off."""
+    READY = "ready"  # it has results, and no review
+    IN_REVIEW = "in review"  # a review is begun
+    SIGNED = "signed"  # every review that is begun is signed off
 
     @classmethod
     def of(cls, reviews: Sequence[CaseReview]) -> CaseState:

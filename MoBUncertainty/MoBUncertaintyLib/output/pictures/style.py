@@ -21,11 +21,9 @@ from MoBUncertaintyLib.model.region_settings import MAX_VARIANCE, MEASURE_NAMES,
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-CT_RANGE = (-160.0, 240.0)
-"""HU of black and white: the window of the abdomen, 400 wide around 40."""
+CT_RANGE = (-160.0, 240.0)  # HU of black and white: the window of the abdomen, 400 wide around 40
 
-NEGLIGIBLE = 0.001
-"""Below this probability no map reaches a value worth drawing, and derived ones are 0."""
+NEGLIGIBLE = 0.001  # below this probability no map reaches a value worth drawing, and derived ones are 0
 
 BRIGHTEST_ENTROPY = 0.8
 """Of the heat map's last colour, nats: a little beyond ln 2, where one organ is as likely as not."""
@@ -43,16 +41,14 @@ def brightest_variance(threshold: float) -> float:
     return min(MAX_VARIANCE, threshold * 16 / 3)
 
 
-Colour = tuple[int, int, int]
-"""Red, green, blue; 0 to 255."""
+Colour = tuple[int, int, int]  # red, green, blue; 0 to 255
 
 CYAN, GREEN, BLUE, MAGENTA, VIOLET = (0, 220, 255), (60, 255, 60), (77, 153, 255), (255, 0, 255), (120, 0, 255)
 REGION_COLOURS = (CYAN, GREEN, MAGENTA)
 """Of outlines, in order of preference; neither a CT nor the edge of a region in the heat map has them."""
 CHANGE_COLOURS = (BLUE, CYAN, MAGENTA, VIOLET)
 """Of areas; neither the heat map, purple to yellow, nor a CT has them, whatever the reader's sight of colours."""
-ENOUGH = 45.0
-"""A contrast with which thin lines beside each other are told apart."""
+ENOUGH = 45.0  # a contrast with which thin lines beside each other are told apart
 
 _VISIONS = np.array(
     [

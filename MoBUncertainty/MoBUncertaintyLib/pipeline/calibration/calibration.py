@@ -56,10 +56,8 @@ from MoBUncertaintyLib.pipeline.calibration.cases import (
 from MoBUncertaintyLib.regions.prediction import CancelledCallback, PredictionSettings, ProgressCallback
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 
-TEMPERATURES = 2.0 ** (np.arange(-96, 97) / 32)
-"""Those tried, 1/8 to 8, in steps of 2 %."""
-CLIP = 2.0**-23
-"""Probabilities are held this far from 0 and 1, as for the scores of `mob-training evaluate`."""
+TEMPERATURES = 2.0 ** (np.arange(-96, 97) / 32)  # those tried, 1/8 to 8, in steps of 2 %
+CLIP = 2.0**-23  # probabilities are held this far from 0 and 1, as for the scores of `mob-training evaluate`
 BINS = 15
 
 
@@ -142,8 +140,7 @@ def _ece(weights: np.ndarray, probability: np.ndarray) -> float:
     return float(np.abs(confidence - labelled).sum() / both.sum())
 
 
-WINDOW = 0.25
-"""Voxels whose variance differs by this factor's logarithm from a threshold are called at it."""
+WINDOW = 0.25  # voxels whose variance differs by this factor's logarithm from a threshold are called at it
 CANDIDATES = 2.0 ** (np.arange(-48, 49) / 16)
 
 
@@ -273,8 +270,7 @@ def _holds(bounds: VolumeBounds, case: Volumes) -> list[bool]:
 ADDED_NAME = ", calibrated"
 LONGEST_NAME = 100
 MIN_CASES = 5
-SIGNIFICANCE = 0.05
-"""A model is changed only if chance alone would make it seem better less often than this."""
+SIGNIFICANCE = 0.05  # a model is changed only if chance alone would make it seem better less often than this
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ from MoBUncertaintyLib.review.refinement.evidence import Evidence
 if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.predictor import Predictor
 
-IMAGES, LABELS = "images", "labels"
-"""Names of the two folders in a folder of labelled cases."""
+IMAGES, LABELS = "images", "labels"  # names of the two folders in a folder of labelled cases
 
 
 @dataclass(frozen=True)

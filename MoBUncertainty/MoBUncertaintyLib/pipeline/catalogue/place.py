@@ -148,20 +148,17 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-TIMEOUT_S = 20.0
-"""How long a server may be silent, and how long it may take to begin its answer."""
+TIMEOUT_S = 20.0  # how long a server may be silent, and how long it may take to begin its answer
 SLOWEST = 10_000
 """Bytes a second that a server must send after that, on average: one that drips is not waited for without end."""
 CHUNK = 1 << 16
-PREVIEW_LIMIT = 4 * 2**20
-"""Bytes of a picture."""
+PREVIEW_LIMIT = 4 * 2**20  # bytes of a picture
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PNG = struct.Struct(">8s4x4sII")  # how a PNG begins: signature, length and name of its header, width, height
 _LARGEST_PICTURE = 4096  # pixels of a side: a few bytes can unpack to gigabytes
 
-Read = Callable[[int], bytes]
-"""Reads at most so many bytes; none at the end."""
+Read = Callable[[int], bytes]  # reads at most so many bytes; none at the end
 
 
 @dataclass(frozen=True)
