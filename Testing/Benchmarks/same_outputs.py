@@ -158,7 +158,8 @@ def _models() -> Iterator[Command]:
     yield "export two", ["export", "inputs/two-organs", "--output", "out/model-two", "--fold", "0"]
     yield _predict("from-exported", model="out/model-folder")
     yield _predict("from-zip", model="out/model-zip.zip")
-    yield "publish", ["export", MODEL, "--publish", "out/catalogue", "--name", "Tiny", "--sample", CASE]
+    yield "export to publish", ["export", MODEL, "--output", "out/tiny", "--name", "Tiny"]
+    yield "publish", ["models", "publish", "out/tiny", "out/catalogue", "--sample", CASE]
     yield "models list", ["models", "list", "--index", "out/catalogue"]
     yield "models install", ["models", "install", "Tiny", "--index", "out/catalogue"]
     yield "models installed", ["models", "list", "--installed"]

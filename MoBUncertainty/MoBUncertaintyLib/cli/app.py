@@ -309,9 +309,7 @@ def export(
     source: Annotated[
         Path, typer.Argument(help="nnU-Net training folder (plans.json, dataset.json, fold_K), or a model to rewrite.")
     ],
-    output: Annotated[
-        Path | None, typer.Option(help="Model folder or .zip file to create. May be left out with --publish.")
-    ] = None,
+    output: Annotated[Path, typer.Option(help="Model folder or .zip file to create.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the data set.")] = None,
     task: Annotated[str | None, typer.Option(help="What the model segments in which images, in one sentence.")] = None,
     fold: Annotated[
@@ -341,13 +339,6 @@ def export(
         typer.Option(help="Orientation of the training data, such as RAS, if dataset.json does not state it."),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16: half the size.")] = False,
-    publish: Annotated[
-        Path | None, typer.Option(help="Folder of a catalogue to add the model to, or to update it in.")
-    ] = None,
-    sample: Annotated[
-        Path | None,
-        typer.Option(help="With --publish: image whose result is shown; slices of it are published, but not its name."),
-    ] = None,
 ) -> Result:
     """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training, or from a model."""
     with console.reporting():
@@ -362,29 +353,26 @@ def export(
         def content(path: Path | None) -> dict[str, Any] | None:
             return read_file(path).json() if path else None
 
-        with models.export_places(output, publish, sample) as (target, catalogue):
-            model = export_model(
-                source,
-                target,
-                name=name,
-                task=task,
-                folds=_folds(fold),
-                checkpoint=checkpoint,
-                licence=licence,
-                training=content(training),
-                scores=content(scores),
-                regions=read_stated(region) if region else None,
-                click_settings=ClickSettings.from_dict(read_file(clicks).json()) if clicks else None,
-                fingerprint=Fingerprint.from_dict(read_file(fingerprint).json()) if fingerprint else None,
-                volume_calibration=VolumeCalibration.from_dict(read_file(intervals).json()) if intervals else None,
-                orientation=orientation,
-                half=half,
-            )
-            entry = models.publish(model, catalogue, sample) if catalogue else None
-            console.show_model(model)
-            console.show_warnings(without_code(model.card.labels))
-            published = {"published": entry} if entry else {}
-            return Result({**_described(model).facts, **published})
+        model = export_model(
+            source,
+            output,
+            name=name,
+            task=task,
+            folds=_folds(fold),
+            checkpoint=checkpoint,
+            licence=licence,
+            training=content(training),
+            scores=content(scores),
+            regions=read_stated(region) if region else None,
+            click_settings=ClickSettings.from_dict(read_file(clicks).json()) if clicks else None,
+            fingerprint=Fingerprint.from_dict(read_file(fingerprint).json()) if fingerprint else None,
+            volume_calibration=VolumeCalibration.from_dict(read_file(intervals).json()) if intervals else None,
+            orientation=orientation,
+            half=half,
+        )
+        console.show_model(model)
+        console.show_warnings(without_code(model.card.labels))
+        return _described(model)
 
 
 @app.command(hidden=True)

@@ -158,13 +158,13 @@ def test_a_folder_that_cannot_be_written_to_gives_a_sentence_of_the_table(tmp_pa
     """What is missing cannot be made in a place that is gone; what is there may belong to somebody else."""
     kind = FolderKind("export", "an export", "an earlier export", "report.html", "report.json", "a schema")
     if missing:
-        gone = FileNotFoundError(errno.ENOENT, "No such file or directory")
-        message = str(kind.error(tmp_path / "stick" / "export", gone))
+        with pytest.raises(OutputError) as caught, kind.errors(tmp_path / "stick" / "export"):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
     else:
         monkeypatch.setattr(os, "access", lambda *_: False)
         with pytest.raises(OutputError) as caught:
             kind.check(tmp_path / "export")
-        message = str(caught.value)
+    message = str(caught.value)
     quoted = re.findall(r"^\| `([^`]+)` \|", PAGES["troubleshooting"], re.MULTILINE)
     patterns = [re.escape(row).replace("…", ".+") for row in quoted]
     assert sum(bool(re.fullmatch(pattern, message)) for pattern in patterns) == 1

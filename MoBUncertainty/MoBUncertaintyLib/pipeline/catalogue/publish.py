@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.errors import CatalogueError, OutputError, reason_of
 from MoBUncertaintyLib.base.integrity import file_digest
-from MoBUncertaintyLib.base.publishing import Reservation, absolute, reserve, write_file
+from MoBUncertaintyLib.base.publishing import absolute, reserve, write_file
 from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.images.modality import modality_of_channel
 from MoBUncertaintyLib.model import archive
@@ -36,26 +35,21 @@ _MODALITIES = {
 }
 
 
-@dataclass(frozen=True)
-class OpenCatalogue:
-    """The folder of a catalogue that no other process writes to; `open_catalogue` makes it."""
+def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
+    """Add a model to a catalogue's folder, or update it there, where its picture (PNG) stays if no other is given.
 
-    index: Reservation
-    entries: Sequence[Entry]
-
-    def add(self, model: Model, picture: Path | None = None) -> Entry:
-        """Add a model, or update it there, whose picture (PNG) stays if no other is given.
-
-        Raises `CatalogueError` if it cannot be named there, and `OutputError`.
-        """
-        folder, card = self.index.target.parent, model.card
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", card.name).strip("-._")
-        if not is_model_name(name):
-            raise CatalogueError(f"The model's name '{card.name}' cannot be used as a file name; give another --name.")
-        if len(card.files) == 0:
-            raise CatalogueError(f"{model.path} is not a model folder; export the model before you publish it.")
-        with _errors(folder):
-            before = next((entry for entry in self.entries if entry.name == name), None)
+    Raises `CatalogueError` if the catalogue cannot be read, or the model not be named there, and `OutputError`.
+    """
+    folder, card = absolute(folder), model.card
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", card.name).strip("-._")
+    if not is_model_name(name):
+        raise CatalogueError(f"The model's name '{card.name}' cannot be used as a file name; export it by another.")
+    if len(card.files) == 0:
+        raise CatalogueError(f"{model.path} is not a model folder; export the model before you publish it.")
+    try:
+        with reserve(folder / INDEX_FILE) as index:
+            earlier = parse_index(index.target.read_bytes(), str(index.target)) if index.target.exists() else ()
+            before = next((entry for entry in earlier if entry.name == name), None)
             packed = f"{name}-{model.digest[:8]}.zip"  # each version's own, so that a download under way goes on
             write_file(folder / packed, lambda partial: _pack(model, partial))
             preview = before.preview if before and before.digest == model.digest else None
@@ -64,33 +58,12 @@ class OpenCatalogue:
                 write_file(folder / preview, lambda partial: shutil.copyfile(picture, partial))
             entry = _entry(model, name, folder / packed, preview)
             write_file(folder / f"{name}.html", lambda partial: _write(partial, render(model, entry, date.today())))
-            others = [other for other in self.entries if other is not before]
+            others = [other for other in earlier if other is not before]
             entries = sorted([*others, entry], key=lambda other: other.name)
-            _write(self.index.partial, index_text(entries))
-            self.index.replace()
+            _write(index.partial, index_text(entries))
+            index.replace()
             _remove_old(folder, before, entries)
-        return entry
-
-
-@contextmanager
-def open_catalogue(folder: Path) -> Iterator[OpenCatalogue]:
-    """Keep a catalogue's folder for one model to add; it is made if need be, and removed if it stays empty.
-
-    Raises `CatalogueError` if the catalogue there cannot be read, and `OutputError`.
-    """
-    folder = absolute(folder)
-    with ExitStack() as stack:
-        with _errors(folder):
-            index = stack.enter_context(reserve(folder / INDEX_FILE))
-            entries = parse_index(index.target.read_bytes(), str(index.target)) if index.target.exists() else ()
-        yield OpenCatalogue(index, entries)
-
-
-@contextmanager
-def _errors(folder: Path) -> Iterator[None]:
-    """Say in the user's words what the system says about writing there."""
-    try:
-        yield
+            return entry
     except OSError as error:
         reason = reason_of(error)
         raise OutputError(f"The catalogue {folder} cannot be written ({reason}); choose another folder.") from error
