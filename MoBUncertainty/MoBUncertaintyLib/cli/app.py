@@ -261,9 +261,9 @@ def verify(
 
         with checking(folder):
             record, signed_off = read_export(folder)
-        facts = {"signed_off": signed_off, "files": len(record["files"])}
-        console.show_verified(folder, **facts)
-        return Result(facts)
+        files = len(record["files"])
+        console.show_verified(folder, signed_off, files)
+        return Result({"signed_off": signed_off, "files": files})
 
 
 @app.command()
