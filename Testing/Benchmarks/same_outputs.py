@@ -40,8 +40,6 @@ def make_inputs(folder: Path) -> None:
     """Write images in every format, models of every kind and readers' decisions."""
     sys.path.insert(0, str(ROOT / "Testing" / "Python"))
     import SimpleITK as sitk
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
     from support import tiny
@@ -74,11 +72,6 @@ def make_inputs(folder: Path) -> None:
     stroke = [{"points_ras": [[0.0, 4.0, 0.0], [8.0, 4.0, 0.0]], "label": "organ"}]
     _write_decisions(folder / "clicks.json", clicks=click + stroke)
     _write_decisions(folder / "signed.json", regions=[], clicks=click, signature=True)
-    key = Ed25519PrivateKey.from_private_bytes(bytes(32))
-    raw = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(key.private_bytes(*raw))
-    public = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    (folder / "trusted.pem").write_bytes(key.public_key().public_bytes(*public))
     (folder / "broken.nii.gz").write_bytes((folder / "ct.nii.gz").read_bytes()[:-99])
     (folder / "broken.json").write_text("{")
     (folder / "empty").mkdir()
@@ -151,10 +144,7 @@ def _reviews() -> Iterator[Command]:
     yield "review with patient", [*chosen, "--patient-fields", "--output", "out/review-patient"]
     yield "review again", [*chosen, "--output", "out/review-patient"]
     yield "review over", [*chosen, "--overwrite", "--output", "out/review-patient"]
-    yield "sign", [*chosen, "--sign-with", "inputs/key.pem", "--output", "out/signed"]
-    yield "verify", ["verify", "out/signed"]
-    yield "verify trusted", ["verify", "out/signed", "--trusted", "inputs/trusted.pem"]
-    yield "verify unsigned", ["verify", "out/review-all", "--trusted", "inputs/trusted.pem"]
+    yield "verify", ["verify", "out/review-all"]
 
 
 def _models() -> Iterator[Command]:
@@ -168,7 +158,8 @@ def _models() -> Iterator[Command]:
     yield "export two", ["export", "inputs/two-organs", "--output", "out/model-two", "--fold", "0"]
     yield _predict("from-exported", model="out/model-folder")
     yield _predict("from-zip", model="out/model-zip.zip")
-    yield "publish", ["export", MODEL, "--publish", "out/catalogue", "--name", "Tiny", "--sample", CASE]
+    yield "export to publish", ["export", MODEL, "--output", "out/tiny", "--name", "Tiny"]
+    yield "publish", ["models", "publish", "out/tiny", "out/catalogue", "--sample", CASE]
     yield "models list", ["models", "list", "--index", "out/catalogue"]
     yield "models install", ["models", "install", "Tiny", "--index", "out/catalogue"]
     yield "models installed", ["models", "list", "--installed"]

@@ -23,11 +23,7 @@ LONGEST_MESSAGE = 900  # characters: what others wrote, a model's card or a file
 
 
 class UserError(Exception):
-    """Base of every failure that is shown to the user as it stands.
-
-    Attributes:
-        code: Stable identifier for programs (the worker's `error` event, tests); the message is for people.
-    """
+    """Base of every failure that is shown to the user as it stands; `code` identifies it for programs."""
 
     code = "error"
 
@@ -104,11 +100,7 @@ class Cancelled(UserError):  # noqa: N818 - not a fault: the user asked for it
 
 @contextmanager
 def reporting_out_of_memory() -> Iterator[None]:
-    """Turn an out-of-memory error of any library into one for the user.
-
-    Raises:
-        SettingsError: There is not enough memory.
-    """
+    """Turn an out-of-memory error of any library into a `SettingsError`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

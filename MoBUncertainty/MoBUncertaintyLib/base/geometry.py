@@ -10,28 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Box = tuple[slice, ...]
-"""A part of an array: a slice along each axis, with `start` and `stop`."""
+Box = tuple[slice, ...]  # a part of an array: a slice along each axis, with `start` and `stop`
 
-Bounds = tuple[float, float, float, float, float, float]
-"""R min, R max, A min, A max, S min, S max, RAS mm."""
+Bounds = tuple[float, float, float, float, float, float]  # R min, R max, A min, A max, S min, S max, RAS mm
 
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of an array (z, y, x) lie.
+    """Where the voxels of an array (z, y, x) lie."""
 
-    Attributes:
-        spacing: mm, (z, y, x).
-        rotation: (3, 3), from the array's axes to RAS.
-        origin: Centre of the first voxel, RAS mm.
-    """
-
-    spacing: np.ndarray
-    rotation: np.ndarray
-    origin: np.ndarray
+    spacing: np.ndarray  # mm, (z, y, x)
+    rotation: np.ndarray  # (3, 3), from the array's axes to RAS
+    origin: np.ndarray  # centre of the first voxel, RAS mm
 
     @classmethod
     def from_matrix(cls, ijk_to_ras: np.ndarray) -> Grid:
@@ -118,12 +110,7 @@ def shadows(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def bounding_box(shadows: Sequence[np.ndarray], margin: Sequence[float] = (0, 0, 0)) -> Box:
-    """Return the smallest box of a mask, widened as far as the array goes; one voxel if the mask is empty.
-
-    Args:
-        shadows: For each axis (z, y, x), a mask along it of where there is anything.
-        margin: Voxels along each axis.
-    """
+    """Return the smallest box of a mask by its `shadows`, widened by a margin; one voxel if the mask is empty."""
     if not shadows[0].any():
         return (slice(0, 1),) * 3
     ends = [np.flatnonzero(shadow)[[0, -1]] for shadow in shadows]

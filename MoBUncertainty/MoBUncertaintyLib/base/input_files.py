@@ -39,11 +39,7 @@ def begins_as_dicom(path: Path) -> bool:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse anything but a readable regular file, before it is opened.
-
-    Raises:
-        ImageError: It does not exist, is a folder, a pipe, a device or a socket, or may not be read.
-    """
+    """Raise `ImageError` for anything but a readable regular file, before it is opened."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -57,11 +53,7 @@ def check_regular(path: Path) -> None:
 
 @contextmanager
 def reading(files: Sequence[Path]) -> Iterator[None]:
-    """Read files, and check that they do not change meanwhile, so that what is hashed is what is read.
-
-    Raises:
-        ImageError: One cannot be read, or was written to, replaced or removed meanwhile.
-    """
+    """Read files, and raise `ImageError` if one cannot be read or changes: what is hashed must be what is read."""
     before = [_state(file) for file in files]
     try:
         yield
@@ -83,16 +75,7 @@ def _state(path: Path) -> tuple[int, ...] | None:
 
 
 def input_digest(path: Path, files: Sequence[Path]) -> str:
-    """Compute the SHA-256 of an input, hexadecimal.
-
-    Args:
-        path: A file, whose own it is; or a folder.
-        files: The file itself; or those in the folder that count. The SHA-256 is that of the list of theirs, sorted by
-            name, one hexadecimal line each.
-
-    Raises:
-        OSError: One cannot be read.
-    """
+    """Compute the SHA-256 of a file, or of a folder: that of the list of its files' own, by name, a line each."""
     digests = [file_digest(file) for file in sorted(files)]
     if not path.is_dir():
         return digests[0]

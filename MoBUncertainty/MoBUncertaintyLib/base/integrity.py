@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-DIGEST = "sha256"
-"""Entry of a sealed record: the SHA-256 of all its other entries."""
+DIGEST = "sha256"  # entry of a sealed record: the SHA-256 of all its other entries
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -24,13 +23,7 @@ class IntegrityError(ValueError):
 
 
 def digest_of(record: Mapping[str, Any]) -> str:
-    """Compute the SHA-256 of a JSON object without its own entry `sha256`.
-
-    The object is taken in its canonical form: UTF-8, keys sorted, no spaces.
-
-    Raises:
-        TypeError, ValueError: It cannot be written as JSON.
-    """
+    """Compute the SHA-256 of a JSON object without its own entry `sha256`: of UTF-8, keys sorted, no spaces."""
     # As it will be when it is read again: JSON has no tuples, and no keys that are numbers.
     plain = json.loads(json.dumps({key: value for key, value in record.items() if key != DIGEST}, allow_nan=False))
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -44,50 +37,26 @@ def seal(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_seal(record: Mapping[str, Any]) -> None:
-    """Check a record that `seal` made.
-
-    Raises:
-        IntegrityError: Its `sha256` is missing or another.
-    """
+    """Raise `IntegrityError` unless the `sha256` of a record is what `seal` makes it."""
     if record.get(DIGEST) != digest_of(record):
         raise IntegrityError("its SHA-256 does not match its content")
 
 
 def file_digest(path: Path) -> str:
-    """Compute the SHA-256 of a file.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Compute the SHA-256 of a file; raises `OSError`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_manifest(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
-    """Compute the SHA-256 of each file in a folder.
-
-    Args:
-        folder: Where they are.
-        names: Names of the files; None: all files there, but not those in subfolders.
-
-    Raises:
-        OSError: One cannot be read.
-    """
+    """Compute the SHA-256 of files in a folder by name; default: all but those in subfolders. Raises `OSError`."""
     if names is None:
         names = (path.name for path in folder.iterdir() if path.is_file())
     return {name: file_digest(folder / name) for name in sorted(names)}
 
 
 def check_manifest(folder: Path, manifest: Any) -> None:
-    """Check that the files a manifest lists are unchanged; other files in the folder do not matter.
-
-    Args:
-        folder: Where they are.
-        manifest: From `make_manifest`; it comes from a file, so that anything may be in it.
-
-    Raises:
-        IntegrityError: One is missing or has changed, or this is no manifest.
-    """
+    """Raise `IntegrityError` unless a manifest is one, and each file it lists is there and unchanged."""
     if not isinstance(manifest, dict) or not manifest:
         raise IntegrityError("it lists no files")
     for name, expected in manifest.items():

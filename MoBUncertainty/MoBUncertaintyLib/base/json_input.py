@@ -1,7 +1,6 @@
-"""Read JSON that others wrote, such as a model card, a results folder's record or a decisions file.
+"""Read JSON that others wrote: bounded in size and depth, numbers of 64 bits, text that is valid Unicode.
 
-What passes is bounded in size and depth, its numbers fit 64 bits, and its text can be written as UTF-8 again. Needs
-only the standard library.
+Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -15,10 +14,8 @@ from typing import Any, NoReturn
 
 from MoBUncertaintyLib.base.names import is_unicode
 
-SIZE_LIMIT = 16 * 2**20
-"""Bytes; the largest such file has a few hundred kilobytes."""
-DEPTH_LIMIT = 64
-"""Objects and lists within each other; nnU-Net's plans have 7."""
+SIZE_LIMIT = 16 * 2**20  # bytes; the largest such file has a few hundred kilobytes
+DEPTH_LIMIT = 64  # objects and lists within each other; nnU-Net's plans have 7
 
 
 class JsonError(ValueError):
@@ -26,12 +23,7 @@ class JsonError(ValueError):
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file.
-
-    Raises:
-        JsonError: As `parse_object` does, or it is no regular file: a named pipe would be waited for without end.
-        OSError: The file cannot be read.
-    """
+    """Read a JSON object from a file; raises `OSError`, and `JsonError` (a named pipe would be waited for)."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise JsonError("it is not a regular file")
     with path.open("rb") as file:
@@ -41,9 +33,8 @@ def read_object(path: Path) -> dict[str, Any]:
 def parse_object(content: bytes) -> dict[str, Any]:
     """Parse a JSON object; a byte order mark may come first.
 
-    Raises:
-        JsonError: It is larger than 16 MB, nested more than 64 deep, no UTF-8, no JSON object, or it holds a key twice
-            in one object, a number beyond 64 bits, NaN, infinity or half a surrogate pair.
+    Raises `JsonError` if it is too large or deep, no UTF-8, no JSON object, or holds a key twice in one object, a
+    number beyond 64 bits, NaN, infinity or half a surrogate pair.
     """
     if len(content) > SIZE_LIMIT:
         raise JsonError(f"it is larger than {SIZE_LIMIT >> 20} MB")

@@ -11,13 +11,10 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def cached_method(maxsize: int) -> Callable[[Method], Method]:
-    """Decorate a method so that its object keeps the latest results, by their (hashable) arguments.
+    """Decorate a method so that its object keeps the latest `maxsize` results, by their (hashable) arguments.
 
-    `functools.lru_cache` of a bound method refers to the object that keeps it. Such a circle, and the volumes that hang
-    on it, stays in memory until Python happens to look for circles; this cache goes with its object.
-
-    Args:
-        maxsize: How many results are kept.
+    `functools.lru_cache` of a bound method refers to the object that keeps it: a circle that stays in memory, with the
+    volumes that hang on it, until Python happens to look for circles. This cache goes with its object.
     """
 
     def decorate(method: Method) -> Method:

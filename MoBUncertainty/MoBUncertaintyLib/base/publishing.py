@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.base.durable import patiently, rename_new, sync_folder, sync_tree
+from MoBUncertaintyLib.base.durable import PATIENCE_S, Lock, patiently, rename_new, sync_folder, sync_tree
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.integrity import IntegrityError, check_manifest
 from MoBUncertaintyLib.base.json_input import JsonError, read_object
-from MoBUncertaintyLib.base.locks import PATIENCE_S, Lock
 from MoBUncertaintyLib.base.names import is_system_file, short_name
 
 RECORDS = ("prediction.json", "report.json")
@@ -33,8 +32,7 @@ RECORDS = ("prediction.json", "report.json")
 
 HIDDEN = re.compile(r"\.(?P<name>.+)\.mob-(?P<what>lock|[0-9a-f]{4,8}\.(tmp|old))", re.DOTALL)
 """Names that only this module makes."""
-KEPT = re.compile(r".+\.kept-\d+", re.DOTALL)
-"""Names of what was in a target's place before."""
+KEPT = re.compile(r".+\.kept-\d+", re.DOTALL)  # names of what was in a target's place before
 _HIDDEN_LIMIT = 32  # bytes of the name in a hidden name
 _PRIVATE = re.compile(r"(?:mob-model|MoBUncertainty)-[0-9a-f]{12}")
 
@@ -44,56 +42,30 @@ _moving = threading.RLock()  # held by a process about to end, so that nothing i
 
 @dataclass(frozen=True)
 class Reservation:
-    """A name that no other process writes to.
+    """A name that no other process writes to."""
 
-    Attributes:
-        target: What will be written.
-        partial: The hidden name beside it that everything is written to first.
-    """
-
-    target: Path
-    partial: Path
+    target: Path  # what will be written
+    partial: Path  # the hidden name beside it that everything is written to first
 
     def publish_new(self, part: str = "") -> None:
-        """Give `partial`, or something in it, the target's name, safely on the disk.
-
-        Args:
-            part: Its name.
-
-        Raises:
-            OSError: It cannot be put there, or something is there.
-        """
+        """Give `partial`, or a part in it, the target's name for good; raises `OSError` if something is there."""
         sync_tree(self.partial / part)
         with _moving:
             rename_new(self.partial / part, self.target)
             sync_folder(self.target.parent)
 
     def replace(self) -> None:
-        """Give `partial`, a file, the target's name, safely on the disk, in place of a file that is there.
-
-        Raises:
-            OSError: It cannot be put there.
-        """
+        """Give `partial`, a file, the target's name in place of a file that is there; raises `OSError`."""
         sync_tree(self.partial)
         with _moving:
             patiently(lambda: self.partial.replace(self.target))
             sync_folder(self.target.parent)
 
     def publish(self, earlier: bytes | None, keep: bool = False) -> Path | None:
-        """Publish like `publish_new`, but move what is there already aside first.
+        """Publish like `publish_new`, but move what is there already aside first; return where something is kept.
 
-        If that is the earlier folder, unchanged and with nothing else in it, it is removed at the end; anything else is
-        kept.
-
-        Args:
-            earlier: The record of the folder that may be removed; None: nothing was there.
-            keep: Keep that one, too.
-
-        Returns:
-            Where something is kept.
-
-        Raises:
-            OSError: It cannot be put there; all is as it was.
+        What holds the record `earlier`, unchanged and with nothing else, is removed at the end unless it is to be kept.
+        Raises `OSError` if it cannot be put there, and all is as it was.
         """
         sync_tree(self.partial)
         with _moving:
@@ -115,9 +87,7 @@ class Reservation:
 def reserve(target: Path) -> Iterator[Reservation]:
     """Reserve a name for writing, and make missing parents; what is not published is removed at the end.
 
-    Raises:
-        OutputError: Another process writes there.
-        OSError: Nothing can be written there.
+    Raises `OutputError` if another process writes there, and `OSError`.
     """
     sweep(target.parent)
     with _parents_made(target.parent), _locked(target) as lock:
@@ -131,15 +101,9 @@ def reserve(target: Path) -> Iterator[Reservation]:
 
 
 def write_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all, in place of one that is there; missing parents are made.
+    """Write a file whole or not at all, by a function of the path to write to; missing parents are made.
 
-    Args:
-        target: The file.
-        write: Writes it to the path that it is called with.
-
-    Raises:
-        OutputError: Another process writes there.
-        OSError: It cannot be written; an earlier one is as it was.
+    Raises `OutputError` if another process writes there, and `OSError`; an earlier file is as it was then.
     """
     with reserve(target) as reservation:
         write(reservation.partial)
@@ -149,9 +113,7 @@ def write_file(target: Path, write: Callable[[Path], object]) -> None:
 def withdraw(target: Path) -> None:
     """Remove what was published; a process killed meanwhile leaves it whole, or hidden for the next run to remove.
 
-    Raises:
-        OutputError: Another process writes there.
-        OSError: It cannot be removed.
+    Raises `OutputError` if another process writes there, and `OSError`.
     """
     with _locked(target):
         doomed = _hidden(target, "tmp")
@@ -169,12 +131,8 @@ def absolute(path: str | Path) -> Path:
 def remove_leftovers(target: str | Path, patience_s: float = 0) -> None:
     """Remove what a killed process has left of writing something, unless another process is writing it.
 
-    Call this after killing a writer, since it leaves a patient's data under a hidden name. What was moved aside comes
-    back if nothing has taken its place. A process that is about to end may call it for what it writes itself.
-
-    Args:
-        target: Path that was to be written.
-        patience_s: How long to wait for a process that holds it, such as one that is being killed.
+    Call this after killing a writer, since it leaves a patient's data under a hidden name, or before this process ends.
+    What was moved aside comes back if nothing has taken its place.
     """
     with suppress(OSError, ValueError, TypeError, OutputError):  # the path comes from a request, and may be anything
         target = absolute(target)
@@ -207,15 +165,7 @@ def sweep(folder: Path) -> None:
 
 
 def make_private_folder(prefix: str, parent: str | Path | None = None) -> Path:
-    """Make a folder for temporary files that others may not read; `remove_private_folder` removes it.
-
-    Args:
-        prefix: `mob-model` or `MoBUncertainty`.
-        parent: Folder to make it in; None: the system's folder for temporary files.
-
-    Raises:
-        OSError: It cannot be made.
-    """
+    """Make a folder for temporary files that others may not read (default: in the system's); raises `OSError`."""
     folder = Path(parent or tempfile.gettempdir()) / f"{prefix}-{uuid.uuid4().hex[:12]}"
     lock = Lock(_lock_path(folder))
     lock.acquire()
@@ -237,9 +187,9 @@ def remove_private_folder(folder: Path) -> None:
 
 def unlisted_in(folder: Path, record: dict[str, Any]) -> set[str]:
     """List the names in a folder that its record does not list, the record's own included and system files left out."""
-    files, signature = record.get("files"), record.get("signed_in")
-    listed: set[object] = {*(files if isinstance(files, dict) else ()), signature}
-    return {path.name for path in folder.iterdir() if not is_system_file(path.name)} - listed
+    files = record.get("files")
+    names = {path.name for path in folder.iterdir() if not is_system_file(path.name)}
+    return names - set(files if isinstance(files, dict) else ())
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -296,12 +246,7 @@ def _parents_made(folder: Path) -> Iterator[None]:
 
 
 def _repair(target: Path, whole: bool = True) -> None:
-    """Clean up beside a target whose lock is held, and put back what was moved aside if nothing took its place.
-
-    Args:
-        target: The target, or its name as hidden names have it.
-        whole: That is the target's own, so that it can be put back.
-    """
+    """Clean up beside a locked target; put back what was moved aside if its place is free and its name is whole."""
     name = short_name(target.name, _HIDDEN_LIMIT)
     hidden = [(path, match) for path in target.parent.iterdir() if (match := HIDDEN.fullmatch(path.name))]
     for path, match in hidden:

@@ -1,4 +1,4 @@
-"""Find what ships beside the code (models, the report's template, the sample CT), and the models that are installed."""
+"""Find what ships beside the code (models, templates, terminology, sample CT), and the models that are installed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ INSTALLED_MODELS = "MOB_UNCERTAINTY_MODELS"
 
 
 def installed_models() -> Path:
-    """Find the folder of the models that the user installs, where the system wants a user's data to be.
-
-    Whichever program installs a model there, all of them find it.
-    """
+    """Find the folder of the models that the user installs, the same for all programs: where user data should be."""
     if chosen := os.environ.get(INSTALLED_MODELS):
         return Path(chosen).expanduser().absolute()
     if sys.platform == "win32":

@@ -28,9 +28,7 @@ _NOUNS |= {Path: "text", tuple: "a list", dict: "an object", Mapping: "an object
 class Range:
     """The numbers that a field may have, stated with its type: `Annotated[float, Range(above=0, most=20)]`.
 
-    Attributes:
-        least, most: Bounds that are in it.
-        above, below: Bounds that are not.
+    `least` and `most` are in it, `above` and `below` are not.
     """
 
     least: float = -math.inf
@@ -63,18 +61,10 @@ def _ranges(kind: type) -> dict[str, Range]:
 
 
 def from_json(kind: type[T], data: Any, what: str = "it") -> T:
-    """Read a dataclass strictly: each entry must be one of its fields and of its type.
+    """Read a dataclass strictly: each entry must be one of its fields and of its type; `what` names it in messages.
 
     A whole number may stand for a number, a list for a tuple, and a text for a path or the member of an enumeration.
-
-    Args:
-        kind: The dataclass.
-        data: From JSON.
-        what: What it is, for messages.
-
-    Raises:
-        ValueError: An entry is missing that has no default, unknown, of another type, or what the class refuses.
-        UserError: What the class refuses so.
+    Raises `ValueError` for an entry that is missing, unknown or of another type, and what the class raises.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{what} must be an object")

@@ -228,13 +228,6 @@ def review(
     patient_fields: Annotated[
         bool, typer.Option("--patient-fields", help="Let the report name the patient, as the DICOM files do.")
     ] = False,
-    sign_with: Annotated[
-        Path | None,
-        typer.Option(
-            help="Ed25519 private key (PEM or OpenSSH) to sign the report with, in report.sig; the passphrase of an "
-            "encrypted one is asked for, or taken from the environment variable MOB_UNCERTAINTY_PASSPHRASE."
-        ),
-    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier review.")] = False,
 ) -> Result:
     """Apply a reader's clicks and verdicts to a prediction: corrected segmentation and report."""
@@ -251,9 +244,8 @@ def review(
             raise SettingsError("There is nothing to apply; give --decisions FILE, or --serve to decide in a browser.")
         folder, wanted = output or results / "review", read_formats(formats or DEFAULT)
         FOLDER.check_name(folder)
-        sign = console.signer(sign_with) if sign_with else None
         case = open_case(results, decisions, ct)
-        done = write_export(case, folder, wanted, patient_fields=patient_fields, overwrite=overwrite, sign=sign)
+        done = write_export(case, folder, wanted, patient_fields=patient_fields, overwrite=overwrite)
         console.show_review(case, done)
         facts = {"files": done.files, "warnings": done.warnings, "problems": done.problems, "report": done.report}
         return Result(facts, console.BAD_INPUT if done.problems else 0)
@@ -262,22 +254,16 @@ def review(
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="REVIEW", help="Folder of an exported review, with all its files.")],
-    trusted: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of trusted Ed25519 public keys, in PEM or as in OpenSSH's authorized_keys; one of them must "
-            "have signed the report. Not given: signatures are not checked."
-        ),
-    ] = None,
 ) -> Result:
-    """Verify that a review is unchanged and, with --trusted, who signed it."""
+    """Verify that a review is unchanged, and show who has signed it off."""
     with console.reporting():
-        from MoBUncertaintyLib.output import signing
+        from MoBUncertaintyLib.output.review_export import checking, read_export
 
-        keys = signing.read_trusted(trusted) if trusted else None
-        verified = signing.verify(folder, keys)
-        console.show_verified(folder, verified)
-        return Result(asdict(verified))
+        with checking(folder):
+            record, signed_off = read_export(folder)
+        files = len(record["files"])
+        console.show_verified(folder, signed_off, files)
+        return Result({"signed_off": signed_off, "files": files})
 
 
 @app.command()
@@ -323,9 +309,7 @@ def export(
     source: Annotated[
         Path, typer.Argument(help="nnU-Net training folder (plans.json, dataset.json, fold_K), or a model to rewrite.")
     ],
-    output: Annotated[
-        Path | None, typer.Option(help="Model folder or .zip file to create. May be left out with --publish.")
-    ] = None,
+    output: Annotated[Path, typer.Option(help="Model folder or .zip file to create.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the data set.")] = None,
     task: Annotated[str | None, typer.Option(help="What the model segments in which images, in one sentence.")] = None,
     fold: Annotated[
@@ -355,17 +339,10 @@ def export(
         typer.Option(help="Orientation of the training data, such as RAS, if dataset.json does not state it."),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16: half the size.")] = False,
-    publish: Annotated[
-        Path | None, typer.Option(help="Folder of a catalogue to add the model to, or to update it in.")
-    ] = None,
-    sample: Annotated[
-        Path | None,
-        typer.Option(help="With --publish: image whose result is shown; slices of it are published, but not its name."),
-    ] = None,
 ) -> Result:
     """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training, or from a model."""
     with console.reporting():
-        from MoBUncertaintyLib.measurements.calibration import VolumeCalibration
+        from MoBUncertaintyLib.measurements.volumes import VolumeCalibration
         from MoBUncertaintyLib.model.click_settings import ClickSettings
         from MoBUncertaintyLib.model.files import read_file
         from MoBUncertaintyLib.model.fingerprint import Fingerprint
@@ -376,29 +353,26 @@ def export(
         def content(path: Path | None) -> dict[str, Any] | None:
             return read_file(path).json() if path else None
 
-        with models.export_places(output, publish, sample) as (target, catalogue):
-            model = export_model(
-                source,
-                target,
-                name=name,
-                task=task,
-                folds=_folds(fold),
-                checkpoint=checkpoint,
-                licence=licence,
-                training=content(training),
-                scores=content(scores),
-                regions=read_stated(region) if region else None,
-                click_settings=ClickSettings.from_dict(read_file(clicks).json()) if clicks else None,
-                fingerprint=Fingerprint.from_dict(read_file(fingerprint).json()) if fingerprint else None,
-                volume_calibration=VolumeCalibration.from_dict(read_file(intervals).json()) if intervals else None,
-                orientation=orientation,
-                half=half,
-            )
-            entry = models.publish(model, catalogue, sample) if catalogue else None
-            console.show_model(model)
-            console.show_warnings(without_code(model.card.labels))
-            published = {"published": entry} if entry else {}
-            return Result({**_described(model).facts, **published})
+        model = export_model(
+            source,
+            output,
+            name=name,
+            task=task,
+            folds=_folds(fold),
+            checkpoint=checkpoint,
+            licence=licence,
+            training=content(training),
+            scores=content(scores),
+            regions=read_stated(region) if region else None,
+            click_settings=ClickSettings.from_dict(read_file(clicks).json()) if clicks else None,
+            fingerprint=Fingerprint.from_dict(read_file(fingerprint).json()) if fingerprint else None,
+            volume_calibration=VolumeCalibration.from_dict(read_file(intervals).json()) if intervals else None,
+            orientation=orientation,
+            half=half,
+        )
+        console.show_model(model)
+        console.show_warnings(without_code(model.card.labels))
+        return _described(model)
 
 
 @app.command(hidden=True)

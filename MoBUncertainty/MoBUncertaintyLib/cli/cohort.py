@@ -41,18 +41,9 @@ def _run(
 def predict_inputs(
     cases: Sequence[tuple[Input, Path]], source: Path, output: Path, job: Job, cancelled: Callable[[], bool]
 ) -> Result:
-    """Predict what `list_inputs` has found.
+    """Predict what `list_inputs` has found at `source`, each input into its results folder in `output`.
 
-    Args:
-        cases: Each input and its results folder.
-        source: What the user named.
-        output: Folder for the results.
-        job: What is done to each.
-        cancelled: Function that tells whether the user has cancelled.
-
-    Raises:
-        Cancelled: The user has cancelled.
-        UserError: The image that was named itself cannot be predicted, or the table cannot be written.
+    Raises `Cancelled`, and `UserError` if the only image cannot be predicted, or the table not be written.
     """
     if len(cases) == 1 and not cases[0][0].entry:
         case, folder = cases[0]
@@ -97,22 +88,17 @@ def run_each(
     cancelled: Callable[[], bool],
     write: Callable[[list[CohortCase]], None],
 ) -> list[CohortCase]:
-    """Run every case of a folder; report one that fails, and go on.
+    """Run every case of a folder; report one that fails, and go on. Return the rows of the cases.
 
     Args:
         cases: Input and results folder of each case.
-        run: Function that predicts a case.
-        kept: Function that describes results that a case has already.
-        cancelled: Function that tells whether the user has cancelled; called before each case.
-        write: Function that writes the table; called after each case that took time, and at the end.
+        run: Predicts a case.
+        kept: Describes results that a case has already.
+        cancelled: Called before each case.
+        write: Writes the table; called after each case that took time, and at the end.
 
-    Returns:
-        A row for each case; what is no case is reported only.
-
-    Raises:
-        Cancelled: The user has cancelled.
-        DiskError: A case cannot be written, for a reason that the others would meet as well; they are not tried.
-        OutputError: The table cannot be written at the end either.
+    Raises `Cancelled`; `DiskError` for what the other cases would meet as well, which are not tried then; and
+    `OutputError` if the table cannot be written at the end either.
     """
     rows: list[CohortCase] = []
     for case, folder in cases:

@@ -5,17 +5,15 @@ Progress, warnings and errors go to stderr, results to stdout. Where stderr is n
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, UserError
+from MoBUncertaintyLib.base.errors import Cancelled, UserError
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.publishing import sweep
 from MoBUncertaintyLib.base.wording import percent
@@ -40,19 +38,16 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.output.case import Case
     from MoBUncertaintyLib.output.results_folder import Written
     from MoBUncertaintyLib.output.review_export import Exported
-    from MoBUncertaintyLib.output.signing import Verified
     from MoBUncertaintyLib.pipeline.calibration.calibration import CalibratedModel
     from MoBUncertaintyLib.pipeline.demo import DemoScores
     from MoBUncertaintyLib.regions.prediction import Progress
     from MoBUncertaintyLib.regions.region import Region
 
-PASSPHRASE = "MOB_UNCERTAINTY_PASSPHRASE"
 UNEXPECTED, BAD_INPUT, CANCELLED = 1, 2, 130
 PLAIN_LINE_EVERY_S = 5.0
 SUITABILITY_STYLES = {"unusual": "bold black on yellow", "not usable": "bold white on red"}
 
-debug = False
-"""Whether an unexpected error shows its traceback."""
+debug = False  # whether an unexpected error shows its traceback
 
 STAGES = {
     "cases": "Predicting the cases",
@@ -84,16 +79,9 @@ def _stderr() -> Console:
 def reporting(steps: bool = False) -> Iterator[Callable[[], bool]]:
     """End a command with one sentence for a user's error, and the exit codes of `cli`.
 
-    Ctrl-C (or SIGTERM, from a cluster, or SIGHUP, when the terminal is closed) interrupts. What killed runs have left
-    in the system's folder for temporary files is removed first. An unexpected error is one sentence too, or its
-    traceback with `--debug`.
-
-    Args:
-        steps: The command checks for cancellation between its steps, such as tiles: the first Ctrl-C waits for that, a
-            second one interrupts at once.
-
-    Yields:
-        Function that tells whether the user has cancelled.
+    Ctrl-C (or SIGTERM, from a cluster, or SIGHUP, when the terminal is closed) interrupts; with `steps`, the command
+    asks what this yields whether it is cancelled, and only a second one interrupts at once. What killed runs have left
+    in the system's folder for temporary files is removed first.
     """
     sweep(Path(tempfile.gettempdir()))
     try:
@@ -166,9 +154,7 @@ def show_unexpected(error: Exception, case: str = "") -> str:
 def progress(title: str, place: str = "") -> Iterator[Callable[[Progress], None]]:
     """Show progress: bars with the time left, or plain lines where stderr is no terminal.
 
-    Args:
-        title: What is worked on.
-        place: Its place among others, such as `Case 2 of 12`; each plain line begins with it, for who reads a log.
+    Each plain line begins with the case's place among others, such as `Case 2 of 12`, for who reads a log.
     """
     title = f"{place}: {title}" if place else title
     console = _stderr()
@@ -313,30 +299,11 @@ def show_review(case: Case, exported: Exported) -> None:
     _stdout().print(table)
 
 
-def signer(path: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Make a function that signs records with a private key (see `signing`); a terminal asks for its passphrase.
-
-    Raises:
-        UserError: The key cannot be used.
-    """
-    from MoBUncertaintyLib.output.signing import load_key, sign_record
-
-    def passphrase() -> str:
-        secret = os.environ.get(PASSPHRASE)
-        if secret is None and not sys.stdin.isatty():
-            raise SettingsError(f"The key {path} is encrypted; give its passphrase in {PASSPHRASE}.")
-        return typer.prompt(f"Passphrase of {path}", hide_input=True, err=True) if secret is None else secret
-
-    return partial(sign_record, key=load_key(path, passphrase))
-
-
-def show_verified(folder: Path, verified: Verified) -> None:
+def show_verified(folder: Path, signed_off: str | None, files: int) -> None:
     """Print what was verified of a review."""
     table = _Facts(str(folder))
-    table.fact("report", f"unchanged, with {verified.files} more files")
-    table.fact("signed off", verified.signed_off or "no")
-    key = "not checked; give --trusted" if verified.fingerprint is None else verified.fingerprint
-    table.fact("key", *filter(None, (key, verified.key_name)))
+    table.fact("report", f"unchanged, with {files} more files")
+    table.fact("signed off", signed_off or "no")
     _stdout().print(table)
 
 

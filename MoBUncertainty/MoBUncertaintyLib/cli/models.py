@@ -1,34 +1,28 @@
-"""`mob-uncertainty models`: list the models of a catalogue, install and remove them; `calibrate`, which makes one."""
+"""`mob-uncertainty models`: list, install, remove and publish models of a catalogue; `calibrate`, which makes one."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from MoBUncertaintyLib.base.errors import UserError
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.options import Device
 from MoBUncertaintyLib.cli.programs import Result
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.model.folder import Model
-    from MoBUncertaintyLib.pipeline.catalogue.index import Entry
-    from MoBUncertaintyLib.pipeline.catalogue.place import Place
-    from MoBUncertaintyLib.pipeline.catalogue.publish import OpenCatalogue
+    from MoBUncertaintyLib.pipeline.catalogue.place import Entry, Place
 
 app = typer.Typer(
-    no_args_is_help=True, help="List the models of a catalogue, install and remove them. Nothing else is downloaded."
+    no_args_is_help=True,
+    help="List the models of a catalogue, install, remove and publish them. Nothing else is downloaded.",
 )
 
-SHORT_SCORE = 40
-"""Characters of a score that is shown in a list."""
+SHORT_SCORE = 40  # characters of a score that is shown in a list
 
 Index = Annotated[
     str | None,
@@ -99,6 +93,42 @@ def remove(name: Annotated[str, typer.Argument(help="Name of an installed model.
         return Result({"removed": path})
 
 
+@app.command()
+def publish(
+    model: Annotated[str, typer.Argument(help="Model folder or .zip, or the name of a model.")],
+    catalogue: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of the catalogue; made if it is missing.")
+    ],
+    sample: Annotated[
+        Path | None,
+        typer.Option(help="Image whose result is shown; slices of it are published, but not its name."),
+    ] = None,
+) -> Result:
+    """Add a model to the folder of a catalogue, or update it there."""
+    with console.reporting():
+        from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder
+        from MoBUncertaintyLib.model.card import NOT_STATED
+        from MoBUncertaintyLib.model.folder import load_model
+        from MoBUncertaintyLib.model.listing import find_model
+        from MoBUncertaintyLib.pipeline.catalogue.publish import publish as publish_model
+
+        loaded, folder = load_model(find_model(model)), make_private_folder("mob-model")
+        try:
+            picture = folder / "sample.png" if sample else None
+            if sample and picture:
+                from MoBUncertaintyLib.pipeline.cases import draw_sample
+
+                draw_sample(sample, loaded, picture)
+            entry = publish_model(loaded, catalogue, picture)
+        finally:
+            remove_private_folder(folder)
+        typer.echo(printable(f"{entry.name} is published in {catalogue}."))
+        if entry.licence == NOT_STATED:
+            note = "No licence is given, so nobody knows whether they may use it; export it again with --licence."
+            console.show_note(note, important=True)
+        return Result({"published": entry})
+
+
 def calibrate(
     model: Annotated[str, typer.Argument(help="Model folder or .zip, or the name of a model that is shipped.")],
     cases: Annotated[
@@ -126,60 +156,6 @@ def calibrate(
         console.show_calibrated(made)
         facts = {"path": made.model.path, "digest": made.model.digest, "refused": made.refused}
         return Result(facts | {"calibration": made.model.card.training["calibration"]})
-
-
-@contextmanager
-def export_places(
-    output: Path | None, catalogue: Path | None, sample: Path | None
-) -> Iterator[tuple[Path, OpenCatalogue | None]]:
-    """Say where `export` writes its model folder: where it is told to or, if it only publishes, to a temporary place.
-
-    The catalogue is opened first, so that one that cannot be written to is refused before anything is written.
-
-    Raises:
-        SettingsError: The options do not go together.
-        UserError: Nothing can be published in the catalogue.
-    """
-    from MoBUncertaintyLib.base.errors import SettingsError
-    from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder
-    from MoBUncertaintyLib.pipeline.catalogue.publish import open_catalogue
-
-    if sample and not catalogue:
-        raise SettingsError("--sample is only for catalogues; add --publish FOLDER, or leave out --sample.")
-    if not (output or catalogue):
-        raise SettingsError("No destination is given; use --output or --publish.")
-    with ExitStack() as stack:
-        opened = stack.enter_context(open_catalogue(catalogue)) if catalogue else None
-        if output is None:
-            folder = make_private_folder("mob-model")
-            stack.callback(remove_private_folder, folder)
-        yield output or folder / "model", opened
-
-
-def publish(model: Model, catalogue: OpenCatalogue, sample: Path | None) -> Entry:
-    """Add a model to a catalogue, with the picture of a sample's result; what cannot be published is withdrawn."""
-    from MoBUncertaintyLib.base.publishing import absolute, make_private_folder, remove_private_folder, withdraw
-    from MoBUncertaintyLib.model.card import NOT_STATED
-
-    folder = make_private_folder("mob-model")
-    try:
-        picture = folder / "sample.png" if sample else None
-        if sample and picture:
-            from MoBUncertaintyLib.pipeline.cases import draw_sample
-
-            draw_sample(sample, model, picture)
-        entry = catalogue.add(model, picture)
-    except BaseException:
-        with suppress(OSError, UserError):  # what is said is why it could not be published
-            withdraw(absolute(model.path))
-        raise
-    finally:
-        remove_private_folder(folder)
-    typer.echo(printable(f"{entry.name} is published in {catalogue.index.target.parent}."))
-    if entry.licence == NOT_STATED:
-        note = "No licence is given, so nobody knows whether they may use it; publish it again with --licence."
-        console.show_note(note, important=True)
-    return entry
 
 
 def _place(index: str | None) -> Place:

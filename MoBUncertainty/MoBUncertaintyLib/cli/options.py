@@ -29,15 +29,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the result
 
 
 def asked_regions(region: list[str] | None, **options: Any) -> dict[str, Any]:
-    """Gather what is asked of doubtful regions, by `--region` and by options of their own.
-
-    Args:
-        region: Values of `--region`.
-        options: The others by the name of the setting; None: not given.
-
-    Raises:
-        SettingsError: One is not understood, or given by both.
-    """
+    """Gather the settings of doubtful regions in `--region` and in other options; raises `SettingsError` for both."""
     from MoBUncertaintyLib.base.errors import SettingsError
     from MoBUncertaintyLib.model.region_settings import read_stated
 

@@ -1,6 +1,5 @@
-"""What `mob-uncertainty` and `mob-training` have in common: `--version`, `--json` and `--quiet`.
+"""What `mob-uncertainty` and `mob-training` have in common: `--version`, `--json` and `--quiet`, the last two anywhere.
 
-The last two may be given before or after a command's name.
 A command prints text for people and returns a `Result` for programs. Only one of them reaches stdout: with `--json` the
 text goes to stderr instead, with `--quiet` nowhere. So what libraries print is silenced too.
 """
@@ -25,29 +24,18 @@ import MoBUncertaintyLib
 
 @dataclass
 class Shown:
-    """What is shown.
-
-    Attributes:
-        as_json: One JSON object on stdout.
-        quiet: Neither progress nor results, only warnings and errors.
-    """
+    """What is shown: one JSON object on stdout; neither progress nor results, only warnings and errors."""
 
     as_json: bool = False
     quiet: bool = False
 
 
-SHOWN = Shown()
-"""What the running command shows."""
+SHOWN = Shown()  # what the running command shows
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a command did.
-
-    Attributes:
-        facts: For `--json`; paths, dataclasses and NumPy's numbers are welcome in them.
-        code: The program's exit code.
-    """
+    """What a command did: facts for `--json` (paths, dataclasses and NumPy's numbers are welcome), and exit code."""
 
     facts: Mapping[str, Any] = field(default_factory=dict)
     code: int = 0
@@ -96,11 +84,7 @@ class Commands(TyperGroup):
 
 
 def show_result(run: Callable[[], Any]) -> Any:
-    """Run a command; with `--json`, print its result, or the sentence that it fails with.
-
-    Raises:
-        typer.Exit: The result has an exit code.
-    """
+    """Run a command, and exit by its code; with `--json`, print its result, or the sentence that it fails with."""
     stdout, encoding = sys.stdout, getattr(sys.stdout, "encoding", None) or "utf-8"
     if isinstance(stdout, io.TextIOWrapper):
         stdout.reconfigure(errors="backslashreplace")  # the code page of a Windows terminal has not every letter

@@ -34,11 +34,7 @@ _LARGEST_REQUEST = 2**20  # bytes
 class DecisionsFile:
     """The file that a review is in while its page is served: never another one's, and whole at any time.
 
-    Args:
-        results: The results folder. The file lies beside it, or in the home folder if nothing can be written there.
-
-    Attributes:
-        path: The file; None while there is none.
+    It lies beside the results folder, or in the home folder if nothing can be written there; `path` is None until then.
     """
 
     def __init__(self, results: Path) -> None:
@@ -46,11 +42,7 @@ class DecisionsFile:
         self.path: Path | None = None
 
     def write(self, text: str) -> None:
-        """Put the decisions on the disk.
-
-        Raises:
-            OutputError, OSError: They cannot be written; the file is as it was.
-        """
+        """Put the decisions on the disk; raises `OutputError` or `OSError`, and the file is as it was."""
 
         def put(path: Path) -> None:
             path.write_text(text, encoding="utf-8")
@@ -77,11 +69,7 @@ class DecisionsFile:
         raise problem
 
     def remove(self) -> None:
-        """Remove the file, since nothing is decided.
-
-        Raises:
-            OutputError, OSError: It cannot be removed.
-        """
+        """Remove the file, since nothing is decided; raises `OutputError` or `OSError`."""
         if self.path:
             withdraw(self.path)
             self.path = None
@@ -91,10 +79,6 @@ class PageReview:
     """A review that is led from a page: takes its steps, and says what the page must show then.
 
     Each step is on the disk before it is answered.
-
-    Args:
-        case: The case.
-        file: Where its decisions are kept.
     """
 
     def __init__(self, case: Case, file: DecisionsFile) -> None:
@@ -109,11 +93,8 @@ class PageReview:
     def step(self, action: Mapping[str, Any]) -> dict[str, Any]:
         """Take a step of the page: `click`, `remove`, `decide`, `comment`, `undo` or `suggest`.
 
-        Returns:
-            The page's state, the maps of the regions that have changed, and a message.
-
-        Raises:
-            ReviewError: The step cannot be taken or written to the disk, or is none; all is as it was.
+        Returns the page's state, the maps of the regions that have changed, and a message; raises `ReviewError` if it
+        cannot be taken or written to the disk, and all is as it was.
         """
         review, message = self._review, ""
         boxes: tuple[Box, ...] = ()
@@ -175,16 +156,7 @@ class PageReview:
 
 
 def serve(review: PageReview, port: int = 0, ready: Callable[[str], None] = print) -> None:
-    """Serve the page of a review until it is interrupted.
-
-    Args:
-        review: The review.
-        port: TCP port on the loopback address; 0: a free one.
-        ready: Told the page's address once it can be opened.
-
-    Raises:
-        ReviewError: The port is taken.
-    """
+    """Serve the page of a review until it is interrupted, at a port (0: a free one); raises `ReviewError`."""
     try:
         server = _Server(review, port)
     except OSError as error:

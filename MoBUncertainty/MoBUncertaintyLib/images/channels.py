@@ -18,17 +18,9 @@ SAME_GRID = 0.1
 
 
 def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[str, sitk.Image], list[str]]:
-    """Check images and resample those that lie on another grid.
+    """Check images, by channel, and resample those on another grid; return them, and sentences for the user.
 
-    Args:
-        images: By the name of their channel.
-        grid: The image on whose grid they shall lie.
-
-    Returns:
-        The images, and sentences for the user.
-
-    Raises:
-        ImageError: One cannot be used, or does not overlap the grid.
+    Raises `ImageError` if one cannot be used, or does not overlap the grid.
     """
     checked, warnings = {}, []
     for name, image in images.items():

@@ -1,9 +1,8 @@
-"""Read CT and MR from DICOM: a series of slices, or multi-frame files, as one straight volume.
+"""Read CT and MR from DICOM: a series of slices, or multi-frame files, as one straight volume. Positions are LPS mm.
 
-pydicom reads the files, and highdicom the frames of multi-frame files. Each slice has its own rescaling and geometry,
-and all of its pixels, or is refused. Frames that neither can decompress (mostly lossless JPEG) are decompressed by
-SimpleITK's GDCM. Positions are LPS mm. Voxels are rescaled by slope and intercept, to Hounsfield units in CT; an image
-that is to be shown inverted (MONOCHROME1) keeps its values.
+Each slice has its own rescaling and geometry, and all of its pixels, or is refused. Frames that neither pydicom nor
+highdicom can decompress (mostly lossless JPEG) are decompressed by SimpleITK's GDCM. Voxels are rescaled by slope and
+intercept; an image that is to be shown inverted (MONOCHROME1) keeps its values.
 """
 
 from __future__ import annotations
@@ -54,12 +53,7 @@ _PLACE = {
 
 @dataclass
 class Series:
-    """One series in a folder.
-
-    Attributes:
-        description: The series' own, or "no description".
-        files: Files that hold images, sorted by name.
-    """
+    """One series in a folder: its description and the files that hold images, sorted by name."""
 
     description: str
     files: list[Path] = field(default_factory=list)
@@ -77,11 +71,7 @@ class _Slice:
 
 
 def find_series(folder: Path) -> dict[str, Series]:
-    """Find the series in a folder, by their UID; subfolders are not searched.
-
-    Raises:
-        ImageError: The folder cannot be listed, or a file with a name for DICOM is damaged.
-    """
+    """Find the series in a folder by their UID; raises `ImageError` if a file with a name for DICOM is damaged."""
     try:
         paths = sorted(path for path in folder.iterdir() if not path.is_dir())
     except OSError as error:
@@ -122,11 +112,7 @@ def _read_series(path: Path, file: BinaryIO) -> tuple[str | None, str]:
 
 
 def choose_series(folder: Path, uid: str | None = None) -> list[Path]:
-    """List the files of the only series in a folder, or of the one with this UID.
-
-    Raises:
-        ImageError: There is none, or there are several and none is chosen.
-    """
+    """List the files of the only series in a folder, or of the one with this UID; else raises `ImageError`."""
     series = find_series(folder)
     if not series:
         raise ImageError(f"{folder} holds no DICOM series; give a DICOM folder or a volume file.")
@@ -139,10 +125,7 @@ def choose_series(folder: Path, uid: str | None = None) -> list[Path]:
 
 
 def read_slices(files: Sequence[Path]) -> Volume:
-    """Read a series as int16 or float32, its slices along the normal of the first.
-
-    Args:
-        files: All of its files, of one slice or several frames each.
+    """Read a series from all of its files as int16 or float32, its slices along the normal of the first.
 
     Raises:
         ImageError: A file is damaged or lacks pixels, slices do not say where they lie, or differ in size, direction,
@@ -196,13 +179,10 @@ def _check_slice(path: Path, dataset: Dataset) -> None:
 
 
 def places_of(dataset: Dataset) -> Iterator[tuple[np.ndarray, bool]]:
-    """Read where each frame lies, and whether it is rescaled; shared groups count for all frames.
+    """Read where each frame lies, and whether it is rescaled; raises `ImageError` if one does not say where it lies.
 
     Yields:
         Eleven numbers: cosines of a row and a column, position of the first pixel, spacing between rows and columns.
-
-    Raises:
-        ImageError: A frame does not say where it lies.
     """
     if "PerFrameFunctionalGroupsSequence" not in dataset:
         rescaled = "ModalityLUTSequence" in dataset or "RescaleSlope" in dataset
@@ -293,11 +273,7 @@ def _narrow(values: np.ndarray) -> np.ndarray:
 
 
 def _stack(slices: list[_Slice]) -> Volume:
-    """Stack slices to one volume; uneven distances between them are evened out, with a warning.
-
-    Raises:
-        ImageError: They differ in size, direction, spacing or rescaling, or lie in the same place or are shifted.
-    """
+    """Stack slices evenly to one volume, with a warning if need be; raises `ImageError` if they differ or coincide."""
     first = slices[0]
     size = "{1} x {0}".format(*first.values.shape)
     if len(slices) == 1:

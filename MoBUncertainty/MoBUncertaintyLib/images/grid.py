@@ -12,14 +12,7 @@ from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid
 
 
 class Volume(NamedTuple):
-    """What a file, or a series of them, holds.
-
-    Attributes:
-        voxels: (z, y, x).
-        grid: Where they lie.
-        modality: DICOM's term, if the file says it.
-        warnings: Sentences for the user.
-    """
+    """What a file, or a series of them, holds: voxels (z, y, x), DICOM's term for it, sentences for the user."""
 
     voxels: np.ndarray
     grid: Grid
@@ -27,11 +20,7 @@ class Volume(NamedTuple):
     warnings: list[str]
 
     def image(self) -> sitk.Image:
-        """Make an image.
-
-        Raises:
-            ImageError: The grid is flat.
-        """
+        """Make an image; raises `ImageError` if the grid is flat."""
         try:
             return image_on(self.grid, self.voxels)
         except RuntimeError as error:

@@ -26,38 +26,22 @@ _DEEPEST = 8  # folders in each other, as patient, study and series
 
 @dataclass(frozen=True)
 class Input:
-    """An image that was named itself, or one in an entry of a folder that was.
+    """An image that was named itself, or one in an entry of a folder that was."""
 
-    Attributes:
-        path: Volume file or DICOM folder.
-        channels: Volume files of a model's second and further input channels, in order.
-        entry: Name in the folder: of the entry, or, where the entry holds several images, the path to this one. Empty
-            if the image was named itself.
-        name: Name of its results folder; empty if the image was named itself.
-        problem: Why it cannot be predicted, as the end of a sentence; empty if no reason is known yet.
-        is_case: Whether there is an image at all.
-        series: Series instance UID, where it is known to be one of several in its folder.
-    """
-
-    path: Path
-    entry: str
-    name: str
-    problem: str = ""
-    is_case: bool = True
-    channels: tuple[Path, ...] = ()
-    series: str | None = None
+    path: Path  # volume file or DICOM folder
+    entry: str  # name in the folder, or path where an entry holds several; empty if the image was named itself
+    name: str  # name of its results folder; empty if the image was named itself
+    problem: str = ""  # why it cannot be predicted, as the end of a sentence, if a reason is known
+    is_case: bool = True  # whether there is an image at all
+    channels: tuple[Path, ...] = ()  # volume files of a model's second and further input channels, in order
+    series: str | None = None  # series instance UID, where it is known to be one of several in its folder
 
 
 def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1) -> list[Input]:
     """List the images at `path`: a file, a DICOM folder, or those of each entry of a folder of these.
 
     An entry is a volume file, a DICOM folder, a folder with one volume file, a case in TotalSegmentator's layout, or a
-    folder of such folders. Hidden files and results folders are no entries.
-
-    Args:
-        path: Path that the user named.
-        output: Folder for the results; if it lies in `path`, it is not searched.
-        channels: Images that a case has, each in a numbered file.
+    folder of such folders; hidden files and results folders are none. The folder `output` is not searched.
 
     Raises:
         ImageError: There is nothing at `path`, no image in it, or what this program has written.

@@ -1,7 +1,7 @@
-"""Check before a computation that its results fit into the computer's memory, and take no more of it than they need.
+"""Refuse in advance what does not fit into the computer's memory, and take no more of it than is needed.
 
-An operating system may promise memory that it does not have, and then end the program that uses most of it. That can be
-Slicer, with everything that was not saved.
+A system may promise memory that it does not have, and then end the program that uses most of it: Slicer, say, with
+everything that was not saved.
 """
 
 from __future__ import annotations
@@ -29,43 +29,24 @@ connection. Measured with 4 features on 67 million voxels: 3.6."""
 
 
 def check_image(size: int) -> None:
-    """Check that there is memory for an image that is about to be read.
-
-    Args:
-        size: Bytes of its voxels.
-
-    Raises:
-        SettingsError: There is less memory, swap space included.
-    """
+    """Raise `SettingsError` if there is no memory, swap space included, for an image of so many bytes."""
     _check(size, "The image needs", "crop or resample the image first")
 
 
 def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
-    """Check that there is memory to compute one tile on the CPU.
+    """Raise `SettingsError` if there is no memory to compute one tile on the CPU.
 
     Args:
         tile: Voxels along each axis; a smaller image is padded to it.
         features: Of the network's first stage.
         number_size: Bytes of each of their numbers.
-
-    Raises:
-        SettingsError: There is less memory, swap space included, than that takes at least.
     """
     what = f"The network's tiles of {' x '.join(map(str, tile))} voxels need"
     _check(MAPS_OF_TILE * math.prod(tile) * features * number_size, what, "use a GPU or another model")
 
 
 def check_memory(voxels: int, labels: int, holders: int = 1) -> None:
-    """Check that there is memory for the results, not counting what computing them needs on top.
-
-    Args:
-        voxels: Of the image.
-        labels: Foreground classes of the model.
-        holders: Number of programs that hold a copy of the results at the same time.
-
-    Raises:
-        SettingsError: There is less memory, swap space included, than the results alone take.
-    """
+    """Raise `SettingsError` if there is no memory for the results alone, of which so many programs hold a copy."""
     count = f"{labels} organs" if labels > 1 else "one organ"
     what = f"The results for {count} on {voxels / 1e6:,.0f} million voxels need"
     size = holders * voxels * (BYTES_OF_LABEL + BYTES_OF_MAPS * labels)
@@ -98,9 +79,6 @@ def lazy_zeros(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
     """Make an array of zeros of which only those parts take memory that are written to.
 
     Those of `numpy.zeros` take all of it on Linux, where numpy asks for pages of 2 MB; most of a map of a CT stays 0.
-
-    Args:
-        shape, dtype: Of the array.
     """
     size = max(math.prod(shape) * np.dtype(dtype).itemsize, 1)
     if sys.platform == "win32":

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+AIR_HU = -1024.0
+HOUNSFIELD_BELOW = -100.0
+"""An image with voxels below this (air, fat) is taken to be in Hounsfield units; others have no such values."""
+
 _KEY = "0008|0060"  # ITK's name of DICOM's Modality, which NRRD and MetaImage files keep
 _CHANNELS = {
     "CT": re.compile("(cb|ce|nc)?cta?"),
@@ -49,12 +53,7 @@ def set_modality(image: sitk.Image, modality: str | None) -> None:
 
 
 def contradictions(channels: Sequence[str], modalities: Sequence[str | None]) -> list[str]:
-    """Say in a sentence for each image that it is of another modality than the model takes.
-
-    Args:
-        channels: Names of the model's channels.
-        modalities: DICOM's terms for their images; None: not known.
-    """
+    """Say in a sentence for each image that its modality (DICOM's term, if known) is not that of its channel."""
     sentences = []
     for name, modality in zip(channels, modalities, strict=True):
         taken = modality_of_channel(name)
@@ -67,15 +66,9 @@ def contradictions(channels: Sequence[str], modalities: Sequence[str | None]) ->
 
 
 def in_order(names: Sequence[str], first: T, others: Mapping[str, T]) -> list[T]:
-    """Put what belongs to the channels of a model in their order.
+    """Put what belongs to a model's channels in their order: `first` is of the one that `others` does not name.
 
-    Args:
-        names: Of the channels.
-        first: What belongs to the one channel that `others` does not name: the first, usually.
-        others: What belongs to the others, by their names; upper and lower case are the same.
-
-    Raises:
-        SettingsError: A name is unknown, or another number of channels than one is left.
+    Raises `SettingsError` if a name is unknown, or another number of channels than one is left.
     """
     named = {name.casefold(): value for name, value in others.items()}
     folded = [name.casefold() for name in names]
@@ -99,12 +92,7 @@ def in_order(names: Sequence[str], first: T, others: Mapping[str, T]) -> list[T]
 def check_modalities(
     names: Sequence[str], first: sitk.Image, others: Mapping[str, sitk.Image], force: bool
 ) -> list[str]:
-    """Refuse an image of another modality than its channel, or return the sentences that say so if they are forced.
-
-    Raises:
-        ImageError: There is one, and nobody forces it.
-        SettingsError: As for `in_order`.
-    """
+    """Refuse an image of another modality than its channel (`ImageError`), or say so in sentences if it is forced."""
     sentences = contradictions(names, [modality_of(image) for image in in_order(names, first, others)])
     if sentences and not force:
         raise ImageError(f"{sentences[0].rstrip('.')}, or use --force to predict this one anyway.")

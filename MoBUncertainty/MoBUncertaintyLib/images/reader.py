@@ -1,28 +1,31 @@
 """Read and check the input: one scalar 3D volume with sane geometry, or an `ImageError` that says what to do.
 
-Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm. Nothing else
-in the program opens an image of a user: what is read here is the file of that very name.
+Volumes are SimpleITK images; their arrays are (z, y, x); spacing is in mm, origin and direction in LPS mm.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
+from isal import igzip
+from isal.igzip_lib import IsalError
 
 from MoBUncertaintyLib.base.errors import ImageError
-from MoBUncertaintyLib.base.input_files import begins_as_dicom, check_regular, input_digest, reading
+from MoBUncertaintyLib.base.input_files import BoundedReader, begins_as_dicom, check_regular, input_digest, reading
 from MoBUncertaintyLib.base.names import is_unicode, printable
 from MoBUncertaintyLib.images import memory
-from MoBUncertaintyLib.images.hounsfield import AIR_HU, HOUNSFIELD_BELOW
-from MoBUncertaintyLib.images.modality import modality_of, set_modality
-from MoBUncertaintyLib.images.volume_files import read_voxels
-from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, is_volume_name, read_header
+from MoBUncertaintyLib.images.grid import Volume, grid_of
+from MoBUncertaintyLib.images.modality import AIR_HU, HOUNSFIELD_BELOW, modality_of, set_modality
+from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, VolumeHeader, is_volume_name, read_header
 
 # Finer than any clinical CT, or a header in other units than mm; coarser than any organ can be resolved.
 SPACING_MM = (0.2, 15.0)
@@ -30,25 +33,21 @@ SPACING_MM = (0.2, 15.0)
 MAX_VOXELS = 2**31 - 1
 # By how much the axes' dot products may differ from 0, or from 1 with themselves; cosines in files are rounded.
 MAX_SHEAR = 1e-3
+_CHUNK = 1 << 22
+# Up to this many bytes after uncompressed voxels, if fewer than a slice, are ignored with a warning. More of them, or
+# any in a compressed stream, mean that the header states a wrong size.
+_SURPLUS = 4096
 
 
 @dataclass(frozen=True)
 class ReadImage:
-    """An image and where it came from.
+    """An image and where it came from."""
 
-    Attributes:
-        image: As `check_image` leaves it.
-        warnings: Sentences for the user.
-        files: Files that were read: the volume file, or the series' DICOM files.
-        sha256: Digest of these files; see `digest`.
-        is_dicom: Whether the files are DICOM.
-    """
-
-    image: sitk.Image
-    warnings: list[str]
-    files: tuple[Path, ...]
-    sha256: str
-    is_dicom: bool
+    image: sitk.Image  # as `check_image` leaves it
+    warnings: list[str]  # sentences for the user
+    files: tuple[Path, ...]  # files that were read: the volume file, or the series' DICOM files
+    sha256: str  # digest of these files; see `digest`
+    is_dicom: bool  # whether the files are DICOM
 
 
 def volume_stem(path: str | Path) -> str:
@@ -61,13 +60,9 @@ def volume_stem(path: str | Path) -> str:
 def read_image(path: str | Path, series: str | None = None) -> ReadImage:
     """Read a NIfTI, NRRD or MetaImage file, a DICOM file or a folder with one DICOM series, and check it.
 
-    Args:
-        path: File or DICOM folder.
-        series: Series instance UID, where a DICOM folder has several.
-
     Raises:
-        ImageError: Missing, unreadable, truncated or damaged, several series, changed while it was read, or not a
-            volume that `check_image` accepts.
+        ImageError: Missing, unreadable, truncated or damaged, several series and none chosen by its UID, changed while
+            it was read, or not a volume that `check_image` accepts.
         SettingsError: There is less memory than the image takes.
 
     Example:
@@ -101,12 +96,7 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
 
 
 def read_volume(path: str | Path) -> sitk.Image:
-    """Read a NIfTI, NRRD or MetaImage file as it is stored: a label map, say, or a map of a results folder.
-
-    Raises:
-        ImageError: Missing, unreadable, truncated or damaged, changed while it was read, or not one scalar volume.
-        SettingsError: There is less memory than the image takes.
-    """
+    """Read a NIfTI, NRRD or MetaImage file as it is stored: a label map, say; errors as for `read_image`."""
     path = Path(path)
     check_regular(path)
     with reading([path]):
@@ -117,25 +107,14 @@ def read_volume(path: str | Path) -> sitk.Image:
 
 
 def stored_orientation(path: str | Path) -> str:
-    """Return the orientation of a volume file's stored axes, such as `LPS`, without reading its voxels.
-
-    Raises:
-        ImageError: Missing or unreadable.
-    """
+    """Return the orientation of a volume file's stored axes, such as `LPS`, by its header; raises `ImageError`."""
     check_regular(Path(path))
     direction = read_header(Path(path)).geometry.GetDirection()
     return str(sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(direction))
 
 
 def digest(path: str | Path, series: str | None = None) -> str:
-    """Compute the SHA-256 of an input, the same as `read_image` returns, without reading its voxels.
-
-    For one file it is the file's own. For a DICOM series (sorted by file name), it is that of the list of the files'
-    own, one hexadecimal line each. Other files in a DICOM folder do not count.
-
-    Raises:
-        ImageError: As for `read_image`.
-    """
+    """Compute the SHA-256 that `read_image` returns, without reading voxels; raises `ImageError`."""
     path = Path(path)
     files, _ = _files(path, series)
     with reading(files):
@@ -160,8 +139,8 @@ def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
     """Check that an image is one scalar 3D volume that can be segmented.
 
     Returns:
-        The image as int16 or float32, with non-finite voxels set to air (-1024 HU in CT, which is recognised by values
-        below -100; elsewhere the smallest value), and warnings for the user.
+        The image as int16 or float32, with non-finite voxels set to air (-1024 HU in CT, else the smallest value), and
+        warnings for the user.
 
     Raises:
         ImageError: 2D or a single slice, several components or time points, complex, every voxel alike, or a geometry
@@ -208,11 +187,7 @@ def _check_layout(size: tuple[int, ...], components: int, pixel_id: int) -> None
 
 
 def check_geometry(spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]) -> None:
-    """Check spacing and origin (mm), and direction (nine cosines, left- or right-handed).
-
-    Raises:
-        ImageError: One of them is not a number, the spacing is not within 0.2 to 15 mm, or the axes are sheared.
-    """
+    """Raise `ImageError` if spacing (mm, 0.2 to 15), origin and direction are not numbers, or the axes are sheared."""
     if not np.isfinite([*spacing, *origin, *direction]).all():
         raise ImageError("The image's spacing, origin or direction is not a number; correct the header.")
     low, high = SPACING_MM
@@ -244,3 +219,70 @@ def _without_non_finite(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
     filled.CopyInformation(image)
     count = int(finite.size - finite.sum())
     return filled, [f"{count} voxels are not finite numbers and were set to air ({air:g})."]
+
+
+def read_voxels(header: VolumeHeader) -> Volume:
+    """Read a volume of one value for each voxel; raises `ImageError` unless there are as many as its header states."""
+    geometry, name, needed = header.geometry, header.path.name, header.skip + header.length
+    size = geometry.GetSize()
+    voxels = np.empty(math.prod(size), header.dtype)
+    surplus = min(_SURPLUS, header.length // size[-1] - 1) if header.packing == "raw" else 0
+    try:
+        present = _unpack(header, voxels.view(np.uint8), needed + surplus + 1)
+    except (EOFError, zlib.error, IsalError, igzip.BadGzipFile) as error:  # type: ignore[misc]  # its stub has it as an instance
+        raise ImageError(f"{name} is truncated or damaged; copy or download it again.") from error
+    if present < needed:
+        raise ImageError(f"{name} is truncated ({present} of {needed} bytes); copy or download it again.")
+    if present > needed + surplus:
+        raise ImageError(f"{name} contains more than the {needed} bytes that its header implies; export it again.")
+    warnings = list(header.warnings)
+    if present > needed:
+        warnings.append(f"{name} contains {present - needed} extra bytes after its voxels, which were ignored.")
+    values = _scaled(voxels, *header.scale).reshape(size[2::-1])
+    return Volume(values, grid_of(geometry), modality_of(geometry), warnings)
+
+
+def _unpack(header: VolumeHeader, voxels: np.ndarray, limit: int) -> int:
+    """Read the bytes of the voxels, and count all bytes up to about a limit; a stream that ends before is verified."""
+    with BoundedReader(header.path) as file:
+        file.seek(header.start)
+        if header.packing == "zlib":
+            chunks = _inflated(file, header.packed)
+        else:
+            stream = igzip.GzipFile(fileobj=file) if header.packing == "gzip" else file
+            chunks = iter(partial(stream.read, _CHUNK), b"")
+        count = 0
+        for chunk in chunks:
+            part = np.frombuffer(chunk, np.uint8)[max(header.skip - count, 0) :]
+            place = voxels[max(count - header.skip, 0) :][: len(part)]
+            place[:] = part[: len(place)]
+            count += len(chunk)
+            if count >= limit:
+                break
+        return count
+
+
+def _inflated(file: BinaryIO, packed: int | None) -> Iterator[bytes]:
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip, as MetaImage's own reader takes both
+    taken = 0
+    while not stream.eof:
+        block = stream.unconsumed_tail or file.read(_CHUNK)
+        if not block:
+            raise EOFError("the stream has no end")
+        if not stream.unconsumed_tail:
+            taken += len(block)
+        yield stream.decompress(block, _CHUNK)
+    if packed not in (None, taken) or stream.unused_data or file.read(1):
+        raise zlib.error("the stream has a different length from that in the header")
+
+
+def _scaled(voxels: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Multiply by the slope and add the intercept that a NIfTI file states, as SimpleITK does."""
+    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    if (slope, intercept) == (1, 0):
+        return native
+    scaled = native.astype(np.float64 if native.dtype == np.float64 else np.float32)
+    for start in range(0, scaled.size, _CHUNK):  # in double precision, but not all at once
+        part = scaled[start : start + _CHUNK]
+        part[:] = part.astype(np.float64) * slope + intercept
+    return scaled

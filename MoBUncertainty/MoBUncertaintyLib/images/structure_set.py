@@ -25,20 +25,12 @@ _TILT = 0.1
 
 
 def read_structure_set(path: str | Path, image: sitk.Image, frame_of_reference: str = "") -> dict[str, np.ndarray]:
-    """Read the regions of interest of an RT Structure Set as masks on an image.
+    """Read the regions of interest of an RT Structure Set as boolean masks (z, y, x) on an image, by name.
 
     Where contours of one slice lie within each other, what is inside an even number of them is a hole (even-odd rule).
     A slice of the image gets the contours of the nearest plane that is at most half the distance of the region's planes
-    away: contours may be drawn on other slices than the image's, or on every other one.
-
-    Args:
-        path: The file.
-        image: Its slices lie as the contours do (LPS mm); it may show a part of them.
-        frame_of_reference: UID of the image's; empty: unknown, since the image did not come from DICOM.
-
-    Returns:
-        Masks (z, y, x), boolean, by the names of the regions, in the file's order; those without a closed contour are
-        left out.
+    away: contours may be drawn on other slices than the image's, or on every other one. Regions without closed contours
+    are left out. The image's frame of reference is not compared where it is empty.
 
     Raises:
         ImageError: The file cannot be read or is no RT Structure Set, two of its regions have one name, its contours

@@ -1,8 +1,7 @@
 """Read the headers of NIfTI, NRRD and MetaImage files: geometry, and where the voxels lie in the file.
 
-The geometry comes from SimpleITK, which opens whatever file a header names, and may take another file's voxels. So it
-gets nothing but the header, in a private place, and voxels in another file than the header are refused. Here it is
-checked that the geometry is stated, and once.
+The geometry comes from SimpleITK, which opens whatever file a header names. So it gets nothing but the header, in a
+private place, and voxels in another file are refused. Here it is checked that the geometry is stated, and once.
 """
 
 from __future__ import annotations
@@ -38,29 +37,17 @@ _NOTHING = np.finfo(float).eps  # a slope or an intercept below it counts as non
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """The contents of a volume file's header.
-
-    Attributes:
-        path: The file.
-        geometry: SimpleITK's reader of the header, asked as an image is: size, spacing, origin, direction, modality.
-        dtype: Type of a stored value, byte order included.
-        packing: "raw", "gzip" or "zlib".
-        start: Byte of the file at which the voxels, or their compressed stream, begin.
-        skip: Bytes of the stream before the first voxel.
-        packed: Bytes of the compressed stream, where the header states it.
-        scale: What stored values are multiplied by, and what is added to them then.
-        warnings: Sentences on geometry that is missing or contradicts itself.
-    """
+    """The contents of a volume file's header."""
 
     path: Path
-    geometry: Any
-    dtype: np.dtype
-    packing: str
-    start: int
-    skip: int = 0
-    packed: int | None = None
-    scale: tuple[float, float] = (1.0, 0.0)
-    warnings: Sequence[str] = ()
+    geometry: Any  # SimpleITK's reader of the header, asked as an image is: size, spacing, origin, direction, modality
+    dtype: np.dtype  # type of a stored value, byte order included
+    packing: str  # "raw", "gzip" or "zlib"
+    start: int  # byte of the file at which the voxels, or their compressed stream, begin
+    skip: int = 0  # bytes of the stream before the first voxel
+    packed: int | None = None  # bytes of the compressed stream, where the header states it
+    scale: tuple[float, float] = (1.0, 0.0)  # what stored values are multiplied by, and what is added to them then
+    warnings: Sequence[str] = ()  # sentences on geometry that is missing or contradicts itself
 
     @property
     def layout(self) -> tuple[tuple[int, ...], int, int]:
@@ -79,11 +66,7 @@ def is_volume_name(name: str) -> bool:
 
 
 def read_header(path: Path) -> VolumeHeader:
-    """Read the header of a volume file, which must be a regular one.
-
-    Raises:
-        ImageError: It is malformed, or the voxels are in another file.
-    """
+    """Read the header of a volume file; raises `ImageError` if it is malformed, or the voxels are in another file."""
     kind = next((name for name, suffixes in _SUFFIXES.items() if path.name.lower().endswith(suffixes)), None)
     if kind is None:
         raise ImageError(f"{path.name} is not a NIfTI, NRRD, MetaImage or DICOM file; convert it first.")
@@ -151,11 +134,7 @@ def _nifti_scale(slope: float, intercept: float) -> tuple[float, float]:
 
 
 def _nifti_warnings(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
-    """Find what to warn of, as a NIfTI header can state the geometry twice, or not at all.
-
-    Raises:
-        ImageError: The two statements contradict each other, so that left and right, say, may be exchanged.
-    """
+    """Find what to warn of where a NIfTI header states the geometry twice, or not at all; refuse contradictions."""
     qform, sform = _nifti_forms(header)
     if qform is None and sform is None:
         return [_unknown_place(path, "its qform and sform codes are 0")]

@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Bounds, Box, intersection, shape_of, whole, widened, within
-from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
+from MoBUncertaintyLib.images.modality import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.inference.resampling import planes, resample
 from MoBUncertaintyLib.model.nnunet.dataset import label_values
 

@@ -1,4 +1,4 @@
-"""Intervals of a volume, by the residuals of cases whose true volume is known.
+"""Intervals of a volume, by the residuals of cases whose true volume is known, as a card and a prediction keep them.
 
 A residual is the distance of the true volume from the stated one, in units of a scale. The interval of a case is its
 stated volume, plus and minus its scale times the quantile of split-conformal prediction of the residuals (Vovk et al.
@@ -8,19 +8,21 @@ stated volume, plus and minus its scale times the quantile of split-conformal pr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.base.wording import percent
+from MoBUncertaintyLib.measurements.interval import Interval
 
-LEVELS = (0.9, 0.8, 0.5)
-"""Of the intervals by which a scale is chosen."""
-STATED_LEVELS = (0.9, 0.8)
-"""Of the intervals that are stated: the first for which there are cases enough."""
+LEVELS = (0.9, 0.8, 0.5)  # of the intervals by which a scale is chosen
+STATED_LEVELS = (0.9, 0.8)  # of the intervals that are stated: the first for which there are cases enough
 CLEARLY = 0.95
 """Of the width of equally wide intervals: a scale must make them narrower than that to be chosen."""
 ENOUGH_TO_CHOOSE = 20
@@ -50,18 +52,10 @@ def needed_cases(level: float) -> int:
 
 
 def conformal_quantile(scores: Sequence[float], level: float) -> float:
-    """Return the bound that the score of a further case does not exceed with at least this probability.
+    """Return the bound that the score of a further case does not exceed with at least the probability `level`.
 
     It is the score of rank ceil((n + 1) level), and the probability at most 1 / (n + 1) above the level if no two
-    scores are equal.
-
-    Args:
-        scores: Of the calibration cases.
-        level: 1 - alpha, between 0 and 1.
-
-    Raises:
-        TooFewCasesError: Nothing finite would do.
-        ValueError: The level is not between 0 and 1.
+    scores are equal. Raises `TooFewCasesError` if nothing finite would do.
     """
     if not 0 < level < 1:
         raise ValueError(f"the level must be between 0 and 1, not {level}")
@@ -77,8 +71,7 @@ class Scale(StrEnum):
     NOTHING = "ml"
     """As it is: all intervals are equally wide. Plain conformal prediction."""
     ROOT = "square root of the volume"
-    VOLUME = "volume"
-    """Intervals have one width in percent."""
+    VOLUME = "volume"  # intervals have one width in percent
     ERROR = "expected error"
     """The volume that is expected to be labelled wrongly, where nothing is decided yet."""
     ROOT_ERROR = "square root of the expected error"
@@ -91,12 +84,7 @@ CHOICES = (Scale.NOTHING, Scale.ROOT, Scale.VOLUME, Scale.ERROR)
 
 @dataclass(frozen=True)
 class StatedVolume:
-    """What is stated of a label in a case.
-
-    Attributes:
-        ml: Volume.
-        error_ml: Volume expected to be labelled with it wrongly, or to lack it.
-    """
+    """What is stated of a label in a case: its volume, and the volume expected to be labelled wrongly or missing."""
 
     ml: float
     error_ml: float
@@ -114,12 +102,7 @@ class StatedVolume:
 
 @dataclass(frozen=True)
 class Residuals:
-    """The residuals of calibration cases.
-
-    Attributes:
-        scale: In which they are.
-        values: One for each case.
-    """
+    """The residuals of calibration cases, one for each, in units of a scale."""
 
     scale: Scale
     values: tuple[float, ...]
@@ -130,25 +113,13 @@ class Residuals:
 
     @classmethod
     def of(cls, cases: Sequence[tuple[StatedVolume, float]], scale: Scale | None = None) -> Residuals:
-        """Compute the residuals of cases, each with its true volume; those without the label do not count.
-
-        Args:
-            cases: What is stated, and the truth in ml.
-            scale: None: as `choose_scale` says.
-
-        Raises:
-            ValueError: The label was found in none.
-        """
+        """Compute the residuals of cases by what is stated and the truth in ml; `ValueError` if none has the label."""
         cases = [(volume, true) for volume, true in cases if volume.ml > 0]
         kind = scale or choose_scale(cases)
         return cls(kind, tuple(short(volume.residual(true, kind)) for volume, true in cases))
 
     def quantile(self, level: float) -> float:
-        """Return the residual that a further case does not exceed with at least this probability.
-
-        Raises:
-            TooFewCasesError: There are too few.
-        """
+        """Return the residual that a further case does not exceed with this probability; raises `TooFewCasesError`."""
         return conformal_quantile(self.values, level)
 
 
@@ -156,9 +127,9 @@ def choose_scale(*stages: Sequence[tuple[StatedVolume, float]]) -> Scale:
     """Choose the scale whose intervals are narrowest at the nominal rate.
 
     Of each scale the intervals' mean width over the cases counts, relative to that of equally wide ones, and averaged
-    over those of `LEVELS` that the cases allow. What is not clearly narrower than equally wide ones is not worth a
-    choice: each choice by the calibration cases themselves costs a little of the coverage that they promise. Fewer than
-    `ENOUGH_TO_CHOOSE` have the square root of the expected error, unseen: what is given beforehand costs nothing.
+    over those of `LEVELS` that the cases allow. What is not clearly narrower is not worth a choice: each choice by the
+    calibration cases costs a little of the coverage that they promise. Fewer than `ENOUGH_TO_CHOOSE` have the square
+    root of the expected error, unseen: what is given beforehand costs nothing.
 
     Args:
         stages: Of each stage of a review, or of the prediction alone, what is stated of each case, and its true volume
@@ -188,3 +159,118 @@ def choose_scale(*stages: Sequence[tuple[StatedVolume, float]]) -> Scale:
 def short(value: float) -> float:
     """Keep five digits: the card stays a few kB."""
     return float(f"{value:.5g}")
+
+
+STAGES = 4  # of a review: a quarter of the regions decided, half, three quarters, all
+
+
+@dataclass(frozen=True)
+class LabelCalibration:
+    """What calibration cases say of a label: residuals as predicted and, if known, after `STAGES` of a review."""
+
+    predicted: Residuals
+    reviewed: tuple[Residuals, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.reviewed) not in (0, STAGES):
+            raise ValueError(f"a review has {STAGES} stages")
+        if len({stage.scale for stage in self.reviewed}) > 1:
+            raise ValueError("the residuals of all stages of a review must be in one scale")
+
+
+@dataclass(frozen=True)
+class LabelBounds:
+    """The quantiles of a label's residuals at one level, in units of a scale: what a prediction keeps of them.
+
+    After a review those of each of `STAGES` count, in a scale of their own; without them no interval is stated.
+    """
+
+    scale: Scale
+    quantile: float
+    reviewed: tuple[float, ...] = ()
+    reviewed_scale: Scale = Scale.NOTHING
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(number) and number >= 0 for number in (self.quantile, *self.reviewed)):
+            raise ValueError("bounds must be finite numbers from 0 on")
+        if len(self.reviewed) not in (0, STAGES):
+            raise ValueError(f"a review has {STAGES} stages")
+
+
+@dataclass(frozen=True)
+class VolumeBounds:
+    """How intervals of a model's volumes are made, which hold in a fraction `level` of cases like those it knows."""
+
+    level: float
+    cases: int
+    labels: Mapping[str, LabelBounds] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError("the level must be between 0 and 1")
+
+    def interval(self, label: str, stated: StatedVolume, reviewed: tuple[int, int] | None = None) -> Interval | None:
+        """Compute the interval of a label's volume as predicted or, with decided regions of all, within a review.
+
+        None where nothing can be said: of a label that was not found, or a review whose like was not measured.
+        """
+        bounds = self.labels.get(label)
+        if bounds is None or stated.ml <= 0:
+            return None
+        scale, quantile = bounds.scale, bounds.quantile
+        if reviewed is not None and reviewed[0]:
+            stage = STAGES * reviewed[0] // reviewed[1]
+            if not bounds.reviewed or not stage:
+                return None
+            scale, quantile = bounds.reviewed_scale, bounds.reviewed[stage - 1]
+        half = quantile * stated.scale(scale)
+        return Interval(max(stated.ml - half, 0.0), stated.ml + half, self.level)
+
+    def intervals(
+        self, stated: Mapping[str, StatedVolume], reviewed: tuple[int, int] | None = None
+    ) -> dict[str, Interval]:
+        """Compute the intervals of several labels, by name, where something can be said."""
+        all_intervals = {name: self.interval(name, volume, reviewed) for name, volume in stated.items()}
+        return {name: interval for name, interval in all_intervals.items() if interval is not None}
+
+
+@dataclass(frozen=True)
+class VolumeCalibration:
+    """What a model's card keeps of its calibration cases, so that a site can replace them; `TooFewCasesError`."""
+
+    data: str
+    labels: Mapping[str, LabelCalibration]
+
+    def __post_init__(self) -> None:
+        self.bounds()
+
+    def bounds(self, level: float | None = None) -> VolumeBounds:
+        """Return how intervals are made, by default at the highest level that the cases allow; `TooFewCasesError`."""
+        counts = [len(label.predicted.values) for label in self.labels.values()]
+        if level is None:
+            level = next(filter(self._allows, STATED_LEVELS), STATED_LEVELS[-1])
+        return VolumeBounds(
+            level, min(counts, default=0), {name: _bounds(label, level) for name, label in self.labels.items()}
+        )
+
+    @classmethod
+    def from_dict(cls, values: Any) -> VolumeCalibration:
+        """Read what JSON made of it; raises `SettingsError`."""
+        try:
+            return from_json(cls, values)
+        except ValueError as error:
+            raise SettingsError(f"The calibration of volumes is invalid ({error}).") from error
+
+    def _allows(self, level: float) -> bool:
+        return min((len(label.predicted.values) for label in self.labels.values()), default=0) >= needed_cases(level)
+
+
+def _bounds(label: LabelCalibration, level: float) -> LabelBounds:
+    # Of few cases a quantile may grow by chance from one stage to the next; then it is the next one, which holds, too.
+    later = accumulate(reversed([stage.quantile(level) for stage in label.reviewed]), max)
+    return LabelBounds(
+        label.predicted.scale,
+        short(label.predicted.quantile(level)),
+        tuple(map(short, reversed(tuple(later)))),
+        next((stage.scale for stage in label.reviewed), Scale.NOTHING),
+    )

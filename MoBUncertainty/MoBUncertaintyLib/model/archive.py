@@ -35,11 +35,7 @@ FIRST_STAGE = "first_stage"
 
 
 def pack(folder: Path, names: Iterable[str], target: Path) -> None:
-    """Write files of a folder to a zip; the same files give the same bytes.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write files of a folder to a zip; the same files give the same bytes. Raises `OSError`."""
     with zipfile.ZipFile(target, "w") as archive:
         for name in sorted(names):
             entry = zipfile.ZipInfo(name)  # dated 1980
@@ -52,11 +48,7 @@ def pack(folder: Path, names: Iterable[str], target: Path) -> None:
 
 @contextmanager
 def open_member(path: Path, name: str) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a file of a zipped model, and tell its size in bytes.
-
-    Raises:
-        ModelError: The zip is damaged, too large, holds unsafe names or links, or no model.
-    """
+    """Open a file of a zipped model, and tell its size in bytes; `ModelError` for damaged, huge or unsafe zips."""
     with _opened(path, str(path)) as (archive, members), archive.open(members[name]) as file:
         yield file, members[name].file_size
 
@@ -68,18 +60,7 @@ def list_files(path: Path) -> list[str]:
 
 
 def unpack_into(folder: Path, path: Path, where: str) -> None:
-    """Unpack the files of a zipped model into an empty folder.
-
-    A single folder around them is allowed, around a training folder several.
-
-    Args:
-        folder: Where its files go.
-        path: The zip.
-        where: The zip, as the user knows it, for messages.
-
-    Raises:
-        ModelError: See `open_member`; what was unpacked by then is left.
-    """
+    """Unpack a zipped model, known as `where`, into an empty folder; errors as for `open_member`."""
     with _opened(path, where) as (archive, members):
         for name, entry in members.items():
             target = folder / name
@@ -139,11 +120,7 @@ def _members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]
 
 
 def _stages(archive: zipfile.ZipFile, roots: Sequence[PurePosixPath], where: str) -> dict[str, PurePosixPath]:
-    """Find the folder of the model that a zip holds and, of a cascade, that of its first stage; each by its place.
-
-    Raises:
-        ModelError: It holds several models.
-    """
+    """Find the folder of the only model in a zip and, of a cascade, that of its first stage; each by its place."""
     if len(roots) == 1:
         return {"": roots[0]}
     for second, first in itertools.permutations(roots, 2) if len(roots) == 2 else ():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from MoBUncertaintyLib.base.errors import ModelError, SettingsError
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.schema import from_json, to_json
-from MoBUncertaintyLib.measurements.calibration import VolumeCalibration
+from MoBUncertaintyLib.measurements.volumes import VolumeCalibration
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
@@ -34,13 +34,12 @@ MODEL_FILE = re.compile(r"plans\.json|dataset\.json|fold_(?P<fold>0|[1-9][0-9]{0
 CODE_LENGTHS = (16, 16, 64)
 """Characters of a code's scheme, value and meaning: DICOM's short, short and long strings."""
 
-NOT_STATED = "not stated"
-"""What a card says where nobody has said anything."""
+NOT_STATED = "not stated"  # what a card says where nobody has said anything
 
 
 @dataclass(frozen=True)
 class Label:
-    """A foreground class.
+    """A foreground class; raises `ValueError` for an attribute out of range.
 
     Attributes:
         value: In the segmentation, 1 to 255.
@@ -50,9 +49,6 @@ class Label:
             can hold them.
         covers: Values of the segmentation that belong to it, its own among them, where a model's labels overlap
             (nnU-Net's region-based training); empty: its own alone.
-
-    Raises:
-        ValueError: An attribute is out of range.
     """
 
     value: int
@@ -95,31 +91,22 @@ class Label:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The description of a model.
+    """The description of a model; raises `ValueError` for an attribute out of range.
 
     Attributes:
-        name: Short name, one line.
         task: What it segments in which images, one sentence, printable.
         labels: Foreground classes, in the order of the network's channels 1, 2, ...
-        covariance: Kind and shape of the covariance head.
         configuration: nnU-Net configuration, for example `3d_fullres`.
-        orientation: Orientation of the arrays the model was trained on (`RAS`: axes run to right, anterior, superior;
-            SimpleITK's DICOMOrient code); None: stored axes are used as they are.
+        orientation: Of the arrays the model was trained on, SimpleITK's DICOMOrient code: the axes of `RAS` run to
+            right, anterior, superior; None: stored axes are used as they are.
         spacing: Voxel size the network works at, mm; x, y, z of the image in that orientation.
-        mirror_axes: Axes of the network's input that were mirrored in training; empty: none.
-        training: The training data and settings.
-        scores: Measured scores, and the data they were measured on.
-        licence: Licence of the weights, printable.
-        regions: Region settings that suit its organs (`regions.settings.STATED_BY_MODELS`); the others are those of
-            abdominal organs.
-        click_settings: How a click changes its surroundings; defaults where `model.json` states none.
-        fingerprint: What ordinary cases look like; None: not known, and cases are not compared with any.
+        mirror_axes: Axes of the network's input that were mirrored in training.
+        training, scores: The training data and settings; measured scores, and the data they were measured on.
+        regions: Region settings that suit its organs (`STATED_BY_MODELS`); the others are those of abdominal organs.
+        click_settings: How a click changes its surroundings.
+        fingerprint: What ordinary cases look like; None: cases are not compared with any.
         volume_calibration: What calibration cases say of its volumes; None: volumes are stated without an interval.
         files: Path in the model folder -> SHA-256, for every file beside `model.json`; empty for a raw nnU-Net folder.
-        schema_version: Of `model.json`.
-
-    Raises:
-        ValueError: An attribute is out of range.
     """
 
     name: str
@@ -187,15 +174,7 @@ class ModelCard:
 
 
 def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
-    """Read a card strictly.
-
-    Args:
-        data: Content of `model.json`.
-        where: The model, as the user knows it, for messages.
-
-    Raises:
-        ModelError: It is not a card of this schema version.
-    """
+    """Read a card strictly; raises `ModelError`, which names `where`, if it is not one of this schema version."""
     version = data.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool):
         raise ModelError(f"model.json in {where} does not say its schema version; export the model again.")

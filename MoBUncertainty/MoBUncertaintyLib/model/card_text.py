@@ -35,15 +35,11 @@ NAMES = {
     "augrc": "AUGRC",
 }
 """What a reader calls the scores of `mob-training evaluate`."""
-UNITS = {"mm3": "mm³", "mm": "mm", "ml": "ml", "fraction": "%"}
-"""By the last word of a score's name."""
+UNITS = {"mm3": "mm³", "mm": "mm", "ml": "ml", "fraction": "%"}  # by the last word of a score's name
 
-LINES = 12
-"""Number of entries of scores or training that are shown."""
-ITEMS = 8
-"""Number of values shown of one entry."""
-LENGTH = 300
-"""Maximum number of characters of one entry."""
+LINES = 12  # number of entries of scores or training that are shown
+ITEMS = 8  # number of values shown of one entry
+LENGTH = 300  # maximum number of characters of one entry
 
 
 def covariance_text(spec: CovarianceSpec) -> str:
@@ -89,10 +85,9 @@ def training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def score_lines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """List name and text of the main scores; all others, such as the points of curves, are only counted.
+    """List name and text of the scores at the top and one level below; all others, such as curves, are only counted.
 
-    The main ones are those at the top and one level below. `mob-training evaluate` writes a score as its mean, median,
-    minimum and maximum.
+    `mob-training evaluate` writes a score as its mean, median, minimum and maximum.
     """
     lines: list[tuple[str, str]] = []
     hidden: list[Any] = []

@@ -14,8 +14,7 @@ DEFAULT_PRIOR_DEVIATION = 1.0
 """Of the logit, where there is no variance, or the model has no covariance, and its card states none: between what
 suits a model of a small organ (0.6) and one of a large organ (1.5 and more)."""
 
-DEFAULT_LENGTH_MM = 4.0
-"""Where nothing states a length: no label was found."""
+DEFAULT_LENGTH_MM = 4.0  # where nothing states a length: no label was found
 
 LENGTH_FRACTION = 0.3
 """Of an organ's size: the length of a click where the card states none, and the model has no correlation of its own."""
@@ -29,16 +28,15 @@ class ClickSettings:
     """How a click changes its surroundings. The defaults are not fitted to any model.
 
     Attributes:
-        length_mm: Length of a stationary correlation between voxels, as that of a Gaussian (`refinement.kernel`); None:
-            the model's own correlation (scope `local`), and where it has none, a length by the organ's size (`sized`).
+        length_mm: Length of a stationary correlation between voxels, as that of a Gaussian (`refinement.kernel`).
+            Default: the model's own (scope `local`), and where it has none, a length by the organ's size (`sized`).
         strength: Power of a click's likelihood, for the mean: one click counts as so many equal ones.
         variance_strength: The same for the variance that is reported.
-        prior_deviation: Standard deviation of the logit that a click can move; None: the model's own, and
+        prior_deviation: Standard deviation of the logit that a click can move. Default: the model's own, and
             `DEFAULT_PRIOR_DEVIATION` where the predicted variance is 0 or the model has no covariance.
         sharpening: By which fraction of itself the logit grows where clicks have explained all of the deviation. It
             makes the expected error that is left honest, and moves no outline between two labels.
-        resolved_fraction: A region is resolved when its expected error is below this fraction of what it was when the
-            region was found.
+        resolved_fraction: A region is resolved when its expected error is below this fraction of what it was at first.
 
     Raises:
         SettingsError: A value is not a number, or out of range.
@@ -57,21 +55,14 @@ class ClickSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClickSettings:
-        """Read what JSON makes of `dataclasses.asdict`; what is missing is as usual.
-
-        Raises:
-            SettingsError: These are no such settings.
-        """
+        """Read what JSON makes of `dataclasses.asdict`; what is missing is as usual. Raises `SettingsError`."""
         try:
             return from_json(cls, values, "the object")
         except ValueError as error:
             raise SettingsError(f"Clicks: {error}.") from error
 
     def sized(self, volumes_ml: Iterable[float]) -> ClickSettings:
-        """State a length that suits labels of these volumes, where none is stated; as they are if no label was found.
-
-        All labels share it, since a click says something of each: of the label that is there, and that others are not.
-        """
+        """State a length that suits labels of these volumes, all alike, unless one is stated or no label was found."""
         size = size_mm(volumes_ml)
         if self.length_mm is not None or size is None:
             return self
@@ -80,9 +71,6 @@ class ClickSettings:
 
 
 def size_mm(volumes_ml: Iterable[float]) -> float | None:
-    """Compute the cube root of the median volume of the labels that were found; None if none was.
-
-    The median: neither a speck nor the largest of many organs decides.
-    """
+    """Compute the cube root of the median volume of the labels found: neither a speck nor the largest organ decides."""
     volumes = [each for each in volumes_ml if each > 0]
     return 10 * median(volumes) ** (1 / 3) if volumes else None

@@ -18,17 +18,13 @@ from typing import Annotated, Any, TypeVar
 
 from MoBUncertaintyLib.base.schema import Range, out_of_range
 
-LENGTH_RANGE = (0.01, 1000.0)
-"""Shortest and longest correlation length, mm."""
+LENGTH_RANGE = (0.01, 1000.0)  # shortest and longest correlation length, mm
 
-Array = TypeVar("Array")
-"""numpy array or torch tensor."""
+Array = TypeVar("Array")  # numpy array or torch tensor
 
-HALF_OF_GAUSSIAN = 1.1774100225154747
-"""exp(-t^2 / 2) is 1/2 at t = sqrt(2 ln 2)."""
+HALF_OF_GAUSSIAN = 1.1774100225154747  # exp(-t^2 / 2) is 1/2 at t = sqrt(2 ln 2)
 
-HALF_OF_SPLINE = 0.7223517244643761
-"""The spline, 1 - 3/2 t^2 + 3/4 t^3 for t < 1, is 1/2 here."""
+HALF_OF_SPLINE = 0.7223517244643761  # the spline, 1 - 3/2 t^2 + 3/4 t^3 for t < 1, is 1/2 here
 
 REACH = 2 * HALF_OF_GAUSSIAN / HALF_OF_SPLINE
 """Distance, in lengths, from which on the correlation is 0 along an axis."""
@@ -65,10 +61,8 @@ class Scope(StrEnum):
 class Assignment(StrEnum):
     """How the weights W(x) of a partition cell give its basis."""
 
-    HARD = "hard"
-    """The most probable basis (paper, section 3)."""
-    SOFT = "soft"
-    """The mean of the bases under W."""
+    HARD = "hard"  # the most probable basis (paper, section 3)
+    SOFT = "soft"  # the mean of the bases under W
 
 
 @dataclass(frozen=True)
@@ -84,8 +78,7 @@ class CovarianceSpec:
         assignment: How a cell's weights give its basis (Mixture-of-Bases).
         length_mm: Correlation length of the scope `local` along each axis of the network's input, in the order of
             nnU-Net's spacing; its meaning is that of `correlation`.
-        learn_length: The length is only where training starts; the weights hold the learned one, and `length_mm` of a
-            trained model states it.
+        learn_length: The length is where training starts; that of a trained model is the learned one.
         shared_fraction: a, the fraction of the variance of z that all voxels of a volume share, for the scope `local`.
         keep_probability: The mean is stretched, so that noise leaves each voxel the probability that the backbone's own
             logits have: with two classes to 0.005 up to a variance of 9 of their contrast, to 0.017 up to 100; with
@@ -136,12 +129,9 @@ class CovarianceSpec:
 
 
 def axis_correlation(distance: Array, length: Any) -> Array:
-    """Compute the correlation along one axis.
+    """Compute the correlation along one axis at a distance of either sign, in the unit of the length.
 
-    Args:
-        distance: Of two voxels, of either sign, any shape.
-        length: Correlation length in the same unit: the correlation is 1/2 where exp(-d^2 / 2 length^2) is, at 1.18
-            lengths.
+    It is 1/2 where exp(-d^2 / 2 length^2) is, at 1.18 lengths.
     """
     t: Any = abs(distance / (length * (REACH / 2)))
     outer, inner = (2 - t).clip(0), (1 - t).clip(0)
@@ -150,15 +140,12 @@ def axis_correlation(distance: Array, length: Any) -> Array:
 
 
 def correlation(offsets: Array, lengths: Sequence[Any] | Array, shared: float = 0.0) -> Array:
-    """Compute the correlation of pairs of voxels.
+    """Compute the correlation of pairs of voxels, (...).
 
     Args:
         offsets: Difference of their places along each axis, (..., 3).
         lengths: Correlation length along each axis, in the same unit.
         shared: Fraction of the variance that all voxels share; it is the correlation of far voxels.
-
-    Returns:
-        (...)
 
     Example:
         >>> import numpy as np

@@ -1,7 +1,6 @@
 """Find the files of a model, and read each whole, so that what is checked and recorded is what is used. Needs no torch.
 
-A file can be replaced or changed between two reads. So its bytes are read into memory first, and both its SHA-256 and
-its content come from there; what is read again must be the same. A zip is read where it is.
+A file can change between two reads: its bytes are read into memory first, and what is read again must be the same.
 """
 
 from __future__ import annotations
@@ -20,22 +19,15 @@ from MoBUncertaintyLib.base.json_input import SIZE_LIMIT, JsonError, parse_objec
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.nnunet.plans import beside, first_stage_of
 
-DESCRIPTIONS = ("plans.json", "dataset.json")
-"""nnU-Net's files that say what was trained."""
+DESCRIPTIONS = ("plans.json", "dataset.json")  # nnU-Net's files that say what was trained
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file of a model.
+    """A file of a model."""
 
-    Attributes:
-        name: Path in the model, such as `fold_0/weights.safetensors`.
-        where: The model, as the user knows it, for messages.
-        content: The file's bytes.
-    """
-
-    name: str
-    where: str
+    name: str  # path in the model, such as `fold_0/weights.safetensors`
+    where: str  # the model, as the user knows it, for messages
     content: bytes
 
     def __str__(self) -> str:
@@ -47,11 +39,7 @@ class ModelFile:
         return hashlib.sha256(self.content).hexdigest()
 
     def json(self) -> dict[str, Any]:
-        """Parse the content as a JSON object within the limits of `json_input`.
-
-        Raises:
-            ModelError: It is not such an object.
-        """
+        """Parse the content as a JSON object within the limits of `json_input`; raises `ModelError`."""
         try:
             return parse_object(self.content)
         except JsonError as error:
@@ -60,30 +48,19 @@ class ModelFile:
 
 @dataclass(eq=False)
 class ModelFiles:
-    """The files of a model folder, of nnU-Net's training folder, or of a zip of either.
+    """The files of a model folder, of nnU-Net's training folder, or of a zip of either, which is read where it is."""
 
-    Attributes:
-        path: Of the folder or zip, as the user knows it.
-        root: The folder or zip itself.
-        trained: Whether it is a training folder, else a model folder.
-        inside: Prefix of its names in a zip: both stages of a cascade share one.
-        digests: SHA-256 of each file that was read, by its name. What is read again must have the same.
-    """
-
-    path: Path
-    root: Path
-    trained: bool
-    inside: str = ""
-    digests: dict[str, str] = field(default_factory=dict)
+    path: Path  # of the folder or zip, as the user knows it
+    root: Path  # the folder or zip itself
+    trained: bool  # whether it is a training folder, else a model folder
+    inside: str = ""  # prefix of its names in a zip: both stages of a cascade share one
+    digests: dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that was read, by its name
 
     @classmethod
     def of(cls, path: Path | str) -> ModelFiles:
         """Find the model that a path means: that of a file in it, or the only one in a folder of nnU-Net's results.
 
-        Both stages of a cascade are one model, which its second stage stands for.
-
-        Raises:
-            ModelError: It is no model, or several.
+        Both stages of a cascade are one model, which its second stage stands for. Raises `ModelError` for none.
         """
         path = Path(path)
         with _reading(path):
@@ -119,11 +96,7 @@ class ModelFiles:
         return self.read("dataset.json").json()
 
     def read(self, name: str, limit: int = SIZE_LIMIT) -> ModelFile:
-        """Read a file of at most `limit` bytes.
-
-        Raises:
-            ModelError: It cannot be read, is too large, or has changed since it was first read.
-        """
+        """Read a file of at most `limit` bytes; raises `ModelError`, also if it has changed since it was first read."""
         with self._open(name) as (stream, size):
             if size > limit:
                 text = f"{limit >> 30} GB" if limit >> 30 else f"{limit >> 20} MB"
@@ -134,25 +107,14 @@ class ModelFiles:
         return file
 
     def digest_of(self, name: str) -> str:
-        """Return the SHA-256 of a file, as it was when it was first read.
-
-        Raises:
-            ModelError: It cannot be read.
-        """
+        """Return the SHA-256 of a file, as it was when it was first read; raises `ModelError`."""
         if name not in self.digests:
             with self._open(name) as (stream, _):
                 self.digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         return self.digests[name]
 
     def first_stage(self, configuration: str) -> ModelFiles:
-        """Find the training folder of a cascade's first stage: inside, or beside that of the second.
-
-        Args:
-            configuration: That of the first stage.
-
-        Raises:
-            ModelError: There is none.
-        """
+        """Find the training folder of a cascade's first stage, inside or beside that of the second; or `ModelError`."""
         inside, prefix = self.path / archive.FIRST_STAGE, f"{archive.FIRST_STAGE}/"
         if self.root.is_file():
             if any(name.startswith(prefix) for name in self.names):
@@ -216,11 +178,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _trained_in(path: Path) -> Path:
-    """Return the only training folder in a folder of nnU-Net's results, of a cascade that of its second stage.
-
-    Raises:
-        ModelError: There is none, or several.
-    """
+    """Return the only training folder in a folder of nnU-Net's results, of a cascade that of its second stage."""
     trained = sorted(filter(is_training_folder, path.iterdir())) if path.is_dir() else []
     if len(trained) > 1:
         stages = {first_stage_of(folder.name, content_of(folder, "plans.json")) for folder in trained}

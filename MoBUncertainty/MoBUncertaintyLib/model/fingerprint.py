@@ -1,7 +1,7 @@
 """What ordinary cases of a model look like, and how far another case is from them. Needs no torch.
 
-A case is described by a few measures, each compared with the ordinary cases' median in their standard deviations. All
-are of the image and the maps, none of the network's features: these differ between engines and precisions.
+Each measure is compared with the ordinary cases' median in their standard deviations. All are of the image and the
+maps, none of the network's features: these differ between engines and precisions.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.base.wording import percent
 
-USUAL = 0.05
-"""What happens in at least this fraction of ordinary cases makes no case unusual."""
+USUAL = 0.05  # what happens in at least this fraction of ordinary cases makes no case unusual
 
 
 class Level(StrEnum):
@@ -33,7 +32,6 @@ class Suitability:
     """Whether a model suits a case.
 
     Attributes:
-        level: Ordinary, unusual or not usable.
         reasons: One clause each, the most serious first; none if it is ordinary.
         deviations: Of each measure from the ordinary cases, in their standard deviations; none if the model does not
             state what is ordinary.
@@ -70,10 +68,7 @@ class Suitability:
         return self.reasons[:1] == (_clause(sentence),)
 
     def worsened(self, level: Level, reason: str) -> Suitability:
-        """Return the same with one more reason, which comes first if it is more serious than those before.
-
-        A reason may be a sentence; it is kept as a clause.
-        """
+        """Return the same with one more reason, a clause or sentence, which comes first if it is the most serious."""
         reason = _clause(reason)
         first = list(Level).index(level) > list(Level).index(self.level)
         reasons = (reason, *self.reasons) if first else (*self.reasons, reason)
@@ -90,11 +85,7 @@ class Suitability:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Suitability:
-        """Invert `to_dict`.
-
-        Raises:
-            ValueError: It is of another form.
-        """
+        """Invert `to_dict`; raises `ValueError`."""
         suitability = from_json(cls, values, "the suitability")
         if "level" not in values:  # what is not stated is not ordinary
             raise ValueError("the suitability lacks 'level'")
@@ -107,11 +98,9 @@ def _clause(sentence: str) -> str:
 
 @dataclass(frozen=True)
 class Measures:
-    """What a case is compared by.
+    """What a case is compared by: numbers by name (`inference.suitability.MEASURES`), a label's as `volume:pancreas`.
 
-    Attributes:
-        values: Numbers by name (`inference.suitability.MEASURES`), those of one label as `volume:pancreas`.
-        edges: The sides of the image that a label reaches, by its name; a label that reaches none may be left out.
+    `edges` are the sides of the image that a label reaches, by its name.
     """
 
     values: Mapping[str, float]
@@ -132,13 +121,7 @@ class Ordinary:
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """How many other ordinary cases, which neither ranges nor limits come from, were not called ordinary.
-
-    Attributes:
-        count: Of these.
-        cases: Of all.
-        data: Which cases, in a few words.
-    """
+    """How many other ordinary cases (`data`), which no range or limit comes from, were not called ordinary."""
 
     count: int
     cases: int
@@ -172,8 +155,7 @@ class Fingerprint:
     """What ordinary cases of a model look like.
 
     Attributes:
-        cases: Number of cases that it was measured on.
-        data: Which they are, in a few words.
+        cases, data: Number of cases that it was measured on, and which they are, in a few words.
         measures: Of `inference.suitability.MEASURES`, each label's own as `volume:pancreas`.
         limits: Deviations from which on a case is unusual, and not usable.
         edges: The fraction of the cases in which a label reaches a side of the image, by its name and the side.
@@ -210,11 +192,7 @@ class Fingerprint:
 
     @classmethod
     def from_dict(cls, values: Any) -> Fingerprint:
-        """Read what `base.schema.to_json` makes of it.
-
-        Raises:
-            SettingsError: It is of another form.
-        """
+        """Read what `base.schema.to_json` makes of it; raises `SettingsError`."""
         try:
             return from_json(cls, values)
         except ValueError as error:

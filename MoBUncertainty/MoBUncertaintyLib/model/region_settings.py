@@ -10,22 +10,17 @@ from typing import Annotated, Any
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range
 
-MAX_VARIANCE = 0.25
-"""That a probability can have; p (1 - p) is no larger, either."""
+MAX_VARIANCE = 0.25  # that a probability can have; p (1 - p) is no larger, either
 
-MAX_MM = 1000.0
-"""Of lengths: the window of one that is much longer than a body takes all memory."""
+MAX_MM = 1000.0  # of lengths: the window of one that is much longer than a body takes all memory
 
 
 class Measure(StrEnum):
     """What is called uncertainty at a voxel."""
 
-    VARIANCE = "variance"
-    """Predictive variance, the maximum over the labels; at most 0.25."""
-    BERNOULLI = "bernoulli"
-    """p (1 - p), the maximum over the labels; at most 0.25."""
-    ENTROPY = "entropy"
-    """Entropy of the mean probabilities, background included, in nats; at most ln C."""
+    VARIANCE = "variance"  # predictive variance, the maximum over the labels; at most 0.25
+    BERNOULLI = "bernoulli"  # p (1 - p), the maximum over the labels; at most 0.25
+    ENTROPY = "entropy"  # entropy of the mean probabilities, background included, in nats; at most ln C
 
 
 MEASURE_NAMES = {
@@ -47,7 +42,6 @@ class RegionSettings:
     """What counts as a doubtful region. The sizes are those of abdominal organs.
 
     Attributes:
-        measure: The measure of uncertainty.
         threshold: The uncertainty of a voxel must exceed this (in units of the measure). Default: `variance_threshold`
             or, with another measure, `DEFAULT_THRESHOLD`.
         excess: The thickness of the uncertainty must exceed this many times the typical thickness along the surface.
@@ -95,29 +89,17 @@ class RegionSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RegionSettings:
-        """Read what JSON made of `dataclasses.asdict`.
-
-        Raises:
-            SettingsError, ValueError: These are no such settings.
-        """
+        """Read what JSON made of `dataclasses.asdict`; raises `SettingsError` or `ValueError`."""
         return from_json(cls, values)
 
     def changed(self, values: Mapping[str, Any]) -> RegionSettings:
-        """Copy these settings with some of them, as JSON states them, in place of what they were.
-
-        Raises:
-            SettingsError, TypeError, ValueError: These are no such settings.
-        """
+        """Copy these settings with others as JSON states them; raises `SettingsError`, `TypeError` or `ValueError`."""
         measure = {"measure": Measure(values["measure"])} if "measure" in values else {}
         return replace(self, **{**values, **measure})
 
 
 def read_stated(entries: Iterable[str]) -> dict[str, float]:
-    """Read the settings that a model may have from NAME=NUMBER.
-
-    Raises:
-        SettingsError: One is not of that form, given twice, none of `STATED_BY_MODELS`, or outside its range.
-    """
+    """Read the settings that a model may have from NAME=NUMBER; raises `SettingsError`."""
     stated: dict[str, float] = {}
     for entry in entries:
         name, _, number = entry.partition("=")
@@ -132,11 +114,7 @@ def read_stated(entries: Iterable[str]) -> dict[str, float]:
 
 
 def check_stated(stated: Mapping[str, float]) -> None:
-    """Check that a model may state this.
-
-    Raises:
-        SettingsError: One is none of `STATED_BY_MODELS`, or outside its range.
-    """
+    """Raise `SettingsError` unless each is one of `STATED_BY_MODELS`, and in its range."""
     for name in stated:
         if name not in STATED_BY_MODELS:
             names = ", ".join(STATED_BY_MODELS)

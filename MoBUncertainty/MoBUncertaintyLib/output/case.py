@@ -66,15 +66,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One case, whole: from the reader of its image to its report.
-
-    Attributes:
-        image: The image.
-        prediction: Of that image; the review's has no labels that overlap.
-        regions: Its doubtful regions.
-        source: Where the image is from.
-        begun: A review that is begun; None: nothing is decided.
-    """
+    """One case, whole: from the reader of its image to its report. A review's prediction has no overlapping labels."""
 
     image: sitk.Image
     prediction: Prediction

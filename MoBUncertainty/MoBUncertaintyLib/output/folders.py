@@ -1,7 +1,4 @@
-"""A folder that is written whole or not at all, and never over anything that is not of its kind.
-
-A part of it that cannot be made is a sentence, and the rest is written.
-"""
+"""A folder that is written whole or not at all, and never over anything that is not of its kind."""
 
 from __future__ import annotations
 
@@ -39,15 +36,10 @@ _FILE_NAME = re.compile(r".*\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|dcm|zip|mrb|json|cs
 
 
 class FolderInProgress:
-    """A folder that is being written.
+    """A folder of some kind that is being written under a reserved name; `keep` moves an older one to another name.
 
     Attributes:
         warnings: What the user should know once it is written.
-
-    Args:
-        kind: Of it.
-        reservation: Of its name.
-        keep: Keep an older folder under another name.
     """
 
     def __init__(self, kind: FolderKind, reservation: Reservation, keep: bool = False) -> None:
@@ -62,11 +54,7 @@ class FolderInProgress:
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
-        """Write to the folder that this gives; at the end it is put in place.
-
-        Raises:
-            OutputError: It cannot be written; an older folder is as it was.
-        """
+        """Write to the folder that this gives and that is put in place at the end, or raise `OutputError`."""
         target = self._reservation.target
         with self._kind.errors(target):
             yield self.partial
@@ -82,12 +70,9 @@ class FolderKind:
     """A kind of folder that the program writes.
 
     Attributes:
-        noun: What it holds: "results".
-        one: The same with its article.
-        earlier: One that is there already: "earlier results".
+        noun, one, earlier: What it holds: "results", with its article, and what is there already: "earlier results".
         main: Its file that most users look for.
-        record: Name of the file in it that says so, of `RECORDS`.
-        schema: The record's `schema`.
+        record, schema: Name of the file in it that says so, of `RECORDS`, and that file's `schema`.
     """
 
     noun: str
@@ -98,11 +83,7 @@ class FolderKind:
     schema: str
 
     def check_name(self, folder: str | Path) -> None:
-        """Refuse the name of a file, which a user may take the folder for.
-
-        Raises:
-            OutputError: It is one.
-        """
+        """Raise `OutputError` for the name of a file, which a user may take the folder for."""
         name = Path(folder).name
         if _FILE_NAME.fullmatch(name) and not os.path.isdir(folder):
             stem = name.split(".")[0] or "out"
@@ -112,31 +93,14 @@ class FolderKind:
             )
 
     def check(self, folder: str | Path, overwrite: bool = False) -> None:
-        """Refuse a folder before hours of work rather than after.
-
-        Args:
-            folder: What will be written.
-            overwrite: An older one of this kind may be replaced.
-
-        Raises:
-            OutputError: Something else is there, or an older one that may not be replaced, or it may not be written to.
-        """
+        """Raise `OutputError`, before hours of work, if something else or an older one is there, or it is read-only."""
         folder = absolute(folder)
         with self.errors(folder):
             self._check(folder, overwrite)
 
     @contextmanager
     def reserve(self, folder: str | Path, overwrite: bool = False, keep: bool = False) -> Iterator[FolderInProgress]:
-        """Keep a folder's name for this run until it is written, or given up; a hidden folder beside it is made.
-
-        Args:
-            folder: What will be written.
-            overwrite: An older one of this kind may be replaced.
-            keep: An older one that is replaced is kept under another name.
-
-        Raises:
-            OutputError: As `check` does; another run writes there; nothing can be written there.
-        """
+        """Keep a folder's name for this run; errors as for `check`, and `OutputError` if another run writes there."""
         self.check(folder, overwrite)
         folder = absolute(folder)
         with ExitStack() as stack:
@@ -152,19 +116,15 @@ class FolderKind:
         try:
             yield
         except OSError as error:
-            raise self.error(folder, error) from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskError(f"The disk of {folder} is full; free some space or choose another folder.") from error
+            kind = DiskError if error.errno in (errno.EROFS, errno.EIO) else OutputError
+            reason = error.strerror or error
+            raise kind(f"The {self.noun} cannot be written to {folder} ({reason}); choose another folder.") from error
 
     def recognises(self, folder: Path) -> bool:
         """Whether a folder is of this kind."""
         return self._read(folder) is not None
-
-    def error(self, folder: Path, error: OSError) -> OutputError:
-        """Put what the system says in the user's words."""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return DiskError(f"The disk of {folder} is full; free some space or choose another folder.")
-        kind = DiskError if error.errno in (errno.EROFS, errno.EIO) else OutputError
-        reason = error.strerror or error
-        return kind(f"The {self.noun} cannot be written to {folder} ({reason}); choose another folder.")
 
     def _check(self, folder: Path, overwrite: bool) -> None:
         if not is_unicode(str(folder)):
@@ -206,9 +166,6 @@ class FolderKind:
 class Parts:
     """The parts of an export, in a folder that exists.
 
-    Args:
-        folder: Where they are written.
-
     Attributes:
         warnings: What the user should know of those that were written, one sentence each.
         problems: Which were not written, and why, one sentence each.
@@ -221,15 +178,9 @@ class Parts:
 
     @contextmanager
     def part(self, name: str, *files: str) -> Iterator[None]:
-        """Write a part; if it cannot be made, say so and remove its files.
+        """Write a part; if it cannot be made, say so and remove its files (names or patterns).
 
-        Args:
-            name: Of the part, as the start of a sentence.
-            files: Names of its files, or patterns of them.
-
-        Raises:
-            OSError, OutputError: The disk is full or broken, so that nothing else can be written either.
-            Cancelled: The user has cancelled.
+        Raises `OSError` or `OutputError` where the disk is full or broken, and `Cancelled`.
         """
         try:
             yield

@@ -45,11 +45,7 @@ OF_A_PREDICTION = tuple(kind for kind in DICOM if kind is not Format.DICOM_SR)
 
 
 def read_formats(names: Iterable[str], offered: Collection[Format] = tuple(Format)) -> list[Format]:
-    """Read formats, in the order of `Format`; hyphens stand for underscores.
-
-    Raises:
-        SettingsError: One is not offered.
-    """
+    """Read formats, in the order of `Format`, hyphens for underscores; raises `SettingsError` for one not offered."""
     plain = {name.replace("-", "_") for name in names}
     if unknown := sorted(plain - set(offered)):
         wrong, *choices = (name.replace("_", "-") for name in (unknown[0], *offered))
@@ -58,16 +54,7 @@ def read_formats(names: Iterable[str], offered: Collection[Format] = tuple(Forma
 
 
 def check_source(formats: Iterable[Format], files: Sequence[Path], instead: str) -> None:
-    """Refuse DICOM objects that the image cannot have, before anything is computed.
-
-    Args:
-        formats: What the user wants.
-        files: The image's DICOM files; none: it came from elsewhere.
-        instead: What the user can do, as the end of a sentence.
-
-    Raises:
-        SettingsError: The image has no DICOM files.
-    """
+    """Raise `SettingsError`, with what to do `instead`, for DICOM objects of an image without DICOM files."""
     if not files and (kind := next((kind for kind in formats if kind in DICOM), None)):
         reason = "because the image did not come from DICOM"
         raise SettingsError(f"{DICOM[kind][0]} cannot be written, {reason}; {instead}.")

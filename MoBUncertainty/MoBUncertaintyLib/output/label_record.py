@@ -22,12 +22,7 @@ class ElsewhereError(ValueError):
 
 
 def pack_labels(labels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
-    """Make the record of a label map, cropped to what it holds.
-
-    Args:
-        labels: Label map, uint8.
-        matrix: Where its voxels lie.
-    """
+    """Make the record of a label map (uint8), cropped to what it holds; `matrix` says where its voxels lie."""
     box = occupied(labels)
     voxels = zlib.compress(np.ascontiguousarray(labels[box], np.uint8).data, FASTEST)
     return seal(
@@ -42,18 +37,9 @@ def pack_labels(labels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
 
 
 def unpack_labels(record: dict[str, Any], matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Read the label map of a record, uint8, in the order of an image's voxels.
+    """Read the label map of a record, uint8, on an image of this matrix and shape, whose axes Slicer may have turned.
 
-    That may be another one than when it was stored: Slicer turns the axes of left-handed images when it reads them.
-
-    Args:
-        record: From `pack_labels`.
-        matrix: Where the image's voxels lie.
-        shape: Of the image's array.
-
-    Raises:
-        ElsewhereError: The record is of an image that lies elsewhere; a phrase.
-        ValueError: It has changed since it was stored; a phrase.
+    Raises `ElsewhereError` if the image lies elsewhere, and `ValueError` if the record has changed; a phrase.
     """
     try:
         check_seal(record)
@@ -73,12 +59,7 @@ def unpack_labels(record: dict[str, Any], matrix: np.ndarray, shape: tuple[int, 
 
 
 def _turned(labels: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Reorder the axes of a label map.
-
-    Args:
-        labels: The label map.
-        change: From its voxel indices to those of the image it belongs to, (4, 4).
-    """
+    """Reorder the axes of a label map; `change` (4, 4) leads from its voxel indices to those of its image."""
     axes = np.rint(change[:3, :3]).astype(int)
     if not (np.abs(axes).sum(axis=0) == 1).all() or not (np.abs(axes).sum(axis=1) == 1).all():
         raise ElsewhereError("its image has another position")

@@ -1,7 +1,6 @@
 """What the report of a review says, reviewed or not yet, and its tables; `pages.report_page` shows it.
 
-`build_report` gathers everything as plain numbers and text; JSON, CSV and HTML only present it. Paths of the computer
-are left out, and what is known of the patient comes in only if it is handed in.
+Paths of the computer are left out, and the patient comes in only if handed in.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ from MoBUncertaintyLib.review.review import Review
 
 SCHEMA = "mob-uncertainty report"
 SCHEMA_VERSION = 1
-RESOLVED = "resolved"
-"""Stands in the place of a verdict for a region that clicks have resolved."""
+RESOLVED = "resolved"  # stands in the place of a verdict for a region that clicks have resolved
 
 VERDICTS: dict[str, str] = {
     Verdict.PENDING: "not decided",
@@ -55,13 +53,7 @@ def build_report(
     dicom: Mapping[str, str] | None = None,
     patient: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Gather everything the report says, ready for JSON.
-
-    Args:
-        case: The case.
-        dicom: Number and UIDs of the CT's series and study, by name.
-        patient: Fields of the patient, by name; only if they were asked for.
-    """
+    """Gather everything the report says, ready for JSON; `dicom` and `patient` are fields by name, if asked for."""
     review, prediction = case.review, case.review.prediction
     model = prediction.provenance.get("model", {})
     stated = {"correlation_mm": prediction.correlation_mm, "volume_bounds": prediction.stated_bounds}
@@ -97,11 +89,7 @@ def build_report(
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """Write the report as JSON; `mob-uncertainty review --decisions` takes it too.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Write the report as JSON; `mob-uncertainty review --decisions` takes it too. Raises `OSError`."""
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -158,11 +146,7 @@ def _click_rows(review: Review) -> list[dict[str, Any]]:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV for spreadsheets: numbers of six digits, and no text that is a formula.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Write rows as CSV for spreadsheets: numbers of six digits, and no text that is a formula. Raises `OSError`."""
     # With its mark at the start, spreadsheets read UTF-8 as such.
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         writer = csv.DictWriter(file, columns)

@@ -1,8 +1,4 @@
-"""The results folder: written whole or not at all, and read again.
-
-Everything is written to a hidden folder beside the target, which then takes the target's name. Volumes are NIfTI in the
-CT's geometry; positions in `regions.csv` are RAS mm.
-"""
+"""The results folder: written to a hidden folder beside the target, which takes its name at the end, and read again."""
 
 from __future__ import annotations
 
@@ -57,13 +53,7 @@ class Results(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What was written.
-
-    Attributes:
-        record: `prediction.json`.
-        warnings: What the user should know of it, one sentence each.
-        problems: Those of the warnings that tell what was asked for and could not be written.
-    """
+    """What was written: `prediction.json`, all warnings, and those of them on what could not be written."""
 
     record: dict[str, Any]
     warnings: list[str]
@@ -87,7 +77,7 @@ def write_results(
     volumes: Future[dict[str, Path]] | None = None,
     more: Callable[[Path], None] | None = None,
 ) -> Written:
-    """Write a results folder.
+    """Write a results folder; raises `OutputError` if it cannot be written, and leaves nothing of it.
 
     Args:
         place: From `FOLDER.reserve`.
@@ -96,9 +86,6 @@ def write_results(
         scene: Write `scene.mrb` too.
         volumes: `write_volumes`, if it has already begun.
         more: Writes more files to the folder that it is called with.
-
-    Raises:
-        OutputError: The folder cannot be written; nothing of it is left, and older results are as they were.
     """
     start = time.monotonic()
     image, name, regions = case.image, case.source.name, case.regions
@@ -142,11 +129,7 @@ def write_results(
 
 
 def read_results(folder: str | Path) -> Results:
-    """Read a results folder.
-
-    Raises:
-        OutputError: It is not one, or one of its files cannot be read.
-    """
+    """Read a results folder; raises `OutputError` if it is not one, or one of its files cannot be read."""
     folder = absolute(folder)
     if not folder.exists():
         sweep(folder.parent)  # an earlier result may be hidden, where a run was killed that replaced it
@@ -188,14 +171,7 @@ def _read_map(path: Path, size: list[int]) -> np.ndarray:
 
 
 def write_volumes(folder: Path, prediction: Prediction) -> dict[str, Path]:
-    """Write segmentation, probability and variance of a prediction to a folder.
-
-    Returns:
-        The files of the maps, by names such as `variance_1`: that of the label 1.
-
-    Raises:
-        OSError: They cannot be written.
-    """
+    """Write segmentation, probability and variance; return the maps' files by names such as `variance_1` (label 1)."""
     write_nifti(folder / "segmentation.nii.gz", prediction.segmentation, prediction.grid)
     files = {}
     for kind in MAPS:

@@ -31,15 +31,14 @@ from MoBUncertaintyLib.base.geometry import Grid, whole
 from MoBUncertaintyLib.base.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.base.json_input import is_number, is_whole, read_object
 from MoBUncertaintyLib.base.schema import from_json, to_json
-from MoBUncertaintyLib.measurements.calibration import VolumeBounds
+from MoBUncertaintyLib.measurements.volumes import VolumeBounds
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance
 from MoBUncertaintyLib.model.fingerprint import Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.coverage import Coverage
 from MoBUncertaintyLib.regions.prediction import Maps, Prediction
-from MoBUncertaintyLib.regions.region import Region, Regions
+from MoBUncertaintyLib.regions.region import Coverage, Region, Regions
 
 RECORD = "prediction.json"
 SCHEMA = "mob-uncertainty results"
@@ -48,8 +47,7 @@ TEXT_LIMIT = 10_000  # characters
 
 Fields = dict[str, Any]
 
-KEPT = ("labels", "regions", "provenance", "seconds")
-"""What a scene keeps as JSON; its nodes hold the rest."""
+KEPT = ("labels", "regions", "provenance", "seconds")  # what a scene keeps as JSON; its nodes hold the rest
 
 
 def _is_text(value: Any) -> bool:
@@ -158,9 +156,7 @@ class RecordError(ValueError):
 def read_record(folder: Path) -> dict[str, Any]:
     """Read `prediction.json`, and make sure that it and the files it lists are as they were written.
 
-    Raises:
-        RecordError, JsonError, IntegrityError: They are not; the message is a phrase.
-        OSError: It cannot be read.
+    Raises `RecordError`, `JsonError` or `IntegrityError`, a phrase, if they are not, and `OSError`.
     """
     record = read_object(folder / RECORD)
     if record.get("schema_version") != SCHEMA_VERSION:
@@ -198,17 +194,9 @@ _OF_THE_FILE = ("warnings", "files", "sha256")
 def prediction_of(
     record: dict[str, Any], labels: tuple[Label, ...], maps: tuple[np.ndarray, Maps, Maps], grid: Grid
 ) -> Prediction:
-    """Invert `record_of`.
+    """Invert `record_of`, whose entries may be missing, with the maps: segmentation, probability and variance.
 
-    Args:
-        record: As it makes it; entries may be missing.
-        labels: Of the segmentation.
-        maps: Segmentation, probability and variance.
-        grid: Where their voxels lie.
-
-    Raises:
-        RecordError: An entry is not as it should be.
-        ImageError: The maps do not fit each other.
+    Raises `RecordError` if an entry is not as it should be, and `ImageError` if the maps do not fit each other.
     """
     fault = _fault(record, FORM, whole=False)
     if fault is not None:
@@ -241,11 +229,7 @@ def prediction_of(
 
 
 def read_labels(entries: Any) -> tuple[Label, ...]:
-    """Read the labels of a record or of a scene.
-
-    Raises:
-        RecordError: They are none, or not different.
-    """
+    """Read the labels of a record or of a scene; raises `RecordError` if there are none, or two are alike."""
     try:
         names = {each.name for each in fields(Label)}
         own = [{name: value for name, value in entry.items() if name in names} for entry in entries]
@@ -261,12 +245,7 @@ def read_labels(entries: Any) -> tuple[Label, ...]:
 
 
 def write_maps(prediction: Prediction, save: Callable[[str, np.ndarray], Any]) -> Fields:
-    """Make the entries that hold the prediction's arrays.
-
-    Args:
-        prediction: The prediction.
-        save: Keeps an array under a name; what it returns, such as a file's path, stands in the array's place.
-    """
+    """Make the entries of the arrays; what `save` returns for a name and an array stands in the array's place."""
 
     def by_label(kind: str, maps: Maps) -> dict[str, Any]:
         named = zip(prediction.labels, maps, strict=True)
@@ -295,16 +274,9 @@ def write_prediction(prediction: Prediction, regions: Regions, save: Callable[[s
 def read_prediction(
     fields: Mapping[str, Any], grid: Grid, load: Callable[[Any], np.ndarray] = np.asarray
 ) -> Prediction:
-    """Read the prediction, strictly.
+    """Read the prediction of all its entries; `load` makes an array of what stands in its place.
 
-    Args:
-        fields: With all arrays of the prediction; `regions` and `region_map` are not needed.
-        grid: Where the voxels lie.
-        load: Makes an array of what stands in its place.
-
-    Raises:
-        RecordError: Something is missing or not as it should be; a phrase.
-        ImageError: The arrays do not fit each other.
+    Raises `RecordError`, a phrase, and `ImageError` if the arrays do not fit each other.
     """
     try:
         values = [str(label.value) for label in read_labels(fields["labels"])]

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.base.errors import OutputError, ReviewError, SettingsError, reporting_out_of_memory
+from MoBUncertaintyLib.base.errors import ReviewError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.base.integrity import IntegrityError, check_manifest, check_seal, make_manifest, seal
 from MoBUncertaintyLib.base.json_input import JsonError, read_object
 from MoBUncertaintyLib.base.names import is_system_file
 from MoBUncertaintyLib.base.publishing import absolute
-from MoBUncertaintyLib.images.grid import grid_of, image_on
+from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.images.nifti import write_nifti, write_nrrd
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.folders import FolderKind, Parts
 from MoBUncertaintyLib.output.formats import DEFAULT, DICOM, Format, check_source, read_formats
 from MoBUncertaintyLib.output.pages.report_page import write_html
-from MoBUncertaintyLib.output.pages.templates import check_template
+from MoBUncertaintyLib.output.pages.templates import require_installed
 from MoBUncertaintyLib.output.report import (
     CLICK_COLUMNS,
     COLUMNS,
@@ -27,7 +28,7 @@ from MoBUncertaintyLib.output.report import (
     write_json,
     write_table,
 )
-from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd, write_whole
+from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 from MoBUncertaintyLib.review.region import Verdict
 
@@ -36,21 +37,15 @@ if TYPE_CHECKING:
 
 RECORD, SEGMENTATION, REGIONS = "report.json", "segmentation.seg.nrrd", "regions.nrrd"
 NIFTI_SEGMENTATION = "segmentation.nii.gz"
-SIGNATURE = "report.sig"
+SIGNATURE = f"{RECORD}.sig"
+"""What `ssh-keygen -Y sign` writes beside the record, whose SHA-256 cover all other files."""
 DECIDED = "decided_voxels"
 """What a calibration needs, in the record: another name, an older rule of what is decided (`ReviewView`)."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
-
-    Attributes:
-        files: Paths, in the export's folder.
-        warnings: What the user should know, one sentence each.
-        problems: What was asked for and could not be written, and why, one sentence each.
-        report: What the report says.
-    """
+    """What was written: paths, warnings, what could not be written and why, and what the report says."""
 
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
@@ -72,35 +67,29 @@ def write_export(
     patient_fields: bool = False,
     overwrite: bool = False,
     keep: bool = False,
-    sign: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     progress: Callable[[float], None] = lambda _fraction: None,
 ) -> Exported:
     """Write what the reader wants of a reviewed case into a folder of its own, whole or not at all.
 
     Args:
         case: The case.
-        folder: To be made; missing parents are made too.
-        formats: Of `Format`. What cannot be made, DICOM objects of files that lack what these must repeat, say, is
-            left out, which is a problem, and the rest is written.
-        patient_fields: The report may name the patient; the DICOM objects always do, since they join the CT's study.
+        folder: To be made, with its parents.
+        formats: Of `Format`. What cannot be made is left out, which is a problem, and the rest is written.
+        patient_fields: The report may name the patient; DICOM objects always do, since they join the CT's study.
         overwrite: Replace an older export.
-        keep: An older one that is replaced is kept under another name, which a warning says.
-        sign: Makes of the record what `report.sig` holds (see `signing`); only for a review that is signed off.
-        progress: Told the fraction that is done.
+        keep: Move an older one to another name, which a warning says.
+        progress: Called with the fraction that is done.
 
     Raises:
-        SettingsError: No format, an unknown one, or DICOM of a CT that has no DICOM files; or `sign` for a review
-            that is not signed off.
+        SettingsError: No format or an unknown one, or DICOM of a CT without DICOM files.
         OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
     """
     wanted = read_formats(formats)
     if not wanted:
         raise SettingsError("There is nothing to export; choose a format.")
     check_source(wanted, case.source.dicom_files, "choose segmentation or nifti instead")
-    if sign and not case.review.signature:
-        raise SettingsError("The review is not signed off, so it cannot be signed with a key; sign it off first.")
     if Format.REPORT in wanted:
-        check_template()
+        require_installed()
     folder = absolute(folder)
     with FOLDER.reserve(folder, overwrite, keep) as place, place.writing() as partial:
         parts, corrected = Parts(partial), case.review.corrected()
@@ -110,7 +99,7 @@ def write_export(
             progress(done / len(wanted))
             if kind in _WRITERS:
                 name, files, write = _WRITERS[kind]
-                with parts.part(name, *files), _writing(folder):
+                with parts.part(name, *files):
                     write(partial, case, corrected)
         if not DICOM.keys().isdisjoint(wanted):
             with parts.part("The DICOM part"):  # the packages that it needs may be damaged
@@ -128,10 +117,8 @@ def write_export(
                 if report["clicks"]:
                     write_table(partial / "clicks.csv", CLICK_COLUMNS, report["clicks"])
         report["warnings"] += parts.problems[before:]
-        report = seal(report | {"files": make_manifest(partial), "signed_in": SIGNATURE if sign else None})
+        report = seal(report | {"files": make_manifest(partial)})
         write_json(partial / RECORD, report)
-        if sign:
-            write_json(partial / SIGNATURE, sign(report))
         names = sorted(path.name for path in partial.iterdir())
     progress(1.0)
     warnings = (*parts.warnings, *place.warnings)
@@ -163,14 +150,9 @@ def _evidence(case: Case, corrected: np.ndarray) -> dict[str, str]:
 
 
 def read_export(folder: Path) -> tuple[dict[str, Any], str | None]:
-    """Read the record of an export, and make sure that it is whole and as it was written.
+    """Read the record of an export that is whole and as it was written, and who signed it off, when (or None).
 
-    Returns:
-        The record; and name and time of the reader's signature, None if it is not signed off.
-
-    Raises:
-        IntegrityError, JsonError: It is not.
-        OSError: It cannot be read.
+    Raises `IntegrityError` or `JsonError` if it is not, and `OSError`.
     """
     record = read_object(folder / RECORD)
     if record.get("schema") != SCHEMA:
@@ -183,24 +165,17 @@ def read_export(folder: Path) -> tuple[dict[str, Any], str | None]:
     others = {name for name in names if not name.startswith(".") and not is_system_file(name)}
     for name in sorted(others - {RECORD, SIGNATURE} - set(files)):
         raise IntegrityError(f"{name} is not part of it")
-    if record.get("signed_in") and not (folder / SIGNATURE).is_file():
-        raise IntegrityError(f"{SIGNATURE} is missing")
     return record, _signed_off(record)
 
 
 @contextmanager
 def checking(folder: Path) -> Iterator[None]:
-    """Report what is wrong with an export.
-
-    Raises:
-        ReviewError: `read_export` has found something.
-    """
+    """Turn what `read_export` raises into a `ReviewError` that names the export."""
     try:
         yield
     except FileNotFoundError as error:
         missing = Path(error.filename or "").name
-        reason = "it is not signed with a key" if missing == SIGNATURE else f"{missing} is missing"
-        raise ReviewError(f"The review in {folder} cannot be verified: {reason}.") from error
+        raise ReviewError(f"The review in {folder} cannot be verified: {missing} is missing.") from error
     except OSError as error:
         raise ReviewError(f"The review in {folder} cannot be verified: {error.strerror}.") from error
     except (JsonError, IntegrityError) as error:
@@ -224,12 +199,12 @@ def _write_nrrd(folder: Path, case: Case, corrected: np.ndarray) -> None:
     status = "completed" if case.review.signature else "inprogress"
     grid, labels = grid_of(case.image), case.review.prediction.labels
     write_segmentation_nrrd(folder / SEGMENTATION, corrected, grid, labels, status=status)
-    write_whole(image_on(grid, case.review.listed().whole_map()), folder / REGIONS)
+    write_nrrd(folder / REGIONS, case.review.listed().whole_map(), grid)
 
 
 def _write_nifti(folder: Path, case: Case, corrected: np.ndarray) -> None:
     values_in(corrected, [label.value for label in case.review.prediction.labels])
-    write_whole(image_on(grid_of(case.image), corrected), folder / NIFTI_SEGMENTATION)
+    write_nifti(folder / NIFTI_SEGMENTATION, corrected, grid_of(case.image))
 
 
 _WRITERS: dict[Format, tuple[str, tuple[str, ...], Callable[[Path, Case, np.ndarray], None]]] = {
@@ -237,16 +212,3 @@ _WRITERS: dict[Format, tuple[str, tuple[str, ...], Callable[[Path, Case, np.ndar
     Format.NIFTI: ("The segmentation as NIfTI", (NIFTI_SEGMENTATION,), _write_nifti),
 }
 """Its name, its files, and what writes them into a folder, of a case and its corrected label map (z, y, x)."""
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Say in one sentence that a file cannot be written, into what is to become `folder`."""
-    try:
-        yield
-    except (RuntimeError, OutputError) as error:
-        if isinstance(error, OutputError) and error.__cause__ is None:  # not of the disk
-            raise
-        raise OutputError(
-            f"The review cannot be written to {folder}; free some space or choose another folder."
-        ) from error

@@ -44,8 +44,7 @@ from MoBUncertaintyLib.review.state import YEARS
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-BACKGROUND = "background"
-"""What a decisions file calls the label 0, beside its value."""
+BACKGROUND = "background"  # what a decisions file calls the label 0, beside its value
 
 _SAME_PLACE_MM = 1.0  # people round
 
@@ -61,16 +60,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a decisions file says about one region.
-
-    Attributes:
-        rank: Of the region, as found.
-        verdict: The reader's.
-        label: Value or name of the label to include as.
-        comment: The reader's.
-        region: Where it lies, if that is said.
-        clicks: Ids of the clicks in effect when it was decided; default: all.
-    """
+    """What a decisions file says about one region; `clicks` are those in effect when it was decided (default: all)."""
 
     rank: int
     verdict: Verdict
@@ -122,9 +112,7 @@ class Decisions:
     Attributes:
         path: The file.
         data: Its review, as it stands.
-        entries: What it says about each region, if it was written by hand.
-        clicks: Its clicks, likewise.
-        signer: Likewise; None if it is not signed.
+        entries, clicks, signer: What it says if it was written by hand.
     """
 
     path: Path
@@ -151,9 +139,7 @@ class Decisions:
 def read_decisions(path: str | Path) -> Decisions:
     """Read a decisions file strictly: a misspelt word must not pass for a decision that was not made.
 
-    Raises:
-        ReviewError: It cannot be read, it is no decisions file, or it has changed since an export wrote it; the message
-            says what and where.
+    Raises `ReviewError`, which says what and where, also if it has changed since an export wrote it.
     """
     path = Path(path)
     try:
@@ -217,11 +203,7 @@ def _read(kind: type[T], entries: Any, name: str) -> tuple[T, ...]:
 
 
 def moment_of(time: str | None) -> datetime | None:
-    """Read a time, such as 2026-05-31T14:30.
-
-    Raises:
-        ValueError: It is none.
-    """
+    """Read a time, such as 2026-05-31T14:30; raises `ValueError` if it is none."""
     try:
         return datetime.fromisoformat(time) if time is not None else None
     except ValueError:
@@ -229,11 +211,7 @@ def moment_of(time: str | None) -> datetime | None:
 
 
 def require(condition: bool, path: Path, problem: str) -> None:
-    """Refuse a decisions file.
-
-    Raises:
-        ReviewError: The condition does not hold.
-    """
+    """Raise `ReviewError` for a decisions file unless the condition holds."""
     if not condition:
         raise ReviewError(f"{path} cannot be used: {problem}.")
 
@@ -241,9 +219,8 @@ def require(condition: bool, path: Path, problem: str) -> None:
 def apply_decisions(results: Results, decisions: Decisions) -> Review:
     """Review a results folder as the decisions say.
 
-    Raises:
-        ReviewError: They belong to another prediction, name a region or a label that is not there, click where nothing
-            was predicted, or are signed with regions left undecided.
+    Raises `ReviewError` if they belong to another prediction, name a region or label that is not there, click where
+    nothing was predicted, or are signed with regions undecided.
     """
     path, review = decisions.path, Review(results.prediction, results.regions)
     digest = decisions.data.get("predicted_sha256")
@@ -280,17 +257,7 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
 
 @reporting_out_of_memory()
 def open_case(folder: Path, decisions: Path | Decisions | None = None, ct: Path | None = None) -> Case:
-    """Read a results folder and its image, to begin or go on with its review.
-
-    Args:
-        folder: Results folder.
-        decisions: What was decided: a JSON file with clicks and verdicts, or the `report.json` of an export; None:
-            nothing.
-        ct: Where the image is. Default: where it was.
-
-    Raises:
-        UserError: Whatever the user can mend.
-    """
+    """Read a results folder and its image (default: where it was), to begin or go on with its review; `UserError`s."""
     decided = read_decisions(decisions) if isinstance(decisions, Path) else decisions
     results = read_results(folder)
     image, source = find_image(results, ct)
@@ -299,11 +266,7 @@ def open_case(folder: Path, decisions: Path | Decisions | None = None, ct: Path 
 
 
 def find_image(results: Results, ct: Path | None = None) -> tuple[sitk.Image, Source]:
-    """Read the image of results again, and make sure that it is the same; its source has its DICOM files.
-
-    Raises:
-        ImageError: It is not there, cannot be read, or is another one.
-    """
+    """Read the image of results again; raises `ImageError` if it is missing, unreadable, or another one."""
     source = results.source
     path = ct or source.path or Path(source.name)
     if not path.name or not path.exists():

@@ -24,10 +24,14 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, Measure
 from MoBUncertaintyLib.output.label_record import pack_labels
 from MoBUncertaintyLib.output.pages.templates import SCENE_TEMPLATE, fill
-from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.planes import extent
-from MoBUncertaintyLib.output.pictures.scales import display_range
-from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, NEGLIGIBLE, brightest_variance
+from MoBUncertaintyLib.output.pictures.style import (
+    BRIGHTEST_ENTROPY,
+    NEGLIGIBLE,
+    brightest_variance,
+    display_range,
+    palette_beside,
+)
 from MoBUncertaintyLib.output.results_record import KEPT, write_prediction
 from MoBUncertaintyLib.output.segment_nrrd import Segment, write_segments
 from MoBUncertaintyLib.regions.measure import uncertainty_in
@@ -57,7 +61,7 @@ def write_scene_file(
     name: str,
     volumes: Callable[[], Mapping[str, Path]],
 ) -> None:
-    """Write the scene that shows a prediction, ready to be reviewed in Slicer.
+    """Write the scene that shows a prediction, ready to be reviewed in Slicer. Raises `OSError`.
 
     Args:
         path: The .mrb file, in a folder that exists.
@@ -66,9 +70,6 @@ def write_scene_file(
         regions: Of that prediction.
         name: Of the CT, as the user knows it.
         volumes: Called at the end for NIfTI files of the maps, by names such as `variance_1`: that of the label 1.
-
-    Raises:
-        OSError: The file cannot be written.
     """
     labels, grid = prediction.labels, prediction.grid
     colour = palette_beside(label.colour for label in labels).region

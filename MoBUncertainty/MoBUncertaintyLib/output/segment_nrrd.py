@@ -1,66 +1,40 @@
-"""A segmentation as NRRD with Slicer's segment metadata (.seg.nrrd): names, colours, terminology, geometry.
+"""A segmentation as .seg.nrrd: a label map for any NRRD reader, with the metadata of Slicer's segments.
 
-Any NRRD reader finds a plain label map in it; 3D Slicer opens it as a segmentation. The fields are those of Slicer's
-vtkMRMLSegmentationStorageNode.
+The fields are those of Slicer's vtkMRMLSegmentationStorageNode.
 """
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-import SimpleITK as sitk
 from scipy.ndimage import find_objects
 
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.geometry import Grid, occupied, whole
-from MoBUncertaintyLib.images.grid import image_on
+from MoBUncertaintyLib.images.nifti import write_nrrd
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.terminology import terminology_entry
-
-ONLY_ASCII = sys.platform == "win32"
 
 
 def write_segmentation_nrrd(
     path: str | Path, segmentation: np.ndarray, grid: Grid, labels: Sequence[Label], *, status: str | None = None
 ) -> None:
-    """Write a segmentation that Slicer opens with its segments.
+    """Write a segmentation (z, y, x) as `.seg.nrrd` with a segment for each label, empty ones included.
 
-    Args:
-        path: The file, `.seg.nrrd`, in a folder that exists.
-        segmentation: uint8 (z, y, x).
-        grid: Where its voxels lie.
-        labels: Those of the model; one that is nowhere in the segmentation becomes an empty segment.
-        status: Of all segments: notstarted, inprogress, completed or flagged; None: not stated.
-
-    Raises:
-        OutputError: The segmentation has a value that no label stands for, or the file cannot be written.
+    The status is Slicer's: notstarted, inprogress, completed or flagged. Raises `OutputError` for a value that no label
+    stands for, and `OSError`.
     """
     values_in(segmentation, [label.value for label in labels])
     segments = [Segment.of(label, label.name, status) for label in labels]
-    try:
-        write_segments(Path(path), segmentation, grid, segments)
-    except RuntimeError as error:
-        Path(path).unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written; free some space or choose another folder.") from error
+    write_segments(Path(path), segmentation, grid, segments)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What is shown of one value of a label map.
-
-    Attributes:
-        value: In the label map; above 0.
-        name: As the user reads it.
-        colour: Red, green, blue; 0 to 255.
-        tags: Of Slicer's own; those that are None are left out.
-    """
+    """What is shown of one value (above 0) of a label map; of Slicer's own tags, those that are None are left out."""
 
     value: int
     name: str
@@ -77,60 +51,18 @@ class Segment:
 def write_segments(
     path: Path, labels: np.ndarray, grid: Grid, segments: Sequence[Segment], *, crop: bool = False
 ) -> None:
-    """Write a label map (z, y, x) with its segments.
+    """Write a label map (z, y, x) with a segment for each value; raises `OSError`.
 
-    Args:
-        path: The file, `.seg.nrrd`.
-        labels: The label map.
-        grid: Where its voxels lie.
-        segments: One for each value.
-        crop: Write only the box of what is labelled, as Slicer does.
-
-    Raises:
-        RuntimeError: It cannot be written.
+    `crop` writes only the box of what is labelled, as Slicer does.
     """
     box = occupied(labels) if crop else whole(labels.shape)
     first = [axis.start for axis in box]
-    image = image_on(Grid(grid.spacing, grid.rotation, grid.to_ras(np.array(first))), labels[box])
     fields = _segmentation_fields(labels.shape, first, grid) | _segment_fields(labels[box], segments)
-    for key, value in fields.items():
-        image.SetMetaData(key, value)
-    write_whole(image, path)
-
-
-def write_whole(image: sitk.Image, path: Path) -> None:
-    """Write a compressed image, and make sure that all of it is there: on a full disk SimpleITK cuts it short silently.
-
-    Raises:
-        RuntimeError: It cannot be written.
-    """
-    with _written_by_itk(path) as name:
-        sitk.WriteImage(image, name, useCompression=True)
-        if not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(name)), sitk.GetArrayViewFromImage(image)):
-            raise RuntimeError("not what was written")
-
-
-@contextmanager
-def _written_by_itk(path: Path) -> Iterator[str]:
-    """Name a file so that ITK can write it: on Windows, names in the system's code page alone, so ASCII for certain.
-
-    See https://github.com/SimpleITK/SimpleITK/issues/795.
-    """
-    if not ONLY_ASCII or str(path).isascii():
-        yield str(path)
-        return
-    with TemporaryDirectory(prefix="mob-uncertainty-", ignore_cleanup_errors=True) as folder:
-        place = Path(folder, "file" + "".join(filter(str.isascii, path.suffixes)))
-        yield str(place)
-        shutil.copyfile(place, path)
+    write_nrrd(path, labels[box], Grid(grid.spacing, grid.rotation, grid.to_ras(np.array(first))), fields)
 
 
 def values_in(segmentation: np.ndarray, allowed: Collection[int]) -> set[int]:
-    """Find the values in a segmentation (uint8) beside the background's.
-
-    Raises:
-        OutputError: It has values that no label stands for: they would vanish without a word.
-    """
+    """Find the values in a segmentation (uint8) beside 0; raises `OutputError` for one that no label stands for."""
     # By plane: bincount copies to 64 bits.
     counts = sum(np.bincount(plane.ravel(), minlength=256) for plane in segmentation)
     values = set(np.flatnonzero(counts).tolist()) - {0}

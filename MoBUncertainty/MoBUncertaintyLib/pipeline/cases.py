@@ -28,7 +28,7 @@ from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure, Regi
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, read_case, read_intact
 from MoBUncertaintyLib.output.formats import Format, check_source, dicom_names
-from MoBUncertaintyLib.output.pages.templates import check_template
+from MoBUncertaintyLib.output.pages.templates import require_installed
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.results_folder import FOLDER, Written, write_results, write_volumes
 from MoBUncertaintyLib.regions.finder import find_regions
@@ -48,29 +48,18 @@ OTHER_RESULTS = "Results of an earlier run, with another image, model or other s
 
 @dataclass(frozen=True)
 class Job:
-    """What is done to each case alike.
+    """What is done to each case alike."""
 
-    Attributes:
-        predictor: Model and settings.
-        regions: What counts as a doubtful region. Default: as the model states.
-        series: Series instance UID, where a DICOM folder has several and the case does not name one.
-        channels: Files of the model's other input channels, by name, if the user has named them.
-        scene: Write the Slicer scene too.
-        formats: DICOM objects to write too; only of an image that came from DICOM.
-        overwrite: Replace results that are there.
-        skip_existing: Keep results that are there, whatever they are of.
-        more: Writes more files of a case to the folder that it is called with.
-    """
-
-    predictor: AnyPredictor
-    regions: RegionSettings | None = None
-    series: str | None = None
+    predictor: AnyPredictor  # model and settings
+    regions: RegionSettings | None = None  # what counts as a doubtful region. Default: as the model states
+    series: str | None = None  # series instance UID, where a DICOM folder has several and the case does not name one
+    # files of the model's other input channels, by name, if the user has named them
     channels: Mapping[str, Path] = field(default_factory=dict)
     scene: bool = True
-    formats: Sequence[Format] = ()
+    formats: Sequence[Format] = ()  # DICOM objects to write too; only of an image that came from DICOM
     overwrite: bool = False
-    skip_existing: bool = False
-    more: Callable[[Case, Path], None] | None = None
+    skip_existing: bool = False  # keep results that are there, whatever they are of
+    more: Callable[[Case, Path], None] | None = None  # writes more files of a case to the folder that it is called with
 
     def files_of(self, case: Input) -> Mapping[str, Path]:
         """Name the files of the other channels: as the user has, or as their numbers in nnU-Net's layout say."""
@@ -86,7 +75,7 @@ def run_case(
     cancelled: CancelledCallback | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> tuple[Case, Written]:
-    """Read an image, predict it, find its doubtful regions and write the results folder.
+    """Read an image, predict it, find its doubtful regions and write the results folder, whole or not at all.
 
     Args:
         job: How.
@@ -97,10 +86,10 @@ def run_case(
         warn: Called, before anything is computed, with those of the warnings that are known by then.
 
     Raises:
-        UserError: Whatever the user can mend; no folder is left then.
-        Cancelled: `cancelled` said so; no folder is left then.
+        UserError: Whatever the user can mend.
+        Cancelled: `cancelled` said so.
     """
-    check_template()
+    require_installed()
     predictor, series, seconds = job.predictor, case.series or job.series, dict[str, float]()
     # The place is kept before the long computation; the volumes are written beside the steps that follow it.
     with FOLDER.reserve(folder, job.overwrite) as place, ThreadPoolExecutor(1) as beside:
@@ -146,11 +135,7 @@ def run_case(
 
 
 def kept_case(job: Job, case: Input, folder: Path) -> CohortCase | None:
-    """Describe the results that a folder holds already, if they need not be made again.
-
-    Raises:
-        UserError: They cannot be read, or the image cannot.
-    """
+    """Describe results that need not be made again, if a folder holds them; raises `UserError` if unreadable."""
     if job.overwrite or not FOLDER.recognises(folder):
         return None
     try:
@@ -172,11 +157,7 @@ def kept_case(job: Job, case: Input, folder: Path) -> CohortCase | None:
 
 
 def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
-    """Whether results are of the same image, model and settings; device and engine do not count.
-
-    Raises:
-        ImageError: The image cannot be read.
-    """
+    """Whether results are of the same image, model and settings but for the device; raises `ImageError`."""
     predictor = job.predictor
     wanted = (
         _anywhere(predictor.settings),
@@ -213,10 +194,7 @@ def analyse(
     cancelled: CancelledCallback | None = None,
     channels: Mapping[str, sitk.Image] | None = None,
 ) -> Case:
-    """Predict an image and find its doubtful regions; arguments and errors as for `Predictor.predict`.
-
-    What is noticed of both together is added to the prediction's warnings.
-    """
+    """Predict an image and find its doubtful regions; arguments and errors as for `Predictor.predict`."""
     prediction = predictor.predict(image, progress, cancelled, channels=channels)
     return _with_regions(image, prediction, Source(), region_settings, progress, cancelled)
 
@@ -243,11 +221,7 @@ def _with_regions(
 
 @reporting_out_of_memory()
 def draw_sample(source: Path, model: Model, target: Path) -> None:
-    """Predict an image and draw the result for a model's card, PNG; the picture does not name the image.
-
-    Raises:
-        UserError: Whatever the user can mend.
-    """
+    """Draw the result of an image for a model's card, PNG, without the image's name; raises `UserError`."""
     from MoBUncertaintyLib.inference.predictor import Predictor
 
     case = analyse(read_image(source).image, Predictor(model, PredictionSettings()))

@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 def dice(segmentation: np.ndarray, truth: np.ndarray, label: int = 1) -> float:
-    """Compute the Dice overlap of one label; 1 where neither segmentation has it.
-
-    Raises:
-        ImageError: The segmentations differ in shape.
-    """
+    """Compute the Dice overlap of one label, 1 where neither has it; raises `ImageError` if the shapes differ."""
     _check_shapes(segmentation, truth)
     a, b = segmentation == label, truth == label
     total = int(a.sum()) + int(b.sum())
@@ -30,13 +26,10 @@ def dice(segmentation: np.ndarray, truth: np.ndarray, label: int = 1) -> float:
 
 
 def error_split(segmentation: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find where the labels differ, and where that error is thicker than one voxel.
+    """Find where the labels differ, and where that error is thicker than one voxel: two bool arrays (z, y, x).
 
-    Thick is every error voxel that belongs to some block of 2 x 2 x 2 error voxels (a morphological opening): a layer
-    of one voxel along a border, on a plane or a staircase, has no such block.
-
-    Returns:
-        Two bool arrays (z, y, x), the second part of the first.
+    Thick is every error voxel in some block of 2 x 2 x 2 error voxels (a morphological opening): a layer of one voxel
+    along a border, on a plane or a staircase, has no such block.
 
     Raises:
         ImageError: The segmentations differ in shape.
@@ -47,14 +40,11 @@ def error_split(segmentation: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray
 
 
 def error_fraction(prediction: Prediction, regions: Regions, truth: np.ndarray) -> dict[str, float | None]:
-    """Measure how much of the segmentation's true error lies inside the doubtful regions.
+    """Measure how much of the segmentation's true error lies inside the doubtful regions; raises `ImageError`.
 
     Returns:
         `error_mm3` and `thick_error_mm3`, the volumes; `error_fraction` and `thick_error_fraction`, the fractions of
         them inside the regions (None where there is no such error); `regions_mm3`, the volume to review.
-
-    Raises:
-        ImageError: The truth has another shape.
     """
     error, thick = error_split(prediction.segmentation, truth)
     inside = regions.map > 0

@@ -11,7 +11,7 @@ doubtful places regions grow along what may well be wrong, because an error goes
 there the expected error is averaged over some voxels, since an error is of one piece. They are cut into compact pieces
 that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p. What is almost
 surely right is in no region, so that there is little to look at for the error that a region holds. A segmentation that
-is doubtful throughout has no border to stand out from: there the whole of it is the region (`coverage.py`).
+is doubtful throughout has no border to stand out from: there the whole of it is the region (`Coverage`).
 Voxels finer than 1 mm are combined in blocks of at most 2 mm.
 """
 
@@ -37,10 +37,9 @@ from MoBUncertaintyLib.base.geometry import (
     within,
 )
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.coverage import ENOUGH, Coverage
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import CONNECTIVITY, compact_pieces, diameter, grow
-from MoBUncertaintyLib.regions.region import Region, Regions
+from MoBUncertaintyLib.regions.region import ENOUGH, Coverage, Region, Regions
 from MoBUncertaintyLib.regions.uncertainty import UncertaintyMap, map_uncertainty
 
 if TYPE_CHECKING:
@@ -51,14 +50,10 @@ THROUGHOUT = 1 / 3
 
 
 def find_regions(prediction: Prediction, settings: RegionSettings | None = None) -> Regions:
-    """Find the places of a prediction that deserve a reader's look.
+    """Find the places of a prediction that deserve a reader's look, ranked by expected error volume.
 
-    Args:
-        prediction: Where its segmentation is empty any uncertainty counts as thick: an organ may have been missed.
-        settings: What counts as a region. Default: as the prediction's model states.
-
-    Returns:
-        The regions, ranked by expected error volume; none where no uncertainty is thicker than the boundary's own.
+    Where its segmentation is empty any uncertainty counts as thick: an organ may have been missed. Settings default to
+    those that the prediction's model states.
 
     Example:
         >>> from MoBUncertaintyLib import PredictionSettings, find_model, find_regions, load_model, predict, read_image
@@ -77,9 +72,7 @@ def find_regions(prediction: Prediction, settings: RegionSettings | None = None)
 class RegionFinder:
     """Finds regions again and again as the threshold or the minimum size change; what these leave as it is, is kept.
 
-    Args:
-        prediction: The prediction.
-        settings: Their measure and window are those of all settings to come.
+    Measure and window of the settings are those of all settings to come.
     """
 
     def __init__(self, prediction: Prediction, settings: RegionSettings) -> None:
@@ -102,11 +95,7 @@ class RegionFinder:
             self._map = maps
 
     def find(self, settings: RegionSettings) -> Regions:
-        """Find the regions under `settings`, whose measure and window must be those of this finder.
-
-        Raises:
-            SettingsError: The settings have another measure or window.
-        """
+        """Find the regions under `settings`; raises `SettingsError` for another measure or window than its own."""
         if not self.fits(settings):
             raise SettingsError("Another measure or window of uncertainty needs a new RegionFinder.")
         for _step in self.prepare():
@@ -174,11 +163,7 @@ def _doubtful(maps: UncertaintyMap, settings: RegionSettings) -> tuple[np.ndarra
 def _grown(
     maps: UncertaintyMap, seeds: np.ndarray, box: Box, settings: RegionSettings
 ) -> tuple[np.ndarray, np.ndarray, Box]:
-    """Grow seeds, which fill a box.
-
-    Returns:
-        What was reached, the part of it that may well be wrong, and the box that both fill.
-    """
+    """Grow seeds, which fill a box; return what was reached, what of it may well be wrong, and the box both fill."""
     spacing = maps.blocks.spacing
     seeded = nested(box, bounding_box(shadows(seeds)))
     near = widened(seeded, np.ceil(settings.grow_mm / spacing).tolist(), maps.blocks.shape)

@@ -13,8 +13,7 @@ from MoBUncertaintyLib.base.geometry import Box, Grid, nested
 if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.prediction import Prediction
 
-LabelFrame = tuple[np.ndarray, np.ndarray]
-"""Centroid and half extent of what a label segments, RAS mm."""
+LabelFrame = tuple[np.ndarray, np.ndarray]  # centroid and half extent of what a label segments, RAS mm
 
 
 def label_frames(prediction: Prediction) -> dict[int, LabelFrame]:
@@ -26,10 +25,7 @@ def label_frames(prediction: Prediction) -> dict[int, LabelFrame]:
 
 
 def organ_of(centroid: np.ndarray, labels: np.ndarray, frames: Mapping[int, LabelFrame]) -> int:
-    """Find the value of the organ that has most of a region's voxels, else of the nearest one; 0 if there is none.
-
-    Arguments are those of `location_in`; frames are looked at only where no voxel is labelled.
-    """
+    """Find the value of the organ that has most of a region's voxels, else of the nearest one; 0 if there is none."""
     votes = np.bincount(labels[labels > 0])
     if votes.size:
         return int(votes.argmax())
@@ -37,7 +33,7 @@ def organ_of(centroid: np.ndarray, labels: np.ndarray, frames: Mapping[int, Labe
 
 
 def location_in(centroid: np.ndarray, labels: np.ndarray, frames: Mapping[int, LabelFrame]) -> str:
-    """Say where a region lies in the organ that has most of its voxels (else: in the nearest one), in words.
+    """Say where a region lies in the organ that has most of its voxels, else in the nearest one, in words.
 
     Args:
         centroid: The region's, RAS mm.

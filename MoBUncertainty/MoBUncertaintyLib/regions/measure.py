@@ -28,13 +28,7 @@ def uncertainty_in(box: Box, prediction: Prediction, measure: Measure) -> np.nda
 def voxel_uncertainty(
     measure: Measure, probability: Sequence[np.ndarray], variance: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Compute how uncertain each voxel is, in the measure's unit.
-
-    Args:
-        measure: The measure of uncertainty.
-        probability: Of each label, arrays of one shape.
-        variance: Predictive variance, likewise.
-    """
+    """Compute how uncertain each voxel is, in the measure's unit, from arrays of one shape for each label."""
     if measure is Measure.VARIANCE:
         return reduce(np.maximum, variance)
     if measure is Measure.BERNOULLI:

@@ -1,7 +1,6 @@
 """Shapes of voxels in mm: growing a mask, its largest diameter, cutting it into pieces of a given length.
 
-Arrays are (z, y, x), spacing likewise, and coordinates are mm along the array's own axes: distances there equal
-physical distances, because the direction of an image is orthonormal.
+Arrays and spacing are (z, y, x). Coordinates are mm along the array's own axes, whose direction is orthonormal.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def compact_pieces(
         weight: (Z, Y, X), positive inside the mask.
         spacing: mm, (z, y, x).
         length_mm: No piece is longer, save single voxels.
-        within: (Z, Y, X) bool, a wider mask: what is connected in it hangs together. None: the mask itself.
+        within: A wider mask: what is connected in it hangs together. Default: the mask itself.
 
     Returns:
         (Z, Y, X) int32 labels from 1, each one connected piece of `within`, less what is not in the mask; 0 outside.
@@ -124,11 +123,7 @@ def _length(index: np.ndarray, spacing: np.ndarray, limit_mm: float) -> float:
 
 
 def _settle(points: np.ndarray, weight: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Run Lloyd's iterations until no centre moves by 0.1 mm, 20 at most; centres without points are dropped.
-
-    Returns:
-        The nearest centre (N,) of each point, and the centres.
-    """
+    """Run Lloyd's iterations until no centre moves by 0.1 mm, 20 at most; centres without points are dropped."""
     weighted = [weight * along for along in points.T]
     moved = centres
     for _ in range(20):

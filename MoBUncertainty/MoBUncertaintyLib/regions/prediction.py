@@ -13,17 +13,15 @@ import numpy as np
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.geometry import Bounds, Box, Grid, hull, intersection, occupied, whole
 from MoBUncertaintyLib.base.schema import from_json
-from MoBUncertaintyLib.measurements.calibration import VolumeBounds
 from MoBUncertaintyLib.measurements.interval import Interval
-from MoBUncertaintyLib.measurements.volumes import StatedVolume
+from MoBUncertaintyLib.measurements.volumes import StatedVolume, VolumeBounds
 from MoBUncertaintyLib.model.card import Fold, Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.fingerprint import Level, Measures, Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 
-MAX_SAMPLES = 10_000
-"""Of Monte Carlo: at that many the standard error of a probability is 0.005 at most."""
+MAX_SAMPLES = 10_000  # of Monte Carlo: at that many the standard error of a probability is 0.005 at most
 
 Maps = np.ndarray | Sequence[np.ndarray]
 """One float32 map (z, y, x) for each label: an array (C - 1, z, y, x), or the maps one by one where each lies in memory
@@ -33,10 +31,8 @@ of its own, as those of files and of Slicer's volumes do."""
 class Tiling(StrEnum):
     """Which tiles are predicted."""
 
-    FULL = "full"
-    """A grid of overlapping tiles, as nnU-Net does."""
-    ADAPTIVE = "adaptive"
-    """The fewest that cover the volume, then more that are centred on what is found."""
+    FULL = "full"  # a grid of overlapping tiles, as nnU-Net does
+    ADAPTIVE = "adaptive"  # the fewest that cover the volume, then more that are centred on what is found
 
 
 class EngineName(StrEnum):
@@ -58,27 +54,22 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class PredictionSettings:
-    """How to predict.
+    """How to predict; raises `SettingsError` for a value out of range.
 
     Attributes:
-        samples: K for Monte Carlo; None takes the closed form for two classes and K = 30 for more.
-        seed: Of Monte Carlo.
+        samples: K for Monte Carlo. Default: the closed form for two classes and K = 30 for more.
         overlap: Fraction of a tile that its neighbour covers too; nnU-Net's tile_step_size is 1 - overlap.
         tiling: `full` predicts a grid of such tiles; `adaptive` covers the image with few, and places more so that what
             is found lies in the middle of a tile: in the fraction 1 - overlap of it, along each axis.
         mirror: Average over mirrored tiles; only for models that were trained with mirroring.
         device: auto (CUDA, then MPS, then CPU), cuda, cuda:1, mps, xpu (Intel's GPU, by OpenVINO) or cpu.
-        engine: What runs the network: auto (on a CPU OpenVINO where it is installed, else PyTorch), torch or openvino.
-        precision: Of the backbone: auto, float32, bfloat16 or float16.
-        folds: Which folds of the model to average; None: all.
-        region_of_interest: Results are wanted there only, and are 0 elsewhere; None: everywhere.
+        engine: What runs the network: auto is on a CPU OpenVINO where it is installed, else PyTorch.
+        folds: Which folds of the model to average. Default: all.
+        region_of_interest: Results are wanted there only, and are 0 elsewhere.
         body_box: Process a CT's body only. Results are 0 outside.
-        labels: Names of the model's labels that are wanted; None: all. Only these take memory and are written; the
+        labels: Names of the labels that are wanted, default all. Only these take memory and are written; the
             segmentation has them where they are the most probable of all classes.
         force: Predict an image of another modality than the model takes, too; its result is not usable.
-
-    Raises:
-        SettingsError: A value is out of range.
     """
 
     samples: int | None = None
@@ -115,23 +106,15 @@ class PredictionSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PredictionSettings:
-        """Read what JSON made of `dataclasses.asdict`.
-
-        Raises:
-            SettingsError, ValueError: These are no such settings.
-        """
+        """Read what JSON made of `dataclasses.asdict`; raises `SettingsError` or `ValueError`."""
         return from_json(cls, values)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a command is.
+    """How far a command is: `done` of `total` steps of a stage, such as the tiles of `network`.
 
-    Attributes:
-        stage: What is being done, such as `network`.
-        done: Steps of this stage that are done; in `network`, tiles (times mirrored passes and folds).
-        total: Steps of this stage; 0 where it is not known yet: how many tiles are needed, the first of them tell.
-        seconds_left: In this stage, estimated; None where nothing is known yet.
+    The total is 0, and the estimated `seconds_left` None, where nothing is known yet.
     """
 
     stage: str
@@ -150,27 +133,23 @@ class Prediction:
 
     Attributes:
         segmentation: (z, y, x) uint8, the value of each voxel's most probable label; 0 is background.
-        probability: E[p] of each label, in the order of `labels`.
-        variance: Var[p], likewise.
-        grid: Where the voxels lie.
+        probability, variance: E[p] and Var[p] of each label, in the order of `labels`.
         labels: What the values of the segmentation stand for. They may be some of the model's; then 0 is everything
             else, and what is computed from the maps takes everything else as one class.
         provenance: What made it, for whoever reads a report: model, settings, device, versions; ready for JSON.
         warnings: What the user should know, one sentence each.
         timings: Seconds of each stage.
         click_settings: How a reader's click changes it.
-        measures: By which it is compared with ordinary cases; None for a prediction that was read from a file.
+        measures: By which it is compared with ordinary cases, unless it was read from a file.
         overlapping: The maps are those of labels that overlap: the probability of one includes that of others.
-        rival: E[p] of the most probable of the classes that are not among the labels, (z, y, x) float32; None where
-            there is none, or nobody asked for it.
-        predicted_part: Of the image; None: all of it.
-        covariance: Of the model; None: unknown.
-        correlation_mm: The correlation length of the model's noise along the array's axes; None for all scopes but
-            `local`.
+        rival: E[p] of the most probable of the classes that are not among the labels, (z, y, x) float32, if asked for.
+        predicted_part: Of the image. Default: all of it.
+        covariance: Of the model, if known.
+        correlation_mm: The correlation length of the model's noise along the array's axes, for the scope `local`.
         region_settings: What counts as a doubtful region: as the model states or, once regions were written, as they
             were found.
-        suitability: Whether the model suits the case; None: nobody has looked.
-        stated_bounds: How intervals of the model's volumes are made; None: the model has no calibration cases.
+        suitability: Whether the model suits the case, if that was looked at.
+        stated_bounds: How intervals of the model's volumes are made, if the model has calibration cases.
 
     Raises:
         ImageError: The maps are not one for each label, or not of the segmentation's shape.
@@ -214,10 +193,7 @@ class Prediction:
 
     @cached_property
     def segmented_box(self) -> Box:
-        """The part of the image where a label is segmented; one voxel if none is.
-
-        What is measured of labels is measured there: an organ fills a hundredth of a CT.
-        """
+        """The part of the image where a label is segmented, a hundredth of a CT; one voxel if none is."""
         return occupied(self.segmentation)
 
     @property
@@ -226,11 +202,7 @@ class Prediction:
         return self.covariance is not Covariance.DETERMINISTIC
 
     def annotated(self, **changes: Any) -> Prediction:
-        """Return it with other fields that say nothing of its voxels; what was summed over these is not summed again.
-
-        Args:
-            changes: As for `dataclasses.replace`; `provenance` is added to what is there.
-        """
+        """Return it with other fields (`provenance` is added to) that say nothing of its voxels; keep its sums."""
         provenance = self.provenance | changes.pop("provenance", {})
         result = replace(self, provenance=provenance, **changes)
         names = {field.name for field in fields(self)}
@@ -259,11 +231,7 @@ class Prediction:
 
     @property
     def volume_bounds(self) -> VolumeBounds | None:
-        """How intervals of its volumes are made.
-
-        None where the model has no calibration cases, or where this case is not like them: only exchangeable cases are
-        promised anything.
-        """
+        """How intervals of its volumes are made; None for an unlike case, to which nothing is promised."""
         unlike = self.suitability is not None and self.suitability.level is not Level.ORDINARY
         return None if unlike else self.stated_bounds
 

@@ -1,21 +1,25 @@
-"""Doubtful regions, ranked, with their map and their table: what is found, without what finds it.
-
-Needs no scipy, whose import takes longer than all that a scene is made of.
-"""
+"""Doubtful regions, ranked, with their map and table. Needs no scipy, whose import takes longer than making a scene."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from MoBUncertaintyLib.base.geometry import Box
+from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.coverage import Coverage
+
+ENOUGH = 0.5  # a list that holds less than this fraction of the expected error says so
+
+LITTLE = 0.01  # a smaller fraction is not said as a number
+
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,10 @@ class Region:
     Attributes:
         rank: From 1, by falling expected error.
         number: Its value in the map of all regions: its rank when it was found, and its own as long as it is reviewed.
-        centroid_ras: Centroid in mm, RAS.
-        volume_mm3: Volume.
+        centroid_ras: mm, RAS.
         expected_error_mm3: Integral of 1 - max_c p, the volume expected to be labelled wrongly.
-        mean_variance: Mean predictive variance (the maximum over the labels).
-        max_variance: Its maximum.
-        mean_probability: Mean probability of foreground.
+        mean_variance, max_variance: Of the predictive variance (the maximum over the labels).
+        mean_probability: Of foreground.
         inside_fraction: Fraction of the volume that already belongs to the segmentation.
         extent_mm: Largest diameter, from outer voxel corner to outer voxel corner.
         location: Where it lies in the organ, in the patient's terms: "superior left", "central".
@@ -54,17 +56,72 @@ class Region:
         return cls(**{**values, "centroid_ras": tuple(float(c) for c in values["centroid_ras"])})
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """The expected error of a prediction, by where it lies."""
+
+    held_mm3: float  # in the regions
+    thin_mm3: float  # elsewhere, where the uncertainty exceeds the threshold: along the border, no thicker than usual
+    faint_mm3: float  # elsewhere, where it does not
+    dropped_mm3: float  # in places that would be regions if they were larger, or if more regions were listed
+    # the fraction of the segmented volume that is expected to be wrong, if the region is the whole organ
+    throughout: float | None = None
+
+    def __post_init__(self) -> None:
+        numbers = (self.held_mm3, self.thin_mm3, self.faint_mm3, self.dropped_mm3, self.throughout or 0.0)
+        if not all(isfinite(number) and number >= 0 for number in numbers):
+            raise ValueError("an expected error is a number from 0 on")
+
+    @property
+    def total_mm3(self) -> float:
+        """All of the expected error."""
+        return self.held_mm3 + self.thin_mm3 + self.faint_mm3 + self.dropped_mm3
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of the expected error that the regions hold; 1 if no error is expected."""
+        return self.held_mm3 / self.total_mm3 if self.total_mm3 else 1.0
+
+    def extended(self, held_mm3: float) -> Coverage:
+        """Return that of a list which holds more, since others have stayed on it; what is left shrinks evenly."""
+        more = min(held_mm3, self.total_mm3) - self.held_mm3
+        rest = self.total_mm3 - self.held_mm3
+        if more <= ROUNDING * self.total_mm3:
+            return self
+        left = {name: getattr(self, name) * (1 - more / rest) for name in ("thin_mm3", "faint_mm3", "dropped_mm3")}
+        return replace(self, held_mm3=self.held_mm3 + more, **left)
+
+    @property
+    def warning(self) -> str | None:
+        """Say in a sentence that regions hold under half of the expected error, none of it, or are the whole organ."""
+        if self.throughout is not None:
+            return (
+                f"The segmentation is doubtful throughout: {percent(self.throughout)} of its volume is expected to be "
+                "wrong, so all of it is one region; review the entire segmentation."
+            )
+        if self.fraction >= ENOUGH:
+            return None
+        rest = {
+            "in a layer along the border that is nowhere thicker than usual; check the entire border": self.thin_mm3,
+            "where the uncertainty is below the threshold; lower it to list more": self.faint_mm3,
+            "in places that are too small to be listed; list smaller or more regions": self.dropped_mm3,
+        }
+        place = max(rest, key=lambda where: rest[where])
+        if not self.held_mm3:
+            return f"There is no doubtful region, because most of the expected error lies {place}."
+        fraction = f"only {percent(self.fraction)}" if self.fraction >= LITTLE else f"less than {percent(LITTLE)}"
+        return f"The doubtful regions contain {fraction} of the expected error: most of the rest lies {place}."
+
+
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The doubtful regions of one prediction, their map cut to where they lie: quick enough to follow a slider.
+    """The doubtful regions of one prediction in order of rank.
 
     Attributes:
-        ranked: In order of rank.
-        map: The number of each voxel's region, 0 elsewhere; uint16, fills `box`.
-        box: Where `map` lies in the prediction's arrays.
-        shape: Of these arrays.
+        map: The number of each voxel's region, 0 elsewhere; uint16, fills `box`, so that it follows a slider.
+        box: Where `map` lies in the prediction's arrays, which have this `shape`.
         settings: How the regions were found.
-        coverage: How much of the expected error they hold; None where that was not computed.
+        coverage: How much of the expected error they hold, if it was computed.
     """
 
     ranked: tuple[Region, ...]

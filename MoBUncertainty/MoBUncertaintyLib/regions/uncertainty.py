@@ -29,25 +29,16 @@ from MoBUncertaintyLib.regions.measure import uncertainty_in, values_in
 if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.prediction import Prediction
 
-LONGEST_MM = 2.0
-"""No block of several voxels is longer."""
-_AT_ONCE = 2**16
-"""Voxels that are merged at once: what is computed of them stays in a processor's cache."""
+LONGEST_MM = 2.0  # no block of several voxels is longer
+_AT_ONCE = 2**16  # voxels that are merged at once: what is computed of them stays in a processor's cache
 # Below this probability no measure reaches a useful threshold: it bounds the box that is searched.
 NEGLIGIBLE = 0.005
-ERROR_WINDOW = 3 / 8
-"""Of the window of the thickness: sigma of that in which the expected error is averaged."""
-_TRUNCATE = 3
-"""Standard deviations at which a Gaussian window ends."""
+ERROR_WINDOW = 3 / 8  # of the window of the thickness: sigma of that in which the expected error is averaged
+_TRUNCATE = 3  # standard deviations at which a Gaussian window ends
 
 
 class BlockGrid:
-    """The blocks that fill a box of an array.
-
-    Args:
-        box: In the array, (z, y, x).
-        spacing: Of its voxels in mm, (z, y, x).
-        longest_mm: No block of several voxels is longer.
+    """The blocks that fill a box of an array (z, y, x), none of several voxels longer than `longest_mm`.
 
     Attributes:
         factors: Voxels in a block along each axis.
@@ -84,12 +75,7 @@ class BlockGrid:
             yield (slice(layer, layer + 1), *whole(self.shape[1:]))
 
     def means(self, box: Box, values: Callable[[Box], np.ndarray]) -> np.ndarray:
-        """Compute the mean over each block of a box of blocks, float32.
-
-        Args:
-            box: The box of blocks.
-            values: Returns the values in a box of the array; called for one part after the other.
-        """
+        """Compute the mean over each block of a box, float32, of what `values` returns for parts of the array."""
         return np.asarray(self._merged(box, values, np.add) / self.voxels(box))
 
     def maxima(self, box: Box, values: Callable[[Box], np.ndarray]) -> np.ndarray:
@@ -125,11 +111,7 @@ class BlockGrid:
         return np.stack([middle[along] for middle, along in zip(middles, index.T, strict=True)], axis=1)
 
     def expand(self, box: Box, blocks: np.ndarray) -> tuple[Box, np.ndarray]:
-        """Find the voxels that lie in some blocks, given as a mask that fills `box`, a box of blocks.
-
-        Returns:
-            The box of these voxels in the array, and the mask that fills it.
-        """
+        """Find the voxels of some blocks, a mask that fills `box`: their box in the array, and its mask."""
         voxels = blocks
         for axis, (edges, s) in enumerate(zip(self._edges, box, strict=True)):
             voxels = np.repeat(voxels, np.diff(edges[s.start : s.stop + 1]), axis)
@@ -142,28 +124,18 @@ class UncertaintyMap:
 
     What is needed in few places is computed there: each method takes a box of blocks. All maps but `max_variance` are
     means over a block's voxels, float32.
-
-    Attributes:
-        prediction: What it is the map of.
-        blocks: Where the blocks lie.
-        window_mm: Sigma of the window in which the thickness is taken.
-        uncertainty: The measure.
-        expected_error: 1 - max_c p, background included: the probability that the segmentation is wrong.
-        inside: Fraction of the block that is segmented.
-        segmentation: The label that most of the block has.
-        organs: The box of the blocks in which anything is segmented.
-        typical: Median thickness along the surface of the nearest organ, one number for all blocks if there is but one
-            organ; 0 without any.
     """
 
     prediction: Prediction
     blocks: BlockGrid
-    window_mm: float
-    uncertainty: np.ndarray
-    expected_error: np.ndarray
-    inside: np.ndarray
-    segmentation: np.ndarray
-    organs: Box
+    window_mm: float  # sigma of the window in which the thickness is taken
+    uncertainty: np.ndarray  # the measure
+    expected_error: np.ndarray  # 1 - max_c p, background included: the probability that the segmentation is wrong
+    inside: np.ndarray  # fraction of the block that is segmented
+    segmentation: np.ndarray  # the label that most of the block has
+    organs: Box  # the box of the blocks in which anything is segmented
+    # median thickness along the surface of the nearest organ, one number for all blocks if there is but one organ; 0
+    # without any
     typical: np.ndarray
 
     def thickness(self, box: Box) -> np.ndarray:
@@ -205,10 +177,7 @@ def map_uncertainty(
 ) -> Generator[None, None, UncertaintyMap]:
     """Make the map of a prediction in steps, between which a user interface can answer: a generator that returns it.
 
-    Args:
-        prediction: It is read part by part, so that no volume is copied.
-        measure: The measure of uncertainty.
-        window_mm: Sigma of the window in which the thickness is taken.
+    The prediction is read part by part, so that no volume is copied.
     """
     spacing, labels = prediction.grid.spacing, prediction.labels
     box = _box_of_interest(prediction, np.ceil(3 * window_mm / spacing))
@@ -280,10 +249,7 @@ def _smoothed(values: np.ndarray, box: Box, sigmas: np.ndarray, scale: float = 1
 def _typical(thickness: np.ndarray, labels: np.ndarray, near: Box, spacing: np.ndarray) -> np.ndarray:
     """Take each label's own typical thickness: among blurred ones the uncertainty in a sharp one would not show.
 
-    Args:
-        thickness: Of the uncertainty, in `near`, a box that holds all of the organs' surfaces.
-        labels: Everywhere.
-        spacing: Of both, in mm.
+    `near` holds all of the organs' surfaces, which `thickness` fills; spacing is in mm.
     """
     surfaces = labels[near]
     values = np.setdiff1d(surfaces, 0)

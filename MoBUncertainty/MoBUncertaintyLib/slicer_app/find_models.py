@@ -12,9 +12,8 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.pipeline.catalogue.index import Entry
 from MoBUncertaintyLib.pipeline.catalogue.install import Status, status, target_of
-from MoBUncertaintyLib.pipeline.catalogue.place import Place
+from MoBUncertaintyLib.pipeline.catalogue.place import Entry, Place
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkDialog

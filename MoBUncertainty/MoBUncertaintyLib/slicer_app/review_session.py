@@ -18,10 +18,10 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import LostReviewError, ReviewError, SettingsError
 from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, occupied, shape_of
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
-from MoBUncertaintyLib.output.pictures.palette import palette_beside
+from MoBUncertaintyLib.output.pictures.style import palette_beside
 from MoBUncertaintyLib.output.results_record import read_regions
-from MoBUncertaintyLib.regions.coverage import Coverage
 from MoBUncertaintyLib.regions.finder import RegionFinder
+from MoBUncertaintyLib.regions.region import Coverage
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import MisplacedReviewError
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict

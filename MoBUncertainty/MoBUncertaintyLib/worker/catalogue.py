@@ -15,7 +15,7 @@ from MoBUncertaintyLib.worker.protocol import Command, Fields, ProtocolError
 from MoBUncertaintyLib.worker.server import Handler, Report
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.pipeline.catalogue.index import Entry
+    from MoBUncertaintyLib.pipeline.catalogue.place import Entry
     from MoBUncertaintyLib.regions.prediction import Progress
 
 DOWNLOAD = 0.95
@@ -56,7 +56,7 @@ def install_model(request: Fields, report: Report) -> Fields:
 
 
 def _entry(request: Fields) -> Entry:
-    from MoBUncertaintyLib.pipeline.catalogue.index import Entry
+    from MoBUncertaintyLib.pipeline.catalogue.place import Entry
 
     try:
         return from_json(Entry, request["entry"])

@@ -127,7 +127,7 @@ def open_case(request: Fields, report: Report) -> Fields:
     import SimpleITK as sitk
 
     from MoBUncertaintyLib.images.grid import grid_of
-    from MoBUncertaintyLib.output.cohort.reviews import read_review
+    from MoBUncertaintyLib.output.cohort.cases import read_review
     from MoBUncertaintyLib.output.results_record import write_prediction
     from MoBUncertaintyLib.output.review_files import open_case as read_case
     from MoBUncertaintyLib.worker.arrays import write_array

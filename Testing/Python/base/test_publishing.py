@@ -185,7 +185,7 @@ class TestLock:
         def refuse(_descriptor):
             raise OSError(errno.ENOLCK, "no locks")
 
-        monkeypatch.setattr("MoBUncertaintyLib.base.locks._lock", refuse)
+        monkeypatch.setattr("MoBUncertaintyLib.base.durable._lock", refuse)
         (tmp_path / ".other.mob-0123abcd.tmp").mkdir()  # may be written to by somebody
         assert written(tmp_path / "out", "new") == []
         assert names(tmp_path) == [".other.mob-0123abcd.tmp", "out"]

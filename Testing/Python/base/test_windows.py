@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from MoBUncertaintyLib.base import durable, publishing
+from MoBUncertaintyLib.base.durable import Lock
 from MoBUncertaintyLib.base.errors import OutputError
-from MoBUncertaintyLib.base.locks import Lock
 from MoBUncertaintyLib.base.publishing import reserve, sweep, write_file
 from support.publishing import KIND, fill
 

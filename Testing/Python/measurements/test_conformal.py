@@ -7,14 +7,17 @@ import pytest
 
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import from_json, to_json
-from MoBUncertaintyLib.measurements.calibration import STAGES, LabelCalibration, VolumeBounds, VolumeCalibration
 from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.measurements.volumes import (
     CHOICES,
+    STAGES,
+    LabelCalibration,
     Residuals,
     Scale,
     StatedVolume,
     TooFewCasesError,
+    VolumeBounds,
+    VolumeCalibration,
     choose_scale,
     conformal_quantile,
     needed_cases,

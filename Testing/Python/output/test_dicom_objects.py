@@ -16,8 +16,7 @@ from highdicom.seg import segread
 from pydicom.uid import ExplicitVRLittleEndian
 
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
-from MoBUncertaintyLib.measurements.calibration import LabelBounds, VolumeBounds
-from MoBUncertaintyLib.measurements.volumes import Scale
+from MoBUncertaintyLib.measurements.volumes import LabelBounds, Scale, VolumeBounds
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.dicom.objects import PROBABILITY_STEPS

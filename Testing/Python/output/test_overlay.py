@@ -12,10 +12,8 @@ from PIL import ImageDraw
 
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
-from MoBUncertaintyLib.output.pictures.palette import CYAN, palette_beside
 from MoBUncertaintyLib.output.pictures.planes import PLANES
-from MoBUncertaintyLib.output.pictures.scales import display_range
-from MoBUncertaintyLib.output.pictures.style import CT_RANGE
+from MoBUncertaintyLib.output.pictures.style import CT_RANGE, CYAN, display_range, palette_beside
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, changed_case, fake_case, regions_of
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)

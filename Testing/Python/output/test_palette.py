@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.output.pictures import palette as room
-from MoBUncertaintyLib.output.pictures.palette import CYAN, ENOUGH, contrast, palette_beside
+from MoBUncertaintyLib.output.pictures.style import CYAN, ENOUGH, contrast, palette_beside
 
 STEPS = (0, 51, 102, 153, 204, 255)
 BLUE_ORGAN = (85, 131, 242)  # of HippocampusAnterior

@@ -26,8 +26,7 @@ from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.pages.report_page import facts, write_html
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.region_pictures import draw_region
-from MoBUncertaintyLib.output.pictures.scales import Scale
-from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale
 from MoBUncertaintyLib.output.report import (
     CLICK_COLUMNS,
     COLUMNS,

@@ -10,16 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.measurements.calibration import LabelBounds, VolumeBounds
 from MoBUncertaintyLib.measurements.interval import Interval, volume_text
-from MoBUncertaintyLib.measurements.volumes import Scale
+from MoBUncertaintyLib.measurements.volumes import LabelBounds, Scale, VolumeBounds
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.cases import Outcome, read_case
 from MoBUncertaintyLib.output.cohort.table import write_cohort
 from MoBUncertaintyLib.output.pages.report_page import facts, render_html
 from MoBUncertaintyLib.output.pages.review_page import ReviewPage
-from MoBUncertaintyLib.output.pictures.scales import Scale as PictureScale
+from MoBUncertaintyLib.output.pictures.style import Scale as PictureScale
 from MoBUncertaintyLib.output.report import Case, build_report
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.regions.prediction import Prediction

@@ -15,20 +15,20 @@ from MoBUncertaintyLib.base.errors import CalibrationError, OutputError, ReviewE
 from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.measurements.calibration import LabelCalibration, VolumeCalibration
-from MoBUncertaintyLib.measurements.volumes import Residuals, Scale, StatedVolume
+from MoBUncertaintyLib.measurements.volumes import LabelCalibration, Residuals, Scale, StatedVolume, VolumeCalibration
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Ordinary
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.review_export import write_export
-from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate, calibrate_model
-from MoBUncertaintyLib.pipeline.calibration.cases import SiteCase, error_growth, find_reviews, gather, read_review
-from MoBUncertaintyLib.pipeline.calibration.fitting import (
+from MoBUncertaintyLib.pipeline.calibration.calibration import (
+    calibrate,
+    calibrate_model,
     extend_fingerprint,
     fit_intervals,
     fit_temperature,
     fit_threshold,
 )
+from MoBUncertaintyLib.pipeline.calibration.cases import SiteCase, error_growth, find_reviews, gather, read_review
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 from MoBUncertaintyLib.review.refinement.logits import logits_of
@@ -61,7 +61,7 @@ def write_review(folder: Path, digest: str, given: Evidence, name: str = "0" * 6
     """An export's record, without the files that a reader looks at."""
     review = {"signature": {"name": "Ada", "time": "2026-05-31T14:30:00+02:00"}}
     review["regions"] = [{"verdict": "pending", "resolved": True}]
-    record = {"schema": "mob-uncertainty report", "review": review, "files": {}, "signed_in": None}
+    record = {"schema": "mob-uncertainty report", "review": review, "files": {}}
     record |= {"model": {"name": "Other", "digest": digest}, "ct": {"sha256": name}}
     record["decided_voxels"] = {"1": given.to_text()}
     record["labels"] = [{"name": "organ", "predicted_ml": 100.0, "corrected_ml": 104.0, "expected_error_ml": 8.0}]

@@ -16,16 +16,16 @@ from MoBUncertaintyLib.base.errors import Cancelled, CatalogueError, ModelError,
 from MoBUncertaintyLib.base.resources import INSTALLED_MODELS
 from MoBUncertaintyLib.cli import models
 from MoBUncertaintyLib.cli.app import app
+from MoBUncertaintyLib.model.card import NOT_STATED
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
-from MoBUncertaintyLib.network import export as export_module
 from MoBUncertaintyLib.pipeline.catalogue import install as installing
 from MoBUncertaintyLib.pipeline.catalogue import place as places
-from MoBUncertaintyLib.pipeline.catalogue.index import Entry, index_text
 from MoBUncertaintyLib.pipeline.catalogue.install import Status, install, status
-from MoBUncertaintyLib.pipeline.catalogue.place import Place
+from MoBUncertaintyLib.pipeline.catalogue.place import Entry, Place, index_text
+from MoBUncertaintyLib.pipeline.catalogue.publish import publish
 from support import tiny
-from support.catalogues import Host, hosted, publish
+from support.catalogues import Host, hosted
 from support.command_line import run
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01 and more"
@@ -261,12 +261,11 @@ def test_publishing_again_replaces_the_model_and_keeps_the_others(catalogue: Pat
     assert [each.matches("cc0 panc") for each in (before, after)] == [False, True]
 
 
-def test_export_publishes_a_model_and_the_picture_of_a_sample(tmp_path: Path) -> None:
-    raw = tiny.make_results_folder(tmp_path / "raw")
+def test_a_model_is_published_with_the_picture_of_a_sample(tmp_path: Path) -> None:
+    model = tiny.make_model_folder(tmp_path / "model", name="Organ of a CT", licence=NOT_STATED)
     sitk.WriteImage(tiny.make_ct((24, 24, 24)), tmp_path / "Doe^John.nii.gz")
     catalogue, sample = tmp_path / "catalogue", tmp_path / "Doe^John.nii.gz"
-    assert run("export", raw).exit_code == run("export", raw, "--output", "x", "--sample", sample).exit_code == 2
-    done = run("export", raw, "--name", "Organ of a CT", "--publish", catalogue, "--sample", sample, "--json")
+    done = run("models", "publish", model.path, catalogue, "--sample", sample, "--json")
     assert done.exit_code == 0, done.stderr
     assert "No licence is given" in done.stderr
     place = Place.of(catalogue)
@@ -285,19 +284,13 @@ def test_export_publishes_a_model_and_the_picture_of_a_sample(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("bad", ["a file", "a file/catalogue", "damaged", "new"])
-def test_an_export_that_cannot_be_published_leaves_nothing_behind(tmp_path: Path, bad: str) -> None:
-    raw = tiny.make_results_folder(tmp_path / "raw")
+def test_what_cannot_be_published_leaves_the_catalogue_as_it_was(tmp_path: Path, bad: str) -> None:
+    model = tiny.make_model_folder(tmp_path / "model", name="\N{SNOWMAN}" if bad == "new" else "Organ")
     (tmp_path / "a file").write_text("")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "models.json").write_text("[")
     before = sorted(tmp_path.rglob("*"))
-    done = run("export", raw, "--name", "\N{SNOWMAN}", "--output", tmp_path / "m", "--publish", tmp_path / bad)
+    done = run("models", "publish", model.path, tmp_path / bad)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_catalogue_is_refused_before_the_model_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a file").write_text("")
-    monkeypatch.setattr(export_module, "export", lambda *_given, **_named: pytest.fail("it was exported"))
-    assert run("export", tmp_path, "--output", tmp_path / "m", "--publish", tmp_path / "a file").exit_code == 2

@@ -72,7 +72,7 @@ def test_no_test_imports_another() -> None:
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OPTIONAL = {"signing.py": ["signing"], "engines.py": ["openvino"]}
+OPTIONAL = {"engines.py": ["openvino"]}
 """The extra that brings what only one file imports."""
 
 

@@ -62,9 +62,9 @@ def test_what_is_installed_finds_its_model_template_and_sample(wheel: Path, tmp_
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "import MoBUncertaintyLib.pipeline.demo as demo\n"
         "from MoBUncertaintyLib.model import folder, listing\n"
-        "from MoBUncertaintyLib.output.pages.templates import check_template\n"
+        "from MoBUncertaintyLib.output.pages.templates import require_installed\n"
         f"assert demo.__file__.startswith({str(tmp_path)!r})\n"
-        "check_template()\n"
+        "require_installed()\n"
         "folder.load_model(listing.find_model(listing.DEMO_MODEL)).state_dict(0)\n"
         "sys.exit(not (demo.SAMPLE_DATA / 'PhantomCT.nii.gz').is_file())\n"
     )

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.output.pictures.palette import CHANGE_COLOURS
+from MoBUncertaintyLib.output.pictures.style import CHANGE_COLOURS
 from support.late import slicer, slicer_app
 from support.marks import needs_mesa
 from support.slice_views import application, picture, resize, slice_view

@@ -10,19 +10,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.model.folder import Model
-    from MoBUncertaintyLib.pipeline.catalogue.index import Entry
-
-
-def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
-    """Add a model to a catalogue, with a picture of a sample."""
-    from MoBUncertaintyLib.pipeline.catalogue.publish import open_catalogue
-
-    with open_catalogue(folder) as catalogue:
-        return catalogue.add(model, picture)
 
 
 class Host(ThreadingHTTPServer):

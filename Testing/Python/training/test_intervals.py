@@ -10,8 +10,7 @@ from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.measurements.calibration import STAGES
-from MoBUncertaintyLib.measurements.volumes import TooFewCasesError
+from MoBUncertaintyLib.measurements.volumes import STAGES, TooFewCasesError
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from support.clicked_cases import clicked_prediction
 

@@ -26,8 +26,7 @@ from MoBUncertaintyLib.inference.predictor import predict
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.output.pictures.planes import PLANES
-from MoBUncertaintyLib.output.pictures.scales import Scale
-from MoBUncertaintyLib.output.pictures.style import CT_RANGE
+from MoBUncertaintyLib.output.pictures.style import CT_RANGE, Scale
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 from support import tiny
 from support.drawn_figures import looks_like_a_picture

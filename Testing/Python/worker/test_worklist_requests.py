@@ -16,8 +16,8 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.base.errors import ImageError, OutputError, ReviewError
 from MoBUncertaintyLib.base.integrity import digest_of
 from MoBUncertaintyLib.output import review_files
+from MoBUncertaintyLib.output.cohort.cases import read_review, reviews_of
 from MoBUncertaintyLib.output.cohort.readers import export_folder, review_file, write_review
-from MoBUncertaintyLib.output.cohort.reviews import read_review, reviews_of
 from MoBUncertaintyLib.output.cohort.table import check_table, failed_before
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.pipeline.calibration.cases import find_reviews

@@ -32,7 +32,7 @@ from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Plane
-from MoBUncertaintyLib.output.pictures.scales import Scale
+from MoBUncertaintyLib.output.pictures.style import Scale
 from MoBUncertaintyLib.regions.agreement import dice
 
 if TYPE_CHECKING:

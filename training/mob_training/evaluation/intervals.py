@@ -10,8 +10,14 @@ import numpy as np
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run
-from MoBUncertaintyLib.measurements.calibration import STAGES, LabelCalibration, VolumeCalibration
-from MoBUncertaintyLib.measurements.volumes import Residuals, StatedVolume, choose_scale
+from MoBUncertaintyLib.measurements.volumes import (
+    STAGES,
+    LabelCalibration,
+    Residuals,
+    StatedVolume,
+    VolumeCalibration,
+    choose_scale,
+)
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.regions.prediction import Prediction
 

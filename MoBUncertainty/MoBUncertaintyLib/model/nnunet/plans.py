@@ -105,14 +105,11 @@ RESAMPLERS: dict[str, dict[str, Callable[[Any], bool]]] = {
 
 
 def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """Refuse plans that are unsafe, absurd or not for one network.
+    """Refuse plans that are unsafe, absurd or not for one network; return the configuration with what it inherits.
 
     Args:
-        plans: Content of `plans.json`; a two-dimensional configuration as `slices.in_3d` returns it.
+        plans: Content of `plans.json`; a two-dimensional configuration as `training_folder.in_3d` returns it.
         configuration: Name of the configuration to use.
-
-    Returns:
-        The configuration with what it inherits.
 
     Raises:
         ModelError: They are so; the message says which.
@@ -175,11 +172,7 @@ def resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def previous_stage(plans: dict[str, Any], configuration: str) -> str | None:
-    """Return the configuration whose label map a second stage of a cascade takes as input; None: it is no such stage.
-
-    Raises:
-        ModelError: There is no such configuration, or it does not name one.
-    """
+    """Return the configuration whose label map a cascade's second stage takes; None of others. Raises `ModelError`."""
     previous = resolve(plans, configuration).get("previous_stage")
     if previous is not None and not isinstance(previous, str):
         raise _unusable("'previous_stage' must be the name of a configuration")
@@ -192,12 +185,7 @@ def beside(name: str, configuration: str) -> str:
 
 
 def first_stage_of(name: str, plans: dict[str, Any]) -> str | None:
-    """Name the training folder of a cascade's first stage, beside that of the second, or None if it has none.
-
-    Args:
-        name: Of the training folder, as nnU-Net names it.
-        plans: Content of its `plans.json`, unchecked.
-    """
+    """Name the training folder beside that of a cascade's second stage, by its unchecked plans; None of others."""
     with suppress(ModelError):
         previous = previous_stage(plans, name.rpartition("__")[2])
         return beside(name, previous) if previous else None

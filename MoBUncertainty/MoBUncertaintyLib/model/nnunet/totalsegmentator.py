@@ -1,7 +1,6 @@
 """Find the weights that TotalSegmentator's own installer has left on this computer; nothing is downloaded.
 
-They lie as nnU-Net's results do, `DatasetNNN_NAME/TRAINER__PLANS__CONFIGURATION`. TotalSegmentator turns every image to
-the axes R, A, S before nnU-Net sees it, which no file of its weights says.
+They lie as nnU-Net's results do. TotalSegmentator turns every image to RAS before nnU-Net sees it, which no file says.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from pathlib import Path
 from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model.files import is_training_folder
 
-PREFIX = "totalsegmentator:"
-"""Of the name of a model, before the data set's number."""
+PREFIX = "totalsegmentator:"  # of the name of a model, before the data set's number
 ORIENTATION = "RAS"
 
 OPEN, RESTRICTED = "Apache-2.0", "TotalSegmentator's own, free for non-commercial use with a licence number"
@@ -51,14 +49,7 @@ def installed_weights() -> dict[str, Path]:
 
 
 def find_weights(name: str) -> Path:
-    """Find a training folder by the number of its data set, or by its name or a part of that no other has.
-
-    Args:
-        name: After `PREFIX`.
-
-    Raises:
-        ModelError: There is none, or more than one.
-    """
+    """Find a training folder by its data set's number, or by its name or a part of that no other has; `ModelError`."""
     there, text = installed_weights(), name.strip().casefold()
     exact = [path for model, path in there.items() if model.removeprefix(PREFIX).casefold() == text]
     is_name = bool(text) and not text.isdecimal()

@@ -30,9 +30,7 @@ OPERATORS = ("conv_op", "norm_op", "dropout_op")
 def open_training_folder(
     files: ModelFiles, checkpoint: str | None = None, folds: Sequence[Fold] | None = None
 ) -> tuple[ModelCard, dict[str, Any], dict[str, Any], dict[Fold, str]]:
-    """Read a training folder.
-
-    The covariance is the extra entry `covariance` of `plans.json`; a stock folder has none and is deterministic.
+    """Read a training folder; its covariance is the extra entry `covariance` of `plans.json`, which stock ones lack.
 
     Args:
         files: `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
@@ -104,16 +102,10 @@ def trained_folds(names: Iterable[str]) -> tuple[Fold, ...]:
 
 
 def _choose_checkpoints(files: ModelFiles, preferred: Sequence[str], folds: Sequence[Fold] | None) -> dict[Fold, str]:
-    """Choose the checkpoint of each fold, with the same file name for all.
+    """Choose the checkpoint of each fold: the first of the preferred names that all the folds have.
 
-    Args:
-        files: Of the training folder.
-        preferred: File names, best first; the first that all the folds have is taken.
-        folds: Folds to use. Default: all numbered folds that have the first of `preferred` that any has (which leaves
-            out a fold that is still being trained) or, if there are none, `fold_all`.
-
-    Raises:
-        ModelError: A fold, or every fold, has no such checkpoint.
+    By default these are all numbered folds that have the first name that any has (which leaves out a fold that is still
+    being trained) or, if there are none, `fold_all`. Raises `ModelError`.
     """
     if folds is not None and not folds:
         raise ModelError("No fold was chosen; choose at least one.")
@@ -149,14 +141,7 @@ def in_3d(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     """Return plans whose configuration, if it is two-dimensional, is a three-dimensional one that looks at one slice.
 
     The network is the same: a 3D convolution whose kernel is one voxel deep is a 2D one. So nothing else need know of
-    two dimensions, but that the spacing has two numbers: slices lie as far apart as in the image.
-
-    Args:
-        plans: Content of `plans.json`, unchecked; what is malformed stays as it is.
-        configuration: Name of the configuration.
-
-    Raises:
-        ModelError: There is no such configuration.
+    two dimensions, but that the spacing has two numbers. What is malformed stays; raises `ModelError`.
     """
     planned = resolve(plans, configuration)
     patch = planned.get("patch_size")

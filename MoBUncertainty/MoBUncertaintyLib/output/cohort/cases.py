@@ -1,42 +1,46 @@
-"""What the table of a cohort says of one case: read from its results folder and the reviews there, or why it failed."""
+"""What the table of a cohort says of one case: its results, the reviews there (see `readers`), or why it failed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from MoBUncertaintyLib.base.errors import OutputError, ReviewError
-from MoBUncertaintyLib.base.names import printable
+import numpy as np
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.base.errors import ImageError, OutputError, ReviewError
+from MoBUncertaintyLib.base.json_input import read_object
+from MoBUncertaintyLib.base.names import printable, text_of
+from MoBUncertaintyLib.base.publishing import KEPT
 from MoBUncertaintyLib.images.inputs import Input
+from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.measurements.interval import Interval
+from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState
-from MoBUncertaintyLib.output.cohort.reviews import Agreement, agreement_of, reviews_of
+from MoBUncertaintyLib.output.cohort.readers import PREFIX, SUFFIX, CaseReview, CaseState, reader_in_name, review_file
 from MoBUncertaintyLib.output.results_record import read_labels, read_record
+from MoBUncertaintyLib.output.review_export import RECORD, SEGMENTATION, checking, read_export
+from MoBUncertaintyLib.output.review_files import Decisions, read_decisions
+from MoBUncertaintyLib.regions.agreement import dice
+from MoBUncertaintyLib.review.record import read_mask
+from MoBUncertaintyLib.review.region import Verdict
 
 
 class Outcome(StrEnum):
     """What became of a case."""
 
     PREDICTED = "predicted"
-    KEPT = "kept"
-    """It had results already."""
+    KEPT = "kept"  # it had results already
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class Organ:
-    """One label of a case.
-
-    Attributes:
-        name: Of the label.
-        volume_ml: Segmented volume.
-        expected_error_ml: Volume expected to be wrongly labelled with it, or to lack it; None in older results.
-        interval: In which the true volume lies; None where the model cannot tell.
-    """
+    """One label of a case; the interval is None where the model cannot tell."""
 
     name: str
     volume_ml: float
@@ -46,37 +50,22 @@ class Organ:
 
 @dataclass(frozen=True)
 class CohortCase:
-    """One row of the table.
-
-    Attributes:
-        name: Of the case.
-        outcome: What became of it.
-        reason: Why it failed, in one sentence; else empty.
-        folder: Results folder; None if the case failed.
-        organs: Of each label, in the model's order.
-        expected_error_ml: Volume of the whole image expected to be labelled wrongly; None in older results.
-        regions: Number of doubtful regions.
-        expected_error_in_regions_ml: The part of the expected error that lies in them.
-        warnings: One sentence each.
-        seconds: Time that it took.
-        suitability: Whether the model suits it; None for one that failed, and in older results.
-        reviews: One of each reader.
-        agreement: Of the readers who have signed; None if they are fewer than two.
-    """
+    """One row of the table."""
 
     name: str
     outcome: Outcome
-    reason: str = ""
-    folder: Path | None = None
-    organs: tuple[Organ, ...] = ()
-    expected_error_ml: float | None = None
+    reason: str = ""  # why it failed, in one sentence; else empty
+    folder: Path | None = None  # results folder; None if the case failed
+    organs: tuple[Organ, ...] = ()  # of each label, in the model's order
+    expected_error_ml: float | None = None  # volume of the whole image expected to be labelled wrongly
+    # regions, expected_error_in_regions_ml: doubtful regions, and the part of that error in them
     regions: int | None = None
     expected_error_in_regions_ml: float | None = None
     warnings: tuple[str, ...] = ()
     seconds: float | None = None
     suitability: Suitability | None = None
-    reviews: tuple[CaseReview, ...] = ()
-    agreement: Agreement | None = None
+    reviews: tuple[CaseReview, ...] = ()  # one of each reader
+    agreement: Agreement | None = None  # of the readers who have signed; None if they are fewer than two
 
     @property
     def state(self) -> CaseState:
@@ -102,11 +91,7 @@ def problem_case(case: Input) -> CohortCase:
 
 
 def read_intact(folder: Path) -> dict[str, Any]:
-    """Read the record of a results folder, and make sure that all files are as they were written.
-
-    Raises:
-        OutputError: The results are damaged.
-    """
+    """Read the record of a results folder; raises `OutputError` unless all files are as they were written."""
     try:
         record = read_record(folder)
         row_of(record, "", folder)
@@ -120,18 +105,7 @@ def read_intact(folder: Path) -> dict[str, Any]:
 def read_case(
     name: str, folder: Path, outcome: Outcome, warnings: Sequence[str] = (), record: Mapping[str, Any] | None = None
 ) -> CohortCase:
-    """Make the row of a case from its results folder.
-
-    Args:
-        name: Of the case.
-        folder: Results folder.
-        outcome: What became of it.
-        warnings: What else should be said, before the warnings of the results.
-        record: From `read_intact`, if it is at hand.
-
-    Raises:
-        OutputError: The results are damaged.
-    """
+    """Make the row of a case from its results folder, whose record may be at hand; raises `OutputError` if damaged."""
     record = record or read_intact(folder)
     row, (reviews, problems) = row_of(record, name, folder, outcome), reviews_of(folder)
     try:
@@ -163,3 +137,100 @@ def row_of(record: Mapping[str, Any], name: str, folder: Path, outcome: Outcome 
         seconds=sum(record.get("timings_s", {}).values()) or None,
         suitability=Suitability.from_dict(record["suitability"]) if "suitability" in record else None,
     )
+
+
+def read_review(results: Path, reader: str) -> Decisions | None:
+    """Read a reader's decisions file; None if there is none yet. Raises `ReviewError` if it is damaged."""
+    path = review_file(results, reader)
+    return read_decisions(path) if path.exists() else None
+
+
+def reviews_of(results: Path) -> tuple[tuple[CaseReview, ...], tuple[str, ...]]:
+    """Find the reviews in a results folder, and one sentence on each that is damaged.
+
+    Of one reader's, the decisions file counts, which is the newest.
+    """
+    reviews: dict[str, CaseReview] = {}
+    problems = []
+    exports = [path for path in sorted(results.glob(f"*/{RECORD}")) if not KEPT.fullmatch(path.parent.name)]
+    for path in (*exports, *sorted(results.glob(f"{PREFIX}*{SUFFIX}"))):
+        try:
+            review = _of_export(path.parent) if path.name == RECORD else _of_file(path)
+        except ReviewError as error:
+            problems.append(printable(str(error)))
+        else:
+            reviews[reader_in_name(review.reader) if review.reader else str(path)] = review
+    return tuple(reviews.values()), tuple(problems)
+
+
+def _of_export(folder: Path) -> CaseReview:
+    with checking(folder):
+        record, _ = read_export(folder)
+    return CaseReview.of(record["review"], "", folder)
+
+
+def _of_file(path: Path) -> CaseReview:
+    name = path.name.removesuffix(SUFFIX)
+    export, record = path.with_name(name), read_decisions(path).data
+    return CaseReview.of(record, text_of(name.removeprefix(PREFIX)), export if export.is_dir() else None)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of readers who have signed; of more than two, of all pairs."""
+
+    readers: tuple[str, ...]  # names of those who are compared
+    dice: Mapping[str, float]  # mean Dice between two readers' segmentations of each label, by its name
+    regions: int  # number of regions that all of them had in their lists
+    regions_different: int  # number of these whose voxels two of them gave other labels
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one reader made of a case: the segmentation, and the regions by where they lie."""
+
+    segmentation: np.ndarray
+    regions: Mapping[tuple[Any, ...], Mapping[str, Any]]
+
+
+def agreement_of(reviews: Sequence[CaseReview], labels: Sequence[Label]) -> Agreement | None:
+    """Compare the exports of signed reviews of a case; None for fewer than two. Raises `ReviewError`."""
+    signed = [each for each in reviews if each.signed and each.export and (each.export / SEGMENTATION).is_file()]
+    if len(signed) < 2:
+        return None
+    try:
+        pairs = list(combinations([_read(each) for each in signed], 2))
+        overlaps = {
+            label.name: float(np.mean([_dice(label, a.segmentation, b.segmentation) for a, b in pairs]))
+            for label in labels
+        }
+        common = set.intersection(*(set(each.regions) for pair in pairs for each in pair))
+        different = sum(any(_differ(place, a, b) for a, b in pairs) for place in common)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImageError) as error:
+        names = " and ".join(str(each.export) for each in signed)
+        raise ReviewError(f"The reviews {names} cannot be compared; they belong to different results.") from error
+    return Agreement(tuple(each.reader for each in signed), overlaps, len(common), different)
+
+
+def _read(review: CaseReview) -> _Reading:
+    assert review.export is not None
+    record = read_object(review.export / RECORD)["review"]
+    segmentation = sitk.GetArrayFromImage(read_volume(review.export / SEGMENTATION))
+    regions = {(*each["first_voxel"], *each["size"], each["voxels"]): each for each in record["regions"]}
+    return _Reading(segmentation, regions)
+
+
+def _dice(label: Label, a: np.ndarray, b: np.ndarray) -> float:
+    return dice(label.mask(a).astype(np.uint8), label.mask(b).astype(np.uint8))
+
+
+def _differ(place: tuple[Any, ...], a: _Reading, b: _Reading) -> bool:
+    decisions = [_decision(reading.regions[place]) for reading in (a, b)]
+    if decisions[0] == decisions[1] != (Verdict.EDIT, None):
+        return False
+    box, mask = read_mask(a.regions[place], a.segmentation.shape)
+    return bool((a.segmentation[box] != b.segmentation[box])[mask].any())
+
+
+def _decision(entry: Mapping[str, Any]) -> tuple[str, int | None]:
+    return "resolved" if entry["resolved"] else entry["verdict"], entry["label"]

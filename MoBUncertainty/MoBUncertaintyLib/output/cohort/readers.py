@@ -25,32 +25,16 @@ PREFIX, SUFFIX = "review-", ".json"
 
 @dataclass(frozen=True)
 class CaseReview:
-    """The review of one reader.
+    """The review of one reader."""
 
-    Attributes:
-        reader: Who has signed it or, before that, whom the file is named after; empty: unknown.
-        signed: Whether it is signed off.
-        regions_left: Number of regions to decide.
-        export: Folder of the corrected segmentation, where there is one.
-    """
-
-    reader: str
-    signed: bool
-    regions_left: int
-    export: Path | None = None
+    reader: str  # who has signed it or, before that, whom the file is named after; empty: unknown
+    signed: bool  # whether it is signed off
+    regions_left: int  # number of regions to decide
+    export: Path | None = None  # folder of the corrected segmentation, where there is one
 
     @classmethod
     def of(cls, record: Mapping[str, Any], reader: str, export: Path | None = None) -> CaseReview:
-        """Describe the record of a review.
-
-        Args:
-            record: From `Review.to_dict`.
-            reader: Whose it is, as long as it is not signed.
-            export: Its export, if there is one.
-
-        Raises:
-            ReviewError: It is none.
-        """
+        """Describe the record of a review (`Review.to_dict`), the reader's until it is signed; raises `ReviewError`."""
         try:
             signature = record["signature"]
             left = sum(each["verdict"] == "pending" and not each["resolved"] for each in record["regions"])
@@ -68,15 +52,11 @@ class CaseReview:
 class CaseState(StrEnum):
     """How far a case is."""
 
-    NOT_RUN = "not run"
-    """It has no results yet."""
+    NOT_RUN = "not run"  # it has no results yet
     FAILED = "failed"
-    READY = "ready"
-    """It has results, and no review."""
-    IN_REVIEW = "in review"
-    """A review is begun."""
-    SIGNED = "signed"
-    """Every review that is begun is signed off."""
+    READY = "ready"  # it has results, and no review
+    IN_REVIEW = "in review"  # a review is begun
+    SIGNED = "signed"  # every review that is begun is signed off
 
     @classmethod
     def of(cls, reviews: Sequence[CaseReview]) -> CaseState:
@@ -102,15 +82,9 @@ def export_folder(results: Path, reader: str) -> Path:
 
 
 def check_version(results: Path, reader: str, versions: Collection[str | None]) -> None:
-    """Refuse to go on from a review that is not what is on disk.
+    """Raise `ReviewError` if the review on disk is none of these versions: another program has changed it.
 
-    Args:
-        results: Results folder.
-        reader: Name of the reader.
-        versions: The `digest_of` of what the reader goes on from, and of what was to be written since, if anything.
-
-    Raises:
-        ReviewError: Another program has changed it.
+    `versions` are the `digest_of` of what the reader goes on from, and of what was to be written since.
     """
     path = review_file(results, reader)
     try:
@@ -123,18 +97,7 @@ def check_version(results: Path, reader: str, versions: Collection[str | None]) 
 
 
 def write_review(results: Path, reader: str, record: Mapping[str, Any], versions: Collection[str | None]) -> CaseReview:
-    """Write a reader's decisions file, whole; an earlier one is replaced, unless another program has changed it.
-
-    Args:
-        results: Results folder.
-        reader: Name of the reader.
-        record: From `Review.to_dict`.
-        versions: As for `check_version`.
-
-    Raises:
-        OutputError: It cannot be written; the earlier one is as it was.
-        ReviewError: As `check_version` does.
-    """
+    """Write a reader's decisions file, whole; raises `OutputError`, and as `check_version` does."""
     path = absolute(review_file(results, reader))
 
     def write(partial: Path) -> None:
@@ -153,9 +116,5 @@ def write_review(results: Path, reader: str, record: Mapping[str, Any], versions
 
 
 def write_decisions(path: Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a review as it stands in a decisions file.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write the record of a review as it stands in a decisions file; raises `OSError`."""
     path.write_text(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,7 +1,4 @@
-"""Write the table of a cohort: `cohort.csv` for programs and `cohort.html` for people, whole or not at all.
-
-The page needs no network and no other file. A column is one entry of `_columns`, for both files.
-"""
+"""Write the table of a cohort, whole or not at all: `cohort.csv`, and `cohort.html`, which needs no other file."""
 
 from __future__ import annotations
 
@@ -25,8 +22,7 @@ from MoBUncertaintyLib.base.publishing import absolute, write_file
 from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.output.cohort.cases import CohortCase, Organ, Outcome
-from MoBUncertaintyLib.output.cohort.reviews import Agreement
+from MoBUncertaintyLib.output.cohort.cases import Agreement, CohortCase, Organ, Outcome
 from MoBUncertaintyLib.output.pages.templates import fill, require_installed
 from MoBUncertaintyLib.output.report import write_table
 
@@ -38,15 +34,9 @@ _MARK = 'name="generator" content="mob-uncertainty cohort"'  # of our pages
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table.
+    """A column of the table, in both files; on the page with decimals, a unit, and a note behind the number.
 
-    Attributes:
-        name: In the CSV file.
-        title: On the page; empty if it is not there, or not as a column of its own.
-        value: Makes the cell from a case; None if there is nothing to say.
-        digits: Number of decimals on the page.
-        unit: Of numbers on the page.
-        note: What the page says behind the number.
+    The title is empty where the page has no such column, the value None if there is nothing to say.
     """
 
     name: str
@@ -58,13 +48,8 @@ class Column:
 
 
 def check_table(folder: Path) -> None:
-    """Refuse, before hours of computing, a folder whose table could not be written.
-
-    Raises:
-        OutputError: A file of the same name is there that is none of ours, or this program is not installed whole.
-    """
-    for path in (_TEMPLATE, _STYLE, _SCRIPT):
-        require_installed(path)
+    """Raise `OutputError` before hours of computing if a file of that name is there that is none of ours."""
+    require_installed(_TEMPLATE, _STYLE, _SCRIPT)
     for name, mark in ((CSV, _FIRST), (PAGE, _MARK)):
         path = folder / name
         if os.path.lexists(path) and not _begins(path, mark):
@@ -84,16 +69,13 @@ def failed_before(folder: Path) -> dict[str, str]:
 
 
 def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: Sequence[tuple[str, str]] = ()) -> None:
-    """Write both files, the worst case first; those of an earlier run are replaced.
+    """Write both files, the worst case first, in place of those of an earlier run; raises `OutputError`.
 
     Args:
         folder: Folder that holds the results folders.
         title: Of the page.
         cases: The cases, in any order.
         others: Name of each thing that is no case, and why, as the end of a sentence.
-
-    Raises:
-        OutputError: They cannot be written.
     """
     named, folder = folder, absolute(folder)
     rows = sorted(cases, key=lambda case: case.badness, reverse=True)
@@ -213,11 +195,10 @@ def _render(
 
 
 def _way(folder: Path, results: Path) -> Path:
-    """Find the way from the table's folder to a results folder in it.
+    """Find the way from the table's folder to a results folder in it; of a folder elsewhere, its whole path.
 
-    Links and mapped drives count as they were named, so that the way holds wherever the folder is moved. If one of the
-    two was named otherwise, they are followed. Of a folder elsewhere the whole path is returned: on Windows there is no
-    way from one drive to another.
+    Links and mapped drives count as they were named, so that the way holds wherever the folder is moved; if one of the
+    two was named otherwise, they are followed.
     """
     for follow in (os.path.abspath, os.path.realpath):
         base, path = Path(follow(folder)), Path(follow(results))

@@ -11,10 +11,8 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.templates import TEMPLATE, fill, time_text
-from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
-from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.output.report import VERDICTS
 
 if TYPE_CHECKING:
@@ -27,20 +25,7 @@ def write_html(
     case: Case,
     corrected: np.ndarray | None = None,
 ) -> None:
-    """Write the report as one HTML file: no script, no other file, pictures inside.
-
-    Of many regions it lists the first `LISTED_REGIONS` and draws the first `DRAWN_REGIONS`.
-
-    Args:
-        path: The file.
-        report: From `build_report`.
-        case: The case.
-        corrected: `case.review.corrected()`, if it is at hand.
-
-    Raises:
-        OutputError: The template is not installed.
-        OSError: The file cannot be written.
-    """
+    """Write the report as one HTML file, with pictures of the first `DRAWN_REGIONS` regions in it. Raises `OSError`."""
     corrected = case.review.corrected() if corrected is None else corrected
     scale = Scale.of(case.image, case.review.settings)
     pictures = {
@@ -52,16 +37,7 @@ def write_html(
 def render_html(
     report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Mapping[str, bytes]]], scale: Scale
 ) -> str:
-    """Render the HTML text; everything in `report` is text to it, never markup.
-
-    Args:
-        report: From `build_report`.
-        pictures: Of each region that is drawn, by its id: see `draw_region`.
-        scale: How they were drawn.
-
-    Raises:
-        OutputError: The template is not installed.
-    """
+    """Render the report, all of it text and never markup; `pictures` are of `draw_region`, by region id."""
     first_page = facts(report)
     palette = palette_beside(tuple(label["colour"]) for label in report["labels"])
     stops = ", ".join(f"rgb{tuple(colour)}" for colour in heat_colours(9).tolist())

@@ -1,7 +1,7 @@
-"""The review page: one HTML file in which a reader looks at the regions' slices, clicks, decides and saves decisions.
+"""The review page, one HTML file: a reader looks at the regions' slices, clicks, decides and saves decisions.
 
-Alone it needs no network and shows the prediction; `cli.review_server` serves the same page and answers each step with
-what comes of it. The voxels around each region are in the page, their axes turned to the patient's (S, A, R).
+Alone it shows the prediction; `cli.review_server` answers each step with what comes of it. The voxels around each
+region are in the page, their axes turned to the patient's (S, A, R).
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.report_page import facts
 from MoBUncertaintyLib.output.pages.templates import PAGE_SCRIPT, PAGE_STYLE, PAGE_TEMPLATE, fill
-from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
-from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.output.report import build_report
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.review.record import BY_HAND, SCHEMA, write_click
@@ -41,11 +39,7 @@ _LARGEST_VOXELS = 30_000_000  # of all crops: about 10 MB of page
 
 
 class ReviewPage:
-    """The page of one case, and what it must be told after each step.
-
-    Args:
-        case: The case; its review may have begun.
-    """
+    """The page of one case, whose review may have begun, and what it must be told after each step."""
 
     def __init__(self, case: Case) -> None:
         self._case = case
@@ -62,14 +56,7 @@ class ReviewPage:
             self._boxes[region.region_id] = box
 
     def render(self, served: bool = False) -> str:
-        """Write the page's text.
-
-        Args:
-            served: A server takes the page's steps; else it stands alone.
-
-        Raises:
-            OutputError: The template is not installed.
-        """
+        """Write the page's text, served or standing alone; raises `OutputError` without its template."""
         case, review = self._case, self._case.review
         report = build_report(case)
         palette = palette_beside(label.colour for label in case.prediction.labels)
@@ -126,14 +113,7 @@ class ReviewPage:
         }
 
     def maps(self, boxes: Iterable[Box]) -> dict[str, str]:
-        """Return what the page draws around each region that one of the boxes meets.
-
-        Args:
-            boxes: Where maps, labels or regions have changed.
-
-        Returns:
-            For each region's id the label, uncertainty and mask of each voxel of its crop, packed.
-        """
+        """Pack label, uncertainty and mask of the crops that changed boxes meet, by region id."""
         changed = list(boxes)
         return {
             region_id: self._maps(region_id)
@@ -186,12 +166,7 @@ class ReviewPage:
 
 
 def write_review_page(path: Path, case: Case) -> None:
-    """Write the page as a file that stands alone.
-
-    Raises:
-        OutputError: The template is not installed.
-        OSError: The file cannot be written.
-    """
+    """Write the page as a file that stands alone; raises `OutputError` without the template, and `OSError`."""
     path.write_text(ReviewPage(case).render(), encoding="utf-8")
 
 

@@ -20,32 +20,15 @@ TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE = (
 )
 
 
-def check_template() -> None:
-    """Find out before hours of computing whether a report and a review page can be written.
-
-    Raises:
-        OutputError: A template is not installed.
-    """
-    for path in (TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE):
-        require_installed(path)
-
-
-def require_installed(template: Path) -> None:
-    """Refuse to go on without a template.
-
-    Raises:
-        OutputError: It is not installed.
-    """
-    if not template.is_file():
-        raise OutputError(f"The template {template} is not installed; install MoB Uncertainty again.")
+def require_installed(*templates: Path) -> None:
+    """Raise `OutputError`, before hours of computing, if a template (default: of report, page or scene) is missing."""
+    for path in templates or (TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE):
+        if not path.is_file():
+            raise OutputError(f"The template {path} is not installed; install MoB Uncertainty again.")
 
 
 def fill(template: Path, **values: Any) -> str:
-    """Fill a template: what a report says is text to it, never markup.
-
-    Raises:
-        OutputError: It is not installed.
-    """
+    """Fill a template: what a report says is text to it, never markup. Raises `OutputError` if it is not installed."""
     require_installed(template)
     from jinja2 import Environment, StrictUndefined
 

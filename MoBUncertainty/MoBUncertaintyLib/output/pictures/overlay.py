@@ -15,11 +15,9 @@ from MoBUncertaintyLib.base.geometry import Box, bounding_box, hull, nested, sha
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.region_settings import Measure
-from MoBUncertaintyLib.output.pictures.palette import Colour, palette_beside
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of, png
-from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
-from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, Colour, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.review.region import masks
@@ -39,20 +37,10 @@ _BOX_COLOURS = {Level.UNUSUAL: ("#ffc44d", "black"), Level.NOT_USABLE: ("#c62828
 
 
 def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, regions: Regions, name: str = "") -> None:
-    """Draw three planes through the most doubtful region: CT with outlines above, a heat map below.
+    """Draw three planes through the most doubtful region to a PNG file: CT with outlines above, a heat map below.
 
     Without a region the planes go through the organ's middle, without an organ through the volume's. Of many regions
-    the first `DRAWN_REGIONS` are drawn.
-
-    Args:
-        path: PNG file to write.
-        image: The CT.
-        prediction: Of that CT.
-        regions: Of that prediction; the measure by which they were found is what the heat map shows.
-        name: Of the CT, where it may be named.
-
-    Raises:
-        OSError: The file cannot be written.
+    the first `DRAWN_REGIONS` are drawn. The image is called by its `name` where it may be. Raises `OSError`.
     """
     segmentation, labels = prediction.segmentation, prediction.labels
     places = [(box, mask) for _, box, mask in masks(replace(regions, ranked=regions.ranked[:DRAWN_REGIONS]))]

@@ -1,7 +1,6 @@
-"""True axial, coronal and sagittal planes of the patient, sampled out of a volume.
+"""True axial, coronal and sagittal planes of the patient, sampled out of a volume by each pixel's place in space.
 
-The planes are the patient's, whatever the axes of the volume: each pixel is sampled from the voxels by its place in
-space, so flipped, permuted, oblique and anisotropic volumes come out right. Patient's right is on the left.
+So flipped, permuted, oblique and anisotropic volumes come out right. Patient's right is on the left.
 """
 
 from __future__ import annotations
@@ -19,13 +18,7 @@ _AIR = -1024.0
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane of the patient.
-
-    Attributes:
-        name: As radiologists say.
-        right, down: Where the picture's columns and rows run to, LPS.
-        letters: At its left, right, top and bottom.
-    """
+    """A plane of the patient: where columns and rows run to (LPS), and the letters at left, right, top and bottom."""
 
     name: str
     right: tuple[int, int, int]
@@ -68,17 +61,14 @@ def central_voxel(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 class Camera:
     """Samples three planes through a point. Only what lies around is cut out: a large CT is not touched as a whole.
 
-    It shows no more beyond the volume than it must: a small volume fills its pictures.
-
     Args:
         image: The CT.
         focus: The point that the planes go through, LPS mm.
         middle: What should lie in the middle of the pictures, LPS mm.
-        width: How wide the pictures should be, mm.
+        width: How wide the pictures should be, mm; no more beyond the volume is shown than must be.
         pixels: Of each side of a picture.
 
     Attributes:
-        focus, middle, width, pixels: As they are.
         box: The part of the volume that is seen.
     """
 

@@ -15,9 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
 from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.pictures.palette import Colour, palette_beside
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, central_voxel
-from MoBUncertaintyLib.output.pictures.scales import Scale, heat_colours
+from MoBUncertaintyLib.output.pictures.style import Colour, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.regions.measure import uncertainty_in, voxel_uncertainty
 from MoBUncertaintyLib.review.region import ReviewRegion
 
@@ -35,36 +34,22 @@ _RIMMED: dict[str, Any] = {"anchor": "mm", "stroke_width": 2, "stroke_fill": "bl
 
 @dataclass(frozen=True)
 class Outline:
-    """A line around a part of the volume.
+    """A line around a part of the volume."""
 
-    Attributes:
-        sections: The part in each of `PLANES`, as `Camera.sections` samples a mask.
-        colour: Of the line.
-        width: Of the line, pixels.
-        number: Written beside it, if it is not empty.
-    """
-
-    sections: Sequence[np.ndarray]
+    sections: Sequence[np.ndarray]  # the part in each of `PLANES`, as `Camera.sections` samples a mask
     colour: Colour
-    width: float
-    number: str = ""
+    width: float  # of the line, pixels
+    number: str = ""  # written beside it, if it is not empty
 
 
 def draw_region(case: Case, region: ReviewRegion, corrected: np.ndarray, scale: Scale) -> dict[str, dict[str, bytes]]:
     """Draw a region: CT, heat map, outlines before and after, the region's own outline, a cross and the clicks.
 
-    The planes go through the last of the clicks that were given in the region: of a stroke, through its point nearest
-    to the middle of the region; else through that middle.
-
-    Args:
-        case: The case.
-        region: What to show.
-        corrected: The segmentation as it is now; its outline is drawn where it differs from the predicted one.
-        scale: What values look like, and the measure that the heat map shows.
+    The planes go through the point nearest to the region's middle of the last click in it, else through that middle.
 
     Returns:
-        A PNG file for each of `PLANES`, by its title: as it is now, "" or, of a region with clicks, "After clicks";
-        and of that "As predicted".
+        A PNG file for each of `PLANES` by its title, as it is now: "" or, of a region with clicks, "After clicks", and
+        of that "As predicted".
     """
     review, prediction, image = case.review, case.review.prediction, case.image
     spacing = np.array(image.GetSpacing())[::-1]
@@ -121,16 +106,7 @@ def draw_plane(
     heat: Sequence[np.ndarray] | None = None,
     marks: Sequence[tuple[np.ndarray, Colour]] = (),
 ) -> Image.Image:
-    """Draw one plane.
-
-    Args:
-        camera: Where.
-        index: Of the plane in `PLANES`.
-        scale: What values look like.
-        outlines: In the order in which they are drawn.
-        heat: The uncertainty in each of `PLANES`, if it is to be shown.
-        marks: Dots, their places (LPS mm) and colours; drawn where they are near the plane.
-    """
+    """Draw one of `PLANES`: outlines in their order, uncertainty if given, and dots (LPS mm) near the plane."""
     plane = PLANES[index]
     grey = np.clip((camera.ct(plane) - scale.black) / (scale.white - scale.black), 0, 1)
     grey = np.round(grey * 85) * 3  # 86 greys: no eye sees the difference, and the file is a good deal smaller

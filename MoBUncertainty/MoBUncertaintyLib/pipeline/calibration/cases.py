@@ -1,7 +1,4 @@
-"""The cases that a calibration is fitted to: signed-off reviews of the model's predictions, and labelled images.
-
-Reviews must be unchanged. A labelled image is predicted, and its truth counted everywhere.
-"""
+"""The cases that a calibration is fitted to: unchanged, signed-off reviews of its predictions, and labelled images."""
 
 from __future__ import annotations
 
@@ -32,8 +29,7 @@ from MoBUncertaintyLib.review.refinement.evidence import Evidence
 if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.predictor import Predictor
 
-IMAGES, LABELS = "images", "labels"
-"""Names of the two folders in a folder of labelled cases."""
+IMAGES, LABELS = "images", "labels"  # names of the two folders in a folder of labelled cases
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,6 @@ class SiteCase:
 
     Attributes:
         place: Folder of the review's export, or file of the image.
-        image_sha256: None: not known.
         evidence: Of each label, where the truth is known.
         deviations: From the model's ordinary cases (`Suitability`); none if it was not compared with any.
         volumes: Of each label by its name, in the order of `evidence`: what the prediction states, and the truth in ml.
@@ -63,11 +58,7 @@ class SiteCase:
 
 
 def find_reviews(folders: Iterable[Path]) -> list[Path]:
-    """List exports: those given, and the latest of each reader in the folders given or in results folders there.
-
-    Raises:
-        ReviewError: A folder holds none.
-    """
+    """List exports: those given, and those in the folders or in results folders there; raises `ReviewError`."""
     reviews = []
     for folder in folders:
         inside = [folder / RECORD, *sorted(folder.glob(f"*/{RECORD}")), *sorted(folder.glob(f"*/*/{RECORD}"))]
@@ -87,14 +78,7 @@ def counted(cases: Sequence[SiteCase]) -> str:
 
 
 def gather(reads: Iterable[Callable[[], SiteCase]]) -> tuple[list[SiteCase], list[str]]:
-    """Read cases, each image once.
-
-    Args:
-        reads: Each reads a case, or raises a `ReviewError` or `ImageError` that says why it cannot be used.
-
-    Returns:
-        The cases, and one sentence on each that is refused.
-    """
+    """Read cases, each image once; a `ReviewError` or `ImageError` becomes one of the sentences on what is refused."""
     cases: list[SiteCase] = []
     refused = []
     for read in reads:
@@ -110,15 +94,7 @@ def gather(reads: Iterable[Callable[[], SiteCase]]) -> tuple[list[SiteCase], lis
 
 
 def read_review(folder: Path, digest: str) -> SiteCase:
-    """Read a review.
-
-    Args:
-        folder: Of the export.
-        digest: Of the model that must have predicted it.
-
-    Raises:
-        ReviewError: It cannot be used; the message says why.
-    """
+    """Read a review of a prediction of the model with this digest; raises `ReviewError` if it cannot be used."""
     with checking(folder):
         record, signed_off = read_export(folder)
     if not signed_off:
@@ -144,10 +120,7 @@ def read_review(folder: Path, digest: str) -> SiteCase:
 
 
 def error_growth(evidence: Sequence[Evidence], temperature: float, keep_probability: bool = False) -> float:
-    """Compute the logarithm of the factor by which a temperature changes the expected error of a case.
-
-    Arguments as for `Evidence.moments`.
-    """
+    """Compute the logarithm of the factor by which a temperature changes the expected error of a case."""
 
     def expected(scaled_by: float) -> float:
         maps = ((one, one.moments(scaled_by, keep_probability)[0]) for one in evidence)
@@ -181,7 +154,7 @@ def holds_labels(folder: Path) -> bool:
 def predicted_cases(
     folders: Iterable[Path], predictor: Predictor, progress: ProgressCallback, cancelled: CancelledCallback
 ) -> list[Callable[[], SiteCase]]:
-    """Make what reads and predicts each labelled case, for `gather`.
+    """Make what reads and predicts each labelled case, for `gather`; raises `ImageError` if a folder holds no image.
 
     Args:
         folders: Each holds `images/NAME` and `labels/NAME`, volume files; a model of several input channels takes
@@ -189,9 +162,6 @@ def predicted_cases(
         predictor: Of the model.
         progress: Called with the cases that are done (stage `cases`) and, within a case, with each step.
         cancelled: Asked between cases and tiles.
-
-    Raises:
-        ImageError: A folder holds no image.
     """
     channels = len(predictor.model.channels)
     cases = [(folder, case) for folder in folders for case in list_inputs(folder / IMAGES, None, channels)]

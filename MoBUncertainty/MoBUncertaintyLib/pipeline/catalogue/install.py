@@ -22,8 +22,7 @@ from MoBUncertaintyLib.model.card import MODEL_FILE
 from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.folder import load_folder
 from MoBUncertaintyLib.model.listing import MODELS_FOLDER, ListedModel, list_models
-from MoBUncertaintyLib.pipeline.catalogue.index import Entry
-from MoBUncertaintyLib.pipeline.catalogue.place import CHUNK, Place
+from MoBUncertaintyLib.pipeline.catalogue.place import CHUNK, Entry, Place
 from MoBUncertaintyLib.regions.prediction import Progress
 
 TELL_EVERY_S = 0.2
@@ -73,14 +72,13 @@ def install(
     cancelled: Callable[[], bool] = lambda: False,
     folder: Path | None = None,
 ) -> Path:
-    """Download a model, check it, and install it; returns its folder.
+    """Download a model, check it, and install it in a folder (default: the user's); return its own.
 
     Args:
-        place: The catalogue.
-        entry: Of that catalogue; what is downloaded must be what it says.
+        place, entry: The catalogue, and its entry; what is downloaded must be what that says.
         progress: Called with each step; the stage `download` counts megabytes.
         cancelled: Asked between pieces of the download.
-        folder: Where models are installed; None: the user's.
+        folder: Where models are installed.
 
     Raises:
         CatalogueError: It cannot be downloaded, or is not what the catalogue says.
@@ -111,13 +109,7 @@ def install(
 
 
 def remove(name: str) -> Path:
-    """Remove an installed model; returns where it was.
-
-    Raises:
-        CatalogueError: There is no such model, it comes with the program, or it was put there by other means, or a
-            file of its folder was.
-        OutputError: It cannot be removed.
-    """
+    """Remove an installed model; return where it was. Raises `CatalogueError` for one that was not installed so."""
     folder = installed_models()
     listed = list_models(folder)
     for model in listed:

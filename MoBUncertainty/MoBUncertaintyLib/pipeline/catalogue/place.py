@@ -1,4 +1,4 @@
-"""Where a catalogue is: a folder, or an address on the web, whose files are read within limits.
+"""A catalogue of models: its index, `models.json`, and the folder or address on the web where its files are.
 
 Only https is spoken, and http with this computer itself. Nothing is sent but the request for a file.
 """
@@ -6,10 +6,11 @@ Only https is spoken, and http with this computer itself. Nothing is sent but th
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
@@ -21,24 +22,143 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
+from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base import json_input
 from MoBUncertaintyLib.base.errors import CatalogueError, reason_of
-from MoBUncertaintyLib.pipeline.catalogue.index import INDEX_FILE, Entry, parse_index
+from MoBUncertaintyLib.base.json_input import JsonError, parse_object
+from MoBUncertaintyLib.base.names import unique_names
+from MoBUncertaintyLib.base.schema import from_json, to_json
+from MoBUncertaintyLib.model.archive import SIZE_LIMIT
 
-TIMEOUT_S = 20.0
-"""How long a server may be silent, and how long it may take to begin its answer."""
+SCHEMA_VERSION = 1
+INDEX_FILE = "models.json"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FILE = re.compile(rf"{_NAME.pattern}(/{_NAME.pattern}){{0,4}}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_VERSION = re.compile(r"\d{1,4}\.\d{1,4}\.\d{1,4}")
+_LONGEST_TEXT = 500  # characters
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that a catalogue offers; raises `ValueError` for an attribute out of range.
+
+    Attributes:
+        name: Name of its folder once it is installed: letters, digits, `.`, `_` and `-`.
+        title: Name on its card, for people.
+        task: What it segments in which images, one sentence.
+        scores: What was measured, as text by name.
+        minimum_version: Oldest version of MoB Uncertainty that reads it.
+        digest: SHA-256 of its `model.json`, which tells its versions apart.
+        file, size, sha256: Path of its zip, relative to the index, bytes and SHA-256.
+        page, preview: Paths of its card page and of a picture of a sample's result, PNG, if there are.
+    """
+
+    name: str
+    title: str
+    task: str
+    labels: tuple[str, ...]
+    scores: dict[str, str]
+    licence: str
+    minimum_version: str
+    digest: str
+    file: str
+    size: int
+    sha256: str
+    page: str | None = None
+    preview: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(is_model_name(self.name), "'name' must be letters, digits, '.', '_' and '-', 64 at most")
+        texts = [self.title, self.task, self.licence, *self.labels, *self.scores, *self.scores.values()]
+        _require(all(map(_is_line, texts)), f"its texts must be printable lines of 1 to {_LONGEST_TEXT} characters")
+        _require(bool(self.labels), "'labels' must not be empty")
+        for what, pattern in (("minimum_version", _VERSION), ("digest", _DIGEST), ("sha256", _DIGEST), ("file", _FILE)):
+            _require(pattern.fullmatch(getattr(self, what)) is not None, f"'{what}' is {getattr(self, what)!r:.80}")
+        for what, path in (("page", self.page), ("preview", self.preview)):
+            _require(path is None or _FILE.fullmatch(path) is not None, f"'{what}' is {path!r:.80}")
+        _require(0 < self.size <= SIZE_LIMIT, f"'size' must be 1 to {SIZE_LIMIT} bytes")
+
+    @property
+    def megabytes(self) -> str:
+        """Its size for people."""
+        return f"{self.size / 1e6:,.1f} MB"
+
+    @property
+    def is_too_new(self) -> bool:
+        """Whether it needs a newer version of MoB Uncertainty than this."""
+        return _numbers(self.minimum_version) > _numbers(__version__)
+
+    def matches(self, text: str) -> bool:
+        """Whether all words of a search are in its name, task, labels or licence."""
+        everything = " ".join([self.name, self.title, self.task, *self.labels, self.licence]).casefold()
+        everything += everything.replace("_", " ")
+        return all(word in everything for word in text.casefold().split())
+
+
+def parse_index(content: bytes, where: str) -> tuple[Entry, ...]:
+    """Read the models of an index, whose address is `where`; raises `CatalogueError` if it is none of this version."""
+    try:
+        data = parse_object(content)
+    except JsonError as error:
+        raise CatalogueError(f"{where} is not a catalogue of models ({error}); check the address.") from error
+    version = data.get("schema_version")
+    if not isinstance(version, int) or version < 1 or not isinstance(data.get("models"), list):
+        raise CatalogueError(f"{where} is not a catalogue of models; check the address.")
+    if version > SCHEMA_VERSION:
+        raise CatalogueError(
+            f"{where} was made for a newer version of MoB Uncertainty (schema {version}, this one reads "
+            f"{SCHEMA_VERSION}); update MoB Uncertainty."
+        )
+    entries: dict[str, Entry] = {}
+    for number, values in enumerate(data["models"], start=1):
+        try:
+            entry = from_json(Entry, values)
+            _require(entry.name.casefold() not in entries, f"another model is also called {entry.name}")
+        except ValueError as error:
+            raise CatalogueError(
+                f"Model {number} of {where} cannot be used: {error}; tell whoever hosts it."
+            ) from error
+        entries[entry.name.casefold()] = entry
+    return tuple(entries.values())
+
+
+def index_text(entries: Sequence[Entry]) -> str:
+    """Write the text of `models.json`."""
+    content = {"schema_version": SCHEMA_VERSION, "models": to_json(list(entries))}
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a name can be that of an entry, and of a folder on every system."""
+    return _NAME.fullmatch(name) is not None and unique_names([name]) == [name]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def _is_line(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_TEXT and text.isprintable()
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+TIMEOUT_S = 20.0  # how long a server may be silent, and how long it may take to begin its answer
 SLOWEST = 10_000
 """Bytes a second that a server must send after that, on average: one that drips is not waited for without end."""
 CHUNK = 1 << 16
-PREVIEW_LIMIT = 4 * 2**20
-"""Bytes of a picture."""
+PREVIEW_LIMIT = 4 * 2**20  # bytes of a picture
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PNG = struct.Struct(">8s4x4sII")  # how a PNG begins: signature, length and name of its header, width, height
 _LARGEST_PICTURE = 4096  # pixels of a side: a few bytes can unpack to gigabytes
 
-Read = Callable[[int], bytes]
-"""Reads at most so many bytes; none at the end."""
+Read = Callable[[int], bytes]  # reads at most so many bytes; none at the end
 
 
 @dataclass(frozen=True)
@@ -49,11 +169,7 @@ class Place:
 
     @classmethod
     def of(cls, given: str | Path) -> Place:
-        """Take an address or a folder, or that of the index in it.
-
-        Raises:
-            CatalogueError: It is neither, or an address that may not be contacted.
-        """
+        """Take an address or a folder, or that of the index in it; raises `CatalogueError` for no safe address."""
         text = str(given).strip()
         if not text:
             raise CatalogueError("No catalogue is given; give an https address or a folder.")
@@ -70,19 +186,11 @@ class Place:
         return str(self.base / name) if isinstance(self.base, Path) else f"{self.base}/{name}"
 
     def entries(self) -> tuple[Entry, ...]:
-        """Read the index.
-
-        Raises:
-            CatalogueError: It cannot be read.
-        """
+        """Read the index; raises `CatalogueError`."""
         return parse_index(self.content(INDEX_FILE, json_input.SIZE_LIMIT), self.address(INDEX_FILE))
 
     def entry(self, name: str) -> Entry:
-        """Find a model in the index.
-
-        Raises:
-            CatalogueError: The index cannot be read, or has no such model.
-        """
+        """Find a model in the index by its name or title; raises `CatalogueError` if there is none."""
         entries = self.entries()
         for entry in entries:
             if name.casefold() in (entry.name.casefold(), entry.title.casefold()):
@@ -91,11 +199,7 @@ class Place:
         raise CatalogueError(f"The catalogue {self.base} has no model '{name}' (it has: {there_are}).")
 
     def preview(self, entry: Entry) -> bytes | None:
-        """Read the picture of a model's sample, PNG; None if there is none.
-
-        Raises:
-            CatalogueError: It cannot be read.
-        """
+        """Read the picture of a model's sample, PNG, if there is one; raises `CatalogueError`."""
         if entry.preview is None:
             return None
         content = self.content(entry.preview, PREVIEW_LIMIT)
@@ -107,11 +211,7 @@ class Place:
         return content
 
     def content(self, name: str, limit: int) -> bytes:
-        """Read a whole file.
-
-        Raises:
-            CatalogueError: It cannot be read, or is larger than `limit` bytes.
-        """
+        """Read a whole file of at most `limit` bytes; raises `CatalogueError`."""
         content = bytearray()
         with self.open(name) as read:
             while chunk := read(CHUNK):
@@ -122,11 +222,7 @@ class Place:
 
     @contextmanager
     def open(self, name: str) -> Iterator[Read]:
-        """Open a file; every failure to read it is one sentence.
-
-        Raises:
-            CatalogueError: It cannot be opened or, later, read.
-        """
+        """Open a file; every failure to open or, later, to read it is one sentence, a `CatalogueError`."""
         where = self.address(name)
         with _saying(where):
             stream = _open_file(self.base / name) if isinstance(self.base, Path) else _open_address(where)

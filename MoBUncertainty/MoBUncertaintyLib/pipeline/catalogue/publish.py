@@ -1,35 +1,30 @@
 """Add a model to a catalogue's folder, or update it there: its zip, its card page, its picture and its entry.
 
-The card page has the fields of RSNA's ATLAS for models (schema of November 2025, https://atlas.rsna.org/documentation).
-What a model's card does not state is said to be unknown; nothing is guessed.
-
-The index is replaced last, so that whoever reads the folder meanwhile finds what the index says.
+The card page has the fields of RSNA's ATLAS for models (schema of November 2025, https://atlas.rsna.org/documentation);
+what a model's card does not state is unknown. The index is replaced last, so that what it says is there at any time.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.errors import CatalogueError, OutputError, reason_of
 from MoBUncertaintyLib.base.integrity import file_digest
-from MoBUncertaintyLib.base.publishing import Reservation, absolute, reserve, write_file
+from MoBUncertaintyLib.base.publishing import absolute, reserve, write_file
 from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.images.modality import modality_of_channel
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import NOT_STATED, overlap, readable
 from MoBUncertaintyLib.model.card_text import LENGTH, covariance_text, score_lines, training_lines
-from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output.pages.templates import fill
-from MoBUncertaintyLib.pipeline.catalogue.index import INDEX_FILE, Entry, index_text, is_model_name, parse_index
+from MoBUncertaintyLib.pipeline.catalogue.place import INDEX_FILE, Entry, index_text, is_model_name, parse_index
 
 TEMPLATE = RESOURCES / "Report" / "model.html.jinja"
 STYLE = RESOURCES / "Report" / "cohort.css"
@@ -39,58 +34,22 @@ _MODALITIES = {
     "PT": "Positron emission tomography (RID10337)",
 }
 
-Fields = dict[str, str | None]
-"""Names and texts; None where nothing is known."""
 
-ATLAS = {
-    "Model": ("Name", "Link", "Task"),
-    "Descriptors": (
-        "Authors", "Contact", "Date created", "Date published", "Ethical review", "Funding", "License",
-        "Organizations", "References", "Version",
-    ),
-    "Indexing": ("Content", "RadLex", "SNOMED", "Keywords"),
-    "Imaging": ("Modalities", "Procedures", "File format", "Resolution"),
-    "Model properties": (
-        "Architecture", "Availability", "Clinical benefit", "Clinical workflow phase", "Decision threshold",
-        "Degree of automation", "Indications for use", "Input", "Instructions", "Limitations", "Output",
-        "Recommendation", "Regulatory information", "Reproducibility", "Sustainability", "Intended use",
-        "Out-of-scope use", "Excluded use", "Intended user", "Ordinary cases",
-    ),
-}  # fmt: skip
-"""Fields of ATLAS by section."""
+def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
+    """Add a model to a catalogue's folder, or update it there, where its picture (PNG) stays if no other is given.
 
-
-@dataclass(frozen=True)
-class OpenCatalogue:
-    """The folder of a catalogue that no other process writes to; `open_catalogue` makes it.
-
-    Attributes:
-        index: The index's reservation.
-        entries: What the index holds.
+    Raises `CatalogueError` if the catalogue cannot be read, or the model not be named there, and `OutputError`.
     """
-
-    index: Reservation
-    entries: Sequence[Entry]
-
-    def add(self, model: Model, picture: Path | None = None) -> Entry:
-        """Add a model, or update it there.
-
-        Args:
-            model: A model folder, or a zip of one.
-            picture: Of a sample's result, PNG. Default: that of the same model stays, if it was published before.
-
-        Raises:
-            CatalogueError: The model cannot be named there.
-            OutputError: Nothing can be written there.
-        """
-        folder, card = self.index.target.parent, model.card
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", card.name).strip("-._")
-        if not is_model_name(name):
-            raise CatalogueError(f"The model's name '{card.name}' cannot be used as a file name; give another --name.")
-        if len(card.files) == 0:
-            raise CatalogueError(f"{model.path} is not a model folder; export the model before you publish it.")
-        with _errors(folder):
-            before = next((entry for entry in self.entries if entry.name == name), None)
+    folder, card = absolute(folder), model.card
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", card.name).strip("-._")
+    if not is_model_name(name):
+        raise CatalogueError(f"The model's name '{card.name}' cannot be used as a file name; export it by another.")
+    if len(card.files) == 0:
+        raise CatalogueError(f"{model.path} is not a model folder; export the model before you publish it.")
+    try:
+        with reserve(folder / INDEX_FILE) as index:
+            earlier = parse_index(index.target.read_bytes(), str(index.target)) if index.target.exists() else ()
+            before = next((entry for entry in earlier if entry.name == name), None)
             packed = f"{name}-{model.digest[:8]}.zip"  # each version's own, so that a download under way goes on
             write_file(folder / packed, lambda partial: _pack(model, partial))
             preview = before.preview if before and before.digest == model.digest else None
@@ -99,35 +58,12 @@ class OpenCatalogue:
                 write_file(folder / preview, lambda partial: shutil.copyfile(picture, partial))
             entry = _entry(model, name, folder / packed, preview)
             write_file(folder / f"{name}.html", lambda partial: _write(partial, render(model, entry, date.today())))
-            others = [other for other in self.entries if other is not before]
+            others = [other for other in earlier if other is not before]
             entries = sorted([*others, entry], key=lambda other: other.name)
-            _write(self.index.partial, index_text(entries))
-            self.index.replace()
+            _write(index.partial, index_text(entries))
+            index.replace()
             _remove_old(folder, before, entries)
-        return entry
-
-
-@contextmanager
-def open_catalogue(folder: Path) -> Iterator[OpenCatalogue]:
-    """Keep a catalogue's folder for one model to add; it is made if need be, and removed if it stays empty.
-
-    Raises:
-        CatalogueError: The catalogue there cannot be read.
-        OutputError: Nothing can be written there.
-    """
-    folder = absolute(folder)
-    with ExitStack() as stack:
-        with _errors(folder):
-            index = stack.enter_context(reserve(folder / INDEX_FILE))
-            entries = parse_index(index.target.read_bytes(), str(index.target)) if index.target.exists() else ()
-        yield OpenCatalogue(index, entries)
-
-
-@contextmanager
-def _errors(folder: Path) -> Iterator[None]:
-    """Say in the user's words what the system says about writing there."""
-    try:
-        yield
+            return entry
     except OSError as error:
         reason = reason_of(error)
         raise OutputError(f"The catalogue {folder} cannot be written ({reason}); choose another folder.") from error
@@ -175,65 +111,22 @@ def _remove_old(folder: Path, before: Entry | None, entries: Sequence[Entry]) ->
 
 
 def render(model: Model, entry: Entry, published: date) -> str:
-    """Make the page, HTML.
-
-    Args:
-        model: The model.
-        entry: Its entry in the catalogue, beside whose files the page lies.
-        published: When it is published.
-
-    Raises:
-        OutputError: The template is not installed.
-    """
+    """Make the page, HTML, beside the files of the entry; raises `OutputError` if the template is not installed."""
+    card = model.card
+    codes = [kind[1] for label in card.labels if (kind := label.terminology["type"]) and kind[0] == "SCT"]
+    modalities = [_MODALITIES.get(modality_of_channel(name) or "", name) for name in model.channels]
     return fill(
         TEMPLATE,
         entry=entry,
-        sections=card_fields(model, entry, published),
-        training=[(name, text) for name, text in training_lines(model.card.training) if name],
+        card=card,
+        published=published.isoformat(),
+        labels=", ".join(readable(label.name) for label in card.labels),
+        overlapping=overlap(card.labels),
+        snomed=", ".join(dict.fromkeys(codes)),
+        modalities=", ".join(dict.fromkeys(modalities)),
+        resolution=f"{' x '.join(f'{step:g}' for step in card.spacing)} mm",
+        covariance=covariance_text(card.covariance),
+        scores=[(name, text) for name, text in score_lines(card.scores) if name],
+        training=[(name, text) for name, text in training_lines(card.training) if name],
         css=STYLE.read_text(encoding="utf-8"),
     )
-
-
-def card_fields(model: Model, entry: Entry, published: date) -> dict[str, Fields]:
-    """Fill in ATLAS's fields from what is known of a model, by section."""
-    card = model.card
-    labels = ", ".join(readable(label.name) for label in card.labels)
-    snomed = [kind[1] for label in card.labels if (kind := label.terminology["type"]) and kind[0] == "SCT"]
-    maps = "a probability" + ("" if card.covariance.kind is Covariance.DETERMINISTIC else " and its variance")
-    scores: Fields = {name: text for name, text in score_lines(card.scores) if name}
-    texts = {
-        "Name": card.name,
-        "Link": entry.file,
-        "Task": entry.task,
-        "Date published": published.isoformat(),
-        "License": None if entry.licence == NOT_STATED else entry.licence,
-        "Version": f"SHA-256 of model.json: {entry.digest}",
-        "SNOMED": ", ".join(dict.fromkeys(snomed)) or None,
-        "Keywords": labels,
-        "Modalities": _modalities(model.dataset),
-        "File format": "DICOM, NIfTI, NRRD, MetaImage",
-        "Resolution": f"{' x '.join(f'{step:g}' for step in card.spacing)} mm",
-        "Architecture": f"nnU-Net, {card.configuration}; covariance: {covariance_text(card.covariance)}",
-        "Availability": f"{entry.file}, {entry.megabytes}, SHA-256 {entry.sha256}",
-        "Decision threshold": "0.5 for each label, which may overlap"
-        if overlap(card.labels)
-        else "none: each voxel has the most probable label",
-        "Input": entry.task,
-        "Instructions": f"mob-uncertainty models install {entry.name} --index ADDRESS",
-        "Output": f"Segmentation of {labels}, with {maps} for each label and voxel",
-        "Intended use": "Image segmentation",
-        "Excluded use": "Clinical use",
-        "Intended user": "Researcher",
-        "Ordinary cases": "; ".join(card.fingerprint.lines) if card.fingerprint else None,
-    }
-    fields = {section: {name: texts.get(name) for name in names} for section, names in ATLAS.items()}
-    return fields | {"Model performance": scores or {"Metrics": None}}
-
-
-def _modalities(dataset: Mapping[str, Any]) -> str | None:
-    """Name the modality of each channel, in RadLex's words where nnU-Net's tell it."""
-    channels = dataset.get("channel_names") or dataset.get("modality")
-    if not isinstance(channels, dict):
-        return None
-    names = [str(name) for name in channels.values()]
-    return ", ".join(dict.fromkeys(_MODALITIES.get(modality_of_channel(name) or "", name) for name in names)) or None

@@ -9,7 +9,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.geometry import Box
-from MoBUncertaintyLib.output.pictures.palette import Palette
+from MoBUncertaintyLib.output.pictures.style import Palette
 from MoBUncertaintyLib.slicer_app.scene.nodes import ROLE_ATTRIBUTE, ijkToRas, nodesByClass
 
 ADDED, REMOVED, RENAMED = 1, 2, 3

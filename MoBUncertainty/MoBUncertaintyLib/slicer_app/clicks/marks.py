@@ -14,7 +14,7 @@ import numpy as np
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.output.pictures.palette import Palette
+from MoBUncertaintyLib.output.pictures.style import Palette
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene

@@ -14,7 +14,7 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.output.pictures.palette import BLUE, CYAN, MAGENTA, VIOLET
+from MoBUncertaintyLib.output.pictures.style import BLUE, CYAN, MAGENTA, VIOLET
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.slicer_app.clicks import keys
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres

@@ -13,7 +13,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, intersection, occupied, shape_of, whole, within
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.terminology import terminology_entry
-from MoBUncertaintyLib.output.pictures.palette import palette_beside
+from MoBUncertaintyLib.output.pictures.style import palette_beside
 from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.slicer_app.region_names import regionTitles
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, shape

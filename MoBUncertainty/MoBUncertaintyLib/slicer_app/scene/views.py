@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import vtk
 
-from MoBUncertaintyLib.images.hounsfield import HOUNSFIELD_BELOW
+from MoBUncertaintyLib.images.modality import HOUNSFIELD_BELOW
 from MoBUncertaintyLib.output.pictures.style import CT_RANGE
 from MoBUncertaintyLib.slicer_app.scene.legend import followViews
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, nodesByClass
