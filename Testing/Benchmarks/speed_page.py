@@ -1,31 +1,24 @@
 """Draw the pages on speed from the results: tables and figures, and the reports of the runs.
 
-    python Testing/Benchmarks/speed_page.py [--measure FOLDER]
+    python Testing/Benchmarks/speed_page.py
 
 Each block of a page between `<!-- NAME -->` and `<!-- end -->` is what the function of that name in `BLOCKS` makes
-of the files in `results`. With `--measure` the measurements are made first, in FOLDER, within 15 minutes on two cores,
-and take the place of those in `results`; what of the comparison is in FOLDER already is not measured again.
+of the files in `results`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import shlex
-import shutil
 import statistics
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from inference.gpu.rows import Row as CheckRow
 from inference.report import BEYOND_VOLUMES, mark_of, number, write_markdown
-from inference.tasks import PARTS, BenchmarkSettings, in_way, size_name, split_system, way_title
+from inference.tasks import BenchmarkSettings, in_way, size_name, split_system, way_title
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
@@ -34,48 +27,8 @@ PAGES = (ROOT / "MoBUncertainty" / "Documentation" / "speed.md", RESULTS / "spee
 RUNS = ("small", "large")
 """Folders of runs, by their networks."""
 ENGINES = {"torch": "PyTorch", "openvino": "OpenVINO"}
-
-# --- what is measured
-
-
-def commands(folder: Path, precisions: Sequence[str]) -> list[list[str]]:
-    """The commands that measure, which take 15 minutes together on two idle cores."""
-    small = "--networks small --sizes 128,256,512x512x300 --engine torch,openvino"
-    small += f" --precision {','.join(precisions)} --repeats 1 --rounds 1 --limit 100 --threads 2"
-    benchmark = [sys.executable, str(Path(__file__).parent / "benchmark.py")]
-    return [
-        [*benchmark, "--output", str(folder / "small"), *small.split()],
-        [*benchmark, "--gpu-check", "--output", str(folder / "gpu-check"), "--networks", "small"],
-    ]
-
-
-def measure(folder: Path) -> None:
-    """Run the commands, and take over what they wrote."""
-    import torch
-
-    from MoBUncertaintyLib.inference.devices import autocast_dtype
-
-    half = autocast_dtype(torch.device("cpu")) is torch.bfloat16
-    for command in commands(folder, ["float32", "bfloat16"] if half else ["float32"]):
-        print(shlex.join(command), flush=True)
-        # A row of the check that fails is part of the result.
-        subprocess.run(command, check="--gpu-check" not in command)
-    take(folder)
-
-
-def take(folder: Path) -> None:
-    """Put a run's files in the place of the results, JSON without spaces."""
-    shutil.rmtree(RESULTS / "small", ignore_errors=True)
-    (RESULTS / "small").mkdir(parents=True)
-    _take_json(folder / "small" / "benchmark.json", RESULTS / "small")
-    _take_json(folder / "gpu-check" / "gpu-check.json", RESULTS)
-    shutil.copy(folder / "gpu-check" / "gpu-check.md", RESULTS)
-
-
-def _take_json(path: Path, folder: Path) -> None:
-    packed = json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False, separators=(",", ":"))
-    (folder / path.name).write_text(packed + "\n", encoding="utf-8")
-
+OPTIONS = {"engines": "engine", "precisions": "precision"}
+"""Names of options that are not those of the settings."""
 
 # --- blocks of the page
 
@@ -142,19 +95,18 @@ def beside(results: Path) -> str:
 
 
 def accuracy(results: Path) -> str:
-    """Number formats and engines beside float32 on the CPU, of the check's whole predictions."""
-    rows = [row for row in _checked(results, "predictions") if "probability_change" in row.values]
+    """Number formats and engines beside float32 on the CPU."""
     lines = [
         [
-            row.what,
-            *(number(row.values[f"{name}_change"]) for name in ("probability", "variance")),
-            f"{100 * row.values['labels_equal']:.4f}",
-            f"{row.values['dice']:.4f}",
+            row["what"],
+            number(row["probability_change"]),
+            number(row["variance_change"]),
+            f"{100 * row['labels_equal']:.4f}",
+            f"{row['dice']:.4f}",
         ]
-        for row in rows
+        for row in _read(results / "number-formats.json")
     ]
-    heads = ["computed by", "largest change of a probability", "of a variance", "labels equal, %", "Dice"]
-    return _table(heads, lines) if lines else ""
+    return _table(["computed by", "largest change of a probability", "of a variance", "labels equal, %", "Dice"], lines)
 
 
 def large(results: Path) -> str:
@@ -181,29 +133,20 @@ def large(results: Path) -> str:
     return f"{said}\n\n" + _table(heads, lines)
 
 
-def gpu(results: Path) -> str:
-    """The check of a machine with a GPU, or that there was none."""
-    path = results / "gpu-check.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else "No GPU was used"
-    if "No GPU was used" in text:
-        return "No GPU was at hand: nothing on this page was measured on one."
-    return text.partition("\n")[2].strip().replace("\n## ", "\n### ")
-
-
 def slicer(results: Path) -> str:
     """How long Slicer's own thread is busy."""
-    found = json.loads((results / "slicer.json").read_text(encoding="utf-8"))
+    shown = _read(results / "slicer.json")["shown"]
     heads = ["what happens", "without drawing, s", "in Slicer 5.13, s"]
-    return _table(heads, [[one["what"], f"{one['host_s']:g}", f"{one['slicer_s']:g}"] for one in found["shown"]])
+    return _table(heads, [[one["what"], f"{one['host_s']:g}", f"{one['slicer_s']:g}"] for one in shown])
 
 
 def click(results: Path) -> str:
     """How long Slicer's thread computes after a click."""
-    found = json.loads((results / "slicer.json").read_text(encoding="utf-8"))["clicks"]
-    said = [f"{one['median_s']:.2f} s with {one['ct']} ({one['max_s']:.2f} s at most)" for one in found]
+    clicks = _read(results / "slicer.json")["clicks"]
+    times = [f"{one['median_s']:.2f} s with {one['ct']} ({one['max_s']:.2f} s at most)" for one in clicks]
     return _prose(
         "From a click in a slice view to the new outline, heat map and list, Slicer's thread computes for "
-        f"{' and for '.join(said)}, in the median of {found[0]['clicks']} clicks."
+        f"{' and for '.join(times)}, in the median of {clicks[0]['clicks']} clicks."
     )
 
 
@@ -228,7 +171,7 @@ def runs(results: Path) -> str:
 BLOCKS: dict[str, Callable[[Path], str]] = {
     block.__name__: block
     for block in (
-        compared, largest, beside, accuracy, large, gpu, slicer, click, runs,
+        compared, largest, beside, accuracy, large, slicer, click, runs,
     )
 }  # fmt: skip
 
@@ -254,50 +197,30 @@ def draw(page: str, results: Path = RESULTS) -> str:
 
 
 def command_of(settings: dict[str, Any]) -> str:
-    """The command of a run, from its settings: what is as usual is left out. Lines of at most 120 characters."""
-    usual = {field.name: getattr(BenchmarkSettings(), field.name) for field in fields(BenchmarkSettings)}
+    """The command of a run, from its settings: what is as usual is left out."""
     words = ["python Testing/Benchmarks/benchmark.py --output FOLDER"]
-    for name, value in settings.items():
-        given = [value] if isinstance(value, (str, int, float)) else list(value or ())
-        if name == "sizes":
-            given = [size_name(size) for size in value]
-            usual[name] = [size_name(size) for size in usual[name]]
-        if name == "parts":
-            given = [part for part in value if part in PARTS]
-        if name in usual and given and given != _list(usual[name]):
-            option = {"engines": "engine", "precisions": "precision"}.get(name, name)
-            texts = [f"{each:g}" if isinstance(each, float) else str(each) for each in given]
-            words.append(f"--{option} {','.join(texts)}")
-    lines = [words[0]]
-    for word in words[1:]:
-        if len(lines[-1]) + len(word) > 116:
-            lines[-1] += " \\"
-            lines.append(f"    {word}")
-        else:
-            lines[-1] += f" {word}"
-    return "\n".join(lines)
+    for field in fields(BenchmarkSettings):
+        value, usual = (_option(field.name, each) for each in (settings[field.name], field.default))
+        if value != usual:
+            words.append(f"--{OPTIONS.get(field.name, field.name)} {value}")
+    return " \\\n    ".join(textwrap.wrap(" ".join(words), 114, break_long_words=False, break_on_hyphens=False))
 
 
-def redraw(results: Path = RESULTS) -> None:
-    """Draw the pages, and the reports of the runs."""
-    for name in RUNS:
-        write_markdown(_run(results, name), results / name)
-    for page in PAGES:
-        page.write_text(draw(page.read_text(encoding="utf-8"), results), encoding="utf-8")
+def _option(name: str, value: Any) -> str:
+    if name == "sizes":
+        return ",".join(map(size_name, value))
+    if isinstance(value, tuple | list):
+        return ",".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _list(value: Any) -> list[Any]:
-    return [value] if isinstance(value, (str, int, float)) else list(value or ())
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _run(results: Path, name: str) -> dict[str, Any]:
-    return json.loads((results / name / "benchmark.json").read_text(encoding="utf-8"))
-
-
-def _checked(results: Path, step: str) -> list[CheckRow]:
-    path = results / "gpu-check.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    return [CheckRow(**row) for row in rows if row["step"] == step]
+    run: dict[str, Any] = _read(results / name / "benchmark.json")
+    return run
 
 
 def _way(row: dict[str, Any]) -> str:
@@ -323,13 +246,11 @@ def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
-    """Measure, if asked to, and draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--measure", type=Path, metavar="FOLDER", help="measure first, in this folder")
-    asked = parser.parse_args()
-    if asked.measure:
-        measure(asked.measure)
-    redraw()
+    """Draw the pages, and the reports of the runs."""
+    for name in RUNS:
+        write_markdown(_run(RESULTS, name), RESULTS / name)
+    for page in PAGES:
+        page.write_text(draw(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
