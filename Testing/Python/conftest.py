@@ -41,7 +41,7 @@ FIRST = (
     "slicer_app/test_story.py",
     "training/test_training.py",
     "benchmarks/test_benchmark.py",
-    "benchmarks/test_gpu_check.py",
+    "cli/test_faults.py",
     "inference/test_stock_nnunet.py",
     "training/test_trainers.py",
     "inference/test_engines.py",
