@@ -137,23 +137,24 @@ def make_results_folder(
     covariance: CovarianceSpec = DETERMINISTIC,
     folds: int = 1,
     mirror_axes: Sequence[int] | None = None,
+    trainer: str = "nnUNetTrainer",
 ) -> Path:
     """Write what nnU-Net leaves after training: a stock folder if deterministic, else as `mob-training finetune` does.
 
     Fold 0 has the trained weights; the others are disturbed versions of them.
     """
     plans, dataset = plans or make_plans(), dataset or make_dataset()
-    deterministic = covariance.kind is Covariance.DETERMINISTIC
-    if not deterministic:
+    stock = covariance.kind is Covariance.DETERMINISTIC and trainer == "nnUNetTrainer"
+    if not stock:
         plans = plans | {"covariance": to_json(covariance)}
     folder.mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))
     for fold in range(folds):
         weights = make_weights(covariance, len(dataset["labels"]), fold)
-        if deterministic:
+        if stock:
             weights = {name.removeprefix("backbone."): value for name, value in weights.items()}
-        write_fold(folder, fold, weights, CONFIGURATION, mirror_axes)
+        write_fold(folder, fold, weights, CONFIGURATION, mirror_axes, trainer)
     return folder
 
 
@@ -163,11 +164,12 @@ def write_fold(
     weights: dict[str, Tensor],
     configuration: str,
     mirror_axes: Sequence[int] | None = None,
+    trainer: str = "nnUNetTrainer",
 ) -> None:
     """Write the checkpoint of a fold into a training folder, as nnU-Net does."""
     checkpoint = {
         "network_weights": weights,
-        "trainer_name": "nnUNetTrainer",
+        "trainer_name": trainer,
         "init_args": {"configuration": configuration, "fold": fold},
         "inference_allowed_mirroring_axes": mirror_axes,
         "current_epoch": 1,
