@@ -1,6 +1,6 @@
 """What number formats and engines change in a prediction, beside PyTorch in float32 on the CPU.
 
-    python Testing/Benchmarks/number_formats.py OUTPUT.json [--device cuda]
+    python Testing/Benchmarks/number_formats.py OUTPUT.md [--device cuda]
 
 PhantomPancreas predicts a phantom's CT of 64 x 64 x 64 voxels in each way that the device has.
 """
@@ -8,11 +8,9 @@ PhantomPancreas predicts a phantom's CT of 64 x 64 x 64 voxels in each way that 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,6 +24,7 @@ from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings, Tiling
 
 SIZE = (64, 64, 64)
+HEADS = ["computed by", "largest change of a probability", "of a variance", "labels equal, %", "Dice"]
 
 
 def ways(device: str) -> Iterator[tuple[str, str]]:
@@ -40,20 +39,19 @@ def ways(device: str) -> Iterator[tuple[str, str]]:
             yield "openvino", "bfloat16"
 
 
-def changes(prediction: Prediction, reference: Prediction) -> dict[str, float]:
-    """Largest changes of a probability and a variance, the fraction of equal labels, and Dice."""
-    pairs = [(getattr(each, name) for each in (prediction, reference)) for name in ("probability", "variance")]
-    probability, variance = (float(np.abs(np.subtract(*pair)).max()) for pair in pairs)
-    return {
-        "probability_change": probability,
-        "variance_change": variance,
-        "labels_equal": float((prediction.segmentation == reference.segmentation).mean()),
-        "dice": dice(prediction.segmentation, reference.segmentation),
-    }
+def changes(prediction: Prediction, reference: Prediction) -> list[str]:
+    """Largest changes of a probability and a variance, percent of equal labels, and Dice."""
+    largest = [
+        np.abs(np.subtract(getattr(prediction, name), getattr(reference, name))).max()
+        for name in ("probability", "variance")
+    ]
+    equal = 100 * (prediction.segmentation == reference.segmentation).mean()
+    overlap = dice(prediction.segmentation, reference.segmentation)
+    return [*(f"{change:.3g}" for change in largest), f"{equal:.4f}", f"{overlap:.4f}"]
 
 
 def main() -> None:
-    """Measure, and write a row for each way."""
+    """Measure, and write a table with a row for each way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path), parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
@@ -66,11 +64,11 @@ def main() -> None:
         return Predictor(model, settings).predict(ct, exact=True)
 
     reference = by("cpu", "torch", "float32")
-    rows: list[dict[str, Any]] = [
-        {"what": ", ".join((asked.device, *way)), **changes(by(asked.device, *way), reference)}
-        for way in ways(asked.device)
+    lines = [
+        [", ".join((asked.device, *way)), *changes(by(asked.device, *way), reference)] for way in ways(asked.device)
     ]
-    asked.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    rows = [f"| {' | '.join(line)} |" for line in (HEADS, ["---"] * len(HEADS), *lines)]
+    asked.output.write_text("\n".join(["# Number formats and engines", "", *rows]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from inference.tasks import (
+    ENGINES,
     SYSTEMS,
     BenchmarkSettings,
     Task,
+    in_way,
     network_name,
     size_title,
     split_system,
@@ -29,6 +31,10 @@ STAGES = (
 )  # fmt: skip
 BEYOND_VOLUMES = ("regions", "report", "scene")
 """Stages that stock nnU-Net has no counterpart of; ratios to it are without them."""
+BESIDE_STOCK = (
+    "CT, voxels", "computed by", "stock, s", "ours, s", "ours / stock", "adaptive tiling / stock", "K samples, s",
+    "memory, ours / stock, GB", "heads and moments, % of the backbone",
+)  # fmt: skip
 NOTES = (
     "Seconds are medians of warm runs; the first run is reported apart, as importing and loading are.",
     "*End to end* is from the CT's file to the files of segmentation, probability and, but for (a), variance. What "
@@ -125,8 +131,9 @@ def write_markdown(summary: dict[str, Any], folder: Path) -> None:
     """Write `benchmark.md`."""
     parts = ["# Inference benchmark", _machine(summary)]
     for network in dict.fromkeys(row["network"] for row in summary["systems"]):
-        parts += [f"## Seconds and memory: network {network_name(network)}", _network(summary["networks"][network])]
         own = [row for row in summary["systems"] if row["network"] == network]
+        parts += [f"## Seconds and memory: network {network_name(network)}", _network(summary["networks"][network])]
+        parts.append(beside_stock(own))
         for size in dict.fromkeys(tuple(row["size"]) for row in own):
             parts += [f"### {size_title(size)} voxels", systems([row for row in own if tuple(row["size"]) == size])]
     if summary["interactive"]:
@@ -155,6 +162,30 @@ def _network(about: dict[str, Any]) -> str:
     backbone, head = about["backbone_parameters"] / 1e6, about["head_parameters"]
     patch, spacing = (" x ".join(f"{n:g}" for n in about[name]) for name in ("patch", "spacing_mm"))
     return f"{backbone:.3g} million parameters, {head:,} in the head{weights}; patch {patch}, spacing {spacing} mm."
+
+
+def beside_stock(table: Sequence[Row]) -> str:
+    """Tabulate what matters most, ours beside stock nnU-Net: a line for each CT, engine and precision."""
+    lines = []
+    for row in table:
+        letter, way = split_system(row["system"])
+        of = {each["system"]: each for each in table if each["size"] == row["size"] and "failed" not in each}
+        stock, adaptive, sampled = (of.get(name) for name in ("a", in_way("e-adaptive", way), in_way("d", way)))
+        if letter == "e" and stock and "failed" not in row:
+            lines.append(
+                [
+                    size_title(row["size"]),
+                    way_title(row["system"]) or f"{ENGINES[row['engine']]} {row['precision']}",
+                    number(stock["volumes_s"]) + mark_of(stock),
+                    number(row["volumes_s"]) + mark_of(row),
+                    f"{row['volumes_s'] / stock['volumes_s']:.2f}",
+                    f"{adaptive['volumes_s'] / stock['volumes_s']:.2f}" if adaptive else "–",
+                    number(sampled["volumes_s"]) + mark_of(sampled) if sampled else "–",
+                    f"{row['peak_bytes'] / 1e9:.2f} / {stock['peak_bytes'] / 1e9:.2f}",
+                    f"{100 * row['stages_s']['moments'] / row['stages_s']['backbone']:.1f}",
+                ]
+            )
+    return _table(BESIDE_STOCK, lines) if lines else ""
 
 
 def systems(table: Sequence[Row]) -> str:

@@ -24,6 +24,7 @@ from inference.tasks import BenchmarkSettings, Task, parse_size, plan, size_titl
 from MoBUncertaintyLib.base.errors import ModelError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.network.backbone import load_network
 from support import ROOT, tiny
+from support.documents import PAGES
 from support.forks import child
 
 SIZE = (32, 32, 32)
@@ -191,6 +192,17 @@ def test_rows_are_medians_of_warm_runs_up_to_the_volumes() -> None:
     assert samples["failed"] == "No memory."
     assert "| (a) stock nnU-Net | (e) our closed form, OpenVINO bfloat16 |" in report.systems(table)
     assert "failed" not in report.rows([failed, measurement("d", 1.0)])[0]
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_reports_and_the_page_on_speed_are_those_of_the_results(tmp_path: Path, name: str) -> None:
+    folder = ROOT / "Testing" / "Benchmarks" / "results" / name
+    text = (folder / "benchmark.md").read_text(encoding="utf-8")
+    report.write_markdown(json.loads((folder / "benchmark.json").read_text(encoding="utf-8")), tmp_path)
+    assert (tmp_path / "benchmark.md").read_text(encoding="utf-8") == text
+    rows = [line for line in PAGES["speed"].splitlines() if line.startswith(("| PyTorch", "| OpenVINO"))]
+    assert len(rows) == 4
+    assert name == "large" or all(f"| 512 x 512 x 300 {row}"[:-1] in text for row in rows)
 
 
 def test_cts_show_the_field_or_a_cut_out_and_keep_their_middle() -> None:
