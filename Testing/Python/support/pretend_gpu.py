@@ -48,6 +48,19 @@ class GpuTensor(Tensor):
         return False
 
 
+class _Event:
+    """Time on the device."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        pass
+
+    def record(self) -> None:
+        pass
+
+    def elapsed_time(self, _: _Event) -> float:
+        return 1.0
+
+
 class _Memory(TorchDispatchMode):
     """Tell the device what an operation allocates."""
 
@@ -132,6 +145,7 @@ class PretendGpu(TorchFunctionMode):
                 (torch.cuda, "is_bf16_supported", lambda including_emulation=True: True),
                 (torch.cuda, "empty_cache", lambda: None),
                 (torch.cuda, "synchronize", lambda device=None: self._wait()),
+                (torch.cuda, "Event", _Event),
             ]
         for target, name, value in replaced:
             self._stack.enter_context(mock.patch.object(target, name, value))
