@@ -160,6 +160,9 @@ def test_a_killed_run_loses_nothing(made: Path, tmp_path: Path, name: str, more:
         assert run(command.arguments, log) == (2 if was_there else 0), log.read_text(encoding="utf-8")
         assert was_there or not more
         assert command.is_there() and "Traceback" not in log.read_text(encoding="utf-8")
+    if not more:
+        command.clear()
+    assert run((*command.arguments, *more), log) == 0
     assert (tmp_path / "notes.txt").read_text() == "a reader's own\n"
     for place in (tmp_path, made / "tmp"):
         hidden = (path.name for path in place.iterdir() if path.name.startswith((".", "mob-model-", "MoBUncertainty-")))
