@@ -15,11 +15,14 @@ demo: $(VENV)/.demo
 # A worker for each core. Threads of torch would only get in each other's way: the tests' networks are tiny.
 # The longest files come first (Testing/Python/conftest.py), not those with most tests. Bytecode is kept, whatever the
 # environment says: the tests' many processes would compile everything again.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+	--no-loadscope-reorder --durations=25
+
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 test-slow: $(VENV)/.test
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m slow --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -25,8 +25,9 @@ pytest_plugins = ["slicer_host.isolation"]
 # A shell ignores it in what it runs in the background, and programs that the tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# How long an example takes says how busy the machine is. Each run tries other examples.
+SLOW = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("busy", deadline=None, max_examples=50, suppress_health_check=SLOW)
 hypothesis.settings.load_profile("busy")
 
 # The digits that tests expect are PyTorch's, whether OpenVINO is installed or not; test_engines.py compares the two.
@@ -41,7 +42,7 @@ FIRST = (
     "slicer_app/test_story.py",
     "training/test_training.py",
     "benchmarks/test_benchmark.py",
-    "benchmarks/test_gpu_check.py",
+    "cli/test_faults.py",
     "inference/test_stock_nnunet.py",
     "training/test_trainers.py",
     "inference/test_engines.py",

@@ -14,16 +14,13 @@ BEGAN = time.perf_counter()
 def main() -> None:
     task_file, result_file = map(Path, sys.argv[1:])
     task = json.loads(task_file.read_text(encoding="utf-8"))
-    folder = Path(task["folder"])
     threads = task["options"].get("threads")
     if threads:
         import torch
 
         torch.set_num_threads(threads)
-    result = MEASUREMENTS[task["kind"]](folder, task) | _memory()
-    partial = result_file.with_suffix(".partial")
-    partial.write_text(json.dumps(result, default=float), encoding="utf-8")
-    partial.replace(result_file)
+    result = MEASUREMENTS[task["kind"]](Path(task["folder"]), task) | _memory()
+    result_file.write_text(json.dumps(result, default=float), encoding="utf-8")
 
 
 def _cases(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
@@ -61,39 +58,26 @@ def _system(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     if stock:
         measured = StockSystem(stock_folder(folder, task["network"]), options["device"])
     else:
-        model, scene = open_model(folder, task["network"]), options.get("scene", False)
-        measured = OurSystem(system, model, options["device"], options["samples"], scene)
+        model = open_model(folder, task["network"])
+        measured = OurSystem(system, model, options["device"], options["samples"], options["scene"])
     loaded = time.perf_counter() - start
     ct, output = case_file(folder, tuple(task["size"])), Path(task["scratch"]) / "output"
     runs = repeated(lambda: measured.run(ct, output), options["repeats"], options["limit"])
     load = loaded if stock else loaded + measured.load_seconds
-    return {"import_s": imported, "load_s": load, **runs, **measured.describe(), "peaks": measured.clock.peaks}
+    return {"import_s": imported, "load_s": load, **runs, **measured.describe()}
 
 
 def _interactive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     from inference.cases import case_file
-    from inference.interactive import measure_region_of_interest
     from inference.networks import open_model
+    from inference.ours import measure_region_of_interest
 
-    ct = case_file(folder, tuple(task["size"]))
-    options = task["options"]
+    ct, options = case_file(folder, tuple(task["size"])), task["options"]
     model = open_model(folder, task["network"])
     return measure_region_of_interest(ct, model, task["system"], options["device"], options["repeats"])
 
 
-def _gpu_check(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
-    from inference.gpu.steps import run_steps
-
-    return run_steps(folder, task)
-
-
-MEASUREMENTS = {
-    "cases": _cases,
-    "network": _network,
-    "system": _system,
-    "interactive": _interactive,
-    "gpu-check": _gpu_check,
-}
+MEASUREMENTS = {"cases": _cases, "network": _network, "system": _system, "interactive": _interactive}
 
 
 def _memory() -> dict[str, Any]:
@@ -103,8 +87,7 @@ def _memory() -> dict[str, Any]:
     memory: dict[str, Any] = {"peak_bytes": peak_memory()}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        memory["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
-        memory["gpu"] = torch.cuda.get_device_name()
+        memory |= {"gpu_peak_bytes": torch.cuda.max_memory_allocated(), "gpu": torch.cuda.get_device_name()}
     return memory
 
 

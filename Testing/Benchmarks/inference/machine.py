@@ -9,59 +9,35 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+import MoBUncertaintyLib
+
 PACKAGES = ("torch", "openvino", "nnunetv2", "SimpleITK", "numpy", "scipy", "slicer-core")
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def describe(root: Path) -> dict[str, Any]:
     """Processor, memory, system, load of the last minute, versions, and the state of the checkout at `root`."""
-    import MoBUncertaintyLib
-
     versions = {"mob-uncertainty": MoBUncertaintyLib.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed"
+    info = CPU_INFO.read_text(encoding="utf-8", errors="replace") if CPU_INFO.exists() else ""
+    names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
     return {
-        "processor": processor(),
-        "cores": cores(),
-        "memory_bytes": memory(),
-        "instructions": instructions(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        # Those that matter for speed.
+        "instructions": sorted(set(info.split()) & {"avx512_bf16", "amx_bf16", "amx_tile", "avx512f"}),
+        "load": psutil.getloadavg()[0],
         "system": f"{platform.system()} {platform.release()}",
         "versions": versions,
         "revision": revision(root),
     }
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def instructions() -> list[str]:
-    """Which of the instructions that matter for speed, those for bfloat16 among them, the processor has."""
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text(encoding="utf-8", errors="replace").split()) if info.exists() else set()
-    return sorted(flags & {"avx512_bf16", "amx_bf16", "amx_tile", "avx512f"})
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory() -> int | None:
-    """The computer's memory, bytes; None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def revision(root: Path) -> str | None:

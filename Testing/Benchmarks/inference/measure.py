@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,14 +19,12 @@ class StageClock:
 
     Attributes:
         seconds: By stage.
-        peaks: The process's peak resident memory at the end of each stage, bytes.
     """
 
     def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
         self._settle = settle
         self._inner: list[float] = []
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.peaks: dict[str, int] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -43,16 +40,10 @@ class StageClock:
             self.seconds[name] += taken - self._inner.pop()
             if self._inner:
                 self._inner[-1] += taken
-            self.peaks[name] = peak_memory()
 
     def wrap(self, owner: Any, name: str, stage: str) -> None:
-        """Time every call of a function of an object, class or module; their code stays as it is.
-
-        Where there is no such function (any more), its time falls to the stage around it.
-        """
-        original = getattr(owner, name, None)
-        if original is None:
-            return
+        """Time every call of a function of an object, class or module; their code stays as it is."""
+        original = getattr(owner, name)
 
         @functools.wraps(original)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -68,21 +59,10 @@ class StageClock:
 
 
 def peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes; 0 where the system does not tell.
-
-    Linux's own figure comes first, because the portable one also counts what the parent held before this process began.
-    """
+    """Largest resident memory of this process so far, bytes; 0 where the system is not Linux."""
     status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def settle(device: Any) -> Callable[[], None]:

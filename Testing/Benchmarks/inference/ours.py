@@ -1,13 +1,18 @@
-"""Systems d and e: our pipeline from a file to a results folder, as `mob-uncertainty predict` runs it."""
+"""Systems d and e: our pipeline from a file to a results folder, as `mob-uncertainty predict` runs it; and the region
+of interest that a user waits for."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import SimpleITK as sitk
+
+from inference.cases import middle_box
 from inference.measure import StageClock, settle
 from inference.tasks import split_system
 from MoBUncertaintyLib.images.inputs import Input
@@ -17,11 +22,12 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output import results_folder
 from MoBUncertaintyLib.pipeline import cases as pipeline
-from MoBUncertaintyLib.pipeline.cases import Job, run_case
+from MoBUncertaintyLib.pipeline.cases import Job, analyse, run_case
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
-STAGES = {"network": "backbone", "moments": "moments"}
-"""What the tables call the stages of `Prediction.timings`; the others keep their names."""
+REGION = (128, 128, 128)  # voxels of the CT
+ABOUT = ("device", "engine", "precision", "tiles", "input_voxels")
+"""What a measurement says of its prediction."""
 
 
 def settings_of(system: str, device: str, samples: int) -> PredictionSettings:
@@ -68,8 +74,8 @@ class OurSystem:
         if load:  # in the first run only
             self.load_seconds = load
             total -= load
-        stages = {STAGES.get(name, name): seconds for name, seconds in case.prediction.timings.items()}
-        stages["backbone"] -= load
+        stages = dict(case.prediction.timings)
+        stages["backbone"] = stages.pop("network") - load
         stages |= self._after_the_volumes()
         stages["other"] = max(total - sum(stages.values()), 0.0)
         return {"total": total, "stages": stages}
@@ -92,7 +98,7 @@ class OurSystem:
 
     def describe(self) -> dict[str, Any]:
         """What the measurement states beside its seconds."""
-        return {name: self.provenance.get(name) for name in ("device", "engine", "precision", "tiles", "input_voxels")}
+        return {name: self.provenance.get(name) for name in ABOUT}
 
     def _time_steps(self) -> None:
         self.clock.wrap(predictor, "load_network", "load")
@@ -117,3 +123,16 @@ class OurSystem:
                 self.spans[span] = start, time.perf_counter()
 
         return noted
+
+
+def measure_region_of_interest(ct: Path, model: Model, system: str, device: str, repeats: int) -> dict[str, Any]:
+    """Seconds of a warm predictor from the CT in memory to the prediction and its regions, in a box in its middle."""
+    image = sitk.ReadImage(str(ct))
+    region = middle_box(image, REGION)
+    predictor = Predictor(model, replace(settings_of(system, device, 1), region_of_interest=region))
+    runs = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        prediction = analyse(image, predictor).prediction
+        runs.append({"total": time.perf_counter() - start, "stages": dict(prediction.timings)})
+    return {"cold": runs[0], "warm": runs[1:], **{name: prediction.provenance.get(name) for name in ABOUT}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from inference.tasks import (
+    ENGINES,
     SYSTEMS,
     BenchmarkSettings,
     Task,
+    in_way,
     network_name,
     size_title,
     split_system,
@@ -29,6 +31,10 @@ STAGES = (
 )  # fmt: skip
 BEYOND_VOLUMES = ("regions", "report", "scene")
 """Stages that stock nnU-Net has no counterpart of; ratios to it are without them."""
+BESIDE_STOCK = (
+    "CT, voxels", "computed by", "stock, s", "ours, s", "ours / stock", "adaptive tiling / stock", "K samples, s",
+    "memory, ours / stock, GB", "heads and moments, % of the backbone",
+)  # fmt: skip
 NOTES = (
     "Seconds are medians of warm runs; the first run is reported apart, as importing and loading are.",
     "*End to end* is from the CT's file to the files of segmentation, probability and, but for (a), variance. What "
@@ -45,11 +51,7 @@ Row = dict[str, Any]
 def write_report(
     folder: Path, settings: BenchmarkSettings, entries: Sequence[Entry], machine: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write the report of these measurements.
-
-    Returns:
-        The content of `benchmark.json`.
-    """
+    """Write the report of these measurements; return the content of `benchmark.json`."""
     networks = {e["task"]["network"]: e["result"] for e in entries if e["task"]["kind"] == "network" and "result" in e}
     gpus = sorted({e["result"]["gpu"] for e in entries if "gpu" in e.get("result", {})})
     summary = {
@@ -66,7 +68,7 @@ def write_report(
         ],
         "failed": [{"what": Task(**e["task"]).title, "why": e["failed"]} for e in entries if "failed" in e],
     }
-    text = json.dumps(summary, indent=2, ensure_ascii=False)
+    text = json.dumps(summary, ensure_ascii=False, separators=(",", ":"))
     (folder / "benchmark.json").write_text(text + "\n", encoding="utf-8")
     write_markdown(summary, folder)
     return summary
@@ -83,14 +85,19 @@ def rows(entries: Iterable[Entry]) -> list[Row]:
         task = entry["task"]
         if task["kind"] == "system":
             groups[task["network"], tuple(task["size"]), task["system"]].append(entry)
+    networks, systems = list(dict.fromkeys(network for network, _, _ in groups)), list(SYSTEMS)
+
+    def place(key: tuple) -> tuple[int, int, int]:
+        network, size, system = key
+        return networks.index(network), int(np.prod(size, dtype=np.int64)), systems.index(split_system(system)[0])
+
     made = []
-    for (network, size, system), group in groups.items():
+    for key in sorted(groups, key=place):
+        (network, size, system), group = key, groups[key]
         results = [entry["result"] for entry in group if "result" in entry]
         row: Row = {"network": network, "size": list(size), "system": system}
         made.append(row | (_medians(results) if results else {"failed": group[-1]["failed"]}))
-    networks, systems = list(dict.fromkeys(row["network"] for row in made)), list(SYSTEMS)
-    place = {id(row): (networks.index(row["network"]), int(np.prod(row["size"], dtype=np.int64))) for row in made}
-    return sorted(made, key=lambda row: (*place[id(row)], systems.index(split_system(row["system"])[0])))
+    return made
 
 
 def _medians(results: Sequence[dict[str, Any]]) -> Row:
@@ -102,7 +109,6 @@ def _medians(results: Sequence[dict[str, Any]]) -> Row:
     def median(values: Iterable[float]) -> float:
         return float(statistics.median(values))
 
-    last = results[-1]
     gpu = [result["gpu_peak_bytes"] for result in results if "gpu_peak_bytes" in result]
     return {
         "runs": len(runs),
@@ -117,7 +123,7 @@ def _medians(results: Sequence[dict[str, Any]]) -> Row:
         "cold_s": median(result["import_s"] + result["load_s"] + result["cold"]["total"] for result in results),
         "peak_bytes": max(result["peak_bytes"] for result in results),
         "gpu_peak_bytes": max(gpu) if gpu else None,
-        **{name: last.get(name) for name in ("tiles", "input_voxels", "device", "engine", "precision")},
+        **{name: results[-1].get(name) for name in ("tiles", "input_voxels", "device", "engine", "precision")},
     }
 
 
@@ -125,25 +131,25 @@ def write_markdown(summary: dict[str, Any], folder: Path) -> None:
     """Write `benchmark.md`."""
     parts = ["# Inference benchmark", _machine(summary)]
     for network in dict.fromkeys(row["network"] for row in summary["systems"]):
-        parts.append(f"## Seconds and memory: network {network_name(network)}")
-        parts.append(_network(summary["networks"].get(network, {})))
         own = [row for row in summary["systems"] if row["network"] == network]
+        parts += [f"## Seconds and memory: network {network_name(network)}", _network(summary["networks"][network])]
+        parts.append(beside_stock(own))
         for size in dict.fromkeys(tuple(row["size"]) for row in own):
             parts += [f"### {size_title(size)} voxels", systems([row for row in own if tuple(row["size"]) == size])]
-    parts.append(_latency(summary["interactive"]))
+    if summary["interactive"]:
+        parts += ["## What a user waits for, warm", _latency(summary["interactive"])]
     failed = [f"Not measured: {each['what']}: {each['why']}" for each in summary["failed"]]
     parts += ["## Notes", "\n".join(f"- {note}" for note in (*NOTES, *failed))]
-    (folder / "benchmark.md").write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    (folder / "benchmark.md").write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 
 def _machine(summary: dict[str, Any]) -> str:
     machine, settings = summary["machine"], summary["settings"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    memory = f", {machine['memory_bytes'] / 2**30:.0f} GiB of memory" if machine["memory_bytes"] else ""
     lines = [
-        f"{machine['processor']}, {machine['cores']} cores{memory}; GPU: {machine['gpu'] or 'none used'}; "
-        f"{machine['system']}.",
-        f"{versions}; commit {', '.join(summary['revisions_measured']) or 'unknown'}.",
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB of memory; "
+        f"GPU: {machine['gpu'] or 'none used'}; {machine['system']}.",
+        f"{versions}; commit {', '.join(summary['revisions_measured'])}.",
         f"{summary['created'][:10]}; device {settings['device']}, threads {settings['threads'] or 'as torch chooses'}, "
         f"K = {settings['samples']}, {settings['rounds']} rounds of {settings['repeats']} warm runs each, "
         f"limit {settings['limit']:g} s a measurement.",
@@ -152,52 +158,71 @@ def _machine(summary: dict[str, Any]) -> str:
 
 
 def _network(about: dict[str, Any]) -> str:
-    if not about:
-        return ""
     weights = ", random weights" if about["random_weights"] else ""
     backbone, head = about["backbone_parameters"] / 1e6, about["head_parameters"]
     patch, spacing = (" x ".join(f"{n:g}" for n in about[name]) for name in ("patch", "spacing_mm"))
     return f"{backbone:.3g} million parameters, {head:,} in the head{weights}; patch {patch}, spacing {spacing} mm."
 
 
+def beside_stock(table: Sequence[Row]) -> str:
+    """Tabulate what matters most, ours beside stock nnU-Net: a line for each CT, engine and precision."""
+    lines = []
+    for row in table:
+        letter, way = split_system(row["system"])
+        of = {each["system"]: each for each in table if each["size"] == row["size"] and "failed" not in each}
+        stock, adaptive, sampled = (of.get(name) for name in ("a", in_way("e-adaptive", way), in_way("d", way)))
+        if letter == "e" and stock and "failed" not in row:
+            lines.append(
+                [
+                    size_title(row["size"]),
+                    way_title(row["system"]) or f"{ENGINES[row['engine']]} {row['precision']}",
+                    number(stock["volumes_s"]) + mark_of(stock),
+                    number(row["volumes_s"]) + mark_of(row),
+                    f"{row['volumes_s'] / stock['volumes_s']:.2f}",
+                    f"{adaptive['volumes_s'] / stock['volumes_s']:.2f}" if adaptive else "–",
+                    number(sampled["volumes_s"]) + mark_of(sampled) if sampled else "–",
+                    f"{row['peak_bytes'] / 1e9:.2f} / {stock['peak_bytes'] / 1e9:.2f}",
+                    f"{100 * row['stages_s']['moments'] / row['stages_s']['backbone']:.1f}",
+                ]
+            )
+    return _table(BESIDE_STOCK, lines) if lines else ""
+
+
 def systems(table: Sequence[Row]) -> str:
     """Tabulate the stages: one column for each system, one line for each stage."""
     good = [row for row in table if "failed" not in row]
+    if not good:
+        return ""
     names = [name for name in STAGES if any(name in row["stages_s"] for row in good)]
-    names += sorted({name for row in good for name in row["stages_s"]} - set(STAGES))
-
-    def line(title: str, value: Any) -> tuple[str, ...]:
-        return (title, *(value(row) for row in good))
-
-    lines = [
-        line(name, lambda row, name=name: number(row["stages_s"][name]) if name in row["stages_s"] else "–")
-        for name in names
-    ]
-    lines += [
-        line("**end to end, s**", lambda row: f"**{number(row['volumes_s'])}**{mark_of(row)}"),
-        line("with regions, report, scene, s", lambda row: number(row["total_s"])),
-        line("first run with importing and loading, s", lambda row: number(row["cold_s"])),
-        line("- importing, s", lambda row: number(row["import_s"])),
-        line("- loading, s", lambda row: number(row["load_s"])),
-        line("peak memory, GB", lambda row: number(row["peak_bytes"] / 1e9)),
-        line("tiles", lambda row: str(row["tiles"] or "–")),
-        line("runs", lambda row: str(row["runs"])),
-        line("device", lambda row: f"{row['device']}, {row['precision']}"),
-        line("engine", lambda row: row.get("engine") or "–"),
-    ]
+    cells: dict[str, Callable[[Row], str]] = {
+        name: lambda row, name=name: number(row["stages_s"][name]) if name in row["stages_s"] else "–" for name in names
+    }
+    cells |= {
+        "**end to end, s**": lambda row: f"**{number(row['volumes_s'])}**{mark_of(row)}",
+        "with regions, report, scene, s": lambda row: number(row["total_s"]),
+        "first run with importing and loading, s": lambda row: number(row["cold_s"]),
+        "- importing, s": lambda row: number(row["import_s"]),
+        "- loading, s": lambda row: number(row["load_s"]),
+        "peak memory, GB": lambda row: number(row["peak_bytes"] / 1e9),
+        "tiles": lambda row: str(row["tiles"] or "–"),
+        "runs": lambda row: str(row["runs"]),
+        "device": lambda row: f"{row['device']}, {row['precision']}",
+        "engine": lambda row: row["engine"] or "–",
+    }
     if any(row["gpu_peak_bytes"] for row in good):
-        lines.append(line("peak GPU memory, GB", lambda row: number((row["gpu_peak_bytes"] or 0) / 1e9)))
-    return _table(("stage, s", *(system_title(row["system"]) for row in good)), lines) if good else ""
+        cells["peak GPU memory, GB"] = lambda row: number((row["gpu_peak_bytes"] or 0) / 1e9)
+    heads = ["stage, s", *(system_title(row["system"]) for row in good)]
+    return _table(heads, [[title, *map(cell, good)] for title, cell in cells.items()])
 
 
 def _latency(entries: Sequence[dict[str, Any]]) -> str:
     lines = []
     for entry in entries:
-        runs = [run["total"] for run in entry["warm"]]
         parts = (network_name(entry["network"]), size_title(entry["size"]), f"{entry['tiles']} tiles")
-        where = ", ".join(filter(None, (*parts, way_title(entry.get("system") or "e"))))
-        lines.append((f"first result in 128 x 128 x 128 voxels ({where})", number(statistics.median(runs))))
-    return "## What a user waits for, warm\n\n" + _table(("", "seconds, median"), lines) if lines else ""
+        where = ", ".join(filter(None, (*parts, way_title(entry["system"]))))
+        seconds = statistics.median(run["total"] for run in entry["warm"])
+        lines.append((f"first result in 128 x 128 x 128 voxels ({where})", number(seconds)))
+    return _table(("", "seconds, median"), lines)
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -24,7 +24,12 @@ AUTO = ("auto", "auto")
 ENGINES = {"auto": "", "torch": "PyTorch", "openvino": "OpenVINO"}
 # Whatever slows the machine down for a while should not hit one system alone.
 INTERLEAVED = ("a", "e", "e-adaptive", "d")
-PARTS = ("systems", "interactive")
+CHOICES = {
+    "systems": ("a", "d", "e"),
+    "parts": ("systems", "interactive"),
+    "engines": tuple(EngineName),
+    "precisions": tuple(Precision),
+}
 
 Size = tuple[int, int, int]
 Way = tuple[str, str]
@@ -39,21 +44,21 @@ class BenchmarkSettings:
         networks: `small` (the shipped model), `large` (residual encoder L, random weights), or a model's path.
         sizes: Voxels of the CTs, x y z.
         systems: Letters of `SYSTEMS`; e is measured with full and with adaptive tiling.
-        parts: Of `PARTS`.
+        parts: `systems`, from file to files; `interactive`, a region of interest with a warm predictor.
         repeats: Warm runs of each measurement.
         rounds: How often all systems take their turn.
         samples: K.
         limit: Seconds that one measurement may take before it makes do with fewer runs.
         device: As for `predict`.
-        threads: Of the CPU; None: torch's own choice.
+        threads: Of the CPU; default: torch's own choice.
         engines, precisions: Of our systems, as for `predict`; e is measured with every pair of them, d with the first
             one.
     """
 
     networks: tuple[str, ...] = ("small", "large")
     sizes: tuple[Size, ...] = ((128, 128, 128), (192, 192, 192), (256, 256, 256), (512, 512, 300))
-    systems: tuple[str, ...] = ("a", "d", "e")
-    parts: tuple[str, ...] = PARTS
+    systems: tuple[str, ...] = CHOICES["systems"]
+    parts: tuple[str, ...] = CHOICES["parts"]
     repeats: int = 3
     rounds: int = 2
     samples: int = 30
@@ -64,15 +69,10 @@ class BenchmarkSettings:
     precisions: tuple[str, ...] = ("auto",)
 
     def __post_init__(self) -> None:
-        _check_known("system", self.systems, [name for name in SYSTEMS if name != "e-adaptive"])
-        _check_known("part", self.parts, PARTS)
-        _check_known("engine", self.engines, list(EngineName))
-        _check_known("precision", self.precisions, list(Precision))
-        for name in ("repeats", "rounds", "samples"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name.capitalize()} must be at least 1, not {getattr(self, name)}.")
-        if not self.networks or not self.sizes:
-            raise SettingsError("The benchmark needs at least one network and one size.")
+        for name, choices in CHOICES.items():
+            for word in getattr(self, name):
+                if word not in choices:
+                    raise SettingsError(f"{word!r} is none of the {name}; choose from {', '.join(choices)}.")
         names = [network_name(network) for network in self.networks]
         if len(set(names)) < len(names):
             raise SettingsError("Networks are known by the last part of their paths; it must not be the same for two.")
@@ -88,10 +88,10 @@ class Task:
     """One measurement, as its process is told.
 
     Attributes:
-        kind: `cases`, `network`, or of `PARTS` (the part `systems` has tasks of kind `system`).
-        network: None where there is none.
+        kind: `cases`, `network`, `system` or `interactive`.
+        network: If it has one.
         system: Of `SYSTEMS`, with its engine and precision where these are not chosen automatically; see `in_way`.
-        size: None where there is none.
+        size: Of its CT.
         number: Round.
         options: What of the settings the measurement depends on.
     """
@@ -114,13 +114,6 @@ class Task:
         size = "" if self.size is None else size_title(self.size)
         parts = (self.kind, self.network and network_name(self.network), size, self.system)
         return " ".join(filter(None, parts)) + f" ({self.number + 1})"
-
-    @property
-    def weight(self) -> float:
-        """Expected seconds, very roughly and up to a factor that all share: for the time left."""
-        voxels = 1.0 if self.size is None else self.size[0] * self.size[1] * self.size[2] / 1e6
-        network = 20.0 if self.network == "large" else 1.0
-        return 2 + voxels * network
 
 
 def network_name(network: str) -> str:
@@ -162,35 +155,32 @@ def size_title(size: Sequence[int]) -> str:
     return f"{size[0]}³" if len(set(size)) == 1 else " x ".join(map(str, size))
 
 
-def parse_sizes(text: str) -> tuple[Size, ...]:
-    """From 128,512x512x300.
+def parse_size(word: str) -> Size:
+    """From 128 or 512x512x300.
 
     Raises:
-        SettingsError: It is not such a list.
+        SettingsError: It is no size.
     """
-    sizes = []
-    for word in text.split(","):
-        numbers = [int(number) for number in re.findall(r"\d+", word)]
-        if not re.fullmatch(r"\d+(x\d+x\d+)?", word) or min(numbers) < 1:
-            raise SettingsError(f"{word!r} is no size; give voxels such as 256 or 512x512x300.")
-        sizes.append(tuple(numbers * 3 if len(numbers) == 1 else numbers))
-    return tuple(sizes)
+    numbers = [int(number) for number in re.findall(r"\d+", word)]
+    if not re.fullmatch(r"\d+(x\d+x\d+)?", word) or min(numbers) < 1:
+        raise SettingsError(f"{word!r} is no size; give voxels such as 256 or 512x512x300.")
+    x, y, z = numbers * 3 if len(numbers) == 1 else numbers
+    return x, y, z
 
 
 def plan(settings: BenchmarkSettings) -> list[Task]:
     """All measurements in their order: CTs and networks, then the systems, taking turns, then what else there is."""
-    largest = max(settings.sizes, key=_voxels)
-    common = {"device": settings.device, "threads": settings.threads}
-    runs = common | {"repeats": settings.repeats, "limit": settings.limit, "samples": settings.samples}
+    largest = max(settings.sizes, key=lambda size: size[0] * size[1] * size[2])
+    common = {"device": settings.device, "threads": settings.threads, "repeats": settings.repeats}
+    runs = common | {"limit": settings.limit, "samples": settings.samples}
     tasks = [Task("cases", size=size) for size in settings.sizes]
     tasks += [Task("network", network) for network in settings.networks]
     chosen = {*settings.systems, *(["e-adaptive"] if "e" in settings.systems else [])}
-    ways = settings.ways
     systems = [
         in_way(letter, way)
         for letter in INTERLEAVED
         if letter in chosen
-        for way in (ways if letter.startswith("e") else ways[:1])
+        for way in (settings.ways if letter.startswith("e") else settings.ways[:1])
     ]
     # A scene takes as long whatever computed it.
     shown = next((system for system in systems if system.startswith("e")), None)
@@ -203,17 +193,7 @@ def plan(settings: BenchmarkSettings) -> list[Task]:
                 for system in systems
             ]
         if "interactive" in settings.parts:
-            options = common | {"repeats": settings.repeats}
-            tasks += [Task("interactive", network, largest, in_way("e-adaptive", way), 0, options) for way in ways]
+            tasks += [
+                Task("interactive", network, largest, in_way("e-adaptive", way), 0, common) for way in settings.ways
+            ]
     return tasks
-
-
-def _voxels(size: Size) -> int:
-    return size[0] * size[1] * size[2]
-
-
-def _check_known(what: str, given: Sequence[str], known: Sequence[str]) -> None:
-    unknown = [name for name in given if name not in known]
-    if unknown or not given:
-        wrong = repr(unknown[0]) if unknown else "an empty list"
-        raise SettingsError(f"There is no {what} {wrong}; choose from {', '.join(known)}.")

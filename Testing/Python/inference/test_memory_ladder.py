@@ -103,7 +103,7 @@ def test_whatever_the_memory_the_result_is_there(wanted) -> None:
     with PretendGpu() as gpu:
         run(window())
     steps = []
-    peak = gpu.counts.peak
+    peak = gpu.peak
     for limit in (*range(0, peak, peak // 12), peak):
         with PretendGpu(fails=lambda _, used, limit=limit: used > limit):
             made = window()
@@ -142,9 +142,9 @@ def test_a_whole_prediction_has_the_cpu_s_numbers(tmp_path, labels: tuple[str, .
     with PretendGpu() as gpu:
         predictor = Predictor(model, PredictionSettings(device="cuda", **settings))
         found = predictor.predict(ct, exact=True)
-        uploads = gpu.counts.uploads
+        uploads = gpu.uploads
         predictor.predict(ct, exact=True)
-        assert gpu.counts.uploads - uploads < uploads / 4, "the weights stay on the GPU"
+        assert gpu.uploads - uploads < uploads / 4, "the weights stay on the GPU"
     assert found.provenance["device"] == "cuda" and found.warnings == expected.warnings
     for name in ("probability", "variance"):
         torch.testing.assert_close(

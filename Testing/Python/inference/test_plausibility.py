@@ -39,12 +39,9 @@ def test_an_organ_that_ends_within_the_image_is_not_called_cut(stock: Model) -> 
 @pytest.mark.parametrize(
     ("bounds", "sides"),
     [
-        ((-85, -14, *ALL[2:]), "right"),
-        ((*ALL[:3], 8, *ALL[4:]), "anterior"),
-        ((*ALL[:2], 8, *ALL[3:]), "posterior"),
-        ((*ALL[:5], 5), "superior"),
-        ((*ALL[:4], 5, 58), "inferior"),
-        ((-20, -10, *ALL[2:5], 5), "right, left, superior"),
+        ((-85, -14, -70, 8, -58, 5), "right, anterior, superior"),
+        ((-14, 85, 8, 70, 5, 58), "left, posterior, inferior"),
+        ((-20, -10, *ALL[2:]), "right, left"),
     ],
 )
 def test_an_organ_cut_by_the_region_of_interest_is_named_with_its_sides(

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
@@ -25,7 +25,6 @@ def volume(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@settings(max_examples=200, deadline=None)
 @given(shapes, shapes, spacings, spacings, st.sampled_from([None, True, False]))
 def test_any_grid_gives_nnunets_values(
     old: tuple[int, ...],
@@ -92,7 +91,6 @@ def test_it_needs_less_memory_than_the_image_itself() -> None:
     assert most < data.nbytes
 
 
-@settings(max_examples=100, deadline=None)
 @given(shapes, shapes, st.data())
 def test_planes_are_those_of_the_interpolated_volume(old: tuple[int, ...], new: tuple[int, ...], data: st.DataObject):
     volumes = torch.from_numpy(volume((2, *old)))

@@ -34,7 +34,7 @@ from support import ROOT
 from support.forks import may_fork
 from support.model_kinds import stock
 from support.tiny import CONFIGURATION, make_ct, make_dataset, make_plans, make_results_folder
-from support.tiny_training import DATASET_ID, NAME, PATCH, PLANS, SHORT, make_workspace, train, tune
+from support.tiny_training import DATASET_ID, NAME, PATCH, PLANS, SHORT, make_workspace, tune
 from support.training_commands import run
 
 SHIM = ROOT / "training" / "nnunet_trainers"
@@ -49,30 +49,36 @@ def patch():
         yield patch
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory, patch) -> Path:
+@pytest.fixture(scope="module", autouse=True)
+def shim(patch) -> None:
     patch.setenv("nnUNet_extTrainer", str(SHIM))
     patch.setenv("nnUNet_def_n_proc", "1")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, patch) -> Path:
     return make_workspace(tmp_path_factory.mktemp("workspace"), patch)
 
 
 @pytest.fixture(scope="module")
 def deterministic(workspace) -> Path:
     """A trained network as stock nnU-Net leaves it, to start fine-tunings from."""
-    return stock_results(workspace, classes=2)
-
-
-def stock_results(workspace: Path, classes: int) -> Path:
     folder = workspace / "results" / NAME / f"nnUNetTrainer__{PLANS}__{CONFIGURATION}"
-    return make_results_folder(folder, make_plans(PATCH), make_dataset([f"organ {i}" for i in range(1, classes)]))
+    return make_results_folder(folder, make_plans(PATCH))
 
 
 # --- prediction
 
 
+def fine_tuned(folder: Path, spec: CovarianceSpec, classes: int = 2) -> Path:
+    """A training folder as the trainer of the fine-tuning leaves it."""
+    plans, names = make_plans(PATCH) | {"finetuning": {}}, [f"organ {i}" for i in range(1, classes)]
+    return make_results_folder(folder / "results", plans, make_dataset(names), spec, trainer="FineTuningTrainer")
+
+
 def by_nnunet(results: Path, image: sitk.Image) -> np.ndarray:
     """Probabilities (C, z, y, x) by nnU-Net's predictor, which finds the trainer's class by its name in the shim."""
-    return stock(results, [image], mirror=True, checkpoint=BEST)[1]
+    return stock(results, [image], mirror=True)[1]
 
 
 def by_us(results: Path, image: sitk.Image, samples: int | None = None) -> np.ndarray:
@@ -106,34 +112,16 @@ def image() -> sitk.Image:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.kind}-{spec.scope}")
-def test_nnunets_predictor_gives_our_predictive_mean(deterministic, image, spec):
-    results = tune(deterministic, spec, f"{spec.kind}-{spec.scope}", learning_rate=1e-3, head_learning_rate=1e-2)
+def test_nnunets_predictor_gives_our_predictive_mean(tmp_path, image, spec):
+    results = fine_tuned(tmp_path, spec)
     ours = by_us(results, image)
     check_same(by_nnunet(results, image), ours)
     assert largest_difference(softmax_of(ours), ours) > 0.2, "a second softmax could not be told"
 
 
-def test_nnunets_predictor_gives_ours_of_the_deterministic_stage(workspace, image):
-    results = train(Schedule(3, 10, 2))
-    ours = by_us(results, image)
-    theirs = by_nnunet(results, image)
-    assert np.ptp(ours) > 0.3
-    assert largest_difference(theirs, ours) < 1e-2
-    assert largest_difference(softmax_of(ours), ours) > 0.1
-
-
-def test_several_tiles_are_blended_alike(deterministic):
-    results = tune(deterministic, MOB, "tiles")
-    image = make_ct((24, 20, 16), centre=(14, -8, 5))
-    theirs, ours = by_nnunet(results, image), by_us(results, image)
-    assert np.abs(theirs - ours).mean() < 0.02
-    assert np.abs(softmax_of(ours) - ours).mean() > 0.1
-
-
-def test_three_classes_agree_up_to_the_noise_of_thirty_samples(tmp_path, monkeypatch, image):
+def test_three_classes_agree_up_to_the_noise_of_thirty_samples(tmp_path, image):
     """E[p] of nnU-Net's network is a Monte Carlo mean, of a deviation of up to 0.09 at a voxel."""
-    workspace = make_workspace(tmp_path, monkeypatch, classes=3)
-    results = tune(stock_results(workspace, classes=3), MOB)
+    results = fine_tuned(tmp_path, MOB, classes=3)
     theirs, ours = by_nnunet(results, image), by_us(results, image, samples=300)
     difference = theirs - ours
     assert np.abs(difference).mean() < 0.04

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 
@@ -23,7 +23,6 @@ def grids(draw: st.DrawFn) -> TileGrid:
     return TileGrid([a + b for a, b in zip(tile, more, strict=True)], tile, draw(st.floats(0, 0.9)))
 
 
-@settings(max_examples=30, deadline=None)
 @given(grids())
 def test_tiles_cover_every_voxel_with_the_fewest_too(grid: TileGrid) -> None:
     needed = [math.ceil(size / n) for size, n in zip(grid.shape, grid.tile, strict=True)]
@@ -43,7 +42,6 @@ def times_covered(grid: TileGrid, tiles: list[Start]) -> np.ndarray:
     return count
 
 
-@settings(max_examples=60, deadline=None)
 @given(grids(), st.integers(0, 2**32 - 1), st.sampled_from([0.01, 0.1, 0.5, 1.0]))
 def test_every_voxel_of_a_mask_lies_in_the_core_of_a_centred_tile(grid: TileGrid, seed: int, fraction: float) -> None:
     mask = np.random.default_rng(seed).random(grid.shape) < fraction

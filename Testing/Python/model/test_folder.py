@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -376,7 +376,6 @@ def test_weights_that_are_whole_numbers_are_refused(folder: Path) -> None:
 CARD_JSON = json.loads(card(regions={"depth_mm": 1.5}, files={"plans.json": "0" * 64}).to_json())
 
 
-@settings(max_examples=200, deadline=None)
 @given(path=st.sampled_from(paths(CARD_JSON)), value=json_values)
 def test_no_content_of_a_card_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
     try:

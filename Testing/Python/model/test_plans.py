@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import SimpleITK as sitk
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
@@ -247,7 +247,6 @@ def test_spacing_is_given_along_the_axes_of_the_image() -> None:
     assert image_spacing(plans, {"spacing": [1.0, 3.0, 1.5]}) == (1.0, 1.5, 3.0)
 
 
-@settings(max_examples=150)
 @given(path=st.sampled_from(paths(PLANS)), value=json_values)
 def test_no_content_of_plans_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
     # What passes the checks must not trip nnU-Net either. On torch's meta device a network takes no memory.
@@ -256,7 +255,6 @@ def test_no_content_of_plans_fails_but_with_a_model_error(path: tuple[Any, ...],
 
 
 @pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans")
-@settings(max_examples=100, deadline=None)
 @given(path=st.sampled_from(paths(OLD_PLANS)), value=json_values)
 def test_no_content_of_old_plans_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
     plans = replaced(OLD_PLANS, path, value)
@@ -265,7 +263,6 @@ def test_no_content_of_old_plans_fails_but_with_a_model_error(path: tuple[Any, .
         PlansManager(plans).get_configuration("3d_fullres")
 
 
-@settings(max_examples=100, deadline=None)
 @given(path=st.sampled_from(paths(DATASET)), value=json_values)
 def test_no_content_of_a_dataset_fails_but_with_a_model_error(path: tuple[Any, ...], value: Any) -> None:
     try:

@@ -33,7 +33,7 @@ def write_scene(path: Path, case, name: str = "CT") -> None:
 def write_and_read(folder: Path, case) -> tuple[dict, dict]:
     path = folder / "scene.mrb"
     write_scene(path, case, NAME)
-    facts, _ = in_slicer("slicer_side", "describe", str(path), str(folder / "arrays.npz"))
+    facts, _ = in_slicer("describe", str(path), str(folder / "arrays.npz"))
     return facts, dict(np.load(folder / "arrays.npz"))
 
 
@@ -113,7 +113,7 @@ class TestReopenedScene:
 
     @needs_mesa
     def test_drawn_slice_has_the_heat_map_where_the_variance_is(self, oblique, tmp_path):
-        facts, _ = in_slicer("slicer_side", "render", str(oblique[3]), str(tmp_path / "axial.png"))
+        facts, _ = in_slicer("render", str(oblique[3]), str(tmp_path / "axial.png"))
         assert facts["doubtful pixels"] > 200
         assert facts["coloured where doubtful"] > 0.9
         assert facts["coloured elsewhere"] < 0.05  # the outlines
@@ -154,7 +154,7 @@ def test_prediction_without_organ_and_region_gives_an_empty_segment_to_draw_in(t
 
 @needs_slicer
 def test_second_run_reuses_the_nodes():
-    facts, _ = in_slicer("slicer_side", "reuse")
+    facts, _ = in_slicer("reuse")
     first, second = facts["nodes"]
     assert first == second
     assert facts["segments"] == [["first", "second", "third"], ["only"]]
@@ -182,5 +182,5 @@ def test_the_same_prediction_makes_the_same_file(tmp_path):
 
 def test_processes_with_slicers_core_leave_no_temporary_files() -> None:
     """Forks end at once, so that nothing is removed at their end."""
-    made, _ = in_slicer("slicer_process", "make_temporary_folder")
+    made, _ = in_slicer("make_temporary_folder")
     assert Path(made).is_absolute() and not Path(made).exists()

@@ -21,7 +21,7 @@ SAGITTAL = (0.0, 0.0, 1.0, -1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
 
 def read_in_slicer(*paths: Path) -> list[dict]:
     """What Slicer's core finds in the files."""
-    found, said = in_slicer("slicer_segmentations", "describe", *map(str, paths))
+    found, said = in_slicer("segmentations", *map(str, paths))
     assert "ERROR" not in said.upper(), said[-3000:]
     return found
 

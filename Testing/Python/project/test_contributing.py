@@ -148,7 +148,7 @@ def test_file_of_the_examples_format_is_read_by_slicer(tmp_path: Path) -> None:
     exec(compile(example, "CONTRIBUTING.md", "exec"), scope)
     case = fake_review()
     scope["_write_markups"](tmp_path, case, case.review.corrected())
-    points, _ = in_slicer("slicer_markups", "points", str(tmp_path / "regions.mrk.json"))
+    points, _ = in_slicer("points", str(tmp_path / "regions.mrk.json"))
     regions = [region.region for region in case.review.regions]
     assert [label for label, _ in points] == [str(region.rank) for region in regions]
     assert np.allclose([place for _, place in points], [region.centroid_ras for region in regions])

@@ -19,6 +19,7 @@ from support.clicked_cases import clicked_prediction, clicked_review, place, reg
 NOON = datetime(2026, 5, 31, 12, tzinfo=UTC)
 VERDICTS = st.sampled_from(["pending", "accept", "include", "exclude"])
 PREDICTION = clicked_prediction()
+FIRST = clicked_review(PREDICTION)
 
 
 def seen(review: Review) -> tuple:
@@ -72,7 +73,7 @@ class ClickHistory(RuleBasedStateMachine):
 
     def point(self, region: int, number: int) -> tuple[float, float, float]:
         """A voxel of a region as it was found first, or one that is moved out of it."""
-        r, a, s = place(clicked_review(PREDICTION), "12"[region], number % 60)
+        r, a, s = place(FIRST, "12"[region], number % 60)
         return (r, a, s) if number < 60 else (r - 10, a, s)
 
     def later(self) -> datetime:

@@ -82,7 +82,7 @@ def test_an_array_in_any_layout_arrives_as_it_is(start: Start) -> None:
 
 
 def test_the_main_thread_lives_while_large_arrays_travel(start: Start) -> None:
-    ct = np.zeros((100, 512, 512))  # 210 MB of float64
+    ct = np.zeros((40, 512, 512))  # 84 MB of float64
     caller = start()
     caller.ask(ct).finish()
     assert caller.results[0]["probability"]["1"].shape == ct.shape

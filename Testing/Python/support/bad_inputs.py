@@ -1,7 +1,7 @@
 """Every bad input that is tried, on disk, and the sentence that the user is to read.
 
-`python -m support.bad_inputs FOLDER` makes them for those who cannot import torch, and prints JSON: for each row the
-`source`, the `model`, the `output` and the `sentence`.
+`python -m support.bad_inputs FOLDER NAME ...` makes some for those who cannot import torch, and prints JSON: for each
+of them, and for a good run, the `source`, the `model`, the `output` and the `sentence`.
 """
 
 from __future__ import annotations
@@ -320,11 +320,12 @@ WORKED_AROUND: dict[str, tuple[Change, str]] = {
 }
 
 
-def make(folder: Path) -> dict[str, dict[str, str]]:
+def make(folder: Path, names: list[str]) -> dict[str, dict[str, str]]:
     (folder / "good").mkdir()
     good = make_good(folder / "good")
     rows = {}
-    for name, (change, sentence) in ({"good": (lambda run: run, "")} | REFUSED | WORKED_AROUND).items():
+    for name in ("good", *names):
+        change, sentence = {"good": (lambda _: good, ""), **REFUSED, **WORKED_AROUND}[name]
         scratch = folder / name.replace(" ", "-").replace(".", "-")
         scratch.mkdir(exist_ok=name == "good")
         run = change(make_start(good, scratch) if name != "good" else good)
@@ -334,4 +335,4 @@ def make(folder: Path) -> dict[str, dict[str, str]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(make(Path(sys.argv[1]))))
+    print(json.dumps(make(Path(sys.argv[1]), sys.argv[2:])))

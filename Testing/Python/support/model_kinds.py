@@ -101,7 +101,6 @@ def stock(
     folds: Sequence[int | str] = (0,),
     first_stage: np.ndarray | None = None,
     mirror: bool = False,
-    checkpoint: str = "checkpoint_final.pth",
 ) -> tuple[np.ndarray, np.ndarray]:
     """What nnU-Net's own predictor makes of the images of a case.
 
@@ -111,7 +110,6 @@ def stock(
         folds: Those whose logits are averaged.
         first_stage: Label map of the first stage of a cascade.
         mirror: Mirror as the model allows.
-        checkpoint: Name of the weights' file.
 
     Returns:
         The label map (z, y, x), and the probabilities (C, z, y, x) of which `nnUNetv2_ensemble` takes the mean.
@@ -119,7 +117,7 @@ def stock(
     predictor = nnUNetPredictor(
         use_mirroring=mirror, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
     )
-    predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint)
+    predictor.initialize_from_trained_model_folder(str(folder), tuple(folds))
     data = np.stack([sitk.GetArrayFromImage(image) for image in images]).astype(np.float32)
     properties = {"spacing": list(images[0].GetSpacing())[::-1]}
     previous = None if first_stage is None else first_stage[None].astype(np.float32)

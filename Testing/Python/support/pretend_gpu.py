@@ -1,8 +1,8 @@
-"""A GPU that is not there: its tensors lie in the CPU's memory, and each thing it is asked for is counted and can fail.
+"""A GPU that is not there: its tensors lie in the CPU's memory, and each request for memory or a copy can fail.
 
     with PretendGpu() as gpu:
         predict(image, model, PredictionSettings(device="cuda"))
-    print(gpu.counts)
+    print(gpu.uploads, gpu.waits, gpu.peak)
 
 Every call of PyTorch that touches one of its tensors, or names the device, goes through it. Results are the CPU's. As a
 GPU does, it refuses tensors of another device and, if it is Apple's, float64. What a kernel needs for itself alone (the
@@ -14,7 +14,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, ClassVar
 from unittest import mock
@@ -29,35 +28,6 @@ from MoBUncertaintyLib.inference import devices
 WAITS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__contains__", "nonzero", "argwhere"}
 """What the host waits for, since it needs the values or their number."""
 ITEMS = {"__getitem__", "__setitem__"}
-
-
-@dataclass
-class Counts:
-    """What a device was asked for.
-
-    Attributes:
-        uploads, downloads: Copies to it and from it.
-        uploaded, downloaded: Bytes of these.
-        waits: How often the host waited for it: for a value, for a copy from it, and for a copy to it of memory that is
-            not pinned.
-        operations: Calls of PyTorch on its tensors.
-        allocations: Tensors with memory of their own.
-        peak: Bytes in use at once.
-    """
-
-    uploads: int = 0
-    uploaded: int = 0
-    downloads: int = 0
-    downloaded: int = 0
-    waits: int = 0
-    operations: int = 0
-    allocations: int = 0
-    peak: int = 0
-
-    def since(self, before: Counts) -> Counts:
-        """Subtract an earlier state; the peak stays."""
-        earlier = asdict(before) | {"peak": 0}
-        return Counts(**{name: value - earlier[name] for name, value in asdict(self).items()})
 
 
 class GpuTensor(Tensor):
@@ -126,7 +96,10 @@ class PretendGpu(TorchFunctionMode):
             fails, as without memory.
 
     Attributes:
-        counts: So far.
+        uploads: Copies to it so far.
+        waits: How often the host waited for it: for a value, for a copy from it, and for a copy to it of memory that is
+            not pinned.
+        used, peak: Bytes in use, and the most that were at once.
         requests: Number of requests for memory and copies so far.
         failures: How many of them failed.
     """
@@ -134,8 +107,7 @@ class PretendGpu(TorchFunctionMode):
     def __init__(self, kind: str = "cuda", fails: Callable[[int, int], bool] = lambda number, used: False) -> None:
         super().__init__()
         self.kind, self.fails = kind, fails
-        self.counts = Counts()
-        self.used = self.requests = self.failures = 0
+        self.uploads = self.waits = self.used = self.peak = self.requests = self.failures = 0
         self._memory = _Memory(self)
         self._pinned: set[int] = set()
 
@@ -213,7 +185,6 @@ class PretendGpu(TorchFunctionMode):
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], here: bool
     ) -> Any:
         """Run a call on the device's tensors."""
-        self.counts.operations += 1
         if name in WAITS:
             self._wait()
         if name in ("copy_", "__setitem__"):
@@ -271,13 +242,7 @@ class PretendGpu(TorchFunctionMode):
 
     def _copied(self, tensor: Tensor, up: bool, blocking: bool = True) -> None:
         self._request(0)
-        size = tensor.numel() * tensor.element_size()
-        if up:
-            self.counts.uploads += 1
-            self.counts.uploaded += size
-        else:
-            self.counts.downloads += 1
-            self.counts.downloaded += size
+        self.uploads += up
         if blocking or (up and tensor.data_ptr() not in self._pinned):
             self._wait()
 
@@ -288,9 +253,8 @@ class PretendGpu(TorchFunctionMode):
         if not size:
             return
         self._request(size)
-        self.counts.allocations += 1
         self.used += size
-        self.counts.peak = max(self.counts.peak, self.used)
+        self.peak = max(self.peak, self.used)
         weakref.finalize(storage, self._freed, size)
 
     def _freed(self, size: int) -> None:
@@ -305,7 +269,7 @@ class PretendGpu(TorchFunctionMode):
             raise torch.OutOfMemoryError(f"{self.kind.upper()} out of memory, as is pretended at request {number}")
 
     def _wait(self) -> None:
-        self.counts.waits += 1
+        self.waits += 1
 
     def _is_here(self, device: Any) -> bool:
         return device is not None and torch.device(device).type == self.kind

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import tempfile
@@ -13,8 +12,8 @@ from typing import Any
 from slicer_host import server
 
 
-def in_slicer(module: str, function: str, *arguments: Any) -> tuple[Any, str]:
-    """Call a function of a module of `support` in a process of its own.
+def in_slicer(function: str, *arguments: Any) -> tuple[Any, str]:
+    """Call a function of `slicer_side` in a process of its own.
 
     Returns:
         Its result and what it printed.
@@ -25,7 +24,7 @@ def in_slicer(module: str, function: str, *arguments: Any) -> tuple[Any, str]:
     receiver, sender = multiprocessing.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "output.txt"
-        process = server.start(_call, sender, module, function, arguments, output=output, environment=os.environ)
+        process = server.start(_call, sender, function, arguments, output=output, environment=os.environ)
         sender.close()
         try:
             result = receiver.recv()
@@ -36,10 +35,7 @@ def in_slicer(module: str, function: str, *arguments: Any) -> tuple[Any, str]:
         return result, server.said(output)
 
 
-def make_temporary_folder() -> str:
-    """Make a folder as programs do that remove it at their end, and return its path."""
-    return tempfile.mkdtemp()
+def _call(sender: Connection, function: str, arguments: tuple) -> None:
+    from support import slicer_side
 
-
-def _call(sender: Connection, module: str, function: str, arguments: tuple) -> None:
-    sender.send(getattr(importlib.import_module(f"support.{module}"), function)(*arguments))
+    sender.send(getattr(slicer_side, function)(*arguments))

@@ -1,11 +1,15 @@
-"""What tests do with scenes in Slicer's core, by `slicer_process.in_slicer`."""
+"""What tests do in Slicer's core, by `slicer_process.in_slicer`."""
 
 from __future__ import annotations
+
+import tempfile
 
 import numpy as np
 import slicer
 import slicer.util
 from PIL import Image
+from vtk import vtkMatrix4x4
+from vtk.util.numpy_support import vtk_to_numpy
 
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, nodesByClass
@@ -152,3 +156,68 @@ def tree(scene) -> list:
         return [[hierarchy.GetItemName(child), below(child)] for child in children]
 
     return below(hierarchy.GetSceneItemID())
+
+
+# --- files of other kinds
+
+
+def points(path: str) -> list[tuple[str, list[float]]]:
+    """Read the points of a markups file: labels, and positions in RAS mm."""
+    scene = slicer.vtkMRMLScene()
+    node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")
+    storage = scene.AddNode(slicer.vtkMRMLMarkupsJsonStorageNode())
+    storage.SetFileName(path)
+    assert storage.ReadData(node)
+    numbers = range(node.GetNumberOfControlPoints())
+    return [(node.GetNthControlPointLabel(n), list(node.GetNthControlPointPosition(n))) for n in numbers]
+
+
+def segmentations(*paths: str) -> list[dict]:
+    """Read segmentation files."""
+    return list(map(_segmentation, paths))
+
+
+def _segmentation(path: str) -> dict:
+    """Read a segmentation file; positions of voxels are RAS mm."""
+    scene = slicer.vtkMRMLScene()
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    storage = scene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
+    storage.SetFileName(path)
+    assert storage.ReadData(node)
+    segmentation = node.GetSegmentation()
+    parameter = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    return {
+        "segments": [describe_segment(node, segment_id) for segment_id in segmentation.GetSegmentIDs()],
+        "geometry": segmentation.GetConversionParameter(parameter),
+        "source": segmentation.GetSourceRepresentationName(),
+    }
+
+
+def describe_segment(node, segment_id: str) -> dict:
+    segment, logic = node.GetSegmentation().GetSegment(segment_id), slicer.vtkSlicerSegmentationsModuleLogic
+    return {
+        "id": segment_id,
+        "name": segment.GetName(),
+        "colour": segment.GetColor(),
+        "value": segment.GetLabelValue(),
+        "terminology": segment.GetTerminology(),
+        "status": logic.GetSegmentStatusAsMachineReadableString(logic.GetSegmentStatus(segment)),
+        "points": positions(node, segment_id),
+    }
+
+
+def positions(node, segment_id: str) -> list:
+    image, m = slicer.vtkOrientedImageData(), vtkMatrix4x4()
+    node.GetBinaryLabelmapRepresentation(segment_id, image)
+    if image.IsEmpty():
+        return []
+    image.GetImageToWorldMatrix(m)
+    matrix = np.array([[m.GetElement(row, column) for column in range(4)] for row in range(3)])
+    voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+    ijk = np.argwhere(voxels)[:, ::-1] + np.array(image.GetExtent())[::2]
+    return (ijk @ matrix[:, :3].T + matrix[:, 3]).tolist()
+
+
+def make_temporary_folder() -> str:
+    """Make a folder as programs do that remove it at their end, and return its path."""
+    return tempfile.mkdtemp()

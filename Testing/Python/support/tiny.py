@@ -26,13 +26,14 @@ from MoBUncertaintyLib.model.weights import read_weights, write_weights
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
 from MoBUncertaintyLib.network.export import export, write_model
 
+PLANS_FILE = Path(__file__).with_name("tiny_plans.json")
+"""A residual encoder with three stages, as nnU-Net plans one."""
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 """Of the backbone for two classes; made by running this file."""
 
 CONFIGURATION = "3d_fullres"
 PATCH = (24, 24, 24)
 SPACING = (3.0, 3.0, 3.0)
-FEATURES = (4, 8, 16)
 INTENSITIES = {"mean": 50.0, "std": 60.0, "percentile_00_5": -160.0, "percentile_99_5": 240.0}
 INTENSITIES |= {"min": -1000.0, "max": 500.0, "median": 50.0}
 DETERMINISTIC = CovarianceSpec(Covariance.DETERMINISTIC)
@@ -54,57 +55,19 @@ def make_plans(
         normalisation: Name of nnU-Net's class.
         use_mask: `use_mask_for_norm`.
     """
-    stages = len(FEATURES)
-    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
-    configuration = {
-        "data_identifier": "tiny_3d_fullres",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": 2,
+    plans = json.loads(PLANS_FILE.read_text(encoding="utf-8"))
+    plans["configurations"][CONFIGURATION] |= {
         "patch_size": list(patch),
         "median_image_size_in_voxels": list(patch),
         "spacing": list(spacing),
         "normalization_schemes": [normalisation],
         "use_mask_for_norm": [use_mask],
-        "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": resampling | {"order": 3},
-        "resampling_fn_seg_kwargs": resampling | {"is_seg": True},
-        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-        "resampling_fn_probabilities_kwargs": resampling,
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
-            "arch_kwargs": {
-                "n_stages": stages,
-                "features_per_stage": list(FEATURES),
-                "conv_op": "torch.nn.modules.conv.Conv3d",
-                "kernel_sizes": [[3, 3, 3]] * stages,
-                "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-                "n_blocks_per_stage": [1] * stages,
-                "n_conv_per_stage_decoder": [1] * (stages - 1),
-                "conv_bias": True,
-                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-                "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
-        "batch_dice": False,
     }
-    return {
-        "dataset_name": "Dataset001_Tiny",
-        "plans_name": "tinyPlans",
+    return plans | {
         "original_median_spacing_after_transp": list(spacing),
         "original_median_shape_after_transp": list(patch),
-        "image_reader_writer": "SimpleITKIO",
         "transpose_forward": list(transpose),
-        "transpose_backward": [int(i) for i in np.argsort(transpose)],
-        "configurations": {CONFIGURATION: configuration},
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": INTENSITIES},
+        "transpose_backward": np.argsort(transpose).tolist(),
     }
 
 
@@ -137,23 +100,24 @@ def make_results_folder(
     covariance: CovarianceSpec = DETERMINISTIC,
     folds: int = 1,
     mirror_axes: Sequence[int] | None = None,
+    trainer: str = "nnUNetTrainer",
 ) -> Path:
     """Write what nnU-Net leaves after training: a stock folder if deterministic, else as `mob-training finetune` does.
 
     Fold 0 has the trained weights; the others are disturbed versions of them.
     """
     plans, dataset = plans or make_plans(), dataset or make_dataset()
-    deterministic = covariance.kind is Covariance.DETERMINISTIC
-    if not deterministic:
+    stock = covariance.kind is Covariance.DETERMINISTIC and trainer == "nnUNetTrainer"
+    if not stock:
         plans = plans | {"covariance": to_json(covariance)}
     folder.mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))
     for fold in range(folds):
         weights = make_weights(covariance, len(dataset["labels"]), fold)
-        if deterministic:
+        if stock:
             weights = {name.removeprefix("backbone."): value for name, value in weights.items()}
-        write_fold(folder, fold, weights, CONFIGURATION, mirror_axes)
+        write_fold(folder, fold, weights, CONFIGURATION, mirror_axes, trainer)
     return folder
 
 
@@ -163,11 +127,12 @@ def write_fold(
     weights: dict[str, Tensor],
     configuration: str,
     mirror_axes: Sequence[int] | None = None,
+    trainer: str = "nnUNetTrainer",
 ) -> None:
     """Write the checkpoint of a fold into a training folder, as nnU-Net does."""
     checkpoint = {
         "network_weights": weights,
-        "trainer_name": "nnUNetTrainer",
+        "trainer_name": trainer,
         "init_args": {"configuration": configuration, "fold": fold},
         "inference_allowed_mirroring_axes": mirror_axes,
         "current_epoch": 1,
