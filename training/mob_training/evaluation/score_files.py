@@ -180,17 +180,6 @@ def write_json(content: Any, path: Path) -> None:
     write_content((json.dumps(rounded(content), indent=1) + "\n").encode(), path)
 
 
-def read_descriptions(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read the descriptions of a scores folder's runs, by DATASET/NAME/seed_N.
-
-    Raises:
-        SettingsError: It is no such folder.
-    """
-    with _readable(folder):
-        described = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["runs"]
-        return {run_path(one): one for one in described}
-
-
 def read_runs(folders: Iterable[Path], only: Sequence[str] = ()) -> list[Run]:
     """Read scores folders.
 
@@ -218,7 +207,7 @@ def _read(folder: Path) -> list[Run]:
     runs = []
     with _readable(folder):
         cases, pooled = (_rows(folder / name) for name in (CASES, POOLED))
-        for description in read_descriptions(folder).values():
+        for description in json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["runs"]:
             key = tuple(_cell(description[name]) for name in KEY)
             (voxels,) = pooled[key]
             runs.append(Run(description, voxels, {row.pop("case"): row for row in cases[key]}))

@@ -6,7 +6,7 @@ They are stored in the plans of an nnU-Net training folder, so that nnU-Net's ow
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -194,10 +194,6 @@ class Options(Loss, Head):
         """Make what else a fine-tuning needs."""
         schedule = Schedule.of(self.epochs, self.iterations, seed)
         return FineTuning(**{entry.name: getattr(self, entry.name) for entry in fields(Loss)}, schedule=schedule)
-
-    def to_dict(self) -> dict[str, Any]:
-        """List all options, with the scope that the covariance has by default."""
-        return asdict(self) | {"scope": self.scope or self.covariance.usual_scope}
 
 
 @dataclass(frozen=True)
