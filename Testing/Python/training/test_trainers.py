@@ -19,7 +19,7 @@ from mob_training.training import progress as progress_module
 from mob_training.training import stages
 from mob_training.training.deterministic import LATEST, DeterministicTrainer
 from mob_training.training.progress import draw_progress
-from mob_training.training.settings import FineTuning, Job, Likelihood, Schedule, deterministic_plans
+from mob_training.training.settings import Job, Likelihood, Schedule, deterministic_plans
 from mob_training.training.stages import train_deterministic
 from mob_training.training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
@@ -387,11 +387,6 @@ def test_plans_without_a_fine_tuning_are_refused(deterministic):
     plans = json.loads((deterministic / "plans.json").read_text()) | {"continue_training": False}
     with pytest.raises(SettingsError):
         FineTuningTrainer(plans, CONFIGURATION, 0, make_dataset(), torch.device("cpu"))
-
-
-def test_settings_survive_the_plans():
-    settings = FineTuning(Likelihood.ANALYTIC, 7, kl_weight=0.3, schedule=Schedule(4, 5, 6, 7))
-    assert FineTuning.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
 def test_network_compiles_in_training_and_evaluation(deterministic):

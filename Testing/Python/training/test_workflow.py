@@ -99,7 +99,7 @@ WORKFLOWS = {
     "plans",
     "start",
 }
-WORKFLOWS |= {"source", "output", "label", "mirror"}
+WORKFLOWS |= {"source", "output", "label"}
 """What the workflow itself gives to commands."""
 
 

@@ -23,7 +23,7 @@ from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import Split
 from mob_training.training.joint_likelihood import fit_lengths, together
 from mob_training.training.planning import CONFIGURATION
-from mob_training.training.settings import Attachment, FineTuning, Job, Likelihood, Schedule
+from mob_training.training.settings import Attachment, FineTuning, Job, Likelihood, Loss
 from mob_training.training.stages import finetune
 from mob_training.training.temperature import fit_temperature, tiles_of_cases
 from MoBUncertaintyLib.base.errors import SettingsError
@@ -46,9 +46,7 @@ DATASET_ID = 1
 DATASET = f"Dataset{DATASET_ID:03d}_Cases"
 START_LENGTH = 4.0
 """Of the field's correlation when training starts, in voxels of the finest axis; never less than a voxel."""
-SETTINGS = FineTuning(
-    likelihood=Likelihood.EVIDENCE, head_learning_rate=1e-2, heads_only=True, dice_weight=0, kl_weight=0
-)
+LOSS = Loss(likelihood=Likelihood.EVIDENCE, head_learning_rate=1e-2, heads_only=True, dice_weight=0, kl_weight=0)
 FitShared = Callable[[Path, Path], float]
 """From a model and a raw data set to the fraction of its noise that a volume shares."""
 
@@ -93,7 +91,7 @@ def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None 
         spec = CovarianceSpec(options.covariance, length_mm=(START_LENGTH,) * 3 if local else None, **shape)
     except ValueError as error:
         raise SettingsError(f"{str(error).capitalize()}.") from error
-    settings = replace(SETTINGS, schedule=Schedule.of(options.epochs, options.iterations, options.seed))
+    settings = FineTuning.of(options.epochs, options.iterations, options.seed, **vars(LOSS))
     model = load_model(files.model)
     plans, raw = _prepare(model, files, options)
     if local:

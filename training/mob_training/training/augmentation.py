@@ -16,7 +16,6 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
-from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
@@ -64,7 +63,8 @@ class Frame:
         intensities = plans["foreground_intensity_properties_per_channel"]["0"]
         if schemes != [CT] or orientation is None or intensities["percentile_00_5"] > AIR_HU:
             return None
-        letters = directions(plans, orientation)
+        stored = orientation[::-1]  # of arrays, z first
+        letters = [stored[axis] for axis in plans["transpose_forward"]]
         depth, height = (next(place for place, letter in enumerate(letters) if letter in two) for two in ("AP", "SI"))
         direction = 1 if letters[depth] == "P" else -1
         return cls(intensities["mean"], intensities["std"], intensities["percentile_00_5"], (depth, direction), height)
@@ -72,12 +72,6 @@ class Frame:
     def value(self, hu: torch.Tensor | float) -> torch.Tensor:
         """Convert HU to what the network sees."""
         return (torch.as_tensor(hu, dtype=torch.float32).clamp_min(self.lowest) - self.mean) / self.deviation
-
-
-def directions(plans: dict[str, Any], orientation: str) -> list[str]:
-    """Return where each axis of a patch points, such as `P`, for the orientation of a data set's stored axes."""
-    stored = orientation[::-1]  # of arrays, z first
-    return [stored[axis] for axis in plans["transpose_forward"]]
 
 
 class Surroundings(ImageOnlyTransform):
@@ -219,9 +213,7 @@ class Noise(ImageOnlyTransform):
         return img + deviation * torch.randn_like(img)
 
 
-def training_transforms(
-    patch: Sequence[int], mirror_axes: Sequence[int] = (), frame: Frame | None = None
-) -> BasicTransform:
+def training_transforms(patch: Sequence[int], frame: Frame | None = None) -> BasicTransform:
     """Compose the transforms of a training patch.
 
     They are few and cheap: a network that sees some hundred patches has more to learn from the cases than from what is
@@ -229,7 +221,6 @@ def training_transforms(
 
     Args:
         patch: Its size in voxels.
-        mirror_axes: Axes of the patch along which it may be mirrored; none where labels have sides.
         frame: Of a CT, around whose body something is put; None: nothing is.
     """
     turned = SpatialTransform(
@@ -265,7 +256,6 @@ def training_transforms(
             RandomTransform(blurred, apply_probability=0.1),
             RandomTransform(coarse, apply_probability=0.1),
             RandomTransform(FieldOfView(), apply_probability=0.1),
-            *([MirrorTransform(allowed_axes=tuple(mirror_axes))] if mirror_axes else []),
             RemoveLabelTansform(-1, 0),
         ]
     )

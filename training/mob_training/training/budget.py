@@ -6,7 +6,6 @@ AdamW with one cycle of the learning rate over the time that there is, patches n
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from time import time
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from mob_training.data.partial_labels import Missing
-from mob_training.training.augmentation import Frame, directions, training_transforms
+from mob_training.training.augmentation import Frame, training_transforms
 from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels
 from mob_training.training.losses import batch_dice_loss
 from mob_training.training.settings import Budget, Schedule
@@ -39,7 +38,6 @@ RISING = 0.1
 """Fraction of the time in which the learning rate rises."""
 SMALLER = 2 / 3
 """Fraction of the time in which patches are smaller, and steps four times as many."""
-SIDES = {"left", "right", "l", "r"}
 WINDOW = 20
 """The stored weights are a mean over about the last twentieth of the steps."""
 
@@ -53,8 +51,7 @@ class BudgetTrainer(TermsTrainer):
         plans: nnU-Net's, with the key `budget` (a `Budget`).
 
     Raises:
-        SettingsError: The plans lack it, the labels overlap, or have sides that would be mirrored, or there are several
-            processes.
+        SettingsError: The plans lack it, the labels overlap, or there are several processes.
     """
 
     foreground_rate = 0.8
@@ -76,14 +73,6 @@ class BudgetTrainer(TermsTrainer):
         need_exclusive_labels(self.label_manager, "The recipe budget")
         if self.is_ddp:
             raise SettingsError("The recipe budget takes one process; choose --recipe nnunet for several GPUs.")
-        orientation = self.dataset_json.get("orientation")
-        letters = directions(self.plans_manager.plans, orientation) if orientation else ["L"] * 3
-        sided = [name for name in self.dataset_json["labels"] if SIDES & set(re.split(r"[^a-z]+", name.lower()))]
-        for axis in self.budget.mirror_axes:
-            if sided and letters[axis] in "LR":
-                raise SettingsError(
-                    f"Axis {axis} is from left to right, and {sided[0]} has a side: it cannot be mirrored."
-                )
 
     def _do_i_compile(self) -> bool:
         return False
@@ -108,16 +97,12 @@ class BudgetTrainer(TermsTrainer):
             "dice": batch_dice_loss(logits.softmax(dim=1), target),
         }
 
-    def initialize(self) -> None:
-        super().initialize()
-        self.inference_allowed_mirroring_axes = self.budget.mirror_axes or None
-
     def get_dataloaders(self) -> tuple[Any, Any]:
         self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
         patch, labels = self.configuration_manager.patch_size, self.label_manager
         frame = Frame.of(self.plans_manager.plans, self.configuration_name, self.dataset_json.get("orientation"))
         transforms = (
-            training_transforms(patch, self.budget.mirror_axes, frame),
+            training_transforms(patch, frame),
             self.get_validation_transforms(None, foreground_labels=labels.foreground_labels),
         )
         loaders = [

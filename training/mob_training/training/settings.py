@@ -6,14 +6,14 @@ They are stored in the plans of an nnU-Net training folder, so that nnU-Net's ow
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.base.schema import from_json, to_json
+from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
 
@@ -49,9 +49,11 @@ class Schedule:
     seed: int = 0
 
     @classmethod
-    def of(cls, epochs: int, iterations: int, seed: int) -> Schedule:
+    def of(cls, epochs: int, iterations: int, seed: int, **rest: Any) -> Self:
         """Make a schedule with a fifth as many validation as training batches, as in nnU-Net, and at least 5."""
-        return cls(epochs, iterations, max(5, iterations // 5), seed)
+        return cls(
+            epochs=epochs, iterations=iterations, validation_iterations=max(5, iterations // 5), seed=seed, **rest
+        )
 
 
 class Recipe(StrEnum):
@@ -70,12 +72,10 @@ class Budget:
     Attributes:
         minutes: Validation and storing included.
         seed: Of weights, patches and augmentation.
-        mirror_axes: Axes of the network's input along which patches may be mirrored; none where labels have sides.
     """
 
     minutes: float
     seed: int = 0
-    mirror_axes: tuple[int, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -111,32 +111,19 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class FineTuning(Loss):
+class FineTuning(Loss, Schedule):
     """Settings of the fine-tuning stage, except the shape of its head.
 
     Attributes:
+        epochs: The paper's number.
         weight_decay: AdamW's.
-        schedule: The paper's 20 epochs, unless stated otherwise.
         start_from: Training folder to start from, relative to nnU-Net's results: of the deterministic stage, or of a
             fine-tuning, from whose best epoch its backbone is taken.
     """
 
+    epochs: int = 20
     weight_decay: float = 1e-4
-    schedule: Schedule = field(default_factory=lambda: Schedule(20))
     start_from: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON, the schedule's entries beside the others."""
-        values = to_json(self)
-        return values | values.pop("schedule")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> FineTuning:
-        """Invert `to_dict`."""
-        names = {entry.name for entry in fields(Schedule)}
-        schedule = {name: value for name, value in values.items() if name in names}
-        rest = {name: value for name, value in values.items() if name not in names}
-        return from_json(cls, rest | {"schedule": schedule})
 
 
 @dataclass(frozen=True)
@@ -192,8 +179,8 @@ class Options(Loss, Head):
 
     def settings(self, seed: int) -> FineTuning:
         """Make what else a fine-tuning needs."""
-        schedule = Schedule.of(self.epochs, self.iterations, seed)
-        return FineTuning(**{entry.name: getattr(self, entry.name) for entry in fields(Loss)}, schedule=schedule)
+        loss = {entry.name: getattr(self, entry.name) for entry in fields(Loss)}
+        return FineTuning.of(self.epochs, self.iterations, seed, **loss)
 
 
 @dataclass(frozen=True)
@@ -251,5 +238,5 @@ def finetuning_plans(
     plans["configurations"][configuration]["batch_size"] = 1
     # As plain JSON, so that checkpoints hold nothing but numbers and strings and load with weights_only=True.
     plans["covariance"] = to_json(spec)
-    plans["finetuning"] = settings.to_dict()
+    plans["finetuning"] = to_json(settings)
     return plans

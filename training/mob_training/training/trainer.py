@@ -55,10 +55,10 @@ class FineTuningTrainer(TermsTrainer):
             raise SettingsError(
                 f"The plans {plans.get('plans_name')} describe no fine-tuning; make them with mob-training finetune."
             )
-        self.settings = FineTuning.from_dict(plans["finetuning"])
+        self.settings = from_json(FineTuning, plans["finetuning"])
         self.start_folder = Path(os.environ.get("nnUNet_results", ".")) / self.settings.start_from
         self.validation_likelihoods: list[float] = []
-        return self.settings.schedule
+        return self.settings
 
     def _check(self) -> None:
         need_exclusive_labels(self.label_manager, "A fine-tuning")
