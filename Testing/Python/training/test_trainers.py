@@ -35,7 +35,6 @@ SHARED = (Scope.VOXEL, Scope.PARTITION, Scope.TILE)
 LOCAL = {"scope": Scope.LOCAL, "length_mm": (3.0, 2.0, 2.0)}
 SPECS = [CovarianceSpec.of_kind(kind, rank=3, partitions=2) for kind in Covariance] + [SOFT]
 SPECS += [CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, scope=scope) for scope in SHARED]
-SPECS += [CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, deep=1, **LOCAL)]
 SPECS += [CovarianceSpec(kind, rank=3, partitions=2, **LOCAL) for kind in (MOB.kind, Covariance.DIAGONAL)]
 
 
@@ -78,7 +77,7 @@ def test_another_gpu_than_the_first_is_refused(deterministic, monkeypatch):
 
 
 @pytest.mark.parametrize("likelihood", list(Likelihood))
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.kind}-{spec.scope}-{spec.assignment}-{spec.deep}")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.kind}-{spec.scope}-{spec.assignment}")
 def test_every_parameter_of_every_model_learns(deterministic, spec, likelihood):
     """A gradient reaches all of the backbone and all of the head, and a step of the optimiser changes them."""
     trainer = trainer_of(spec, deterministic, likelihood=likelihood, learning_rate=1e-2, head_learning_rate=1e-2)

@@ -145,7 +145,6 @@ class Head:
     assignment: Annotated[
         Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
     ] = Assignment.HARD
-    deep: Annotated[int, _count("Number of earlier decoder stages whose features the head also sees.", 9, 0)] = 0
     keep_probability: Annotated[
         bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
     ] = False
