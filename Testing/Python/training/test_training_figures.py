@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -55,9 +53,8 @@ def test_sizes_of_regions_are_those_asked_for(tmp_path):
 
 def hollow_run(cases: int = 1, bins: int = 15) -> Run:
     """A run in which nothing is defined."""
-    nothing = {"count": [0] * bins} | dict.fromkeys(("confidence", "frequency", "uncertainty", "error"), [None] * bins)
-    place = {"curve": nothing} | dict.fromkeys(("auroc", "nll", "ece"))
-    pooled = {"volume": {"curve": {"part": nothing}, "nll": None}} | {m.value: {"box": place} for m in MEASURES}
+    nothing = {"count": [0] * bins} | dict.fromkeys(("confidence", "frequency"), [None] * bins)
+    pooled = {"volume": {"curve": {"part": nothing}, "nll": None}}
     case = {"dice": 1.0, "volume": {"nll": None, "ece": None}}
     case |= {measure.value: {"regions": 0} for measure in MEASURES}
     scores = dict(flatten(case))
@@ -103,15 +100,6 @@ def test_calibration_is_that_of_the_pooled_voxels(groups):
     assert curve.count.tolist() == np.mean(pooled("count"), axis=0).tolist()
     assert curves.labels(groups) == ["part_1", "part_2"]
     assert curves.calibration(groups["Deterministic"], "part_3") is None
-
-
-def test_error_rate_is_that_of_the_boxes(groups):
-    runs = groups["Diagonal + Low-rank"]
-    curve = curves.error_rate(runs, "bernoulli")
-    assert curve.x[-1] == pytest.approx(np.mean([run.pooled["bernoulli.box.curve.uncertainty"][-1] for run in runs]))
-    assert curve.mean[-1] == pytest.approx(np.mean([run.pooled["bernoulli.box.curve.error"][-1] for run in runs]))
-    assert curves.error_rate(groups["Deterministic"], "variance") is None
-    assert curves.error_rate([replace(hollow_run(), pooled={})], "variance") is None
 
 
 def test_scores_over_the_number_of_bases():
@@ -163,41 +151,10 @@ def test_calibration_shows_curve_gap_and_count_of_each_class(groups, drawn, tmp_
 def test_legend_of_many_long_names_is_as_wide_as_its_figure(groups, drawn, tmp_path):
     runs = groups["Deterministic"]
     many = {f"Deterministic, fine-tuned (a variant of number {number})": runs for number in range(10)}
-    for draw, columns in ((figures.draw_calibration, 2), (figures.draw_uncertainty, 3)):
-        draw(many, tmp_path / "many.png")
-        (legend,) = drawn[-1].legends
-        assert legend.get_window_extent().width <= drawn[-1].bbox.width
-        assert legend._ncols >= columns
-
-
-def test_doubt_shows_error_rates_of_each_measure(groups, drawn, tmp_path):
-    figures.draw_uncertainty(groups, tmp_path / "uncertainty.png")
-    (figure,) = drawn
-    looks_like_a_picture(tmp_path / "uncertainty.png", (900, 1200), (400, 600))
-    rates, counts = np.reshape(figure.axes, (2, 3))
-    assert [axes.get_xlabel() for axes in counts] == ["predictive variance", "p (1 − p)", "entropy (nats)"]
-    for axes, measure in zip(rates, MEASURES, strict=True):
-        curve = curves.error_rate(groups["Diagonal + Low-rank"], measure.value)
-        expected = np.stack([curve.x, curve.mean], axis=1)[curve.drawn]
-        assert len(expected) > 3
-        assert lines(axes, "Diagonal + Low-rank") == pytest.approx(expected)
-        assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] >= expected[:, 1].max()
-    assert [line.get_label() for line in rates[0].lines] == ["Diagonal + Low-rank"]  # the other has no variance
-    assert "perfectly calibrated" not in [
-        line.get_label() for line in rates[1].lines
-    ]  # three classes have no such line
-
-
-def test_guides_of_two_classes_are_the_error_rate_of_a_calibrated_model(drawn, tmp_path):
-    """Against draws: at p the label is wrong with the probability min(p, 1 - p)."""
-    figures.draw_uncertainty({"Deterministic": [hollow_run()]}, tmp_path / "uncertainty.png")
-    p = np.random.default_rng(0).uniform(size=400_000)
-    wrong = np.random.default_rng(1).uniform(size=p.size) < np.minimum(p, 1 - p)
-    for axes, doubt in zip(drawn[0].axes[1:3], (p * (1 - p), -p * np.log(p) - (1 - p) * np.log(1 - p)), strict=True):
-        guide = lines(axes, "perfectly calibrated")
-        for place in (0.3, 0.6, 0.9):
-            near = np.abs(doubt - place * doubt.max()) < 0.005 * doubt.max()
-            assert np.interp(place * doubt.max(), *guide.T) == pytest.approx(wrong[near].mean(), abs=0.03)
+    figures.draw_calibration(many, tmp_path / "many.png")
+    (legend,) = drawn[-1].legends
+    assert legend.get_window_extent().width <= drawn[-1].bbox.width
+    assert legend._ncols >= 2
 
 
 def test_bases_show_mean_deviation_and_seeds(drawn, tmp_path):
@@ -219,10 +176,9 @@ def test_bases_show_mean_deviation_and_seeds(drawn, tmp_path):
     assert nll.containers[0].lines[0].get_ydata() == pytest.approx([0.2, 0.2, 0.15])
 
 
-@pytest.mark.parametrize("draw", [figures.draw_calibration, figures.draw_uncertainty])
 @pytest.mark.parametrize("runs", [1, 2])
-def test_what_is_undefined_is_left_out(draw, runs, tmp_path):
-    draw({"Deterministic": [hollow_run()] * runs, CONTROL: [hollow_run()]}, tmp_path / "hollow.png")
+def test_what_is_undefined_is_left_out(runs, tmp_path):
+    figures.draw_calibration({"Deterministic": [hollow_run()] * runs, CONTROL: [hollow_run()]}, tmp_path / "hollow.png")
     assert imread(tmp_path / "hollow.png").shape[1] > 500
 
 

@@ -122,7 +122,7 @@ def fingerprint(
 
 def compare(
     scores: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`, or of an earlier `compare`.")],
-    output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown, LaTeX) and figures.")],
+    output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown) and figures.")],
     only: Annotated[
         list[str] | None, typer.Option(help="Pattern of the runs to compare, DATASET/MODEL/seed_N; repeat for several.")
     ] = None,

@@ -62,12 +62,11 @@ def labels(groups: Mapping[str, Sequence[Run]]) -> list[str]:
 
 def calibration(runs: Sequence[Run], label: str) -> Curve | None:
     """Compute the frequency of a class by its predicted probability (15 bins), over all voxels of all cases."""
-    return _binned(runs, f"volume.curve.{label}", "confidence", "frequency")
-
-
-def error_rate(runs: Sequence[Run], measure: str) -> Curve | None:
-    """Compute the fraction of wrong voxels by a measure of doubt (15 bins), in the boxes of all cases together."""
-    return _binned(runs, f"{measure}.box.curve", "uncertainty", "error")
+    columns = [f"volume.curve.{label}.{name}" for name in ("confidence", "frequency", "count")]
+    curves = [[run.over_voxels(column) for column in columns] for run in runs]
+    curves = [curve for curve in curves if None not in curve]
+    # An empty bin has None.
+    return Curve.over(*np.array(curves, float).swapaxes(0, 1)) if curves else None
 
 
 def correlation(runs: Sequence[Run], what: str) -> Curve | None:
@@ -115,10 +114,3 @@ def over_bases(numbers: Mapping[int, Sequence[Run]], metric: Metric) -> tuple[Cu
             mean = run.mean(metric.key)
             values[row, column] = np.nan if mean is None else metric.factor * mean
     return Curve.over(np.array(list(numbers), float), values), values
-
-
-def _binned(runs: Sequence[Run], place: str, x: str, y: str) -> Curve | None:
-    curves = [[run.over_voxels(f"{place}.{name}") for name in (x, y, "count")] for run in runs]
-    curves = [curve for curve in curves if None not in curve]
-    # An empty bin has None.
-    return Curve.over(*np.array(curves, float).swapaxes(0, 1)) if curves else None

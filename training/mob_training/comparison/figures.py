@@ -16,7 +16,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
-from scipy.special import entr
 
 from mob_training.comparison import curves
 from mob_training.comparison.curves import Curve
@@ -24,7 +23,7 @@ from mob_training.comparison.runs import ORDER
 from mob_training.evaluation.metrics import BINS
 from mob_training.evaluation.readers.simulation import ACTIONS, OWN, READERS, STATIONARY
 from mob_training.evaluation.score_files import Run, write_content
-from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
+from mob_training.evaluation.scoreboard import DICE, ECE, NLL
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure
 
@@ -67,8 +66,6 @@ _READER_LOOKS = (
 _GUIDE = {"color": "0.45", "linestyle": ":", "linewidth": 1.2, "zorder": 1}
 _BINNED = f"{BINS} bins, points of at least {curves.FEWEST_VOXELS} voxels"
 _CALIBRATION = ("frequency of the class", "frequency − probability", "voxels in the bin")
-_BINARY = {"bernoulli": lambda p: p * (1 - p), "entropy": lambda p: entr(p) + entr(1 - p)}
-"""Uncertainty of a voxel of two classes that is wrong with the probability p."""
 
 
 def draw_error_caught(run: Run, path: Path, most: int = curves.MAX_REGIONS) -> None:
@@ -126,27 +123,6 @@ def draw_calibration(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     for axes, words in zip(grid[:, 0], _CALIBRATION, strict=True):
         axes.set_ylabel(words)
     _finish(figure, f"All voxels of all test cases; {_BINNED}", path)
-
-
-def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
-    """Draw the fraction of wrong voxels by their uncertainty, for each uncertainty map, and the number of voxels."""
-    figure = _figure(13.5, 5.8)
-    grid = figure.subplots(2, 3, sharex="col", sharey="row", height_ratios=(3.2, 1.2))
-    looks = styles(groups)
-    for (rate, count), (measure, name) in zip(grid.T, MEASURE_NAMES.items(), strict=True):
-        for model, runs in groups.items():
-            curve = curves.error_rate(runs, measure)
-            if curve is not None:
-                _plot(rate, curve, looks[model], model)
-                _plot_count(count, curve, looks[model])
-        if measure in _BINARY and len(curves.labels(groups)) == 1:
-            p = np.linspace(0, 0.5, 101)
-            rate.plot(_BINARY[measure](p), p, **_GUIDE, label="perfectly calibrated")
-        count.set(xlabel=name, xlim=(0, None))
-    grid[0, 0].set(ylabel="fraction of wrong voxels", ylim=(0, None))
-    grid[1, 0].set_ylabel("voxels in the bin")
-    place = f"Boxes of prediction and truth, {BOX_MARGIN_MM:g} mm wider, of all test cases"
-    _finish(figure, f"{place}; {_BINNED}", path)
 
 
 def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:

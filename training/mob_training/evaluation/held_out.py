@@ -6,7 +6,6 @@ One case is in memory at a time. Pooled scores are kept as sums and tables of co
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,6 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 
 if TYPE_CHECKING:
@@ -185,7 +183,7 @@ def evaluate(
     cases = cases_of(dataset, evaluation.part)
     model = Examination(model_path, dataset, evaluation, settings)
     sampled = model.description["covariance"] != Covariance.DETERMINISTIC
-    pool, together, scored = Pool(model.labels), [], {}
+    pool, together, scored = Pool(), [], {}
     for files in cases:
         image, truth, prediction = model.predict(files)
         case = ScoredCase.of(prediction, truth)
@@ -208,14 +206,9 @@ def evaluate(
 
 
 class Pool:
-    """Scores over the voxels of all cases together.
+    """Scores over the voxels of all cases together."""
 
-    Args:
-        labels: The foreground classes.
-    """
-
-    def __init__(self, labels: tuple[Label, ...]) -> None:
-        self._classes = len(labels) + 1
+    def __init__(self) -> None:
         self._overlap: dict[int, np.ndarray] = {}
         self._sums = {place: PlaceSums() for place in PLACES}
 
@@ -233,19 +226,16 @@ class Pool:
 
         Returns:
             `dice` of all voxels; for each place the scores, and the calibration `curve` of each class; for each
-            uncertainty map and place the ranking's scores, and the error rate by uncertainty (`curve`).
+            uncertainty map and place the ranking's scores.
         """
         ratios = [2 * both / total if total else 1.0 for both, total in self._overlap.values()]
-        tops = dict.fromkeys(MEASURES, 0.25) | {Measure.ENTROPY: math.log(self._classes)}
         result: dict[str, Any] = {"dice": float(np.mean(ratios))}
         for place, one in self._sums.items():
             curves = {name: calibration.curve() for name, calibration in one.calibrations.items()}
             result[place] = one.scores() | {"curve": curves}
-        for measure, top in tops.items():
-            result[measure.value] = {
-                place: one.rankings[measure].scores() | {"curve": one.rankings[measure].binned(top)}
-                for place, one in self._sums.items()
-            }
+        for measure in MEASURES:
+            rankings = {place: one.rankings[measure] for place, one in self._sums.items()}
+            result[measure.value] = {place: ranking.scores() for place, ranking in rankings.items()}
         return result
 
 
