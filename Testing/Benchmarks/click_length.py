@@ -22,8 +22,7 @@ from scipy.stats import wilcoxon
 
 from mob_training.evaluation.held_out import Files, held_out_cases, split_cases
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Refined
-from mob_training.evaluation.readers.readers import click_at_errors
+from mob_training.evaluation.readers.readers import Refined, click_at_errors
 from mob_training.evaluation.score_files import write_json
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor

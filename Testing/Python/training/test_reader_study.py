@@ -14,9 +14,9 @@ from mob_training.cli import app
 from mob_training.data.phantom import make_phantom
 from mob_training.evaluation import held_out
 from mob_training.evaluation.held_out import split_cases
-from mob_training.evaluation.readers import fitting, readers, study
+from mob_training.evaluation.readers import readers, study
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Refined
+from mob_training.evaluation.readers.readers import Refined
 from mob_training.evaluation.score_files import read_runs
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -46,8 +46,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "load_model", lambda path: model)
     monkeypatch.setattr(held_out, "Predictor", FakePredictor)
     small = {"DEVIATIONS": (None, 1.0), "LENGTHS_MM": (4.0,), "STRENGTHS": (8.0,), "SHARPENINGS": (0.0, 1.0)}
-    for name, values in (small | {"HEIGHTS": (2.0,), "WIDTHS_MM": (4.0,)}).items():
-        monkeypatch.setattr(fitting, name, values)
+    for name, values in small.items():
+        monkeypatch.setattr(study, name, values)
 
 
 def evaluated(dataset: Path, output: Path, source: str) -> str:
@@ -58,7 +58,7 @@ def evaluated(dataset: Path, output: Path, source: str) -> str:
 
 
 def test_settings_are_fitted_and_readers_simulated(dataset: Path, tmp_path: Path, fake: None) -> None:
-    assert "4 of 4: " in evaluated(dataset, tmp_path / "out", "fit")
+    assert "3 of 3: " in evaluated(dataset, tmp_path / "out", "fit")
     (run,) = read_runs([tmp_path / "out"])
     found = ClickSettings.from_dict(json.loads((tmp_path / "out" / "clicks.json").read_text()))
     assert run.description["clicks"] == json.loads((tmp_path / "out" / "clicks.json").read_text())

@@ -160,11 +160,10 @@ def draw_readers(runs: Sequence[Run], path: Path) -> None:
     actions = np.arange(ACTIONS + 1)
     for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
         for (colour, dashes, marker), reader in zip(_READER_LOOKS, READERS, strict=True):
-            curve = 100 * np.mean(list(run.per_case(f"{reader.key}.dice").values()), axis=0)
-            axes.plot(
-                actions, curve, color=colour, linestyle=dashes, marker=marker, markersize=4, linewidth=1.4,
-                label=reader.title,
-            )  # fmt: skip
+            dice = list(run.per_case(f"{reader.key}.dice").values())
+            if dice:
+                look = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 4, "linewidth": 1.4}
+                axes.plot(actions, 100 * np.mean(dice, axis=0), label=reader.title, **look)
         axes.set(title=f"{run.dataset}, {len(run.cases)} cases", xlabel="actions: clicks or regions")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes)

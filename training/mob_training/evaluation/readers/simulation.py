@@ -11,8 +11,7 @@ import numpy as np
 
 from mob_training.evaluation.readers import readers
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Bump, BumpSettings, LocalEdit, Refined
-from mob_training.evaluation.readers.readers import Step
+from mob_training.evaluation.readers.readers import Refined, Step
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 
 ACTIONS = 10
@@ -48,16 +47,15 @@ READERS = (
     Reader("buttons", "accept, include or exclude", clicks=False),
     Reader("painting", "painting the regions", clicks=False),
 )
-"""In this order."""
+"""In this order; those with the bump, and those whose clicks change one voxel, are in kept scores only."""
 
 
-def simulate(case: ReadCase, settings: ClickSettings, bump: BumpSettings) -> dict[str, Any]:
+def simulate(case: ReadCase, settings: ClickSettings) -> dict[str, Any]:
     """Simulate all readers of one case.
 
     Args:
         case: The case.
         settings: How a click changes its surroundings.
-        bump: Of the baseline.
 
     Returns:
         For each reader and each score of `ReadCase.scores` its values after 0 to `ACTIONS` actions, the last one
@@ -66,13 +64,9 @@ def simulate(case: ReadCase, settings: ClickSettings, bump: BumpSettings) -> dic
     prediction = replace(case.prediction, click_settings=settings)
     case = replace(case, prediction=prediction)
     refined = Refined(prediction, settings)
-    bumped = Bump(prediction, bump)
     steps: dict[str, Iterator[Step]] = {
         "errors": islice(readers.click_at_errors(case, refined), ACTIONS),
-        "errors_bump": islice(readers.click_at_errors(case, bumped), ACTIONS),
-        "errors_local": islice(readers.click_at_errors(case, LocalEdit(prediction)), ACTIONS),
         "regions": readers.click_in_regions(case, refined, CLICKS_IN_A_REGION),
-        "regions_bump": readers.click_in_regions(case, bumped, CLICKS_IN_A_REGION),
         "suggested": islice(readers.click_as_suggested(case), ACTIONS),
         "buttons": readers.press_buttons(case),
         "painting": readers.paint(case),
