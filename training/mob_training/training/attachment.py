@@ -23,6 +23,7 @@ from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import Split
 from mob_training.training.joint_likelihood import fit_lengths, together
 from mob_training.training.planning import CONFIGURATION
+from mob_training.training.predictive import missing_labels
 from mob_training.training.settings import Attachment, FineTuning, Job, Likelihood, Loss
 from mob_training.training.stages import finetune
 from mob_training.training.temperature import fit_temperature, tiles_of_cases
@@ -277,9 +278,4 @@ def _tiles(plans: dict[str, Any], labels: Sequence[Label], *parts: str) -> Itera
     names = [name for part in parts for name in split[part]]
     missing = read_missing(preprocessed, [label.name for label in labels])
     cases = nnUNetDatasetBlosc2(str(preprocessed / planned["data_identifier"]), names)
-
-    def lacked(name: str) -> Tensor | None:
-        values = missing.get(name)
-        return torch.tensor([[value in values for value in range(len(labels) + 1)]]) if values else None
-
-    return tiles_of_cases(cases, planned["patch_size"], lacked)
+    return tiles_of_cases(cases, planned["patch_size"], lambda name: missing_labels(missing, [name], len(labels) + 1))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from mob_training.data.partial_labels import FILE, read_missing
-from mob_training.training.predictive import MergedNetwork, pad_depth_first
+from mob_training.training.predictive import MergedNetwork, missing_labels, pad_depth_first
 from mob_training.training.progress import DRAWING, TABLE, add_progress
 from mob_training.training.settings import Schedule
 from MoBUncertaintyLib.base.errors import SettingsError
@@ -178,11 +178,10 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
 
     def missing_in(self, batch: dict[str, Any]) -> Tensor | None:
         """Return which labels the cases of a batch lack, (B, C); None if all have all."""
-        lacked = [self.missing.get(str(key), frozenset()) for key in batch["keys"]] if self.missing else []
-        if not any(lacked):
+        if not self.missing:
             return None
-        classes = range(self.label_manager.num_segmentation_heads)
-        return torch.tensor([[value in values for value in classes] for values in lacked], device=self.device)
+        lacked = missing_labels(self.missing, map(str, batch["keys"]), self.label_manager.num_segmentation_heads)
+        return None if lacked is None else lacked.to(self.device)
 
     @contextmanager
     def merging(self, batch: dict[str, Any]) -> Iterator[None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from mob_training.data.partial_labels import Missing
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import moments
@@ -66,6 +68,14 @@ def merge_missing(logits: Tensor, missing: Tensor) -> Tensor:
     hidden = lacked.index_fill(1, torch.zeros(1, dtype=torch.long, device=lacked.device), True)
     background = logits.masked_fill(~hidden, -torch.inf).logsumexp(dim=1, keepdim=True)
     return torch.cat((background, logits[:, 1:].masked_fill(lacked[:, 1:], NEVER)), dim=1)
+
+
+def missing_labels(missing: Missing, names: Iterable[str], classes: int) -> Tensor | None:
+    """Return which labels some cases lack, (B, C), as `merge_missing` takes it; None if all have all."""
+    lacked = [missing.get(name, frozenset()) for name in names]
+    if not any(lacked):
+        return None
+    return torch.tensor([[value in values for value in range(classes)] for values in lacked])
 
 
 def pad_depth_first(network: nn.Module) -> None:

@@ -132,9 +132,7 @@ def _run(
     torch.backends.cudnn.benchmark = True
     checkpoint = _to_resume(trainer) if job.resume else None
     if checkpoint is not None:
-        arguments = trainer.my_init_kwargs
         trainer.load_checkpoint(str(checkpoint))
-        trainer.my_init_kwargs = arguments  # nnU-Net replaces them by the checkpoint's, which may lack the scaling
     elif start is not None:
         trainer.start_from(start)
     # As Ctrl-C: a process that is ended at once would leave those that prepare patches behind.
@@ -155,19 +153,14 @@ def _run(
 
 
 def _to_resume(trainer: DeterministicTrainer) -> Path | None:
-    """Find the checkpoint to resume: the last one of the same training, if there is one; the log says if not.
-
-    A fine-tuning without temperature scaling can be resumed with it, since scaling is the last step.
-    """
-    wanted = trainer.my_init_kwargs
-    scaled = wanted["plans"].get("finetuning", {}).get("temperature_scaling", False)
+    """Find the checkpoint to resume: the last one of the same training, if there is one; the log says if not."""
     for name in (FINAL, LATEST):
         path = Path(trainer.output_folder, name)
         if not path.exists():
             continue
         try:
             stored = load_checkpoint(read_file(path, WEIGHTS_LIMIT))["init_args"]
-            same = _settings(wanted) in (_settings(stored), scaled and _settings(stored, temperature_scaling=True))
+            same = _settings(trainer.my_init_kwargs) == _settings(stored)
         except (ModelError, LookupError, TypeError, AttributeError) as error:
             trainer.print_to_log_file(f"{name} is not used: {error}")
             continue
@@ -178,16 +171,9 @@ def _to_resume(trainer: DeterministicTrainer) -> Path | None:
     return None
 
 
-def _settings(arguments: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """Return the trainer's arguments that identify a training: plans, data set and fold, not the device.
-
-    Args:
-        arguments: The trainer's.
-        changes: To be made to the settings of a fine-tuning.
-    """
+def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the trainer's arguments that identify a training: plans, data set and fold, not the device."""
     plans = {name: value for name, value in arguments["plans"].items() if name != "continue_training"}
-    if "finetuning" in plans:
-        plans["finetuning"] = plans["finetuning"] | changes
     return {name: value for name, value in arguments.items() if name != "device"} | {"plans": plans}
 
 

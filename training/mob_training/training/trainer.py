@@ -17,8 +17,8 @@ import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 
 from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels
 from mob_training.training.losses import training_loss
@@ -133,40 +133,11 @@ class FineTuningTrainer(TermsTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, wide_precision(self.device)):
             gaussian = self.network(data)
-        terms = self._terms(gaussian, target, missing=self.missing_in(batch))
-        pulls = self._backward(terms, gaussian)
-        logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
-        return {"loss": terms["total"].detach().cpu().numpy()} | logged | pulls | _basis_usage(gaussian)
-
-    def _terms(
-        self,
-        gaussian: LogitGaussian,
-        target: Tensor,
-        generator: torch.Generator | None = None,
-        missing: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        return training_loss(gaussian, target, self.settings, generator, missing)
-
-    def _backward(self, terms: dict[str, Tensor], gaussian: LogitGaussian) -> dict[str, float]:
-        """Take one optimiser step; return what pulled at the variance.
-
-        The pulls are the negative gradients with respect to ln d, summed over voxels and classes: of the prior's term,
-        and of the rest of the loss. Where they cancel, the variance stays.
-        """
-        log_variance, pulls = gaussian.log_variance, {}
-        if log_variance is not None:
-            (prior,) = torch.autograd.grad(terms["kl"], log_variance, retain_graph=True)
-            log_variance.retain_grad()
+        terms = training_loss(gaussian, target, self.settings, missing=self.missing_in(batch))
         self.scaler.scale(terms["total"]).backward()
-        if log_variance is not None:
-            whole = float(log_variance.grad.sum()) / self.scaler.get_scale()
-            pulls = {
-                "prior_pull": -float(prior.sum()),
-                "likelihood_pull": float(prior.sum()) - whole,
-                "mean_variance": float(log_variance.detach().exp().mean()),
-            }
         self._optimise()
-        return pulls
+        logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
+        return {"loss": terms["total"].detach().cpu().numpy()} | logged | _noise(gaussian)
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         super().on_train_epoch_end(train_outputs)
@@ -187,7 +158,8 @@ class FineTuningTrainer(TermsTrainer):
             log_p = merge_missing(log_p, missing)
         nll = nn.functional.nll_loss(log_p, target)
         if self.settings.heads_only:
-            terms = self._terms(gaussian, target, torch.Generator(self.device).manual_seed(0), missing)
+            generator = torch.Generator(self.device).manual_seed(0)
+            terms = training_loss(gaussian, target, self.settings, generator, missing)
             self.validation_likelihoods.append(float(terms["cross_entropy"]))
         predicted = log_p.argmax(dim=1)
         counts: dict[str, list[float]] = {"tp_hard": [], "fp_hard": [], "fn_hard": []}
@@ -245,11 +217,14 @@ class FineTuningTrainer(TermsTrainer):
         network.load_state_dict(last)
 
 
-def _basis_usage(gaussian: LogitGaussian) -> dict[str, float]:
-    """Compute the fraction of partition cells in which each basis is the most probable one."""
-    weights = getattr(gaussian.loading, "weights", None)
-    if weights is None:
+def _noise(gaussian: LogitGaussian) -> dict[str, float]:
+    """Compute the mean of d, and the fraction of partition cells in which each basis is the most probable one."""
+    if gaussian.log_variance is None:
         return {}
-    choice = weights.detach().argmax(dim=1).flatten()
-    fractions = torch.bincount(choice, minlength=weights.shape[1]) / choice.numel()
-    return {f"basis_{number}": value for number, value in enumerate(fractions.tolist(), 1)}
+    logged = {"mean_variance": float(gaussian.log_variance.detach().exp().mean())}
+    weights = getattr(gaussian.loading, "weights", None)
+    if weights is not None:
+        choice = weights.detach().argmax(dim=1).flatten()
+        fractions = torch.bincount(choice, minlength=weights.shape[1]) / choice.numel()
+        logged |= {f"basis_{number}": value for number, value in enumerate(fractions.tolist(), 1)}
+    return logged
