@@ -11,8 +11,8 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
-from mob_training.data.datasets import Cohort, LabelledCase, check_case, gather_cases
-from MoBUncertaintyLib.base.errors import ImageError, SettingsError
+from mob_training.data.datasets import Cohort, read_cases
+from MoBUncertaintyLib.base.errors import SettingsError
 
 MASKS, ENDING = "segmentations", ".nii.gz"
 
@@ -39,14 +39,10 @@ def find_cases(source: Path, organ: str, report: Callable[[str], None] = print) 
         raise SettingsError(f"{source} holds no CASE/ct.nii.gz; give the folder that holds TotalSegmentator's cases.")
     _check_name(organ, source, {path.name for folder in folders.values() for path in folder.glob(f"{MASKS}/*{ENDING}")})
 
-    def read(name: str) -> LabelledCase:
-        if name not in folders:
-            raise ImageError("It is listed in meta.csv, but there is no folder of that name.")
-        folder = folders[name]
-        return check_case(name, folder / "ct.nii.gz", folder / MASKS / f"{organ}{ENDING}", None, f"the {organ}")
-
     names = folders.keys() | _listed(source / "meta.csv", report)
-    return Cohort(*gather_cases(names, read, report), [organ], f"{organ} of {source.name}")
+    files = {name: (source / name / "ct.nii.gz", source / name / MASKS / f"{organ}{ENDING}") for name in names}
+    labels = {organ: None}
+    return Cohort(*read_cases(files, labels, report), labels, f"{organ} of {source.name}")
 
 
 def _check_name(organ: str, source: Path, files: set[str]) -> None:
