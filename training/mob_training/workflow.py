@@ -39,12 +39,9 @@ class PlannedRun:
     """One model of one data set from one seed.
 
     Attributes:
-        dataset: Name of the data set in the config.
         model: `deterministic`, or a name of the config's `models`; with `-bases-M` at the end if of the sweep.
         seed: Of the training; the split has its own.
         options: Of `mob-training finetune`, by their names in the config; empty for the deterministic stage.
-        regions: Region settings, if stated.
-        sweep: Whether the run is part of the sweep.
         start: The model of the same seed whose backbone the fine-tuning starts from.
         members: The model whose seeds, as the folds of one model, are this ensemble; empty: it is none.
     """
@@ -218,16 +215,10 @@ def region_line(run: PlannedRun) -> str:
 
 
 def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) -> None:
-    """Replace this process by Snakemake.
+    """Replace this process by Snakemake in the workflow's folder, with a profile of the workflow or a folder with one.
 
     A killed run can be resumed: the folder is held by a lock of the operating system, which ends with its process,
     instead of Snakemake's, which would have to be removed by hand.
-
-    Args:
-        config: Config file.
-        output: The workflow's folder, made if there is none.
-        profile: Name of a profile of the workflow, or a folder with one.
-        arguments: Further arguments of Snakemake, targets too.
 
     Raises:
         SettingsError: The config is invalid, Snakemake or the workflow is not installed, the profile is unknown, or

@@ -25,8 +25,7 @@ class Curve:
     """A curve over seeds, (n,) each; NaN where no seed has a point.
 
     Attributes:
-        x: Mean over the seeds that have the point.
-        mean: Mean of y over the same seeds.
+        x, mean: Mean over the seeds that have the point.
         deviation: Standard deviation of y (n - 1); NaN with fewer than two seeds.
         count: Voxels behind each point, mean over all seeds; None where it is not about voxels.
     """
@@ -98,15 +97,9 @@ def padded(values: Sequence[float], length: int) -> list[float]:
 
 
 def over_bases(numbers: Mapping[int, Sequence[Run]], metric: Metric) -> tuple[Curve, np.ndarray]:
-    """Compute a score for each number of bases (paper, Fig. 4), in the units of the tables.
+    """Compute the mean of a score over the cases for each number of bases (paper, Fig. 4), in the units of the tables.
 
-    Args:
-        numbers: The seeds of each number.
-        metric: Mean over the cases.
-
-    Returns:
-        Mean and standard deviation over the seeds, and the seeds' own values, (seeds, numbers); NaN where a number has
-        fewer seeds than another.
+    Also return the seeds' own values, (seeds, numbers); NaN where a number has fewer seeds than another.
     """
     values = np.full((max(map(len, numbers.values())), len(numbers)), np.nan)
     for column, runs in enumerate(numbers.values()):

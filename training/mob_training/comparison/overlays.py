@@ -55,7 +55,6 @@ class Section:
     """What is drawn of one model: one slice, rows from top to bottom, columns from left to right.
 
     Attributes:
-        title: Which model.
         dice: Of the whole case.
         truth, labels: Label maps (rows, columns).
         probability: Of any foreground, the same shape.
@@ -82,14 +81,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Slice:
-    """Where the sections lie, and the image there.
+    """Where the sections lie, and the image there: rows from top to bottom, columns from left to right.
 
-    Attributes:
-        plane: Its orientation.
-        image: Rows from top to bottom, columns from left to right.
-        spacing: mm, of rows and columns.
-        title: Says where it is.
-        scale: What values look like; that of the variance is the default for all models, so that they can be compared.
+    The spacing is that of rows and columns, mm; the scale, that of all models, so that they can be compared.
     """
 
     plane: Plane
@@ -111,16 +105,8 @@ def draw_case(
 
     All rows show the slice in which the first model has most wrong voxels; without any, that with most of the organ.
 
-    Args:
-        dataset: Raw nnU-Net data set with held-out cases.
-        case: Name of one of them.
-        models: Model folders, zips, or training folders of nnU-Net.
-        plane: `axial`, `coronal` or `sagittal`.
-        samples: Draw so many segmentations from each model instead of the maps.
-        settings: How to predict.
-
     Raises:
-        SettingsError: There is no such case or plane, or a model does not know the data set's labels.
+        SettingsError: There is no such held-out case or plane, or a model does not know the data set's labels.
     """
     view = next((one for one in PLANES if one.name == plane), None)
     if view is None:
@@ -177,12 +163,7 @@ def worst_slice(case: ScoredCase, image: sitk.Image, plane: Plane) -> int:
 
 
 def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
-    """Draw a row for each section, cropped to the foreground of all of them plus a margin.
-
-    Args:
-        sections: Of the models.
-        where: The slice they share.
-    """
+    """Draw a row for each section, cropped to the foreground of all of them plus a margin."""
     organ = np.any([(one.truth > 0) | (one.labels > 0) for one in sections], axis=0)
     left, right, top, bottom = view_mm(organ, where.spacing)
     drawn = len(sections[0].samples)
@@ -234,9 +215,7 @@ def draw_sections(sections: Sequence[Section], where: Slice) -> Figure:
 def view_mm(organ: np.ndarray, spacing: np.ndarray) -> tuple[float, float, float, float]:
     """Return left, right, top and bottom of the view in mm from the slice's first corner, with a limited aspect ratio.
 
-    Args:
-        organ: Mask (rows, columns); if it is empty, all is shown.
-        spacing: mm, of rows and columns.
+    Without an organ, a mask (rows, columns), all is shown.
     """
     box = bounding_box(shadows(organ), np.ceil(_MARGIN_MM / spacing)) if organ.any() else map(slice, organ.shape)
     low, high = np.array([(part.start or 0, part.stop) for part in box]).T * spacing

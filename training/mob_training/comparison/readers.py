@@ -27,15 +27,7 @@ def simulated(run: Run) -> list[Reader]:
 
 
 def write_readers(runs: Sequence[Run], output: Path) -> Path:
-    """Write tables and figure of some runs of simulated readers.
-
-    Args:
-        runs: The scores.
-        output: Folder.
-
-    Returns:
-        The page, `readers.md`.
-    """
+    """Write tables and figure of some runs of simulated readers; return the page, `readers.md`."""
     page = [
         "# Simulated readers\n",
         "Mean over the cases. Readers know the truth. An action is a click, or a verdict on a region, or a region "

@@ -24,7 +24,6 @@ class PairedTest:
     """A comparison of a model with the reference over the same subjects and seeds.
 
     Attributes:
-        dataset, metric, model, reference: What is compared.
         differences: Model minus reference for each subject, averaged over its cases and the seeds.
         seeds: Number of seeds that both have; each has its own network to start from.
         same_sign: In how many of them the mean difference has the sign of the overall mean difference.

@@ -40,8 +40,6 @@ class LabelledCase:
     """One image and its label map on the same grid, as files: data sets are larger than memory.
 
     Attributes:
-        name: Unique in its data set.
-        image, label: The files.
         volumes_ml: Volume of each class.
         repairs: What `read_image` repairs in the image; empty: the file can be copied.
         missing: Classes that were not drawn in this case (`partial_labels`); others may be absent from it.
@@ -57,14 +55,9 @@ class LabelledCase:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Labelled cases.
+    """Cases that can be used, why the others cannot, names and values of the classes, and where the data came from.
 
-    Attributes:
-        cases: Those that can be used.
-        left_out: Why the others cannot, by their names.
-        labels: Names and values of the classes.
-        source: Where the data came from.
-        channel: `CT` for Hounsfield units with nnU-Net's CT normalisation; anything else is z-scored.
+    The channel is `CT` for Hounsfield units with nnU-Net's CT normalisation; anything else is z-scored.
     """
 
     cases: Sequence[LabelledCase]
@@ -116,12 +109,7 @@ def folder_cases(
 ) -> Cohort:
     """Find the cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, and those that cannot be used.
 
-    Args:
-        source: The folder; its `labelled.json`, if there is one, says which cases lack labels.
-        labels: Values in the label maps, by the name of the class.
-        channel: What the images show.
-        absent_is_missing: A class that a label map does not show was not drawn there, instead of being absent.
-        report: Called with one line for each case that is left out or repaired.
+    With `absent_is_missing` a class that a label map does not show was not drawn there, instead of being absent.
 
     Raises:
         SettingsError: The folder holds no images, or its `labelled.json` is wrong.
@@ -148,13 +136,7 @@ def read_cases(
 ) -> tuple[list[LabelledCase], dict[str, str]]:
     """Read image and label map of each case completely, one case at a time.
 
-    Args:
-        files: Both by the name of the case.
-        labels: Names and values of the classes.
-        report: Called with one line for each case that is left out or repaired.
-
-    Returns:
-        The cases whose files can be used together, and why the others are left out.
+    Return the cases whose files can be used together, and why the others are left out; each is reported in one line.
     """
     cases, left_out = [], {}
     for name, (image, label) in sorted(files.items()):
@@ -232,26 +214,17 @@ def write_dataset(
     report: Callable[[str], None] = print,
     orientation: str | None = None,
 ) -> Path:
-    """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`.
+    """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`; return it.
 
     If some cases lack labels, `labelled.json` says so. It and the split also go to nnU-Net's preprocessed folder, where
     nnU-Net follows the split. One case is in memory at a time; the folder appears when it is complete. Cases whose axes
-    are stored in another order than most are reoriented, since a network is trained on stored axes.
-
-    Args:
-        folder: As `new_dataset_folder` gives it.
-        cohort: What to write.
-        split: Train, validation and test.
-        report: Called with one line for each reoriented case, and one if some subjects are unknown.
-        orientation: Of the stored axes, such as `LPS`. Default: that of most cases.
+    are stored in another order than most, or than `orientation` (such as `LPS`), are reoriented, since a network is
+    trained on stored axes. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training,
+    cases that calibrate in `calibration/images` and `calibration/labels`.
 
     Raises:
         SettingsError: There are too few cases for the split, or its subjects are of other cases.
         OutputError: The disk is full, or the folder cannot be written.
-
-    Returns:
-        The folder. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training; cases that
-        calibrate in `calibration/images` and `calibration/labels`.
     """
     names, labels = [case.name for case in cohort.cases], list(cohort.labels)
     check_subjects(names, split.subjects, report)
@@ -308,14 +281,7 @@ def write_dataset(
 
 @contextmanager
 def new_folder(folder: Path, *parts: str) -> Iterator[Path]:
-    """Write a folder that appears when it is complete.
-
-    Args:
-        folder: It does not exist.
-        parts: Folders to make in it.
-
-    Yields:
-        Where to write it.
+    """Write a folder that appears when it is complete, with empty folders in it; yield where to write it.
 
     Raises:
         OutputError: The disk is full, or the folder cannot be written.

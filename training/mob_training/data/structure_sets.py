@@ -45,18 +45,9 @@ def parse_names(entries: Sequence[str]) -> dict[str, list[str]]:
 def convert(source: Path, output: Path, names: Names, report: Callable[[str], None] = print) -> dict[str, str]:
     """Write `images/`, `labels/` and `labelled.json` of patients with contours, as `mob-training labelled` reads them.
 
-    A label's value is its place in `names`, from 1 on; where regions overlap, the later label stands. A label whose
-    region a patient lacks was not drawn, and is missing there.
-
-    Args:
-        source: Folder with a folder for each patient, which holds a DICOM series and one RT Structure Set of it, in
-            folders of its own or not.
-        output: New folder.
-        names: As `parse_names` gives them; case, spaces, hyphens and underscores do not count.
-        report: Called with one line for each patient.
-
-    Returns:
-        Why patients were left out, by their names.
+    A patient's folder holds a DICOM series and one RT Structure Set of it, in folders of its own or not. A label's
+    value is its place in `names` (`parse_names`), from 1 on; where regions overlap, the later label stands. A label
+    whose region a patient lacks was not drawn, and is missing there. Return why patients were left out, by their names.
 
     Raises:
         SettingsError: The source holds no folders, or the output exists.

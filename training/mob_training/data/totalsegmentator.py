@@ -20,13 +20,8 @@ MASKS, ENDING = "segmentations", ".nii.gz"
 def find_cases(source: Path, organ: str, report: Callable[[str], None] = print) -> Cohort:
     """Find the cases that show the organ, and those left out: without it, incomplete, damaged, or on two grids.
 
-    Every file is read once, one case at a time.
-
-    Args:
-        source: The data set's folder. `meta.csv` need not be there; where it is, cases that it lists and that have no
-            folder are left out by name.
-        organ: Name of the structure, such as `adrenal_gland_left`.
-        report: Called with one line for each case that is left out or repaired.
+    Every file is read once, one case at a time. `meta.csv` need not be there; where it is, cases that it lists and that
+    have no folder are left out by name.
 
     Raises:
         SettingsError: The folder holds no cases, or none with a mask of that name.

@@ -20,11 +20,9 @@ def read_raters(folder: Path, case: str, prediction: Prediction) -> tuple[list[n
     """Read the masks of several raters, as `mob-training phantom --raters` writes them.
 
     Masks are `CASE/raters/LABEL_1.nii.gz`, `LABEL_2.nii.gz`, ...; the probability that a rater calls a voxel so, where
-    it is known, is `CASE/raters/LABEL_probability.nii.gz`.
+    it is known, is `CASE/raters/LABEL_probability.nii.gz`, else the fraction of the raters.
 
-    Returns:
-        The label map of each rater, (z, y, x); the probability of each foreground class, (C - 1, z, y, x), that is
-        known, or else the fraction of the raters.
+    Return the label map of each rater, (z, y, x), and the probability of each foreground class, (C - 1, z, y, x).
 
     Raises:
         SettingsError: There are no masks of a label, or not as many as of another.
@@ -50,17 +48,11 @@ def read_raters(folder: Path, case: str, prediction: Prediction) -> tuple[list[n
 def rater_scores(
     case: ScoredCase, maps: Sequence[np.ndarray], probability: np.ndarray, drawn: Sequence[np.ndarray]
 ) -> dict[str, Any]:
-    """Score a case against its raters.
+    """Score a case against its raters (`read_raters`), by segmentations that are drawn from the model.
 
-    Args:
-        case: The prediction.
-        maps, probability: As `read_raters` returns them.
-        drawn: Segmentations drawn from the model.
-
-    Returns:
-        `ged` and `matched_iou` of the drawn segmentations, `ged_segmentation` and `matched_iou_segmentation` of the
-        segmentation alone; `probability`, the error of the predicted probability (mean over the classes) in the
-        `volume`, the `box`, and where raters differ (`ambiguous`, 0 < q < 1).
+    Return `ged` and `matched_iou` of the drawn segmentations, `ged_segmentation` and `matched_iou_segmentation` of the
+    segmentation alone; `probability`, the error of the predicted probability (mean over the classes) in the `volume`,
+    the `box`, and where raters differ (`ambiguous`, 0 < q < 1).
     """
     values = [label.value for label in case.prediction.labels]
     predicted = case.prediction.probability

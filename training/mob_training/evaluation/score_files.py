@@ -181,11 +181,7 @@ def write_json(content: Any, path: Path) -> None:
 
 
 def read_runs(folders: Iterable[Path], only: Sequence[str] = ()) -> list[Run]:
-    """Read scores folders.
-
-    Args:
-        folders: Written by `write_runs`.
-        only: Patterns of DATASET/NAME/seed_N, of which a run must match one; empty: all runs.
+    """Read scores folders; with patterns, runs of which DATASET/NAME/seed_N matches one.
 
     Raises:
         SettingsError: One is missing or no scores folder, or there is a run twice.

@@ -54,14 +54,11 @@ FitShared = Callable[[Path, Path], float]
 
 @dataclass(frozen=True)
 class Files:
-    """What a head is attached to, and where.
+    """The model of one channel that a head is attached to, the labelled cases, and where to work and to write.
 
-    Attributes:
-        model: A model of one channel: a model folder or zip, or a training folder of nnU-Net.
-        cases: Folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, which has the values of the model's labels.
-        workspace: New, or left by an interrupted run of the same, which goes on; nnU-Net's folders must be in it
-            already (`use_workspace`).
-        output: Model folder or `.zip` to write.
+    Cases are a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, which has the values of the model's labels.
+    The workspace is new, or left by an interrupted run of the same, which goes on; nnU-Net's folders are in it already
+    (`use_workspace`). The output is a model folder or a `.zip`.
     """
 
     model: Path
@@ -73,13 +70,8 @@ class Files:
 def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None = None) -> Model:
     """Train a covariance head on the frozen backbone of a model, for each of its folds; write the new model.
 
-    A covariance that the model has already is taken away first. A fifth of the cases choose epoch and temperature.
-
-    Args:
-        files: Model and cases.
-        options: Of the head and its training.
-        fit_shared: Fits the fraction of the noise that the whole volume shares, once the heads are trained, with the
-            scope `local`. Default: none is shared.
+    A covariance that the model has already is taken away first. A fifth of the cases choose epoch and temperature. With
+    the scope `local` and `fit_shared` the whole volume then shares a fraction of the noise.
 
     Raises:
         SettingsError: There are too few cases, the model cannot have a covariance, or the covariance not that scope.
@@ -120,11 +112,8 @@ def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None 
 def correlate_head(files: Files, options: Attachment, fit_shared: FitShared | None = None) -> Model:
     """Fit how far the noise of a model's own heads reaches, by the evidence of labelled cases; write the new model.
 
-    Each voxel's probability and variance stay, and with them all that was measured of them.
-
-    Args:
-        files, fit_shared: As for `attach_head`.
-        options: Seed, device and processes; the others have no effect.
+    Each voxel's probability and variance stay, and with them all that was measured of them. Of the options only seed,
+    device and processes have an effect.
 
     Raises:
         SettingsError: There are too few cases, or the model has no head, or its labels overlap.
@@ -203,10 +192,7 @@ def _check(model: Model) -> None:
 
 
 def _prepare(model: Model, files: Files, options: Attachment) -> tuple[dict[str, Any], Path]:
-    """Preprocess the cases as the model's plans say, unless an earlier run did.
-
-    Returns:
-        Plans that name the cases' data set, and its raw folder.
+    """Preprocess the cases as the model's plans say, unless an earlier run did; return their plans and raw data set.
 
     Raises:
         SettingsError: The model cannot have a head, the workspace was made for something else, or there are too few

@@ -1,7 +1,7 @@
 """What is done to patches, so that few cases teach more; labels on the right and on the left are never swapped.
 
 Data sets that have erased what is around the body get what users' CTs have there: noisy air, table, head rest, mask.
-And the field of view is cropped where a scan ends: what is beyond is padded as it is at inference.
+The field of view is cropped, too: what is beyond the end of a scan is padded as it is at inference.
 """
 
 from __future__ import annotations
@@ -52,12 +52,9 @@ class Frame:
 
     @classmethod
     def of(cls, plans: dict[str, Any], configuration: str, orientation: str | None) -> Frame | None:
-        """Read it from nnU-Net's plans; None for other images than CT, and where air is clipped.
+        """Read it from nnU-Net's plans, and the orientation of the stored axes, x first, such as `LPS`.
 
-        Args:
-            plans: nnU-Net's.
-            configuration: Its name.
-            orientation: Of the data set's stored axes, x first, such as `LPS`; None: unknown, so nothing is made.
+        Return None, so that nothing is made, for other images than CT, where air is clipped, or without an orientation.
         """
         schemes = plans["configurations"][configuration]["normalization_schemes"]
         intensities = plans["foreground_intensity_properties_per_channel"]["0"]
@@ -75,11 +72,7 @@ class Frame:
 
 
 class Surroundings(ImageOnlyTransform):
-    """Put noisy air, and often a mask, a head rest and a table, where a patch is erased; the body stays as it is.
-
-    Args:
-        frame: What values and axes mean.
-    """
+    """Put noisy air, and often a mask, a head rest and a table, where a patch is erased; the body stays as it is."""
 
     def __init__(self, frame: Frame) -> None:
         super().__init__()
@@ -156,13 +149,9 @@ class Sharper(ImageOnlyTransform):
 
 
 def outside_of(low: torch.Tensor, height: int) -> torch.Tensor:
-    """Return the part of the low voxels (*S) that is outside of the body: what meets the edge of an axial slice.
+    """Return the part of the air (*S) that is outside of the body: what meets the edge of an axial slice.
 
-    Airways are closed in axial slices, but meet the end of a scan.
-
-    Args:
-        low: Where there is air.
-        height: The axis across axial slices.
+    Airways are closed in axial slices, across which `height` is the axis, but meet the end of a scan.
     """
     planes = np.moveaxis(low.numpy(), height, 0)
     within = np.zeros((3, 3, 3), bool)
@@ -214,14 +203,10 @@ class Noise(ImageOnlyTransform):
 
 
 def training_transforms(patch: Sequence[int], frame: Frame | None = None) -> BasicTransform:
-    """Compose the transforms of a training patch.
+    """Compose the transforms of a training patch; with a frame, something is put around a CT's body.
 
     They are few and cheap: a network that sees some hundred patches has more to learn from the cases than from what is
     made of them.
-
-    Args:
-        patch: Its size in voxels.
-        frame: Of a CT, around whose body something is put; None: nothing is.
     """
     turned = SpatialTransform(
         tuple(patch),

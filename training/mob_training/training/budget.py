@@ -45,10 +45,7 @@ WINDOW = 20
 class BudgetTrainer(TermsTrainer):
     """Train as long as there is time; the stored weights are a moving average, good to use at any moment.
 
-    Also what a training resumes from: it goes on with the time that is left.
-
-    Args:
-        plans: nnU-Net's, with the key `budget` (a `Budget`).
+    A resumed training goes on with the time that is left. The plans have the key `budget` (a `Budget`).
 
     Raises:
         SettingsError: The plans lack it, the labels overlap, or there are several processes.
@@ -220,9 +217,6 @@ class NearbyLoader(nnUNetDataLoader):
     """Draw patches near a random voxel of a random label of the case, or, in the other draws, anywhere in it.
 
     Labels that few cases have are drawn as often as the others: such cases are drawn more often, and their rare labels.
-
-    Args:
-        missing: Labels that cases lack.
     """
 
     def __init__(self, data: Any, *args: Any, missing: Missing, **kwargs: Any) -> None:

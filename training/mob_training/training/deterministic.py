@@ -37,10 +37,8 @@ EARLIER = "earlier"
 class DeterministicTrainer(nnUNetTrainerNoMirroring):
     """nnU-Net's training without mirroring, which would swap left and right organs, and repeatable on a CPU.
 
-    On a CPU with bfloat16 units the network runs under autocast there too; nnU-Net does so on CUDA only.
-
-    Args:
-        plans: nnU-Net's; the key `schedule`, where there is one, is a `Schedule`.
+    On a CPU with bfloat16 units the network runs under autocast there too; nnU-Net does so on CUDA only. The plans may
+    have the key `schedule` (a `Schedule`).
 
     Raises:
         SettingsError: Cases lack labels (`partial_labels`), and labels overlap or one is ignored.
@@ -96,11 +94,8 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
     def start_from(self, model: Path) -> None:
         """Load the backbone's weights, including the segmentation layer, which nnU-Net's own loader would skip.
 
-        Args:
-            model: A training folder with this fold, a model folder or a zip.
-
         Raises:
-            ModelError: It holds no trained model.
+            ModelError: The model folder, zip or training folder holds no trained model of this fold.
             SettingsError: Its network is another one.
         """
         if not self.was_initialized:
@@ -210,14 +205,10 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
 
 
 def need_exclusive_labels(labels: Any, what: str) -> None:
-    """Refuse labels that overlap, and an ignore label.
-
-    Args:
-        labels: nnU-Net's label manager.
-        what: Needs other labels, for the message.
+    """Refuse labels of nnU-Net's label manager that overlap, and an ignore label.
 
     Raises:
-        SettingsError: There are such.
+        SettingsError: There are such; `what` needs others.
     """
     if labels.has_regions or labels.has_ignore_label:
         raise SettingsError(f"{what} needs labels that exclude each other, and no ignore label.")

@@ -56,12 +56,8 @@ def merge_missing(logits: Tensor, missing: Tensor) -> Tensor:
     Cross entropy and Dice of the result are the marginal ones: of the background and all that may hide in it. A missing
     label itself has no probability then, no truth, and no gradient of its own.
 
-    Args:
-        logits: (B, C, *S), background first.
-        missing: (B, C), True where a label was not drawn in a case; never the background's.
-
-    Returns:
-        Logits, fp32: the background's is the logarithm of the sum, the missing labels' are far below all others.
+    Logits are (B, C, *S), background first; missing, (B, C), is never the background. In the result, fp32, the
+    background's logit is the logarithm of the sum, those of missing labels are far below all others.
     """
     logits = logits.float()
     lacked = missing.reshape(*missing.shape, *(1,) * (logits.ndim - 2))
@@ -97,12 +93,7 @@ def _pad_depth(depth: int, _module: nn.Module, inputs: tuple[Tensor, ...]) -> Te
 
 
 class MergedNetwork(nn.Module):
-    """A network whose logits of missing labels are merged into the background's (`merge_missing`).
-
-    Args:
-        network: Returns logits (B, C, *S), or a list of them at several resolutions.
-        missing: (B, C).
-    """
+    """A network whose logits (B, C, *S), at one resolution or several, are merged (`merge_missing`)."""
 
     def __init__(self, network: nn.Module, missing: Tensor) -> None:
         super().__init__()

@@ -28,12 +28,7 @@ def read_progress(folder: Path) -> pd.DataFrame:
 
 
 def add_progress(folder: Path, row: dict[str, float]) -> None:
-    """Add an epoch, draw all, and remove rows of this and later epochs, left from before a restart.
-
-    Args:
-        folder: Of the files.
-        row: `epoch` and any other numbers.
-    """
+    """Add an epoch, draw all, and remove rows of this and later epochs, left from before a restart."""
     earlier = read_progress(folder)
     rows = pd.concat([earlier[earlier["epoch"] < row["epoch"]], pd.DataFrame([row])])[list(row)]
     text = rows.to_csv(index=False, float_format="%.6g", na_rep="nan", lineterminator="\n")

@@ -67,12 +67,7 @@ class Recipe(StrEnum):
 
 @dataclass(frozen=True)
 class Budget:
-    """The time of a deterministic stage that learns with little of it, and its seed.
-
-    Attributes:
-        minutes: Validation and storing included.
-        seed: Of weights, patches and augmentation.
-    """
+    """The minutes of a deterministic stage with little time, validation and storing included, and its seed."""
 
     minutes: float
     seed: int = 0
@@ -202,13 +197,7 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Job:
-    """How a training runs.
-
-    Attributes:
-        fold: Of the data set's split.
-        device: `auto`, `cuda`, `mps` or `cpu`.
-        resume: Resume from the latest checkpoint with the same settings, if there is one.
-    """
+    """The fold of a training, its device (`auto`, `cuda`, `mps` or `cpu`), and whether it is resumed."""
 
     fold: int = 0
     device: str = "auto"

@@ -34,21 +34,14 @@ NOW = Job()
 def train_deterministic(
     dataset_id: int, plans_name: str, length: Schedule | Budget, job: Job = NOW, start: Path | None = None
 ) -> Path:
-    """Train nnU-Net from random weights, or from those of a model.
+    """Train nnU-Net from random weights, or from those of a model; return the training folder.
 
-    Args:
-        dataset_id: nnU-Net's number of the data set.
-        plans_name: Its plans.
-        length: A schedule, for nnU-Net's recipe, or a budget, for that of little time.
-        job: Fold, device, and whether it is resumed.
-        start: Model of the same plans, and with this fold, whose weights are the first; not if a training is resumed.
+    The length is a schedule, for nnU-Net's recipe, or a budget, for that of little time. A resumed training does not
+    start from the model again.
 
     Raises:
         SettingsError: The data set is not planned, or not with these plans, or its split has no such fold, or the model
             to start from has another network.
-
-    Returns:
-        The training folder, which holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
     """
     folder = dataset_folder("preprocessed", dataset_id)
     plans = deterministic_plans(_read(folder / f"{plans_name}.json"), length)
@@ -61,18 +54,11 @@ def train_deterministic(
 
 
 def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings: FineTuning, fold: int = 0) -> Path:
-    """Write the plans of a fine-tuning where nnU-Net's own commands look for them.
+    """Write the plans of a fine-tuning where nnU-Net's own commands look for them; return the file.
 
-    Args:
-        results: What to start from, in the workspace's results: the training folder of `train_deterministic`, of stock
-            nnU-Net or of a fine-tuning, or a model folder.
-        name: Tells this fine-tuning from others of the same data set.
-        spec: The head.
-        settings: Loss, optimiser and schedule; what it starts from is filled in.
-        fold: Which fold's checkpoint to start from.
-
-    Returns:
-        The file of the plans, for `nnUNetv2_train DATASET 3d_fullres FOLD -tr FineTuningTrainer -p NAME`.
+    It is for `nnUNetv2_train DATASET 3d_fullres FOLD -tr FineTuningTrainer -p NAME`. `results` is what to start from,
+    in the workspace's results: the training folder of `train_deterministic`, of stock nnU-Net or of a fine-tuning, or a
+    model folder. The name tells this fine-tuning from others of the same data set.
 
     Raises:
         SettingsError: The earlier stage left no checkpoint, or is not in the workspace.
@@ -100,14 +86,7 @@ def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings:
 
 
 def finetune(results: Path, name: str, spec: CovarianceSpec, settings: FineTuning, job: Job = NOW) -> Path:
-    """Fine-tune a covariance head, and the backbone with it, from a deterministic training folder.
-
-    Args:
-        results, name, spec, settings: As for `prepare_finetuning`.
-        job: Fold, device, and whether it is resumed.
-
-    Returns:
-        The new training folder.
+    """Fine-tune a covariance head, and the backbone with it, from a training folder; return the new training folder.
 
     Raises:
         SettingsError: As `prepare_finetuning`, or the loss is not defined for the data set's labels.

@@ -41,10 +41,8 @@ class FineTuningTrainer(TermsTrainer):
     """Stage two: the deterministic checkpoint with a covariance head, AdamW, batch size 1, no deep supervision.
 
     DDP, which nnU-Net uses for several GPUs, requires: one patch per process; different noise and patches in each
-    process; no parameter without a gradient; logged values averaged over processes.
-
-    Args:
-        plans: nnU-Net's plans with the keys `covariance` (a `CovarianceSpec`) and `finetuning` (a `FineTuning`).
+    process; no parameter without a gradient; logged values averaged over processes. The plans have the keys
+    `covariance` (a `CovarianceSpec`) and `finetuning` (a `FineTuning`).
 
     Raises:
         SettingsError: The plans lack those, or the loss is not defined for the data set's labels.

@@ -32,12 +32,7 @@ _START = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class Refined:
-    """A prediction that a reader's clicks correct: the Gaussian conditioned on them, as the product does it.
-
-    Args:
-        prediction: Never changed.
-        settings: How far a click reaches, and how strongly it counts.
-    """
+    """A prediction, never changed, that a reader's clicks correct: conditioned on them, as the product does it."""
 
     def __init__(self, prediction: Prediction, settings: ClickSettings) -> None:
         self._refiner = Refiner(prediction, settings)
@@ -56,12 +51,7 @@ class Refined:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What is left after an action.
-
-    Attributes:
-        prediction: Segmentation and probability.
-        clicks: The clicks so far.
-    """
+    """What is left after an action, and the clicks so far."""
 
     prediction: Prediction
     clicks: tuple[VoxelClick, ...] = ()
@@ -108,8 +98,7 @@ def click_as_suggested(case: ReadCase) -> Iterator[Step]:
 def decide_regions(case: ReadCase, each: int = 2) -> Iterator[Review]:
     """Go through the list of regions, click at most so many times in each, and accept what the clicks make of it.
 
-    Yields:
-        The review, which goes on, after each region.
+    Yield the review, which goes on, after each region.
     """
     review, everywhere = Review(case.prediction, case.regions), whole(case.truth.shape)
     for region_id in [region.region_id for region in review.regions]:
@@ -152,16 +141,10 @@ def paint(case: ReadCase) -> Iterator[Step]:
 
 
 def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | None = None) -> Voxel | None:
-    """Find the middle of the largest error.
+    """Find the middle of the largest error, everywhere or in the mask of a place; None if nothing is wrong.
 
-    Args:
-        case: With the truth.
-        segmentation: To look at.
-        place: Mask of where to look; None: everywhere.
-
-    Returns:
-        The voxel deepest in the largest connected group of voxels that all have one wrong label and one true label; of
-        several, the one nearest to the group's centroid. None if nothing is wrong.
+    It is the voxel deepest in the largest connected group of voxels that all have one wrong label and one true label;
+    of several, the one nearest to the group's centroid.
     """
     wrong = case.wrong(segmentation)
     if place is not None:

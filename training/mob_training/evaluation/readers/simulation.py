@@ -24,13 +24,7 @@ REACHED = (0.90, 0.95)
 
 @dataclass(frozen=True)
 class Reader:
-    """A kind of reader.
-
-    Attributes:
-        key: In the scores.
-        title: In tables and figures.
-        clicks: Whether it clicks; else an action is a region.
-    """
+    """A kind of reader: its key in the scores, its title in tables, and whether an action is a click or a region."""
 
     key: str
     title: str
@@ -51,15 +45,10 @@ READERS = (
 
 
 def simulate(case: ReadCase, settings: ClickSettings) -> dict[str, Any]:
-    """Simulate all readers of one case.
+    """Simulate all readers of one case, with these settings of clicks.
 
-    Args:
-        case: The case.
-        settings: How a click changes its surroundings.
-
-    Returns:
-        For each reader and each score of `ReadCase.scores` its values after 0 to `ACTIONS` actions, the last one
-        repeated where less was to do; `actions`, how many there were in all, and under `end` the scores after the last.
+    Return for each reader and each score of `ReadCase.scores` its values after 0 to `ACTIONS` actions, the last one
+    repeated where less was to do; `actions`, how many there were in all, and under `end` the scores after the last.
     """
     prediction = replace(case.prediction, click_settings=settings)
     case = replace(case, prediction=prediction)
@@ -85,15 +74,11 @@ def _curves(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def pooled(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum up readers over cases.
+    """Sum up readers over cases, as `simulate` returns them.
 
-    Args:
-        cases: As `simulate` returns them.
-
-    Returns:
-        For each reader, after 0, 1, ... actions: `harm`, the voxels made wrong over those corrected; `honesty`, the
-        expected error over the error left; `reached_D`, the fraction of the cases whose Dice is at least D; and each
-        under `end` after the last action.
+    Return for each reader, after 0, 1, ... actions: `harm`, the voxels made wrong over those corrected; `honesty`, the
+    expected error over the error left; `reached_D`, the fraction of the cases whose Dice is at least D; and each under
+    `end` after the last action.
     """
     result: dict[str, Any] = {}
     for reader in cases[0]:
@@ -117,10 +102,9 @@ def _ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def dice_after_clicks(case: ReadCase) -> dict[str, dict[str, float]]:
     """Click at the largest errors with the settings of clicks that the model states.
 
-    Returns:
-        For each correlation `dice_1`, `dice_3`, `dice_5`, and `elsewhere_5`, of the voxels that were not clicked. The
-        correlations: `stationary`, a kernel of the settings' length, or one by the organ's size, for every model; for
-        one of the scope `local` `own`, its own.
+    Return for each correlation `dice_1`, `dice_3`, `dice_5`, and `elsewhere_5`, of the voxels that were not clicked.
+    The correlations: `stationary`, a kernel of the settings' length, or one by the organ's size, for every model; for
+    one of the scope `local` `own`, its own.
     """
     prediction = case.prediction
     plain = replace(prediction, correlation_mm=None).with_click_length()

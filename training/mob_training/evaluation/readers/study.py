@@ -61,18 +61,12 @@ class Trial:
 def fit(
     cases: Sequence[ReadCase], start: ClickSettings, report: Callable[[str], None] = print
 ) -> tuple[ClickSettings, dict[str, Any]]:
-    """Fit the settings of clicks.
+    """Fit the settings of clicks on validation cases, whose predictions were not used to train the model.
 
     Of all settings whose gain is, by the paired standard error over the cases, as good as the best one's, that with the
-    least harm is taken.
+    least harm is taken. What is not fitted is as in `start`.
 
-    Args:
-        cases: Validation cases, whose predictions were not used to train the model.
-        start: The settings that are not fitted.
-        report: Called with one line for each setting.
-
-    Returns:
-        The settings; and `trials`, what each setting that was tried gave, and `honesty`, as of `fit_certainty`.
+    Return the settings; and `trials`, what each setting that was tried gave, and `honesty`, as of `fit_certainty`.
 
     Raises:
         SettingsError: There are fewer than two cases.
@@ -113,9 +107,7 @@ def fit_certainty(cases: Sequence[ReadCase], settings: ClickSettings) -> tuple[C
 
     The expected error of all cases together should be what is left, after each of `SCORED` free clicks and after those
     in the listed regions: of all settings tried, these have the smallest mean square of the logarithm of their ratio.
-
-    Returns:
-        The settings, and the ratios, by the number of clicks.
+    Also return the ratios, by the number of clicks.
     """
     clicked = [
         {when: step.clicks for when, step in _clicked(case, Refined(case.prediction, settings)).items()}
@@ -180,15 +172,9 @@ def study_readers(
     fitted: bool = True,
     report: Callable[[str], None] = print,
 ) -> tuple[Run, ClickSettings]:
-    """Simulate readers who review a model's predictions.
+    """Simulate readers who review a model's predictions; return the scores, and the settings of clicks.
 
-    Args:
-        model_path, dataset, evaluation, settings: As for `held_out.evaluate`.
-        fitted: Fit the settings of clicks on the validation cases first; else they are the model's.
-        report: Called with one line for each step.
-
-    Returns:
-        The scores, and the settings of clicks.
+    The settings are fitted on the validation cases first, or they are the model's.
 
     Raises:
         SettingsError: The data set has no held-out cases, too few validation cases, or other labels than the model.
