@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
@@ -244,25 +242,15 @@ def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) ->
         raise SettingsError(f"Cannot write to the folder {output.resolve()}: {error.strerror}.") from None
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--configfile", config.resolve()]
     command += ["--directory", output, "--profile", folder, "--nolock", *arguments]
-    _become([str(word) for word in command])
-
-
-def _become(words: list[str]) -> NoReturn:
-    """Run a program in place of this one."""
-    if sys.platform != "win32":
-        os.execv(words[0], words)
-    with subprocess.Popen(words) as process:  # exec returns to the shell at once there, and does not quote
-        while True:
-            with suppress(KeyboardInterrupt):  # which the program gets, too
-                sys.exit(process.wait())
+    os.execv(sys.executable, [str(word) for word in command])
 
 
 def _lock(folder: Path) -> None:
     """Lock a folder until this process, also after `exec`, ends."""
     try:
         import fcntl
-    except ImportError:  # Windows, where Snakemake runs no cluster jobs
-        return
+    except ImportError:
+        raise SettingsError("The workflow runs on Linux and macOS.") from None
     descriptor = os.open(folder / ".workflow.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

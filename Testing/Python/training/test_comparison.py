@@ -148,18 +148,10 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.parametrize(
-    ("choose", "options"),
-    [
-        (lambda paths: [], {}),
-        (lambda paths: paths, {"only": ["Organ/none/*"]}),
-        (lambda paths: [paths[0], paths[0]], {}),
-    ],
-    ids=["none", "none of that name", "twice"],
-)
-def test_scores_that_do_not_fit_together(written, tmp_path, choose, options):
+@pytest.mark.parametrize("times", [0, 2])
+def test_scores_that_do_not_fit_together(written, tmp_path, times):
     with pytest.raises(SettingsError):
-        compare(choose(written), tmp_path / "out", **options)
+        compare(written[:1] * times, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -360,12 +352,8 @@ def test_comparison_keeps_the_scores_and_is_made_from_them_again(written, compar
     }
 
 
-def test_some_runs_are_chosen_by_name_and_all_scores_are_kept_where_they_are(written, compared, tmp_path):
+def test_a_folder_compared_with_itself_keeps_its_scores(compared, tmp_path):
     folder = Path(shutil.copytree(compared, tmp_path / "compared"))
-    arguments = ["compare", str(folder), "--output", str(folder), "--only", "*/deterministic*/seed_1"]
-    done = CliRunner().invoke(app, [*arguments, "--only", "Parts/mixture-of-bases/*"])
-    assert done.exit_code == 0, done.output
-    assert list(rows(folder / "Organ_scores.csv")) == ["Deterministic", CONTROL]
-    assert list(rows(folder / "Parts_scores.csv")) == ["Deterministic", CONTROL, "Mixture-of-Bases"]
+    compare([folder], folder)
     for name in FILES:
         assert (folder / name).read_bytes() == (compared / name).read_bytes()

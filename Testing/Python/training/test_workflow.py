@@ -271,13 +271,3 @@ def test_a_model_starts_from_another_and_an_ensemble_is_of_all_seeds():
     made = provenance(config, ensembles[0])
     assert made["seed"] == [0, 1] and made["finetune"]["covariance"] == "diagonal"
     assert "start" not in provenance(config, runs["Pancreas/diagonal/seed_0"])
-
-
-@pytest.mark.parametrize("word", ["a b", 'a "quoted" word', "Bäuche"])
-def test_on_windows_a_workflow_is_waited_for_and_its_words_are_quoted(word, monkeypatch):
-    monkeypatch.setattr(workflow, "sys", mock.Mock(platform="win32", exit=sys.exit))
-    monkeypatch.setattr(workflow.os, "execv", mock.Mock(side_effect=AssertionError("it returns to the shell at once")))
-    code = "import sys; sys.exit(7 if sys.argv[1] == sys.argv[2] else 1)"
-    with pytest.raises(SystemExit) as ended:
-        workflow._become([sys.executable, "-c", code, word, word])
-    assert ended.value.code == 7

@@ -123,14 +123,11 @@ def fingerprint(
 def compare(
     scores: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`, or of an earlier `compare`.")],
     output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown) and figures.")],
-    only: Annotated[
-        list[str] | None, typer.Option(help="Pattern of the runs to compare, DATASET/MODEL/seed_N; repeat for several.")
-    ] = None,
 ) -> Result:
     """Compare models and seeds in tables and figures: mean and SD, paired tests, calibration."""
     from mob_training.comparison.compare import compare as run
 
-    return written(run(scores, output, only or ()))
+    return written(run(scores, output))
 
 
 def overlay(

@@ -27,13 +27,12 @@ Marks = Mapping[tuple[str, str, str], str]
 """Of a data set, a score's key and a model."""
 
 
-def compare(folders: Sequence[Path], output: Path, only: Sequence[str] = ()) -> Path:
+def compare(folders: Sequence[Path], output: Path) -> Path:
     """Write every table and figure of a set of scores, and the scores beside them.
 
     Args:
         folders: Scores folders, of `mob-training evaluate` or of an earlier comparison.
         output: Folder, made if there is none. One that is among `folders` keeps its scores as they are.
-        only: Patterns of DATASET/NAME/seed_N that choose runs; empty: all.
 
     Returns:
         `comparison.md`, which shows all of them; for simulated readers `readers.md`.
@@ -42,11 +41,9 @@ def compare(folders: Sequence[Path], output: Path, only: Sequence[str] = ()) -> 
         SettingsError: The scores do not fit together.
         OutputError: Something cannot be written.
     """
-    runs = read_runs(folders, only)
+    runs = read_runs(folders)
     if not runs:
-        raise SettingsError(
-            "There are no scores to compare; name folders of `mob-training evaluate`, and check --only."
-        )
+        raise SettingsError("There are no scores to compare; name folders of `mob-training evaluate`.")
     read = [of_readers(run) for run in runs]
     if any(read) and not all(read):
         raise SettingsError("Some of these scores are of simulated readers (evaluate --clicks); compare them apart.")
