@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from mob_training.comparison import curves, figures
-from mob_training.comparison.curves import Curve
+from mob_training.comparison import figures
 from mob_training.comparison.runs import ORDER
 from mob_training.evaluation.case_scores import MEASURES
 from mob_training.evaluation.naming import CONTROL
 from mob_training.evaluation.score_files import Run, flatten
-from mob_training.evaluation.scoreboard import DICE
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
@@ -67,52 +65,6 @@ def lines(axes, label: str) -> np.ndarray:
     return np.asarray(line.get_xydata())
 
 
-# Curves
-
-
-def test_curve_is_mean_and_deviation_of_the_seeds_that_have_the_point():
-    x = np.array([[0.1, 0.5, NAN, NAN], [0.3, 0.5, 0.8, NAN]])
-    y = np.array([[1.0, 0.2, NAN, NAN], [2.0, 0.4, 0.7, NAN]])
-    curve = Curve.over(x, y, np.array([[30, 50, 0, 0], [40, 20, 30, 0]]))
-    assert curve.x == pytest.approx([0.2, 0.5, 0.8, NAN], nan_ok=True)
-    assert curve.mean == pytest.approx([1.5, 0.3, 0.7, NAN], nan_ok=True)
-    assert curve.deviation == pytest.approx([np.sqrt(0.5), np.sqrt(0.02), NAN, NAN], nan_ok=True)
-    assert curve.count.tolist() == [35, 35, 15, 0]
-    assert curve.drawn.tolist() == [True, True, False, False]  # the third stands on too few voxels
-    assert Curve.over(x, y).drawn.tolist() == [True, True, True, False]
-
-
-def test_curve_of_one_seed_has_no_deviation():
-    curve = Curve.over(np.arange(3), np.array([[1.0, 2.0, NAN]]))
-    assert curve.mean == pytest.approx([1, 2, NAN], nan_ok=True)
-    assert np.isnan(curve.deviation).all()
-
-
-def test_calibration_is_that_of_the_pooled_voxels(groups):
-    curve = curves.calibration(groups["Diagonal + Low-rank"], "part_2")
-
-    def pooled(name: str) -> list[list[float]]:
-        return [run.pooled[f"volume.curve.part_2.{name}"] for run in groups["Diagonal + Low-rank"]]
-
-    assert curve.x[0] == pytest.approx(np.mean([one[0] for one in pooled("confidence")]))
-    assert curve.mean[-1] == pytest.approx(np.mean([one[-1] for one in pooled("frequency")]))
-    assert curve.deviation[-1] == pytest.approx(np.std([one[-1] for one in pooled("frequency")], ddof=1))
-    assert curve.count.tolist() == np.mean(pooled("count"), axis=0).tolist()
-    assert curves.labels(groups) == ["part_1", "part_2"]
-    assert curves.calibration(groups["Deterministic"], "part_3") is None
-
-
-def test_scores_over_the_number_of_bases():
-    def run(dice: float) -> Run:
-        return run_of({"a": {"dice": dice - 0.1}, "b": {"dice": dice + 0.1}})
-
-    curve, values = curves.over_bases({1: [run(0.7), run(0.8), run(0.9)], 4: [run(0.5)]}, DICE)
-    assert curve.x.tolist() == [1, 4]
-    assert curve.mean == pytest.approx([80, 50])
-    assert curve.deviation == pytest.approx([10, NAN], nan_ok=True)
-    assert values == pytest.approx(np.array([[70, 50], [80, NAN], [90, NAN]]), nan_ok=True)
-
-
 # Figures
 
 
@@ -133,17 +85,22 @@ def test_calibration_shows_curve_gap_and_count_of_each_class(groups, drawn, tmp_
     looks_like_a_picture(tmp_path / "new" / "calibration.png", (700, 1100), (500, 700))
     reliability, gap, count = np.reshape(figure.axes, (3, 2))[:, 1]
     assert reliability.get_title() == "part 2"
-    curve = curves.calibration(groups["Deterministic"], "part_2")
-    assert 2 < curve.drawn.sum() < 15  # so sure a model leaves bins nearly empty
-    expected = np.stack([curve.x, curve.mean], axis=1)[curve.drawn]
+    pooled = [run.pooled for run in groups["Deterministic"]]
+    p, frequency, voxels = (
+        np.array([one[f"volume.curve.part_2.{name}"] for one in pooled], float)
+        for name in ("confidence", "frequency", "count")
+    )
+    shown = voxels.mean(axis=0) >= 20
+    assert 2 < shown.sum() < 15  # so sure a model leaves bins nearly empty
+    expected = np.stack([np.nanmean(values[:, shown], axis=0) for values in (p, frequency)], axis=1)
     assert lines(reliability, "Deterministic") == pytest.approx(expected)
     assert gap.lines[0].get_ydata() == pytest.approx(expected[:, 1] - expected[:, 0])
-    assert count.lines[0].get_ydata().tolist() == curve.count[curve.count > 0].tolist()
+    assert count.lines[0].get_ydata() == pytest.approx(voxels.mean(axis=0)[voxels.any(axis=0)])
     assert count.get_yscale() == "log"
     assert lines(reliability, "perfectly calibrated").tolist() == [[0, 0], [1, 1]]
     band = reliability.collections[0].get_paths()[0].vertices
-    top = (curve.mean + curve.deviation)[curve.drawn]
-    assert band[:, 1].max() == pytest.approx(np.nanmax(top))
+    deviation = np.ma.masked_invalid(frequency[:, shown]).std(axis=0, ddof=1)
+    assert band[:, 1].max() == pytest.approx((expected[:, 1] + deviation).max())
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [*groups, "perfectly calibrated"]
 

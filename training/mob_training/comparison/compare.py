@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from mob_training.comparison import curves, figures
+from mob_training.comparison import figures
 from mob_training.comparison.readers import of_readers, write_readers
 from mob_training.comparison.runs import by_model, datasets, over_seeds, over_subjects, sweeps
 from mob_training.comparison.significance import LEVEL, PairedTest, paired_tests
@@ -72,7 +72,7 @@ def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
     own = [run for run in runs if run.dataset == dataset]
     groups = by_model([run for run in own if not run.sweep])
     drawn = []
-    scored = any(curves.correlation(seeds, "errors") is not None for seeds in groups.values())
+    scored = any(len(figures.by_distance(seeds, "errors")) for seeds in groups.values())
     for name, draw, title in FIGURES if groups else ():
         if name == "joint" and not scored:
             continue
