@@ -50,15 +50,15 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(study, name, values)
 
 
-def evaluated(dataset: Path, output: Path, source: str) -> str:
-    arguments = ["evaluate", "MODEL", str(dataset), "--output", str(output), "--clicks", source, *REGION]
+def evaluated(dataset: Path, output: Path) -> str:
+    arguments = ["evaluate", "MODEL", str(dataset), "--output", str(output), "--clicks", "fit", *REGION]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     return done.output
 
 
 def test_settings_are_fitted_and_readers_simulated(dataset: Path, tmp_path: Path, fake: None) -> None:
-    assert "3 of 3: " in evaluated(dataset, tmp_path / "out", "fit")
+    assert "3 of 3: " in evaluated(dataset, tmp_path / "out")
     (run,) = read_runs([tmp_path / "out"])
     found = ClickSettings.from_dict(json.loads((tmp_path / "out" / "clicks.json").read_text()))
     assert run.description["clicks"] == json.loads((tmp_path / "out" / "clicks.json").read_text())
@@ -75,16 +75,9 @@ def test_settings_are_fitted_and_readers_simulated(dataset: Path, tmp_path: Path
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 
-def test_the_models_own_settings_need_no_validation_cases(dataset: Path, tmp_path: Path, fake: None) -> None:
+def test_without_validation_cases_nothing_is_fitted(dataset: Path, fake: None) -> None:
     (dataset / "splits_final.json").unlink()
     assert split_cases(dataset, "val") == []
-    for kind in ("images", "labels"):  # one case is enough to see whose settings are taken
-        for other in sorted((dataset / f"{kind}Ts").iterdir())[1:]:
-            other.unlink()
-    evaluated(dataset, tmp_path / "out", "model")
-    (run,) = read_runs([tmp_path / "out"])
-    assert "fit" not in run.description
-    assert ClickSettings.from_dict(run.description["clicks"]) == ClickSettings()
     with pytest.raises(SettingsError):
         study.study_readers(Path("MODEL"), dataset, report=lambda line: None)
     (dataset / "splits_final.json").write_text("{}")

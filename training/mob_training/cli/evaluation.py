@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,13 +13,6 @@ from mob_training.cli.options import Device, written
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.cli.options import RegionOptions
 from MoBUncertaintyLib.cli.programs import Result
-
-
-class ClickSource(StrEnum):
-    """Where the settings of clicks are from."""
-
-    MODEL = "model"
-    FIT = "fit"
 
 
 def evaluate(
@@ -34,10 +26,9 @@ def evaluate(
         str | None, typer.Option(help="JSON stored with the scores: what the model was made from.")
     ] = None,
     clicks: Annotated[
-        ClickSource | None,
+        Literal["fit"] | None,
         typer.Option(
-            help="Simulate readers instead, who click and decide: with the settings of clicks that the model states "
-            "(model), or that are fitted on the validation cases first (fit)."
+            help="Instead fit the settings of clicks on the validation cases, and simulate readers with them."
         ),
     ] = None,
     joint: Annotated[
@@ -80,7 +71,7 @@ def evaluate(
     settings = PredictionSettings(device=device, tiling=tiling)
     make_folder(output)
     if clicks is not None:
-        scores, fitted = study_readers(model, dataset, evaluation, settings, fitted=clicks is ClickSource.FIT)
+        scores, fitted = study_readers(model, dataset, evaluation, settings)
         write_runs([scores], output)
         write_json(asdict(fitted), output / "clicks.json")
         return written(write_readers(read_runs([output]), output))  # the numbers as they are kept, six digits

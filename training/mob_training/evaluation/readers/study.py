@@ -169,30 +169,22 @@ def study_readers(
     dataset: Path,
     evaluation: Evaluation = PLAIN,
     settings: PredictionSettings | None = None,
-    fitted: bool = True,
     report: Callable[[str], None] = print,
 ) -> tuple[Run, ClickSettings]:
-    """Simulate readers who review a model's predictions; return the scores, and the settings of clicks.
-
-    The settings are fitted on the validation cases first, or they are the model's.
+    """Fit the settings of clicks, and simulate readers who review a model's predictions; return scores and settings.
 
     Raises:
         SettingsError: The data set has no held-out cases, too few validation cases, or other labels than the model.
     """
-    cases = held_out_cases(dataset)
-    model = Examination(model_path, dataset, evaluation, settings)
-    clicks, result = model.predictor.model.card.click_settings, None
-    if fitted:
-        validating = []
-        for files in split_cases(dataset, "val"):
-            validating.append(model.read(files))
-            report(f"{files[0]}: predicted")
-        clicks, result = fit(validating, clicks, report)
+    cases, model, validating = held_out_cases(dataset), Examination(model_path, dataset, evaluation, settings), []
+    for files in split_cases(dataset, "val"):
+        validating.append(model.read(files))
+        report(f"{files[0]}: predicted")
+    clicks, made = fit(validating, model.predictor.model.card.click_settings, report)
     scored, rows = {}, []
     for number, files in enumerate(cases, start=1):
         case = model.read(files)
-        rows.append(simulate(case, clicks if result else case.prediction.click_settings))
+        rows.append(simulate(case, clicks))
         scored[files[0]] = model.row(files[0], {"regions": len(case.regions.ranked), **rows[-1]})
         report(f"{files[0]}: readers simulated, {number} of {len(cases)}")
-    description = model.description | {"clicks": asdict(clicks)} | ({"fit": result} if result else {})
-    return Run(description, dict(flatten(pooled(rows))), scored), clicks
+    return Run(model.description | {"clicks": asdict(clicks), "fit": made}, dict(flatten(pooled(rows))), scored), clicks
