@@ -13,6 +13,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 from mob_training.training import progress
+from mob_training.training.deterministic import start_from
 from mob_training.training.settings import FineTuning, Job, Schedule
 from mob_training.training.stages import finetune, prepare_finetuning, train_deterministic
 from mob_training.training.trainer import FineTuningTrainer
@@ -98,7 +99,7 @@ def trainer_of(spec: CovarianceSpec, results: Path, **settings: object) -> FineT
     dataset = json.loads((results / "dataset.json").read_text())
     trainer = FineTuningTrainer(plans, CONFIGURATION, 0, dataset, torch.device("cpu"))
     trainer.initialize()
-    trainer.start_from(results)
+    start_from(trainer, results)
     return trainer
 
 

@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from mob_training.cli import app
 from mob_training.training import budget as budget_module
+from mob_training.training import deterministic as deterministic_module
 from mob_training.training import stages
 from mob_training.training.augmentation import training_transforms
 from mob_training.training.budget import NEAR, BudgetTrainer, NearbyLoader, centre, one_cycle, smaller_patch
-from mob_training.training.deterministic import LATEST, DeterministicTrainer
+from mob_training.training.deterministic import LATEST, DeterministicTrainer, merging
 from mob_training.training.settings import Budget, Job, Schedule, deterministic_plans
 from mob_training.training.stages import train_deterministic
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
@@ -216,7 +217,7 @@ def test_a_step_is_the_same_whatever_is_drawn_of_a_missing_label(workspace, cls)
     assert trainer.missing_in(batch).tolist() == [[False, False, True], [False] * 3]
     assert trainer.missing_in({"keys": ["case2"]}) is None
     network = trainer.network
-    with trainer.merging(batch):
+    with merging(trainer, batch):
         merged, plain = trainer.network(data := torch.randn(2, 1, *PATCH)), network(data)
         merged, plain = (each if torch.is_tensor(each) else each[0] for each in (merged, plain))
     assert trainer.network is network
@@ -229,10 +230,8 @@ def test_a_step_is_the_same_whatever_is_drawn_of_a_missing_label(workspace, cls)
 def test_every_stage_trains_on_cases_that_lack_labels(workspace, monkeypatch):
     lack(workspace, case0=["organ 2"], case1=["organ 1"], case2=["organ 2"])
     drawn = []
-    merging = DeterministicTrainer.merging
-    monkeypatch.setattr(
-        DeterministicTrainer, "merging", lambda self, batch: drawn.append(batch["keys"]) or merging(self, batch)
-    )
+    for module in (budget_module, deterministic_module):
+        monkeypatch.setattr(module, "merging", lambda each, batch: drawn.append(batch["keys"]) or merging(each, batch))
     results = train_deterministic(1, PLANS, BUDGET, CPU)
     stock = train()
     assert drawn

@@ -17,7 +17,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 
 from mob_training.training import progress as progress_module
 from mob_training.training import stages
-from mob_training.training.deterministic import LATEST, DeterministicTrainer
+from mob_training.training.deterministic import LATEST, DeterministicTrainer, unwrapped
 from mob_training.training.progress import draw_progress
 from mob_training.training.settings import Job, Likelihood, Schedule, deterministic_plans
 from mob_training.training.stages import train_deterministic
@@ -114,7 +114,7 @@ def test_share_of_each_basis_is_counted_over_the_cells(deterministic):
     trainer = trainer_of(MOB, deterministic)
     trainer.network.train()
     with torch.no_grad():
-        trainer.unwrapped_network.head.weighting.bias.copy_(torch.tensor([0.0, 50.0, 0.0]))
+        unwrapped(trainer.network).head.weighting.bias.copy_(torch.tensor([0.0, 50.0, 0.0]))
     logged = trainer.train_step(batch(trainer))
     assert [logged[f"basis_{i}"] for i in (1, 2, 3)] == [0, 1, 0]
 
@@ -316,7 +316,7 @@ def test_best_epoch_is_kept_and_is_the_model(deterministic):
 
 def test_fine_tuning_starts_from_the_whole_deterministic_checkpoint(deterministic):
     trainer = trainer_of(MOB, deterministic)
-    ours = trainer.unwrapped_network.backbone.state_dict()
+    ours = unwrapped(trainer.network).backbone.state_dict()
     stored = weights(deterministic)
     assert stored.keys() == ours.keys()
     assert all(torch.equal(stored[name], ours[name]) for name in stored)
@@ -379,7 +379,7 @@ def test_network_compiles_in_training_and_evaluation(deterministic):
     assert math.isfinite(trainer.train_step(batch(trainer))["loss"])
     trainer.network.eval()
     assert trainer.validation_step(batch(trainer))["tp_hard"].shape == (1,)
-    assert trainer.unwrapped_network.head is not None
+    assert unwrapped(trainer.network).head is not None
 
 
 def test_heads_alone_leave_backbone_and_mean_to_the_last_bit(deterministic):

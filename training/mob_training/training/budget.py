@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mob_training.data.partial_labels import Missing
 from mob_training.training.augmentation import Frame, training_transforms
-from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels
+from mob_training.training.deterministic import ConstantRate, TermsTrainer, merging, need_exclusive_labels, seed
 from mob_training.training.losses import batch_dice_loss
 from mob_training.training.settings import Budget, Schedule
 from MoBUncertaintyLib.base.errors import SettingsError
@@ -60,16 +60,14 @@ class BudgetTrainer(TermsTrainer):
     started = 0.0
     """When the current epoch began; 0 between two epochs."""
 
-    def _schedule(self, plans: dict[str, Any]) -> Schedule:
+    def _read(self, plans: dict[str, Any]) -> Schedule:
         if "budget" not in plans:
             raise SettingsError(f"The plans {plans.get('plans_name')} state no budget; use mob-training train.")
-        self.budget = from_json(Budget, plans["budget"])
-        return Schedule(EPOCHS, validation_iterations=10, seed=self.budget.seed)
-
-    def _check(self) -> None:
         need_exclusive_labels(self.label_manager, "The recipe budget")
         if self.is_ddp:
             raise SettingsError("The recipe budget takes one process; choose --recipe nnunet for several GPUs.")
+        self.budget = from_json(Budget, plans["budget"])
+        return Schedule(EPOCHS, validation_iterations=10, seed=self.budget.seed)
 
     def _do_i_compile(self) -> bool:
         return False
@@ -85,14 +83,7 @@ class BudgetTrainer(TermsTrainer):
         return optimizer, ConstantRate()  # it changes with each step
 
     def _build_loss(self) -> Any:
-        return lambda logits, target: sum(self._terms(logits, target[:, 0].long()).values())
-
-    def _terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        logits = logits.float()
-        return {
-            "cross_entropy": torch.nn.functional.cross_entropy(logits, target),
-            "dice": batch_dice_loss(logits.softmax(dim=1), target),
-        }
+        return lambda logits, target: sum(loss_terms(logits, target[:, 0].long()).values())
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
@@ -121,16 +112,13 @@ class BudgetTrainer(TermsTrainer):
             training = NonDetMultiThreadedAugmenter(loaders[0], None, processes, seeds=None, wait_time=0.002, **several)
         return training, validation
 
-    def on_train_start(self) -> None:
-        """Begin a moving average at the network's weights."""
-        super().on_train_start()
-        self.averaged = AveragedModel(
-            self.network, avg_fn=lambda mean, weight, steps: mean + (weight - mean) * WINDOW / (steps + WINDOW)
-        )
-
     def run_training(self) -> None:
         """Train until the time is over; at least one step."""
         self.on_train_start()
+        # A moving average begins at the network's weights.
+        self.averaged = AveragedModel(
+            self.network, avg_fn=lambda mean, weight, steps: mean + (weight - mean) * WINDOW / (steps + WINDOW)
+        )
         while self.fraction < 1:
             self.on_epoch_start()
             self.on_train_epoch_start()
@@ -139,11 +127,12 @@ class BudgetTrainer(TermsTrainer):
             while self.fraction < min(end, 1):
                 outputs.append(self.train_step(next(self.dataloader_train)))
             self.on_train_epoch_end(outputs)
+            self.means["steps"] = len(outputs)
             self.network, self.averaged.module = self.averaged.module, self.network
             with torch.no_grad():
                 self.on_validation_epoch_start()
-                batches = range(self.num_val_iterations_per_epoch)
-                self.on_validation_epoch_end([self.validation_step(next(self.dataloader_val)) for _ in batches])
+                batches = (next(self.dataloader_val) for _ in range(self.num_val_iterations_per_epoch))
+                self.on_validation_epoch_end([self.validation_step(self.smaller(batch)) for batch in batches])
             self.on_epoch_end()
             self.network, self.averaged.module = self.averaged.module, self.network
         self.network = self.averaged.module
@@ -153,7 +142,7 @@ class BudgetTrainer(TermsTrainer):
         self.started = time()
         self.logger.log("epoch_start_timestamps", self.started, self.current_epoch)
 
-    def _smaller(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def smaller(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Cut the middle out of the patches of a batch."""
         plan = self.configuration_manager
         patch = smaller_patch(plan.patch_size, plan.pool_op_kernel_sizes)
@@ -161,15 +150,15 @@ class BudgetTrainer(TermsTrainer):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.fraction < SMALLER:
-            batch = self._smaller(batch)
+            batch = self.smaller(batch)
         data, target = self._batch(batch)
         for group in self.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * one_cycle(self.fraction)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.merging(batch):
+        with merging(self, batch):
             with autocast(self.device, wide_precision(self.device)):
                 logits = self.network(data)
-            terms = self._terms(logits, target)
+            terms = loss_terms(logits, target)
             loss = torch.stack(list(terms.values())).sum()
         self.scaler.scale(loss).backward()
         self._optimise()
@@ -177,17 +166,9 @@ class BudgetTrainer(TermsTrainer):
         logged = {name: float(term.detach()) for name, term in terms.items()}
         return {"loss": loss.detach().cpu().numpy()} | logged
 
-    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return super().validation_step(self._smaller(batch))
-
-    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        super().on_train_epoch_end(train_outputs)
-        del self.means["loss"]
-        self.means["steps"] = len(train_outputs)
-
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        self.seed_epoch(-1 % 2**31)  # the same patches every epoch
+        seed(self, -1 % 2**31)  # the same patches every epoch
 
     def on_epoch_end(self) -> None:
         """Store the averaged weights, and as the best those with the highest validation Dice; say what is left."""
@@ -202,7 +183,8 @@ class BudgetTrainer(TermsTrainer):
             f"{self.means['steps']} steps, validation Dice {dice:.3f} ({shown}), {left:.0f} of "
             f"{self.budget.minutes:g} minutes left"
         )
-        row = {"minutes": self.spent / 60, **self.means, "validation_loss": loss, "validation_dice": dice}
+        logged = {name: value for name, value in self.means.items() if name != "loss"}
+        row = {"minutes": self.spent / 60, **logged, "validation_loss": loss, "validation_dice": dice}
         row |= {f"dice_{name}": float(value) for name, value in overlaps.items()}
         self._end_epoch(row, dice, store=True)
 
@@ -211,6 +193,15 @@ class BudgetTrainer(TermsTrainer):
         super().load_checkpoint(filename_or_checkpoint)
         starts, ends = (self.logger.get_value(f"epoch_{name}_timestamps", step=None) for name in ("start", "end"))
         self.spent = float(sum(end - start for start, end in zip(starts, ends, strict=False)))
+
+
+def loss_terms(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Compute cross entropy and Dice of the batch, fp32."""
+    logits = logits.float()
+    return {
+        "cross_entropy": torch.nn.functional.cross_entropy(logits, target),
+        "dice": batch_dice_loss(logits.softmax(dim=1), target),
+    }
 
 
 class NearbyLoader(nnUNetDataLoader):

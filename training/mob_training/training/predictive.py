@@ -27,6 +27,11 @@ class PredictiveNetwork(StochasticNetwork):
     nnU-Net would take a second softmax.
     """
 
+    @property
+    def decoder(self) -> nn.Module:
+        """The backbone's, whose deep supervision nnU-Net switches."""
+        return self.backbone.decoder  # type: ignore[return-value]
+
     def distribution(self, x: Tensor) -> LogitGaussian:
         """Compute the distribution of the logits, also in evaluation mode."""
         return super().forward(x)

@@ -6,14 +6,16 @@ import json
 import os
 import signal
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mob_training.training.budget import BudgetTrainer
-from mob_training.training.deterministic import LATEST, DeterministicTrainer
+from mob_training.training.deterministic import LATEST, DeterministicTrainer, start_from
 from mob_training.training.planning import CONFIGURATION
+from mob_training.training.progress import DRAWING, TABLE
 from mob_training.training.settings import Budget, FineTuning, Job, Schedule, deterministic_plans, finetuning_plans
 from mob_training.training.trainer import FineTuningTrainer
 from mob_training.training.workspace import dataset_folder
@@ -23,12 +25,14 @@ from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.files import read_file
 from MoBUncertaintyLib.model.nnunet.dataset import has_regions
-from MoBUncertaintyLib.model.nnunet.training_folder import FINAL
+from MoBUncertaintyLib.model.nnunet.training_folder import BEST, FINAL
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, load_checkpoint
 
 # Number of processes that prepare patches; zero is repeatable to the last bit, but slower.
 AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
 NOW = Job()
+EARLIER = "earlier"
+"""Folder beside the checkpoints; in it a numbered folder for each earlier training."""
 
 
 def train_deterministic(
@@ -113,7 +117,9 @@ def _run(
     if checkpoint is not None:
         trainer.load_checkpoint(str(checkpoint))
     elif start is not None:
-        trainer.start_from(start)
+        start_from(trainer, start)
+    if checkpoint is None:
+        _set_aside(trainer)
     # As Ctrl-C: a process that is ended at once would leave those that prepare patches behind.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -129,6 +135,17 @@ def _run(
     finally:
         signal.signal(signal.SIGTERM, before)
     return Path(trainer.output_folder_base)
+
+
+def _set_aside(trainer: DeterministicTrainer) -> None:
+    """Move an earlier training out of the folder, so that its best weights are not taken for this one's."""
+    folder = Path(trainer.output_folder)
+    paths = [path for name in (FINAL, LATEST, BEST, TABLE, DRAWING) if (path := folder / name).exists()]
+    place = next(place for number in count(1) if not (place := folder / EARLIER / str(number)).exists())
+    for path in paths:
+        place.mkdir(parents=True, exist_ok=True)
+        path.rename(place / path.name)
+        trainer.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/{place.name}/.")
 
 
 def _to_resume(trainer: DeterministicTrainer) -> Path | None:

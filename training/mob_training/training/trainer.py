@@ -20,7 +20,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
 from torch import distributed as dist
 from torch import nn
 
-from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels
+from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels, start_from, unwrapped
 from mob_training.training.losses import training_loss
 from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean, merge_missing
 from mob_training.training.settings import FineTuning, Likelihood, Schedule
@@ -48,7 +48,7 @@ class FineTuningTrainer(TermsTrainer):
         SettingsError: The plans lack those, or the loss is not defined for the data set's labels.
     """
 
-    def _schedule(self, plans: dict[str, Any]) -> Schedule:
+    def _read(self, plans: dict[str, Any]) -> Schedule:
         if "finetuning" not in plans or "covariance" not in plans:
             raise SettingsError(
                 f"The plans {plans.get('plans_name')} describe no fine-tuning; make them with mob-training finetune."
@@ -56,17 +56,15 @@ class FineTuningTrainer(TermsTrainer):
         self.settings = from_json(FineTuning, plans["finetuning"])
         self.start_folder = Path(os.environ.get("nnUNet_results", ".")) / self.settings.start_from
         self.validation_likelihoods: list[float] = []
-        return self.settings
-
-    def _check(self) -> None:
         need_exclusive_labels(self.label_manager, "A fine-tuning")
         classes = self.label_manager.num_segmentation_heads
         if self.settings.likelihood is Likelihood.ANALYTIC and classes != 2:
             raise SettingsError(
                 f"The analytic likelihood is for two classes, this data set has {classes}; choose mean or log-mean-exp."
             )
-        if self.settings.heads_only and self.plans_manager.plans["covariance"]["kind"] == Covariance.DETERMINISTIC:
+        if self.settings.heads_only and plans["covariance"]["kind"] == Covariance.DETERMINISTIC:
             raise SettingsError("The deterministic model has no head; leave out heads_only, or choose a covariance.")
+        return self.settings
 
     @staticmethod
     def build_network_architecture(
@@ -88,21 +86,11 @@ class FineTuningTrainer(TermsTrainer):
             unused.requires_grad_(False)
         return network
 
-    def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Do nothing: a stochastic network has one output."""
-
-    def _set_batch_size_and_oversample(self) -> None:
-        self.batch_size = 1
-
-    @property
-    def backbone(self) -> nn.Module:
-        return self.unwrapped_network.backbone
-
     def on_train_start(self) -> None:
         if not self.was_initialized:
             self.initialize()
         if self.current_epoch == 0:
-            self.start_from(self.start_folder)
+            start_from(self, self.start_folder)
         super().on_train_start()
 
     def get_dataloaders(self) -> tuple[Any, Any]:
@@ -114,7 +102,7 @@ class FineTuningTrainer(TermsTrainer):
         return train, validation
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        network = self.unwrapped_network
+        network = unwrapped(self.network)
         groups = []
         if not self.settings.heads_only:
             groups.append({"params": list(network.backbone.parameters()), "lr": self.settings.learning_rate})
@@ -122,9 +110,6 @@ class FineTuningTrainer(TermsTrainer):
             groups.append({"params": list(network.head.parameters()), "lr": self.settings.head_learning_rate})
         optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
         return optimizer, ConstantRate()
-
-    def _build_loss(self) -> None:
-        """Build no loss: `train_step` computes it from the whole distribution."""
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data, target = self._batch(batch)
@@ -137,10 +122,6 @@ class FineTuningTrainer(TermsTrainer):
         logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
         return {"loss": terms["total"].detach().cpu().numpy()} | logged | _noise(gaussian)
 
-    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        super().on_train_epoch_end(train_outputs)
-        self.print_to_log_file({name: round(value, 5) for name, value in self.means.items()})
-
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         # The same validation patches every epoch, so that epochs can be compared.
@@ -150,7 +131,7 @@ class FineTuningTrainer(TermsTrainer):
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data, target = self._batch(batch)
         with autocast(self.device, wide_precision(self.device)):
-            gaussian = self.unwrapped_network.distribution(data)
+            gaussian = unwrapped(self.network).distribution(data)
         log_p, missing = log_predictive_mean(gaussian), self.missing_in(batch)
         if missing is not None:
             log_p = merge_missing(log_p, missing)
@@ -174,6 +155,7 @@ class FineTuningTrainer(TermsTrainer):
         Where the heads alone are trained, the segmentation stays, and the epoch with the best likelihood is kept.
         """
         epoch, log, row = self.current_epoch, self.logger, dict(self.means)
+        self.print_to_log_file({name: round(value, 5) for name, value in row.items()})
         log.log("epoch_end_timestamps", time(), epoch)
         nll, dice = self._validated()
         score = dice
@@ -188,31 +170,32 @@ class FineTuningTrainer(TermsTrainer):
     def on_train_end(self) -> None:
         if self.settings.temperature_scaling and not self.disable_checkpointing:
             if self.local_rank == 0:
-                self._scale_best()
+                scale_best(self)
             if self.is_ddp:  # the others would predict with the unscaled checkpoint
                 dist.barrier()
         super().on_train_end()
 
-    def _scale_best(self) -> None:
-        """Divide the logits of the kept epoch, once, however often the end of the training is reached."""
-        best = Path(self.output_folder, BEST)
-        checkpoint = load_checkpoint(read_file(best, WEIGHTS_LIMIT))
-        if "temperature" in checkpoint:
-            return
-        network = self.unwrapped_network
-        last = copy.deepcopy(network.state_dict())
-        network.load_state_dict(checkpoint["network_weights"])
-        network.eval()
-        cases, patch = self.get_tr_and_val_datasets()[1], self.configuration_manager.patch_size
-        tiles = tiles_of_cases(cases, patch, lambda name: self.missing_in({"keys": [name]}))
-        temperature, before, after = fit_temperature(network, tiles)
-        self.print_to_log_file(f"temperature {temperature:.3f}: validation NLL {before:.4f} -> {after:.4f}")
-        if not 1.001 * TEMPERATURES[0] < temperature < 0.999 * TEMPERATURES[-1]:
-            self.print_to_log_file("This is the end of the tested range; the lowest NLL may lie beyond.")
-        divide_logits(network, temperature)
-        checkpoint |= {"network_weights": network.state_dict(), "temperature": temperature}
-        write_file(best, lambda partial: torch.save(checkpoint, partial))
-        network.load_state_dict(last)
+
+def scale_best(trainer: FineTuningTrainer) -> None:
+    """Divide the logits of the kept epoch, once, however often the end of the training is reached."""
+    best = Path(trainer.output_folder, BEST)
+    checkpoint = load_checkpoint(read_file(best, WEIGHTS_LIMIT))
+    if "temperature" in checkpoint:
+        return
+    network = unwrapped(trainer.network)
+    last = copy.deepcopy(network.state_dict())
+    network.load_state_dict(checkpoint["network_weights"])
+    network.eval()
+    cases, patch = trainer.get_tr_and_val_datasets()[1], trainer.configuration_manager.patch_size
+    tiles = tiles_of_cases(cases, patch, lambda name: trainer.missing_in({"keys": [name]}))
+    temperature, before, after = fit_temperature(network, tiles)
+    trainer.print_to_log_file(f"temperature {temperature:.3f}: validation NLL {before:.4f} -> {after:.4f}")
+    if not 1.001 * TEMPERATURES[0] < temperature < 0.999 * TEMPERATURES[-1]:
+        trainer.print_to_log_file("This is the end of the tested range; the lowest NLL may lie beyond.")
+    divide_logits(network, temperature)
+    checkpoint |= {"network_weights": network.state_dict(), "temperature": temperature}
+    write_file(best, lambda partial: torch.save(checkpoint, partial))
+    network.load_state_dict(last)
 
 
 def _noise(gaussian: LogitGaussian) -> dict[str, float]:
