@@ -28,14 +28,9 @@ Marks = Mapping[tuple[str, str, str], str]
 
 
 def compare(folders: Sequence[Path], output: Path) -> Path:
-    """Write every table and figure of a set of scores, and the scores beside them.
+    """Write every table and figure of some scores folders, and the scores beside them; return the page.
 
-    Args:
-        folders: Scores folders, of `mob-training evaluate` or of an earlier comparison.
-        output: Folder, made if there is none. One that is among `folders` keeps its scores as they are.
-
-    Returns:
-        `comparison.md`, which shows all of them; for simulated readers `readers.md`.
+    It is `comparison.md`, or `readers.md` of simulated readers. An output that is among the folders keeps its scores.
 
     Raises:
         SettingsError: The scores do not fit together.
@@ -95,12 +90,7 @@ def _compared(run: Run) -> Run:
 
 
 def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]:
-    """Make all tables that have a number, by the stem of their files.
-
-    Args:
-        runs: The scores.
-        tests: Against the reference; what differs by more than chance is marked.
-    """
+    """Make all tables that have a number, by the stem of their files; what differs by more than chance is marked."""
     main = [run for run in runs if not run.sweep]
     marks = {(test.dataset, test.metric.key, test.model): test.mark for test in tests}
     made: dict[str, Table] = {}

@@ -25,14 +25,11 @@ BETTER, WORSE = "†", "‡"
 
 @dataclass(frozen=True)
 class Cell:
-    """A score over seeds.
+    """A score over seeds, with its decimals; the best of its column; and the mark of a difference beyond chance.
 
     Attributes:
         mean: None where it is undefined.
         deviation: Standard deviation over the seeds (n - 1); None with fewer than two.
-        digits: Decimals shown.
-        best: Of its column.
-        mark: `BETTER` or `WORSE` than the reference by more than chance, else empty.
     """
 
     mean: float | None
@@ -59,14 +56,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows and columns with names.
-
-    Attributes:
-        title: One sentence, without its full stop.
-        corner: What the rows are.
-        columns: Titles.
-        rows: Name and cells of each; a cell is a `Cell` or words.
-    """
+    """A title, a sentence without its full stop; what the rows are; columns and rows, whose cells may be words."""
 
     title: str
     corner: str
@@ -101,10 +91,7 @@ class Table:
 def with_best(cells: Sequence[Cell], higher: bool, target: float | None = None) -> list[Cell]:
     """Mark the best cells of a column: all that show the best number, none if there is only one row.
 
-    Args:
-        cells: The column.
-        higher: Whether more is better.
-        target: The nearer to it the better, instead.
+    With a target the nearest to it are the best.
     """
     shown = [None if cell.mean is None else round(cell.mean, cell.digits) for cell in cells]
     defined = [value for value in shown if value is not None]

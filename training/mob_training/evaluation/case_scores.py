@@ -70,7 +70,6 @@ class PlaceSums:
     """Sums over the voxels of one place, from which its scores are computed; sums of several cases add up.
 
     Attributes:
-        voxels: Their number.
         nll: Sum of -ln p of the true class.
         calibrations: Of each foreground class against the rest, by name.
         rankings: Of uncertainty against error (any class), for each uncertainty map.

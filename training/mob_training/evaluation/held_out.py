@@ -74,11 +74,7 @@ def cases_of(dataset: Path, part: str) -> list[Files]:
 
 
 def split_cases(dataset: Path, *parts: str) -> list[Files]:
-    """List the cases of a raw data set that fold 0 of its `splits_final.json` has in a part; none without it.
-
-    Args:
-        dataset: The data set.
-        parts: `train` and `val`, or one of them.
+    """List the cases of a raw data set that fold 0 of `splits_final.json` has in `train` or `val`; none without it.
 
     Raises:
         SettingsError: The file is no list of splits.
@@ -125,13 +121,7 @@ PLAIN = Evaluation()
 
 
 class Examination:
-    """A model and a data set whose cases it predicts.
-
-    Args:
-        model_path: A model folder, a zip, or a training folder of nnU-Net, stock or ours.
-        dataset: Raw nnU-Net data set.
-        evaluation: What is scored.
-        settings: How to predict.
+    """A model (folder, zip, or training folder of nnU-Net, stock or ours) and a data set whose cases it predicts.
 
     Raises:
         SettingsError: The model segments other labels.
@@ -172,10 +162,6 @@ def evaluate(
     report: Callable[[str], None] = print,
 ) -> Run:
     """Score a model on whole cases; a label that a case lacks (`partial_labels`) is not scored there.
-
-    Args:
-        model_path, dataset, evaluation, settings: As for `Examination`.
-        report: Called with one line for each case.
 
     Raises:
         SettingsError: The data set has no such cases, or other labels than the model.
@@ -222,11 +208,9 @@ class Pool:
             self._sums[place].add(one)
 
     def scores(self) -> dict[str, Any]:
-        """Compute the pooled scores.
+        """Return `dice` of all voxels; for each place the scores, and the calibration `curve` of each class.
 
-        Returns:
-            `dice` of all voxels; for each place the scores, and the calibration `curve` of each class; for each
-            uncertainty map and place the ranking's scores.
+        And for each uncertainty map and place the ranking's scores.
         """
         ratios = [2 * both / total if total else 1.0 for both, total in self._overlap.values()]
         result: dict[str, Any] = {"dice": float(np.mean(ratios))}

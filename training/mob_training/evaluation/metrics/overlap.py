@@ -51,15 +51,9 @@ def generalised_energy_distance(
 ) -> float:
     """Compute the squared GED 2 E d(S, Y) - E d(S, S') - E d(Y, Y'), with d = 1 - IoU (Kohl et al. 2018).
 
-    Expectations are means over all pairs, a mask with itself included, as in Stochastic Segmentation Networks.
-
-    Args:
-        samples: Label maps S of the model, one shape; one only for a model without samples.
-        raters: Label maps Y of the raters.
-        labels: Foreground classes; d is the mean over them. Two empty masks have the distance 0.
-
-    Returns:
-        At least 0; NaN without a sample or a rater.
+    S are label maps of the model, one only if it has no samples, Y those of the raters, in one shape; d is the mean
+    over the foreground classes. Expectations are means over all pairs, a mask with itself included, as in Stochastic
+    Segmentation Networks. Two empty masks have the distance 0; without a sample or a rater it is NaN.
     """
     if not samples or not raters:
         return float("nan")
@@ -70,13 +64,8 @@ def generalised_energy_distance(
 def matched_iou(samples: Sequence[np.ndarray], raters: Sequence[np.ndarray], labels: Sequence[int] = (1,)) -> float:
     """Compute the Hungarian-matched IoU: the mean IoU of samples and raters, paired so that it is highest.
 
-    Both are repeated until there are equally many of them (Kohl et al. 2019, A hierarchical probabilistic U-Net).
-
-    Args:
-        samples, raters, labels: As for `generalised_energy_distance`.
-
-    Returns:
-        From 0 to 1; NaN without a sample or a rater.
+    Both are repeated until there are equally many of them (Kohl et al. 2019, A hierarchical probabilistic U-Net). NaN
+    without a sample or a rater.
     """
     if not samples or not raters:
         return float("nan")
@@ -88,15 +77,9 @@ def matched_iou(samples: Sequence[np.ndarray], raters: Sequence[np.ndarray], lab
 
 
 def probability_error(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
-    """Compute the error of a predicted probability against the true one.
+    """Compute the error of a predicted probability p against the raters' q, in a mask of the same shape, if any.
 
-    Args:
-        predicted: Any shape.
-        true: The raters' probability, the same shape.
-        mask: Which voxels count, the same shape; None: all.
-
-    Returns:
-        `mae` (mean of |p - q|), `rmse` and `bias` (mean of p - q); NaN without a voxel.
+    Return `mae` (mean of |p - q|), `rmse` and `bias` (mean of p - q); NaN without a voxel.
     """
     predicted, true = (np.asarray(a, np.float64) for a in (predicted, true))
     difference = (predicted - true).ravel() if mask is None else (predicted - true)[np.asarray(mask, bool)]
