@@ -14,14 +14,10 @@ from scipy.spatial.distance import pdist
 from sklearn.metrics import auc, average_precision_score, brier_score_loss, log_loss, roc_auc_score
 from torchmetrics.functional.classification import binary_calibration_error, binary_f1_score
 
-from mob_training.evaluation.metrics import (
-    Calibration,
-    ErrorRanking,
-    generalised_energy_distance,
-    negative_log_likelihood,
-    probability_error,
-    surface_scores,
-)
+from mob_training.evaluation.metrics.calibration import Calibration, negative_log_likelihood
+from mob_training.evaluation.metrics.overlap import surface_scores
+from mob_training.evaluation.metrics.ranking import ErrorRanking
+from mob_training.evaluation.raters import generalised_energy_distance, probability_error
 from MoBUncertaintyLib.regions.agreement import dice
 
 SPACING = (3.0, 1.5, 2.0)

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from mob_training.comparison.runs import ORDER
-from mob_training.evaluation.metrics import BINS
+from mob_training.evaluation.metrics.calibration import BINS
 from mob_training.evaluation.metrics.volumes import LAGS, LEVELS, STEP_MM
 from mob_training.evaluation.readers.simulation import ACTIONS, CLICKS, OWN, READERS, STATIONARY
 from mob_training.evaluation.score_files import Run, write_content

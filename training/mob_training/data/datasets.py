@@ -30,6 +30,9 @@ from MoBUncertaintyLib.images.reader import read_image, read_volume, stored_orie
 CASES_FILE = "cases.csv"
 LEFT_OUT = "left out"
 SUFFIX = ".nii.gz"
+FOLDERS = dict.fromkeys(("train", "val"), ("imagesTr", "labelsTr", "_0000"))
+FOLDERS |= {"test": ("imagesTs", "labelsTs", "_0000"), "calibrate": ("calibration/images", "calibration/labels", "")}
+"""Where images and label maps of each part of a split lie in a raw data set, and what follows the name of an image."""
 
 Values = Mapping[str, Sequence[int] | None]
 """Values in a label map by the name of their class, of which the first is written as 1; None: all but 0."""
@@ -308,11 +311,7 @@ def copy_case_files(raw: Path, preprocessed: Path) -> None:
 
 def _places(folder: Path, name: str, part: str) -> tuple[Path, Path]:
     """Return where image and label map of a case lie in a data set, by its part of the split."""
-    if part == "calibrate":
-        folders, channel = ("calibration/images", "calibration/labels"), ""
-    else:
-        suffix = "Ts" if part == "test" else "Tr"
-        folders, channel = (f"images{suffix}", f"labels{suffix}"), "_0000"
+    *folders, channel = FOLDERS[part]
     images, labels = (folder / each for each in folders)
     for place in (images, labels):
         place.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mob_training.data.datasets import CASES_FILE
+from mob_training.data.datasets import CASES_FILE, FOLDERS, SUFFIX
 from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import read_subjects
 from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, only, score
@@ -43,58 +43,39 @@ Files = tuple[str, Path, Path]
 """Name, image and label map of a case."""
 
 
-def held_out_cases(dataset: Path) -> list[Files]:
-    """List every held-out case of a raw data set (`imagesTs`, `labelsTs`).
+def held_out_cases(dataset: Path, part: str = "test") -> list[Files]:
+    """List every held-out case of a raw data set, or every case of another part of its split (`split_cases`).
 
     Raises:
         SettingsError: It has none.
     """
-    if cases := _cases(dataset, "imagesTs", "labelsTs"):
+    if cases := split_cases(dataset, part):
         return cases
-    raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
-
-
-def calibration_cases(dataset: Path) -> list[Files]:
-    """List the cases of a raw data set that calibrate (`calibration/images`, `calibration/labels`)."""
-    return _cases(dataset, "calibration/images", "calibration/labels", channel="")
-
-
-def cases_of(dataset: Path, part: str) -> list[Files]:
-    """List the cases of a raw data set that are in a part of its split: `test`, `calibrate` or `val`.
-
-    Raises:
-        SettingsError: It has none.
-    """
-    if part == "test":
-        return held_out_cases(dataset)
-    if cases := calibration_cases(dataset) if part == "calibrate" else split_cases(dataset, part):
-        return cases
-    where = "calibration/images, calibration/labels" if part == "calibrate" else f"{part} in splits_final.json"
-    raise SettingsError(f"{dataset} has no such cases ({where}).")
+    images, labels, _ = FOLDERS[part]
+    raise SettingsError(f"{dataset} has no cases of the part {part} ({images}, {labels}).")
 
 
 def split_cases(dataset: Path, *parts: str) -> list[Files]:
-    """List the cases of a raw data set that fold 0 of `splits_final.json` has in `train` or `val`; none without it.
+    """List the cases of a raw data set in some parts of its split: `train`, `val`, `calibrate` or `test`.
+
+    Fold 0 of `splits_final.json` tells `train` from `val`; without it neither has cases.
 
     Raises:
         SettingsError: The file is no list of splits.
     """
-    path = dataset / "splits_final.json"
+    path, ending = dataset / "splits_final.json", _description(dataset).get("file_ending", SUFFIX)
     try:
-        split = json.loads(path.read_text(encoding="utf-8"))[0] if path.exists() else dict.fromkeys(parts, ())
-        names = {name for part in parts for name in split[part]}
-    except (ValueError, LookupError, TypeError):
+        split = json.loads(path.read_text(encoding="utf-8"))[0] if path.exists() else {}
+        names = {name for part in parts for name in split.get(part, ())}
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise SettingsError(f"{path} is not a list of nnU-Net's splits; convert the data set again.") from None
-    return [files for files in _cases(dataset, "imagesTr", "labelsTr") if files[0] in names]
-
-
-def _cases(dataset: Path, images: str, labels: str, channel: str = "_0000") -> list[Files]:
-    ending = _description(dataset).get("file_ending", ".nii.gz")
-    return [
-        (name, dataset / images / f"{name}{channel}{ending}", path)
-        for path in sorted((dataset / labels).glob(f"*{ending}"))
-        for name in [path.name.removesuffix(ending)]
-    ]
+    cases = []
+    for images, labels, channel in dict.fromkeys(FOLDERS[part] for part in parts):
+        for label in sorted((dataset / labels).glob(f"*{ending}")):
+            name = label.name.removesuffix(ending)
+            if labels != FOLDERS["train"][1] or name in names:
+                cases.append((name, dataset / images / f"{name}{channel}{ending}", label))
+    return cases
 
 
 @dataclass(frozen=True)
@@ -166,7 +147,7 @@ def evaluate(
     Raises:
         SettingsError: The data set has no such cases, or other labels than the model.
     """
-    cases = cases_of(dataset, evaluation.part)
+    cases = held_out_cases(dataset, evaluation.part)
     model = Examination(model_path, dataset, evaluation, settings)
     sampled = model.description["covariance"] != Covariance.DETERMINISTIC
     pool, together, scored = Pool(), [], {}

@@ -20,13 +20,8 @@ import torch
 from scipy.special import logsumexp
 
 from mob_training.contrasts import Contrast, contrasts
-from mob_training.evaluation.metrics import (
-    autocovariance,
-    correlation_length,
-    joint_log_likelihood,
-    volume_scores,
-)
-from mob_training.evaluation.metrics.volumes import LAGS
+from mob_training.evaluation.metrics.joint import joint_log_likelihood
+from mob_training.evaluation.metrics.volumes import LAGS, autocovariance, correlation_length, volume_scores
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.model.covariance import Scope
