@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -66,7 +66,10 @@ def evaluate(
     from MoBUncertaintyLib.model.region_settings import read_stated
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
-    made_from = _json(provenance)
+    try:
+        made_from = json.loads(provenance or "null")
+    except ValueError as error:
+        raise SettingsError(f"--provenance is not JSON: {error}.") from None
     evaluation = Evaluation(name, read_stated(region or ()), raters, joint, part)
     settings = PredictionSettings(device=device, tiling=tiling)
     make_folder(output)
@@ -138,15 +141,3 @@ def overlay(
 
     settings = PredictionSettings(device=device, tiling="full")
     return written(write_picture(draw_case(dataset, case, models, plane, samples, settings), output))
-
-
-def _json(text: str | None) -> Any:
-    """Parse the value of `--provenance`.
-
-    Raises:
-        SettingsError: It is no JSON.
-    """
-    try:
-        return None if text is None else json.loads(text)
-    except ValueError as error:
-        raise SettingsError(f"--provenance is not JSON: {error}.") from None
