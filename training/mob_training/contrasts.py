@@ -65,15 +65,10 @@ class Contrast:
 
 
 def contrasts(gaussian: LogitGaussian, target: Tensor, missing: Tensor | None = None) -> Iterator[Contrast]:
-    """Yield the contrast of each foreground label in each tile, all voxels of the tile.
+    """Yield the contrast of each foreground label in each tile of a label map (B, *S), all voxels of the tile.
 
     With two classes it is eta_1 - eta_0. With more, ln sum_j exp(eta_j) of the other classes takes the place of eta_0,
-    to the first order at the mean.
-
-    Args:
-        gaussian: Of the logits, B tiles.
-        target: Label map (B, *S).
-        missing: (B, C), True where a label has no contrast, since a case lacks it, say; the others keep theirs.
+    to the first order at the mean. Labels that are missing, (B, C), have no contrast; the others keep theirs.
     """
     shape = tuple(gaussian.mean.shape[2:])
     places = torch.cartesian_prod(*(torch.arange(size, dtype=gaussian.mean.dtype) for size in shape))

@@ -5,28 +5,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
-from mob_training.data import CHANNEL
-from mob_training.evaluation.score_files import SUMMARY, flatten, read_descriptions, rounded
 from mob_training.training.settings import Options
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.images.reader import volume_stem
-from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES
-from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.covariance import Scope
 
 FOLDER = Path(__file__).parents[1] / "workflow"
 DETERMINISTIC = "deterministic"
@@ -37,7 +30,6 @@ SPLIT = ("validation", "test")
 """Parts of a split that are stated; the rest trains."""
 READ_BY_RATERS = "pancreas"
 """The phantom's only structure with an ambiguous border."""
-IN_TOTALSEGMENTATOR = "ct.nii.gz"
 
 
 @dataclass(frozen=True)
@@ -45,12 +37,9 @@ class PlannedRun:
     """One model of one data set from one seed.
 
     Attributes:
-        dataset: Name of the data set in the config.
         model: `deterministic`, or a name of the config's `models`; with `-bases-M` at the end if of the sweep.
         seed: Of the training; the split has its own.
         options: Of `mob-training finetune`, by their names in the config; empty for the deterministic stage.
-        regions: Region settings, if stated.
-        sweep: Whether the run is part of the sweep.
         start: The model of the same seed whose backbone the fine-tuning starts from.
         members: The model whose seeds, as the folds of one model, are this ensemble; empty: it is none.
     """
@@ -110,16 +99,10 @@ def check_config(config: Any) -> None:
 def schema() -> dict[str, Any]:
     """Return the config's JSON schema: the file's, with the options of a fine-tuning."""
     whole = yaml.safe_load((FOLDER / "config.schema.yaml").read_text(encoding="utf-8"))
-    options = {name: _allowed(default) for name, default in Options().to_dict().items()}
+    options = {name: _allowed(default) for name, default in (asdict(Options()) | {"scope": Scope.VOXEL}).items()}
     for name in ("finetuning", "model"):
         whole["$defs"][name]["properties"] |= options
     return whole
-
-
-def _all_options(stated: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the defaults to the options that a run of the config states."""
-    covariance = Covariance(stated.get("covariance", Options.covariance))
-    return {**Options(covariance=covariance).to_dict(), **stated}
 
 
 def _allowed(default: Any) -> dict[str, Any]:
@@ -155,7 +138,7 @@ def planned_runs(config: Mapping[str, Any]) -> list[PlannedRun]:
             start = (own or {}).get("start", DETERMINISTIC)
             runs += [PlannedRun(dataset, model, seed, options, regions, start=start) for seed in config["seeds"]]
         for name, members in config.get("ensembles", {}).items():
-            options, regions = _of_model(config, dataset, None)
+            options, regions = _of_model(config, dataset, config["models"][members])
             runs.append(PlannedRun(dataset, name, config["seeds"][0], options, regions, members=members))
     return runs + list(_sweep(config))
 
@@ -181,60 +164,21 @@ def in_minutes(config: Mapping[str, Any]) -> bool:
 
 
 def provenance(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
-    """Return the provenance of a run: every option that its scores depend on, defaults included.
-
-    The place of the data and the device of the training are not part of it.
-    """
+    """Return what a run's scores are stored with: all that the config says of its data, split and training."""
     entry = config["datasets"][run.dataset]
-    data = {key: entry[key] for key in ("organ", "labels", "openkbp") if key in entry}
-    if "labels" in entry:
-        data["channel"] = entry.get("channel", CHANNEL)
-    if entry.get("absent_is_missing"):
-        data["absent_is_missing"] = True
-    if "subjects" in entry:
-        data["subjects"] = Path(entry["subjects"]).name
-    if "phantom" in config:
-        data["phantom"] = phantom_options(config)
     made = {
-        "data": data,
+        "data": {key: entry[key] for key in entry if key not in ("id", "regions", *SPLIT)},
         "split": split_of(config, run.dataset),
         "preset": config.get("preset", "small"),
-        "seed": run.seed,
-        "train": config["train"] if in_minutes(config) else {"iterations": Options.iterations} | config["train"],
+        "seed": list(config["seeds"]) if run.members else run.seed,
+        "train": config["train"],
+        "finetune": run.options,
+        "start": "" if run.start == DETERMINISTIC else run.start,
+        "ensemble": run.members,
+        "regions": run.regions,
+        "phantom": config.get("phantom"),
     }
-    if run.regions:
-        made["regions"] = run.regions
-    if run.members:
-        made |= {"ensemble": run.members, "seed": list(config["seeds"])}
-        made["finetune"] = _all_options(_of_model(config, run.dataset, config["models"][run.members])[0])
-    elif run.model != DETERMINISTIC:
-        made["finetune"] = _all_options(run.options)
-    if run.start != DETERMINISTIC:
-        made["start"] = run.start
-    return json.loads(json.dumps(made))
-
-
-def kept_scores(config: Mapping[str, Any], runs: Iterable[PlannedRun]) -> dict[str, Path]:
-    """Find the scores folder of every run that `scores` of the config has. These are not trained again.
-
-    Raises:
-        SettingsError: There is no such folder or no run of the config in it, a file is missing or damaged, or a run was
-            made from something else than the config says.
-    """
-    if "scores" not in config:
-        return {}
-    top = Path(config["scores"])
-    described: dict[str, tuple[Path, dict[str, Any]]] = {}
-    for summary in sorted(top.rglob(SUMMARY)):
-        described |= {path: (summary.parent, one) for path, one in read_descriptions(summary.parent).items()}
-    scores = {}
-    for run in runs:
-        if run.folder in described:
-            scores[run.folder], description = described[run.folder]
-            _check_provenance(scores[run.folder], run, description.get("provenance"), provenance(config, run))
-    if not scores:
-        raise SettingsError(f"scores: {top.resolve()} holds no scores of the config's runs.")
-    return scores
+    return {key: value for key, value in made.items() if value not in (None, "", {})}
 
 
 def check_source(config: Mapping[str, Any]) -> None:
@@ -254,11 +198,6 @@ def raw_folder_name(config: Mapping[str, Any], dataset: str) -> str:
     return f"Dataset{config['datasets'][dataset]['id']:03d}_{dataset}"
 
 
-def phantom_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `mob-training phantom`, defaults included."""
-    return {"raters": 0, "seed": 0} | config.get("phantom", {})
-
-
 def option_line(options: Mapping[str, Any]) -> str:
     """Format options of a command: `{"bases": 4, "heads_only": True}` -> `--bases 4 --heads-only`."""
     words = []
@@ -273,39 +212,11 @@ def region_line(run: PlannedRun) -> str:
     return " ".join(f"--region {name}={number}" for name, number in run.regions.items())
 
 
-def cohort(folder: Path) -> dict[str, Path]:
-    """Find what to predict in a folder: volumes, cases in TotalSegmentator's layout, or DICOM folders, by unique name.
-
-    Raises:
-        SettingsError: There is no such folder, it holds none of these, or two would be written to one place.
-    """
-    if not folder.is_dir():
-        raise SettingsError(f"cohort.images: there is no folder {folder.resolve()}.")
-    images: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not (path.is_dir() or path.name.lower().endswith(VOLUME_SUFFIXES)):
-            continue
-        source = path / IN_TOTALSEGMENTATOR if (path / IN_TOTALSEGMENTATOR).exists() else path
-        name = path.name if path.is_dir() else volume_stem(path)
-        if name in images:
-            raise SettingsError(f"cohort.images: {images[name].name} and {path.name} have one name; rename one.")
-        images[name] = source
-    if not images:
-        raise SettingsError(f"cohort.images: there are no volumes in {folder.resolve()}.")
-    return images
-
-
 def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) -> None:
-    """Replace this process by Snakemake.
+    """Replace this process by Snakemake in the workflow's folder, with a profile of the workflow or a folder with one.
 
     A killed run can be resumed: the folder is held by a lock of the operating system, which ends with its process,
     instead of Snakemake's, which would have to be removed by hand.
-
-    Args:
-        config: Config file.
-        output: The workflow's folder, made if there is none.
-        profile: Name of a profile of the workflow, or a folder with one.
-        arguments: Further arguments of Snakemake, targets too.
 
     Raises:
         SettingsError: The config is invalid, Snakemake or the workflow is not installed, the profile is unknown, or
@@ -331,25 +242,15 @@ def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) ->
         raise SettingsError(f"Cannot write to the folder {output.resolve()}: {error.strerror}.") from None
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--configfile", config.resolve()]
     command += ["--directory", output, "--profile", folder, "--nolock", *arguments]
-    _become([str(word) for word in command])
-
-
-def _become(words: list[str]) -> NoReturn:
-    """Run a program in place of this one."""
-    if sys.platform != "win32":
-        os.execv(words[0], words)
-    with subprocess.Popen(words) as process:  # exec returns to the shell at once there, and does not quote
-        while True:
-            with suppress(KeyboardInterrupt):  # which the program gets, too
-                sys.exit(process.wait())
+    os.execv(sys.executable, [str(word) for word in command])
 
 
 def _lock(folder: Path) -> None:
     """Lock a folder until this process, also after `exec`, ends."""
     try:
         import fcntl
-    except ImportError:  # Windows, where Snakemake runs no cluster jobs
-        return
+    except ImportError:
+        raise SettingsError("The workflow runs on Linux and macOS.") from None
     descriptor = os.open(folder / ".workflow.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -434,25 +335,3 @@ def _sweep(config: Mapping[str, Any]) -> Iterator[PlannedRun]:
                 name = f"{sweep['model']}-bases-{bases}"
                 for seed in config["seeds"]:
                     yield PlannedRun(dataset, name, seed, {**options, "bases": bases}, regions, True, start)
-
-
-def _check_provenance(folder: Path, run: PlannedRun, stored: Any, expected: Mapping[str, Any]) -> None:
-    """Check that kept scores are of the run that the config describes.
-
-    Raises:
-        SettingsError: They are not, or do not say.
-    """
-    place, remedy = f"scores: {run.folder} of {folder}", "take it out of `scores` to train it again"
-    try:
-        if "finetune" in stored:  # an option that is younger than the scores was at its default
-            stored = stored | {"finetune": _all_options(stored["finetune"])}
-        theirs, ours = (dict(flatten(rounded(one))) for one in (stored, expected))
-    except (TypeError, AttributeError):
-        raise SettingsError(f"{place} does not say what it was made from; {remedy}.") from None
-    differences = [
-        f"{key} {theirs.get(key, 'not given')} instead of {ours.get(key, 'none')}"
-        for key in sorted(theirs.keys() | ours.keys())
-        if theirs.get(key) != ours.get(key)
-    ]
-    if differences:
-        raise SettingsError(f"{place} was made with {', '.join(differences)}; {remedy}, or change the config.")

@@ -47,7 +47,7 @@ def covariance_text(spec: CovarianceSpec) -> str:
     if spec.kind is Covariance.DETERMINISTIC:
         return "none (deterministic)"
     if spec.kind is Covariance.DIAGONAL:
-        return ", ".join([spec.kind.value, *_features_text(spec), _scope_text(spec, Scope.VOXEL)])
+        return ", ".join([spec.kind.value, _scope_text(spec, Scope.VOXEL)])
     parts = [spec.kind.value, f"rank {spec.rank}"]
     mixed = spec.kind is Covariance.MIXTURE_OF_BASES
     if mixed:
@@ -56,11 +56,7 @@ def covariance_text(spec: CovarianceSpec) -> str:
         parts.append(f"partitions {spec.partitions} per axis")
     if mixed and spec.assignment is Assignment.SOFT:
         parts.append("soft assignment")
-    return ", ".join([*parts, *_features_text(spec), _scope_text(spec, spec.scope)])
-
-
-def _features_text(spec: CovarianceSpec) -> list[str]:
-    return [f"features of {spec.deep + 1} stages"] if spec.deep else []
+    return ", ".join([*parts, _scope_text(spec, spec.scope)])
 
 
 def _scope_text(spec: CovarianceSpec, scope: Scope) -> str:

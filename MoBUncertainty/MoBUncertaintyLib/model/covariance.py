@@ -83,7 +83,6 @@ class CovarianceSpec:
         keep_probability: The mean is stretched, so that noise leaves each voxel the probability that the backbone's own
             logits have: with two classes to 0.005 up to a variance of 9 of their contrast, to 0.017 up to 100; with
             more the stated probability is that itself, and that of samples near it.
-        deep: The head also sees the feature maps of so many earlier stages of the decoder, interpolated.
 
     Raises:
         ValueError: A number is out of range, the model cannot have the scope, or a length is missing or without effect.
@@ -99,15 +98,12 @@ class CovarianceSpec:
     learn_length: bool = False
     shared_fraction: Annotated[float, Range(0, below=1)] = 0.0
     keep_probability: bool = False
-    deep: Annotated[int, Range(0, 9)] = 0
 
     def __post_init__(self) -> None:
         if problem := out_of_range(self):
             raise ValueError(problem)
         if self.kind is Covariance.LOW_RANK and self.scope is Scope.VOXEL:
             raise ValueError("the scope of the low-rank model must be local, partition or tile, not voxel")
-        if self.deep and self.kind is Covariance.DETERMINISTIC:
-            raise ValueError("the deterministic model has no head that could see more features")
         local = self.scope is Scope.LOCAL
         if local and self.kind is Covariance.DETERMINISTIC:
             raise ValueError("the deterministic model has no noise, so its scope cannot be local")

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from MoBUncertaintyLib.base.errors import ModelError, is_out_of_memory
 from MoBUncertaintyLib.model.card import Fold
@@ -21,8 +20,8 @@ from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.heads import CovarianceHead, build_head, project
 
 
-class _SegmentationLayer(nn.Conv3d):
-    """A segmentation layer of the backbone, by another class.
+class MeanLayer(nn.Conv3d):
+    """The backbone's last segmentation layer, which also returns its input. Runs in fp32.
 
     It keeps the names of its parameters, so that an nnU-Net checkpoint loads unchanged. A hook would do the same, but
     break `torch.compile`'s graph.
@@ -32,21 +31,10 @@ class _SegmentationLayer(nn.Conv3d):
         super().__init__(layer.in_channels, layer.out_channels, kernel_size=1)
         self.weight, self.bias = layer.weight, layer.bias
 
-
-class MeanLayer(_SegmentationLayer):
-    """The last one, which also returns its input. Runs in fp32."""
-
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         with torch.autocast(device_type=features.device.type, enabled=False):
             features = features.float()
             return features, project(features, self)[0]
-
-
-class FeatureTap(_SegmentationLayer):
-    """An earlier one, which returns its input."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
 
 
 class StochasticNetwork(nn.Module):
@@ -79,18 +67,10 @@ class StochasticNetwork(nn.Module):
                 f"The architecture {type(backbone).__name__} has no 3D decoder with segmentation layers; "
                 "train with one of nnU-Net's U-Nets."
             )
-        if spec.deep >= len(layers):
-            raise ModelError(
-                f"The decoder has {len(layers)} stages, so a head can see at most {len(layers) - 1} earlier ones, not "
-                f"{spec.deep}."
-            )
-        decoder.deep_supervision = spec.deep > 0  # then the decoder calls every segmentation layer
-        for stage in range(len(layers) - 1 if spec.deep else 0):
-            layers[stage] = FeatureTap(layers[stage])
+        decoder.deep_supervision = False
         layers[-1] = MeanLayer(layers[-1])
         self.backbone = backbone
-        seen = sum(layer.in_channels for layer in layers[len(layers) - 1 - spec.deep :])
-        self.head = build_head(spec, seen, classes, spacing)
+        self.head = build_head(spec, layers[-1].in_channels, classes, spacing)
         self.spec = spec
         self.classes = classes
         self.overlapping = overlapping
@@ -102,18 +82,9 @@ class StochasticNetwork(nn.Module):
         return layer
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute what the head sees (B, F, *S), and the mean logits (B, C, *S), both fp32.
-
-        That is the last feature map and, after it, those of earlier stages that the spec asks for, interpolated.
-        """
-        if not self.spec.deep:
-            features, mean = self.backbone(x)
-            return features, mean
-        (features, mean), *earlier = self.backbone(x)
-        size = features.shape[2:]
-        with torch.autocast(device_type=features.device.type, enabled=False):
-            seen = [interpolate(e.float(), size=size, mode="trilinear") for e in earlier[: self.spec.deep]]
-        return torch.cat([features, *seen], dim=1), mean
+        """Compute the last feature map (B, F, *S), which the head sees, and the mean logits (B, C, *S), both fp32."""
+        features, mean = self.backbone(x)
+        return features, mean
 
     def forward(self, x: Tensor) -> LogitGaussian:
         features, mean = self.features(x)

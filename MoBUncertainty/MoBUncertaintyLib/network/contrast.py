@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv3d, pad
+from torch.nn.functional import conv3d
 
 from MoBUncertaintyLib.gaussian.moments import complete_moments, fused_moments
 from MoBUncertaintyLib.network.distribution import LogitGaussian, stretch
@@ -20,21 +20,17 @@ from MoBUncertaintyLib.network.partitions import cell_means, spread_cells
 
 
 def contrast(features: Tensor, mean_layer: nn.Conv3d, head: CovarianceHead) -> tuple[Tensor, Tensor]:
-    """Compute mean and variance of the contrast of two classes, each (B, *S), from the features (B, F, *S).
-
-    The mean layer knows the first of them, all but for a head that also sees earlier stages.
-    """
+    """Compute mean and variance of the contrast of two classes, each (B, *S), from the features (B, F, *S)."""
     layer = head.contrast_layer()
     if layer is None:
-        gaussian: LogitGaussian = head(features, mean_layer(features[:, : mean_layer.in_channels])[1])
+        gaussian: LogitGaussian = head(features, mean_layer(features)[1])
         return gaussian.contrast()
     choosing = [] if layer.choosing is None else [layer.choosing]
     layers = [head.log_variance, *choosing]
     difference = [_split(each[1:] - each[:1]) for each in (mean_layer.weight, mean_layer.bias) if each is not None]
-    deeper = features.shape[1] - mean_layer.in_channels
     few = conv3d(
         features,
-        torch.cat([pad(difference[0], (0, 0, 0, 0, 0, 0, 0, deeper)), *(each.weight for each in layers)]),
+        torch.cat([difference[0], *(each.weight for each in layers)]),
         torch.cat([difference[1], *(each.bias for each in layers if each.bias is not None)]),
     )
     rounded, rest, *others = torch.split(few, [1, 1, 1, 1, *(each.out_channels for each in choosing)], dim=1)

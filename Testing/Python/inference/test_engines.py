@@ -65,7 +65,7 @@ def ct() -> sitk.Image:
 def a_model(
     folder: Path, kind: Covariance, names: tuple[str, ...] = ("organ",), local: bool = False, **options: object
 ) -> Model:
-    spec = CovarianceSpec.of_kind(kind, rank=4, partitions=2, deep=options.pop("deep", 0))
+    spec = CovarianceSpec.of_kind(kind, rank=4, partitions=2)
     if local:
         spec = changed(spec, scope=Scope.LOCAL, length_mm=(9.0, 6.0, 6.0))
     return make_model(folder / "model", dataset=make_dataset(names, orientation="RAS"), covariance=spec, **options)
@@ -109,14 +109,14 @@ def test_results_are_those_of_pytorch(tmp_path: Path, ct: sitk.Image, kind: Cova
         (("liver", "spleen"), {}),
         (("liver", "spleen"), {"samples": 3, "folds": 2}),
         (("liver", "spleen"), {"local": True}),
-        (("organ",), {"deep": 1, "samples": 3, "local": True}),
+        (("organ",), {"samples": 3, "local": True}),
     ],
 )
 def test_samples_classes_and_mirrored_passes_are_those_of_pytorch(
     tmp_path: Path, ct: sitk.Image, names: tuple[str, ...], options: dict
 ) -> None:
     """The head runs in PyTorch then, with the same noise."""
-    of_model = {name: options[name] for name in ("folds", "local", "deep") if name in options}
+    of_model = {name: options[name] for name in ("folds", "local") if name in options}
     model = a_model(tmp_path, Covariance.MIXTURE_OF_BASES, names, mirror_axes=(0, 1), **of_model)
     options = {name: value for name, value in options.items() if name not in of_model}
     found, wanted = (by(engine, model, ct, **options) for engine in ("openvino", "torch"))

@@ -21,7 +21,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from mob_training.training.deterministic import DeterministicTrainer
+from mob_training.training.deterministic import DeterministicTrainer, start_from, unwrapped
 from mob_training.training.settings import FineTuning, Schedule, deterministic_plans
 from mob_training.training.stages import prepare_finetuning
 from mob_training.training.trainer import FineTuningTrainer
@@ -245,14 +245,14 @@ def step_of_one_patch(path: Path) -> dict:
     trainer = make_trainer(FineTuningTrainer, path)
     trainer.initialize()
     assert isinstance(trainer.network, DistributedDataParallel)
-    trainer.start_from(trainer.start_folder)
+    start_from(trainer, trainer.start_folder)
     trainer.network.train()
     generator = torch.Generator().manual_seed(0)
     target = torch.randint(0, 2, (1, 1, *PATCH), generator=generator)
     data = torch.randn(1, 1, *PATCH, generator=generator) + target
     for _ in range(2):  # a parameter without a gradient fails in the second
         logged = trainer.train_step({"data": data, "target": target})
-    named = dict(trainer.unwrapped_network.named_parameters())
+    named = dict(unwrapped(trainer.network).named_parameters())
     return {
         "logged": logged,
         "weights": {name: value.detach() for name, value in named.items()},

@@ -34,7 +34,6 @@ from support import tiny
             CovarianceSpec(Covariance.DIAGONAL, scope=Scope.LOCAL, length_mm=(3.0, 3.0, 3.0), shared_fraction=0.125),
             "diagonal, noise smooth over 3 x 3 x 3 mm, 12 % of it one draw per volume",
         ),
-        (CovarianceSpec(Covariance.DIAGONAL, deep=1), "diagonal, features of 2 stages, one draw per voxel"),
         (CovarianceSpec.of_kind(Covariance.LOW_RANK, rank=8), "low-rank, rank 8, one draw per tile"),
         (CovarianceSpec(Covariance.SINGLE_BASIS), "single-basis, rank 16, one draw per voxel"),
         (

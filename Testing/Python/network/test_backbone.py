@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 
 import pytest
 import torch
@@ -81,13 +80,10 @@ def test_state_dict_keys_tell_backbone_from_head(kind):
 
 
 @pytest.mark.parametrize("kind", list(Covariance))
-@pytest.mark.parametrize("deep", [0, 1])
-def test_graph_is_captured_whole(kind, deep):
+def test_graph_is_captured_whole(kind):
     """`torch.compile` sees one graph: no break, which would cost speed, and the same result."""
-    if deep and kind is Covariance.DETERMINISTIC:
-        pytest.skip("it has no head")
     torch.compiler.reset()  # it compiles one function a few times only
-    network = build(CovarianceSpec.of_kind(kind, rank=3, partitions=3, deep=deep))
+    network = build(CovarianceSpec.of_kind(kind, rank=3, partitions=3))
 
     def predict(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         result = moments(network(x))
@@ -116,26 +112,3 @@ def test_backbone_and_head_apart_make_what_the_network_makes():
         whole, parts = network(x), network.head(*network.features(x))
     torch.testing.assert_close(whole.mean, parts.mean)
     torch.testing.assert_close(whole.contrast()[1], parts.contrast()[1])
-
-
-@pytest.mark.parametrize("name", ["PlainConvUNet", "ResidualEncoderUNet"])
-def test_a_deep_head_sees_earlier_stages_and_the_mean_stays(name):
-    """Features of the last stage come first; those of earlier ones are what its own block made, interpolated."""
-    plain, deep = (build(spec, plans_of(name)) for spec in (SPEC, replace(SPEC, deep=1)))
-    deep.backbone.load_state_dict(plain.backbone.state_dict())
-    made = []
-    deep.backbone.decoder.stages[-2].register_forward_hook(lambda _module, _given, result: made.append(result))
-    x = torch.randn(1, 1, 24, 24, 24)
-    with torch.no_grad():
-        (features, mean), (seen, same) = plain.features(x), deep.features(x)
-        torch.testing.assert_close(same, mean)
-        torch.testing.assert_close(seen[:, : features.shape[1]], features)
-        upsampled = torch.nn.functional.interpolate(made[0], size=(24, 24, 24), mode="trilinear")
-        torch.testing.assert_close(seen[:, features.shape[1] :], upsampled)
-        assert deep(x).contrast()[1].shape == (1, 24, 24, 24)
-    assert set(plain.state_dict()) == set(deep.state_dict())
-
-
-def test_a_head_cannot_see_more_stages_than_there_are():
-    with pytest.raises(ModelError):
-        build(replace(SPEC, deep=2))

@@ -233,8 +233,6 @@ def test_spec_refuses_nonsense():
         ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0)}, "length_mm must be three numbers from 0.01 to 1000"),
         ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 0.0)}, "length_mm must be three numbers from 0.01 to 1000"),
         ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, float("nan"))}, "length_mm must be three numbers"),
-        ({"deep": -1}, "deep must be at least 0"),
-        ({"kind": Covariance.DETERMINISTIC, "deep": 1}, "the deterministic model has no head"),
         ({"shared_fraction": 0.2}, "shared_fraction is for the scope local"),
         (
             {"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 5.0), "shared_fraction": 1.0},
@@ -253,8 +251,7 @@ def test_spec_refuses_lengths_that_are_missing_or_without_effect(values, message
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
-@pytest.mark.parametrize("deep", [0, 2])
 @pytest.mark.parametrize("options", [{}, LEARNED])
-def test_spec_comes_back_from_its_json(kind, options, deep):
-    spec = CovarianceSpec(**{"kind": kind, "scope": kind.usual_scope, "rank": 7, "deep": deep} | options)
+def test_spec_comes_back_from_its_json(kind, options):
+    spec = CovarianceSpec(**{"kind": kind, "scope": kind.usual_scope, "rank": 7} | options)
     assert from_json(CovarianceSpec, json.loads(json.dumps(to_json(spec)))) == spec

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 from mob_training.training import progress
+from mob_training.training.deterministic import start_from
 from mob_training.training.settings import FineTuning, Job, Schedule
 from mob_training.training.stages import finetune, prepare_finetuning, train_deterministic
 from mob_training.training.trainer import FineTuningTrainer
@@ -88,18 +88,18 @@ def tune(
 ) -> Path:
     """The fine-tuning stage; returns its results folder."""
     resume = bool(settings.pop("resume", False))
-    settings = replace(FineTuning(samples=2, schedule=schedule), **settings)
+    settings = FineTuning(**vars(schedule) | {"samples": 2} | settings)
     return finetune(results, name, spec, settings, Job(device="cpu", resume=resume))
 
 
 def trainer_of(spec: CovarianceSpec, results: Path, **settings: object) -> FineTuningTrainer:
     """A trainer of the fine-tuning stage that has started from some results."""
-    path = prepare_finetuning(results, "one", spec, FineTuning(samples=2, schedule=SHORT, **settings))
+    path = prepare_finetuning(results, "one", spec, FineTuning(**vars(SHORT), samples=2, **settings))
     plans = json.loads(path.read_text()) | {"continue_training": False}
     dataset = json.loads((results / "dataset.json").read_text())
     trainer = FineTuningTrainer(plans, CONFIGURATION, 0, dataset, torch.device("cpu"))
     trainer.initialize()
-    trainer.start_from(results)
+    start_from(trainer, results)
     return trainer
 
 

@@ -1,4 +1,4 @@
-"""The workflow as a user runs it, a small config, and scores that are kept from elsewhere."""
+"""The workflow as a user runs it, and a small config."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from typing import Any
 
 import yaml
 
-from mob_training.evaluation.score_files import write_runs
-from mob_training.workflow import FOLDER, planned_runs, provenance
-from support.fake_scores import run_of
+from mob_training.workflow import FOLDER
 from support.forks import Fork
 
 CONFIGS = {path.stem: path for path in sorted((FOLDER / "config").glob("*.yaml"))}
@@ -71,17 +69,3 @@ def written(folder: Path, config: dict[str, Any]) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
-
-
-def write_kept(folder: Path, config: dict[str, Any], seed: int) -> list[str]:
-    """Scores folders of all runs of one seed, fake except for their provenance; returns the runs."""
-    runs = [one for one in planned_runs(config) if one.seed == seed]
-    for one in runs:
-        description = {
-            "dataset": one.dataset,
-            "name": one.model,
-            "seed": one.seed,
-            "provenance": provenance(config, one),
-        }
-        write_runs([run_of({"a": {"dice": 0.5}}, {"dice": 0.5}, **description)], folder / one.folder)
-    return [one.folder for one in runs]

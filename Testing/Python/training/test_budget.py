@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from mob_training.cli import app
 from mob_training.training import budget as budget_module
+from mob_training.training import deterministic as deterministic_module
 from mob_training.training import stages
 from mob_training.training.augmentation import training_transforms
 from mob_training.training.budget import NEAR, BudgetTrainer, NearbyLoader, centre, one_cycle, smaller_patch
-from mob_training.training.deterministic import LATEST, DeterministicTrainer
+from mob_training.training.deterministic import LATEST, DeterministicTrainer, merging
 from mob_training.training.settings import Budget, Job, Schedule, deterministic_plans
 from mob_training.training.stages import train_deterministic
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
@@ -189,36 +190,17 @@ def test_rare_labels_are_drawn_as_often_as_the_others(workspace):
 
 
 def test_sides_are_not_swapped():
-    """A bright half stays on its side, whatever is done to a patch; mirroring has to be asked for."""
+    """A bright half stays on its side, whatever is done to a patch."""
     torch.manual_seed(0)
     np.random.seed(0)
     image = torch.zeros(1, 24, 24, 24)
     image[..., 12:] = 3
     label = (image > 0).to(torch.int16)
-    for mirror, fewest, most in (((), 0, 0), ((2,), 1, 39)):
-        transform, swapped = training_transforms((24, 24, 24), mirror), 0
-        for _ in range(40):
-            made = transform(image=image.clone(), segmentation=label.clone())
-            swapped += int(made["image"][..., :8].mean() > made["image"][..., -8:].mean())
-            assert made["segmentation"].min() >= 0
-        assert fewest <= swapped <= most
-
-
-def test_left_and_right_are_mirrored_only_where_no_label_has_a_side(workspace):
-    path = workspace / "preprocessed" / NAME / "dataset.json"
-    dataset = json.loads(path.read_text()) | {"orientation": "LPS"}
-    path.write_text(json.dumps(dataset))
-    assert planned(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 2))).budget.mirror_axes == (0, 2)
-    dataset["labels"] = {"background": 0, "Parotid_R": 1, "lobe left": 2}
-    path.write_text(json.dumps(dataset))
-    with pytest.raises(SettingsError):
-        planned(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 2)))
-    trainer = planned(BudgetTrainer, workspace, Budget(1, mirror_axes=(0, 1)))
-    trainer.initialize()
-    assert trainer.inference_allowed_mirroring_axes == (0, 1)
-    path.write_text(json.dumps({name: value for name, value in dataset.items() if name != "orientation"}))
-    with pytest.raises(SettingsError):  # nobody knows where it points
-        planned(BudgetTrainer, workspace, Budget(1, mirror_axes=(0,)))
+    transform = training_transforms((24, 24, 24))
+    for _ in range(40):
+        made = transform(image=image.clone(), segmentation=label.clone())
+        assert made["image"][..., :8].mean() <= made["image"][..., -8:].mean()
+        assert made["segmentation"].min() >= 0
 
 
 # --- labels that a case lacks
@@ -235,7 +217,7 @@ def test_a_step_is_the_same_whatever_is_drawn_of_a_missing_label(workspace, cls)
     assert trainer.missing_in(batch).tolist() == [[False, False, True], [False] * 3]
     assert trainer.missing_in({"keys": ["case2"]}) is None
     network = trainer.network
-    with trainer.merging(batch):
+    with merging(trainer, batch):
         merged, plain = trainer.network(data := torch.randn(2, 1, *PATCH)), network(data)
         merged, plain = (each if torch.is_tensor(each) else each[0] for each in (merged, plain))
     assert trainer.network is network
@@ -248,10 +230,8 @@ def test_a_step_is_the_same_whatever_is_drawn_of_a_missing_label(workspace, cls)
 def test_every_stage_trains_on_cases_that_lack_labels(workspace, monkeypatch):
     lack(workspace, case0=["organ 2"], case1=["organ 1"], case2=["organ 2"])
     drawn = []
-    merging = DeterministicTrainer.merging
-    monkeypatch.setattr(
-        DeterministicTrainer, "merging", lambda self, batch: drawn.append(batch["keys"]) or merging(self, batch)
-    )
+    for module in (budget_module, deterministic_module):
+        monkeypatch.setattr(module, "merging", lambda each, batch: drawn.append(batch["keys"]) or merging(each, batch))
     results = train_deterministic(1, PLANS, BUDGET, CPU)
     stock = train()
     assert drawn
@@ -295,10 +275,6 @@ def test_the_recipe_depends_on_the_device_unless_it_is_chosen(workspace, monkeyp
         result = CliRunner().invoke(app, [*known, *options])
         assert result.exit_code == 0, result.output
     assert lengths == [Budget(60), Budget(5, 4), Schedule.of(7, 250, 0), Schedule.of(1000, 250, 0)]
-    assert CliRunner().invoke(app, [*known, "--mirror", "1", "--mirror", "0"]).exit_code == 0
-    assert lengths[-1] == Budget(60, mirror_axes=(0, 1))
-    with pytest.raises(SettingsError):
-        CliRunner().invoke(app, [*known, "--epochs", "3", "--mirror", "1"], catch_exceptions=False)
     for both in (["--recipe", "budget", "--epochs", "3"], ["--epochs", "3", "--minutes", "3"]):
         with pytest.raises(SettingsError):
             CliRunner().invoke(app, [*known, *both], catch_exceptions=False)

@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 
 from mob_training.cli import app
 from mob_training.comparison.tables import table1
+from mob_training.data import datasets
 from mob_training.data.datasets import (
     Cohort,
-    LabelledCase,
-    LeftOut,
     folder_cases,
     new_dataset_folder,
+    read_classes,
     write_dataset,
     write_image,
 )
@@ -87,7 +87,7 @@ def no_image(path: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "ct_missing": (Path.unlink, "image", "There is no {image}."),
     "mask_missing": (Path.unlink, "label", "There is no {label}."),
-    "mask_empty": (emptied, "label", "{label} does not show {shown}."),
+    "mask_empty": (emptied, "label", "{label} shows nothing that is to be segmented."),
     "mask_elsewhere": (on_another_grid, "label", "{label} has a different grid from {image}."),
     "ct_cut_short": (cut_short, "image", "is truncated or damaged; copy or download it again."),
     "mask_cut_short": (cut_short, "label", "{label} cannot be used: "),
@@ -100,12 +100,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
 }
 
 
-def check_reports(reports: list[str], left_out: list[LeftOut], expected: dict[str, str]) -> None:
+def check_reports(reports: list[str], left_out: dict[str, str], expected: dict[str, str]) -> None:
     """One line for each case that is left out, with its reason, and no other."""
-    assert {case.name for case in left_out} == set(expected)
-    assert reports == [f"{case.name} is left out: {case.problem}" for case in left_out]
-    for case in left_out:
-        assert expected[case.name] in case.problem, (case.name, case.problem)
+    assert left_out.keys() == expected.keys()
+    assert reports == [f"{name} is left out: {problem}" for name, problem in left_out.items()]
+    for name, problem in left_out.items():
+        assert expected[name] in problem, (name, problem)
 
 
 def read_cases_file(dataset: Path) -> dict[str, dict[str, str]]:
@@ -121,19 +121,19 @@ def test_whole_cohort_of_phantoms_is_taken(phantoms):
     for case in cohort.cases:
         mask = sitk.ReadImage(str(phantoms / case.name / "segmentations" / "pancreas.nii.gz"))
         assert case.volumes_ml[0] == pytest.approx(sitk.GetArrayViewFromImage(mask).sum() * 10 * 10 * 12 / 1000)
-        assert np.array_equal(sitk.GetArrayFromImage(case.read_label()), sitk.GetArrayFromImage(mask))
+        assert case.label == phantoms / case.name / "segmentations" / "pancreas.nii.gz"
 
 
 def test_mutilated_cohort_is_reported_and_the_rest_goes_on(phantoms, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     source = shutil.copytree(phantoms, tmp_path / "source")
-    expected = {"s0404": "It is listed in meta.csv, but there is no folder of that name."}
+    expected = {"s0404": "There is no s0404/ct.nii.gz."}
     for name, (damage, kind, sentence) in DAMAGES.items():
         case = shutil.copytree(phantoms / "s0001", source / name)
         files = {"image": case / "ct.nii.gz", "label": case / "segmentations" / "pancreas.nii.gz"}
         damage(files[kind])
         shown = {key: f"{path.parent.name}/{path.name}" for key, path in files.items()}
-        expected[name] = sentence.format(**shown, shown="the pancreas")
+        expected[name] = sentence.format(**shown)
     for name in ("s0003", "s0004"):
         shutil.copytree(phantoms / "s0002", source / name)
     with_holes(source / "s0003" / "ct.nii.gz")
@@ -218,7 +218,7 @@ def test_mutilated_folder_of_label_maps_is_reported_and_the_rest_goes_on(tmp_pat
     for name, (damage, kind, sentence) in DAMAGES.items():
         damage(tmp_path / f"{kind}s" / f"{name}.nii.gz")
         file = f"{name}.nii.gz"
-        expected[name] = sentence.format(image=f"images/{file}", label=f"labels/{file}", shown="any of the labels")
+        expected[name] = sentence.format(image=f"images/{file}", label=f"labels/{file}")
     with_holes(tmp_path / "images" / "holes.nii.gz")
     (tmp_path / "images" / "notes.txt").write_text("stray")
     (tmp_path / "images" / "._whole.nii.gz").write_text("what macOS leaves beside files")
@@ -230,7 +230,8 @@ def test_mutilated_folder_of_label_maps_is_reported_and_the_rest_goes_on(tmp_pat
     assert holes.repairs.startswith("3 voxels are not finite numbers") and not whole.repairs
     for case in cohort.cases:
         assert case.volumes_ml == pytest.approx((10 * 8 / 1000, 8 / 1000))
-        assert np.bincount(sitk.GetArrayFromImage(case.read_label()).ravel()).tolist() == [989, 10, 1]
+        classes = read_classes(case.label, cohort.labels.values())
+        assert np.bincount(sitk.GetArrayFromImage(classes).ravel()).tolist() == [989, 10, 1]
 
 
 # --- what is written
@@ -330,21 +331,18 @@ def test_nnunet_follows_the_split(tmp_path, monkeypatch):
     assert trainer.do_split()[0] != training
 
 
-def test_one_case_is_in_memory_at_a_time(tmp_path, raw):
+def test_one_case_is_in_memory_at_a_time(tmp_path, raw, monkeypatch):
     alive: list[weakref.ref] = []
 
-    def watched(case: LabelledCase) -> LabelledCase:
-        def read() -> sitk.Image:
-            assert not any(reference() for reference in alive), "an earlier label map is still in memory"
-            label = case.read_label()
-            alive.append(weakref.ref(label))
-            return label
-
-        return LabelledCase(case.name, case.image, read, case.volumes_ml)
+    def watched(*arguments: object) -> sitk.Image:
+        assert not any(reference() for reference in alive), "an earlier label map is still in memory"
+        label = read_classes(*arguments)
+        alive.append(weakref.ref(label))
+        return label
 
     cohort = find_balls(tmp_path / "source", 4)
-    watching = replace(cohort, cases=[watched(case) for case in cohort.cases])
-    write_dataset(new_dataset_folder(7, "Balls"), watching, Split())
+    monkeypatch.setattr(datasets, "read_classes", watched)
+    write_dataset(new_dataset_folder(7, "Balls"), cohort, Split())
     assert len(alive) == 4
 
 
@@ -356,18 +354,19 @@ def test_one_case_is_in_memory_at_a_time(tmp_path, raw):
         (RuntimeError("ITK: cannot write"), OutputError),
     ],
 )
-def test_failure_in_the_middle_leaves_nothing(tmp_path, raw, failure, shown):
+def test_failure_in_the_middle_leaves_nothing(tmp_path, raw, failure, shown, monkeypatch):
     cohort = find_balls(tmp_path / "source", 4)
 
-    def fail() -> sitk.Image:
-        assert any(raw.rglob("*_0000.nii.gz")), "something is written already"
-        raise failure
+    def fail(path: Path, values: object) -> sitk.Image:
+        if path == cohort.cases[-1].label:
+            assert any(raw.rglob("*_0000.nii.gz")), "something is written already"
+            raise failure
+        return read_classes(path, values)
 
-    *whole, last = cohort.cases
-    broken = replace(cohort, cases=[*whole, replace(last, read_label=fail)])
     folder = new_dataset_folder(7, "Balls")
-    with pytest.raises(shown):
-        write_dataset(folder, broken, Split())
+    with monkeypatch.context() as patch, pytest.raises(shown):
+        patch.setattr(datasets, "read_classes", fail)
+        write_dataset(folder, cohort, Split())
     assert not list(raw.iterdir())
     assert not (raw.parent / "preprocessed").exists()
     write_dataset(folder, cohort, Split())
@@ -416,8 +415,8 @@ def test_table_1_of_volumes_counted_by_hand(tmp_path, raw):
     volumes = {f"c{i}": (10.0 + i + (i > 0), 1.0 if i in (0, 2) else 0.0) for i in range(4)}
     balls = find_balls(tmp_path / "source", 4)
     cases = [replace(case, volumes_ml=volumes[case.name]) for case in balls.cases]
-    left_out = [LeftOut("x", "It is empty."), LeftOut("y", "It is damaged.")]
-    cohort = Cohort(cases, left_out, ["organ", "small_tip"], "here")
+    left_out = {"x": "It is empty.", "y": "It is damaged."}
+    cohort = Cohort(cases, left_out, {"organ": [4], "small_tip": [7]}, "here")
     folder = write_dataset(new_dataset_folder(7, "B"), cohort, Split(1, 1))
     # 10, 12, 13, 14: mean 12.25, squares of the deviations 5.0625 + 0.0625 + 0.5625 + 3.0625 = 8.75, / 3 = 2.9167
     assert table1([folder]).rows == (

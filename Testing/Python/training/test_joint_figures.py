@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mob_training.comparison.compare import compare, tables
-from mob_training.comparison.curves import correlation, coverage, dice_by_clicks
+from mob_training.comparison.figures import by_distance, means
 from mob_training.evaluation.metrics.volumes import LAGS
 from mob_training.evaluation.score_files import Run, write_runs
 from support.drawn_figures import looks_like_a_picture
@@ -43,15 +43,13 @@ def runs() -> list[Run]:
     ]
 
 
-def test_curves_are_means_over_seeds(runs):
-    local = runs[1:3]
-    assert coverage(local).mean == pytest.approx([0.5, 1.0, 0.75])
-    assert dice_by_clicks(local, "stationary").mean == pytest.approx([0.85, 0.875, 0.91, 0.93])
-    assert dice_by_clicks(local, "own") is None
-    found = correlation(local, "samples")
-    assert np.isnan(found.mean[1])
-    assert found.mean[4] == pytest.approx(np.exp(-4 / 3))
-    assert correlation(runs[3:], "errors") is None
+def test_scores_are_those_of_the_runs_that_have_them(runs):
+    assert means(runs, ["dice", "joint.volume.covered_90"])[:, 1].tolist() == [0.5, 1.0, 0.5]
+    assert means(runs, ["clicks.own.dice_1"]).shape == (0, 1)
+    samples = by_distance(runs[1:3], "samples")
+    assert np.isnan(samples[:, 1]).all()
+    assert samples[:, 4] == pytest.approx(np.exp(-4 / 3))
+    assert len(by_distance(runs[3:], "errors")) == 0
 
 
 def test_the_table_shows_a_dash_for_scores_that_were_kept_without(runs):

@@ -14,15 +14,17 @@ from scipy.special import expit, log_expit
 from scipy.stats import norm
 
 from mob_training.contrasts import Contrast
-from mob_training.evaluation.metrics import (
+from mob_training.evaluation.metrics.joint import CERTAIN, WIDE, _site, decompose, joint_log_likelihood, laplace
+from mob_training.evaluation.metrics.volumes import (
+    LAGS,
+    LEVELS,
     autocovariance,
     correlation_length,
-    joint_log_likelihood,
-    matched_iou,
+    crps,
+    interval,
     volume_scores,
 )
-from mob_training.evaluation.metrics.joint import CERTAIN, WIDE, _site, decompose, laplace
-from mob_training.evaluation.metrics.volumes import LAGS, LEVELS, crps, interval
+from mob_training.evaluation.raters import matched_iou
 from mob_training.training.joint_likelihood import log_evidence
 
 

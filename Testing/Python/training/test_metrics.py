@@ -14,14 +14,10 @@ from scipy.spatial.distance import pdist
 from sklearn.metrics import auc, average_precision_score, brier_score_loss, log_loss, roc_auc_score
 from torchmetrics.functional.classification import binary_calibration_error, binary_f1_score
 
-from mob_training.evaluation.metrics import (
-    Calibration,
-    ErrorRanking,
-    generalised_energy_distance,
-    negative_log_likelihood,
-    probability_error,
-    surface_scores,
-)
+from mob_training.evaluation.metrics.calibration import Calibration, negative_log_likelihood
+from mob_training.evaluation.metrics.overlap import surface_scores
+from mob_training.evaluation.metrics.ranking import ErrorRanking
+from mob_training.evaluation.raters import generalised_energy_distance, probability_error
 from MoBUncertaintyLib.regions.agreement import dice
 
 SPACING = (3.0, 1.5, 2.0)
@@ -241,14 +237,6 @@ def test_ranking_that_outgrows_its_table_hardly_changes():
     exact = ErrorRanking.of(doubt, error).scores()
     for name, tolerance in {"auroc": 1e-6, "aurc": 1e-6, "augrc": 1e-6, "auprc": 2e-5}.items():
         assert pooled.scores()[name] == pytest.approx(exact[name], abs=tolerance), name
-
-
-def test_error_rate_by_doubt():
-    binned = ErrorRanking.of(np.array([0, 0.01, 0.2, 0.25]), np.array([0, 1, 1, 1], bool)).binned(0.25, bins=5)
-    assert binned["count"] == [2, 0, 0, 0, 2]
-    assert binned["error"][::4] == [0.5, 1.0]
-    assert binned["uncertainty"][::4] == pytest.approx([0.005, 0.225])
-    assert np.isnan(binned["error"][2])
 
 
 # Several raters

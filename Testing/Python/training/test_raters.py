@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from mob_training.evaluation import held_out
-from mob_training.evaluation.metrics import generalised_energy_distance
+from mob_training.evaluation.raters import generalised_energy_distance
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance
 from support.fake_scores import FakeModel, evaluate, write_dataset

@@ -14,9 +14,9 @@ from mob_training.cli import app
 from mob_training.data.phantom import make_phantom
 from mob_training.evaluation import held_out
 from mob_training.evaluation.held_out import split_cases
-from mob_training.evaluation.readers import fitting, readers, study
+from mob_training.evaluation.readers import readers, study
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Refined
+from mob_training.evaluation.readers.readers import Refined
 from mob_training.evaluation.score_files import read_runs
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -46,19 +46,19 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "load_model", lambda path: model)
     monkeypatch.setattr(held_out, "Predictor", FakePredictor)
     small = {"DEVIATIONS": (None, 1.0), "LENGTHS_MM": (4.0,), "STRENGTHS": (8.0,), "SHARPENINGS": (0.0, 1.0)}
-    for name, values in (small | {"HEIGHTS": (2.0,), "WIDTHS_MM": (4.0,)}).items():
-        monkeypatch.setattr(fitting, name, values)
+    for name, values in small.items():
+        monkeypatch.setattr(study, name, values)
 
 
-def evaluated(dataset: Path, output: Path, source: str) -> str:
-    arguments = ["evaluate", "MODEL", str(dataset), "--output", str(output), "--clicks", source, *REGION]
+def evaluated(dataset: Path, output: Path) -> str:
+    arguments = ["evaluate", "MODEL", str(dataset), "--output", str(output), "--clicks", "fit", *REGION]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     return done.output
 
 
 def test_settings_are_fitted_and_readers_simulated(dataset: Path, tmp_path: Path, fake: None) -> None:
-    assert "4 of 4: " in evaluated(dataset, tmp_path / "out", "fit")
+    assert "3 of 3: " in evaluated(dataset, tmp_path / "out")
     (run,) = read_runs([tmp_path / "out"])
     found = ClickSettings.from_dict(json.loads((tmp_path / "out" / "clicks.json").read_text()))
     assert run.description["clicks"] == json.loads((tmp_path / "out" / "clicks.json").read_text())
@@ -75,16 +75,9 @@ def test_settings_are_fitted_and_readers_simulated(dataset: Path, tmp_path: Path
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 
-def test_the_models_own_settings_need_no_validation_cases(dataset: Path, tmp_path: Path, fake: None) -> None:
+def test_without_validation_cases_nothing_is_fitted(dataset: Path, fake: None) -> None:
     (dataset / "splits_final.json").unlink()
     assert split_cases(dataset, "val") == []
-    for kind in ("images", "labels"):  # one case is enough to see whose settings are taken
-        for other in sorted((dataset / f"{kind}Ts").iterdir())[1:]:
-            other.unlink()
-    evaluated(dataset, tmp_path / "out", "model")
-    (run,) = read_runs([tmp_path / "out"])
-    assert "fit" not in run.description
-    assert ClickSettings.from_dict(run.description["clicks"]) == ClickSettings()
     with pytest.raises(SettingsError):
         study.study_readers(Path("MODEL"), dataset, report=lambda line: None)
     (dataset / "splits_final.json").write_text("{}")

@@ -159,20 +159,6 @@ def test_nothing_is_scaled_where_no_checkpoint_is_written(deterministic, monkeyp
     assert not list((results / "fold_0").glob("*.pth"))
 
 
-def test_a_finished_fine_tuning_is_scaled_without_training_it_again(deterministic, monkeypatch):
-    whole = tune(deterministic, SPECS[0], "at once", temperature_scaling=True)
-    results = tune(deterministic, SPECS[0], "later")
-    with monkeypatch.context() as patch:
-        patch.setattr(FineTuningTrainer, "train_step", lambda self, batch: pytest.fail("it trains again"))
-        for _ in range(2):
-            tune(deterministic, SPECS[0], "later", temperature_scaling=True, resume=True)
-            assert same_weights(whole, results, "best")
-    # Not the other way round: what is scaled is not what the same training without scaling gives.
-    tune(deterministic, SPECS[0], "later", resume=True)
-    assert not same_weights(whole, results, "best")
-    assert results.joinpath("fold_0", "earlier", "1", "checkpoint_best.pth").exists()
-
-
 def _nll_of_validation(results: Path) -> float:
     """Of the kept epoch, on the whole of the one validation case."""
     network = load_network(load_model(results), 0).eval()

@@ -1,11 +1,10 @@
-"""The workflow's config and what it comes to: data sets, runs, splits, CTs, scores that are kept."""
+"""The workflow's config and what it comes to: data sets, runs, splits."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import inspect
-import json
 import re
 import sys
 from enum import Enum
@@ -22,15 +21,13 @@ from mob_training.workflow import (
     DETERMINISTIC,
     FOLDER,
     check_config,
-    cohort,
-    kept_scores,
     option_line,
     planned_runs,
     provenance,
     region_line,
 )
 from MoBUncertaintyLib.base.errors import OutputError, SettingsError
-from support.workflow_commands import CONFIGS, small, write_kept
+from support.workflow_commands import CONFIGS, small
 
 
 @pytest.mark.parametrize("path", CONFIGS.values(), ids=CONFIGS)
@@ -102,7 +99,7 @@ WORKFLOWS = {
     "plans",
     "start",
 }
-WORKFLOWS |= {"source", "output", "label", "mirror"}
+WORKFLOWS |= {"source", "output", "label"}
 """What the workflow itself gives to commands."""
 
 
@@ -179,98 +176,6 @@ def test_data_set_may_have_a_split_of_its_own():
     assert workflow.split_of(config, "A") == {"validation": 1, "test": 1, "seed": 0}
     assert workflow.split_of(config, "B") == {"validation": 1, "test": 2, "seed": 0}
     assert workflow.split_of(small(split=None), "Pancreas") == {"seed": 0}
-
-
-def test_cohort_has_one_name_for_each_image(tmp_path):
-    for name in ("a.nii.gz", "b.NRRD", "c.mha", "notes.txt", ".hidden.nii.gz"):
-        (tmp_path / name).touch()
-    for name in ("s0001", "dicom"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "s0001" / "ct.nii.gz").touch()
-    found = cohort(tmp_path)
-    expected = {"a": "a.nii.gz", "b": "b.NRRD", "c": "c.mha", "dicom": "dicom", "s0001": "s0001/ct.nii.gz"}
-    assert {name: path.relative_to(tmp_path).as_posix() for name, path in found.items()} == expected
-    (tmp_path / "a.nrrd").touch()
-    with pytest.raises(SettingsError):
-        cohort(tmp_path)
-
-
-def test_cohort_of_nothing_is_refused(tmp_path):
-    with pytest.raises(SettingsError):
-        cohort(tmp_path)
-    with pytest.raises(SettingsError):
-        cohort(tmp_path / "elsewhere")
-
-
-def test_kept_scores_are_those_of_the_same_options(tmp_path):
-    config = small(scores=str(tmp_path))
-    folders = write_kept(tmp_path, config, 1)
-    kept = kept_scores(config, planned_runs(config))
-    assert list(kept) == folders == [f"Pancreas/{model}/seed_1" for model in (DETERMINISTIC, "diagonal", "mob")]
-    assert all(place == tmp_path / folder for folder, place in kept.items())
-    # Said in full: what is not given is at its default.
-    explicit = small(scores=str(tmp_path), preset="small", finetune={"epochs": 1, "kl_weight": 5e-4, "bases": 3})
-    assert kept_scores(explicit, planned_runs(explicit)) == kept
-
-
-BENCHMARKS = {"phantom": 27}
-"""Runs that are kept."""
-
-
-@pytest.mark.parametrize(("name", "runs"), BENCHMARKS.items(), ids=BENCHMARKS)
-def test_scores_of_the_benchmarks_are_those_of_their_configs(name, runs):
-    config = workflow.read_config(CONFIGS[name])
-    (dataset,) = config["datasets"]
-    kept = kept_scores(config | {"scores": str(FOLDER.parent / "results" / dataset)}, planned_runs(config))
-    assert len(kept) == runs
-
-
-def test_scores_older_than_an_option_had_it_at_its_default(tmp_path):
-    config = small(scores=str(tmp_path))
-    write_kept(tmp_path, config, 1)
-    summary = tmp_path / "Pancreas" / "mob" / "seed_1" / "summary.json"
-    content = json.loads(summary.read_text())
-    del content["runs"][0]["provenance"]["finetune"]["temperature_scaling"]
-    summary.write_text(json.dumps(content))
-    assert kept_scores(config, planned_runs(config))
-    config["models"]["mob"]["temperature_scaling"] = True
-    with pytest.raises(SettingsError):
-        kept_scores(config, planned_runs(config))
-
-
-STALE = {
-    "train.epochs 3 instead of 4": {"train": {"epochs": 4}},
-    "finetune.kl_weight 0.0005": {"models": {"diagonal": {"covariance": "diagonal", "kl_weight": 0.1}}},
-    "data.phantom.cases 5": {"phantom": {"cases": 6}},
-    "data.organ pancreas": {"datasets": {"Pancreas": {"id": 1, "organ": "liver"}}},
-    "split.validation 1": {"split": {"validation": 2, "test": 1}},
-    "preset small": {"preset": "large"},
-}
-
-
-@pytest.mark.parametrize(("difference", "changes"), STALE.items())
-def test_stale_scores_are_refused(tmp_path, difference, changes):
-    write_kept(tmp_path, small(), 1)
-    config = small(scores=str(tmp_path), **changes)
-    with pytest.raises(SettingsError, match=re.escape(difference)):
-        kept_scores(config, planned_runs(config))
-
-
-def test_scores_that_do_not_say_what_they_are_of_are_refused(tmp_path):
-    config = small(scores=str(tmp_path))
-    with pytest.raises(SettingsError):
-        kept_scores(config, planned_runs(config))
-    (folder, *_) = write_kept(tmp_path, config, 1)
-    summary = tmp_path / folder / "summary.json"
-    (described,) = json.loads(summary.read_text())["runs"]
-    for damaged in (None, 3, {"finetune": 3}):
-        summary.write_text(json.dumps({"runs": [described | {"provenance": damaged}]}))
-        with pytest.raises(SettingsError):
-            kept_scores(config, planned_runs(config))
-    for damaged in ("{", "{}", '{"runs": [{}]}', '{"runs": [3]}'):
-        summary.write_text(damaged)
-        with pytest.raises(SettingsError):
-            kept_scores(config, planned_runs(config))
 
 
 def test_evaluate_refuses_an_origin_that_is_no_json(tmp_path):
@@ -366,13 +271,3 @@ def test_a_model_starts_from_another_and_an_ensemble_is_of_all_seeds():
     made = provenance(config, ensembles[0])
     assert made["seed"] == [0, 1] and made["finetune"]["covariance"] == "diagonal"
     assert "start" not in provenance(config, runs["Pancreas/diagonal/seed_0"])
-
-
-@pytest.mark.parametrize("word", ["a b", 'a "quoted" word', "Bäuche"])
-def test_on_windows_a_workflow_is_waited_for_and_its_words_are_quoted(word, monkeypatch):
-    monkeypatch.setattr(workflow, "sys", mock.Mock(platform="win32", exit=sys.exit))
-    monkeypatch.setattr(workflow.os, "execv", mock.Mock(side_effect=AssertionError("it returns to the shell at once")))
-    code = "import sys; sys.exit(7 if sys.argv[1] == sys.argv[2] else 1)"
-    with pytest.raises(SystemExit) as ended:
-        workflow._become([sys.executable, "-c", code, word, word])
-    assert ended.value.code == 7

@@ -13,27 +13,15 @@ import time
 from pathlib import Path
 
 import pytest
-import SimpleITK as sitk
 import yaml
 
 from mob_training.comparison.runs import ORDER
 from mob_training.workflow import FOLDER, raw_folder_name
-from support import tiny
-from support.workflow_commands import CONFIGS, command, dry_run, jobs, run, small, write_kept, written
+from support.workflow_commands import CONFIGS, command, dry_run, jobs, run, small, written
 
 PROFILES = {path.parent.name: path for path in sorted((FOLDER / "profiles").glob("*/config.yaml"))}
 PAPER_JOBS = {"convert": 4, "plan": 4, "table1": 1, "train": 20, "finetune": 120, "evaluate": 140}
 PAPER_JOBS |= {"overlay": 4, "compare": 1, "all": 1, "total": 295}
-
-
-def test_runs_whose_scores_are_kept_are_not_trained_again(tmp_path):
-    config = small(scores=str(tmp_path / "kept"), overlays={"cases": 1})
-    write_kept(tmp_path / "kept", config, 1)
-    own = {"phantom": 1, "convert": 1, "plan": 1, "table1": 1, "train": 1, "finetune": 2, "evaluate": 3, "compare": 1}
-    assert jobs(written(tmp_path, config), tmp_path / "w") == own | {"overlay": 1, "all": 1, "total": 13}
-    write_kept(tmp_path / "kept", config, 0)
-    rest = {"phantom": 1, "convert": 1, "table1": 1, "compare": 1, "all": 1, "total": 5}
-    assert jobs(written(tmp_path, config), tmp_path / "w") == rest
 
 
 @pytest.fixture
@@ -56,17 +44,6 @@ def test_seeds_of_the_command_line_replace_those_of_the_config(papers_folder):
 @pytest.mark.skipif(not importlib.util.find_spec("snakemake_executor_plugin_slurm"), reason="pip install -e .[cluster]")
 def test_dry_run_of_the_paper_on_slurm(papers_folder):
     assert jobs(CONFIGS["paper"], papers_folder, "--profile", "slurm") == PAPER_JOBS
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("snakemake_executor_plugin_kubernetes", "snakemake_storage_plugin_fs"))),
-    reason="pip install -e .[cluster] snakemake-storage-plugin-fs",
-)
-def test_dry_run_of_the_paper_on_kubernetes(papers_folder):
-    """With a folder in the place of the bucket."""
-    bucket = ["--default-storage-provider", "fs", "--default-storage-prefix", papers_folder]
-    assert jobs(CONFIGS["paper"], papers_folder / "w", "--profile", "kubernetes", *bucket) == PAPER_JOBS
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -157,24 +134,6 @@ def test_data_that_are_not_there_are_named_before_anything_starts(tmp_path):
         dry_run(CONFIGS["hippocampus"], tmp_path, "--config", "data=none")
 
 
-def test_cohort_is_predicted(tmp_path):
-    """Two volumes and the tiny model; what is there already is not predicted again."""
-    images = tmp_path / "images"
-    images.mkdir()
-    for name in ("one.nii.gz", "two.nrrd"):
-        sitk.WriteImage(tiny.make_ct((12, 20, 20)), images / name)
-    tiny.make_model_folder(tmp_path / "model")
-    config = written(
-        tmp_path,
-        small(device="cpu", cohort={"images": "../images", "model": "../model", "options": "--overlap 0 --samples 2"}),
-    )
-    assert jobs(config, tmp_path / "w", "predict_cohort") == {"predict": 2, "predict_cohort": 1, "total": 3}
-    run(config, tmp_path / "w", "--cores", 2, "predictions/two")
-    made = {path.name for path in (tmp_path / "w" / "predictions" / "two").iterdir()}
-    assert {"segmentation.nii.gz", "variance.nii.gz", "regions.csv", "prediction.json"} <= made
-    assert jobs(config, tmp_path / "w", "predict_cohort") == {"predict": 1, "predict_cohort": 1, "total": 2}
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Path, float]:
     """The tiny config from an empty folder to tables; the folder, and the seconds of a processor that it took."""
@@ -202,7 +161,7 @@ def test_from_an_empty_folder_to_tables(whole):
     assert "pancreas" in made["table1.csv"]
     assert len(made["Pancreas_bases_mixture-of-bases.csv"].splitlines()) == 3
     drawn = {path.stem for path in (folder / "comparison").glob("Pancreas_*.png")}
-    figures = ("bases_mixture-of-bases", "calibration", "joint", "uncertainty")
+    figures = ("bases_mixture-of-bases", "calibration", "joint")
     assert drawn == {f"Pancreas_{figure}" for figure in figures}
     assert len(list((folder / "overlays" / "Pancreas").glob("*.png"))) == 1
     assert "Nothing to be done" in run(CONFIGS["tiny"], folder)
@@ -239,13 +198,3 @@ def test_killed_in_the_middle_it_ends_with_the_same_tables(whole, tmp_path):
         *_, first, last = sorted(path.parent.glob("training_log_*.txt"))
         assert "Epoch 0" in first.read_text()
         assert "Epoch 0" not in last.read_text() and "Epoch 1" in last.read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kept", ["scores", "comparison"])
-def test_kept_scores_give_the_same_tables(whole, tmp_path, kept):
-    """From the scores alone, on another machine, say: nothing is trained or evaluated."""
-    run(CONFIGS["tiny"], tmp_path, "--cores", 2, "--config", f"scores={whole[0] / kept}")
-    assert tables(tmp_path) == tables(whole[0])
-    assert not (tmp_path / "runs").exists()
-    assert not (tmp_path / "scores").exists()

@@ -99,7 +99,7 @@ def rtstruct(
     left_out = convert(source, output, names)
     labels = " ".join(f"--label {name}={value}" for value, name in enumerate(names, start=1))
     print(f"{len(left_out)} patients left out; next: mob-training labelled {output} {labels} --channel CT ...")
-    return Result({"folder": output, "left_out": {one.name: one.problem for one in left_out}})
+    return Result({"folder": output, "left_out": left_out})
 
 
 @declaring(SplitOptions)

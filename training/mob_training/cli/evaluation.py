@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,13 +13,6 @@ from mob_training.cli.options import Device, written
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.cli.options import RegionOptions
 from MoBUncertaintyLib.cli.programs import Result
-
-
-class ClickSource(StrEnum):
-    """Where the settings of clicks are from."""
-
-    MODEL = "model"
-    FIT = "fit"
 
 
 def evaluate(
@@ -34,10 +26,9 @@ def evaluate(
         str | None, typer.Option(help="JSON stored with the scores: what the model was made from.")
     ] = None,
     clicks: Annotated[
-        ClickSource | None,
+        Literal["fit"] | None,
         typer.Option(
-            help="Simulate readers instead, who click and decide: with the settings of clicks that the model states "
-            "(model), or that are fitted on the validation cases first (fit)."
+            help="Instead fit the settings of clicks on the validation cases, and simulate readers with them."
         ),
     ] = None,
     joint: Annotated[
@@ -75,12 +66,15 @@ def evaluate(
     from MoBUncertaintyLib.model.region_settings import read_stated
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
-    made_from = _json(provenance)
+    try:
+        made_from = json.loads(provenance or "null")
+    except ValueError as error:
+        raise SettingsError(f"--provenance is not JSON: {error}.") from None
     evaluation = Evaluation(name, read_stated(region or ()), raters, joint, part)
     settings = PredictionSettings(device=device, tiling=tiling)
     make_folder(output)
     if clicks is not None:
-        scores, fitted = study_readers(model, dataset, evaluation, settings, fitted=clicks is ClickSource.FIT)
+        scores, fitted = study_readers(model, dataset, evaluation, settings)
         write_runs([scores], output)
         write_json(asdict(fitted), output / "clicks.json")
         return written(write_readers(read_runs([output]), output))  # the numbers as they are kept, six digits
@@ -122,15 +116,12 @@ def fingerprint(
 
 def compare(
     scores: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`, or of an earlier `compare`.")],
-    output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown, LaTeX) and figures.")],
-    only: Annotated[
-        list[str] | None, typer.Option(help="Pattern of the runs to compare, DATASET/MODEL/seed_N; repeat for several.")
-    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown) and figures.")],
 ) -> Result:
     """Compare models and seeds in tables and figures: mean and SD, paired tests, calibration."""
     from mob_training.comparison.compare import compare as run
 
-    return written(run(scores, output, only or ()))
+    return written(run(scores, output))
 
 
 def overlay(
@@ -150,15 +141,3 @@ def overlay(
 
     settings = PredictionSettings(device=device, tiling="full")
     return written(write_picture(draw_case(dataset, case, models, plane, samples, settings), output))
-
-
-def _json(text: str | None) -> Any:
-    """Parse the value of `--provenance`.
-
-    Raises:
-        SettingsError: It is no JSON.
-    """
-    try:
-        return None if text is None else json.loads(text)
-    except ValueError as error:
-        raise SettingsError(f"--provenance is not JSON: {error}.") from None

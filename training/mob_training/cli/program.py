@@ -43,11 +43,11 @@ def workflow(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="Config, as in training/workflow/config.")],
     output: Annotated[Path, typer.Option(help="Folder of the workflow: data, runs, scores, tables.")],
-    profile: Annotated[str, typer.Option(help="local, slurm, kubernetes, or a folder with a profile.")] = "local",
+    profile: Annotated[str, typer.Option(help="local, slurm, or a folder with a profile.")] = "local",
 ) -> None:
     """Run the whole comparison, from data to tables and figures, or resume it.
 
-    All other arguments are passed to Snakemake: targets (all, models, predict_cohort, or a file) and options
+    All other arguments are passed to Snakemake: targets (all, models, or a file) and options
     (--cores 2, --dry-run, --config data=FOLDER). Run the same command again after a stop or a crash.
     """
     from mob_training.workflow import start

@@ -50,10 +50,6 @@ def train(
     ] = None,
     iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Batches per epoch.")] = Schedule.iterations,
     plans: Annotated[str, typer.Option(help="Name of the plans, as printed by `plan`.")] = "mobSmallPlans",
-    mirror: Annotated[
-        list[int] | None,
-        typer.Option(min=0, max=2, help="An axis of the network's input along which patches are mirrored; repeat it."),
-    ] = None,
     start: Annotated[
         Path | None,
         typer.Option(
@@ -81,12 +77,8 @@ def train(
         recipe = Recipe.NNUNET if by_epochs else Recipe.BUDGET
     if (epochs and recipe is Recipe.BUDGET) or (minutes and recipe is Recipe.NNUNET):
         raise SettingsError("The recipe budget takes --minutes, the recipe nnunet --epochs; leave one of the two out.")
-    axes = tuple(sorted({*(mirror or ())}))
-    if axes and recipe is Recipe.NNUNET:
-        raise SettingsError("The recipe nnunet does not support --mirror here; leave it out.")
-    length = (
-        Budget(minutes or 60, seed, axes) if recipe is Recipe.BUDGET else Schedule.of(epochs or 1000, iterations, seed)
-    )
+    by_time = recipe is Recipe.BUDGET
+    length = Budget(minutes or 60, seed) if by_time else Schedule.of(epochs or 1000, iterations, seed)
     return written(train_deterministic(dataset_id, plans, length, Job(fold, device, resume), start))
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from mob_training.comparison import curves, figures
+from mob_training.comparison import figures
 from mob_training.comparison.readers import of_readers, write_readers
 from mob_training.comparison.runs import by_model, datasets, over_seeds, over_subjects, sweeps
 from mob_training.comparison.significance import LEVEL, PairedTest, paired_tests
@@ -20,7 +20,6 @@ from MoBUncertaintyLib.base.errors import SettingsError
 
 FIGURES = (
     ("calibration", figures.draw_calibration, "Calibration"),
-    ("uncertainty", figures.draw_uncertainty, "Error rate by uncertainty"),
     ("joint", figures.draw_joint, "Correlation of samples, volume intervals, Dice after clicks"),
 )
 
@@ -28,26 +27,18 @@ Marks = Mapping[tuple[str, str, str], str]
 """Of a data set, a score's key and a model."""
 
 
-def compare(folders: Sequence[Path], output: Path, only: Sequence[str] = ()) -> Path:
-    """Write every table and figure of a set of scores, and the scores beside them.
+def compare(folders: Sequence[Path], output: Path) -> Path:
+    """Write every table and figure of some scores folders, and the scores beside them; return the page.
 
-    Args:
-        folders: Scores folders, of `mob-training evaluate` or of an earlier comparison.
-        output: Folder, made if there is none. One that is among `folders` keeps its scores as they are.
-        only: Patterns of DATASET/NAME/seed_N that choose runs; empty: all.
-
-    Returns:
-        `comparison.md`, which shows all of them; for simulated readers `readers.md`.
+    It is `comparison.md`, or `readers.md` of simulated readers. An output that is among the folders keeps its scores.
 
     Raises:
         SettingsError: The scores do not fit together.
         OutputError: Something cannot be written.
     """
-    runs = read_runs(folders, only)
+    runs = read_runs(folders)
     if not runs:
-        raise SettingsError(
-            "There are no scores to compare; name folders of `mob-training evaluate`, and check --only."
-        )
+        raise SettingsError("There are no scores to compare; name folders of `mob-training evaluate`.")
     read = [of_readers(run) for run in runs]
     if any(read) and not all(read):
         raise SettingsError("Some of these scores are of simulated readers (evaluate --clicks); compare them apart.")
@@ -58,7 +49,7 @@ def compare(folders: Sequence[Path], output: Path, only: Sequence[str] = ()) -> 
         return write_readers(runs, output)
     page = ["# Comparison\n", _legend(runs, tests)]
     for stem, table in tables(runs, tests).items():
-        table.write(output / stem)
+        write_content(table.csv().encode(), output / f"{stem}.csv")
         page += [f"## {table.title}\n", table.markdown()]
     if tests:
         table = significance(tests)
@@ -76,7 +67,7 @@ def _draw(dataset: str, runs: Sequence[Run], output: Path) -> list[str]:
     own = [run for run in runs if run.dataset == dataset]
     groups = by_model([run for run in own if not run.sweep])
     drawn = []
-    scored = any(curves.correlation(seeds, "errors") is not None for seeds in groups.values())
+    scored = any(len(figures.by_distance(seeds, "errors")) for seeds in groups.values())
     for name, draw, title in FIGURES if groups else ():
         if name == "joint" and not scored:
             continue
@@ -99,12 +90,7 @@ def _compared(run: Run) -> Run:
 
 
 def tables(runs: Sequence[Run], tests: Sequence[PairedTest]) -> dict[str, Table]:
-    """Make all tables that have a number, by the stem of their files.
-
-    Args:
-        runs: The scores.
-        tests: Against the reference; what differs by more than chance is marked.
-    """
+    """Make all tables that have a number, by the stem of their files; what differs by more than chance is marked."""
     main = [run for run in runs if not run.sweep]
     marks = {(test.dataset, test.metric.key, test.model): test.mark for test in tests}
     made: dict[str, Table] = {}

@@ -1,6 +1,6 @@
 """Figures of scores of one model, and of several models (the paper's Figures 3 and 4), each written as a PNG.
 
-`groups` are the seeds of each model.
+`groups` are the seeds of each model; lines and bands are mean and standard deviation over them.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
-from scipy.special import entr
 
-from mob_training.comparison import curves
-from mob_training.comparison.curves import Curve
 from mob_training.comparison.runs import ORDER
-from mob_training.evaluation.metrics import BINS
-from mob_training.evaluation.readers.simulation import ACTIONS, OWN, READERS, STATIONARY
+from mob_training.evaluation.metrics.calibration import BINS
+from mob_training.evaluation.metrics.volumes import LAGS, LEVELS, STEP_MM
+from mob_training.evaluation.readers.simulation import ACTIONS, CLICKS, OWN, READERS, STATIONARY
 from mob_training.evaluation.score_files import Run, write_content
-from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
+from mob_training.evaluation.scoreboard import DICE, ECE, NLL
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure
 
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
 
 KINDS = {"error": "of all error", "thick_error": "of the error thicker than one voxel"}
 COLOURS = {"variance": "#c2410c", "bernoulli": "#1d4ed8"}
+MAX_REGIONS = 12
+FEWEST_VOXELS = 20
+"""A bin with fewer voxels, averaged over the seeds, gets no point: its fraction would be noise."""
 
 # The colour-blind safe palette of Okabe and Ito, without its yellow, which is invisible on white; dashes and markers
 # are distinct, too.
@@ -52,50 +54,29 @@ _LOOKS = (
     ("#44aa99", (0, (3, 1, 1, 1)), "h"),
 )
 
-_READER_LOOKS = (
-    ("#0072b2", "-", "o"),
-    ("#56b4e9", (0, (5, 1.5)), "v"),
-    ("#7f7f7f", (0, (1, 1)), "s"),
-    ("#d55e00", "-", "o"),
-    ("#e69f00", (0, (5, 1.5)), "v"),
-    ("#009e73", "-", "D"),
-    ("#000000", "-", "^"),
-    ("#cc79a7", (0, (3, 1, 1, 1)), "*"),
-)
-"""One for each of `READERS`."""
-
 _GUIDE = {"color": "0.45", "linestyle": ":", "linewidth": 1.2, "zorder": 1}
-_BINNED = f"{BINS} bins, points of at least {curves.FEWEST_VOXELS} voxels"
+_BINNED = f"{BINS} bins, points of at least {FEWEST_VOXELS} voxels"
 _CALIBRATION = ("frequency of the class", "frequency − probability", "voxels in the bin")
-_BINARY = {"bernoulli": lambda p: p * (1 - p), "entropy": lambda p: entr(p) + entr(1 - p)}
-"""Uncertainty of a voxel of two classes that is wrong with the probability p."""
 
 
-def draw_error_caught(run: Run, path: Path, most: int = curves.MAX_REGIONS) -> None:
+def draw_error_caught(run: Run, path: Path, most: int = MAX_REGIONS) -> None:
     """Draw the mean fraction of the error inside the first n regions, up to `most`, for each uncertainty map.
 
     A case with fewer regions keeps its last fraction, one without error has none.
     """
-    figure = _figure(9.5, 3.8)
+    figure, n = _figure(9.5, 3.8), np.arange(most + 1)
     for axes, (kind, words) in zip(figure.subplots(1, 2, sharey=True), KINDS.items(), strict=True):
         for measure, colour in COLOURS.items():
-            caught = run.per_case(f"{measure}.caught.{kind}")
+            caught = list(run.per_case(f"{measure}.caught.{kind}").values())
             if not caught:
                 continue
-            fractions = np.array([curves.padded([0.0, *one], most + 1) for one in caught.values()])
-            n = np.arange(most + 1)
-            low, high = np.percentile(fractions, (25, 75), axis=0)
-            count = np.median([len(one) for one in caught.values()])
-            axes.plot(
-                n,
-                fractions.mean(axis=0),
-                color=colour,
-                label=f"{MEASURE_NAMES[Measure(measure)]} (median {count:g} regions)",
-            )
-            axes.fill_between(n, low, high, color=colour, alpha=0.12, linewidth=0)
-        axes.set(
-            xlim=(0, most), ylim=(0, 1), xlabel="regions reviewed, most expected error first", title=f"Fraction {words}"
-        )
+            steps = [[0.0, *one] for one in caught]
+            fractions = np.array([[*one[: most + 1], *one[-1:] * (most + 1 - len(one))] for one in steps])
+            label = f"{MEASURE_NAMES[Measure(measure)]} (median {np.median(list(map(len, caught))):g} regions)"
+            axes.plot(n, fractions.mean(axis=0), color=colour, label=label)
+            axes.fill_between(n, *np.percentile(fractions, (25, 75), axis=0), color=colour, alpha=0.12, linewidth=0)
+        axes.set(xlim=(0, most), ylim=(0, 1), title=f"Fraction {words}")
+        axes.set_xlabel("regions reviewed, most expected error first")
         _tidy(axes)
     figure.axes[0].set_ylabel("inside the regions (mean of the cases with error)")
     figure.axes[1].legend(loc="lower right", frameon=False)
@@ -107,68 +88,58 @@ def draw_calibration(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
 
     From top to bottom: frequency of the class by its predicted probability, its difference to the diagonal, voxels.
     """
-    labels = curves.labels(groups)
+    labels = list(dict.fromkeys(name for runs in groups.values() for run in runs for name in run.description["labels"]))
     figure = _figure(max(7.6, 5.6 * len(labels)), 8.2)
     grid = figure.subplots(3, len(labels), sharex=True, sharey="row", squeeze=False, height_ratios=(4, 2.6, 1.6))
     looks = styles(groups)
-    for (reliability, gap, count), label in zip(grid.T, labels, strict=True):
+    for (reliability, gap, number), label in zip(grid.T, labels, strict=True):
         for model, runs in groups.items():
-            curve = curves.calibration(runs, label)
-            if curve is None:
+            p, frequency, voxels = binned(runs, label)
+            if not len(voxels):
                 continue
-            _plot(reliability, curve, looks[model], model)
-            _plot(gap, curve.changed(offset=-curve.x), looks[model])
-            _plot_count(count, curve, looks[model])
+            middle, count = _mean(p), voxels.mean(axis=0)
+            frequency[:, count < FEWEST_VOXELS] = np.nan
+            _band(reliability, p, frequency, looks[model], model)
+            _band(gap, p, frequency - middle, looks[model])
+            small = {**looks[model], "markersize": 0.6 * looks[model]["markersize"]}
+            number.plot(middle[count > 0], count[count > 0], linewidth=1.0, **small)
+            number.set_yscale("log")
         reliability.plot((0, 1), (0, 1), **_GUIDE, label="perfectly calibrated")
         gap.axhline(0, **_GUIDE)
         reliability.set(title=readable(label), ylim=(0, 1))
-        count.set(xlabel="predicted probability", xlim=(0, 1))
+        number.set(xlabel="predicted probability", xlim=(0, 1))
     for axes, words in zip(grid[:, 0], _CALIBRATION, strict=True):
         axes.set_ylabel(words)
     _finish(figure, f"All voxels of all test cases; {_BINNED}", path)
 
 
-def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
-    """Draw the fraction of wrong voxels by their uncertainty, for each uncertainty map, and the number of voxels."""
-    figure = _figure(13.5, 5.8)
-    grid = figure.subplots(2, 3, sharex="col", sharey="row", height_ratios=(3.2, 1.2))
-    looks = styles(groups)
-    for (rate, count), (measure, name) in zip(grid.T, MEASURE_NAMES.items(), strict=True):
-        for model, runs in groups.items():
-            curve = curves.error_rate(runs, measure)
-            if curve is not None:
-                _plot(rate, curve, looks[model], model)
-                _plot_count(count, curve, looks[model])
-        if measure in _BINARY and len(curves.labels(groups)) == 1:
-            p = np.linspace(0, 0.5, 101)
-            rate.plot(_BINARY[measure](p), p, **_GUIDE, label="perfectly calibrated")
-        count.set(xlabel=name, xlim=(0, None))
-    grid[0, 0].set(ylabel="fraction of wrong voxels", ylim=(0, None))
-    grid[1, 0].set_ylabel("voxels in the bin")
-    place = f"Boxes of prediction and truth, {BOX_MARGIN_MM:g} mm wider, of all test cases"
-    _finish(figure, f"{place}; {_BINNED}", path)
+def binned(runs: Sequence[Run], label: str) -> np.ndarray:
+    """Return mean probability, frequency of a class and voxels of each bin, over all voxels: (3, seeds, bins).
+
+    The first two are NaN in an empty bin; a run without them is left out.
+    """
+    names = [f"volume.curve.{label}.{name}" for name in ("confidence", "frequency", "count")]
+    rows = [[run.over_voxels(name) for name in names] for run in runs]
+    return np.array([row for row in rows if None not in row], float).reshape(-1, 3, BINS).swapaxes(0, 1)
 
 
 def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     """Draw what is joint: how far errors and samples are correlated, volume intervals, and Dice after clicks."""
-    figure = _figure(13.5, 5.4)
+    figure, looks = _figure(13.5, 5.4), styles(groups)
     far, intervals, clicked = figure.subplots(1, 3)
-    looks = styles(groups)
-    errors = [curve for runs in groups.values() if (curve := curves.correlation(runs, "errors")) is not None]
+    distance = STEP_MM * np.arange(LAGS)
+    covered = [f"joint.volume.covered_{100 * level:g}" for level in LEVELS]
     for model, runs in groups.items():
-        samples, coverage = curves.correlation(runs, "samples"), curves.coverage(runs)
-        if samples is not None:
-            _plot(far, samples, looks[model], model)
-        if coverage is not None:
-            _plot(intervals, coverage.changed(factor=100), looks[model])
+        _band(far, distance, by_distance(runs, "samples"), looks[model], model)
+        _band(intervals, np.array(LEVELS), 100 * means(runs, covered), looks[model])
         for correlation, dashes in ((STATIONARY, "-"), (OWN, ":")):
-            dice = curves.dice_by_clicks(runs, correlation)
-            if dice is not None:
-                _plot(clicked, dice.changed(factor=100), {**looks[model], "linestyle": dashes})
+            dice = means(runs, ["dice", *(f"clicks.{correlation}.dice_{n}" for n in CLICKS)])
+            _band(clicked, np.array([0, *CLICKS]), 100 * dice, {**looks[model], "linestyle": dashes})
+    errors = [_mean(rows) for runs in groups.values() if len(rows := by_distance(runs, "errors"))]
     if errors:
-        mean = np.ma.masked_invalid([curve.mean for curve in errors]).mean(axis=0).filled(np.nan)
+        mean = _mean(np.array(errors))
         shown = np.isfinite(mean)
-        far.plot(errors[0].x[shown], mean[shown], **(_GUIDE | {"color": "0.2"}), label="the errors, mean of the models")
+        far.plot(distance[shown], mean[shown], **(_GUIDE | {"color": "0.2"}), label="the errors, mean of the models")
     intervals.plot((0, 1), (0, 100), **_GUIDE)
     far.set(xlabel="distance of two voxels, mm", ylabel="correlation of samples", ylim=(None, 1), xlim=(0, 10))
     intervals.set(xlabel="nominal", ylabel="volume intervals that hold the truth, %", xlim=(0.4, 1), ylim=(0, 100))
@@ -178,17 +149,27 @@ def draw_joint(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     _finish(figure, "Correlation, volume and clicks; all test cases", path)
 
 
+def by_distance(runs: Sequence[Run], what: str) -> np.ndarray:
+    """Return the correlation of `errors` or `samples` by the distance of two voxels, over all cases: (seeds, LAGS)."""
+    rows = [run.over_voxels(f"joint.variogram.{what}") for run in runs]
+    return np.array([row for row in rows if row is not None], float).reshape(-1, LAGS)
+
+
+def means(runs: Sequence[Run], keys: Sequence[str]) -> np.ndarray:
+    """Return the means of scores over the cases of the runs that have all of them, (seeds, keys)."""
+    rows = [[run.mean(key) for key in keys] for run in runs]
+    return np.array([row for row in rows if None not in row], float).reshape(-1, len(keys))
+
+
 def draw_readers(runs: Sequence[Run], path: Path) -> None:
     """Draw the mean Dice of simulated readers by the number of their actions, a column for each run."""
-    figure = _figure(max(7.6, 5.6 * len(runs)), 5.6)
-    actions = np.arange(ACTIONS + 1)
+    figure, looks = _figure(max(7.6, 5.6 * len(runs)), 5.6), styles(reader.title for reader in READERS)
     for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
-        for (colour, dashes, marker), reader in zip(_READER_LOOKS, READERS, strict=True):
-            curve = 100 * np.mean(list(run.per_case(f"{reader.key}.dice").values()), axis=0)
-            axes.plot(
-                actions, curve, color=colour, linestyle=dashes, marker=marker, markersize=4, linewidth=1.4,
-                label=reader.title,
-            )  # fmt: skip
+        for reader in READERS:
+            dice = list(run.per_case(f"{reader.key}.dice").values())
+            if dice:
+                curve = 100 * np.mean(dice, axis=0)
+                axes.plot(np.arange(ACTIONS + 1), curve, label=reader.title, linewidth=1.4, **looks[reader.title])
         axes.set(title=f"{run.dataset}, {len(run.cases)} cases", xlabel="actions: clicks or regions")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes)
@@ -203,10 +184,16 @@ def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
     figure = _figure(11.5, 3.8)
     colour = _LOOKS[5][0]
     for axes, metric in zip(figure.subplots(1, 3), (DICE, NLL, ECE), strict=True):
-        curve, values = curves.over_bases(numbers, metric)
-        for seed in values:
-            axes.plot(curve.x, seed, linestyle="", marker="o", color=colour, alpha=0.35, markersize=4)
-        axes.errorbar(curve.x, curve.mean, curve.deviation, color=colour, marker="D", markersize=5, capsize=4)
+        scores = pd.DataFrame(
+            [(bases, run.mean(metric.key)) for bases, runs in numbers.items() for run in runs],
+            columns=["bases", "score"],
+            dtype=float,
+        )
+        scores["score"] *= metric.factor
+        axes.plot(scores["bases"], scores["score"], linestyle="", marker="o", color=colour, alpha=0.35, markersize=4)
+        over_seeds = scores.groupby("bases")["score"]
+        mean, deviation = over_seeds.mean(), over_seeds.std()
+        axes.errorbar(mean.index, mean, deviation, color=colour, marker="D", markersize=5, capsize=4)
         axes.set(xlabel="bases", title=f"{metric.header}{' in %' if metric.factor == 100 else ''}")
         axes.set_xticks(list(numbers))
         axes.margins(x=0.08)
@@ -236,18 +223,22 @@ def styles(models: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _plot(axes: Axes, curve: Curve, look: Mapping[str, Any], label: str | None = None) -> None:
-    """Plot the mean and, as a band, the standard deviation."""
-    x, mean, deviation = (values[curve.drawn] for values in (curve.x, curve.mean, curve.deviation))
-    axes.plot(x, mean, label=label, linewidth=1.4, **look)
-    axes.fill_between(x, mean - deviation, mean + deviation, color=look["color"], alpha=0.1, linewidth=0)
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Average over the first axis what is not NaN; NaN where nothing is left."""
+    return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
 
 
-def _plot_count(axes: Axes, curve: Curve, look: Mapping[str, Any]) -> None:
-    shown = curve.count > 0
-    small = {**look, "markersize": 0.6 * look["markersize"]}
-    axes.plot(curve.x[shown], curve.count[shown], linewidth=1.0, **small)
-    axes.set_yscale("log")
+def _band(axes: Axes, x: np.ndarray, y: np.ndarray, look: Mapping[str, Any], label: str | None = None) -> None:
+    """Plot the mean of seeds, (seeds, n), NaN where one has no point; and as a band the standard deviation (n - 1)."""
+    points = np.isfinite(y).any(axis=0)
+    if not points.any():
+        return
+    x, y = (np.broadcast_to(values, y.shape)[:, points] for values in (x, y))
+    middle, mean = _mean(x), _mean(y)
+    axes.plot(middle, mean, label=label, linewidth=1.4, **look)
+    if len(y) > 1:
+        deviation = np.ma.masked_invalid(y).std(axis=0, ddof=1).filled(np.nan)
+        axes.fill_between(middle, mean - deviation, mean + deviation, color=look["color"], alpha=0.1, linewidth=0)
 
 
 def _figure(width: float, height: float) -> Figure:

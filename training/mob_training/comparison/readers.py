@@ -21,16 +21,13 @@ def of_readers(run: Run) -> bool:
     return "clicks" in run.description
 
 
+def simulated(run: Run) -> list[Reader]:
+    """List the readers that a run has."""
+    return [reader for reader in READERS if run.per_case(f"{reader.key}.dice")]
+
+
 def write_readers(runs: Sequence[Run], output: Path) -> Path:
-    """Write tables and figure of some runs of simulated readers.
-
-    Args:
-        runs: The scores.
-        output: Folder.
-
-    Returns:
-        The page, `readers.md`.
-    """
+    """Write tables and figure of some runs of simulated readers; return the page, `readers.md`."""
     page = [
         "# Simulated readers\n",
         "Mean over the cases. Readers know the truth. An action is a click, or a verdict on a region, or a region "
@@ -51,7 +48,7 @@ def write_readers(runs: Sequence[Run], output: Path) -> Path:
 def dice_table(run: Run) -> Table:
     """Tabulate Dice by the number of actions, with and without the clicked voxels."""
     rows = []
-    for reader in READERS:
+    for reader in simulated(run):
         everywhere = [_after(run, reader, "dice", n) for n in (*SHOWN, None)]
         elsewhere = [_after(run, reader, "dice_elsewhere", n) for n in SHOWN[:3]] if reader.clicks else ["–"] * 3
         rows.append((reader.title, (_mean(run, f"{reader.key}.actions", 1), *everywhere, *elsewhere)))
@@ -65,7 +62,7 @@ def dice_table(run: Run) -> Table:
 def other_table(run: Run) -> Table:
     """Tabulate what else the readers leave."""
     rows = []
-    for reader in READERS:
+    for reader in simulated(run):
         pooled = [run.over_voxels(f"{reader.key}.{name}")[5] for name in ("honesty", "harm")]
         pooled += [run.over_voxels(f"{reader.key}.end.{name}") for name in ("honesty", "harm")]
         reached = [percent(run.over_voxels(f"{reader.key}.reached_{level:.2f}")[5]) for level in REACHED]

@@ -24,7 +24,6 @@ class PairedTest:
     """A comparison of a model with the reference over the same subjects and seeds.
 
     Attributes:
-        dataset, metric, model, reference: What is compared.
         differences: Model minus reference for each subject, averaged over its cases and the seeds.
         seeds: Number of seeds that both have; each has its own network to start from.
         same_sign: In how many of them the mean difference has the sign of the overall mean difference.
@@ -92,11 +91,11 @@ def paired_tests(runs: Sequence[Run]) -> list[PairedTest]:
         for metric in (metric for _, metrics in GROUPS.values() for metric in metrics if metric.tested):
             family = []
             for model in (name for name in groups if name != base):
-                ours, theirs = _of_shared_seeds(groups[model], groups[base])
-                differences = _differences(ours, theirs, metric)
+                pairs = _pairs(groups[model], groups[base])
+                differences = _differences([a for a, _ in pairs], [b for _, b in pairs], metric)
                 if differences:
                     mean = np.mean(differences)
-                    of_seeds = [_differences([a], [b], metric) for a, b in _pairs(ours, theirs)]
+                    of_seeds = [_differences([a], [b], metric) for a, b in pairs]
                     same_sign = sum(bool(one) and np.sign(np.mean(one)) == np.sign(mean) for one in of_seeds)
                     p = signed_rank(differences)
                     family.append(PairedTest(dataset, metric, model, base, differences, len(of_seeds), same_sign, p))
@@ -124,14 +123,6 @@ def holm(p: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return corrected.tolist()
-
-
-def _of_shared_seeds(ours: Sequence[Run], theirs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Return the runs of the seeds that two models share; a stock model without a seed matches any."""
-    shared = {run.seed for run in ours} & {run.seed for run in theirs}
-    if any(run.seed is None for run in (*ours, *theirs)):
-        return list(ours), list(theirs)
-    return [run for run in ours if run.seed in shared], [run for run in theirs if run.seed in shared]
 
 
 def _pairs(ours: Sequence[Run], theirs: Sequence[Run]) -> list[tuple[Run, Run]]:

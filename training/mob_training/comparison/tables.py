@@ -1,4 +1,4 @@
-"""Tables of scores as CSV, Markdown and LaTeX."""
+"""Tables of scores as CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -14,29 +14,7 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from mob_training.data.datasets import CASES_FILE, LEFT_OUT
-from mob_training.evaluation.score_files import write_content
 from MoBUncertaintyLib.base.errors import SettingsError
-
-LATEX: dict[str, str | int | None] = {character: f"\\{character}" for character in "&%_#${}"}
-LATEX |= {
-    "\\": r"\textbackslash{}",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "|": "$|$",
-    "<": "$<$",
-    ">": "$>$",
-}
-LATEX |= {
-    "−": "$-$",
-    "³": "$^3$",
-    "·": r"$\cdot$",
-    "–": "--",
-    "±": r"$\pm$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "→": r"$\to$",
-}
-"""How LaTeX writes what titles and names contain."""
 
 RESAMPLES = 2000
 """Of the bootstrap."""
@@ -44,19 +22,14 @@ RESAMPLES = 2000
 BETTER, WORSE = "†", "‡"
 """Marks of scores that differ significantly from the reference's."""
 
-LATEX_MARKS = {"": "", BETTER: r"^{\dagger}", WORSE: r"^{\ddagger}"}
-
 
 @dataclass(frozen=True)
 class Cell:
-    """A score over seeds.
+    """A score over seeds, with its decimals; the best of its column; and the mark of a difference beyond chance.
 
     Attributes:
         mean: None where it is undefined.
         deviation: Standard deviation over the seeds (n - 1); None with fewer than two.
-        digits: Decimals shown.
-        best: Of its column.
-        mark: `BETTER` or `WORSE` than the reference by more than chance, else empty.
     """
 
     mean: float | None
@@ -73,24 +46,17 @@ class Cell:
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         return cls(float(np.mean(values)), deviation, digits)
 
-    def text(self, plus_minus: str = " ± ") -> str:
+    def text(self) -> str:
         """Format the cell for reading."""
         if self.mean is None:
             return "–"
         shown = f"{round(self.mean, self.digits) + 0.0:.{self.digits}f}"
-        return shown if self.deviation is None else f"{shown}{plus_minus}{self.deviation:.{self.digits}f}"
+        return shown if self.deviation is None else f"{shown} ± {self.deviation:.{self.digits}f}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows and columns with names.
-
-    Attributes:
-        title: One sentence, without its full stop.
-        corner: What the rows are.
-        columns: Titles.
-        rows: Name and cells of each; a cell is a `Cell` or words.
-    """
+    """A title, a sentence without its full stop; what the rows are; columns and rows, whose cells may be words."""
 
     title: str
     corner: str
@@ -121,28 +87,11 @@ class Table:
             lines.append(_markdown_row([name, *shown]))
         return "\n".join(lines) + "\n"
 
-    def latex(self) -> str:
-        """Format as a LaTeX `tabular` for booktabs, in the layout of the paper's Tables 2 to 4."""
-        lines = [f"% {_escape(self.title)}", rf"\begin{{tabular}}{{l{'c' * len(self.columns)}}}", r"\toprule"]
-        lines += [" & ".join([_escape(self.corner), *map(_escape, self.columns)]) + r" \\", r"\midrule"]
-        for name, cells in self.rows:
-            shown = [_escape(cell) if isinstance(cell, str) else _latex_cell(cell) for cell in cells]
-            lines.append(" & ".join([_escape(name), *shown]) + r" \\")
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-    def write(self, stem: Path) -> None:
-        """Write `STEM.csv` and `STEM.tex`."""
-        write_content(self.csv().encode(), stem.with_name(f"{stem.name}.csv"))
-        write_content(self.latex().encode(), stem.with_name(f"{stem.name}.tex"))
-
 
 def with_best(cells: Sequence[Cell], higher: bool, target: float | None = None) -> list[Cell]:
     """Mark the best cells of a column: all that show the best number, none if there is only one row.
 
-    Args:
-        cells: The column.
-        higher: Whether more is better.
-        target: The nearer to it the better, instead.
+    With a target the nearest to it are the best.
     """
     shown = [None if cell.mean is None else round(cell.mean, cell.digits) for cell in cells]
     defined = [value for value in shown if value is not None]
@@ -194,18 +143,6 @@ def table1(datasets: Sequence[Path]) -> Table:
             numbers = (volumes.mean(), deviation, volumes.median(), volumes.min(), volumes.max())
             rows.append((name.replace("_", " "), (*map(str, counts), *(f"{number:.2f}" for number in numbers))))
     return Table("Data sets", "Structure", columns, tuple(rows))
-
-
-def _latex_cell(cell: Cell) -> str:
-    if cell.mean is None:
-        return "--"
-    text = cell.text(r" \pm ")
-    text = rf"\mathbf{{{text}}}" if cell.best else text
-    return f"${text}{LATEX_MARKS[cell.mark]}$"
-
-
-def _escape(text: str) -> str:
-    return text.translate(str.maketrans(LATEX))
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

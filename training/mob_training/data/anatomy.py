@@ -32,13 +32,7 @@ GAS = -950.0
 
 @dataclass
 class Part:
-    """Something to paint: a shape, its HU, and its label if it has one.
-
-    Attributes:
-        distance: Signed distance in mm, (z, y, x).
-        hu: One value or an array (z, y, x).
-        label: TotalSegmentator's name, or None.
-    """
+    """Something to paint: its signed distance (mm, (z, y, x)), its HU, and TotalSegmentator's name if it has one."""
 
     distance: FloatArray
     hu: float | FloatArray
@@ -50,12 +44,9 @@ class Scene:
     """The abdomen's parts, in order of precedence and separated by a little fat.
 
     Attributes:
-        grid: Where the voxels are.
-        points: Their RAS coordinates in mm after this patient's deformation, (3, z, y, x).
-        rng: Source of the anatomy's randomness.
+        points: RAS coordinates of the voxels in mm after this patient's deformation, (3, z, y, x).
         hu: This patient's HU per tissue, keys as in `HU`.
-        cavity: Signed distance in mm to the abdominal wall's inside.
-        taken: Signed distance in mm to everything placed so far.
+        cavity, taken: Signed distance in mm to the inside of the abdominal wall, and to everything placed so far.
         outer: Body wall and spine, in the order in which they are painted.
         parts: Organs, in order of precedence.
     """
@@ -74,8 +65,7 @@ class Scene:
     ) -> FloatArray:
         """Add an organ, minus what lies within `gap` mm of earlier organs or 2 mm of the cavity's wall.
 
-        Returns:
-            The signed distance in mm to what is left of it.
+        Return the signed distance in mm to what is left of it.
         """
         distance = _without_small_pieces(np.maximum.reduce([distance, gap - self.taken, self.cavity + 2.0]))
         self.taken = np.minimum(self.taken, distance)

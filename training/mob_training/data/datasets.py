@@ -30,8 +30,12 @@ from MoBUncertaintyLib.images.reader import read_image, read_volume, stored_orie
 CASES_FILE = "cases.csv"
 LEFT_OUT = "left out"
 SUFFIX = ".nii.gz"
+FOLDERS = dict.fromkeys(("train", "val"), ("imagesTr", "labelsTr", "_0000"))
+FOLDERS |= {"test": ("imagesTs", "labelsTs", "_0000"), "calibrate": ("calibration/images", "calibration/labels", "")}
+"""Where images and label maps of each part of a split lie in a raw data set, and what follows the name of an image."""
 
-Values = Sequence[Sequence[int]] | None
+Values = Mapping[str, Sequence[int] | None]
+"""Values in a label map by the name of their class, of which the first is written as 1; None: all but 0."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,6 @@ class LabelledCase:
     """One image and its label map on the same grid, as files: data sets are larger than memory.
 
     Attributes:
-        name: Unique in its data set.
-        image: File of the image.
-        read_label: Reads the label map, uint8 with the classes 1, 2, ...
         volumes_ml: Volume of each class.
         repairs: What `read_image` repairs in the image; empty: the file can be copied.
         missing: Classes that were not drawn in this case (`partial_labels`); others may be absent from it.
@@ -49,35 +50,22 @@ class LabelledCase:
 
     name: str
     image: Path
-    read_label: Callable[[], sitk.Image]
+    label: Path
     volumes_ml: tuple[float, ...] = ()
     repairs: str = ""
     missing: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A case that cannot be used, and why."""
-
-    name: str
-    problem: str
-
-
-@dataclass(frozen=True)
 class Cohort:
-    """Labelled cases, and what they show.
+    """Cases that can be used, why the others cannot, names and values of the classes, and where the data came from.
 
-    Attributes:
-        cases: Those that can be used.
-        left_out: Those that cannot.
-        labels: Names of the classes from 1 on.
-        source: Where the data came from.
-        channel: `CT` for Hounsfield units with nnU-Net's CT normalisation; anything else is z-scored.
+    The channel is `CT` for Hounsfield units with nnU-Net's CT normalisation; anything else is z-scored.
     """
 
     cases: Sequence[LabelledCase]
-    left_out: Sequence[LeftOut]
-    labels: Sequence[str]
+    left_out: Mapping[str, str]
+    labels: Values
     source: str
     channel: str = "CT"
 
@@ -124,42 +112,41 @@ def folder_cases(
 ) -> Cohort:
     """Find the cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, and those that cannot be used.
 
-    Args:
-        source: The folder; its `labelled.json`, if there is one, says which cases lack labels.
-        labels: Values in the label maps, by the name of the class.
-        channel: What the images show.
-        absent_is_missing: A class that a label map does not show was not drawn there, instead of being absent.
-        report: Called with one line for each case that is left out or repaired.
+    With `absent_is_missing` a class that a label map does not show was not drawn there, instead of being absent.
 
     Raises:
         SettingsError: The folder holds no images, or its `labelled.json` is wrong.
     """
-    images, maps = Path(source) / "images", Path(source) / "labels"
-    names, classes, values = case_names(source), list(labels), list(labels.values())
-    missing = read_missing(source, classes, names)
-
-    def read(name: str) -> LabelledCase:
-        file = f"{name}{SUFFIX}"
-        case = check_case(name, images / file, maps / file, values, "any of the labels")
+    names = case_names(source)
+    missing = read_missing(source, list(labels), names)
+    files = {name: (source / "images" / f"{name}{SUFFIX}", source / "labels" / f"{name}{SUFFIX}") for name in names}
+    cases, left_out = read_cases(files, labels, report)
+    taken = []
+    for case in cases:
         absent = frozenset(value for value, volume in enumerate(case.volumes_ml, start=1) if not volume)
-        lacked = missing.get(name, frozenset()) | (absent if absent_is_missing else frozenset())
+        lacked = missing.get(case.name, frozenset()) | (absent if absent_is_missing else frozenset())
         if shown := lacked - absent:
-            raise ImageError(f"labels/{file} shows {classes[min(shown) - 1]}, which {FILE} does not give to it.")
-        return replace(case, missing=lacked)
+            label = list(labels)[min(shown) - 1]
+            left_out[case.name] = f"{_short(case.label)} shows {label}, which {FILE} does not give to it."
+            report(f"{case.name} is left out: {left_out[case.name]}")
+        else:
+            taken.append(replace(case, missing=lacked))
+    return Cohort(taken, left_out, labels, source.name, channel)
 
-    return Cohort(*gather_cases(names, read, report), classes, Path(source).name, channel)
 
+def read_cases(
+    files: Mapping[str, tuple[Path, Path]], labels: Values, report: Callable[[str], None]
+) -> tuple[list[LabelledCase], dict[str, str]]:
+    """Read image and label map of each case completely, one case at a time.
 
-def gather_cases(
-    names: Iterable[str], read: Callable[[str], LabelledCase], report: Callable[[str], None]
-) -> tuple[list[LabelledCase], list[LeftOut]]:
-    """Read cases one by one; `read` raises an `ImageError` that says why a case is left out."""
-    cases, left_out = [], []
-    for name in sorted(names):
+    Return the cases whose files can be used together, and why the others are left out; each is reported in one line.
+    """
+    cases, left_out = [], {}
+    for name, (image, label) in sorted(files.items()):
         try:
-            case = read(name)
+            case = _check_case(name, image, label, labels)
         except ImageError as problem:
-            left_out.append(LeftOut(name, str(problem)))
+            left_out[name] = str(problem)
             report(f"{name} is left out: {problem}")
         else:
             cases.append(case)
@@ -168,40 +155,25 @@ def gather_cases(
     return cases, left_out
 
 
-def check_case(name: str, image: Path, label: Path, values: Values, shown: str) -> LabelledCase:
-    """Read both files of a case completely and check that they can be used together.
-
-    Args:
-        name: Of the case.
-        image, label: The files.
-        values: As for `read_classes`.
-        shown: What the label map must show, for the message.
-
-    Raises:
-        ImageError: A file is missing, damaged or not a volume, the label map is empty, or the two are on two grids.
-    """
+def _check_case(name: str, image: Path, label: Path, labels: Values) -> LabelledCase:
     for path in (image, label):
         if not path.is_file():
             raise ImageError(f"There is no {_short(path)}.")
-    classes = read_classes(label, values)
-    volumes = volumes_ml(classes, 1 if values is None else len(values))
+    classes = read_classes(label, labels.values())
+    volumes = volumes_ml(classes, len(labels))
     if not any(volumes):
-        raise ImageError(f"{_short(label)} does not show {shown}.")
+        raise ImageError(f"{_short(label)} shows nothing that is to be segmented.")
     try:
         read = read_image(image)
     except ImageError as error:
         raise ImageError(f"The image cannot be used: {error}") from error
     if not same_grid(read.image, classes):
         raise ImageError(f"{_short(label)} has a different grid from {_short(image)}.")
-    return LabelledCase(name, image, lambda: read_classes(label, values), volumes, " ".join(read.warnings))
+    return LabelledCase(name, image, label, volumes, " ".join(read.warnings))
 
 
-def read_classes(path: Path, values: Values) -> sitk.Image:
+def read_classes(path: Path, values: Iterable[Sequence[int] | None]) -> sitk.Image:
     """Read a label map as uint8: class 1, 2, ... for the values of the first, second, ... list, else 0.
-
-    Args:
-        path: The file.
-        values: The lists; None: class 1 is where it is not 0.
 
     Raises:
         ImageError: It is damaged, or not a volume.
@@ -211,12 +183,9 @@ def read_classes(path: Path, values: Values) -> sitk.Image:
     except ImageError as error:
         raise ImageError(f"{_short(path)} cannot be used: {error}") from error
     array = sitk.GetArrayViewFromImage(stored)
-    if values is None:
-        classes = (array != 0).astype(np.uint8)
-    else:
-        classes = np.zeros(array.shape, np.uint8)
-        for index, members in enumerate(values, start=1):
-            classes[np.isin(array, members)] = index
+    classes = np.zeros(array.shape, np.uint8)
+    for index, members in enumerate(values, start=1):
+        classes[array != 0 if members is None else np.isin(array, members)] = index
     label = sitk.GetImageFromArray(classes)
     label.CopyInformation(stored)
     return label
@@ -248,28 +217,19 @@ def write_dataset(
     report: Callable[[str], None] = print,
     orientation: str | None = None,
 ) -> Path:
-    """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`.
+    """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`; return it.
 
     If some cases lack labels, `labelled.json` says so. It and the split also go to nnU-Net's preprocessed folder, where
     nnU-Net follows the split. One case is in memory at a time; the folder appears when it is complete. Cases whose axes
-    are stored in another order than most are reoriented, since a network is trained on stored axes.
-
-    Args:
-        folder: As `new_dataset_folder` gives it.
-        cohort: What to write.
-        split: Train, validation and test.
-        report: Called with one line for each reoriented case, and one if some subjects are unknown.
-        orientation: Of the stored axes, such as `LPS`. Default: that of most cases.
+    are stored in another order than most, or than `orientation` (such as `LPS`), are reoriented, since a network is
+    trained on stored axes. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training,
+    cases that calibrate in `calibration/images` and `calibration/labels`.
 
     Raises:
         SettingsError: There are too few cases for the split, or its subjects are of other cases.
         OutputError: The disk is full, or the folder cannot be written.
-
-    Returns:
-        The folder. Test cases lie in `imagesTs` and `labelsTs`, which nnU-Net does not look at in training; cases that
-        calibrate in `calibration/images` and `calibration/labels`.
     """
-    names, labels = [case.name for case in cohort.cases], cohort.labels
+    names, labels = [case.name for case in cohort.cases], list(cohort.labels)
     check_subjects(names, split.subjects, report)
     parts = split.assign(names)
     part_of = {name: part for part, members in parts.items() for name in members}
@@ -284,13 +244,19 @@ def write_dataset(
                 report(f"{case.name}: {turned}")
                 note = f"{note} {turned}".strip()
             if case in used:
-                _write_case(case, hidden, part_of[case.name], orientation if used[case] != orientation else None)
+                turn = orientation if used[case] != orientation else None
+                image, label = _places(hidden, case.name, part_of[case.name])
+                if case.repairs or turn:
+                    write_image(_reorient(read_image(case.image).image, turn), image)
+                else:
+                    shutil.copyfile(case.image, image)
+                write_image(_reorient(read_classes(case.label, cohort.labels.values()), turn), label)
             row = {"case": case.name, "part": part_of.get(case.name, "not used"), "note": note}
             row["subject"] = split.subjects.get(case.name, case.name)
             for value, (label, volume) in enumerate(zip(labels, case.volumes_ml, strict=False), start=1):
                 row[f"{label}_ml"] = "" if value in case.missing else f"{volume:.3f}"
             rows.append(row)
-        rows += [{"case": case.name, "part": LEFT_OUT, "note": case.problem} for case in cohort.left_out]
+        rows += [{"case": name, "part": LEFT_OUT, "note": problem} for name, problem in cohort.left_out.items()]
         missing = {case.name: case.missing for case in used}
         write_labelled(hidden, labels, missing)
         if calibrating := parts.get("calibrate"):
@@ -318,14 +284,7 @@ def write_dataset(
 
 @contextmanager
 def new_folder(folder: Path, *parts: str) -> Iterator[Path]:
-    """Write a folder that appears when it is complete.
-
-    Args:
-        folder: It does not exist.
-        parts: Folders to make in it.
-
-    Yields:
-        Where to write it.
+    """Write a folder that appears when it is complete, with empty folders in it; yield where to write it.
 
     Raises:
         OutputError: The disk is full, or the folder cannot be written.
@@ -350,19 +309,13 @@ def copy_case_files(raw: Path, preprocessed: Path) -> None:
             write_file(preprocessed / name, partial(shutil.copyfile, raw / name))
 
 
-def _write_case(case: LabelledCase, folder: Path, part: str, orientation: str | None) -> None:
-    """Write image and label map where the part of the split has them, reoriented if needed."""
-    suffix = "Ts" if part == "test" else "Tr"
-    image, label = folder / f"images{suffix}" / f"{case.name}_0000{SUFFIX}", folder / f"labels{suffix}"
-    if part == "calibrate":
-        image, label = folder / "calibration" / "images" / f"{case.name}{SUFFIX}", folder / "calibration" / "labels"
-    for place in (image.parent, label):
+def _places(folder: Path, name: str, part: str) -> tuple[Path, Path]:
+    """Return where image and label map of a case lie in a data set, by its part of the split."""
+    *folders, channel = FOLDERS[part]
+    images, labels = (folder / each for each in folders)
+    for place in (images, labels):
         place.mkdir(parents=True, exist_ok=True)
-    if case.repairs or orientation:
-        write_image(_reorient(read_image(case.image).image, orientation), image)
-    else:
-        shutil.copyfile(case.image, image)
-    write_image(_reorient(case.read_label(), orientation), label / f"{case.name}{SUFFIX}")
+    return images / f"{name}{channel}{SUFFIX}", labels / f"{name}{SUFFIX}"
 
 
 def write_image(image: sitk.Image, path: Path) -> None:

@@ -52,12 +52,7 @@ BODY_MM2 = 6000
 def convert(source: Path, output: Path, report: Callable[[str], None] = print) -> None:
     """Write `images/`, `labels/` and `labelled.json` from OpenKBP's repository, or from `images/` and `labels/` of it.
 
-    Padding and erased slices are cropped, and contours beyond the bounds of `ORGANS` are left out.
-
-    Args:
-        source: The repository, or a folder with `images/pt_NNN.nii.gz` and `labels/pt_NNN.nii.gz`.
-        output: New folder.
-        report: Called with one line for each contour that is left out.
+    Padding and erased slices are cropped; contours beyond the bounds of `ORGANS` are left out and reported.
 
     Raises:
         SettingsError: The source holds no patients.

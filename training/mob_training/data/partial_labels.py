@@ -26,10 +26,7 @@ def read_missing(
 ) -> dict[str, frozenset[int]]:
     """Read which labels the cases of a data set lack; none without the file.
 
-    Args:
-        folder: Holds `labelled.json`.
-        labels: Names of the values 1, 2, ...
-        cases: Names of the data set's cases, to be checked; None: the file was checked when it was written.
+    Labels are the names of the values 1, 2, ...; names of cases are checked where they are given.
 
     Raises:
         SettingsError: It is no such file, names a case or a label that the data set does not have, or no label for a

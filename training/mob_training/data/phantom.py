@@ -40,18 +40,17 @@ META = "image_id age gender institute study_type split manufacturer scanner_mode
 class Site:
     """One place where the pancreas' boundary cannot be seen.
 
-    A draw moves the boundary along the pancreas' own signed distance t by h(x) = reach w(x) (2 Phi(g(x)) - 1), where
-    g is a Gaussian process of unit variance, so h is uniform in [-reach w, reach w] at every voxel.
+    A draw moves the boundary along the pancreas' own signed distance t by h(x) = reach w(x) (2 Phi(g(x)) - 1), where g
+    is a Gaussian process of unit variance, so h is uniform in [-reach w, reach w] at every voxel.
 
     Attributes:
         centre: On the pancreas' surface, RAS mm before this patient's smooth deformation (a few mm).
         radius: Of the ball outside which nothing is ambiguous, mm.
         reach: Largest displacement of the boundary, mm.
         organ: TotalSegmentator's name of the neighbour that takes what the pancreas does not.
-        index: Flat voxel indices of the ball.
-        position: Of those voxels, in the same frame, shape (n, 3).
-        distance: Signed distance t to the pancreas' undisturbed surface there, mm, shape (n,).
-        window: w, 1 in the middle and 0 at the edge, shape (n,).
+        index, position: Flat indices of the ball's n voxels, and where they are, in the same frame, (n, 3).
+        distance: Signed distance t to the pancreas' undisturbed surface there, mm, (n,).
+        window: w, 1 in the middle and 0 at the edge, (n,).
     """
 
     centre: FloatArray
@@ -81,11 +80,9 @@ class Site:
 
 @dataclass
 class Phantom:
-    """One case.
+    """One case: HU, int16, RAS; disjoint masks by TotalSegmentator's names; and what is known of the pancreas.
 
     Attributes:
-        ct: HU, int16, RAS.
-        labels: Organ name (TotalSegmentator's) to uint8 mask; disjoint.
         raters: Further plausible masks of the pancreas, drawn as the truth was.
         probability: Of pancreas, float32, exact; None unless raters were asked for.
         sites: The places where the boundary is ambiguous.
@@ -103,13 +100,8 @@ class Phantom:
 def make_phantom(seed: int, raters: int = 0, spacing: tuple[float, float, float] = (2.5, 2.5, 3.0)) -> Phantom:
     """Make one case; the same seed gives the same anatomy, truth and raters.
 
-    Args:
-        seed: Non-negative.
-        raters: Number of further plausible pancreas masks; the CT and the truth do not depend on it.
-        spacing: Voxel size (x, y, z) in mm; the volume is always 320 x 280 x 240 mm.
-
-    Returns:
-        The CT and its masks, all RAS with the same geometry.
+    The volume is always 320 x 280 x 240 mm; spacing is that of its voxels, (x, y, z) in mm. CT and truth do not depend
+    on the number of raters.
     """
     anatomy, drawing, rating, noising = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4))
     grid = Grid(EXTENT, spacing)
@@ -281,18 +273,10 @@ def write_cohort(
 ) -> list[Path]:
     """Write a cohort as TotalSegmentator does: `s0001/ct.nii.gz`, `s0001/segmentations/<organ>.nii.gz`, `meta.csv`.
 
-    With raters, also `s0001/raters/pancreas_1.nii.gz` and so on, and `s0001/raters/pancreas_probability.nii.gz`.
+    With raters, also `s0001/raters/pancreas_1.nii.gz` and so on, and `s0001/raters/pancreas_probability.nii.gz`. Case i
+    is the same whatever the number of cases. `progress` is called with (cases done, cases); spacing is (x, y, z) in mm.
 
-    Args:
-        folder: Created if it does not exist.
-        cases: How many; case i is the same whatever their number.
-        seed: Of the cohort.
-        raters: Further plausible pancreas masks per case.
-        progress: Called with (cases done, cases) after each.
-        spacing: Voxel size (x, y, z) in mm.
-
-    Returns:
-        The case folders, in order.
+    Return the case folders, in order.
     """
     folder = Path(folder)
     written, rows = [], []

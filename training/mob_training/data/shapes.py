@@ -21,12 +21,7 @@ FloatArray = np.ndarray
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxel centres of a volume, axis by axis.
-
-    Attributes:
-        extent: Size of the volume (x, y, z) in mm.
-        spacing: Voxel size (x, y, z) in mm.
-    """
+    """Voxel centres of a volume, axis by axis; its extent and spacing are (x, y, z) in mm."""
 
     extent: tuple[float, float, float]
     spacing: tuple[float, float, float]
@@ -52,14 +47,9 @@ class Grid:
         return np.stack([xx, yy, zz])
 
     def smooth_noise(self, rng: np.random.Generator, scale: float) -> FloatArray:
-        """Draw a smooth random field of variance about 1, the same physical field whatever the spacing.
+        """Draw a smooth random field of variance about 1, float32, (z, y, x): the same field whatever the spacing.
 
-        Args:
-            rng: Source of randomness.
-            scale: Distance in mm between the random knots that a cubic spline joins.
-
-        Returns:
-            Array (z, y, x), float32.
+        A cubic spline joins random knots that are `scale` mm apart.
         """
         weights = []
         for coordinates, extent in zip(self.axes, self.extent, strict=True):
@@ -87,12 +77,7 @@ def ellipsoid(points: FloatArray, centre: tuple[float, ...], radii: tuple[float,
 
 @dataclass(frozen=True)
 class Tube:
-    """A tube of varying radius along a smooth curve.
-
-    Attributes:
-        line: Points of its axis, shape (n, 3), RAS mm, dense.
-        radius: Radius in mm at each of them, shape (n,).
-    """
+    """A tube along a smooth curve: points of its axis, (n, 3), RAS mm, dense, and its radius in mm at each, (n,)."""
 
     line: FloatArray
     radius: FloatArray

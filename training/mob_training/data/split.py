@@ -21,15 +21,11 @@ SHIPPED = Path(__file__).parents[2] / "workflow" / "config"
 class Split:
     """How many cases validate and test, in an order that comes from the seed alone; the rest trains.
 
-    Cases of one subject stay together. Where a part has no room for all of a subject's, the next subject has its turn,
-    so a part may have fewer cases than it should.
+    Cases of one subject stay together; a case that is not named has a subject of its own. Where a part has no room for
+    all of a subject's, the next subject has its turn, so a part may have fewer cases than it should. With groups each
+    part takes its cases from all of them in turn.
 
-    Attributes:
-        validation: At least 1. Default: a fifth of the cases that are not tested, rounded up (paper, section 4).
-        test: Default: a fifth of all, rounded up.
-        seed: Of the order.
-        subjects: The subject of each case; a case that is not named has a subject of its own.
-        groups: The group of each case: each part takes its cases from all groups in turn.
+    Default: a fifth of all cases tests, and a fifth of the others validates, rounded up (paper, section 4).
     """
 
     validation: int | None = None
@@ -106,9 +102,8 @@ def _fill(size: int, groups: Sequence[list[str]]) -> tuple[list[str], list[list[
 def read_subjects(path: Path, column: str = "subject") -> dict[str, str]:
     """Read the subject of each case from a CSV file with the columns `case` and `subject`.
 
-    Args:
-        path: The file, or the name of one that lies beside the workflow's configs.
-        column: `group` reads the groups instead; a table without that column has none. `part` reads a split.
+    The file may also be named as one that lies beside the workflow's configs. The column `group` has the groups
+    instead; a table without it has none. `part` has a split.
 
     Raises:
         SettingsError: It cannot be read, or has no such columns.

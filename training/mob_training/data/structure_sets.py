@@ -10,7 +10,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import RTStructureSetStorage
 
-from mob_training.data.datasets import LeftOut, new_folder, write_image
+from mob_training.data.datasets import new_folder, write_image
 from mob_training.data.partial_labels import write_labelled
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.input_files import begins_as_dicom
@@ -42,21 +42,12 @@ def parse_names(entries: Sequence[str]) -> dict[str, list[str]]:
     return names
 
 
-def convert(source: Path, output: Path, names: Names, report: Callable[[str], None] = print) -> list[LeftOut]:
+def convert(source: Path, output: Path, names: Names, report: Callable[[str], None] = print) -> dict[str, str]:
     """Write `images/`, `labels/` and `labelled.json` of patients with contours, as `mob-training labelled` reads them.
 
-    A label's value is its place in `names`, from 1 on; where regions overlap, the later label stands. A label whose
-    region a patient lacks was not drawn, and is missing there.
-
-    Args:
-        source: Folder with a folder for each patient, which holds a DICOM series and one RT Structure Set of it, in
-            folders of its own or not.
-        output: New folder.
-        names: As `parse_names` gives them; case, spaces, hyphens and underscores do not count.
-        report: Called with one line for each patient.
-
-    Returns:
-        The patients that were left out, and why.
+    A patient's folder holds a DICOM series and one RT Structure Set of it, in folders of its own or not. A label's
+    value is its place in `names` (`parse_names`), from 1 on; where regions overlap, the later label stands. A label
+    whose region a patient lacks was not drawn, and is missing there. Return why patients were left out, by their names.
 
     Raises:
         SettingsError: The source holds no folders, or the output exists.
@@ -67,13 +58,13 @@ def convert(source: Path, output: Path, names: Names, report: Callable[[str], No
         raise SettingsError(f"{source} has no subfolders; give the folder with one folder for each patient.")
     if output.exists():
         raise SettingsError(f"{output} exists already; choose a new folder.")
-    missing, left_out = {}, []
+    missing, left_out = {}, {}
     with new_folder(output, "images", "labels") as partial:
         for patient in patients:
             try:
                 lacked = _convert(patient, partial, names)
             except ImageError as problem:
-                left_out.append(LeftOut(patient.name, str(problem)))
+                left_out[patient.name] = str(problem)
                 report(f"{patient.name} is left out: {problem}")
                 continue
             missing[patient.name] = lacked

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
-from mob_training.data.datasets import Cohort, LabelledCase, check_case, gather_cases
-from MoBUncertaintyLib.base.errors import ImageError, SettingsError
+from mob_training.data.datasets import Cohort, read_cases
+from MoBUncertaintyLib.base.errors import SettingsError
 
 MASKS, ENDING = "segmentations", ".nii.gz"
 
@@ -20,13 +20,8 @@ MASKS, ENDING = "segmentations", ".nii.gz"
 def find_cases(source: Path, organ: str, report: Callable[[str], None] = print) -> Cohort:
     """Find the cases that show the organ, and those left out: without it, incomplete, damaged, or on two grids.
 
-    Every file is read once, one case at a time.
-
-    Args:
-        source: The data set's folder. `meta.csv` need not be there; where it is, cases that it lists and that have no
-            folder are left out by name.
-        organ: Name of the structure, such as `adrenal_gland_left`.
-        report: Called with one line for each case that is left out or repaired.
+    Every file is read once, one case at a time. `meta.csv` need not be there; where it is, cases that it lists and that
+    have no folder are left out by name.
 
     Raises:
         SettingsError: The folder holds no cases, or none with a mask of that name.
@@ -39,14 +34,10 @@ def find_cases(source: Path, organ: str, report: Callable[[str], None] = print) 
         raise SettingsError(f"{source} holds no CASE/ct.nii.gz; give the folder that holds TotalSegmentator's cases.")
     _check_name(organ, source, {path.name for folder in folders.values() for path in folder.glob(f"{MASKS}/*{ENDING}")})
 
-    def read(name: str) -> LabelledCase:
-        if name not in folders:
-            raise ImageError("It is listed in meta.csv, but there is no folder of that name.")
-        folder = folders[name]
-        return check_case(name, folder / "ct.nii.gz", folder / MASKS / f"{organ}{ENDING}", None, f"the {organ}")
-
     names = folders.keys() | _listed(source / "meta.csv", report)
-    return Cohort(*gather_cases(names, read, report), [organ], f"{organ} of {source.name}")
+    files = {name: (source / name / "ct.nii.gz", source / name / MASKS / f"{organ}{ENDING}") for name in names}
+    labels = {organ: None}
+    return Cohort(*read_cases(files, labels, report), labels, f"{organ} of {source.name}")
 
 
 def _check_name(organ: str, source: Path, files: set[str]) -> None:

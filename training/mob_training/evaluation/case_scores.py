@@ -9,12 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from mob_training.data.datasets import same_grid
-from mob_training.evaluation.metrics import (
-    Calibration,
-    ErrorRanking,
-    negative_log_likelihood,
-    surface_scores,
-)
+from mob_training.evaluation.metrics.calibration import Calibration, negative_log_likelihood
+from mob_training.evaluation.metrics.overlap import surface_scores
+from mob_training.evaluation.metrics.ranking import ErrorRanking
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.geometry import bounding_box, shadows
@@ -70,7 +67,6 @@ class PlaceSums:
     """Sums over the voxels of one place, from which its scores are computed; sums of several cases add up.
 
     Attributes:
-        voxels: Their number.
         nll: Sum of -ln p of the true class.
         calibrations: Of each foreground class against the rest, by name.
         rankings: Of uncertainty against error (any class), for each uncertainty map.
@@ -139,17 +135,13 @@ def score(
 ) -> tuple[dict[str, Any], dict[str, PlaceSums]]:
     """Compute all scores of one case, and the sums of each of `PLACES` for pooling.
 
-    Args:
-        case: The case.
-        regions: What counts as a doubtful region; the uncertainty map is replaced by each in turn, at its default
-            threshold.
-        by_label: Whether the model has several labels; the case may lack some.
+    Doubtful regions are as the settings say, but for the uncertainty map, which is each in turn, at its default
+    threshold.
 
-    Returns:
-        The scores, nested: those of `OVERLAP`; for each place `nll`, `brier`, `ece`, `mce`; for each uncertainty map
-        its regions, the error inside them, and for each place `auroc`, `auprc`, `aurc`, `augrc`. Dice and the like are
-        means over the foreground classes; if the model has several, `labels` has them class by class, where `nll` is
-        of the class against the rest.
+    Return the scores, nested: those of `OVERLAP`; for each place `nll`, `brier`, `ece`, `mce`; for each uncertainty map
+    its regions, the error inside them, and for each place `auroc`, `auprc`, `aurc`, `augrc`. Dice and the like are
+    means over the foreground classes; if the model has several, though the case may lack some, `labels` has them class
+    by class, where `nll` is of the class against the rest.
     """
     prediction, sums = case.prediction, {place: PlaceSums.of(case, box) for place, box in case.places().items()}
     classes = {label.name: _class_scores(case, label, sums) for label in prediction.labels}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from mob_training.evaluation.held_out import calibration_cases, check_labels, held_out_cases, split_cases
+from mob_training.evaluation.held_out import check_labels, split_cases
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -23,17 +23,10 @@ def measure_fingerprint(
     settings: PredictionSettings | None = None,
     report: Callable[[str], None] = print,
 ) -> Fingerprint:
-    """Predict cases in float32 and fit the fingerprint of the model to them; then judge the held-out ones.
+    """Predict cases in float32 and fit the fingerprint of the model to them; then judge the held-out ones, if any.
 
     They are the cases that calibrate, else the validation cases. Cases that trained the model do not count: it is surer
-    of them than of others.
-
-    Args:
-        model_path: A model folder, a zip, or a training folder.
-        dataset: Raw nnU-Net data set; without held-out cases false alarms are not counted.
-        data: Which cases they are, in a few words; None: the data set's name.
-        settings: How to predict.
-        report: Called with one line for each case.
+    of them than of others. `data` says which cases they are, in a few words. Default: the data set's name.
 
     Raises:
         SettingsError: The data set has too few such cases, or other labels than the model.
@@ -41,7 +34,7 @@ def measure_fingerprint(
     model = load_model(model_path)
     check_labels(dataset, model.card.labels)
     settings = replace(settings or PredictionSettings(), precision=Precision.FLOAT32)
-    ordinary = calibration_cases(dataset) or split_cases(dataset, "val")
+    ordinary = split_cases(dataset, "calibrate") or split_cases(dataset, "val")
     if not ordinary:
         raise SettingsError(f"{dataset} names no validation cases; convert the data set with mob-training.")
     predictor, measured = Predictor(model, settings), []
@@ -53,10 +46,10 @@ def measure_fingerprint(
         report(f"{files[0]}: {', '.join(numbers)}")
     words, made = data or dataset.name, prediction.provenance
     fingerprint = fit_fingerprint(measured, words, made["engine"], made["precision"])
-    if not (dataset / "imagesTs").is_dir():
+    if not (cases := split_cases(dataset, "test")):
         return fingerprint
     predictor = Predictor(replace(model, card=replace(model.card, fingerprint=fingerprint)), settings)
-    cases, alarms = held_out_cases(dataset), 0
+    alarms = 0
     for name, image, _ in cases:
         suitability = predictor.predict(read_image(image).image).suitability
         assert suitability is not None

@@ -6,7 +6,6 @@ One case is in memory at a time. Pooled scores are kept as sums and tables of co
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mob_training.data.datasets import CASES_FILE
+from mob_training.data.datasets import CASES_FILE, FOLDERS, SUFFIX
 from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import read_subjects
 from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, only, score
@@ -32,7 +31,6 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 
 if TYPE_CHECKING:
@@ -45,62 +43,39 @@ Files = tuple[str, Path, Path]
 """Name, image and label map of a case."""
 
 
-def held_out_cases(dataset: Path) -> list[Files]:
-    """List every held-out case of a raw data set (`imagesTs`, `labelsTs`).
+def held_out_cases(dataset: Path, part: str = "test") -> list[Files]:
+    """List every held-out case of a raw data set, or every case of another part of its split (`split_cases`).
 
     Raises:
         SettingsError: It has none.
     """
-    if cases := _cases(dataset, "imagesTs", "labelsTs"):
+    if cases := split_cases(dataset, part):
         return cases
-    raise SettingsError(f"{dataset} has no held-out cases (imagesTs, labelsTs).")
-
-
-def calibration_cases(dataset: Path) -> list[Files]:
-    """List the cases of a raw data set that calibrate (`calibration/images`, `calibration/labels`)."""
-    return _cases(dataset, "calibration/images", "calibration/labels", channel="")
-
-
-def cases_of(dataset: Path, part: str) -> list[Files]:
-    """List the cases of a raw data set that are in a part of its split: `test`, `calibrate` or `val`.
-
-    Raises:
-        SettingsError: It has none.
-    """
-    if part == "test":
-        return held_out_cases(dataset)
-    if cases := calibration_cases(dataset) if part == "calibrate" else split_cases(dataset, part):
-        return cases
-    where = "calibration/images, calibration/labels" if part == "calibrate" else f"{part} in splits_final.json"
-    raise SettingsError(f"{dataset} has no such cases ({where}).")
+    images, labels, _ = FOLDERS[part]
+    raise SettingsError(f"{dataset} has no cases of the part {part} ({images}, {labels}).")
 
 
 def split_cases(dataset: Path, *parts: str) -> list[Files]:
-    """List the cases of a raw data set that fold 0 of its `splits_final.json` has in a part; none without it.
+    """List the cases of a raw data set in some parts of its split: `train`, `val`, `calibrate` or `test`.
 
-    Args:
-        dataset: The data set.
-        parts: `train` and `val`, or one of them.
+    Fold 0 of `splits_final.json` tells `train` from `val`; without it neither has cases.
 
     Raises:
         SettingsError: The file is no list of splits.
     """
-    path = dataset / "splits_final.json"
+    path, ending = dataset / "splits_final.json", _description(dataset).get("file_ending", SUFFIX)
     try:
-        split = json.loads(path.read_text(encoding="utf-8"))[0] if path.exists() else dict.fromkeys(parts, ())
-        names = {name for part in parts for name in split[part]}
-    except (ValueError, LookupError, TypeError):
+        split = json.loads(path.read_text(encoding="utf-8"))[0] if path.exists() else {}
+        names = {name for part in parts for name in split.get(part, ())}
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise SettingsError(f"{path} is not a list of nnU-Net's splits; convert the data set again.") from None
-    return [files for files in _cases(dataset, "imagesTr", "labelsTr") if files[0] in names]
-
-
-def _cases(dataset: Path, images: str, labels: str, channel: str = "_0000") -> list[Files]:
-    ending = _description(dataset).get("file_ending", ".nii.gz")
-    return [
-        (name, dataset / images / f"{name}{channel}{ending}", path)
-        for path in sorted((dataset / labels).glob(f"*{ending}"))
-        for name in [path.name.removesuffix(ending)]
-    ]
+    cases = []
+    for images, labels, channel in dict.fromkeys(FOLDERS[part] for part in parts):
+        for label in sorted((dataset / labels).glob(f"*{ending}")):
+            name = label.name.removesuffix(ending)
+            if labels != FOLDERS["train"][1] or name in names:
+                cases.append((name, dataset / images / f"{name}{channel}{ending}", label))
+    return cases
 
 
 @dataclass(frozen=True)
@@ -127,13 +102,7 @@ PLAIN = Evaluation()
 
 
 class Examination:
-    """A model and a data set whose cases it predicts.
-
-    Args:
-        model_path: A model folder, a zip, or a training folder of nnU-Net, stock or ours.
-        dataset: Raw nnU-Net data set.
-        evaluation: What is scored.
-        settings: How to predict.
+    """A model (folder, zip, or training folder of nnU-Net, stock or ours) and a data set whose cases it predicts.
 
     Raises:
         SettingsError: The model segments other labels.
@@ -175,17 +144,13 @@ def evaluate(
 ) -> Run:
     """Score a model on whole cases; a label that a case lacks (`partial_labels`) is not scored there.
 
-    Args:
-        model_path, dataset, evaluation, settings: As for `Examination`.
-        report: Called with one line for each case.
-
     Raises:
         SettingsError: The data set has no such cases, or other labels than the model.
     """
-    cases = cases_of(dataset, evaluation.part)
+    cases = held_out_cases(dataset, evaluation.part)
     model = Examination(model_path, dataset, evaluation, settings)
     sampled = model.description["covariance"] != Covariance.DETERMINISTIC
-    pool, together, scored = Pool(model.labels), [], {}
+    pool, together, scored = Pool(), [], {}
     for files in cases:
         image, truth, prediction = model.predict(files)
         case = ScoredCase.of(prediction, truth)
@@ -208,14 +173,9 @@ def evaluate(
 
 
 class Pool:
-    """Scores over the voxels of all cases together.
+    """Scores over the voxels of all cases together."""
 
-    Args:
-        labels: The foreground classes.
-    """
-
-    def __init__(self, labels: tuple[Label, ...]) -> None:
-        self._classes = len(labels) + 1
+    def __init__(self) -> None:
         self._overlap: dict[int, np.ndarray] = {}
         self._sums = {place: PlaceSums() for place in PLACES}
 
@@ -229,23 +189,18 @@ class Pool:
             self._sums[place].add(one)
 
     def scores(self) -> dict[str, Any]:
-        """Compute the pooled scores.
+        """Return `dice` of all voxels; for each place the scores, and the calibration `curve` of each class.
 
-        Returns:
-            `dice` of all voxels; for each place the scores, and the calibration `curve` of each class; for each
-            uncertainty map and place the ranking's scores, and the error rate by uncertainty (`curve`).
+        And for each uncertainty map and place the ranking's scores.
         """
         ratios = [2 * both / total if total else 1.0 for both, total in self._overlap.values()]
-        tops = dict.fromkeys(MEASURES, 0.25) | {Measure.ENTROPY: math.log(self._classes)}
         result: dict[str, Any] = {"dice": float(np.mean(ratios))}
         for place, one in self._sums.items():
             curves = {name: calibration.curve() for name, calibration in one.calibrations.items()}
             result[place] = one.scores() | {"curve": curves}
-        for measure, top in tops.items():
-            result[measure.value] = {
-                place: one.rankings[measure].scores() | {"curve": one.rankings[measure].binned(top)}
-                for place, one in self._sums.items()
-            }
+        for measure in MEASURES:
+            rankings = {place: one.rankings[measure] for place, one in self._sums.items()}
+            result[measure.value] = {place: ranking.scores() for place, ranking in rankings.items()}
         return result
 
 

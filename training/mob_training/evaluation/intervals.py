@@ -26,15 +26,10 @@ KEY = "intervals"
 
 
 def interval_measures(prediction: Prediction, case: ReadCase) -> dict[str, Any]:
-    """Measure a case.
+    """Measure a case, whose reader sees the same prediction (`readers.decide_regions`).
 
-    Args:
-        prediction: Of the whole image.
-        case: The same, for a simulated reader (`readers.decide_regions`).
-
-    Returns:
-        `ordinary`, 1 or 0: whether the model suits the case, as far as it can tell. For each label `true_ml`; `ml` and
-        `error_ml`, what is stated (`StatedVolume`), as predicted and after each of `STAGES` of a review.
+    Return `ordinary`, 1 or 0: whether the model suits the case, as far as it can tell. For each label `true_ml`; `ml`
+    and `error_ml`, what is stated (`StatedVolume`), as predicted and after each of `STAGES` of a review.
     """
     suitability = prediction.suitability
     whole, inside = prediction.stated_volumes(), case.prediction.stated_volumes()
@@ -60,10 +55,7 @@ def interval_measures(prediction: Prediction, case: ReadCase) -> dict[str, Any]:
 
 
 def calibration_of(run: Run) -> VolumeCalibration:
-    """Make what a card keeps of the cases of a run; unusual ones, of which nothing is promised, do not count.
-
-    Args:
-        run: The scores of `held_out.evaluate`.
+    """Make what a card keeps of a run's cases; unusual ones, of which nothing is promised, do not count.
 
     Raises:
         TooFewCasesError: There are too few.

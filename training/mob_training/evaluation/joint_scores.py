@@ -20,13 +20,8 @@ import torch
 from scipy.special import logsumexp
 
 from mob_training.contrasts import Contrast, contrasts
-from mob_training.evaluation.metrics import (
-    autocovariance,
-    correlation_length,
-    joint_log_likelihood,
-    volume_scores,
-)
-from mob_training.evaluation.metrics.volumes import LAGS
+from mob_training.evaluation.metrics.joint import joint_log_likelihood
+from mob_training.evaluation.metrics.volumes import LAGS, autocovariance, correlation_length, volume_scores
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.model.covariance import Scope
@@ -53,10 +48,9 @@ RESIDUALS = ("errors", "samples")
 
 
 def pooled_correlations(sums: np.ndarray) -> dict[str, Any]:
-    """Return `variogram.errors` and `variogram.samples`, correlation by distance, and `lengths` of both in mm.
+    """Return the correlation of errors and samples by distance (`variogram`), and its lengths in mm.
 
-    Args:
-        sums: Autocovariances, summed over cases and labels; a distance that one of them lacks is lost.
+    The autocovariances are summed over cases and labels; a distance that one of them lacks is lost.
     """
     with np.errstate(invalid="ignore"):
         curves = (sums / sums[:, :1]).tolist()
@@ -70,19 +64,11 @@ def joint_scores(
     scored: Sequence[Label] | None = None,
     samples: int = SAMPLES,
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Score a case.
+    """Score a case with the label map (z, y, x) for the labels that it has. Default: all of the model's.
 
-    Args:
-        predictor: The model, and how to predict.
-        image: The image.
-        truth: Its label map, (z, y, x).
-        scored: The labels that the case has; None: all of the model's.
-        samples: Number of samples of the volume.
-
-    Returns:
-        Means over the labels: `log_likelihood` of the truth, and `gain`, by how much it exceeds that of the same
-        voxels each for itself, both in nats; `volume`, of `volume_scores`, in mm3; `lengths` and their `gap`, how far
-        errors and samples are correlated, in mm. And the autocovariances, summed over the labels.
+    Return means over the labels: `log_likelihood` of the truth, and `gain`, by how much it exceeds that of the same
+    voxels each for itself, both in nats; `volume`, of `volume_scores`, in mm3; `lengths` and their `gap`, how far
+    errors and samples are correlated, in mm. And the autocovariances, summed over the labels.
     """
     folds = []
     for fold in predictor.folds:
@@ -118,13 +104,9 @@ def joint_scores(
 
 @dataclass(frozen=True, eq=False)
 class _Label:
-    """A label of a case, on the network's grid.
+    """A label of a case, on the network's grid: its value, its mask and its probability (z, y, x).
 
-    Attributes:
-        value: From 1 to C - 1.
-        truth: Mask (z, y, x).
-        mean: Its probability.
-        joint, alone: Log likelihood of the truth, and of its voxels each for itself.
+    `joint` and `alone` are the log likelihoods of the truth, and of its voxels each for itself.
     """
 
     value: int
@@ -174,14 +156,7 @@ def in_doubt(mean: np.ndarray, truth: np.ndarray, sure: float = SURE) -> np.ndar
 
 
 def _samples(folds: list[LogitGaussian], doubtful: np.ndarray, box: Box, count: int) -> Iterator[np.ndarray]:
-    """Draw the label of each doubtful voxel, (N,), the folds in turn.
-
-    Args:
-        folds: In a batch of one.
-        doubtful: Mask of the voxels.
-        box: Where they are: noise is drawn there alone.
-        count: Number of samples.
-    """
+    """Draw the label of each doubtful voxel, (N,), the folds in turn; noise is drawn in their box alone."""
     generator, uniform = torch.Generator().manual_seed(0), np.random.default_rng(0)
     samplers = []
     for gaussian in folds:

@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryFile
@@ -78,7 +77,7 @@ class Run:
     @property
     def path(self) -> str:
         """DATASET/NAME/seed_N, unique in a comparison."""
-        return run_path(self.description)
+        return "{}/{}/seed_{}".format(*(self.description[name] for name in KEY))
 
     def per_case(self, key: str) -> dict[str, Any]:
         """Return the score of each case, a number or a list of numbers, where it is defined."""
@@ -97,11 +96,6 @@ class Run:
     def _has(self, key: str) -> bool:
         """Exclude the variance of a deterministic model: it is the disagreement of its tiles."""
         return self.description["covariance"] != Covariance.DETERMINISTIC or not key.startswith("variance.")
-
-
-def run_path(description: Mapping[str, Any]) -> str:
-    """Return DATASET/NAME/seed_N of a run's description."""
-    return "{}/{}/seed_{}".format(*(description[name] for name in KEY))
 
 
 def flatten(scores: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
@@ -180,23 +174,8 @@ def write_json(content: Any, path: Path) -> None:
     write_content((json.dumps(rounded(content), indent=1) + "\n").encode(), path)
 
 
-def read_descriptions(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read the descriptions of a scores folder's runs, by DATASET/NAME/seed_N.
-
-    Raises:
-        SettingsError: It is no such folder.
-    """
-    with _readable(folder):
-        described = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["runs"]
-        return {run_path(one): one for one in described}
-
-
-def read_runs(folders: Iterable[Path], only: Sequence[str] = ()) -> list[Run]:
+def read_runs(folders: Iterable[Path]) -> list[Run]:
     """Read scores folders.
-
-    Args:
-        folders: Written by `write_runs`.
-        only: Patterns of DATASET/NAME/seed_N, of which a run must match one; empty: all runs.
 
     Raises:
         SettingsError: One is missing or no scores folder, or there is a run twice.
@@ -204,8 +183,6 @@ def read_runs(folders: Iterable[Path], only: Sequence[str] = ()) -> list[Run]:
     runs: dict[str, Run] = {}
     for folder in map(Path, folders):
         for run in _read(folder):
-            if only and not any(fnmatch(run.path, pattern) for pattern in only):
-                continue
             if run.path in runs:
                 raise SettingsError(
                     f"{folder}: there are two runs {run.path}; give one another name (evaluate --name)."
@@ -218,7 +195,7 @@ def _read(folder: Path) -> list[Run]:
     runs = []
     with _readable(folder):
         cases, pooled = (_rows(folder / name) for name in (CASES, POOLED))
-        for description in read_descriptions(folder).values():
+        for description in json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["runs"]:
             key = tuple(_cell(description[name]) for name in KEY)
             (voxels,) = pooled[key]
             runs.append(Run(description, voxels, {row.pop("case"): row for row in cases[key]}))

@@ -15,15 +15,12 @@ class Metric:
 
     Attributes:
         key: Where it is in a case's scores, parts joined by dots.
-        title: Of its column.
-        higher: Whether more is better.
-        digits: Decimals.
         factor: Shown is the score times this.
         target: The best value, where neither more nor less is better; such scores are not tested.
         plain: No value is best.
-        against: Score of the reference to test against, if not the same: a model's variance is compared with the
-            p (1 - p) of the control, which has no variance; clicks that spread by its own correlation with the
-            control's, which spread by a stationary one.
+        against: Score of the reference to test against, if not the same: a model's variance is compared with the p (1 -
+            p) of the control, which has no variance; clicks that spread by its own correlation with the control's,
+            which spread by a stationary one.
     """
 
     key: str

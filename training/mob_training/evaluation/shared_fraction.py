@@ -38,14 +38,7 @@ SAMPLES = 80
 def fit_shared_fraction(
     model_path: Path, dataset: Path, device: str = "auto", report: Callable[[str], None] = print
 ) -> float:
-    """Fit the fraction on all cases of a raw data set that are not held out, by the first fold of a model.
-
-    Args:
-        model_path: Of the scope `local`.
-        dataset: Raw data set with `splits_final.json`.
-        device: As for `Predictor`.
-        report: Called with one line for each case, and one for each fraction.
-    """
+    """Fit the fraction on all cases of a raw data set that are not held out, by the first fold of a local model."""
     predictor = Predictor(load_model(model_path), PredictionSettings(device=device, tiling="full"))
     missing = read_missing(dataset, [label.name for label in predictor.model.card.labels])
     scores: list[np.ndarray] = []
@@ -68,13 +61,9 @@ def fit_shared_fraction(
 def fraction_scores(
     gaussian: LogitGaussian, label: int, truth: np.ndarray, fractions: Sequence[float] = FRACTIONS
 ) -> np.ndarray:
-    """Compute ln s + (v - m)^2 / 2 s^2 of the true volume v for each fraction, in voxels; lower is better.
+    """Compute ln s + (v - m)^2 / 2 s^2 of a label's true volume v for each fraction, in voxels; lower is better.
 
-    Args:
-        gaussian: Of a case, in a batch of one; its own fraction does not matter.
-        label: From 1 to C - 1.
-        truth: Whether a voxel has the label, (*S).
-        fractions: What to try; all with the same draws.
+    The Gaussian is of a case, in a batch of one; its own fraction does not matter. All fractions have the same draws.
     """
     (contrast,) = only(gaussian, truth * np.uint8(label), [label])
     mean = contrast.marginal().numpy().reshape(truth.shape)

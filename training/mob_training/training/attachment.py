@@ -23,7 +23,8 @@ from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import Split
 from mob_training.training.joint_likelihood import fit_lengths, together
 from mob_training.training.planning import CONFIGURATION
-from mob_training.training.settings import Attachment, FineTuning, Job, Likelihood, Schedule
+from mob_training.training.predictive import missing_labels
+from mob_training.training.settings import Attachment, FineTuning, Job, Likelihood, Loss
 from mob_training.training.stages import finetune
 from mob_training.training.temperature import fit_temperature, tiles_of_cases
 from MoBUncertaintyLib.base.errors import SettingsError
@@ -46,23 +47,18 @@ DATASET_ID = 1
 DATASET = f"Dataset{DATASET_ID:03d}_Cases"
 START_LENGTH = 4.0
 """Of the field's correlation when training starts, in voxels of the finest axis; never less than a voxel."""
-SETTINGS = FineTuning(
-    likelihood=Likelihood.EVIDENCE, head_learning_rate=1e-2, heads_only=True, dice_weight=0, kl_weight=0
-)
+LOSS = Loss(likelihood=Likelihood.EVIDENCE, head_learning_rate=1e-2, heads_only=True, dice_weight=0, kl_weight=0)
 FitShared = Callable[[Path, Path], float]
 """From a model and a raw data set to the fraction of its noise that a volume shares."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a head is attached to, and where.
+    """The model of one channel that a head is attached to, the labelled cases, and where to work and to write.
 
-    Attributes:
-        model: A model of one channel: a model folder or zip, or a training folder of nnU-Net.
-        cases: Folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, which has the values of the model's labels.
-        workspace: New, or left by an interrupted run of the same, which goes on; nnU-Net's folders must be in it
-            already (`use_workspace`).
-        output: Model folder or `.zip` to write.
+    Cases are a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, which has the values of the model's labels.
+    The workspace is new, or left by an interrupted run of the same, which goes on; nnU-Net's folders are in it already
+    (`use_workspace`). The output is a model folder or a `.zip`.
     """
 
     model: Path
@@ -74,13 +70,8 @@ class Files:
 def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None = None) -> Model:
     """Train a covariance head on the frozen backbone of a model, for each of its folds; write the new model.
 
-    A covariance that the model has already is taken away first. A fifth of the cases choose epoch and temperature.
-
-    Args:
-        files: Model and cases.
-        options: Of the head and its training.
-        fit_shared: Fits the fraction of the noise that the whole volume shares, once the heads are trained, with the
-            scope `local`. Default: none is shared.
+    A covariance that the model has already is taken away first. A fifth of the cases choose epoch and temperature. With
+    the scope `local` and `fit_shared` the whole volume then shares a fraction of the noise.
 
     Raises:
         SettingsError: There are too few cases, the model cannot have a covariance, or the covariance not that scope.
@@ -93,7 +84,7 @@ def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None 
         spec = CovarianceSpec(options.covariance, length_mm=(START_LENGTH,) * 3 if local else None, **shape)
     except ValueError as error:
         raise SettingsError(f"{str(error).capitalize()}.") from error
-    settings = replace(SETTINGS, schedule=Schedule.of(options.epochs, options.iterations, options.seed))
+    settings = FineTuning.of(options.epochs, options.iterations, options.seed, **vars(LOSS))
     model = load_model(files.model)
     plans, raw = _prepare(model, files, options)
     if local:
@@ -121,11 +112,8 @@ def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None 
 def correlate_head(files: Files, options: Attachment, fit_shared: FitShared | None = None) -> Model:
     """Fit how far the noise of a model's own heads reaches, by the evidence of labelled cases; write the new model.
 
-    Each voxel's probability and variance stay, and with them all that was measured of them.
-
-    Args:
-        files, fit_shared: As for `attach_head`.
-        options: Seed, device and processes; the others have no effect.
+    Each voxel's probability and variance stay, and with them all that was measured of them. Of the options only seed,
+    device and processes have an effect.
 
     Raises:
         SettingsError: There are too few cases, or the model has no head, or its labels overlap.
@@ -204,10 +192,7 @@ def _check(model: Model) -> None:
 
 
 def _prepare(model: Model, files: Files, options: Attachment) -> tuple[dict[str, Any], Path]:
-    """Preprocess the cases as the model's plans say, unless an earlier run did.
-
-    Returns:
-        Plans that name the cases' data set, and its raw folder.
+    """Preprocess the cases as the model's plans say, unless an earlier run did; return their plans and raw data set.
 
     Raises:
         SettingsError: The model cannot have a head, the workspace was made for something else, or there are too few
@@ -279,9 +264,4 @@ def _tiles(plans: dict[str, Any], labels: Sequence[Label], *parts: str) -> Itera
     names = [name for part in parts for name in split[part]]
     missing = read_missing(preprocessed, [label.name for label in labels])
     cases = nnUNetDatasetBlosc2(str(preprocessed / planned["data_identifier"]), names)
-
-    def lacked(name: str) -> Tensor | None:
-        values = missing.get(name)
-        return torch.tensor([[value in values for value in range(len(labels) + 1)]]) if values else None
-
-    return tiles_of_cases(cases, planned["patch_size"], lacked)
+    return tiles_of_cases(cases, planned["patch_size"], lambda name: missing_labels(missing, [name], len(labels) + 1))

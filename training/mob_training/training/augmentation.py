@@ -1,7 +1,7 @@
 """What is done to patches, so that few cases teach more; labels on the right and on the left are never swapped.
 
 Data sets that have erased what is around the body get what users' CTs have there: noisy air, table, head rest, mask.
-And the field of view is cropped where a scan ends: what is beyond is padded as it is at inference.
+The field of view is cropped, too: what is beyond the end of a scan is padded as it is at inference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
-from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
@@ -53,18 +52,16 @@ class Frame:
 
     @classmethod
     def of(cls, plans: dict[str, Any], configuration: str, orientation: str | None) -> Frame | None:
-        """Read it from nnU-Net's plans; None for other images than CT, and where air is clipped.
+        """Read it from nnU-Net's plans, and the orientation of the stored axes, x first, such as `LPS`.
 
-        Args:
-            plans: nnU-Net's.
-            configuration: Its name.
-            orientation: Of the data set's stored axes, x first, such as `LPS`; None: unknown, so nothing is made.
+        Return None, so that nothing is made, for other images than CT, where air is clipped, or without an orientation.
         """
         schemes = plans["configurations"][configuration]["normalization_schemes"]
         intensities = plans["foreground_intensity_properties_per_channel"]["0"]
         if schemes != [CT] or orientation is None or intensities["percentile_00_5"] > AIR_HU:
             return None
-        letters = directions(plans, orientation)
+        stored = orientation[::-1]  # of arrays, z first
+        letters = [stored[axis] for axis in plans["transpose_forward"]]
         depth, height = (next(place for place, letter in enumerate(letters) if letter in two) for two in ("AP", "SI"))
         direction = 1 if letters[depth] == "P" else -1
         return cls(intensities["mean"], intensities["std"], intensities["percentile_00_5"], (depth, direction), height)
@@ -74,18 +71,8 @@ class Frame:
         return (torch.as_tensor(hu, dtype=torch.float32).clamp_min(self.lowest) - self.mean) / self.deviation
 
 
-def directions(plans: dict[str, Any], orientation: str) -> list[str]:
-    """Return where each axis of a patch points, such as `P`, for the orientation of a data set's stored axes."""
-    stored = orientation[::-1]  # of arrays, z first
-    return [stored[axis] for axis in plans["transpose_forward"]]
-
-
 class Surroundings(ImageOnlyTransform):
-    """Put noisy air, and often a mask, a head rest and a table, where a patch is erased; the body stays as it is.
-
-    Args:
-        frame: What values and axes mean.
-    """
+    """Put noisy air, and often a mask, a head rest and a table, where a patch is erased; the body stays as it is."""
 
     def __init__(self, frame: Frame) -> None:
         super().__init__()
@@ -162,13 +149,9 @@ class Sharper(ImageOnlyTransform):
 
 
 def outside_of(low: torch.Tensor, height: int) -> torch.Tensor:
-    """Return the part of the low voxels (*S) that is outside of the body: what meets the edge of an axial slice.
+    """Return the part of the air (*S) that is outside of the body: what meets the edge of an axial slice.
 
-    Airways are closed in axial slices, but meet the end of a scan.
-
-    Args:
-        low: Where there is air.
-        height: The axis across axial slices.
+    Airways are closed in axial slices, across which `height` is the axis, but meet the end of a scan.
     """
     planes = np.moveaxis(low.numpy(), height, 0)
     within = np.zeros((3, 3, 3), bool)
@@ -219,18 +202,11 @@ class Noise(ImageOnlyTransform):
         return img + deviation * torch.randn_like(img)
 
 
-def training_transforms(
-    patch: Sequence[int], mirror_axes: Sequence[int] = (), frame: Frame | None = None
-) -> BasicTransform:
-    """Compose the transforms of a training patch.
+def training_transforms(patch: Sequence[int], frame: Frame | None = None) -> BasicTransform:
+    """Compose the transforms of a training patch; with a frame, something is put around a CT's body.
 
     They are few and cheap: a network that sees some hundred patches has more to learn from the cases than from what is
     made of them.
-
-    Args:
-        patch: Its size in voxels.
-        mirror_axes: Axes of the patch along which it may be mirrored; none where labels have sides.
-        frame: Of a CT, around whose body something is put; None: nothing is.
     """
     turned = SpatialTransform(
         tuple(patch),
@@ -265,7 +241,6 @@ def training_transforms(
             RandomTransform(blurred, apply_probability=0.1),
             RandomTransform(coarse, apply_probability=0.1),
             RandomTransform(FieldOfView(), apply_probability=0.1),
-            *([MirrorTransform(allowed_axes=tuple(mirror_axes))] if mirror_axes else []),
             RemoveLabelTansform(-1, 0),
         ]
     )

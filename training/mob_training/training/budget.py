@@ -6,7 +6,6 @@ AdamW with one cycle of the learning rate over the time that there is, patches n
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from time import time
 from typing import Any
@@ -22,8 +21,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from mob_training.data.partial_labels import Missing
-from mob_training.training.augmentation import Frame, directions, training_transforms
-from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels
+from mob_training.training.augmentation import Frame, training_transforms
+from mob_training.training.deterministic import ConstantRate, TermsTrainer, merging, need_exclusive_labels, seed
 from mob_training.training.losses import batch_dice_loss
 from mob_training.training.settings import Budget, Schedule
 from MoBUncertaintyLib.base.errors import SettingsError
@@ -39,7 +38,6 @@ RISING = 0.1
 """Fraction of the time in which the learning rate rises."""
 SMALLER = 2 / 3
 """Fraction of the time in which patches are smaller, and steps four times as many."""
-SIDES = {"left", "right", "l", "r"}
 WINDOW = 20
 """The stored weights are a mean over about the last twentieth of the steps."""
 
@@ -47,14 +45,10 @@ WINDOW = 20
 class BudgetTrainer(TermsTrainer):
     """Train as long as there is time; the stored weights are a moving average, good to use at any moment.
 
-    Also what a training resumes from: it goes on with the time that is left.
-
-    Args:
-        plans: nnU-Net's, with the key `budget` (a `Budget`).
+    A resumed training goes on with the time that is left. The plans have the key `budget` (a `Budget`).
 
     Raises:
-        SettingsError: The plans lack it, the labels overlap, or have sides that would be mirrored, or there are several
-            processes.
+        SettingsError: The plans lack it, the labels overlap, or there are several processes.
     """
 
     foreground_rate = 0.8
@@ -66,24 +60,14 @@ class BudgetTrainer(TermsTrainer):
     started = 0.0
     """When the current epoch began; 0 between two epochs."""
 
-    def _schedule(self, plans: dict[str, Any]) -> Schedule:
+    def _read(self, plans: dict[str, Any]) -> Schedule:
         if "budget" not in plans:
             raise SettingsError(f"The plans {plans.get('plans_name')} state no budget; use mob-training train.")
-        self.budget = from_json(Budget, plans["budget"])
-        return Schedule(EPOCHS, validation_iterations=10, seed=self.budget.seed)
-
-    def _check(self) -> None:
         need_exclusive_labels(self.label_manager, "The recipe budget")
         if self.is_ddp:
             raise SettingsError("The recipe budget takes one process; choose --recipe nnunet for several GPUs.")
-        orientation = self.dataset_json.get("orientation")
-        letters = directions(self.plans_manager.plans, orientation) if orientation else ["L"] * 3
-        sided = [name for name in self.dataset_json["labels"] if SIDES & set(re.split(r"[^a-z]+", name.lower()))]
-        for axis in self.budget.mirror_axes:
-            if sided and letters[axis] in "LR":
-                raise SettingsError(
-                    f"Axis {axis} is from left to right, and {sided[0]} has a side: it cannot be mirrored."
-                )
+        self.budget = from_json(Budget, plans["budget"])
+        return Schedule(EPOCHS, validation_iterations=10, seed=self.budget.seed)
 
     def _do_i_compile(self) -> bool:
         return False
@@ -99,25 +83,14 @@ class BudgetTrainer(TermsTrainer):
         return optimizer, ConstantRate()  # it changes with each step
 
     def _build_loss(self) -> Any:
-        return lambda logits, target: sum(self._terms(logits, target[:, 0].long()).values())
-
-    def _terms(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        logits = logits.float()
-        return {
-            "cross_entropy": torch.nn.functional.cross_entropy(logits, target),
-            "dice": batch_dice_loss(logits.softmax(dim=1), target),
-        }
-
-    def initialize(self) -> None:
-        super().initialize()
-        self.inference_allowed_mirroring_axes = self.budget.mirror_axes or None
+        return lambda logits, target: sum(loss_terms(logits, target[:, 0].long()).values())
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         self.dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
         patch, labels = self.configuration_manager.patch_size, self.label_manager
         frame = Frame.of(self.plans_manager.plans, self.configuration_name, self.dataset_json.get("orientation"))
         transforms = (
-            training_transforms(patch, self.budget.mirror_axes, frame),
+            training_transforms(patch, frame),
             self.get_validation_transforms(None, foreground_labels=labels.foreground_labels),
         )
         loaders = [
@@ -139,16 +112,13 @@ class BudgetTrainer(TermsTrainer):
             training = NonDetMultiThreadedAugmenter(loaders[0], None, processes, seeds=None, wait_time=0.002, **several)
         return training, validation
 
-    def on_train_start(self) -> None:
-        """Begin a moving average at the network's weights."""
-        super().on_train_start()
-        self.averaged = AveragedModel(
-            self.network, avg_fn=lambda mean, weight, steps: mean + (weight - mean) * WINDOW / (steps + WINDOW)
-        )
-
     def run_training(self) -> None:
         """Train until the time is over; at least one step."""
         self.on_train_start()
+        # A moving average begins at the network's weights.
+        self.averaged = AveragedModel(
+            self.network, avg_fn=lambda mean, weight, steps: mean + (weight - mean) * WINDOW / (steps + WINDOW)
+        )
         while self.fraction < 1:
             self.on_epoch_start()
             self.on_train_epoch_start()
@@ -157,11 +127,12 @@ class BudgetTrainer(TermsTrainer):
             while self.fraction < min(end, 1):
                 outputs.append(self.train_step(next(self.dataloader_train)))
             self.on_train_epoch_end(outputs)
+            self.means["steps"] = len(outputs)
             self.network, self.averaged.module = self.averaged.module, self.network
             with torch.no_grad():
                 self.on_validation_epoch_start()
-                batches = range(self.num_val_iterations_per_epoch)
-                self.on_validation_epoch_end([self.validation_step(next(self.dataloader_val)) for _ in batches])
+                batches = (next(self.dataloader_val) for _ in range(self.num_val_iterations_per_epoch))
+                self.on_validation_epoch_end([self.validation_step(self.smaller(batch)) for batch in batches])
             self.on_epoch_end()
             self.network, self.averaged.module = self.averaged.module, self.network
         self.network = self.averaged.module
@@ -171,7 +142,7 @@ class BudgetTrainer(TermsTrainer):
         self.started = time()
         self.logger.log("epoch_start_timestamps", self.started, self.current_epoch)
 
-    def _smaller(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def smaller(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Cut the middle out of the patches of a batch."""
         plan = self.configuration_manager
         patch = smaller_patch(plan.patch_size, plan.pool_op_kernel_sizes)
@@ -179,15 +150,15 @@ class BudgetTrainer(TermsTrainer):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.fraction < SMALLER:
-            batch = self._smaller(batch)
+            batch = self.smaller(batch)
         data, target = self._batch(batch)
         for group in self.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * one_cycle(self.fraction)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.merging(batch):
+        with merging(self, batch):
             with autocast(self.device, wide_precision(self.device)):
                 logits = self.network(data)
-            terms = self._terms(logits, target)
+            terms = loss_terms(logits, target)
             loss = torch.stack(list(terms.values())).sum()
         self.scaler.scale(loss).backward()
         self._optimise()
@@ -195,17 +166,9 @@ class BudgetTrainer(TermsTrainer):
         logged = {name: float(term.detach()) for name, term in terms.items()}
         return {"loss": loss.detach().cpu().numpy()} | logged
 
-    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return super().validation_step(self._smaller(batch))
-
-    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        super().on_train_epoch_end(train_outputs)
-        del self.means["loss"]
-        self.means["steps"] = len(train_outputs)
-
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
-        self.seed_epoch(-1 % 2**31)  # the same patches every epoch
+        seed(self, -1 % 2**31)  # the same patches every epoch
 
     def on_epoch_end(self) -> None:
         """Store the averaged weights, and as the best those with the highest validation Dice; say what is left."""
@@ -220,7 +183,8 @@ class BudgetTrainer(TermsTrainer):
             f"{self.means['steps']} steps, validation Dice {dice:.3f} ({shown}), {left:.0f} of "
             f"{self.budget.minutes:g} minutes left"
         )
-        row = {"minutes": self.spent / 60, **self.means, "validation_loss": loss, "validation_dice": dice}
+        logged = {name: value for name, value in self.means.items() if name != "loss"}
+        row = {"minutes": self.spent / 60, **logged, "validation_loss": loss, "validation_dice": dice}
         row |= {f"dice_{name}": float(value) for name, value in overlaps.items()}
         self._end_epoch(row, dice, store=True)
 
@@ -231,13 +195,19 @@ class BudgetTrainer(TermsTrainer):
         self.spent = float(sum(end - start for start, end in zip(starts, ends, strict=False)))
 
 
+def loss_terms(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Compute cross entropy and Dice of the batch, fp32."""
+    logits = logits.float()
+    return {
+        "cross_entropy": torch.nn.functional.cross_entropy(logits, target),
+        "dice": batch_dice_loss(logits.softmax(dim=1), target),
+    }
+
+
 class NearbyLoader(nnUNetDataLoader):
     """Draw patches near a random voxel of a random label of the case, or, in the other draws, anywhere in it.
 
     Labels that few cases have are drawn as often as the others: such cases are drawn more often, and their rare labels.
-
-    Args:
-        missing: Labels that cases lack.
     """
 
     def __init__(self, data: Any, *args: Any, missing: Missing, **kwargs: Any) -> None:

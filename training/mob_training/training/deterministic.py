@@ -6,7 +6,6 @@ import copy
 import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,28 @@ import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
 
 from mob_training.data.partial_labels import FILE, read_missing
-from mob_training.training.predictive import MergedNetwork, pad_depth_first
-from mob_training.training.progress import DRAWING, TABLE, add_progress
+from mob_training.training.predictive import MergedNetwork, missing_labels, pad_depth_first
+from mob_training.training.progress import add_progress
 from mob_training.training.settings import Schedule
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.publishing import write_file
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.nnunet.training_folder import BEST, FINAL
+from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 from MoBUncertaintyLib.model.weights import only_weights_are_loaded
 
 LATEST = "checkpoint_latest.pth"
-EARLIER = "earlier"
-"""Folder beside the checkpoints; in it a numbered folder for each earlier training."""
 
 
 class DeterministicTrainer(nnUNetTrainerNoMirroring):
     """nnU-Net's training without mirroring, which would swap left and right organs, and repeatable on a CPU.
 
-    On a CPU with bfloat16 units the network runs under autocast there too; nnU-Net does so on CUDA only.
-
-    Args:
-        plans: nnU-Net's; the key `schedule`, where there is one, is a `Schedule`.
+    On a CPU with bfloat16 units the network runs under autocast there too; nnU-Net does so on CUDA only. The plans may
+    have the key `schedule` (a `Schedule`).
 
     Raises:
         SettingsError: Cases lack labels (`partial_labels`), and labels overlap or one is ignored.
@@ -59,11 +54,11 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
     ) -> None:
-        self.schedule = self._schedule(plans)
         super().__init__(copy.deepcopy(plans), configuration, fold, dataset_json, device)
         self.probabilistic_oversampling = True
         self.oversample_foreground_percent = self.foreground_rate
         self.enable_deep_supervision = self.deep_supervision
+        self.schedule = self._read(plans)
         if self.schedule is not None:
             self.num_epochs = self.schedule.epochs
             self.num_iterations_per_epoch = self.schedule.iterations
@@ -71,72 +66,25 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         self.save_every = max(1, self.num_epochs // 20)
         names = [name for name in dataset_json["labels"] if name != "background"]
         self.missing = read_missing(self.preprocessed_dataset_folder_base, names)
-        self._check()
-
-    def _schedule(self, plans: dict[str, Any]) -> Schedule | None:
-        """Read the schedule from the plans; None: nnU-Net's own."""
-        return Schedule(**plans["schedule"]) if "schedule" in plans else None
-
-    def _check(self) -> None:
-        """Refuse what cannot be trained."""
         if self.missing:
             need_exclusive_labels(self.label_manager, str(Path(self.preprocessed_dataset_folder_base, FILE)))
 
-    @property
-    def unwrapped_network(self) -> Any:
-        """The network without the wrappers of DDP and `torch.compile`."""
-        network = getattr(self.network, "module", self.network)
-        return getattr(network, "_orig_mod", network)
-
-    @property
-    def backbone(self) -> nn.Module:
-        """nnU-Net's network."""
-        return self.unwrapped_network
-
-    def start_from(self, model: Path) -> None:
-        """Load the backbone's weights, including the segmentation layer, which nnU-Net's own loader would skip.
-
-        Args:
-            model: A training folder with this fold, a model folder or a zip.
-
-        Raises:
-            ModelError: It holds no trained model.
-            SettingsError: Its network is another one.
-        """
-        if not self.was_initialized:
-            self.initialize()
-        stored = load_model(model, folds=(self.fold,)).state_dict(self.fold)
-        name = "backbone."
-        weights = {key.removeprefix(name): value for key, value in stored.items() if key.startswith(name)}
-        try:
-            self.backbone.load_state_dict(weights)
-        except RuntimeError:
-            raise SettingsError(
-                f"The network of {model} does not match the plans; start from a model of these plans."
-            ) from None
+    def _read(self, plans: dict[str, Any]) -> Schedule | None:
+        """Read the schedule from the plans, and refuse what cannot be trained; None: nnU-Net's own."""
+        return Schedule(**plans["schedule"]) if "schedule" in plans else None
 
     def _set_batch_size_and_oversample(self) -> None:
-        """Give every DDP process the same foreground rate; nnU-Net would give some processes all of it."""
-        super()._set_batch_size_and_oversample()
+        """Give every DDP process the same foreground rate, and a batch of one to each: nnU-Net would divide both."""
+        self.batch_size = 1
+        if self.configuration_manager.batch_size > 1:
+            super()._set_batch_size_and_oversample()
         self.oversample_foreground_percent = self.foreground_rate
 
     def initialize(self) -> None:
-        self.seed_epoch(0)
+        seed(self, 0)
         super().initialize()
         if self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-            pad_depth_first(self.unwrapped_network)
-
-    def seed_epoch(self, epoch: int) -> None:
-        """Seed all random number generators, differently in each process.
-
-        Every epoch has its own seeds, so that a resumed training gives the same result.
-        """
-        if self.schedule is None:
-            return
-        seed = int(np.random.SeedSequence([self.schedule.seed, self.local_rank, epoch]).generate_state(1)[0])
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+            pad_depth_first(unwrapped(self.network))
 
     @staticmethod
     def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
@@ -147,19 +95,6 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
             if isinstance(inner, GaussianBlurTransform):
                 inner.benchmark = False
         return composed
-
-    def on_train_start(self) -> None:
-        """Move an earlier training out of the folder, so that its best weights are not taken for this one's."""
-        super().on_train_start()
-        if self.current_epoch or self.local_rank:
-            return
-        folder = Path(self.output_folder)
-        paths = [path for name in (FINAL, LATEST, BEST, TABLE, DRAWING) if (path := folder / name).exists()]
-        place = next(place for number in count(1) if not (place := folder / EARLIER / str(number)).exists())
-        for path in paths:
-            place.mkdir(parents=True, exist_ok=True)
-            path.rename(place / path.name)
-            self.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/{place.name}/.")
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         """Load a checkpoint as nnU-Net does, but without executing anything in the file."""
@@ -173,52 +108,88 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
             write_file(Path(filename), lambda partial: save(str(partial)))
 
     def on_train_epoch_start(self) -> None:
-        self.seed_epoch(self.current_epoch)
+        seed(self, self.current_epoch)
         super().on_train_epoch_start()
 
     def missing_in(self, batch: dict[str, Any]) -> Tensor | None:
         """Return which labels the cases of a batch lack, (B, C); None if all have all."""
-        lacked = [self.missing.get(str(key), frozenset()) for key in batch["keys"]] if self.missing else []
-        if not any(lacked):
+        if not self.missing:
             return None
-        classes = range(self.label_manager.num_segmentation_heads)
-        return torch.tensor([[value in values for value in classes] for values in lacked], device=self.device)
-
-    @contextmanager
-    def merging(self, batch: dict[str, Any]) -> Iterator[None]:
-        """Let the network, while a batch is with it, count labels that its cases lack as background."""
-        network, missing = self.network, self.missing_in(batch)
-        if missing is not None:
-            self.network = MergedNetwork(network, missing)
-        try:
-            yield
-        finally:
-            self.network = network
+        lacked = missing_labels(self.missing, map(str, batch["keys"]), self.label_manager.num_segmentation_heads)
+        return None if lacked is None else lacked.to(self.device)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        with self._cpu_autocast(), self.merging(batch):
+        with _cpu_autocast(self.device), merging(self, batch):
             return super().train_step(batch)
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        with self._cpu_autocast(), self.merging(batch):
+        with _cpu_autocast(self.device), merging(self, batch):
             return super().validation_step(batch)
-
-    def _cpu_autocast(self) -> AbstractContextManager[Any]:
-        return autocast(self.device) if self.device.type == "cpu" else nullcontext()
 
     def plot_network_architecture(self) -> None:
         """Skip the plot, which needs extra packages and adds nothing to the result."""
 
 
-def need_exclusive_labels(labels: Any, what: str) -> None:
-    """Refuse labels that overlap, and an ignore label.
+def unwrapped(network: Any) -> Any:
+    """Return a network without the wrappers of DDP and `torch.compile`."""
+    network = getattr(network, "module", network)
+    return getattr(network, "_orig_mod", network)
 
-    Args:
-        labels: nnU-Net's label manager.
-        what: Needs other labels, for the message.
+
+def seed(trainer: DeterministicTrainer, epoch: int) -> None:
+    """Seed all random number generators, differently in each process.
+
+    Every epoch has its own seeds, so that a resumed training gives the same result.
+    """
+    if trainer.schedule is None:
+        return
+    value = int(np.random.SeedSequence([trainer.schedule.seed, trainer.local_rank, epoch]).generate_state(1)[0])
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
+def start_from(trainer: DeterministicTrainer, model: Path) -> None:
+    """Load the backbone's weights, including the segmentation layer, which nnU-Net's own loader would skip.
 
     Raises:
-        SettingsError: There are such.
+        ModelError: The model folder, zip or training folder holds no trained model of this fold.
+        SettingsError: Its network is another one.
+    """
+    if not trainer.was_initialized:
+        trainer.initialize()
+    stored = load_model(model, folds=(trainer.fold,)).state_dict(trainer.fold)
+    name, network = "backbone.", unwrapped(trainer.network)
+    weights = {key.removeprefix(name): value for key, value in stored.items() if key.startswith(name)}
+    try:
+        getattr(network, "backbone", network).load_state_dict(weights)
+    except RuntimeError:
+        raise SettingsError(
+            f"The network of {model} does not match the plans; start from a model of these plans."
+        ) from None
+
+
+@contextmanager
+def merging(trainer: DeterministicTrainer, batch: dict[str, Any]) -> Iterator[None]:
+    """Let the network, while a batch is with it, count labels that its cases lack as background."""
+    network, missing = trainer.network, trainer.missing_in(batch)
+    if missing is not None:
+        trainer.network = MergedNetwork(network, missing)
+    try:
+        yield
+    finally:
+        trainer.network = network
+
+
+def _cpu_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    return autocast(device) if device.type == "cpu" else nullcontext()
+
+
+def need_exclusive_labels(labels: Any, what: str) -> None:
+    """Refuse labels of nnU-Net's label manager that overlap, and an ignore label.
+
+    Raises:
+        SettingsError: There are such; `what` needs others.
     """
     if labels.has_regions or labels.has_ignore_label:
         raise SettingsError(f"{what} needs labels that exclude each other, and no ignore label.")

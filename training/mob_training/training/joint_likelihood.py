@@ -65,13 +65,8 @@ def together(
 ) -> Iterator[tuple[Contrast, float]]:
     """Yield, for each label in each tile, informative voxels near a random one, and how many each stands for.
 
-    They are neighbours, since voxels from all over the tile would say little of a short correlation.
-
-    Args:
-        gaussian: Of the logits, B tiles.
-        target: Label map (B, *S); voxels that are `NOT_COUNTED` are left out.
-        generator: Source of the choice.
-        missing: As for `contrasts`.
+    They are neighbours, since voxels from all over the tile would say little of a short correlation. Voxels that are
+    `NOT_COUNTED` in the label map (B, *S), and labels that are missing, (B, C), are left out.
     """
     counted = target.flatten(1).repeat_interleave(gaussian.num_classes - 1, dim=0) != NOT_COUNTED
     counted = counted if missing is None else counted[~missing[:, 1:].flatten()]
@@ -86,12 +81,7 @@ def together(
 
 
 def fit_lengths(laws: Sequence[tuple[Contrast, float]], start: Sequence[float]) -> list[float]:
-    """Fit the correlation length along each axis, in voxels, to the labels of many tiles; marginals stay.
-
-    Args:
-        laws: As `together` yields them, with the scope `local`.
-        start: Lengths at which the search starts.
-    """
+    """Fit the correlation length along each axis, in voxels, to the labels of tiles (`together`); marginals stay."""
     logarithms = torch.tensor(start).log().requires_grad_()
     search = torch.optim.LBFGS([logarithms], max_iter=20, tolerance_change=1e-3, line_search_fn="strong_wolfe")
 
@@ -125,15 +115,10 @@ def marginal_log_likelihood(contrast: Contrast) -> Tensor:
 
 
 def log_evidence(mean: Tensor, covariance: Tensor, signs: Tensor) -> Tensor:
-    """Compute ln E[prod_n sigma(y_n t_n)], t ~ N(mean, covariance), differentiable in both.
+    """Compute ln E[prod_n sigma(y_n t_n)], t ~ N(mean, covariance), differentiable in both; signs y are +1 or -1, (N,).
 
     Laplace's approximation, in which each voxel's own integral, in the posterior without it, takes the place of the
     quadratic one.
-
-    Args:
-        mean: (N,).
-        covariance: (N, N).
-        signs: (N,) +1 or -1.
     """
     if not len(mean):
         return mean.new_zeros(())

@@ -97,15 +97,8 @@ def training_loss(
     """Compute every weighted term of Eqs. 11 and 12, and their sum, `total`.
 
     One forward pass gives the distribution; the segmentation terms are means over its samples, the regularisers are
-    added once.
-
-    Args:
-        gaussian: The network's output for a batch.
-        target: Label map (B, *S).
-        settings: Likelihood, number of samples, lambdas.
-        generator: Source of the normals.
-        missing: (B, C), True where a case lacks a label: it counts as background there (`merge_missing`), in each
-            sample; the likelihood of the labels together leaves it out.
+    added once. A label that a case lacks, (B, C), counts as background there (`merge_missing`), in each sample; the
+    likelihood of the labels together leaves it out.
     """
 
     def merged(logits: Tensor) -> Tensor:

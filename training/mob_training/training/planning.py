@@ -61,10 +61,7 @@ PLANNERS = {Preset.SMALL: SmallResEncPlanner, Preset.LARGE: nnUNetPlannerResEncL
 
 
 def plan_and_preprocess(dataset_id: int, preset: Preset, processes: int = 2) -> str:
-    """Fingerprint, plan and preprocess a raw data set; the data set's own split becomes nnU-Net's.
-
-    Returns:
-        The name of the plans.
+    """Fingerprint, plan and preprocess a raw data set, whose split becomes nnU-Net's; return the name of the plans.
 
     Raises:
         SettingsError: There is no data set of that number.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from mob_training.data.partial_labels import Missing
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.moments import moments
@@ -24,6 +26,11 @@ class PredictiveNetwork(StochasticNetwork):
     nnU-Net blends that over tiles like logits, and its softmax is E[p] again, since E[p] sums to one. Of E[p] itself
     nnU-Net would take a second softmax.
     """
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The backbone's, whose deep supervision nnU-Net switches."""
+        return self.backbone.decoder  # type: ignore[return-value]
 
     def distribution(self, x: Tensor) -> LogitGaussian:
         """Compute the distribution of the logits, also in evaluation mode."""
@@ -54,18 +61,22 @@ def merge_missing(logits: Tensor, missing: Tensor) -> Tensor:
     Cross entropy and Dice of the result are the marginal ones: of the background and all that may hide in it. A missing
     label itself has no probability then, no truth, and no gradient of its own.
 
-    Args:
-        logits: (B, C, *S), background first.
-        missing: (B, C), True where a label was not drawn in a case; never the background's.
-
-    Returns:
-        Logits, fp32: the background's is the logarithm of the sum, the missing labels' are far below all others.
+    Logits are (B, C, *S), background first; missing, (B, C), is never the background. In the result, fp32, the
+    background's logit is the logarithm of the sum, those of missing labels are far below all others.
     """
     logits = logits.float()
     lacked = missing.reshape(*missing.shape, *(1,) * (logits.ndim - 2))
     hidden = lacked.index_fill(1, torch.zeros(1, dtype=torch.long, device=lacked.device), True)
     background = logits.masked_fill(~hidden, -torch.inf).logsumexp(dim=1, keepdim=True)
     return torch.cat((background, logits[:, 1:].masked_fill(lacked[:, 1:], NEVER)), dim=1)
+
+
+def missing_labels(missing: Missing, names: Iterable[str], classes: int) -> Tensor | None:
+    """Return which labels some cases lack, (B, C), as `merge_missing` takes it; None if all have all."""
+    lacked = [missing.get(name, frozenset()) for name in names]
+    if not any(lacked):
+        return None
+    return torch.tensor([[value in values for value in range(classes)] for values in lacked])
 
 
 def pad_depth_first(network: nn.Module) -> None:
@@ -87,12 +98,7 @@ def _pad_depth(depth: int, _module: nn.Module, inputs: tuple[Tensor, ...]) -> Te
 
 
 class MergedNetwork(nn.Module):
-    """A network whose logits of missing labels are merged into the background's (`merge_missing`).
-
-    Args:
-        network: Returns logits (B, C, *S), or a list of them at several resolutions.
-        missing: (B, C).
-    """
+    """A network whose logits (B, C, *S), at one resolution or several, are merged (`merge_missing`)."""
 
     def __init__(self, network: nn.Module, missing: Tensor) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ TABLE, DRAWING = "progress.csv", "progress.png"
 PANELS = {
     "Weighted terms of the loss (Eq. 11)": r"cross_entropy|dice|kl|orthogonality|weight",
     "Validation patches": r"validation_(dice|nll)",
-    "Pull on ln d, summed over a patch (above 0: upwards); mean of d": r"(prior|likelihood)_pull|mean_variance",
+    "Mean of d": r"mean_variance",
     "Fraction of cells that choose each basis": r"basis_\d+",
 }
 """What is drawn: titles, and patterns of the columns."""
@@ -28,12 +28,7 @@ def read_progress(folder: Path) -> pd.DataFrame:
 
 
 def add_progress(folder: Path, row: dict[str, float]) -> None:
-    """Add an epoch, draw all, and remove rows of this and later epochs, left from before a restart.
-
-    Args:
-        folder: Of the files.
-        row: `epoch` and any other numbers.
-    """
+    """Add an epoch, draw all, and remove rows of this and later epochs, left from before a restart."""
     earlier = read_progress(folder)
     rows = pd.concat([earlier[earlier["epoch"] < row["epoch"]], pd.DataFrame([row])])[list(row)]
     text = rows.to_csv(index=False, float_format="%.6g", na_rep="nan", lineterminator="\n")
@@ -42,14 +37,13 @@ def add_progress(folder: Path, row: dict[str, float]) -> None:
 
 
 def draw_progress(rows: pd.DataFrame, path: Path) -> None:
-    """Draw loss terms, validation, what pulls at the variance, and how often each basis is chosen, over the epochs."""
+    """Draw loss terms, validation, the mean variance, and how often each basis is chosen, over the epochs."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, pattern) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
         names = [name for name in rows.columns if re.fullmatch(pattern, name)]
         if names:
-            beside = [name for name in names if name == "mean_variance"]
-            rows.plot(x="epoch", y=names, secondary_y=beside, ax=axes, marker=".", grid=True)
+            rows.plot(x="epoch", y=names, ax=axes, marker=".", grid=True)
         else:
             axes.text(0.5, 0.5, "not in this model", ha="center", transform=axes.transAxes)
         axes.set(title=title, xlabel="epoch")

@@ -6,14 +6,14 @@ They are stored in the plans of an nnU-Net training folder, so that nnU-Net's ow
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.base.schema import from_json, to_json
+from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
 
@@ -49,9 +49,11 @@ class Schedule:
     seed: int = 0
 
     @classmethod
-    def of(cls, epochs: int, iterations: int, seed: int) -> Schedule:
+    def of(cls, epochs: int, iterations: int, seed: int, **rest: Any) -> Self:
         """Make a schedule with a fifth as many validation as training batches, as in nnU-Net, and at least 5."""
-        return cls(epochs, iterations, max(5, iterations // 5), seed)
+        return cls(
+            epochs=epochs, iterations=iterations, validation_iterations=max(5, iterations // 5), seed=seed, **rest
+        )
 
 
 class Recipe(StrEnum):
@@ -65,17 +67,10 @@ class Recipe(StrEnum):
 
 @dataclass(frozen=True)
 class Budget:
-    """The time of a deterministic stage that learns with little of it, and its seed.
-
-    Attributes:
-        minutes: Validation and storing included.
-        seed: Of weights, patches and augmentation.
-        mirror_axes: Axes of the network's input along which patches may be mirrored; none where labels have sides.
-    """
+    """The minutes of a deterministic stage with little time, validation and storing included, and its seed."""
 
     minutes: float
     seed: int = 0
-    mirror_axes: tuple[int, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -111,32 +106,19 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class FineTuning(Loss):
+class FineTuning(Loss, Schedule):
     """Settings of the fine-tuning stage, except the shape of its head.
 
     Attributes:
+        epochs: The paper's number.
         weight_decay: AdamW's.
-        schedule: The paper's 20 epochs, unless stated otherwise.
         start_from: Training folder to start from, relative to nnU-Net's results: of the deterministic stage, or of a
             fine-tuning, from whose best epoch its backbone is taken.
     """
 
+    epochs: int = 20
     weight_decay: float = 1e-4
-    schedule: Schedule = field(default_factory=lambda: Schedule(20))
     start_from: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON, the schedule's entries beside the others."""
-        values = to_json(self)
-        return values | values.pop("schedule")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> FineTuning:
-        """Invert `to_dict`."""
-        names = {entry.name for entry in fields(Schedule)}
-        schedule = {name: value for name, value in values.items() if name in names}
-        rest = {name: value for name, value in values.items() if name not in names}
-        return from_json(cls, rest | {"schedule": schedule})
 
 
 @dataclass(frozen=True)
@@ -158,7 +140,6 @@ class Head:
     assignment: Annotated[
         Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
     ] = Assignment.HARD
-    deep: Annotated[int, _count("Number of earlier decoder stages whose features the head also sees.", 9, 0)] = 0
     keep_probability: Annotated[
         bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
     ] = False
@@ -192,12 +173,8 @@ class Options(Loss, Head):
 
     def settings(self, seed: int) -> FineTuning:
         """Make what else a fine-tuning needs."""
-        schedule = Schedule.of(self.epochs, self.iterations, seed)
-        return FineTuning(**{entry.name: getattr(self, entry.name) for entry in fields(Loss)}, schedule=schedule)
-
-    def to_dict(self) -> dict[str, Any]:
-        """List all options, with the scope that the covariance has by default."""
-        return asdict(self) | {"scope": self.scope or self.covariance.usual_scope}
+        loss = {entry.name: getattr(self, entry.name) for entry in fields(Loss)}
+        return FineTuning.of(self.epochs, self.iterations, seed, **loss)
 
 
 @dataclass(frozen=True)
@@ -220,13 +197,7 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Job:
-    """How a training runs.
-
-    Attributes:
-        fold: Of the data set's split.
-        device: `auto`, `cuda`, `mps` or `cpu`.
-        resume: Resume from the latest checkpoint with the same settings, if there is one.
-    """
+    """The fold of a training, its device (`auto`, `cuda`, `mps` or `cpu`), and whether it is resumed."""
 
     fold: int = 0
     device: str = "auto"
@@ -255,5 +226,5 @@ def finetuning_plans(
     plans["configurations"][configuration]["batch_size"] = 1
     # As plain JSON, so that checkpoints hold nothing but numbers and strings and load with weights_only=True.
     plans["covariance"] = to_json(spec)
-    plans["finetuning"] = settings.to_dict()
+    plans["finetuning"] = to_json(settings)
     return plans

@@ -6,14 +6,16 @@ import json
 import os
 import signal
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mob_training.training.budget import BudgetTrainer
-from mob_training.training.deterministic import LATEST, DeterministicTrainer
+from mob_training.training.deterministic import LATEST, DeterministicTrainer, start_from
 from mob_training.training.planning import CONFIGURATION
+from mob_training.training.progress import DRAWING, TABLE
 from mob_training.training.settings import Budget, FineTuning, Job, Schedule, deterministic_plans, finetuning_plans
 from mob_training.training.trainer import FineTuningTrainer
 from mob_training.training.workspace import dataset_folder
@@ -23,32 +25,27 @@ from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.files import read_file
 from MoBUncertaintyLib.model.nnunet.dataset import has_regions
-from MoBUncertaintyLib.model.nnunet.training_folder import FINAL
+from MoBUncertaintyLib.model.nnunet.training_folder import BEST, FINAL
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, load_checkpoint
 
 # Number of processes that prepare patches; zero is repeatable to the last bit, but slower.
 AUGMENTATION_PROCESSES = "nnUNet_n_proc_DA"
 NOW = Job()
+EARLIER = "earlier"
+"""Folder beside the checkpoints; in it a numbered folder for each earlier training."""
 
 
 def train_deterministic(
     dataset_id: int, plans_name: str, length: Schedule | Budget, job: Job = NOW, start: Path | None = None
 ) -> Path:
-    """Train nnU-Net from random weights, or from those of a model.
+    """Train nnU-Net from random weights, or from those of a model; return the training folder.
 
-    Args:
-        dataset_id: nnU-Net's number of the data set.
-        plans_name: Its plans.
-        length: A schedule, for nnU-Net's recipe, or a budget, for that of little time.
-        job: Fold, device, and whether it is resumed.
-        start: Model of the same plans, and with this fold, whose weights are the first; not if a training is resumed.
+    The length is a schedule, for nnU-Net's recipe, or a budget, for that of little time. A resumed training does not
+    start from the model again.
 
     Raises:
         SettingsError: The data set is not planned, or not with these plans, or its split has no such fold, or the model
             to start from has another network.
-
-    Returns:
-        The training folder, which holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
     """
     folder = dataset_folder("preprocessed", dataset_id)
     plans = deterministic_plans(_read(folder / f"{plans_name}.json"), length)
@@ -61,18 +58,11 @@ def train_deterministic(
 
 
 def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings: FineTuning, fold: int = 0) -> Path:
-    """Write the plans of a fine-tuning where nnU-Net's own commands look for them.
+    """Write the plans of a fine-tuning where nnU-Net's own commands look for them; return the file.
 
-    Args:
-        results: What to start from, in the workspace's results: the training folder of `train_deterministic`, of stock
-            nnU-Net or of a fine-tuning, or a model folder.
-        name: Tells this fine-tuning from others of the same data set.
-        spec: The head.
-        settings: Loss, optimiser and schedule; what it starts from is filled in.
-        fold: Which fold's checkpoint to start from.
-
-    Returns:
-        The file of the plans, for `nnUNetv2_train DATASET 3d_fullres FOLD -tr FineTuningTrainer -p NAME`.
+    It is for `nnUNetv2_train DATASET 3d_fullres FOLD -tr FineTuningTrainer -p NAME`. `results` is what to start from,
+    in the workspace's results: the training folder of `train_deterministic`, of stock nnU-Net or of a fine-tuning, or a
+    model folder. The name tells this fine-tuning from others of the same data set.
 
     Raises:
         SettingsError: The earlier stage left no checkpoint, or is not in the workspace.
@@ -100,14 +90,7 @@ def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings:
 
 
 def finetune(results: Path, name: str, spec: CovarianceSpec, settings: FineTuning, job: Job = NOW) -> Path:
-    """Fine-tune a covariance head, and the backbone with it, from a deterministic training folder.
-
-    Args:
-        results, name, spec, settings: As for `prepare_finetuning`.
-        job: Fold, device, and whether it is resumed.
-
-    Returns:
-        The new training folder.
+    """Fine-tune a covariance head, and the backbone with it, from a training folder; return the new training folder.
 
     Raises:
         SettingsError: As `prepare_finetuning`, or the loss is not defined for the data set's labels.
@@ -132,11 +115,11 @@ def _run(
     torch.backends.cudnn.benchmark = True
     checkpoint = _to_resume(trainer) if job.resume else None
     if checkpoint is not None:
-        arguments = trainer.my_init_kwargs
         trainer.load_checkpoint(str(checkpoint))
-        trainer.my_init_kwargs = arguments  # nnU-Net replaces them by the checkpoint's, which may lack the scaling
     elif start is not None:
-        trainer.start_from(start)
+        start_from(trainer, start)
+    if checkpoint is None:
+        _set_aside(trainer)
     # As Ctrl-C: a process that is ended at once would leave those that prepare patches behind.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -154,20 +137,26 @@ def _run(
     return Path(trainer.output_folder_base)
 
 
-def _to_resume(trainer: DeterministicTrainer) -> Path | None:
-    """Find the checkpoint to resume: the last one of the same training, if there is one; the log says if not.
+def _set_aside(trainer: DeterministicTrainer) -> None:
+    """Move an earlier training out of the folder, so that its best weights are not taken for this one's."""
+    folder = Path(trainer.output_folder)
+    paths = [path for name in (FINAL, LATEST, BEST, TABLE, DRAWING) if (path := folder / name).exists()]
+    place = next(place for number in count(1) if not (place := folder / EARLIER / str(number)).exists())
+    for path in paths:
+        place.mkdir(parents=True, exist_ok=True)
+        path.rename(place / path.name)
+        trainer.print_to_log_file(f"{path.name} of an earlier training was moved to {EARLIER}/{place.name}/.")
 
-    A fine-tuning without temperature scaling can be resumed with it, since scaling is the last step.
-    """
-    wanted = trainer.my_init_kwargs
-    scaled = wanted["plans"].get("finetuning", {}).get("temperature_scaling", False)
+
+def _to_resume(trainer: DeterministicTrainer) -> Path | None:
+    """Find the checkpoint to resume: the last one of the same training, if there is one; the log says if not."""
     for name in (FINAL, LATEST):
         path = Path(trainer.output_folder, name)
         if not path.exists():
             continue
         try:
             stored = load_checkpoint(read_file(path, WEIGHTS_LIMIT))["init_args"]
-            same = _settings(wanted) in (_settings(stored), scaled and _settings(stored, temperature_scaling=True))
+            same = _settings(trainer.my_init_kwargs) == _settings(stored)
         except (ModelError, LookupError, TypeError, AttributeError) as error:
             trainer.print_to_log_file(f"{name} is not used: {error}")
             continue
@@ -178,16 +167,9 @@ def _to_resume(trainer: DeterministicTrainer) -> Path | None:
     return None
 
 
-def _settings(arguments: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """Return the trainer's arguments that identify a training: plans, data set and fold, not the device.
-
-    Args:
-        arguments: The trainer's.
-        changes: To be made to the settings of a fine-tuning.
-    """
+def _settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the trainer's arguments that identify a training: plans, data set and fold, not the device."""
     plans = {name: value for name, value in arguments["plans"].items() if name != "continue_training"}
-    if "finetuning" in plans:
-        plans["finetuning"] = plans["finetuning"] | changes
     return {name: value for name, value in arguments.items() if name != "device"} | {"plans": plans}
 
 

@@ -34,15 +34,11 @@ NOT_COUNTED = -100
 
 @torch.no_grad()
 def fit_temperature(network: PredictiveNetwork, tiles: Iterable[tuple[Tensor, ...]]) -> tuple[float, float, float]:
-    """Find the temperature that minimises the NLL of the predictive mean.
+    """Find the temperature, 0.5 to 8, with the lowest NLL of the predictive mean; and the NLL without and with it.
 
-    Args:
-        network: In evaluation mode; it is not changed.
-        tiles: Parts of images (B, C_in, *S) and their label maps (B, *S); voxels labelled `NOT_COUNTED` are not
-            counted. And, where cases lack labels, which those are, as for `merge_missing`.
-
-    Returns:
-        The temperature, 0.5 to 8; the NLL per voxel as it is, and with this temperature.
+    The network is in evaluation mode, and not changed. Tiles are parts of images (B, C_in, *S) and their label maps (B,
+    *S), of which voxels labelled `NOT_COUNTED` are not counted; and, where cases lack labels, which those are, as for
+    `merge_missing`.
     """
     heads = [copy.deepcopy(network.head) for _ in TEMPERATURES]
     for head, temperature in zip(heads, TEMPERATURES, strict=True):
@@ -74,10 +70,7 @@ def tiles_of_cases(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Cover whole preprocessed cases with tiles, as `fit_temperature` takes them.
 
-    Args:
-        cases: Of nnU-Net.
-        tile: Voxels of a tile.
-        missing: Returns which labels the case of a name lacks, (1, C); None if it has all.
+    `missing` returns which labels the case of a name lacks, (1, C); None if it has all.
     """
     for name in cases.identifiers:
         data, labels, _, _ = cases.load_case(name)
@@ -89,10 +82,8 @@ def tiles_of_cases(
 def cover_with_tiles(data: np.ndarray, labels: np.ndarray, tile: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
     """Cover a case with few tiles, in which each voxel counts once: (1, C_in, *tile) fp32, (1, *tile) int64.
 
-    Args:
-        data: The network's input, (C_in, *S); where it is smaller than a tile it is padded with 0, as nnU-Net does.
-        labels: (*S); below 0, which is how nnU-Net marks air outside the crop, is background.
-        tile: Voxels of a tile.
+    Data (C_in, *S) that are smaller than a tile are padded with 0, as nnU-Net does; labels (*S) below 0, which is how
+    nnU-Net marks air outside the crop, are background.
     """
     image = pad_nd_image(torch.tensor(data, dtype=torch.float32), tile, "constant", {"value": 0})
     target = torch.tensor(labels, dtype=torch.int64).clamp_min(0)

@@ -17,10 +17,10 @@ import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import nnUNetTrainerNoMirroring
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 
-from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels
+from mob_training.training.deterministic import ConstantRate, TermsTrainer, need_exclusive_labels, start_from, unwrapped
 from mob_training.training.losses import training_loss
 from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean, merge_missing
 from mob_training.training.settings import FineTuning, Likelihood, Schedule
@@ -41,34 +41,30 @@ class FineTuningTrainer(TermsTrainer):
     """Stage two: the deterministic checkpoint with a covariance head, AdamW, batch size 1, no deep supervision.
 
     DDP, which nnU-Net uses for several GPUs, requires: one patch per process; different noise and patches in each
-    process; no parameter without a gradient; logged values averaged over processes.
-
-    Args:
-        plans: nnU-Net's plans with the keys `covariance` (a `CovarianceSpec`) and `finetuning` (a `FineTuning`).
+    process; no parameter without a gradient; logged values averaged over processes. The plans have the keys
+    `covariance` (a `CovarianceSpec`) and `finetuning` (a `FineTuning`).
 
     Raises:
         SettingsError: The plans lack those, or the loss is not defined for the data set's labels.
     """
 
-    def _schedule(self, plans: dict[str, Any]) -> Schedule:
+    def _read(self, plans: dict[str, Any]) -> Schedule:
         if "finetuning" not in plans or "covariance" not in plans:
             raise SettingsError(
                 f"The plans {plans.get('plans_name')} describe no fine-tuning; make them with mob-training finetune."
             )
-        self.settings = FineTuning.from_dict(plans["finetuning"])
+        self.settings = from_json(FineTuning, plans["finetuning"])
         self.start_folder = Path(os.environ.get("nnUNet_results", ".")) / self.settings.start_from
         self.validation_likelihoods: list[float] = []
-        return self.settings.schedule
-
-    def _check(self) -> None:
         need_exclusive_labels(self.label_manager, "A fine-tuning")
         classes = self.label_manager.num_segmentation_heads
         if self.settings.likelihood is Likelihood.ANALYTIC and classes != 2:
             raise SettingsError(
                 f"The analytic likelihood is for two classes, this data set has {classes}; choose mean or log-mean-exp."
             )
-        if self.settings.heads_only and self.plans_manager.plans["covariance"]["kind"] == Covariance.DETERMINISTIC:
+        if self.settings.heads_only and plans["covariance"]["kind"] == Covariance.DETERMINISTIC:
             raise SettingsError("The deterministic model has no head; leave out heads_only, or choose a covariance.")
+        return self.settings
 
     @staticmethod
     def build_network_architecture(
@@ -90,21 +86,11 @@ class FineTuningTrainer(TermsTrainer):
             unused.requires_grad_(False)
         return network
 
-    def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Do nothing: a stochastic network has one output."""
-
-    def _set_batch_size_and_oversample(self) -> None:
-        self.batch_size = 1
-
-    @property
-    def backbone(self) -> nn.Module:
-        return self.unwrapped_network.backbone
-
     def on_train_start(self) -> None:
         if not self.was_initialized:
             self.initialize()
         if self.current_epoch == 0:
-            self.start_from(self.start_folder)
+            start_from(self, self.start_folder)
         super().on_train_start()
 
     def get_dataloaders(self) -> tuple[Any, Any]:
@@ -116,7 +102,7 @@ class FineTuningTrainer(TermsTrainer):
         return train, validation
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        network = self.unwrapped_network
+        network = unwrapped(self.network)
         groups = []
         if not self.settings.heads_only:
             groups.append({"params": list(network.backbone.parameters()), "lr": self.settings.learning_rate})
@@ -125,52 +111,16 @@ class FineTuningTrainer(TermsTrainer):
         optimizer = torch.optim.AdamW(groups, weight_decay=self.settings.weight_decay)
         return optimizer, ConstantRate()
 
-    def _build_loss(self) -> None:
-        """Build no loss: `train_step` computes it from the whole distribution."""
-
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data, target = self._batch(batch)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, wide_precision(self.device)):
             gaussian = self.network(data)
-        terms = self._terms(gaussian, target, missing=self.missing_in(batch))
-        pulls = self._backward(terms, gaussian)
-        logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
-        return {"loss": terms["total"].detach().cpu().numpy()} | logged | pulls | _basis_usage(gaussian)
-
-    def _terms(
-        self,
-        gaussian: LogitGaussian,
-        target: Tensor,
-        generator: torch.Generator | None = None,
-        missing: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        return training_loss(gaussian, target, self.settings, generator, missing)
-
-    def _backward(self, terms: dict[str, Tensor], gaussian: LogitGaussian) -> dict[str, float]:
-        """Take one optimiser step; return what pulled at the variance.
-
-        The pulls are the negative gradients with respect to ln d, summed over voxels and classes: of the prior's term,
-        and of the rest of the loss. Where they cancel, the variance stays.
-        """
-        log_variance, pulls = gaussian.log_variance, {}
-        if log_variance is not None:
-            (prior,) = torch.autograd.grad(terms["kl"], log_variance, retain_graph=True)
-            log_variance.retain_grad()
+        terms = training_loss(gaussian, target, self.settings, missing=self.missing_in(batch))
         self.scaler.scale(terms["total"]).backward()
-        if log_variance is not None:
-            whole = float(log_variance.grad.sum()) / self.scaler.get_scale()
-            pulls = {
-                "prior_pull": -float(prior.sum()),
-                "likelihood_pull": float(prior.sum()) - whole,
-                "mean_variance": float(log_variance.detach().exp().mean()),
-            }
         self._optimise()
-        return pulls
-
-    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        super().on_train_epoch_end(train_outputs)
-        self.print_to_log_file({name: round(value, 5) for name, value in self.means.items()})
+        logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
+        return {"loss": terms["total"].detach().cpu().numpy()} | logged | _noise(gaussian)
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -181,13 +131,14 @@ class FineTuningTrainer(TermsTrainer):
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data, target = self._batch(batch)
         with autocast(self.device, wide_precision(self.device)):
-            gaussian = self.unwrapped_network.distribution(data)
+            gaussian = unwrapped(self.network).distribution(data)
         log_p, missing = log_predictive_mean(gaussian), self.missing_in(batch)
         if missing is not None:
             log_p = merge_missing(log_p, missing)
         nll = nn.functional.nll_loss(log_p, target)
         if self.settings.heads_only:
-            terms = self._terms(gaussian, target, torch.Generator(self.device).manual_seed(0), missing)
+            generator = torch.Generator(self.device).manual_seed(0)
+            terms = training_loss(gaussian, target, self.settings, generator, missing)
             self.validation_likelihoods.append(float(terms["cross_entropy"]))
         predicted = log_p.argmax(dim=1)
         counts: dict[str, list[float]] = {"tp_hard": [], "fp_hard": [], "fn_hard": []}
@@ -204,6 +155,7 @@ class FineTuningTrainer(TermsTrainer):
         Where the heads alone are trained, the segmentation stays, and the epoch with the best likelihood is kept.
         """
         epoch, log, row = self.current_epoch, self.logger, dict(self.means)
+        self.print_to_log_file({name: round(value, 5) for name, value in row.items()})
         log.log("epoch_end_timestamps", time(), epoch)
         nll, dice = self._validated()
         score = dice
@@ -218,38 +170,42 @@ class FineTuningTrainer(TermsTrainer):
     def on_train_end(self) -> None:
         if self.settings.temperature_scaling and not self.disable_checkpointing:
             if self.local_rank == 0:
-                self._scale_best()
+                scale_best(self)
             if self.is_ddp:  # the others would predict with the unscaled checkpoint
                 dist.barrier()
         super().on_train_end()
 
-    def _scale_best(self) -> None:
-        """Divide the logits of the kept epoch, once, however often the end of the training is reached."""
-        best = Path(self.output_folder, BEST)
-        checkpoint = load_checkpoint(read_file(best, WEIGHTS_LIMIT))
-        if "temperature" in checkpoint:
-            return
-        network = self.unwrapped_network
-        last = copy.deepcopy(network.state_dict())
-        network.load_state_dict(checkpoint["network_weights"])
-        network.eval()
-        cases, patch = self.get_tr_and_val_datasets()[1], self.configuration_manager.patch_size
-        tiles = tiles_of_cases(cases, patch, lambda name: self.missing_in({"keys": [name]}))
-        temperature, before, after = fit_temperature(network, tiles)
-        self.print_to_log_file(f"temperature {temperature:.3f}: validation NLL {before:.4f} -> {after:.4f}")
-        if not 1.001 * TEMPERATURES[0] < temperature < 0.999 * TEMPERATURES[-1]:
-            self.print_to_log_file("This is the end of the tested range; the lowest NLL may lie beyond.")
-        divide_logits(network, temperature)
-        checkpoint |= {"network_weights": network.state_dict(), "temperature": temperature}
-        write_file(best, lambda partial: torch.save(checkpoint, partial))
-        network.load_state_dict(last)
+
+def scale_best(trainer: FineTuningTrainer) -> None:
+    """Divide the logits of the kept epoch, once, however often the end of the training is reached."""
+    best = Path(trainer.output_folder, BEST)
+    checkpoint = load_checkpoint(read_file(best, WEIGHTS_LIMIT))
+    if "temperature" in checkpoint:
+        return
+    network = unwrapped(trainer.network)
+    last = copy.deepcopy(network.state_dict())
+    network.load_state_dict(checkpoint["network_weights"])
+    network.eval()
+    cases, patch = trainer.get_tr_and_val_datasets()[1], trainer.configuration_manager.patch_size
+    tiles = tiles_of_cases(cases, patch, lambda name: trainer.missing_in({"keys": [name]}))
+    temperature, before, after = fit_temperature(network, tiles)
+    trainer.print_to_log_file(f"temperature {temperature:.3f}: validation NLL {before:.4f} -> {after:.4f}")
+    if not 1.001 * TEMPERATURES[0] < temperature < 0.999 * TEMPERATURES[-1]:
+        trainer.print_to_log_file("This is the end of the tested range; the lowest NLL may lie beyond.")
+    divide_logits(network, temperature)
+    checkpoint |= {"network_weights": network.state_dict(), "temperature": temperature}
+    write_file(best, lambda partial: torch.save(checkpoint, partial))
+    network.load_state_dict(last)
 
 
-def _basis_usage(gaussian: LogitGaussian) -> dict[str, float]:
-    """Compute the fraction of partition cells in which each basis is the most probable one."""
-    weights = getattr(gaussian.loading, "weights", None)
-    if weights is None:
+def _noise(gaussian: LogitGaussian) -> dict[str, float]:
+    """Compute the mean of d, and the fraction of partition cells in which each basis is the most probable one."""
+    if gaussian.log_variance is None:
         return {}
-    choice = weights.detach().argmax(dim=1).flatten()
-    fractions = torch.bincount(choice, minlength=weights.shape[1]) / choice.numel()
-    return {f"basis_{number}": value for number, value in enumerate(fractions.tolist(), 1)}
+    logged = {"mean_variance": float(gaussian.log_variance.detach().exp().mean())}
+    weights = getattr(gaussian.loading, "weights", None)
+    if weights is not None:
+        choice = weights.detach().argmax(dim=1).flatten()
+        fractions = torch.bincount(choice, minlength=weights.shape[1]) / choice.numel()
+        logged |= {f"basis_{number}": value for number, value in enumerate(fractions.tolist(), 1)}
+    return logged

@@ -14,9 +14,7 @@ FOLDERS = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_r
 def use_workspace(folder: Path, new: bool = False) -> None:
     """Point nnU-Net at `folder`/{raw,preprocessed,results}; call before nnunetv2 is first imported.
 
-    Args:
-        folder: The workspace.
-        new: The workspace need not exist, since a data set will be written to it. No folder is made then.
+    A new workspace need not exist, since a data set will be written to it; no folder is made then.
 
     Raises:
         SettingsError: There is no workspace.

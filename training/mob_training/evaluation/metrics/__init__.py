@@ -14,29 +14,3 @@ What is undefined is NaN (`null` in JSON) and is left out of means:
 | CRPS and intervals of a volume | never | |
 | correlation length | without a residual | |
 """
-
-from mob_training.evaluation.metrics.calibration import BINS, Calibration, negative_log_likelihood
-from mob_training.evaluation.metrics.joint import joint_log_likelihood
-from mob_training.evaluation.metrics.overlap import (
-    generalised_energy_distance,
-    matched_iou,
-    probability_error,
-    surface_scores,
-)
-from mob_training.evaluation.metrics.ranking import ErrorRanking
-from mob_training.evaluation.metrics.volumes import autocovariance, correlation_length, volume_scores
-
-__all__ = [
-    "BINS",
-    "Calibration",
-    "ErrorRanking",
-    "autocovariance",
-    "correlation_length",
-    "generalised_energy_distance",
-    "joint_log_likelihood",
-    "matched_iou",
-    "negative_log_likelihood",
-    "probability_error",
-    "surface_scores",
-    "volume_scores",
-]

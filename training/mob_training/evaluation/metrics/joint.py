@@ -62,13 +62,10 @@ def joint_log_likelihood(contrast: Contrast) -> float:
 
 
 def decompose(contrast: Contrast, max_rank: int = MAX_RANK, left: float = LEFT) -> tuple[np.ndarray, np.ndarray]:
-    """Split the covariance into G^T G + diag(w): a partial Cholesky decomposition, whose pivots are drawn at random.
+    """Split the covariance into G^T G + diag(w), G (rank, N): a partial Cholesky decomposition with random pivots.
 
     Each pivot is drawn with a probability in proportion to the variance that is left (Chen, Epperly, Tropp and Webber
-    2025, Comm. Pure Appl. Math. 78), a block of them at once; the seed is fixed.
-
-    Returns:
-        G, (rank, N), and w, (N,), which holds the contrast's white part, too.
+    2025, Comm. Pure Appl. Math. 78), a block of them at once; the seed is fixed. w, (N,), holds the white part, too.
     """
     variance = contrast.shared().double().numpy()
     count, total = len(variance), variance.sum()
@@ -108,15 +105,9 @@ def _independent(columns: np.ndarray, pivots: np.ndarray, rest: np.ndarray) -> t
 
 
 def laplace(mean: np.ndarray, factor: np.ndarray, white: np.ndarray) -> float:
-    """Integrate prod_n sigma(t_n), t = m + G^T z + white noise: Laplace's approximation, corrected voxel by voxel.
+    """Compute ln of the integral of prod_n sigma(t_n), t = m + G^T z + white noise of these variances, (N,).
 
-    Args:
-        mean: m, (N,).
-        factor: G, (rank, N); z is standard normal.
-        white: (N,) variance of the white noise.
-
-    Returns:
-        The logarithm of the integral.
+    By Laplace's approximation, corrected voxel by voxel; G is (rank, N), and z standard normal.
     """
     z, shift = np.zeros(len(factor)), np.zeros(len(mean))
     single = np.where(np.abs(factor) > NOTHING, factor, 0).astype(np.float32)

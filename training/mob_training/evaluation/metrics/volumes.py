@@ -17,14 +17,10 @@ LAGS = 16
 
 
 def crps(samples: Sequence[float] | np.ndarray, truth: float) -> float:
-    """Compute the continuous ranked probability score of samples, E|V - v| - E|V - V'| / 2.
+    """Compute the continuous ranked probability score of samples V and the truth v, E|V - v| - E|V - V'| / 2.
 
     Pairs of a sample with itself do not count, so that the score does not depend on how many there are (the "fair"
     form; Ferro 2014, Quarterly Journal of the Royal Meteorological Society 140). One sample has its absolute error.
-
-    Args:
-        samples: V, at least one.
-        truth: v.
     """
     values = np.sort(np.asarray(samples, float))
     count = len(values)
@@ -70,13 +66,9 @@ def volume_scores(samples: Sequence[float] | np.ndarray, truth: float) -> dict[s
 def autocovariance(residual: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Sum the products of all pairs of voxels by their distance, mean over the directions of one distance.
 
-    Args:
-        residual: (z, y, x), of mean 0; what is outside is 0.
-        spacing: mm.
-
-    Returns:
-        (LAGS,) in the bins around 0, 1, 2, ... times `STEP_MM`; NaN where no two voxels are that far apart. Sums of
-        several residuals add up; divided by its first entry it is the correlation.
+    The residual (z, y, x) has mean 0, and is 0 outside; spacing is in mm. Return (LAGS,) in the bins around 0, 1, 2,
+    ... times `STEP_MM`; NaN where no two voxels are that far apart. Sums of several residuals add up; divided by its
+    first entry it is the correlation.
     """
     reach = [min(n - 1, int(LAGS * STEP_MM / mm)) for n, mm in zip(residual.shape, spacing, strict=True)]
     shape = [fft.next_fast_len(n + r, real=True) for n, r in zip(residual.shape, reach, strict=True)]
@@ -93,16 +85,11 @@ def autocovariance(residual: np.ndarray, spacing: Sequence[float]) -> np.ndarray
 
 
 def correlation_length(covariance: np.ndarray) -> float:
-    """Compute the correlation length, in mm: the integral of the correlation over the distance.
+    """Compute the correlation length, in mm: the integral of the correlation (`autocovariance`) over the distance.
 
     It is half a step where neighbours have nothing in common, and grows both with how far errors reach and with how
-    much of them does: what is white besides, as labels are, counts for nothing.
-
-    Args:
-        covariance: As `autocovariance` returns it, or a sum of such; where it is NaN, linear between its neighbours.
-
-    Returns:
-        NaN without any residual.
+    much of them does: what is white besides, as labels are, counts for nothing. NaN entries are interpolated; without
+    any residual it is NaN.
     """
     if not covariance[0] > 0:
         return float("nan")

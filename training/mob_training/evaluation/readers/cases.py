@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mob_training.evaluation.case_scores import NSD_MM, ScoredCase
-from mob_training.evaluation.metrics import surface_scores
+from mob_training.evaluation.metrics.overlap import surface_scores
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows, within
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.agreement import dice
@@ -25,13 +25,9 @@ MARGIN_MM = 12.0
 
 @dataclass(frozen=True, eq=False)
 class ReadCase:
-    """A prediction to review, and the truth.
+    """A prediction to review, cut, and the truth (z, y, x).
 
-    Attributes:
-        prediction: Cut.
-        truth: (z, y, x).
-        regions: The doubtful regions, found before the cut.
-        elsewhere_mm3: The expected error outside of the cut.
+    The doubtful regions, and the expected error elsewhere, in mm3, are of before the cut.
     """
 
     prediction: Prediction
@@ -41,12 +37,7 @@ class ReadCase:
 
     @classmethod
     def of(cls, prediction: Prediction, truth: sitk.Image, settings: RegionSettings) -> ReadCase:
-        """Find the regions of a prediction, and cut what no reader looks at.
-
-        Args:
-            prediction: Of the whole image.
-            truth: Label map.
-            settings: What counts as a region.
+        """Find the regions of a prediction of a whole image, and cut what no reader looks at.
 
         Raises:
             ImageError, SettingsError: As for `ScoredCase.of`.
@@ -76,17 +67,11 @@ class ReadCase:
         return float(np.mean([dice(a, b) for a, b in pairs]))
 
     def scores(self, now: Prediction, clicked: np.ndarray, surfaces: bool = True) -> dict[str, float]:
-        """Score what a reader has made of the prediction.
+        """Score what a reader has made of the prediction; `clicked` voxels were labelled one by one.
 
-        Args:
-            now: Segmentation and probability after the reader's actions.
-            clicked: Voxels that the reader has labelled one by one.
-            surfaces: Compute the surface distance, too.
-
-        Returns:
-            `dice`, and `dice_elsewhere`, of the voxels that were not clicked; `nsd_2mm`; `error_mm3`, what is wrong,
-            and `expected_error_mm3`, what the probabilities say of it; `corrected_mm3` and `harmed_mm3`, the voxels not
-            clicked that became right or wrong. Dice and NSD are means over the labels.
+        Return `dice`, and `dice_elsewhere`, of the voxels that were not clicked; `nsd_2mm`; `error_mm3`, what is wrong,
+        and `expected_error_mm3`, what the probabilities say of it; `corrected_mm3` and `harmed_mm3`, the voxels not
+        clicked that became right or wrong. Dice and NSD are means over the labels.
         """
         voxel, spacing = now.grid.voxel_mm3, now.grid.spacing
         others = ~clicked

@@ -6,31 +6,52 @@ All know the truth and make no mistake; they differ in what they may do. A reade
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from itertools import repeat
 
 import numpy as np
 from scipy import ndimage
 
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Correction, Voxel, VoxelClick
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, nested, shadows, whole
+from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.refinement.refiner import Refiner
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 
+Voxel = tuple[int, int, int]
+VoxelClick = tuple[Voxel, int]
+"""A voxel (z, y, x) and its true label."""
+
 TOUCHING = np.ones((3, 3, 3), bool)
+_START = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class Refined:
+    """A prediction, never changed, that a reader's clicks correct: conditioned on them, as the product does it."""
+
+    def __init__(self, prediction: Prediction, settings: ClickSettings) -> None:
+        self._refiner = Refiner(prediction, settings)
+
+    def __call__(self, clicks: Sequence[VoxelClick]) -> Prediction:
+        """Return the prediction after a reader's clicks."""
+        prediction = self._refiner.prediction
+        if not clicks:
+            return prediction
+        labelled = [
+            Click(f"c{n}", (point_of(prediction, voxel),), label, _START + timedelta(seconds=n))
+            for n, (voxel, label) in enumerate(clicks, start=1)
+        ]
+        return self._refiner.refine(labelled).paste(prediction)
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What is left after an action.
-
-    Attributes:
-        prediction: Segmentation and probability.
-        clicks: The clicks so far.
-    """
+    """What is left after an action, and the clicks so far."""
 
     prediction: Prediction
     clicks: tuple[VoxelClick, ...] = ()
@@ -44,12 +65,12 @@ class Step:
         return mask
 
 
-def click_at_errors(case: ReadCase, correct: Correction) -> Iterator[Step]:
+def click_at_errors(case: ReadCase, correct: Refined) -> Iterator[Step]:
     """Click in the middle of the largest error, again and again."""
     yield from _click(case, correct, repeat(None))
 
 
-def click_in_regions(case: ReadCase, correct: Correction, each: int = 2) -> Iterator[Step]:
+def click_in_regions(case: ReadCase, correct: Refined, each: int = 2) -> Iterator[Step]:
     """Go through the list of regions and click, at most so many times in each, in the middle of its largest error."""
     region_map = case.regions.whole_map()
     places = [region_map == region.number for region in case.regions.ranked]
@@ -77,10 +98,9 @@ def click_as_suggested(case: ReadCase) -> Iterator[Step]:
 def decide_regions(case: ReadCase, each: int = 2) -> Iterator[Review]:
     """Go through the list of regions, click at most so many times in each, and accept what the clicks make of it.
 
-    Yields:
-        The review, which goes on, after each region.
+    Yield the review, which goes on, after each region.
     """
-    review, everywhere, grid = Review(case.prediction, case.regions), whole(case.truth.shape), case.prediction.grid
+    review, everywhere = Review(case.prediction, case.regions), whole(case.truth.shape)
     for region_id in [region.region_id for region in review.regions]:
         place = np.zeros(case.truth.shape, bool)
         place[review.region(region_id).box] = review.region(region_id).found.mask
@@ -88,8 +108,7 @@ def decide_regions(case: ReadCase, each: int = 2) -> Iterator[Review]:
             voxel = largest_error(case, review.labels_in(everywhere), place)
             if voxel is None:
                 break
-            r, a, s = grid.to_ras(np.array(voxel)).tolist()
-            review.click([(r, a, s)], int(case.truth[voxel]), region_id)
+            review.click([point_of(case.prediction, voxel)], int(case.truth[voxel]), region_id)
         review.decide(region_id, Verdict.ACCEPT)
         yield review
 
@@ -122,16 +141,10 @@ def paint(case: ReadCase) -> Iterator[Step]:
 
 
 def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | None = None) -> Voxel | None:
-    """Find the middle of the largest error.
+    """Find the middle of the largest error, everywhere or in the mask of a place; None if nothing is wrong.
 
-    Args:
-        case: With the truth.
-        segmentation: To look at.
-        place: Mask of where to look; None: everywhere.
-
-    Returns:
-        The voxel deepest in the largest connected group of voxels that all have one wrong label and one true label; of
-        several, the one nearest to the group's centroid. None if nothing is wrong.
+    It is the voxel deepest in the largest connected group of voxels that all have one wrong label and one true label;
+    of several, the one nearest to the group's centroid.
     """
     wrong = case.wrong(segmentation)
     if place is not None:
@@ -149,7 +162,7 @@ def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | 
     return _middle(largest, case.prediction.grid.spacing, box)
 
 
-def _click(case: ReadCase, correct: Correction, places: Iterable[np.ndarray | None]) -> Iterator[Step]:
+def _click(case: ReadCase, correct: Refined, places: Iterable[np.ndarray | None]) -> Iterator[Step]:
     """Click the largest error in each place in turn; a place without error costs no click."""
     now = case.prediction
     clicks: tuple[VoxelClick, ...] = ()
@@ -169,6 +182,12 @@ def _drawn(case: ReadCase, segmentation: np.ndarray, said: np.ndarray) -> Step:
     for channel, label in zip(probability, case.prediction.labels, strict=True):
         channel[said] = segmentation[said] == label.value
     return Step(replace(case.prediction, segmentation=segmentation, probability=probability))
+
+
+def point_of(prediction: Prediction, voxel: Voxel) -> tuple[float, float, float]:
+    """Return the RAS mm of a voxel's centre."""
+    r, a, s = prediction.grid.to_ras(np.array(voxel)).tolist()
+    return r, a, s
 
 
 def _middle(mask: np.ndarray, spacing: np.ndarray, box: Box) -> Voxel:

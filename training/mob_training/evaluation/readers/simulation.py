@@ -11,8 +11,7 @@ import numpy as np
 
 from mob_training.evaluation.readers import readers
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.corrections import Bump, BumpSettings, LocalEdit, Refined
-from mob_training.evaluation.readers.readers import Step
+from mob_training.evaluation.readers.readers import Refined, Step
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 
 ACTIONS = 10
@@ -25,13 +24,7 @@ REACHED = (0.90, 0.95)
 
 @dataclass(frozen=True)
 class Reader:
-    """A kind of reader.
-
-    Attributes:
-        key: In the scores.
-        title: In tables and figures.
-        clicks: Whether it clicks; else an action is a region.
-    """
+    """A kind of reader: its key in the scores, its title in tables, and whether an action is a click or a region."""
 
     key: str
     title: str
@@ -48,31 +41,21 @@ READERS = (
     Reader("buttons", "accept, include or exclude", clicks=False),
     Reader("painting", "painting the regions", clicks=False),
 )
-"""In this order."""
+"""In this order; those with the bump, and those whose clicks change one voxel, are in kept scores only."""
 
 
-def simulate(case: ReadCase, settings: ClickSettings, bump: BumpSettings) -> dict[str, Any]:
-    """Simulate all readers of one case.
+def simulate(case: ReadCase, settings: ClickSettings) -> dict[str, Any]:
+    """Simulate all readers of one case, with these settings of clicks.
 
-    Args:
-        case: The case.
-        settings: How a click changes its surroundings.
-        bump: Of the baseline.
-
-    Returns:
-        For each reader and each score of `ReadCase.scores` its values after 0 to `ACTIONS` actions, the last one
-        repeated where less was to do; `actions`, how many there were in all, and under `end` the scores after the last.
+    Return for each reader and each score of `ReadCase.scores` its values after 0 to `ACTIONS` actions, the last one
+    repeated where less was to do; `actions`, how many there were in all, and under `end` the scores after the last.
     """
     prediction = replace(case.prediction, click_settings=settings)
     case = replace(case, prediction=prediction)
     refined = Refined(prediction, settings)
-    bumped = Bump(prediction, bump)
     steps: dict[str, Iterator[Step]] = {
         "errors": islice(readers.click_at_errors(case, refined), ACTIONS),
-        "errors_bump": islice(readers.click_at_errors(case, bumped), ACTIONS),
-        "errors_local": islice(readers.click_at_errors(case, LocalEdit(prediction)), ACTIONS),
         "regions": readers.click_in_regions(case, refined, CLICKS_IN_A_REGION),
-        "regions_bump": readers.click_in_regions(case, bumped, CLICKS_IN_A_REGION),
         "suggested": islice(readers.click_as_suggested(case), ACTIONS),
         "buttons": readers.press_buttons(case),
         "painting": readers.paint(case),
@@ -91,15 +74,11 @@ def _curves(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def pooled(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum up readers over cases.
+    """Sum up readers over cases, as `simulate` returns them.
 
-    Args:
-        cases: As `simulate` returns them.
-
-    Returns:
-        For each reader, after 0, 1, ... actions: `harm`, the voxels made wrong over those corrected; `honesty`, the
-        expected error over the error left; `reached_D`, the fraction of the cases whose Dice is at least D; and each
-        under `end` after the last action.
+    Return for each reader, after 0, 1, ... actions: `harm`, the voxels made wrong over those corrected; `honesty`, the
+    expected error over the error left; `reached_D`, the fraction of the cases whose Dice is at least D; and each under
+    `end` after the last action.
     """
     result: dict[str, Any] = {}
     for reader in cases[0]:
@@ -123,10 +102,9 @@ def _ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def dice_after_clicks(case: ReadCase) -> dict[str, dict[str, float]]:
     """Click at the largest errors with the settings of clicks that the model states.
 
-    Returns:
-        For each correlation `dice_1`, `dice_3`, `dice_5`, and `elsewhere_5`, of the voxels that were not clicked. The
-        correlations: `stationary`, a kernel of the settings' length, or one by the organ's size, for every model; for
-        one of the scope `local` `own`, its own.
+    Return for each correlation `dice_1`, `dice_3`, `dice_5`, and `elsewhere_5`, of the voxels that were not clicked.
+    The correlations: `stationary`, a kernel of the settings' length, or one by the organ's size, for every model; for
+    one of the scope `local` `own`, its own.
     """
     prediction = case.prediction
     plain = replace(prediction, correlation_mm=None).with_click_length()

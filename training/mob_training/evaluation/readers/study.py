@@ -1,21 +1,167 @@
-"""Fit the settings of clicks on a data set's validation cases, and simulate readers on those held out."""
+"""Fit the settings of clicks on a data set's validation cases, and simulate readers on those held out.
+
+What is fitted first is what moves the outline, by the Dice that it gains; then what the uncertainty is after clicks, by
+the error left.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice, product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
 
 from mob_training.evaluation.held_out import PLAIN, Evaluation, Examination, held_out_cases, split_cases
-from mob_training.evaluation.readers.corrections import BumpSettings
-from mob_training.evaluation.readers.fitting import fit
-from mob_training.evaluation.readers.simulation import pooled, simulate
+from mob_training.evaluation.readers import readers
+from mob_training.evaluation.readers.cases import ReadCase
+from mob_training.evaluation.readers.readers import Refined, Step
+from mob_training.evaluation.readers.simulation import CLICKS_IN_A_REGION, pooled, simulate
 from mob_training.evaluation.score_files import Run, flatten
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.wording import percent
+from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
-if TYPE_CHECKING:
-    from MoBUncertaintyLib.model.click_settings import ClickSettings
-    from MoBUncertaintyLib.regions.prediction import PredictionSettings
+SCORED = (1, 3, 5)
+"""After so many free clicks Dice counts."""
+
+DEVIATIONS = (None, 0.4, 0.6, 1.0, 1.5, 2.2)
+LENGTHS_MM = (2.5, 3.5, 5.0, 7.0, 10.0)
+STRENGTH, STRENGTHS = 32.0, (8.0, 16.0, 64.0)
+"""What is tried: all pairs of the first two at one strength, since a larger strength does about the same as a larger
+deviation; then the other strengths with the best pair."""
+
+CERTAINTY_STRENGTHS = (8.0, 32.0)
+SHARPENINGS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+"""What is tried of the uncertainty."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """How a correction does on the validation cases.
+
+    Attributes:
+        gains: Of Dice outside of the clicked voxels, for each case: the mean of clicks at the largest errors (after
+            `SCORED`) and of clicks in the listed regions (after all).
+        harm: Voxels made wrong over voxels corrected, at the end of both.
+    """
+
+    gains: np.ndarray
+    harm: float
+
+    @property
+    def gain(self) -> float:
+        """The mean gain."""
+        return float(self.gains.mean())
+
+
+def fit(
+    cases: Sequence[ReadCase], start: ClickSettings, report: Callable[[str], None] = print
+) -> tuple[ClickSettings, dict[str, Any]]:
+    """Fit the settings of clicks on validation cases, whose predictions were not used to train the model.
+
+    Of all settings whose gain is, by the paired standard error over the cases, as good as the best one's, that with the
+    least harm is taken. What is not fitted is as in `start`.
+
+    Return the settings; and `trials`, what each setting that was tried gave, and `honesty`, as of `fit_certainty`.
+
+    Raises:
+        SettingsError: There are fewer than two cases.
+    """
+    if len(cases) < 2:
+        raise SettingsError("Clicks are fitted on two validation cases at least; name them in splits_final.json.")
+    lengths = [None] if any(case.prediction.correlation_mm for case in cases) else []  # its own, of a local model
+    pairs = [
+        replace(start, prior_deviation=deviation, length_mm=length, strength=STRENGTH)
+        for deviation, length in product(DEVIATIONS, [*lengths, *LENGTHS_MM])
+    ]
+    tried: dict[ClickSettings, Trial] = {}
+
+    def try_all(all_settings: Sequence[ClickSettings]) -> None:
+        for settings in all_settings:
+            tried[settings] = trial = try_out(cases, settings)
+            deviation = "own" if settings.prior_deviation is None else f"{settings.prior_deviation:g}"
+            length = "own length" if settings.length_mm is None else f"{settings.length_mm:g} mm"
+            report(
+                f"{len(tried)} of {len(pairs) + len(STRENGTHS)}: deviation {deviation}, {length}, strength "
+                f"{settings.strength:g}: Dice {100 * trial.gain:+.2f} %, harm {percent(trial.harm)}"
+            )
+
+    try_all(pairs)
+    best = max(tried, key=lambda settings: tried[settings].gain)
+    try_all([replace(best, strength=strength) for strength in STRENGTHS])
+    trials = [
+        {"deviation": settings.prior_deviation, "length_mm": settings.length_mm, "strength": settings.strength}
+        | {"gain": trial.gain, "harm": trial.harm}
+        for settings, trial in tried.items()
+    ]
+    chosen, honesty = fit_certainty(cases, least_harmful(tried))
+    return chosen, {"trials": trials, "honesty": honesty}
+
+
+def fit_certainty(cases: Sequence[ReadCase], settings: ClickSettings) -> tuple[ClickSettings, dict[str, float]]:
+    """Fit what is said of the uncertainty after clicks, which moves no outline between two labels.
+
+    The expected error of all cases together should be what is left, after each of `SCORED` free clicks and after those
+    in the listed regions: of all settings tried, these have the smallest mean square of the logarithm of their ratio.
+    Also return the ratios, by the number of clicks.
+    """
+    clicked = [
+        {when: step.clicks for when, step in _clicked(case, Refined(case.prediction, settings)).items()}
+        for case in cases
+    ]
+    tried = {}
+    for strength, sharpening in product(CERTAINTY_STRENGTHS, SHARPENINGS):
+        each = replace(settings, variance_strength=strength, sharpening=sharpening)
+        sums: dict[str, np.ndarray] = {}
+        for case, own in zip(cases, clicked, strict=True):
+            correct = Refined(case.prediction, each)
+            for when, clicks in own.items():
+                scores = case.scores(correct(clicks), case.unclicked(), surfaces=False)
+                expected_and_left = np.array([scores["expected_error_mm3"], scores["error_mm3"]])
+                sums[when] = sums.get(when, 0) + expected_and_left
+        tried[each] = {when: float(expected / max(left, 1e-9)) for when, (expected, left) in sums.items()}
+    chosen = min(tried, key=lambda each: float(np.mean(np.log(list(tried[each].values())) ** 2)))
+    return chosen, tried[chosen]
+
+
+def _clicked(case: ReadCase, correct: Refined) -> dict[str, Step]:
+    """Return what is left after each of `SCORED` free clicks, and after all in the listed regions."""
+    nothing = [Step(case.prediction)]
+    free = list(islice(readers.click_at_errors(case, correct), SCORED[-1])) or nothing
+    listed = list(readers.click_in_regions(case, correct, CLICKS_IN_A_REGION)) or nothing
+    return {f"free {n}": free[min(n, len(free)) - 1] for n in SCORED} | {"listed": listed[-1]}
+
+
+def least_harmful(tried: Mapping[Any, Trial]) -> Any:
+    """Choose what harms least among all that gain as much as the best, by the paired standard error over the cases."""
+    best = max(tried.values(), key=lambda trial: trial.gain)
+
+    def as_good(trial: Trial) -> bool:
+        less = best.gains - trial.gains
+        return bool(less.mean() <= less.std(ddof=1) / np.sqrt(len(less)))
+
+    return min((each for each in tried if as_good(tried[each])), key=lambda each: tried[each].harm)
+
+
+def try_out(cases: Sequence[ReadCase], settings: ClickSettings) -> Trial:
+    """Let readers click in all cases, anywhere and in the listed regions."""
+    gains, corrected, harmed = [], 0.0, 0.0
+    for case in cases:
+        correct = Refined(case.prediction, settings)
+        start = case.scores(case.prediction, case.unclicked(), surfaces=False)
+        *after, end = (
+            case.scores(step.prediction, step.clicked, surfaces=False) for step in _clicked(case, correct).values()
+        )
+        mean = np.mean([scores["dice_elsewhere"] for scores in after])
+        gains.append((mean + end["dice_elsewhere"]) / 2 - start["dice_elsewhere"])
+        for scores in (after[-1], end):
+            corrected += scores["corrected_mm3"]
+            harmed += scores["harmed_mm3"]
+    return Trial(np.array(gains), float(harmed / max(corrected, 1e-9)))
 
 
 def study_readers(
@@ -23,40 +169,22 @@ def study_readers(
     dataset: Path,
     evaluation: Evaluation = PLAIN,
     settings: PredictionSettings | None = None,
-    fitted: bool = True,
     report: Callable[[str], None] = print,
 ) -> tuple[Run, ClickSettings]:
-    """Simulate readers who review a model's predictions.
-
-    Args:
-        model_path, dataset, evaluation, settings: As for `held_out.evaluate`.
-        fitted: Fit the settings of clicks and of the baseline on the validation cases first; else they are the model's,
-            and the baseline's usual ones.
-        report: Called with one line for each step.
-
-    Returns:
-        The scores, and the settings of clicks.
+    """Fit the settings of clicks, and simulate readers who review a model's predictions; return scores and settings.
 
     Raises:
         SettingsError: The data set has no held-out cases, too few validation cases, or other labels than the model.
     """
-    cases = held_out_cases(dataset)
-    model = Examination(model_path, dataset, evaluation, settings)
-    clicks, bump, result = model.predictor.model.card.click_settings, BumpSettings(), None
-    if fitted:
-        validating = []
-        for files in split_cases(dataset, "val"):
-            validating.append(model.read(files))
-            report(f"{files[0]}: predicted")
-        result = fit(validating, clicks, report)
-        clicks, bump = result.settings, result.bump
+    cases, model, validating = held_out_cases(dataset), Examination(model_path, dataset, evaluation, settings), []
+    for files in split_cases(dataset, "val"):
+        validating.append(model.read(files))
+        report(f"{files[0]}: predicted")
+    clicks, made = fit(validating, model.predictor.model.card.click_settings, report)
     scored, rows = {}, []
     for number, files in enumerate(cases, start=1):
         case = model.read(files)
-        rows.append(simulate(case, clicks if result else case.prediction.click_settings, bump))
+        rows.append(simulate(case, clicks))
         scored[files[0]] = model.row(files[0], {"regions": len(case.regions.ranked), **rows[-1]})
         report(f"{files[0]}: readers simulated, {number} of {len(cases)}")
-    description = model.description | {"clicks": asdict(clicks), "bump": asdict(bump)}
-    if result:
-        description["fit"] = {"trials": result.trials, "honesty": result.honesty}
-    return Run(description, dict(flatten(pooled(rows))), scored), clicks
+    return Run(model.description | {"clicks": asdict(clicks), "fit": made}, dict(flatten(pooled(rows))), scored), clicks
