@@ -7,7 +7,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.output.pictures import palette as room
+from MoBUncertaintyLib.output.pictures import style as room
 from MoBUncertaintyLib.output.pictures.style import CYAN, ENOUGH, contrast, palette_beside
 
 STEPS = (0, 51, 102, 153, 204, 255)
