@@ -24,11 +24,10 @@ SPECS = [
     CovarianceSpec(Covariance.DIAGONAL),
     CovarianceSpec(Covariance.DIAGONAL, scope=Scope.LOCAL, length_mm=LENGTH_MM),
     CovarianceSpec.of_kind(Covariance.LOW_RANK, rank=3),
-    *[
-        CovarianceSpec(rank=3, partitions=2, scope=scope, length_mm=LENGTH_MM if scope is Scope.LOCAL else None)
-        for scope in Scope
-    ],
+    CovarianceSpec(rank=3, partitions=2, scope=Scope.PARTITION),
+    CovarianceSpec(rank=3, partitions=2, scope=Scope.LOCAL, length_mm=LENGTH_MM),
 ]
+"""Each scope, and each way to correlate the classes."""
 SHARED = [spec for spec in SPECS if spec.scope not in (Scope.VOXEL, Scope.PARTITION)]
 
 

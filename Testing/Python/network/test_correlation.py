@@ -79,8 +79,8 @@ def test_the_factor_gives_unit_variance_everywhere_and_the_correlation_exactly(s
 
 def test_noise_has_unit_variance_at_borders_and_corners_too_and_the_correlation():
     shape = (9, 4, 5)
-    noise = smooth(torch.randn((200_000, *shape), generator=torch.Generator().manual_seed(0)), LENGTHS)
-    assert (noise.var(dim=0) - 1).abs().max() < 0.02  # 6 standard errors of 0.0032
+    noise = smooth(torch.randn((50_000, *shape), generator=torch.Generator().manual_seed(0)), LENGTHS)
+    assert (noise.var(dim=0) - 1).abs().max() < 0.038  # 6 standard errors of 0.0063
     assert noise.var(dim=0).mean().item() == pytest.approx(1, abs=0.01)
     assert (noise[:, ::8, ::3, ::4].var(dim=0).mean() - 1).abs() < 0.01, "corners"
     assert_covariance(noise[:K].flatten(1), dense(shape))
