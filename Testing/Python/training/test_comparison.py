@@ -19,8 +19,7 @@ from mob_training.comparison.compare import compare, tables
 from mob_training.comparison.runs import ORDER, by_model, datasets, over_seeds, sweeps
 from mob_training.comparison.significance import holm, paired_tests, signed_rank_sum
 from mob_training.comparison.tables import BETTER, WORSE, Cell, Table, interval, with_best
-from mob_training.evaluation.naming import CONTROL
-from mob_training.evaluation.score_files import FILES, flatten, read_runs, summarise, write_runs
+from mob_training.evaluation.score_files import CONTROL, FILES, flatten, read_runs, summarise, write_runs
 from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance
 from support.fake_scores import FakeModel, fake_run, run_of, write_dataset, write_scores

@@ -8,7 +8,7 @@ import pytest
 from mob_training.comparison.compare import tables
 from mob_training.comparison.significance import holm, paired_tests, signed_rank
 from mob_training.comparison.tables import BETTER, WORSE
-from mob_training.evaluation.naming import CONTROL
+from mob_training.evaluation.score_files import CONTROL
 from mob_training.evaluation.scoreboard import DICE, NLL
 from support.fake_scores import fake_run
 

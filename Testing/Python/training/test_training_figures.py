@@ -9,8 +9,7 @@ from matplotlib.image import imread
 from mob_training.comparison import figures
 from mob_training.comparison.runs import ORDER
 from mob_training.evaluation.case_scores import MEASURES
-from mob_training.evaluation.naming import CONTROL
-from mob_training.evaluation.score_files import Run, flatten
+from mob_training.evaluation.score_files import CONTROL, Run, flatten
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.regions.prediction import PredictionSettings

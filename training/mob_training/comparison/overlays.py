@@ -14,8 +14,7 @@ from PIL import Image, ImageDraw
 
 from mob_training.evaluation.case_scores import ScoredCase
 from mob_training.evaluation.held_out import check_labels, held_out_cases
-from mob_training.evaluation.naming import describe_run
-from mob_training.evaluation.score_files import write_content
+from mob_training.evaluation.score_files import describe_run, write_content
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.geometry import bounding_box, shadows, whole
 from MoBUncertaintyLib.images.reader import read_image, read_volume

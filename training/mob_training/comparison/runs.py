@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from mob_training.evaluation.naming import CONTROL, NAMES
-from mob_training.evaluation.score_files import Run
+from mob_training.evaluation.score_files import CONTROL, NAMES, Run
 from MoBUncertaintyLib.model.covariance import Covariance
 
 ORDER = (NAMES[Covariance.DETERMINISTIC], CONTROL, *list(NAMES.values())[1:])

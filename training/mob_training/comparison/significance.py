@@ -10,8 +10,7 @@ from scipy.stats import rankdata, wilcoxon
 
 from mob_training.comparison.runs import ORDER, by_model, datasets, over_seeds, over_subjects
 from mob_training.comparison.tables import BETTER, WORSE
-from mob_training.evaluation.naming import CONTROL
-from mob_training.evaluation.score_files import Run
+from mob_training.evaluation.score_files import CONTROL, Run
 from mob_training.evaluation.scoreboard import GROUPS, Metric
 from MoBUncertaintyLib.base.errors import SettingsError
 

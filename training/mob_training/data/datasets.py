@@ -23,6 +23,7 @@ from mob_training.data.partial_labels import FILE, read_missing, write_labelled
 from mob_training.data.split import Split, StatedSplit, check_subjects
 from MoBUncertaintyLib.base.errors import ImageError, OutputError, SettingsError
 from MoBUncertaintyLib.base.publishing import write_file
+from MoBUncertaintyLib.images.channels import on_same_grid
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_image, read_volume, stored_orientation
@@ -167,7 +168,7 @@ def _check_case(name: str, image: Path, label: Path, labels: Values) -> Labelled
         read = read_image(image)
     except ImageError as error:
         raise ImageError(f"The image cannot be used: {error}") from error
-    if not same_grid(read.image, classes):
+    if not on_same_grid(read.image, classes):
         raise ImageError(f"{_short(label)} has a different grid from {_short(image)}.")
     return LabelledCase(name, image, label, volumes, " ".join(read.warnings))
 
@@ -335,11 +336,3 @@ def volumes_ml(label: sitk.Image, classes: int) -> tuple[float, ...]:
     """Compute the volume in ml of the classes 1 to `classes` of a label map."""
     counts = np.bincount(sitk.GetArrayViewFromImage(label).ravel(), minlength=classes + 1)
     return tuple(float(count) * math.prod(label.GetSpacing()) / 1000 for count in counts[1 : classes + 1])
-
-
-def same_grid(image: sitk.Image, other: sitk.Image) -> bool:
-    """Check if two images have the same size, spacing, origin and direction (to 0.001)."""
-    return image.GetSize() == other.GetSize() and all(
-        np.allclose(getattr(image, get)(), getattr(other, get)(), atol=1e-3)
-        for get in ("GetSpacing", "GetOrigin", "GetDirection")
-    )

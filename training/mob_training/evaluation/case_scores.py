@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from mob_training.data.datasets import same_grid
 from mob_training.evaluation.metrics.calibration import Calibration, negative_log_likelihood
 from mob_training.evaluation.metrics.overlap import surface_scores
 from mob_training.evaluation.metrics.ranking import ErrorRanking
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.geometry import bounding_box, shadows
+from MoBUncertaintyLib.images.channels import on_same_grid
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
@@ -177,7 +177,7 @@ def check_grid(image: sitk.Image, prediction: Prediction, name: str) -> None:
     Raises:
         ImageError: They differ.
     """
-    if not same_grid(image, image_on(prediction.grid, prediction.segmentation)):
+    if not on_same_grid(image, image_on(prediction.grid, prediction.segmentation)):
         raise ImageError(f"The {name} does not lie on the image's voxel grid; convert the data set again.")
 
 

@@ -19,11 +19,10 @@ from mob_training.data.split import read_subjects
 from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, only, score
 from mob_training.evaluation.intervals import KEY, interval_measures
 from mob_training.evaluation.joint_scores import joint_scores, pooled_correlations
-from mob_training.evaluation.naming import describe_run
 from mob_training.evaluation.raters import rater_scores, read_raters
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.simulation import dice_after_clicks
-from mob_training.evaluation.score_files import Run, flatten
+from mob_training.evaluation.score_files import Run, describe_run, flatten
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import draw_volumes

@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import math
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,12 +29,23 @@ from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from MoBUncertaintyLib.base.publishing import absolute, write_file
 from MoBUncertaintyLib.model.covariance import Covariance
 
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.model.folder import Model
+
 SUMMARY, CASES, POOLED = "summary.json", "cases.csv.gz", "pooled.csv.gz"
 FILES = (SUMMARY, CASES, POOLED)
 KEY = ("dataset", "name", "seed")
 """Columns that identify a run."""
 TEXT = ("case", "subject")
 """Columns that are not JSON."""
+NAMES = {
+    Covariance.DETERMINISTIC: "Deterministic",
+    Covariance.DIAGONAL: "Diagonal",
+    Covariance.LOW_RANK: "Diagonal + Low-rank",
+    Covariance.SINGLE_BASIS: "Single-Basis",
+    Covariance.MIXTURE_OF_BASES: "Mixture-of-Bases",
+}
+CONTROL = "Deterministic, fine-tuned"
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class Run:
     """The scores of one model and seed.
 
     Attributes:
-        description: What was scored, as `naming.describe_run` returns it.
+        description: What was scored, as `describe_run` returns it.
         pooled: Scores over the voxels of all cases together by name, `volume.nll`; numbers, or lists of them.
         cases: Scores of each case in the same form, and its `subject`.
     """
@@ -96,6 +108,40 @@ class Run:
     def _has(self, key: str) -> bool:
         """Exclude the variance of a deterministic model: it is the disagreement of its tiles."""
         return self.description["covariance"] != Covariance.DETERMINISTIC or not key.startswith("variance.")
+
+
+def describe_run(model: Model, dataset: Path, name: str | None = None) -> dict[str, Any]:
+    """Describe a model for the tables: data set, name, covariance, number of bases, seed.
+
+    A fine-tuning's own name is in its plans: a run called as its covariance model is that of the paper, another one,
+    say `mixture-of-bases-tile`, is "Mixture-of-Bases (tile)". Names that end in `-bases-M` belong to a sweep.
+    """
+    card = model.card
+    finetuning = card.training.get("finetuning") or {}
+    run_name = str(model.plans.get("plans_name", "")).partition("-")[2]
+    own, sweep = re.subn(r"-bases-\d+$", "", run_name)
+    if card.covariance.kind is Covariance.DETERMINISTIC:
+        shown, plain = (CONTROL, {"deterministic", "deterministic-fine-tuned", "control"}) if run_name else ("", set())
+        shown = shown or NAMES[Covariance.DETERMINISTIC]
+    else:
+        shown, plain = NAMES[card.covariance.kind], {card.covariance.kind.value}
+    if own and own not in plain:
+        shown += f" ({own.removeprefix(card.covariance.kind.value).strip('-')})"
+    seed = finetuning.get("seed", (model.plans.get("schedule") or model.plans.get("budget") or {}).get("seed"))
+    return {
+        "dataset": re.sub(r"^Dataset\d+_", "", dataset.resolve().name),
+        "name": name or run_name or Covariance.DETERMINISTIC.value,
+        "model": name or shown,
+        "covariance": card.covariance.kind.value,
+        "scope": card.covariance.scope.value,
+        "likelihood": finetuning.get("likelihood"),
+        "bases": card.covariance.bases if card.covariance.kind is Covariance.MIXTURE_OF_BASES else None,
+        "temperature": card.training.get("temperature"),
+        "sweep": bool(sweep),
+        "seed": seed,
+        "labels": [label.name for label in card.labels],
+        "digest": model.digest,
+    }
 
 
 def flatten(scores: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
