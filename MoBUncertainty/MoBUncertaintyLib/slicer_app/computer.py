@@ -16,11 +16,7 @@ ALLOWED_KEY = "MoBUncertainty/ComputersAllowed"
 
 
 class Computer:
-    """The computer that segments.
-
-    Args:
-        newClient: Makes a client of a worker, from arguments of Python.
-    """
+    """The computer that segments."""
 
     def __init__(self, newClient: Callable[[Sequence[str]], WorkerClient]) -> None:
         self._newClient = newClient

@@ -29,8 +29,6 @@ class CheckList:
     """The list; its subclass says in words what is checked.
 
     Args:
-        place: The widget that holds it; hidden while there is nothing to choose.
-        onChosen: Called with the keys that the user has checked.
         open: Text and tooltip of the button that opens the list.
         none: Text and tooltip of the button that unchecks all.
     """
@@ -60,9 +58,6 @@ class CheckList:
         """Show what there is to choose, and what is checked.
 
         Args:
-            titles: What each is called, by its key.
-            checked: Keys.
-            enabled: Whether the user may choose now.
             whyNot: Why some, by their keys, cannot be checked.
         """
         if titles != self._titles:
@@ -105,12 +100,7 @@ class CheckList:
 
 
 class LabelChooser(CheckList):
-    """A check list of the labels of a model that has several; with none checked, all of them are wanted.
-
-    Args:
-        place: The widget that holds it; hidden for a model of one label.
-        onChosen: Called with the names of the labels that the user has checked.
-    """
+    """A check list of the labels of a model that has several; with none checked, all of them are wanted."""
 
     def __init__(self, place, onChosen: Callable[[list[str]], None]) -> None:
         tip = _("Predict, show and review only some of the labels, which is faster and needs less memory.")
@@ -130,12 +120,7 @@ class LabelChooser(CheckList):
 
 
 class EnsembleChooser(CheckList):
-    """A check list of the other models; those with other labels or channels cannot be checked.
-
-    Args:
-        place: The widget that holds it; hidden while no other model could be checked.
-        onChosen: Called with the names of the models that the user has checked.
-    """
+    """A check list of the other models; those with other labels or channels cannot be checked."""
 
     def __init__(self, place, onChosen: Callable[[list[str]], None]) -> None:
         tip = _("Predict with other models of the same labels as well; mean and variance are those of the mixture.")
@@ -148,10 +133,7 @@ class EnsembleChooser(CheckList):
         """Show the other models.
 
         Args:
-            model: The chosen one.
             others: Title and model, by the name that a scene remembers it by.
-            wanted: Names of those that are checked.
-            enabled: Whether the user may choose now.
         """
         whyNot = {name: whyNoMember(model, other) for name, (_title, other) in others.items()}
         refused = {name: reason for name, reason in whyNot.items() if reason}
@@ -182,10 +164,6 @@ def few(names: Sequence[str], most: int = 4) -> str:
 
 class ChannelSelectors:
     """A selector of a volume for each input channel of the model beyond the first, which is the CT's.
-
-    Args:
-        place: The widget that holds them; hidden where there are none.
-        onChanged: Called when another volume is chosen.
 
     Attributes:
         selectors: By the channel's name.
@@ -239,13 +217,7 @@ class ChannelSelectors:
 
 
 def offerMixture(ui, models: Sequence[ListedModel], enabled: bool) -> None:
-    """Offer what models can average and, for one without a covariance, a link to what would improve it.
-
-    Args:
-        ui: The panel's widgets.
-        models: That predict; none: nothing is offered. Several are averaged in any case, with all their folds.
-        enabled: Whether the user may choose now.
-    """
+    """Offer what models can average and, for one without a covariance, a link to what would improve it."""
     folds = len(models[0].folds) if len(models) == 1 else 0
     ui.foldsCheckBox.text = _("Average all folds, {n} times as long").format(n=folds)
     passes = max((2 ** len(model.card.mirror_axes) if model.card else MIRRORED_PASSES for model in models), default=1)

@@ -48,10 +48,6 @@ from MoBUncertaintyLib.slicer_app.stored_results import (
 class ReviewSession:
     """One image's results under review; see `start` and `open`.
 
-    Args:
-        results: The image's nodes, complete.
-        review: The review of them.
-
     Attributes:
         results: The image's nodes.
         review: Clicks, verdicts, comments, history and signature.
@@ -78,7 +74,6 @@ class ReviewSession:
         """Begin a review; one that the scene holds is lost.
 
         Args:
-            results: With segmentation, maps and the state "prediction".
             predicted: Segmentation, uint8 (z, y, x).
             regionMap: Number of each voxel's doubtful region, uint16.
         """
@@ -158,10 +153,6 @@ class ReviewSession:
     def step(self, change: Callable[..., Sequence[Box] | None], *arguments: Any) -> None:
         """Change the review, and what the scene shows of it.
 
-        Args:
-            change: One of the steps of `Review`, say `Review.decide`.
-            arguments: Of the step.
-
         Raises:
             ReviewError: The step is refused, or the image is no longer what was segmented.
         """
@@ -204,12 +195,7 @@ class ReviewSession:
 
 
 class ReviewedSegmentation:
-    """The segments, the map and the surfaces of what clicks and verdicts make of a prediction.
-
-    Args:
-        results: The image's nodes.
-        review: The review of them.
-    """
+    """The segments, the map and the surfaces of what clicks and verdicts make of a prediction."""
 
     def __init__(self, results: ResultScene, review: Review) -> None:
         self.results, self.review = results, review
@@ -265,12 +251,7 @@ class ReviewedSegmentation:
 
 
 class ListedRegions:
-    """The regions that a review lists, with their segments in the scene.
-
-    Args:
-        results: The CT's nodes.
-        review: The review of them.
-    """
+    """The regions that a review lists, with their segments in the scene."""
 
     def __init__(self, results: ResultScene, review: Review) -> None:
         self.results, self.review = results, review

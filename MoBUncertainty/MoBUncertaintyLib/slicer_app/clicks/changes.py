@@ -68,9 +68,6 @@ class ChangeOverlay:
 
     Its nodes are not saved with the scene, nor listed anywhere. (A segmentation would leave its segments' items behind
     in the subject hierarchy of a saved scene.)
-
-    Args:
-        ctNode: Whose voxels they are.
     """
 
     def __init__(self, ctNode) -> None:

@@ -26,9 +26,6 @@ class Shortcuts:
 
     They reach the slice views too, so they belong to the window. Letters do not fire while text is typed.
 
-    Args:
-        window: Slicer's.
-
     Attributes:
         made: The QShortcuts.
     """
@@ -58,12 +55,7 @@ class Shortcuts:
 
 
 class HeldKey(qt.QObject):
-    """Notices when a key that was pressed is released in Slicer's window, or cannot be down any more.
-
-    Args:
-        window: Slicer's.
-        onReleased: Called then.
-    """
+    """Notices when a key that was pressed is released in Slicer's window, or cannot be down any more."""
 
     def __init__(self, window, onReleased: Callable[[], None]) -> None:
         qt.QObject.__init__(self)
@@ -119,13 +111,7 @@ class HeldKey(qt.QObject):
 
 
 class ClickMode:
-    """*Organ here*, *Not organ here* or neither, and the label that *Organ here* stands for.
-
-    Args:
-        ui: The panel's widgets.
-        window: Whose keys act.
-        onChanged: Called when clicks give another label, or none.
-    """
+    """*Organ here*, *Not organ here* or neither, and the label that *Organ here* stands for."""
 
     def __init__(self, ui, window, onChanged: Callable[[], None]) -> None:
         self._ui, self._onChanged = ui, onChanged

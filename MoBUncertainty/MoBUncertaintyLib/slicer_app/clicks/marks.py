@@ -54,11 +54,6 @@ _YELLOW, _WHITE = (255, 230, 0), (255, 255, 255)  # maps have colours of their o
 class ClickMarks:
     """The point lists of the clicks in one image; a list that somebody has removed is made anew.
 
-    Args:
-        results: The image's nodes.
-        review: The review of them.
-        palette: Beside the labels' colours.
-
     Attributes:
         hidden: Whether they are hidden.
     """

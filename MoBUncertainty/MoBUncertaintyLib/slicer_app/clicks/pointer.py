@@ -29,9 +29,6 @@ class SlicePointer:
 
     What it takes for itself (the left button without Shift, Ctrl or Alt, while a label is chosen or on a mark) nobody
     else gets to see; all else stays Slicer's: scrolling, panning, zooming, window and level, the crosshair.
-
-    Args:
-        target: Takes clicks.
     """
 
     def __init__(self, target: ClicksSection) -> None:

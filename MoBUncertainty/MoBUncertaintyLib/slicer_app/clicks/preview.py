@@ -23,15 +23,7 @@ from MoBUncertaintyLib.slicer_app.widgets.section import shown
 
 
 class VerdictPreview:
-    """What Include or Exclude would change in the selected region, shown over the slices.
-
-    Args:
-        ui: The panel's widgets; a verdict's button is checked while the verdict is shown.
-        window: Whose keys act.
-        selected: Returns the selected region, if there is one.
-        decide: Given verdict and label, gives the verdict.
-        clicks: Says what is shown.
-    """
+    """What Include or Exclude would change in the selected region, shown over the slices."""
 
     def __init__(
         self,
@@ -78,7 +70,6 @@ class VerdictPreview:
         """Decide what is shown; show what is not.
 
         Args:
-            verdict: INCLUDE or EXCLUDE.
             label: To include as; None: the usual one.
         """
         if self._shown == (verdict, label) or self._preview(verdict, label):

@@ -26,12 +26,6 @@ from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 class ClicksSection:
     """The part of the review's section that is about clicks; takes them from the slice views.
 
-    Args:
-        ui: The panel's widgets.
-        window: Whose keys act.
-        onChanged: Called when the review has changed.
-        onClicked: Called before that with the id of the region in which a click was given, or None.
-
     Attributes:
         flash: Of what the last step has changed.
         label: Returns the label that a click gives now; None: it gives none.

@@ -20,11 +20,7 @@ EFFECTS_MS = 150  # after the last of several quick clicks: what each has change
 
 
 class ClickList:
-    """One row per click, the earliest first. What each has changed is computed while the list is seen.
-
-    Args:
-        ui: The panel's widgets.
-    """
+    """One row per click, the earliest first. What each has changed is computed while the list is seen."""
 
     def __init__(self, ui) -> None:
         self._ui, self._session = ui, None

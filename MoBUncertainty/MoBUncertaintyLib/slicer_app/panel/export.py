@@ -18,14 +18,7 @@ from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 
 
 class ExportSection:
-    """The panel's section for the files of one CT's review.
-
-    Args:
-        ui: The panel's widgets.
-        onExport: Writes the files: called with folder, formats and whether the patient may be named.
-        onCancel: Ends the writing.
-        onChange: Called when something else is chosen; `update` has to follow.
-    """
+    """The panel's section for the files of one CT's review."""
 
     def __init__(
         self,

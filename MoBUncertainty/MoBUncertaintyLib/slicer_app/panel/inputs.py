@@ -47,11 +47,6 @@ from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 class InputsSection:
     """The image, the models with their descriptions, and the link to the demo CT.
 
-    Args:
-        ui: The panel's widgets.
-        onModel: Called when another model is chosen.
-        newClient: Makes a client of a worker that looks for models, or makes one.
-
     Attributes:
         selector: The chosen model.
     """
@@ -107,11 +102,7 @@ class InputsSection:
         return [name for name in self._parameters.labels if name in there] if self._parameters else []
 
     def chooseMakers(self, provenance: Mapping[str, Any]) -> None:
-        """Choose the models that have made a result, if they are listed.
-
-        Args:
-            provenance: Of the result.
-        """
+        """Choose the models that have made a result, if they are listed."""
         makers = provenance.get("ensemble") or [provenance.get("model") or {}]
         names = [self.selector.nameOf(maker) for maker in makers]
         if None not in names:
@@ -216,11 +207,7 @@ def takesCt(model: ListedModel | None) -> bool:
 
 
 class ModelSelector:
-    """The selector of models, and the button that removes one.
-
-    Args:
-        ui: The panel's widgets.
-    """
+    """The selector of models, and the button that removes one."""
 
     def __init__(self, ui) -> None:
         self._ui = ui
@@ -287,11 +274,7 @@ class ModelSelector:
         return None
 
     def add(self, mode) -> bool:
-        """Ask for a model, add and choose it; return whether there is one.
-
-        Args:
-            mode: `QFileDialog.ExistingFile`: for its file; `QFileDialog.Directory`: for its folder.
-        """
+        """Ask for a model, add and choose it; return whether there is one."""
         dialog = qt.QFileDialog(slicer.util.mainWindow(), _("Add a model"))
         dialog.setFileMode(mode)
         if mode == qt.QFileDialog.ExistingFile:

@@ -27,9 +27,6 @@ from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 class Jobs:
     """The job that goes on, if there is one.
 
-    Args:
-        panel: Whose inputs and review are handed over.
-
     Attributes:
         state: What the panel is doing; which of the idle states it is `Panel.update` finds out.
         work: The button of the job; None where nothing is computed.
@@ -53,11 +50,7 @@ class Jobs:
         self._begin(State.EXPORTING, self._panel.export.work, formats, request, self._onExported)
 
     def cancel(self, text: str | None = None) -> None:
-        """End what is computed; scene and folder are as they were before.
-
-        Args:
-            text: Stands beside the button.
-        """
+        """End what is computed; scene and folder are as they were before."""
         exporting = self.state is State.EXPORTING
         self._client.cancel()
         usual = _("Cancelled; nothing was written.") if exporting else _("Cancelled; nothing was changed.")
@@ -82,11 +75,7 @@ class Jobs:
         results may have been removed when they are.
 
         Args:
-            state: RUNNING or EXPORTING.
-            work: The button.
-            formats: The formats to be exported, if it is an export.
             request: Makes the job; returns None where the user has changed their mind.
-            onFinished: Called with the job's result.
         """
         panel = self._panel
         if self.state.busy:

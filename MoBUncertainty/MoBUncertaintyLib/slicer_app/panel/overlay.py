@@ -14,11 +14,7 @@ from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 
 class OverlaySection:
-    """The panel's section for the map, segmentation and surface of one CT.
-
-    Args:
-        ui: The panel's widgets.
-    """
+    """The panel's section for the map, segmentation and surface of one CT."""
 
     def __init__(self, ui) -> None:
         self._ui = ui

@@ -44,8 +44,6 @@ class Panel:
     """What the user sees of the module: its widgets are a function of `state` and of the results that are shown.
 
     Args:
-        ui: The widgets of the .ui file.
-        logic: The module's logic.
         ensureReady: Installs what is missing for an export in some formats or, without any, for a segmentation, after
             asking, and calls its second argument once the user has agreed; raises a UserError where that cannot be.
     """
@@ -95,11 +93,7 @@ class Panel:
         }
 
     def fixWidth(self, widget) -> None:
-        """Make the panel as wide as its widest section needs: if it grew later, all views would move.
-
-        Args:
-            widget: The top widget of the .ui file.
-        """
+        """Make the panel as wide as its widest section needs: if it grew later, all views would move."""
         sections = [part for part in vars(self.ui).values() if hasattr(part, "collapsed")]
         folded = [part for part in sections if part.collapsed]
         for part in sections:
@@ -188,11 +182,7 @@ class Panel:
 
 
 class ShownResults:
-    """The results of the image that is selected.
-
-    Args:
-        panel: That shows them.
-    """
+    """The results of the image that is selected."""
 
     def __init__(self, panel) -> None:
         self._panel = panel
@@ -277,11 +267,7 @@ class ShownResults:
 
 
 class Removals:
-    """Ends what was about nodes that are removed, and says so.
-
-    Args:
-        panel: That shows results, and says why they are gone.
-    """
+    """Ends what was about nodes that are removed, and says so."""
 
     def __init__(self, panel) -> None:
         self._panel = panel

@@ -29,10 +29,6 @@ SURFACE_MS = 400  # the 3D surface follows when the reader pauses: on a large im
 class ReviewSection:
     """The panel's section for the review of one image.
 
-    Args:
-        ui: The panel's widgets.
-        onChange: Called when the review has changed; `update` has to follow.
-
     Attributes:
         session: The review that is shown, or None.
         entered: Whether the module is shown.
@@ -264,13 +260,7 @@ class ReviewSection:
 
 
 class SignOff:
-    """Signs a review off, or takes the signature back.
-
-    Args:
-        ui: The panel's widgets.
-        onChanged: Called when the name is another one.
-        leaveText: Gives the keys back to the review.
-    """
+    """Signs a review off, or takes the signature back."""
 
     def __init__(self, ui, onChanged: Callable[[], None], leaveText: Callable[[], None]) -> None:
         self._ui, self._leaveText = ui, leaveText

@@ -26,12 +26,7 @@ PAGE = 50
 
 
 class RegionTable:
-    """One row per region, in order of rank; see `PAGE`.
-
-    Args:
-        widget: The QTableWidget.
-        onSelected: Called when another region is selected, by whatever means.
-    """
+    """One row per region, in order of rank; see `PAGE`."""
 
     def __init__(self, widget, onSelected: Callable[[], None]) -> None:
         self._onSelected = onSelected
@@ -71,7 +66,6 @@ class RegionTable:
         """List the regions; the selected one stays selected while it exists.
 
         Args:
-            regions: In order of rank.
             selected: The id of the one to be listed at least; by default the selected one.
         """
         self._regions = {region.region_id: region for region in regions}
@@ -80,12 +74,7 @@ class RegionTable:
         self._table.show({region.region_id: _row(region, self.place(region)) for region in listed})
 
     def select(self, regionId: str, quietly: bool = False) -> None:
-        """Select a region, and list it if it is not listed yet.
-
-        Args:
-            regionId: The region.
-            quietly: Nobody is told.
-        """
+        """Select a region, and list it if it is not listed yet."""
         if regionId not in self._regions:
             return
         if self._table.rowOf(regionId) is None:
@@ -203,13 +192,7 @@ def titleOf(session) -> tuple[str, str]:
 
 
 def progressOf(session, table: RegionTable, reader: str) -> str:
-    """Say how far the review is, and below it the volumes, where the model states their intervals.
-
-    Args:
-        session: The review, if there is one.
-        table: That shows it.
-        reader: Who will sign it off.
-    """
+    """Say how far the review is, and below it the volumes, where the model states their intervals."""
     if not session:
         return _("Doubtful regions are listed here once an image is segmented.")
     review = session.review

@@ -23,12 +23,7 @@ _EM = {".": 0.3}  # widths of characters against the size of the font; of digits
 
 
 def setLegend(volume, title: str):
-    """Give a map a legend; `followViews` shows it.
-
-    Args:
-        volume: The map's vtkMRMLScalarVolumeNode.
-        title: What stands above the colours.
-    """
+    """Give a map a legend; `followViews` shows it."""
     legend = slicer.vtkSlicerColorLogic.AddDefaultColorLegendDisplayNode(volume)
     legend.SetTitleText(title)
     low, high = volume.GetDisplayNode().GetWindowLevelMin(), volume.GetDisplayNode().GetWindowLevelMax()
@@ -61,12 +56,7 @@ def followViews(scene):
 
 
 class LegendFollower(VTKObservationMixin):
-    """Lets legends follow the slice views: what is in them, how large they are and which of them the layout has.
-
-    Args:
-        scene: The application's.
-        later: Called with what is to be done once the present event is over.
-    """
+    """Lets legends follow the slice views: what is in them, how large they are and which of them the layout has."""
 
     def __init__(self, scene, later):
         VTKObservationMixin.__init__(self)

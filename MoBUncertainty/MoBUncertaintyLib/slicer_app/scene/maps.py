@@ -65,12 +65,7 @@ class MapStyle:
 
 
 def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure.VARIANCE]) -> MapStyle:
-    """How a kind of map is shown at first.
-
-    Args:
-        kind: The kind.
-        varianceThreshold: From which on the model's variance counts.
-    """
+    """How a kind of map is shown at first."""
     variance = MapStyle((0.0, brightest_variance(varianceThreshold)), varianceThreshold, MAX_VARIANCE)
     return {
         MapKind.VARIANCE: variance,
@@ -86,9 +81,6 @@ class UncertaintyMaps:
     The volumes of probability and variance stay as predicted. What is shown after clicks is a derived map, in which
     only what a click changes is written anew.
 
-    Args:
-        nodes: Of the CT.
-
     Attributes:
         review: Whose clicks have changed the maps; None: they are as predicted.
     """
@@ -103,10 +95,6 @@ class UncertaintyMaps:
         """Put the maps into volumes as float32; volumes of labels that are not among them are removed.
 
         Arrays that can be become the volumes' voxels, without a copy: they must not be changed afterwards.
-
-        Args:
-            probability: By label; of the CT's shape.
-            variance: For the same labels.
         """
         self._derived.clear()
         for role, title, arrays in (
@@ -134,7 +122,6 @@ class UncertaintyMaps:
         """Return the volume that shows a kind of map, derived if necessary, or None without maps.
 
         Args:
-            kind: What to show.
             label: Its value; None: all, which means the maximum variance and standard deviation of any label,
                 the probability of any label, and the entropy of all classes together.
         """
@@ -179,10 +166,6 @@ class UncertaintyMaps:
         """Get ready for `volumeFor`, in each step one label or some slices; nothing in the scene changes.
 
         The last few maps derived are kept.
-
-        Args:
-            kind, label: As for `volumeFor`.
-            always: Also where the map is shown from a volume of its own, to be ready for the first click.
         """
         sources = self._sources(kind, label)
         if not sources or not (always or self._isDerived(kind, sources)):

@@ -32,11 +32,7 @@ LISTED = {"vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLModelNod
 
 
 class CtNodes:
-    """The CT and the nodes made for it.
-
-    Args:
-        ctNode: The CT, in a scene. Nothing is changed before the first node is made.
-    """
+    """The CT and the nodes made for it; nothing in the scene changes before the first is made."""
 
     def __init__(self, ctNode):
         self.ctNode = ctNode
@@ -214,7 +210,6 @@ def isPlaced(volumeNode, matrix, size: Sequence[int]) -> bool:
     """Whether a volume's voxels lie where they are meant to, the transform that it may be under left aside.
 
     Args:
-        volumeNode: The volume.
         matrix: From voxel to RAS mm, (4, 4).
         size: Of its array: (z, y, x).
     """

@@ -28,11 +28,6 @@ VALUES, LABEL, COLOURS = "Uncertainty", "Label", "Colour"
 class Overlay:
     """What is shown of the maps of one CT, as its reader has chosen.
 
-    Args:
-        nodes: Of the CT.
-        organs: The organs' segmentation.
-        documents: Of the CT; one holds the reader's choices.
-
     Attributes:
         maps: The volumes.
         surface: In the colours of the map that is shown.
@@ -61,8 +56,6 @@ class Overlay:
         """Put the maps into volumes (float32, one copy); `show` shows one, and anew what was shown of earlier ones.
 
         Args:
-            probability: By label.
-            variance: For the same labels.
             varianceThreshold: From which on the model's variance counts; at first, maps are drawn accordingly.
                 None: the model has no variance, and none is shown.
         """
@@ -105,11 +98,7 @@ class Overlay:
         yield from self.maps.deriveInSteps(kind, label, always=True)
 
     def update(self, box: Box):
-        """Show what has changed in a box of the maps, as a click does; in a few ms, whatever the size of the CT.
-
-        Args:
-            box: In the CT's array.
-        """
+        """Show what has changed in a box of the maps, as a click does; in a few ms, whatever the size of the CT."""
         shown, values = self._nodes.node("shown"), self.values
         if shown is None:
             return
@@ -180,9 +169,6 @@ class UncertaintySurface:
     """The organs' surface in 3D: in the map's colours where the slices show it, else in the label's own.
 
     Where nothing is uncertain the map's first colour, black, would hide the shape.
-
-    Args:
-        nodes: Of the CT.
     """
 
     def __init__(self, nodes: CtNodes):
@@ -194,14 +180,7 @@ class UncertaintySurface:
         return self._nodes.node("surface")
 
     def show(self, segmentationNode, values: list[int], mapNode, window: tuple[float, float], threshold: float):
-        """Make the surface anew and show it.
-
-        Args:
-            segmentationNode: Whose segments are taken; their closed surfaces are made if need be.
-            values: Of the segments.
-            mapNode: The volume whose values colour it.
-            window, threshold: As for `setColours`.
-        """
+        """Make the surface anew and show it."""
         if values:
             segmentationNode.CreateClosedSurfaceRepresentation()
         together = vtk.vtkAppendPolyData()
@@ -259,7 +238,6 @@ def withValues(surface: vtk.vtkPolyData, volumeNode, colour: tuple[float, float,
 
     Args:
         surface: In the volume's own coordinates, RAS mm.
-        volumeNode: A vtkMRMLScalarVolumeNode.
         colour: Of the label, each part 0 to 1.
 
     Returns:

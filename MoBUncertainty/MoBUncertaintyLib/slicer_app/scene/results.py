@@ -30,9 +30,6 @@ class ResultScene:
     subject-hierarchy folder and follow the CT's transform. Nothing is kept here that the scene does not hold: a
     `ResultScene` of a scene that has been saved and opened again is the same.
 
-    Args:
-        ctNode: The CT, in a scene. Nothing is changed before the first `set...`.
-
     Attributes:
         nodes: All that were made for the CT.
         documents: What the nodes cannot say, as JSON.
@@ -72,12 +69,7 @@ class ResultScene:
     # Segmentation
 
     def setSegmentation(self, labels: np.ndarray, segments: list[SegmentSpec]) -> Iterator[None]:
-        """Show the organs, in steps: outlines in the slices, surfaces in 3D. A copy is kept as predicted.
-
-        Args:
-            labels: Label map.
-            segments: One for each value.
-        """
+        """Show the organs, in steps: outlines in the slices, surfaces in 3D. A copy is kept as predicted."""
         self.documents.set("predicted", pack_labels(labels, ijkToRas(self.ctNode)))
         node = self.organs.fill(labels, segments)
         display = node.GetDisplayNode()
@@ -91,10 +83,6 @@ class ResultScene:
 
     def updateSegmentation(self, box: Box, labels: np.ndarray):
         """Change the segmentation in a box, as a verdict does; in a few ms, whatever the size of the CT.
-
-        Args:
-            box: In the CT's array.
-            labels: All there is in it.
 
         Raises:
             ValueError: A value has no segment.
@@ -122,8 +110,6 @@ class ResultScene:
         """Show the doubtful regions as outlines, each a segment of its own.
 
         Args:
-            regionMap: Number of each voxel's region.
-            segments: One for each region, in order of rank.
             box: Where in the CT's array `regionMap` lies; None: it is all of the CT.
         """
         display = self.regions.fill(regionMap, segments, box).GetDisplayNode()
@@ -170,12 +156,7 @@ class ResultScene:
         return middle, size
 
     def jumpTo(self, position, extentMm: float):
-        """Centre all slice views on a place and zoom to it.
-
-        Args:
-            position: Its middle.
-            extentMm: Its largest diameter.
-        """
+        """Centre all slice views on a place and zoom to it."""
         self.nodes.followTransform()
         width = max(views.CLOSE_MARGIN * extentMm, views.SMALLEST_CLOSE_VIEW_MM)
         views.look(self.ctNode, self.nodes.toWorld([position])[0], width)

@@ -44,12 +44,6 @@ class LabelSegmentation:
 
     A segment is known by its ID, `segmentId(value)`: the value it has in Slicer's own label maps may change, as may
     their number, when segments are edited.
-
-    Args:
-        nodes: Of the CT.
-        role: Of the node.
-        name: Of the node, after the CT's.
-        dtype: Of the label map.
     """
 
     def __init__(self, nodes: CtNodes, role: str, name: str, dtype: type):
@@ -129,10 +123,6 @@ class LabelSegmentation:
 
         Closed surfaces stay as they were until `updateSurfaces`.
 
-        Args:
-            box: In the CT's array.
-            labels: All there is in it.
-
         Raises:
             ValueError: A value has no segment.
         """
@@ -160,12 +150,7 @@ class LabelSegmentation:
         segmentation.InvokeEvent(slicer.vtkSegmentation.RepresentationModified)
 
     def restore(self, labels: np.ndarray, segments: list[SegmentSpec]) -> bool:
-        """Make segments anew that somebody has deleted; says whether there were any.
-
-        Args:
-            labels: Label map, of the CT's shape.
-            segments: All that there must be.
-        """
+        """Make segments anew that somebody has deleted; says whether there were any."""
         missing = [spec for spec in segments if self.segment(spec.value) is None]
         for spec in missing:
             mask = labels == spec.value

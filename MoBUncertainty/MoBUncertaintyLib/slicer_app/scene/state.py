@@ -25,11 +25,7 @@ DEFAULTS = {
 
 
 class SceneState:
-    """Named JSON documents of one CT's results, each in a text node of its own: a slider does not rewrite the review.
-
-    Args:
-        nodes: Of the CT.
-    """
+    """Named JSON documents of one CT's results, each in a text node: a slider does not rewrite the review."""
 
     def __init__(self, nodes: CtNodes):
         self._nodes = nodes
@@ -55,11 +51,7 @@ class SceneState:
 
 
 class OverlayRecord:
-    """The reader's choices; threshold and window are kept for each kind of map.
-
-    Args:
-        state: Of the CT.
-    """
+    """The reader's choices; threshold and window are kept for each kind of map."""
 
     def __init__(self, state: SceneState):
         self._state = state

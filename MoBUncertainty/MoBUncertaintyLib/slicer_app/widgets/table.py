@@ -35,11 +35,6 @@ class Row(NamedTuple):
 class Table:
     """Rows in a QTableWidget, by their keys; the selected one stays selected while it is there.
 
-    Args:
-        widget: The QTableWidget.
-        columns: From left to right.
-        onSelected: Called when another row is selected.
-
     Attributes:
         widget: The QTableWidget.
         selected: The key of the selected row; None: no row is selected.
@@ -119,12 +114,7 @@ class Table:
 
 
 def fitRows(table, most: int) -> None:
-    """Make a QTableWidget as high as its rows, up to so many; more are reached by its scroll bar.
-
-    Args:
-        table: The table, with rows of one height.
-        most: Rows that are seen at once.
-    """
+    """Make a QTableWidget as high as its rows, up to so many; more are reached by its scroll bar."""
     rows = min(max(table.rowCount, 1), most) * table.verticalHeader().defaultSectionSize
     table.setFixedHeight(table.horizontalHeader().sizeHint.height() + rows + 2 * table.frameWidth)
 
@@ -133,11 +123,6 @@ class TableRoom(qt.QObject):
     """Makes a table as high as the window has room for beside all else of its section.
 
     What lies above the table in the section stays where it is, however high the window is.
-
-    Args:
-        table: The QTableWidget.
-        section: The section that it lies in.
-        fewest: Rows that are seen at once in any window, if there are so many.
     """
 
     def __init__(self, table, section, fewest: int) -> None:

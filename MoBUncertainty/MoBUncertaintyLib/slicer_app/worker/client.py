@@ -70,13 +70,6 @@ class WorkerClient:
 
     Attributes:
         niceness: The niceness of the last worker: 0, or up to 19 where it computed at a low priority.
-
-    Args:
-        python: Python's program; in Slicer that is PythonSlicer.
-        environment: Of the worker; None: that of this process.
-        arguments: Of Python.
-        folder: Where the worker's private folders are made, itself made if need be; None: the system's place for
-            temporary files.
     """
 
     def __init__(

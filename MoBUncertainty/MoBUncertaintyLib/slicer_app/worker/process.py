@@ -39,12 +39,8 @@ class WorkerProcess:
         exit: How it ended: "exit code 1", "signal 9".
 
     Args:
-        program, arguments: What to run.
-        environment: Of the process; the library's folder is added to its PYTHONPATH.
-        onEvent: Called with each event of the worker.
         onEnd: Called with this object and the reason when it has ended by itself or sent a malformed message; not after
             `end`.
-        parentFolder: Where its private folder is made; None: the system's place for temporary files.
     """
 
     def __init__(

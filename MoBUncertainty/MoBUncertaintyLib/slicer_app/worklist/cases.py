@@ -94,12 +94,7 @@ class Cases:
     page: Path | None = None
 
     def request(self, channels: int, table: bool) -> dict[str, Any]:
-        """Ask the worker to read all cases.
-
-        Args:
-            channels: Number of images that a case of the model has.
-            table: Write the cohort's table.
-        """
+        """Ask the worker to read all cases."""
         return {
             "command": Command.CASES,
             "cohort": str(self.cohort),
@@ -124,9 +119,7 @@ class Cases:
         """Note how the prediction of a case has ended; it is read anew before it is shown.
 
         Args:
-            name: Of the case.
             reason: Why it failed; None: it has not.
-            predicted: It was predicted now.
         """
         failed = self.failed = self.failed or {}
         failed.pop(name, None)

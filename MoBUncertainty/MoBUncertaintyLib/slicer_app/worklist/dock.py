@@ -33,9 +33,6 @@ class WorklistDock:
 
     Two workers of its own serve it: one predicts, and keeps the model loaded; the other reads cases and writes reviews
     meanwhile.
-
-    Args:
-        panel: Shows and reviews the case that is open; its model and its settings hold for all cases.
     """
 
     def __init__(self, panel) -> None:

@@ -36,12 +36,6 @@ KEEP_MS = 500  # after a change: quick clicks are kept together
 class OpenedCase:
     """The case that is open, of one reader.
 
-    Args:
-        sessions: The reviews of the CTs in the scene.
-        queue: Of the worker that reads cases and writes reviews.
-        source: Told each time that the review was written.
-        say: Shows what happens to the case.
-
     Attributes:
         ctNode: Its CT; None before one is opened.
         reader: Whose review it is.
@@ -169,7 +163,6 @@ class OpenedCase:
 
         Args:
             mayCancel: The user may choose to stay with the case.
-            mayAsk: The user can be asked.
 
         Returns:
             Whether to go on.

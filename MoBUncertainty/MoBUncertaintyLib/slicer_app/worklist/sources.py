@@ -27,12 +27,6 @@ NAMED_BY = ("0010,0020", "0008,0020", "0020,0011", "0008,103e")
 class CaseSource:
     """The cases of the worklist that is open.
 
-    Args:
-        queue: Of the worker that reads cases.
-        channels: Returns the number of images that a case of the model has.
-        mayLeave: Asked before other cases are listed.
-        onChanged: Called when the cases have changed, with what there is to say of that, or None.
-
     Attributes:
         cases: None before a source is chosen.
     """
@@ -110,11 +104,7 @@ def _summary(cases: Cases) -> str:
 
 
 def listPatients(database) -> list[dict[str, Any]]:
-    """List the fields of the inputs (`images.inputs.Input`), one of each series; scout images are left out.
-
-    Args:
-        database: A ctkDICOMDatabase.
-    """
+    """List the fields of the inputs (`images.inputs.Input`), one of each series; scout images are left out."""
     found = []
     for series, files in _series(database):
         if database.fileValue(files[0], MODALITY) in MODALITIES and "LOCALIZER" not in database.fileValue(
