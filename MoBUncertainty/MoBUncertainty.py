@@ -191,7 +191,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     Attributes:
         sessions: The reviews that are open.
         client: The worker's client; tests put another in its place.
-        computer: The computer that segments, where it is another one.
+        computer: The user's choice of the computer that segments.
     """
 
     def __init__(self) -> None:
@@ -201,7 +201,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         from MoBUncertaintyLib.slicer_app.worker.client import slicerClient
 
         self.sessions, self.client = Sessions(), slicerClient()
-        self.computer = Computer(lambda arguments: self.client.another(arguments))
+        self.computer = Computer(lambda: self.client.another())
 
     def getParameterNode(self):
         return MoBUncertaintyParameterNode(super().getParameterNode())
@@ -219,8 +219,9 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
             return self.sessions.begin(ct, request, result)
 
         # A new segmentation is looked through as the last one was.
-        request = requests.predictRequest(ct, list(map(str, models)), settings, self.sessions.opened(ct))
-        job = (self.computer.client or self.client).request(request, show)
+        earlier, computer = self.sessions.opened(ct), self.computer.host
+        request = requests.predictRequest(ct, list(map(str, models)), settings, earlier, computer)
+        job = self.client.request(request, show)
         return job
 
     def export(self, ct, folder, formats, patientFields):
@@ -235,7 +236,6 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     def close(self) -> None:
         """End the worker."""
         self.sessions.forget()
-        self.computer.close()
         self.client.close()
 
 

@@ -31,7 +31,7 @@ SET_BY_READER = ("measure", "threshold", "minimum_mm3")
 
 
 def predictRequest(
-    ct, models: Sequence[str], settings: dict[str, Any], earlier: ReviewSession | None = None
+    ct, models: Sequence[str], settings: dict[str, Any], earlier: ReviewSession | None = None, computer: str = ""
 ) -> dict[str, Any]:
     """Ask for a prediction.
 
@@ -56,6 +56,7 @@ def predictRequest(
         "settings": settings | {"force": True},  # the panel has asked whether to apply nevertheless
         "regions": regions,
         "regions_of_model": digest,
+        "computer": computer or None,
     }
 
 

@@ -40,7 +40,7 @@ def asked(desktop) -> list[dict]:
     """What the worker is asked for, which never answers."""
     found: list[dict] = []
     desktop.logic.client.close()
-    fake = SimpleNamespace(busy=False, niceness=0, close=lambda: None, cancel=lambda: None)
+    fake = SimpleNamespace(busy=False, close=lambda: None, cancel=lambda: None)
     fake.request = lambda message, _receive: found.append(message) or slicer_app.worker.client.Job()
     desktop.logic.client = fake
     return found

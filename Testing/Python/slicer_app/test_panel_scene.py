@@ -263,19 +263,6 @@ class TestModels:
         assert shortened("A model with a very long name, version 2") == "A model with a …name, version 2"
 
 
-def test_a_low_priority_is_said_under_advanced(desktop, monkeypatch):
-    label = desktop.ui.priorityLabel
-    add_ct(desktop)
-    apply(desktop)
-    assert label.isHidden()
-    monkeypatch.setattr(desktop.logic.client, "niceness", 19)
-    apply(desktop)
-    assert label.text.startswith("Computed at a low priority (nice 19)")
-    assert "SLICER_BACKGROUND_THREAD_PRIORITY=0" in label.text  # what Slicer reads
-    desktop.ui.advancedCollapsibleButton.collapsed = False
-    assert not label.isHidden()
-
-
 class TestFailures:
     def test_a_worker_that_is_killed_leaves_details_and_a_title(self, desktop):
         add_ct(desktop)

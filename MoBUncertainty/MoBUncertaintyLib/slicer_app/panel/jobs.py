@@ -21,7 +21,7 @@ from MoBUncertaintyLib.slicer_app.scene.nodes import missingChannel
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
-from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
+from MoBUncertaintyLib.slicer_app.worker.client import Job
 
 
 class Jobs:
@@ -52,14 +52,9 @@ class Jobs:
     def cancel(self, text: str | None = None) -> None:
         """End what is computed; scene and folder are as they were before."""
         exporting = self.state is State.EXPORTING
-        self._client.cancel()
+        self._panel.logic.client.cancel()
         usual = _("Cancelled; nothing was written.") if exporting else _("Cancelled; nothing was changed.")
         self._end(usual if text is None else text)
-
-    @property
-    def _client(self) -> WorkerClient:
-        logic = self._panel.logic
-        return (self.state is State.RUNNING and logic.computer.client) or logic.client
 
     def _begin(
         self,
@@ -151,11 +146,10 @@ class Jobs:
 
     def _end(self, text: str) -> None:
         """Show the state after the worker's job, with a text beside its button."""
-        niceness, self.state = self._client.niceness, State.READY
+        self.state = State.READY
         if self.work:  # else showing a result has failed
             self.work.stop(text)
         self.work = self.ct = None
-        self._panel.run.sayPriority(niceness)
         self._panel.refresh()
 
 

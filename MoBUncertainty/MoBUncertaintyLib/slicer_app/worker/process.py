@@ -8,11 +8,11 @@ import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
 import qt
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.publishing import make_private_folder, remove_leftovers, remove_private_folder
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps, removeFolder
@@ -23,24 +23,15 @@ LOG_LINES = 60
 CLOSE_MILLISECONDS = 2000
 
 
-class End(Enum):
-    """Why a worker has ended by itself."""
-
-    NOT_STARTED = auto()
-    DIED = auto()
-    BAD_MESSAGE = auto()
-
-
 class WorkerProcess:
     """Starts a worker. Keep it until its folder is gone: a QProcess that is deleted waits for its process.
 
     Attributes:
         folder: Its private folder, removed soon after its end with all that it has left half written elsewhere.
-        exit: How it ended: "exit code 1", "signal 9".
 
     Args:
-        onEnd: Called with this object and the reason when it has ended by itself or sent a malformed message; not after
-            `end`.
+        onEvent: Called with each event of the worker, until `end`. That it has ended by itself, or was ended since it
+            sent what is no message, is an error without an id.
     """
 
     def __init__(
@@ -49,19 +40,17 @@ class WorkerProcess:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         onEvent: Callable[[dict[str, Any]], None],
-        onEnd: Callable[[WorkerProcess, End], None],
         parentFolder: str | None = None,
     ) -> None:
         self.folder = make_private_folder("MoBUncertainty", parentFolder)
         self._onEvent = onEvent
-        self._onEnd = onEnd
         self._decoder = Decoder()
         self._log: deque[str] = deque([""], maxlen=LOG_LINES)
         self._pid: int | None = None
         self._output: str | None = None  # the folder that it was last asked to write
-        self._ending = False  # on request
-        self.exit = "still running"
-        self._command = " ".join((program, *arguments))
+        self._ending = False
+        self._exit = "still running"
+        self._program, self._command = program, " ".join((program, *arguments))
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(_processEnvironment(environment))
         self._process.readyReadStandardOutput.connect(self._onOutput)
@@ -76,12 +65,6 @@ class WorkerProcess:
         """The last lines that the worker printed."""
         return "\n".join(self._log).strip()
 
-    @property
-    def report(self) -> str:
-        """What was run, how it ended, and the last lines that it printed."""
-        log = self.log or "It has printed nothing."
-        return f"{self._command}\n{self.exit}\n\n{log}"
-
     def send(self, message: dict[str, Any]) -> None:
         """Send a request."""
         if self._process is not None:
@@ -90,12 +73,11 @@ class WorkerProcess:
 
     def end(self) -> None:
         """End the process and all that it has started; return at once. Its files are removed when it has ended."""
-        if self._ending or self._process is None:
-            return
-        self._ending = True
-        # A worker whose process id is not known yet ends by itself when its stdin is closed.
-        self._process.closeWriteChannel()
-        self._killTree()
+        wasEnding, self._ending = self._ending, True
+        if not wasEnding and self._process is not None:
+            # A worker whose process id is not known yet ends by itself when its stdin is closed.
+            self._process.closeWriteChannel()
+            self._killTree()
 
     def close(self) -> None:
         """End as `end` does, but wait until the process has ended, 2 seconds at most."""
@@ -127,13 +109,18 @@ class WorkerProcess:
                 check_event(event)
         except ProtocolError as error:
             self._note(f"\n{error}\n")
-            self._stop(End.BAD_MESSAGE)
+            if not self._ending:
+                self.end()
+                text = _("The computing process sent an invalid message and was stopped; apply again.")
+                self._fail("bad_message", text)
             return
         for event in events:
             if self._ending:
                 return
             if event["event"] == Event.READY:
                 self._pid = event["pid"]
+            elif event["event"] == Event.ERROR:
+                event["details"] = "\n".join(filter(None, (self.log, event["details"])))
             self._onEvent(event)
 
     def _onLog(self) -> None:
@@ -144,28 +131,36 @@ class WorkerProcess:
         self._log[-1] += first
         self._log.extend(lines)
 
-    def _stop(self, reason: End) -> None:
-        if not self._ending:
-            self.end()
-            self._onEnd(self, reason)
+    def _fail(self, code: str, message: str) -> None:
+        """Tell why there is no worker any more: what was run, how it ended, and the last lines that it printed."""
+        details = f"{self._command}\n{self._exit}\n\n{self.log or 'It has printed nothing.'}"
+        self._onEvent({"event": Event.ERROR, "id": None, "code": code, "message": message, "details": details})
 
     def _onErrorOccurred(self, error: Any) -> None:
         if error == qt.QProcess.FailedToStart:
-            wasEnding, self._ending = self._ending, True
             self._finish()
-            if not wasEnding:  # on Windows it is known before the constructor is through
-                qt.QTimer.singleShot(0, lambda: self._onEnd(self, End.NOT_STARTED))
+            qt.QTimer.singleShot(0, lambda: self._onNotStarted())  # on Windows the constructor is not through yet
+
+    def _onNotStarted(self) -> None:
+        if not self._ending:
+            self._ending = True
+            text = _("The computing process cannot be started with {program}; reinstall Slicer.")
+            self._fail("not_started", text.format(program=self._program))
 
     def _onFinished(self, *_exit: Any) -> None:
         self._onLog()
         self._onOutput()  # the last messages, perhaps a result
         kind = "signal" if self._process.exitStatus() == qt.QProcess.CrashExit else "exit code"
-        self.exit = f"{kind} {self._process.exitCode()}"
+        self._exit = f"{kind} {self._process.exitCode()}"
         wasEnding, self._ending = self._ending, True
         self._killGroup()  # processes that it may have left running
         self._finish()
         if not wasEnding:
-            self._onEnd(self, End.DIED)
+            text = _(
+                "The computing process ended unexpectedly ({exit}); see the details, and if it ran out of memory, "
+                "choose a region of interest or another device."
+            )
+            self._fail("died", text.format(exit=self._exit))
 
     def _finish(self) -> None:
         process, self._process = self._process, None
