@@ -72,21 +72,14 @@ class Review(ReviewView):
             ReviewError: It lies outside of what was predicted, no such label or region, or the review is signed.
         """
         self._refuse_if_signed()
-        click = self._made("", points_ras, label, region_id, when)
+        if when is None:
+            when = datetime.now().astimezone()
+            if self.clicks:  # clocks are set back
+                when = max(when, self.clicks[-1].time + timedelta(microseconds=1))
+        points = tuple((float(r), float(a), float(s)) for r, a, s in points_ras)
+        click = self._placed(Click("", points, label, when if when.tzinfo else when.astimezone(), region_id))
         click = replace(click, click_id=f"c{next(self._click_ids)}")
         return self._click((*self.clicks, click), click)
-
-    def move_click(self, click_id: str, points_ras: Sequence[Point], when: datetime | None = None) -> tuple[Box, ...]:
-        """Put a click elsewhere: it keeps its id and label; its region and time are new.
-
-        Raises:
-            ReviewError: No such click, or as for `click`.
-        """
-        before = self._clicked(click_id)
-        if before.points_ras == _points(points_ras):
-            return ()
-        click = self._made(click_id, points_ras, before.label, None, when)
-        return self._click((*(each for each in self.clicks if each is not before), click), before, click)
 
     def remove_click(self, click_id: str) -> tuple[Box, ...]:
         """Take a single click back.
@@ -277,17 +270,6 @@ class Review(ReviewView):
         regions = tuple(changed if each is region else each for each in self.regions)
         return self._push(replace(self._state, regions=regions, found=False))
 
-    def _made(
-        self, click_id: str, points_ras: Sequence[Point], label: int, region_id: str | None, when: datetime | None
-    ) -> Click:
-        """Make a click, the latest."""
-        if when is None:
-            when = datetime.now().astimezone()
-            if self.clicks:  # clocks are set back
-                when = max(when, self.clicks[-1].time + timedelta(microseconds=1))
-        when = when if when.tzinfo else when.astimezone()
-        return self._placed(Click(click_id, _points(points_ras), label, when, region_id))
-
     def _placed(self, click: Click) -> Click:
         """Check a click, and find the region in which it was given unless it says so."""
         if click.time.year not in YEARS:
@@ -321,7 +303,3 @@ def _check_shape(regions: Regions, prediction: Prediction) -> None:
             f"The map of the regions has the shape {regions.shape}, the segmentation {prediction.shape}; "
             "both must have the image's voxels."
         )
-
-
-def _points(points_ras: Sequence[Point]) -> tuple[Point, ...]:
-    return tuple((float(r), float(a), float(s)) for r, a, s in points_ras)

@@ -6,9 +6,8 @@ well as colours. Positions are RAS mm of the CT's own coordinates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from types import MappingProxyType
 
 import numpy as np
 import slicer.util
@@ -77,19 +76,17 @@ class ClickMarks:
         self,
         text: tuple[Point, str] | None = None,
         drawn: tuple[Sequence[Point], int] | None = None,
-        moved: Mapping[str, Sequence[Point]] = MappingProxyType({}),
     ) -> None:
         """Mark all clicks of the review; the suggestion stays.
 
         Args:
             text: Stands beside the click that begins at this point.
             drawn: Points and label of a stroke that is not finished yet.
-            moved: Where clicks are dragged to, by id.
         """
         clicks: dict[Mark, list[Sequence[Point]]] = {}
         for click in self._review.clicks:
             mark = Mark.CONFLICT if click.click_id in self.conflicts else Mark.of(click.label)
-            clicks.setdefault(mark, []).append(moved.get(click.click_id, click.points_ras))
+            clicks.setdefault(mark, []).append(click.points_ras)
         if drawn:
             clicks.setdefault(Mark.of(drawn[1]), []).append(drawn[0])
         for mark in (Mark.ORGAN, Mark.BACKGROUND, Mark.CONFLICT):

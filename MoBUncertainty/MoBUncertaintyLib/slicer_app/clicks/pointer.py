@@ -1,4 +1,4 @@
-"""The mouse in the slice views: a click or a short stroke where a label is chosen, or a mark that is dragged.
+"""The mouse in the slice views: a click or a short stroke where a label is chosen.
 
 Positions are RAS mm of the world: the slice view's own `XYToRAS`, so that oblique views need nothing of their own.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import qt
-import slicer.util
+import slicer
 
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
@@ -19,16 +19,15 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 
 PRIORITY = 2.0  # of our observers: before Slicer's own and those of the Segment Editor
-NEAR_PIXELS = 8  # from a mark to the mouse that takes hold of it
-STEP_PIXELS = 3  # of the mouse before a stroke has another point, or a mark is dragged
+STEP_PIXELS = 3  # of the mouse before a stroke has another point
 SAME_PLACE_PIXELS = 3  # a double click is one click, unless the mouse has moved
 
 
 class SlicePointer:
     """Observes the mouse in all slice views of the layout.
 
-    What it takes for itself (the left button without Shift, Ctrl or Alt, while a label is chosen or on a mark) nobody
-    else gets to see; all else stays Slicer's: scrolling, panning, zooming, window and level, the crosshair.
+    What it takes for itself (the left button without Shift, Ctrl or Alt, while a label is chosen) nobody else gets
+    to see; all else stays Slicer's: scrolling, panning, zooming, window and level, the crosshair.
     """
 
     def __init__(self, target: ClicksSection) -> None:
@@ -72,8 +71,7 @@ class _View:
         self._points: list[Point] | None = None  # of a stroke that is being drawn
         self._label = 0  # that it gives
         self._crossed = False
-        self._held: tuple[str, np.ndarray] | None = None  # a mark that the mouse has taken hold of, and its points
-        self._from = self._last = self._given = (-100, -100)  # pixels: of the press, the last point, the last click
+        self._last = self._given = (-100, -100)  # pixels: of the last point, the last click
         self._tags = {}
         for event, act in (
             ("LeftButtonPressEvent", self._onPress),
@@ -115,18 +113,11 @@ class _View:
     def _onPress(self) -> bool:
         if self._interactor.GetShiftKey() or self._interactor.GetControlKey() or self._interactor.GetAltKey():
             return False
-        if _placing():
-            return False
-        self._from = self._last = self._interactor.GetEventPosition()
-        label = self._target.label()
-        held = self._markHere() if label is None else None
-        if label is None and held is None:
-            return False
-        if self._target.refuses(self._widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID()):
-            return True
+        label = None if _placing() else self._target.label()
         if label is None:
-            self._held = held
-        else:
+            return False
+        self._last = self._interactor.GetEventPosition()
+        if not self._target.refuses(self._widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID()):
             self._points, self._label = [self._here()], label
         return True
 
@@ -138,57 +129,26 @@ class _View:
         return isSame or self._onPress()
 
     def _onMove(self) -> bool:
-        if self._points is None and self._held is None:
+        if self._points is None:
             return False
-        if _distance(self._interactor.GetEventPosition(), self._last) < STEP_PIXELS:
-            return True
-        self._last = self._interactor.GetEventPosition()
-        if self._points is not None:
+        if _distance(self._interactor.GetEventPosition(), self._last) >= STEP_PIXELS:
+            self._last = self._interactor.GetEventPosition()
             self._points.append(self._here())
             self._target.draw(self._points, self._label)
-        else:
-            self._target.drag(self._held[0], self._dragged(self._held[1]))
         return True
 
     def _onRelease(self) -> bool:
-        points, held = self._points, self._held
-        self._points = self._held = None
-        if points is None and held is None:
+        points, self._points = self._points, None
+        if points is None:
             return False
-        here = self._interactor.GetEventPosition()
-        if held is not None and _distance(here, self._from) < STEP_PIXELS:
-            self._target.pick(held[0])
-        elif held is not None:
-            self._target.move(held[0], self._dragged(held[1]))
-        else:
-            self._given = here
-            self._target.give(points, self._label)
+        self._given = self._interactor.GetEventPosition()
+        self._target.give(points, self._label)
         return True
 
     def _here(self) -> Point:
-        return self._toRas(self._interactor.GetEventPosition())
-
-    def _toRas(self, pixel: Sequence[int]) -> Point:
+        pixel = self._interactor.GetEventPosition()
         r, a, s, _w = self._node.GetXYToRAS().MultiplyPoint((*pixel, 0, 1))
         return r, a, s
-
-    def _dragged(self, points: np.ndarray) -> list[Point]:
-        """Return where points are that have moved with the mouse since it was pressed."""
-        here, there = (np.array(self._toRas(pixel)) for pixel in (self._interactor.GetEventPosition(), self._from))
-        return [tuple(point) for point in (points + here - there).tolist()]
-
-    def _markHere(self) -> tuple[str, np.ndarray] | None:
-        """Find the mark under the mouse, of those that lie in the slice that is shown."""
-        found, nearest = None, NEAR_PIXELS
-        toXy = np.linalg.inv(slicer.util.arrayFromVTKMatrix(self._node.GetXYToRAS()))
-        for clickId, points in self._target.points().items():
-            points = np.asarray(points, float)
-            xyz = points @ toXy[:3, :3].T + toXy[:3, 3]
-            distance = np.linalg.norm(xyz[:, :2] - self._interactor.GetEventPosition(), axis=1)
-            distance = distance[np.abs(xyz[:, 2]) <= 0.5].min(initial=np.inf)  # z counts slices
-            if distance < nearest:
-                found, nearest = (clickId, points), distance
-        return found
 
 
 def _placing() -> bool:

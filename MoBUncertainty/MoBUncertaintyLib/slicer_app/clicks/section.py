@@ -18,7 +18,7 @@ from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
 from MoBUncertaintyLib.slicer_app.clicks.keys import ClickMode
 from MoBUncertaintyLib.slicer_app.clicks.pointer import SlicePointer
 from MoBUncertaintyLib.slicer_app.clicks.table import ClickList
-from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass
+from MoBUncertaintyLib.slicer_app.scene.nodes import Point
 from MoBUncertaintyLib.slicer_app.widgets.section import shown, timer, write
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
@@ -29,7 +29,6 @@ class ClicksSection:
     Attributes:
         flash: Of what the last step has changed.
         label: Returns the label that a click gives now; None: it gives none.
-        pick: Selects a click by its id.
     """
 
     def __init__(self, ui, window, onChanged: Callable[[], None], onClicked: Callable[[str | None], None]) -> None:
@@ -42,8 +41,7 @@ class ClicksSection:
         self._list = ClickList(ui)
         self._pointer = SlicePointer(self)
         self._mode = ClickMode(ui, window, self._onMode)
-        self.label, self.pick = self._mode.label, self._list.select
-        ui.moveClickButton.clicked.connect(shown(lambda *_args: self._onMove()))
+        self.label = self._mode.label
         ui.removeClickButton.clicked.connect(shown(lambda *_args: self._onRemove()))
 
     # The panel
@@ -101,22 +99,15 @@ class ClicksSection:
 
     # What the pointer asks and brings; its positions are RAS mm of the world
 
-    def refuses(self, *backgrounds: str | None) -> bool:
-        """Tell, and say, whether nothing can be clicked in views with these volumes (IDs) behind all others."""
+    def refuses(self, background: str | None) -> bool:
+        """Tell, and say, whether nothing can be clicked in a view with this volume (ID) behind all others."""
         session = self._session
-        if session.imageIds & set(backgrounds):
+        if background in session.imageIds:
             return False
-        other = slicer.mrmlScene.GetNodeByID(backgrounds[0]) if backgrounds and backgrounds[0] else None
+        other = slicer.mrmlScene.GetNodeByID(background) if background else None
         text = _("The view shows {other}, but the review is of {image}: show {image} in this view and click again.")
         self.say(text.format(other=other.GetName() if other else _("no image"), image=session.results.ctNode.GetName()))
         return True
-
-    def points(self) -> dict[str, list[Point]]:
-        """Return where the clicks that can be seen lie, by their ids."""
-        if self._session.marks.hidden:
-            return {}
-        toWorld = self._session.results.nodes.toWorld
-        return {click.click_id: toWorld(click.points_ras) for click in self._session.review.clicks}
 
     def draw(self, points: Sequence[Point], label: int) -> None:
         """Show a stroke that is being drawn."""
@@ -124,22 +115,10 @@ class ClicksSection:
 
     def give(self, points: Sequence[Point], label: int) -> None:
         """Take a click (one point) or a stroke."""
-        self._mode.use()
         text = _("A click changes the review, which {name} has signed off. Withdraw the signature?")
         place = self._session.results.nodes.fromWorld(points)
         if self._mayChange(text, place) and self._try(self._session.step, Review.click, place, label):
             self._after(self._session.review.clicks[-1])
-
-    def drag(self, clickId: str, points: Sequence[Point]) -> None:
-        """Show a click that is being moved."""
-        self._session.marks.show(moved={clickId: self._session.results.nodes.fromWorld(points)})
-
-    def move(self, clickId: str, points: Sequence[Point]) -> None:
-        """Take the new place of a click."""
-        text = _("Moving a click changes the review, which {name} has signed off. Withdraw the signature?")
-        place = self._session.results.nodes.fromWorld(points)
-        if self._mayChange(text, place) and self._try(self._session.step, Review.move_click, clickId, place):
-            self._after(next(click for click in self._session.review.clicks if click.click_id == clickId))
 
     # What the user does
 
@@ -148,16 +127,6 @@ class ClicksSection:
         self._pointer.setCursor(crossed)
         if crossed and not self._preparation.running:
             self._preparation = Steps(self._session.results.overlay.prepare())
-
-    def _onMove(self) -> None:
-        click, crosshair = self._list.selected, slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-        composites = nodesByClass(slicer.mrmlScene, "vtkMRMLSliceCompositeNode")
-        if click is None or crosshair is None or self.refuses(*(view.GetBackgroundVolumeID() for view in composites)):
-            return
-        (place,) = self._session.results.nodes.fromWorld([crosshair.GetCrosshairRAS()])
-        by = [here - there for here, there in zip(place, click.points_ras[0], strict=True)]
-        points = [tuple(a + b for a, b in zip(point, by, strict=True)) for point in click.points_ras]
-        self.move(click.click_id, self._session.results.nodes.toWorld(points))
 
     def _onRemove(self) -> None:
         click = self._list.selected

@@ -49,12 +49,6 @@ class ClickList:
         """The selected one."""
         return next((click for click in self.clicks if click.click_id == self._table.selected), None)
 
-    def select(self, clickId: str) -> None:
-        """Select a click, and unfold the list; nobody is told."""
-        self._table.select(clickId)
-        self._ui.clicksCollapsibleButton.collapsed = False
-        self._offerSteps()
-
     def renew(self) -> None:
         """Compute anew, soon, what each has changed: there are others."""
         self._computing.cancel()
@@ -74,16 +68,16 @@ class ClickList:
         fitRows(self._ui.clicksTable, ROWS)
         title = _("Clicks ({count})").format(count=len(clicks)) if clicks else _("Clicks")
         self._ui.clicksCollapsibleButton.text = title
-        self._offerSteps()
+        self._offerRemoval()
 
     def _onSelected(self) -> None:
         click = self.selected
         if click:
             self._session.results.jumpTo(click.points_ras[0], CLOSE_MM)
-        self._offerSteps()
+        self._offerRemoval()
 
-    def _offerSteps(self) -> None:
-        self._ui.moveClickButton.enabled = self._ui.removeClickButton.enabled = self.selected is not None
+    def _offerRemoval(self) -> None:
+        self._ui.removeClickButton.enabled = self.selected is not None
 
     def _hide(self) -> None:
         if self._session:
