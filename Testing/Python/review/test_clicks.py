@@ -183,7 +183,7 @@ class TestRegions:
             assert mine.region == theirs.region
             assert np.array_equal(mine.mask, theirs.mask)
         fresh = clicked_review().region("1")
-        assert replace(follow(review.region("1"), (), review._maps).region, rank=1) == fresh.region
+        assert replace(follow(review.region("1"), (), review.maps).region, rank=1) == fresh.region
 
 
 class TestVerdicts:
@@ -316,7 +316,7 @@ class TestOtherThreshold:
         review.update_regions(find_regions(review.current(), replace(review.settings, minimum_mm3=1.0, depth_mm=0.0)))
         new = next(each for each in review.regions if each.region_id not in "12")
         assert not new.resolved
-        assert follow(new, review.clicks, review._maps) == new
+        assert follow(new, review.clicks, review.maps) == new
 
 
 class TestSeveralLabels:

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, organ_of
 from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.review.outcome import volume_lines
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.slicer_app.region_names import placeTexts
 from MoBUncertaintyLib.slicer_app.widgets.section import shortened
@@ -212,7 +213,7 @@ def progressOf(session, table: RegionTable, reader: str) -> str:
     elif table.unlisted:
         more = _("{count} more, with less expected error, are listed once those above them are decided")
         text = f"{text}; {more.format(count=table.unlisted)}"
-    return "\n".join([text, *review.volume_lines()])
+    return "\n".join([text, *volume_lines(review)])
 
 
 def warningsOf(session) -> str:
