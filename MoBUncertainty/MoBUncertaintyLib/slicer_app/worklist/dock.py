@@ -19,9 +19,8 @@ from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
 from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
-from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, WorklistCase
+from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, CaseSource, WorklistCase
 from MoBUncertaintyLib.slicer_app.worklist.opened import OpenedCase
-from MoBUncertaintyLib.slicer_app.worklist.sources import CaseSource
 from MoBUncertaintyLib.slicer_app.worklist.workers import BackgroundRun, RequestQueue
 
 NEXT_KEY = "C"
@@ -41,7 +40,7 @@ class WorklistDock:
         self._source = CaseSource(
             self._queue,
             lambda: len(panel.inputs.models[0].channels) if panel.inputs.models else 1,
-            lambda: self._ready() and self.opened.settle(mayCancel=True),
+            lambda: self._ready() and self.opened.settle(mayStay=True),
             self._onCases,
         )
         self._run = BackgroundRun(panel.logic.client.another(), self._source.ended, self._onRunEnd)
@@ -106,7 +105,7 @@ class WorklistDock:
             for end in (self._queue.close, self._run.close, self.opened.forget):
                 stack.callback(end)
             self._keys.close()
-            self.opened.settle(mayAsk=False)
+            self.opened.settle()
 
     def follow(self) -> None:
         """Follow the panel: the review that it shows may be that of the open case."""
@@ -182,7 +181,7 @@ class WorklistDock:
     def _open(self, case: WorklistCase) -> None:
         self._panel.review.leave()
         self.opened.follow(self._panel.review.session)
-        if self.opened.settle(mayCancel=True):
+        if self.opened.settle(mayStay=True):
             self.opened.open(case, self._reader, self._onOpened)
 
     def _onOpened(self, ct: Any) -> None:

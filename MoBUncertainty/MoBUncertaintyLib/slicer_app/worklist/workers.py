@@ -8,15 +8,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.widgets.work import stageText
 from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
-from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
 from MoBUncertaintyLib.worker.protocol import Command
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
 
 OF_ALL = ("not_started", "installation", "model", "protocol", "connection")
 """Codes of errors that every other case would have too."""
