@@ -163,11 +163,7 @@ def few(names: Sequence[str], most: int = 4) -> str:
 
 
 class ChannelSelectors:
-    """A selector of a volume for each input channel of the model beyond the first, which is the CT's.
-
-    Attributes:
-        selectors: By the channel's name.
-    """
+    """A selector of a volume for each input channel of the model beyond the first, which is the CT's."""
 
     def __init__(self, place, onChanged: Callable[[], None]) -> None:
         self._place = place

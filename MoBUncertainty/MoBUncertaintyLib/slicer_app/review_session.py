@@ -49,12 +49,7 @@ class ReviewSession:
     """One image's results under review; see `start` and `open`.
 
     Attributes:
-        results: The image's nodes.
-        review: Clicks, verdicts, comments, history and signature.
         segmentation: The segmentation in the scene, held to the review.
-        regions: The doubtful regions in the scene.
-        drawing: Of the reader, inside a region.
-        marks: The marks of clicks in the views.
         changes: Shows over the slices what a step has changed, or would change.
         lastChange: What the last step has changed in the segmentation; None: nothing.
     """

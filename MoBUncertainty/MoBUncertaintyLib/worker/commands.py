@@ -257,7 +257,6 @@ def export_review(request: Fields, report: Report) -> Fields:
         request: `ct`, {`array`, `ijk_to_ras`, `name`}; `prediction`, see `output.results_record`; `review`, from
             `Review.to_dict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for
             `write_export`.
-        report: Receives progress and warnings.
 
     Returns:
         `files`, `warnings` and `problems`, as `Exported` has them, lists of text.

@@ -62,7 +62,6 @@ class Estimate:
 
     Args:
         expected: Expected seconds of each stage, in their order.
-        clock: Monotonic clock, in seconds.
     """
 
     def __init__(self, expected: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
@@ -106,9 +105,6 @@ class Pace:
 
     Args:
         rates: Seconds per million voxels of the image, by stage, to begin with.
-
-    Attributes:
-        rates: The same now.
     """
 
     def __init__(self, rates: Mapping[str, float] = MappingProxyType(SECONDS_PER_MVOXEL)) -> None:

@@ -208,7 +208,6 @@ def receive(
     """Receive the next message; its `files` are then the files' paths by their names.
 
     Args:
-        source: The pipe, buffered.
         place: Says which folder the files of a message go to.
         report: Called with the bytes of the files that have arrived, and that there are.
 

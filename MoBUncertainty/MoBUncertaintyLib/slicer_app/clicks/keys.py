@@ -21,9 +21,6 @@ class Shortcuts:
     """Keys that act at the same times.
 
     They reach the slice views too, so they belong to the window. Letters do not fire while text is typed.
-
-    Attributes:
-        made: The QShortcuts.
     """
 
     def __init__(self, window) -> None:

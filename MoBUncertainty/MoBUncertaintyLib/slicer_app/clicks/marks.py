@@ -51,11 +51,7 @@ _YELLOW, _WHITE = (255, 230, 0), (255, 255, 255)  # maps have colours of their o
 
 
 class ClickMarks:
-    """The point lists of the clicks in one image; a list that somebody has removed is made anew.
-
-    Attributes:
-        hidden: Whether they are hidden.
-    """
+    """The point lists of the clicks in one image; a list that somebody has removed is made anew."""
 
     def __init__(self, results: ResultScene, review: Review, palette: Palette) -> None:
         self._review, self._nodes = review, results.nodes

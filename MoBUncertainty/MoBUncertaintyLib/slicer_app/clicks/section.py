@@ -27,7 +27,6 @@ class ClicksSection:
     """The part of the review's section that is about clicks; takes them from the slice views.
 
     Attributes:
-        flash: Of what the last step has changed.
         label: Returns the label that a click gives now; None: it gives none.
     """
 

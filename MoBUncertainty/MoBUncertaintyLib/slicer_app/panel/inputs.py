@@ -45,11 +45,7 @@ from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
 
 class InputsSection:
-    """The image, the models with their descriptions, and the link to the demo CT.
-
-    Attributes:
-        selector: The chosen model.
-    """
+    """The image, the models with their descriptions, and the link to the demo CT."""
 
     def __init__(self, ui, onModel: Callable[[], None], newClient: Callable[[], WorkerClient]) -> None:
         self._ui, self._onModel, self._newClient = ui, onModel, newClient

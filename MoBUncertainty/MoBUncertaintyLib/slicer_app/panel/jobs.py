@@ -29,7 +29,6 @@ class Jobs:
 
     Attributes:
         state: What the panel is doing; which of the idle states it is `Panel.update` finds out.
-        work: The button of the job; None where nothing is computed.
         ct: The image that the worker computes for.
     """
 

@@ -30,7 +30,6 @@ class ReviewSection:
     """The panel's section for the review of one image.
 
     Attributes:
-        session: The review that is shown, or None.
         entered: Whether the module is shown.
     """
 

@@ -26,12 +26,7 @@ VALUES, LABEL, COLOURS = "Uncertainty", "Label", "Colour"
 
 
 class Overlay:
-    """What is shown of the maps of one CT, as its reader has chosen.
-
-    Attributes:
-        maps: The volumes.
-        surface: In the colours of the map that is shown.
-    """
+    """What is shown of the maps of one CT, as its reader has chosen."""
 
     def __init__(self, nodes: CtNodes, organs: LabelSegmentation, documents: SceneState):
         self._nodes, self._organs, self._record = nodes, organs, OverlayRecord(documents)

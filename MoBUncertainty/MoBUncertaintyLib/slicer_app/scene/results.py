@@ -31,10 +31,8 @@ class ResultScene:
     `ResultScene` of a scene that has been saved and opened again is the same.
 
     Attributes:
-        nodes: All that were made for the CT.
         documents: What the nodes cannot say, as JSON.
         organs, regions: Their segmentations, as they are shown.
-        overlay: The maps, and how they are shown.
     """
 
     def __init__(self, ctNode):

@@ -28,7 +28,6 @@ class SegmentSpec:
 
     Attributes:
         value: In the label map; above 0.
-        name: As the user reads it.
         colour: Red, green, blue; 0 to 255.
         terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning); None: left to Slicer.
     """

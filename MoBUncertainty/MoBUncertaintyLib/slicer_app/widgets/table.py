@@ -14,7 +14,6 @@ class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
-        title, toolTip: Of its header.
         isNumber: Whether its texts are numbers, which stand at the right.
         stretches: Whether it takes what room there is; the others are as wide as their contents.
     """
@@ -36,7 +35,6 @@ class Table:
     """Rows in a QTableWidget, by their keys; the selected one stays selected while it is there.
 
     Attributes:
-        widget: The QTableWidget.
         selected: The key of the selected row; None: no row is selected.
     """
 

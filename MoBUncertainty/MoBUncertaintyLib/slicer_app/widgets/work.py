@@ -30,9 +30,6 @@ class WorkButton:
     Args:
         widgets: The QPushButton; the QProgressBar, hidden while there is nothing to wait for; the QLabel of the text,
             hidden while there is none.
-
-    Attributes:
-        running: Whether the worker is at work.
     """
 
     def __init__(
@@ -114,10 +111,6 @@ class WorkDialog:
 
     Args:
         name: Of its .ui file, in which the bar and the text are `progressBar` and `statusLabel`.
-
-    Attributes:
-        window, ui: The dialog, and its widgets by their names.
-        work: The button.
     """
 
     def __init__(

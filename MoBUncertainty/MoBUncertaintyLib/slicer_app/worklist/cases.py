@@ -33,9 +33,7 @@ class WorklistCase:
 
     Attributes:
         case: The fields of its `images.inputs.Input`.
-        folder: Its results folder.
         row: What the cohort's table says of it, see `CohortCase`; None without results or a reason for that.
-        reviews: Of its readers.
     """
 
     case: Mapping[str, Any]
@@ -88,14 +86,11 @@ class Cases:
     """The cases of one worklist.
 
     Attributes:
-        cohort: Folder of their results folders.
-        title: Of the cohort's table.
         source: Folder that holds them; None where they are listed.
         listed: The fields of all inputs; None before the worker has listed those of `source`.
         cases: In the order of the cohort's table: the worst first, those without results last.
         failed: Why a case failed, by name; None: as the table on disk says.
         predicted: Names of those that were predicted since the worklist was opened.
-        page: The cohort's table, if it is there.
     """
 
     cohort: Path

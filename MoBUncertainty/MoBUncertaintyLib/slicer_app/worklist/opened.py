@@ -37,8 +37,6 @@ class OpenedCase:
 
     Attributes:
         ctNode: Its CT; None before one is opened.
-        reader: Whose review it is.
-        opening: Whether another case is being opened.
     """
 
     def __init__(

@@ -70,9 +70,6 @@ class BackgroundRun:
     Args:
         onCase: Called after each case with its name, the reason if it failed, and whether it was predicted now.
         onEnd: Called when all are done, with the error (message, details) that has ended the run, or None.
-
-    Attributes:
-        running: Whether there is something to do.
     """
 
     def __init__(

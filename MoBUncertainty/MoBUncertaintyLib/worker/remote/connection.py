@@ -57,11 +57,7 @@ class Connection:
     """The worker on a computer: connected at the first request, and anew at the next one after the connection was cut.
 
     Args:
-        host: The computer, as ssh knows it.
         show: Called with each line that ssh prints.
-
-    Attributes:
-        host: The computer.
     """
 
     def __init__(self, host: str, show: Callable[[str], None] = lambda _line: None) -> None:
@@ -74,8 +70,6 @@ class Connection:
         """Send the models, unless they are there, and the volumes; the result's arrays arrive in the request's folder.
 
         Args:
-            request: See `protocol`.
-            report: Receives the progress and warnings.
             cancelled: Asked at each message from there, and while files are sent.
 
         Raises:
@@ -110,10 +104,7 @@ class Connection:
         """Send a request, and follow it until it is answered; arguments and errors beside these as for `predict`.
 
         Args:
-            message: The request.
-            report: Receives the progress and warnings.
             cancelled: Asked at each message from there.
-            files: Those of the request by the names under which they travel.
             folder: Where the result's arrays go.
         """
         self._count += 1
