@@ -298,7 +298,7 @@ def test_several_models_make_an_ensemble(desktop, add, asked):
     ui, panel = desktop.ui, desktop.widget.panel
     add_ct(desktop)
     ui.inputsCollapsibleButton.collapsed = False
-    other, pet = add("Other", "liver", "colon"), add("Pet", "spleen", channels=("PET",))
+    other, _pet = add("Other", "liver", "colon"), add("Pet", "spleen", channels=("PET",))
     assert not ui.ensemblePlace.visible, "no other model has the same labels and channels"
     first, second = add("Seed0", "spleen", folds=2), add("Seed1", "spleen")
     chooser = panel.inputs._ensembles
@@ -321,11 +321,6 @@ def test_several_models_make_an_ensemble(desktop, add, asked):
     panel.parameters.ensemble = [str(first)]
     ui.modelSelector.currentIndex = 0
     assert panel.parameters.ensemble == [] and ui.applyButton.enabled
-    members = [{"name": folder.parent.name, "path": str(folder)} for folder in (first, second)]
-    panel.inputs.chooseMakers({"model": members[0], "ensemble": members})
-    assert [model.path for model in panel.inputs.models] == [first, second]
-    panel.inputs.chooseMakers({"model": {"path": str(pet)}})
-    assert [model.path for model in panel.inputs.models] == [pet]
 
 
 def test_a_model_without_a_covariance_links_to_recalibration(desktop, add):

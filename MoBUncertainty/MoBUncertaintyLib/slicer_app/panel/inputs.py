@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ import slicer.util
 import vtk
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.images.modality import modality_of_channel
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.model.listing import MODELS_FOLDER, ListedModel
+from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
 from MoBUncertaintyLib.slicer_app.find_models import FindModels
 from MoBUncertaintyLib.slicer_app.inputs import (
@@ -54,7 +53,6 @@ class InputsSection:
         self.selector = ModelSelector(ui)
         self._channels = ChannelSelectors(ui.channelsPlace, onModel)
         self._parameters: Any = None
-        self._own: list[str] | None = None  # what the user has chosen, while makers of results are chosen
         self._chooser = LabelChooser(ui.labelsPlace, partial(self._set, "labels"))
         self._ensembles = EnsembleChooser(ui.ensemblePlace, partial(self._set, "ensemble"))
         self._afterLoading = AfterLoading()
@@ -97,20 +95,6 @@ class InputsSection:
         there = self.selector.model.labels if self.selector.model else ()
         return [name for name in self._parameters.labels if name in there] if self._parameters else []
 
-    def chooseMakers(self, provenance: Mapping[str, Any]) -> None:
-        """Choose the models that have made a result, if they are listed."""
-        makers = provenance.get("ensemble") or [provenance.get("model") or {}]
-        names = [self.selector.nameOf(maker) for maker in makers]
-        if None not in names:
-            self._own = self._own or [self.selector.name, *self._others()]
-            self._chooseAll(names)
-
-    def chooseOwn(self) -> None:
-        """Choose what the user has chosen, where results that were shown meanwhile were made by others."""
-        names, self._own = self._own, None
-        if names:
-            self._chooseAll(names)
-
     def update(self, state: State, parameters) -> None:
         """Set the widgets; `parameters` is None while the scene is closed."""
         ui, free = self._ui, not state.busy
@@ -148,11 +132,6 @@ class InputsSection:
         """Find the other models of the ensemble by their names."""
         return self.selector.others(self._parameters.ensemble if self._parameters else ())
 
-    def _chooseAll(self, names: list[str]) -> None:
-        self.selector.choose(names[0])
-        self._set("ensemble", names[1:])
-        self._onModel()
-
     def _set(self, parameter: str, names: list[str]) -> None:
         """Keep what the user has checked."""
         if self._parameters:
@@ -174,7 +153,6 @@ class InputsSection:
 
     def _onModelSelected(self, *_args) -> None:
         """Keep which model the user has chosen; the ensemble was another one's."""
-        self._own = None
         self._set("ensemble", [])
         self._onModel()
 
@@ -258,16 +236,6 @@ class ModelSelector:
         models = {name: model for name, model in self._known.items() if name != self.name} | self.others(names)
         titles = modelTitles(list(models.values()))
         return {name: (title, model) for (name, model), title in zip(models.items(), titles, strict=True)}
-
-    def nameOf(self, model: Mapping[str, str]) -> str | None:
-        """Find a model that is listed, by its `name` and `path` in a result's provenance."""
-        path = Path(model.get("path") or model.get("name") or "")
-        # Those that ship, or are installed, lie elsewhere on each computer.
-        for wanted in (path, MODELS_FOLDER / path.name, installed_models() / path.name):
-            for name, listed in self._known.items():
-                if listed.path == wanted:
-                    return name
-        return None
 
     def add(self, mode) -> bool:
         """Ask for a model, add and choose it; return whether there is one."""

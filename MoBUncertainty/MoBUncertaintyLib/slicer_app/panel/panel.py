@@ -110,7 +110,6 @@ class Panel:
         """Show other parameters, or (the scene is about to be closed) none."""
         self.parameters = parameters
         if parameters is None:
-            self.inputs.chooseOwn()
             self.shown.show(None)
             for section in (self.run, self.export):
                 section.work.say("")
@@ -220,12 +219,10 @@ class ShownResults:
         if session is not panel.review.session or session is None:
             if session:
                 showAlone(ct)
-                panel.inputs.chooseMakers(session.review.prediction.provenance)
                 panel.run.showRoi(False)
                 panel.run.work.say("")
             elif isAnother:
                 panel.run.work.say("")  # what is said is about the image before
-                panel.inputs.chooseOwn()
             for section in (panel.overlay, panel.export, panel.review):
                 section.setSession(session)
         if refusal and str(refusal) != self._refusal:
