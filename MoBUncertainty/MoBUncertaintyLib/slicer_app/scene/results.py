@@ -15,10 +15,9 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.output.label_record import pack_labels, unpack_labels
 from MoBUncertaintyLib.slicer_app.scene import views
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, nodesByClass, shape
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, SceneState, ijkToRas, nodesByClass, shape
 from MoBUncertaintyLib.slicer_app.scene.overlay import Overlay
 from MoBUncertaintyLib.slicer_app.scene.segments import LabelSegmentation, SegmentSpec
-from MoBUncertaintyLib.slicer_app.scene.state import SceneState
 
 OTHER_REGIONS_OPACITY = 0.35  # of the outlines, while one region is highlighted
 
@@ -73,7 +72,7 @@ class ResultScene:
         display = node.GetDisplayNode()
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(2)
-        self.overlay.change(fill=self.overlay.values["fill"])
+        display.SetOpacity2DFill(0.0)  # a fill would tint the heat map
         yield
         if not self.organs.isEmpty():
             node.CreateClosedSurfaceRepresentation()
