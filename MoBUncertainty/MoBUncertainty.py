@@ -21,7 +21,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from MoBUncertaintyLib.slicer_app.choices import Device, Engine, Method
+from MoBUncertaintyLib.slicer_app.choices import Device, Engine
 from MoBUncertaintyLib.slicer_app.samples import registerSampleData
 
 # What needs scipy or SimpleITK (review, regions and the panel on top of them) is imported where it is first used, so
@@ -55,7 +55,6 @@ class MoBUncertaintyParameterNode:
 
     ct, roi - The volume to segment, and the box of it that is computed alone.
     model, ensemble - What segments it, and with which others: names of models, or paths of those that were added.
-    method, samples - How the moments of the probability are computed; with Monte Carlo, from how many samples.
     device, engine - Where to compute, and what runs the network.
     overlap, folds, mirror - Fraction of a tile that its neighbour covers too; averaging of folds, of mirrored tiles.
     labels - Names of those that are wanted alone; none: all of the model.
@@ -65,8 +64,6 @@ class MoBUncertaintyParameterNode:
     ct: vtkMRMLScalarVolumeNode
     model: str
     roi: vtkMRMLMarkupsROINode
-    method: Method = Method.EXACT
-    samples: Annotated[int, WithinRange(2, 500)] = 30
     device: Device = Device.AUTO
     engine: Engine = Engine.AUTO
     overlap: Annotated[float, WithinRange(0, 0.9)] = 0.5

@@ -7,17 +7,6 @@ from enum import Enum
 from slicer.i18n import tr as _
 
 
-class Method(Enum):
-    """How the moments of the probability are computed."""
-
-    EXACT = "exact"
-    MONTE_CARLO = "monte carlo"
-
-    def label(self) -> str:
-        """Name it as the user reads it."""
-        return {Method.EXACT: _("Exact where possible"), Method.MONTE_CARLO: _("Monte Carlo")}[self]
-
-
 class Device(Enum):
     """Where to compute; the values are those of the worker."""
 

@@ -261,16 +261,6 @@ class TestInputs:
         )
         assert slicer_app.models.findModel("Liver").problem.startswith("«Es gibt kein Modell Liver")
 
-    def test_each_inference_is_explained_by_its_name(self, desktop):
-        lines = desktop.ui.methodSelector.toolTip.splitlines()[1:]
-        assert [line.split(":")[0] for line in lines] == [method.label() for method in slicer_app.choices.Method]
-
-    def test_only_monte_carlo_asks_for_the_number_of_samples(self, desktop):
-        desktop.ui.advancedCollapsibleButton.collapsed = False
-        for method in (slicer_app.choices.Method.MONTE_CARLO, slicer_app.choices.Method.EXACT):
-            desktop.widget.panel.parameters.method = method
-            assert desktop.ui.samplesSpinBox.isHidden() == (method is slicer_app.choices.Method.EXACT)
-
 
 def test_folds_and_mirrored_tiles_are_chosen_with_their_cost(desktop, ui, add, asked):
     add_ct(desktop)

@@ -142,23 +142,6 @@ class ctkSliderWidget(qt.QWidget):
     tracking = Property(bool, lambda self: self._tracking, lambda self, value: setattr(self, "_tracking", value))
 
 
-class RangePicture(qt.QWidget):
-    """Where the two handles would be."""
-
-    def paintEvent(self, event):
-        widget = self.parent()
-        span = max(widget.maximum - widget.minimum, 1e-12)
-        ends = [(value - widget.minimum) / span for value in (widget.minimumValue, widget.maximumValue)]
-        left, right = (5 + round((self.width - 11) * end) for end in ends)
-        painter, middle = qt.QPainter(self), self.height // 2
-        painter.fillRect(0, middle - 2, self.width, 4, self.palette.mid())
-        painter.fillRect(left, middle - 2, right - left, 4, self.palette.highlight())
-        painter.setPen(self.palette.dark().color())
-        painter.setBrush(self.palette.base())
-        for x in (left, right):
-            painter.drawRect(x - 5, middle - 6, 10, 12)
-
-
 class ctkPathLineEdit(qt.QWidget):
     """A path to type, or to choose with "..."."""
 

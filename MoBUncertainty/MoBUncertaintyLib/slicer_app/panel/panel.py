@@ -12,7 +12,6 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import LostReviewError, UserError
-from MoBUncertaintyLib.slicer_app.choices import Method
 from MoBUncertaintyLib.slicer_app.inputs import canMirror
 from MoBUncertaintyLib.slicer_app.panel.export import ExportSection
 from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection
@@ -82,7 +81,6 @@ class Panel:
         parameters, models = self.parameters, self.inputs.models
         oneFold = not parameters.folds and len(models) == 1 and len(models[0].folds) > 1
         return {
-            "samples": parameters.samples if parameters.method is Method.MONTE_CARLO else None,
             "overlap": parameters.overlap,
             "mirror": parameters.mirror and canMirror(models),
             "folds": [models[0].folds[0]] if oneFold else None,
@@ -138,7 +136,7 @@ class Panel:
             self.jobs.state = idleState(self.review.session)
         self._folding.update(self.state, self.review.session)
         self.inputs.update(self.state, self.parameters)
-        self.run.update(self.state, self.parameters, whyNotApply(self))
+        self.run.update(self.state, whyNotApply(self))
         self.review.update(self.state)
         self.export.update(self.state)
         if self.worklist:

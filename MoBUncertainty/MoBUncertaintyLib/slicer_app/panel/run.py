@@ -9,7 +9,6 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
-from MoBUncertaintyLib.slicer_app.choices import Method
 from MoBUncertaintyLib.slicer_app.computer import Computer
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi
@@ -46,12 +45,9 @@ class RunSection:
         if roi and roi.GetDisplayNode():
             roi.GetDisplayNode().SetVisibility(visible)
 
-    def update(self, state: State, parameters, whyNot: str | None) -> None:
-        """Set the widgets; `parameters` is None while the scene is closed, `whyNot` the reason not to run, if any."""
+    def update(self, state: State, whyNot: str | None) -> None:
+        """Set the widgets; `whyNot` is the reason not to run, if any."""
         ui = self._ui
-        if parameters:
-            monteCarlo = parameters.method is Method.MONTE_CARLO
-            ui.samplesSpinBox.visible = ui.samplesSpinBoxCaption.visible = monteCarlo
         ui.roiSelector.enabled = ui.advancedCollapsibleButton.enabled = not state.busy
         self.work.update(whyNot, isShown=not state.busy)
 
