@@ -271,7 +271,7 @@ def test_one_view_has_the_legend(two):
 def test_the_legend_follows_what_others_do_with_the_views(two):
     """Code of another module puts the map away, the window becomes larger."""
     todo = []
-    follower = slicer_app.scene.legend.LegendFollower(two.scene, todo.append)
+    follower = slicer_app.scene.views.LegendFollower(two.scene, todo.append)
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(two.first.node("shown"))
     before = legend.GetSize()[0]
     resize_all(two, 640, 600)

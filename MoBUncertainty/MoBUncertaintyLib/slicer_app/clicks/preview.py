@@ -16,8 +16,8 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.pictures.palette import BLUE, CYAN, MAGENTA, VIOLET
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
-from MoBUncertaintyLib.slicer_app.clicks import keys
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
+from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 
@@ -40,7 +40,7 @@ class VerdictPreview:
         self._hovers: list[_Hover] = []
         for verdict, button in self._buttons.items():
             self._hovers.append(_Hover(button, lambda verdict=verdict: self._onEnter(verdict), shown(self.end)))
-        self._keys = keys.Shortcuts(window)
+        self._keys = Shortcuts(window)
         for key, act in (("Return", self._onReturn), ("Enter", self._onReturn), ("Esc", self.end)):
             self._keys.add(key, shown(lambda *_args, act=act: act()))
         self._follow()

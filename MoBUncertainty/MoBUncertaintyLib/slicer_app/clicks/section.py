@@ -15,8 +15,7 @@ from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click, voxels_of
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
-from MoBUncertaintyLib.slicer_app.clicks.keys import ClickMode
-from MoBUncertaintyLib.slicer_app.clicks.pointer import SlicePointer
+from MoBUncertaintyLib.slicer_app.clicks.devices import ClickMode, SlicePointer
 from MoBUncertaintyLib.slicer_app.clicks.table import ClickList
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point
 from MoBUncertaintyLib.slicer_app.widgets.section import shown, timer, write

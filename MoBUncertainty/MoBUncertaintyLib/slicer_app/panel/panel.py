@@ -20,11 +20,10 @@ from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
 from MoBUncertaintyLib.slicer_app.panel.run import ComputerSection, RunSection
 from MoBUncertaintyLib.slicer_app.panel.state import Folding, State, idleState
-from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, Leftovers
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.roi import roiBounds
-from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
+from MoBUncertaintyLib.slicer_app.scene.views import LegendFollower, giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, hideMisplaced, hideOrphans, showAlone
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import (

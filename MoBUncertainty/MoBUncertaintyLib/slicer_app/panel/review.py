@@ -11,7 +11,7 @@ from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.clicks.keys import Shortcuts
+from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.clicks.preview import VerdictPreview
 from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 from MoBUncertaintyLib.slicer_app.panel.editor import RegionEditor, settleStrayEdits

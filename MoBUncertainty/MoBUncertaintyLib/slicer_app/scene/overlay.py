@@ -15,7 +15,6 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.slicer_app.scene import views
-from MoBUncertaintyLib.slicer_app.scene.legend import followViews, setLegend
 from MoBUncertaintyLib.slicer_app.scene.maps import (
     OF_VARIANCE,
     MapKind,
@@ -166,8 +165,8 @@ class Overlay:
         segment = self._organs.segment(values["label"])
         if segment and len(self._organs.values()) > 1:
             title += f"\n{segment.GetName()}"
-        setLegend(shown, title)
-        followViews(self._nodes.scene)
+        views.setLegend(shown, title)
+        views.followViews(self._nodes.scene)
 
     def _available(self, kind: MapKind, label: int | None) -> tuple[MapKind, int | None]:
         """Choose what to show in place of a kind or a label that has no map."""
