@@ -205,14 +205,10 @@ class OpenedCase:
                 return _("The decisions made here are in {path}.").format(path=path)
         raise OutputError(_("The decisions made here cannot be saved anywhere; free some disk space."))
 
-    def discard(self) -> None:
-        """Keep nothing of what was decided since the review was kept."""
-        self._timer.stop()
-        self._isNew = False
-
     def forget(self) -> None:
         """Follow the case no more; what is not kept is lost."""
-        self.discard()
+        self._timer.stop()
+        self._isNew = False
         self.ctNode = self._review = None
 
     def remove(self) -> None:
