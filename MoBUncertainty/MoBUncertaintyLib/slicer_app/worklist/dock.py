@@ -262,10 +262,6 @@ def _columns() -> list[Column]:
         Column(_("Suitability"), _("Whether the model suits the case, or why the case failed."), stretches=True),
         Column(_("Volume (ml)"), _("As predicted; of several organs, in the model's order."), isNumber=True),
         Column(_("Regions left"), _("Doubtful regions that the reader has to decide."), isNumber=True),
-        Column(
-            _("Dice"), _("Between the segmentations of readers who have signed; the mean of labels."), isNumber=True
-        ),
-        Column(_("Regions differ"), _("Regions that readers who have signed decided differently."), isNumber=True),
     ]
 
 
@@ -280,23 +276,14 @@ def _cells(case: WorklistCase, reader: str) -> list[tuple[str, str]]:
     readers = "\n".join(review.text for review in case.reviews)
     reason = row.get("reason", "")
     organs, left = row.get("organs", ()), case.regionsLeft(reader)
-    agreement = row.get("agreement")
     volumes = " / ".join(f"{organ['volume_ml']:.1f}" for organ in organs)
     named = "\n".join(f"{readable(organ['name'])}: {organ['volume_ml']:.1f} ml" for organ in organs)
-    dice = differently = compared = ""
-    if agreement:
-        dice = f"{sum(agreement['dice'].values()) / len(agreement['dice']):.3f}"
-        differently = _("{n} of {count}").format(n=agreement["regions_different"], count=agreement["regions"])
-        scores = [f"{readable(name)}: {value:.3f}" for name, value in agreement["dice"].items()]
-        compared = "\n".join([*agreement["readers"], *scores])
     return [
         (case.name, str(case.folder)),
         (_stateText(state), readers),
         (reason or _suitabilityText(row), reason or "\n".join(row.get("warnings", ()))),
         (volumes, named),
         ("" if left is None else str(left), readers),
-        (dice, compared),
-        (differently, compared),
     ]
 
 
