@@ -22,6 +22,7 @@ from MoBUncertaintyLib.output.pictures.palette import palette_beside
 from MoBUncertaintyLib.output.results_record import read_regions
 from MoBUncertaintyLib.regions.coverage import Coverage
 from MoBUncertaintyLib.regions.finder import RegionFinder
+from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import MisplacedReviewError
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
@@ -30,7 +31,7 @@ from MoBUncertaintyLib.slicer_app.clicks.changes import Change, ChangeOverlay
 from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks
 from MoBUncertaintyLib.slicer_app.drawing import RegionDrawing
 from MoBUncertaintyLib.slicer_app.region_names import regionTitles
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, channelVolume
+from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, isBent
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, regionSpecs
 from MoBUncertaintyLib.slicer_app.stored_results import (
@@ -131,7 +132,7 @@ class ReviewSession:
         """
         suitability, ct = self.review.prediction.suitability, self.results.ctNode
         text = _("{ct} has a nonlinear transform, as images of unevenly spaced DICOM slices do: sizes may be wrong.")
-        bent = [text.format(ct=ct.GetName())] if CtNodes(ct).isBent else []
+        bent = [text.format(ct=ct.GetName())] if isBent(ct) else []
         return bent + [text for text in self.regions.otherWarnings if not (suitability and suitability.says(text))]
 
     def isComplete(self) -> bool:
@@ -252,7 +253,7 @@ class ListedRegions:
         self.results, self.review = results, review
         self._finder: RegionFinder | None = None
         self._foundAt: tuple = ()  # the clicks in the maps in which it finds regions
-        self._shown = self._list()
+        self._shown = self._numbers()
         self._marked: str | None = None  # the region that stands out
         provenance = (results.documents.get("prediction") or {}).get("provenance", {})
         predicted = _readCoverage(provenance.get("regions", {}))
@@ -305,31 +306,28 @@ class ListedRegions:
         """Show all of them anew."""
         regions = self.review.listed()
         self.results.setRegions(regions.map, regionSpecs(regions.ranked, self.review.prediction.labels), regions.box)
-        self._shown = self._list()
+        self._shown = self._numbers()
         self.mark(self._marked)
-        self._showStatuses()
+        self._describe(regions)
 
     def update(self, box: Box) -> None:
         """Show them as they are now, where they can have changed in a box only."""
-        numbers = {number for number, _ in self._list()}
-        if set(self._list()) != set(self._shown) or set(self.results.regions.values()) != numbers:
+        numbers = self._numbers()
+        if numbers != self._shown or set(self.results.regions.values()) != set(numbers.values()):
             self.show()
             return
         regions = self.review.listed()
-        common = common_parts(box, regions.box)
-        if common:
+        if common := common_parts(box, regions.box):
             labels = np.zeros(shape_of(box), regions.map.dtype)
             labels[common[0]] = regions.map[common[1]]
             self.results.regions.update(box, labels)
-            self.results.regions.rename(regionTitles(regions.ranked, self.review.prediction.labels))
-        self._shown = self._list()
-        self._showStatuses()
+        self._describe(regions)
 
     @onItsCt
     def mark(self, regionId: str | None) -> None:
         """Let one region stand out from the others; None: none."""
         self._marked = regionId
-        self.results.highlightRegion({name: number for number, name in self._shown}.get(regionId))
+        self.results.highlightRegion(self._shown.get(regionId))
 
     @onItsCt
     def jumpTo(self, region: ReviewRegion | None) -> None:
@@ -343,14 +341,14 @@ class ListedRegions:
             self._finder, self._foundAt = RegionFinder(self.review.current(), settings), self.review.clicks
         return self._finder
 
-    def _list(self) -> list[tuple[int, str]]:
-        return [(region.number, region.region_id) for region in self.review.regions]
+    def _numbers(self) -> dict[str, int]:
+        return {region.region_id: region.number for region in self.review.regions}
 
-    def _showStatuses(self) -> None:
+    def _describe(self, regions: Regions) -> None:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         decided = {region.number: region.decided for region in self.review.regions}
         statuses = {number: logic.Completed if done else logic.Flagged for number, done in decided.items()}
-        self.results.regions.setStatuses(statuses)
+        self.results.regions.describe(regionTitles(regions.ranked, self.review.prediction.labels), statuses)
 
 
 def _readCoverage(stored: Mapping[str, Any]) -> tuple[RegionSettings, Coverage] | None:

@@ -159,7 +159,7 @@ class TestReopened:
         saved = world.rooms.ResultScene(world.standalone.add_volume(world.scene, ct, matrix, "Hübner CT"))
         fill(world, saved)
         logic = world.slicer.vtkSlicerSegmentationsModuleLogic
-        saved.regions.setStatuses({2: logic.Completed})
+        saved.regions.describe({}, {2: logic.Completed})
         saved.overlay.show(world.MapKind.ENTROPY)
         saved.overlay.change(opacity=0.4, threshold=0.3, surface=True)
         saved.updateSegmentation((slice(0, 3), slice(1, 4), slice(2, 5)), np.full((3, 3, 3), 2, np.uint8))

@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.output.pictures.palette import Palette
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass
+from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass, toWorld
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 
 MARK_CLASS = "vtkMRMLMarkupsFiducialNode"
@@ -96,7 +96,7 @@ class ClickMarks:
         """Mark the place where a click would help most, and let all slice views go through it; None: no place."""
         self._fill(Mark.SUGGESTION, [] if point is None else [point], [""])
         if point is not None:
-            (place,) = self._nodes.toWorld([point])
+            place = toWorld(self._nodes.ctNode, point)
             for view in nodesByClass(self._nodes.scene, "vtkMRMLSliceNode"):
                 view.JumpSliceByOffsetting(*place)  # what it is centred on stays
 

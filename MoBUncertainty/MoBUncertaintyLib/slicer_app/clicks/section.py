@@ -17,7 +17,7 @@ from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
 from MoBUncertaintyLib.slicer_app.clicks.devices import ClickMode, SlicePointer
 from MoBUncertaintyLib.slicer_app.clicks.table import ClickList
-from MoBUncertaintyLib.slicer_app.scene.nodes import Point
+from MoBUncertaintyLib.slicer_app.scene.nodes import Point, fromWorld
 from MoBUncertaintyLib.slicer_app.widgets.section import shown, timer, write
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
@@ -109,12 +109,12 @@ class ClicksSection:
 
     def draw(self, points: Sequence[Point], label: int) -> None:
         """Show a stroke that is being drawn."""
-        self._session.marks.show(drawn=(self._session.results.nodes.fromWorld(points), label))
+        self._session.marks.show(drawn=(fromWorld(self._session.results.ctNode, points), label))
 
     def give(self, points: Sequence[Point], label: int) -> None:
         """Take a click (one point) or a stroke."""
         text = _("A click changes the review, which {name} has signed off. Withdraw the signature?")
-        place = self._session.results.nodes.fromWorld(points)
+        place = fromWorld(self._session.results.ctNode, points)
         if self._mayChange(text, place) and self._try(self._session.step, Review.click, place, label):
             self._after(self._session.review.clicks[-1])
 

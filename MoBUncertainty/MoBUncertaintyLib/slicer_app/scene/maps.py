@@ -107,7 +107,7 @@ class UncertaintyMaps:
             for label, array in arrays.items():
                 node = volumes.get(label) or self._nodes.add(role, "vtkMRMLScalarVolumeNode", title)
                 node.SetAttribute(LABEL_ATTRIBUTE, str(label))
-                self._fill(node, _image(array), ijkToRas(self._nodes.ctNode))
+                _fill(node, _image(array), ijkToRas(self._nodes.ctNode))
 
     def volumes(self, role: str) -> dict[int, object]:
         """Return the volumes of `probability` or `variance`, by label."""
@@ -142,7 +142,7 @@ class UncertaintyMaps:
         matrix = ijkToRas(self._nodes.ctNode)
         matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(box)]
         node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", _("uncertainty map"))
-        self._fill(node, image, matrix)
+        _fill(node, image, matrix)
         return node
 
     def update(self, kind: MapKind, label: int | None, box: Box):
@@ -247,12 +247,13 @@ class UncertaintyMaps:
                 node.SetColor(index, f"{index / 255:.3f}", red, green, blue)
         return node
 
-    def _fill(self, node, image, matrix: np.ndarray):
-        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
-        # Before the voxels: automatic levels would take a histogram of them.
-        node.GetDisplayNode().SetAutoWindowLevel(False)
-        node.GetDisplayNode().SetAutoThreshold(False)
-        node.SetAndObserveImageData(image)
+
+def _fill(node, image, matrix: np.ndarray):
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    # Before the voxels: automatic levels would take a histogram of them.
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetAutoThreshold(False)
+    node.SetAndObserveImageData(image)
 
 
 def mapName(kind: MapKind) -> str:

@@ -105,20 +105,6 @@ class CtNodes:
         nodes = [node for role in roles if role.startswith(prefix) for node in self.nodes(role[len(prefix) :])]
         return list({node.GetID(): node for node in nodes}.values())  # one may have two roles
 
-    def toWorld(self, points: Iterable[Point]) -> list[Point]:
-        """Where points of the CT's own coordinates (RAS mm) lie in the world, the CT's transform applied."""
-        return [_moved(point, self.ctNode.TransformPointToWorld) for point in points]
-
-    def fromWorld(self, points: Iterable[Point]) -> list[Point]:
-        """Where points of the world (RAS mm) lie in the CT's own coordinates."""
-        return [_moved(point, self.ctNode.TransformPointFromWorld) for point in points]
-
-    @property
-    def isBent(self) -> bool:
-        """Whether the CT lies under a transform that bends it, as Slicer's DICOM module puts uneven slices."""
-        transform = self.ctNode.GetParentTransformNode()
-        return transform is not None and not transform.IsTransformToWorldLinear()
-
     def _unused(self, name: str) -> str:
         """Add a number to a name that another of the nodes has; those of another CT, perhaps a namesake, may."""
         used = {node.GetName() for node in self.all()}
@@ -232,6 +218,22 @@ def _moved(point: Point, transform: Callable[[list[float], list[float]], None]) 
     moved = [0.0, 0.0, 0.0]
     transform([float(value) for value in point], moved)
     return tuple(moved)
+
+
+def toWorld(ct, point: Point) -> Point:
+    """Find where a point of a CT's own coordinates (RAS mm) lies in the world, the CT's transform applied."""
+    return _moved(point, ct.TransformPointToWorld)
+
+
+def fromWorld(ct, points: Iterable[Point]) -> list[Point]:
+    """Find where points of the world (RAS mm) lie in a CT's own coordinates."""
+    return [_moved(point, ct.TransformPointFromWorld) for point in points]
+
+
+def isBent(ct) -> bool:
+    """Whether a CT lies under a transform that bends it, as Slicer's DICOM module puts uneven slices."""
+    transform = ct.GetParentTransformNode()
+    return transform is not None and not transform.IsTransformToWorldLinear()
 
 
 def isPlaced(volumeNode, matrix, size: Sequence[int]) -> bool:

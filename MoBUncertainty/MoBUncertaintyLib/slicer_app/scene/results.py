@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.output.label_record import pack_labels, unpack_labels
 from MoBUncertaintyLib.slicer_app.scene import views
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, SceneState, ijkToRas, nodesByClass, shape
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, SceneState, ijkToRas, nodesByClass, shape, toWorld
 from MoBUncertaintyLib.slicer_app.scene.overlay import Overlay
 from MoBUncertaintyLib.slicer_app.scene.segments import LabelSegmentation, SegmentSpec
 
@@ -156,7 +156,7 @@ class ResultScene:
         """Centre all slice views on a place and zoom to it."""
         self.nodes.followTransform()
         width = max(views.CLOSE_MARGIN * extentMm, views.SMALLEST_CLOSE_VIEW_MM)
-        views.look(self.ctNode, self.nodes.toWorld([position])[0], width)
+        views.look(self.ctNode, toWorld(self.ctNode, position), width)
 
     def _shownIn3d(self) -> bool:
         surface, display = self.overlay.surface.node, self.node("segmentation").GetDisplayNode()

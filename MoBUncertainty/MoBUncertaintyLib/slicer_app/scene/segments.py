@@ -62,14 +62,16 @@ class LabelSegmentation:
         """Return the vtkSegment of a value, or None."""
         return self._segments().get(value)
 
-    def setStatuses(self, statuses: Mapping[int, int]):
-        """Give segments Slicer's own statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` and so on, by value."""
+    def describe(self, names: Mapping[int, str], statuses: Mapping[int, int]):
+        """Give segments names, and Slicer's own statuses (`vtkSlicerSegmentationsModuleLogic.Flagged`), by value."""
         logic, segments = slicer.vtkSlicerSegmentationsModuleLogic, self._segments()
-        present = {value: status for value, status in statuses.items() if value in segments}
-        changed = {value: each for value, each in present.items() if logic.GetSegmentStatus(segments[value]) != each}
-        if changed:
+        renamed = {value: name for value, name in names.items() if segments[value].GetName() != name}
+        moved = {value: each for value, each in statuses.items() if logic.GetSegmentStatus(segments[value]) != each}
+        if renamed or moved:
             with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
-                for value, status in changed.items():
+                for value, name in renamed.items():
+                    segments[value].SetName(name)
+                for value, status in moved.items():
                     logic.SetSegmentStatus(segments[value], status)
 
     def setOutlines(self, opacities: Mapping[int, float]):
@@ -193,15 +195,6 @@ class LabelSegmentation:
             if common:
                 labels[common[0]][part[common[1]] == segment.GetLabelValue()] = value
         return labels
-
-    def rename(self, names: Mapping[int, str]) -> None:
-        """Name segments anew, by value."""
-        segments = self._segments()
-        changed = {value: name for value, name in names.items() if segments[value].GetName() != name}
-        if changed:
-            with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
-                for value, name in changed.items():
-                    segments[value].SetName(name)
 
     def _layers(self) -> Iterator[tuple]:
         """Of each segment that holds anything: value and vtkSegment, its layer's voxels in the CT, and their box."""
