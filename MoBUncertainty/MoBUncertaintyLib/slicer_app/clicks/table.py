@@ -11,7 +11,7 @@ from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import millilitres
 from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, shown, timer
-from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table, fitRows
+from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table, fitRows
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 CLOSE_MM = 5.0  # of what the views show around a click that is jumped to
@@ -26,7 +26,7 @@ class ClickList:
         self._ui, self._session = ui, None
         self._volumes: dict[str, float] = {}  # signed ml that each has changed, by id
         self._computing = Steps()
-        self._table = Table(ui.clicksTable, _columns(), shown(self._onSelected))
+        self._table = Table(ui.clicksTable, (2,), 1, shown(self._onSelected))
         self._timer = timer(EFFECTS_MS, self._compute)
         ui.hideClicksButton.clicked.connect(shown(lambda *_args: self._hide()))
         ui.clicksCollapsibleButton.contentsCollapsed.connect(shown(lambda *_args: self._compute()))
@@ -108,16 +108,6 @@ def _effects(review: Review) -> Iterator[None]:
         yield
         volumes[click.click_id] = review.effect(click.click_id).net_mm3 / 1000
     return volumes
-
-
-def _columns() -> list[Column]:
-    change = _("What this click adds to the segmentation or removes from it, given all other clicks.")
-    return [
-        Column(_("Click"), _("The label that you gave to this place.")),
-        Column(_("Place (mm)"), _("Right or left, anterior or posterior, superior or inferior."), stretches=True),
-        Column(_("Change"), change, isNumber=True),
-        Column("⚠", _("Marks a click that the other clicks contradict.")),
-    ]
 
 
 def _place(points: Sequence[tuple[float, float, float]]) -> str:

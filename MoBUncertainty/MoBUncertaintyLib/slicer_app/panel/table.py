@@ -15,7 +15,7 @@ from MoBUncertaintyLib.review.outcome import volume_lines
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.slicer_app.region_names import placeTexts
 from MoBUncertaintyLib.slicer_app.widgets.section import shortened
-from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table
+from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
 
 PLACE = 2  # the column
 DECIDED, UNDECIDED = "✓", "⚑"  # characters, unlike pictures, are seen in dark palettes, too
@@ -31,7 +31,7 @@ class RegionTable:
 
     def __init__(self, widget, onSelected: Callable[[], None]) -> None:
         self._onSelected = onSelected
-        self._table = Table(widget, _columns(), self._onRow)
+        self._table = Table(widget, (0, 3, 4, 5), PLACE, self._onRow)
         self._regions: dict[str, ReviewRegion] = {}  # all, by their ids
         self._prediction: Prediction | None = None
         self._organs: dict[str, str] = {}  # by the regions' ids
@@ -132,18 +132,6 @@ class RegionTable:
     def _onRow(self) -> None:
         self._stood = self._table.rowOf(self._table.selected)
         self._onSelected()
-
-
-def _columns() -> list[Column]:
-    error = _("Expected error: the volume that is labelled wrongly here if the model's probabilities are right.")
-    return [
-        Column("#", _("Rank: the region where most error is expected comes first."), isNumber=True),
-        Column(_("Status"), _("Your verdict; Resolved: your clicks have left little error to expect here.")),
-        Column(_("Where"), _("Where the region lies in the organ, from the patient's point of view."), stretches=True),
-        Column(_("Error\nmm³"), error, isNumber=True),
-        Column(_("Size\nmm³"), _("Volume of the region."), isNumber=True),
-        Column("✎", _("A mark where you left a comment."), isNumber=True),
-    ]
 
 
 def statusText(verdict: Verdict, resolved: bool = False) -> str:

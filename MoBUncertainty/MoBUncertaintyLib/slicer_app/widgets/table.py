@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import qt
 
 from MoBUncertaintyLib.slicer_app.widgets.section import scrollAreaOf
-
-
-class Column(NamedTuple):
-    """A column of a table.
-
-    Attributes:
-        isNumber: Whether its texts are numbers, which stand at the right.
-        stretches: Whether it takes what room there is; the others are as wide as their contents.
-    """
-
-    title: str
-    toolTip: str
-    isNumber: bool = False
-    stretches: bool = False
 
 
 class Row(NamedTuple):
@@ -34,28 +20,24 @@ class Row(NamedTuple):
 class Table:
     """Rows in a QTableWidget, by their keys; the selected one stays selected while it is there.
 
+    Args:
+        numbers: The columns of numbers, which stand at the right.
+        wide: The column that takes what room there is; the others are as wide as their contents.
+
     Attributes:
         selected: The key of the selected row; None: no row is selected.
     """
 
-    def __init__(self, widget, columns: Sequence[Column], onSelected: Callable[[], None]) -> None:
-        self.widget, self._columns, self._onSelected = widget, columns, onSelected
+    def __init__(self, widget, numbers: Collection[int], wide: int, onSelected: Callable[[], None]) -> None:
+        self.widget, self._numbers, self._onSelected = widget, numbers, onSelected
         self.selected: str | None = None
         self._rows: dict[str, Row] = {}
-        widget.setColumnCount(len(columns))
         header = widget.horizontalHeader()
-        for index, column in enumerate(columns):
-            item = qt.QTableWidgetItem(column.title)
-            item.setToolTip(column.toolTip)
-            widget.setHorizontalHeaderItem(index, item)
-            mode = qt.QHeaderView.Stretch if column.stretches else qt.QHeaderView.ResizeToContents
-            header.setSectionResizeMode(index, mode)
+        for column in range(widget.columnCount):
+            mode = qt.QHeaderView.Stretch if column == wide else qt.QHeaderView.ResizeToContents
+            header.setSectionResizeMode(column, mode)
         widget.verticalHeader().visible = False
         widget.verticalHeader().setDefaultSectionSize(widget.fontMetrics().height() + 8)
-        widget.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        widget.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-        widget.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        widget.tabKeyNavigation = False
         widget.itemSelectionChanged.connect(self._onRow)
 
     def show(self, rows: Mapping[str, Row]) -> None:
@@ -87,7 +69,7 @@ class Table:
             item = self.widget.item(index, column)
             if item is None:
                 item = qt.QTableWidgetItem()
-                if self._columns[column].isNumber:
+                if column in self._numbers:
                     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 self.widget.setItem(index, column, item)
             item.setText(text)

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.installation import ShownError
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
-from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table
+from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, CaseSource, WorklistCase
 from MoBUncertaintyLib.slicer_app.worklist.opened import OpenedCase
@@ -57,7 +57,7 @@ class WorklistDock:
         if main is not None:
             main.addDockWidget(qt.Qt.BottomDockWidgetArea, self.window)
             main.resizeDocks([self.window], [HEIGHT], qt.Qt.Vertical)
-        self.table = Table(ui.caseTable, _columns(), self.update)
+        self.table = Table(ui.caseTable, (3, 4), 2, self.update)
         ui.caseTable.cellDoubleClicked.connect(lambda *_cell: ui.openButton.click())
         self.work = WorkButton(
             (ui.runButton, ui.progressBar, ui.statusLabel),
@@ -252,17 +252,6 @@ class WorklistDock:
         if self._panel.state.busy or self._panel.parameters is None:
             return _("Wait for the running computation to finish.")
         return _("A case is being opened.") if self.opened.opening else None
-
-
-def _columns() -> list[Column]:
-    """Describe the columns of the table of cases."""
-    return [
-        Column(_("Case"), _("File or folder of the image, or patient and series.")),
-        Column(_("State"), _("For the reader named above; without a name, for all readers.")),
-        Column(_("Suitability"), _("Whether the model suits the case, or why the case failed."), stretches=True),
-        Column(_("Volume (ml)"), _("As predicted; of several organs, in the model's order."), isNumber=True),
-        Column(_("Regions left"), _("Doubtful regions that the reader has to decide."), isNumber=True),
-    ]
 
 
 def _rows(cases: Sequence[WorklistCase], reader: str, opened: str | None) -> dict[str, Row]:
