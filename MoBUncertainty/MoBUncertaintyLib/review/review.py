@@ -154,11 +154,10 @@ class Review(ReviewView):
         """
         self._refuse_if_signed()
         _check_shape(regions, self.prediction)
-        # The next of several takes the place of the last.
         state = update(self.state, regions, self.prediction, self._ids)
         again = self.state.found and self.settings.measure is regions.settings.measure
-        self._now += 0 if again else 1
-        self._states[self._now :] = [state]
+        now = self._now + (0 if again else 1)  # the next of several takes the place of the last
+        self._go([*self._states[:now], state], now)
         return ()
 
     def sign(self, name: str, when: datetime | None = None) -> None:
@@ -174,9 +173,8 @@ class Review(ReviewView):
     def withdraw(self) -> None:
         """Take the signature back. No step in the history: undo goes on with what was done before the signature."""
         if self.signature:
-            unsigned = replace(self.state, signature=None)
-            self._states = self._states[: self._now] or [unsigned]
-            self._now = len(self._states) - 1
+            states = self._states[: self._now] or [replace(self.state, signature=None)]
+            self._go(states, len(states) - 1)
 
     def undo(self) -> tuple[Box, ...]:
         """Take the last step back; does nothing without one."""
@@ -212,7 +210,7 @@ class Review(ReviewView):
         regions = tuple(restore(region, stored.clicks, review.maps) for region in stored.regions)
         state = State(regions, stored.settings, stored.clicks, stored.signature)
         boxes = apart([*review.maps.changed((), stored.clicks), *(region.box for region in regions if region.frozen)])
-        review._states = [state.after(review.state, boxes, review.maps)]
+        review._go([state.after(review.state, boxes, review.maps)], 0)
         review._ids = count(1 + max((int(region.region_id) for region in regions), default=0))
         click_ids = {click.click_id for region in regions for click in (*region.clicks, *region.found.clicks)}
         click_ids |= {click.click_id for click in stored.clicks}
@@ -224,13 +222,13 @@ class Review(ReviewView):
     def _push(self, state: State, boxes: Iterable[Box] = ()) -> tuple[Box, ...]:
         """Go on to a state, which replaces those that were taken back; in `boxes` clicks give other maps."""
         boxes = apart([*boxes, *changed_boxes(self.regions, state.regions)])
-        self._states[self._now + 1 :] = [state.after(self.state, boxes, self.maps)]
-        self._now += 1
+        now = self._now + 1
+        self._go([*self._states[:now], state.after(self.state, boxes, self.maps)], now)
         return boxes
 
     def _move(self, by: int) -> tuple[Box, ...]:
         before = self.state
-        self._now += by
+        self._go(self._states, self._now + by)
         boxes = self.maps.changed(before.clicks, self.clicks)
         return apart([*boxes, *changed_boxes(before.regions, self.regions)])
 

@@ -12,7 +12,6 @@ from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, shape_of, whole, within
 from MoBUncertaintyLib.base.json_input import is_whole
 from MoBUncertaintyLib.measurements.volumes import StatedVolume
-from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Effect
@@ -20,7 +19,7 @@ from MoBUncertaintyLib.review.following import as_found, follow, freeze, usual_l
 from MoBUncertaintyLib.review.record import digest_of, in_order
 from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
-from MoBUncertaintyLib.review.state import ERROR_UNIT, Signature, State
+from MoBUncertaintyLib.review.state import ERROR_UNIT, State
 from MoBUncertaintyLib.review.suggestion import Suggestion, suggest
 
 
@@ -29,16 +28,26 @@ class ReviewView:
 
     Attributes:
         prediction: What is reviewed; of labels that overlap, what is left of each without those within it.
+        state: What the review is now.
+        regions: All regions in order of rank.
+        settings: What the regions were last found with; undo takes it back too.
+        clicks: Those that hold, in order of time.
+        signature: Who signed, and when; None as long as nobody has.
+        reviewed: How many regions are decided or resolved, and how many there are.
+        can_undo, can_redo: Whether there is a step to take back, or one that was taken back.
     """
 
     def __init__(self, prediction: Prediction, state: State) -> None:
         self.prediction = prediction.exclusive()
-        self._states, self._now = [state], 0  # undo and redo are moves along them
+        self._go([state], 0)
 
-    @property
-    def state(self) -> State:
-        """What it is now."""
-        return self._states[self._now]
+    def _go(self, states: list[State], now: int) -> None:
+        """Be at one of some states; undo and redo are moves along them."""
+        self._states, self._now, self.state = states, now, states[now]
+        self.regions, self.settings = self.state.regions, self.state.settings
+        self.clicks, self.signature = self.state.clicks, self.state.signature
+        self.reviewed = sum(region.decided for region in self.regions), len(self.regions)
+        self.can_undo, self.can_redo = now > 0, now + 1 < len(states)
 
     @cached_property
     def maps(self) -> ClickedMaps:
@@ -49,21 +58,6 @@ class ReviewView:
     def predicted_volumes(self) -> dict[str, StatedVolume]:
         """Each label's volume as predicted, by its name."""
         return self.prediction.stated_volumes()
-
-    @property
-    def regions(self) -> tuple[ReviewRegion, ...]:
-        """All regions in order of rank."""
-        return self.state.regions
-
-    @property
-    def settings(self) -> RegionSettings:
-        """What the regions were last found with; undo takes it back too."""
-        return self.state.settings
-
-    @property
-    def clicks(self) -> tuple[Click, ...]:
-        """The clicks that hold, in order of time."""
-        return self.state.clicks
 
     @property
     def conflicts(self) -> frozenset[str]:
@@ -83,26 +77,6 @@ class ReviewView:
         difference = self.state.error * ERROR_UNIT * self.prediction.grid.voxel_mm3
         predicted = self.prediction.expected_error_mm3
         return predicted, predicted + difference
-
-    @property
-    def signature(self) -> Signature | None:
-        """Who signed, and when; None as long as nobody has."""
-        return self.state.signature
-
-    @property
-    def reviewed(self) -> tuple[int, int]:
-        """How many regions are decided or resolved, and how many there are."""
-        return sum(region.decided for region in self.regions), len(self.regions)
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is a step to take back."""
-        return self._now > 0
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether there is a step that was taken back."""
-        return self._now + 1 < len(self._states)
 
     @cached_property
     def digest(self) -> str:

@@ -327,7 +327,7 @@ class ListedRegions:
     def mark(self, regionId: str | None) -> None:
         """Let one region stand out from the others; None: none."""
         self._marked = regionId
-        self.results.highlightRegion(self._shown.get(regionId))
+        self.results.regions.highlight(self._shown.get(regionId))
 
     @onItsCt
     def jumpTo(self, region: ReviewRegion | None) -> None:

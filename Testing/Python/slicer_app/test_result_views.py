@@ -107,9 +107,9 @@ def test_outline_follows_a_change_at_once(axial):
 def test_highlighted_region_is_the_brightest(axial):
     at = pixel(axial, 10, 30, 43.5)
     assert around(near(drawn(axial), CYAN), at)
-    axial.results.highlightRegion(7)  # another
+    axial.results.regions.highlight(7)  # another
     assert not around(near(drawn(axial), CYAN), at)
-    axial.results.highlightRegion(1)
+    axial.results.regions.highlight(1)
     assert around(near(drawn(axial), CYAN), at)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -294,18 +295,6 @@ def description(model: ListedModel | None) -> str:
 
 
 def modelTitles(models: Sequence[ListedModel]) -> list[str]:
-    """List the models' names; those with equal names get the folder that tells them apart."""
-    titles = []
-    for model in models:
-        name = model.name
-        others = [other.path for other in models if other is not model and other.name == name]
-        titles.append(f"{name} ({distinction(model.path, others)})" if others else name)
-    return titles
-
-
-def distinction(path: Path, others: Sequence[Path]) -> str:
-    """Find the last part of a path that no other path has in this place."""
-    for place, folder in enumerate(reversed(path.parts)):
-        if all(len(other.parts) <= place or other.parts[-1 - place] != folder for other in others):
-            return folder
-    return str(path)
+    """List the models' names; those with equal names get the folder that they lie in."""
+    counts = Counter(model.name for model in models)
+    return [f"{each.name} ({each.path.parent.name})" if counts[each.name] > 1 else each.name for each in models]

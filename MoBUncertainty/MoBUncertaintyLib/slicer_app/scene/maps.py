@@ -228,24 +228,26 @@ class UncertaintyMaps:
         labels = list(self.volumes("variance"))
         return _derivedArray(kind, [maps[index] for index, value in enumerate(labels) if label in (None, value)])
 
-    def style(self, node, window: tuple[float, float], threshold: float):
-        """Draw a volume in Inferno, from the threshold on."""
-        display = node.GetDisplayNode()
-        display.SetAndObserveColorNodeID(self.colours().GetID())
-        display.SetWindowLevelMinMax(*window)
-        display.SetThreshold(threshold, max(10.0, threshold))  # 10: above all that a map can hold
-        display.SetAutoThreshold(False)
-        display.SetApplyThreshold(True)
 
-    def colours(self):
-        """Make a colour table of our own, saved with the scene: the Slicer core has no Inferno."""
-        node = self._nodes.getOrCreate("inferno", "vtkMRMLColorTableNode", "Inferno")
-        if node.GetNumberOfColors() != 256:  # new, or its file was lost
-            node.SetTypeToUser()
-            node.SetNumberOfColors(256)
-            for index, (red, green, blue) in enumerate(infernoColours()):
-                node.SetColor(index, f"{index / 255:.3f}", red, green, blue)
-        return node
+def drawInInferno(nodes: CtNodes, node, window: tuple[float, float], threshold: float):
+    """Draw a volume in Inferno, from the threshold on."""
+    display = node.GetDisplayNode()
+    display.SetAndObserveColorNodeID(_inferno(nodes).GetID())
+    display.SetWindowLevelMinMax(*window)
+    display.SetThreshold(threshold, max(10.0, threshold))  # 10: above all that a map can hold
+    display.SetAutoThreshold(False)
+    display.SetApplyThreshold(True)
+
+
+def _inferno(nodes: CtNodes):
+    """Make a colour table of our own, saved with the scene: the Slicer core has no Inferno."""
+    node = nodes.getOrCreate("inferno", "vtkMRMLColorTableNode", "Inferno")
+    if node.GetNumberOfColors() != 256:  # new, or its file was lost
+        node.SetTypeToUser()
+        node.SetNumberOfColors(256)
+        for index, (red, green, blue) in enumerate(infernoColours()):
+            node.SetColor(index, f"{index / 255:.3f}", red, green, blue)
+    return node
 
 
 def _fill(node, image, matrix: np.ndarray):

@@ -19,6 +19,7 @@ from MoBUncertaintyLib.slicer_app.scene.maps import (
     OF_VARIANCE,
     MapKind,
     UncertaintyMaps,
+    drawInInferno,
     infernoColours,
     mapName,
     mapStyle,
@@ -159,7 +160,7 @@ class Overlay:
         shown, values = self._nodes.node("shown"), self.values
         if shown is None:
             return
-        self.maps.style(shown, values["window"], values["threshold"])
+        drawInInferno(self._nodes, shown, values["window"], values["threshold"])
         isLong = values["kind"] is MapKind.STANDARD_DEVIATION  # for the edge of a view
         title = _("Std. dev.") if isLong else mapName(values["kind"])
         segment = self._organs.segment(values["label"])

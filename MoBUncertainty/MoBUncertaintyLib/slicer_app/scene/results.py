@@ -19,8 +19,6 @@ from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, SceneState, ijkToR
 from MoBUncertaintyLib.slicer_app.scene.overlay import Overlay
 from MoBUncertaintyLib.slicer_app.scene.segments import LabelSegmentation, SegmentSpec
 
-OTHER_REGIONS_OPACITY = 0.35  # of the outlines, while one region is highlighted
-
 
 class ResultScene:
     """All that is shown of one CT's prediction.
@@ -114,12 +112,7 @@ class ResultScene:
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(4)  # wider than an organ's, with which Include makes them coincide
         display.SetVisibility3D(False)
-        self.highlightRegion(None)
-
-    def highlightRegion(self, number: int | None):
-        """Let one region stand out from the others; None: none."""
-        values = self.regions.values()
-        self.regions.setOutlines({each: 1.0 if number in (None, each) else OTHER_REGIONS_OPACITY for each in values})
+        self.regions.highlight(None)
 
     # Views
 

@@ -19,6 +19,7 @@ from MoBUncertaintyLib.slicer_app.region_names import regionTitles
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, shape
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+OTHERS_OPACITY = 0.35  # of the outlines, while one segment is highlighted
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
 
@@ -74,13 +75,14 @@ class LabelSegmentation:
                 for value, status in moved.items():
                     logic.SetSegmentStatus(segments[value], status)
 
-    def setOutlines(self, opacities: Mapping[int, float]):
-        """Set how opaque the segments' outlines in the slices are, by value."""
+    def highlight(self, chosen: int | None):
+        """Let the outline of one segment stand out from the others, by its value; None: none."""
         display = self.node.GetDisplayNode() if self.node else None
         if display is None:
             return
         with slicer.util.NodeModify(display):  # else all views are drawn anew for each
-            for value, opacity in opacities.items():
+            for value in self.values():
+                opacity = 1.0 if chosen in (None, value) else OTHERS_OPACITY
                 if display.GetSegmentOpacity2DOutline(segmentId(value)) != opacity:
                     display.SetSegmentOpacity2DOutline(segmentId(value), opacity)
 
