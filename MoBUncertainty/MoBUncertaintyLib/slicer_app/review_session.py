@@ -31,7 +31,7 @@ from MoBUncertaintyLib.slicer_app.clicks.changes import Change, ChangeOverlay
 from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks
 from MoBUncertaintyLib.slicer_app.drawing import RegionDrawing
 from MoBUncertaintyLib.slicer_app.region_names import regionTitles
-from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, isBent
+from MoBUncertaintyLib.slicer_app.scene.nodes import isBent
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, regionSpecs
 from MoBUncertaintyLib.slicer_app.stored_results import (
@@ -75,7 +75,7 @@ class ReviewSession:
         """
         prediction = scenePrediction(results, predicted)
         regions = read_regions(results.documents.get("prediction"), regionMap, prediction.region_settings)
-        return cls(results, Review(prediction, regions))._begun()
+        return _begin(cls(results, Review(prediction, regions)))
 
     @classmethod
     def open(cls, results: ResultScene) -> ReviewSession:
@@ -94,7 +94,7 @@ class ReviewSession:
         if not begun:
             describer = RegionDescriber(prediction)
             regions = describer.describe_all(results.regions.array(), prediction.region_settings)
-            return cls(results, Review(prediction, regions))._begun()
+            return _begin(cls(results, Review(prediction, regions)))
         try:
             session = cls(results, Review.from_dict(stored, prediction))
         except MisplacedReviewError as error:
@@ -110,18 +110,6 @@ class ReviewSession:
         session.marks.show()
         session.marks.suggest(None)
         return session
-
-    def _begun(self) -> ReviewSession:
-        self.regions.show()
-        storeReview(self.results, self.review)
-        return self
-
-    @property
-    def imageIds(self) -> set[str]:
-        """The IDs of the image and of the volumes of the model's other input channels."""
-        ct, others = self.results.ctNode, self.review.prediction.provenance.get("channels", ())[1:]
-        volumes = [ct, *(channelVolume(ct, name) for name in others)]
-        return {volume.GetID() for volume in volumes if volume}
 
     @property
     def warnings(self) -> list[str]:
@@ -188,6 +176,13 @@ class ReviewSession:
 
     def _change(self, box: Box, before: np.ndarray, after: np.ndarray) -> Change:
         return Change(box, before, after, self.review.prediction.grid.voxel_mm3, self._palette)
+
+
+def _begin(session: ReviewSession) -> ReviewSession:
+    """Show the regions of a review that begins, and keep it in the scene."""
+    session.regions.show()
+    storeReview(session.results, session.review)
+    return session
 
 
 class ReviewedSegmentation:

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
 from MoBUncertaintyLib.slicer_app.clicks.devices import ClickMode, SlicePointer
 from MoBUncertaintyLib.slicer_app.clicks.table import ClickList
-from MoBUncertaintyLib.slicer_app.scene.nodes import Point, fromWorld
+from MoBUncertaintyLib.slicer_app.scene.nodes import Point, channelVolume, fromWorld
 from MoBUncertaintyLib.slicer_app.widgets.section import shown, timer, write
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
@@ -100,11 +100,13 @@ class ClicksSection:
     def refuses(self, background: str | None) -> bool:
         """Tell, and say, whether nothing can be clicked in a view with this volume (ID) behind all others."""
         session = self._session
-        if background in session.imageIds:
+        ct, others = session.results.ctNode, session.review.prediction.provenance.get("channels", ())[1:]
+        images = [ct, *(channelVolume(ct, name) for name in others)]
+        if background in {image.GetID() for image in images if image}:
             return False
         other = slicer.mrmlScene.GetNodeByID(background) if background else None
         text = _("The view shows {other}, but the review is of {image}: show {image} in this view and click again.")
-        self.say(text.format(other=other.GetName() if other else _("no image"), image=session.results.ctNode.GetName()))
+        self.say(text.format(other=other.GetName() if other else _("no image"), image=ct.GetName()))
         return True
 
     def draw(self, points: Sequence[Point], label: int) -> None:

@@ -34,6 +34,7 @@ class RegionTable:
         self._table = Table(widget, (0, 3, 4, 5), PLACE, self._onRow)
         self._regions: dict[str, ReviewRegion] = {}  # all, by their ids
         self._prediction: Prediction | None = None
+        self._labels: Sequence[Label] = ()
         self._organs: dict[str, str] = {}  # by the regions' ids
         self._frames: dict[int, LabelFrame] | None = (
             None  # of the labels, once they were needed: on a large image it takes long
@@ -54,6 +55,7 @@ class RegionTable:
     def clear(self, prediction: Prediction | None) -> None:
         """Remove all regions, and the selection; regions of this prediction follow, if there is one."""
         self._prediction, self._organs, self._frames = prediction, {}, None
+        self._labels = prediction.labels if prediction else ()
         where = _("Where (organ)") if len(self._labels) > 1 else _("Where")
         self._table.widget.horizontalHeaderItem(PLACE).setText(where)
         self.show(())
@@ -71,7 +73,7 @@ class RegionTable:
         """
         self._regions = {region.region_id: region for region in regions}
         self._places = placeTexts((region.region for region in regions), self._labels)
-        listed = regions[: self._count(regions, selected or self._table.selected)]
+        listed = regions[: _count(regions, selected or self._table.selected)]
         self._table.show({region.region_id: _row(region, self.place(region)) for region in listed})
 
     def select(self, regionId: str, quietly: bool = False) -> None:
@@ -106,10 +108,6 @@ class RegionTable:
         others = {row: name for row, name in left.items() if name != self._table.selected} or left
         return next((name for row, name in others.items() if row >= self._stood), next(iter(others.values()), None))
 
-    @property
-    def _labels(self) -> Sequence[Label]:
-        return self._prediction.labels if self._prediction else ()
-
     def _organ(self, region: ReviewRegion) -> str:
         """Name a region's organ; "" where the prediction has only one."""
         if len(self._labels) < 2:
@@ -123,15 +121,16 @@ class RegionTable:
             self._organs[region.region_id] = names.get(value, "")
         return self._organs[region.region_id]
 
-    def _count(self, regions: Sequence[ReviewRegion], selected: str | None) -> int:
-        """Count the regions of the pages that are needed for the selected region and one to decide."""
-        needed = [row for row, region in enumerate(regions) if region.region_id == selected]
-        needed.append(next((row for row, region in enumerate(regions) if not region.decided), len(regions)))
-        return (max(needed) // PAGE + 1) * PAGE
-
     def _onRow(self) -> None:
         self._stood = self._table.rowOf(self._table.selected)
         self._onSelected()
+
+
+def _count(regions: Sequence[ReviewRegion], selected: str | None) -> int:
+    """Count the regions of the pages that are needed for the selected region and one to decide."""
+    needed = [row for row, region in enumerate(regions) if region.region_id == selected]
+    needed.append(next((row for row, region in enumerate(regions) if not region.decided), len(regions)))
+    return (max(needed) // PAGE + 1) * PAGE
 
 
 def statusText(verdict: Verdict, resolved: bool = False) -> str:

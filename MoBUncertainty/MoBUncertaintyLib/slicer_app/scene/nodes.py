@@ -66,7 +66,7 @@ class CtNodes:
         """Make one more node of that role."""
         node = self.scene.CreateNodeByClass(className)
         node.UnRegister(None)
-        node.SetName(self._unused(f"{self.name} {name}"))
+        node.SetName(_unused(f"{self.name} {name}", self.all()))
         node.SetHideFromEditors(className not in LISTED)  # the hierarchy asks once, when the node is added
         selection = self.scene.GetFirstNodeByClass("vtkMRMLSelectionNode")
         placing = selection.GetActivePlaceNodeID() if selection else None
@@ -105,12 +105,6 @@ class CtNodes:
         nodes = [node for role in roles if role.startswith(prefix) for node in self.nodes(role[len(prefix) :])]
         return list({node.GetID(): node for node in nodes}.values())  # one may have two roles
 
-    def _unused(self, name: str) -> str:
-        """Add a number to a name that another of the nodes has; those of another CT, perhaps a namesake, may."""
-        used = {node.GetName() for node in self.all()}
-        numbered = (f"{name}_{number}" for number in count(1))
-        return next(free for free in chain([name], numbered) if free not in used)
-
     def _placeInFolder(self, node):
         hierarchy = subjectHierarchy(self.scene)
         ct, item = (
@@ -132,6 +126,13 @@ class CtNodes:
         if parent == hierarchy.GetSceneItemID():
             hierarchy.SetItemParent(ct, folder)
         return folder
+
+
+def _unused(name: str, nodes: list) -> str:
+    """Add a number to a name that one of some nodes has; those of another CT, perhaps a namesake, may have it."""
+    used = {node.GetName() for node in nodes}
+    numbered = (f"{name}_{number}" for number in count(1))
+    return next(free for free in chain([name], numbered) if free not in used)
 
 
 @dataclass

@@ -77,30 +77,21 @@ class WorkerProcess:
         if not wasEnding and self._process is not None:
             # A worker whose process id is not known yet ends by itself when its stdin is closed.
             self._process.closeWriteChannel()
-            self._killTree()
+            if os.name == "nt":
+                # Killing a launcher such as PythonSlicer would leave its child.
+                command = ["taskkill", "/F", "/T", "/PID", str(self._process.processId())]
+                subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW)
+            else:
+                _killGroup(self._pid)
+                self._process.kill()
 
     def close(self) -> None:
         """End as `end` does, but wait until the process has ended, 2 seconds at most."""
         self.end()
         if self._process is not None:
             self._process.waitForFinished(CLOSE_MILLISECONDS)
-        self._removeLeftovers()
+        _removeLeftovers(self._output)
         remove_private_folder(self.folder)
-
-    def _killTree(self) -> None:
-        if os.name == "nt":
-            # Killing a launcher such as PythonSlicer would leave its child.
-            command = ["taskkill", "/F", "/T", "/PID", str(self._process.processId())]
-            subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW)
-            return
-        self._killGroup()
-        self._process.kill()
-
-    def _killGroup(self) -> None:
-        """End the process group that the worker leads, but never the one that this application is in."""
-        if os.name == "posix" and self._pid and self._pid not in (1, os.getpgrp()):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, signal.SIGKILL)
 
     def _onOutput(self) -> None:
         try:
@@ -109,10 +100,8 @@ class WorkerProcess:
                 check_event(event)
         except ProtocolError as error:
             self._note(f"\n{error}\n")
-            if not self._ending:
-                self.end()
-                text = _("The computing process sent an invalid message and was stopped; apply again.")
-                self._fail("bad_message", text)
+            text = _("The computing process sent an invalid message and was stopped; apply again.")
+            self._over("bad_message", text)
             return
         for event in events:
             if self._ending:
@@ -131,54 +120,61 @@ class WorkerProcess:
         self._log[-1] += first
         self._log.extend(lines)
 
-    def _fail(self, code: str, message: str) -> None:
-        """Tell why there is no worker any more: what was run, how it ended, and the last lines that it printed."""
-        details = f"{self._command}\n{self._exit}\n\n{self.log or 'It has printed nothing.'}"
-        self._onEvent({"event": Event.ERROR, "id": None, "code": code, "message": message, "details": details})
+    def _over(self, code: str, message: str) -> None:
+        """End it, if it has not ended; tell why, unless that was asked for, with what was run and what it printed."""
+        wasEnding = self._ending
+        self.end()
+        if not wasEnding:
+            details = f"{self._command}\n{self._exit}\n\n{self.log or 'It has printed nothing.'}"
+            self._onEvent({"event": Event.ERROR, "id": None, "code": code, "message": message, "details": details})
 
     def _onErrorOccurred(self, error: Any) -> None:
         if error == qt.QProcess.FailedToStart:
             self._finish()
-            qt.QTimer.singleShot(0, lambda: self._onNotStarted())  # on Windows the constructor is not through yet
-
-    def _onNotStarted(self) -> None:
-        if not self._ending:
-            self._ending = True
             text = _("The computing process cannot be started with {program}; reinstall Slicer.")
-            self._fail("not_started", text.format(program=self._program))
+            message = text.format(program=self._program)
+            qt.QTimer.singleShot(0, lambda: self._over("not_started", message))  # Windows: the constructor goes on
 
     def _onFinished(self, *_exit: Any) -> None:
         self._onLog()
         self._onOutput()  # the last messages, perhaps a result
         kind = "signal" if self._process.exitStatus() == qt.QProcess.CrashExit else "exit code"
         self._exit = f"{kind} {self._process.exitCode()}"
-        wasEnding, self._ending = self._ending, True
-        self._killGroup()  # processes that it may have left running
+        _killGroup(self._pid)  # processes that it may have left running
         self._finish()
-        if not wasEnding:
-            text = _(
-                "The computing process ended unexpectedly ({exit}); see the details, and if it ran out of memory, "
-                "choose a region of interest or another device."
-            )
-            self._fail("died", text.format(exit=self._exit))
+        text = _(
+            "The computing process ended unexpectedly ({exit}); see the details, and if it ran out of memory, "
+            "choose a region of interest or another device."
+        )
+        self._over("died", text.format(exit=self._exit))
 
     def _finish(self) -> None:
         process, self._process = self._process, None
         # Kept until the signal has been delivered: without a reference PythonQt deletes its sender at once.
         qt.QTimer.singleShot(0, lambda: process.deleteLater())
-        Steps(self._removeFiles())
+        Steps(_removed(self.folder, self._output))
 
-    def _removeFiles(self) -> Iterator[None]:
-        self._removeLeftovers()
-        yield
-        yield from removeFolder(self.folder)
-        remove_private_folder(self.folder)
 
-    def _removeLeftovers(self) -> None:
-        """Remove what it was writing, which a killed process cannot do itself."""
-        if self._output:
-            with suppress(OSError):
-                remove_leftovers(self._output)
+def _killGroup(pid: int | None) -> None:
+    """End the process group that a worker leads, but never the one that this application is in."""
+    if os.name == "posix" and pid and pid not in (1, os.getpgrp()):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _removed(folder: Path, output: str | None) -> Iterator[None]:
+    """Remove a worker's private folder, and what it was writing."""
+    _removeLeftovers(output)
+    yield
+    yield from removeFolder(folder)
+    remove_private_folder(folder)
+
+
+def _removeLeftovers(output: str | None) -> None:
+    """Remove what a worker was writing, which a killed process cannot do itself."""
+    if output:
+        with suppress(OSError):
+            remove_leftovers(output)
 
 
 def _processEnvironment(environment: Mapping[str, str]) -> Any:
