@@ -54,7 +54,7 @@ class MoBUncertaintyParameterNode:
     """What the user chooses. How results are shown, and their review, is kept with each CT instead.
 
     ct, roi - The volume to segment, and the box of it that is computed alone.
-    model, ensemble - What segments it, and with which others: names of models, or paths of those that were added.
+    model - What segments it: the name of a model, or the path of one that was added.
     device, engine - Where to compute, and what runs the network.
     overlap, folds, mirror - Fraction of a tile that its neighbour covers too; averaging of folds, of mirrored tiles.
     labels - Names of those that are wanted alone; none: all of the model.
@@ -69,7 +69,6 @@ class MoBUncertaintyParameterNode:
     overlap: Annotated[float, WithinRange(0, 0.9)] = 0.5
     folds: bool = True
     mirror: bool = False
-    ensemble: list[str]
     labels: list[str]
     exportReport: bool = True
     exportSegmentation: bool = True

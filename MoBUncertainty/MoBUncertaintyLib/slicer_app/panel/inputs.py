@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,9 @@ from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWei
 from MoBUncertaintyLib.slicer_app.find_models import FindModels
 from MoBUncertaintyLib.slicer_app.inputs import (
     ChannelSelectors,
-    EnsembleChooser,
     LabelChooser,
     few,
     offerMixture,
-    whyNoMember,
 )
 from MoBUncertaintyLib.slicer_app.models import (
     addModel,
@@ -54,41 +51,33 @@ class InputsSection:
         self.selector = ModelSelector(ui)
         self._channels = ChannelSelectors(ui.channelsPlace, onModel)
         self._parameters: Any = None
-        self._chooser = LabelChooser(ui.labelsPlace, partial(self._set, "labels"))
-        self._ensembles = EnsembleChooser(ui.ensemblePlace, partial(self._set, "ensemble"))
+        self._chooser = LabelChooser(ui, self._onLabels)
         self._afterLoading = AfterLoading()
         scene = slicer.mrmlScene
         self._nodesAdded = scene.AddObserver(scene.NodeAddedEvent, self._onNodeAdded)
         write(ui.sampleLabel, ui.sampleLabel.text)
         ui.sampleLabel.linkActivated.connect(shown(self._onDemo))
-        ui.modelSelector.currentIndexChanged.connect(shown(self._onModelSelected))
+        ui.modelSelector.currentIndexChanged.connect(shown(lambda *_args: onModel()))
         ui.findModelsButton.clicked.connect(shown(self._onFind))
         for button, mode in (
             (ui.addModelButton, qt.QFileDialog.ExistingFile),
             (ui.addFolderButton, qt.QFileDialog.Directory),
         ):
-            button.clicked.connect(shown(lambda *_args, mode=mode: self.selector.add(mode) and self._onModelSelected()))
-        ui.removeModelButton.clicked.connect(shown(lambda *_args: self.selector.remove() and self._onModel()))
+            button.clicked.connect(shown(lambda *_args, mode=mode: self.selector.add(mode) and onModel()))
+        ui.removeModelButton.clicked.connect(shown(lambda *_args: self.selector.remove() and onModel()))
         for signal in (ui.recalibrateButton.clicked, ui.mixtureNoteLabel.linkActivated):
             signal.connect(shown(self._onRecalibrate))
         self.selector.fill("")
 
     @property
     def models(self) -> list[ListedModel]:
-        """Those that predict: the chosen one and, in an ensemble, others; none where there is none."""
-        return [self.selector.model, *self._others().values()] if self.selector.model else []
+        """The one that predicts; none where there is none."""
+        return [self.selector.model] if self.selector.model else []
 
     @property
     def problem(self) -> str | None:
-        """Why they cannot predict; None: they can, as far as is known here."""
-        model = self.selector.model
-        if model is None:
-            return _("Add a model first.")
-        if model.problem:
-            return model.problem
-        reason = next(filter(None, (whyNoMember(model, other) for other in self._others().values())), None)
-        text = _("{reason} Uncheck it under Ensemble, or choose models that were trained on the same data.")
-        return text.format(reason=reason) if reason else None
+        """Why it cannot predict; None: it can, as far as is known here."""
+        return self.selector.model.problem if self.selector.model else _("Add a model first.")
 
     @property
     def labels(self) -> list[str]:
@@ -105,9 +94,7 @@ class InputsSection:
         ct, model = parameters.ct if parameters else None, self.selector.model
         usable = model is not None and model.problem is None
         self._chooser.offer(model.labels if usable else (), self.labels, free)
-        offerMixture(ui, self.models if usable else [], free)
-        others = self._others()
-        self._ensembles.offer(model, self.selector.candidates(others), list(others), free)
+        offerMixture(ui, model if usable else None, free)
         self._channels.offer(ct, model.channels if usable else (), free)
         if parameters:
             ui.sampleLabel.visible = ct is None and takesCt(model)
@@ -129,14 +116,9 @@ class InputsSection:
             dialog.window.deleteLater()
         self.finder = self.recalibrate = None
 
-    def _others(self) -> dict[str, ListedModel]:
-        """Find the other models of the ensemble by their names."""
-        return self.selector.others(self._parameters.ensemble if self._parameters else ())
-
-    def _set(self, parameter: str, names: list[str]) -> None:
-        """Keep what the user has checked."""
+    def _onLabels(self, names: list[str]) -> None:
         if self._parameters:
-            setattr(self._parameters, parameter, names)
+            self._parameters.labels = names
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeAdded(self, _scene, _event, node) -> None:
@@ -151,11 +133,6 @@ class InputsSection:
     def _onDemo(self, *_args) -> None:
         with slicer.util.WaitCursor():
             self._parameters.ct = loadSampleData()
-
-    def _onModelSelected(self, *_args) -> None:
-        """Keep which model the user has chosen; the ensemble was another one's."""
-        self._set("ensemble", [])
-        self._onModel()
 
     def _onFind(self, *_args) -> None:
         if self.finder is None:
@@ -227,16 +204,6 @@ class ModelSelector:
             if listed == name:
                 selector.currentIndex = selector.count - 1
         selector.blockSignals(blocked)
-
-    def others(self, names: Iterable[str]) -> dict[str, ListedModel]:
-        """Find models beside the chosen one by their names; one that is not on this computer has a problem."""
-        return {name: self._known.get(name) or findModel(name) for name in names if name != self.name}
-
-    def candidates(self, names: Iterable[str]) -> dict[str, tuple[str, ListedModel]]:
-        """List title and model of all beside the chosen one, and of those with some names, by their names."""
-        models = {name: model for name, model in self._known.items() if name != self.name} | self.others(names)
-        titles = modelTitles(list(models.values()))
-        return {name: (title, model) for (name, model), title in zip(models.items(), titles, strict=True)}
 
     def add(self, mode) -> bool:
         """Ask for a model, add and choose it; return whether there is one."""

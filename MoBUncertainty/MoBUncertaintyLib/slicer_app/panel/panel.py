@@ -77,12 +77,12 @@ class Panel:
     @property
     def settings(self) -> dict[str, object]:
         """The fields of `prediction.PredictionSettings` that are chosen."""
-        parameters, models = self.parameters, self.inputs.models
-        oneFold = not parameters.folds and len(models) == 1 and len(models[0].folds) > 1
+        parameters, model = self.parameters, self.inputs.selector.model
+        oneFold = model is not None and len(model.folds) > 1 and not parameters.folds
         return {
             "overlap": parameters.overlap,
-            "mirror": parameters.mirror and canMirror(models),
-            "folds": [models[0].folds[0]] if oneFold else None,
+            "mirror": parameters.mirror and canMirror(model),
+            "folds": list(model.folds[:1]) if oneFold else None,
             "device": parameters.device.value,
             "engine": parameters.engine.value,
             "region_of_interest": roiBounds(parameters.roi, parameters.ct),
