@@ -11,7 +11,6 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import UserError
-from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click, voxels_of
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
@@ -117,8 +116,7 @@ class ClicksSection:
         """Take a click (one point) or a stroke."""
         text = _("A click changes the review, which {name} has signed off. Withdraw the signature?")
         place = fromWorld(self._session.results.ctNode, points)
-        if self._mayChange(text, place) and self._try(self._session.step, Review.click, place, label):
-            self._after(self._session.review.clicks[-1])
+        self._step(text, place, Review.click, place, label)
 
     # What the user does
 
@@ -131,47 +129,52 @@ class ClicksSection:
     def _onRemove(self) -> None:
         click = self._list.selected
         text = _("Removing a click changes the review, which {name} has signed off. Withdraw the signature?")
-        if click and self._mayChange(text) and self._try(self._session.step, Review.remove_click, click.click_id):
-            self._after(None)
+        if click:
+            self._step(text, (), Review.remove_click, click.click_id)
 
     # Inside
 
-    def _mayChange(self, question: str, place: Sequence[Point] = ()) -> bool:
-        """Ask once whether the signature is withdrawn, if there is one, for a click at a place that can be clicked."""
-        signature = self._session.review.signature
-        if signature is None:
-            return True
-        if not self._session.fits():
-            return False
-        if place and not self._try(checkPlace, self._session.review.prediction, place):
-            return False
-        if not slicer.util.confirmOkCancelDisplay(question.format(name=signature.name)):
-            self._session.marks.show()
-            return False
-        self._session.step(Review.withdraw)
-        return True
-
-    def _try(self, act: Callable[..., None], *arguments: Any) -> bool:
-        """Do something; say why it is refused, if it is."""
+    def _step(self, question: str, place: Sequence[Point], act: Callable[..., Any], *arguments: Any) -> None:
+        """Take a step of the review, and show what it has changed; say why it is refused, if it is."""
+        session = self._session
         try:
-            act(*arguments)
+            if not mayChange(session, question, place):
+                return
+            session.step(act, *arguments)
         except UserError as error:
             self.say(str(error))
-            self._session.marks.show()  # a stroke that was drawn, or a click that was dragged, is none
+            session.marks.show()  # a stroke that was drawn is none
             self._onChanged()
-            return False
-        return True
-
-    def _after(self, click) -> None:
-        """Show what a step has changed, beside the click that has changed it."""
+            return
         self.showChange()
-        change: Change | None = self._session.lastChange
-        if click is not None:
-            volume = millilitres(change.added_ml - change.removed_ml) if change else ""
-            self._session.marks.show(text=(click.points_ras[0], volume))
+        change: Change | None = session.lastChange
+        if act is Review.click:
+            click, volume = session.review.clicks[-1], change and millilitres(change.added_ml - change.removed_ml)
+            session.marks.show(text=(click.points_ras[0], volume or ""))
             self._onClicked(click.region_id)
         self._onChanged()
         self._ui.clicksTable.scrollToBottom()
+
+
+def mayChange(session, question: str, place: Sequence[Point] = ()) -> bool:
+    """Ask once whether the signature is withdrawn, if there is one, for a click at a place that can be clicked.
+
+    Raises:
+        ReviewError: It cannot be clicked.
+    """
+    signature = session.review.signature
+    if signature is None:
+        return True
+    if not session.fits():
+        return False
+    if place:
+        prediction, click = session.review.prediction, Click("", tuple(place), 0, datetime.now().astimezone())
+        voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
+    if not slicer.util.confirmOkCancelDisplay(question.format(name=signature.name)):
+        session.marks.show()
+        return False
+    session.step(Review.withdraw)
+    return True
 
 
 def counter(session) -> str:
@@ -187,16 +190,6 @@ def counter(session) -> str:
     text = _("{clicks}, expected error {before} → {now}").format(clicks=counted, before=before, now=now)
     conflicts = len(session.marks.conflicts)
     return text + (_("; contradicted: {count}").format(count=conflicts) if conflicts else "")
-
-
-def checkPlace(prediction: Prediction, points: Sequence[Point]) -> None:
-    """Refuse places that cannot be clicked.
-
-    Raises:
-        ReviewError: One lies outside of what was predicted.
-    """
-    click = Click("", tuple(points), 0, datetime.now().astimezone())
-    voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
 
 
 STEP_MS = 250

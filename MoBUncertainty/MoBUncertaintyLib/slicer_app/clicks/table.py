@@ -68,16 +68,13 @@ class ClickList:
         fitRows(self._ui.clicksTable, ROWS)
         title = _("Clicks ({count})").format(count=len(clicks)) if clicks else _("Clicks")
         self._ui.clicksCollapsibleButton.text = title
-        self._offerRemoval()
+        self._ui.removeClickButton.enabled = self.selected is not None
 
     def _onSelected(self) -> None:
         click = self.selected
         if click:
             self._session.results.jumpTo(click.points_ras[0], CLOSE_MM)
-        self._offerRemoval()
-
-    def _offerRemoval(self) -> None:
-        self._ui.removeClickButton.enabled = self.selected is not None
+        self._ui.removeClickButton.enabled = click is not None
 
     def _hide(self) -> None:
         if self._session:

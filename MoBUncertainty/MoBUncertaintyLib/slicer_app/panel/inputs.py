@@ -70,16 +70,6 @@ class InputsSection:
         self.selector.fill("")
 
     @property
-    def models(self) -> list[ListedModel]:
-        """The one that predicts; none where there is none."""
-        return [self.selector.model] if self.selector.model else []
-
-    @property
-    def problem(self) -> str | None:
-        """Why it cannot predict; None: it can, as far as is known here."""
-        return self.selector.model.problem if self.selector.model else _("Add a model first.")
-
-    @property
     def labels(self) -> list[str]:
         """Names of the labels that are wanted alone; none: all of the model."""
         there = self.selector.model.labels if self.selector.model else ()
@@ -150,6 +140,11 @@ class InputsSection:
         self.selector.fill(name if free else self.selector.name)
         if free:
             self._onModel()
+
+
+def whyNotUse(model: ListedModel | None) -> str | None:
+    """Say why a model cannot predict; None: it can, as far as is known here."""
+    return model.problem if model else _("Add a model first.")
 
 
 def takesCt(model: ListedModel | None) -> bool:

@@ -15,6 +15,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.slicer_app.installation import ShownError
 from MoBUncertaintyLib.slicer_app.panel.editor import settleStrayEdits
+from MoBUncertaintyLib.slicer_app.panel.inputs import whyNotUse
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
 from MoBUncertaintyLib.slicer_app.scene.nodes import missingChannel
@@ -116,7 +117,7 @@ class Jobs:
             if not answer:
                 return None
         panel.computer.confirm()
-        return panel.logic.run(panel.parameters.ct, [model.path for model in panel.inputs.models], panel.settings)
+        return panel.logic.run(panel.parameters.ct, [panel.inputs.selector.model.path], panel.settings)
 
     def _requestExport(self, folder: Path, formats: list[str], patientFields: bool) -> Job | None:
         if not settleStrayEdits(self._panel.review.session):
@@ -163,7 +164,7 @@ def whyNotApply(panel) -> str | None:
         return _("Select an image first.")
     if ct.GetImageData() is None:
         return _("The selected image holds no voxels.")
-    if problem := panel.logic.computer.problem or panel.inputs.problem:
+    if problem := panel.logic.computer.problem or whyNotUse(panel.inputs.selector.model):
         return problem
     missing = missingChannel(ct, panel.inputs.selector.model.channels[1:])
     return _("Select a volume for {name} first.").format(name=missing) if missing else None

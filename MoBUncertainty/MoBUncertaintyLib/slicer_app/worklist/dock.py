@@ -15,6 +15,7 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.installation import ShownError
+from MoBUncertaintyLib.slicer_app.panel.inputs import whyNotUse
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
@@ -39,7 +40,7 @@ class WorklistDock:
         self._queue = RequestQueue(panel.logic.client.another())
         self._source = CaseSource(
             self._queue,
-            lambda: len(panel.inputs.models[0].channels) if panel.inputs.models else 1,
+            lambda: len(model.channels) if (model := panel.inputs.selector.model) else 1,
             lambda: self._ready() and self.opened.settle(mayStay=True),
             self._onCases,
         )
@@ -126,7 +127,8 @@ class WorklistDock:
     def _ready(self) -> bool:
         """Install what is missing, if the user agrees: less where another computer predicts."""
         # A training folder of nnU-Net, which has no card, is read with PyTorch.
-        away = self._panel.logic.computer.host and all(model.card for model in self._panel.inputs.models)
+        model = self._panel.inputs.selector.model
+        away = self._panel.logic.computer.host and (model is None or model.card)
         formats = ("report",) if away else ()
         try:
             self._panel.ensureReady(formats, lambda: self.work.say(_("Installing missing packages...")))
@@ -145,7 +147,7 @@ class WorklistDock:
             self.work.say(str(declined))
             return
         settings = self._panel.settings | {"region_of_interest": None}
-        models = [str(model.path) for model in self._panel.inputs.models]
+        models = [str(self._panel.inputs.selector.model.path)]
         job = self._run.start(self.cases.toRun(), models, settings, self._panel.logic.computer.host or None)
         self.work.follow(job)
         job.progress.connect(lambda _step: self.work.say(self._run.text))
@@ -240,7 +242,7 @@ class WorklistDock:
     def _whyNotRun(self) -> str | None:
         if self.cases is None:
             return _("Choose a folder of images, or the DICOM database, first.")
-        if problem := self._panel.logic.computer.problem or self._panel.inputs.problem:
+        if problem := self._panel.logic.computer.problem or whyNotUse(self._panel.inputs.selector.model):
             return problem
         if self._panel.parameters is None:
             return _("Wait until the scene is loaded.")
