@@ -3,6 +3,7 @@
 import runpy
 import sys
 from contextlib import ExitStack
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,6 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from MoBUncertaintyLib.slicer_app.choices import Device, Engine, Method
 from MoBUncertaintyLib.slicer_app.samples import registerSampleData
 
 # What needs scipy or SimpleITK (review, regions and the panel on top of them) is imported where it is first used, so
@@ -49,13 +49,44 @@ The backbone: nnU-Net (Isensee et al., Nature Methods 18, 2021).
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
+class Device(Enum):
+    """Where to compute; the values are those of the worker."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+    XPU = "xpu"
+
+    def label(self) -> str:
+        """Name it as the user reads it."""
+        return {
+            Device.AUTO: _("Auto (graphics card first)"),
+            Device.CPU: _("CPU (processor)"),
+            Device.CUDA: _("CUDA (NVIDIA graphics card)"),
+            Device.MPS: _("MPS (Apple graphics)"),
+            Device.XPU: _("XPU (Intel graphics)"),
+        }[self]
+
+
+class Engine(Enum):
+    """What runs the network; the values are those of the worker."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    OPENVINO = "openvino"
+
+    def label(self) -> str:
+        """Name it as the user reads it."""
+        return {Engine.AUTO: _("Auto"), Engine.TORCH: _("PyTorch"), Engine.OPENVINO: _("OpenVINO")}[self]
+
+
 @parameterNodeWrapper
 class MoBUncertaintyParameterNode:
     """What the user chooses. How results are shown, and their review, is kept with each CT instead.
 
     ct, roi - The volume to segment, and the box of it that is computed alone.
-    model, ensemble - What segments it, and with which others: names of models, or paths of those that were added.
-    method, samples - How the moments of the probability are computed; with Monte Carlo, from how many samples.
+    model - What segments it: the name of a model, or the path of one that was added.
     device, engine - Where to compute, and what runs the network.
     overlap, folds, mirror - Fraction of a tile that its neighbour covers too; averaging of folds, of mirrored tiles.
     labels - Names of those that are wanted alone; none: all of the model.
@@ -65,14 +96,11 @@ class MoBUncertaintyParameterNode:
     ct: vtkMRMLScalarVolumeNode
     model: str
     roi: vtkMRMLMarkupsROINode
-    method: Method = Method.EXACT
-    samples: Annotated[int, WithinRange(2, 500)] = 30
     device: Device = Device.AUTO
     engine: Engine = Engine.AUTO
     overlap: Annotated[float, WithinRange(0, 0.9)] = 0.5
     folds: bool = True
     mirror: bool = False
-    ensemble: list[str]
     labels: list[str]
     exportReport: bool = True
     exportSegmentation: bool = True
@@ -191,7 +219,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     Attributes:
         sessions: The reviews that are open.
         client: The worker's client; tests put another in its place.
-        computer: The computer that segments, where it is another one.
+        computer: The user's choice of the computer that segments.
     """
 
     def __init__(self) -> None:
@@ -201,7 +229,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         from MoBUncertaintyLib.slicer_app.worker.client import slicerClient
 
         self.sessions, self.client = Sessions(), slicerClient()
-        self.computer = Computer(lambda arguments: self.client.another(arguments))
+        self.computer = Computer(lambda: self.client.another())
 
     def getParameterNode(self):
         return MoBUncertaintyParameterNode(super().getParameterNode())
@@ -219,8 +247,9 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
             return self.sessions.begin(ct, request, result)
 
         # A new segmentation is looked through as the last one was.
-        request = requests.predictRequest(ct, list(map(str, models)), settings, self.sessions.opened(ct))
-        job = (self.computer.client or self.client).request(request, show)
+        earlier, computer = self.sessions.opened(ct), self.computer.host
+        request = requests.predictRequest(ct, list(map(str, models)), settings, earlier, computer)
+        job = self.client.request(request, show)
         return job
 
     def export(self, ct, folder, formats, patientFields):
@@ -235,7 +264,6 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     def close(self) -> None:
         """End the worker."""
         self.sessions.forget()
-        self.computer.close()
         self.client.close()
 
 

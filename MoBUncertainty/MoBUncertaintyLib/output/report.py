@@ -17,6 +17,7 @@ from typing import Any
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.output.case import Case
+from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
 
@@ -94,9 +95,9 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def _labels(review: Review) -> list[dict[str, Any]]:
-    prediction, corrected = review.prediction, review.stated_volumes()
+    prediction, corrected = review.prediction, stated_volumes(review)
     volumes = {"predicted": prediction.stated_volumes(), "corrected": corrected}
-    intervals = {"predicted": prediction.volume_intervals(), "corrected": review.volume_intervals(corrected)}
+    intervals = {"predicted": prediction.volume_intervals(), "corrected": volume_intervals(review, corrected)}
     rows = []
     for label in prediction.labels:
         row = asdict(label)

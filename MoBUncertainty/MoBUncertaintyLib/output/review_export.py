@@ -29,6 +29,7 @@ from MoBUncertaintyLib.output.report import (
     write_table,
 )
 from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd
+from MoBUncertaintyLib.review.outcome import decided_voxels
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 from MoBUncertaintyLib.review.region import Verdict
 
@@ -141,7 +142,7 @@ def _read_dicom(case: Case, patient_fields: bool, parts: Parts) -> dict[str, dic
 
 def _evidence(case: Case, corrected: np.ndarray) -> dict[str, str]:
     """Count what was predicted where the reader has decided, for each label by its value: for a calibration."""
-    prediction, decided = case.review.prediction, case.review.decided_voxels()
+    prediction, decided = case.review.prediction, decided_voxels(case.review)
     labels, maps = corrected[decided], zip(prediction.probability, prediction.variance, strict=True)
     return {
         str(label.value): Evidence.of(p, v, decided, labels == label.value).to_text()

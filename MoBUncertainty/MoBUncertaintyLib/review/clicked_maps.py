@@ -1,7 +1,4 @@
-"""The maps of a prediction under clicks, box by box.
-
-Arrays are (z, y, x).
-"""
+"""The maps of a prediction under clicks, box by box. Arrays are (z, y, x)."""
 
 from __future__ import annotations
 
@@ -21,27 +18,14 @@ Clicks = tuple[Click, ...]
 
 
 class Effect(NamedTuple):
-    """What a click changed.
-
-    Attributes:
-        net_mm3: Volume that became part of any label, less what ceased to be.
-        changed_mm3: Volume whose label changed.
-    """
+    """What a click changed: what became part of any label, less what ceased to be, and all whose label changed."""
 
     net_mm3: float
     changed_mm3: float
 
 
 class ClickedMaps:
-    """Maps of one prediction under any set of clicks.
-
-    Args:
-        prediction: The prediction.
-
-    Attributes:
-        prediction: The prediction.
-        refiner: Conditions it on clicks; keeps what it computed last.
-    """
+    """Maps of one prediction under any set of clicks; its refiner keeps what it computed last."""
 
     def __init__(self, prediction: Prediction) -> None:
         self.prediction = prediction

@@ -1,7 +1,4 @@
-"""Describe regions whose voxels are known by the maps of their prediction: stored numbers need not be believed.
-
-Arrays are (z, y, x).
-"""
+"""Describe regions whose voxels are known by the maps of their prediction. Arrays are (z, y, x)."""
 
 from __future__ import annotations
 
@@ -21,13 +18,7 @@ from MoBUncertaintyLib.review.region import boxes_of
 
 
 class VoxelMaps(NamedTuple):
-    """What is known of the voxels of a box.
-
-    Attributes:
-        probability: Of each label, (C - 1, *box) float32.
-        variance: Likewise.
-        labels: The segmentation, (*box) uint8.
-    """
+    """Probability and variance of each label in a box, (C - 1, *box) float32, and the segmentation, (*box) uint8."""
 
     probability: np.ndarray
     variance: np.ndarray
@@ -50,13 +41,7 @@ def expected_error(probability: np.ndarray) -> np.ndarray:
 
 
 def describe(maps: VoxelMaps, box: Box, mask: np.ndarray, grid: Grid) -> dict[str, Any]:
-    """Describe a region by all fields of a `Region` but its rank, number and location.
-
-    Args:
-        maps: Of the box.
-        box: Where the region lies.
-        mask: bool, fills the box; True somewhere.
-        grid: Where the voxels lie.
+    """Describe the region that a mask, True somewhere, is in a box; all fields but rank, number and location.
 
     Raises:
         ReviewError: The maps hold what is no number there.
@@ -90,20 +75,13 @@ class RegionDescriber:
 
     `RegionFinder` sums the same over blocks of voxels, so that its numbers differ by rounding, and extents by at most a
     block.
-
-    Args:
-        prediction: The prediction.
     """
 
     def __init__(self, prediction: Prediction) -> None:
         self._prediction = prediction.exclusive()
 
     def __call__(self, box: Box, mask: np.ndarray) -> dict[str, Any]:
-        """Describe a region by all fields of a `Region` but its rank and number.
-
-        Args:
-            box: Where it lies.
-            mask: bool, fills the box; True somewhere.
+        """Describe the region that a mask, True somewhere, is in a box; all fields but rank and number.
 
         Raises:
             ReviewError: The maps hold what is no number there.

@@ -62,10 +62,7 @@ def freeze(
     have left none, on those that were when it was found; if none was, on all.
 
     Args:
-        region: The region.
-        verdict: Any but PENDING.
         clicks: That hold in it.
-        maps: Of its prediction.
         label: That INCLUDE gives.
         drawn: That EDIT gives; uint8, fills the region's box.
     """
@@ -89,12 +86,7 @@ def restore(region: ReviewRegion, clicks: Clicks, maps: ClickedMaps) -> ReviewRe
 
 
 def usual_label(region: ReviewRegion, predicted: np.ndarray) -> int:
-    """Take the label with most voxels in a region, else in its surroundings, else the first one.
-
-    Args:
-        region: The region.
-        predicted: The segmentation as predicted.
-    """
+    """Take the label with most predicted voxels in a region, else in its surroundings, else the first one."""
     around = widened(region.box, [_SURROUNDINGS] * 3, predicted.shape)
     for labels in (predicted[region.box][region.found.mask], predicted[around]):
         votes = np.bincount(labels.ravel(), minlength=2)[1:]

@@ -1,10 +1,7 @@
 """A review as a JSON object: clicks, verdicts, comments, signature, the voxels of regions, and their labels.
 
-It is whole, so that nothing that others can draw in is read back: the segmentation that a scene or an export shows is
-made from it. Its SHA-256 tells whether it is as it was stored. That finds damage and careless edits; it is no
-cryptographic signature, because whoever changes a record on purpose can compute its SHA-256 anew.
-
-Arrays are (z, y, x).
+The segmentation that a scene or an export shows is made from it. Its SHA-256 finds damage and careless edits; it is no
+cryptographic signature. Arrays are (z, y, x).
 """
 
 from __future__ import annotations
@@ -56,11 +53,7 @@ class MisplacedReviewError(ReviewError):
 
 @dataclass(frozen=True)
 class StoredReview:
-    """What a record holds; its grid is the image's, but for rounding.
-
-    Its regions are as they were found, with what the reader said; what the clicks make of them is not in it (see
-    `following.restore`).
-    """
+    """What a record holds: regions as they were found and what the reader said; `following.restore` completes them."""
 
     grid: Grid
     click_settings: ClickSettings
@@ -68,67 +61,6 @@ class StoredReview:
     settings: RegionSettings
     clicks: tuple[Click, ...]
     signature: Signature | None
-
-
-class ClickBook:
-    """The distinct clicks of a record, each with its place in a list.
-
-    Args:
-        clicks: Those that hold; they come first.
-
-    Attributes:
-        clicks: Those that hold.
-    """
-
-    def __init__(self, clicks: tuple[Click, ...]) -> None:
-        self.clicks = clicks
-        self._places = {click: place for place, click in enumerate(clicks)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], check: Callable[[Click], Any]) -> ClickBook:
-        """Read what `to_dict` made.
-
-        Args:
-            data: The record.
-            check: Raises ReviewError for a click that cannot be one of this prediction.
-
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError: It is no such list of clicks.
-        """
-        clicks = tuple(map(_read_click, data["clicks"]))
-        earlier = tuple(map(_read_click, data["earlier_clicks"]))
-        if len({click.click_id for click in clicks}) < len(clicks):
-            raise ValueError("two clicks have one id")
-        if sum(len(click.points_ras) for click in clicks + earlier) > MAX_POINTS:
-            raise ValueError("it has too many clicks")
-        try:
-            for click in clicks + earlier:
-                check(click)
-        except ReviewError as error:
-            raise ValueError(str(error).rstrip(".")) from error
-        book = cls(in_order(clicks))
-        book._places = {click: place for place, click in enumerate(clicks + earlier)}
-        return book
-
-    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """Write all clicks: those that hold, and the others that were put in."""
-        written = [write_click(click) for click in self._places]
-        return {"clicks": written[: len(self.clicks)], "earlier_clicks": written[len(self.clicks) :]}
-
-    def places_of(self, clicks: Iterable[Click]) -> list[int]:
-        """Put clicks in, unless they are there, and return their places in the list of all."""
-        return [self._places.setdefault(click, len(self._places)) for click in clicks]
-
-    def clicks_at(self, places: Iterable[int]) -> tuple[Click, ...]:
-        """Return the clicks at places in the list of all.
-
-        Raises:
-            ValueError: There is none.
-        """
-        clicks = list(self._places)
-        if not all(isinstance(place, int) and 0 <= place < len(clicks) for place in places):
-            raise ValueError("a region was decided with a click that does not exist")
-        return in_order(clicks[place] for place in places)
 
 
 def in_order(clicks: Iterable[Click]) -> tuple[Click, ...]:
@@ -156,24 +88,39 @@ def _read_click(entry: Mapping[str, Any]) -> Click:
     if time.year not in YEARS:
         raise ValueError(f"the year {time.year} of a click is not possible")
     points = tuple((float(r), float(a), float(s)) for r, a, s in entry["points_ras"])
+    return Click(click_id, points, entry["label"], time, region_id)
+
+
+def _read_clicks(data: Mapping[str, Any], check: CheckClick) -> tuple[tuple[Click, ...], list[Click]]:
+    """Read the clicks that hold, and all in the order of their places.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: They are damaged.
+    """
     try:
-        return Click(click_id, points, entry["label"], time, region_id)
+        clicks, earlier = (list(map(_read_click, data[name])) for name in ("clicks", "earlier_clicks"))
+        if len({click.click_id for click in clicks}) < len(clicks):
+            raise ValueError("two clicks have one id")
+        if sum(len(click.points_ras) for click in clicks + earlier) > MAX_POINTS:
+            raise ValueError("it has too many clicks")
+        for click in clicks + earlier:
+            check(click)
     except ReviewError as error:
         raise ValueError(str(error).rstrip(".")) from error
+    return in_order(clicks), clicks + earlier
+
+
+def _clicks_at(places: Sequence[int], clicks: Sequence[Click]) -> tuple[Click, ...]:
+    if not all(isinstance(place, int) and 0 <= place < len(clicks) for place in places):
+        raise ValueError("a region was decided with a click that does not exist")
+    return in_order(clicks[place] for place in places)
 
 
 def write_record(predicted_sha256: str, grid: Grid, click_settings: ClickSettings, state: State) -> dict[str, Any]:
-    """Make the record of a review, ready for JSON.
-
-    Args:
-        predicted_sha256: Tells which prediction it is the review of.
-        grid: Where its voxels lie.
-        click_settings: How clicks change the prediction.
-        state: What the review is.
-    """
-    book = ClickBook(state.clicks)
-    regions = [_write_region(region, state.settings, book) for region in state.regions]
-    signature = state.signature
+    """Make the record of a review, ready for JSON; `predicted_sha256` tells which prediction it is the review of."""
+    places = {click: place for place, click in enumerate(state.clicks)}
+    regions = [_write_region(region, state.settings, places) for region in state.regions]
+    clicks, signature = list(map(write_click, places)), state.signature
     return seal(
         {
             "schema": SCHEMA,
@@ -183,7 +130,8 @@ def write_record(predicted_sha256: str, grid: Grid, click_settings: ClickSetting
             "settings": asdict(state.settings),
             "click_settings": asdict(click_settings),
             "regions": regions,
-            **book.to_dict(),
+            "clicks": clicks[: len(state.clicks)],
+            "earlier_clicks": clicks[len(state.clicks) :],
             "signature": signature and {"name": signature.name, "time": signature.time.isoformat(timespec="seconds")},
         }
     )
@@ -195,10 +143,7 @@ def read_record(
     """Read a record. Where the regions are and what the reader said is taken from it; the rest is described anew.
 
     Args:
-        data: From `write_record`.
         predicted_sha256: Of the prediction at hand.
-        prediction: The prediction at hand.
-        describe: Describes a region as predicted.
         check: Raises ReviewError for a click that cannot be one of this prediction.
 
     Raises:
@@ -214,16 +159,16 @@ def read_record(
         if not largest_shift(matrix, prediction.grid.matrix(), prediction.shape) < _SAME_PLACE_MM:
             raise MisplacedReviewError("The review belongs to an image in another position; start a new review.")
         signed, settings = data["signature"], RegionSettings.from_dict(data["settings"])
-        book = ClickBook.from_dict(data, check)
-        regions = _read_regions(data["regions"], prediction.shape, settings, book, describe)
-        if not {click.region_id for click in book.clicks} <= {None, *(region.region_id for region in regions)}:
+        clicks, every = _read_clicks(data, check)
+        regions = _read_regions(data["regions"], prediction.shape, settings, every, describe)
+        if not {click.region_id for click in clicks} <= {None, *(region.region_id for region in regions)}:
             raise ValueError("the region of a click is not there")
         return StoredReview(
             Grid.from_matrix(matrix),
             ClickSettings.from_dict(data["click_settings"]),
             regions,
             settings,
-            book.clicks,
+            clicks,
             None if signed is None else Signature.of(signed["name"], datetime.fromisoformat(signed["time"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error, SettingsError) as error:
@@ -262,7 +207,10 @@ def _read_voxels(entry: Mapping[str, Any], box: Box) -> np.ndarray:
     return np.unpackbits(bits, count=count).astype(bool).reshape(shape_of(box))
 
 
-def _write_region(region: ReviewRegion, settings: RegionSettings, book: ClickBook) -> dict[str, Any]:
+def _write_region(region: ReviewRegion, settings: RegionSettings, places: dict[Click, int]) -> dict[str, Any]:
+    def places_of(clicks: Iterable[Click]) -> list[int]:
+        return [places.setdefault(click, len(places)) for click in clicks]
+
     found = region.found
     return {
         "id": region.region_id,
@@ -274,8 +222,8 @@ def _write_region(region: ReviewRegion, settings: RegionSettings, book: ClickBoo
         "comment": region.comment,
         "region": asdict(region.region),
         "found_with_settings": None if found.settings == settings else asdict(found.settings),
-        "found_with_clicks": book.places_of(found.clicks),
-        "decided_with_clicks": book.places_of(region.clicks),
+        "found_with_clicks": places_of(found.clicks),
+        "decided_with_clicks": places_of(region.clicks),
         "first_voxel": [s.start for s in region.box],
         "size": list(region.mask.shape),
         **region.packed,
@@ -286,7 +234,7 @@ def _read_regions(
     entries: Sequence[Mapping[str, Any]],
     shape: tuple[int, ...],
     settings: RegionSettings,
-    book: ClickBook,
+    clicks: Sequence[Click],
     describe: Describe,
 ) -> tuple[ReviewRegion, ...]:
     boxes = [_read_box(entry, shape) for entry in entries]
@@ -294,7 +242,7 @@ def _read_regions(
     if volume > max(_LARGEST_BOXES, 8 * int(np.prod(shape))):
         raise ValueError("its regions are larger than the image")
     regions = tuple(
-        _read_region(entry, rank, box, settings, book, describe)
+        _read_region(entry, rank, box, settings, clicks, describe)
         for rank, (entry, box) in enumerate(zip(entries, boxes, strict=True), 1)
     )
     for what in ("region_id", "number"):
@@ -311,7 +259,12 @@ def _read_regions(
 
 
 def _read_region(
-    entry: Mapping[str, Any], rank: int, box: Box, settings: RegionSettings, book: ClickBook, describe: Describe
+    entry: Mapping[str, Any],
+    rank: int,
+    box: Box,
+    settings: RegionSettings,
+    clicks: Sequence[Click],
+    describe: Describe,
 ) -> ReviewRegion:
     mask = _read_voxels(entry, box)
     verdict, number, region_id = Verdict(entry["verdict"]), entry["number"], entry["id"]
@@ -333,14 +286,14 @@ def _read_region(
     drawn = None if pending else np.frombuffer(_unpack(entry["labels"], mask.size), np.uint8).reshape(mask.shape)
     return ReviewRegion(
         region_id,
-        Found(region, mask, settings, book.clicks_at(entry["found_with_clicks"])),
+        Found(region, mask, settings, _clicks_at(entry["found_with_clicks"], clicks)),
         region,
         box,
         mask,
         verdict,
         label,
         None if drawn is None else np.where(mask, drawn, np.uint8(0)),
-        () if pending else book.clicks_at(entry["decided_with_clicks"]),
+        () if pending else _clicks_at(entry["decided_with_clicks"], clicks),
         comment=entry["comment"],
     )
 

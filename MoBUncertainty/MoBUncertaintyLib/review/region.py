@@ -1,7 +1,4 @@
-"""A doubtful region under review: what the reader said about it, and where it lies.
-
-Arrays are (z, y, x); a *box* is a tuple of three slices in them.
-"""
+"""A doubtful region under review: what the reader said about it, and where it lies. Arrays are (z, y, x)."""
 
 from __future__ import annotations
 
@@ -40,14 +37,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Found:
-    """A region as it was found: what clicks and verdicts start from.
-
-    Attributes:
-        region: Its description.
-        mask: bool, fills the box of the region.
-        settings: How it was found.
-        clicks: That held then.
-    """
+    """A region as it was found: its description, the mask that fills its box, how it was found, the clicks then."""
 
     region: Region
     mask: np.ndarray = field(repr=False)

@@ -1,7 +1,6 @@
 """The reader's review of a prediction: clicks, a verdict on each doubtful region, corrections, undo and sign-off.
 
-Knows nothing of Slicer, files or pictures. Every step makes a new immutable state, so undo and redo are moves along the
-list of states. Arrays are (z, y, x).
+Every step makes a new immutable state, so undo and redo are moves along the list of states. Arrays are (z, y, x).
 """
 
 from __future__ import annotations
@@ -26,16 +25,14 @@ from MoBUncertaintyLib.review.record import CLICK_ID, Describe, in_order, plain_
 from MoBUncertaintyLib.review.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes, masks
 from MoBUncertaintyLib.review.state import YEARS, Signature, State, made, numbered, update
-from MoBUncertaintyLib.review.view import ReviewView
+from MoBUncertaintyLib.review.view import ReviewView, decided
 
 
 class Review(ReviewView):
     """The review of one prediction.
 
     Clicks condition the prediction; pending regions follow them, and a verdict freezes a region (see `following`).
-
-    Every step returns the boxes in which the corrected segmentation or the maps may have changed, so that a display
-    need not be drawn anew as a whole; `labels_in(box)` and `maps_in(box)` are what belongs there. What changes nothing
+    Every step returns the boxes in which the corrected segmentation or the maps may have changed. What changes nothing
     is no step in the history.
 
     Args:
@@ -58,35 +55,25 @@ class Review(ReviewView):
     def click(
         self, points_ras: Sequence[Point], label: int, region_id: str | None = None, when: datetime | None = None
     ) -> tuple[Box, ...]:
-        """Say which label a place has.
-
-        A decided region in which it lies is pending again; any other that is decided stays as it is.
+        """Say which label (0: background) a place has; a decided region in which it lies is pending again.
 
         Args:
             points_ras: One point: a click; several: a stroke through them. RAS mm.
-            label: Value of a label; 0: background.
-            region_id: The listed region it is given in; None: the one that its first voxel lies in, if any.
-            when: Now, if not given; local time if it names no zone.
+            region_id: The listed region it is given in. Default: the one that its first voxel lies in, if any.
+            when: Default: now; local time if it names no zone.
 
         Raises:
             ReviewError: It lies outside of what was predicted, no such label or region, or the review is signed.
         """
         self._refuse_if_signed()
-        click = self._made("", points_ras, label, region_id, when)
+        if when is None:
+            when = datetime.now().astimezone()
+            if self.clicks:  # clocks are set back
+                when = max(when, self.clicks[-1].time + timedelta(microseconds=1))
+        points = tuple((float(r), float(a), float(s)) for r, a, s in points_ras)
+        click = self._placed(Click("", points, label, when if when.tzinfo else when.astimezone(), region_id))
         click = replace(click, click_id=f"c{next(self._click_ids)}")
         return self._click((*self.clicks, click), click)
-
-    def move_click(self, click_id: str, points_ras: Sequence[Point], when: datetime | None = None) -> tuple[Box, ...]:
-        """Put a click elsewhere: it keeps its id and label; its region and time are new.
-
-        Raises:
-            ReviewError: No such click, or as for `click`.
-        """
-        before = self._clicked(click_id)
-        if before.points_ras == _points(points_ras):
-            return ()
-        click = self._made(click_id, points_ras, before.label, None, when)
-        return self._click((*(each for each in self.clicks if each is not before), click), before, click)
 
     def remove_click(self, click_id: str) -> tuple[Box, ...]:
         """Take a single click back.
@@ -94,14 +81,13 @@ class Review(ReviewView):
         Raises:
             ReviewError: No such click, or the review is signed.
         """
-        removed = self._clicked(click_id)
+        removed = self.find_click(click_id)
         return self._click(tuple(each for each in self.clicks if each is not removed), removed)
 
     def take_clicks(self, clicks: Iterable[Click], rank: bool = True) -> tuple[Box, ...]:
-        """Let clicks that were given elsewhere hold in place of all others, in one step.
+        """Let clicks with ids of their own hold in place of all others, in one step.
 
         Args:
-            clicks: With ids of their own; those without a region are given in the one that they lie in.
             rank: Rank the regions anew; else they keep the ranks by which their reader knows them.
 
         Raises:
@@ -126,23 +112,17 @@ class Review(ReviewView):
         INCLUDE and EXCLUDE fill what is doubtful in the region (see `following.freeze`), and `preview` shows it.
 
         Args:
-            region_id: The region.
-            verdict: Any but EDIT.
-            label: Label to INCLUDE as; None: the one with most of the region's voxels, or else of its surroundings.
-            clicks: Ids of those that hold in it; None: of a region that is decided already, those that did; else all.
+            label: Label to INCLUDE as. Default: the one with most of the region's voxels, or else of its surroundings.
+            clicks: Ids of those that hold in it. Default: all, or those that did where it is decided already.
 
         Raises:
             ReviewError: No such region or click, EDIT, no label value, or the review is signed.
         """
         region = self.region(region_id)
-        return self._change(region, self._decided(region_id, verdict, label, clicks))
+        return self._change(region, decided(self, region_id, verdict, label, clicks))
 
     def edit(self, region_id: str, corrected: np.ndarray) -> tuple[Box, ...]:
-        """Take what the reader has drawn in a region; what was drawn outside of it does not count.
-
-        Args:
-            region_id: The region.
-            corrected: Segmentation of the whole volume, or of the region's box.
+        """Take what the reader has drawn in a region: the segmentation of the whole volume, or of the region's box.
 
         Raises:
             ReviewError: No such region, another shape, or the review is signed.
@@ -157,7 +137,7 @@ class Review(ReviewView):
             )
         drawn = np.asarray(corrected, np.uint8)
         clicks = region.clicks if region.frozen else self.clicks
-        return self._change(region, freeze(region, Verdict.EDIT, clicks, self._maps, drawn=drawn))
+        return self._change(region, freeze(region, Verdict.EDIT, clicks, self.maps, drawn=drawn))
 
     def comment(self, region_id: str, text: str) -> tuple[Box, ...]:
         """Set a region's comment, without control characters; "" removes it."""
@@ -165,49 +145,36 @@ class Review(ReviewView):
         return self._change(region, replace(region, comment=plain_text(text)))
 
     def update_regions(self, regions: Regions) -> tuple[Box, ...]:
-        """Take regions that were found anew, with another threshold say.
+        """Take regions that were found anew on `current()`, with another threshold say; see `state.update`.
 
-        They should be found on `current()`, and clicks remain. Regions that are decided, have a comment or a click
-        given in them stay as they are. The new ones lose the voxels of these and are dropped if
-        that leaves less than the smallest size; what is left of a region that lost some has its volume, centroid,
-        extent and fraction measured anew, its expected error in proportion to its volume. Ranks are renewed. Several
-        updates in a row by one measure of uncertainty (a slider being dragged) are one step.
+        Several updates in a row by one measure of uncertainty (a slider being dragged) are one step.
 
         Raises:
             ReviewError: Another shape, or the review is signed.
         """
         self._refuse_if_signed()
         _check_shape(regions, self.prediction)
-        # The next of several takes the place of the last.
-        state = update(self._state, regions, self.prediction, self._ids)
-        again = self._state.found and self.settings.measure is regions.settings.measure
-        self._now += 0 if again else 1
-        self._states[self._now :] = [state]
+        state = update(self.state, regions, self.prediction, self._ids)
+        again = self.state.found and self.settings.measure is regions.settings.measure
+        now = self._now + (0 if again else 1)  # the next of several takes the place of the last
+        self._go([*self._states[:now], state], now)
         return ()
 
     def sign(self, name: str, when: datetime | None = None) -> None:
-        """Sign the review off.
-
-        Args:
-            name: The reader's.
-            when: Now, if not given; local time if it names no zone.
+        """Sign the review off by the reader's name; `when`: now by default, local time if it names no zone.
 
         Raises:
             ReviewError: Regions are undecided, the name is none, or it is signed already.
         """
         self._refuse_if_signed()
         signature = Signature.of(name, (when or datetime.now()).replace(microsecond=0))
-        self._push(replace(self._state, signature=signature, found=False))
+        self._push(replace(self.state, signature=signature, found=False))
 
     def withdraw(self) -> None:
-        """Take the signature back, so that the review can be changed again.
-
-        No step in the history: undo then goes on with what was done before the signature, and never signs.
-        """
+        """Take the signature back. No step in the history: undo goes on with what was done before the signature."""
         if self.signature:
-            unsigned = replace(self._state, signature=None)
-            self._states = self._states[: self._now] or [unsigned]
-            self._now = len(self._states) - 1
+            states = self._states[: self._now] or [replace(self.state, signature=None)]
+            self._go(states, len(states) - 1)
 
     def undo(self) -> tuple[Box, ...]:
         """Take the last step back; does nothing without one."""
@@ -221,17 +188,15 @@ class Review(ReviewView):
 
     def to_dict(self) -> dict[str, Any]:
         """Record all of it, sealed and ready for JSON (see `record`); only the history is not kept."""
-        return write_record(self.digest, self.prediction.grid, self.prediction.click_settings, self._state)
+        return write_record(self.digest, self.prediction.grid, self.prediction.click_settings, self.state)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], prediction: Prediction, describe: Describe | None = None) -> Review:
         """Read the review that `to_dict` described, with an empty history.
 
         Args:
-            data: From `to_dict`.
-            prediction: The prediction.
-            describe: Describes a region by the prediction; None: a `RegionDescriber` does. What was stored of its
-                numbers and its place in the organ is not believed.
+            describe: Describes a region by the prediction: stored numbers are not believed. Default: a
+                `RegionDescriber`.
 
         Raises:
             ReviewError: It is no such description, has changed since, belongs to another prediction or place, or is
@@ -240,12 +205,12 @@ class Review(ReviewView):
         nothing = Regions((), np.zeros((0, 0, 0), np.uint16), hull(()), prediction.shape, RegionSettings())
         review = cls(prediction, nothing)
         describe = describe or RegionDescriber(prediction)
-        stored = read_record(data, review.digest, prediction, describe, review._maps.refiner.voxels_of)
+        stored = read_record(data, review.digest, prediction, describe, review.maps.refiner.voxels_of)
         review = cls(replace(prediction, grid=stored.grid, click_settings=stored.click_settings), nothing)
-        regions = tuple(restore(region, stored.clicks, review._maps) for region in stored.regions)
+        regions = tuple(restore(region, stored.clicks, review.maps) for region in stored.regions)
         state = State(regions, stored.settings, stored.clicks, stored.signature)
-        boxes = apart([*review._maps.changed((), stored.clicks), *(region.box for region in regions if region.frozen)])
-        review._states = [state.after(review._state, boxes, review._maps)]
+        boxes = apart([*review.maps.changed((), stored.clicks), *(region.box for region in regions if region.frozen)])
+        review._go([state.after(review.state, boxes, review.maps)], 0)
         review._ids = count(1 + max((int(region.region_id) for region in regions), default=0))
         click_ids = {click.click_id for region in regions for click in (*region.clicks, *region.found.clicks)}
         click_ids |= {click.click_id for click in stored.clicks}
@@ -257,14 +222,14 @@ class Review(ReviewView):
     def _push(self, state: State, boxes: Iterable[Box] = ()) -> tuple[Box, ...]:
         """Go on to a state, which replaces those that were taken back; in `boxes` clicks give other maps."""
         boxes = apart([*boxes, *changed_boxes(self.regions, state.regions)])
-        self._states[self._now + 1 :] = [state.after(self._state, boxes, self._maps)]
-        self._now += 1
+        now = self._now + 1
+        self._go([*self._states[:now], state.after(self.state, boxes, self.maps)], now)
         return boxes
 
     def _move(self, by: int) -> tuple[Box, ...]:
-        before = self._state
-        self._now += by
-        boxes = self._maps.changed(before.clicks, self.clicks)
+        before = self.state
+        self._go(self._states, self._now + by)
+        boxes = self.maps.changed(before.clicks, self.clicks)
         return apart([*boxes, *changed_boxes(before.regions, self.regions)])
 
     def _change(self, region: ReviewRegion, changed: ReviewRegion) -> tuple[Box, ...]:
@@ -275,26 +240,15 @@ class Review(ReviewView):
             return ()
         self._refuse_if_signed()
         regions = tuple(changed if each is region else each for each in self.regions)
-        return self._push(replace(self._state, regions=regions, found=False))
-
-    def _made(
-        self, click_id: str, points_ras: Sequence[Point], label: int, region_id: str | None, when: datetime | None
-    ) -> Click:
-        """Make a click, the latest."""
-        if when is None:
-            when = datetime.now().astimezone()
-            if self.clicks:  # clocks are set back
-                when = max(when, self.clicks[-1].time + timedelta(microseconds=1))
-        when = when if when.tzinfo else when.astimezone()
-        return self._placed(Click(click_id, _points(points_ras), label, when, region_id))
+        return self._push(replace(self.state, regions=regions, found=False))
 
     def _placed(self, click: Click) -> Click:
         """Check a click, and find the region in which it was given unless it says so."""
         if click.time.year not in YEARS:
             raise ReviewError(f"The year {click.time.year} of a click is not possible; correct its time.")
-        voxels = self._maps.refiner.voxels_of(click)
+        voxels = self.maps.refiner.voxels_of(click)
         if click.region_id is None:
-            hit = next(iter(self._state.regions_at(voxels[:1])), None)
+            hit = next(iter(self.state.regions_at(voxels[:1])), None)
             return replace(click, region_id=hit.region_id if hit else None)
         self.region(click.region_id)
         return click
@@ -302,11 +256,11 @@ class Review(ReviewView):
     def _click(self, clicks: tuple[Click, ...], *changed: Click, rank: bool = True) -> tuple[Box, ...]:
         """Go on with other clicks; a decided region that one of `changed` lies in is pending again."""
         self._refuse_if_signed()
-        voxels = np.concatenate([self._maps.refiner.voxels_of(click) for click in changed])
-        hit = [region.region_id for region in self._state.regions_at(voxels)]
+        voxels = np.concatenate([self.maps.refiner.voxels_of(click) for click in changed])
+        hit = [region.region_id for region in self.state.regions_at(voxels)]
         clicks = in_order(clicks)
-        boxes = self._maps.changed(self.clicks, clicks)
-        return self._push(self._state.with_clicks(clicks, boxes, hit, self._maps, rank), boxes)
+        boxes = self.maps.changed(self.clicks, clicks)
+        return self._push(self.state.with_clicks(clicks, boxes, hit, self.maps, rank), boxes)
 
     def _refuse_if_signed(self) -> None:
         if self.signature:
@@ -321,7 +275,3 @@ def _check_shape(regions: Regions, prediction: Prediction) -> None:
             f"The map of the regions has the shape {regions.shape}, the segmentation {prediction.shape}; "
             "both must have the image's voxels."
         )
-
-
-def _points(points_ras: Sequence[Point]) -> tuple[Point, ...]:
-    return tuple((float(r), float(a), float(s)) for r, a, s in points_ras)

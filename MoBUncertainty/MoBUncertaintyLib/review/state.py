@@ -1,7 +1,4 @@
-"""What a review is at one time, and how clicks and other regions lead from one such state to another.
-
-States are immutable, so undo and redo are moves along a list of them. Arrays are (z, y, x).
-"""
+"""What a review is at one time, and how clicks and other regions lead to another such state. Arrays are (z, y, x)."""
 
 from __future__ import annotations
 
@@ -124,15 +121,7 @@ class State:
     def with_clicks(
         self, clicks: Clicks, boxes: Sequence[Box], hit: Iterable[str], maps: ClickedMaps, rank: bool = True
     ) -> State:
-        """Let regions follow other clicks.
-
-        Args:
-            clicks: The others.
-            boxes: Where these change the maps.
-            hit: Ids of the regions that lose their verdict.
-            maps: Of the prediction.
-            rank: Whether the regions are ranked anew.
-        """
+        """Let regions follow other clicks, which change the maps in `boxes`; those with an id in `hit` are reopened."""
         hit = set(hit)
         regions = []
         for region in self.regions:
@@ -168,10 +157,10 @@ def _in_units(errors: np.ndarray) -> int:
 def update(state: State, regions: Regions, prediction: Prediction, ids: Iterator[int]) -> State:
     """Replace the regions that nothing was said of by others, less the voxels of those that stay.
 
+    A new one is dropped if that leaves less than the smallest size; one that has lost some voxels is measured anew, its
+    expected error in proportion to its volume.
+
     Args:
-        state: The state before.
-        regions: The other regions.
-        prediction: What is reviewed, as it is now.
         ids: Ids that no region of the review has had.
     """
     clicked = {click.region_id for click in state.clicks}

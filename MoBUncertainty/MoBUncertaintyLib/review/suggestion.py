@@ -1,7 +1,4 @@
-"""Which click is expected to correct most error.
-
-Arrays are (z, y, x).
-"""
+"""Which click is expected to correct most error. Arrays are (z, y, x)."""
 
 from __future__ import annotations
 
@@ -34,13 +31,7 @@ Voxel = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The next question.
-
-    Attributes:
-        region_id: The region.
-        point_ras: Where to click in it, RAS mm.
-        gain_mm3: Error that the click is expected to correct.
-    """
+    """A region, where to click in it (RAS mm), and the error that the click is expected to correct (mm3)."""
 
     region_id: str
     point_ras: Point
@@ -54,9 +45,7 @@ def suggest(state: State, maps: ClickedMaps, among: Container[str] | None = None
     expected, on the outline itself, a click moves little; so what each may gain is computed.
 
     Args:
-        state: The review's.
-        maps: Of its prediction.
-        among: Ids of the regions to choose from; None: all.
+        among: Ids of the regions to choose from. Default: all.
     """
     if overlap(maps.prediction.labels):  # which take no clicks
         return None

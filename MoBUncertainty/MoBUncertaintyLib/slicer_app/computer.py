@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import slicer.util
 
@@ -16,16 +16,10 @@ ALLOWED_KEY = "MoBUncertainty/ComputersAllowed"
 
 
 class Computer:
-    """The computer that segments.
+    """The computer that segments; `newClient` makes a client of another worker, which tests the connection."""
 
-    Args:
-        newClient: Makes a client of a worker, from arguments of Python.
-    """
-
-    def __init__(self, newClient: Callable[[Sequence[str]], WorkerClient]) -> None:
-        self._newClient = newClient
-        self._client: WorkerClient | None = None
-        self._clientHost = ""
+    def __init__(self, newClient: Callable[[], WorkerClient]) -> None:
+        self.newClient = newClient
 
     @property
     def host(self) -> str:
@@ -42,19 +36,6 @@ class Computer:
             return str(error)
         return None
 
-    @property
-    def client(self) -> WorkerClient | None:
-        """The client of its worker, which stays connected; None: this computer segments."""
-        if self._clientHost != self.host:
-            self.close()
-        if self.host and self._client is None:
-            self._client, self._clientHost = self.newClient(), self.host
-        return self._client
-
-    def newClient(self) -> WorkerClient:
-        """Make a client of another worker there."""
-        return self._newClient(("-u", "-m", "MoBUncertaintyLib.worker.remote", self.host))
-
     def choose(self, host: str) -> None:
         """Choose a computer."""
         slicer.app.userSettings().setValue(HOST_KEY, host.strip())
@@ -68,12 +49,6 @@ class Computer:
         """Remember that the user has agreed to that, or no longer does."""
         hosts = {*self._allowed(), self.host} if allowed else {*self._allowed()} - {self.host}
         slicer.app.userSettings().setValue(ALLOWED_KEY, json.dumps(sorted(hosts)))
-
-    def close(self) -> None:
-        """End the connection."""
-        client, self._client, self._clientHost = self._client, None, ""
-        if client is not None:
-            client.close()
 
     @staticmethod
     def _allowed() -> list[str]:

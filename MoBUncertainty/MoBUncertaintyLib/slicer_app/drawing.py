@@ -32,7 +32,6 @@ class RegionDrawing:
     """The reader's drawing in one region at a time.
 
     Args:
-        segmentation: That is drawn in.
         edit: Takes a region's id and the labels as drawn, (z, y, x), as a step of the review.
 
     Attributes:
@@ -130,12 +129,7 @@ def removeMask(results: ResultScene) -> None:
 
 
 def prepareEditor(results: ResultScene, label: int):
-    """Set the vtkMRMLSegmentEditorNode to draw a label inside the mask only, and return it.
-
-    Args:
-        results: Of the CT.
-        label: Its value.
-    """
+    """Set the vtkMRMLSegmentEditorNode to draw a label inside the mask only, and return it."""
     scene = results.ctNode.GetScene()
     editor = scene.GetSingletonNode(EDITOR_TAG, "vtkMRMLSegmentEditorNode")
     if editor is None:

@@ -25,12 +25,7 @@ PICTURE_WIDTH = 220  # pixels: the card above is what one reads
 
 
 class FindModels(WorkDialog):
-    """The dialog. Nothing is contacted before the user lists the models of the address that is shown.
-
-    Args:
-        client: Of the worker; closed with the dialog.
-        onInstalled: Called with the name of a model that was installed.
-    """
+    """The dialog. Nothing is contacted before the user lists the models of the address that is shown."""
 
     def __init__(self, client: WorkerClient, onInstalled: Callable[[str], None]) -> None:
         self._onInstalled = onInstalled

@@ -21,12 +21,7 @@ from MoBUncertaintyLib.worker.protocol import Command
 
 
 class Recalibrate(WorkDialog):
-    """The dialog.
-
-    Args:
-        client: Of the worker; closed with the dialog.
-        onKept: Called with the name of a new model that the user keeps.
-    """
+    """The dialog."""
 
     def __init__(self, client: WorkerClient, onKept: Callable[[str], None]) -> None:
         self._onKept = onKept

@@ -31,12 +31,11 @@ SET_BY_READER = ("measure", "threshold", "minimum_mm3")
 
 
 def predictRequest(
-    ct, models: Sequence[str], settings: dict[str, Any], earlier: ReviewSession | None = None
+    ct, models: Sequence[str], settings: dict[str, Any], earlier: ReviewSession | None = None, computer: str = ""
 ) -> dict[str, Any]:
     """Ask for a prediction.
 
     Args:
-        ct: vtkMRMLScalarVolumeNode.
         models: Names of models, or their paths; several make an ensemble. Their further input channels have the volumes
             that the CT refers to.
         settings: Fields of `prediction.PredictionSettings`.
@@ -57,6 +56,7 @@ def predictRequest(
         "settings": settings | {"force": True},  # the panel has asked whether to apply nevertheless
         "regions": regions,
         "regions_of_model": digest,
+        "computer": computer or None,
     }
 
 
@@ -112,10 +112,7 @@ def exportRequest(session: ReviewSession, folder: Path, formats: list[str], pati
     """Ask for the files of a review.
 
     Args:
-        session: The review.
-        folder: Where the files go; made if need be.
         formats: Names of `output.review_export.Format`.
-        patientFields: The report may name the patient.
     """
 
     def keep(_name, array):
@@ -147,12 +144,7 @@ def dicomFiles(ct) -> list[str] | None:
 
 
 def otherModalities(ct, channels: Sequence[str]) -> list[str]:
-    """Say in a sentence for each image that it is of another modality than a model takes.
-
-    Args:
-        ct: The image; it refers to those of the model's further input channels.
-        channels: Names of the model's.
-    """
+    """Say in a sentence for each image that it is of another modality than a model takes."""
     return contradictions(channels, [modality(ct), *(modality(channelVolume(ct, name)) for name in channels[1:])])
 
 

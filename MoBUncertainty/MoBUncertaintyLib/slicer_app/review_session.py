@@ -21,7 +21,7 @@ from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.pictures.style import palette_beside
 from MoBUncertaintyLib.output.results_record import read_regions
 from MoBUncertaintyLib.regions.finder import RegionFinder
-from MoBUncertaintyLib.regions.region import Coverage
+from MoBUncertaintyLib.regions.region import Coverage, Regions
 from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import MisplacedReviewError
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
@@ -30,7 +30,7 @@ from MoBUncertaintyLib.slicer_app.clicks.changes import Change, ChangeOverlay
 from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks
 from MoBUncertaintyLib.slicer_app.drawing import RegionDrawing
 from MoBUncertaintyLib.slicer_app.region_names import regionTitles
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, channelVolume
+from MoBUncertaintyLib.slicer_app.scene.nodes import isBent
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, regionSpecs
 from MoBUncertaintyLib.slicer_app.stored_results import (
@@ -48,17 +48,8 @@ from MoBUncertaintyLib.slicer_app.stored_results import (
 class ReviewSession:
     """One image's results under review; see `start` and `open`.
 
-    Args:
-        results: The image's nodes, complete.
-        review: The review of them.
-
     Attributes:
-        results: The image's nodes.
-        review: Clicks, verdicts, comments, history and signature.
         segmentation: The segmentation in the scene, held to the review.
-        regions: The doubtful regions in the scene.
-        drawing: Of the reader, inside a region.
-        marks: The marks of clicks in the views.
         changes: Shows over the slices what a step has changed, or would change.
         lastChange: What the last step has changed in the segmentation; None: nothing.
     """
@@ -78,13 +69,12 @@ class ReviewSession:
         """Begin a review; one that the scene holds is lost.
 
         Args:
-            results: With segmentation, maps and the state "prediction".
             predicted: Segmentation, uint8 (z, y, x).
             regionMap: Number of each voxel's doubtful region, uint16.
         """
         prediction = scenePrediction(results, predicted)
         regions = read_regions(results.documents.get("prediction"), regionMap, prediction.region_settings)
-        return cls(results, Review(prediction, regions))._begun()
+        return _begin(cls(results, Review(prediction, regions)))
 
     @classmethod
     def open(cls, results: ResultScene) -> ReviewSession:
@@ -103,7 +93,7 @@ class ReviewSession:
         if not begun:
             describer = RegionDescriber(prediction)
             regions = describer.describe_all(results.regions.array(), prediction.region_settings)
-            return cls(results, Review(prediction, regions))._begun()
+            return _begin(cls(results, Review(prediction, regions)))
         try:
             session = cls(results, Review.from_dict(stored, prediction))
         except MisplacedReviewError as error:
@@ -120,18 +110,6 @@ class ReviewSession:
         session.marks.suggest(None)
         return session
 
-    def _begun(self) -> ReviewSession:
-        self.regions.show()
-        storeReview(self.results, self.review)
-        return self
-
-    @property
-    def imageIds(self) -> set[str]:
-        """The IDs of the image and of the volumes of the model's other input channels."""
-        ct, others = self.results.ctNode, self.review.prediction.provenance.get("channels", ())[1:]
-        volumes = [ct, *(channelVolume(ct, name) for name in others)]
-        return {volume.GetID() for volume in volumes if volume}
-
     @property
     def warnings(self) -> list[str]:
         """What was odd about the image or the prediction, each in a sentence.
@@ -141,7 +119,7 @@ class ReviewSession:
         """
         suitability, ct = self.review.prediction.suitability, self.results.ctNode
         text = _("{ct} has a nonlinear transform, as images of unevenly spaced DICOM slices do: sizes may be wrong.")
-        bent = [text.format(ct=ct.GetName())] if CtNodes(ct).isBent else []
+        bent = [text.format(ct=ct.GetName())] if isBent(ct) else []
         return bent + [text for text in self.regions.otherWarnings if not (suitability and suitability.says(text))]
 
     def isComplete(self) -> bool:
@@ -157,10 +135,6 @@ class ReviewSession:
     @onItsCt
     def step(self, change: Callable[..., Sequence[Box] | None], *arguments: Any) -> None:
         """Change the review, and what the scene shows of it.
-
-        Args:
-            change: One of the steps of `Review`, say `Review.decide`.
-            arguments: Of the step.
 
         Raises:
             ReviewError: The step is refused, or the image is no longer what was segmented.
@@ -203,13 +177,15 @@ class ReviewSession:
         return Change(box, before, after, self.review.prediction.grid.voxel_mm3, self._palette)
 
 
-class ReviewedSegmentation:
-    """The segments, the map and the surfaces of what clicks and verdicts make of a prediction.
+def _begin(session: ReviewSession) -> ReviewSession:
+    """Show the regions of a review that begins, and keep it in the scene."""
+    session.regions.show()
+    storeReview(session.results, session.review)
+    return session
 
-    Args:
-        results: The image's nodes.
-        review: The review of them.
-    """
+
+class ReviewedSegmentation:
+    """The segments, the map and the surfaces of what clicks and verdicts make of a prediction."""
 
     def __init__(self, results: ResultScene, review: Review) -> None:
         self.results, self.review = results, review
@@ -265,18 +241,13 @@ class ReviewedSegmentation:
 
 
 class ListedRegions:
-    """The regions that a review lists, with their segments in the scene.
-
-    Args:
-        results: The CT's nodes.
-        review: The review of them.
-    """
+    """The regions that a review lists, with their segments in the scene."""
 
     def __init__(self, results: ResultScene, review: Review) -> None:
         self.results, self.review = results, review
         self._finder: RegionFinder | None = None
         self._foundAt: tuple = ()  # the clicks in the maps in which it finds regions
-        self._shown = self._list()
+        self._shown = self._numbers()
         self._marked: str | None = None  # the region that stands out
         provenance = (results.documents.get("prediction") or {}).get("provenance", {})
         predicted = _readCoverage(provenance.get("regions", {}))
@@ -329,31 +300,28 @@ class ListedRegions:
         """Show all of them anew."""
         regions = self.review.listed()
         self.results.setRegions(regions.map, regionSpecs(regions.ranked, self.review.prediction.labels), regions.box)
-        self._shown = self._list()
+        self._shown = self._numbers()
         self.mark(self._marked)
-        self._showStatuses()
+        self._describe(regions)
 
     def update(self, box: Box) -> None:
         """Show them as they are now, where they can have changed in a box only."""
-        numbers = {number for number, _ in self._list()}
-        if set(self._list()) != set(self._shown) or set(self.results.regions.values()) != numbers:
+        numbers = self._numbers()
+        if numbers != self._shown or set(self.results.regions.values()) != set(numbers.values()):
             self.show()
             return
         regions = self.review.listed()
-        common = common_parts(box, regions.box)
-        if common:
+        if common := common_parts(box, regions.box):
             labels = np.zeros(shape_of(box), regions.map.dtype)
             labels[common[0]] = regions.map[common[1]]
             self.results.regions.update(box, labels)
-            self.results.regions.rename(regionTitles(regions.ranked, self.review.prediction.labels))
-        self._shown = self._list()
-        self._showStatuses()
+        self._describe(regions)
 
     @onItsCt
     def mark(self, regionId: str | None) -> None:
         """Let one region stand out from the others; None: none."""
         self._marked = regionId
-        self.results.highlightRegion({name: number for number, name in self._shown}.get(regionId))
+        self.results.regions.highlight(self._shown.get(regionId))
 
     @onItsCt
     def jumpTo(self, region: ReviewRegion | None) -> None:
@@ -367,14 +335,14 @@ class ListedRegions:
             self._finder, self._foundAt = RegionFinder(self.review.current(), settings), self.review.clicks
         return self._finder
 
-    def _list(self) -> list[tuple[int, str]]:
-        return [(region.number, region.region_id) for region in self.review.regions]
+    def _numbers(self) -> dict[str, int]:
+        return {region.region_id: region.number for region in self.review.regions}
 
-    def _showStatuses(self) -> None:
+    def _describe(self, regions: Regions) -> None:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         decided = {region.number: region.decided for region in self.review.regions}
         statuses = {number: logic.Completed if done else logic.Flagged for number, done in decided.items()}
-        self.results.regions.setStatuses(statuses)
+        self.results.regions.describe(regionTitles(regions.ranked, self.review.prediction.labels), statuses)
 
 
 def _readCoverage(stored: Mapping[str, Any]) -> tuple[RegionSettings, Coverage] | None:

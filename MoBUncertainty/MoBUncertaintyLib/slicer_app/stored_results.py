@@ -20,11 +20,7 @@ from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 
 
 class _SceneMaps(Sequence):
-    """The maps of one kind, looked up at each access: a review keeps no memory of volumes that are replaced.
-
-    Args:
-        arrays: Gives the volumes' own voxels by label.
-    """
+    """The maps of one kind, looked up at each access: a review keeps no memory of volumes that are replaced."""
 
     def __init__(self, arrays: Callable[[], dict[int, np.ndarray]]) -> None:
         self._arrays = arrays

@@ -1,22 +1,23 @@
-"""What the worker does on request: predict a CT or a case of a cohort, write a reviewed case, calibrate a model.
-
-Nothing heavy is imported before a request needs it.
-"""
+"""What the worker does on request; nothing heavy is imported before a request needs it."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from MoBUncertaintyLib import __version__
+from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.worker.progress import ELSEWHERE, OF_A_FILE, Estimate, Pace
-from MoBUncertaintyLib.worker.protocol import Fields, ProtocolError
-from MoBUncertaintyLib.worker.server import Report
+from MoBUncertaintyLib.worker.protocol import Command, Fields, ProtocolError, understanding
+from MoBUncertaintyLib.worker.server import Handler, Report
+from MoBUncertaintyLib.worker.worklist import CaseList, input_of, open_case, sign_case
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,12 +25,45 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.maps.members import AnyPredictor
     from MoBUncertaintyLib.model.folder import Model
     from MoBUncertaintyLib.model.region_settings import RegionSettings
+    from MoBUncertaintyLib.pipeline.catalogue.place import Entry
     from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings, Progress
     from MoBUncertaintyLib.regions.region import Regions
+    from MoBUncertaintyLib.worker.remote.connection import Connection
 
 
 USUAL_VOXELS = 30_000_000
 """Of a CT whose size is not known yet."""
+
+DOWNLOAD = 0.95
+"""Fraction of an installation that the download is taken to be."""
+
+
+def handlers_here() -> dict[str, Handler]:
+    """Make the handlers of the application's own worker."""
+    predictions = Predictions()
+    return {
+        Command.PREDICT: predictions.predict,
+        Command.PREDICT_CASE: predictions.predict_case,
+        Command.EXPORT: export_review,
+        Command.CALIBRATE: calibrate,
+        Command.COMPUTER: ask_computer,
+        Command.LIST: list_catalogue,
+        Command.PICTURE: fetch_picture,
+        Command.INSTALL: install_model,
+        Command.CASES: CaseList(),
+        Command.OPEN_CASE: open_case,
+        Command.SIGN_CASE: sign_case,
+    }
+
+
+def handlers_for_another_computer() -> dict[str, Handler]:
+    """Make the handlers of a worker that computes for another computer, and does nothing else for it."""
+    return {
+        Command.PREDICT: Predictions().predict_sent,
+        Command.COMPUTER: describe_computer,
+        Command.MODEL: has_model,
+        Command.KEEP: keep_model,
+    }
 
 
 class Predictions:
@@ -40,6 +74,18 @@ class Predictions:
         self._voxels = USUAL_VOXELS  # of the last case
         self._predictor: AnyPredictor | None = None
         self._key: object = None
+        self._connection: Connection | None = None
+
+    def predict(self, request: Fields, report: Report) -> Fields:
+        """Predict on the computer that the request names, or else here."""
+        computer, connection = request.get("computer"), self._connection
+        if connection and connection.host != computer:
+            connection.close()
+            self._connection = None
+        if not computer:
+            return self(request, report)
+        self._connection = self._connection or _connect(computer)
+        return self._connection.predict(request, report)
 
     def __call__(self, request: Fields, report: Report) -> Fields:
         """Predict, find the doubtful regions and write the arrays; see `protocol`."""
@@ -95,15 +141,7 @@ class Predictions:
         return self(request, report)
 
     def predict_case(self, request: Fields, report: Report) -> Fields:
-        """Predict a case of a cohort into its results folder, as the command does; keep results that can be read.
-
-        Args:
-            request: See `protocol`.
-            report: Receives the progress.
-
-        Returns:
-            `outcome`, as in the cohort's table.
-        """
+        """Predict a case of a cohort into its results folder; keep results that can be read."""
         (paths, key), computer = _identify_models(request["models"]), request.get("computer")
         pace = self._case_paces[computer is None]
         estimate = Estimate(pace.expected(self._voxels, warm=(key, computer) == self._key))
@@ -115,7 +153,6 @@ class Predictions:
         from MoBUncertaintyLib.base.errors import OutputError
         from MoBUncertaintyLib.output.cohort.cases import Outcome
         from MoBUncertaintyLib.pipeline.cases import Job, kept_case, run_case
-        from MoBUncertaintyLib.worker.worklist import input_of
 
         predictor = self._warm(paths, (key, computer), _settings(request), computer)
         tell("model", 1, 1)
@@ -178,11 +215,9 @@ def _settings(request: Fields) -> PredictionSettings:
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
     fields = request.get("settings") or {}
-    try:
+    with understanding("settings"):
         values: Fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
         return PredictionSettings(**values)
-    except (TypeError, ValueError) as error:
-        raise ProtocolError(f"The request's settings are not understood ({error}).") from error
 
 
 def _region_settings(request: Fields, model: Model) -> RegionSettings:
@@ -190,10 +225,8 @@ def _region_settings(request: Fields, model: Model) -> RegionSettings:
     usual = model.card.region_settings
     if request.get("regions_of_model") not in (None, model.digest):
         return usual
-    try:
+    with understanding("settings of regions"):
         return usual.changed(request.get("regions") or {})
-    except (TypeError, ValueError) as error:
-        raise ProtocolError(f"The request's settings of regions are not understood ({error}).") from error
 
 
 def _hand_over(folder: Path, prediction: Prediction, regions: Regions, tell: Callable[[str, int, int], None]) -> Fields:
@@ -224,13 +257,9 @@ def export_review(request: Fields, report: Report) -> Fields:
         request: `ct`, {`array`, `ijk_to_ras`, `name`}; `prediction`, see `output.results_record`; `review`, from
             `Review.to_dict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for
             `write_export`.
-        report: Receives progress and warnings.
 
     Returns:
         `files`, `warnings` and `problems`, as `Exported` has them, lists of text.
-
-    Raises:
-        UserError: As `write_export` and `Review.from_dict` do.
     """
     import numpy as np
 
@@ -281,17 +310,10 @@ def export_review(request: Fields, report: Report) -> Fields:
 
 
 def calibrate(request: Fields, report: Report) -> Fields:
-    """Calibrate a model on reviews or labelled cases, and write the new one.
-
-    Args:
-        request: `model`, `cases` and `output`, as for `calibrate_model`.
-        report: Receives the progress.
+    """Calibrate a model on reviews or labelled cases.
 
     Returns:
         `name` of the new model, `calibration`, as its card has it, and `refused`, a sentence on each case not used.
-
-    Raises:
-        UserError: As `calibrate_model` does.
     """
     from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate_model
 
@@ -313,6 +335,58 @@ def calibrate(request: Fields, report: Report) -> Fields:
     made = calibrate_model(request["model"], map(Path, request["cases"]), output, progress=tell)
     card = made.model.card
     return {"name": card.name, "calibration": card.training["calibration"], "refused": made.refused}
+
+
+def list_catalogue(request: Fields, _report: Report) -> Fields:
+    """List the models of a catalogue: `models`, as `Entry` has them."""
+    from MoBUncertaintyLib.pipeline.catalogue.place import Place
+
+    return {"models": to_json(Place.of(request["index"]).entries())}
+
+
+def fetch_picture(request: Fields, _report: Report) -> Fields:
+    """Fetch the picture of a model's sample: `picture`, the path of a file in the request's folder, or null."""
+    from MoBUncertaintyLib.pipeline.catalogue.place import Place
+
+    content = Place.of(request["index"]).preview(_entry(request))
+    if content is None:
+        return {"picture": None}
+    picture = Path(request["folder"]) / "picture.png"
+    picture.write_bytes(content)
+    return {"picture": str(picture)}
+
+
+def install_model(request: Fields, report: Report) -> Fields:
+    """Install a model that the user has agreed to: `path`, where it is."""
+    from MoBUncertaintyLib.pipeline.catalogue.install import install
+    from MoBUncertaintyLib.pipeline.catalogue.place import Place
+
+    def tell(step: Progress) -> None:
+        downloads = step.stage == "download"
+        fraction = DOWNLOAD * step.done / step.total if downloads else DOWNLOAD + (1 - DOWNLOAD) * step.done
+        report.progress(asdict(step) | {"fraction": round(fraction, 4)})
+
+    folder = Path(request["output"]).parent
+    return {"path": str(install(Place.of(request["index"]), _entry(request), tell, folder=folder))}
+
+
+def _entry(request: Fields) -> Entry:
+    from MoBUncertaintyLib.pipeline.catalogue.place import Entry
+
+    with understanding("entry"):
+        return from_json(Entry, request["entry"])
+
+
+def ask_computer(request: Fields, report: Report) -> Fields:
+    """Ask another computer what computes there."""
+    return _connect(request["computer"]).ask({"command": Command.COMPUTER}, report)
+
+
+def _connect(computer: str) -> Connection:
+    """Connect to another computer; what ssh prints goes into the worker's log."""
+    from MoBUncertaintyLib.worker.remote.connection import Connection
+
+    return Connection(computer, partial(print, file=sys.stderr, flush=True))
 
 
 def describe_computer(_request: Fields, _report: Report) -> Fields:

@@ -16,8 +16,7 @@ SECONDS_PER_MVOXEL = {
     "write": 0.01,
 }
 """Measured on one core. The network takes 0.1 to 10; the slow end is assumed, since a bar that gets faster is better
-than one that stalls near its end. Only the first prediction of a process relies on these, later ones on measured times.
-Few models have a first stage.
+than one that stalls near its end. Only the first prediction of a process relies on these.
 """
 
 OF_A_FILE = {"read": 0.02} | SECONDS_PER_MVOXEL | {"write": 0.1}
@@ -35,54 +34,36 @@ ENOUGH_STEPS = 2
 """Steps, after the first one, from which the pace of a stage is known."""
 
 
-class StepPace:
-    """The pace of a stage's steps, without the first one, in which a network is compiled and gets its memory."""
-
-    def __init__(self) -> None:
-        self._first = 0
-        self._since = 0.0
-
-    def seconds_left(self, done: int, total: int, now: float) -> float | None:
-        """Estimate the seconds from now to the last of `total` (0: not known) steps; None where too little is known."""
-        if done and not self._first:
-            self._first, self._since = done, now
-        if total and done == total:
-            return 0.0
-        measured = done - self._first
-        return (now - self._since) / measured * (total - done) if total and measured >= ENOUGH_STEPS else None
-
-
 class Estimate:
     """Convert the steps of stages to the fraction done of the whole, and the seconds left.
 
     The seconds left are those of the current stage at its own pace plus the expected ones of later stages; the fraction
-    is that of the time. The network's pace cannot be known beforehand, and its first step is slower than the others, so
-    until a few steps after that, and as long as their total is not known, there are no seconds left, and the fraction
-    weights each stage by its expected time. The fraction never decreases.
+    is that of the time. The network's pace cannot be known beforehand, so until a few of its steps are done there are
+    no seconds left, and the fraction weights each stage by its expected time. The fraction never decreases.
 
     Args:
         expected: Expected seconds of each stage, in their order.
-        clock: Monotonic clock, in seconds.
+
+    Attributes:
+        seconds: Time taken by each stage so far.
     """
 
     def __init__(self, expected: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
         self._expected = dict(expected)
         self._clock = clock
         self._began: dict[str, float] = {}
-        self._paces = {stage: StepPace() for stage in expected}
+        self._first: dict[str, tuple[int, float]] = {}  # step of each stage, and when it was done
         self._fraction = 0.0
         self.seconds: dict[str, float] = {}
-        """Time taken by each stage so far."""
 
     def step(self, stage: str, done: int, total: int) -> dict[str, Any]:
         """Return the fields of a `progress` event after `done` of `total` steps (0: not known) of a stage."""
         now = self._clock()
         self.seconds[stage] = now - self._began.setdefault(stage, now)
         names = list(self._expected)
-        later = names[names.index(stage) + 1 :]
-        earlier = names[: names.index(stage)]
+        earlier, later = names[: names.index(stage)], names[names.index(stage) + 1 :]
         fraction = done / total if total else 0.0
-        measured = self._paces[stage].seconds_left(done, total, now)
+        measured = self._measured(stage, done, total, now)
         left = self._expected[stage] * (1 - fraction) if measured is None else measured
         left += sum(self._expected[name] for name in later)
         paced = "network" not in later and (stage != "network" or measured is not None)
@@ -100,15 +81,20 @@ class Estimate:
             "seconds_left": round(left, 1) if paced else None,
         }
 
+    def _measured(self, stage: str, done: int, total: int, now: float) -> float | None:
+        """Estimate the seconds to the last step by the pace after the first, in which a network is compiled."""
+        first, since = self._first.setdefault(stage, (done, now)) if done else (0, now)
+        if total and done == total:
+            return 0.0
+        enough = total and first and done - first >= ENOUGH_STEPS
+        return (now - since) / (done - first) * (total - done) if enough else None
+
 
 class Pace:
     """Expected times of stages: from default rates at first, then from those of the last request.
 
     Args:
         rates: Seconds per million voxels of the image, by stage, to begin with.
-
-    Attributes:
-        rates: The same now.
     """
 
     def __init__(self, rates: Mapping[str, float] = MappingProxyType(SECONDS_PER_MVOXEL)) -> None:

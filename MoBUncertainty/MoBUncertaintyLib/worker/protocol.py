@@ -12,7 +12,8 @@ Request        Fields beside `id` and `command`
 predict        `ct` {array, ijk_to_ras, name, modality (DICOM's term, or null)}, `models` (one, or several that make an
                ensemble), `settings`, `folder`;
                `channels`, the volumes of their other input channels by name, or null; `regions`, settings that the
-               reader has changed, and `regions_of_model`, the digest of the model they were changed for, or null
+               reader has changed, and `regions_of_model`, the digest of the model they were changed for, or null;
+               `computer`, the host that does it, as ssh knows it, or null
 export         see `commands.export_review`
 list           `index`, the address of a catalogue of models
 picture        `index`, `entry` of the catalogue, `folder`
@@ -25,14 +26,14 @@ predict-case   `case`, of those listed; `output`, its results folder; `models`, 
 open-case      `results`, a results folder; `reader`; `folder`
 sign-case      `results`, `reader`, `review`, `versions` that it may replace, and `output`, the export to make
 calibrate      `model`, `cases`, folders of reviews or of labelled cases, and `output`, the model to make
-computer       none; the result has the `version` there, the `device` that Auto takes, and the number of `cores`
+computer       `computer`; the result has the `version` there, the `device` that Auto takes, and the number of `cores`
 model          `digest`; the result says whether that model is `here`
 keep           `name`, `digests` and files of a model that is not
 scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
 
 Event          Fields beside `event` and `id`
 -------------  ----------------------------------------------------------------------------------------------------
-ready          `pid`, `version`, `niceness` (0: of usual priority); once, before anything is asked
+ready          `pid`, `version`; once, before anything is asked
 heartbeat      none; every `HEARTBEAT_S`, also during a computation
 progress       `stage`, its `done` and `total` steps, `fraction` of the whole request 0 to 1, `seconds_left` or null
 warning        `message`, one sentence
@@ -97,7 +98,7 @@ class Event(StrEnum):
 PROGRESS_FIELDS = ("stage", "done", "total", "fraction", "seconds_left")
 _NUMBER = (int, float)
 _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
-    Event.READY: {"pid": (int,), "version": (str,), "niceness": (int,)},
+    Event.READY: {"pid": (int,), "version": (str,)},
     Event.HEARTBEAT: {},
     Event.PROGRESS: {"stage": (str,), "done": (int,), "total": (int,)}
     | {"fraction": _NUMBER, "seconds_left": (*_NUMBER, type(None))},
@@ -111,6 +112,15 @@ class ProtocolError(Exception):
     """A line is not a valid message."""
 
 
+@contextmanager
+def understanding(what: str) -> Iterator[None]:
+    """Tell that a part of a request is not what it must be."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"The request's {what} is not understood ({error}).") from error
+
+
 class UnreadableError(UserError):
     """A file that is sent cannot be read; what was sent of it is no whole message."""
 
@@ -118,11 +128,7 @@ class UnreadableError(UserError):
 
 
 def encode(message: Fields, errors: str = "strict") -> bytes:
-    """Encode a message as one line.
-
-    Args:
-        message: The message.
-        errors: How to handle text that is not valid Unicode, as a file name may be; see `str.encode`.
+    """Encode a message as one line; `errors`, see `str.encode`: text may be no valid Unicode, as a file's name.
 
     Raises:
         ProtocolError: It holds something that JSON cannot, such as NaN or an array.
@@ -161,12 +167,9 @@ def send(
     files: Mapping[str, Path] | None = None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> None:
-    """Send a message and its files.
+    """Send a message, in which the paths of its files are text, and the files, by the names under which they travel.
 
     Args:
-        target: The pipe.
-        message: The message, with the paths of its files as text.
-        files: The files by the names under which they travel.
         report: Called with the bytes of the files that are sent, and that there are.
 
     Raises:
@@ -202,15 +205,11 @@ def send(
 def receive(
     source: IO[bytes], place: Callable[[Fields], Path], report: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Fields:
-    """Receive the next message and its files.
+    """Receive the next message; its `files` are then the files' paths by their names.
 
     Args:
-        source: The pipe, buffered.
         place: Says which folder the files of a message go to.
         report: Called with the bytes of the files that have arrived, and that there are.
-
-    Returns:
-        The message; its `files` are the files' paths by their names.
 
     Raises:
         EOFError: The other side is gone.

@@ -44,11 +44,7 @@ heartbeat_s = HEARTBEAT_S
 
 
 class Report:
-    """Reports a handler's progress and warnings while it works on a request.
-
-    Args:
-        send: Function that sends an event of that request, by its kind and fields.
-    """
+    """Reports a handler's progress and warnings while it works on a request; `send` sends an event of it."""
 
     def __init__(self, send: Callable[[Event, Fields], None]) -> None:
         self._send = send
@@ -71,11 +67,7 @@ Handler = Callable[[Fields, Report], Fields]
 
 
 class Channel:
-    """The two pipes to the application, hidden from the rest of the process.
-
-    Attributes:
-        temporary: The system's folder for temporary files.
-    """
+    """The two pipes to the application, hidden from the rest of the process."""
 
     def __init__(self) -> None:
         # Before any thread: the first look for the folder ends by setting it, whatever a request has set meanwhile.
@@ -145,16 +137,11 @@ def take_pipes() -> tuple[BufferedReader, BufferedWriter]:
     return taken
 
 
-def serve(handlers: Mapping[str, Handler], computes: bool = True) -> NoReturn:
-    """Answer requests until stdin is closed.
-
-    Args:
-        handlers: Handler of each command.
-        computes: This process computes itself, so that its priority matters.
-    """
-    niceness = stand_alone()
+def serve(handlers: Mapping[str, Handler]) -> NoReturn:
+    """Answer requests, each by the handler of its command, until stdin is closed."""
+    stand_alone()
     channel = Channel()
-    channel.send(Event.READY, pid=os.getpid(), version=__version__, niceness=niceness if computes else 0)
+    channel.send(Event.READY, pid=os.getpid(), version=__version__)
     waiting: queue.Queue[Fields] = queue.Queue()
     threading.Thread(target=_listen, args=(channel, waiting), daemon=True).start()
     threading.Thread(target=_beat, args=(channel,), daemon=True).start()
@@ -163,32 +150,13 @@ def serve(handlers: Mapping[str, Handler], computes: bool = True) -> NoReturn:
         _answer(channel, handlers, waiting.get())
 
 
-def stand_alone() -> int:
-    """Start a session of its own, at normal priority if permitted, since Slicer's priority may be low and is inherited.
-
-    The session's process group can be ended as a whole.
-
-    Returns:
-        The effective niceness (0 to 19) of this process: 0 also where the kernel first divides processor time among
-        sessions (Linux, autogroup), so that niceness has no effect in a session of its own.
-    """
-    if os.name != "posix":
-        return 0
-    if os.getpgrp() != os.getpid():
-        os.setsid()
-    if os.getpriority(os.PRIO_PROCESS, 0) > 0:
-        with suppress(OSError):  # an ordinary user may not
-            os.setpriority(os.PRIO_PROCESS, 0, 0)
-    if os.getsid(0) == os.getpid() and _shares_among_sessions():
-        return 0
-    return max(0, os.getpriority(os.PRIO_PROCESS, 0))
-
-
-def _shares_among_sessions() -> bool:
-    try:
-        return Path("/proc/sys/kernel/sched_autogroup_enabled").read_text(encoding="utf-8").strip() == "1"
-    except OSError:
-        return False
+def stand_alone() -> None:
+    """Start a session of its own, which can be ended as a whole, at normal priority: Slicer's may be low."""
+    if os.name == "posix":
+        if os.getpgrp() != os.getpid():
+            os.setsid()
+        with suppress(OSError):  # an ordinary user may not raise it
+            os.setpriority(os.PRIO_PROCESS, 0, min(0, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _listen(channel: Channel, waiting: queue.Queue[Fields]) -> None:

@@ -1,18 +1,15 @@
-"""What the worker does for a worklist on request: read its cases, hand one over for review, and sign a review off.
-
-None of it needs torch.
-"""
+"""What the worker does for a worklist: read its cases, hand one over for review, sign a review off; without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.base.schema import from_json, to_json
-from MoBUncertaintyLib.worker.protocol import Command, Fields, ProtocolError
-from MoBUncertaintyLib.worker.server import Handler, Report
+from MoBUncertaintyLib.worker.protocol import Fields, ProtocolError, understanding
+from MoBUncertaintyLib.worker.server import Report
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.images.inputs import Input
@@ -27,10 +24,8 @@ def input_of(fields: Fields) -> Input:
     """
     from MoBUncertaintyLib.images.inputs import Input
 
-    try:
+    with understanding("case"):
         return from_json(Input, fields)
-    except ValueError as error:
-        raise ProtocolError(f"The request's case is not understood ({error}).") from error
 
 
 class CaseList:
@@ -41,10 +36,6 @@ class CaseList:
 
     def __call__(self, request: Fields, report: Report) -> Fields:
         """Read all cases, the worst first and those without results last, and write the cohort's table if asked to.
-
-        Args:
-            request: See `protocol`.
-            report: Receives the progress.
 
         Returns:
             `cases`: each the input's fields as `case`, its `folder`, and its `row` (a `CohortCase` and its `state`), or
@@ -113,10 +104,6 @@ class CaseList:
 def open_case(request: Fields, report: Report) -> Fields:
     """Hand a case over for review.
 
-    Args:
-        request: See `protocol`.
-        report: Receives the progress.
-
     Returns:
         The entries of a prediction, see `output.results_record`; `ct`, an array's file; `ijk_to_ras`; `name`; `review`,
         what the reader has decided so far, or null; `dicom_files`, or null.
@@ -148,13 +135,7 @@ def open_case(request: Fields, report: Report) -> Fields:
 
 
 def sign_case(request: Fields, report: Report) -> Fields:
-    """Write the export of a review that is signed off, as the command does; then keep the review.
-
-    An export that was signed off earlier is kept, too.
-
-    Args:
-        request: See `protocol`.
-        report: Receives the progress.
+    """Write the export of a review that is signed off; then keep the review. An earlier export is kept, too.
 
     Returns:
         `files`, the paths of the export's, and `warnings`: where an earlier one is, and what could not be written.
@@ -174,11 +155,6 @@ def sign_case(request: Fields, report: Report) -> Fields:
     done = write_export(read_case(results, decisions), export_folder(results, reader), overwrite=True, keep=True)
     write_review(results, reader, request["review"], versions)
     return {"files": [str(path) for path in done.files], "warnings": [*done.warnings, *done.problems]}
-
-
-def worklist_handlers() -> Mapping[str, Handler]:
-    """Make the handlers of one worker."""
-    return {Command.CASES: CaseList(), Command.OPEN_CASE: open_case, Command.SIGN_CASE: sign_case}
 
 
 def _inputs(request: Fields, cohort: Path) -> Sequence[Input]:

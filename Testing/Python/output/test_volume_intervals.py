@@ -22,6 +22,7 @@ from MoBUncertaintyLib.output.pictures.style import Scale as PictureScale
 from MoBUncertaintyLib.output.report import Case, build_report
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals, volume_lines
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import LEFT_KIDNEY, PANCREAS, FakeCase, fake_case, write_results
 
@@ -56,28 +57,28 @@ def open_error(prediction: Prediction, value: int, decided: np.ndarray) -> float
 def test_review_states_what_is_corrected_and_what_is_left_open(folder: Path) -> None:
     results = read_results(folder)
     review, voxel_ml = Review(results.prediction, results.regions), results.prediction.grid.voxel_mm3 / 1000
-    assert review.volume_intervals() == results.prediction.volume_intervals()
+    assert volume_intervals(review) == results.prediction.volume_intervals()
     point = review.regions[0].region.centroid_ras
     review.click([point], 0)
-    assert review.volume_intervals() == {}, "clicks without a decision were not measured"
-    predicted, volume = results.prediction.volume_intervals(), review.stated_volumes()
+    assert volume_intervals(review) == {}, "clicks without a decision were not measured"
+    predicted, volume = results.prediction.volume_intervals(), stated_volumes(review)
     noted = [
         f"{readable(name)} {volume[name].ml:.1f} ml {predicted[name].text(note='as predicted')}" for name in predicted
     ]
-    assert review.volume_lines() == noted, "what is promised of the true volume holds whatever is clicked"
+    assert volume_lines(review) == noted, "what is promised of the true volume holds whatever is clicked"
     decided = np.zeros(results.prediction.shape, bool)
     for region, verdict in zip(review.regions, ("accept", "exclude"), strict=True):
         review.decide(region.region_id, verdict)
         decided[region.box] |= region.found.mask
-        stated, corrected, now = review.stated_volumes(), review.corrected(), review.current()
+        stated, corrected, now = stated_volumes(review), review.corrected(), review.current()
         for label in (PANCREAS, LEFT_KIDNEY):
             volume = stated[label.name]
             assert volume.ml == pytest.approx(voxel_ml * np.count_nonzero(corrected == label.value))
             assert volume.error_ml == pytest.approx(open_error(now, label.value, decided), abs=1e-4)
         done, total = review.reviewed
-        interval = review.volume_intervals()
+        interval = volume_intervals(review)
         assert set(interval) == {"pancreas"}, "of the kidney no review was measured"
-        assert "as predicted" not in review.volume_lines()[0] and "as predicted" in review.volume_lines()[1]
+        assert "as predicted" not in volume_lines(review)[0] and "as predicted" in volume_lines(review)[1]
         half = BOUNDS.labels["pancreas"].reviewed[4 * done // total - 1] * stated["pancreas"].error_ml
         assert interval["pancreas"].high == pytest.approx(stated["pancreas"].ml + half)
 
@@ -108,5 +109,5 @@ def test_record_report_page_and_table_state_it(folder: Path, tmp_path: Path) -> 
 def test_nothing_is_promised_of_a_case_unlike_the_calibration_cases(level: Level) -> None:
     case = calibrated(suitability=Suitability(level, ("it is foreign",)))
     review = Case.of(case.image, Review(case.prediction, case.regions))
-    assert case.prediction.volume_intervals() == {} == review.review.volume_intervals()
-    assert not review.review.volume_lines() and "Volumes" not in facts(build_report(review))
+    assert case.prediction.volume_intervals() == {} == volume_intervals(review.review)
+    assert not volume_lines(review.review) and "Volumes" not in facts(build_report(review))

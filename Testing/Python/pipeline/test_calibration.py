@@ -30,6 +30,7 @@ from MoBUncertaintyLib.pipeline.calibration.calibration import (
 )
 from MoBUncertaintyLib.pipeline.calibration.cases import SiteCase, error_growth, find_reviews, gather, read_review
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
+from MoBUncertaintyLib.review.outcome import decided_voxels
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 from MoBUncertaintyLib.review.refinement.logits import logits_of
 from MoBUncertaintyLib.review.review import Review
@@ -74,11 +75,11 @@ def test_a_verdict_never_contradicts_the_model_only_what_is_drawn_or_clicked_doe
     case = fake_case()
     review, predicted = Review(case.prediction, case.regions), case.prediction.segmentation
     first, second = review.regions
-    assert not review.decided_voxels()[0].size
+    assert not decided_voxels(review)[0].size
     changed = {}
     for verdict in ("accept", "include", "exclude"):
         review.decide(first.region_id, verdict)
-        decided = review.decided_voxels()
+        decided = decided_voxels(review)
         assert np.array_equal(review.corrected()[decided], predicted[decided])
         changed[verdict] = np.count_nonzero(review.corrected() != predicted)
         assert len(decided[0]) == np.count_nonzero(first.found.mask) - changed[verdict]
@@ -87,12 +88,12 @@ def test_a_verdict_never_contradicts_the_model_only_what_is_drawn_or_clicked_doe
     voxel = tuple(np.argwhere(second.found.mask)[0] + [part.start for part in second.box])
     review.click((tuple(case.prediction.grid.to_ras(np.array(voxel)).tolist()),), 1 - int(predicted[voxel]))
     review.decide(second.region_id, "accept")
-    decided, corrected = review.decided_voxels(), review.corrected()
+    decided, corrected = decided_voxels(review), review.corrected()
     assert np.argwhere(corrected != predicted).tolist() != [list(voxel)], "the click has spread"
     wrong = corrected[decided] != predicted[decided]
     assert np.transpose(decided)[wrong].tolist() == [list(voxel)]
     review.edit(first.region_id, 1 - predicted)
-    decided = review.decided_voxels()
+    decided = decided_voxels(review)
     wrong = np.count_nonzero(review.corrected()[decided] != predicted[decided])
     assert wrong == 1 + np.count_nonzero(first.found.mask)
     review.sign("Ada")

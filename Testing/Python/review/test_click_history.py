@@ -89,12 +89,6 @@ class ClickHistory(RuleBasedStateMachine):
         self.step(lambda: self.review.click([at], label, when=self.later()), at)
 
     @precondition(lambda self: self.review.clicks)
-    @rule(which=st.integers(0, 9), region=st.integers(0, 1), number=st.integers(0, 119))
-    def move(self, which, region, number):
-        click, at = self.review.clicks[which % len(self.review.clicks)], self.point(region, number)
-        self.step(lambda: self.review.move_click(click.click_id, [at], self.later()), *click.points_ras, at)
-
-    @precondition(lambda self: self.review.clicks)
     @rule(which=st.integers(0, 9))
     def remove(self, which):
         click = self.review.clicks[which % len(self.review.clicks)]

@@ -48,15 +48,6 @@ def test_cancel_ends_the_whole_tree_amid(what: str, start: Start, tmp_path: Path
     assert (caller.results, caller.errors) == ([], [])
 
 
-def test_how_nice_a_worker_was_is_known_when_it_is_gone(start: Start) -> None:
-    nice = "from MoBUncertaintyLib.worker import server\nserver.stand_alone = lambda: 19\n"
-    busy = BUSY.format(computation="report.warning('now'); import time; time.sleep(600)")
-    caller = start(arguments=("-u", "-c", nice + busy)).ask()
-    caller.until(lambda: caller.warnings[-1:] == ["now"])
-    caller.client.cancel()
-    assert caller.client.niceness == 19
-
-
 def test_cancel_before_the_worker_is_up(start: Start) -> None:
     caller = start("slow").ask(np.zeros((2, 3, 4), np.int16))
     caller.until(lambda: caller.client._job.steps is None)  # the request is written, nobody has read it

@@ -40,7 +40,7 @@ def asked(desktop) -> list[dict]:
     """What the worker is asked for, which never answers."""
     found: list[dict] = []
     desktop.logic.client.close()
-    fake = SimpleNamespace(busy=False, niceness=0, close=lambda: None, cancel=lambda: None)
+    fake = SimpleNamespace(busy=False, close=lambda: None, cancel=lambda: None)
     fake.request = lambda message, _receive: found.append(message) or slicer_app.worker.client.Job()
     desktop.logic.client = fake
     return found
@@ -60,8 +60,6 @@ class TestRun:
         roi.SetCenter(110.0, 10.0, 12.0)
         roi.SetSize(8.0, 6.0, 4.0)
         ui.roiSelector.setCurrentNode(roi)
-        ui.methodSelector.currentText = "Monte Carlo"
-        ui.samplesSpinBox.value = 12
         ui.deviceSelector.currentText = "CPU (processor)"
         ui.engineSelector.currentText = "OpenVINO"
         ui.overlapSlider.value = 0.25
@@ -69,7 +67,7 @@ class TestRun:
         settings = asked[0]["settings"]
         assert settings.pop("region_of_interest") == pytest.approx([6, 14, 7, 13, 10, 14])
         assert settings == {
-            **{"samples": 12, "overlap": 0.25, "mirror": False, "folds": None, "device": "cpu", "engine": "openvino"},
+            **{"overlap": 0.25, "mirror": False, "folds": None, "device": "cpu", "engine": "openvino"},
             "labels": None,
             "force": True,  # the panel has asked about the modality
         }
@@ -77,7 +75,6 @@ class TestRun:
         assert asked[0]["ct"]["ijk_to_ras"] == MATRIX.tolist()
         assert asked[0]["models"] == [str(DEMO_MODEL)]
         ui.applyButton.click()
-        ui.methodSelector.currentIndex = 0
         ui.deviceSelector.currentIndex = ui.engineSelector.currentIndex = 0
 
     def test_what_comes_next_is_unfolded_from_apply_to_a_signed_export(self, desktop, tmp_path):

@@ -261,16 +261,6 @@ class TestInputs:
         )
         assert slicer_app.models.findModel("Liver").problem.startswith("«Es gibt kein Modell Liver")
 
-    def test_each_inference_is_explained_by_its_name(self, desktop):
-        lines = desktop.ui.methodSelector.toolTip.splitlines()[1:]
-        assert [line.split(":")[0] for line in lines] == [method.label() for method in slicer_app.choices.Method]
-
-    def test_only_monte_carlo_asks_for_the_number_of_samples(self, desktop):
-        desktop.ui.advancedCollapsibleButton.collapsed = False
-        for method in (slicer_app.choices.Method.MONTE_CARLO, slicer_app.choices.Method.EXACT):
-            desktop.widget.panel.parameters.method = method
-            assert desktop.ui.samplesSpinBox.isHidden() == (method is slicer_app.choices.Method.EXACT)
-
 
 def test_folds_and_mirrored_tiles_are_chosen_with_their_cost(desktop, ui, add, asked):
     add_ct(desktop)
@@ -292,40 +282,6 @@ def test_folds_and_mirrored_tiles_are_chosen_with_their_cost(desktop, ui, add, a
     ui.applyButton.click()
     assert (asked[-1][1]["folds"], asked[-1][1]["mirror"]) == (None, False)
     assert desktop.widget.panel.parameters.mirror, "kept for models that can"
-
-
-def test_several_models_make_an_ensemble(desktop, add, asked):
-    ui, panel = desktop.ui, desktop.widget.panel
-    add_ct(desktop)
-    ui.inputsCollapsibleButton.collapsed = False
-    other, pet = add("Other", "liver", "colon"), add("Pet", "spleen", channels=("PET",))
-    assert not ui.ensemblePlace.visible, "no other model has the same labels and channels"
-    first, second = add("Seed0", "spleen", folds=2), add("Seed1", "spleen")
-    chooser = panel.inputs._ensembles
-    assert ui.ensemblePlace.visible and chooser.summary.text == "Ensemble: none."
-    chooser.button.click()
-    rows = {chooser.list.item(row).text(): chooser.list.item(row) for row in range(chooser.list.count)}
-    assert rows["Other"].toolTip() == "Other has other labels: liver, colon."
-    assert rows["Pet"].toolTip() == "Pet takes other images: PET."
-    assert not rows["Other"].flags() & qt.Qt.ItemIsEnabled and rows["Seed0"].flags() & qt.Qt.ItemIsEnabled
-    rows["Seed0"].setCheckState(qt.Qt.Checked)
-    assert chooser.summary.text == "Ensemble: with Seed0."
-    assert panel.parameters.ensemble == [str(first)]
-    assert not ui.foldsCheckBox.visible, "all folds of all models are averaged"
-    ui.applyButton.click()
-    assert asked[0][0] == [second, first] and asked[0][1]["folds"] is None
-    panel.parameters.ensemble = [str(other)]  # as a scene from elsewhere may have it
-    assert ui.applyButton.toolTip.startswith("Other has other labels: liver, colon. Uncheck it under Ensemble")
-    panel.parameters.ensemble = ["Elsewhere"]
-    assert ui.applyButton.toolTip.startswith("There is no model Elsewhere on this computer;")
-    panel.parameters.ensemble = [str(first)]
-    ui.modelSelector.currentIndex = 0
-    assert panel.parameters.ensemble == [] and ui.applyButton.enabled
-    members = [{"name": folder.parent.name, "path": str(folder)} for folder in (first, second)]
-    panel.inputs.chooseMakers({"model": members[0], "ensemble": members})
-    assert [model.path for model in panel.inputs.models] == [first, second]
-    panel.inputs.chooseMakers({"model": {"path": str(pet)}})
-    assert [model.path for model in panel.inputs.models] == [pet]
 
 
 def test_a_model_without_a_covariance_links_to_recalibration(desktop, add):

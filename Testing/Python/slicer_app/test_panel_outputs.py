@@ -19,11 +19,6 @@ class TestOverlay:
         display = results.node("variance").GetDisplayNode()
         ui.lowerThresholdSlider.value = 0.05
         assert display.GetLowerThreshold() == pytest.approx(0.05)
-        ui.windowRangeWidget.setValues(0.01, 0.2)
-        assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx((0.01, 0.2))
-        organ = results.node("segmentation").GetDisplayNode()
-        ui.fillCheckBox.checked = True
-        assert organ.GetOpacity2DFill() > 0
         ui.surfaceCheckBox.checked = False
         assert not results.node("surface").GetDisplayNode().GetVisibility()
         ui.surfaceCheckBox.checked = True
@@ -31,14 +26,12 @@ class TestOverlay:
 
     def test_each_map_has_a_range_of_its_own(self, desktop, ui, session):
         ui.lowerThresholdSlider.value = 0.03
-        ui.windowRangeWidget.setValues(0.01, 0.1)
         ui.mapSelector.currentText = "Probability"
-        assert ui.windowRangeWidget.maximum == 1.0
+        assert ui.lowerThresholdSlider.maximum == 1.0
         ui.lowerThresholdSlider.value = 0.5
         ui.mapSelector.currentText = "Variance"
-        values = (ui.lowerThresholdSlider.value, ui.windowRangeWidget.minimumValue, ui.windowRangeWidget.maximumValue)
-        assert values == pytest.approx((0.03, 0.01, 0.1))
-        assert ui.windowRangeWidget.maximum == 0.25
+        assert ui.lowerThresholdSlider.value == pytest.approx(0.03)
+        assert ui.lowerThresholdSlider.maximum == 0.25
 
     @pytest.fixture
     def slow(self, session, monkeypatch):
@@ -55,7 +48,7 @@ class TestOverlay:
         assert not ui.lowerThresholdSlider.enabled
         desktop.process(until=lambda: results.overlay.values["kind"] == "standard deviation")
         assert results.node("shown") is results.node("map")
-        assert ui.windowRangeWidget.maximum == 0.5
+        assert ui.lowerThresholdSlider.maximum == 0.5
         assert ui.lowerThresholdSlider.enabled
         assert qt.QApplication.overrideCursor() is None
 

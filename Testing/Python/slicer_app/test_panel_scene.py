@@ -235,22 +235,17 @@ class TestRegionOfInterest:
 
 
 class TestModels:
-    def test_what_made_the_results_is_said_and_chosen_with_their_ct(self, desktop, ui, session):
-        first, title = ui.modelSelector.currentText, ui.reviewCollapsibleButton
-        assert "PhantomPancreas" in title.toolTip
+    def test_what_made_the_results_is_said_and_the_choice_stays(self, desktop, ui, session):
+        title = ui.reviewCollapsibleButton
         ui.modelSelector.currentText = "HippocampusAnterior"
         assert "PhantomPancreas" in title.toolTip
         add_ct(desktop, "other")
         assert title.text == "Review"
         apply(desktop)
-        assert title.text.startswith("Review: other (")
-        assert "HippocampusAnterior" in title.toolTip
+        assert title.text.startswith("Review: other (") and "HippocampusAnterior" in title.toolTip
         ui.ctSelector.setCurrentNode(session.results.ctNode)
-        assert ui.modelSelector.currentText == first
-        assert desktop.widget.panel.parameters.model == first
-        add_ct(desktop, "not segmented yet")  # by what the user has chosen, not by what has made the last results
-        assert ui.modelSelector.currentText == "HippocampusAnterior"
-        assert desktop.widget.panel.parameters.model == "HippocampusAnterior"
+        assert "PhantomPancreas" in title.toolTip
+        assert ui.modelSelector.currentText == desktop.widget.panel.parameters.model == "HippocampusAnterior"
 
     def test_models_of_one_name_are_told_apart(self):
         shortened = slicer_app.widgets.section.shortened
@@ -261,19 +256,6 @@ class TestModels:
         assert titles == ["Liver (a)", "Liver (b)", "Spleen", "PhantomPancreas (Models)", "PhantomPancreas (1)"]
         assert len(set(map(shortened, titles))) == len(titles)
         assert shortened("A model with a very long name, version 2") == "A model with a …name, version 2"
-
-
-def test_a_low_priority_is_said_under_advanced(desktop, monkeypatch):
-    label = desktop.ui.priorityLabel
-    add_ct(desktop)
-    apply(desktop)
-    assert label.isHidden()
-    monkeypatch.setattr(desktop.logic.client, "niceness", 19)
-    apply(desktop)
-    assert label.text.startswith("Computed at a low priority (nice 19)")
-    assert "SLICER_BACKGROUND_THREAD_PRIORITY=0" in label.text  # what Slicer reads
-    desktop.ui.advancedCollapsibleButton.collapsed = False
-    assert not label.isHidden()
 
 
 class TestFailures:

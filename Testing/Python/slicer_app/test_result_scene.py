@@ -79,7 +79,7 @@ class TestMaps:
     def test_maps_of_a_model_with_less_variance_are_as_bright(self, results, world):
         """What the reader has set for the variance of one model does not hold for that of another."""
         kinds = world.MapKind
-        results.overlay.change(threshold=0.03, window=(0.01, 0.1))
+        results.overlay.change(threshold=0.03)
         results.overlay.show(kinds.ENTROPY)
         results.overlay.change(threshold=0.3)
         results.overlay.setMaps(*map(results.overlay.maps.arrays, ("probability", "variance")), 0.003)
@@ -127,8 +127,6 @@ class TestMaps:
         assert legends(world, results) == ["Std. dev."]
         results.overlay.show(world.MapKind.PROBABILITY, 2)
         assert legends(world, results) == ["Probability\norgan 2"]
-        results.overlay.change(legend=False)
-        assert legends(world, results) == []
 
     def test_without_maps_nothing_is_shown(self, world):
         ct = world.standalone.add_volume(world.scene, np.zeros(SHAPE, np.int16), MATRIX, "CT")
@@ -238,9 +236,6 @@ class TestSurface:
         assert display.GetVisibility()
         assert not plain.GetVisibility3D()
         assert display.GetScalarRangeFlag() == display.UseDirectMapping
-        before = surface_colours(results)
-        results.overlay.change(window=(0.0, 0.2))
-        assert surface_colours(results).mean() < before.mean()
         results.overlay.change(surface=False)
         assert not display.GetVisibility()
         assert not plain.GetVisibility3D()  # off is off: no plain organ in its place

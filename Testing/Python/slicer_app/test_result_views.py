@@ -107,9 +107,9 @@ def test_outline_follows_a_change_at_once(axial):
 def test_highlighted_region_is_the_brightest(axial):
     at = pixel(axial, 10, 30, 43.5)
     assert around(near(drawn(axial), CYAN), at)
-    axial.results.highlightRegion(7)  # another
+    axial.results.regions.highlight(7)  # another
     assert not around(near(drawn(axial), CYAN), at)
-    axial.results.highlightRegion(1)
+    axial.results.regions.highlight(1)
     assert around(near(drawn(axial), CYAN), at)
 
 
@@ -118,7 +118,7 @@ def test_legend_comes_and_goes(axial):
         return int((np.ptp(drawn(axial)[:, SIZE * 3 // 4 :], axis=-1) > 60).sum())
 
     assert coloured() > 300
-    axial.results.overlay.change(legend=False)
+    slicer_app.scene.views.takeOut(axial.results.node("shown"))
     assert coloured() == 0
 
 
@@ -241,15 +241,6 @@ def test_the_legend_is_that_of_the_ct_in_the_views(two):
     assert np.array_equal(picture(two.views["Red"]), second)
 
 
-def test_a_legend_that_is_switched_off_leaves_none_of_another_ct(two):
-    two.first.overlay.change(legend=False)
-    assert coloured(picture(two.views["Red"])) == 0
-    show_alone(two.second)
-    assert coloured(picture(two.views["Red"])) > 100
-    show_alone(two.first)
-    assert coloured(picture(two.views["Red"])) == 0
-
-
 def test_without_a_map_there_is_no_legend(two):
     assert coloured(picture(two.views["Red"])) > 100
     two.first.ctNode.SetOrigin(100, 0, 0)  # as if a transform were hardened
@@ -280,7 +271,7 @@ def test_one_view_has_the_legend(two):
 def test_the_legend_follows_what_others_do_with_the_views(two):
     """Code of another module puts the map away, the window becomes larger."""
     todo = []
-    follower = slicer_app.scene.legend.LegendFollower(two.scene, todo.append)
+    follower = slicer_app.scene.views.LegendFollower(two.scene, todo.append)
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(two.first.node("shown"))
     before = legend.GetSize()[0]
     resize_all(two, 640, 600)

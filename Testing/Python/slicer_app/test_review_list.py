@@ -75,7 +75,7 @@ def test_no_step_takes_time_with_the_number_of_regions(desktop):
         ui.nextButton.click,
         lambda: decide(ui.includeButton),
         ui.undoButton.click,
-        lambda: (session.regions.show(), results.highlightRegion(3)),
+        lambda: (session.regions.show(), results.regions.highlight(3)),
     ):
         seen.clear()
         step()

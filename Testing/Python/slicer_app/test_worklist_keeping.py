@@ -155,35 +155,33 @@ def test_the_readers_name_is_carried_from_panel_to_worklist_and_back(desktop, do
     assert (panel.text, panel.readOnly) == ("E. Reader", False)
 
 
-def test_before_the_scene_is_closed_it_is_asked_what_becomes_of_a_review_that_cannot_be_kept(desktop, dock, documents):
+def test_a_review_that_cannot_be_kept_is_elsewhere_once_the_scene_is_closed(desktop, dock, documents):
     away = lose_the_disk(dock)
     decide(desktop, 0)
     name = dock.opened.name
-    desktop.answer("Retry", "Save")
     desktop.scene.Clear(0)
     desktop.process()
     (copy,) = rescued(documents)
-    first, second, told = (dialog.text for dialog in desktop.dialogs)
-    assert first == second and first.startswith("The review cannot be saved in ") and "discard" in first
+    (told,) = (dialog.text for dialog in desktop.dialogs)
+    assert told.startswith("The review cannot be saved in ")
     assert told.endswith(f"The decisions made here are in {copy}.")
     assert decided(copy) == [True, False, False] and name in copy.name and READER in copy.name
     assert dock.opened.name is None and not desktop.logic.sessions._open
     assert rescued(away) == [] and not review_file(away, READER).exists()
 
 
-@pytest.mark.parametrize("answer", ["Cancel", "Discard", "Save"])
-def test_before_another_case_is_opened_it_is_asked_too(desktop, dock, documents, answer):
-    lose_the_disk(dock)
-    first = dock.opened.name
+def test_a_case_whose_review_cannot_be_kept_stays_open_until_it_can(desktop, dock, documents):
+    place, first = folder(dock), dock.opened.name
+    away = lose_the_disk(dock)
     decide(desktop, 0)
-    desktop.answer(answer)
     dock.ui.nextButton.click()
     idle(desktop)
-    assert (dock.opened.name == first) == (answer == "Cancel")
-    assert len(rescued(documents)) == (answer == "Save")
-    if answer == "Cancel":
-        desktop.answer("Discard")
-        desktop.scene.Clear(0)
+    assert dock.opened.name == first and rescued(documents) == []
+    assert desktop.dialogs[-1].text.startswith("The review cannot be saved in ")
+    away.rename(place)
+    dock.ui.nextButton.click()
+    idle(desktop)
+    assert dock.opened.name != first and decided(review_file(place, READER)) == [True, False, False]
 
 
 def test_a_review_that_cannot_be_kept_leaves_no_worker_running(desktop, dock, documents):

@@ -33,11 +33,9 @@ from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.base.geometry import Grid, whole
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.worker import server
-from MoBUncertaintyLib.worker.catalogue import HANDLERS
-from MoBUncertaintyLib.worker.commands import Predictions, export_review, has_model, keep_model
+from MoBUncertaintyLib.worker.commands import Predictions, ask_computer, handlers_here, has_model, keep_model
 from MoBUncertaintyLib.worker.progress import Estimate
 from MoBUncertaintyLib.worker.protocol import Command, Fields
-from MoBUncertaintyLib.worker.worklist import worklist_handlers
 
 if TYPE_CHECKING:  # at run time where they are needed, so that `ready` is said at once
     from MoBUncertaintyLib.regions.prediction import Prediction
@@ -130,7 +128,9 @@ def misbehave(mode: str) -> None:
 
 
 def predict(mode: str, request: Fields, report: server.Report) -> Fields:
-    """Answer like the worker, see `protocol`."""
+    """Answer like the worker, see `protocol`; what another computer predicts is the real worker's."""
+    if request.get("computer"):
+        return AWAY.predict(request, report)
     ct = np.load(request["ct"]["array"], mmap_mode="r")
     estimate = Estimate({"model": 1.0, "network": 5.0, "write": 0.5})
     report.progress(estimate.step("model", 1, 1))
@@ -207,8 +207,10 @@ def calibrate(request: Fields, _report: server.Report) -> Fields:
     return {"name": output.name, "calibration": told, "refused": []}
 
 
-def describe_computer(_request: Fields, _report: server.Report) -> Fields:
-    """Describe no computer."""
+def describe_computer(request: Fields, report: server.Report) -> Fields:
+    """Describe no computer, or ask another one."""
+    if request.get("computer"):
+        return ask_computer(request, report)
     return {"version": __version__, "device": "fake", "cores": 1}
 
 
@@ -218,15 +220,13 @@ if __name__ == "__main__":
         sys.exit(f"There is no mode {chosen}; choose one of {', '.join(MODES)}.")
     PROTOCOL_OUTPUT = os.dup(1)  # before the worker takes it
     server.serve(
-        {
+        handlers_here()
+        | {
             Command.PREDICT: lambda request, report: predict(chosen, request, report),
             Command.PREDICT_CASE: lambda request, report: predict_case(chosen, request, report),
-            Command.EXPORT: export_review,
             Command.CALIBRATE: calibrate,
             Command.COMPUTER: describe_computer,
             Command.MODEL: has_model,
             Command.KEEP: keep_model,
-            **HANDLERS,
-            **worklist_handlers(),
         }
     )

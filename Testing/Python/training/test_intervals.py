@@ -12,6 +12,7 @@ from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.measurements.volumes import STAGES, TooFewCasesError
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.review.outcome import stated_volumes
 from support.clicked_cases import clicked_prediction
 
 REGIONS = RegionSettings(threshold=0.1, depth_mm=0.5, window_mm=2, grow_mm=3, minimum_mm3=1)
@@ -32,7 +33,7 @@ def test_a_review_ends_with_less_open_and_nearer_to_the_truth() -> None:
     assert len(of_label["ml"]) == len(of_label["error_ml"]) == STAGES + 1
     first, *_, last = prediction.stated_volumes()[label.name], *decide_regions(case)
     assert (of_label["ml"][0], of_label["error_ml"][0]) == pytest.approx((first.ml, first.error_ml))
-    end = last.stated_volumes()[label.name]
+    end = stated_volumes(last)[label.name]
     assert of_label["ml"][-1] == pytest.approx(end.ml)
     elsewhere = first.error_ml - case.prediction.stated_volumes()[label.name].error_ml
     assert of_label["error_ml"][-1] == pytest.approx(end.error_ml + elsewhere)

@@ -85,7 +85,7 @@ def test_what_json_cannot_hold_is_refused(value: object) -> None:
 def test_a_proper_event_passes() -> None:
     check_event(PROGRESS)
     check_event(PROGRESS | {"seconds_left": 3, "fraction": 1, "id": 4, "more": []})
-    check_event({"event": Event.READY, "pid": 3, "version": "1", "niceness": 0})
+    check_event({"event": Event.READY, "pid": 3, "version": "1"})
 
 
 @pytest.mark.parametrize(

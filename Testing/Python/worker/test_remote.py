@@ -22,13 +22,18 @@ from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.worker.remote.connection import Connection
 from MoBUncertaintyLib.worker.remote.ssh import check_host, not_connected, ssh_command
 from support import tiny
-from support.caller import Caller, Start, an_export
+from support.caller import Caller, Start
 from support.command_line import run
 from support.loopback import FAKE, HOST, MISSING, PROGRAM, Loopback
 from support.processes import SOON, wait_until
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
+WORKER = """
+from MoBUncertaintyLib.worker.commands import handlers_here
+from MoBUncertaintyLib.worker.remote import connection
+from MoBUncertaintyLib.worker.server import serve
+"""
 SETTINGS = {"device": "cpu", "precision": "float32", "overlap": 0.0}
 
 
@@ -57,13 +62,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_results_folder(folder, dataset=tiny.make_dataset(orientation="RAS"))
 
 
-def remote(start: Start, host: str = HOST) -> Caller:
-    return start(arguments=("-u", "-m", "MoBUncertaintyLib.worker.remote", host))
+def remote(start: Start) -> Caller:
+    return start(arguments=("-u", "-m", "MoBUncertaintyLib.worker"))
 
 
 def test_the_computer_describes_itself(lab: Loopback, start: Start) -> None:
     caller = remote(start)
-    caller.client.request({"command": "computer"}).finished.connect(caller.results.append)
+    caller.client.request({"command": "computer", "computer": HOST}).finished.connect(caller.results.append)
     caller.finish()
     (result,) = caller.results
     assert (result["version"], bool(result["device"]), result["cores"] >= 1) == (__version__, True, True)
@@ -105,9 +110,9 @@ def test_what_leaves_names_no_patient_and_the_connection_stays(
     copy = tmp_path / "sent"
     fake = FAKE.format(mode="normal")
     lab.run_script(f'echo "Welcome to the lab"; tee "{copy}" | {sys.executable} -c "{fake}"')
-    caller = remote(start).ask(models=[str(model)]).finish()
+    caller = remote(start).ask(models=[str(model)], computer=HOST).finish()
     running = {process.pid for process in lab.processes()}
-    assert caller.ask(models=[str(model)]).finish().errors == []
+    assert caller.ask(models=[str(model)], computer=HOST).finish().errors == []
     assert {process.pid for process in lab.processes()} == running
     assert list(lab.temporary.glob("*/*")) == []  # what was computed with is removed at once
     sent = copy.read_bytes()
@@ -133,7 +138,7 @@ def test_a_computer_that_hears_nothing_any_more_ends_by_itself(tmp_path: Path) -
 @pytest.mark.parametrize("mode", ["fails", "dies"])
 def test_a_worker_that_fails_there_is_one_sentence(lab: Loopback, start: Start, model: Path, mode: str) -> None:
     lab.run(FAKE.format(mode=mode))
-    caller = remote(start).ask(models=[str(model)]).finish()
+    caller = remote(start).ask(models=[str(model)], computer=HOST).finish()
     ((code, sentence, _),) = caller.errors
     expected = {
         "fails": ("image", "The image is a single slice"),
@@ -151,9 +156,8 @@ def test_a_computer_that_never_answers_is_waited_for_within_a_limit(
         lab.run(HELLO.replace("0.0.9", __version__))
     else:
         lab.run_script("cat > /dev/null")
-    program = "from MoBUncertaintyLib.worker.remote import __main__, connection\n"
-    program += f"connection.ANSWER_S = 2.0; __main__.relay('{HOST}')"
-    caller = start(arguments=("-u", "-c", program)).ask(models=[str(model)]).finish()
+    program = f"{WORKER}connection.ANSWER_S = 2.0; serve(handlers_here())"
+    caller = start(arguments=("-u", "-c", program)).ask(models=[str(model)], computer=HOST).finish()
     ((code, sentence, _),) = caller.errors
     assert code == "connection"
     assert sentence.startswith(f"{HOST} has not answered for 2 s; check the network")
@@ -163,15 +167,14 @@ def test_an_image_that_vanishes_while_it_is_sent_is_said_at_once(lab: Loopback, 
     """Half a frame is sent then, and the other side would wait for the rest."""
     lab.run(FAKE.format(mode="normal"))
     cut_short = (
-        "import os; from MoBUncertaintyLib.worker.remote import __main__, connection\n"
-        "send = connection.send\n"
+        f"import os\n{WORKER}send = connection.send\n"
         "def sent(target, message, files, report):\n"
         "    ct = (files or {}).get('0.npy')\n"
         "    send(target, message, files, lambda *_: os.truncate(ct, 1000) if ct else None)\n"
-        f"connection.send = sent; __main__.relay('{HOST}')"
+        "connection.send = sent; serve(handlers_here())"
     )
     ct = np.random.default_rng(0).integers(0, 999, (20, 200, 200)).astype(np.int16)
-    caller = start(arguments=("-u", "-c", cut_short)).ask(ct, models=[str(model)])
+    caller = start(arguments=("-u", "-c", cut_short)).ask(ct, models=[str(model)], computer=HOST)
     caller.until(lambda: not caller.client.busy, 30.0)
     ((code, sentence, _),) = caller.errors
     assert code == "input"
@@ -242,14 +245,14 @@ def test_sending_ends_at_once(lab: Loopback, tmp_path: Path, end: str) -> None:
 
 WAITING = f"""
 import sys, time
-print('{{"event": "ready", "pid": 1, "version": "{__version__}", "niceness": 0}}', flush=True)
+print('{{"event": "ready", "pid": 1, "version": "{__version__}"}}', flush=True)
 while sys.stdin.buffer.read(1 << 18):
     time.sleep(0.1)
 """
 
 HELLO = """
 import sys
-print('{"event": "ready", "pid": 1, "version": "0.0.9", "niceness": 0}', flush=True)
+print('{"event": "ready", "pid": 1, "version": "0.0.9"}', flush=True)
 sys.stdin.buffer.read()
 """
 
@@ -277,7 +280,7 @@ FAULTS = {
 def test_what_is_wrong_with_a_computer_is_one_sentence(lab: Loopback, start: Start, model: Path, what: str) -> None:
     spoil, words = FAULTS[what]
     spoil(lab)
-    caller = remote(start).ask(models=[str(model)]).finish()
+    caller = remote(start).ask(models=[str(model)], computer=HOST).finish()
     ((code, sentence, _),) = caller.errors
     assert code == "connection"
     assert words in sentence
@@ -319,20 +322,8 @@ def test_a_changed_model_is_not_kept(lab: Loopback, start: Start, tmp_path: Path
     tiny.make_model_folder(tmp_path / "model")
     weights = next((tmp_path / "model").glob("fold_*/*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    caller = remote(start).ask(models=[str(tmp_path / "model")], settings=SETTINGS).finish()
+    caller = remote(start).ask(models=[str(tmp_path / "model")], settings=SETTINGS, computer=HOST).finish()
     ((code, sentence, _),) = caller.errors
     assert code == "model"
     assert "its SHA-256 differs" in sentence
     assert list(lab.caches.rglob("*.safetensors")) == []
-
-
-def test_what_needs_files_of_this_computer_is_not_done_there(lab: Loopback, start: Start) -> None:
-    lab.run(FAKE.format(mode="normal"))
-    caller = remote(start)
-    asked = {"export": an_export(lab.caches), "list": {"index": "x"}}
-    for command, fields in asked.items():
-        job = caller.client.request({"command": command, **fields})
-        job.failed.connect(lambda *error: caller.errors.append(error))
-        caller.finish()
-    assert [code for code, _, _ in caller.errors] == ["protocol"] * 2
-    assert lab.processes() == []

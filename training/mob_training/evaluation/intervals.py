@@ -20,6 +20,7 @@ from MoBUncertaintyLib.measurements.volumes import (
 )
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.review.outcome import stated_volumes
 
 KEY = "intervals"
 """Of these measures in the scores of a case."""
@@ -40,7 +41,7 @@ def interval_measures(prediction: Prediction, case: ReadCase) -> dict[str, Any]:
         if len(stages) <= STAGES * decided // total:
             now = {
                 name: replace(volume, error_ml=volume.error_ml + elsewhere[name])
-                for name, volume in review.stated_volumes().items()
+                for name, volume in stated_volumes(review).items()
             }
             stages += [now] * (STAGES * decided // total + 1 - len(stages))
     stages += stages[-1:] * (STAGES + 1 - len(stages))  # of a case without regions

@@ -28,6 +28,7 @@ from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.output.report import build_report
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
+from MoBUncertaintyLib.review.outcome import volume_lines
 from MoBUncertaintyLib.review.record import BY_HAND, SCHEMA, write_click
 from MoBUncertaintyLib.review.region import ReviewRegion
 
@@ -107,7 +108,7 @@ class ReviewPage:
                 write_click(click) | {"conflict": click.click_id in review.conflicts} for click in review.clicks
             ],
             "counter": review.expected_error_mm3,
-            "volumes": review.volume_lines(),
+            "volumes": volume_lines(review),
             "signature": review.signature and review.signature.name,
             "can_undo": review.can_undo,
         }

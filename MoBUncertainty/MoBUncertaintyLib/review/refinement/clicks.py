@@ -56,8 +56,6 @@ def voxels_of(click: Click, grid: Grid, shape: tuple[int, ...], processed: Box |
     """Find the voxels of a click, or of a stroke along its way: (K, 3) distinct indices (z, y, x) in order.
 
     Args:
-        click: Its points lie anywhere.
-        grid, shape: Of the image.
         processed: The part of the image that was predicted. Default: all of it.
 
     Raises:
@@ -80,13 +78,11 @@ def voxels_of(click: Click, grid: Grid, shape: tuple[int, ...], processed: Box |
 def thinned(voxels: np.ndarray, spacing: np.ndarray, apart_mm: float) -> np.ndarray:
     """Keep the first voxel of a stroke, and each that is at least `apart_mm` from all kept before it.
 
-    A reader who draws along ten voxels has not looked ten times: neighbours on a stroke are one decision, and to count
-    each would make a stroke stronger the finer the image is.
+    Neighbours on a stroke are one decision: to count each would make a stroke stronger the finer the image is.
 
     Args:
         voxels: (K, 3) indices in order.
         spacing: mm, likewise.
-        apart_mm: Distance from which on two voxels count as decisions of their own.
     """
     if len(voxels) < 2:
         return voxels
@@ -133,9 +129,7 @@ def gather(
     """Gather the voxels of clicks: on one voxel the latest counts, and strokes are thinned.
 
     Args:
-        labels: Of each click, the latest last.
-        places: The voxels of each.
-        grid, shape: Of the image.
+        labels, places: Label and voxels of each click, the latest last.
         apart_mm: See `thinned`.
     """
     voxels = np.concatenate([np.empty((0, 3), np.intp), *places])

@@ -25,13 +25,7 @@ SMALLEST_STEP = 2.0**-30
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """The logits of N voxels.
-
-    Attributes:
-        mean: (N,).
-        deviation: (N,) standard deviation.
-        places_mm: (N, 3).
-    """
+    """The logits of N voxels: mean and standard deviation, (N,) each, and the places, (N, 3)."""
 
     mean: np.ndarray
     deviation: np.ndarray

@@ -39,11 +39,10 @@ class Evidence:
     def of(
         cls, probability: np.ndarray, variance: np.ndarray, decided: tuple[np.ndarray, ...], labelled: np.ndarray
     ) -> Evidence:
-        """Count voxels.
+        """Count voxels of maps as predicted.
 
         Args:
-            probability, variance: As predicted, of one shape.
-            decided: Index of N voxels in it.
+            decided: Index of N voxels in them.
             labelled: Whether the reader gives them the label, (N,).
         """
         doubtful = (probability > DOUBTFUL) & (probability < 1 - DOUBTFUL)

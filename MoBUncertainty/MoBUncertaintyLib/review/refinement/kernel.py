@@ -1,8 +1,7 @@
 """How strongly the logits of two voxels are correlated, by how far apart they are along each axis.
 
-A kernel is *stationary*, 1 at distance 0, positive definite in three dimensions, and has *compact support*: it is 0
-from some distance on, so that far clicks do not meet and a click has a box of influence. A Gaussian that is cut off is
-not positive definite.
+A kernel is stationary, 1 at distance 0, positive definite in three dimensions, and has compact support: far clicks do
+not meet, and a click has a box of influence. A Gaussian that is cut off is not positive definite.
 """
 
 from __future__ import annotations
@@ -86,15 +85,12 @@ class Spline:
 
     @property
     def box_mm(self) -> np.ndarray:
-        """Distance along each axis from which on the correlation is 0, (3,)."""
         return np.multiply(self.lengths_mm, REACH)
 
     def between(self, offsets: Offsets) -> np.ndarray:
-        """Return the correlation at each offset, in their precision."""
         return np.asarray(prod(map(axis_correlation, offsets, self.lengths_mm), start=np.float32(1)))
 
     def reached(self, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
-        """Find the voxels that any of P points reaches: flat indices (N,), and their correlations (P, N)."""
         correlation = self.between(offsets)
         correlation = correlation.reshape(len(correlation), -1)
         voxels = np.flatnonzero(correlation.max(0) > 0)
@@ -122,15 +118,12 @@ class Wendland:
 
     @property
     def box_mm(self) -> np.ndarray:
-        """`reach_mm` along each axis, (3,)."""
         return np.full(3, self.reach_mm)
 
     def between(self, offsets: Offsets) -> np.ndarray:
-        """Return the correlation at each offset, in their precision."""
         return self(np.sqrt(_squares(offsets)))
 
     def reached(self, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
-        """Find the voxels that any of P points reaches: flat indices (N,), and their correlations (P, N)."""
         squares = _squares(offsets)
         voxels = np.flatnonzero(squares.min(0) < self.reach_mm**2)
         return voxels, self(np.sqrt(squares.reshape(len(squares), -1)[:, voxels]))

@@ -75,7 +75,6 @@ class Refiner:
     """Refines one prediction by any sets of clicks; keeps what it computed.
 
     Args:
-        prediction: Not copied, never changed.
         settings: How a click changes its surroundings. Default: the prediction's own.
     """
 
@@ -122,10 +121,9 @@ class Refiner:
         return boxes + [tuple(slice(at, at + 1) for at in voxel) for *voxel, _ in decrees[0] ^ decrees[1]]
 
     def refine(self, clicks: Iterable[Click], box: Box | None = None) -> Refinement:
-        """Compute the maps after a set of clicks.
+        """Compute the maps after a set of clicks, in any order.
 
         Args:
-            clicks: In any order.
             box: Only there. Default: where they may change anything.
 
         Raises:

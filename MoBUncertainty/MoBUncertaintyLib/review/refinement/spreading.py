@@ -58,26 +58,14 @@ class Reached(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """Blocks of equal size, counted from the first voxel.
-
-    Attributes:
-        edge: Voxels along each axis, (3,).
-        spacing: mm, (3,).
-        inside: What is divided.
-    """
+    """Blocks of equal size (`edge`: voxels along each axis, (3,)), counted from the first voxel, of a box."""
 
     edge: np.ndarray
     spacing: np.ndarray
     inside: Box
 
     def reached(self, points: np.ndarray, kernel: Kernel, box: Box) -> Iterator[Reached]:
-        """List the blocks that meet a box and have points in reach.
-
-        Args:
-            points: (P, 3) voxels.
-            kernel: Says what is in reach.
-            box: Only blocks that meet it.
-        """
+        """List the blocks that meet a box and have some of the points, (P, 3) voxels, in reach."""
         meeting = intersection(box, self.inside)
         if meeting is None or not len(points):
             return
@@ -178,13 +166,7 @@ class _Job:
 
 
 class Spreading:
-    """Computes refined blocks of a prediction, and keeps them.
-
-    Args:
-        prediction: Not copied, never changed.
-        kernel: The correlation.
-        settings: How a click changes its surroundings.
-    """
+    """Computes refined blocks of a prediction, and keeps them."""
 
     def __init__(self, prediction: Prediction, kernel: Kernel, settings: ClickSettings) -> None:
         self._prediction = prediction

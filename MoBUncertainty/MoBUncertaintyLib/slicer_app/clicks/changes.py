@@ -19,15 +19,7 @@ ROLE = "change"
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A change of the segmentation in a box.
-
-    Attributes:
-        box: In the CT's array.
-        before: Labels that were there.
-        after: Labels that are there now, or would be.
-        voxel_mm3: Volume of a voxel.
-        palette: In which it is shown.
-    """
+    """A change of the segmentation in a box."""
 
     box: Box
     before: np.ndarray
@@ -68,9 +60,6 @@ class ChangeOverlay:
 
     Its nodes are not saved with the scene, nor listed anywhere. (A segmentation would leave its segments' items behind
     in the subject hierarchy of a saved scene.)
-
-    Args:
-        ctNode: Whose voxels they are.
     """
 
     def __init__(self, ctNode) -> None:

@@ -6,9 +6,8 @@ well as colours. Positions are RAS mm of the CT's own coordinates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
-from types import MappingProxyType
 
 import numpy as np
 import slicer.util
@@ -16,7 +15,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.output.pictures.style import Palette
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass
+from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass, toWorld
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 
 MARK_CLASS = "vtkMRMLMarkupsFiducialNode"
@@ -52,16 +51,7 @@ _YELLOW, _WHITE = (255, 230, 0), (255, 255, 255)  # maps have colours of their o
 
 
 class ClickMarks:
-    """The point lists of the clicks in one image; a list that somebody has removed is made anew.
-
-    Args:
-        results: The image's nodes.
-        review: The review of them.
-        palette: Beside the labels' colours.
-
-    Attributes:
-        hidden: Whether they are hidden.
-    """
+    """The point lists of the clicks in one image; a list that somebody has removed is made anew."""
 
     def __init__(self, results: ResultScene, review: Review, palette: Palette) -> None:
         self._review, self._nodes = review, results.nodes
@@ -82,19 +72,17 @@ class ClickMarks:
         self,
         text: tuple[Point, str] | None = None,
         drawn: tuple[Sequence[Point], int] | None = None,
-        moved: Mapping[str, Sequence[Point]] = MappingProxyType({}),
     ) -> None:
         """Mark all clicks of the review; the suggestion stays.
 
         Args:
             text: Stands beside the click that begins at this point.
             drawn: Points and label of a stroke that is not finished yet.
-            moved: Where clicks are dragged to, by id.
         """
         clicks: dict[Mark, list[Sequence[Point]]] = {}
         for click in self._review.clicks:
             mark = Mark.CONFLICT if click.click_id in self.conflicts else Mark.of(click.label)
-            clicks.setdefault(mark, []).append(moved.get(click.click_id, click.points_ras))
+            clicks.setdefault(mark, []).append(click.points_ras)
         if drawn:
             clicks.setdefault(Mark.of(drawn[1]), []).append(drawn[0])
         for mark in (Mark.ORGAN, Mark.BACKGROUND, Mark.CONFLICT):
@@ -108,7 +96,7 @@ class ClickMarks:
         """Mark the place where a click would help most, and let all slice views go through it; None: no place."""
         self._fill(Mark.SUGGESTION, [] if point is None else [point], [""])
         if point is not None:
-            (place,) = self._nodes.toWorld([point])
+            place = toWorld(self._nodes.ctNode, point)
             for view in nodesByClass(self._nodes.scene, "vtkMRMLSliceNode"):
                 view.JumpSliceByOffsetting(*place)  # what it is centred on stays
 

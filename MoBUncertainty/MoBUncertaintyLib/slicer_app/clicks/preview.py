@@ -16,22 +16,14 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.pictures.style import BLUE, CYAN, MAGENTA, VIOLET
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
-from MoBUncertaintyLib.slicer_app.clicks import keys
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
+from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 
 
 class VerdictPreview:
-    """What Include or Exclude would change in the selected region, shown over the slices.
-
-    Args:
-        ui: The panel's widgets; a verdict's button is checked while the verdict is shown.
-        window: Whose keys act.
-        selected: Returns the selected region, if there is one.
-        decide: Given verdict and label, gives the verdict.
-        clicks: Says what is shown.
-    """
+    """What Include or Exclude would change in the selected region, shown over the slices."""
 
     def __init__(
         self,
@@ -48,7 +40,7 @@ class VerdictPreview:
         self._hovers: list[_Hover] = []
         for verdict, button in self._buttons.items():
             self._hovers.append(_Hover(button, lambda verdict=verdict: self._onEnter(verdict), shown(self.end)))
-        self._keys = keys.Shortcuts(window)
+        self._keys = Shortcuts(window)
         for key, act in (("Return", self._onReturn), ("Enter", self._onReturn), ("Esc", self.end)):
             self._keys.add(key, shown(lambda *_args, act=act: act()))
         self._follow()
@@ -78,7 +70,6 @@ class VerdictPreview:
         """Decide what is shown; show what is not.
 
         Args:
-            verdict: INCLUDE or EXCLUDE.
             label: To include as; None: the usual one.
         """
         if self._shown == (verdict, label) or self._preview(verdict, label):

@@ -11,14 +11,12 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import UserError
-from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click, voxels_of
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
-from MoBUncertaintyLib.slicer_app.clicks.keys import ClickMode
-from MoBUncertaintyLib.slicer_app.clicks.pointer import SlicePointer
+from MoBUncertaintyLib.slicer_app.clicks.devices import ClickMode, SlicePointer
 from MoBUncertaintyLib.slicer_app.clicks.table import ClickList
-from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass
+from MoBUncertaintyLib.slicer_app.scene.nodes import Point, channelVolume, fromWorld
 from MoBUncertaintyLib.slicer_app.widgets.section import shown, timer, write
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
@@ -26,16 +24,8 @@ from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 class ClicksSection:
     """The part of the review's section that is about clicks; takes them from the slice views.
 
-    Args:
-        ui: The panel's widgets.
-        window: Whose keys act.
-        onChanged: Called when the review has changed.
-        onClicked: Called before that with the id of the region in which a click was given, or None.
-
     Attributes:
-        flash: Of what the last step has changed.
         label: Returns the label that a click gives now; None: it gives none.
-        pick: Selects a click by its id.
     """
 
     def __init__(self, ui, window, onChanged: Callable[[], None], onClicked: Callable[[str | None], None]) -> None:
@@ -48,8 +38,7 @@ class ClicksSection:
         self._list = ClickList(ui)
         self._pointer = SlicePointer(self)
         self._mode = ClickMode(ui, window, self._onMode)
-        self.label, self.pick = self._mode.label, self._list.select
-        ui.moveClickButton.clicked.connect(shown(lambda *_args: self._onMove()))
+        self.label = self._mode.label
         ui.removeClickButton.clicked.connect(shown(lambda *_args: self._onRemove()))
 
     # The panel
@@ -107,45 +96,27 @@ class ClicksSection:
 
     # What the pointer asks and brings; its positions are RAS mm of the world
 
-    def refuses(self, *backgrounds: str | None) -> bool:
-        """Tell, and say, whether nothing can be clicked in views with these volumes (IDs) behind all others."""
+    def refuses(self, background: str | None) -> bool:
+        """Tell, and say, whether nothing can be clicked in a view with this volume (ID) behind all others."""
         session = self._session
-        if session.imageIds & set(backgrounds):
+        ct, others = session.results.ctNode, session.review.prediction.provenance.get("channels", ())[1:]
+        images = [ct, *(channelVolume(ct, name) for name in others)]
+        if background in {image.GetID() for image in images if image}:
             return False
-        other = slicer.mrmlScene.GetNodeByID(backgrounds[0]) if backgrounds and backgrounds[0] else None
+        other = slicer.mrmlScene.GetNodeByID(background) if background else None
         text = _("The view shows {other}, but the review is of {image}: show {image} in this view and click again.")
-        self.say(text.format(other=other.GetName() if other else _("no image"), image=session.results.ctNode.GetName()))
+        self.say(text.format(other=other.GetName() if other else _("no image"), image=ct.GetName()))
         return True
-
-    def points(self) -> dict[str, list[Point]]:
-        """Return where the clicks that can be seen lie, by their ids."""
-        if self._session.marks.hidden:
-            return {}
-        toWorld = self._session.results.nodes.toWorld
-        return {click.click_id: toWorld(click.points_ras) for click in self._session.review.clicks}
 
     def draw(self, points: Sequence[Point], label: int) -> None:
         """Show a stroke that is being drawn."""
-        self._session.marks.show(drawn=(self._session.results.nodes.fromWorld(points), label))
+        self._session.marks.show(drawn=(fromWorld(self._session.results.ctNode, points), label))
 
     def give(self, points: Sequence[Point], label: int) -> None:
         """Take a click (one point) or a stroke."""
-        self._mode.use()
         text = _("A click changes the review, which {name} has signed off. Withdraw the signature?")
-        place = self._session.results.nodes.fromWorld(points)
-        if self._mayChange(text, place) and self._try(self._session.step, Review.click, place, label):
-            self._after(self._session.review.clicks[-1])
-
-    def drag(self, clickId: str, points: Sequence[Point]) -> None:
-        """Show a click that is being moved."""
-        self._session.marks.show(moved={clickId: self._session.results.nodes.fromWorld(points)})
-
-    def move(self, clickId: str, points: Sequence[Point]) -> None:
-        """Take the new place of a click."""
-        text = _("Moving a click changes the review, which {name} has signed off. Withdraw the signature?")
-        place = self._session.results.nodes.fromWorld(points)
-        if self._mayChange(text, place) and self._try(self._session.step, Review.move_click, clickId, place):
-            self._after(next(click for click in self._session.review.clicks if click.click_id == clickId))
+        place = fromWorld(self._session.results.ctNode, points)
+        self._step(text, place, Review.click, place, label)
 
     # What the user does
 
@@ -155,60 +126,55 @@ class ClicksSection:
         if crossed and not self._preparation.running:
             self._preparation = Steps(self._session.results.overlay.prepare())
 
-    def _onMove(self) -> None:
-        click, crosshair = self._list.selected, slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-        composites = nodesByClass(slicer.mrmlScene, "vtkMRMLSliceCompositeNode")
-        if click is None or crosshair is None or self.refuses(*(view.GetBackgroundVolumeID() for view in composites)):
-            return
-        (place,) = self._session.results.nodes.fromWorld([crosshair.GetCrosshairRAS()])
-        by = [here - there for here, there in zip(place, click.points_ras[0], strict=True)]
-        points = [tuple(a + b for a, b in zip(point, by, strict=True)) for point in click.points_ras]
-        self.move(click.click_id, self._session.results.nodes.toWorld(points))
-
     def _onRemove(self) -> None:
         click = self._list.selected
         text = _("Removing a click changes the review, which {name} has signed off. Withdraw the signature?")
-        if click and self._mayChange(text) and self._try(self._session.step, Review.remove_click, click.click_id):
-            self._after(None)
+        if click:
+            self._step(text, (), Review.remove_click, click.click_id)
 
     # Inside
 
-    def _mayChange(self, question: str, place: Sequence[Point] = ()) -> bool:
-        """Ask once whether the signature is withdrawn, if there is one, for a click at a place that can be clicked."""
-        signature = self._session.review.signature
-        if signature is None:
-            return True
-        if not self._session.fits():
-            return False
-        if place and not self._try(checkPlace, self._session.review.prediction, place):
-            return False
-        if not slicer.util.confirmOkCancelDisplay(question.format(name=signature.name)):
-            self._session.marks.show()
-            return False
-        self._session.step(Review.withdraw)
-        return True
-
-    def _try(self, act: Callable[..., None], *arguments: Any) -> bool:
-        """Do something; say why it is refused, if it is."""
+    def _step(self, question: str, place: Sequence[Point], act: Callable[..., Any], *arguments: Any) -> None:
+        """Take a step of the review, and show what it has changed; say why it is refused, if it is."""
+        session = self._session
         try:
-            act(*arguments)
+            if not mayChange(session, question, place):
+                return
+            session.step(act, *arguments)
         except UserError as error:
             self.say(str(error))
-            self._session.marks.show()  # a stroke that was drawn, or a click that was dragged, is none
+            session.marks.show()  # a stroke that was drawn is none
             self._onChanged()
-            return False
-        return True
-
-    def _after(self, click) -> None:
-        """Show what a step has changed, beside the click that has changed it."""
+            return
         self.showChange()
-        change: Change | None = self._session.lastChange
-        if click is not None:
-            volume = millilitres(change.added_ml - change.removed_ml) if change else ""
-            self._session.marks.show(text=(click.points_ras[0], volume))
+        change: Change | None = session.lastChange
+        if act is Review.click:
+            click, volume = session.review.clicks[-1], change and millilitres(change.added_ml - change.removed_ml)
+            session.marks.show(text=(click.points_ras[0], volume or ""))
             self._onClicked(click.region_id)
         self._onChanged()
         self._ui.clicksTable.scrollToBottom()
+
+
+def mayChange(session, question: str, place: Sequence[Point] = ()) -> bool:
+    """Ask once whether the signature is withdrawn, if there is one, for a click at a place that can be clicked.
+
+    Raises:
+        ReviewError: It cannot be clicked.
+    """
+    signature = session.review.signature
+    if signature is None:
+        return True
+    if not session.fits():
+        return False
+    if place:
+        prediction, click = session.review.prediction, Click("", tuple(place), 0, datetime.now().astimezone())
+        voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
+    if not slicer.util.confirmOkCancelDisplay(question.format(name=signature.name)):
+        session.marks.show()
+        return False
+    session.step(Review.withdraw)
+    return True
 
 
 def counter(session) -> str:
@@ -224,16 +190,6 @@ def counter(session) -> str:
     text = _("{clicks}, expected error {before} → {now}").format(clicks=counted, before=before, now=now)
     conflicts = len(session.marks.conflicts)
     return text + (_("; contradicted: {count}").format(count=conflicts) if conflicts else "")
-
-
-def checkPlace(prediction: Prediction, points: Sequence[Point]) -> None:
-    """Refuse places that cannot be clicked.
-
-    Raises:
-        ReviewError: One lies outside of what was predicted.
-    """
-    click = Click("", tuple(points), 0, datetime.now().astimezone())
-    voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
 
 
 STEP_MS = 250

@@ -11,7 +11,7 @@ from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import millilitres
 from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, shown, timer
-from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table, fitRows
+from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table, fitRows
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 CLOSE_MM = 5.0  # of what the views show around a click that is jumped to
@@ -20,17 +20,13 @@ EFFECTS_MS = 150  # after the last of several quick clicks: what each has change
 
 
 class ClickList:
-    """One row per click, the earliest first. What each has changed is computed while the list is seen.
-
-    Args:
-        ui: The panel's widgets.
-    """
+    """One row per click, the earliest first. What each has changed is computed while the list is seen."""
 
     def __init__(self, ui) -> None:
         self._ui, self._session = ui, None
         self._volumes: dict[str, float] = {}  # signed ml that each has changed, by id
         self._computing = Steps()
-        self._table = Table(ui.clicksTable, _columns(), shown(self._onSelected))
+        self._table = Table(ui.clicksTable, (2,), 1, shown(self._onSelected))
         self._timer = timer(EFFECTS_MS, self._compute)
         ui.hideClicksButton.clicked.connect(shown(lambda *_args: self._hide()))
         ui.clicksCollapsibleButton.contentsCollapsed.connect(shown(lambda *_args: self._compute()))
@@ -53,12 +49,6 @@ class ClickList:
         """The selected one."""
         return next((click for click in self.clicks if click.click_id == self._table.selected), None)
 
-    def select(self, clickId: str) -> None:
-        """Select a click, and unfold the list; nobody is told."""
-        self._table.select(clickId)
-        self._ui.clicksCollapsibleButton.collapsed = False
-        self._offerSteps()
-
     def renew(self) -> None:
         """Compute anew, soon, what each has changed: there are others."""
         self._computing.cancel()
@@ -78,16 +68,13 @@ class ClickList:
         fitRows(self._ui.clicksTable, ROWS)
         title = _("Clicks ({count})").format(count=len(clicks)) if clicks else _("Clicks")
         self._ui.clicksCollapsibleButton.text = title
-        self._offerSteps()
+        self._ui.removeClickButton.enabled = self.selected is not None
 
     def _onSelected(self) -> None:
         click = self.selected
         if click:
             self._session.results.jumpTo(click.points_ras[0], CLOSE_MM)
-        self._offerSteps()
-
-    def _offerSteps(self) -> None:
-        self._ui.moveClickButton.enabled = self._ui.removeClickButton.enabled = self.selected is not None
+        self._ui.removeClickButton.enabled = click is not None
 
     def _hide(self) -> None:
         if self._session:
@@ -118,16 +105,6 @@ def _effects(review: Review) -> Iterator[None]:
         yield
         volumes[click.click_id] = review.effect(click.click_id).net_mm3 / 1000
     return volumes
-
-
-def _columns() -> list[Column]:
-    change = _("What this click adds to the segmentation or removes from it, given all other clicks.")
-    return [
-        Column(_("Click"), _("The label that you gave to this place.")),
-        Column(_("Place (mm)"), _("Right or left, anterior or posterior, superior or inferior."), stretches=True),
-        Column(_("Change"), change, isNumber=True),
-        Column("⚠", _("Marks a click that the other clicks contradict.")),
-    ]
 
 
 def _place(points: Sequence[tuple[float, float, float]]) -> str:

@@ -17,12 +17,7 @@ EFFECTS = ("Paint", "Draw", "Erase", "Scissors", "Islands", "Smoothing")
 
 
 class RegionEditor:
-    """Shows the Segment Editor in the place that the panel keeps for it, while a region is drawn in.
-
-    Args:
-        ui: The panel's widgets.
-        onChanged: Called when the review has changed.
-    """
+    """Shows the Segment Editor in the place that the panel keeps for it, while a region is drawn in."""
 
     def __init__(self, ui, onChanged: Callable[[], None]) -> None:
         self._onChanged = onChanged

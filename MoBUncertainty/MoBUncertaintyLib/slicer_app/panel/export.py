@@ -12,20 +12,13 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.slicer_app.installation import DICOM_FORMATS
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import dicomFiles
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
+from MoBUncertaintyLib.slicer_app.scene.nodes import isBent
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, showSuitability, write
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 
 
 class ExportSection:
-    """The panel's section for the files of one CT's review.
-
-    Args:
-        ui: The panel's widgets.
-        onExport: Writes the files: called with folder, formats and whether the patient may be named.
-        onCancel: Ends the writing.
-        onChange: Called when something else is chosen; `update` has to follow.
-    """
+    """The panel's section for the files of one CT's review."""
 
     def __init__(
         self,
@@ -68,7 +61,7 @@ class ExportSection:
         self._session = session
         showSuitability([self._ui.exportSuitabilityLabel], session.review.prediction.suitability if session else None)
         self._whyNoDicom = None
-        if session and CtNodes(session.results.ctNode).isBent:
+        if session and isBent(session.results.ctNode):
             self._whyNoDicom = _("Only for evenly spaced slices, and those of this image are not; choose NRRD.")
         if not (session and dicomFiles(session.results.ctNode)):  # asks for each slice, so not at each update
             self._whyNoDicom = _("Only for an image that was loaded from Slicer's DICOM database.")

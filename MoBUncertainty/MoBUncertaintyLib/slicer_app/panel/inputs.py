@@ -1,8 +1,9 @@
-"""Inputs: which image, and which of the models there are."""
+"""Inputs: which image, which of the models there are, and what is offered of one: labels, channels, averages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,11 @@ import slicer.util
 import vtk
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.images.modality import modality_of_channel
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.model.listing import MODELS_FOLDER, ListedModel
+from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
 from MoBUncertaintyLib.slicer_app.find_models import FindModels
-from MoBUncertaintyLib.slicer_app.inputs import (
-    ChannelSelectors,
-    EnsembleChooser,
-    LabelChooser,
-    few,
-    offerMixture,
-    whyNoMember,
-)
 from MoBUncertaintyLib.slicer_app.models import (
     addModel,
     findModel,
@@ -38,23 +30,23 @@ from MoBUncertaintyLib.slicer_app.models import (
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.recalibrate import Recalibrate
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
+from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, setChannelVolume
 from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt, mapVolumes
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss
 from MoBUncertaintyLib.slicer_app.widgets.section import AfterLoading, allow, shortened, shown, write
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
+GAP = 6  # pixels between the summary and its button
+
+ROWS = 8
+"""Rows that the list shows at once, if there are as many."""
+
+MIRRORED_PASSES = 8
+"""At most, where a training folder tells only when it is loaded along which axes it can be mirrored."""
+
 
 class InputsSection:
-    """The image, the models with their descriptions, and the link to the demo CT.
-
-    Args:
-        ui: The panel's widgets.
-        onModel: Called when another model is chosen.
-        newClient: Makes a client of a worker that looks for models, or makes one.
-
-    Attributes:
-        selector: The chosen model.
-    """
+    """The image, the models with their descriptions, and the link to the demo CT."""
 
     def __init__(self, ui, onModel: Callable[[], None], newClient: Callable[[], WorkerClient]) -> None:
         self._ui, self._onModel, self._newClient = ui, onModel, newClient
@@ -63,66 +55,29 @@ class InputsSection:
         self.selector = ModelSelector(ui)
         self._channels = ChannelSelectors(ui.channelsPlace, onModel)
         self._parameters: Any = None
-        self._own: list[str] | None = None  # what the user has chosen, while makers of results are chosen
-        self._chooser = LabelChooser(ui.labelsPlace, partial(self._set, "labels"))
-        self._ensembles = EnsembleChooser(ui.ensemblePlace, partial(self._set, "ensemble"))
+        self._chooser = LabelChooser(ui, self._onLabels)
         self._afterLoading = AfterLoading()
         scene = slicer.mrmlScene
         self._nodesAdded = scene.AddObserver(scene.NodeAddedEvent, self._onNodeAdded)
         write(ui.sampleLabel, ui.sampleLabel.text)
         ui.sampleLabel.linkActivated.connect(shown(self._onDemo))
-        ui.modelSelector.currentIndexChanged.connect(shown(self._onModelSelected))
+        ui.modelSelector.currentIndexChanged.connect(shown(lambda *_args: onModel()))
         ui.findModelsButton.clicked.connect(shown(self._onFind))
         for button, mode in (
             (ui.addModelButton, qt.QFileDialog.ExistingFile),
             (ui.addFolderButton, qt.QFileDialog.Directory),
         ):
-            button.clicked.connect(shown(lambda *_args, mode=mode: self.selector.add(mode) and self._onModelSelected()))
-        ui.removeModelButton.clicked.connect(shown(lambda *_args: self.selector.remove() and self._onModel()))
+            button.clicked.connect(shown(lambda *_args, mode=mode: self.selector.add(mode) and onModel()))
+        ui.removeModelButton.clicked.connect(shown(lambda *_args: self.selector.remove() and onModel()))
         for signal in (ui.recalibrateButton.clicked, ui.mixtureNoteLabel.linkActivated):
             signal.connect(shown(self._onRecalibrate))
         self.selector.fill("")
-
-    @property
-    def models(self) -> list[ListedModel]:
-        """Those that predict: the chosen one and, in an ensemble, others; none where there is none."""
-        return [self.selector.model, *self._others().values()] if self.selector.model else []
-
-    @property
-    def problem(self) -> str | None:
-        """Why they cannot predict; None: they can, as far as is known here."""
-        model = self.selector.model
-        if model is None:
-            return _("Add a model first.")
-        if model.problem:
-            return model.problem
-        reason = next(filter(None, (whyNoMember(model, other) for other in self._others().values())), None)
-        text = _("{reason} Uncheck it under Ensemble, or choose models that were trained on the same data.")
-        return text.format(reason=reason) if reason else None
 
     @property
     def labels(self) -> list[str]:
         """Names of the labels that are wanted alone; none: all of the model."""
         there = self.selector.model.labels if self.selector.model else ()
         return [name for name in self._parameters.labels if name in there] if self._parameters else []
-
-    def chooseMakers(self, provenance: Mapping[str, Any]) -> None:
-        """Choose the models that have made a result, if they are listed.
-
-        Args:
-            provenance: Of the result.
-        """
-        makers = provenance.get("ensemble") or [provenance.get("model") or {}]
-        names = [self.selector.nameOf(maker) for maker in makers]
-        if None not in names:
-            self._own = self._own or [self.selector.name, *self._others()]
-            self._chooseAll(names)
-
-    def chooseOwn(self) -> None:
-        """Choose what the user has chosen, where results that were shown meanwhile were made by others."""
-        names, self._own = self._own, None
-        if names:
-            self._chooseAll(names)
 
     def update(self, state: State, parameters) -> None:
         """Set the widgets; `parameters` is None while the scene is closed."""
@@ -133,9 +88,7 @@ class InputsSection:
         ct, model = parameters.ct if parameters else None, self.selector.model
         usable = model is not None and model.problem is None
         self._chooser.offer(model.labels if usable else (), self.labels, free)
-        offerMixture(ui, self.models if usable else [], free)
-        others = self._others()
-        self._ensembles.offer(model, self.selector.candidates(others), list(others), free)
+        offerMixture(ui, model if usable else None, free)
         self._channels.offer(ct, model.channels if usable else (), free)
         if parameters:
             ui.sampleLabel.visible = ct is None and takesCt(model)
@@ -157,19 +110,9 @@ class InputsSection:
             dialog.window.deleteLater()
         self.finder = self.recalibrate = None
 
-    def _others(self) -> dict[str, ListedModel]:
-        """Find the other models of the ensemble by their names."""
-        return self.selector.others(self._parameters.ensemble if self._parameters else ())
-
-    def _chooseAll(self, names: list[str]) -> None:
-        self.selector.choose(names[0])
-        self._set("ensemble", names[1:])
-        self._onModel()
-
-    def _set(self, parameter: str, names: list[str]) -> None:
-        """Keep what the user has checked."""
+    def _onLabels(self, names: list[str]) -> None:
         if self._parameters:
-            setattr(self._parameters, parameter, names)
+            self._parameters.labels = names
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _onNodeAdded(self, _scene, _event, node) -> None:
@@ -184,12 +127,6 @@ class InputsSection:
     def _onDemo(self, *_args) -> None:
         with slicer.util.WaitCursor():
             self._parameters.ct = loadSampleData()
-
-    def _onModelSelected(self, *_args) -> None:
-        """Keep which model the user has chosen; the ensemble was another one's."""
-        self._own = None
-        self._set("ensemble", [])
-        self._onModel()
 
     def _onFind(self, *_args) -> None:
         if self.finder is None:
@@ -216,11 +153,7 @@ def takesCt(model: ListedModel | None) -> bool:
 
 
 class ModelSelector:
-    """The selector of models, and the button that removes one.
-
-    Args:
-        ui: The panel's widgets.
-    """
+    """The selector of models, and the button that removes one."""
 
     def __init__(self, ui) -> None:
         self._ui = ui
@@ -266,32 +199,8 @@ class ModelSelector:
                 selector.currentIndex = selector.count - 1
         selector.blockSignals(blocked)
 
-    def others(self, names: Iterable[str]) -> dict[str, ListedModel]:
-        """Find models beside the chosen one by their names; one that is not on this computer has a problem."""
-        return {name: self._known.get(name) or findModel(name) for name in names if name != self.name}
-
-    def candidates(self, names: Iterable[str]) -> dict[str, tuple[str, ListedModel]]:
-        """List title and model of all beside the chosen one, and of those with some names, by their names."""
-        models = {name: model for name, model in self._known.items() if name != self.name} | self.others(names)
-        titles = modelTitles(list(models.values()))
-        return {name: (title, model) for (name, model), title in zip(models.items(), titles, strict=True)}
-
-    def nameOf(self, model: Mapping[str, str]) -> str | None:
-        """Find a model that is listed, by its `name` and `path` in a result's provenance."""
-        path = Path(model.get("path") or model.get("name") or "")
-        # Those that ship, or are installed, lie elsewhere on each computer.
-        for wanted in (path, MODELS_FOLDER / path.name, installed_models() / path.name):
-            for name, listed in self._known.items():
-                if listed.path == wanted:
-                    return name
-        return None
-
     def add(self, mode) -> bool:
-        """Ask for a model, add and choose it; return whether there is one.
-
-        Args:
-            mode: `QFileDialog.ExistingFile`: for its file; `QFileDialog.Directory`: for its folder.
-        """
+        """Ask for a model, add and choose it; return whether there is one."""
         dialog = qt.QFileDialog(slicer.util.mainWindow(), _("Add a model"))
         dialog.setFileMode(mode)
         if mode == qt.QFileDialog.ExistingFile:
@@ -347,18 +256,142 @@ def description(model: ListedModel | None) -> str:
 
 
 def modelTitles(models: Sequence[ListedModel]) -> list[str]:
-    """List the models' names; those with equal names get the folder that tells them apart."""
-    titles = []
-    for model in models:
-        name = model.name
-        others = [other.path for other in models if other is not model and other.name == name]
-        titles.append(f"{name} ({distinction(model.path, others)})" if others else name)
-    return titles
+    """List the models' names; those with equal names get the folder that they lie in."""
+    counts = Counter(model.name for model in models)
+    return [f"{each.name} ({each.path.parent.name})" if counts[each.name] > 1 else each.name for each in models]
 
 
-def distinction(path: Path, others: Sequence[Path]) -> str:
-    """Find the last part of a path that no other path has in this place."""
-    for place, folder in enumerate(reversed(path.parts)):
-        if all(len(other.parts) <= place or other.parts[-1 - place] != folder for other in others):
-            return folder
-    return str(path)
+class LabelChooser:
+    """A check list of the labels of a model that has several; with none checked, all of them are wanted."""
+
+    def __init__(self, ui, onChosen: Callable[[list[str]], None]) -> None:
+        self._place, self._onChosen = ui.labelsPlace, onChosen
+        self._names: list[str] = []
+        self.summary, self.button = ui.labelsSummaryLabel, ui.chooseLabelsButton
+        self.search, self.list, self.none = ui.labelsSearchEdit, ui.labelsList, ui.allLabelsButton
+        ui.labelsOpenedWidget.visible = False
+        self.button.toggled.connect(lambda opened: ui.labelsOpenedWidget.setVisible(opened))
+        self.search.textChanged.connect(shown(self._onSearch))
+        self.list.itemChanged.connect(shown(self._onChecked))
+        self.none.clicked.connect(shown(lambda *_args: onChosen([])))
+
+    def offer(self, names: Sequence[str], wanted: Collection[str], enabled: bool) -> None:
+        """Show the labels of a model, and which are wanted; none: all."""
+        if list(names) != self._names:
+            self._fill(names)
+        blocked = self.list.blockSignals(True)
+        for row, name in enumerate(names):
+            self.list.item(row).setCheckState(qt.Qt.Checked if name in wanted else qt.Qt.Unchecked)
+        self.list.blockSignals(blocked)
+        for widget in (self.list, self.none, self.button):
+            widget.enabled = enabled
+        self._place.visible = len(names) > 1
+        chosen = [readable(name) for name in names if name in wanted]
+        text = _("Labels: {k} of {n}, {names}.") if chosen else _("Labels: all {n}.")
+        text = text.format(k=len(chosen), n=len(names), names=few(chosen))
+        write(self.summary, text, beside=self.button.sizeHint.width() + GAP)
+
+    def _fill(self, names: Sequence[str]) -> None:
+        self._names = list(names)
+        blocked = self.list.blockSignals(True)
+        self.list.clear()
+        for name in names:
+            item = qt.QListWidgetItem(readable(name))
+            item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
+            self.list.addItem(item)
+        self.list.setFixedHeight(min(len(names), ROWS) * self.list.sizeHintForRow(0) + 2 * self.list.frameWidth)
+        self.list.blockSignals(blocked)
+        self.search.text = ""
+
+    def _onSearch(self, typed: str) -> None:
+        """Show what has every word that is typed."""
+        words = readable(typed.casefold()).split()
+        for row in range(self.list.count):
+            item = self.list.item(row)
+            item.setHidden(not all(word in item.text().casefold() for word in words))
+
+    def _onChecked(self, *_args) -> None:
+        checked = [self.list.item(row).checkState() == qt.Qt.Checked for row in range(self.list.count)]
+        self._onChosen([name for name, isChecked in zip(self._names, checked, strict=True) if isChecked])
+
+
+def few(names: Sequence[str], most: int = 4) -> str:
+    """Name some in one line, and count those that are too many for it."""
+    named = ", ".join(names[:most]) or _("not known")
+    return named if len(names) <= most else _("{names} and {n} more").format(names=named, n=len(names) - most)
+
+
+class ChannelSelectors:
+    """A selector of a volume for each input channel of the model beyond the first, which is the CT's."""
+
+    def __init__(self, place, onChanged: Callable[[], None]) -> None:
+        self._place = place
+        self._onChanged = onChanged
+        self._form = None
+        self._ct = None
+        self.selectors: dict[str, Any] = {}
+        place.visible = False
+
+    def offer(self, ct, channels: Sequence[str], enabled: bool) -> None:
+        """Show the volumes that a CT refers to; without a CT, or with one channel, nothing."""
+        self._ct = None  # what is shown now is no choice of the user's
+        names = list(channels[1:]) if ct else []
+        if names != list(self.selectors):
+            self._make(names)
+        for name, selector in self.selectors.items():
+            selector.setCurrentNode(channelVolume(ct, name))
+            selector.enabled = enabled
+        self._place.visible = bool(names)
+        self._ct = ct
+
+    def _make(self, names: Sequence[str]) -> None:
+        if self._form is not None:
+            self._form.setParent(None)
+            self._form.deleteLater()
+        self._form, self.selectors = qt.QWidget(), {}
+        layout = qt.QFormLayout(self._form)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for name in names:
+            selector = slicer.qMRMLNodeComboBox()
+            selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+            selector.hideChildNodeTypes = ["vtkMRMLLabelMapVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode"]
+            selector.noneEnabled, selector.addEnabled, selector.removeEnabled = True, False, False
+            selector.noneDisplay = _("Select a volume")
+            tip = _("The volume for the model's input {name}; resampled to the first image if necessary.")
+            selector.toolTip = tip.format(name=name)
+            selector.setMRMLScene(slicer.mrmlScene)
+            selector.currentNodeIDChanged.connect(shown(partial(self._onChosen, name)))
+            layout.addRow(f"{name}:", selector)
+            self.selectors[name] = selector
+        self._place.layout().addWidget(self._form)
+
+    def _onChosen(self, name: str, *_args) -> None:
+        if self._ct is not None:
+            setChannelVolume(self._ct, name, self.selectors[name].currentNode())
+            self._onChanged()
+
+
+def offerMixture(ui, model: ListedModel | None, enabled: bool) -> None:
+    """Offer what a model can average and, without a covariance, a link to what would improve it."""
+    folds = len(model.folds) if model else 0
+    ui.foldsCheckBox.text = _("Average all folds, {n} times as long").format(n=folds)
+    card = model.card if model else None
+    passes = 2 ** len(card.mirror_axes) if card else MIRRORED_PASSES
+    text = _("Average mirrored tiles, {n} times as long") if card else None
+    ui.mirrorCheckBox.text = (text or _("Average mirrored tiles, up to {n} times as long")).format(n=passes)
+    ui.foldsCheckBox.enabled = ui.mirrorCheckBox.enabled = enabled
+    ui.foldsCheckBox.visible = folds > 1
+    ui.mirrorCheckBox.visible = mirrored = canMirror(model)
+    note = _(
+        "This model has no learned uncertainty; it can be given one with"
+        ' <a href="temperature">5 of your cases</a>, in minutes.'
+    )
+    lacks = model is not None and not model.has_covariance
+    write(ui.mixtureNoteLabel, note if lacks else "")
+    ui.mixtureNoteLabel.visible = lacks
+    ui.mixturePlace.visible = lacks or folds > 1 or mirrored
+
+
+def canMirror(model: ListedModel | None) -> bool:
+    """Whether a model was trained with mirrored images, as far as its card says."""
+    return model is not None and (model.card is None or bool(model.card.mirror_axes))

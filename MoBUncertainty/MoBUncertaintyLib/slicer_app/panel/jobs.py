@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.slicer_app.installation import ShownError
+from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.panel.editor import settleStrayEdits
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
@@ -21,18 +22,14 @@ from MoBUncertaintyLib.slicer_app.scene.nodes import missingChannel
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
-from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
+from MoBUncertaintyLib.slicer_app.worker.client import Job
 
 
 class Jobs:
     """The job that goes on, if there is one.
 
-    Args:
-        panel: Whose inputs and review are handed over.
-
     Attributes:
         state: What the panel is doing; which of the idle states it is `Panel.update` finds out.
-        work: The button of the job; None where nothing is computed.
         ct: The image that the worker computes for.
     """
 
@@ -53,20 +50,11 @@ class Jobs:
         self._begin(State.EXPORTING, self._panel.export.work, formats, request, self._onExported)
 
     def cancel(self, text: str | None = None) -> None:
-        """End what is computed; scene and folder are as they were before.
-
-        Args:
-            text: Stands beside the button.
-        """
+        """End what is computed; scene and folder are as they were before."""
         exporting = self.state is State.EXPORTING
-        self._client.cancel()
+        self._panel.logic.client.cancel()
         usual = _("Cancelled; nothing was written.") if exporting else _("Cancelled; nothing was changed.")
         self._end(usual if text is None else text)
-
-    @property
-    def _client(self) -> WorkerClient:
-        logic = self._panel.logic
-        return (self.state is State.RUNNING and logic.computer.client) or logic.client
 
     def _begin(
         self,
@@ -82,11 +70,7 @@ class Jobs:
         results may have been removed when they are.
 
         Args:
-            state: RUNNING or EXPORTING.
-            work: The button.
-            formats: The formats to be exported, if it is an export.
             request: Makes the job; returns None where the user has changed their mind.
-            onFinished: Called with the job's result.
         """
         panel = self._panel
         if self.state.busy:
@@ -133,7 +117,7 @@ class Jobs:
             if not answer:
                 return None
         panel.computer.confirm()
-        return panel.logic.run(panel.parameters.ct, [model.path for model in panel.inputs.models], panel.settings)
+        return panel.logic.run(panel.parameters.ct, [panel.inputs.selector.model.path], panel.settings)
 
     def _requestExport(self, folder: Path, formats: list[str], patientFields: bool) -> Job | None:
         if not settleStrayEdits(self._panel.review.session):
@@ -162,11 +146,10 @@ class Jobs:
 
     def _end(self, text: str) -> None:
         """Show the state after the worker's job, with a text beside its button."""
-        niceness, self.state = self._client.niceness, State.READY
+        self.state = State.READY
         if self.work:  # else showing a result has failed
             self.work.stop(text)
         self.work = self.ct = None
-        self._panel.run.sayPriority(niceness)
         self._panel.refresh()
 
 
@@ -181,7 +164,7 @@ def whyNotApply(panel) -> str | None:
         return _("Select an image first.")
     if ct.GetImageData() is None:
         return _("The selected image holds no voxels.")
-    if problem := panel.logic.computer.problem or panel.inputs.problem:
+    if problem := panel.logic.computer.problem or whyNotUse(panel.inputs.selector.model):
         return problem
     missing = missingChannel(ct, panel.inputs.selector.model.channels[1:])
     return _("Select a volume for {name} first.").format(name=missing) if missing else None

@@ -17,13 +17,7 @@ MAX_THRESHOLD = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY
 
 
 class ListingControls:
-    """A selector and two sliders, kept in step with a session's settings; find its regions anew.
-
-    Args:
-        ui: The panel's widgets.
-        onBefore: Called before the regions change.
-        onChanged: Called when they have.
-    """
+    """A selector and two sliders, kept in step with a session's settings; find its regions anew."""
 
     def __init__(self, ui, onBefore: Callable[[], None], onChanged: Callable[[], None]) -> None:
         self._ui, self._onBefore, self._onChanged = ui, onBefore, onChanged

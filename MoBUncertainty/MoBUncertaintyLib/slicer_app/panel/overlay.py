@@ -14,11 +14,7 @@ from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 
 class OverlaySection:
-    """The panel's section for the map, segmentation and surface of one CT.
-
-    Args:
-        ui: The panel's widgets.
-    """
+    """The panel's section for the map, segmentation and surface of one CT."""
 
     def __init__(self, ui) -> None:
         self._ui = ui
@@ -30,9 +26,6 @@ class OverlaySection:
         ui.labelSelector.currentIndexChanged.connect(shown(self._onMap))
         ui.opacitySlider.valueChanged.connect(shown(lambda value: self._set(opacity=value)))
         ui.lowerThresholdSlider.valueChanged.connect(shown(lambda value: self._set(threshold=value)))
-        ui.windowRangeWidget.valuesChanged.connect(shown(lambda low, high: self._set(window=(low, high))))
-        ui.legendCheckBox.toggled.connect(shown(lambda checked: self._set(legend=checked)))
-        ui.fillCheckBox.toggled.connect(shown(lambda checked: self._set(fill=checked)))
         ui.surfaceCheckBox.toggled.connect(shown(lambda checked: self._set(surface=checked)))
         self.setSession(None)
 
@@ -48,9 +41,8 @@ class OverlaySection:
         self._kinds = session.results.overlay.kinds if session else list(MapKind)
         offer(ui.mapSelector, map(mapName, self._kinds))
         ui.labelSelector.visible = ui.labelSelectorCaption.visible = len(labels) > 1
-        style = (ui.opacitySlider, ui.lowerThresholdSlider, ui.windowRangeWidget)
-        boxes = (ui.legendCheckBox, ui.fillCheckBox, ui.surfaceCheckBox)
-        for widget in (ui.mapSelector, ui.labelSelector, *style, *boxes):
+        style = (ui.opacitySlider, ui.lowerThresholdSlider, ui.surfaceCheckBox)
+        for widget in (ui.mapSelector, ui.labelSelector, *style):
             widget.enabled = bool(session)
         if session:
             self._show(session.results)
@@ -64,14 +56,10 @@ class OverlaySection:
         label = overlay["label"]
         ui.labelSelector.currentIndex = self._labels.index(label) if label in self._labels else 0
         maximum, step = mapStyle(kind).largest, max(overlay["window"][1] / 50, 1e-4)
-        for control in (ui.lowerThresholdSlider, ui.windowRangeWidget):
-            control.decimals = 3 if step >= 1e-3 else 4
-            control.maximum, control.singleStep = maximum, step
+        ui.lowerThresholdSlider.decimals = 3 if step >= 1e-3 else 4
+        ui.lowerThresholdSlider.maximum, ui.lowerThresholdSlider.singleStep = maximum, step
         ui.lowerThresholdSlider.value = overlay["threshold"]
-        ui.windowRangeWidget.setValues(*overlay["window"])
         ui.opacitySlider.value = overlay["opacity"]
-        ui.legendCheckBox.checked = overlay["legend"]
-        ui.fillCheckBox.checked = overlay["fill"]
         ui.surfaceCheckBox.checked = overlay["surface"]
 
     def _onMap(self, *_args) -> None:
@@ -83,18 +71,14 @@ class OverlaySection:
         self._switch = inSteps(self._switchTo(kind, label), lambda _none: self._onSwitched())
 
     def _switchTo(self, kind: MapKind, label: int | None) -> Iterator[None]:
-        """Show another map; until it is there, the controls of its threshold and window are locked."""
+        """Show another map; until it is there, its threshold is locked."""
         qt.QApplication.setOverrideCursor(qt.QCursor(qt.Qt.BusyCursor))
-        self._lockStyle(True)
+        self._ui.lowerThresholdSlider.enabled = False
         try:
             yield from self._results.overlay.showInSteps(kind, label)
         finally:
-            self._lockStyle(False)
+            self._ui.lowerThresholdSlider.enabled = True
             qt.QApplication.restoreOverrideCursor()
-
-    def _lockStyle(self, locked: bool) -> None:
-        for control in (self._ui.lowerThresholdSlider, self._ui.windowRangeWidget):
-            control.enabled = not locked
 
     def _onSwitched(self) -> None:
         results, self._results = self._results, None

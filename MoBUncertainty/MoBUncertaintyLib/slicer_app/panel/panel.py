@@ -12,20 +12,17 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import LostReviewError, UserError
-from MoBUncertaintyLib.slicer_app.choices import Method
-from MoBUncertaintyLib.slicer_app.inputs import canMirror
 from MoBUncertaintyLib.slicer_app.panel.export import ExportSection
-from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection
+from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection, canMirror
 from MoBUncertaintyLib.slicer_app.panel.jobs import Jobs, whyNotApply
 from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
 from MoBUncertaintyLib.slicer_app.panel.run import ComputerSection, RunSection
 from MoBUncertaintyLib.slicer_app.panel.state import Folding, State, idleState
-from MoBUncertaintyLib.slicer_app.scene.legend import LegendFollower
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, Leftovers
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.roi import roiBounds
-from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
+from MoBUncertaintyLib.slicer_app.scene.views import LegendFollower, giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, hideMisplaced, hideOrphans, showAlone
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import (
@@ -44,8 +41,6 @@ class Panel:
     """What the user sees of the module: its widgets are a function of `state` and of the results that are shown.
 
     Args:
-        ui: The widgets of the .ui file.
-        logic: The module's logic.
         ensureReady: Installs what is missing for an export in some formats or, without any, for a segmentation, after
             asking, and calls its second argument once the user has agreed; raises a UserError where that cannot be.
     """
@@ -81,13 +76,12 @@ class Panel:
     @property
     def settings(self) -> dict[str, object]:
         """The fields of `prediction.PredictionSettings` that are chosen."""
-        parameters, models = self.parameters, self.inputs.models
-        oneFold = not parameters.folds and len(models) == 1 and len(models[0].folds) > 1
+        parameters, model = self.parameters, self.inputs.selector.model
+        oneFold = model is not None and len(model.folds) > 1 and not parameters.folds
         return {
-            "samples": parameters.samples if parameters.method is Method.MONTE_CARLO else None,
             "overlap": parameters.overlap,
-            "mirror": parameters.mirror and canMirror(models),
-            "folds": [models[0].folds[0]] if oneFold else None,
+            "mirror": parameters.mirror and canMirror(model),
+            "folds": list(model.folds[:1]) if oneFold else None,
             "device": parameters.device.value,
             "engine": parameters.engine.value,
             "region_of_interest": roiBounds(parameters.roi, parameters.ct),
@@ -95,11 +89,7 @@ class Panel:
         }
 
     def fixWidth(self, widget) -> None:
-        """Make the panel as wide as its widest section needs: if it grew later, all views would move.
-
-        Args:
-            widget: The top widget of the .ui file.
-        """
+        """Make the panel as wide as its widest section needs: if it grew later, all views would move."""
         sections = [part for part in vars(self.ui).values() if hasattr(part, "collapsed")]
         folded = [part for part in sections if part.collapsed]
         for part in sections:
@@ -116,7 +106,6 @@ class Panel:
         """Show other parameters, or (the scene is about to be closed) none."""
         self.parameters = parameters
         if parameters is None:
-            self.inputs.chooseOwn()
             self.shown.show(None)
             for section in (self.run, self.export):
                 section.work.say("")
@@ -145,7 +134,7 @@ class Panel:
             self.jobs.state = idleState(self.review.session)
         self._folding.update(self.state, self.review.session)
         self.inputs.update(self.state, self.parameters)
-        self.run.update(self.state, self.parameters, whyNotApply(self))
+        self.run.update(self.state, whyNotApply(self))
         self.review.update(self.state)
         self.export.update(self.state)
         if self.worklist:
@@ -188,11 +177,7 @@ class Panel:
 
 
 class ShownResults:
-    """The results of the image that is selected.
-
-    Args:
-        panel: That shows them.
-    """
+    """The results of the image that is selected."""
 
     def __init__(self, panel) -> None:
         self._panel = panel
@@ -230,12 +215,10 @@ class ShownResults:
         if session is not panel.review.session or session is None:
             if session:
                 showAlone(ct)
-                panel.inputs.chooseMakers(session.review.prediction.provenance)
                 panel.run.showRoi(False)
                 panel.run.work.say("")
             elif isAnother:
                 panel.run.work.say("")  # what is said is about the image before
-                panel.inputs.chooseOwn()
             for section in (panel.overlay, panel.export, panel.review):
                 section.setSession(session)
         if refusal and str(refusal) != self._refusal:
@@ -277,11 +260,7 @@ class ShownResults:
 
 
 class Removals:
-    """Ends what was about nodes that are removed, and says so.
-
-    Args:
-        panel: That shows results, and says why they are gone.
-    """
+    """Ends what was about nodes that are removed, and says so."""
 
     def __init__(self, panel) -> None:
         self._panel = panel

@@ -11,7 +11,7 @@ from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.clicks.keys import Shortcuts
+from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.clicks.preview import VerdictPreview
 from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 from MoBUncertaintyLib.slicer_app.panel.editor import RegionEditor, settleStrayEdits
@@ -29,12 +29,7 @@ SURFACE_MS = 400  # the 3D surface follows when the reader pauses: on a large im
 class ReviewSection:
     """The panel's section for the review of one image.
 
-    Args:
-        ui: The panel's widgets.
-        onChange: Called when the review has changed; `update` has to follow.
-
     Attributes:
-        session: The review that is shown, or None.
         entered: Whether the module is shown.
     """
 
@@ -264,13 +259,7 @@ class ReviewSection:
 
 
 class SignOff:
-    """Signs a review off, or takes the signature back.
-
-    Args:
-        ui: The panel's widgets.
-        onChanged: Called when the name is another one.
-        leaveText: Gives the keys back to the review.
-    """
+    """Signs a review off, or takes the signature back."""
 
     def __init__(self, ui, onChanged: Callable[[], None], leaveText: Callable[[], None]) -> None:
         self._ui, self._leaveText = ui, leaveText

@@ -9,7 +9,6 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
-from MoBUncertaintyLib.slicer_app.choices import Method
 from MoBUncertaintyLib.slicer_app.computer import Computer
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi
@@ -37,7 +36,6 @@ class RunSection:
             _("Preparing the image..."),
             _("Stop the computation; the scene stays as it is."),
         )
-        self.sayPriority(0)
         ui.roiSelector.nodeAddedByUserAction.connect(shown(self._onRoiAdded))
         ui.runCollapsibleButton.contentsCollapsed.connect(lambda collapsed: self.showRoi(not collapsed))
 
@@ -47,23 +45,11 @@ class RunSection:
         if roi and roi.GetDisplayNode():
             roi.GetDisplayNode().SetVisibility(visible)
 
-    def update(self, state: State, parameters, whyNot: str | None) -> None:
-        """Set the widgets; `parameters` is None while the scene is closed, `whyNot` the reason not to run, if any."""
+    def update(self, state: State, whyNot: str | None) -> None:
+        """Set the widgets; `whyNot` is the reason not to run, if any."""
         ui = self._ui
-        if parameters:
-            monteCarlo = parameters.method is Method.MONTE_CARLO
-            ui.samplesSpinBox.visible = ui.samplesSpinBoxCaption.visible = monteCarlo
         ui.roiSelector.enabled = ui.advancedCollapsibleButton.enabled = not state.busy
         self.work.update(whyNot, isShown=not state.busy)
-
-    def sayPriority(self, niceness: int) -> None:
-        """Say if the worker computes at a low priority, which it inherits from Slicer and may not raise."""
-        text = _(
-            "Computed at a low priority (nice {n}), which Slicer sets for itself, so other programs slow it down. To "
-            "avoid this, start Slicer with SLICER_BACKGROUND_THREAD_PRIORITY=0 in its environment."
-        )
-        write(self._ui.priorityLabel, text.format(n=niceness) if niceness else "")
-        self._ui.priorityLabel.visible = niceness > 0
 
     def _onRoiAdded(self, roi) -> None:
         """Fit a new region of interest, which has no size yet, to the CT."""
@@ -140,7 +126,7 @@ class ComputerSection:
     def _onTest(self, *_args) -> None:
         self._tester = self._computer.newClient()
         self._say(_("Connecting to {host}...").format(host=self._computer.host))
-        job = self._tester.request({"command": Command.COMPUTER})
+        job = self._tester.request({"command": Command.COMPUTER, "computer": self._computer.host})
         job.finished.connect(shown(self._onAnswer))
         job.failed.connect(shown(lambda _code, message, _details: self._onTested(message)))
         self.update()

@@ -47,12 +47,7 @@ def usable(state: State, session) -> set[str]:
 
 
 class Folding:
-    """Shows and unfolds the sections.
-
-    Args:
-        ui: The panel's widgets.
-        reveal: Scrolls to a section that is unfolded below others.
-    """
+    """Shows and unfolds the sections."""
 
     def __init__(self, ui, reveal: Callable[[object], None]) -> None:
         self._reveal = reveal

@@ -11,10 +11,11 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, organ_of
 from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.review.outcome import volume_lines
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.slicer_app.region_names import placeTexts
 from MoBUncertaintyLib.slicer_app.widgets.section import shortened
-from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table
+from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
 
 PLACE = 2  # the column
 DECIDED, UNDECIDED = "✓", "⚑"  # characters, unlike pictures, are seen in dark palettes, too
@@ -26,18 +27,14 @@ PAGE = 50
 
 
 class RegionTable:
-    """One row per region, in order of rank; see `PAGE`.
-
-    Args:
-        widget: The QTableWidget.
-        onSelected: Called when another region is selected, by whatever means.
-    """
+    """One row per region, in order of rank; see `PAGE`."""
 
     def __init__(self, widget, onSelected: Callable[[], None]) -> None:
         self._onSelected = onSelected
-        self._table = Table(widget, _columns(), self._onRow)
+        self._table = Table(widget, (0, 3, 4, 5), PLACE, self._onRow)
         self._regions: dict[str, ReviewRegion] = {}  # all, by their ids
         self._prediction: Prediction | None = None
+        self._labels: Sequence[Label] = ()
         self._organs: dict[str, str] = {}  # by the regions' ids
         self._frames: dict[int, LabelFrame] | None = (
             None  # of the labels, once they were needed: on a large image it takes long
@@ -58,6 +55,7 @@ class RegionTable:
     def clear(self, prediction: Prediction | None) -> None:
         """Remove all regions, and the selection; regions of this prediction follow, if there is one."""
         self._prediction, self._organs, self._frames = prediction, {}, None
+        self._labels = prediction.labels if prediction else ()
         where = _("Where (organ)") if len(self._labels) > 1 else _("Where")
         self._table.widget.horizontalHeaderItem(PLACE).setText(where)
         self.show(())
@@ -71,21 +69,15 @@ class RegionTable:
         """List the regions; the selected one stays selected while it exists.
 
         Args:
-            regions: In order of rank.
             selected: The id of the one to be listed at least; by default the selected one.
         """
         self._regions = {region.region_id: region for region in regions}
         self._places = placeTexts((region.region for region in regions), self._labels)
-        listed = regions[: self._count(regions, selected or self._table.selected)]
+        listed = regions[: _count(regions, selected or self._table.selected)]
         self._table.show({region.region_id: _row(region, self.place(region)) for region in listed})
 
     def select(self, regionId: str, quietly: bool = False) -> None:
-        """Select a region, and list it if it is not listed yet.
-
-        Args:
-            regionId: The region.
-            quietly: Nobody is told.
-        """
+        """Select a region, and list it if it is not listed yet."""
         if regionId not in self._regions:
             return
         if self._table.rowOf(regionId) is None:
@@ -116,10 +108,6 @@ class RegionTable:
         others = {row: name for row, name in left.items() if name != self._table.selected} or left
         return next((name for row, name in others.items() if row >= self._stood), next(iter(others.values()), None))
 
-    @property
-    def _labels(self) -> Sequence[Label]:
-        return self._prediction.labels if self._prediction else ()
-
     def _organ(self, region: ReviewRegion) -> str:
         """Name a region's organ; "" where the prediction has only one."""
         if len(self._labels) < 2:
@@ -133,27 +121,16 @@ class RegionTable:
             self._organs[region.region_id] = names.get(value, "")
         return self._organs[region.region_id]
 
-    def _count(self, regions: Sequence[ReviewRegion], selected: str | None) -> int:
-        """Count the regions of the pages that are needed for the selected region and one to decide."""
-        needed = [row for row, region in enumerate(regions) if region.region_id == selected]
-        needed.append(next((row for row, region in enumerate(regions) if not region.decided), len(regions)))
-        return (max(needed) // PAGE + 1) * PAGE
-
     def _onRow(self) -> None:
         self._stood = self._table.rowOf(self._table.selected)
         self._onSelected()
 
 
-def _columns() -> list[Column]:
-    error = _("Expected error: the volume that is labelled wrongly here if the model's probabilities are right.")
-    return [
-        Column("#", _("Rank: the region where most error is expected comes first."), isNumber=True),
-        Column(_("Status"), _("Your verdict; Resolved: your clicks have left little error to expect here.")),
-        Column(_("Where"), _("Where the region lies in the organ, from the patient's point of view."), stretches=True),
-        Column(_("Error\nmm³"), error, isNumber=True),
-        Column(_("Size\nmm³"), _("Volume of the region."), isNumber=True),
-        Column("✎", _("A mark where you left a comment."), isNumber=True),
-    ]
+def _count(regions: Sequence[ReviewRegion], selected: str | None) -> int:
+    """Count the regions of the pages that are needed for the selected region and one to decide."""
+    needed = [row for row, region in enumerate(regions) if region.region_id == selected]
+    needed.append(next((row for row, region in enumerate(regions) if not region.decided), len(regions)))
+    return (max(needed) // PAGE + 1) * PAGE
 
 
 def statusText(verdict: Verdict, resolved: bool = False) -> str:
@@ -203,13 +180,7 @@ def titleOf(session) -> tuple[str, str]:
 
 
 def progressOf(session, table: RegionTable, reader: str) -> str:
-    """Say how far the review is, and below it the volumes, where the model states their intervals.
-
-    Args:
-        session: The review, if there is one.
-        table: That shows it.
-        reader: Who will sign it off.
-    """
+    """Say how far the review is, and below it the volumes, where the model states their intervals."""
     if not session:
         return _("Doubtful regions are listed here once an image is segmented.")
     review = session.review
@@ -229,7 +200,7 @@ def progressOf(session, table: RegionTable, reader: str) -> str:
     elif table.unlisted:
         more = _("{count} more, with less expected error, are listed once those above them are decided")
         text = f"{text}; {more.format(count=table.unlisted)}"
-    return "\n".join([text, *review.volume_lines()])
+    return "\n".join([text, *volume_lines(review)])
 
 
 def warningsOf(session) -> str:

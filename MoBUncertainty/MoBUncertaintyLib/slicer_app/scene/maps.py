@@ -65,12 +65,7 @@ class MapStyle:
 
 
 def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure.VARIANCE]) -> MapStyle:
-    """How a kind of map is shown at first.
-
-    Args:
-        kind: The kind.
-        varianceThreshold: From which on the model's variance counts.
-    """
+    """How a kind of map is shown at first."""
     variance = MapStyle((0.0, brightest_variance(varianceThreshold)), varianceThreshold, MAX_VARIANCE)
     return {
         MapKind.VARIANCE: variance,
@@ -86,9 +81,6 @@ class UncertaintyMaps:
     The volumes of probability and variance stay as predicted. What is shown after clicks is a derived map, in which
     only what a click changes is written anew.
 
-    Args:
-        nodes: Of the CT.
-
     Attributes:
         review: Whose clicks have changed the maps; None: they are as predicted.
     """
@@ -103,10 +95,6 @@ class UncertaintyMaps:
         """Put the maps into volumes as float32; volumes of labels that are not among them are removed.
 
         Arrays that can be become the volumes' voxels, without a copy: they must not be changed afterwards.
-
-        Args:
-            probability: By label; of the CT's shape.
-            variance: For the same labels.
         """
         self._derived.clear()
         for role, title, arrays in (
@@ -119,7 +107,7 @@ class UncertaintyMaps:
             for label, array in arrays.items():
                 node = volumes.get(label) or self._nodes.add(role, "vtkMRMLScalarVolumeNode", title)
                 node.SetAttribute(LABEL_ATTRIBUTE, str(label))
-                self._fill(node, _image(array), ijkToRas(self._nodes.ctNode))
+                _fill(node, _image(array), ijkToRas(self._nodes.ctNode))
 
     def volumes(self, role: str) -> dict[int, object]:
         """Return the volumes of `probability` or `variance`, by label."""
@@ -134,7 +122,6 @@ class UncertaintyMaps:
         """Return the volume that shows a kind of map, derived if necessary, or None without maps.
 
         Args:
-            kind: What to show.
             label: Its value; None: all, which means the maximum variance and standard deviation of any label,
                 the probability of any label, and the entropy of all classes together.
         """
@@ -155,7 +142,7 @@ class UncertaintyMaps:
         matrix = ijkToRas(self._nodes.ctNode)
         matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(box)]
         node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", _("uncertainty map"))
-        self._fill(node, image, matrix)
+        _fill(node, image, matrix)
         return node
 
     def update(self, kind: MapKind, label: int | None, box: Box):
@@ -179,10 +166,6 @@ class UncertaintyMaps:
         """Get ready for `volumeFor`, in each step one label or some slices; nothing in the scene changes.
 
         The last few maps derived are kept.
-
-        Args:
-            kind, label: As for `volumeFor`.
-            always: Also where the map is shown from a volume of its own, to be ready for the first click.
         """
         sources = self._sources(kind, label)
         if not sources or not (always or self._isDerived(kind, sources)):
@@ -245,31 +228,34 @@ class UncertaintyMaps:
         labels = list(self.volumes("variance"))
         return _derivedArray(kind, [maps[index] for index, value in enumerate(labels) if label in (None, value)])
 
-    def style(self, node, window: tuple[float, float], threshold: float):
-        """Draw a volume in Inferno, from the threshold on."""
-        display = node.GetDisplayNode()
-        display.SetAndObserveColorNodeID(self.colours().GetID())
-        display.SetWindowLevelMinMax(*window)
-        display.SetThreshold(threshold, max(10.0, threshold))  # 10: above all that a map can hold
-        display.SetAutoThreshold(False)
-        display.SetApplyThreshold(True)
 
-    def colours(self):
-        """Make a colour table of our own, saved with the scene: the Slicer core has no Inferno."""
-        node = self._nodes.getOrCreate("inferno", "vtkMRMLColorTableNode", "Inferno")
-        if node.GetNumberOfColors() != 256:  # new, or its file was lost
-            node.SetTypeToUser()
-            node.SetNumberOfColors(256)
-            for index, (red, green, blue) in enumerate(infernoColours()):
-                node.SetColor(index, f"{index / 255:.3f}", red, green, blue)
-        return node
+def drawInInferno(nodes: CtNodes, node, window: tuple[float, float], threshold: float):
+    """Draw a volume in Inferno, from the threshold on."""
+    display = node.GetDisplayNode()
+    display.SetAndObserveColorNodeID(_inferno(nodes).GetID())
+    display.SetWindowLevelMinMax(*window)
+    display.SetThreshold(threshold, max(10.0, threshold))  # 10: above all that a map can hold
+    display.SetAutoThreshold(False)
+    display.SetApplyThreshold(True)
 
-    def _fill(self, node, image, matrix: np.ndarray):
-        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
-        # Before the voxels: automatic levels would take a histogram of them.
-        node.GetDisplayNode().SetAutoWindowLevel(False)
-        node.GetDisplayNode().SetAutoThreshold(False)
-        node.SetAndObserveImageData(image)
+
+def _inferno(nodes: CtNodes):
+    """Make a colour table of our own, saved with the scene: the Slicer core has no Inferno."""
+    node = nodes.getOrCreate("inferno", "vtkMRMLColorTableNode", "Inferno")
+    if node.GetNumberOfColors() != 256:  # new, or its file was lost
+        node.SetTypeToUser()
+        node.SetNumberOfColors(256)
+        for index, (red, green, blue) in enumerate(infernoColours()):
+            node.SetColor(index, f"{index / 255:.3f}", red, green, blue)
+    return node
+
+
+def _fill(node, image, matrix: np.ndarray):
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    # Before the voxels: automatic levels would take a histogram of them.
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetAutoThreshold(False)
+    node.SetAndObserveImageData(image)
 
 
 def mapName(kind: MapKind) -> str:

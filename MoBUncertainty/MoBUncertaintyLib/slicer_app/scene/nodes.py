@@ -6,6 +6,7 @@ on any scene, not just the application's. Arrays are (z, y, x), matrices map vox
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
@@ -16,6 +17,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.geometry import largest_shift
+from MoBUncertaintyLib.base.json_input import JsonError, parse_object
 
 REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
 # And back: a copy of the CT, which Slicer gives the references of the original, must not take its results for its own.
@@ -32,11 +34,7 @@ LISTED = {"vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLModelNod
 
 
 class CtNodes:
-    """The CT and the nodes made for it.
-
-    Args:
-        ctNode: The CT, in a scene. Nothing is changed before the first node is made.
-    """
+    """The CT and the nodes made for it; nothing in the scene changes before the first is made."""
 
     def __init__(self, ctNode):
         self.ctNode = ctNode
@@ -68,7 +66,7 @@ class CtNodes:
         """Make one more node of that role."""
         node = self.scene.CreateNodeByClass(className)
         node.UnRegister(None)
-        node.SetName(self._unused(f"{self.name} {name}"))
+        node.SetName(_unused(f"{self.name} {name}", self.all()))
         node.SetHideFromEditors(className not in LISTED)  # the hierarchy asks once, when the node is added
         selection = self.scene.GetFirstNodeByClass("vtkMRMLSelectionNode")
         placing = selection.GetActivePlaceNodeID() if selection else None
@@ -107,26 +105,6 @@ class CtNodes:
         nodes = [node for role in roles if role.startswith(prefix) for node in self.nodes(role[len(prefix) :])]
         return list({node.GetID(): node for node in nodes}.values())  # one may have two roles
 
-    def toWorld(self, points: Iterable[Point]) -> list[Point]:
-        """Where points of the CT's own coordinates (RAS mm) lie in the world, the CT's transform applied."""
-        return [_moved(point, self.ctNode.TransformPointToWorld) for point in points]
-
-    def fromWorld(self, points: Iterable[Point]) -> list[Point]:
-        """Where points of the world (RAS mm) lie in the CT's own coordinates."""
-        return [_moved(point, self.ctNode.TransformPointFromWorld) for point in points]
-
-    @property
-    def isBent(self) -> bool:
-        """Whether the CT lies under a transform that bends it, as Slicer's DICOM module puts uneven slices."""
-        transform = self.ctNode.GetParentTransformNode()
-        return transform is not None and not transform.IsTransformToWorldLinear()
-
-    def _unused(self, name: str) -> str:
-        """Add a number to a name that another of the nodes has; those of another CT, perhaps a namesake, may."""
-        used = {node.GetName() for node in self.all()}
-        numbered = (f"{name}_{number}" for number in count(1))
-        return next(free for free in chain([name], numbered) if free not in used)
-
     def _placeInFolder(self, node):
         hierarchy = subjectHierarchy(self.scene)
         ct, item = (
@@ -148,6 +126,13 @@ class CtNodes:
         if parent == hierarchy.GetSceneItemID():
             hierarchy.SetItemParent(ct, folder)
         return folder
+
+
+def _unused(name: str, nodes: list) -> str:
+    """Add a number to a name that one of some nodes has; those of another CT, perhaps a namesake, may have it."""
+    used = {node.GetName() for node in nodes}
+    numbered = (f"{name}_{number}" for number in count(1))
+    return next(free for free in chain([name], numbered) if free not in used)
 
 
 @dataclass
@@ -177,6 +162,32 @@ class Leftovers:
             hierarchy.SetItemParent(self.ctItem, hierarchy.GetItemParent(self.folder))
         if self.folder and set(children) <= {self.ctItem}:
             hierarchy.RemoveItem(self.folder)
+
+
+class SceneState:
+    """What nodes cannot say: named JSON documents of one CT's results, each in a text node, saved in the scene file."""
+
+    def __init__(self, nodes: CtNodes):
+        self._nodes = nodes
+
+    def get(self, name: str) -> dict | None:
+        """Read the document of that name; None if there is none, or if somebody has made it unreadable."""
+        node = self._nodes.node(f"state.{name}")
+        try:
+            return parse_object(node.GetText().encode()) if node else None
+        except (JsonError, UnicodeEncodeError):
+            return None
+
+    def set(self, name: str, data: dict):
+        """Keep a document under that name.
+
+        Raises:
+            TypeError, ValueError: `data` is not plain JSON (not a number, infinite).
+        """
+        text = json.dumps(data, allow_nan=False)
+        node = self._nodes.getOrCreate(f"state.{name}", "vtkMRMLTextNode", f"uncertainty {name}")
+        node.SetForceCreateStorageNode(node.CreateStorageNodeNever)  # the text lies in the scene file itself
+        node.SetText(text)
 
 
 def subjectHierarchy(scene):
@@ -210,11 +221,26 @@ def _moved(point: Point, transform: Callable[[list[float], list[float]], None]) 
     return tuple(moved)
 
 
+def toWorld(ct, point: Point) -> Point:
+    """Find where a point of a CT's own coordinates (RAS mm) lies in the world, the CT's transform applied."""
+    return _moved(point, ct.TransformPointToWorld)
+
+
+def fromWorld(ct, points: Iterable[Point]) -> list[Point]:
+    """Find where points of the world (RAS mm) lie in a CT's own coordinates."""
+    return [_moved(point, ct.TransformPointFromWorld) for point in points]
+
+
+def isBent(ct) -> bool:
+    """Whether a CT lies under a transform that bends it, as Slicer's DICOM module puts uneven slices."""
+    transform = ct.GetParentTransformNode()
+    return transform is not None and not transform.IsTransformToWorldLinear()
+
+
 def isPlaced(volumeNode, matrix, size: Sequence[int]) -> bool:
     """Whether a volume's voxels lie where they are meant to, the transform that it may be under left aside.
 
     Args:
-        volumeNode: The volume.
         matrix: From voxel to RAS mm, (4, 4).
         size: Of its array: (z, y, x).
     """

@@ -13,44 +13,48 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from MoBUncertaintyLib.base.geometry import Box
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.slicer_app.scene import views
-from MoBUncertaintyLib.slicer_app.scene.legend import followViews, setLegend
-from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, UncertaintyMaps, infernoColours, mapName
-from MoBUncertaintyLib.slicer_app.scene.nodes import REFERENCE_ROLE, CtNodes, ijkToRas, nodesByClass
+from MoBUncertaintyLib.slicer_app.scene.maps import (
+    OF_VARIANCE,
+    MapKind,
+    UncertaintyMaps,
+    drawInInferno,
+    infernoColours,
+    mapName,
+    mapStyle,
+)
+from MoBUncertaintyLib.slicer_app.scene.nodes import REFERENCE_ROLE, CtNodes, SceneState, ijkToRas, nodesByClass
 from MoBUncertaintyLib.slicer_app.scene.segments import CLOSED_SURFACE, LabelSegmentation, segmentId
-from MoBUncertaintyLib.slicer_app.scene.state import USUAL_THRESHOLD, OverlayRecord, SceneState
 
-FILL_OPACITY = 0.35
+USUAL_THRESHOLD = RegionSettings().variance_threshold
+DEFAULTS = {"kind": MapKind.VARIANCE, "label": None, "opacity": 0.75, "surface": False}
 VALUES, LABEL, COLOURS = "Uncertainty", "Label", "Colour"
 """Arrays at the surface's points: the map's value, the label's colour, and the colour that is shown."""
 
 
 class Overlay:
-    """What is shown of the maps of one CT, as its reader has chosen.
-
-    Args:
-        nodes: Of the CT.
-        organs: The organs' segmentation.
-        documents: Of the CT; one holds the reader's choices.
-
-    Attributes:
-        maps: The volumes.
-        surface: In the colours of the map that is shown.
-    """
+    """What is shown of the maps of one CT, as its reader has chosen; a document holds the choices."""
 
     def __init__(self, nodes: CtNodes, organs: LabelSegmentation, documents: SceneState):
-        self._nodes, self._organs, self._record = nodes, organs, OverlayRecord(documents)
+        self._nodes, self._organs, self._documents = nodes, organs, documents
         self.maps, self.surface = UncertaintyMaps(nodes), UncertaintySurface(nodes)
 
     @property
     def kinds(self) -> list[MapKind]:
         """The maps that the model has."""
-        return self._record.kinds
+        without = self._choices.get("varianceThreshold", USUAL_THRESHOLD) is None
+        return [kind for kind in MapKind if not (without and kind in OF_VARIANCE)]
 
     @property
     def values(self) -> dict[str, Any]:
-        """How things are shown, see `OverlayRecord.values`."""
-        return self._record.values
+        """What `DEFAULTS` names, and `threshold` and `window` of the kind."""
+        choices = self._choices
+        values = DEFAULTS | {name: choices[name] for name in DEFAULTS if name in choices}
+        kind = values["kind"] = self._kind(values["kind"])
+        style = mapStyle(kind, choices.get("varianceThreshold") or USUAL_THRESHOLD)
+        threshold = choices.get("kinds", {}).get(kind, {}).get("threshold", style.threshold)
+        return values | {"threshold": threshold, "window": style.window}
 
     def setMaps(
         self,
@@ -61,13 +65,15 @@ class Overlay:
         """Put the maps into volumes (float32, one copy); `show` shows one, and anew what was shown of earlier ones.
 
         Args:
-            probability: By label.
-            variance: For the same labels.
             varianceThreshold: From which on the model's variance counts; at first, maps are drawn accordingly.
                 None: the model has no variance, and none is shown.
         """
         self.maps.set(probability, variance)
-        self._record.setVarianceThreshold(varianceThreshold)
+        choices = self._choices
+        if choices.get("varianceThreshold", USUAL_THRESHOLD) != varianceThreshold:
+            # What the reader has set suits the variance of another model.
+            kinds = {kind: each for kind, each in choices.get("kinds", {}).items() if kind not in OF_VARIANCE}
+            self._documents.set("overlay", choices | {"kinds": kinds, "varianceThreshold": varianceThreshold})
 
     def show(self, kind: MapKind, label: int | None = None):
         """Show a map over the CT in all slice views, and on the surface if that is shown.
@@ -83,8 +89,8 @@ class Overlay:
         kind, label = self._available(kind, label)
         volume = self.maps.volumeFor(kind, label)
         if kind != self.values["kind"]:  # what is shown for want of a variance is not what the reader has chosen
-            self._record.remember(kind=kind)
-        self._record.remember(label=label)
+            self._remember(kind=kind)
+        self._remember(label=label)
         ct = self._nodes.ctNode
         ct.SetNodeReferenceID(REFERENCE_ROLE.format("shown"), volume.GetID() if volume else None)
         if volume:
@@ -105,11 +111,7 @@ class Overlay:
         yield from self.maps.deriveInSteps(kind, label, always=True)
 
     def update(self, box: Box):
-        """Show what has changed in a box of the maps, as a click does; in a few ms, whatever the size of the CT.
-
-        Args:
-            box: In the CT's array.
-        """
+        """Show what has changed in a box of the maps, as a click does; in a few ms, whatever the size of the CT."""
         shown, values = self._nodes.node("shown"), self.values
         if shown is None:
             return
@@ -118,22 +120,19 @@ class Overlay:
             self.show(kind, label)
 
     def change(self, **changes: Any):
-        """Change how things are shown; threshold and window belong to the kind of map that is shown.
+        """Change how things are shown.
 
         Args:
-            changes: `opacity` over the CT, 0 to 1; `threshold`, below which nothing is drawn; `window`, the values of
-                the first and the last colour; `legend`, whether there is one; `fill`, whether organs are filled in the
-                slices (a fill tints the heat map); `surface`, whether 3D shows the organs coloured by the map.
+            changes: `opacity` over the CT, 0 to 1; `threshold`, below which nothing is drawn, of the kind of map that
+                is shown; `surface`, whether 3D shows the organs coloured by the map.
         """
-        self._record.remember(**changes)
+        self._remember(**changes)
         shown, values = self._nodes.node("shown"), self.values
         if shown:
             self.style()
             for composite in nodesByClass(self._nodes.scene, "vtkMRMLSliceCompositeNode"):
                 if composite.GetForegroundVolumeID() == shown.GetID():
                     composite.SetForegroundOpacity(values["opacity"])
-        if self._organs.node:
-            self._organs.node.GetDisplayNode().SetOpacity2DFill(FILL_OPACITY if values["fill"] else 0.0)
         if "surface" in changes:
             self._showSurface()
         else:
@@ -161,28 +160,40 @@ class Overlay:
         shown, values = self._nodes.node("shown"), self.values
         if shown is None:
             return
-        self.maps.style(shown, values["window"], values["threshold"])
+        drawInInferno(self._nodes, shown, values["window"], values["threshold"])
         isLong = values["kind"] is MapKind.STANDARD_DEVIATION  # for the edge of a view
         title = _("Std. dev.") if isLong else mapName(values["kind"])
         segment = self._organs.segment(values["label"])
         if segment and len(self._organs.values()) > 1:
             title += f"\n{segment.GetName()}"
-        setLegend(shown, title)
-        followViews(self._nodes.scene)
+        views.setLegend(shown, title)
+        views.followViews(self._nodes.scene)
 
     def _available(self, kind: MapKind, label: int | None) -> tuple[MapKind, int | None]:
         """Choose what to show in place of a kind or a label that has no map."""
         label = label if label in self.maps.volumes("variance") else None
-        return self._record.available(kind), label
+        return self._kind(kind), label
+
+    def _kind(self, kind: MapKind | str) -> MapKind:
+        """Return a kind, or the entropy in place of one that the model does not have."""
+        return MapKind(kind) if kind in self.kinds else MapKind.ENTROPY
+
+    def _remember(self, **changes: Any):
+        choices = self._choices
+        if "threshold" in changes:
+            kinds = choices.get("kinds", {})
+            changes["kinds"] = kinds | {self.values["kind"]: {"threshold": changes.pop("threshold")}}
+        self._documents.set("overlay", choices | changes)
+
+    @property
+    def _choices(self) -> dict[str, Any]:
+        return self._documents.get("overlay") or {}
 
 
 class UncertaintySurface:
     """The organs' surface in 3D: in the map's colours where the slices show it, else in the label's own.
 
     Where nothing is uncertain the map's first colour, black, would hide the shape.
-
-    Args:
-        nodes: Of the CT.
     """
 
     def __init__(self, nodes: CtNodes):
@@ -194,14 +205,7 @@ class UncertaintySurface:
         return self._nodes.node("surface")
 
     def show(self, segmentationNode, values: list[int], mapNode, window: tuple[float, float], threshold: float):
-        """Make the surface anew and show it.
-
-        Args:
-            segmentationNode: Whose segments are taken; their closed surfaces are made if need be.
-            values: Of the segments.
-            mapNode: The volume whose values colour it.
-            window, threshold: As for `setColours`.
-        """
+        """Make the surface anew and show it."""
         if values:
             segmentationNode.CreateClosedSurfaceRepresentation()
         together = vtk.vtkAppendPolyData()
@@ -259,7 +263,6 @@ def withValues(surface: vtk.vtkPolyData, volumeNode, colour: tuple[float, float,
 
     Args:
         surface: In the volume's own coordinates, RAS mm.
-        volumeNode: A vtkMRMLScalarVolumeNode.
         colour: Of the label, each part 0 to 1.
 
     Returns:

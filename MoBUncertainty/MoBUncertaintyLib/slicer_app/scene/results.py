@@ -15,12 +15,9 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.output.label_record import pack_labels, unpack_labels
 from MoBUncertaintyLib.slicer_app.scene import views
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, nodesByClass, shape
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, SceneState, ijkToRas, nodesByClass, shape, toWorld
 from MoBUncertaintyLib.slicer_app.scene.overlay import Overlay
 from MoBUncertaintyLib.slicer_app.scene.segments import LabelSegmentation, SegmentSpec
-from MoBUncertaintyLib.slicer_app.scene.state import SceneState
-
-OTHER_REGIONS_OPACITY = 0.35  # of the outlines, while one region is highlighted
 
 
 class ResultScene:
@@ -30,14 +27,9 @@ class ResultScene:
     subject-hierarchy folder and follow the CT's transform. Nothing is kept here that the scene does not hold: a
     `ResultScene` of a scene that has been saved and opened again is the same.
 
-    Args:
-        ctNode: The CT, in a scene. Nothing is changed before the first `set...`.
-
     Attributes:
-        nodes: All that were made for the CT.
         documents: What the nodes cannot say, as JSON.
         organs, regions: Their segmentations, as they are shown.
-        overlay: The maps, and how they are shown.
     """
 
     def __init__(self, ctNode):
@@ -72,18 +64,13 @@ class ResultScene:
     # Segmentation
 
     def setSegmentation(self, labels: np.ndarray, segments: list[SegmentSpec]) -> Iterator[None]:
-        """Show the organs, in steps: outlines in the slices, surfaces in 3D. A copy is kept as predicted.
-
-        Args:
-            labels: Label map.
-            segments: One for each value.
-        """
+        """Show the organs, in steps: outlines in the slices, surfaces in 3D. A copy is kept as predicted."""
         self.documents.set("predicted", pack_labels(labels, ijkToRas(self.ctNode)))
         node = self.organs.fill(labels, segments)
         display = node.GetDisplayNode()
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(2)
-        self.overlay.change(fill=self.overlay.values["fill"])
+        display.SetOpacity2DFill(0.0)  # a fill would tint the heat map
         yield
         if not self.organs.isEmpty():
             node.CreateClosedSurfaceRepresentation()
@@ -91,10 +78,6 @@ class ResultScene:
 
     def updateSegmentation(self, box: Box, labels: np.ndarray):
         """Change the segmentation in a box, as a verdict does; in a few ms, whatever the size of the CT.
-
-        Args:
-            box: In the CT's array.
-            labels: All there is in it.
 
         Raises:
             ValueError: A value has no segment.
@@ -122,8 +105,6 @@ class ResultScene:
         """Show the doubtful regions as outlines, each a segment of its own.
 
         Args:
-            regionMap: Number of each voxel's region.
-            segments: One for each region, in order of rank.
             box: Where in the CT's array `regionMap` lies; None: it is all of the CT.
         """
         display = self.regions.fill(regionMap, segments, box).GetDisplayNode()
@@ -131,12 +112,7 @@ class ResultScene:
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(4)  # wider than an organ's, with which Include makes them coincide
         display.SetVisibility3D(False)
-        self.highlightRegion(None)
-
-    def highlightRegion(self, number: int | None):
-        """Let one region stand out from the others; None: none."""
-        values = self.regions.values()
-        self.regions.setOutlines({each: 1.0 if number in (None, each) else OTHER_REGIONS_OPACITY for each in values})
+        self.regions.highlight(None)
 
     # Views
 
@@ -170,15 +146,10 @@ class ResultScene:
         return middle, size
 
     def jumpTo(self, position, extentMm: float):
-        """Centre all slice views on a place and zoom to it.
-
-        Args:
-            position: Its middle.
-            extentMm: Its largest diameter.
-        """
+        """Centre all slice views on a place and zoom to it."""
         self.nodes.followTransform()
         width = max(views.CLOSE_MARGIN * extentMm, views.SMALLEST_CLOSE_VIEW_MM)
-        views.look(self.ctNode, self.nodes.toWorld([position])[0], width)
+        views.look(self.ctNode, toWorld(self.ctNode, position), width)
 
     def _shownIn3d(self) -> bool:
         surface, display = self.overlay.surface.node, self.node("segmentation").GetDisplayNode()

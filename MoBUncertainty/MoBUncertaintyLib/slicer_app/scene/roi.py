@@ -12,7 +12,6 @@ def fitRoi(roi, ct) -> None:
     """Let a new box hold the whole CT and be drawn as lines with handles, as Crop Volume does.
 
     Args:
-        roi: vtkMRMLMarkupsROINode.
         ct: What it is to hold; with None it keeps its size.
     """
     roi.CreateDefaultDisplayNodes()
@@ -27,10 +26,6 @@ def fitRoi(roi, ct) -> None:
 
 def roiBounds(roi, ct) -> list[float] | None:
     """Return the box around a region of interest, (R-, R+, A-, A+, S-, S+) in mm of the CT's own coordinates.
-
-    Args:
-        roi: vtkMRMLMarkupsROINode, or None.
-        ct: The CT, which may be under a transform.
 
     Raises:
         SettingsError: The region has no size.

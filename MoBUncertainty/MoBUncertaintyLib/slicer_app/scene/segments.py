@@ -19,6 +19,7 @@ from MoBUncertaintyLib.slicer_app.region_names import regionTitles
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, shape
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+OTHERS_OPACITY = 0.35  # of the outlines, while one segment is highlighted
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
 
@@ -28,7 +29,6 @@ class SegmentSpec:
 
     Attributes:
         value: In the label map; above 0.
-        name: As the user reads it.
         colour: Red, green, blue; 0 to 255.
         terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning); None: left to Slicer.
     """
@@ -44,12 +44,6 @@ class LabelSegmentation:
 
     A segment is known by its ID, `segmentId(value)`: the value it has in Slicer's own label maps may change, as may
     their number, when segments are edited.
-
-    Args:
-        nodes: Of the CT.
-        role: Of the node.
-        name: Of the node, after the CT's.
-        dtype: Of the label map.
     """
 
     def __init__(self, nodes: CtNodes, role: str, name: str, dtype: type):
@@ -69,23 +63,26 @@ class LabelSegmentation:
         """Return the vtkSegment of a value, or None."""
         return self._segments().get(value)
 
-    def setStatuses(self, statuses: Mapping[int, int]):
-        """Give segments Slicer's own statuses, `vtkSlicerSegmentationsModuleLogic.Flagged` and so on, by value."""
+    def describe(self, names: Mapping[int, str], statuses: Mapping[int, int]):
+        """Give segments names, and Slicer's own statuses (`vtkSlicerSegmentationsModuleLogic.Flagged`), by value."""
         logic, segments = slicer.vtkSlicerSegmentationsModuleLogic, self._segments()
-        present = {value: status for value, status in statuses.items() if value in segments}
-        changed = {value: each for value, each in present.items() if logic.GetSegmentStatus(segments[value]) != each}
-        if changed:
+        renamed = {value: name for value, name in names.items() if segments[value].GetName() != name}
+        moved = {value: each for value, each in statuses.items() if logic.GetSegmentStatus(segments[value]) != each}
+        if renamed or moved:
             with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
-                for value, status in changed.items():
+                for value, name in renamed.items():
+                    segments[value].SetName(name)
+                for value, status in moved.items():
                     logic.SetSegmentStatus(segments[value], status)
 
-    def setOutlines(self, opacities: Mapping[int, float]):
-        """Set how opaque the segments' outlines in the slices are, by value."""
+    def highlight(self, chosen: int | None):
+        """Let the outline of one segment stand out from the others, by its value; None: none."""
         display = self.node.GetDisplayNode() if self.node else None
         if display is None:
             return
         with slicer.util.NodeModify(display):  # else all views are drawn anew for each
-            for value, opacity in opacities.items():
+            for value in self.values():
+                opacity = 1.0 if chosen in (None, value) else OTHERS_OPACITY
                 if display.GetSegmentOpacity2DOutline(segmentId(value)) != opacity:
                     display.SetSegmentOpacity2DOutline(segmentId(value), opacity)
 
@@ -129,10 +126,6 @@ class LabelSegmentation:
 
         Closed surfaces stay as they were until `updateSurfaces`.
 
-        Args:
-            box: In the CT's array.
-            labels: All there is in it.
-
         Raises:
             ValueError: A value has no segment.
         """
@@ -160,12 +153,7 @@ class LabelSegmentation:
         segmentation.InvokeEvent(slicer.vtkSegmentation.RepresentationModified)
 
     def restore(self, labels: np.ndarray, segments: list[SegmentSpec]) -> bool:
-        """Make segments anew that somebody has deleted; says whether there were any.
-
-        Args:
-            labels: Label map, of the CT's shape.
-            segments: All that there must be.
-        """
+        """Make segments anew that somebody has deleted; says whether there were any."""
         missing = [spec for spec in segments if self.segment(spec.value) is None]
         for spec in missing:
             mask = labels == spec.value
@@ -209,15 +197,6 @@ class LabelSegmentation:
             if common:
                 labels[common[0]][part[common[1]] == segment.GetLabelValue()] = value
         return labels
-
-    def rename(self, names: Mapping[int, str]) -> None:
-        """Name segments anew, by value."""
-        segments = self._segments()
-        changed = {value: name for value, name in names.items() if segments[value].GetName() != name}
-        if changed:
-            with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
-                for value, name in changed.items():
-                    segments[value].SetName(name)
 
     def _layers(self) -> Iterator[tuple]:
         """Of each segment that holds anything: value and vtkSegment, its layer's voxels in the CT, and their box."""

@@ -46,19 +46,6 @@ def confirmLoss(question: str) -> bool:
     return box.exec_() == qt.QMessageBox.Ok
 
 
-def askUnkept(problem: str, mayCancel: bool) -> int:
-    """Ask what becomes of a review that cannot be kept where it belongs: Retry, Save (elsewhere), Discard or Cancel."""
-    question = _("Try again, save the review to another file, or discard the decisions made since?")
-    choices = qt.QMessageBox.Retry | qt.QMessageBox.Save | qt.QMessageBox.Discard
-    box = _box(
-        qt.QMessageBox.Warning,
-        f"{problem} {question}",
-        choices | qt.QMessageBox.Cancel if mayCancel else choices,
-    )
-    box.setDefaultButton(qt.QMessageBox.Save)
-    return box.exec_()
-
-
 def _box(icon, text: str, buttons):
     box = ctk.ctkMessageBox(slicer.util.mainWindow())
     box.windowTitle = _("MoB Uncertainty")

@@ -34,7 +34,6 @@ def allow(widget, reason: str | None, toolTip: str | None = None) -> None:
     """Enable a widget, or disable it with a tooltip that says why.
 
     Args:
-        widget: Any.
         reason: Why it cannot be used; None: it can.
         toolTip: What it says when it can be used; by default as in the .ui file.
     """
@@ -54,8 +53,6 @@ def write(label, text: str, beside: int = 0, lines: int = 0) -> None:
     A height that depends on the width is not for Qt's form layouts: they take it from the widgets below.
 
     Args:
-        label: The QLabel.
-        text: What it says.
         beside: Pixels that other widgets need in its row.
         lines: For which there is room in any case.
     """

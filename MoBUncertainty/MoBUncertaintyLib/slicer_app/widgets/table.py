@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import qt
 
 from MoBUncertaintyLib.slicer_app.widgets.section import scrollAreaOf
-
-
-class Column(NamedTuple):
-    """A column of a table.
-
-    Attributes:
-        title, toolTip: Of its header.
-        isNumber: Whether its texts are numbers, which stand at the right.
-        stretches: Whether it takes what room there is; the others are as wide as their contents.
-    """
-
-    title: str
-    toolTip: str
-    isNumber: bool = False
-    stretches: bool = False
 
 
 class Row(NamedTuple):
@@ -36,33 +21,23 @@ class Table:
     """Rows in a QTableWidget, by their keys; the selected one stays selected while it is there.
 
     Args:
-        widget: The QTableWidget.
-        columns: From left to right.
-        onSelected: Called when another row is selected.
+        numbers: The columns of numbers, which stand at the right.
+        wide: The column that takes what room there is; the others are as wide as their contents.
 
     Attributes:
-        widget: The QTableWidget.
         selected: The key of the selected row; None: no row is selected.
     """
 
-    def __init__(self, widget, columns: Sequence[Column], onSelected: Callable[[], None]) -> None:
-        self.widget, self._columns, self._onSelected = widget, columns, onSelected
+    def __init__(self, widget, numbers: Collection[int], wide: int, onSelected: Callable[[], None]) -> None:
+        self.widget, self._numbers, self._onSelected = widget, numbers, onSelected
         self.selected: str | None = None
         self._rows: dict[str, Row] = {}
-        widget.setColumnCount(len(columns))
         header = widget.horizontalHeader()
-        for index, column in enumerate(columns):
-            item = qt.QTableWidgetItem(column.title)
-            item.setToolTip(column.toolTip)
-            widget.setHorizontalHeaderItem(index, item)
-            mode = qt.QHeaderView.Stretch if column.stretches else qt.QHeaderView.ResizeToContents
-            header.setSectionResizeMode(index, mode)
+        for column in range(widget.columnCount):
+            mode = qt.QHeaderView.Stretch if column == wide else qt.QHeaderView.ResizeToContents
+            header.setSectionResizeMode(column, mode)
         widget.verticalHeader().visible = False
         widget.verticalHeader().setDefaultSectionSize(widget.fontMetrics().height() + 8)
-        widget.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
-        widget.setSelectionMode(qt.QAbstractItemView.SingleSelection)
-        widget.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        widget.tabKeyNavigation = False
         widget.itemSelectionChanged.connect(self._onRow)
 
     def show(self, rows: Mapping[str, Row]) -> None:
@@ -94,7 +69,7 @@ class Table:
             item = self.widget.item(index, column)
             if item is None:
                 item = qt.QTableWidgetItem()
-                if self._columns[column].isNumber:
+                if column in self._numbers:
                     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 self.widget.setItem(index, column, item)
             item.setText(text)
@@ -119,12 +94,7 @@ class Table:
 
 
 def fitRows(table, most: int) -> None:
-    """Make a QTableWidget as high as its rows, up to so many; more are reached by its scroll bar.
-
-    Args:
-        table: The table, with rows of one height.
-        most: Rows that are seen at once.
-    """
+    """Make a QTableWidget as high as its rows, up to so many; more are reached by its scroll bar."""
     rows = min(max(table.rowCount, 1), most) * table.verticalHeader().defaultSectionSize
     table.setFixedHeight(table.horizontalHeader().sizeHint.height() + rows + 2 * table.frameWidth)
 
@@ -133,11 +103,6 @@ class TableRoom(qt.QObject):
     """Makes a table as high as the window has room for beside all else of its section.
 
     What lies above the table in the section stays where it is, however high the window is.
-
-    Args:
-        table: The QTableWidget.
-        section: The section that it lies in.
-        fewest: Rows that are seen at once in any window, if there are so many.
     """
 
     def __init__(self, table, section, fewest: int) -> None:

@@ -30,13 +30,6 @@ class WorkButton:
     Args:
         widgets: The QPushButton; the QProgressBar, hidden while there is nothing to wait for; the QLabel of the text,
             hidden while there is none.
-        onStart: Lets the worker begin.
-        onCancel: Ends what the worker does.
-        startText: The text before the worker says anything.
-        cancelTip: What the button says while it is a Cancel.
-
-    Attributes:
-        running: Whether the worker is at work.
     """
 
     def __init__(
@@ -118,14 +111,6 @@ class WorkDialog:
 
     Args:
         name: Of its .ui file, in which the bar and the text are `progressBar` and `statusLabel`.
-        client: Of the worker; closed with the dialog.
-        start: Name of the button.
-        startText, cancelTip: As of the `WorkButton`.
-        cancelled: What is said when the user has cancelled.
-
-    Attributes:
-        window, ui: The dialog, and its widgets by their names.
-        work: The button.
     """
 
     def __init__(
@@ -199,12 +184,7 @@ def duration(seconds: float) -> str:
 
 
 def newFolder(parent: Path, name: str) -> Path:
-    """Name a folder that is not there yet.
-
-    Args:
-        parent: Where.
-        name: What it is to be called, as far as file systems let it; a number is added to a name that is taken.
-    """
+    """Name a folder that is not there yet."""
     (name,) = unique_names([name])
     names = chain([name], (f"{name} ({number})" for number in count(2)))
     return next(parent / name for name in names if not os.path.exists(parent / name))

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import UserError
-from MoBUncertaintyLib.slicer_app.worker.process import End, WorkerProcess
+from MoBUncertaintyLib.slicer_app.worker.process import WorkerProcess
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps, readArrays, removeFolder, writeArrays
 from MoBUncertaintyLib.worker.protocol import PROGRESS_FIELDS, Event
 
@@ -68,14 +69,8 @@ class Job:
 class WorkerClient:
     """Starts the worker at the first request and keeps it running, so that its model stays loaded.
 
-    Attributes:
-        niceness: The niceness of the last worker: 0, or up to 19 where it computed at a low priority.
-
     Args:
-        python: Python's program; in Slicer that is PythonSlicer.
-        environment: Of the worker; None: that of this process.
-        arguments: Of Python.
-        folder: Where the worker's private folders are made, itself made if need be; None: the system's place for
+        folder: Where the worker's private folders are made, itself made if need be. Default: the system's place for
             temporary files.
     """
 
@@ -94,7 +89,6 @@ class WorkerClient:
         self._folder = folder
         self._process: WorkerProcess | None = None
         self._processes: list[WorkerProcess] = []  # including those that are ending
-        self.niceness = 0
         self._job: Job | None = None
         self._count = 0  # of requests: the number of the job's
         # Seconds are counted in ticks: they stand still while something blocks the application or the computer sleeps.
@@ -125,21 +119,19 @@ class WorkerClient:
             raise RuntimeError("The computing process is busy with another request; wait for it to finish.")
         self._count += 1
         self._job = job = Job(receive)
-        self._inSteps(job, self._handOver(job, message), self._send)
+        job.steps = Steps(self._handOver(job, message), self._send, partial(self._onStepsFailed, job))
         return job
 
-    def another(self, arguments: Sequence[str] | None = None) -> WorkerClient:
-        """Make a client like this one, whose worker is a process of its own, perhaps with other arguments of Python."""
-        return WorkerClient(self._python, self._environment, arguments or self._arguments, self._folder)
+    def another(self) -> WorkerClient:
+        """Make a client like this one, whose worker is a process of its own."""
+        return WorkerClient(self._python, self._environment, self._arguments, self._folder)
 
     def cancel(self) -> None:
         """Drop the job; if the worker computes, end it with all processes that it has started. Return at once.
 
         What was half written is removed when the worker has ended.
         """
-        job = self._finish()
-        if job is not None and job.steps is None:
-            self._endProcess()
+        self._finish(endProcess=self._job is not None and self._job.steps is None)
 
     def close(self) -> None:
         """Drop the job and end the worker; when this returns, it has ended, and its files are removed."""
@@ -152,21 +144,13 @@ class WorkerClient:
     def _handOver(self, job: Job, message: dict[str, Any]) -> Iterator[None]:
         """Write the request's arrays, for a worker that is started if there is none; returns the message to be sent."""
         if self._process is None:
-            self._startProcess()
+            if self._folder:
+                os.makedirs(self._folder, exist_ok=True)
+            self._process = WorkerProcess(self._python, self._arguments, self._environment, self._onEvent, self._folder)
+            self._processes = [each for each in self._processes if each.folder.exists()] + [self._process]
         job.folder = self._process.folder / f"request {self._count}"
         job.folder.mkdir(parents=True)
         return (yield from writeArrays({**message, "folder": str(job.folder)}, job.folder))
-
-    def _startProcess(self) -> None:
-        if self._folder:
-            os.makedirs(self._folder, exist_ok=True)
-        self._process = WorkerProcess(
-            self._python, self._arguments, self._environment, self._onEvent, self._onEnd, self._folder
-        )
-        self._processes = [each for each in self._processes if each.folder.exists()] + [self._process]
-
-    def _inSteps(self, job: Job, work: Iterator[None], onDone: Callable[[Any], None]) -> None:
-        job.steps = Steps(work, onDone, lambda error: self._onStepsFailed(job, error))
 
     def _send(self, message: dict[str, Any]) -> None:
         self._job.steps = None
@@ -176,13 +160,13 @@ class WorkerClient:
 
     def _onEvent(self, event: dict[str, Any]) -> None:
         self._silence = 0.0
-        if event["event"] == Event.READY:
-            self.niceness = event["niceness"]
-        job = self._job
-        if job is None or event.get("id") not in (self._count, None):
+        job, kind = self._job, event["event"]
+        isOver = kind == Event.ERROR and event.get("id") is None  # with the worker
+        if isOver and (job is None or job.received):
+            self._endProcess()  # the next request starts another one
+        elif job is None or event.get("id") not in (self._count, None):
             return
-        kind = event["event"]
-        if kind == Event.PROGRESS:
+        elif kind == Event.PROGRESS:
             self._standstill = 0.0
             job.progress.emit({key: event[key] for key in PROGRESS_FIELDS})
         elif kind == Event.WARNING:
@@ -190,19 +174,12 @@ class WorkerClient:
         elif kind == Event.RESULT:
             self._timer.stop()
             job.received = True
-            self._inSteps(job, self._takeOver(job, event["result"]), self._onTakenOver)
+            received = _received(job, event["result"])
+            job.steps = Steps(
+                received, lambda result: self._finish().finished.emit(result), partial(self._onStepsFailed, job)
+            )
         elif kind == Event.ERROR and not job.received:
-            details = "\n".join(filter(None, (self._process.log, event["details"])))
-            self._fail(event["code"], event["message"], details, endProcess=event.get("id") is None)
-
-    def _onTakenOver(self, result: Any) -> None:
-        self._finish().finished.emit(result)
-
-    @staticmethod
-    def _takeOver(job: Job, result: dict[str, Any]) -> Iterator[None]:
-        """Read the result's arrays, and let the job receive them; returns the job's result."""
-        result = yield from readArrays(result, job.folder)
-        return (yield from job.receive(result)) if job.receive else result
+            self._fail(event["code"], event["message"], event["details"], endProcess=isOver)
 
     def _onStepsFailed(self, job: Job, error: Exception) -> None:
         if job is self._job:  # not where a slot of `finished` has failed
@@ -219,48 +196,28 @@ class WorkerClient:
         self._standstill += TICK_MILLISECONDS / 1000
         if self._silence > self._heartbeatLimit:
             text = _("The computing process has not answered for {n} seconds and was stopped; apply again.")
-            self._fail("hangs", text.format(n=round(self._silence)), endProcess=True)
+            self._fail("hangs", text.format(n=round(self._silence)), self._process.log, endProcess=True)
         elif self._standstill > self._progressLimit:
             text = _(
                 "The computation has made no progress for {n} minutes and was stopped; choose a region of interest"
                 " or another device."
             )
-            self._fail("hangs", text.format(n=max(1, round(self._standstill / 60))), endProcess=True)
+            minutes = max(1, round(self._standstill / 60))
+            self._fail("hangs", text.format(n=minutes), self._process.log, endProcess=True)
 
-    def _onEnd(self, process: WorkerProcess, reason: End) -> None:
-        if process is not self._process:
-            return
-        self._process = None
-        if self._job is None or self._job.received:
-            return  # the next request starts another one
-        if reason is End.NOT_STARTED:
-            text = _("The computing process cannot be started with {program}; reinstall Slicer.")
-            message = text.format(program=self._python)
-        elif reason is End.DIED:
-            text = _(
-                "The computing process ended unexpectedly ({exit}); see the details, and if it ran out of memory, "
-                "choose a region of interest or another device."
-            )
-            message = text.format(exit=process.exit)
-        else:
-            message = _("The computing process sent an invalid message and was stopped; apply again.")
-        self._fail(reason.name.lower(), message, process.report)
+    def _fail(self, code: str, message: str, details: str, endProcess: bool) -> None:
+        self._finish(endProcess).failed.emit(code, message, details)
 
-    def _fail(self, code: str, message: str, details: str | None = None, endProcess: bool = False) -> None:
-        if details is None:
-            details = self._process.log
-        job = self._finish()
-        if endProcess:
-            self._endProcess()
-        job.failed.emit(code, message, details)
-
-    def _finish(self) -> Job | None:
+    def _finish(self, endProcess: bool = False) -> Job | None:
+        """Have no job any more, and perhaps no worker; return the job, if there was one."""
         self._timer.stop()
         job, self._job = self._job, None
         if job is not None and job.steps is not None:
             job.steps.cancel()
         if job is not None and job.folder is not None and job.folder.exists():
             Steps(removeFolder(job.folder))
+        if endProcess:
+            self._endProcess()
         return job
 
     def _endProcess(self) -> None:
@@ -269,11 +226,15 @@ class WorkerClient:
             process.end()
 
 
-def slicerClient(arguments: Sequence[str] = WORKER) -> WorkerClient:
+def _received(job: Job, result: dict[str, Any]) -> Iterator[None]:
+    """Read the result's arrays, and let the job receive them; returns the job's result."""
+    result = yield from readArrays(result, job.folder)
+    return (yield from job.receive(result)) if job.receive else result
+
+
+def slicerClient() -> WorkerClient:
     """Make a client whose worker runs in Slicer's Python, with its files in Slicer's temporary folder."""
-    return WorkerClient(
-        shutil.which("PythonSlicer") or "PythonSlicer", arguments=arguments, folder=slicer.app.temporaryPath
-    )
+    return WorkerClient(shutil.which("PythonSlicer") or "PythonSlicer", folder=slicer.app.temporaryPath)
 
 
 def _describe(error: Exception, folder: str) -> tuple[str, str]:

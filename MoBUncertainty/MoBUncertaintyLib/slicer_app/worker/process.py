@@ -8,11 +8,11 @@ import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
 import qt
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.publishing import make_private_folder, remove_leftovers, remove_private_folder
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps, removeFolder
@@ -23,28 +23,15 @@ LOG_LINES = 60
 CLOSE_MILLISECONDS = 2000
 
 
-class End(Enum):
-    """Why a worker has ended by itself."""
-
-    NOT_STARTED = auto()
-    DIED = auto()
-    BAD_MESSAGE = auto()
-
-
 class WorkerProcess:
     """Starts a worker. Keep it until its folder is gone: a QProcess that is deleted waits for its process.
 
     Attributes:
         folder: Its private folder, removed soon after its end with all that it has left half written elsewhere.
-        exit: How it ended: "exit code 1", "signal 9".
 
     Args:
-        program, arguments: What to run.
-        environment: Of the process; the library's folder is added to its PYTHONPATH.
-        onEvent: Called with each event of the worker.
-        onEnd: Called with this object and the reason when it has ended by itself or sent a malformed message; not after
-            `end`.
-        parentFolder: Where its private folder is made; None: the system's place for temporary files.
+        onEvent: Called with each event of the worker, until `end`. That it has ended by itself, or was ended since it
+            sent what is no message, is an error without an id.
     """
 
     def __init__(
@@ -53,19 +40,17 @@ class WorkerProcess:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         onEvent: Callable[[dict[str, Any]], None],
-        onEnd: Callable[[WorkerProcess, End], None],
         parentFolder: str | None = None,
     ) -> None:
         self.folder = make_private_folder("MoBUncertainty", parentFolder)
         self._onEvent = onEvent
-        self._onEnd = onEnd
         self._decoder = Decoder()
         self._log: deque[str] = deque([""], maxlen=LOG_LINES)
         self._pid: int | None = None
         self._output: str | None = None  # the folder that it was last asked to write
-        self._ending = False  # on request
-        self.exit = "still running"
-        self._command = " ".join((program, *arguments))
+        self._ending = False
+        self._exit = "still running"
+        self._program, self._command = program, " ".join((program, *arguments))
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(_processEnvironment(environment))
         self._process.readyReadStandardOutput.connect(self._onOutput)
@@ -80,12 +65,6 @@ class WorkerProcess:
         """The last lines that the worker printed."""
         return "\n".join(self._log).strip()
 
-    @property
-    def report(self) -> str:
-        """What was run, how it ended, and the last lines that it printed."""
-        log = self.log or "It has printed nothing."
-        return f"{self._command}\n{self.exit}\n\n{log}"
-
     def send(self, message: dict[str, Any]) -> None:
         """Send a request."""
         if self._process is not None:
@@ -94,35 +73,25 @@ class WorkerProcess:
 
     def end(self) -> None:
         """End the process and all that it has started; return at once. Its files are removed when it has ended."""
-        if self._ending or self._process is None:
-            return
-        self._ending = True
-        # A worker whose process id is not known yet ends by itself when its stdin is closed.
-        self._process.closeWriteChannel()
-        self._killTree()
+        wasEnding, self._ending = self._ending, True
+        if not wasEnding and self._process is not None:
+            # A worker whose process id is not known yet ends by itself when its stdin is closed.
+            self._process.closeWriteChannel()
+            if os.name == "nt":
+                # Killing a launcher such as PythonSlicer would leave its child.
+                command = ["taskkill", "/F", "/T", "/PID", str(self._process.processId())]
+                subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW)
+            else:
+                _killGroup(self._pid)
+                self._process.kill()
 
     def close(self) -> None:
         """End as `end` does, but wait until the process has ended, 2 seconds at most."""
         self.end()
         if self._process is not None:
             self._process.waitForFinished(CLOSE_MILLISECONDS)
-        self._removeLeftovers()
+        _removeLeftovers(self._output)
         remove_private_folder(self.folder)
-
-    def _killTree(self) -> None:
-        if os.name == "nt":
-            # Killing a launcher such as PythonSlicer would leave its child.
-            command = ["taskkill", "/F", "/T", "/PID", str(self._process.processId())]
-            subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW)
-            return
-        self._killGroup()
-        self._process.kill()
-
-    def _killGroup(self) -> None:
-        """End the process group that the worker leads, but never the one that this application is in."""
-        if os.name == "posix" and self._pid and self._pid not in (1, os.getpgrp()):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, signal.SIGKILL)
 
     def _onOutput(self) -> None:
         try:
@@ -131,13 +100,16 @@ class WorkerProcess:
                 check_event(event)
         except ProtocolError as error:
             self._note(f"\n{error}\n")
-            self._stop(End.BAD_MESSAGE)
+            text = _("The computing process sent an invalid message and was stopped; apply again.")
+            self._over("bad_message", text)
             return
         for event in events:
             if self._ending:
                 return
             if event["event"] == Event.READY:
                 self._pid = event["pid"]
+            elif event["event"] == Event.ERROR:
+                event["details"] = "\n".join(filter(None, (self.log, event["details"])))
             self._onEvent(event)
 
     def _onLog(self) -> None:
@@ -148,46 +120,61 @@ class WorkerProcess:
         self._log[-1] += first
         self._log.extend(lines)
 
-    def _stop(self, reason: End) -> None:
-        if not self._ending:
-            self.end()
-            self._onEnd(self, reason)
+    def _over(self, code: str, message: str) -> None:
+        """End it, if it has not ended; tell why, unless that was asked for, with what was run and what it printed."""
+        wasEnding = self._ending
+        self.end()
+        if not wasEnding:
+            details = f"{self._command}\n{self._exit}\n\n{self.log or 'It has printed nothing.'}"
+            self._onEvent({"event": Event.ERROR, "id": None, "code": code, "message": message, "details": details})
 
     def _onErrorOccurred(self, error: Any) -> None:
         if error == qt.QProcess.FailedToStart:
-            wasEnding, self._ending = self._ending, True
             self._finish()
-            if not wasEnding:  # on Windows it is known before the constructor is through
-                qt.QTimer.singleShot(0, lambda: self._onEnd(self, End.NOT_STARTED))
+            text = _("The computing process cannot be started with {program}; reinstall Slicer.")
+            message = text.format(program=self._program)
+            qt.QTimer.singleShot(0, lambda: self._over("not_started", message))  # Windows: the constructor goes on
 
     def _onFinished(self, *_exit: Any) -> None:
         self._onLog()
         self._onOutput()  # the last messages, perhaps a result
         kind = "signal" if self._process.exitStatus() == qt.QProcess.CrashExit else "exit code"
-        self.exit = f"{kind} {self._process.exitCode()}"
-        wasEnding, self._ending = self._ending, True
-        self._killGroup()  # processes that it may have left running
+        self._exit = f"{kind} {self._process.exitCode()}"
+        _killGroup(self._pid)  # processes that it may have left running
         self._finish()
-        if not wasEnding:
-            self._onEnd(self, End.DIED)
+        text = _(
+            "The computing process ended unexpectedly ({exit}); see the details, and if it ran out of memory, "
+            "choose a region of interest or another device."
+        )
+        self._over("died", text.format(exit=self._exit))
 
     def _finish(self) -> None:
         process, self._process = self._process, None
         # Kept until the signal has been delivered: without a reference PythonQt deletes its sender at once.
         qt.QTimer.singleShot(0, lambda: process.deleteLater())
-        Steps(self._removeFiles())
+        Steps(_removed(self.folder, self._output))
 
-    def _removeFiles(self) -> Iterator[None]:
-        self._removeLeftovers()
-        yield
-        yield from removeFolder(self.folder)
-        remove_private_folder(self.folder)
 
-    def _removeLeftovers(self) -> None:
-        """Remove what it was writing, which a killed process cannot do itself."""
-        if self._output:
-            with suppress(OSError):
-                remove_leftovers(self._output)
+def _killGroup(pid: int | None) -> None:
+    """End the process group that a worker leads, but never the one that this application is in."""
+    if os.name == "posix" and pid and pid not in (1, os.getpgrp()):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _removed(folder: Path, output: str | None) -> Iterator[None]:
+    """Remove a worker's private folder, and what it was writing."""
+    _removeLeftovers(output)
+    yield
+    yield from removeFolder(folder)
+    remove_private_folder(folder)
+
+
+def _removeLeftovers(output: str | None) -> None:
+    """Remove what a worker was writing, which a killed process cannot do itself."""
+    if output:
+        with suppress(OSError):
+            remove_leftovers(output)
 
 
 def _processEnvironment(environment: Mapping[str, str]) -> Any:

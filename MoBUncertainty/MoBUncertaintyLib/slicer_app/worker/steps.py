@@ -29,9 +29,6 @@ class Steps:
     """Runs a generator, one step in each turn of the event loop.
 
     Args:
-        generator: Works in steps; each `yield` gives the application a turn. By default there is nothing to do.
-        onDone: Called with what the generator returns.
-        onFailed: Called with what the generator or `onDone` raises.
         atOnce: Seconds for which it runs, perhaps to its end, before this constructor returns.
     """
 

@@ -13,15 +13,15 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.readers import CaseState
-from MoBUncertaintyLib.slicer_app.clicks.keys import Shortcuts
+from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.installation import ShownError
+from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
-from MoBUncertaintyLib.slicer_app.widgets.table import Column, Row, Table
+from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
-from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, WorklistCase
+from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, CaseSource, WorklistCase
 from MoBUncertaintyLib.slicer_app.worklist.opened import OpenedCase
-from MoBUncertaintyLib.slicer_app.worklist.sources import CaseSource
 from MoBUncertaintyLib.slicer_app.worklist.workers import BackgroundRun, RequestQueue
 
 NEXT_KEY = "C"
@@ -33,9 +33,6 @@ class WorklistDock:
 
     Two workers of its own serve it: one predicts, and keeps the model loaded; the other reads cases and writes reviews
     meanwhile.
-
-    Args:
-        panel: Shows and reviews the case that is open; its model and its settings hold for all cases.
     """
 
     def __init__(self, panel) -> None:
@@ -43,8 +40,8 @@ class WorklistDock:
         self._queue = RequestQueue(panel.logic.client.another())
         self._source = CaseSource(
             self._queue,
-            lambda: len(panel.inputs.models[0].channels) if panel.inputs.models else 1,
-            lambda: self._ready() and self.opened.settle(mayCancel=True),
+            lambda: len(model.channels) if (model := panel.inputs.selector.model) else 1,
+            lambda: self._ready() and self.opened.settle(mayStay=True),
             self._onCases,
         )
         self._run = BackgroundRun(panel.logic.client.another(), self._source.ended, self._onRunEnd)
@@ -61,7 +58,7 @@ class WorklistDock:
         if main is not None:
             main.addDockWidget(qt.Qt.BottomDockWidgetArea, self.window)
             main.resizeDocks([self.window], [HEIGHT], qt.Qt.Vertical)
-        self.table = Table(ui.caseTable, _columns(), self.update)
+        self.table = Table(ui.caseTable, (3, 4), 2, self.update)
         ui.caseTable.cellDoubleClicked.connect(lambda *_cell: ui.openButton.click())
         self.work = WorkButton(
             (ui.runButton, ui.progressBar, ui.statusLabel),
@@ -109,7 +106,7 @@ class WorklistDock:
             for end in (self._queue.close, self._run.close, self.opened.forget):
                 stack.callback(end)
             self._keys.close()
-            self.opened.settle(mayAsk=False)
+            self.opened.settle()
 
     def follow(self) -> None:
         """Follow the panel: the review that it shows may be that of the open case."""
@@ -130,7 +127,8 @@ class WorklistDock:
     def _ready(self) -> bool:
         """Install what is missing, if the user agrees: less where another computer predicts."""
         # A training folder of nnU-Net, which has no card, is read with PyTorch.
-        away = self._panel.logic.computer.host and all(model.card for model in self._panel.inputs.models)
+        model = self._panel.inputs.selector.model
+        away = self._panel.logic.computer.host and (model is None or model.card)
         formats = ("report",) if away else ()
         try:
             self._panel.ensureReady(formats, lambda: self.work.say(_("Installing missing packages...")))
@@ -149,7 +147,7 @@ class WorklistDock:
             self.work.say(str(declined))
             return
         settings = self._panel.settings | {"region_of_interest": None}
-        models = [str(model.path) for model in self._panel.inputs.models]
+        models = [str(self._panel.inputs.selector.model.path)]
         job = self._run.start(self.cases.toRun(), models, settings, self._panel.logic.computer.host or None)
         self.work.follow(job)
         job.progress.connect(lambda _step: self.work.say(self._run.text))
@@ -185,7 +183,7 @@ class WorklistDock:
     def _open(self, case: WorklistCase) -> None:
         self._panel.review.leave()
         self.opened.follow(self._panel.review.session)
-        if self.opened.settle(mayCancel=True):
+        if self.opened.settle(mayStay=True):
             self.opened.open(case, self._reader, self._onOpened)
 
     def _onOpened(self, ct: Any) -> None:
@@ -244,7 +242,7 @@ class WorklistDock:
     def _whyNotRun(self) -> str | None:
         if self.cases is None:
             return _("Choose a folder of images, or the DICOM database, first.")
-        if problem := self._panel.logic.computer.problem or self._panel.inputs.problem:
+        if problem := self._panel.logic.computer.problem or whyNotUse(self._panel.inputs.selector.model):
             return problem
         if self._panel.parameters is None:
             return _("Wait until the scene is loaded.")
@@ -258,21 +256,6 @@ class WorklistDock:
         return _("A case is being opened.") if self.opened.opening else None
 
 
-def _columns() -> list[Column]:
-    """Describe the columns of the table of cases."""
-    return [
-        Column(_("Case"), _("File or folder of the image, or patient and series.")),
-        Column(_("State"), _("For the reader named above; without a name, for all readers.")),
-        Column(_("Suitability"), _("Whether the model suits the case, or why the case failed."), stretches=True),
-        Column(_("Volume (ml)"), _("As predicted; of several organs, in the model's order."), isNumber=True),
-        Column(_("Regions left"), _("Doubtful regions that the reader has to decide."), isNumber=True),
-        Column(
-            _("Dice"), _("Between the segmentations of readers who have signed; the mean of labels."), isNumber=True
-        ),
-        Column(_("Regions differ"), _("Regions that readers who have signed decided differently."), isNumber=True),
-    ]
-
-
 def _rows(cases: Sequence[WorklistCase], reader: str, opened: str | None) -> dict[str, Row]:
     """Make the rows of the table of cases by their names, as they are for a reader; the open one stands out."""
     return {case.name: Row(_cells(case, reader), isBold=case.name == opened) for case in cases}
@@ -284,23 +267,14 @@ def _cells(case: WorklistCase, reader: str) -> list[tuple[str, str]]:
     readers = "\n".join(review.text for review in case.reviews)
     reason = row.get("reason", "")
     organs, left = row.get("organs", ()), case.regionsLeft(reader)
-    agreement = row.get("agreement")
     volumes = " / ".join(f"{organ['volume_ml']:.1f}" for organ in organs)
     named = "\n".join(f"{readable(organ['name'])}: {organ['volume_ml']:.1f} ml" for organ in organs)
-    dice = differently = compared = ""
-    if agreement:
-        dice = f"{sum(agreement['dice'].values()) / len(agreement['dice']):.3f}"
-        differently = _("{n} of {count}").format(n=agreement["regions_different"], count=agreement["regions"])
-        scores = [f"{readable(name)}: {value:.3f}" for name, value in agreement["dice"].items()]
-        compared = "\n".join([*agreement["readers"], *scores])
     return [
         (case.name, str(case.folder)),
         (_stateText(state), readers),
         (reason or _suitabilityText(row), reason or "\n".join(row.get("warnings", ()))),
         (volumes, named),
         ("" if left is None else str(left), readers),
-        (dice, compared),
-        (differently, compared),
     ]
 
 

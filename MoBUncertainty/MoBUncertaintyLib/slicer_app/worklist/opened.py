@@ -23,10 +23,9 @@ from MoBUncertaintyLib.output.cohort.readers import export_folder, write_decisio
 from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import Sessions
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import askUnkept, showError
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import showError
 from MoBUncertaintyLib.slicer_app.widgets.section import timer
-from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
-from MoBUncertaintyLib.slicer_app.worklist.sources import CaseSource
+from MoBUncertaintyLib.slicer_app.worklist.cases import CaseSource, WorklistCase
 from MoBUncertaintyLib.slicer_app.worklist.workers import RequestQueue
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -36,16 +35,8 @@ KEEP_MS = 500  # after a change: quick clicks are kept together
 class OpenedCase:
     """The case that is open, of one reader.
 
-    Args:
-        sessions: The reviews of the CTs in the scene.
-        queue: Of the worker that reads cases and writes reviews.
-        source: Told each time that the review was written.
-        say: Shows what happens to the case.
-
     Attributes:
         ctNode: Its CT; None before one is opened.
-        reader: Whose review it is.
-        opening: Whether another case is being opened.
     """
 
     def __init__(
@@ -164,37 +155,27 @@ class OpenedCase:
         self._isNew, self._versions = False, {digest_of(record)}
         self._source.reviewed(self._case.name, review)
 
-    def settle(self, mayCancel: bool = False, mayAsk: bool = True) -> bool:
-        """Keep the review; where that cannot be, ask what becomes of it, or write it elsewhere.
-
-        Args:
-            mayCancel: The user may choose to stay with the case.
-            mayAsk: The user can be asked.
+    def settle(self, mayStay: bool = False) -> bool:
+        """Keep the review; where that cannot be, stay with the case or, if that cannot be, write the review elsewhere.
 
         Returns:
             Whether to go on.
         """
-        mayAsk = mayAsk and slicer.util.mainWindow() is not None and not slicer.app.testingEnabled()
-        while True:
-            try:
-                self.keep()
-                return True
-            except ReviewError as error:
-                showError(str(error))  # it says where the review is
-                return True
-            except OutputError as error:
-                choice, text = askUnkept(str(error), mayCancel) if mayAsk else qt.QMessageBox.Save, str(error)
-            if choice not in (qt.QMessageBox.Retry, qt.QMessageBox.Discard, qt.QMessageBox.Cancel):
+        try:
+            self.keep()
+        except ReviewError as error:
+            showError(str(error))  # it says where the review is
+        except OutputError as error:
+            text = str(error)
+            if not mayStay:
                 try:
                     text = f"{text} {self.rescue()}"
-                except OutputError as error:
-                    choice, text = qt.QMessageBox.Retry, str(error)
+                except OutputError as lost:
+                    text = str(lost)
                 logging.error(text)  # nobody may be there any more to see the dialog
-                showError(text)
-            if choice == qt.QMessageBox.Discard:
-                self.discard()
-            if choice != qt.QMessageBox.Retry or not mayAsk:
-                return choice != qt.QMessageBox.Cancel
+            showError(text)
+            return not mayStay
+        return True
 
     def _onExported(self, name: str, result: dict[str, Any]) -> None:
         if name == self.name:  # nothing more is to be kept of a review that the worker has kept as signed
@@ -224,14 +205,10 @@ class OpenedCase:
                 return _("The decisions made here are in {path}.").format(path=path)
         raise OutputError(_("The decisions made here cannot be saved anywhere; free some disk space."))
 
-    def discard(self) -> None:
-        """Keep nothing of what was decided since the review was kept."""
-        self._timer.stop()
-        self._isNew = False
-
     def forget(self) -> None:
         """Follow the case no more; what is not kept is lost."""
-        self.discard()
+        self._timer.stop()
+        self._isNew = False
         self.ctNode = self._review = None
 
     def remove(self) -> None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 from MoBUncertaintyLib.slicer_app.widgets.work import stageText
 from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
-from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
 from MoBUncertaintyLib.worker.protocol import Command
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.slicer_app.worklist.cases import WorklistCase
 
 OF_ALL = ("not_started", "installation", "model", "protocol", "connection")
 """Codes of errors that every other case would have too."""
@@ -27,11 +29,7 @@ Receive = Callable[[dict[str, Any]], Iterator[None]]
 
 
 class RequestQueue:
-    """A queue of requests to one worker.
-
-    Args:
-        client: Of the worker; closed with this.
-    """
+    """A queue of requests to one worker."""
 
     def __init__(self, client: WorkerClient) -> None:
         self._client = client
@@ -70,12 +68,8 @@ class BackgroundRun:
     A case amid which the connection to another computer is cut is tried once more.
 
     Args:
-        client: Of the worker; closed with this.
         onCase: Called after each case with its name, the reason if it failed, and whether it was predicted now.
         onEnd: Called when all are done, with the error (message, details) that has ended the run, or None.
-
-    Attributes:
-        running: Whether there is something to do.
     """
 
     def __init__(
@@ -95,14 +89,7 @@ class BackgroundRun:
     def start(
         self, cases: Sequence[WorklistCase], models: Sequence[str], settings: Mapping[str, Any], computer: str | None
     ) -> Job:
-        """Begin; returns a job whose progress is that of the whole run.
-
-        Args:
-            cases: Those to predict, one or more.
-            models: Paths of the models; several make an ensemble.
-            settings: Fields of `prediction.PredictionSettings`.
-            computer: That predicts, as ssh knows it; None: this one.
-        """
+        """Begin; returns a job whose progress is that of the whole run."""
         self._cases, self._done, self._cuts = list(cases), 0, 0
         self._how = {"models": models, "settings": settings, "computer": computer}
         self._began, self._whole, self.running = time.monotonic(), Job(), True

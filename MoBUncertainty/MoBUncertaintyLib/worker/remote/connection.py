@@ -57,12 +57,11 @@ class Connection:
     """The worker on a computer: connected at the first request, and anew at the next one after the connection was cut.
 
     Args:
-        host: The computer, as ssh knows it.
         show: Called with each line that ssh prints.
     """
 
     def __init__(self, host: str, show: Callable[[str], None] = lambda _line: None) -> None:
-        self._host, self._show = host, show
+        self.host, self._show = host, show
         self._ssh: subprocess.Popen[bytes] | None = None
         self._sending = threading.Lock()
         self._count = 0  # of requests
@@ -71,12 +70,7 @@ class Connection:
         """Send the models, unless they are there, and the volumes; the result's arrays arrive in the request's folder.
 
         Args:
-            request: See `protocol`.
-            report: Receives the progress and warnings.
             cancelled: Asked at each message from there, and while files are sent.
-
-        Returns:
-            The result.
 
         Raises:
             Cancelled: By the user; the connection is ended.
@@ -92,7 +86,7 @@ class Connection:
                 files = {f"{number}.part": model.files[name] for number, name in enumerate(model.digests)}
                 message = {"command": Command.KEEP, "name": model.name, "digests": dict(model.digests)}
                 self.ask(message, report, cancelled, files)
-        message = {name: value for name, value in request.items() if name not in ("id", "folder")}
+        message = {name: value for name, value in request.items() if name not in ("id", "folder", "computer")}
         message |= {"models": [model.digest for model in models], "ct": _unnamed(request["ct"])}
         message["channels"] = {name: _unnamed(volume) for name, volume in (request.get("channels") or {}).items()}
         folder = Path(request["folder"])
@@ -110,10 +104,7 @@ class Connection:
         """Send a request, and follow it until it is answered; arguments and errors beside these as for `predict`.
 
         Args:
-            message: The request.
-            report: Receives the progress and warnings.
             cancelled: Asked at each message from there.
-            files: Those of the request by the names under which they travel.
             folder: Where the result's arrays go.
         """
         self._count += 1
@@ -170,7 +161,7 @@ class Connection:
         self._events: queue.Queue[Fields | Exception] = queue.Queue()
         try:
             self._ssh = subprocess.Popen(
-                ssh_command(self._host),
+                ssh_command(self.host),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -188,7 +179,7 @@ class Connection:
         if first["event"] == Event.ERROR:
             raise _WorkerError(first["message"], first["code"])
         if first.get("version") != __version__:
-            raise version_fault(self._host, str(first.get("version")))
+            raise version_fault(self.host, str(first.get("version")))
         self._connected = True
 
     def _next(self, cancelled: Callable[[], bool]) -> Fields:
@@ -198,15 +189,15 @@ class Connection:
             raise Cancelled(_CANCELLED)
         if isinstance(event, EOFError):
             tell = cut if self._connected else not_connected
-            raise self._fault or tell(self._host, self._exit_code(), self._log)
+            raise self._fault or tell(self.host, self._exit_code(), self._log)
         if isinstance(event, ProtocolError):
             raise RemoteError(
-                f"What answers on {self._host} is not mob-uncertainty; try ssh {self._host} mob-uncertainty "
+                f"What answers on {self.host} is not mob-uncertainty; try ssh {self.host} mob-uncertainty "
                 "--version in a terminal."
             ) from event
         if isinstance(event, OSError):
             raise OutputError(
-                f"The data from {self._host} cannot be written ({reason_of(event)}); free some space and try again."
+                f"The data from {self.host} cannot be written ({reason_of(event)}); free some space and try again."
             ) from event
         if isinstance(event, Exception):
             raise event
@@ -245,7 +236,7 @@ class Connection:
             time.sleep(1.0)
             now = time.monotonic()
             if now - self._heard > ANSWER_S:
-                self._fault = no_answer(self._host, ANSWER_S)
+                self._fault = no_answer(self.host, ANSWER_S)
                 ssh.kill()
             elif now - beat > BEAT_S and self._sending.acquire(blocking=False):
                 beat = now
@@ -279,7 +270,7 @@ class Connection:
         provenance = result.get("provenance")
         if not isinstance(provenance, dict):
             return result
-        local: Fields = {"computer": self._host}
+        local: Fields = {"computer": self.host}
         if isinstance(model := provenance.get("model"), dict):
             local["model"] = model | {"path": request["models"][0]}
         if isinstance(members := provenance.get("ensemble"), list):

@@ -25,11 +25,7 @@ SILENCE_S = 90.0
 
 
 def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker", FOR_ANOTHER_COMPUTER)) -> NoReturn:
-    """Compute for the application at the other end of stdin and stdout until the connection ends.
-
-    Args:
-        arguments: Of Python, for the worker.
-    """
+    """Compute for the application at the other end of stdin and stdout until the connection ends."""
     source, target = take_pipes()
     target.write(b"\n")  # the shell may have printed half a line before
     target.flush()

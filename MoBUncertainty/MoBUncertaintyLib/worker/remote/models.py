@@ -40,10 +40,8 @@ class ModelFiles:
     """The files of a model.
 
     Attributes:
-        name: Of its folder or zip.
         digests: SHA-256 of each file by its name in the model, `model.zip` for a zip; as the card states them, if there
             is one.
-        files: Where they are.
     """
 
     name: str

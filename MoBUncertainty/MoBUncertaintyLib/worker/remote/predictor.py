@@ -42,9 +42,7 @@ class RemotePredictor:
     The connection is made at the first image, and stays until `close`.
 
     Args:
-        host: The computer, as ssh knows it.
         models: The models, which are sent there unless it has them; several make an ensemble.
-        settings: How to predict.
 
     Raises:
         SettingsError: That is not the name of a computer, or a label is not one of the models'.

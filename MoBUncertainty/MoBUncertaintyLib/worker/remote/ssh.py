@@ -92,9 +92,7 @@ def not_connected(host: str, code: int, log: Sequence[str]) -> RemoteError:
     """Say why there is no connection, and what to do.
 
     Args:
-        host: The computer.
         code: ssh's exit code: 255 of its own, otherwise that of the command.
-        log: The lines that it has printed.
     """
     text = "\n".join(log)
     for words, sentence in _SENTENCES.items():

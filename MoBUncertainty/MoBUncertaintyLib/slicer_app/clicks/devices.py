@@ -1,6 +1,7 @@
-"""The mouse in the slice views: a click or a short stroke where a label is chosen, or a mark that is dragged.
+"""Keys and mouse: keys that act in all of Slicer's window while the module is shown, and clicks in the slice views.
 
-Positions are RAS mm of the world: the slice view's own `XYToRAS`, so that oblique views need nothing of their own.
+None of the keys is Slicer's own: `Testing/Python/slicer_app/test_review_panel.py` compares. Positions are RAS mm of the
+world: the slice view's own `XYToRAS`, so that oblique views need nothing of their own.
 """
 
 from __future__ import annotations
@@ -10,28 +11,108 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import qt
-import slicer.util
+import slicer
 
+from MoBUncertaintyLib.model.card import Label, readable
+from MoBUncertaintyLib.slicer_app.clicks.marks import Mark
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point
-from MoBUncertaintyLib.slicer_app.widgets.section import shown
+from MoBUncertaintyLib.slicer_app.widgets.section import offer, shown
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 
+ORGAN, NOT_ORGAN, HIDE = "O", "L", "H"
+"""Organ here; not organ here, the key below it on every keyboard; hide the marks."""
+
 PRIORITY = 2.0  # of our observers: before Slicer's own and those of the Segment Editor
-NEAR_PIXELS = 8  # from a mark to the mouse that takes hold of it
-STEP_PIXELS = 3  # of the mouse before a stroke has another point, or a mark is dragged
+STEP_PIXELS = 3  # of the mouse before a stroke has another point
 SAME_PLACE_PIXELS = 3  # a double click is one click, unless the mouse has moved
+
+
+class Shortcuts:
+    """Keys that act at the same times.
+
+    They reach the slice views too, so they belong to the window. Letters do not fire while text is typed.
+    """
+
+    def __init__(self, window) -> None:
+        self._window = window
+        self.made: list = []
+
+    def add(self, key: str, act: Callable[..., None]) -> None:
+        """Let a key, or several such as `Ctrl+Z`, do something."""
+        shortcut = qt.QShortcut(qt.QKeySequence(key), self._window)
+        shortcut.setAutoRepeat(False)
+        shortcut.activated.connect(act)
+        shortcut.activatedAmbiguously.connect(act)  # another extension may know the same key
+        self.made.append(shortcut)
+
+    def enable(self, enabled: bool) -> None:
+        """Let them act, or not."""
+        for shortcut in self.made:
+            shortcut.enabled = enabled
+
+    def close(self) -> None:
+        """Remove them."""
+        self.enable(False)
+        while self.made:
+            self.made.pop().deleteLater()
+
+
+class ClickMode:
+    """*Organ here*, *Not organ here* or neither, and the label that *Organ here* stands for."""
+
+    def __init__(self, ui, window, onChanged: Callable[[], None]) -> None:
+        self._ui, self._onChanged = ui, onChanged
+        self._values: list[int] = []  # of the labels
+        self._allowed = False
+        self.mark: Mark | None = None  # ORGAN or BACKGROUND, or no clicks
+        buttons = {ui.organHereButton: Mark.ORGAN, ui.notOrganHereButton: Mark.BACKGROUND, ui.clicksOffButton: None}
+        for button, mark in buttons.items():
+            button.clicked.connect(shown(lambda *_args, mark=mark: self.set(None if self.mark is mark else mark)))
+        self._keys = Shortcuts(window)
+        keys = {ORGAN: ui.organHereButton, NOT_ORGAN: ui.notOrganHereButton, HIDE: ui.hideClicksButton}
+        for key, button in keys.items():
+            self._keys.add(key, button.click)
+
+    def offer(self, labels: Sequence[Label]) -> None:
+        """Offer the labels of a prediction, and take no clicks yet."""
+        self.set(None)
+        self._values = [label.value for label in labels]
+        offer(self._ui.clickLabelSelector, [readable(label.name) for label in labels])
+        self._ui.clickLabelSelector.visible = self._ui.clickLabelCaption.visible = len(labels) > 1
+
+    def allow(self, allowed: bool) -> None:
+        """Let clicks be given, by keys too, or not."""
+        self._allowed = allowed
+        if not allowed:
+            self.set(None)
+        self._keys.enable(allowed)
+
+    def label(self) -> int | None:
+        """Return the label that a click gives; None: it gives none."""
+        if self.mark is None:
+            return None
+        return self._values[max(0, self._ui.clickLabelSelector.currentIndex)] if self.mark is Mark.ORGAN else 0
+
+    def set(self, mark: Mark | None) -> None:
+        """Let clicks mark something else, or nothing."""
+        ui, self.mark = self._ui, mark if self._allowed else None
+        ui.organHereButton.checked = self.mark is Mark.ORGAN
+        ui.notOrganHereButton.checked = self.mark is Mark.BACKGROUND
+        ui.clicksOffButton.checked = self.mark is None
+        self._onChanged()
+
+    def close(self) -> None:
+        """Take no more keys."""
+        self._keys.close()
 
 
 class SlicePointer:
     """Observes the mouse in all slice views of the layout.
 
-    What it takes for itself (the left button without Shift, Ctrl or Alt, while a label is chosen or on a mark) nobody
-    else gets to see; all else stays Slicer's: scrolling, panning, zooming, window and level, the crosshair.
-
-    Args:
-        target: Takes clicks.
+    What it takes for itself (the left button without Shift, Ctrl or Alt, while a label is chosen) nobody else gets
+    to see; all else stays Slicer's: scrolling, panning, zooming, window and level, the crosshair.
     """
 
     def __init__(self, target: ClicksSection) -> None:
@@ -75,8 +156,7 @@ class _View:
         self._points: list[Point] | None = None  # of a stroke that is being drawn
         self._label = 0  # that it gives
         self._crossed = False
-        self._held: tuple[str, np.ndarray] | None = None  # a mark that the mouse has taken hold of, and its points
-        self._from = self._last = self._given = (-100, -100)  # pixels: of the press, the last point, the last click
+        self._last = self._given = (-100, -100)  # pixels: of the last point, the last click
         self._tags = {}
         for event, act in (
             ("LeftButtonPressEvent", self._onPress),
@@ -118,18 +198,11 @@ class _View:
     def _onPress(self) -> bool:
         if self._interactor.GetShiftKey() or self._interactor.GetControlKey() or self._interactor.GetAltKey():
             return False
-        if _placing():
-            return False
-        self._from = self._last = self._interactor.GetEventPosition()
-        label = self._target.label()
-        held = self._markHere() if label is None else None
-        if label is None and held is None:
-            return False
-        if self._target.refuses(self._widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID()):
-            return True
+        label = None if _placing() else self._target.label()
         if label is None:
-            self._held = held
-        else:
+            return False
+        self._last = self._interactor.GetEventPosition()
+        if not self._target.refuses(self._widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID()):
             self._points, self._label = [self._here()], label
         return True
 
@@ -141,57 +214,26 @@ class _View:
         return isSame or self._onPress()
 
     def _onMove(self) -> bool:
-        if self._points is None and self._held is None:
+        if self._points is None:
             return False
-        if _distance(self._interactor.GetEventPosition(), self._last) < STEP_PIXELS:
-            return True
-        self._last = self._interactor.GetEventPosition()
-        if self._points is not None:
+        if _distance(self._interactor.GetEventPosition(), self._last) >= STEP_PIXELS:
+            self._last = self._interactor.GetEventPosition()
             self._points.append(self._here())
             self._target.draw(self._points, self._label)
-        else:
-            self._target.drag(self._held[0], self._dragged(self._held[1]))
         return True
 
     def _onRelease(self) -> bool:
-        points, held = self._points, self._held
-        self._points = self._held = None
-        if points is None and held is None:
+        points, self._points = self._points, None
+        if points is None:
             return False
-        here = self._interactor.GetEventPosition()
-        if held is not None and _distance(here, self._from) < STEP_PIXELS:
-            self._target.pick(held[0])
-        elif held is not None:
-            self._target.move(held[0], self._dragged(held[1]))
-        else:
-            self._given = here
-            self._target.give(points, self._label)
+        self._given = self._interactor.GetEventPosition()
+        self._target.give(points, self._label)
         return True
 
     def _here(self) -> Point:
-        return self._toRas(self._interactor.GetEventPosition())
-
-    def _toRas(self, pixel: Sequence[int]) -> Point:
+        pixel = self._interactor.GetEventPosition()
         r, a, s, _w = self._node.GetXYToRAS().MultiplyPoint((*pixel, 0, 1))
         return r, a, s
-
-    def _dragged(self, points: np.ndarray) -> list[Point]:
-        """Return where points are that have moved with the mouse since it was pressed."""
-        here, there = (np.array(self._toRas(pixel)) for pixel in (self._interactor.GetEventPosition(), self._from))
-        return [tuple(point) for point in (points + here - there).tolist()]
-
-    def _markHere(self) -> tuple[str, np.ndarray] | None:
-        """Find the mark under the mouse, of those that lie in the slice that is shown."""
-        found, nearest = None, NEAR_PIXELS
-        toXy = np.linalg.inv(slicer.util.arrayFromVTKMatrix(self._node.GetXYToRAS()))
-        for clickId, points in self._target.points().items():
-            points = np.asarray(points, float)
-            xyz = points @ toXy[:3, :3].T + toXy[:3, 3]
-            distance = np.linalg.norm(xyz[:, :2] - self._interactor.GetEventPosition(), axis=1)
-            distance = distance[np.abs(xyz[:, 2]) <= 0.5].min(initial=np.inf)  # z counts slices
-            if distance < nearest:
-                found, nearest = (clickId, points), distance
-        return found
 
 
 def _placing() -> bool:

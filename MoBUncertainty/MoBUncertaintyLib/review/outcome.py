@@ -1,0 +1,87 @@
+"""What a review comes to: volumes with their intervals, and the voxels that the reader has decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from MoBUncertaintyLib.base.geometry import hull, shape_of, within
+from MoBUncertaintyLib.measurements.interval import AS_PREDICTED, Interval, volume_text
+from MoBUncertaintyLib.measurements.volumes import StatedVolume
+from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.review.description import maps_in
+from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.review import Review
+
+
+def stated_volumes(review: Review) -> dict[str, StatedVolume]:
+    """State each label's volume as corrected, by its name, and the error expected where nothing is decided."""
+    volumes, boxes = dict(review.predicted_volumes), [each.box for each in review.regions if each.decided]
+    if shape_of(review.changed_box)[0]:
+        boxes.append(review.changed_box)
+    if not boxes:
+        return volumes
+    box, voxel_ml = hull(boxes), review.prediction.grid.voxel_mm3 / 1000
+    before, corrected = maps_in(review.prediction, box), review.labels_in(box)
+    now = review.state.maps_in(box, review.maps)
+    is_open = np.ones(shape_of(box), bool)
+    for region in review.regions:
+        if region.decided:
+            is_open[within(region.box, box)] &= ~region.found.mask
+    for label in review.prediction.labels:
+        had, has, channels = label.mask(before.labels), label.mask(corrected), review.prediction.channels_of(label)
+        error = np.abs(label.mask(now.labels) - now.probability[channels].sum(axis=0))[is_open].sum(dtype=float)
+        error -= np.abs(had - before.probability[channels].sum(axis=0)).sum(dtype=float)
+        ml = volumes[label.name].ml + voxel_ml * (np.count_nonzero(has) - np.count_nonzero(had))
+        left = volumes[label.name].error_ml + voxel_ml * float(error)
+        volumes[label.name] = StatedVolume(max(ml, 0.0), max(left, 0.0))
+    return volumes
+
+
+def volume_intervals(review: Review, volumes: Mapping[str, StatedVolume] | None = None) -> dict[str, Interval]:
+    """Compute the interval of each label's volume as it is now; none for clicks without a decision.
+
+    Args:
+        volumes: `stated_volumes`, if they are at hand.
+    """
+    bounds, reviewed = review.prediction.volume_bounds, review.reviewed
+    if bounds is None or (review.clicks and not reviewed[0]):
+        return {}
+    return bounds.intervals(stated_volumes(review) if volumes is None else volumes, reviewed)
+
+
+def volume_lines(review: Review) -> list[str]:
+    """Write the volume of each label as it is now, with its interval; none where the model states no interval.
+
+    Where none was measured of a review as it is now, the prediction's stands: it is about the true volume, which no
+    review changes.
+    """
+    bounds = review.prediction.volume_bounds
+    if bounds is None:
+        return []
+    volumes, predicted = stated_volumes(review), bounds.intervals(review.predicted_volumes)
+    intervals = volume_intervals(review, volumes)
+    lines = []
+    for name in (name for name in volumes if name in bounds.labels):
+        interval = intervals.get(name) or predicted.get(name)
+        note = AS_PREDICTED if name in predicted and name not in intervals else ""
+        lines.append(f"{readable(name)} {volume_text(volumes[name].ml, interval, note=note)}")
+    return lines
+
+
+def decided_voxels(review: Review) -> tuple[np.ndarray, ...]:
+    """List the voxels whose label the reader has decided: z, y and x, (N,) each, no voxel twice.
+
+    Their labels are those of `corrected`. They are all of a region with an edit, and those clicked. In regions with
+    another verdict, and in those that clicks given in them have resolved, they are the ones that keep their
+    predicted label: what a verdict or a click has changed around it, nobody has looked at voxel by voxel.
+    """
+    clicked, places = {click.region_id for click in review.clicks}, [np.empty((0, 3), int)]
+    for region in review.regions:
+        if region.frozen or (region.resolved and region.region_id in clicked):
+            as_predicted = review.labels_in(region.box) == review.prediction.segmentation[region.box]
+            mask = region.found.mask & (as_predicted | (region.verdict is Verdict.EDIT))
+            places.append(np.argwhere(mask) + [part.start for part in region.box])
+    places += [review.maps.refiner.voxels_of(click) for click in review.clicks]
+    return tuple(np.unique(np.concatenate(places), axis=0).T)
