@@ -211,6 +211,20 @@ def test_table_as_markdown():
     ]
 
 
+def test_table_as_latex():
+    assert TABLE.latex().splitlines() == [
+        r"% A \& B",
+        r"\begin{tabular}{lcc}",
+        r"\toprule",
+        r"Model & $|$p $-$ q$|$, box $\downarrow$ & In words \\",
+        r"\midrule",
+        r"my\_model 50\% & \textbf{0.12 $\pm$ 0.06}$^\dagger$ & p$<$1 \\",
+        r"other$|$one & -- & a\textbackslash{}b \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
 # All of it
 
 
@@ -221,13 +235,14 @@ def compared(written, tmp_path_factory) -> Path:
     return folder
 
 
-def test_every_table_of_scores_is_a_file(compared):
+def test_every_table_of_scores_comes_in_two_forms(compared):
     stems = {path.stem for path in compared.glob("*.csv")}
     own = {f"{dataset}_{group}" for dataset in ("Organ", "Parts") for group in ("scores", "box", "variance", "pooled")}
     stems.remove("significance")
     assert stems >= own | {"dice", "nll", "ece", "Organ_bases_mixture-of-bases", "Parts_entropy"}
     assert not any("raters" in stem for stem in stems)  # there are none
     assert not any("Parts_bases" in stem for stem in stems)
+    assert stems == {path.stem for path in compared.glob("*.tex")}
 
 
 def test_page_shows_all_tables_and_figures(written, compared):
@@ -238,7 +253,7 @@ def test_page_shows_all_tables_and_figures(written, compared):
     assert all(table.markdown() in page for table in made.values())
     pictures = re.findall(r"\]\((.+\.png)\)", page)
     assert set(pictures) == {path.name for path in compared.glob("*.png")}
-    assert len(pictures) == 2 + 1
+    assert len(pictures) == 2 * 2 + 1
     assert "over 2 seeds." in page
     assert f"{BETTER} better, {WORSE} worse than {CONTROL}" in page
 

@@ -239,6 +239,14 @@ def test_ranking_that_outgrows_its_table_hardly_changes():
         assert pooled.scores()[name] == pytest.approx(exact[name], abs=tolerance), name
 
 
+def test_error_rate_by_uncertainty():
+    binned = ErrorRanking.of(np.array([0, 0.01, 0.2, 0.25]), np.array([0, 1, 1, 1], bool)).binned(0.25, bins=5)
+    assert binned["count"] == [2, 0, 0, 0, 2]
+    assert binned["error"][::4] == [0.5, 1.0]
+    assert binned["uncertainty"][::4] == pytest.approx([0.005, 0.225])
+    assert np.isnan(binned["error"][2])
+
+
 # Several raters
 
 

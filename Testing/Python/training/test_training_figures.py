@@ -50,8 +50,9 @@ def test_sizes_of_regions_are_those_asked_for(tmp_path):
 
 def hollow_run(cases: int = 1, bins: int = 15) -> Run:
     """A run in which nothing is defined."""
-    nothing = {"count": [0] * bins} | dict.fromkeys(("confidence", "frequency"), [None] * bins)
+    nothing = {"count": [0] * bins} | dict.fromkeys(("confidence", "frequency", "uncertainty", "error"), [None] * bins)
     pooled = {"volume": {"curve": {"part": nothing}, "nll": None}}
+    pooled |= {measure.value: {"box": {"curve": nothing}} for measure in MEASURES}
     case = {"dice": 1.0, "volume": {"nll": None, "ece": None}}
     case |= {measure.value: {"regions": 0} for measure in MEASURES}
     scores = dict(flatten(case))
@@ -104,6 +105,25 @@ def test_calibration_shows_curve_gap_and_count_of_each_class(groups, drawn, tmp_
     assert [text.get_text() for text in legend.get_texts()] == [*groups, "perfectly calibrated"]
 
 
+def test_error_rates_of_each_uncertainty_map(groups, drawn, tmp_path):
+    figures.draw_uncertainty(groups, tmp_path / "uncertainty.png")
+    (figure,) = drawn
+    looks_like_a_picture(tmp_path / "uncertainty.png", (900, 1200), (400, 600))
+    rates, counts = np.reshape(figure.axes, (2, 3))
+    assert [axes.get_xlabel() for axes in counts] == ["predictive variance", "p (1 − p)", "entropy (nats)"]
+    pooled = [run.pooled for run in groups["Diagonal + Low-rank"]]
+    for axes, measure in zip(rates, MEASURES, strict=True):
+        x, error, voxels = (
+            np.array([one[f"{measure}.box.curve.{name}"] for one in pooled], float)
+            for name in ("uncertainty", "error", "count")
+        )
+        shown = voxels.mean(axis=0) >= 20
+        expected = np.stack([np.nanmean(values[:, shown], axis=0) for values in (x, error)], axis=1)
+        assert len(expected) > 3
+        assert lines(axes, "Diagonal + Low-rank") == pytest.approx(expected)
+    assert [line.get_label() for line in rates[0].lines] == ["Diagonal + Low-rank"]  # the other has no variance
+
+
 def test_legend_of_many_long_names_is_as_wide_as_its_figure(groups, drawn, tmp_path):
     runs = groups["Deterministic"]
     many = {f"Deterministic, fine-tuned (a variant of number {number})": runs for number in range(10)}
@@ -130,9 +150,10 @@ def test_bases_show_mean_deviation_and_seeds(drawn, tmp_path):
     assert nll.containers[0].lines[0].get_ydata() == pytest.approx([0.2, 0.2, 0.15])
 
 
+@pytest.mark.parametrize("draw", [figures.draw_calibration, figures.draw_uncertainty])
 @pytest.mark.parametrize("runs", [1, 2])
-def test_what_is_undefined_is_left_out(runs, tmp_path):
-    figures.draw_calibration({"Deterministic": [hollow_run()] * runs, CONTROL: [hollow_run()]}, tmp_path / "hollow.png")
+def test_what_is_undefined_is_left_out(draw, runs, tmp_path):
+    draw({"Deterministic": [hollow_run()] * runs, CONTROL: [hollow_run()]}, tmp_path / "hollow.png")
     assert imread(tmp_path / "hollow.png").shape[1] > 500
 
 

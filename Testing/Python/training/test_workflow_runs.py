@@ -161,7 +161,7 @@ def test_from_an_empty_folder_to_tables(whole):
     assert "pancreas" in made["table1.csv"]
     assert len(made["Pancreas_bases_mixture-of-bases.csv"].splitlines()) == 3
     drawn = {path.stem for path in (folder / "comparison").glob("Pancreas_*.png")}
-    figures = ("bases_mixture-of-bases", "calibration", "joint")
+    figures = ("bases_mixture-of-bases", "calibration", "joint", "uncertainty")
     assert drawn == {f"Pancreas_{figure}" for figure in figures}
     assert len(list((folder / "overlays" / "Pancreas").glob("*.png"))) == 1
     assert "Nothing to be done" in run(CONFIGS["tiny"], folder)

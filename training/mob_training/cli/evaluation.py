@@ -116,7 +116,7 @@ def fingerprint(
 
 def compare(
     scores: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`, or of an earlier `compare`.")],
-    output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown) and figures.")],
+    output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown, LaTeX) and figures.")],
 ) -> Result:
     """Compare models and seeds in tables and figures: mean and SD, paired tests, calibration."""
     from mob_training.comparison.compare import compare as run

@@ -20,6 +20,7 @@ from MoBUncertaintyLib.base.errors import SettingsError
 
 FIGURES = (
     ("calibration", figures.draw_calibration, "Calibration"),
+    ("uncertainty", figures.draw_uncertainty, "Error rate by uncertainty"),
     ("joint", figures.draw_joint, "Correlation of samples, volume intervals, Dice after clicks"),
 )
 
@@ -49,7 +50,7 @@ def compare(folders: Sequence[Path], output: Path) -> Path:
         return write_readers(runs, output)
     page = ["# Comparison\n", _legend(runs, tests)]
     for stem, table in tables(runs, tests).items():
-        write_content(table.csv().encode(), output / f"{stem}.csv")
+        table.write(output / stem)
         page += [f"## {table.title}\n", table.markdown()]
     if tests:
         table = significance(tests)

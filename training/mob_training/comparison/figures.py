@@ -23,7 +23,7 @@ from mob_training.evaluation.metrics.calibration import BINS
 from mob_training.evaluation.metrics.volumes import LAGS, LEVELS, STEP_MM
 from mob_training.evaluation.readers.simulation import ACTIONS, CLICKS, OWN, READERS, STATIONARY
 from mob_training.evaluation.score_files import Run, write_content
-from mob_training.evaluation.scoreboard import DICE, ECE, NLL
+from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure
 
@@ -94,16 +94,14 @@ def draw_calibration(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     looks = styles(groups)
     for (reliability, gap, number), label in zip(grid.T, labels, strict=True):
         for model, runs in groups.items():
-            p, frequency, voxels = binned(runs, label)
+            p, frequency, voxels = binned(runs, f"volume.curve.{label}", "confidence", "frequency")
             if not len(voxels):
                 continue
             middle, count = _mean(p), voxels.mean(axis=0)
             frequency[:, count < FEWEST_VOXELS] = np.nan
             _band(reliability, p, frequency, looks[model], model)
             _band(gap, p, frequency - middle, looks[model])
-            small = {**looks[model], "markersize": 0.6 * looks[model]["markersize"]}
-            number.plot(middle[count > 0], count[count > 0], linewidth=1.0, **small)
-            number.set_yscale("log")
+            _draw_count(number, middle, count, looks[model])
         reliability.plot((0, 1), (0, 1), **_GUIDE, label="perfectly calibrated")
         gap.axhline(0, **_GUIDE)
         reliability.set(title=readable(label), ylim=(0, 1))
@@ -113,13 +111,31 @@ def draw_calibration(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     _finish(figure, f"All voxels of all test cases; {_BINNED}", path)
 
 
-def binned(runs: Sequence[Run], label: str) -> np.ndarray:
-    """Return mean probability, frequency of a class and voxels of each bin, over all voxels: (3, seeds, bins).
+def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
+    """Draw the fraction of wrong voxels by their uncertainty (paper, Fig. 4), a column for each uncertainty map."""
+    figure, looks = _figure(13.5, 5.8), styles(groups)
+    grid = figure.subplots(2, 3, sharex="col", sharey="row", height_ratios=(3.2, 1.2))
+    for (rate, number), (measure, name) in zip(grid.T, MEASURE_NAMES.items(), strict=True):
+        for model, runs in groups.items():
+            uncertainty, error, voxels = binned(runs, f"{measure}.box.curve", "uncertainty", "error")
+            if len(voxels):
+                count = voxels.mean(axis=0)
+                error[:, count < FEWEST_VOXELS] = np.nan
+                _band(rate, uncertainty, error, looks[model], model)
+                _draw_count(number, _mean(uncertainty), count, looks[model])
+        number.set(xlabel=name, xlim=(0, None))
+    grid[0, 0].set(ylabel="fraction of wrong voxels", ylim=(0, None))
+    grid[1, 0].set_ylabel("voxels in the bin")
+    place = f"Boxes of prediction and truth, {BOX_MARGIN_MM:g} mm wider, of all test cases"
+    _finish(figure, f"{place}; {_BINNED}", path)
+
+
+def binned(runs: Sequence[Run], place: str, x: str, y: str) -> np.ndarray:
+    """Return x, y and the number of voxels of each bin of a pooled curve: (3, seeds, bins).
 
     The first two are NaN in an empty bin; a run without them is left out.
     """
-    names = [f"volume.curve.{label}.{name}" for name in ("confidence", "frequency", "count")]
-    rows = [[run.over_voxels(name) for name in names] for run in runs]
+    rows = [[run.over_voxels(f"{place}.{name}") for name in (x, y, "count")] for run in runs]
     return np.array([row for row in rows if None not in row], float).reshape(-1, 3, BINS).swapaxes(0, 1)
 
 
@@ -226,6 +242,12 @@ def styles(models: Iterable[str]) -> dict[str, dict[str, Any]]:
 def _mean(values: np.ndarray) -> np.ndarray:
     """Average over the first axis what is not NaN; NaN where nothing is left."""
     return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
+
+
+def _draw_count(axes: Axes, x: np.ndarray, count: np.ndarray, look: Mapping[str, Any]) -> None:
+    small = {**look, "markersize": 0.6 * look["markersize"]}
+    axes.plot(x[count > 0], count[count > 0], linewidth=1.0, **small)
+    axes.set_yscale("log")
 
 
 def _band(axes: Axes, x: np.ndarray, y: np.ndarray, look: Mapping[str, Any], label: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Tables of scores as CSV and Markdown."""
+"""Tables of scores as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from mob_training.data.datasets import CASES_FILE, LEFT_OUT
+from mob_training.evaluation.score_files import write_content
 from MoBUncertaintyLib.base.errors import SettingsError
 
 RESAMPLES = 2000
@@ -21,6 +22,12 @@ RESAMPLES = 2000
 
 BETTER, WORSE = "†", "‡"
 """Marks of scores that differ significantly from the reference's."""
+
+LATEX = {character: f"\\{character}" for character in "&%_#${}"}
+LATEX |= {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "–": "--"}
+LATEX |= {"|": "$|$", "<": "$<$", ">": "$>$", "−": "$-$", "·": r"$\cdot$", "³": "$^3$", "±": r"$\pm$"}
+LATEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\to$", BETTER: r"$^\dagger$", WORSE: r"$^\ddagger$"}
+"""How LaTeX writes what titles, names and numbers contain."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,18 @@ class Table:
             lines.append(_markdown_row([name, *shown]))
         return "\n".join(lines) + "\n"
 
+    def latex(self) -> str:
+        """Format as a LaTeX `tabular` for booktabs, in the layout of the paper's Tables 2 to 4."""
+        lines = [f"% {_escape(self.title)}", rf"\begin{{tabular}}{{l{'c' * len(self.columns)}}}", r"\toprule"]
+        lines += [" & ".join(map(_escape, (self.corner, *self.columns))) + r" \\", r"\midrule"]
+        lines += [" & ".join([_escape(name), *map(_latex_cell, cells)]) + r" \\" for name, cells in self.rows]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+    def write(self, stem: Path) -> None:
+        """Write `STEM.csv` and `STEM.tex`."""
+        write_content(self.csv().encode(), stem.with_name(f"{stem.name}.csv"))
+        write_content(self.latex().encode(), stem.with_name(f"{stem.name}.tex"))
+
 
 def with_best(cells: Sequence[Cell], higher: bool, target: float | None = None) -> list[Cell]:
     """Mark the best cells of a column: all that show the best number, none if there is only one row.
@@ -143,6 +162,17 @@ def table1(datasets: Sequence[Path]) -> Table:
             numbers = (volumes.mean(), deviation, volumes.median(), volumes.min(), volumes.max())
             rows.append((name.replace("_", " "), (*map(str, counts), *(f"{number:.2f}" for number in numbers))))
     return Table("Data sets", "Structure", columns, tuple(rows))
+
+
+def _latex_cell(cell: Cell | str) -> str:
+    if isinstance(cell, str):
+        return _escape(cell)
+    text = _escape(cell.text())
+    return (rf"\textbf{{{text}}}" if cell.best else text) + _escape(cell.mark)
+
+
+def _escape(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

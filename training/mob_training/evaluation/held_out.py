@@ -6,6 +6,7 @@ One case is in memory at a time. Pooled scores are kept as sums and tables of co
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 
 if TYPE_CHECKING:
@@ -190,16 +192,19 @@ class Pool:
     def scores(self) -> dict[str, Any]:
         """Return `dice` of all voxels; for each place the scores, and the calibration `curve` of each class.
 
-        And for each uncertainty map and place the ranking's scores.
+        And for each uncertainty map and place the ranking's scores, and the error rate by uncertainty (`curve`).
         """
         ratios = [2 * both / total if total else 1.0 for both, total in self._overlap.values()]
         result: dict[str, Any] = {"dice": float(np.mean(ratios))}
         for place, one in self._sums.items():
             curves = {name: calibration.curve() for name, calibration in one.calibrations.items()}
             result[place] = one.scores() | {"curve": curves}
-        for measure in MEASURES:
+        tops = dict.fromkeys(MEASURES, 0.25) | {Measure.ENTROPY: math.log(len(self._overlap) + 1)}
+        for measure, top in tops.items():
             rankings = {place: one.rankings[measure] for place, one in self._sums.items()}
-            result[measure.value] = {place: ranking.scores() for place, ranking in rankings.items()}
+            result[measure.value] = {
+                place: ranking.scores() | {"curve": ranking.binned(top)} for place, ranking in rankings.items()
+            }
         return result
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import digamma
 
+from mob_training.evaluation.metrics.calibration import BINS
+
 MAX_VALUES = 2**22
 
 
@@ -83,6 +85,21 @@ class ErrorRanking:
         if errors and errors < n:
             auroc = float((right * (seen_wrong - wrong / 2)).sum() / errors / (n - errors))
         return {"auroc": auroc, "auprc": auprc, **_risks(count[::-1], wrong[::-1])}
+
+    def binned(self, top: float, bins: int = BINS) -> dict[str, list[float]]:
+        """Return mean `uncertainty`, fraction of wrong voxels (`error`) and `count` in equal bins from 0 to `top`.
+
+        The first two are NaN for an empty bin.
+        """
+        values, count, wrong = self.table()
+        index = np.clip((values / top * bins).astype(int), 0, bins - 1)
+        total, missed, summed = (np.bincount(index, one, minlength=bins) for one in (count, wrong, values * count))
+        divisor = np.where(total, total, np.nan)
+        return {
+            "uncertainty": (summed / divisor).tolist(),
+            "error": (missed / divisor).tolist(),
+            "count": total.astype(int).tolist(),
+        }
 
 
 def _risks(count: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
