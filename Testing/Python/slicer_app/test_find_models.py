@@ -10,7 +10,7 @@ import pytest
 
 from MoBUncertaintyLib.model.folder import load_model
 from support import MODULE_FOLDER
-from support.catalogues import hosted, publish
+from support.catalogues import hosted
 from support.late import slicer, slicer_app
 from support.small_panel import DEMO_MODEL, add_ct, apply
 
@@ -20,6 +20,8 @@ pytestmark = pytest.mark.own_process
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
     """A catalogue of the demo's model under two other names."""
+    from MoBUncertaintyLib.pipeline.catalogue.publish import publish
+
     folder = tmp_path_factory.mktemp("published")
     shutil.copytree(DEMO_MODEL, folder / "model")
     picture = MODULE_FOLDER / "Resources" / "Icons" / "PhantomCT.png"
