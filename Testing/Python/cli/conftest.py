@@ -37,5 +37,5 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
-    sitk.WriteImage(tiny.make_ct(), path)
+    sitk.WriteImage(tiny.make_ct((32, 36, 40)), path)  # the organ, and little around it
     return path
