@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from itertools import count, pairwise
 from pathlib import Path
@@ -98,7 +99,8 @@ def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkey
 
 
 def test_a_training_starts_from_the_weights_of_a_model(workspace, monkeypatch):
-    first = train_deterministic(1, PLANS, BUDGET, CPU)
+    trained = train_deterministic(1, PLANS, BUDGET, CPU)
+    first = Path(shutil.copytree(trained, workspace / "elsewhere" / trained.name))
     stored = weights(first)
     began = []
     monkeypatch.setattr(

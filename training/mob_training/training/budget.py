@@ -115,6 +115,7 @@ class BudgetTrainer(TermsTrainer):
     def run_training(self) -> None:
         """Train until the time is over; at least one step."""
         self.on_train_start()
+        plan = self.configuration_manager
         # A moving average begins at the network's weights.
         self.averaged = AveragedModel(
             self.network, avg_fn=lambda mean, weight, steps: mean + (weight - mean) * WINDOW / (steps + WINDOW)
@@ -132,7 +133,7 @@ class BudgetTrainer(TermsTrainer):
             with torch.no_grad():
                 self.on_validation_epoch_start()
                 batches = (next(self.dataloader_val) for _ in range(self.num_val_iterations_per_epoch))
-                self.on_validation_epoch_end([self.validation_step(self.smaller(batch)) for batch in batches])
+                self.on_validation_epoch_end([self.validation_step(smaller(batch, plan)) for batch in batches])
             self.on_epoch_end()
             self.network, self.averaged.module = self.averaged.module, self.network
         self.network = self.averaged.module
@@ -142,15 +143,9 @@ class BudgetTrainer(TermsTrainer):
         self.started = time()
         self.logger.log("epoch_start_timestamps", self.started, self.current_epoch)
 
-    def smaller(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Cut the middle out of the patches of a batch."""
-        plan = self.configuration_manager
-        patch = smaller_patch(plan.patch_size, plan.pool_op_kernel_sizes)
-        return batch | {name: centre(batch[name], patch) for name in ("data", "target")}
-
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.fraction < SMALLER:
-            batch = self.smaller(batch)
+            batch = smaller(batch, self.configuration_manager)
         data, target = self._batch(batch)
         for group in self.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * one_cycle(self.fraction)
@@ -245,6 +240,12 @@ def one_cycle(fraction: float) -> float:
     if fraction < RISING:
         return 1 - 0.96 * (1 + math.cos(math.pi * fraction / RISING)) / 2
     return (1 + math.cos(math.pi * (fraction - RISING) / (1 - RISING))) / 2
+
+
+def smaller(batch: dict[str, Any], plan: Any) -> dict[str, Any]:
+    """Cut the middle out of the patches of a batch, for a configuration of nnU-Net's plans."""
+    patch = smaller_patch(plan.patch_size, plan.pool_op_kernel_sizes)
+    return batch | {name: centre(batch[name], patch) for name in ("data", "target")}
 
 
 def smaller_patch(patch: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:

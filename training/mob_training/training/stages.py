@@ -96,7 +96,7 @@ def finetune(results: Path, name: str, spec: CovarianceSpec, settings: FineTunin
         SettingsError: As `prepare_finetuning`, or the loss is not defined for the data set's labels.
     """
     plans = _read(prepare_finetuning(results, name, spec, settings, job.fold))
-    return _run(FineTuningTrainer, plans, _read(Path(results) / "dataset.json"), job)
+    return _run(FineTuningTrainer, plans, _read(Path(results) / "dataset.json"), job, Path(results))
 
 
 def _run(

@@ -87,9 +87,7 @@ class FineTuningTrainer(TermsTrainer):
         return network
 
     def on_train_start(self) -> None:
-        if not self.was_initialized:
-            self.initialize()
-        if self.current_epoch == 0:
+        if not self.was_initialized:  # by nnU-Net's own command
             start_from(self, self.start_folder)
         super().on_train_start()
 
