@@ -106,3 +106,8 @@ def _listed(path: Path) -> ListedModel:
         return ListedModel(path, None) if ModelFiles.of(path).trained else ListedModel.of(path)
     except ModelError as error:
         return ListedModel(path, None, str(error))
+
+
+def whyNotUse(model: ListedModel | None) -> str | None:
+    """Say why a model cannot predict; None: it can, as far as is known here."""
+    return model.problem if model else _("Add a model first.")

@@ -14,8 +14,8 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.slicer_app.installation import ShownError
+from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.panel.editor import settleStrayEdits
-from MoBUncertaintyLib.slicer_app.panel.inputs import whyNotUse
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
 from MoBUncertaintyLib.slicer_app.scene.nodes import missingChannel

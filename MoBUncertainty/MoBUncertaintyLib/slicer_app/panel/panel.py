@@ -12,9 +12,8 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import LostReviewError, UserError
-from MoBUncertaintyLib.slicer_app.inputs import canMirror
 from MoBUncertaintyLib.slicer_app.panel.export import ExportSection
-from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection
+from MoBUncertaintyLib.slicer_app.panel.inputs import InputsSection, canMirror
 from MoBUncertaintyLib.slicer_app.panel.jobs import Jobs, whyNotApply
 from MoBUncertaintyLib.slicer_app.panel.overlay import OverlaySection
 from MoBUncertaintyLib.slicer_app.panel.review import ReviewSection
