@@ -11,6 +11,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
+from MoBUncertaintyLib.measurements.interval import volume_number, volume_text
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.clicks.keys import Shortcuts
@@ -285,8 +286,8 @@ def _cells(case: WorklistCase, reader: str) -> list[tuple[str, str]]:
     reason = row.get("reason", "")
     organs, left = row.get("organs", ()), case.regionsLeft(reader)
     agreement = row.get("agreement")
-    volumes = " / ".join(f"{organ['volume_ml']:.1f}" for organ in organs)
-    named = "\n".join(f"{readable(organ['name'])}: {organ['volume_ml']:.1f} ml" for organ in organs)
+    volumes = " / ".join(volume_number(organ["volume_ml"]) for organ in organs)
+    named = "\n".join(f"{readable(organ['name'])}: {volume_text(organ['volume_ml'])}" for organ in organs)
     dice = differently = compared = ""
     if agreement:
         dice = f"{sum(agreement['dice'].values()) / len(agreement['dice']):.3f}"
