@@ -229,7 +229,7 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     for name, volume in volumes.items():
         table.fact(name, volume_text(volume, intervals.get(name)))
     table.fact("doubtful regions", _count_regions(regions))
-    table.fact("expected error", f"{error:.2f} ml in total")
+    table.fact("expected error", f"{volume_text(error)} in total")
     table.fact("computed on", device)
     stages = ", ".join(f"{stage} {taken:.1f}" for stage, taken in seconds.items())
     table.fact("time", f"{sum(seconds.values()):.1f} s ({stages})")
@@ -254,9 +254,8 @@ def _count_regions(regions: Sequence[Region]) -> str:
     if not regions:
         return "none"
     first, inside = regions[0], sum(region.expected_error_mm3 for region in regions) / 1000
-    return (
-        f"{len(regions)}, {inside:.2f} ml of expected error in them; first: {first.location}, {first.extent_mm:.0f} mm"
-    )
+    error = f"{volume_text(inside)} of expected error in them"
+    return f"{len(regions)}, {error}; first: {first.location}, {first.extent_mm:.0f} mm"
 
 
 def serve_review(case: Case, results: Path, port: int) -> None:
@@ -290,8 +289,8 @@ def show_review(case: Case, exported: Exported) -> None:
     if review.clicks:
         table.fact("clicks", str(len(review.clicks)))
     table.fact("reviewed", f"{decided} of {total} regions")
-    predicted, left = (mm3 / 1000 for mm3 in review.expected_error_mm3)
-    table.fact("expected error", f"{predicted:.2f} ml as predicted, {left:.2f} ml left")
+    predicted, left = (volume_text(mm3 / 1000) for mm3 in review.expected_error_mm3)
+    table.fact("expected error", f"{predicted} as predicted, {left} left")
     signature = review.signature
     signed = f"{signature.name}, {signature.time:%Y-%m-%d %H:%M %Z}" if signature else "not signed off"
     table.fact("signed", signed)

@@ -24,6 +24,7 @@ from MoBUncertaintyLib.base.errors import OutputError, ReviewError, UserError, r
 from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.base.json_input import JsonError, parse_object
 from MoBUncertaintyLib.base.publishing import reserve, withdraw, write_file
+from MoBUncertaintyLib.measurements.interval import change_text, volume_text
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.review_page import ReviewPage
 from MoBUncertaintyLib.review.suggestion import Suggestion
@@ -116,8 +117,8 @@ class PageReview:
                 case "suggest":
                     suggestion, message = review.suggestion(), "No region is left to decide."
                     if suggestion:
-                        ml = suggestion.gain_mm3 / 1000
-                        message = f"A click at the cross is expected to remove {ml:.2f} ml of error."
+                        gain = volume_text(suggestion.gain_mm3 / 1000)
+                        message = f"A click at the cross is expected to remove {gain} of error."
                 case _:
                     raise KeyError
         except (KeyError, TypeError, ValueError) as error:
@@ -152,7 +153,7 @@ class PageReview:
         net, changed = (mm3 / 1000 for mm3 in self._review.effect(click_id))
         if click_id in self._review.conflicts:
             return "This click contradicts others nearby, so it changes only its own voxels."
-        return f"The click changed {changed:.2f} ml, and the volume by {net:+.2f} ml.".replace("-", "\u2212")
+        return f"The click changed {volume_text(changed)}, and the volume by {change_text(net)}."
 
 
 def serve(review: PageReview, port: int = 0, ready: Callable[[str], None] = print) -> None:

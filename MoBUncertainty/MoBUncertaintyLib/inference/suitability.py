@@ -19,6 +19,7 @@ from scipy import ndimage
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.geometry import bounding_box, shadows
 from MoBUncertaintyLib.base.wording import percent
+from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures, Ordinary, Suitability
 from MoBUncertaintyLib.regions.prediction import Prediction
@@ -54,7 +55,8 @@ class Measure:
         scale: Function after which ordinary cases are spread about evenly.
         back: Its inverse.
         min_deviation: On that scale: cases may differ by this much, even if all ordinary ones agree.
-        words: Reason, from `what` (the label), `value`, `low` and `high` (of ordinary cases).
+        words: Reason, from `what` (the label), `value`, `low` and `high` (of ordinary cases); `percent` and `volume`
+            hold all three as texts.
         upper_only: Whether only a large value is unusual.
     """
 
@@ -91,7 +93,7 @@ MEASURES = {
         upper_only=True,
     ),
     "volume": Measure(
-        _log, math.exp, 0.1, "{what} measures {value:.3g} ml ({low:.3g} to {high:.3g} ml in ordinary cases)"
+        _log, math.exp, 0.1, "{what} measures {volume[value]} ({volume[low]} to {volume[high]} in ordinary cases)"
     ),
     "stray": Measure(
         _same,
@@ -242,7 +244,8 @@ def _words(name: str, measures: Measures, fingerprint: Fingerprint, labels: Sequ
     what = f"the {readable(label)}" if label else " and ".join(f"the {readable(one.name)}" for one in labels[:3])
     numbers = {"value": value, "low": low, "high": high}
     percents = {name: percent(number) for name, number in numbers.items()}
-    return kind.words.format(what=what, percent=percents, ratio=_ratio(value), **numbers)
+    volumes = {name: volume_text(number) for name, number in numbers.items()}
+    return kind.words.format(what=what, percent=percents, volume=volumes, ratio=_ratio(value), **numbers)
 
 
 def _ratio(fraction: float) -> str:
@@ -271,7 +274,8 @@ def unsuitable(regions: Sequence[Region], volumes_ml: Mapping[str, float]) -> st
     error, segmented = sum(region.expected_error_mm3 for region in regions) / 1000, sum(volumes_ml.values())
     if error > MAX_REGIONS_ERROR * segmented > 0:
         reasons.append(
-            f"{error:,.1f} ml of error is expected in the doubtful regions, and only {segmented:,.1f} ml is segmented"
+            f"{volume_text(error)} of error is expected in the doubtful regions, "
+            f"and only {volume_text(segmented)} is segmented"
         )
     if not reasons:
         return None

@@ -1,4 +1,4 @@
-"""The interval of a volume, and how it is written; without numpy, so that commands start at once."""
+"""The interval of a volume, and how volumes are written; without numpy, so that commands start at once."""
 
 from __future__ import annotations
 
@@ -28,12 +28,30 @@ class Interval:
         """Invert `to_dict`; None stays None."""
         return None if values is None else cls(values["low"], values["high"], values["level"])
 
-    def text(self, digits: int = 1, note: str = "") -> str:
-        """Write it behind a volume: "(90 %: 88.1 to 99.9)", with a note behind a comma if there is one."""
-        more = f", {note}" if note else ""
-        return f"({percent(self.level)}: {self.low:.{digits}f} to {self.high:.{digits}f}{more})"
+    def text(self, ml: float, note: str = "") -> str:
+        """Write it behind its volume: "(90 %: 88.1 to 99.9)", with a note behind a comma if there is one."""
+        digits, more = _digits(ml, self), f", {note}" if note else ""
+        return f"({percent(self.level)}: {self.low:,.{digits}f} to {self.high:,.{digits}f}{more})"
+
+
+def volume_number(ml: float, interval: Interval | None = None) -> str:
+    """Write a volume without its unit, with the decimals that it shares with its interval."""
+    return f"{ml:,.{_digits(ml, interval)}f}"
 
 
 def volume_text(ml: float, interval: Interval | None = None, note: str = "") -> str:
     """Write a volume with its interval: "94.0 ml (90 %: 88.1 to 99.9)"."""
-    return f"{ml:.1f} ml{f' {interval.text(note=note)}' if interval else ''}"
+    return f"{volume_number(ml, interval)} ml{f' {interval.text(ml, note)}' if interval else ''}"
+
+
+def change_text(ml: float) -> str:
+    """Write a change of a volume with its sign: "+0.83 ml", "−12.5 ml"."""
+    sign = "" if abs(ml) < 0.005 else "+" if ml > 0 else "\u2212"
+    return sign + volume_text(abs(ml))
+
+
+def _digits(ml: float, interval: Interval | None) -> int:
+    """Count the decimals that show three digits of the smallest number but 0; two at most: 0.01 ml is a few voxels."""
+    numbers = (ml, interval.low, interval.high) if interval else (ml,)
+    smallest = min((abs(number) for number in numbers if number), default=0.0)
+    return 2 if smallest < 9.995 else 1 if smallest < 99.95 else 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from MoBUncertaintyLib.base.wording import percent
+from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
 NAMES = {
@@ -141,6 +142,8 @@ def _amount(value: Any, unit: str) -> str:
         return plain(value)
     if unit == "mm³" and abs(value) >= 1000:
         value, unit = value / 1000, "ml"
+    if unit == "ml":
+        return volume_text(value)
     if unit == "%":
         value *= 100
     text = str(value) if isinstance(value, int) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

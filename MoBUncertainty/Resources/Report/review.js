@@ -235,7 +235,7 @@ function render() {
   const clicks = state.clicks.length === 1 ? "1 click" : `${state.clicks.length} clicks`;
   const [before, now] = state.counter;
   $("count").textContent = CASE.served
-    ? `${clicks}, expected error ${number(before / 1000, 2)} → ${number(now / 1000, 2)} ml`
+    ? `${clicks}, expected error ${before} → ${now}`
     : `${clicks}, ${decided} of ${state.regions.length} regions decided`;
   $("count-more").textContent = CASE.served
     ? `${decided} of ${state.regions.length} regions decided`

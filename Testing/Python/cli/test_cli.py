@@ -22,6 +22,7 @@ from MoBUncertaintyLib.base.errors import Cancelled, ModelError
 from MoBUncertaintyLib.cli import app, console
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.region_settings import Measure
@@ -84,7 +85,7 @@ def test_predict_writes_the_results_folder_and_says_where(model: Path, ct: Path,
     for method in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
         assert getattr(made, method)() == getattr(given, method)()
     millilitres = np.prod(given.GetSpacing()) * int((sitk.GetArrayFromImage(made) == 1).sum()) / 1000
-    assert f"{millilitres:.1f} ml" in done.stdout
+    assert volume_text(millilitres) in done.stdout
     assert "doubtful regions" in done.stdout
     assert "Predicting tiles" in done.stderr
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out"]  # no temporary folder left

@@ -25,6 +25,7 @@ import pytest
 
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.cli import review_server
+from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.review_files import open_case
 from support import command_line
@@ -102,7 +103,7 @@ class TestServer:
         status, said = served.step(action="click", points_ras=[point], label=label, region="1")
         assert status == 200
         assert said["maps"]
-        assert said["counter"] == list(review.expected_error_mm3)
+        assert said["counter"] == [volume_text(mm3 / 1000) for mm3 in review.expected_error_mm3]
         assert said["clicks"][0]["points_ras"] == [list(point)]
         assert "ml" in said["message"]
         status, said = served.step(action="undo")

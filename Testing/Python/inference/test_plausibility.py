@@ -84,9 +84,9 @@ def test_a_model_without_covariance_says_by_what_regions_are_found(stock: Model,
 # Number of regions, expected error in them, labels and segmented volume, ml; measured with the models that are shipped.
 SUITED = [(17, 9.4, 1, 106.5), (13, 8.9, 1, 79.0), (3, 0.19, 1, 2.11), (3, 1.0, 1, 0.0), (150, 60.0, 24, 3000.0)]
 UNSUITED = [
-    ((1462, 286.2, 1, 1118.0), ["1,462 doubtful regions", "286.2 ml"]),
-    ((748, 115.3, 1, 424.3), ["748 doubtful regions", "115.3 ml"]),
-    ((6, 5.67, 1, 12.5), ["5.7 ml of error", "12.5 ml is segmented"]),
+    ((1462, 286.2, 1, 1118.0), ["1,462 doubtful regions", "286 ml"]),
+    ((748, 115.3, 1, 424.3), ["748 doubtful regions", "115 ml"]),
+    ((6, 5.67, 1, 12.5), ["5.67 ml of error", "12.5 ml is segmented"]),
     ((150, 5.0, 1, 300.0), ["150 doubtful regions"]),
 ]
 

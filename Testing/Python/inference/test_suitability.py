@@ -55,8 +55,8 @@ def test_ordinary_cases_are_ordinary(fingerprint: Fingerprint) -> None:
 @pytest.mark.parametrize(
     ("changes", "level", "words"),
     [
-        ({"volume:organ": 20.0}, Level.NOT_USABLE, "the organ measures 20 ml (79.9 to 127 ml in ordinary cases)"),
-        ({"volume:organ": 65.0}, Level.UNUSUAL, "the organ measures 65 ml (79.9 to"),
+        ({"volume:organ": 20.0}, Level.NOT_USABLE, "the organ measures 20.0 ml (79.9 ml to 127 ml in ordinary cases)"),
+        ({"volume:organ": 65.0}, Level.UNUSUAL, "the organ measures 65.0 ml (79.9 ml to"),
         ({"error": 0.4}, Level.NOT_USABLE, "the expected error is 40 % of the segmented volume (8 % to 12 %"),
         ({"intensity": 3.0}, Level.NOT_USABLE, "the intensity of the organ is 3.00"),
         ({"thickness": 4.0}, Level.UNUSUAL, "a voxel is up to 4 mm long"),

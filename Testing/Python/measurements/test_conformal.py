@@ -7,7 +7,7 @@ import pytest
 
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import from_json, to_json
-from MoBUncertaintyLib.measurements.interval import volume_text
+from MoBUncertaintyLib.measurements.interval import Interval, change_text, volume_text
 from MoBUncertaintyLib.measurements.volumes import (
     CHOICES,
     STAGES,
@@ -127,4 +127,24 @@ def test_interval_is_narrower_as_regions_are_decided() -> None:
     widths = [each.high - each.low for each in shown]
     assert widths == sorted(widths, reverse=True) and widths[-1] == pytest.approx(widths[0] / 5, rel=1e-3)
     assert volume_text(94, shown[0]).startswith("94.0 ml (90 %: ")
-    assert volume_text(94) == "94.0 ml"
+
+
+@pytest.mark.parametrize(
+    ("ml", "ends", "text"),
+    [
+        (1.836, (1.4634, 2.2086), "1.84 ml (90 %: 1.46 to 2.21)"),
+        (25.31, (20.96, 30.14), "25.3 ml (90 %: 21.0 to 30.1)"),
+        (10.2, (9.994, 10.4), "10.20 ml (90 %: 9.99 to 10.40)"),  # the smallest counts
+        (10.2, (9.996, 10.4), "10.2 ml (90 %: 10.0 to 10.4)"),  # as it is rounded
+        (1234.4, (1100.0, 1368.8), "1,234 ml (90 %: 1,100 to 1,369)"),
+        (0.0347, (0.0, 0.0694), "0.03 ml (90 %: 0.00 to 0.07)"),
+        (104.8, (0.0, 209.6), "105 ml (90 %: 0 to 210)"),
+    ],
+)
+def test_volume_and_interval_share_the_digits_that_fit_the_smallest(ml, ends, text) -> None:
+    assert volume_text(ml, Interval(*ends, 0.9)) == text
+
+
+@pytest.mark.parametrize(("ml", "text"), [(0.834, "+0.83 ml"), (-12.46, "−12.5 ml"), (-0.004, "0.00 ml")])
+def test_change_has_a_sign_unless_nothing_changes(ml, text) -> None:
+    assert change_text(ml) == text

@@ -21,6 +21,7 @@ from PIL import Image
 from scipy import ndimage
 
 from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.measurements.interval import volume_number
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.pages.report_page import facts, write_html
@@ -115,12 +116,13 @@ def clicked() -> Case:
 class TestClicks:
     def test_page_lists_them_with_what_they_changed_and_shows_before_and_after(self, tmp_path, clicked):
         found = page(tmp_path, clicked)
-        before, now = (mm3 / 1000 for mm3 in clicked.review.expected_error_mm3)
-        assert f"Expected error, predicted → remaining {before:.2f} → {now:.2f} ml" in found.text
+        before, now = (volume_number(mm3 / 1000) for mm3 in clicked.review.expected_error_mm3)
+        assert f"Expected error, predicted → remaining {before} → {now} ml" in found.text
         net, changed = clicked.review.effect("c1")
         assert net < 0 < changed
         rank = clicked.review.region("1").region.rank
-        row = f"c1 background, stroke {rank} .* {changed / 1000:.2f} −{-net / 1000:.2f} 31 May 2026, 14:30 UTC"
+        volumes = f"{volume_number(changed / 1000)} −{volume_number(-net / 1000)}"
+        row = f"c1 background, stroke {rank} .* {volumes} 31 May 2026, 14:30 UTC"
         assert re.search(row, found.text)
         assert "c2 pancreas –" in found.text
         assert "Length 4 mm" in found.text
@@ -183,9 +185,9 @@ class TestHtml:
         ):
             assert words in shown.text
         predicted, corrected = signed.prediction.segmentation, signed.review.corrected()
-        before, after = (int((labels > 0).sum()) * 12 / 1000 for labels in (predicted, corrected))
-        assert f"Volume of pancreas {before:.1f} → {after:.1f} ml" in shown.text
-        assert f"pancreas {before:.2f} {after:.2f}" in shown.text
+        before, after = (volume_number((labels > 0).sum() * 12 / 1000) for labels in (predicted, corrected))
+        assert f"Volume of pancreas {before} → {after} ml" in shown.text
+        assert f"pancreas {before} {after}" in shown.text
         assert not [words for words in ("click", "Patient Name") if words in shown.text]
         assert "/home/jane" not in shown.source + json.dumps(build_report(signed))
 
@@ -431,9 +433,9 @@ def test_of_many_regions_the_first_are_listed_and_drawn_and_the_table_holds_all(
     listed = [attributes for tag, attributes in found.tags if tag == "td" and attributes.get("class") == "rank"]
     assert len(listed) == LISTED_REGIONS == 50
     assert len(found.images()) == 3 * DRAWN_REGIONS == 90
-    rest = sum(2000.0 - n for n in range(51, 71)) / 1000
+    rest = volume_number(sum(2000.0 - n for n in range(51, 71)) / 1000)
     assert (
-        f"These are the first 50 regions by expected error. 20 more, with {rest:.2f} ml of expected error in total, "
+        f"These are the first 50 regions by expected error. 20 more, with {rest} ml of expected error in total, "
         "are listed in report.csv." in found.text
     )
     assert "Pictures show the first 30 of 70 regions." in found.text

@@ -62,9 +62,7 @@ def test_review_states_what_is_corrected_and_what_is_left_open(folder: Path) -> 
     review.click([point], 0)
     assert volume_intervals(review) == {}, "clicks without a decision were not measured"
     predicted, volume = results.prediction.volume_intervals(), stated_volumes(review)
-    noted = [
-        f"{readable(name)} {volume[name].ml:.1f} ml {predicted[name].text(note='as predicted')}" for name in predicted
-    ]
+    noted = [f"{readable(name)} {volume_text(volume[name].ml, predicted[name], 'as predicted')}" for name in predicted]
     assert volume_lines(review) == noted, "what is promised of the true volume holds whatever is clicked"
     decided = np.zeros(results.prediction.shape, bool)
     for region, verdict in zip(review.regions, ("accept", "exclude"), strict=True):
@@ -91,7 +89,7 @@ def test_record_report_page_and_table_state_it(folder: Path, tmp_path: Path) -> 
     assert stored == {name: Interval(round(i.low, 3), round(i.high, 3), 0.9) for name, i in expected.items()}
     case = Case(calibrated().image, results.prediction, results.regions)
     report = build_report(case)
-    text = expected["pancreas"].text()
+    text = expected["pancreas"].text(results.prediction.volumes_ml()["pancreas"])
     assert text in render_html(report, {}, PictureScale.of(case.image, case.review.settings))
     said = dict(facts(report)["Volumes"])
     assert "in 90 % of cases like the 30 calibration cases" in said["Intervals hold"]

@@ -36,15 +36,16 @@ _MARK = 'name="generator" content="mob-uncertainty cohort"'  # of our pages
 class Column:
     """A column of the table, in both files; on the page with decimals, a unit, and a note behind the number.
 
-    The title is empty where the page has no such column, the value None if there is nothing to say.
+    The title is empty where the page has no such column, the value None if there is nothing to say. The unit "ml" makes
+    a number a volume, whose decimals are those that fit, and whose note is its interval, as plain JSON.
     """
 
     name: str
     title: str
     value: Callable[[CohortCase], Any]
-    digits: int = 0
     unit: str = ""
-    note: Callable[[CohortCase], str] | None = None
+    digits: int = 0
+    note: Callable[[CohortCase], Any] | None = None
 
 
 def check_table(folder: Path) -> None:
@@ -127,33 +128,33 @@ def _columns(cases: Sequence[CohortCase], folder: Path) -> list[Column]:
     ]
     later: list[Column] = []
     for name in names:
-        ml, note = of(name, lambda organ: organ.volume_ml), interval(name, Interval.text)
-        columns.append(Column(f"{name}_ml", f"{readable(name).capitalize()}", ml, 1, "ml", note))
+        ml, note = of(name, lambda organ: organ.volume_ml), interval(name, Interval.to_dict)
+        columns.append(Column(f"{name}_ml", f"{readable(name).capitalize()}", ml, "ml", note=note))
         if name in stated:
             ends = {end: interval(name, attrgetter(end)) for end in ("low", "high", "level")}
             later += [Column(f"{name}_interval_{end}", "", value) for end, value in ends.items()]
     columns += later
-    columns.append(Column("expected_error_ml", "Expected error", lambda case: case.expected_error_ml, 2, "ml"))
+    columns.append(Column("expected_error_ml", "Expected error", lambda case: case.expected_error_ml, "ml"))
     if several:
         errors = {name: of(name, lambda organ: organ.expected_error_ml) for name in names}
         columns += [Column(f"{name}_expected_error_ml", "", value) for name, value in errors.items()]
     columns += [
         Column("regions", "Regions", lambda case: case.regions),
-        Column("expected_error_in_regions_ml", "Error in regions", lambda c: c.expected_error_in_regions_ml, 2, "ml"),
+        Column("expected_error_in_regions_ml", "Error in regions", lambda c: c.expected_error_in_regions_ml, "ml"),
         Column("state", "", lambda case: case.state.value),
         Column("readers", "", lambda case: "; ".join(review.text for review in case.reviews) or None),
     ]
     for name in compared:
         title = f"Dice between readers{f', {readable(name)}' if several else ''}"
         dice = agreed(partial(lambda name, agreement: agreement.dice.get(name), name))
-        columns.append(Column(f"{name}_dice_between_readers", title, dice, 3))
+        columns.append(Column(f"{name}_dice_between_readers", title, dice, digits=3))
     if compared:
         different = agreed(lambda agreement: agreement.regions_different)
         note = agreed(lambda agreement: f"of {agreement.regions}")
         columns.append(Column("regions_decided_differently", "Decided differently", different, note=note))
     return [
         *columns,
-        Column("seconds", "Time", lambda case: case.seconds, 1, "s"),
+        Column("seconds", "Time", lambda case: case.seconds, "s", 1),
         Column("warnings", "", lambda case: " ".join(case.warnings)),
         Column("results", "", lambda case: _way(folder, case.folder).as_posix() if case.folder else ""),
     ]
@@ -170,7 +171,7 @@ def _render(
         {
             "case": case,
             "link": _link(_way(folder, case.folder) / "review.html") if case.folder else "",
-            "cells": [(column.value(case), column, column.note(case) if column.note else "") for column in columns],
+            "cells": [(column.value(case), column, column.note and column.note(case)) for column in columns],
         }
         for case in cases
     ]

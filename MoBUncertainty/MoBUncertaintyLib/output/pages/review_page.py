@@ -20,6 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.geometry import Box, Grid, intersection, shape_of, widened
+from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.report_page import facts
@@ -107,7 +108,7 @@ class ReviewPage:
             "clicks": [
                 write_click(click) | {"conflict": click.click_id in review.conflicts} for click in review.clicks
             ],
-            "counter": review.expected_error_mm3,
+            "counter": [volume_text(mm3 / 1000) for mm3 in review.expected_error_mm3],
             "volumes": volume_lines(review),
             "signature": review.signature and review.signature.name,
             "can_undo": review.can_undo,

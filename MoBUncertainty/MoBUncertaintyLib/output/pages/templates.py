@@ -11,7 +11,7 @@ from typing import Any
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.base.wording import percent
-from MoBUncertaintyLib.measurements.interval import Interval
+from MoBUncertaintyLib.measurements.interval import Interval, volume_number
 from MoBUncertaintyLib.model.card import readable
 
 TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE = (
@@ -37,6 +37,7 @@ def fill(template: Path, **values: Any) -> str:
         "interval": interval_text,
         "number": number_text,
         "readable": readable,
+        "volume": volume_text,
         "moment": time_text,
         "percent": percent,
         "png_url": lambda png: "data:image/png;base64," + base64.b64encode(png).decode(),
@@ -46,13 +47,22 @@ def fill(template: Path, **values: Any) -> str:
 
 def number_text(value: float, digits: int = 0) -> str:
     """Write a number with thin spaces between thousands and a true minus sign."""
-    return f"{value:,.{digits}f}".replace(",", "\u2009").replace("-", "\u2212")
+    return _typeset(f"{value:,.{digits}f}")
 
 
-def interval_text(values: Mapping[str, float] | None, digits: int = 1) -> str:
+def volume_text(ml: float, interval: Mapping[str, float] | None = None) -> str:
+    """Write a volume without its unit, with the decimals that it shares with its interval."""
+    return _typeset(volume_number(ml, Interval.from_dict(interval)))
+
+
+def interval_text(values: Mapping[str, float] | None, ml: float) -> str:
     """Write an interval behind its volume; nothing where there is none."""
     interval = Interval.from_dict(values)
-    return f" {interval.text(digits)}" if interval else ""
+    return f" {_typeset(interval.text(ml))}" if interval else ""
+
+
+def _typeset(number: str) -> str:
+    return number.replace(",", "\u2009").replace("-", "\u2212")
 
 
 def time_text(text: str) -> str:

@@ -129,11 +129,3 @@ class ChangeOverlay:
         node.SetAttribute(ROLE_ATTRIBUTE, ROLE)
         self._scene.AddNode(node)
         return node
-
-
-def millilitres(value: float, signed: bool = True) -> str:
-    """Write a volume as a reader would: +0.8 ml, −0.03 ml."""
-    digits = 1 if abs(value) >= 0.1 else 2
-    text = f"{abs(value):.{digits}f}"
-    sign = "" if not float(text) or not signed else "+" if value > 0 else "−"
-    return _("{volume} ml").format(volume=sign + text)

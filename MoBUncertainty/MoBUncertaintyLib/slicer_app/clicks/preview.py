@@ -13,10 +13,11 @@ from functools import partial
 import qt
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.pictures.style import BLUE, CYAN, MAGENTA, VIOLET
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
-from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
+from MoBUncertaintyLib.slicer_app.clicks.changes import Change
 from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
@@ -148,7 +149,7 @@ class _Hover(qt.QObject):
 
 
 def _sentence(verdict: Verdict, change: Change) -> str:
-    added, removed = (millilitres(ml, signed=False) for ml in (change.added_ml, change.removed_ml))
+    added, removed = volume_text(change.added_ml), volume_text(change.removed_ml)
     palette, names = change.palette, {BLUE: _("blue"), CYAN: _("cyan"), MAGENTA: _("magenta"), VIOLET: _("violet")}
     text = {
         Verdict.INCLUDE: _("Include would add {added} ({colour})").format(added=added, colour=names[palette.added]),

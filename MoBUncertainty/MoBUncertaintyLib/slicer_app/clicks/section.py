@@ -11,9 +11,10 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import UserError
+from MoBUncertaintyLib.measurements.interval import change_text, volume_text
 from MoBUncertaintyLib.review.refinement.clicks import Click, voxels_of
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.clicks.changes import Change, millilitres
+from MoBUncertaintyLib.slicer_app.clicks.changes import Change
 from MoBUncertaintyLib.slicer_app.clicks.devices import ClickMode, SlicePointer
 from MoBUncertaintyLib.slicer_app.clicks.table import ClickList
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point, channelVolume, fromWorld
@@ -149,7 +150,7 @@ class ClicksSection:
         self.showChange()
         change: Change | None = session.lastChange
         if act is Review.click:
-            click, volume = session.review.clicks[-1], change and millilitres(change.added_ml - change.removed_ml)
+            click, volume = session.review.clicks[-1], change and change_text(change.added_ml - change.removed_ml)
             session.marks.show(text=(click.points_ras[0], volume or ""))
             self._onClicked(click.region_id)
         self._onChanged()
@@ -184,7 +185,7 @@ def counter(session) -> str:
         return _("Signed off: a click asks whether to withdraw the signature.")
     if not review.clicks:
         return _("Click where the outline is wrong: the segmentation, its uncertainty and the list follow.")
-    before, now = (millilitres(error / 1000, signed=False) for error in review.expected_error_mm3)
+    before, now = (volume_text(error / 1000) for error in review.expected_error_mm3)
     count = len(review.clicks)
     counted = _("1 click") if count == 1 else _("{count} clicks").format(count=count)
     text = _("{clicks}, expected error {before} → {now}").format(clicks=counted, before=before, now=now)

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.measurements.interval import change_text
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.slicer_app.clicks.changes import millilitres
 from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, shown, timer
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table, fitRows
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
@@ -82,7 +82,7 @@ class ClickList:
 
     def _row(self, click: Click, names: Mapping[int, str], conflicts: Collection[str]) -> Row:
         isContradicted = click.click_id in conflicts
-        volume = millilitres(self._volumes[click.click_id]) if click.click_id in self._volumes else ""
+        volume = change_text(self._volumes[click.click_id]) if click.click_id in self._volumes else ""
         texts = (names.get(click.label, ""), _place(click.points_ras), volume, "⚠" if isContradicted else "")
         tip = _("The other clicks contradict this one: remove one of them, or click more beside it.")
         return Row([(text, tip if isContradicted else "") for text in texts])

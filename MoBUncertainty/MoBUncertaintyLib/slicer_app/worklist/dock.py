@@ -11,6 +11,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
+from MoBUncertaintyLib.measurements.interval import volume_number, volume_text
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
@@ -267,8 +268,8 @@ def _cells(case: WorklistCase, reader: str) -> list[tuple[str, str]]:
     readers = "\n".join(review.text for review in case.reviews)
     reason = row.get("reason", "")
     organs, left = row.get("organs", ()), case.regionsLeft(reader)
-    volumes = " / ".join(f"{organ['volume_ml']:.1f}" for organ in organs)
-    named = "\n".join(f"{readable(organ['name'])}: {organ['volume_ml']:.1f} ml" for organ in organs)
+    volumes = " / ".join(volume_number(organ["volume_ml"]) for organ in organs)
+    named = "\n".join(f"{readable(organ['name'])}: {volume_text(organ['volume_ml'])}" for organ in organs)
     return [
         (case.name, str(case.folder)),
         (_stateText(state), readers),
