@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState
-from MoBUncertaintyLib.slicer_app.worklist.cases import Cases
+from support.late import slicer_app
 
 SIGNED = {"reader": "A", "signed": True, "regions_left": 0, "export": "/cohort/b/review-A"}
 BEGUN = {"reader": "Dr. B/C", "signed": False, "regions_left": 2, "export": None}
@@ -23,15 +24,15 @@ def ready(*reviews: dict) -> dict:
 
 
 @pytest.fixture
-def cases() -> Cases:
+def cases(slicer_application) -> Any:
     failed = {"state": "failed", "reason": "It is truncated.", "reviews": []}
-    cases = Cases(Path("/cohort"), "scans", Path("/scans"))
+    cases = slicer_app.worklist.cases.Cases(Path("/cohort"), "scans", Path("/scans"))
     listed = [answer("a", failed), answer("b", ready(SIGNED, BEGUN)), answer("c", ready()), answer("d", None)]
     cases.take({"listed": [], "cases": [*listed, answer("e", failed, "it holds two images")], "table": None})
     return cases
 
 
-def test_states_are_those_of_the_reader(cases: Cases) -> None:
+def test_states_are_those_of_the_reader(cases: Any) -> None:
     def states(reader: str) -> list[str]:
         return [case.state(reader).value for case in cases.cases]
 
@@ -43,7 +44,7 @@ def test_states_are_those_of_the_reader(cases: Cases) -> None:
     assert lefts == [0, 2, 3, 2] and cases.find("d").regionsLeft("A") is None
 
 
-def test_what_is_run_and_what_is_next(cases: Cases) -> None:
+def test_what_is_run_and_what_is_next(cases: Any) -> None:
     assert [case.name for case in cases.toRun()] == ["a", "d"]  # of e there is nothing to predict
     assert cases.next(None, "A").name == "c" and cases.next("c", "A") is None
     assert cases.next("c", "Another").name == "b" and cases.next("b", "Another").name == "c"
@@ -53,7 +54,7 @@ def test_what_is_run_and_what_is_next(cases: Cases) -> None:
     assert len(cases.find("c").reviews) == 1 and cases.next(None, "A").name == "c"
 
 
-def test_reasons_of_failures_are_those_of_the_table_and_of_this_run(cases: Cases) -> None:
+def test_reasons_of_failures_are_those_of_the_table_and_of_this_run(cases: Any) -> None:
     assert cases.failed == {"a": "It is truncated.", "e": "It is truncated."}
     cases.ended("a", None, predicted=True)
     cases.ended("d", "The disk is full.")
