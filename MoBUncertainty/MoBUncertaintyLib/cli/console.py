@@ -223,6 +223,37 @@ def _duration_left(update: Progress) -> str:
     return f"{minutes} min {seconds:02d} s left" if minutes else f"{seconds} s left"
 
 
+def can_ask() -> bool:
+    """Whether there is a terminal to ask in."""
+    return sys.stdin.isatty()
+
+
+def agree_to_licences(models: Iterable[Path], accepted: bool) -> None:
+    """Show the licences that are to be agreed to, and ask, unless that was done before.
+
+    Args:
+        models: Paths of the models.
+        accepted: The user agrees by `--accept-licence`.
+
+    Raises:
+        SettingsError: There is no terminal to ask in.
+        typer.Abort: The user does not agree.
+        ModelError: A model cannot be read.
+    """
+    from MoBUncertaintyLib.model.licences import Terms, agree, with_meaning
+
+    def ask(terms: Terms) -> None:
+        if not (accepted or can_ask()):
+            licence = with_meaning(terms.licence)
+            raise SettingsError(f"The licence of {terms.model} is {licence}; use --accept-licence to agree to it.")
+        for line in [*terms.lines, *(["Agreed to by --accept-licence."] if accepted else [])]:
+            show_note(line, important=True)
+        if not accepted:
+            typer.confirm("Do you agree to this licence?", abort=True, err=True)
+
+    agree(models, ask, lambda sentence: show_warnings([sentence]))
+
+
 def show_warnings(warnings: Iterable[str]) -> None:
     """Print each warning on a line on stderr."""
     for warning in warnings:
@@ -323,7 +354,7 @@ def signer(path: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
 
     def passphrase() -> str:
         secret = os.environ.get(PASSPHRASE)
-        if secret is None and not sys.stdin.isatty():
+        if secret is None and not can_ask():
             raise SettingsError(f"The key {path} is encrypted; give its passphrase in {PASSPHRASE}.")
         return typer.prompt(f"Passphrase of {path}", hide_input=True, err=True) if secret is None else secret
 

@@ -21,6 +21,7 @@ from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE
 from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.folder import load_folder
+from MoBUncertaintyLib.model.licences import agree
 from MoBUncertaintyLib.model.listing import MODELS_FOLDER, ListedModel, list_models
 from MoBUncertaintyLib.pipeline.catalogue.index import Entry
 from MoBUncertaintyLib.pipeline.catalogue.place import CHUNK, Place
@@ -73,7 +74,7 @@ def install(
     cancelled: Callable[[], bool] = lambda: False,
     folder: Path | None = None,
 ) -> Path:
-    """Download a model, check it, and install it; returns its folder.
+    """Download a model, whose licence the user has agreed to, check it, and install it; returns its folder.
 
     Args:
         place: The catalogue.
@@ -107,6 +108,7 @@ def install(
             )
         reservation.publish_new(unpacked.name)
         progress(Progress("install", 1, 1, 0.0))
+    agree([target], lambda _terms: None)
     return target
 
 
