@@ -86,7 +86,7 @@ def with_meaning(licence: str) -> str:
     """Name a licence, with what a Creative Commons licence asks for beyond the naming of its authors."""
     words = re.findall("[a-z]+", licence.casefold())
     meanings = [meaning for part, meaning in CONDITIONS.items() if words[:1] == ["cc"] and part in words]
-    return ", ".join([licence, *meanings])
+    return f"{licence} ({', '.join(meanings)})" if meanings else licence
 
 
 def agree(
