@@ -10,7 +10,7 @@ SHELL := bash
 .PHONY: demo test test-slow lint icons screenshots clean
 
 demo: $(VENV)/.demo
-	$(BIN)/mob-uncertainty demo --output demo-results
+	$(BIN)/mob-uncertainty demo --output demo-results --accept-licence
 
 # A worker for each core. Threads of torch would only get in each other's way: the tests' networks are tiny.
 # The longest files come first (Testing/Python/conftest.py), not those with most tests. Bytecode is kept, whatever the

@@ -32,9 +32,10 @@ hypothesis.settings.load_profile("busy")
 
 # The digits that tests expect are PyTorch's, whether OpenVINO is installed or not; test_engines.py compares the two.
 os.environ["MOB_UNCERTAINTY_ENGINE"] = "torch"
-# Nor are the models of whoever runs the tests.
+# Nor are the models of whoever runs the tests, and what they have agreed to.
 os.environ["MOB_UNCERTAINTY_MODELS"] = str(TESTS / "no models")
 os.environ["TOTALSEG_WEIGHTS_PATH"] = str(TESTS / "no weights")
+os.environ["XDG_DATA_HOME"] = str(TESTS / "no data")
 
 FIRST = (
     "training/test_workflow_runs.py",

@@ -17,13 +17,17 @@ INSTALLED_MODELS = "MOB_UNCERTAINTY_MODELS"
 
 
 def installed_models() -> Path:
-    """Find the folder of the models that the user installs, the same for all programs: where user data should be."""
-    if chosen := os.environ.get(INSTALLED_MODELS):
-        return Path(chosen).expanduser().absolute()
+    """Find the folder of the models that the user installs, the same for all programs."""
+    chosen = os.environ.get(INSTALLED_MODELS)
+    return Path(chosen).expanduser().absolute() if chosen else user_folder() / "models"
+
+
+def user_folder() -> Path:
+    """Find the folder of the program where the system wants a user's data to be."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Application Support"
     else:
         base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return base / "mob-uncertainty" / "models"
+    return base / "mob-uncertainty"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from MoBUncertaintyLib.cli import console, models
-from MoBUncertaintyLib.cli.options import Device, Engine, Overwrite, RegionOptions, Scene, asked_regions
+from MoBUncertaintyLib.cli.options import AcceptLicence, Device, Engine, Overwrite, RegionOptions, Scene, asked_regions
 from MoBUncertaintyLib.cli.programs import AsJson, Commands, Quiet, Result, version_option
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def predict(
             "may be repeated.",
         ),
     ] = None,
+    accept_licence: AcceptLicence = False,
     overwrite: Overwrite = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Keep existing results, even those of other settings.")
@@ -193,6 +194,7 @@ def predict(
             raise SettingsError("--channel is for one case; in a folder, name files CASE_0000, CASE_0001, and so on.")
         if series and not cases[0][0].entry and cases[0][0].path.is_file():
             raise SettingsError("--series is for DICOM folders, but the input is a file; leave it out.")
+        console.agree_to_licences([model.path for model in loaded], accept_licence)
         predictor = RemotePredictor(computer, loaded, settings) if computer else predictor_of(loaded, settings)
         changes = asked_regions(region, measure=measure, threshold=threshold, minimum_mm3=min_volume)
         region_settings = predictor.model.card.region_settings.changed(changes)
@@ -273,13 +275,16 @@ def demo(
     device: Device = "auto",
     engine: Engine = "auto",
     scene: Scene = True,
+    accept_licence: AcceptLicence = False,
 ) -> Result:
     """Predict the phantom CT that is shipped and compare it with its truth, which the model has never seen."""
     with console.reporting(steps=True) as cancelled:
+        from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
         from MoBUncertaintyLib.output.results_folder import FOLDER
         from MoBUncertaintyLib.pipeline.demo import run_demo
 
         FOLDER.check_name(output)
+        console.agree_to_licences([find_model(DEMO_MODEL)], accept_licence)
         with console.progress("PhantomCT") as progress:
             case, written, scores = run_demo(
                 output, device=device, engine=engine, scene=scene, progress=progress, cancelled=cancelled

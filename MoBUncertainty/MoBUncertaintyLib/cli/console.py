@@ -24,7 +24,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from MoBUncertaintyLib.base.errors import Cancelled, UserError
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, UserError
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.publishing import sweep
 from MoBUncertaintyLib.base.wording import percent
@@ -207,6 +207,37 @@ def _duration_left(update: Progress) -> str:
         return ""
     minutes, seconds = divmod(round(update.seconds_left), 60)
     return f"{minutes} min {seconds:02d} s left" if minutes else f"{seconds} s left"
+
+
+def can_ask() -> bool:
+    """Whether there is a terminal to ask in."""
+    return sys.stdin.isatty()
+
+
+def agree_to_licences(models: Iterable[Path], accepted: bool) -> None:
+    """Show the licences that are to be agreed to, and ask, unless that was done before.
+
+    Args:
+        models: Paths of the models.
+        accepted: The user agrees by `--accept-licence`.
+
+    Raises:
+        SettingsError: There is no terminal to ask in.
+        typer.Abort: The user does not agree.
+        ModelError: A model cannot be read.
+    """
+    from MoBUncertaintyLib.model.licences import Terms, agree, with_meaning
+
+    def ask(terms: Terms) -> None:
+        if not (accepted or can_ask()):
+            licence = with_meaning(terms.licence)
+            raise SettingsError(f"The licence of {terms.model} is {licence}; use --accept-licence to agree to it.")
+        for line in [*terms.lines, *(["Agreed to by --accept-licence."] if accepted else [])]:
+            show_note(line, important=True)
+        if not accepted:
+            typer.confirm("Do you agree to this licence?", abort=True, err=True)
+
+    agree(models, ask, lambda sentence: show_warnings([sentence]))
 
 
 def show_warnings(warnings: Iterable[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.cli import console
-from MoBUncertaintyLib.cli.options import Device
+from MoBUncertaintyLib.cli.options import AcceptLicence, Device
 from MoBUncertaintyLib.cli.programs import Result
 
 if TYPE_CHECKING:
@@ -142,6 +141,7 @@ def calibrate(
     output: Annotated[Path, typer.Option(help="Model folder or .zip file to create.")],
     name: Annotated[str | None, typer.Option(help="Name of the new model. Default: the old one, calibrated.")] = None,
     device: Device = "auto",
+    accept_licence: AcceptLicence = False,
 ) -> Result:
     """Calibrate a model on a site's own cases, 5 or more, signed-off reviews or labelled; the result is a new model.
 
@@ -149,8 +149,10 @@ def calibrate(
     better.
     """
     with console.reporting(steps=True) as cancelled:
+        from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate_model
 
+        console.agree_to_licences([find_model(model)], accept_licence)
         with console.progress(f"Calibrating {model}") as progress:
             made = calibrate_model(model, cases, output, name, progress, cancelled, device)
         console.show_calibrated(made)
@@ -199,15 +201,12 @@ def _show(entry: Entry, status: str) -> None:
         typer.echo(printable(f"    scores: {', '.join(short)}"))
 
 
-def _can_ask() -> bool:
-    return sys.stdin.isatty()
-
-
 def _ask(place: Place, entry: Entry, target: Path) -> None:
     from MoBUncertaintyLib.base.errors import SettingsError
+    from MoBUncertaintyLib.model.licences import with_meaning
 
     typer.echo(printable(f"{entry.title} from {place.address(entry.file)}, {entry.megabytes}"), err=True)
-    typer.echo(printable(f"Licence: {entry.licence}"), err=True)
-    if not _can_ask():
+    typer.echo(printable(f"Licence: {with_meaning(entry.licence)}"), err=True)
+    if not console.can_ask():
         raise SettingsError("There is no terminal to ask in; use --yes to agree to the download and to the licence.")
     typer.confirm(printable(f"Install it in {target}?"), abort=True, err=True)

@@ -25,6 +25,13 @@ RegionOptions = Annotated[
         "repeated. Default: that of the model, else that of abdominal organs.",
     ),
 ]
+AcceptLicence = Annotated[
+    bool,
+    typer.Option(
+        "--accept-licence",
+        help="Agree to the model's licence if it is not permissive, such as CC BY-NC; otherwise you are asked, once.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
 
 

@@ -87,9 +87,12 @@ class ListedModel:
 
     @classmethod
     def of(cls, path: Path) -> ListedModel:
-        """Read the card of a model, or the reason why it cannot be read."""
+        """Read the card of a model, or the reason why it cannot be read.
+
+        What a training folder is stands in its checkpoints, which only torch can read: it has no card here.
+        """
         try:
-            return cls(path, read_card(path))
+            return cls(path, None if ModelFiles.of(path).trained else read_card(path))
         except ModelError as error:
             return cls(path, None, str(error))
 

@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.licences import with_meaning
 from MoBUncertaintyLib.pipeline.catalogue.install import Status, status, target_of
 from MoBUncertaintyLib.pipeline.catalogue.place import Entry, Place
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder
@@ -194,4 +195,4 @@ def consentText(entry: Entry, where: str, folder: str) -> str:
         "Download: {size} from {where}\n"
         "Installed in: {folder}\n\n"
         "None of your data leaves this computer. Press OK to agree to the licence and the download."
-    ).format(title=entry.title, licence=entry.licence, size=entry.megabytes, where=where, folder=folder)
+    ).format(title=entry.title, licence=with_meaning(entry.licence), size=entry.megabytes, where=where, folder=folder)

@@ -31,7 +31,7 @@ def listModels() -> dict[str, ListedModel]:
     taken = {model.path.name for model in shipped}
     installed = [model for model in list_models(installed_models()) if model.path.name not in taken]
     weights = [ListedModel(path, None) for path in installed_weights().values()]
-    every = [*shipped, *installed, *map(_listed, addedModels()), *weights]
+    every = [*shipped, *installed, *map(ListedModel.of, addedModels()), *weights]
     return {sceneName(model): model for model in every}
 
 
@@ -56,7 +56,7 @@ def findModel(name: str) -> ListedModel:
     """Return the model of a name that is not among `listModels`: a scene may come from another computer."""
     path = Path(name)
     if path.is_absolute():
-        return _listed(path)
+        return ListedModel.of(path)
     text = _("There is no model {name} on this computer; find or add it, or choose another one.")
     return ListedModel(path, None, text.format(name=name))
 
@@ -71,7 +71,7 @@ def addModel(path: Path | str) -> ListedModel:
         ModelError: The model cannot be used.
     """
     path = ModelFiles.of(Path(path).absolute()).path
-    listed = _listed(path)
+    listed = ListedModel.of(path)
     if listed.problem:
         raise ModelError(listed.problem)
     if path not in [model.path for model in listModels().values()]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import typer
+from typer.testing import CliRunner
 
 from MoBUncertaintyLib.base.errors import Cancelled, ModelError
 from MoBUncertaintyLib.cli import app, console
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.measurements.interval import volume_text
+from MoBUncertaintyLib.model import listing
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.region_settings import Measure
@@ -35,6 +38,7 @@ from MoBUncertaintyLib.regions.prediction import Precision, Progress
 from support import tiny
 from support.command_line import run
 from support.forks import Fork
+from support.json_edits import edit
 from support.review_commands import HEAD, decisions, entries
 
 FILES = {"segmentation.nii.gz", "probability.nii.gz", "variance.nii.gz", "regions.nii.gz", "regions.csv"}
@@ -330,6 +334,35 @@ def test_inspect_finds_damage_in_any_weights_file(model: Path, tmp_path: Path) -
     done = run("inspect", copy)
     assert done.exit_code == 2
     assert "fold_1/weights.safetensors" in done.stderr
+
+
+def test_a_licence_that_is_not_permissive_is_agreed_to_once(
+    model: Path, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    bound = shutil.copytree(model, tmp_path / "Bound")
+    edit(bound / "model.json", lambda card: card.update(licence="CC BY-NC 4.0"))
+    monkeypatch.setattr(listing, "DEMO_MODEL", bound)
+    predict = ["predict", ct, "--model", bound, "--no-scene", "--output", tmp_path / "out"]
+    calibrate = ["calibrate", bound, tmp_path, "--output", tmp_path / "out"]
+    for arguments in (
+        predict,
+        [*predict, "--computer", "elsewhere"],
+        ["demo", "--output", tmp_path / "out"],
+        calibrate,
+    ):
+        refused = run(*arguments)
+        assert refused.exit_code == 2 and "--accept-licence" in refused.stderr
+    monkeypatch.setattr(console, "can_ask", lambda: True)
+    declined = CliRunner().invoke(app.app, list(map(str, predict)), input="n\n")
+    assert declined.exit_code == 130 and "non-commercial" in declined.stderr
+    assert not (tmp_path / "out").exists() and not (tmp_path / "data").exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    accepted = run(*predict, "--accept-licence")
+    assert accepted.exit_code == 0 and "non-commercial" in accepted.stderr
+    again = run(*predict, "--overwrite")
+    assert again.exit_code == 0 and "CC BY-NC" not in again.stderr
 
 
 def test_export_passes_every_option_to_the_card(tmp_path: Path) -> None:

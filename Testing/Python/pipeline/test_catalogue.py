@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from MoBUncertaintyLib.base.errors import Cancelled, CatalogueError, ModelError, UserError
 from MoBUncertaintyLib.base.resources import INSTALLED_MODELS
-from MoBUncertaintyLib.cli import models
+from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.app import app
 from MoBUncertaintyLib.model.card import NOT_STATED
 from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.licences import Terms, agree
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.pipeline.catalogue import install as installing
 from MoBUncertaintyLib.pipeline.catalogue import place as places
@@ -170,11 +171,23 @@ def test_a_damaged_file_of_a_folder_leaves_nothing_behind(damage: str, catalogue
 def test_a_terminal_is_asked_with_size_and_licence_and_a_script_is_told(
     answer: str | None, code: int, catalogue: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "_can_ask", lambda: answer is not None)
+    monkeypatch.setattr(console, "can_ask", lambda: answer is not None)
     arguments = ["models", "install", "Pancreas", "--index", str(catalogue)]
     done = CliRunner().invoke(app, arguments, input=f"{answer}\n")
     assert (done.exit_code, (installed / "Pancreas").exists()) == (code, code == 0)
     assert "CC BY 4.0" in done.stderr and entry_of(catalogue).megabytes in done.stderr
+
+
+def test_who_agrees_to_install_a_model_has_agreed_to_its_licence(
+    tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    entry = publish(tiny.make_model_folder(tmp_path / "model", licence="CC BY-NC 4.0"), tmp_path / "catalogue")
+    done = run("models", "install", entry.name, "--index", tmp_path / "catalogue", "--yes")
+    assert done.exit_code == 0, done.stderr
+    asked: list[Terms] = []
+    agree([installed / entry.name], asked.append)
+    assert asked == []
 
 
 def test_what_is_installed_is_what_was_agreed_to(catalogue: Path, installed: Path) -> None:

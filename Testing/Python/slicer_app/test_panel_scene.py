@@ -247,6 +247,21 @@ class TestModels:
         assert "PhantomPancreas" in title.toolTip
         assert ui.modelSelector.currentText == desktop.widget.panel.parameters.model == "HippocampusAnterior"
 
+    def test_a_licence_that_is_not_permissive_is_agreed_to_once(self, desktop, ui, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+        ct = add_ct(desktop)
+        ui.modelSelector.currentText = "HippocampusAnterior"
+        desktop.answer("Cancel")
+        apply(desktop)
+        assert "CC-BY-SA 4.0" in desktop.dialogs[-1].text
+        assert ui.statusLabel.text.startswith("Nothing was computed")
+        assert desktop.logic.sessions.get(ct) is None and not (tmp_path / "data").exists()
+        desktop.answer("Ok")
+        apply(desktop)
+        assert desktop.logic.sessions.get(ct)
+        apply(desktop)
+        assert len(desktop.dialogs) == 2
+
     def test_models_of_one_name_are_told_apart(self):
         shortened = slicer_app.widgets.section.shortened
         places = ("a/liver", "b/liver", "spleen", "Models/PhantomPancreas", "twin/1/PhantomPancreas")

@@ -84,6 +84,21 @@ def open_case(desktop, dock, name: str) -> None:
     idle(desktop)
 
 
+def test_a_run_and_a_calibration_need_the_agreement_to_the_licence(desktop, dock, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    open_worklist(desktop, make_scans(tmp_path / "scans", "a.nii.gz"))
+    desktop.ui.modelSelector.currentText = "HippocampusAnterior"
+    desktop.ui.recalibrateButton.click()
+    recalibrate = desktop.widget.panel.inputs.recalibrate
+    recalibrate.add(tmp_path)
+    for work, button in ((dock.work, dock.ui.runButton), (recalibrate.work, recalibrate.ui.startButton)):
+        desktop.answer("Cancel")
+        button.click()
+        assert "CC-BY-SA 4.0" in desktop.dialogs[-1].text
+        assert not work.running and work._said.startswith("Nothing was computed")
+    desktop.widget.panel.inputs.close()
+
+
 def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, tmp_path):
     assert not dock.ui.runButton.enabled and not dock.ui.nextButton.enabled
     dock = open_worklist(desktop, scans)

@@ -8,10 +8,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from MoBUncertaintyLib.base.geometry import Grid, whole
+from MoBUncertaintyLib.model.licences import agree
+from MoBUncertaintyLib.model.listing import list_models
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
@@ -40,14 +43,15 @@ def open_panel():
 
 
 def opened() -> Iterator:
-    """The panel, one for all tests of a file."""
-    desktop = open_panel()
-
-    slicer_app.widgets.section.AT_ONCE_S = (
-        60.0  # what is quick on so small a CT is done at once, however busy the machine
-    )
-    yield desktop
-    desktop.close()
+    """The panel, one for all tests of a file, of a user who has agreed to the licences of the models that ship."""
+    with TemporaryDirectory() as folder:
+        os.environ["XDG_DATA_HOME"] = folder
+        agree([model.path for model in list_models()], lambda _terms: None)
+        desktop = open_panel()
+        # What is quick on so small a CT is done at once, however busy the machine.
+        slicer_app.widgets.section.AT_ONCE_S = 60.0
+        yield desktop
+        desktop.close()
     assert "torch" not in sys.modules  # it belongs into the worker's process
 
 

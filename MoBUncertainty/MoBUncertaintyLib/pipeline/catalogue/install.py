@@ -21,6 +21,7 @@ from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import MODEL_FILE
 from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.folder import load_folder
+from MoBUncertaintyLib.model.licences import agree
 from MoBUncertaintyLib.model.listing import MODELS_FOLDER, ListedModel, list_models
 from MoBUncertaintyLib.pipeline.catalogue.place import CHUNK, Entry, Place
 from MoBUncertaintyLib.regions.prediction import Progress
@@ -72,13 +73,13 @@ def install(
     cancelled: Callable[[], bool] = lambda: False,
     folder: Path | None = None,
 ) -> Path:
-    """Download a model, check it, and install it in a folder (default: the user's); return its own.
+    """Download a model whose licence the user has agreed to, check it, and install it; return its folder.
 
     Args:
         place, entry: The catalogue, and its entry; what is downloaded must be what that says.
         progress: Called with each step; the stage `download` counts megabytes.
         cancelled: Asked between pieces of the download.
-        folder: Where models are installed.
+        folder: Where models are installed. Default: the user's.
 
     Raises:
         CatalogueError: It cannot be downloaded, or is not what the catalogue says.
@@ -105,6 +106,7 @@ def install(
             )
         reservation.publish_new(unpacked.name)
         progress(Progress("install", 1, 1, 0.0))
+    agree([target], lambda _terms: None)
     return target
 
 

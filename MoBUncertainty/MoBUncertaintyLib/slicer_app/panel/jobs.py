@@ -20,7 +20,7 @@ from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
 from MoBUncertaintyLib.slicer_app.scene.nodes import missingChannel
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import agreeToLicences, confirmLoss, showError
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
 from MoBUncertaintyLib.slicer_app.worker.client import Job
 
@@ -64,7 +64,7 @@ class Jobs:
         request: Callable[[], Job | None],
         onFinished: Callable[[Any], None],
     ) -> None:
-        """Install what is missing, then let the worker begin.
+        """Ask for what is to be agreed to, install what is missing, then let the worker begin.
 
         Slicer stays responsive while packages are installed: nothing else can be begun meanwhile, and the image or its
         results may have been removed when they are.
@@ -86,6 +86,9 @@ class Jobs:
                 work.say(_("Installing missing packages..."))
                 self._since = math.inf  # no one waits for a result yet
 
+            if state is State.RUNNING:
+                agreeToLicences(panel.inputs.models)
+                self._since = time.monotonic()
             isElsewhere = state is State.RUNNING and panel.logic.computer.host
             engine = None if isElsewhere else panel.parameters.engine.value
             panel.ensureReady(formats, onInstall, engine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import ctk
@@ -9,7 +10,10 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.base.resources import RESOURCES
+from MoBUncertaintyLib.model.licences import Terms, agree
+from MoBUncertaintyLib.model.listing import ListedModel
 
 
 def loadUI(name: str):
@@ -44,6 +48,24 @@ def confirmLoss(question: str) -> bool:
     box = _box(qt.QMessageBox.Warning, question, qt.QMessageBox.Ok | qt.QMessageBox.Cancel)
     box.setDefaultButton(qt.QMessageBox.Cancel)
     return box.exec_() == qt.QMessageBox.Ok
+
+
+def agreeToLicences(models: Iterable[ListedModel]) -> None:
+    """Ask the user to agree to licences, see `licences.agree`. Do nothing while Slicer is testing.
+
+    Raises:
+        Cancelled: They do not.
+    """
+
+    def ask(terms: Terms) -> None:
+        # Its first line cannot be taken for markup, whatever a model's card says.
+        question = _("Agree to the licence of this model?\n\n{terms}\n\nIf you press OK, you are not asked again.")
+        question = question.format(terms="\n".join(terms.lines))
+        if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("MoB Uncertainty")):
+            raise Cancelled(_("Nothing was computed; try again to be asked again, or choose another model."))
+
+    if not slicer.app.testingEnabled():
+        agree([model.path for model in models], ask, showError)
 
 
 def _box(icon, text: str, buttons):

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.installation import ShownError
 from MoBUncertaintyLib.slicer_app.models import whyNotUse
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadUI, showError
+from MoBUncertaintyLib.slicer_app.widgets.dialogs import agreeToLicences, loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
@@ -140,9 +140,10 @@ class WorklistDock:
 
     def _onRun(self) -> None:
         """Predict all cases that have no results, on the computer that the panel has chosen."""
-        if not self._ready():
-            return
         try:
+            agreeToLicences(self._panel.inputs.models)
+            if not self._ready():
+                return
             self._panel.computer.confirm()
         except Cancelled as declined:
             self.work.say(str(declined))

@@ -1,0 +1,98 @@
+"""Which licences are agreed to, and that an agreement holds for one licence and one model's weights."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from MoBUncertaintyLib.base.errors import Cancelled
+from MoBUncertaintyLib.base.resources import user_folder
+from MoBUncertaintyLib.model.licences import Terms, agree, is_binding, with_meaning
+from support import tiny
+from support.json_edits import edit
+
+PERMISSIVE = ["Apache-2.0", "apache license, version 2.0", "The MIT License", "BSD 3-Clause", "CC BY 4.0", "CC0 1.0"]
+BINDING = ["CC BY-NC 4.0", "CC-BY-SA 4.0", "CC BY-ND 4.0", "Apache-2.0 AND CC-BY-SA-4.0", "GPL-3.0", "ask the authors"]
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder for data, which is not there yet."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def model(written: Path, tmp_path: Path) -> Path:
+    """A model folder that is not for commerce."""
+    return licensed(shutil.copytree(written, tmp_path / "Tiny"), "CC BY-NC 4.0")
+
+
+def licensed(folder: Path, licence: str) -> Path:
+    edit(folder / "model.json", lambda card: card.update(licence=licence, training={"citation": "Doe 2026"}))
+    return folder
+
+
+def asked(*models: Path) -> tuple[list[Terms], list[str]]:
+    """What the user is asked to agree to, and does, and what they are warned of."""
+    terms: list[Terms] = []
+    warnings: list[str] = []
+    agree(models, terms.append, warnings.append)
+    return terms, warnings
+
+
+def test_what_is_not_permissive_is_agreed_to_and_nothing_where_no_licence_is_stated() -> None:
+    assert [name for name in ["not stated", "", *PERMISSIVE] if is_binding(name)] == []
+    assert [name for name in BINDING if not is_binding(name)] == []
+    assert "non-commercial" in with_meaning("CC BY-NC-SA 4.0") and "same licence" in with_meaning("CC BY-NC-SA 4.0")
+    assert with_meaning("NC Software Licence") == "NC Software Licence"
+
+
+def test_each_model_is_asked_about_once_as_folder_or_zip(model: Path, tmp_path: Path) -> None:
+    packed = Path(shutil.make_archive(str(tmp_path / "Other name"), "zip", model))
+    (terms,), warnings = asked(model, packed)
+    assert (terms.model, terms.licence, warnings) == ("Tiny", "CC BY-NC 4.0", [])
+    assert "Doe 2026" in terms.lines[-1]
+    assert asked(packed) == asked(model) == ([], [])
+    edit(model / "model.json", lambda card: card.update(scores={}))  # stands for other weights, whose hashes it holds
+    assert len(asked(model)[0]) == 1
+    assert [terms.licence for terms in asked(licensed(model, "CC BY-NC-ND 4.0"))[0]] == ["CC BY-NC-ND 4.0"]
+    assert asked(packed) == ([], [])
+
+
+def test_other_checkpoints_of_a_training_folder_are_another_model(tmp_path: Path) -> None:
+    raw = tiny.make_results_folder(tmp_path / "raw")
+    edit(raw / "dataset.json", lambda dataset: dataset.update(licence="hands off!"))
+    assert (len(asked(raw)[0]), len(asked(raw)[0])) == (1, 0)
+    (checkpoint,) = raw.glob("fold_0/checkpoint_*.pth")
+    checkpoint.write_bytes(checkpoint.read_bytes() + b"\0")
+    assert len(asked(raw)[0]) == 1
+
+
+def test_a_permissive_model_reads_and_writes_nothing(written: Path, data: Path) -> None:
+    assert asked(written) == ([], []) and not data.exists()
+
+
+def test_nothing_is_remembered_of_what_is_declined(model: Path, data: Path) -> None:
+    def decline(_terms: Terms) -> None:
+        raise Cancelled("No.")
+
+    with pytest.raises(Cancelled):
+        agree([model], decline)
+    assert not data.exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', None])
+def test_a_file_that_cannot_be_read_or_written_is_one_sentence_and_asks_again(content: str | None, model: Path) -> None:
+    file = user_folder() / "licences.json"
+    file.parent.mkdir(parents=True)
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_text(content)
+    terms, warnings = asked(model)
+    assert len(terms) == 1 and len(warnings) == (1 if content else 2)
+    assert [sentence for sentence in warnings if str(file) not in sentence or "\n" in sentence] == []
+    assert asked(model)[0] == ([] if content else terms)
