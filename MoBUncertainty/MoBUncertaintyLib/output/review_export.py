@@ -13,8 +13,7 @@ from MoBUncertaintyLib.base.integrity import IntegrityError, check_manifest, che
 from MoBUncertaintyLib.base.json_input import JsonError, read_object
 from MoBUncertaintyLib.base.names import is_system_file
 from MoBUncertaintyLib.base.publishing import absolute
-from MoBUncertaintyLib.images.grid import grid_of
-from MoBUncertaintyLib.images.nifti import write_nifti, write_nrrd
+from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.folders import FolderKind, Parts
 from MoBUncertaintyLib.output.formats import DEFAULT, DICOM, Format, check_source, read_formats
@@ -28,7 +27,7 @@ from MoBUncertaintyLib.output.report import (
     write_json,
     write_table,
 )
-from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd
+from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd, write_whole
 from MoBUncertaintyLib.review.outcome import decided_voxels
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 from MoBUncertaintyLib.review.region import Verdict
@@ -200,12 +199,12 @@ def _write_nrrd(folder: Path, case: Case, corrected: np.ndarray) -> None:
     status = "completed" if case.review.signature else "inprogress"
     grid, labels = grid_of(case.image), case.review.prediction.labels
     write_segmentation_nrrd(folder / SEGMENTATION, corrected, grid, labels, status=status)
-    write_nrrd(folder / REGIONS, case.review.listed().whole_map(), grid)
+    write_whole(image_on(grid, case.review.listed().whole_map()), folder / REGIONS)
 
 
 def _write_nifti(folder: Path, case: Case, corrected: np.ndarray) -> None:
     values_in(corrected, [label.value for label in case.review.prediction.labels])
-    write_nifti(folder / NIFTI_SEGMENTATION, corrected, grid_of(case.image))
+    write_whole(image_on(grid_of(case.image), corrected), folder / NIFTI_SEGMENTATION)
 
 
 _WRITERS: dict[Format, tuple[str, tuple[str, ...], Callable[[Path, Case, np.ndarray], None]]] = {

@@ -5,18 +5,25 @@ The fields are those of Slicer's vtkMRMLSegmentationStorageNode.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import SimpleITK as sitk
 from scipy.ndimage import find_objects
 
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.geometry import Grid, occupied, whole
-from MoBUncertaintyLib.images.nifti import write_nrrd
+from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.terminology import terminology_entry
+
+ONLY_ASCII = sys.platform == "win32"
 
 
 def write_segmentation_nrrd(
@@ -57,8 +64,38 @@ def write_segments(
     """
     box = occupied(labels) if crop else whole(labels.shape)
     first = [axis.start for axis in box]
+    image = image_on(Grid(grid.spacing, grid.rotation, grid.to_ras(np.array(first))), labels[box])
     fields = _segmentation_fields(labels.shape, first, grid) | _segment_fields(labels[box], segments)
-    write_nrrd(path, labels[box], Grid(grid.spacing, grid.rotation, grid.to_ras(np.array(first))), fields)
+    for key, value in fields.items():
+        image.SetMetaData(key, value)
+    write_whole(image, path)
+
+
+def write_whole(image: sitk.Image, path: Path) -> None:
+    """Write a compressed image and read it back: SimpleITK cuts it short on a full disk. Raises `OSError`."""
+    with _written_by_itk(path) as name:
+        try:
+            sitk.WriteImage(image, name, useCompression=True)
+            written = sitk.GetArrayFromImage(sitk.ReadImage(name))
+        except RuntimeError as error:
+            raise OSError(f"{path.name} cannot be written") from error
+        if not np.array_equal(written, sitk.GetArrayViewFromImage(image)):
+            raise OSError(f"{path.name} is not what was written: the disk may be full")
+
+
+@contextmanager
+def _written_by_itk(path: Path) -> Iterator[str]:
+    """Name a file so that ITK can write it: on Windows, names in the system's code page alone, so ASCII for certain.
+
+    See https://github.com/SimpleITK/SimpleITK/issues/795.
+    """
+    if not ONLY_ASCII or str(path).isascii():
+        yield str(path)
+        return
+    with TemporaryDirectory(prefix="mob-uncertainty-", ignore_cleanup_errors=True) as folder:
+        place = Path(folder, "file" + "".join(filter(str.isascii, path.suffixes)))
+        yield str(place)
+        shutil.copyfile(place, path)
 
 
 def values_in(segmentation: np.ndarray, allowed: Collection[int]) -> set[int]:

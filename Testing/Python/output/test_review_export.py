@@ -142,6 +142,18 @@ class TestFailure:
         assert contents(tmp_path / "out") == before
         assert os.listdir(tmp_path) == ["out"]
 
+    def test_segmentation_that_is_cut_short_is_noticed(self, tmp_path, case, monkeypatch):
+        def cut_short(image, path, **options):
+            sitk_write(image, path, **options)
+            Path(path).write_bytes(Path(path).read_bytes()[:-200])
+
+        sitk_write = sitk.WriteImage
+        monkeypatch.setattr(sitk, "WriteImage", cut_short)
+        with pytest.raises(OutputError) as caught:
+            write_export(case, tmp_path / "out")
+        assert ".tmp" not in str(caught.value)
+        assert os.listdir(tmp_path) == []
+
 
 PARTS = {
     "write_html": ("The report", {"report.html"}),

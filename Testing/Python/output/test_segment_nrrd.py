@@ -10,6 +10,7 @@ from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.terminology import terminology_entry
+from MoBUncertaintyLib.output import segment_nrrd
 from MoBUncertaintyLib.output.segment_nrrd import write_segmentation_nrrd
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
 from support.marks import needs_slicer
@@ -114,6 +115,20 @@ def test_other_readers_find_the_label_map(tmp_path):
 def test_terminology_that_slicers_line_cannot_hold_is_left_out():
     assert terminology_entry(PANCREAS.terminology | {"type": ("SCT", "1", "a|b")}) is None
     assert terminology_entry(PANCREAS.terminology).count("~") == 6
+
+
+def test_a_name_that_simpleitk_cannot_open_on_windows_is_written(tmp_path, monkeypatch):
+    write, read = sitk.WriteImage, sitk.ReadImage
+    monkeypatch.setattr(segment_nrrd, "ONLY_ASCII", True)
+    monkeypatch.setattr(
+        sitk, "WriteImage", lambda image, path, **more: write(image, path.encode("ascii").decode(), **more)
+    )
+    monkeypatch.setattr(sitk, "ReadImage", lambda path: read(path.encode("ascii").decode()))
+    prediction, path = fake_case().prediction, tmp_path / "Bäuche 臓.seg.nrrd"
+    write_segmentation_nrrd(path, prediction.segmentation, prediction.grid, LABELS)
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(path)), prediction.segmentation)
 
 
 def test_a_value_without_a_label_is_not_written(tmp_path):
