@@ -142,5 +142,5 @@ def test_a_value_without_a_label_is_not_written(tmp_path):
 def test_a_full_disk_is_an_error(tmp_path):
     (tmp_path / "a.seg.nrrd").symlink_to("/dev/full")
     prediction = fake_case(labels=LABELS[:1]).prediction
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError):
         write_segmentation_nrrd(tmp_path / "a.seg.nrrd", prediction.segmentation, prediction.grid, [PANCREAS])
