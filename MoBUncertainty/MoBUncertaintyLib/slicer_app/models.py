@@ -96,18 +96,10 @@ def addedModels() -> list[Path]:
     return [Path(path) for path in slicer.util.settingsValue(SETTINGS_KEY, [], converter=json.loads)]
 
 
-def _keep(paths: list[Path]) -> None:
-    slicer.app.userSettings().setValue(SETTINGS_KEY, json.dumps([str(path) for path in paths]))
-
-
-def _listed(path: Path) -> ListedModel:
-    try:
-        # What a training folder is stands in a checkpoint, which torch alone can read: the worker will.
-        return ListedModel(path, None) if ModelFiles.of(path).trained else ListedModel.of(path)
-    except ModelError as error:
-        return ListedModel(path, None, str(error))
-
-
 def whyNotUse(model: ListedModel | None) -> str | None:
     """Say why a model cannot predict; None: it can, as far as is known here."""
     return model.problem if model else _("Add a model first.")
+
+
+def _keep(paths: list[Path]) -> None:
+    slicer.app.userSettings().setValue(SETTINGS_KEY, json.dumps([str(path) for path in paths]))

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -379,7 +379,8 @@ def _entry(request: Fields) -> Entry:
 
 def ask_computer(request: Fields, report: Report) -> Fields:
     """Ask another computer what computes there."""
-    return _connect(request["computer"]).ask({"command": Command.COMPUTER}, report)
+    with closing(_connect(request["computer"])) as connection:
+        return connection.ask({"command": Command.COMPUTER}, report)
 
 
 def _connect(computer: str) -> Connection:

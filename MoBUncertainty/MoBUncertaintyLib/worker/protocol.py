@@ -118,7 +118,7 @@ def understanding(what: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise ProtocolError(f"The request's {what} is not understood ({error}).") from error
+        raise ProtocolError(f"The request's {what} cannot be understood ({error}).") from error
 
 
 class UnreadableError(UserError):

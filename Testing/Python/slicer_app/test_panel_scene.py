@@ -264,11 +264,14 @@ class TestModels:
 
     def test_models_of_one_name_are_told_apart(self):
         shortened = slicer_app.widgets.section.shortened
-        places = ("a/liver", "b/liver", "spleen", "Models/PhantomPancreas", "twin/1/PhantomPancreas")
-        names = ("Liver", "Liver", "Spleen", "PhantomPancreas", "PhantomPancreas")
+        configurations = ("Dataset004_Hippocampus/T__P__2d", "Dataset004_Hippocampus/T__P__3d_fullres")
+        places = ("a/liver", "b/liver", "spleen", "Models/PhantomPancreas", "twin/1/PhantomPancreas", *configurations)
+        names = ("Liver", "Liver", "Spleen", "PhantomPancreas", "PhantomPancreas", "Hippocampus", "Hippocampus")
         models = [SimpleNamespace(name=n, path=Path("/models") / place) for n, place in zip(names, places, strict=True)]
         titles = slicer_app.panel.inputs.modelTitles(models)
-        assert titles == ["Liver (a)", "Liver (b)", "Spleen", "PhantomPancreas (Models)", "PhantomPancreas (1)"]
+        assert titles[:3] == ["Liver (a)", "Liver (b)", "Spleen"]
+        assert titles[3:5] == ["PhantomPancreas (Models)", "PhantomPancreas (1)"]
+        assert titles[5:] == ["Hippocampus (T__P__2d)", "Hippocampus (T__P__3d_fullres)"]
         assert len(set(map(shortened, titles))) == len(titles)
         assert shortened("A model with a very long name, version 2") == "A model with a …name, version 2"
 

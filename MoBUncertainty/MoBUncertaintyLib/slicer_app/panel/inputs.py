@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -256,9 +255,20 @@ def description(model: ListedModel | None) -> str:
 
 
 def modelTitles(models: Sequence[ListedModel]) -> list[str]:
-    """List the models' names; those with equal names get the folder that they lie in."""
-    counts = Counter(model.name for model in models)
-    return [f"{each.name} ({each.path.parent.name})" if counts[each.name] > 1 else each.name for each in models]
+    """List the models' names; those with equal names get the last part of their path that tells them apart."""
+    titles = []
+    for model in models:
+        others = [other.path for other in models if other is not model and other.name == model.name]
+        titles.append(f"{model.name} ({_distinction(model.path, others)})" if others else model.name)
+    return titles
+
+
+def _distinction(path: Path, others: Sequence[Path]) -> str:
+    """Find the last part of a path that no other path has in this place."""
+    for place, folder in enumerate(reversed(path.parts)):
+        if all(len(other.parts) <= place or other.parts[-1 - place] != folder for other in others):
+            return folder
+    return str(path)
 
 
 class LabelChooser:

@@ -87,7 +87,7 @@ class Jobs:
                 self._since = math.inf  # no one waits for a result yet
 
             if state is State.RUNNING:
-                agreeToLicences(panel.inputs.models)
+                agreeToLicences([panel.inputs.selector.model])
                 self._since = time.monotonic()
             isElsewhere = state is State.RUNNING and panel.logic.computer.host
             engine = None if isElsewhere else panel.parameters.engine.value

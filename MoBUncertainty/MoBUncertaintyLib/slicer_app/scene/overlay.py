@@ -79,7 +79,7 @@ class Overlay:
         """Show a map over the CT in all slice views, and on the surface if that is shown.
 
         Args:
-            kind: What to show; the entropy in place of what the model does not have. Threshold and window are those
+            kind: What to show; the entropy in place of what the model does not have. Its threshold is the one
                 last used for this kind.
             label: Its value; None, or a label without maps: all labels (see `UncertaintyMaps.volumeFor`).
 

@@ -19,8 +19,8 @@ from MoBUncertaintyLib.slicer_app.region_names import regionTitles
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, shape
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-OTHERS_OPACITY = 0.35  # of the outlines, while one segment is highlighted
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+OTHERS_OPACITY = 0.35  # of the outlines, while one segment is highlighted
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ class WorklistDock:
     def _onRun(self) -> None:
         """Predict all cases that have no results, on the computer that the panel has chosen."""
         try:
-            agreeToLicences(self._panel.inputs.models)
+            agreeToLicences([self._panel.inputs.selector.model])
             if not self._ready():
                 return
             self._panel.computer.confirm()
