@@ -171,6 +171,8 @@ class OpenedCase:
                 try:
                     text = f"{text} {self.rescue()}"
                 except OutputError as lost:
+                    if slicer.util.confirmRetryCloseDisplay(str(lost)):  # the user may free some space
+                        return self.settle()
                     text = str(lost)
                 logging.error(text)  # nobody may be there any more to see the dialog
             showError(text)
