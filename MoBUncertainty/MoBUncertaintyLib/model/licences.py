@@ -18,7 +18,7 @@ from typing import Any
 from MoBUncertaintyLib.base.errors import OutputError, reason_of
 from MoBUncertaintyLib.base.json_input import JsonError, read_object
 from MoBUncertaintyLib.base.names import printable
-from MoBUncertaintyLib.base.publishing import write_file
+from MoBUncertaintyLib.base.publishing import reserve
 from MoBUncertaintyLib.base.resources import user_folder
 from MoBUncertaintyLib.model.archive import TRAINING_FILE
 from MoBUncertaintyLib.model.card import NOT_STATED
@@ -29,7 +29,7 @@ PERMISSIVE = ("Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "CC0", "CC0-1
 """Names in SPDX's spelling; of others, such as "Apache License, Version 2.0", only letters and digits count."""
 
 CONDITIONS = {
-    "nc": "for non-commercial research only",
+    "nc": "for non-commercial use only",
     "nd": "not to be passed on if changed",
     "sa": "what is made from the model must have the same licence",
 }
@@ -68,7 +68,7 @@ class Terms:
         digests = {name: files.digest_of(name) for name in sorted(names)}
         digest = hashlib.sha256(json.dumps(digests).encode()).hexdigest() if files.trained else digests["model.json"]
         citation = model.card.training.get("citation") if model.card else None
-        return cls(model.name, model.licence, digest, printable(str(citation or "")))
+        return cls(printable(model.name), model.licence, digest, printable(str(citation or "")))
 
     @property
     def lines(self) -> list[str]:
@@ -108,8 +108,7 @@ def agree(
     for terms in new.values():
         ask(terms)
     if new:
-        agreed |= {digest: {"model": terms.model, "licence": terms.licence} for digest, terms in new.items()}
-        _write(agreed, warn)
+        _add({digest: {"model": terms.model, "licence": terms.licence} for digest, terms in new.items()}, warn)
 
 
 def _file() -> Path:
@@ -129,10 +128,14 @@ def _read(warn: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _write(agreed: dict[str, dict[str, Any]], warn: Callable[[str], None]) -> None:
-    text = json.dumps(agreed, indent=2, ensure_ascii=False) + "\n"
+def _add(agreements: dict[str, dict[str, Any]], warn: Callable[[str], None]) -> None:
+    """Add agreements to the file; another process may have added some while the user was asked."""
     try:
-        write_file(_file(), lambda partial: partial.write_text(text, encoding="utf-8"))
+        with reserve(_file()) as reservation:
+            agreed = _read(lambda _sentence: None) | agreements
+            text = json.dumps(agreed, indent=2, ensure_ascii=False) + "\n"
+            reservation.partial.write_text(text, encoding="utf-8")
+            reservation.replace()
     except (OSError, OutputError) as error:
         warn(f"Your agreement cannot be written to {_file()} ({reason_of(error)}); check disk space and permissions.")
 

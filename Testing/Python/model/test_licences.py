@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,19 @@ def test_nothing_is_remembered_of_what_is_declined(model: Path, data: Path) -> N
     with pytest.raises(Cancelled):
         agree([model], decline)
     assert not data.exists()
+
+
+def test_what_another_process_agrees_to_meanwhile_is_remembered_too(model: Path, tmp_path: Path) -> None:
+    other = licensed(shutil.copytree(model, tmp_path / "Other"), "CC BY-ND 4.0")
+    agree([model], lambda _terms: agree([other], lambda _terms: None))
+    assert asked(model, other) == ([], [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_model_may_lie_in_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    raw = tiny.make_results_folder(tmp_path / "raw").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    edit(raw / "dataset.json", lambda dataset: dataset.update(licence="hands off!"))
+    assert [len(terms) for terms, _ in (asked(raw), asked(raw))] == [1, 0]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', None])

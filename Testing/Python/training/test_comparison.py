@@ -6,6 +6,7 @@ import csv
 import gzip
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -288,6 +289,18 @@ def test_each_label_has_its_mean_and_an_interval_around_it(written, compared):
     assert shown == pytest.approx(100 * np.mean(scores), abs=0.06)
     assert low < shown < high
     assert interval([2.0, 2.0]) == "2.00 (2.00 to 2.00)"
+
+
+def test_a_label_may_have_a_dot_in_its_name(written):
+    runs = [
+        replace(
+            run,
+            cases={case: {key.replace("part_1", "part.1"): row[key] for key in row} for case, row in run.cases.items()},
+        )
+        for run in read_runs(of(written, "Parts", "deterministic"))
+    ]
+    by_label = tables(runs, [])["Parts_labels"]
+    assert [(name, "–" in cells) for name, cells in by_label.rows] == [("part.1", False), ("part_2", False)]
 
 
 def test_sweep_has_a_row_for_each_number_of_bases(written, compared):

@@ -139,7 +139,7 @@ def _within(
 def _by_label(dataset: str, groups: Mapping[str, Sequence[Run]]) -> Table:
     """Tabulate each label of each model, over the cases that have it; no row if there is one label."""
     keys = dict.fromkeys(key for runs in groups.values() for run in runs for case in run.cases.values() for key in case)
-    names = [key.split(".")[1] for key in keys if key.startswith("labels.") and key.endswith(".dice")]
+    names = [name[1] for key in keys if (name := re.fullmatch(r"labels\.(.+)\.dice", key))]
     rows = []
     for name in names:
         for model, runs in groups.items():

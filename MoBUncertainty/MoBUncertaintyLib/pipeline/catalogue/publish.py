@@ -43,7 +43,7 @@ def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
     folder, card = absolute(folder), model.card
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", card.name).strip("-._")
     if not is_model_name(name):
-        raise CatalogueError(f"The model's name '{card.name}' cannot be used as a file name; export it by another.")
+        raise CatalogueError(f"The model's name '{card.name}' cannot be a file's name; export it with another --name.")
     if len(card.files) == 0:
         raise CatalogueError(f"{model.path} is not a model folder; export the model before you publish it.")
     try:
