@@ -3,7 +3,6 @@
 import runpy
 import sys
 from contextlib import ExitStack
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from MoBUncertaintyLib.slicer_app.choices import Device, Engine
 from MoBUncertaintyLib.slicer_app.samples import registerSampleData
 
 # What needs scipy or SimpleITK (review, regions and the panel on top of them) is imported where it is first used, so
@@ -47,38 +47,6 @@ The method: Structured Covariance Modeling Using Learned Mixture-of-Bases for Un
 The backbone: nnU-Net (Isensee et al., Nature Methods 18, 2021).
 """)
         slicer.app.connect("startupCompleted()", registerSampleData)
-
-
-class Device(Enum):
-    """Where to compute; the values are those of the worker."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
-    XPU = "xpu"
-
-    def label(self) -> str:
-        """Name it as the user reads it."""
-        return {
-            Device.AUTO: _("Auto (graphics card first)"),
-            Device.CPU: _("CPU (processor)"),
-            Device.CUDA: _("CUDA (NVIDIA graphics card)"),
-            Device.MPS: _("MPS (Apple graphics)"),
-            Device.XPU: _("XPU (Intel graphics)"),
-        }[self]
-
-
-class Engine(Enum):
-    """What runs the network; the values are those of the worker."""
-
-    AUTO = "auto"
-    TORCH = "torch"
-    OPENVINO = "openvino"
-
-    def label(self) -> str:
-        """Name it as the user reads it."""
-        return {Engine.AUTO: _("Auto"), Engine.TORCH: _("PyTorch"), Engine.OPENVINO: _("OpenVINO")}[self]
 
 
 @parameterNodeWrapper

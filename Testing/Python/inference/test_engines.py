@@ -264,7 +264,7 @@ def test_a_damaged_graph_is_made_anew(
     again = by("openvino", mob, ct, folds=(0,))
     assert np.array_equal(first.probability, again.probability) and again.warnings == first.warnings
     assert len(traced) == 1 and list(graph.parent.iterdir()) == [graph]
-    assert abs(graph.stat().st_size - whole.stat().st_size) < 100  # names in a graph are numbered on from the last one
+    assert abs(graph.stat().st_size - whole.stat().st_size) < 200  # names in a graph are numbered on from the last one
 
 
 def test_whatever_a_graph_depends_on_has_a_graph_of_its_own(tmp_path: Path) -> None:

@@ -291,7 +291,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     "spec", [MOB, pytest.param(SPECS[0], marks=pytest.mark.slow), pytest.param(SPECS[2], marks=pytest.mark.slow)]
 )
 def test_two_processes_step_together_with_noise_of_their_own(deterministic, tmp_path, spec):
-    settings = FineTuning(samples=2, schedule=SHORT, learning_rate=1e-3, kl_weight=1.0)
+    settings = FineTuning(**vars(SHORT), samples=2, learning_rate=1e-3, kl_weight=1.0)
     path = prepare_finetuning(deterministic, f"step-{spec.kind}", spec, settings)
     first, second = in_two_processes(step_of_one_patch, tmp_path / "group", path)
     for each in (first, second):
@@ -307,7 +307,7 @@ def test_two_processes_step_together_with_noise_of_their_own(deterministic, tmp_
 def test_two_processes_train_to_the_same_weights_on_different_patches(deterministic, workspace, tmp_path, cls):
     path = workspace / "preprocessed" / NAME / f"{PLANS}.json"
     if cls is FineTuningTrainer:
-        path = prepare_finetuning(deterministic, "group", MOB, FineTuning(samples=2, schedule=SHORT))
+        path = prepare_finetuning(deterministic, "group", MOB, FineTuning(**vars(SHORT), samples=2))
     else:
         plans = deterministic_plans(json.loads(path.read_text()), SHORT)
         path = path.with_name("groupPlans.json")

@@ -17,7 +17,7 @@ from support.repository import tracked
 
 MODULE = ROOT / "MoBUncertainty"
 LIBRARY = MODULE / "MoBUncertaintyLib"
-USED = ("Models", "Report", "SampleData")  # of Resources; the rest is Slicer's
+USED = ("Models", "Report", "SampleData", "Terminology")  # of Resources; the rest is Slicer's
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def ready(*reviews: dict) -> dict:
 
 
 @pytest.fixture
-def cases(slicer_application) -> Any:
+def cases(desktop) -> Any:
     failed = {"state": "failed", "reason": "It is truncated.", "reviews": []}
     cases = slicer_app.worklist.cases.Cases(Path("/cohort"), "scans", Path("/scans"))
     listed = [answer("a", failed), answer("b", ready(SIGNED, BEGUN)), answer("c", ready()), answer("d", None)]

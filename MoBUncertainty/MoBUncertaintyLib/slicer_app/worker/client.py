@@ -232,9 +232,10 @@ def _received(job: Job, result: dict[str, Any]) -> Iterator[None]:
     return (yield from job.receive(result)) if job.receive else result
 
 
-def slicerClient() -> WorkerClient:
+def slicerClient(arguments: Sequence[str] = WORKER) -> WorkerClient:
     """Make a client whose worker runs in Slicer's Python, with its files in Slicer's temporary folder."""
-    return WorkerClient(shutil.which("PythonSlicer") or "PythonSlicer", folder=slicer.app.temporaryPath)
+    python = shutil.which("PythonSlicer") or "PythonSlicer"
+    return WorkerClient(python, arguments=arguments, folder=slicer.app.temporaryPath)
 
 
 def _describe(error: Exception, folder: str) -> tuple[str, str]:
