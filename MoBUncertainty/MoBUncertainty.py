@@ -78,6 +78,7 @@ class MoBUncertaintyParameterNode:
     exportSegmentation: bool = True
     exportNifti: bool = False
     exportDicomSeg: bool = False
+    exportDicomBinary: bool = False
     exportParametricMap: bool = False
     exportStructureSet: bool = False
     exportDicomProbability: bool = False

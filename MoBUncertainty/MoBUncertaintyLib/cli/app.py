@@ -139,8 +139,9 @@ def predict(
         list[str] | None,
         typer.Option(
             "--format",
-            help="Write DICOM objects too, of a CT from DICOM: dicom-seg, dicom-seg-fractional (the probabilities), "
-            "rtstruct (contours) or parametric-map (the variance); may be repeated.",
+            help="Write DICOM objects too, of a CT from DICOM: dicom-seg, dicom-seg-binary (no label map), "
+            "dicom-seg-fractional (the probabilities), rtstruct (contours) or parametric-map (the variance); "
+            "may be repeated.",
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -220,9 +221,9 @@ def review(
         list[str] | None,
         typer.Option(
             "--format",
-            help="report, segmentation (.seg.nrrd), nifti, dicom-seg, dicom-seg-fractional (the probabilities), "
-            "rtstruct (contours), dicom-sr (the review) or parametric-map (the variance); may be repeated. "
-            "Default: the first two.",
+            help="report, segmentation (.seg.nrrd), nifti, dicom-seg, dicom-seg-binary (no label map), "
+            "dicom-seg-fractional (the probabilities), rtstruct (contours), dicom-sr (the review) or parametric-map "
+            "(the variance); may be repeated. Default: the first two.",
         ),
     ] = None,
     patient_fields: Annotated[

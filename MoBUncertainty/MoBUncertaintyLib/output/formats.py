@@ -19,19 +19,22 @@ class Format(StrEnum):
     NIFTI = "nifti"
     """`segmentation.nii.gz`, as corrected: a label map with the model's label values, as nnU-Net trains on."""
     DICOM_SEG = "dicom_seg"
-    """`segmentation.dcm`, binary."""
+    """`segmentation.dcm`: a label map, or binary if the model has one label."""
+    DICOM_SEG_BINARY = "dicom_seg_binary"
+    """`segmentation_binary.dcm`, for programs that read no label maps."""
     DICOM_SEG_FRACTIONAL = "dicom_seg_fractional"
     """`probability.dcm`: SEG of type FRACTIONAL."""
     RTSTRUCT = "rtstruct"
     """`structures.dcm`: contours for radiotherapy."""
     DICOM_SR = "dicom_sr"
-    """`report.dcm`: Structured Report by TID 1500, on `segmentation.dcm`, which it brings."""
+    """`report.dcm`: Structured Report by TID 1500, on a DICOM segmentation, which it brings if there is none."""
     PARAMETRIC_MAP = "parametric_map"
     """`variance.dcm`; with several labels one for each."""
 
 
 DICOM = {
     Format.DICOM_SEG: ("The DICOM segmentation", "segmentation.dcm"),
+    Format.DICOM_SEG_BINARY: ("The binary DICOM segmentation", "segmentation_binary.dcm"),
     Format.DICOM_SEG_FRACTIONAL: ("The DICOM segmentation of probabilities", "probability.dcm"),
     Format.RTSTRUCT: ("The RT Structure Set", "structures.dcm"),
     Format.DICOM_SR: ("The DICOM structured report", "report.dcm"),

@@ -22,9 +22,9 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled, InstallationError
 from MoBUncertaintyLib.base.resources import RESOURCES
+from MoBUncertaintyLib.output.formats import DICOM
 
 OLDEST_SLICER = (5, 12)
-DICOM_FORMATS = {"dicom_seg", "dicom_seg_fractional", "dicom_sr", "parametric_map", "rtstruct"}
 TORCH = "torch>=2.10"
 OPENVINO = "requirements-openvino.txt"
 RETRIES = "PIP_RETRIES"  # pip's own variable
@@ -156,7 +156,7 @@ def missingPackages(formats: Collection[str] = (), openvino: bool = False) -> li
     names = ["requirements-export.txt"]
     if not formats:
         names.append("requirements.txt")
-    elif DICOM_FORMATS.intersection(formats):
+    elif DICOM.keys() & set(formats):
         names.append("requirements-dicom.txt")
     missing = _missing(*names) + (_missing(OPENVINO) if openvino else [])
     return missing if formats or slicer.packaging.pip_check(TORCH) else [TORCH, *missing]

@@ -72,7 +72,7 @@ def test_an_mr_image_for_a_model_of_ct_is_predicted_only_if_forced(model: Path, 
     ("name", "sentence"),
     [
         ("dicom-seg", "did not come from DICOM; leave out its --format."),
-        ("dicom-sr", "no format 'dicom-sr' here; choose from dicom-seg, dicom-seg-fractional"),
+        ("dicom-sr", "no format 'dicom-sr' here; choose from dicom-seg, dicom-seg-binary, dicom-seg-fractional"),
     ],
     ids=["of a file", "a report before a review"],
 )

@@ -91,14 +91,15 @@ def map_on_grid(path: Path, grid: sitk.Image) -> np.ndarray:
 
 def check_places(folder: Path, files: list[Path], labels: sitk.Image, variance: sitk.Image, case: Exam) -> None:
     """Write both, and find organs and variance where they lie in the exam."""
-    write_seg(folder / "seg.dcm", files, labels, LABELS)
+    for binary in (False, True):
+        write_seg(folder / "seg.dcm", files, labels, LABELS, binary)
+        volume = segread(folder / "seg.dcm").get_volume(combine_segments=True)
+        for number, label in enumerate((PANCREAS, LEFT_KIDNEY), 1):
+            expected = places_in_image(case.labels, label.value)
+            found = places(volume.array == number, volume.affine[:3, :3], volume.affine[:3, 3])
+            assert len(expected) > 100
+            assert np.allclose(found, expected, atol=0.11)
     write_map(folder / "map.dcm", files, variance, [PANCREAS])
-    volume = segread(folder / "seg.dcm").get_volume(combine_segments=True)
-    for number, label in enumerate((PANCREAS, LEFT_KIDNEY), 1):
-        expected = places_in_image(case.labels, label.value)
-        found = places(volume.array == number, volume.affine[:3, :3], volume.affine[:3, 3])
-        assert len(expected) > 100
-        assert np.allclose(found, expected, atol=0.11)
     assert np.array_equal(map_on_grid(folder / "map.dcm", case.variance), values(case.variance))
 
 
@@ -171,7 +172,7 @@ class TestPlaces:
 
 class TestSegmentation:
     def test_segments_have_the_models_labels_codes_and_colours(self, oblique):
-        segments = segread(oblique[1]).SegmentSequence
+        segments = segread(oblique[1]).SegmentSequence[1:]  # the first is the background
         for segment, label in zip(segments, (PANCREAS, LEFT_KIDNEY), strict=True):
             assert segment.SegmentLabel == label.name
             structure = segment.SegmentedPropertyTypeCodeSequence[0]
@@ -200,7 +201,7 @@ class TestSegmentation:
         case, _, _ = oblique
         write_seg(tmp_path / "seg.dcm", case.files, case.labels * 0, LABELS)
         segmentation = segread(tmp_path / "seg.dcm")
-        assert segmentation.number_of_segments == 3
+        assert segmentation.segment_numbers == [1, 2, 3]
         assert not segmentation.get_volume().array.any()
 
 
@@ -330,7 +331,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_written(cas
 def test_rounded_positions_are_accepted(case, tmp_path):
     case.labels.SetOrigin(np.round(case.labels.GetOrigin(), 1) + 0.04)
     write_seg(tmp_path / "seg.dcm", case.files, case.labels, LABELS)
-    assert segread(tmp_path / "seg.dcm").number_of_segments == 2
+    assert segread(tmp_path / "seg.dcm").segment_numbers == [1, 2]
 
 
 @pytest.mark.parametrize(("path", "origin"), [("seg.dcm", [PANCREAS]), ("no/seg.dcm", LABELS)])

@@ -13,7 +13,8 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from highdicom.seg import segread
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SegmentationStorage
 
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
 from MoBUncertaintyLib.measurements.calibration import LabelBounds, VolumeBounds
@@ -28,8 +29,10 @@ from support.dicom_validators import complaints, dcmqi, needs_dciodvfy, read_mea
 from support.fake_case import LEFT_KIDNEY, PANCREAS
 from support.fake_review import dicom_case, fake_review, from_dicom
 
-FORMATS = ("dicom-seg", "dicom-seg-fractional", "dicom-sr", "parametric-map")
-FILES = ("segmentation.dcm", "probability.dcm", "report.dcm", "variance_1.dcm", "variance_2.dcm")
+FORMATS = ("dicom-seg", "dicom-seg-binary", "dicom-seg-fractional", "dicom-sr", "parametric-map")
+SEGS = ("segmentation.dcm", "segmentation_binary.dcm", "probability.dcm")
+MAPS = ("variance_1.dcm", "variance_2.dcm")
+FILES = (*SEGS, "report.dcm", *MAPS)
 STUDY = {"0020|0010": "S1", "0020|0011": "7", "0018|0015": "ABDOMEN"}
 
 
@@ -102,14 +105,16 @@ def test_validator_finds_what_is_wrong(exported, tmp_path):
 @pytest.mark.parametrize("name", FILES)
 def test_every_program_can_read_how_it_is_stored(exported, name):
     """Deflated files are read by few; dicom3tools' programs, and older viewers, are not among them."""
-    assert pydicom.dcmread(exported[0] / name).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    syntax = RLELossless if name == SEGS[0] else ExplicitVRLittleEndian
+    assert pydicom.dcmread(exported[0] / name).file_meta.TransferSyntaxUID == syntax
 
 
 class TestSegmentations:
     @pytest.mark.parametrize("reader", ["highdicom", "dcmqi"])
-    def test_binary_one_is_read_the_same_by(self, exported, tmp_path, reader):
+    @pytest.mark.parametrize("name", SEGS[:2])
+    def test_label_map_and_binary_one_are_read_the_same_by(self, exported, tmp_path, name, reader):
         folder, case = exported
-        path, corrected = folder / "segmentation.dcm", case.review.corrected()
+        path, corrected = folder / name, case.review.corrected()
         for number, label in enumerate(case.prediction.labels, 1):
             image = volume_image(path, number) if reader == "highdicom" else read_segments(path, tmp_path)[label.name]
             assert np.array_equal(on_grid(image, case) > 0, corrected == label.value)
@@ -125,12 +130,18 @@ class TestSegmentations:
             assert np.array_equal(on_grid(image, case), expected)
 
     def test_they_say_what_they_are(self, exported):
-        binary, fractional = (pydicom.dcmread(exported[0] / name) for name in FILES[:2])
-        assert (binary.SegmentationType, binary.SeriesNumber) == ("BINARY", 9001)
+        label_map, binary, fractional = (pydicom.dcmread(exported[0] / name) for name in SEGS)
+        assert label_map.SOPClassUID == "1.2.840.10008.5.1.4.1.1.66.7"  # Label Map Segmentation Storage
+        assert (label_map.SegmentationType, label_map.SegmentsOverlap) == ("LABELMAP", "NO")
+        assert (label_map.SeriesNumber, binary.SeriesNumber) == (9001, 9006)
+        assert (binary.SOPClassUID, binary.SegmentationType) == (SegmentationStorage, "BINARY")
         assert (fractional.SegmentationType, fractional.SegmentationFractionalType) == ("FRACTIONAL", "PROBABILITY")
         assert (fractional.MaximumFractionalValue, fractional.SeriesNumber) == (PROBABILITY_STEPS, 9003)
-        for one, other in zip(binary.SegmentSequence, fractional.SegmentSequence, strict=True):
-            assert one.TrackingUID == other.TrackingUID
+        background, *segments = label_map.SegmentSequence
+        assert (background.SegmentNumber, label_map.PixelPaddingValue) == (0, 0)
+        assert background.SegmentedPropertyTypeCodeSequence[0].CodeValue == codes.DCM.Background.value
+        uids = [[segment.TrackingUID for segment in each.SegmentSequence] for each in (binary, fractional)]
+        assert [segment.TrackingUID for segment in segments] == uids[0] == uids[1]
 
 
 class TestParametricMap:
@@ -146,11 +157,11 @@ class TestParametricMap:
         assert np.array_equal(on_grid(image, case), case.review.current().variance[number - 1])
 
     def test_series_is_called_after_the_organ(self, exported):
-        names = [pydicom.dcmread(exported[0] / name).SeriesDescription for name in FILES[3:]]
+        names = [pydicom.dcmread(exported[0] / name).SeriesDescription for name in MAPS]
         assert names == ["Predictive variance (pancreas)", "Predictive variance (kidney_left)"]
 
     def test_side_is_that_of_the_organ(self, exported):
-        shared = [pydicom.dcmread(exported[0] / name).SharedFunctionalGroupsSequence[0] for name in FILES[3:]]
+        shared = [pydicom.dcmread(exported[0] / name).SharedFunctionalGroupsSequence[0] for name in MAPS]
         assert [each.FrameAnatomySequence[0].FrameLaterality for each in shared] == ["U", "L"]  # pancreas, left kidney
 
 
@@ -160,10 +171,10 @@ class TestStructuredReport:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         document = sr.srread(folder / "report.dcm")
         labels = document.content.get_volumetric_roi_measurement_groups(
-            graphic_type=None, reference_type=pydicom.sr.codedict.codes.DCM.ReferencedSegment
+            graphic_type=None, reference_type=codes.DCM.ReferencedSegment
         )
         segments = pydicom.dcmread(folder / "segmentation.dcm")
-        for group, row, segment in zip(labels, report["labels"], segments.SegmentSequence, strict=True):
+        for group, row, segment in zip(labels, report["labels"], segments.SegmentSequence[1:], strict=True):
             assert (group.tracking_identifier, group.tracking_uid) == (row["name"], segment.TrackingUID)
             values = [measurement.value for measurement in group.get_measurements()]
             assert values[:3] == [row["corrected_ml"], row["predicted_ml"], row["expected_error_ml"]]
@@ -202,6 +213,14 @@ class TestStructuredReport:
         group = document.content.get_volumetric_roi_measurement_groups()[0]
         segments = pydicom.dcmread(tmp_path / "out" / "segmentation.dcm")
         assert group.tracking_uid == segments.SegmentSequence[0].TrackingUID
+        assert group.referenced_segment.referenced_sop_instance_uid == segments.SOPInstanceUID
+
+    def test_refers_to_the_binary_segmentation_where_that_is_written_alone(self, tmp_path):
+        done = write_export(review_of(tmp_path / "ct"), tmp_path / "out", ["dicom-seg-binary", "dicom-sr"])
+        assert {path.name for path in done.files} == {"report.json", "report.dcm", "segmentation_binary.dcm"}
+        document = sr.srread(tmp_path / "out" / "report.dcm")
+        group = document.content.get_volumetric_roi_measurement_groups()[0]
+        segments = pydicom.dcmread(tmp_path / "out" / "segmentation_binary.dcm")
         assert group.referenced_segment.referenced_sop_instance_uid == segments.SOPInstanceUID
 
     def test_dcmqi_reads_the_same(self, exported, tmp_path):

@@ -35,10 +35,15 @@ def study_of(
 
 
 def write_seg(
-    path: Path, files: Iterable[Path], segmentation: sitk.Image, labels: Sequence[Label], **changes: Any
+    path: Path,
+    files: Iterable[Path],
+    segmentation: sitk.Image,
+    labels: Sequence[Label],
+    binary: bool = False,
+    **changes: Any,
 ) -> None:
     study = study_of(files, segmentation, labels, **changes)
-    save(make_dicom_seg(study, study.equipment(9001, "Segmentation")), path)
+    save(make_dicom_seg(study, study.equipment(9001, "Segmentation"), binary), path)
 
 
 def write_map(path: Path, files: Iterable[Path], variance: sitk.Image, labels: Sequence[Label]) -> None:

@@ -1,6 +1,6 @@
 """Write a case as DICOM objects, each a part of its results or of its export; here those that hold its voxels.
 
-SEG, binary or with the probability of each label (FRACTIONAL), and Parametric Map.
+SEG, as a label map, binary or with the probability of each label (FRACTIONAL), and Parametric Map.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from MoBUncertaintyLib.model.region_settings import MAX_VARIANCE
 from MoBUncertaintyLib.output.case import Case
@@ -34,6 +35,7 @@ PROBABILITY_STEPS = 255
 # Series numbers after those of the scanner, and what viewers list.
 _SERIES = {
     Format.DICOM_SEG: (9001, "Segmentation"),
+    Format.DICOM_SEG_BINARY: (9006, "Segmentation, binary"),
     Format.DICOM_SEG_FRACTIONAL: (9003, "Probability"),
     Format.RTSTRUCT: (9005, "Segmentation"),
     Format.DICOM_SR: (9004, "Review of a segmentation"),
@@ -62,7 +64,7 @@ def write_objects(
         OSError: The disk is full or broken.
     """
     wanted = {kind for kind in formats if kind in DICOM}
-    if Format.DICOM_SR in wanted:
+    if Format.DICOM_SR in wanted and Format.DICOM_SEG_BINARY not in wanted:
         wanted.add(Format.DICOM_SEG)  # to which it refers
     study: Study | None = None
     for kind in DICOM:
@@ -84,8 +86,8 @@ def _write(kind: Format, folder: Path, study: Study, review: Review, report: Map
     titles = [title] if len(names) == 1 else [line(f"{title} ({label.name})") for label in study.labels]
     equipment = [study.equipment(number, title) for title in titles]
     objects: Iterable[Dataset]
-    if kind is Format.DICOM_SEG:
-        objects = [make_dicom_seg(study, equipment[0])]
+    if kind in (Format.DICOM_SEG, Format.DICOM_SEG_BINARY):
+        objects = [make_dicom_seg(study, equipment[0], kind is Format.DICOM_SEG_BINARY)]
     elif kind is Format.DICOM_SEG_FRACTIONAL:
         objects = [make_dicom_probability(study, review.current().probability, equipment[0])]
     elif kind is Format.RTSTRUCT:
@@ -105,8 +107,15 @@ def _write(kind: Format, folder: Path, study: Study, review: Review, report: Map
         save(dataset, folder / name)
 
 
-def make_dicom_seg(study: Study, equipment: Mapping[str, Any]) -> Segmentation:
-    """Make a DICOM SEG of the segmentation: binary, one segment for each label that is somewhere in it.
+def make_dicom_seg(study: Study, equipment: Mapping[str, Any], binary: bool = False) -> Segmentation:
+    """Make a DICOM SEG of the segmentation, with a segment for each label that is somewhere in it.
+
+    Several labels make a label map (Supplement 243): one frame a slice, where BINARY has one for each label and slice.
+
+    Args:
+        study: What it belongs to.
+        equipment: From `Study.equipment`.
+        binary: Make it BINARY whatever the number of labels.
 
     Raises:
         OutputError: It has a value that no label stands for.
@@ -117,11 +126,13 @@ def make_dicom_seg(study: Study, equipment: Mapping[str, Any]) -> Segmentation:
     numbers = np.zeros(256, np.uint8)  # DICOM counts segments from 1 without gaps
     for number, label in enumerate(present, 1):
         numbers[label.value] = number
+    binary = binary or len(study.labels) == 1
     return _segmentation(
         study,
         present,
         pixel_array=numbers[study.segmentation],
-        segmentation_type="BINARY",
+        segmentation_type="BINARY" if binary else "LABELMAP",
+        transfer_syntax_uid=ExplicitVRLittleEndian if binary else RLELossless,
         omit_empty_frames=bool(values),
         content_description="Segmentation",
         **equipment,

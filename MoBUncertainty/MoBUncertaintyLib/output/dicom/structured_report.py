@@ -17,7 +17,7 @@ from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.output.dicom.study import MANUFACTURER, Study, own_code
-from MoBUncertaintyLib.output.formats import Format, dicom_names
+from MoBUncertaintyLib.output.formats import DICOM, Format
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.report import VERDICTS
 from MoBUncertaintyLib.review.region import ReviewRegion
@@ -44,7 +44,7 @@ def make_structured_report(
 
     Args:
         study: What it belongs to.
-        folder: Where the SEG of the corrected segmentation is.
+        folder: Where a SEG of the corrected segmentation is.
         review: The review.
         report: From `build_report`.
         equipment: From `Study.equipment`.
@@ -52,10 +52,11 @@ def make_structured_report(
     Raises:
         OutputError: There is no SEG.
     """
-    (segmentation,) = dicom_names(Format.DICOM_SEG, ())
-    if not (folder / segmentation).exists():
-        raise OutputError(f"It refers to the segmentation in {segmentation}, which was not written.")
-    headers, segments = study.series.headers, pydicom.dcmread(folder / segmentation)
+    files = [folder / DICOM[kind][1] for kind in (Format.DICOM_SEG, Format.DICOM_SEG_BINARY)]
+    segmentation = next((file for file in files if file.exists()), None)
+    if segmentation is None:
+        raise OutputError("It refers to the DICOM segmentation, which was not written.")
+    headers, segments = study.series.headers, pydicom.dcmread(segmentation)
     source = sr.SourceSeriesForSegmentation(headers[0].SeriesInstanceUID)
     regions = zip(review.regions, report["regions"], strict=True)
     person = None
@@ -98,7 +99,8 @@ def _labels(
     source: sr.SourceSeriesForSegmentation,
 ) -> Iterator[sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations]:
     """Describe each label; one that is nowhere in the segmentation has no segment to refer to."""
-    numbers = {segment.TrackingUID: segment.SegmentNumber for segment in segments.SegmentSequence}
+    # A label map has a background, without an identifier.
+    numbers = {segment.get("TrackingUID"): segment.SegmentNumber for segment in segments.SegmentSequence}
     for label, row in zip(study.labels, report["labels"], strict=True):
         common: dict[str, Any] = {
             "tracking_identifier": sr.TrackingIdentifier(UID(label.uid), label.name),

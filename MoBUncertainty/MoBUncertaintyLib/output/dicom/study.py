@@ -190,7 +190,7 @@ def line(text: str) -> str:
 
 
 def save(dataset: Dataset, path: Path) -> None:
-    """Write a DICOM file, uncompressed: not all programs can inflate, and nothing else packs floating-point voxels.
+    """Write a DICOM file, never deflated: not all programs can inflate.
 
     Raises:
         OutputError: The file cannot be written.

@@ -9,7 +9,7 @@ from pathlib import Path
 import qt
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.slicer_app.installation import DICOM_FORMATS
+from MoBUncertaintyLib.output.formats import DICOM
 from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import dicomFiles
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes
@@ -40,6 +40,7 @@ class ExportSection:
             "segmentation": ui.segmentationCheckBox,
             "nifti": ui.niftiCheckBox,
             "dicom_seg": ui.dicomSegCheckBox,
+            "dicom_seg_binary": ui.dicomBinaryCheckBox,
             "dicom_seg_fractional": ui.dicomProbabilityCheckBox,
             "dicom_sr": ui.dicomReportCheckBox,
             "parametric_map": ui.parametricMapCheckBox,
@@ -87,7 +88,7 @@ class ExportSection:
     def update(self, state: State) -> None:
         """Enable what can be exported in a state of the panel."""
         for name, box in self._formats.items():
-            allow(box, self._whyNoDicom if name in DICOM_FORMATS else None)
+            allow(box, self._whyNoDicom if name in DICOM else None)
         self.work.update(self._whyNot(state))
 
     def _chosen(self) -> list[str]:
