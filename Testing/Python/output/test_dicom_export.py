@@ -201,7 +201,7 @@ class TestSegmentation:
         case, _, _ = oblique
         write_seg(tmp_path / "seg.dcm", case.files, case.labels * 0, LABELS)
         segmentation = segread(tmp_path / "seg.dcm")
-        assert segmentation.number_of_segments == 3
+        assert segmentation.segment_numbers == [1, 2, 3]
         assert not segmentation.get_volume().array.any()
 
 
@@ -331,7 +331,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence_and_nothing_is_written(cas
 def test_rounded_positions_are_accepted(case, tmp_path):
     case.labels.SetOrigin(np.round(case.labels.GetOrigin(), 1) + 0.04)
     write_seg(tmp_path / "seg.dcm", case.files, case.labels, LABELS)
-    assert segread(tmp_path / "seg.dcm").number_of_segments == 2
+    assert segread(tmp_path / "seg.dcm").segment_numbers == [1, 2]
 
 
 @pytest.mark.parametrize(("path", "origin"), [("seg.dcm", [PANCREAS]), ("no/seg.dcm", LABELS)])
