@@ -157,7 +157,7 @@ def test_large_letters_cut_nothing_of_the_export(desktop, ui):
         desktop.process()  # with the new heights
         boxes = [part for name, part in vars(ui).items() if name.endswith("CheckBox") and part.visible]
         boxes = [part for part in boxes if ui.exportCollapsibleButton.isAncestorOf(part)]
-        assert len(boxes) == 9
+        assert len(boxes) == 10
         assert not [
             box.text for box in boxes if box.width < box.sizeHint.width() or box.height < box.minimumSizeHint.height()
         ]

@@ -341,7 +341,7 @@ class TestRun:
 
     def test_the_time_said_is_that_from_the_click_to_the_result(self, desktop, monkeypatch):
         """Not that which the worker has measured, and without that in which a question was answered."""
-        times = iter([100.0, 100.5, 128.6, 200.0, 200.5, 230.0, 242.0])
+        times = iter([100.0, 100.0, 100.5, 128.6, 200.0, 200.0, 200.5, 230.0, 242.0])
         monkeypatch.setattr(slicer_app.panel.jobs, "time", SimpleNamespace(monotonic=lambda: next(times)))
         add_ct(desktop)
         apply(desktop)

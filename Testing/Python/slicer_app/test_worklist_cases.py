@@ -10,6 +10,8 @@ import pytest
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState
 from support.late import slicer_app
 
+pytestmark = pytest.mark.own_process
+
 SIGNED = {"reader": "A", "signed": True, "regions_left": 0, "export": "/cohort/b/review-A"}
 BEGUN = {"reader": "Dr. B/C", "signed": False, "regions_left": 2, "export": None}
 
