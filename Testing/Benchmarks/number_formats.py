@@ -18,7 +18,8 @@ import torch
 
 from inference.cases import make_case
 from inference.networks import find_network
-from MoBUncertaintyLib.inference.devices import autocast_dtype, openvino_version
+from MoBUncertaintyLib.base.packages import is_installed
+from MoBUncertaintyLib.inference.devices import autocast_dtype
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings, Tiling
@@ -33,7 +34,7 @@ def ways(device: str) -> Iterator[tuple[str, str]]:
         yield from (("torch", precision) for precision in ("float32", "bfloat16", "float16"))
         return
     yield "torch", "bfloat16"
-    if openvino_version() is not None:
+    if is_installed("openvino"):
         yield "openvino", "float32"
         if autocast_dtype(torch.device("cpu")) is torch.bfloat16:  # where the processor computes in it
             yield "openvino", "bfloat16"

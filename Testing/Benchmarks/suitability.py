@@ -196,7 +196,7 @@ def predictor_of(model: str, engine: str, precision: str) -> Predictor:
             is_number = torch.is_tensor(value) and value.is_floating_point()
             return value.bfloat16().float() if is_number else value
 
-        for layer in predictor.network_of(predictor.folds[0]).modules():
+        for layer in predictor.pytorch().network_of(predictor.folds[0]).modules():
             if not list(layer.children()):
                 for weights in layer.parameters(recurse=False):
                     weights.data = rounded(weights.data)

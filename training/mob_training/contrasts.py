@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
+from MoBUncertaintyLib.gaussian.partitions import cell_bounds
 from MoBUncertaintyLib.model.covariance import Scope, correlation
-from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.network.partitions import cell_bounds
 
 
 @dataclass

@@ -302,8 +302,8 @@ def inspect(
 ) -> Result:
     """Verify a model and show what it is, how it was trained and how it scored."""
     with console.reporting():
+        from MoBUncertaintyLib.inference.engines import verify
         from MoBUncertaintyLib.model.listing import find_model
-        from MoBUncertaintyLib.network.backbone import verify
 
         verified = verify(find_model(model))
         console.show_model(verified)

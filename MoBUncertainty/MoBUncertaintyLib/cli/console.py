@@ -402,7 +402,7 @@ def show_model(model: Model) -> None:
         table.fact("regions", plain(card.regions))
     table.fact("licence", card.licence)
     verified = f"{len(card.files)} files, SHA-256 correct" if card.files else "raw nnU-Net folder, no hashes to check"
-    table.fact("verified", verified)
+    table.fact("verified", f"{verified}; {'runs without' if model.is_light else 'needs'} PyTorch")
     table.fact("model's SHA-256", model.digest)
     _stdout().print(table)
 

@@ -1,1 +1,1 @@
-"""The logistic-normal distribution: mean and variance of sigma(t), t normal, in closed form, and back; no torch."""
+"""The Gaussian over the logits, samples of it, and moments of the probability: of NumPy's arrays and of torch's."""

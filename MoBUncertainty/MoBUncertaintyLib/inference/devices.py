@@ -1,53 +1,16 @@
-"""Choose engine and device, and the precision of the backbone on it."""
+"""Choose a device of PyTorch, and the precision of the backbone on it."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.regions.prediction import EngineName, Precision
-
-
-def select_engine(engine: str, device: str) -> tuple[EngineName, torch.device]:
-    """Choose engine and device by name; `auto` takes a GPU that PyTorch has, then OpenVINO, then PyTorch on the CPU.
-
-    The environment variable `MOB_UNCERTAINTY_ENGINE=torch` leaves OpenVINO out of that.
-
-    Returns:
-        The engine; the device, `xpu` for Intel's GPU.
-
-    Raises:
-        SettingsError: This computer does not have them, or the one cannot use the other.
-    """
-    name, there = EngineName(engine), openvino_version() is not None
-    if (name is EngineName.OPENVINO or device == "xpu") and not there:
-        raise SettingsError(
-            "OpenVINO is not installed; install the Python package openvino, or choose the engine torch."
-        )
-    if device == "xpu" and name is not EngineName.TORCH:
-        return EngineName.OPENVINO, torch.device("xpu")
-    where = select_device("cpu" if name is EngineName.OPENVINO and device == "auto" else device)
-    if name is EngineName.OPENVINO and where.type != "cpu":
-        raise SettingsError(f"OpenVINO cannot run on {device}; choose the device auto, cpu or xpu, or another engine.")
-    if name is EngineName.AUTO:
-        chosen = there and where.type == "cpu" and os.environ.get("MOB_UNCERTAINTY_ENGINE") != EngineName.TORCH
-        name = EngineName.OPENVINO if chosen else EngineName.TORCH
-    return name, where
-
-
-def openvino_version() -> str | None:
-    """Return the version of OpenVINO; None if it is not installed. Does not load it."""
-    try:
-        return version("openvino")
-    except PackageNotFoundError:
-        return None
+from MoBUncertaintyLib.regions.prediction import Precision
 
 
 def select_device(name: str = "auto") -> torch.device:
@@ -124,17 +87,6 @@ def cuda_settings() -> Iterator[None]:
         yield
     finally:
         cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch compute in one thread: its threads wait for each other, and take the cores from another engine's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _cuda_runs() -> bool:

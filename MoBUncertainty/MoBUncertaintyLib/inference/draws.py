@@ -18,18 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor
 
 from MoBUncertaintyLib.base.errors import ModelError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.base.geometry import Box, intersection, shape_of, whole, within
+from MoBUncertaintyLib.gaussian.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.images.reader import check_image
-from MoBUncertaintyLib.inference.devices import cuda_settings
-from MoBUncertaintyLib.inference.engines import TorchEngine
+from MoBUncertaintyLib.inference.engines import Engine
 from MoBUncertaintyLib.inference.preprocessing import Case
+from MoBUncertaintyLib.inference.sliding_window import padded_to
 from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.model.card import Fold, overlap
-from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.regions.prediction import Precision
 
 if TYPE_CHECKING:
@@ -68,12 +67,14 @@ class VolumeGaussian:
     @property
     def mean(self) -> Tensor:
         """m (*S): mean of the contrast eta_1 - eta_0, for two classes."""
-        return self.logits.contrast()[0][0]
+        mean: Tensor = self.logits.contrast()[0][0]
+        return mean
 
     @property
     def factors(self) -> Tensor:
         """u (Q, *S) of the contrast, for two classes; see `LogitGaussian.contrast_factors`."""
-        return self.logits.contrast_factors()[0]
+        factors: Tensor = self.logits.contrast_factors()[0]
+        return factors
 
 
 def draw_volumes(predictor: Predictor, image: sitk.Image, count: int, seed: int = 0) -> list[np.ndarray]:
@@ -136,7 +137,7 @@ def _draw(volume: VolumeGaussian, seed: int) -> Draw:
     segmentation = np.zeros(shape, dtype=np.uint8)
     probability = np.zeros((len(drawn), *shape), dtype=np.float32)
     labels, views = case.view(segmentation), [case.view(each) for each in probability]
-    for i, plane in enumerate(case.planes(drawn)):
+    for i, plane in enumerate(case.planes(drawn.numpy())):
         for view, p in zip(views, plane, strict=True):
             view[i] = p
         labels[i] = np.concatenate((1 - plane.sum(axis=0, keepdims=True), plane)).argmax(axis=0)
@@ -144,7 +145,6 @@ def _draw(volume: VolumeGaussian, seed: int) -> Draw:
 
 
 @torch.no_grad()
-@cuda_settings()
 def _blended(
     predictor: Predictor,
     case: Case,
@@ -157,19 +157,19 @@ def _blended(
     if overlap(predictor.model.card.labels):
         raise SettingsError("The labels of this model overlap, so there is no single segmentation to sample.")
     tile = predictor.tile
-    padded, inside = pad_nd_image(torch.from_numpy(case.data), tile, "constant", {"value": 0}, True, None)
+    padded, inside = padded_to(case.data, tile)
     grid = TileGrid(padded.shape[1:], tile, predictor.settings.overlap)
     kept = box or whole(case.data.shape[1:])
-    place = tuple(slice(i.start + k.start, i.start + k.stop) for i, k in zip(inside[1:], kept, strict=True))
-    engine = TorchEngine(predictor.network_of, len(predictor.model.card.labels) + 1)
-    engine.load(fold, predictor.device, precision or Precision(predictor.settings.precision))
-    weight, total = grid.weight(), torch.zeros(shape_of(place))
+    place = tuple(slice(i.start + k.start, i.start + k.stop) for i, k in zip(inside, kept, strict=True))
+    engine = predictor.pytorch()
+    engine.load(fold, predictor.placement.network, precision or Precision(predictor.settings.precision))
+    weight, total = torch.from_numpy(grid.weight()), torch.zeros(shape_of(place))
     sums: list[Tensor] = []
     for voxels in map(grid.box, grid.all()):
         covered = intersection(voxels, place)
         if covered is None:
             continue
-        form = _of_tile(engine, padded[(slice(None), *voxels)].to(predictor.device), mirror)
+        form = _of_tile(engine, padded[(slice(None), *voxels)], mirror)
         source, target = within(covered, voxels), within(covered, place)
         inner: tuple[Any, ...] = (..., *source)
         outer: tuple[Any, ...] = (..., *target)
@@ -182,7 +182,7 @@ def _blended(
         total[target] += weight[source]
     mean, *rest = (each.div_(total)[None] for each in sums)
     if not all(torch.isfinite(each.sum()) for each in (mean, *rest)):
-        if engine.precision is torch.float32:
+        if engine.precision is Precision.FLOAT32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
         return _blended(predictor, case, fold, mirror, box, Precision.FLOAT32)
     # Cells of the partition are as large as in a tile.
@@ -195,10 +195,10 @@ def _blended(
     return VolumeGaussian(blended, case, kept)
 
 
-def _of_tile(engine: TorchEngine, tile: Tensor, mirror: Sequence[int]) -> LogitGaussian:
+def _of_tile(engine: Engine, tile: np.ndarray, mirror: Sequence[int]) -> LogitGaussian:
     """Compute the Gaussian of a tile (C_in, *tile) in one mirrored pass, mirrored back."""
     axes = [axis - 3 for axis in mirror]
-    gaussian = engine.gaussian(engine.run(tile.flip(axes)[None]))
+    gaussian = engine.gaussian(engine.run(engine.uploaded(tile[None]).flip(axes)))
     if not axes:
         return gaussian
     log_variance = None if gaussian.log_variance is None else gaussian.log_variance.flip(axes)

@@ -1,56 +1,50 @@
-"""Engines: what runs the network and computes the moments of a tile.
+"""Engines: what runs the network and computes the moments of a tile. Nothing here imports torch.
 
-PyTorch runs everything everywhere. OpenVINO is faster on a CPU, and runs on Intel's GPUs: its graph holds the backbone
-and the head, for two classes in closed form down to the moments; the few voxels that need another formula are computed
-outside of it. Otherwise its outputs are the tensors of the distribution, from which PyTorch draws samples.
+PyTorch (`torch_engine`) runs everything everywhere. OpenVINO is faster on a CPU, and runs on Intel's GPUs: its graph
+holds the backbone and the head, for two classes in closed form down to the moments; the few voxels that need another
+formula are computed outside of it. Otherwise its outputs are the arrays of the Gaussian, of which NumPy draws samples.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
+import os
+import platform
 import sys
-import warnings
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from MoBUncertaintyLib import network as network_package
-from MoBUncertaintyLib.base.errors import UserError, is_out_of_memory, reason_of
-from MoBUncertaintyLib.gaussian import moments as closed_form
-from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype
-from MoBUncertaintyLib.inference.graph_cache import GraphCache
-from MoBUncertaintyLib.model.card import Fold
-from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.network.backbone import StochasticNetwork
-from MoBUncertaintyLib.network.contrast import completed, contrast_moments
-from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.network.moments import Moments, moments
+from MoBUncertaintyLib.base.errors import InstallationError, SettingsError, UserError, is_out_of_memory
+from MoBUncertaintyLib.base.packages import check_pytorch, is_installed
+from MoBUncertaintyLib.gaussian.arrays import Array
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
+from MoBUncertaintyLib.gaussian.probability import Moments, completed, moments
+from MoBUncertaintyLib.gaussian.tile import predicted_loading, tile_gaussian
+from MoBUncertaintyLib.model.card import Fold, overlap
+from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.graph import is_wanted, openvino, openvino_reason, read_graph
 from MoBUncertaintyLib.regions.prediction import EngineName, Precision
 
-HINTS = {torch.float32: ("f32", "FP32"), torch.bfloat16: ("bf16", "BF16"), torch.float16: ("f16", "FP16")}
+HINTS = {Precision.FLOAT32: ("f32", "FP32"), Precision.BFLOAT16: ("bf16", "BF16"), Precision.FLOAT16: ("f16", "FP16")}
 """OpenVINO's names of number formats: in its settings, and in what a device says that it can do."""
 
-NetworkSource = Callable[[Fold], StochasticNetwork]
-"""Gives the network with the weights of a fold, in evaluation mode."""
+THREADS = "OMP_NUM_THREADS"
+"""Environment variable by which programs are told how many cores to take."""
 
 
 class EngineError(Exception):
     """An engine cannot run a network here; the message is a sentence for the user.
 
     Attributes:
-        fallback: The engine that can.
+        fallback: Makes the engine that can.
     """
 
-    def __init__(self, message: str, fallback: Engine) -> None:
+    def __init__(self, message: str, fallback: Callable[[], Engine]) -> None:
         super().__init__(message)
         self.fallback = fallback
 
@@ -58,24 +52,36 @@ class EngineError(Exception):
 class Engine(ABC):
     """Runs a network, one fold at a time.
 
+    Args:
+        model: The model.
+
     Attributes:
         name: As the settings name it.
+        packages: Whose versions the provenance states.
         classes: C, background included.
-        kept: Classes that are wanted; None: all but the background.
         overlapping: Whether the classes overlap.
+        samples, kept: As for `moments`.
         device: What computes, for the provenance; set by `load`.
         precision: Number format of the backbone; set by `load`.
     """
 
     name: ClassVar[EngineName]
-    classes: int
-    kept: tuple[int, ...] | None
-    overlapping: bool
+    packages: ClassVar[tuple[str, ...]]
     device: str
-    precision: torch.dtype
+    precision: Precision
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.classes, self.overlapping = len(model.card.labels) + 1, overlap(model.card.labels)
+        self.samples: int | None = None
+        self.kept: tuple[int, ...] | None = None
 
     @abstractmethod
-    def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
+    def number_size(self, device: str, precision: Precision) -> int:
+        """Return the bytes of a number of the backbone, at least."""
+
+    @abstractmethod
+    def load(self, fold: Fold, device: str, precision: Precision) -> None:
         """Get ready to run a fold on a device; what is ready already stays as it is.
 
         Raises:
@@ -85,239 +91,210 @@ class Engine(ABC):
     def unload(self) -> None:  # noqa: B027 - an engine of the CPU has nothing to free
         """Free the device's memory of the weights of all folds; `load` brings back those of one."""
 
-    @abstractmethod
-    def run(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Run the network on one tile (1, C_in, *S); the output is valid until the next run."""
+    def free(self) -> None:  # noqa: B027 - the same
+        """Give memory that the device holds ready back to it."""
+
+    def uploaded(self, tile: np.ndarray) -> Array:
+        """Copy a tile to where `run` takes it from."""
+        return tile
 
     @abstractmethod
-    def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
-        """Compute the moments from the output of `run`; `generator` is the source of Monte Carlo's normals."""
+    def run(self, x: Array) -> tuple[Array, ...]:
+        """Run the network on one tile (1, C_in, *S) that was uploaded; the output is valid until the next run."""
 
+    @abstractmethod
+    def moments(self, output: tuple[Array, ...], seed: int) -> Moments:
+        """Compute the moments from the output of `run`; not all are finite if not all of that is.
 
-class TorchEngine(Engine):
-    """PyTorch: runs everything, everywhere.
+        Args:
+            output: Of `run`.
+            seed: Of Monte Carlo.
+        """
 
-    Args:
-        network_of: Where the network comes from.
-        classes: C, background included.
-        samples, kept, overlapping: As for `moments`.
-    """
+    @abstractmethod
+    def gaussian(self, output: tuple[Array, ...]) -> LogitGaussian:
+        """Make the distribution of the logits from the output of `run`."""
 
-    name = EngineName.TORCH
-
-    def __init__(
-        self,
-        network_of: NetworkSource,
-        classes: int,
-        samples: int | None = None,
-        kept: tuple[int, ...] | None = None,
-        overlapping: bool = False,
-    ) -> None:
-        self.network_of = network_of
-        self.classes = classes
-        self.samples = samples
-        self.kept = kept
-        self.overlapping = overlapping
-        self._placed: list[StochasticNetwork] = []
-
-    def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
-        with torch.inference_mode(False):  # whose tensors could not be moved again
-            network = self.network_of(fold)
-            if network not in self._placed:
-                self._placed.append(network)
-            self._network = network.to(device)
-        self._place = device, precision
-        self.device, self.precision = str(device), autocast_dtype(device, precision)
-
-    def unload(self) -> None:
-        with torch.inference_mode(False):
-            while self._placed:
-                self._placed.pop().cpu()
-
-    def run(self, x: Tensor) -> tuple[Tensor, ...]:
-        with autocast(*self._place):
-            features, mean = self._network.features(x)
-        return features, mean
-
-    def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
-        return moments(self.gaussian(output), self.samples, generator, self.kept, self.overlapping)
-
-    def gaussian(self, output: tuple[Tensor, ...]) -> LogitGaussian:
-        """Compute the distribution of the logits from the output of `run`."""
-        features, mean = output
-        head = self._network.head
-        gaussian: LogitGaussian = LogitGaussian(mean) if head is None else head(features, mean)
-        return gaussian
+    def clock(self) -> Callable[[], Any]:
+        """Return what reads the device's clock; two times differ by seconds."""
+        return time.perf_counter
 
 
 class OpenVinoEngine(Engine):
-    """OpenVINO, on a graph for one shape of tile.
+    """OpenVINO, on the graph in the model or, where it has none, on one that PyTorch traces.
 
     Args:
         model: The model.
-        pytorch: What computes where OpenVINO cannot; its network is not asked for if the graph is in the cache.
-        tile: Voxels of a tile along each axis.
+        fallback: Makes the engine that computes where OpenVINO cannot.
         target: OpenVINO's name of the device.
-        cache: Where graphs are kept.
     """
 
     name = EngineName.OPENVINO
+    packages = ("openvino",)
 
-    def __init__(
-        self,
-        model: Model,
-        pytorch: TorchEngine,
-        tile: tuple[int, ...],
-        target: Literal["CPU", "GPU"] = "CPU",
-        cache: GraphCache | None = None,
-    ) -> None:
-        self.classes, self.samples = pytorch.classes, pytorch.samples
-        self.kept, self.overlapping = pytorch.kept, pytorch.overlapping
+    def __init__(self, model: Model, fallback: Callable[[], Engine], target: Literal["CPU", "GPU"] = "CPU") -> None:
+        super().__init__(model)
         self.device = {"CPU": "cpu", "GPU": "xpu"}[target]
-        self._model, self._fallback, self._target = model, pytorch, target
-        self._shape = (1, model.inputs, *tile)
-        self._cache = cache or GraphCache()
-        self._failure: EngineError | None = None
-        self._loaded: tuple[Fold, Precision, int] | None = None
-        if model.card.covariance.kind is Covariance.DETERMINISTIC:
-            self._graph: type[_Graph] = _MeanGraph
-        else:
-            self._graph = _MomentsGraph if self.classes == 2 and self.samples is None else _GaussianGraph
+        self._fallback, self._target = fallback, target
+        self._failure: Exception | None = None
+        self._loaded: tuple[Fold, Precision, str] | None = None
 
-    def load(self, fold: Fold, device: torch.device, precision: Precision) -> None:
-        state = fold, precision, torch.get_num_threads()
+    @property
+    def _outputs(self) -> str:
+        """Which of the graph's lists of outputs is needed."""
+        return "moments" if self.samples is None and "moments" in self.model.output_shapes else "gaussian"
+
+    def number_size(self, device: str, precision: Precision) -> int:
+        return 4 if precision is Precision.FLOAT32 else 2
+
+    def load(self, fold: Fold, device: str, precision: Precision) -> None:
         if self._failure:
             raise self._failure
+        state = fold, precision, self._outputs
         if state != self._loaded:
             try:
-                self.precision = self._dtype(precision)
-                self._request = self._compiled(fold, HINTS[self.precision][0]).create_infer_request()
+                self.precision = self._format(precision)
+                self._request = self._compiled(fold).create_infer_request()
             except UserError:  # of the model
                 raise
             except Exception as error:  # whatever it is, PyTorch does without
                 raise self._failed(error) from error
-            self._network = self._fallback.network_of(fold) if self._graph is _GaussianGraph else None
             self._loaded = state
 
-    def run(self, x: Tensor) -> tuple[Tensor, ...]:
+    def run(self, x: Array) -> tuple[Array, ...]:
         try:
-            tile = np.ascontiguousarray(x.numpy())  # not by torch, whose threads would take the cores
-            output = self._request.infer([tile], share_inputs=True, share_outputs=True)
+            output = self._request.infer([np.ascontiguousarray(x)], share_inputs=True, share_outputs=True)
         except RuntimeError as error:
             raise self._failed(error) from error
-        return tuple(torch.from_numpy(array) for array in output.to_tuple())
+        return tuple(output.to_tuple())
 
-    def moments(self, output: tuple[Tensor, ...], generator: torch.Generator) -> Moments:
-        if self._graph is _MomentsGraph:
+    def moments(self, output: tuple[Array, ...], seed: int) -> Moments:
+        if self._outputs == "moments":
             return completed(*output)
-        if self._graph is _MeanGraph:
-            return moments(LogitGaussian(mean=output[0]), kept=self.kept, overlapping=self.overlapping)
-        assert self._network is not None and self._network.head is not None
-        return moments(self._network.head.gaussian(*output), self.samples, generator, self.kept)
+        generator = np.random.default_rng(seed)
+        with np.errstate(all="ignore"):  # what overflows is looked for
+            result = moments(self.gaussian(output), self.samples, generator, self.kept, self.overlapping)
+            return marked(result, output[0])
 
-    def _dtype(self, precision: Precision) -> torch.dtype:
+    def gaussian(self, output: tuple[Array, ...]) -> LogitGaussian:
+        mean, *rest = output
+        if not rest:
+            return LogitGaussian(mean)
+        log_variance, *predicted = rest
+        spec = self.model.card.covariance
+        loading = predicted_loading(spec, self.classes, predicted)
+        # Their unit does not matter: a voxel's probability knows nothing of its neighbours.
+        return tile_gaussian(spec, mean, log_variance, loading, spec.length_mm)
+
+    def _format(self, precision: Precision) -> Precision:
         """Choose the number format: half precision where the hardware computes in it, else float32."""
         if self._target not in _core().available_devices:
             raise RuntimeError(f"it finds no device {self.device}")
         can = _core().get_property(self._target, "OPTIMIZATION_CAPABILITIES")
         if precision is Precision.AUTO:
-            half = torch.bfloat16 if self._target == "CPU" else torch.float16
-            return half if HINTS[half][1] in can else torch.float32
-        dtype: torch.dtype = getattr(torch, precision.value)
-        if HINTS[dtype][1] not in can:
+            half = Precision.BFLOAT16 if self._target == "CPU" else Precision.FLOAT16
+            return half if HINTS[half][1] in can else Precision.FLOAT32
+        if HINTS[precision][1] not in can:
             raise RuntimeError(f"it does not compute in {precision} on this computer")
-        return dtype
+        return precision
 
-    def _compiled(self, fold: Fold, hint: str) -> Any:
-        """Compile the graph of a fold, or take it from the cache."""
-        settings = {
+    def _compiled(self, fold: Fold) -> Any:
+        """Compile the graph of a fold."""
+        settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": hint,
-            **({"INFERENCE_NUM_THREADS": torch.get_num_threads()} if self._target == "CPU" else {}),
-            # Other programs compute too, and would be pinned to the same cores.
-            **({"ENABLE_CPU_PINNING": False} if self._target == "CPU" else {}),
+            "INFERENCE_PRECISION_HINT": HINTS[self.precision][0],
         }
-        core = _core()
-        made_of = {
-            "model": self._model.digest,
-            "fold": fold,
-            "output": self._graph.__name__,
-            "shape": self._shape,
-            "precision": hint,
-            "versions": [openvino().__version__, torch.__version__],
-            "code": _code_digest(),
-            "device": [core.get_property(self._target, name) for name in ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE")],
-        }
-        if graph := self._cache.read(made_of):
-            try:
-                return core.import_model(graph, self._target, settings)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-        compiled = _compile(_traced(self._graph(self._fallback.network_of(fold)), self._shape), self._target, settings)
-        self._cache.write(made_of, compiled.export_model().getvalue())
-        return compiled
+        if self._target == "CPU":
+            settings["ENABLE_CPU_PINNING"] = False  # other programs compute too, and would be pinned to the same cores
+            if (threads := os.environ.get(THREADS, "")).isdecimal():
+                settings["INFERENCE_NUM_THREADS"] = int(threads)
+        graph = self.model.graph(fold)
+        if graph is None:
+            from MoBUncertaintyLib.network.tracing import traced
+
+            graph = traced(self.model, fold)
+        return _compile(read_graph(graph, self._outputs), self._target, settings)
 
     def _failed(self, error: Exception) -> Exception:
         """Say what becomes of an error of OpenVINO; without enough memory PyTorch could not compute either."""
         if is_out_of_memory(error):
             return error
-        # Its own messages begin with places in its source.
-        lines = [line for line in str(error).splitlines() if not re.match("Exception from |Check '", line)]
-        reason = reason_of(RuntimeError("\n".join(lines)))
-        message = f"OpenVINO cannot run this network ({reason}), so PyTorch was used, which takes longer."
+        reason = f"OpenVINO cannot run this network ({openvino_reason(error)})"
+        if not is_installed("torch"):
+            return InstallationError(f"{reason}; PyTorch can: run `pip install 'mob-uncertainty[gpu]'`.")
+        message = f"{reason}, so PyTorch was used, which takes longer."
         self._failure = EngineError(message, self._fallback)
         return self._failure
 
 
-class _Graph(nn.Module, ABC):
-    """What the engine runs: its outputs are those of `outputs`."""
-
-    def __init__(self, network: StochasticNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.outputs(*self.network.features(x))
-
-    @abstractmethod
-    def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
-        """Compute from the features and the mean logits what `OpenVinoEngine.moments` takes."""
+def marked(result: Moments, logits: Array) -> Moments:
+    """Put a NaN into moments whose logits are not all finite: infinite ones would look like a sure probability."""
+    result.mean[(0,) * result.mean.ndim] += 0 * logits.sum()
+    return result
 
 
-class _MomentsGraph(_Graph):
-    def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
-        assert self.network.head is not None
-        return contrast_moments(features, self.network.mean_layer, self.network.head)
+def select_engine(engine: str, device: str) -> tuple[EngineName, str]:
+    """Choose engine and device by name; `auto` takes a GPU that PyTorch has, then OpenVINO, then PyTorch on the CPU.
 
+    Returns:
+        The engine; the device, `xpu` for Intel's GPU.
 
-class _MeanGraph(_Graph):
-    def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
-        return (mean,)
-
-
-class _GaussianGraph(_Graph):
-    def outputs(self, features: Tensor, mean: Tensor) -> tuple[Tensor, ...]:
-        assert self.network.head is not None
-        return mean, *self.network.head.tensors(features)
-
-
-def _traced(graph: _Graph, shape: tuple[int, ...]) -> Any:
-    """Turn a graph into one of OpenVINO's, for one shape."""
-    openvino()
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-    # Not by openvino.convert_model(), which is what reports its use.
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of what is fixed by tracing: the shape, which is fixed
-        decoder = TorchScriptPythonDecoder(
-            graph.eval(), example_input=(torch.zeros(shape),), shared_memory=False, trace_kwargs={"check_trace": False}
+    Raises:
+        SettingsError: This computer does not have them, or the one cannot use the other.
+    """
+    name = EngineName(engine)
+    if (name is EngineName.OPENVINO or device == "xpu") and not is_installed("openvino"):
+        raise SettingsError(
+            "OpenVINO is not installed; install the Python package openvino, or choose the engine torch."
         )
-        reader = FrontEndManager().load_by_framework("pytorch")
-        converted = reader.convert(reader.load(decoder))
-    converted.reshape(list(shape))
-    return converted
+    if device == "xpu" and name is not EngineName.TORCH:
+        return EngineName.OPENVINO, device
+    if device == "auto" and (name is EngineName.OPENVINO or not may_have_gpu()):
+        device = "cpu"
+    if device != "cpu":
+        check_pytorch(f"The device {device}")
+        from MoBUncertaintyLib.inference.devices import select_device
+
+        device = str(select_device(device))
+    if name is EngineName.OPENVINO and device != "cpu":
+        raise SettingsError(f"OpenVINO cannot run on {device}; choose the device auto, cpu or xpu, or another engine.")
+    if name is EngineName.AUTO:
+        name = EngineName.OPENVINO if device == "cpu" and is_wanted() else EngineName.TORCH
+    if name is EngineName.TORCH:
+        check_pytorch("The engine torch")
+    return name, device
+
+
+def verify(path: Path | str) -> Model:
+    """Open a model, read all its weights, and check that they fit its network; of a cascade those of both stages.
+
+    Raises:
+        ModelError: It is damaged, altered, unsafe or does not fit.
+    """
+    model = load_model(path)
+    for stage in filter(None, (model, model.first_stage)):
+        for fold in stage.folds:
+            if graph := stage.graph(fold):
+                for outputs in graph.shapes:
+                    read_graph(graph, outputs)
+            else:
+                check_pytorch(f"The model {stage.card.name}")
+                from MoBUncertaintyLib.network.backbone import fitting_weights, planned_network
+
+                fitting_weights(planned_network(stage), stage, fold)
+    return model
+
+
+def may_have_gpu() -> bool:
+    """Tell whether PyTorch could find a GPU, without PyTorch itself, which takes seconds to load."""
+    if not is_installed("torch"):
+        return False
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    drivers = ["/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg"]  # the last is Windows's, for its Linux
+    if sys.platform == "win32":
+        drivers = [f"{os.environ.get('SystemRoot', 'C:/Windows')}/System32/nvcuda.dll"]
+    return any(map(os.path.exists, drivers))
 
 
 def _compile(graph: Any, target: str, settings: Mapping[str, Any]) -> Any:
@@ -331,28 +308,5 @@ def _compile(graph: Any, target: str, settings: Mapping[str, Any]) -> Any:
 
 
 @cache
-def openvino() -> Any:
-    """Import OpenVINO, without the package by which it reports to its makers that it was imported.
-
-    Raises:
-        RuntimeError: It cannot be loaded.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except (ImportError, OSError) as error:
-        raise RuntimeError(f"it cannot be loaded: {error}") from error
-    return openvino
-
-
-@cache
 def _core() -> Any:
     return openvino().Core()
-
-
-@cache
-def _code_digest() -> str:
-    """Hash the code that graphs are traced from."""
-    files = [Path(closed_form.__file__), *sorted(Path(network_package.__path__[0]).glob("*.py"))]
-    nnunet = version("dynamic-network-architectures")
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files) + nnunet.encode()).hexdigest()

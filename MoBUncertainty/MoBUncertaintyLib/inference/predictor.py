@@ -9,28 +9,25 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.base.names import printable
+from MoBUncertaintyLib.base.packages import check_pytorch
+from MoBUncertaintyLib.gaussian.probability import DEFAULT_SAMPLES
 from MoBUncertaintyLib.images.channels import aligned
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.modality import check_modalities, in_order
 from MoBUncertaintyLib.images.reader import check_image
-from MoBUncertaintyLib.inference.devices import autocast_dtype, select_engine
-from MoBUncertaintyLib.inference.engines import Engine, OpenVinoEngine, TorchEngine
+from MoBUncertaintyLib.inference.engines import Engine, OpenVinoEngine, select_engine
 from MoBUncertaintyLib.inference.maps.filling import fill
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.inference.suitability import cut_off, judge, measure, not_found, organ_intensity, reached_edges
-from MoBUncertaintyLib.model.card import Fold, Label, ModelCard, chosen_labels, overlap
+from MoBUncertaintyLib.model.card import Label, ModelCard, chosen_labels, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.model.terminology import without_code
-from MoBUncertaintyLib.network.backbone import StochasticNetwork, load_network, load_weights
-from MoBUncertaintyLib.network.moments import DEFAULT_SAMPLES
 from MoBUncertaintyLib.regions.prediction import (
     CancelledCallback,
     EngineName,
@@ -78,6 +75,7 @@ class Predictor:
 
     Attributes:
         labels: Those that are predicted.
+        engine, device: What runs the network.
         first_stage: What predicts the first stage of a cascade; None: the model is no second stage.
 
     Raises:
@@ -87,8 +85,7 @@ class Predictor:
     def __init__(self, model: Model, settings: PredictionSettings | None = None) -> None:
         self.model = model
         self._preprocessor = Preprocessor(model.plans, model.dataset, model.card.configuration, model.card.orientation)
-        self._networks: dict[Fold, StochasticNetwork] = {}
-        self._engine_for: object = None
+        self._engines: dict[object, Engine] = {}
         settings = settings or PredictionSettings()
         first = model.first_stage
         self.first_stage = Predictor(first, _of_first_stage(settings, model)) if first else None
@@ -110,17 +107,11 @@ class Predictor:
         labels = chosen_labels(self.model.card.labels, settings.labels)
         if self.first_stage:
             self.first_stage.use(_of_first_stage(settings, self.model))
-        if (engine, device.type, settings.samples, labels) != self._engine_for:
-            of_model = self.model.card.labels
-            values = [label.value for label in of_model]
-            classes = None if labels == of_model else tuple(values.index(label.value) + 1 for label in labels)
-            self._engine = self._make_engine(
-                engine, "GPU" if device.type == "xpu" else "CPU", settings.samples, classes
-            )
-            self._engine_for = engine, device.type, settings.samples, labels
-        self.labels = labels
-        self.device = torch.device("cpu") if device.type == "xpu" else device  # where PyTorch computes what it does
-        self.settings, self.folds = settings, folds
+        if not self.model.is_light:
+            check_pytorch(f"The model {self.model.card.name}")
+        self.settings, self.folds, self.labels = settings, folds, labels
+        self.device = device
+        self.engine = self._engine(engine)
 
     @reporting_out_of_memory()
     def predict(
@@ -158,17 +149,15 @@ class Predictor:
         checked, warnings = check_image(image)
         others, more = aligned(others, checked)
         check_memory(checked.GetNumberOfPixels(), len(self.labels))
-        if self.device.type == "cpu":  # a GPU says itself that its memory is not enough
-            number = autocast_dtype(self.device, self.settings.precision).itemsize
-            check_tile(self._preprocessor.patch, self._preprocessor.features, number)
+        if self.device == "cpu":  # a GPU says itself that its memory is not enough
+            number = self.engine.number_size(self.device, Precision(self.settings.precision))
+            check_tile(self.tile, self.model.features, number)
         case = self.prepare(checked, others, clock)
         clock.step("preprocess", 1, 1)
         window = self._window()
-        results = window.run(
-            case.data, self._preprocessor.patch, self.folds, lambda done, total: clock.step("network", done, total)
-        )
+        results = window.run(case.data, self.tile, self.folds, lambda done, total: clock.step("network", done, total))
         clock.step("resample", 0, 1)
-        overlapping, maps = overlap(self.labels), results[0][: len(self.labels)].numpy()
+        overlapping, maps = overlap(self.labels), results[0][: len(self.labels)]
         intensity = organ_intensity(case.data[0], maps, overlapping)
         segmentation, probability, variance, strongest = fill(
             case, results, exact, [label.value for label in self.labels], overlap(self.model.card.labels), rival
@@ -225,7 +214,7 @@ class Predictor:
     @property
     def tile(self) -> tuple[int, ...]:
         """Voxels of a tile along the network's axes."""
-        return tuple(self._preprocessor.patch)
+        return self.model.tile
 
     def prepare(
         self,
@@ -255,40 +244,39 @@ class Predictor:
             clock.step("preprocess", 0, 1)
         return self._preprocessor.prepare(images, self.settings.region_of_interest, self.settings.body_box, labels)
 
+    def pytorch(self) -> Engine:
+        """Return PyTorch's engine, whichever the settings choose."""
+        return self._engine(EngineName.TORCH)
+
+    @property
+    def placement(self) -> Placement:
+        """Where PyTorch computes what it does, and results are summed."""
+        device = "cpu" if self.device == "xpu" else self.device
+        return Placement(device, device, Precision(self.settings.precision))
+
     def _window(self) -> SlidingWindow:
         settings = self.settings
+        mirror_axes = self.model.card.mirror_axes if settings.mirror else ()
         return SlidingWindow(
-            self._engine,
-            Placement(self.device, self.device, Precision(settings.precision)),
-            settings.overlap,
-            settings.seed,
-            self.model.card.mirror_axes if settings.mirror else (),
-            Tiling(settings.tiling),
+            self.engine, self.placement, settings.overlap, settings.seed, mirror_axes, Tiling(settings.tiling)
         )
 
-    def _make_engine(
-        self, name: EngineName, target: Literal["CPU", "GPU"], samples: int | None, kept: tuple[int, ...] | None
-    ) -> Engine:
-        labels = self.model.card.labels
-        pytorch = TorchEngine(self.network_of, len(labels) + 1, samples, kept, overlap(labels))
-        if name is EngineName.OPENVINO:
-            return OpenVinoEngine(self.model, pytorch, self.tile, target)
-        return pytorch
-
-    def network_of(self, fold: Fold) -> StochasticNetwork:
-        """Return the network with the weights of a fold: on a GPU one for each fold, on a CPU the one of the last fold.
-
-        A GPU is faster than weights are read and checked, and its memory is not the computer's.
-        """
-        if fold not in self._networks:
-            if self._networks and self.device.type == "cpu":
-                network = self._networks.popitem()[1]
-                self._networks.clear()
-                load_weights(network, self.model, fold)
+    def _engine(self, name: EngineName) -> Engine:
+        """Make an engine for the settings, or change the one that is there, which stays as it is loaded."""
+        key = name, name is EngineName.OPENVINO and self.device
+        if key not in self._engines:
+            if name is EngineName.OPENVINO:
+                target: Literal["CPU", "GPU"] = "GPU" if self.device == "xpu" else "CPU"
+                self._engines[key] = OpenVinoEngine(self.model, self.pytorch, target)
             else:
-                network = load_network(self.model, fold)
-            self._networks[fold] = network
-        return self._networks[fold]
+                from MoBUncertaintyLib.inference.torch_engine import TorchEngine
+
+                self._engines[key] = TorchEngine(self.model)
+        there, engine = self.model.card.labels, self._engines[key]
+        values = [label.value for label in there]
+        engine.samples = self.settings.samples
+        engine.kept = None if self.labels == there else tuple(values.index(label.value) + 1 for label in self.labels)
+        return engine
 
     def _provenance(self, case: Case, window: SlidingWindow) -> dict[str, Any]:
         card = self.model.card
@@ -305,15 +293,14 @@ class Predictor:
             "moments": f"Monte Carlo, K = {self.settings.samples or DEFAULT_SAMPLES}" if monte_carlo else "closed form",
             "engine": window.engine.name.value,
             "device": window.engine.device,
-            "precision": str(window.engine.precision).split(".")[-1],
+            "precision": window.engine.precision.value,
             "tiles": window.tiles,
             "passes_per_tile": len(window.mirrors) * len(self.folds),
             "input_voxels": list(case.data.shape[1:]),
             "versions": {
                 "mob-uncertainty": __version__,
                 "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "nnunetv2", "SimpleITK", "numpy")},
-                **({"openvino": version("openvino")} if window.engine.name is EngineName.OPENVINO else {}),
+                **{name: version(name) for name in ("SimpleITK", "numpy", *window.engine.packages)},
             },
         }
 

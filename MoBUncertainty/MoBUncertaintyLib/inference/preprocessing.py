@@ -1,6 +1,6 @@
 """Prepare the network's input from an image, and map results back: orientation, box, intensities, spacing.
 
-The steps are nnU-Net's own (`DefaultPreprocessor.run_case_npy`), in its order, with two additions. The image is
+The steps are nnU-Net's (`DefaultPreprocessor.run_case_npy`), in its order, with two additions. The image is
 reoriented as the model's training images were (nnU-Net takes the axes as they are stored), and a CT is cropped to the
 body, or to a region of interest with the context that the network needs.
 
@@ -11,29 +11,32 @@ nothing is copied or resampled, and results are written back through the same vi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from nnunetv2.preprocessing import normalization
-from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
-from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
-from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Bounds, Box, intersection, shape_of, whole, widened, within
+from MoBUncertaintyLib.base.geometry import (
+    LPS_TO_RAS,
+    Bounds,
+    Box,
+    bounding_box,
+    intersection,
+    shadows,
+    shape_of,
+    whole,
+    widened,
+    within,
+)
 from MoBUncertaintyLib.images.modality import HOUNSFIELD_BELOW
-from MoBUncertaintyLib.inference.resampling import planes, resample
+from MoBUncertaintyLib.inference.resampling import Resampling, planes
 from MoBUncertaintyLib.model.nnunet.dataset import label_values
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from MoBUncertaintyLib.model.nnunet.plans import intensities, resolve
 
 BODY_HU = -500.0
 BODY_MARGIN_MM = 10.0
@@ -42,7 +45,7 @@ BODY_GRID_MM = 4.0
 # Components of at least this fraction of the largest belong to the patient: the second leg does, the table does not.
 BODY_FRACTION = 0.25
 # Normalisations of each voxel alone, which give the same values on a part of an image as on all of it.
-POINTWISE = {"CTNormalization", "NoNormalization", "RGBTo01Normalization"}
+POINTWISE = {"CTNormalization", "NoNormalization"}
 # 4 GB per fp32 volume: beyond it the header's spacing is wrong, or the machine too small.
 MAX_VOXELS = 10**9
 
@@ -157,7 +160,7 @@ class Case:
     kept: Box
     warnings: list[str] = field(default_factory=list)
 
-    def planes(self, volumes: Tensor, part: Box | None = None) -> Iterator[np.ndarray]:
+    def planes(self, volumes: np.ndarray, part: Box | None = None) -> Iterator[np.ndarray]:
         """Resample results (C, *S) from the network's grid to planes of the image's grid, within `part` or `kept`."""
         return planes(volumes, shape_of(self.box), within(part or self.kept, self.box))
 
@@ -180,14 +183,12 @@ class Preprocessor:
         self, plans: dict[str, Any], dataset: dict[str, Any], configuration: str, orientation: str | None
     ) -> None:
         self.orientation = orientation
-        self.manager = PlansManager(deepcopy(plans))
-        self.configuration = self.manager.get_configuration(configuration)
-        self.patch = tuple(self.configuration.patch_size)
-        features = self.configuration.network_arch_init_kwargs["features_per_stage"]
-        self.features = features[0] if isinstance(features, (list, tuple)) else features
-        self._spacing = tuple(self.configuration.spacing)
+        self._plans, planned = plans, resolve(plans, configuration)
+        self._patch, self._spacing = tuple(planned["patch_size"]), tuple(planned["spacing"])
+        self._schemes, self._masked = planned["normalization_schemes"], planned["use_mask_for_norm"]
+        self._data, self._labels = (Resampling.of(planned, what) for what in ("data", "seg"))
         self._values = label_values(dataset)
-        self.is_pointwise = set(self.configuration.normalization_schemes) <= POINTWISE
+        self.is_pointwise = set(self._schemes) <= POINTWISE
         self.is_ct = self.is_pointwise and dataset["channel_names"]["0"].lower() == "ct"
 
     def prepare(
@@ -213,7 +214,7 @@ class Preprocessor:
             ImageError: At the model's spacing the image is too large.
         """
         images = [images] if isinstance(images, sitk.Image) else images
-        frame = Frame.of(images[0], self.orientation, self.manager.transpose_forward)
+        frame = Frame.of(images[0], self.orientation, self._plans["transpose_forward"])
         volumes = [frame.view(sitk.GetArrayViewFromImage(image)) for image in images]
         outer, mask, warnings = self._outer_box(volumes, frame, body_box)
         box: Box | None = outer
@@ -221,30 +222,28 @@ class Preprocessor:
         if region is not None:
             wanted = frame.box(region)
             context = [
-                math.ceil(n * s / 2 / t) for n, s, t in zip(self.patch, self.spacing(frame), frame.spacing, strict=True)
+                math.ceil(n * s / 2 / t)
+                for n, s, t in zip(self._patch, self.spacing(frame), frame.spacing, strict=True)
             ]
             if intersection(wanted, outer) is None:
                 if mask is not None:
                     beyond = [(side.start, n - side.stop) for side, n in zip(outer, frame.shape, strict=True)]
-                    mask = np.pad(mask, [(0, 0), *beyond], constant_values=-1)  # nnU-Net's mark of the outside
+                    mask = np.pad(mask, beyond)
                 outer = whole(frame.shape)
                 warnings = [*warnings, "The region of interest contains only air or background; move it."]
             kept = intersection(wanted, outer)
             box = intersection(widened(wanted, context, frame.shape), outer)
         assert box is not None and kept is not None  # `wanted` meets `outer`
-        spacing = self.spacing(frame)
-        shape = self._new_shape(box, frame)
-        grids = shape.tolist(), frame.spacing, spacing, self.configuration.resampling_fn_data
+        grids = self._new_shape(box, frame), frame.spacing, self.spacing(frame)
         channels = []
         for channel, volume in enumerate(volumes):
-            normalise = self._normaliser(channel, mask)
+            normalise = partial(self._normalised, channel, mask)
             if self.is_pointwise:
-                channels.append(resample(volume[box], *grids, normalise))
+                channels.append(self._data.resample(volume[box], *grids, normalise))
             else:  # by statistics of the whole image
-                channels.append(resample(normalise(volume[outer])[within(box, outer)], *grids))
+                channels.append(self._data.resample(normalise(volume[outer])[within(box, outer)], *grids))
         if first_stage is not None:
-            labels = frame.view(first_stage)[box].astype(np.float32)[None]
-            labels = np.asarray(self.configuration.resampling_fn_seg(labels, shape, frame.spacing, spacing))[0]
+            labels = self._labels.resample(frame.view(first_stage)[box].astype(np.float32), *grids)
             channels += [labels == value for value in self._values]
         return Case(np.stack(channels).astype(np.float32, copy=False), frame, box, kept, warnings)
 
@@ -255,10 +254,11 @@ class Preprocessor:
     def _outer_box(
         self, volumes: Sequence[np.ndarray], frame: Frame, body_box: bool
     ) -> tuple[Box, np.ndarray | None, list[str]]:
-        """Find the part of the image to process, nnU-Net's mask of it (-1 = outside) or None, and warnings."""
+        """Find the part of the image to process, nnU-Net's mask of what lies in it or None, and warnings."""
         if not (self.is_ct and body_box):
-            _, mask, bounds = crop_to_nonzero(np.stack(volumes) if len(volumes) > 1 else volumes[0][None])
-            return tuple(slice(start, stop) for start, stop in bounds), mask, []
+            mask = ndimage.binary_fill_holes(np.logical_or.reduce([volume != 0 for volume in volumes]))
+            inside = bounding_box(shadows(mask))
+            return inside, mask[inside], []
         volume, warnings = volumes[0], []
         few = volume[::8, ::8, ::8]  # which tell of nearly every CT that it is one
         if few.min() > HOUNSFIELD_BELOW and volume.min() > HOUNSFIELD_BELOW:
@@ -269,31 +269,32 @@ class Preprocessor:
             warnings.append("No body was found in the image, so the whole image is processed.")
         return box, None, warnings
 
-    def _new_shape(self, box: Box, frame: Frame) -> np.ndarray:
-        shape: np.ndarray = np.maximum(compute_new_shape(shape_of(box), frame.spacing, self.spacing(frame)), 1)
-        if math.prod(int(n) for n in shape) > MAX_VOXELS:
+    def _new_shape(self, box: Box, frame: Frame) -> tuple[int, ...]:
+        sizes = zip(shape_of(box), frame.spacing, self.spacing(frame), strict=True)
+        shape = tuple(max(round(step / new_step * n), 1) for n, step, new_step in sizes)
+        if math.prod(shape) > MAX_VOXELS:
             raise ImageError(
-                f"At the model's spacing the image would have {' x '.join(str(n) for n in shape)} voxels; "
+                f"At the model's spacing the image would have {' x '.join(map(str, shape))} voxels; "
                 "choose a region of interest or check the spacing in its header."
             )
         return shape
 
-    def _normaliser(self, channel: int, mask: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
-        """Make what normalises a channel as the plans say: a copy as float32, (*S) -> (*S)."""
-        folder, package = Path(normalization.__path__[0]), normalization.__name__
-        scheme = recursive_find_python_class(str(folder), self.configuration.normalization_schemes[channel], package)
-        normaliser = scheme(
-            use_mask_for_norm=self.configuration.use_mask_for_norm[channel],
-            intensityproperties=self.manager.foreground_intensity_properties_per_channel[str(channel)],
-        )
-
-        def normalise(volume: np.ndarray) -> np.ndarray:
-            normalised: np.ndarray = normaliser.run(
-                np.array(volume, np.float32, order="C"), None if mask is None else mask[0]
-            )
-            return normalised
-
-        return normalise
+    def _normalised(self, channel: int, mask: np.ndarray | None, volume: np.ndarray) -> np.ndarray:
+        """Normalise a channel (*S) as the plans say: a copy as float32."""
+        x = np.array(volume, np.float32, order="C")
+        scheme, inside = self._schemes[channel], mask if self._masked[channel] and mask is not None else ...
+        if scheme == "CTNormalization":
+            known = intensities(self._plans, channel)
+            np.clip(x, known["percentile_00_5"], known["percentile_99_5"], out=x)
+            x -= known["mean"]
+            x /= max(known["std"], 1e-8)
+        elif scheme == "ZScoreNormalization":
+            values = x[inside]
+            x[inside] = (values - values.mean()) / max(values.std(), 1e-8)
+        elif scheme == "RescaleTo01Normalization":
+            x -= x.min()
+            x /= max(x.max(), 1e-8)
+        return x
 
 
 def find_body(volume: np.ndarray, spacing: Sequence[float]) -> Box | None:

@@ -7,24 +7,16 @@ thirtieth of the time, and does not make several float64 copies of the image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from nnunetv2.preprocessing.resampling.default_resampling import (
-    determine_do_sep_z_and_axis,
-    resample_data_or_seg_to_shape,
-)
 from scipy import ndimage
 
 from MoBUncertaintyLib.base.geometry import Box
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-CUBIC = {"is_seg": False, "order": 3, "order_z": 0}
-"""Options of nnU-Net's function, its defaults for images, for which `resample` replaces it."""
+from MoBUncertaintyLib.model.nnunet.plans import CUBIC, is_cubic
 
 NEGLIGIBLE = 2.0**-40
 """Weight of a voxel in an interpolation: a 65,000th of float32's rounding, even next to one of weight 1."""
@@ -33,48 +25,81 @@ _AT_ONCE = 2**22
 """Numbers of an image that are prepared at once: with fewer, a product's threads wait longer than they compute."""
 
 
-def resample(
-    data: np.ndarray,
-    shape: Sequence[int],
+@dataclass(frozen=True)
+class Resampling:
+    """How nnU-Net's plans have images, or label maps, resampled to the network's grid.
+
+    Attributes:
+        function: Name of the function that the plans name; nnU-Net's own is called unless it is that of cubic splines.
+        options: Its arguments.
+    """
+
+    function: str
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, configuration: Mapping[str, Any], what: str) -> Resampling:
+        """Return that of `data` or `seg` in a configuration."""
+        return cls(configuration[f"resampling_fn_{what}"], configuration[f"resampling_fn_{what}_kwargs"])
+
+    def resample(
+        self,
+        data: np.ndarray,
+        shape: Sequence[int],
+        spacing: Sequence[float],
+        new_spacing: Sequence[float],
+        prepare: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    ) -> np.ndarray:
+        """Resample to another grid.
+
+        Args:
+            data: (*S) float32, or what `prepare` makes that of.
+            shape: Shape of the result.
+            spacing, new_spacing: Spacing before and after, mm. If one is anisotropic, nnU-Net takes the nearest slice
+                along the axis of coarse spacing.
+            prepare: What is to be done first, with each voxel alone; called for one part of the data after the other.
+        """
+        if tuple(shape) == data.shape:
+            return prepare(data)
+        if not is_cubic(self.function, self.options):
+            from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
+
+            function = recursive_find_resampling_fn_by_name(self.function)
+            grids = np.asarray(shape), spacing, new_spacing
+            resampled: np.ndarray = np.asarray(function(prepare(data)[None], *grids, **self.options))[0]
+            return resampled
+        rules = {name: value for name, value in self.options.items() if name not in CUBIC}
+        coarse = _coarse_axis(spacing, new_spacing, **rules)
+        splines = tuple(axis for axis in range(3) if axis != coarse)
+        # The axis that shrinks the data most comes first, slab by slab along another: they are not copied as a whole.
+        first, *others = sorted(splines, key=lambda axis: shape[axis] / data.shape[axis])
+        # Splines overshoot, so the result is clipped to the range of what is interpolated: a slice, or all.
+        low, high, done = np.float32(np.inf), np.float32(-np.inf), []
+        for slab in _slabs(data, min(others)):
+            part = prepare(slab)
+            low = np.minimum(low, part.min(axis=splines, keepdims=True))
+            high = np.maximum(high, part.max(axis=splines, keepdims=True))
+            done.append(_along(first, shape[first], part))
+        data = np.concatenate(done, axis=min(others))
+        for axis in others:
+            data = _along(axis, shape[axis], data)
+        data = np.clip(data, low, high)
+        return data if coarse is None else data.take(nearest(data.shape[coarse], shape[coarse]), axis=coarse)
+
+
+def _coarse_axis(
     spacing: Sequence[float],
     new_spacing: Sequence[float],
-    function: Callable[..., Any],
-    prepare: Callable[[np.ndarray], np.ndarray] = np.asarray,
-) -> np.ndarray:
-    """Resample an image to the network's grid.
-
-    Args:
-        data: (*S) float32, or what `prepare` makes that of.
-        shape: Shape of the result.
-        spacing, new_spacing: Spacing before and after, mm. If one is anisotropic, nnU-Net takes the nearest slice
-            along the axis of coarse spacing.
-        function: The function that nnU-Net's plans name; it is called unless it is the one with cubic splines.
-        prepare: What is to be done first, with each voxel alone; called for one part of the data after the other.
-    """
-    if tuple(shape) == data.shape:
-        return prepare(data)
-    options = function.keywords if isinstance(function, partial) else {}
-    is_cubic = getattr(function, "func", None) is resample_data_or_seg_to_shape
-    if not is_cubic or {name: options.get(name, value) for name, value in CUBIC.items()} != CUBIC:
-        resampled: np.ndarray = np.asarray(function(prepare(data)[None], np.asarray(shape), spacing, new_spacing))[0]
-        return resampled
-    rules = {"force_separate_z": False} | {k: v for k, v in options.items() if k not in CUBIC}
-    separate, coarse = determine_do_sep_z_and_axis(current_spacing=spacing, new_spacing=new_spacing, **rules)
-    splines = tuple(axis for axis in range(3) if not (separate and axis == coarse))
-    # The axis that shrinks the data most comes first, slab by slab along another: the data are not copied as a whole.
-    first, *others = sorted(splines, key=lambda axis: shape[axis] / data.shape[axis])
-    # Splines overshoot, so the result is clipped to the range of what is interpolated: a slice, or all.
-    low, high, done = np.float32(np.inf), np.float32(-np.inf), []
-    for slab in _slabs(data, min(others)):
-        part = prepare(slab)
-        low = np.minimum(low, part.min(axis=splines, keepdims=True))
-        high = np.maximum(high, part.max(axis=splines, keepdims=True))
-        done.append(_along(first, shape[first], part))
-    data = np.concatenate(done, axis=min(others))
-    for axis in others:
-        data = _along(axis, shape[axis], data)
-    data = np.clip(data, low, high)
-    return data.take(nearest(data.shape[coarse], shape[coarse]), axis=coarse) if separate else data
+    force_separate_z: bool | None = False,
+    separate_z_anisotropy_threshold: float = 3,
+) -> int | None:
+    """Find the axis along which nnU-Net takes the nearest slice, by its function's arguments; None: there is none."""
+    for steps in (spacing, new_spacing):
+        anisotropic = max(steps) / min(steps) > separate_z_anisotropy_threshold
+        if force_separate_z or (force_separate_z is None and anisotropic):
+            coarse = [axis for axis, step in enumerate(steps) if step == max(steps)]
+            return coarse[0] if len(coarse) == 1 else None
+    return None
 
 
 def _slabs(data: np.ndarray, axis: int) -> Iterator[np.ndarray]:
@@ -114,26 +139,25 @@ def _along(axis: int, new: int, data: np.ndarray) -> np.ndarray:
     return product
 
 
-def planes(volumes: Tensor, shape: Sequence[int], wanted: Box = (slice(None),) * 3) -> Iterator[np.ndarray]:
+def planes(volumes: np.ndarray, shape: Sequence[int], wanted: Box = (slice(None),) * 3) -> Iterator[np.ndarray]:
     """Resample results linearly to another grid, one plane along the first axis at a time, to save memory.
 
     The edges of both grids coincide (`align_corners=False`), as in `resample`.
 
     Args:
-        volumes: (C, *S) float32 on the CPU.
+        volumes: (C, *S) float32.
         shape: Shape of the other grid.
         wanted: Part of the other grid to return.
 
     Yields:
         (C, rows, columns) float32; it must not be changed.
     """
-    arrays = volumes.numpy()
-    depths, rows, columns = map(_neighbours, arrays.shape[1:], shape, wanted)
+    depths, rows, columns = map(_neighbours, volumes.shape[1:], shape, wanted)
     wide: dict[int, np.ndarray] = {}  # planes of the results, their rows and columns those of the other grid
     step: tuple[int, np.ndarray] | None = None
     for below, above, weight in zip(*depths, strict=True):
         for depth in {below, above} - wide.keys():
-            wide[depth] = _between(_between(arrays[:, depth], columns, 2), rows, 1)
+            wide[depth] = _between(_between(volumes[:, depth], columns, 2), rows, 1)
         wide = {depth: wide[depth] for depth in (below, above)}
         if step is None or step[0] != below:
             step = below, wide[above] - wide[below]

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
-from torch import Tensor
 
 from MoBUncertaintyLib.base.errors import NOT_ENOUGH_MEMORY, ModelError, SettingsError, is_out_of_memory
-from MoBUncertaintyLib.inference.devices import cuda_settings, one_thread, uploaded
+from MoBUncertaintyLib.base.geometry import Box
+from MoBUncertaintyLib.gaussian.arrays import Array, namespace
+from MoBUncertaintyLib.gaussian.probability import Moments
 from MoBUncertaintyLib.inference.engines import Engine, EngineError
 from MoBUncertaintyLib.inference.tiles import Accumulator, Start, TileGrid
 from MoBUncertaintyLib.model.card import Fold
-from MoBUncertaintyLib.network.moments import Moments
 from MoBUncertaintyLib.regions.prediction import EngineName, Precision, Tiling
 
 T = TypeVar("T")
-CPU = torch.device("cpu")
+CPU = "cpu"
 
 OVERFLOWED = "The network's output overflowed in half precision, so these tiles were computed in float32."
 
@@ -33,13 +30,13 @@ class Placement:
     """The devices that compute and hold results.
 
     Attributes:
-        network: Device of the network and the moments.
+        network: Device of the network and the moments, by its name.
         sums: Device of the accumulators.
         precision: Number format of the backbone.
     """
 
-    network: torch.device
-    sums: torch.device
+    network: str
+    sums: str
     precision: Precision = Precision.AUTO
 
     def lighter(self) -> tuple[Placement, str]:
@@ -59,20 +56,20 @@ class Placement:
 class _Inputs:
     """Tiles of the network's input on its device: each is copied once for all its passes, and the next one ahead."""
 
-    def __init__(self, data: Tensor, grid: TileGrid) -> None:
+    def __init__(self, data: np.ndarray, grid: TileGrid) -> None:
         self._data, self._grid = data, grid
-        self._there: dict[tuple[Start, torch.device], Tensor] = {}
+        self._there: dict[Start, Array] = {}
 
-    def at(self, start: Start, device: torch.device) -> Tensor:
+    def at(self, start: Start, engine: Engine) -> Array:
         """Return a tile, (1, C_in, *tile)."""
-        if (start, device) not in self._there:
-            tile = self._data[(slice(None), *self._grid.box(start))][None]
-            self._there[start, device] = uploaded(tile, device)
-        return self._there[start, device]
+        if start not in self._there:
+            self._there[start] = engine.uploaded(self._data[(slice(None), *self._grid.box(start))][None])
+        return self._there[start]
 
-    def forget(self, start: Start) -> None:
-        """Free the memory of a tile."""
-        self._there = {key: tile for key, tile in self._there.items() if key[0] != start}
+    def forget(self, *starts: Start) -> None:
+        """Free the memory of tiles; of all, if none are named."""
+        for start in starts or list(self._there):
+            self._there.pop(start, None)
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,6 @@ class _Look:
     ahead: Start | None
     mirror: tuple[int, ...]
     number: int
-
-
-def _alone(engine: Engine) -> AbstractContextManager[None]:
-    """Keep PyTorch's threads away from the cores of an engine that has its own."""
-    return nullcontext() if engine.name is EngineName.TORCH else one_thread()
 
 
 class SlidingWindow:
@@ -133,22 +125,21 @@ class SlidingWindow:
         self.warnings: list[str] = []
         self.seconds = {"network": 0.0, "moments": 0.0, "blend": 0.0}
         self.tiles = 0
+        self._inputs: _Inputs | None = None
         self._sums: Accumulator | None = None
         self._fold: Fold | None = None
         self._settled: tuple[Engine, Fold | None, Placement] | None = None
         self._passes = self._overflows = 0
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._times: list[tuple[str, Any, Any]] = []
 
-    @torch.inference_mode()
-    @cuda_settings()
     def run(
         self,
         data: np.ndarray,
         tile: Sequence[int],
         folds: Sequence[Fold],
         step: Callable[[int, int], None] = lambda _done, _total: None,
-    ) -> tuple[Tensor, Tensor]:
-        """Compute probability and variance of the foreground classes that are kept, each (L, *S) fp32 on the CPU.
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compute probability and variance of the foreground classes that are kept, each (L, *S) fp32.
 
         If not all are, the probability has one channel more, see `Accumulator.result`.
 
@@ -164,9 +155,9 @@ class SlidingWindow:
             ModelError: The network's output is not finite.
             SettingsError: There is not enough memory, even on the CPU.
         """
-        padded, inside = pad_nd_image(torch.from_numpy(data), tile, "constant", {"value": 0}, True, None)
+        padded, inside = padded_to(data, tile)
         grid = TileGrid(padded.shape[1:], tile, self.overlap)
-        inputs, sums = _Inputs(padded, grid), self._retrying(lambda: self._accumulator(grid))
+        self._inputs, sums = _Inputs(padded, grid), self._retrying(lambda: self._accumulator(grid))
         self._sums = sums
         done, per_tile = itertools.count(), len(folds) * len(self.mirrors)
         for tiles, expected in self._rounds(grid, sums):
@@ -178,12 +169,12 @@ class SlidingWindow:
                     for turn, mirror in enumerate(self.mirrors):
                         step(next(done), expected * per_tile)
                         ahead = after if turn == len(self.mirrors) - 1 else None
-                        self._pass(inputs, _Look(start, ahead, mirror, number * len(self.mirrors) + turn), sums)
-                    inputs.forget(start)
+                        self._pass(_Look(start, ahead, mirror, number * len(self.mirrors) + turn), sums)
+                    self._inputs.forget(start)
             self.tiles += len(tiles)
         step(self.tiles * per_tile, self.tiles * per_tile)
         results = self._retrying(lambda: self._result(sums))
-        probability, variance = (result[(slice(None), *inside[1:])] for result in results)
+        probability, variance = (result[(slice(None), *inside)] for result in results)
         return probability, variance
 
     def _rounds(self, grid: TileGrid, sums: Accumulator) -> Iterator[tuple[list[Start], int]]:
@@ -208,8 +199,8 @@ class SlidingWindow:
 
     def _unseen(self, grid: TileGrid, sums: Accumulator, seen: np.ndarray) -> list[Start]:
         """Place tiles on the foreground that was not seen."""
-        with self._timed("blend"), _alone(self.engine):
-            return grid.centred(sums.foreground().numpy() & ~seen)
+        with self._timed("blend"):
+            return grid.centred(sums.foreground() & ~seen)
 
     def _accumulator(self, grid: TileGrid) -> Accumulator:
         classes = self.engine.kept
@@ -218,34 +209,32 @@ class SlidingWindow:
         others = 0 if self.engine.overlapping else self.engine.classes - len(classes)
         return Accumulator(grid, len(classes), self.placement.sums, others)
 
-    def _result(self, sums: Accumulator) -> tuple[Tensor, Tensor]:
+    def _result(self, sums: Accumulator) -> tuple[np.ndarray, np.ndarray]:
         with self._timed("blend"):
             results = sums.result()
-        if self._events:
-            torch.cuda.synchronize()
-            for stage, start, end in self._events:
-                self.seconds[stage] += start.elapsed_time(end) / 1000
+        for stage, start, end in self._times:
+            self.seconds[stage] += end - start
         return results
 
-    def _pass(self, inputs: _Inputs, look: _Look, sums: Accumulator) -> None:
+    def _pass(self, look: _Look, sums: Accumulator) -> None:
         """Predict one tile in one mirrored pass and add the result; each of the two happens once, or is an error."""
-        seen = self._seen(inputs, look)
+        seen = self._seen(look)
         axes = [axis + 2 for axis in look.mirror]
 
         def add() -> None:
-            with self._timed("blend"), _alone(self.engine):
+            with self._timed("blend"):
                 sums.add(sums.grid.box(look.start), seen.flip(axes) if axes else seen)
 
         self._retrying(add)
 
-    def _seen(self, inputs: _Inputs, look: _Look) -> Moments:
+    def _seen(self, look: _Look) -> Moments:
         """Look at a tile; where the output overflows in half precision, look again in float32.
 
         The next tile has half precision again, unless more than half of the passes so far overflowed, or the engine
         would have to make its graph anew.
         """
         self._passes += 1
-        seen = self._retrying(lambda: self._look(inputs, look))
+        seen = self._retrying(lambda: self._look(look))
         if seen is not None:
             return seen
         if not self._overflows:
@@ -254,13 +243,13 @@ class SlidingWindow:
         half = self.placement
         while seen is None:
             self.placement = replace(self.placement, precision=Precision.FLOAT32)
-            seen = self._retrying(lambda: self._look(inputs, look))
+            seen = self._retrying(lambda: self._look(look))
         often = 2 * self._overflows > self._passes or self.engine.name is not EngineName.TORCH
         if not often and self.placement.network == half.network:
             self.placement = replace(self.placement, precision=half.precision)
         return seen
 
-    def _look(self, inputs: _Inputs, look: _Look) -> Moments | None:
+    def _look(self, look: _Look) -> Moments | None:
         """Compute the moments of a tile in one pass, or None where they overflow in half precision.
 
         The host waits for the device once, at the end.
@@ -268,23 +257,21 @@ class SlidingWindow:
         Raises:
             ModelError: The output is not finite in float32.
         """
-        device = self.placement.network
+        assert self._inputs is not None
         axes = [axis + 2 for axis in look.mirror]
         with self._timed("network"):
-            x = inputs.at(look.start, device)
-            output = self.engine.run(x.flip(axes) if axes else x)
+            x = self._inputs.at(look.start, self.engine)
+            output = self.engine.run(namespace(x).flip(x, axes) if axes else x)
         with self._timed("moments"):
             seed = int(np.random.SeedSequence([self.seed, look.number]).generate_state(1, np.uint64)[0] >> 1)
-            result = self.engine.moments(output, torch.Generator(device).manual_seed(seed))
+            result = self.engine.moments(output, seed)
             if look.ahead is not None:
-                inputs.at(look.ahead, device)
-            with _alone(self.engine):
-                # Infinite logits would look like a certain probability.
-                logits = output[1] if self.engine.name is EngineName.TORCH else result.mean
-                finite = bool(torch.isfinite(result.mean.sum() + result.variance.sum() + 0 * logits.sum()))
+                self._inputs.at(look.ahead, self.engine)
+            with np.errstate(invalid="ignore"):
+                finite = bool(namespace(result.mean).isfinite(result.mean.sum() + result.variance.sum()))
         if finite:
             return result
-        if self.engine.precision is torch.float32:
+        if self.engine.precision is Precision.FLOAT32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
         return None
 
@@ -298,7 +285,7 @@ class SlidingWindow:
                 self._settle()
                 return action()
             except EngineError as error:
-                self.engine, message = error.fallback, str(error)
+                self.engine, message = error.fallback(), str(error)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -307,15 +294,16 @@ class SlidingWindow:
             if not message:
                 self.placement, message = self.placement.lighter()
             self.warnings.append(message)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            self.engine.free()
 
     def _settle(self) -> None:
-        """Bring the sums and the network of the present fold to where the placement has them."""
+        """Bring the sums and the network of the present fold to where the placement has them, and tiles when needed."""
         state = self.engine, self._fold, self.placement
         if state == self._settled:
             return
         self._settled = None
+        if self._inputs is not None:
+            self._inputs.forget()
         if self._sums is not None:
             self._sums.to(self.placement.sums)
         if self._fold is not None:
@@ -327,14 +315,19 @@ class SlidingWindow:
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        """Measure the time of a stage; on a CUDA device by its own clock, for which nobody has to wait."""
-        if self.placement.network.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            yield
-            end.record()
-            self._events.append((stage, start, end))
-        else:
-            begun = time.perf_counter()
-            yield
-            self.seconds[stage] += time.perf_counter() - begun
+        """Measure the time of a stage, by the device's own clock if it has one."""
+        now = self.engine.clock()
+        start = now()
+        yield
+        self._times.append((stage, start, now()))
+
+
+def padded_to(data: np.ndarray, tile: Sequence[int]) -> tuple[np.ndarray, Box]:
+    """Pad a volume (C, *S) with 0 to the size of a tile, as nnU-Net does; return where it lies in the result."""
+    sizes = list(zip(data.shape[1:], tile, strict=True))
+    before = [max(n - size, 0) // 2 for size, n in sizes]
+    after = [max(n - size, 0) - low for (size, n), low in zip(sizes, before, strict=True)]
+    inside = tuple(slice(low, low + size) for low, (size, _) in zip(before, sizes, strict=True))
+    if not any(after):
+        return data, inside
+    return np.pad(data, [(0, 0), *zip(before, after, strict=True)]), inside

@@ -16,12 +16,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
-from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
-from torch import Tensor
 
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, nested, shadows, whole
-from MoBUncertaintyLib.network.moments import Moments
+from MoBUncertaintyLib.gaussian.arrays import Array, as_index, namespace, placed, zeros
+from MoBUncertaintyLib.gaussian.probability import Moments
 
 SIGMA = 1 / 8  # of the tile's size
 MIN_PROBABILITY = 0.25  # of foreground, which `Tiling.ADAPTIVE` centres tiles on
@@ -63,8 +61,11 @@ class TileGrid:
 
     def all(self) -> list[Start]:
         """Return nnU-Net's grid; the last axis varies fastest."""
-        steps = compute_steps_for_sliding_window(self.shape, self.tile, 1 - self.overlap)
-        return list(itertools.product(*(sorted(set(along)) for along in steps)))
+        axes = []
+        for size, n in zip(self.shape, self.tile, strict=True):
+            steps = math.ceil((size - n) / (n * (1 - self.overlap)))
+            axes.append(sorted({round(i * (size - n) / max(steps, 1)) for i in range(steps + 1)}))
+        return list(itertools.product(*axes))
 
     def fewest(self) -> list[Start]:
         """Return the fewest tiles that cover the volume, evenly spread."""
@@ -91,9 +92,11 @@ class TileGrid:
         fewest = min(placed, key=len)
         return sorted(fewest)
 
-    def weight(self) -> Tensor:
+    def weight(self) -> np.ndarray:
         """Compute the weight of every voxel of a tile, (*tile) fp32."""
-        return _outer(self.weights)
+        z, y, x = self.weights
+        product: np.ndarray = z[:, None, None] * y[:, None] * x
+        return product
 
     def _sweep(self, mask: np.ndarray, box: Box, axes: Sequence[int]) -> Iterator[Start]:
         """Divide what a box has of a mask along one axis after the other into the fewest parts that fit a core."""
@@ -141,21 +144,22 @@ class Accumulator:
         rivals: Means of those of the others that are followed, (R, *shape); R is 0 if there are none.
     """
 
-    def __init__(self, grid: TileGrid, classes: int, device: torch.device | str = "cpu", others: int = 0) -> None:
-        self.grid = grid
-        self.weight = grid.weight().to(device)
-        self._axes = [weights.to(device) for weights in grid.weights]
-        self.mean = torch.zeros((classes, *grid.shape), device=device)
-        self.variance = torch.zeros_like(self.mean)
-        self.rivals = torch.zeros((min(others, RIVALS), *grid.shape), device=device)
-        self._followed = torch.zeros(self.rivals.shape, dtype=torch.uint8, device=device)
+    def __init__(self, grid: TileGrid, classes: int, device: str = "cpu", others: int = 0) -> None:
+        self.grid, self.device = grid, device
+        self.weight = placed(grid.weight(), device)
+        self._axes = [placed(weights, device) for weights in grid.weights]
+        self._voxels = placed(np.arange(math.prod(grid.tile)), device)
+        self.mean, self.variance = (zeros((classes, *grid.shape), self.weight) for _ in range(2))
+        self.rivals = zeros((min(others, RIVALS), *grid.shape), self.weight)
+        self._followed = namespace(self.rivals).zeros_like(self.rivals, dtype=namespace(self.rivals).uint8)
         self._added: Counter[tuple[int, int, int]] = Counter()
 
-    def to(self, device: torch.device | str) -> None:
+    def to(self, device: str) -> None:
         """Move the results so far."""
-        self.weight, self.mean, self.variance = (t.to(device) for t in (self.weight, self.mean, self.variance))
-        self.rivals, self._followed = self.rivals.to(device), self._followed.to(device)
-        self._axes = [weights.to(device) for weights in self._axes]
+        for name in ("weight", "mean", "variance", "rivals", "_followed", "_voxels"):
+            setattr(self, name, placed(getattr(self, name), device))
+        self._axes = [placed(weights, device) for weights in self._axes]
+        self.device = device
 
     def add(self, tile: Box, moments: Moments) -> None:
         """Add the moments of a tile in one pass, in a batch of one.
@@ -164,61 +168,64 @@ class Accumulator:
         again.
         """
         place = (slice(None), *tile)
-        mean, variance = (m[0].to(self.mean.device, torch.float32) for m in (moments.mean, moments.variance))
+        mean, variance = (placed(m[0], self.device) for m in (moments.mean, moments.variance))
         fraction = self.weight / (self._weight_before(tile) + self.weight)
         change = mean - self.mean[place]
-        variance = self.variance[place].lerp(variance, fraction)
-        variance += fraction * (1 - fraction) * change.square()
-        mean = torch.addcmul(self.mean[place], fraction, change)
+        variance = fraction * variance + (1 - fraction) * self.variance[place] + fraction * (1 - fraction) * change**2
+        mean = self.mean[place] + fraction * change
         if moments.others is not None:
-            rivals = self._rivals(place, fraction, moments.others[0].to(mean.device, torch.float32))
+            rivals = self._rivals(place, fraction, placed(moments.others[0], self.device))
             self.rivals[place], self._followed[place] = rivals
         self.mean[place], self.variance[place] = mean, variance
         self._added[tuple(part.start for part in tile)] += 1
 
-    def foreground(self, threshold: float = MIN_PROBABILITY) -> Tensor:
-        """Return where any foreground class is at least this probable so far, (*shape) bool on the CPU."""
-        mask = torch.empty(self.grid.shape, dtype=torch.bool)
+    def foreground(self, threshold: float = MIN_PROBABILITY) -> np.ndarray:
+        """Return where any foreground class is at least this probable so far, (*shape) bool."""
+        mask = np.empty(self.grid.shape, dtype=bool)
         # On a CPU plane by plane, without a third volume; each copy from another device would take a wait.
-        size = 1 if self.mean.is_cpu else len(mask)
+        size = 1 if isinstance(self.mean, np.ndarray) else len(mask)
         for first in range(0, len(mask), size):
-            mask[first : first + size] = (self.mean[:, first : first + size] >= threshold).any(dim=0)
+            here = (self.mean[:, first : first + size] >= threshold).any(0)
+            mask[first : first + size] = placed(here, "cpu")
         return mask
 
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Return mean, with the largest of the others behind it if there are any, and variance; on the CPU."""
-        mean, variance = self.mean.cpu(), self.variance.cpu()
-        return torch.cat([mean, self.rivals.amax(dim=0, keepdim=True).cpu()]) if len(self.rivals) else mean, variance
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean, with the largest of the others behind it if there are any, and variance."""
+        mean, variance, rivals = (placed(each, "cpu") for each in (self.mean, self.variance, self.rivals))
+        return np.concatenate([mean, rivals.max(0, keepdims=True)]) if len(rivals) else mean, variance
 
-    def _rivals(self, place: Box, fraction: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    def _rivals(self, place: Box, fraction: Array, means: Array) -> tuple[Array, ...]:
         """Find the largest means of the other classes in a tile: exactly for those that were followed all along."""
-        means = fraction * means
-        means.scatter_add_(0, self._followed[place].long(), (1 - fraction) * self.rivals[place])
-        rivals = []
+        means = (fraction * means).reshape(len(means), -1)
+        before, voxels = ((1 - fraction) * self.rivals[place]).reshape(len(self.rivals), -1), self._voxels
+        for which, mean in zip(self._followed[place].reshape(before.shape), before, strict=True):
+            means[as_index(which), voxels] += mean
+        rivals, followed = [], []
         for _ in self.rivals:
-            largest, which = means.max(dim=0, keepdim=True)
-            means.scatter_(0, which, -1.0)
-            rivals.append((largest, which))
-        return torch.cat([largest for largest, _ in rivals]), torch.cat([which for _, which in rivals]).to(torch.uint8)
+            which = means.argmax(0)
+            rivals.append(means[which, voxels])
+            followed.append(which)
+            means[which, voxels] = -1.0
+        return tuple(namespace(means).stack(each).reshape(-1, *self.grid.tile) for each in (rivals, followed))
 
-    def _weight_before(self, tile: Box) -> Tensor:
+    def _weight_before(self, tile: Box) -> Array:
         """Sum the weights of everything added so far, at the voxels of a tile."""
         axes = self._axes
-        layers: dict[int, Tensor] = {}  # of what was added with the same shift along the first axis
+        layers: dict[int, Array] = {}  # of what was added with the same shift along the first axis
         for starts, times in self._added.items():
             z, y, x = (start - part.start for start, part in zip(starts, tile, strict=True))
             if all(abs(shift) < len(weights) for shift, weights in zip((z, y, x), axes, strict=True)):
                 layer = times * _shifted(axes[1], y)[:, None] * _shifted(axes[2], x)
                 layers[z] = layers[z] + layer if z in layers else layer
-        total = torch.zeros_like(self.weight)
+        total = namespace(self.weight).zeros_like(self.weight)
         for shift, layer in layers.items():
-            total.addcmul_(_shifted(axes[0], shift)[:, None, None], layer)
+            total += _shifted(axes[0], shift)[:, None, None] * layer
         return total
 
 
-def _shifted(weights: Tensor, shift: int) -> Tensor:
+def _shifted(weights: Array, shift: int) -> Array:
     """Move weights along their axis; what comes in is 0."""
-    moved = torch.zeros_like(weights)
+    moved = namespace(weights).zeros_like(weights)
     if shift >= 0:
         moved[shift:] = weights[: len(weights) - shift]
     else:
@@ -226,14 +233,8 @@ def _shifted(weights: Tensor, shift: int) -> Tensor:
     return moved
 
 
-def gaussian(n: int) -> Tensor:
+def gaussian(n: int) -> np.ndarray:
     """Compute nnU-Net's weights of n voxels along an axis of a tile: 1 at n // 2, standard deviation n / 8."""
-    distance = torch.arange(n, dtype=torch.float64) - n // 2
-    return torch.exp(-0.5 * (distance / (n * SIGMA)).square()).float()
-
-
-def _outer(factors: Sequence[Tensor]) -> Tensor:
-    product = factors[0]
-    for factor in factors[1:]:
-        product = product[..., None] * factor
-    return product
+    distance = np.arange(n) - n // 2
+    weights: np.ndarray = np.exp(-0.5 * (distance / (n * SIGMA)) ** 2).astype(np.float32)
+    return weights

@@ -29,7 +29,11 @@ Fold = int | str
 """A fold of nnU-Net: 0, 1, ... or `"all"`."""
 
 # The only files of a model folder, beside model.json, that are ever read.
-MODEL_FILE = re.compile(r"plans\.json|dataset\.json|fold_(?P<fold>0|[1-9][0-9]{0,2}|all)/weights\.safetensors")
+GRAPH = "graph.json"
+FOLD = r"0|[1-9][0-9]{0,2}|all"
+MODEL_FILE = re.compile(
+    rf"plans\.json|dataset\.json|fold_(?P<weights>{FOLD})/weights\.safetensors|fold_({FOLD})/graph\.json"
+)
 
 CODE_LENGTHS = (16, 16, 64)
 """Characters of a code's scheme, value and meaning: DICOM's short, short and long strings."""

@@ -1,8 +1,9 @@
 """Open models; `network.export` writes them, `listing` finds them.
 
 A model folder holds `model.json` (the card), nnU-Net's `plans.json` and `dataset.json`, and
-`fold_K/weights.safetensors`. A zip of it, and nnU-Net's own training folder, are models too. Nothing in any of them is
-executed. This module imports no torch until weights, or a training folder, are read.
+`fold_K/weights.safetensors` with `graph.json`, the network as data. A zip of it, and nnU-Net's own training folder, are
+models too. Nothing in any of them is executed. This module imports no torch until a training folder, or the weights as
+tensors, are read.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.base.errors import ModelError
-from MoBUncertaintyLib.model.card import MODEL_FILE, Fold, ModelCard, card_from_json
-from MoBUncertaintyLib.model.files import DESCRIPTIONS, ModelFiles
+from MoBUncertaintyLib.model.card import GRAPH, MODEL_FILE, Fold, ModelCard, card_from_json, overlap
+from MoBUncertaintyLib.model.files import DESCRIPTIONS, ModelFile, ModelFiles
+from MoBUncertaintyLib.model.graph import Graph, output_shapes
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, label_values
-from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, previous_stage
+from MoBUncertaintyLib.model.nnunet.plans import check_plans, image_spacing, is_cubic, previous_stage, resolve
 from MoBUncertaintyLib.model.nnunet.training_folder import open_training_folder
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, read_checkpoint, read_weights
 
@@ -68,6 +70,35 @@ class Model:
         return tuple(self.weights)
 
     @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """The configuration in `plans.json`, with what it inherits."""
+        return resolve(self.plans, self.card.configuration)
+
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """Voxels of a tile along the network's axes."""
+        return tuple(self.configuration["patch_size"])
+
+    @property
+    def features(self) -> int:
+        """Features of the network's first stage."""
+        planned = self.configuration
+        of_stages = planned["architecture"]["arch_kwargs"]["features_per_stage"] if "architecture" in planned else None
+        features: int = of_stages[0] if isinstance(of_stages, list) else of_stages or planned["UNet_base_num_features"]
+        return features
+
+    @property
+    def is_light(self) -> bool:
+        """Whether it can be used without PyTorch and nnU-Net."""
+        return is_light(self.card, self.plans)
+
+    @property
+    def output_shapes(self) -> dict[str, list[tuple[int, ...]]]:
+        """Shapes of what a graph of its network puts out."""
+        labels = self.card.labels
+        return output_shapes(self.card.covariance, len(labels) + 1, self.tile, overlap(labels))
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of `model.json`, which holds that of every other file.
 
@@ -87,16 +118,47 @@ class Model:
         Raises:
             ModelError: There is no such fold, or its file is damaged, unsafe or changed since the model was opened.
         """
-        if fold not in self.weights:
-            there_are = ", ".join(map(str, self.folds))
-            raise ModelError(f"{self.path} has no fold {fold} (there is: {there_are}).")
-        file = self.files.read(self.weights[fold], WEIGHTS_LIMIT)
+        file = self._weights_file(fold)
         if not self.files.trained:
-            return read_weights(file)
+            import torch
+
+            arrays = read_weights(file)
+            tensors = {id(array): torch.from_numpy(array) for array in arrays.values()}
+            return {name: tensors[id(array)] for name, array in arrays.items()}
         checkpoint = read_checkpoint(file)
         if checkpoint.configuration != self.card.configuration:
             raise ModelError(f"The folds of {self.path} have different configurations; train them with the same one.")
         return checkpoint.weights
+
+    def graph(self, fold: Fold) -> Graph | None:
+        """Read the graph of one fold; None if the model has none.
+
+        Raises:
+            ModelError: As `state_dict`.
+        """
+        name = f"fold_{fold}/{GRAPH}"
+        if name not in self.card.files:
+            return None
+        file, weights = self.files.read(name), read_weights(self._weights_file(fold))
+        return Graph(str(file), file.json(), weights, self.output_shapes)
+
+    def _weights_file(self, fold: Fold) -> ModelFile:
+        if fold not in self.weights:
+            there_are = ", ".join(map(str, self.folds))
+            raise ModelError(f"{self.path} has no fold {fold} (there is: {there_are}).")
+        return self.files.read(self.weights[fold], WEIGHTS_LIMIT)
+
+
+def is_light(card: ModelCard, plans: dict[str, Any]) -> bool:
+    """Whether a model can be used without PyTorch and nnU-Net: it has graphs, and images are resampled as usual.
+
+    Raises:
+        ModelError: The plans do not have the card's configuration.
+    """
+    planned = resolve(plans, card.configuration)
+    weights = [name for name in card.files if MODEL_FILE.fullmatch(name)["weights"]]  # type: ignore[index]
+    graphs = all(name.replace("weights.safetensors", GRAPH) in card.files for name in weights)
+    return bool(weights) and graphs and is_cubic(planned["resampling_fn_data"], planned["resampling_fn_data_kwargs"])
 
 
 def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[Fold] | None = None) -> Model:
@@ -158,7 +220,7 @@ def load_folder(files: ModelFiles) -> Model:
     """
     where = str(files.path)
     card = card_from_json(files.read("model.json").json(), where)
-    needed = {*DESCRIPTIONS, *(name for name in files.names if name.endswith("/weights.safetensors"))}
+    needed = {*DESCRIPTIONS, *(name for name in files.names if name.endswith(("/weights.safetensors", GRAPH)))}
     for name in sorted(needed - set(card.files)):
         raise ModelError(f"{where} uses {name}, which its model.json does not list; export the model again.")
     for name, digest in card.files.items():
@@ -169,7 +231,7 @@ def load_folder(files: ModelFiles) -> Model:
                 f"{name} in {where} has been changed or damaged (its SHA-256 is not the one in model.json); "
                 "copy or download the model again."
             )
-    folds = {name: MODEL_FILE.fullmatch(name)["fold"] for name in card.files}  # type: ignore[index]
+    folds = {name: MODEL_FILE.fullmatch(name)["weights"] for name in card.files}  # type: ignore[index]
     weights: dict[Fold, str] = {fold if fold == "all" else int(fold): name for name, fold in folds.items() if fold}
     if not weights:
         raise ModelError(f"{where} lists no weights in its model.json; export the model again.")

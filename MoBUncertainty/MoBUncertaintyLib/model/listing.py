@@ -13,7 +13,7 @@ from MoBUncertaintyLib.base.resources import RESOURCES, installed_models
 from MoBUncertaintyLib.model.card import Fold, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.files import ModelFiles, content_of
-from MoBUncertaintyLib.model.folder import read_card
+from MoBUncertaintyLib.model.folder import is_light, read_card
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset
 from MoBUncertaintyLib.model.nnunet.training_folder import licence, trained_folds
@@ -63,6 +63,13 @@ class ListedModel:
         with suppress(ModelError, OSError):
             return trained_folds(self.card.files if self.card else ModelFiles.of(self.path).names)
         return ()
+
+    @cached_property
+    def is_light(self) -> bool:
+        """Whether it can be used without PyTorch and nnU-Net."""
+        with suppress(ModelError, KeyError):
+            return self.card is not None and is_light(self.card, content_of(self.path, "plans.json"))
+        return False
 
     @cached_property
     def has_covariance(self) -> bool:

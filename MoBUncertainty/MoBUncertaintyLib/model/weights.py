@@ -2,7 +2,7 @@
 
 nnU-Net's modules hold the same parameter under several names (`encoder.` is also `decoder.encoder.`, `conv` is also
 `all_modules.0`): a state dict names each two to four times. A file keeps each tensor once and its other names in the
-metadata, as `safetensors.torch.save_model` does. torch is imported only by the functions that need it.
+metadata, as `safetensors.torch.save_model` does. torch is imported only for checkpoints, and to write.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from MoBUncertaintyLib.base.errors import ModelError, is_out_of_memory, reason_of
 from MoBUncertaintyLib.base.json_input import SIZE_LIMIT, JsonError, parse_object
 from MoBUncertaintyLib.base.names import printable
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 StateDict = dict[str, "Tensor"]
 
+STORED = {"F16", "F32", "F64", "I64"}
+"""Kinds of numbers that a model folder's weights may have; whole ones count batches."""
 WEIGHTS_LIMIT = 8 * 2**30  # bytes of one file; a residual encoder L has 0.4 GB, its checkpoint 1.2 GB
 TENSORS_LIMIT = 10_000  # of one network; a residual encoder L has 1,500, each under all its names
 PICKLE_LIMIT = 8 * 2**20  # bytes of a checkpoint without its tensors; with 1,000 logged epochs it has 1 MB
@@ -97,7 +101,8 @@ def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
         first_name[identity] = name
         dtype = torch.float16 if half and tensor.is_floating_point() else tensor.dtype
         stored[name] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
-        _check_finite(name, stored[name], "the network" if not half else "the network, as float16,")
+        where = "the network" if not half else "the network, as float16,"
+        _check_finite(name, _is_finite(stored[name]), where)
     # Not by the library's own file, which only its owner could read; and it orders the metadata anew each time.
     content = memoryview(save(stored, metadata={"format": "pt", **aliases}))
     start = 8 + int.from_bytes(content[:8], "little")
@@ -111,8 +116,8 @@ def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
         file.write(content[start:])
 
 
-def read_weights(file: ModelFile) -> StateDict:
-    """Read a state dict from safetensors; floating-point numbers are returned as float32.
+def read_weights(file: ModelFile) -> dict[str, np.ndarray]:
+    """Read weights from safetensors under all their names; floating-point numbers are returned as float32.
 
     Args:
         file: The safetensors file.
@@ -121,7 +126,7 @@ def read_weights(file: ModelFile) -> StateDict:
         ModelError: The file is damaged, or holds too many tensors, or numbers that are not finite or of another kind.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.numpy import load
 
     try:
         length = int.from_bytes(file.content[:8], "little")
@@ -131,11 +136,19 @@ def read_weights(file: ModelFile) -> StateDict:
         metadata = header.pop("__metadata__", {})
         if len(header) > TENSORS_LIMIT or len(metadata) > TENSORS_LIMIT:
             raise _too_many(file)
+        for name, entry in header.items():
+            if entry["dtype"] not in STORED:
+                raise _unusable(name, entry["dtype"], file)
         stored = load(file.content)
     except (JsonError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         reason = printable(reason_of(error))
         raise ModelError(f"{file} is damaged or truncated ({reason}); download the model again.") from error
-    weights = _singles(stored, file)
+    weights = {
+        name: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+        for name, array in stored.items()
+    }
+    for name, array in weights.items():
+        _check_finite(name, bool(np.isfinite(array).all()), str(file))
     for name, first in metadata.items():
         if name == "format":
             continue
@@ -261,8 +274,6 @@ def _check_archive(file: ModelFile) -> None:
 
 def _nnunet_globals() -> list[Any]:
     """List what unpickling NumPy's scalars needs, by the names of NumPy 2 and NumPy 1."""
-    import numpy as np
-
     scalar = import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray").scalar
     names = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
     kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64)]
@@ -288,10 +299,7 @@ def _singles(tensors: StateDict, file: ModelFile) -> StateDict:
         plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
         if not plain or tensor.dtype not in allowed:
             kind = str(tensor.dtype if plain else tensor.layout if tensor.device.type == "cpu" else tensor.device.type)
-            raise ModelError(
-                f"The weights '{name[:80]}' of {file} are of the kind {kind.removeprefix('torch.')}, which cannot be "
-                "used; export the model again as float32 or float16."
-            )
+            raise _unusable(name, kind.removeprefix("torch."), file)
         identity = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if identity not in singles:
             total += tensor.numel() * 4
@@ -299,7 +307,7 @@ def _singles(tensors: StateDict, file: ModelFile) -> StateDict:
             if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() or total > WEIGHTS_LIMIT:
                 raise ModelError(f"The weights of {file} are larger than they are on disk; do not use this model.")
             singles[identity] = tensor.float() if tensor.is_floating_point() else tensor
-            _check_finite(name, singles[identity], str(file))
+            _check_finite(name, _is_finite(singles[identity]), str(file))
         weights[name] = singles[identity]
     return weights
 
@@ -308,8 +316,19 @@ def _too_many(file: ModelFile) -> ModelError:
     return ModelError(f"{file} holds more than {TENSORS_LIMIT:,} tensors; this is not a model file.")
 
 
-def _check_finite(name: str, tensor: Tensor, where: str) -> None:
+def _unusable(name: str, kind: str, file: ModelFile) -> ModelError:
+    return ModelError(
+        f"The weights '{name[:80]}' of {file} are of the kind {kind}, which cannot be used; export the model again as "
+        "float32 or float16."
+    )
+
+
+def _is_finite(tensor: Tensor) -> bool:
     import torch
 
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _check_finite(name: str, is_finite: bool, where: str) -> None:
+    if not is_finite:
         raise ModelError(f"The weights '{name[:80]}' of {where} are not all finite; train or download the model again.")

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from MoBUncertaintyLib.base.errors import ModelError, is_out_of_memory
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
-from MoBUncertaintyLib.model.folder import Model, load_model
+from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.model.nnunet.dataset import has_regions
 from MoBUncertaintyLib.model.nnunet.plans import check_plans
-from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.heads import CovarianceHead, build_head, project
 
 
@@ -182,20 +181,6 @@ def fitting_weights(network: StochasticNetwork, model: Model, fold: Fold) -> dic
             f"are missing, or of another size or kind, the first is '{wrong[0][:80]}'); export the model again."
         )
     return weights
-
-
-def verify(path: Path | str) -> Model:
-    """Open a model, read all its weights, and check that they fit its network; of a cascade those of both stages.
-
-    Raises:
-        ModelError: It is damaged, altered, unsafe or does not fit.
-    """
-    model = load_model(path)
-    for stage in filter(None, (model, model.first_stage)):
-        network = planned_network(stage)
-        for fold in stage.folds:
-            fitting_weights(network, stage, fold)
-    return model
 
 
 def _form(tensor: Tensor | None) -> tuple[object, ...] | None:

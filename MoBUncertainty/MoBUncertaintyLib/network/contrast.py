@@ -7,16 +7,15 @@ on few of them.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d
 
-from MoBUncertaintyLib.gaussian.moments import complete_moments, fused_moments
-from MoBUncertaintyLib.network.distribution import LogitGaussian, stretch
-from MoBUncertaintyLib.network.heads import LOG_VARIANCE_LIMIT, CovarianceHead, largest
-from MoBUncertaintyLib.network.moments import Moments
-from MoBUncertaintyLib.network.partitions import cell_means, spread_cells
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian, stretch
+from MoBUncertaintyLib.gaussian.moments import fused_moments
+from MoBUncertaintyLib.gaussian.partitions import cell_means, spread_cells
+from MoBUncertaintyLib.gaussian.tile import largest
+from MoBUncertaintyLib.network.heads import LOG_VARIANCE_LIMIT, CovarianceHead
 
 
 def contrast(features: Tensor, mean_layer: nn.Conv3d, head: CovarianceHead) -> tuple[Tensor, Tensor]:
@@ -57,18 +56,6 @@ def _split(values: Tensor) -> Tensor:
 
 
 def contrast_moments(features: Tensor, mean_layer: nn.Conv3d, head: CovarianceHead) -> tuple[Tensor, ...]:
-    """Compute what `completed` takes."""
+    """Compute what `gaussian.probability.completed` takes."""
     mean, variance = contrast(features, mean_layer, head)
     return mean, variance, *fused_moments(mean, variance)
-
-
-def completed(mean: Tensor, variance: Tensor, expectation: Tensor, spread: Tensor) -> Moments:
-    """Make the moments of a tile from the output of `contrast_moments`, in place; NaN if that has one."""
-    # By numpy: threads of torch, which wait for more work, would take the cores from the engine's.
-    arrays = [each.numpy().reshape(-1) for each in (mean, variance, expectation, spread)]
-    complete_moments(*arrays)
-    with np.errstate(invalid="ignore"):
-        finite = np.isfinite(arrays[0].sum(dtype=float) + arrays[1].sum(dtype=float))
-    if not finite:  # engines lose NaN in a maximum
-        expectation = torch.full_like(expectation, torch.nan)
-    return Moments(expectation[:, None], spread[:, None])

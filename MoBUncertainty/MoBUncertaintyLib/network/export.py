@@ -1,4 +1,7 @@
-"""Write models, and export nnU-Net's training folders and other models; complete or not at all."""
+"""Write models, and export nnU-Net's training folders and other models; complete or not at all.
+
+A model has the graph of its network, with which it runs without PyTorch, unless OpenVINO does not know an operator.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.base.errors import ModelError, OutputError
+from MoBUncertaintyLib.base.errors import ModelError, OutputError, is_out_of_memory
 from MoBUncertaintyLib.base.integrity import file_digest
 from MoBUncertaintyLib.base.names import is_unicode, printable
+from MoBUncertaintyLib.base.packages import check_pytorch
 from MoBUncertaintyLib.base.publishing import absolute, reserve
 from MoBUncertaintyLib.model import archive
-from MoBUncertaintyLib.model.card import Fold, ModelCard
+from MoBUncertaintyLib.model.card import GRAPH, Fold, ModelCard
 from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.folder import Model, load_folder, load_model
+from MoBUncertaintyLib.model.graph import is_wanted
 from MoBUncertaintyLib.model.weights import write_weights
 
 if TYPE_CHECKING:
@@ -52,6 +57,7 @@ def export(
         ModelError: The source cannot be used.
         OutputError: The output exists already or cannot be written.
     """
+    check_pytorch("An export")
     model = load_model(source, checkpoint, folds)
     check_exportable(model)
     if checkpoint and not model.files.trained:
@@ -116,14 +122,39 @@ def write_model(
                 files.append(f"fold_{fold}/weights.safetensors")
                 (folder / f"fold_{fold}").mkdir()
                 write_weights(folder / files[-1], dict(state), half)
-            card = replace(card, files={name: file_digest(folder / name) for name in files})
-            (folder / "model.json").write_text(card.to_json(), encoding="utf-8")
-            load_folder(ModelFiles(target, folder, trained=False))
+            model = _described(target, folder, card, files)
+            if is_wanted():
+                files += _write_graphs(folder, model)
+                _described(target, folder, card, files)
             if folder != partial:
                 archive.pack(folder, ["model.json", *files], partial / target.name)
         except (ValueError, TypeError) as error:
             raise ModelError(f"The model cannot be written: {error}.") from error
     return load_model(target)
+
+
+def _described(target: Path, folder: Path, card: ModelCard, files: Sequence[str]) -> Model:
+    """Write the card of the files in a folder that will be `target`, and check all of them."""
+    card = replace(card, files={name: file_digest(folder / name) for name in files})
+    (folder / "model.json").write_text(card.to_json(), encoding="utf-8")
+    return load_folder(ModelFiles(target, folder, trained=False))
+
+
+def _write_graphs(folder: Path, model: Model) -> list[str]:
+    """Write the graph of each fold of a model in a folder; return their names, none if OpenVINO does not know one."""
+    from MoBUncertaintyLib.network.tracing import traced
+
+    texts = {}
+    for fold in model.folds:
+        try:
+            texts[f"fold_{fold}/{GRAPH}"] = json.dumps(traced(model, fold).content, separators=(",", ":"))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            return []
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return list(texts)
 
 
 def is_half(weights: Mapping[str, Tensor]) -> bool:

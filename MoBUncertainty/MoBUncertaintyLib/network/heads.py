@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv3d
 
+from MoBUncertaintyLib.gaussian.correlation import Lengths
+from MoBUncertaintyLib.gaussian.distribution import Loading, LogitGaussian
+from MoBUncertaintyLib.gaussian.partitions import cell_means
+from MoBUncertaintyLib.gaussian.tile import predicted_loading, tile_gaussian
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Assignment, Covariance, CovarianceSpec
-from MoBUncertaintyLib.network.correlation import Lengths
-from MoBUncertaintyLib.network.distribution import BasisLoading, DenseLoading, Loading, LogitGaussian
-from MoBUncertaintyLib.network.partitions import cell_means
 
 LOG_VARIANCE_LIMIT = 10.0
 # At first the low-rank part adds this fraction of the prior variance (1), so that fine-tuning starts near the prior.
@@ -93,11 +94,15 @@ class CovarianceHead(nn.Module):
         return tuple(length / step for length, step in zip(self.spec.length_mm, self.step_mm, strict=True))
 
     def loading(self, *predicted: Tensor) -> Loading | None:
-        """Compute L of a tile from the outputs of `loading_layers` and of `cell_tensors`."""
-        return None
+        """Compute L of a tile from the outputs of `loading_layers`, and from `cell_tensors` and `bases`."""
+        return predicted_loading(self.spec, self.classes, predicted, self.training)
 
     def cell_tensors(self, features: Tensor) -> tuple[Tensor, ...]:
         """Compute what L needs for each cell of the partition, from the features of a tile."""
+        return ()
+
+    def bases(self) -> tuple[Tensor, ...]:
+        """Return what L needs that is the same for all tiles."""
         return ()
 
     def contrast_layer(self) -> ContrastLayer | None:
@@ -110,21 +115,13 @@ class CovarianceHead(nn.Module):
             features = features.float()
             log_variance, *predicted = project(features, self.log_variance, *self.loading_layers)
             log_variance = log_variance.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
-            return log_variance, *predicted, *self.cell_tensors(features)
+            return log_variance, *predicted, *self.cell_tensors(features), *self.bases()
 
     def gaussian(self, mean: Tensor, log_variance: Tensor, *predicted: Tensor) -> LogitGaussian:
         """Make the distribution of a tile from its mean (B, C, *S) and its `tensors`."""
         with torch.autocast(device_type=mean.device.type, enabled=False):
-            gaussian = LogitGaussian(
-                mean=mean.float(),
-                log_variance=log_variance,
-                loading=self.loading(*predicted),
-                scope=self.spec.scope,
-                partitions=self.spec.partitions,
-                lengths=self.lengths(),
-                shared_fraction=self.spec.shared_fraction,
-            )
-            return gaussian.stretched() if self.spec.keep_probability else gaussian
+            loading = self.loading(*predicted)
+            return tile_gaussian(self.spec, mean.float(), log_variance, loading, self.lengths())
 
     def forward(self, features: Tensor, mean: Tensor) -> LogitGaussian:
         """Map features (B, F, *S) and mean (B, C, *S) of a tile to its distribution, in fp32."""
@@ -146,10 +143,6 @@ class LowRankHead(CovarianceHead):
     @property
     def loading_layers(self) -> tuple[nn.Conv3d, ...]:
         return (self.factors,)
-
-    def loading(self, *predicted: Tensor) -> DenseLoading:
-        # Channels are ordered class x rank.
-        return DenseLoading(predicted[0].unflatten(1, (self.classes, self.spec.rank)))
 
     def contrast_layer(self) -> ContrastLayer:
         weight, bias = (_of_classes(each, self.classes) for each in (self.factors.weight, self.factors.bias))
@@ -174,8 +167,8 @@ class SingleBasisHead(CovarianceHead):
     def loading_layers(self) -> tuple[nn.Conv3d, ...]:
         return (self.scales,)
 
-    def loading(self, *predicted: Tensor) -> BasisLoading:
-        return BasisLoading(self.unit_basis(), predicted[0])
+    def bases(self) -> tuple[Tensor, ...]:
+        return (self.unit_basis(),)
 
     def contrast_layer(self) -> ContrastLayer | None:
         unit = self.unit_basis()
@@ -186,8 +179,8 @@ class SingleBasisHead(CovarianceHead):
 class MixtureOfBasesHead(SingleBasisHead):
     """Sigma_n = B_m diag(a_n)^2 B_m^T + diag(d_n), m the most probable of M bases in n's partition cell (Eqs. 6, 7).
 
-    The choice is hard in the forward pass; in training its gradient is the softmax's (straight-through), since an
-    argmax would leave W to the entropy term alone. With the soft assignment B_m is the mean of the bases under W.
+    The choice is hard in the forward pass; in training its gradient is the softmax's, since an argmax would leave W to
+    the entropy term alone. With the soft assignment B_m is the mean of the bases under W.
     """
 
     def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
@@ -209,15 +202,6 @@ class MixtureOfBasesHead(SingleBasisHead):
         layer = super().contrast_layer()
         soft = self.spec.assignment is Assignment.SOFT  # whose bases are summed before they are squared
         return None if layer is None or soft else layer._replace(choosing=self.weighting)
-
-    def loading(self, *predicted: Tensor) -> BasisLoading:
-        scales, weights = predicted
-        if self.spec.assignment is Assignment.SOFT:
-            return BasisLoading(self.unit_basis(), scales, weights, weights, soft=True)
-        chosen = largest(weights)
-        if self.training:
-            chosen = chosen + weights - weights.detach()
-        return BasisLoading(self.unit_basis(), scales, chosen, weights)
 
 
 HEADS: dict[Covariance, type[CovarianceHead]] = {
@@ -259,12 +243,6 @@ def _init_loading(layer: nn.Conv3d, rank: int, per_class: int = 1) -> None:
     deviation = math.sqrt(INITIAL_LOADING_VARIANCE * per_class / rank / layer.in_channels)
     nn.init.normal_(layer.weight, std=deviation)
     _zero_bias(layer)
-
-
-def largest(weights: Tensor) -> Tensor:
-    """Mark the largest along the second axis by 1, the others by 0."""
-    marked: Tensor = torch.zeros_like(weights).scatter_(1, weights.argmax(dim=1, keepdim=True), 1.0)
-    return marked
 
 
 def _of_classes(values: Tensor | None, classes: int) -> Tensor:

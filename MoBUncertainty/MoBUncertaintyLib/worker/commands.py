@@ -392,12 +392,17 @@ def _connect(computer: str) -> Connection:
 
 def describe_computer(_request: Fields, _report: Report) -> Fields:
     """Say what computes here: `version`, the `device` that is taken unless another is asked for, and `cores`."""
-    import torch
+    from MoBUncertaintyLib.inference.engines import may_have_gpu
 
-    from MoBUncertaintyLib.inference.devices import select_device
+    name = "CPU"
+    if may_have_gpu():
+        import torch
 
-    device = select_device()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else {"mps": "Apple GPU"}.get(device.type, "CPU")
+        from MoBUncertaintyLib.inference.devices import select_device
+
+        device = select_device()
+        cuda = device.type == "cuda"
+        name = torch.cuda.get_device_name(device) if cuda else {"mps": "Apple GPU"}.get(device.type, name)
     return {"version": __version__, "device": name, "cores": os.cpu_count() or 1}
 
 

@@ -16,7 +16,6 @@ from inference.cases import middle_box
 from inference.measure import StageClock, settle
 from inference.tasks import split_system
 from MoBUncertaintyLib.images.inputs import Input
-from MoBUncertaintyLib.inference import predictor
 from MoBUncertaintyLib.inference.devices import select_device
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import Model
@@ -101,7 +100,7 @@ class OurSystem:
         return {name: self.provenance.get(name) for name in ABOUT}
 
     def _time_steps(self) -> None:
-        self.clock.wrap(predictor, "load_network", "load")
+        self.clock.wrap(self.predictor.engine, "load", "load")
         self.clock.wrap(self.predictor, "predict", "predict")
         for owner, name, span in (
             (pipeline, "write_volumes", "volumes"),

@@ -9,12 +9,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from MoBUncertaintyLib.gaussian.probability import closed_form_moments
 from MoBUncertaintyLib.inference.draws import blended_gaussian, draw_volumes, draws
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope, correlation
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.network.moments import closed_form_moments
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support.tiny import PATCH, SPACING, make_ct, make_dataset, make_model, make_results_folder
 
@@ -51,7 +51,7 @@ def predictor_of(folder: Path, spec: CovarianceSpec, labels=("organ",), even=Fal
         model, PredictionSettings(**{"device": "cpu", "precision": "float32", "body_box": False} | options)
     )
     if even:
-        head = predictor.network_of(0).head
+        head = predictor.pytorch().network_of(0).head
         for layer in (head.log_variance, *head.loading_layers):
             torch.nn.init.zeros_(layer.weight)
             layer.bias.data = torch.linspace(-0.7, 0.9, len(layer.bias))
@@ -63,7 +63,7 @@ def test_the_blended_gaussian_is_the_law_of_blended_tiles_that_share_one_field(t
     """Tile by tile, with the weights written out: the noise of each tile is its part of the volume's."""
     predictor = predictor_of(tmp_path, spec)
     volume = blended_gaussian(predictor, ct)
-    network, data = predictor.network_of(0), torch.from_numpy(volume.case.data)
+    network, data = predictor.pytorch().network_of(0), torch.from_numpy(volume.case.data)
     assert tuple(data.shape[1:]) == SHAPE
     place = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing="ij"))
     centre = np.reshape(PATCH, (3, 1, 1, 1)) // 2

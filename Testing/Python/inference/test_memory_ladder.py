@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import pytest
 import torch
 
 from MoBUncertaintyLib.base.errors import NOT_ENOUGH_MEMORY, SettingsError
-from MoBUncertaintyLib.inference.engines import TorchEngine
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import CPU, Placement, SlidingWindow
+from MoBUncertaintyLib.inference.torch_engine import TorchEngine
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.regions.prediction import Precision, PredictionSettings, Tiling
-from support.bright_network import Bright
+from support.bright_network import BareEngine, Bright
 from support.pretend_gpu import PretendGpu
 from support.tiny import make_ct, make_dataset, make_model
 
-TILE, GPU = (4, 4, 4), torch.device("cuda", 0)
+TILE, GPU = (4, 4, 4), "cuda:0"
 SUMMED, COMPUTED = "results were summed on the CPU", "the CPU was used"
 
 
@@ -23,11 +26,11 @@ def data() -> torch.Tensor:
     return torch.rand(1, 4, 4, 7, generator=torch.Generator().manual_seed(0)) - 0.2
 
 
-def window(device: torch.device = GPU, networks: dict[int, Bright] | None = None) -> SlidingWindow:
+def window(device: str = GPU, networks: dict[int, Bright] | None = None) -> SlidingWindow:
     """Two folds, adaptive tiling, and a class that is not kept: all that asks for memory."""
     torch.manual_seed(1)
     networks = networks or {fold: Three(Covariance.SINGLE_BASIS, gain) for fold, gain in enumerate((6.0, 9.0))}
-    engine = TorchEngine(networks.__getitem__, 3, samples=2, kept=(1,))
+    engine = BareEngine(networks.__getitem__, 3, samples=2, kept=(1,))
     placement = Placement(device, device, Precision.FLOAT32)
     return SlidingWindow(engine, placement, tiling=Tiling.ADAPTIVE)
 
@@ -43,7 +46,7 @@ class Three(Bright):
         return features, torch.cat((mean, -mean[:, 1:]), dim=1)
 
 
-def run(made: SlidingWindow) -> tuple[torch.Tensor, torch.Tensor]:
+def run(made: SlidingWindow) -> tuple[np.ndarray, np.ndarray]:
     return made.run(data().numpy(), TILE, (0, 1))
 
 
@@ -54,22 +57,30 @@ def told(made: SlidingWindow) -> list[str]:
     return said
 
 
+@pytest.fixture(scope="module", autouse=True)
+def same_noise() -> Iterator[None]:
+    """That of PyTorch on the CPU, too, which is the pretended GPU's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TorchEngine, "generator", lambda self, seed: torch.Generator(self._device).manual_seed(seed))
+        yield
+
+
 @pytest.fixture(scope="module")
-def wanted() -> tuple[torch.Tensor, torch.Tensor, SlidingWindow, int]:
+def wanted() -> tuple[np.ndarray, np.ndarray, SlidingWindow, int]:
     """The CPU's results, and how many requests of a GPU they take."""
     made = window(CPU)
     results = run(made)
     with PretendGpu() as gpu:
         on_gpu = window()
         for one, other in zip(run(on_gpu), results, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     assert on_gpu.warnings == [] and on_gpu.placement == Placement(GPU, GPU, Precision.FLOAT32)
     return *results, made, gpu.requests
 
 
-def assert_same(made: SlidingWindow, found: tuple[torch.Tensor, torch.Tensor], wanted: tuple) -> None:
+def assert_same(made: SlidingWindow, found: tuple[np.ndarray, np.ndarray], wanted: tuple) -> None:
     for one, other in zip(found, wanted[:2], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     assert made._passes == wanted[2]._passes, "each pass once"
     assert made.tiles == wanted[2].tiles
 

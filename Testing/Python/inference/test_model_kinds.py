@@ -254,12 +254,13 @@ def test_a_second_stages_input_is_nnunets(tmp_path: Path, labels: str) -> None:
     """Labels are resampled as nnU-Net does, and each becomes a channel."""
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     model, image = make_cascade(tmp_path, kind_dataset(**(NESTED if labels == "nested" else {}))), make_mr(spacing=3.1)
     assert model.first_stage is not None
     predictor = Predictor(model, SETTINGS)
     first = predict(image, model.first_stage, SETTINGS).segmentation
-    manager = predictor._preprocessor.manager
+    manager = PlansManager(model.plans)
     data, seg, _ = DefaultPreprocessor(verbose=False).run_case_npy(
         sitk.GetArrayFromImage(image)[None],
         first[None].astype(np.float32),

@@ -8,7 +8,6 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -92,10 +91,11 @@ def test_results_come_back_to_the_grid_as_nnunets_do(spacing: tuple[float, ...])
     ours = preprocessor(None, transpose=(1, 2, 0))
     case = ours.prepare(image, body_box=False)
     probability = np.random.default_rng(0).random(case.data.shape).astype(np.float32)
-    theirs = ours.configuration.resampling_fn_probabilities(
+    planned = PlansManager(make_plans(transpose=(1, 2, 0))).get_configuration(CONFIGURATION)
+    theirs = planned.resampling_fn_probabilities(
         probability, case.frame.shape, ours.spacing(case.frame), case.frame.spacing
     )
-    found = np.stack(list(case.planes(torch.from_numpy(probability))), axis=1)
+    found = np.stack(list(case.planes(probability)), axis=1)
     np.testing.assert_allclose(found, theirs, atol=1e-5)
 
 
@@ -176,7 +176,7 @@ def test_the_network_is_shown_half_a_tile_around_a_region_of_interest() -> None:
         assert (kept.start - shown.start, shown.stop - kept.stop) == (12, 12)
     whole = preprocessor("LPS").prepare(image, body_box=False)
     assert np.array_equal(case.data, whole.data[(slice(None), *case.box)])
-    part = np.stack(list(case.planes(torch.from_numpy(case.data))), axis=1)
+    part = np.stack(list(case.planes(case.data)), axis=1)
     assert np.array_equal(part, whole.data[(slice(None), *case.kept)])
 
 

@@ -14,9 +14,10 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 
 from MoBUncertaintyLib.inference import resampling
-from MoBUncertaintyLib.inference.resampling import NEGLIGIBLE, planes, resample, spline_matrix
+from MoBUncertaintyLib.inference.resampling import NEGLIGIBLE, Resampling, planes, spline_matrix
 
 CUBIC = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+SPLINES = "resample_data_or_seg_to_shape"
 shapes = st.tuples(*[st.integers(1, 12)] * 3)
 spacings = st.tuples(*[st.sampled_from([0.5, 1.0, 1.7, 6.0])] * 3)
 
@@ -33,10 +34,11 @@ def test_any_grid_gives_nnunets_values(
     new_spacing: tuple[float, ...],
     separate: bool | None,
 ) -> None:
-    data, function = volume(old), partial(resample_data_or_seg_to_shape, **CUBIC | {"force_separate_z": separate})
-    found = resample(data.copy(), new, spacing, new_spacing, function)
+    data, options = volume(old), CUBIC | {"force_separate_z": separate}
+    found = Resampling(SPLINES, options).resample(data.copy(), new, spacing, new_spacing)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, function(data[None], new, spacing, new_spacing)[0], rtol=0, atol=1e-5)
+    wanted = resample_data_or_seg_to_shape(data[None], new, spacing, new_spacing, **options)[0]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(30, 40, 64), (64, 30, 40), (24, 90, 35)])
@@ -44,8 +46,8 @@ def test_any_grid_gives_nnunets_values(
 def test_slab_by_slab_values_are_those_of_the_whole(
     shape: tuple[int, ...], separate: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    function = partial(resample_data_or_seg_to_shape, **CUBIC | {"force_separate_z": separate})
-    data, grids = (1000 * volume(shape)).astype(np.int16), ((20, 22, 31), (1.0, 0.7, 0.6), (1.7, 1.0, 1.0), function)
+    resample = Resampling(SPLINES, CUBIC | {"force_separate_z": separate}).resample
+    data, grids = (1000 * volume(shape)).astype(np.int16), ((20, 22, 31), (1.0, 0.7, 0.6), (1.7, 1.0, 1.0))
     whole = resample(_normalised(data), *grids)
     for numbers in (2**10, 2**13, 2**15):
         monkeypatch.setattr(resampling, "_AT_ONCE", numbers)
@@ -63,8 +65,7 @@ def test_overshoot_is_cut_as_in_nnunet() -> None:
     """Splines overshoot beside an edge, here by a tenth; nnU-Net holds the result within the image's values."""
     step = np.zeros((4, 4, 40), np.float32)
     step[..., 20:] = 1
-    function = partial(resample_data_or_seg_to_shape, **CUBIC)
-    found = resample(step, (4, 4, 97), (1, 1, 1), (1, 1, 0.41), function)
+    found = Resampling(SPLINES, CUBIC).resample(step, (4, 4, 97), (1, 1, 1), (1, 1, 0.41))
     assert (found.min(), found.max()) == (0, 1)
 
 
@@ -79,13 +80,14 @@ def test_overshoot_is_cut_as_in_nnunet() -> None:
 def test_whatever_else_the_plans_call_for_is_called(function: partial) -> None:
     data = volume((6, 20, 22))
     expected = function(data[None].copy(), np.array((9, 10, 11)), (6, 1, 1), (4, 2, 2))
-    assert np.array_equal(resample(data, (9, 10, 11), (6, 1, 1), (4, 2, 2), function), np.asarray(expected)[0])
+    resampling = Resampling(function.func.__name__, function.keywords)
+    assert np.array_equal(resampling.resample(data, (9, 10, 11), (6, 1, 1), (4, 2, 2)), np.asarray(expected)[0])
 
 
 def test_it_needs_less_memory_than_the_image_itself() -> None:
     data = volume((60, 128, 128))
     tracemalloc.start()
-    resample(data, (40, 50, 50), (2, 1, 1), (3, 2.5, 2.5), partial(resample_data_or_seg_to_shape, **CUBIC))
+    Resampling(SPLINES, CUBIC).resample(data, (40, 50, 50), (2, 1, 1), (3, 2.5, 2.5))
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < data.nbytes
@@ -93,16 +95,18 @@ def test_it_needs_less_memory_than_the_image_itself() -> None:
 
 @given(shapes, shapes, st.data())
 def test_planes_are_those_of_the_interpolated_volume(old: tuple[int, ...], new: tuple[int, ...], data: st.DataObject):
-    volumes = torch.from_numpy(volume((2, *old)))
+    volumes = volume((2, *old))
     starts = [data.draw(st.integers(0, n - 1)) for n in new]
     wanted = tuple(slice(start, data.draw(st.integers(start + 1, n))) for start, n in zip(starts, new, strict=True))
-    whole = torch.nn.functional.interpolate(volumes[None], size=new, mode="trilinear", align_corners=False)[0]
+    whole = torch.nn.functional.interpolate(
+        torch.from_numpy(volumes)[None], size=new, mode="trilinear", align_corners=False
+    )[0]
     found = np.stack(list(planes(volumes, new, wanted)), axis=1)
     np.testing.assert_allclose(found, whole[(slice(None), *wanted)], rtol=0, atol=5e-6)
 
 
 def test_planes_need_no_volume_of_their_own():
-    volumes = torch.from_numpy(volume((2, 90, 40, 40)))
+    volumes = volume((2, 90, 40, 40))
     tracemalloc.start()
     count = sum(1 for _ in planes(volumes, (300, 200, 200)))
     most = tracemalloc.get_traced_memory()[1]

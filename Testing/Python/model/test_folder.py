@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from MoBUncertaintyLib.base.errors import ModelError, OutputError
 from MoBUncertaintyLib.base.schema import to_json
+from MoBUncertaintyLib.inference.engines import verify
 from MoBUncertaintyLib.model import folder as model_folder
 from MoBUncertaintyLib.model.card import card_from_json
 from MoBUncertaintyLib.model.click_settings import ClickSettings
@@ -31,7 +32,7 @@ from MoBUncertaintyLib.model.listing import find_model, list_models
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.network import export
-from MoBUncertaintyLib.network.backbone import load_network, verify
+from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.export import write_model
 from support.json_edits import edit, json_values, paths, rehash, replaced, truncate
 from support.tiny import DATASET, PLANS, card, make_model_folder, network
@@ -297,9 +298,9 @@ BROKEN_FOLDERS = {
     "truncated weights": (_weights(truncate), "damaged or truncated"),
     "weights that are text": (_weights(lambda p: p.write_text("hello")), "damaged or truncated"),
     "weights not finite": (_weights(_with_nan), r"'head\.basis' .* not all finite"),
-    "weights of 8 bits": (_weights(_with_kind(torch.float8_e4m3fn)), r"'head\.basis' .* of the kind float8_e4m3fn"),
-    "quantised weights": (_weights(_with_kind(torch.int8)), r"'head\.basis' .* of the kind int8, which cannot be used"),
-    "complex weights": (_weights(_with_kind(torch.complex64)), "of the kind complex64"),
+    "weights of 8 bits": (_weights(_with_kind(torch.float8_e4m3fn)), r"'head\.basis' .* of the kind F8_E4M3"),
+    "quantised weights": (_weights(_with_kind(torch.int8)), r"'head\.basis' .* of the kind I8, which cannot be used"),
+    "complex weights": (_weights(_with_kind(torch.complex64)), "of the kind C64"),
     "weights with a wrong alias": (_weights(_with_bad_alias), "refers to the tensor 'head.missing' wrongly"),
     "plans that import": (
         _forged("plans.json", lambda c: c["configurations"]["3d_fullres"].update(resampling_fn_data="os")),

@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from MoBUncertaintyLib.base.errors import ModelError
+from MoBUncertaintyLib.inference.engines import verify
 from MoBUncertaintyLib.model import weights
 from MoBUncertaintyLib.model.files import ModelFile, ModelFiles, read_file
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.network.backbone import load_network, verify
+from MoBUncertaintyLib.network.backbone import load_network
 from support import tiny
 from support.json_edits import rehash, truncate
 from support.tiny import make_model_folder
@@ -189,9 +190,9 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     ),
     "a header nested 900 deep": (_header(b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"), "nested more than 64 deep"),
     "a header that is a list": (_header(b"[]"), "damaged or truncated"),
-    "a kind of number that torch lacks": (
+    "a kind of number that NumPy lacks": (
         _header(b'{"a":{"dtype":"F4","shape":[0],"data_offsets":[0,0]}}'),
-        "damaged or truncated",
+        "are of the kind F4, which cannot",
     ),
     **{
         f"a checkpoint without {key}": (_checkpoint(lambda c, key=key: c.pop(key)), "is not a checkpoint of nnU-Net")

@@ -9,9 +9,9 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from MoBUncertaintyLib.base.errors import ModelError
+from MoBUncertaintyLib.gaussian.probability import moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network
-from MoBUncertaintyLib.network.moments import moments
 from support.tiny import CONFIGURATION, make_dataset, make_plans
 
 SPEC = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=4, bases=2, partitions=3)

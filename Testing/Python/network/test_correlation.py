@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
+from MoBUncertaintyLib.gaussian.correlation import axis_factor, smooth
+from MoBUncertaintyLib.gaussian.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.model.covariance import REACH, Covariance, Scope, axis_correlation, correlation
-from MoBUncertaintyLib.network.correlation import axis_factor, smooth
-from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
 from support.gaussians import SHAPE, STOCHASTIC, gaussian_of
 
 LENGTHS = (0.8, 1.5, 2.5)
@@ -70,7 +70,7 @@ def test_correlations_of_any_voxels_are_positive_definite(points, lengths, share
 @pytest.mark.parametrize("length", [0.05, 0.8, 4.0, 400.0])
 @pytest.mark.parametrize("size", [1, 2, 37])
 def test_the_factor_gives_unit_variance_everywhere_and_the_correlation_exactly(size, length):
-    factor = axis_factor(size, length)
+    factor = torch.from_numpy(axis_factor(size, length))
     place = torch.arange(size, dtype=torch.float64)
     expected = axis_correlation(place[:, None] - place, length)
     torch.testing.assert_close((factor @ factor.T).diagonal(), torch.ones(size, dtype=torch.float64))
@@ -88,7 +88,7 @@ def test_noise_has_unit_variance_at_borders_and_corners_too_and_the_correlation(
 
 def test_smoothing_is_the_product_of_the_axes_factors():
     white = torch.randn(2, 3, *SHAPE, dtype=torch.float64)
-    factors = [axis_factor(size, length) for size, length in zip(SHAPE, LENGTHS, strict=True)]
+    factors = [torch.from_numpy(axis_factor(size, length)) for size, length in zip(SHAPE, LENGTHS, strict=True)]
     expected = torch.einsum("ai,bj,ck,xyijk->xyabc", *factors, white)
     torch.testing.assert_close(smooth(white, LENGTHS), expected)
 

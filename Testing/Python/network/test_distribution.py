@@ -11,10 +11,10 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from MoBUncertaintyLib.base.schema import from_json, to_json
+from MoBUncertaintyLib.gaussian.distribution import MANY_CLASSES, BasisLoading, DenseLoading, LogitGaussian
+from MoBUncertaintyLib.gaussian.partitions import cell_bounds, cell_means, spread_cells
+from MoBUncertaintyLib.gaussian.probability import monte_carlo_moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
-from MoBUncertaintyLib.network.distribution import MANY_CLASSES, BasisLoading, DenseLoading, LogitGaussian
-from MoBUncertaintyLib.network.moments import monte_carlo_moments
-from MoBUncertaintyLib.network.partitions import cell_bounds, cell_means, spread_cells
 from support.gaussians import SHAPE, STOCHASTIC, gaussian_of
 
 

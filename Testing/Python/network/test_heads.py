@@ -9,12 +9,12 @@ import torch
 
 from mob_training.training.losses import training_loss
 from mob_training.training.settings import FineTuning, Likelihood
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
+from MoBUncertaintyLib.gaussian.probability import moments
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.network.backbone import MeanLayer
 from MoBUncertaintyLib.network.contrast import contrast
-from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.heads import INITIAL_LOADING_VARIANCE, LOG_VARIANCE_LIMIT, build_head
-from MoBUncertaintyLib.network.moments import moments
 from support.gaussians import STOCHASTIC
 
 FEATURES = 8

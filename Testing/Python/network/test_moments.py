@@ -7,9 +7,9 @@ import weakref
 import pytest
 import torch
 
+from MoBUncertaintyLib.gaussian.distribution import DenseLoading, LogitGaussian
+from MoBUncertaintyLib.gaussian.probability import moments, monte_carlo_moments
 from MoBUncertaintyLib.model.covariance import Covariance, Scope
-from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
-from MoBUncertaintyLib.network.moments import moments, monte_carlo_moments
 from support.gaussians import STOCHASTIC, gaussian_of
 
 

@@ -1,10 +1,14 @@
-"""A network whose answer is plain to see in the image."""
+"""A network whose answer is plain to see in the image, and PyTorch's engine on networks of no model."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from MoBUncertaintyLib.inference.torch_engine import TorchEngine
+from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.network.heads import build_head
 
@@ -24,3 +28,28 @@ class Bright(nn.Module):
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logit = self.gain * (x - 0.5)
         return x, torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
+class BareEngine(TorchEngine):
+    """The engine of networks by their folds.
+
+    Args:
+        network_of: Gives the network of a fold.
+        classes: C, background included.
+        samples, kept: As for `moments`.
+    """
+
+    def __init__(
+        self,
+        network_of: Callable[[Fold], nn.Module],
+        classes: int,
+        samples: int | None = None,
+        kept: tuple[int, ...] | None = None,
+    ) -> None:
+        self.classes, self.overlapping = classes, False
+        self.samples, self.kept = samples, kept
+        self._given, self._device = network_of, torch.device("cpu")
+        self._networks = {}
+
+    def network_of(self, fold: Fold, device: str = "cpu") -> nn.Module:
+        return self._networks.setdefault(fold, self._given(fold))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
-from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.network.heads import build_head
 
 STOCHASTIC = [kind for kind in Covariance if kind is not Covariance.DETERMINISTIC]

@@ -267,7 +267,7 @@ def _network(covariance: CovarianceSpec, classes: int) -> StochasticNetwork:
 @lru_cache(maxsize=1)
 def _trained_backbone() -> dict[str, Tensor]:
     stored = read_weights(read_file(WEIGHTS))
-    return {name: value.float() for name, value in stored.items()}
+    return {name: torch.from_numpy(value) for name, value in stored.items()}
 
 
 def train(steps: int = 1000) -> None:

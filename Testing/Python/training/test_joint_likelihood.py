@@ -20,9 +20,9 @@ from mob_training.training.joint_likelihood import (
     together,
 )
 from mob_training.training.temperature import NOT_COUNTED
+from MoBUncertaintyLib.gaussian.correlation import smooth
+from MoBUncertaintyLib.gaussian.distribution import BasisLoading, LogitGaussian
 from MoBUncertaintyLib.model.covariance import Covariance, Scope
-from MoBUncertaintyLib.network.correlation import smooth
-from MoBUncertaintyLib.network.distribution import BasisLoading, LogitGaussian
 from support.gaussians import SHAPE, STOCHASTIC, gaussian_of
 from support.pretend_gpu import PretendGpu
 

@@ -13,8 +13,8 @@ import torch
 
 from mob_training.evaluation import shared_fraction as module
 from mob_training.evaluation.shared_fraction import FRACTIONS, fit_shared_fraction, fraction_scores
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.model.covariance import CovarianceSpec, Scope
-from MoBUncertaintyLib.network.distribution import LogitGaussian
 from support.tiny import make_ct, make_dataset, make_model, write_raw
 
 SHAPE = (10, 10, 10)

@@ -19,12 +19,12 @@ from mob_training.training.temperature import (
     fit_temperature,
 )
 from mob_training.training.trainer import FineTuningTrainer
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.inference.devices import autocast
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import divide_logits, load_network
-from MoBUncertaintyLib.network.distribution import LogitGaussian
 from support.tiny import CONFIGURATION, make_dataset, make_plans
 from support.tiny_training import NAME, PATCH, make_workspace, same_weights, train, tune, weights
 

@@ -323,7 +323,7 @@ def test_fine_tuning_starts_from_the_whole_deterministic_checkpoint(deterministi
 
 
 def test_evaluation_gives_the_logarithm_of_the_predictive_mean(deterministic):
-    from MoBUncertaintyLib.network.moments import moments
+    from MoBUncertaintyLib.gaussian.probability import moments
 
     trainer = trainer_of(MOB, deterministic)
     x = batch(trainer)["data"]

@@ -20,7 +20,7 @@ from MoBUncertaintyLib.base.errors import ImageError, ModelError, OutputError, S
 from MoBUncertaintyLib.images import memory
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.modality import modality_of
-from MoBUncertaintyLib.inference import predictor
+from MoBUncertaintyLib.inference import predictor, torch_engine
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
@@ -157,8 +157,8 @@ def test_several_organs_have_a_file_each(tmp_path: Path, folder: Path) -> None:
 def loadings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Each time that a network is read."""
     seen = []
-    load = predictor.load_network
-    monkeypatch.setattr(predictor, "load_network", lambda model, fold: seen.append(model.path) or load(model, fold))
+    load = torch_engine.load_network
+    monkeypatch.setattr(torch_engine, "load_network", lambda model, fold: seen.append(model.path) or load(model, fold))
     return seen
 
 

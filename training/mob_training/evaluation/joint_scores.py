@@ -23,9 +23,9 @@ from mob_training.contrasts import Contrast, contrasts
 from mob_training.evaluation.metrics.joint import joint_log_likelihood
 from mob_training.evaluation.metrics.volumes import LAGS, autocovariance, correlation_length, volume_scores
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows
+from MoBUncertaintyLib.gaussian.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.model.covariance import Scope
-from MoBUncertaintyLib.network.distribution import DenseLoading, LogitGaussian
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

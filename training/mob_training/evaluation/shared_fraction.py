@@ -22,11 +22,11 @@ from mob_training.evaluation.held_out import split_cases
 from mob_training.evaluation.joint_scores import in_doubt, nearest, only, part_of
 from MoBUncertaintyLib.base.geometry import bounding_box, shadows
 from MoBUncertaintyLib.base.wording import percent
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import blended_gaussian
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.network.distribution import LogitGaussian
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from mob_training.contrasts import Contrast, contrasts
 from mob_training.training.temperature import NOT_COUNTED
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.inference.devices import exact_dtype
 from MoBUncertaintyLib.model.covariance import correlation
-from MoBUncertaintyLib.network.distribution import LogitGaussian
 
 CERTAIN = 6.0
 """A voxel whose true label has this contrast or more stands alone."""

@@ -14,8 +14,8 @@ from torch import Tensor
 from mob_training.training.joint_likelihood import evidence_loss
 from mob_training.training.predictive import merge_missing
 from mob_training.training.settings import FineTuning, Likelihood
+from MoBUncertaintyLib.gaussian.distribution import BasisLoading, LogitGaussian
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
-from MoBUncertaintyLib.network.distribution import BasisLoading, LogitGaussian
 
 DICE_SMOOTH = 1e-5
 BATCH_DICE_SMOOTH = 1e-3

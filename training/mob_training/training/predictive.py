@@ -10,9 +10,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mob_training.data.partial_labels import Missing
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
+from MoBUncertaintyLib.gaussian.probability import moments
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
-from MoBUncertaintyLib.network.distribution import LogitGaussian
-from MoBUncertaintyLib.network.moments import moments
 
 SMALLEST_PROBABILITY = 1e-7
 NEVER = -1e4

@@ -17,10 +17,10 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor, nn
 
 from mob_training.training.predictive import PredictiveNetwork, log_predictive_mean, merge_missing
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.inference.devices import autocast, uploaded, wide_precision
 from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.network.backbone import divide_head
-from MoBUncertaintyLib.network.distribution import LogitGaussian
 
 if TYPE_CHECKING:
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset

@@ -28,13 +28,13 @@ from mob_training.training.temperature import TEMPERATURES, fit_temperature, til
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.publishing import write_file
 from MoBUncertaintyLib.base.schema import from_json
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.inference.devices import autocast, wide_precision
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.files import read_file
 from MoBUncertaintyLib.model.nnunet.training_folder import BEST
 from MoBUncertaintyLib.model.weights import WEIGHTS_LIMIT, load_checkpoint
 from MoBUncertaintyLib.network.backbone import divide_logits
-from MoBUncertaintyLib.network.distribution import LogitGaussian
 
 
 class FineTuningTrainer(TermsTrainer):

@@ -12,8 +12,6 @@ import numpy as np
 from MoBUncertaintyLib.images.memory import lazy_zeros
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from MoBUncertaintyLib.inference.preprocessing import Case
 
 STEP = 2.0**-17
@@ -27,7 +25,7 @@ MIN_PROBABILITY, MIN_VARIANCE = 1e-6, 1e-12
 
 def fill(
     case: Case,
-    results: tuple[Tensor, Tensor],
+    results: tuple[np.ndarray, np.ndarray],
     exact: bool,
     values: Sequence[int],
     overlapping: bool = False,

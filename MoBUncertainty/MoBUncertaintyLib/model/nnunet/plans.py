@@ -7,7 +7,7 @@ nnU-Net reads it, names must be on a list of nnU-Net's own, and numbers in a san
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any
@@ -102,6 +102,8 @@ RESAMPLERS: dict[str, dict[str, Callable[[Any], bool]]] = {
     | dict.fromkeys(("mode", "aniso_axis_mode"), lambda value: value in _MODES),
     "no_resampling_hack": {},
 }
+CUBIC = {"is_seg": False, "order": 3, "order_z": 0}
+"""Arguments of nnU-Net's first function, its defaults for images, with which it is replaced by our own."""
 
 
 def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
@@ -131,6 +133,20 @@ def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     _check_normalisation(plans, planned)
     _check_network(planned, patch)
     return planned
+
+
+def is_cubic(function: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a resampling function and its arguments are those that nnU-Net has for images unless told otherwise."""
+    given = {name: arguments.get(name, value) for name, value in CUBIC.items()}
+    return function == "resample_data_or_seg_to_shape" and given == CUBIC
+
+
+def intensities(plans: dict[str, Any], channel: int) -> Any:
+    """Return the intensities of the foreground in the training images, in a channel; None if there are none."""
+    for key in ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality"):
+        if isinstance(plans.get(key), dict):
+            return plans[key].get(str(channel))
+    return None
 
 
 def image_spacing(plans: dict[str, Any], planned: dict[str, Any]) -> tuple[float, float, float]:
@@ -226,16 +242,11 @@ def _check_normalisation(plans: dict[str, Any], planned: dict[str, Any]) -> None
 
 
 def _check_intensities(plans: dict[str, Any], channel: int) -> None:
-    for key in ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality"):
-        if isinstance(plans.get(key), dict):
-            intensities = plans[key].get(str(channel))
-            break
-    else:
-        intensities = None
+    known = intensities(plans, channel)
     names = ("mean", "std", "percentile_00_5", "percentile_99_5")
-    if not isinstance(intensities, dict) or not all(_is_finite(intensities.get(name)) for name in names):
+    if not isinstance(known, dict) or not all(_is_finite(known.get(name)) for name in names):
         raise _unusable("it lacks the intensities (mean, std, percentiles) that CT normalisation needs")
-    if intensities["std"] <= 0 or intensities["percentile_00_5"] >= intensities["percentile_99_5"]:
+    if known["std"] <= 0 or known["percentile_00_5"] >= known["percentile_99_5"]:
         raise _unusable("the intensities for CT normalisation are contradictory")
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from MoBUncertaintyLib.base.errors import CalibrationError
+from MoBUncertaintyLib.base.packages import check_pytorch
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.measurements.volumes import (
     LabelCalibration,
@@ -402,6 +403,7 @@ def calibrate_model(
         ModelError, OutputError: As for `export`.
         Cancelled: `cancelled` said so; nothing is written.
     """
+    check_pytorch("A calibration")
     check_new(output)
     old = load_model(find_model(model))
     check_model(old.card)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from MoBUncertaintyLib.base.errors import ModelError, OutputError
 from MoBUncertaintyLib.base.integrity import file_digest, is_plain_name
 from MoBUncertaintyLib.base.publishing import reserve, withdraw
 from MoBUncertaintyLib.base.resources import installed_models
-from MoBUncertaintyLib.inference.graph_cache import cache_folder
 from MoBUncertaintyLib.model import files as model_files
 from MoBUncertaintyLib.model.archive import FIRST_STAGE, TRAINING_FILE
 from MoBUncertaintyLib.model.card import MODEL_FILE
@@ -147,8 +147,14 @@ def _tidy() -> None:
 
 
 def kept_models() -> Path:
-    """Find the folder of the models that were sent."""
-    return cache_folder().with_name("models")
+    """Find the folder of the models that were sent, where the system wants caches to be."""
+    if sys.platform == "win32":
+        caches = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        caches = Path.home() / "Library" / "Caches"
+    else:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "mob-uncertainty" / "models"
 
 
 def _folders() -> Iterator[Path]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
+from MoBUncertaintyLib.gaussian.arrays import Array, namespace, sigmoid, softmax
+from MoBUncertaintyLib.gaussian.distribution import Generator, LogitGaussian
+from MoBUncertaintyLib.gaussian.moments import complete_moments, logistic_normal_moments
 from MoBUncertaintyLib.model.covariance import Scope
-from MoBUncertaintyLib.network.distribution import LogitGaussian
 
 DEFAULT_SAMPLES = 30
 PIECE = 2**18
-"""Voxels of the closed form at once on a CPU: few enough for its cache, and enough that each method has many."""
+"""Voxels of the closed form at once by torch on a CPU: few enough for its cache, and many for each method."""
 
 
 @dataclass
@@ -29,20 +29,21 @@ class Moments:
     included, (B, C - L, *S): what the kept ones are compared with.
     """
 
-    mean: Tensor
-    variance: Tensor
-    others: Tensor | None = None
+    mean: Array
+    variance: Array
+    others: Array | None = None
 
     def flip(self, axes: list[int]) -> Moments:
         """Mirror along axes."""
-        others = None if self.others is None else self.others.flip(axes)
-        return Moments(self.mean.flip(axes), self.variance.flip(axes), others)
+        flip = namespace(self.mean).flip
+        others = None if self.others is None else flip(self.others, axes)
+        return Moments(flip(self.mean, axes), flip(self.variance, axes), others)
 
 
 def moments(
     gaussian: LogitGaussian,
     samples: int | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     kept: Sequence[int] | None = None,
     overlapping: bool = False,
 ) -> Moments:
@@ -56,29 +57,40 @@ def moments(
         overlapping: The logits are those of the classes 1, 2, ..., which overlap, each with a probability of its own.
     """
     if overlapping:
-        p = torch.sigmoid(gaussian.mean)
+        p = sigmoid(gaussian.mean)
         p = p if kept is None else p[:, [c - 1 for c in kept]]
-        return Moments(p, torch.zeros_like(p))
+        return Moments(p, namespace(p).zeros_like(p))
     if gaussian.is_deterministic:
         p = _probability(gaussian.mean, kept)
-        return _moments(p, torch.zeros_like(_of(p, kept)), kept)
+        return _moments(p, namespace(p).zeros_like(_of(p, kept)), kept)
     if samples is None and gaussian.num_classes == 2:
         return closed_form_moments(*gaussian.contrast())
     return monte_carlo_moments(gaussian, DEFAULT_SAMPLES if samples is None else samples, generator, kept)
 
 
-def closed_form_moments(mean: Tensor, variance: Tensor) -> Moments:
+def closed_form_moments(mean: Array, variance: Array) -> Moments:
     """Compute two-class moments of a tile, in pieces whose intermediate results fit a CPU's cache."""
+    if isinstance(mean, np.ndarray):
+        return Moments(*(values[:, None] for values in logistic_normal_moments(mean, variance)))
     pieces = PIECE if mean.device.type == "cpu" else mean.numel()
     pairs = zip(mean.flatten().split(pieces), variance.flatten().split(pieces), strict=True)
     results = zip(*(logistic_normal_moments(m, v) for m, v in pairs), strict=True)
-    return Moments(*(torch.cat(parts).view_as(mean)[:, None] for parts in results))
+    return Moments(*(namespace(mean).cat(parts).view_as(mean)[:, None] for parts in results))
+
+
+def completed(mean: np.ndarray, variance: np.ndarray, expectation: np.ndarray, spread: np.ndarray) -> Moments:
+    """Make the moments of a tile from `fused_moments` and what those are of, (B, *S), in place; NaN if that has one."""
+    complete_moments(*(each.reshape(-1) for each in (mean, variance, expectation, spread)))
+    with np.errstate(invalid="ignore"):
+        if not np.isfinite(mean.sum(dtype=float) + variance.sum(dtype=float)):  # engines lose NaN in a maximum
+            expectation[:] = np.nan
+    return Moments(expectation[:, None], spread[:, None])
 
 
 def monte_carlo_moments(
     gaussian: LogitGaussian,
     samples: int,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     kept: Sequence[int] | None = None,
 ) -> Moments:
     """Compute Eq. 13 with K samples, one at a time, so that memory does not grow with K.
@@ -96,32 +108,32 @@ def monte_carlo_moments(
     draw = gaussian.softmax_sampler(generator)
     mean = _probability(draw(1)[0], kept)
     # The sum of (p - mean)^2, by Welford's updates: a sum of p^2 would lose small ones.
-    spread = torch.zeros_like(_of(mean, kept))
+    spread = namespace(mean).zeros_like(_of(mean, kept))
     for drawn in range(2, samples + 1):
         p = _probability(draw(1)[0], kept)
         change = p - mean
         mean += change / drawn
-        spread.addcmul_(_of(change, kept), _of(p - mean, kept))
+        spread += _of(change, kept) * _of(p - mean, kept)
     if gaussian.unstretched is not None:
         mean = _probability(gaussian.unstretched, kept)
     return _moments(mean, spread / samples, kept)
 
 
-def _probability(logits: Tensor, kept: Sequence[int] | None) -> Tensor:
+def _probability(logits: Array, kept: Sequence[int] | None) -> Array:
     """Apply the softmax (Eq. 1): (B, C, *S) -> (B, C, *S), or without background (B, C - 1, *S) if all are kept."""
     if logits.shape[1] == 2:
-        return torch.sigmoid(logits[:, 1:] - logits[:, :1])
-    p = torch.softmax(logits, dim=1)
+        return sigmoid(logits[:, 1:] - logits[:, :1])
+    p = softmax(logits, 1)
     return p[:, 1:] if kept is None else p
 
 
-def _of(values: Tensor, kept: Sequence[int] | None) -> Tensor:
+def _of(values: Array, kept: Sequence[int] | None) -> Array:
     """Take the classes that are kept."""
     # Not by a list of indices, which would be copied to the device each time.
-    return values if kept is None else torch.stack([values[:, c] for c in kept], dim=1)
+    return values if kept is None else namespace(values).stack([values[:, c] for c in kept], 1)
 
 
-def _moments(p: Tensor, variance: Tensor, kept: Sequence[int] | None) -> Moments:
+def _moments(p: Array, variance: Array, kept: Sequence[int] | None) -> Moments:
     if kept is None:
         return Moments(p, variance)
     return Moments(_of(p, kept), variance, _of(p, [c for c in range(p.shape[1]) if c not in kept]))

@@ -6,6 +6,8 @@ With the scope `local`, z1 and z2 are smooth fields of unit variance and correla
 voxels n and m is k(n, m) (L_n L_m^T + diag(sqrt(d_n d_m))); every marginal stays what it is. A fraction of their
 variance may be one draw for the whole volume: then k has this value far away, not 0.
 
+Arrays are NumPy's or torch's; nothing here imports torch.
+
 Shapes: B tiles in a batch, C classes, R rank, *S the tile's three spatial axes, k samples.
 """
 
@@ -16,24 +18,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from MoBUncertaintyLib.gaussian.arrays import Array, like, namespace, softmax
+from MoBUncertaintyLib.gaussian.correlation import Lengths, smooth
+from MoBUncertaintyLib.gaussian.partitions import cell_bounds, spread_cells
 from MoBUncertaintyLib.model.covariance import Scope
-from MoBUncertaintyLib.network.correlation import Lengths, smooth
-from MoBUncertaintyLib.network.partitions import cell_bounds, spread_cells
+
+Generator = Any
+"""Source of the normals: NumPy's or torch's."""
 
 MANY_CLASSES = 7
 """From so many classes on it is cheaper to draw z1 and z2 than to factorise a covariance at every voxel."""
 
 
-def cached_voxels(device: torch.device, voxels: int) -> int:
-    """Choose how many voxels to process at once: on a CPU as many as fit in its cache."""
-    return min(voxels, 2**16) if device.type == "cpu" else voxels
-
-
-def stretch(contrast: Tensor, variance: Tensor) -> Tensor:
+def stretch(contrast: Array, variance: Array) -> Array:
     """Compute the factor of a contrast >= 0 that makes up for its noise: E[sigma(t)] is again sigma(contrast).
 
     Noise draws a probability towards 1/2. About 1/2 sqrt(1 + pi v / 8) m makes up for that (MacKay 1992, Neural
@@ -41,7 +42,7 @@ def stretch(contrast: Tensor, variance: Tensor) -> Tensor:
     probability is right to 0.005 for v <= 9, to 0.009 for v <= 16 and to 0.017 for v <= 100; for v <= 4 to 4 % of
     itself where it is small.
     """
-    root = (1 + math.pi / 8 * variance).sqrt()
+    root = (1 + math.pi / 8 * variance) ** 0.5
     ratio = math.pi / 4 * contrast / (root + 1)  # of what the first adds to what the second does
     return 1 + (root - 1) * (1 + ratio**3) ** (-1 / 3)
 
@@ -50,40 +51,40 @@ class Loading(ABC):
     """L_n in R^(C x R) at every voxel n, stored in the cheapest form, from which some results are cheaper as well."""
 
     @abstractmethod
-    def dense(self) -> Tensor:
+    def dense(self) -> Array:
         """Compute the loading itself, (B, C, R, *S)."""
 
     @property
     def rank(self) -> int:
         """R, the number of columns."""
-        return self.dense().shape[2]
+        return int(self.dense().shape[2])
 
-    def gram(self) -> Tensor:
+    def gram(self) -> Array:
         """Compute L_n L_n^T, (B, C, C, *S)."""
         dense = self.dense()
-        return torch.einsum("bcr...,bdr...->bcd...", dense, dense)
+        return namespace(dense).einsum("bcr...,bdr...->bcd...", dense, dense)
 
-    def contrast_variance(self, one: int = 1, other: int = 0) -> Tensor:
+    def contrast_variance(self, one: int = 1, other: int = 0) -> Array:
         """Compute |L_1 - L_0|^2, (B, *S): the loading's part of the variance of eta_1 - eta_0, or of two others."""
-        return self.contrast_rows(one, other).square().sum(dim=1)
+        return (self.contrast_rows(one, other) ** 2).sum(1)
 
-    def contrast_rows(self, one: int = 1, other: int = 0) -> Tensor:
+    def contrast_rows(self, one: int = 1, other: int = 0) -> Array:
         """Compute L_1 - L_0, (B, R, *S): the loading of eta_1 - eta_0, or of two others."""
         dense = self.dense()
         return dense[:, one] - dense[:, other]
 
-    def apply(self, z: Tensor) -> Tensor:
+    def apply(self, z: Array) -> Array:
         """Compute L_n z_n: z (k, B, R, *S), with axes of length one where voxels share a draw -> (k, B, C, *S)."""
-        return torch.einsum("bcr...,kbr...->kbc...", self.dense(), z)
+        return namespace(z).einsum("bcr...,kbr...->kbc...", self.dense(), z)
 
 
 @dataclass
 class DenseLoading(Loading):
     """The low-rank model's predicted P(x) (Eq. 3). values: (B, C, R, *S)."""
 
-    values: Tensor
+    values: Array
 
-    def dense(self) -> Tensor:
+    def dense(self) -> Array:
         return self.values
 
 
@@ -99,65 +100,59 @@ class BasisLoading(Loading):
         soft: `choice` is not one-hot; a cell's basis is the sum of the bases, weighted by it.
     """
 
-    bases: Tensor
-    scales: Tensor
-    choice: Tensor | None = None
-    weights: Tensor | None = None
+    bases: Array
+    scales: Array
+    choice: Array | None = None
+    weights: Array | None = None
     soft: bool = False
 
     @property
     def rank(self) -> int:
-        return self.scales.shape[1]
+        return int(self.scales.shape[1])
 
-    def dense(self) -> Tensor:
+    def dense(self) -> Array:
         if self.choice is None:
             return self.bases[:, :, :, None, None, None] * self.scales[:, None]
-        basis = torch.einsum("mcr,bm...->bcr...", self.bases, self.choice)
+        basis = namespace(self.bases).einsum("mcr,bm...->bcr...", self.bases, self.choice)
         return spread_cells(basis, tuple(self.scales.shape[2:])) * self.scales[:, None]
 
-    def gram(self) -> Tensor:
+    def gram(self) -> Array:
         if self.soft:
             return DenseLoading(self.dense()).gram()
-        products = torch.einsum("mcr,mdr->mcdr", self.bases, self.bases)
-        flat = self._contract(products.flatten(1, 2), self.scales.square()[None])[0]
-        gram: Tensor = flat.unflatten(1, products.shape[1:3])
-        return gram
+        products = self.bases[:, :, None] * self.bases[:, None]
+        bases, classes, _, rank = products.shape
+        flat = self._contract(products.reshape(bases, -1, rank), self.scales[None] ** 2)[0]
+        return flat.reshape(len(flat), classes, classes, *flat.shape[2:])
 
-    def contrast_variance(self, one: int = 1, other: int = 0) -> Tensor:
+    def contrast_variance(self, one: int = 1, other: int = 0) -> Array:
         if self.soft:
             return DenseLoading(self.dense()).contrast_variance(one, other)
-        weights = (self.bases[:, one] - self.bases[:, other]).square()
-        shape = self.scales.shape[2:]
-        size = cached_voxels(self.scales.device, shape.numel())
-        scales = self.scales.flatten(2).split(size, dim=2)
-        if self.choice is None:
-            pieces = [(weights @ a.square())[:, 0] for a in scales]
-        else:
-            choices = spread_cells(self.choice, tuple(shape)).flatten(2).split(size, dim=2)
-            pieces = [((weights @ a.square()) * c).sum(dim=1) for a, c in zip(scales, choices, strict=True)]
-        variance: Tensor = torch.cat(pieces, dim=1).unflatten(1, shape)
-        return variance
+        if self.soft:
+            return DenseLoading(self.dense()).contrast_variance(one, other)
+        weights = (self.bases[:, one : one + 1] - self.bases[:, other : other + 1]) ** 2
+        return self._contract(weights, self.scales[None] ** 2)[0, :, 0]
 
-    def contrast_rows(self, one: int = 1, other: int = 0) -> Tensor:
+    def contrast_rows(self, one: int = 1, other: int = 0) -> Array:
         rows = self.bases[:, one] - self.bases[:, other]
         if self.choice is None:
             return rows[:, :, None, None, None] * self.scales
-        chosen = torch.einsum("mr,bm...->br...", rows, self.choice)
+        chosen = namespace(rows).einsum("mr,bm...->br...", rows, self.choice)
         return spread_cells(chosen, tuple(self.scales.shape[2:])) * self.scales
 
-    def apply(self, z: Tensor) -> Tensor:
+    def apply(self, z: Array) -> Array:
         return self._contract(self.bases, self.scales * z)
 
-    def _contract(self, weights: Tensor, values: Tensor) -> Tensor:
+    def _contract(self, weights: Array, values: Array) -> Array:
         """Sum w[m, q, r] v[r, n] over r with n's own m: weights (M, Q, R), values (k, B, R, *S) -> (k, B, Q, *S).
 
         One small matrix product with all bases, then a choice among M results, is cheaper than a product per cell.
         """
-        every = torch.einsum("mqr,kbr...->kbmq...", weights, values)
+        flat = weights.reshape(-1, weights.shape[2]) @ values.reshape(*values.shape[:3], -1)
+        every = flat.reshape(*values.shape[:2], *weights.shape[:2], *values.shape[3:])
         if self.choice is None:
             return every[:, :, 0]
         spread = spread_cells(self.choice, tuple(values.shape[3:]))
-        return (every * spread[None, :, :, None]).sum(dim=2)
+        return (every * spread[None, :, :, None]).sum(2)
 
 
 @dataclass
@@ -179,14 +174,14 @@ class LogitGaussian:
         ValueError: The scope is `local`, and there are no lengths.
     """
 
-    mean: Tensor
-    log_variance: Tensor | None = None
+    mean: Array
+    log_variance: Array | None = None
     loading: Loading | None = None
     scope: Scope = Scope.VOXEL
     partitions: int | tuple[int, ...] = 1
     lengths: Lengths | None = None
     shared_fraction: float = 0.0
-    unstretched: Tensor | None = None
+    unstretched: Array | None = None
 
     def __post_init__(self) -> None:
         if self.scope is Scope.LOCAL and self.lengths is None:
@@ -194,17 +189,18 @@ class LogitGaussian:
 
     @property
     def num_classes(self) -> int:
-        return self.mean.shape[1]
+        return int(self.mean.shape[1])
 
     @property
     def is_deterministic(self) -> bool:
         return self.log_variance is None and self.loading is None
 
-    def variance(self) -> Tensor:
+    def variance(self) -> Array:
         """Compute d, the variance of the diagonal part, (B, C, *S)."""
-        return torch.zeros_like(self.mean) if self.log_variance is None else self.log_variance.exp()
+        xp = namespace(self.mean)
+        return xp.zeros_like(self.mean) if self.log_variance is None else xp.exp(self.log_variance)
 
-    def contrast(self) -> tuple[Tensor, Tensor]:
+    def contrast(self) -> tuple[Array, Array]:
         """Compute mean m and variance s^2 of eta_1 - eta_0, each (B, *S): all that a two-class softmax depends on.
 
         Raises:
@@ -213,12 +209,12 @@ class LogitGaussian:
         if self.num_classes != 2:
             raise ValueError(f"the contrast is defined for two classes, this model has {self.num_classes}")
         mean = self.mean[:, 1] - self.mean[:, 0]
-        variance = torch.zeros_like(mean) if self.log_variance is None else self.log_variance.exp().sum(dim=1)
+        variance = self.variance().sum(1)
         if self.loading is not None:
             variance = variance + self.loading.contrast_variance()
         return mean, variance
 
-    def contrast_factors(self) -> Tensor:
+    def contrast_factors(self) -> Array:
         """Compute u (B, R + 2, *S) with eta_1 - eta_0 = m + u . z, z = (z2, z1 of both logits); u . u = s^2.
 
         With the scope `local` the covariance of the contrast between two voxels is k(n, m) u_n . u_m. Otherwise its
@@ -230,8 +226,9 @@ class LogitGaussian:
         """
         if self.num_classes != 2:
             raise ValueError(f"the contrast is defined for two classes, this model has {self.num_classes}")
-        own = self.variance().sqrt() * self.mean.new_tensor((-1.0, 1.0))[:, None, None, None]
-        return own if self.loading is None else torch.cat((self.loading.contrast_rows(), own), dim=1)
+        deviation = self.variance() ** 0.5
+        own = namespace(deviation).stack((-deviation[:, 0], deviation[:, 1]), 1)
+        return own if self.loading is None else namespace(own).concatenate((self.loading.contrast_rows(), own), 1)
 
     def stretched(self) -> LogitGaussian:
         """Stretch the mean, so that each voxel keeps the probability that its mean logits alone have.
@@ -242,38 +239,41 @@ class LogitGaussian:
         """
         if self.num_classes == 2:
             contrast, variance = self.contrast()
-            return replace(self, mean=self.mean * stretch(contrast.abs(), variance)[:, None])
-        diagonal, probability = self.variance(), self.mean.softmax(dim=1)
-        means = [torch.zeros_like(each) for each in self.mean.unbind(dim=1)]
+            return replace(self, mean=self.mean * stretch(abs(contrast), variance)[:, None])
+        diagonal, probability, xp = self.variance(), softmax(self.mean, 1), namespace(self.mean)
+        means = [xp.zeros_like(self.mean[:, each]) for each in range(self.num_classes)]
         for one, other in itertools.combinations(range(self.num_classes), 2):
             difference = self.mean[:, one] - self.mean[:, other]
             variance = diagonal[:, one] + diagonal[:, other]
             if self.loading is not None:
                 variance = variance + self.loading.contrast_variance(one, other)
-            moved = difference * stretch(difference.abs(), variance)
+            moved = difference * stretch(abs(difference), variance)
             means[one] = means[one] + probability[:, other] * moved
             means[other] = means[other] - probability[:, one] * moved
-        return replace(self, mean=torch.stack(means, dim=1), unstretched=self.mean)
+        return replace(self, mean=xp.stack(means, 1), unstretched=self.mean)
 
-    def marginal_covariance(self) -> Tensor:
+    def marginal_covariance(self) -> Array:
         """Compute Sigma_n = L_n L_n^T + diag(d_n) at every voxel, (B, C, C, *S)."""
-        covariance = torch.diag_embed(self.variance().movedim(1, -1)).movedim((-2, -1), (1, 2))
+        xp = namespace(self.mean)
+        identity = xp.diag(xp.ones_like(self.mean[0, :, 0, 0, 0]))  # on the device, to which a copy would have to wait
+        covariance = identity[:, :, None, None, None] * self.variance()[:, None]
         return covariance if self.loading is None else covariance + self.loading.gram()
 
-    def rsample(self, k: int, generator: torch.Generator | None = None) -> Tensor:
+    def rsample(self, k: int, generator: Generator | None = None) -> Array:
         """Draw k samples of the logits, (k, B, C, *S), differentiable in all parameters (Eq. 14 with sqrt(d) for D).
 
         z1 is drawn per voxel and class; z2 once per voxel, cell or tile as `scope` says. With `local` both are smooth.
         """
         return self._sampler(generator)(k)
 
-    def _sampler(self, generator: torch.Generator | None) -> Callable[[int], Tensor]:
+    def _sampler(self, generator: Generator | None) -> Callable[[int], Array]:
         """Make the function k -> `rsample`."""
         noise = _Noise(self, generator)
-        deviation = None if self.log_variance is None else (0.5 * self.log_variance).exp()
+        xp = namespace(self.mean)
+        deviation = None if self.log_variance is None else xp.exp(0.5 * self.log_variance)
 
-        def logits(k: int) -> Tensor:
-            eta = self.mean.expand(k, *self.mean.shape)
+        def logits(k: int) -> Array:
+            eta = xp.broadcast_to(self.mean, (k, *self.mean.shape))
             if deviation is not None:
                 eta = eta + deviation * noise.field((k, *self.mean.shape))
             if self.loading is not None:
@@ -282,7 +282,7 @@ class LogitGaussian:
 
         return logits
 
-    def sampler_at(self, mask: Tensor, generator: torch.Generator | None = None) -> Callable[[], Tensor]:
+    def sampler_at(self, mask: Array, generator: Generator | None = None) -> Callable[[], Array]:
         """Make a function that draws one sample of the logits at N voxels of a single tile, (C, N).
 
         Noise is drawn for the whole tile, so that the voxels share what they share in `rsample`.
@@ -293,7 +293,7 @@ class LogitGaussian:
         """
         noise, at = _Noise(self, generator), mask.flatten().nonzero()[:, 0]
 
-        def there(values: Tensor) -> Tensor:
+        def there(values: Array) -> Array:
             """Take (..., *S) at the voxels, (..., N); what they share, (..., 1), stays."""
             flat = values.flatten(-3)
             return flat if flat.shape[-1] == 1 else flat.index_select(-1, at)
@@ -302,7 +302,7 @@ class LogitGaussian:
         deviation = None if self.log_variance is None else (0.5 * there(self.log_variance[0])).exp()
         rows = () if self.loading is None else there(self.loading.dense()[0]).transpose(0, 1).contiguous()
 
-        def draw() -> Tensor:
+        def draw() -> Array:
             eta = mean.clone()
             if deviation is not None:
                 eta.addcmul_(deviation, there(noise.field(tuple(self.mean.shape))[0]))
@@ -313,7 +313,7 @@ class LogitGaussian:
 
         return draw
 
-    def softmax_sampler(self, generator: torch.Generator | None = None) -> Callable[[int], Tensor]:
+    def softmax_sampler(self, generator: Generator | None = None) -> Callable[[int], Array]:
         """Make the cheapest function k -> logits (k, B, C, *S) whose softmax is distributed as that of `rsample`.
 
         Noise that is independent between voxels is drawn from each voxel's C x C marginal, with C normals per voxel, or
@@ -324,28 +324,44 @@ class LogitGaussian:
         drawn = self.loading is None or self.num_classes >= MANY_CLASSES
         if shared or (drawn and self.num_classes != 2):
             return self._sampler(generator)
-        normal = _Noise(self, generator).normal
+        normal, xp = _Noise(self, generator).normal, namespace(self.mean)
         if self.num_classes == 2:
             mean, variance = self.contrast()
-            deviation = variance.sqrt()
+            deviation = variance**0.5
 
-            def contrast_logits(k: int) -> Tensor:
+            def contrast_logits(k: int) -> Array:
                 delta = mean + deviation * normal((k, *mean.shape))
-                return torch.stack((torch.zeros_like(delta), delta), dim=2)
+                return xp.stack((xp.zeros_like(delta), delta), 2)
 
             return contrast_logits
-        covariance = self.marginal_covariance().movedim((1, 2), (-2, -1))
-        # fp32 would lose a small d beside a large loading, and with it the factor.
-        size = covariance.detach().diagonal(dim1=-2, dim2=-1).mean(dim=-1, keepdim=True)
-        covariance = covariance + torch.diag_embed(1e-6 * size.expand(*size.shape[:-1], self.num_classes))
-        factor, failed = torch.linalg.cholesky_ex(covariance)
-        # NaN, as after an overflow in half precision, stays NaN, so that callers can see it.
-        factor = factor.masked_fill((failed > 0)[..., None, None], torch.nan).movedim((-2, -1), (1, 2))
+        rows = _cholesky(self.marginal_covariance())
 
-        def marginal_logits(k: int) -> Tensor:
-            return self.mean + torch.einsum("bcd...,kbd...->kbc...", factor, normal((k, *self.mean.shape)))
+        def marginal_logits(k: int) -> Array:
+            z = normal((k, *self.mean.shape))
+            noise = [sum(factor * z[:, :, c] for c, factor in enumerate(row)) for row in rows]
+            return self.mean + xp.stack(noise, 2)
 
         return marginal_logits
+
+
+def _cholesky(covariance: Array) -> list[list[Array]]:
+    """Compute the lower triangle of the Cholesky factor at every voxel; NaN, as after an overflow, where there is none.
+
+    Args:
+        covariance: (B, C, C, *S).
+    """
+    classes = covariance.shape[1]
+    # fp32 would lose a small d beside a large loading, and with it the factor.
+    ridge = 1e-6 / classes * sum(covariance[:, c, c] for c in range(classes))
+    rows: list[list[Array]] = []
+    for row in range(classes):
+        rows.append([])
+        for column in range(row + 1):
+            left = covariance[:, row, column] + (ridge if row == column else 0)
+            for one, other in zip(rows[row], rows[column], strict=False):
+                left = left - one * other
+            rows[row].append(left**0.5 if row == column else left / rows[column][column])
+    return rows
 
 
 @dataclass
@@ -353,15 +369,21 @@ class _Noise:
     """Normals for z1 and z2 of a tile."""
 
     gaussian: LogitGaussian
-    generator: torch.Generator | None
+    generator: Generator | None
 
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Draw independent ones on the generator's device, so that a seed gives the same result on every device."""
+    def normal(self, shape: tuple[int, ...]) -> Array:
+        """Draw independent ones on the generator's device, so that a seed gives the same result on every device.
+
+        NumPy's arrays need a generator.
+        """
         mean, generator = self.gaussian.mean, self.generator
+        if isinstance(generator, np.random.Generator):
+            return like(generator.standard_normal(shape, dtype=np.float32), mean)
         device = mean.device if generator is None else generator.device
-        return torch.randn(shape, generator=generator, device=device, dtype=mean.dtype).to(mean.device)
+        drawn = namespace(mean).randn(shape, generator=generator, device=device, dtype=mean.dtype)
+        return drawn.to(mean.device)
 
-    def field(self, shape: tuple[int, ...]) -> Tensor:
+    def field(self, shape: tuple[int, ...]) -> Array:
         """Draw normals; with the scope `local` smooth ones, and a part that all voxels share.
 
         If they share all of it, the three last axes have length one.
@@ -376,7 +398,7 @@ class _Noise:
             return field
         return math.sqrt(1 - shared) * field + math.sqrt(shared) * self.normal((*shape[:-3], 1, 1, 1))
 
-    def latent(self, k: int) -> Tensor:
+    def latent(self, k: int) -> Array:
         """Draw z2 (k, B, R, *S), with axes of length one where the whole tile shares a draw."""
         gaussian = self.gaussian
         assert gaussian.loading is not None
