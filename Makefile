@@ -51,7 +51,7 @@ $(VENV)/.demo: EXTRA :=
 $(VENV)/.test: EXTRA := [test]
 $(VENV)/.lint: EXTRA := [lint]
 $(VENV)/.%: pyproject.toml | $(BIN)/python
-	@echo "Installing PyTorch, nnU-Net and what else pyproject.toml names into $(VENV): a few minutes the first time."
+	@echo "Installing what pyproject.toml names into $(VENV): a minute the first time, some for all that the tests need."
 	@set -o pipefail; $(PIP) --editable '.$(EXTRA)' | { grep --line-buffered -oE '$(PIP_NEWS)' || true; }
 	@echo "Installed."
 	@touch $@

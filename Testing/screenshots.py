@@ -144,11 +144,10 @@ def ask(desktop, take) -> None:
         return qt.QMessageBox.Cancel
 
     # What a Slicer lacks that has none of the packages yet.
-    lacking = [f"{name}{version}" for name, version in requirements("", "-export").items()]
-    lacking = [installation.TORCH, *(need for need in lacking if Requirement(need).name not in SLICERS_PACKAGES)]
-    extra = [f"{name}{version}" for name, version in requirements("-openvino").items()]
+    lacking = [f"{name}{version}" for name, version in requirements("-export", "", "-openvino").items()]
+    lacking = [need for need in lacking if Requirement(need).name not in SLICERS_PACKAGES]
     with (
-        patch.object(installation, "missingPackages", lambda _=(), openvino=False: [*lacking, *extra * openvino]),
+        patch.object(installation, "missingPackages", lambda *_: lacking),
         patch.object(installation, "_pytorchExtension", lambda: None),
         patch.object(ctk.ctkMessageBox, "exec_", show),
     ):

@@ -14,7 +14,7 @@ Device = Annotated[
 ]
 Engine = Annotated[
     Literal["auto", "torch", "openvino"],
-    typer.Option(help="What runs the network: auto (on a CPU OpenVINO, if it is installed), torch or openvino."),
+    typer.Option(help="What runs the network: auto (on a CPU OpenVINO), torch or openvino."),
 ]
 Scene = Annotated[bool, typer.Option("--scene/--no-scene", help="Write scene.mrb, the results as a Slicer scene.")]
 RegionOptions = Annotated[

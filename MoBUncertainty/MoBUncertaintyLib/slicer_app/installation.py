@@ -1,8 +1,9 @@
 """The Python packages that the worker needs: named at Apply or Export, and installed if the user agrees.
 
-PyTorch comes through the PyTorch extension, which knows the build for the graphics card, and all else by pip, which is
-told to leave PyTorch and Slicer's own packages as they are. PyTorch is never loaded here: on some platforms it crashes
-a running Slicer.
+OpenVINO runs models that have a graph. PyTorch is asked for only where something needs it, with the reason. It comes
+through the PyTorch extension, which knows the build for the graphics card, and all else by pip, which is told to leave
+PyTorch and Slicer's own packages as they are. PyTorch is never loaded here: on some platforms it crashes a running
+Slicer.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled, InstallationError
 from MoBUncertaintyLib.base.resources import RESOURCES
+from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.output.formats import DICOM
 
 OLDEST_SLICER = (5, 12)
 TORCH = "torch>=2.10"
 OPENVINO = "requirements-openvino.txt"
 RETRIES = "PIP_RETRIES"  # pip's own variable
-DECLINED_KEY = "MoBUncertainty/OpenVINODeclined"
+ON_PYTORCH = {"torch", "cuda", "mps"}
 PINNED = ["numpy", "scipy", "SimpleITK", "torch", "torchvision"]
 """Packages of Slicer and of PyTorch, which pip leaves as they are."""
 
@@ -41,6 +43,7 @@ def ensureReady(
     requester: str,
     formats: Collection[str] = (),
     onInstall: Callable[[], None] = lambda: None,
+    why: str = "",
     engine: str | None = "auto",
 ) -> None:
     """Ask once, then install what is missing. Do nothing while Slicer is testing.
@@ -49,9 +52,9 @@ def ensureReady(
         requester: The module's title, for the dialogs.
         formats: The formats to be exported (`review_export.Format`); empty: a CT is to be segmented.
         onInstall: Called when the user has agreed.
-        engine: What is to run the network, as in `PredictionSettings`. OpenVINO is required if it is asked for; with
-            `auto` it is installed with the other packages if they are, and may fail, and offered later if it is
-            missing. None: another computer segments, and nothing is needed here.
+        why: Why PyTorch and nnU-Net are needed for that, in a sentence; empty: they are not.
+        engine: What is to run the network, as in `PredictionSettings`. None: another computer segments, and nothing is
+            needed here.
 
     Raises:
         Cancelled: The user does not want it; nothing was installed.
@@ -61,17 +64,13 @@ def ensureReady(
     _checkSlicer(requester)
     if engine is None:
         return
-    openvino = engine == "openvino" and not formats
-    missing = missingPackages(formats, openvino)
-    if slicer.app.testingEnabled():
-        return
-    offered = _missing(OPENVINO) if engine == "auto" and not formats else []
-    if not missing:
-        if offered:
-            _offerOpenVino(requester, offered, onInstall)
+    missing = missingPackages(formats, engine, bool(why))
+    if not missing or slicer.app.testingEnabled():
         return
     pytorch = _pytorchExtension() if TORCH in missing else None
-    question = (_exportQuestion if formats else _applyQuestion)(requester, [*missing, *offered])
+    # With PyTorch, it is only faster.
+    offered = _missing(OPENVINO) if why and engine == "auto" and not formats else []
+    question = _exportQuestion(requester, missing) if formats else _applyQuestion(requester, [*missing, *offered], why)
     if not slicer.util.confirmOkCancelDisplay(question, windowTitle=requester):
         raise Cancelled(
             _("Nothing was installed, so nothing was written; try again to be asked again, or choose other files.")
@@ -86,31 +85,25 @@ def ensureReady(
         kind = ShownError  # pip_install has a box for it
         _install(requester, [requirement for requirement in missing if requirement != TORCH])
     except CalledProcessError as error:
-        raise kind(_failure(missingPackages(formats, openvino) or missing)) from error
-    if missing := missingPackages(formats, openvino):
+        raise kind(_failure(missingPackages(formats, engine, bool(why)) or missing)) from error
+    if missing := missingPackages(formats, engine, bool(why)):
         raise InstallationError(_failure(missing))
     with suppress(CalledProcessError):  # PyTorch computes then
         _install(requester, offered)
 
 
-def _offerOpenVino(requester: str, missing: list[str], onInstall: Callable[[], None]) -> None:
-    """Offer OpenVINO where only that is missing, once in each run of Slicer, until the user declines."""
-    if requester in _offered or slicer.app.userSettings().value(DECLINED_KEY):
-        return
-    _offered.add(requester)
-    question = _(
-        "OpenVINO is missing; without a graphics card it segments faster than PyTorch:\n\n{packages}\n\n"
-        "Download and install it into Slicer? If you choose No, PyTorch is used, and you will not be asked again."
-    )
-    if not slicer.util.confirmYesNoDisplay(question.format(packages=_list(missing)), windowTitle=requester):
-        slicer.app.userSettings().setValue(DECLINED_KEY, "yes")
-        return
-    onInstall()
-    with suppress(CalledProcessError):  # PyTorch computes then
-        _install(requester, missing)
+def whyPyTorch(parameters, model: ListedModel | None) -> str:
+    """Say in a sentence why PyTorch is needed to segment with a model; "": it is not.
 
-
-_offered: set[str] = set()  # who has offered OpenVINO in this run of Slicer
+    Args:
+        parameters: The panel's.
+        model: The one that is chosen.
+    """
+    choice = next((each for each in (parameters.engine, parameters.device) if each.value in ON_PYTORCH), None)
+    if choice:
+        return _("PyTorch and nnU-Net are needed for {choice}, chosen under Advanced.").format(choice=choice.label())
+    text = _("PyTorch and nnU-Net are needed for {model}, which has no graph of its network, as exported models have.")
+    return text.format(model=model.name) if model and not model.is_light else ""
 
 
 def _install(requester: str, requirements: list[str]) -> None:
@@ -143,23 +136,26 @@ def _pin(name: str) -> str:
         return ""
 
 
-def missingPackages(formats: Collection[str] = (), openvino: bool = False) -> list[str]:
+def missingPackages(formats: Collection[str] = (), engine: str = "auto", pytorch: bool = False) -> list[str]:
     """List the requirements that Slicer's Python does not meet, PyTorch first.
 
     An export has its own, so that a review can be exported where nothing is segmented. Apply installs them too, except
     those for DICOM, which replace Slicer's own. What an installed package lacks in turn is not looked for.
 
     Args:
-        formats: As for `ensureReady`.
-        openvino: OpenVINO too.
+        formats, engine: As for `ensureReady`.
+        pytorch: Whether PyTorch and nnU-Net are needed.
     """
     names = ["requirements-export.txt"]
-    if not formats:
-        names.append("requirements.txt")
-    elif DICOM.keys() & set(formats):
-        names.append("requirements-dicom.txt")
-    missing = _missing(*names) + (_missing(OPENVINO) if openvino else [])
-    return missing if formats or slicer.packaging.pip_check(TORCH) else [TORCH, *missing]
+    if formats:
+        return _missing(*names, *(["requirements-dicom.txt"] if DICOM.keys() & set(formats) else []))
+    names.append("requirements.txt")
+    if engine == "openvino" or not pytorch:
+        names.append(OPENVINO)
+    if not pytorch:
+        return _missing(*names)
+    missing = _missing(*names, "requirements-pytorch.txt")
+    return missing if slicer.packaging.pip_check(TORCH) else [TORCH, *missing]
 
 
 def _missing(*names: str) -> list[str]:
@@ -191,14 +187,16 @@ def _pytorchExtension():
     return PyTorchUtilsLogic()
 
 
-def _applyQuestion(requester: str, missing: list[str]) -> str:
-    long = _("up to 3 GB with PyTorch, which takes several minutes")
-    effort = long if TORCH in missing else _("which takes a minute or two")
+def _applyQuestion(requester: str, missing: list[str], why: str) -> str:
+    long, short = (
+        _("up to 3 GB with PyTorch, which takes several minutes"),
+        _("about 90 MB, which takes a minute or two"),
+    )
     return _(
         "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
-        "They and their dependencies are downloaded and installed into Slicer, {effort}.\n"
+        "They and their dependencies are downloaded and installed into Slicer, {effort}. {why}\n"
         "None of your data leaves this computer. Install them?"
-    ).format(requester=requester, packages=_list(missing), effort=effort)
+    ).format(requester=requester, packages=_list(missing), effort=long if TORCH in missing else short, why=why)
 
 
 def _exportQuestion(requester: str, missing: list[str]) -> str:
@@ -211,9 +209,7 @@ def _exportQuestion(requester: str, missing: list[str]) -> str:
 
 
 def _list(missing: list[str]) -> str:
-    # Not required by the others, so its size is said.
-    notes = {"openvino": _(" (59 MB; faster where there is no graphics card)")}
-    return "\n".join(f"    {requirement}{notes.get(requirement.partition('>')[0], '')}" for requirement in missing)
+    return "\n".join(f"    {requirement}" for requirement in missing)
 
 
 def _failure(missing: list[str]) -> str:

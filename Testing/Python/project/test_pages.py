@@ -127,7 +127,8 @@ def test_review_and_signature_as_shown(tmp_path: Path, monkeypatch: pytest.Monke
     assert "A. Reader" in run(verify).stdout
 
 
-def test_model_commands_as_shown(reader: Path) -> None:
+def test_model_commands_as_shown(reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOB_UNCERTAINTY_ENGINE")  # without OpenVINO there is no graph
     inspect, export_model = shell_commands(section(COMMAND_LINE, "Models"))
     assert "PhantomPancreas" in run(inspect).stdout
     run(export_model.replace("TRAINING_FOLDER", "raw").replace("MODEL", "model"))
@@ -248,5 +249,5 @@ def test_places_of_the_privacy_page_are_the_codes_own() -> None:
 def test_packages_that_can_be_removed_are_this_modules_and_not_slicers() -> None:
     (listed,) = re.findall(r'pip_uninstall\("([^"]+)"\)', PRIVACY)
     packages = {canonicalize_name(name) for name in listed.split()}
-    assert packages <= requirements("", "-export", "-openvino").keys()
+    assert packages <= requirements("", "-export", "-openvino", "-pytorch").keys()
     assert packages & SLICERS_PACKAGES == set()

@@ -72,8 +72,9 @@ def test_no_test_imports_another() -> None:
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-OPTIONAL = {"engines.py": ["openvino"]}
-"""The extra that brings what only one file imports."""
+ON_PYTORCH = ("network", "commands.py", "devices.py", "draws.py", "folder.py", "moments.py", "partitions.py")
+OPTIONAL = {key: ["gpu"] for key in (*ON_PYTORCH, "resampling.py", "torch_engine.py", "weights.py")}
+"""What imports PyTorch or nnU-Net; where others import it in turn, only in functions."""
 
 
 def declared(*extras: str) -> list[Requirement]:
@@ -97,14 +98,14 @@ def third_party(path: Path) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize(
     ("extras", "folder"),
-    [((), CORE), (("training",), TRAINING), (tuple(EXTRAS), ROOT / "Testing")],
+    [((), CORE), (("training", "gpu"), TRAINING), (tuple(EXTRAS), ROOT / "Testing")],
     ids=["core", "training", "tests"],
 )
 def test_what_the_code_imports_is_declared(extras: tuple[str, ...], folder: Path) -> None:
     """What only comes with another package may go with its next version."""
     for path in sorted(folder.glob("**/*.py")):
         if "slicer_app" not in path.relative_to(folder).parts:  # what runs inside Slicer has what Slicer has
-            wanted = declared(*extras, *OPTIONAL.get(path.name, ()))
+            wanted = declared(*extras, *OPTIONAL.get(path.name, OPTIONAL.get(path.parent.name, ())))
             known = {canonicalize_name(requirement.name) for requirement in wanted} | {"mob-uncertainty"}
             missing = {module for module, origins in third_party(path).items() if not origins & known}
             assert not missing, name(path)

@@ -52,8 +52,8 @@ def install(tmp_path: Path) -> Install:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
 
     def run(*lines: str) -> dict:
-        for kind, text in (("", "\n".join(lines)), ("-export", ""), ("-dicom", ""), ("-openvino", "")):
-            (wanted / f"requirements{kind}.txt").write_text(text)
+        for kind in ("", "-export", "-dicom", "-openvino", "-pytorch"):
+            (wanted / f"requirements{kind}.txt").write_text("" if kind else "\n".join(lines))
         pip = [sys.executable, "-m", "pip", "--python", program, "--disable-pip-version-check"]
         folder = Path(os.environ["SLICER_SOURCE"]) / "Base" / "Python" / "slicer"
         path = os.pathsep.join(map(str, (library, MODULE_FOLDER)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 from subprocess import CalledProcessError
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.own_process
 TITLE = "MoB Uncertainty"
 TORCH, NNUNET, OPENVINO = "torch>=2.10", "nnunetv2>=2.8", "openvino>=2025.3"
 SAFETENSORS, JINJA, HIGHDICOM = "safetensors>=0.4", "jinja2>=3.1.6", "highdicom>=0.28"
-EXTENSION, PIP = "PyTorch extension", "pip"
+EXTENSION, PIP, WHY = "PyTorch extension", "pip", "The model has no graph."
 
 
 @pytest.fixture
@@ -40,8 +41,6 @@ def installation(desktop):
     """The room under test."""
     from MoBUncertaintyLib.slicer_app import installation as room
 
-    room._offered.clear()  # as in a Slicer that was just started
-    slicer.app.userSettings().remove(room.DECLINED_KEY)
     return room
 
 
@@ -109,77 +108,68 @@ def machine(installation, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("missing", "extension", "formats", "engine", "done"),
+    ("missing", "why", "extension", "formats", "engine", "done"),
     [
-        ((), True, (), "auto", []),
-        ((TORCH, NNUNET, SAFETENSORS), True, (), "auto", [(EXTENSION, TORCH), (PIP, NNUNET), (PIP, SAFETENSORS)]),
-        ((NNUNET, OPENVINO), True, (), "auto", [(PIP, NNUNET), (PIP, OPENVINO)]),
-        ((NNUNET, OPENVINO), True, (), "torch", [(PIP, NNUNET)]),
-        ((OPENVINO,), True, (), "torch", []),
-        ((OPENVINO,), True, (), "openvino", [(PIP, OPENVINO)]),
-        ((OPENVINO,), True, ("report",), "openvino", []),
-        ((OPENVINO,), True, ("report",), "auto", []),
-        ((NNUNET,), False, (), "auto", [(PIP, NNUNET)]),
-        ((HIGHDICOM,), True, (), "auto", []),
-        ((HIGHDICOM,), True, ("report", "segmentation"), "auto", []),  # Slicer's own does
-        ((HIGHDICOM,), True, ("parametric_map",), "auto", [(PIP, HIGHDICOM)]),
-        ((TORCH, NNUNET, JINJA), False, ("report",), "auto", [(PIP, JINJA)]),
+        ((), "", True, (), "auto", []),
+        ((TORCH, NNUNET, OPENVINO), "", False, (), "auto", [(PIP, OPENVINO)]),
+        ((TORCH, NNUNET, SAFETENSORS), "", False, (), "auto", [(PIP, SAFETENSORS)]),
+        ((TORCH, NNUNET, SAFETENSORS), WHY, True, (), "auto", [(EXTENSION, TORCH), (PIP, SAFETENSORS), (PIP, NNUNET)]),
+        ((NNUNET, OPENVINO), WHY, True, (), "auto", [(PIP, NNUNET), (PIP, OPENVINO)]),
+        ((NNUNET, OPENVINO), WHY, True, (), "torch", [(PIP, NNUNET)]),
+        ((OPENVINO,), WHY, True, (), "torch", []),
+        ((OPENVINO,), WHY, True, (), "openvino", [(PIP, OPENVINO)]),
+        ((OPENVINO,), "", True, ("report",), "openvino", []),
+        ((OPENVINO,), "", True, ("report",), "auto", []),
+        ((NNUNET,), WHY, False, (), "auto", [(PIP, NNUNET)]),
+        ((HIGHDICOM,), "", True, (), "auto", []),
+        ((HIGHDICOM,), "", True, ("report", "segmentation"), "auto", []),  # Slicer's own does
+        ((HIGHDICOM,), "", True, ("parametric_map",), "auto", [(PIP, HIGHDICOM)]),
+        ((TORCH, NNUNET, JINJA), "", False, ("report",), "auto", [(PIP, JINJA)]),
     ],
 )
 def test_what_is_needed_is_named_once_and_then_installed(
-    desktop, installation, machine, missing, extension, formats, engine, done
+    desktop, installation, machine, missing, why, extension, formats, engine, done
 ):
     here, environment = machine(*missing, extension=extension), dict(os.environ)
     if done:
         desktop.answer("Ok")
-    installation.ensureReady(TITLE, formats, engine=engine)
+    installation.ensureReady(TITLE, formats, why=why, engine=engine)
     assert here.done == done
     assert [asked.title for asked in desktop.dialogs] == [TITLE] * bool(done)
     for asked in desktop.dialogs:
         assert {name for name in missing if name in asked.text} == {name for _, name in done}
+        assert why in asked.text
     pins = [f"{name}=={version(name)}" for name in installation.PINNED]
     assert here.pinned.splitlines() == pins * any(by == PIP and name != OPENVINO for by, name in done)
     assert os.environ == environment  # other extensions are left pip's own retries
     assert "torch" not in sys.modules
 
 
-def test_an_openvino_that_is_missing_later_is_offered_until_it_is_declined(desktop, installation, machine):
+def test_pytorch_is_needed_by_what_has_no_graph_and_for_what_only_it_can_do(installation):
+    light, heavy = (SimpleNamespace(name=name, is_light=name == "light") for name in ("light", "heavy"))
+    for engine, device, model, needed in (
+        ("auto", "auto", light, ""),
+        ("openvino", "xpu", light, ""),
+        ("auto", "auto", heavy, "heavy"),
+        ("torch", "auto", light, "TORCH,"),
+        ("auto", "cuda", light, "CUDA,"),
+    ):
+        chosen_there = {"engine": engine, "device": device}
+        parameters = {name: SimpleNamespace(value=v, label=v.upper) for name, v in chosen_there.items()}
+        why = installation.whyPyTorch(SimpleNamespace(**parameters), model)
+        assert bool(why) == bool(needed) and needed in why
+
+
+@pytest.mark.parametrize(("why", "fails"), [(WHY, False), ("", True)])
+def test_an_openvino_that_cannot_be_installed_is_said_where_pytorch_does_not_compute_instead(
+    desktop, installation, machine, why, fails
+):
     here = machine(NNUNET, OPENVINO)
     here.failing = {OPENVINO}
     desktop.answer("Ok")
-    installation.ensureReady(TITLE)  # what was in the first question could not be had
-    assert here.missing == [OPENVINO]
-    desktop.dialogs.clear()
-    desktop.answer("Yes")
-    installation.ensureReady(TITLE)
-    installation.ensureReady(TITLE)
-    (asked,) = desktop.dialogs  # once in a run of Slicer
-    assert OPENVINO in asked.text and here.missing == [OPENVINO]
-
-    here.failing = set()
-    for answer, missing in (("Yes", []), ("No", [OPENVINO])):
-        here.missing = [OPENVINO]
-        installation._offered.clear()
-        desktop.dialogs.clear()
-        desktop.answer(answer)
-        installation.ensureReady(TITLE)
-        assert len(desktop.dialogs) == 1 and here.missing == missing
-    installation._offered.clear()
-    installation.ensureReady(TITLE)  # declined for good
-    assert len(desktop.dialogs) == 1
-
-
-@pytest.mark.parametrize("engine", ["auto", "openvino"])
-def test_an_openvino_that_cannot_be_installed_is_said_only_if_it_was_asked_for(desktop, installation, machine, engine):
-    here = machine(NNUNET, OPENVINO)
-    here.failing = {OPENVINO}
-    desktop.answer("Ok")
-    if engine == "auto":
-        installation.ensureReady(TITLE, engine=engine)
-        assert here.done == [(PIP, NNUNET)]
-    else:
-        with pytest.raises(InstallationError):
-            installation.ensureReady(TITLE, engine=engine)
+    with pytest.raises(InstallationError) if fails else nullcontext():
+        installation.ensureReady(TITLE, why=why)
+    assert here.done == ([] if fails else [(PIP, NNUNET)])
 
 
 def test_a_torch_that_somebody_has_loaded_stays(desktop, installation, machine, monkeypatch):
@@ -187,7 +177,7 @@ def test_a_torch_that_somebody_has_loaded_stays(desktop, installation, machine, 
     loaded = SimpleNamespace()
     monkeypatch.setitem(sys.modules, "torch", loaded)
     desktop.answer("Ok")
-    installation.ensureReady(TITLE)
+    installation.ensureReady(TITLE, why=WHY)
     assert sys.modules["torch"] is loaded
 
 
@@ -195,7 +185,7 @@ def test_declining_installs_nothing(desktop, installation, machine):
     here = machine(TORCH, NNUNET)
     desktop.answer("Cancel")
     with pytest.raises(Cancelled):
-        installation.ensureReady(TITLE)
+        installation.ensureReady(TITLE, why=WHY)
     assert not here.done
     assert here.missing == [TORCH, NNUNET]
 
@@ -214,7 +204,7 @@ def test_an_old_slicer_is_refused_before_anything_else(desktop, installation, ma
 def test_without_the_pytorch_extension_nothing_is_asked(desktop, installation, machine):
     here = machine(TORCH, NNUNET, extension=False)
     with pytest.raises(InstallationError):
-        installation.ensureReady(TITLE)
+        installation.ensureReady(TITLE, why=WHY)
     assert not desktop.dialogs
     assert not here.done
 
@@ -234,7 +224,7 @@ def test_an_installation_that_fails_or_only_pretends_is_refused(desktop, install
     machine(missing).install = install
     desktop.answer("Ok")
     with pytest.raises(InstallationError):
-        installation.ensureReady(TITLE)
+        installation.ensureReady(TITLE, why=WHY)
     assert sys.modules.get("torch", "kept out") == "kept out"
 
 
@@ -254,7 +244,7 @@ def wanted(installation, tmp_path, monkeypatch):
     """Writes what is wanted: the lines of requirements.txt, of its likes for an export, and of those for DICOM."""
 
     def write(*always: str, export: tuple[str, ...] = (), dicom: tuple[str, ...] = ()) -> None:
-        for name, lines in (("", always), ("-export", export), ("-dicom", dicom), ("-openvino", ())):
+        for name, lines in (("", always), ("-export", export), ("-dicom", dicom), ("-openvino", ()), ("-pytorch", ())):
             (tmp_path / f"requirements{name}.txt").write_text("\n".join(("# a comment", "", *lines)))
         monkeypatch.setattr(installation, "RESOURCES", tmp_path)
         monkeypatch.setattr(installation, "TORCH", "torch>=999")
@@ -265,11 +255,13 @@ def wanted(installation, tmp_path, monkeypatch):
 def test_what_is_missing_is_read_from_what_python_has(installation, wanted):
     """One requirement is met, one is too new, one does not exist."""
     wanted("numpy>=1", "scipy>=999", "no-such-package>=1", export=("no-such-writer",), dicom=("no-such-dicom",))
-    assert installation.missingPackages() == ["torch>=999", "no-such-writer", "scipy>=999", "no-such-package>=1"]
+    missing = ["no-such-writer", "scipy>=999", "no-such-package>=1"]
+    assert installation.missingPackages() == missing
+    assert installation.missingPackages(pytorch=True) == ["torch>=999", *missing]
 
 
 def test_where_the_project_is_installed_nothing_is_missing(installation):
-    assert installation.missingPackages() == installation.missingPackages(["parametric_map"]) == []
+    assert installation.missingPackages(pytorch=True) == installation.missingPackages(["parametric_map"]) == []
 
 
 def test_an_export_needs_less_and_dicom_a_package_more(installation, wanted):
@@ -333,6 +325,7 @@ def test_without_dicom_an_export_asks_nothing(from_dicom, machine, tmp_path):
 def test_what_is_declined_or_cannot_be_had_at_apply_leaves_the_scene_as_it_was(desktop, machine, extension):
     here = machine(TORCH, extension=extension)
     small_panel.load_demo(desktop)
+    desktop.ui.engineSelector.currentText = "PyTorch"
     nodes = desktop.scene.GetNumberOfNodes()
     if extension:
         desktop.answer("Cancel")

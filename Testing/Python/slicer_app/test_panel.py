@@ -258,7 +258,7 @@ class TestRun:
         ui.exportDirectoryEdit.currentPath = str(tmp_path)
         asked, seen = [], []
 
-        def install(formats, begun, _engine):
+        def install(formats, begun, *_rest):
             asked.append(formats)
             label = ui.statusLabel if name == "applyButton" else ui.exportStatusLabel
             assert label.text == ""  # as long as the user is asked
@@ -288,7 +288,7 @@ class TestRun:
     ):
         ui.exportDirectoryEdit.currentPath = str(tmp_path)
 
-        def install(_formats, _begun, _engine):
+        def install(*_asked):
             if removed == "scene":
                 desktop.scene.Clear(0)
             else:

@@ -13,7 +13,7 @@ SLICERS_PACKAGES = {
 }
 
 
-FILES = ("", "-export", "-dicom", "-openvino")
+FILES = ("", "-export", "-dicom", "-openvino", "-pytorch")
 
 
 def requirements(*which: str) -> dict[str, str]:

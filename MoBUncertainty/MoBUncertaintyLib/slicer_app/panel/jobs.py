@@ -13,7 +13,7 @@ from typing import Any
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
-from MoBUncertaintyLib.slicer_app.installation import ShownError
+from MoBUncertaintyLib.slicer_app.installation import ShownError, whyPyTorch
 from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.panel.editor import settleStrayEdits
 from MoBUncertaintyLib.slicer_app.panel.state import State
@@ -91,7 +91,8 @@ class Jobs:
                 self._since = time.monotonic()
             isElsewhere = state is State.RUNNING and panel.logic.computer.host
             engine = None if isElsewhere else panel.parameters.engine.value
-            panel.ensureReady(formats, onInstall, engine)
+            why = "" if formats else whyPyTorch(panel.parameters, panel.inputs.selector.model)
+            panel.ensureReady(formats, onInstall, why, engine)
             self._since = min(self._since, time.monotonic())
             work.say("")
             if panel.parameters and panel.parameters.ct is ct and panel.review.session is session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import qt
@@ -15,7 +16,7 @@ from MoBUncertaintyLib.measurements.interval import volume_number, volume_text
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
-from MoBUncertaintyLib.slicer_app.installation import ShownError
+from MoBUncertaintyLib.slicer_app.installation import ShownError, whyPyTorch
 from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import agreeToLicences, loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
@@ -127,12 +128,13 @@ class WorklistDock:
 
     def _ready(self) -> bool:
         """Install what is missing, if the user agrees: less where another computer predicts."""
-        # A training folder of nnU-Net, which has no card, is read with PyTorch.
         model = self._panel.inputs.selector.model
+        # A training folder of nnU-Net, which has no card, is read with PyTorch.
         away = self._panel.logic.computer.host and (model is None or model.card)
-        formats = ("report",) if away else ()
+        why = "" if away else whyPyTorch(self._panel.parameters, model)
+        say = partial(self.work.say, _("Installing missing packages..."))
         try:
-            self._panel.ensureReady(formats, lambda: self.work.say(_("Installing missing packages...")))
+            self._panel.ensureReady(("report",) if away else (), say, why)
         except (Cancelled, ShownError) as declined:
             self.work.say(str(declined))
             return False
