@@ -12,13 +12,18 @@ def is_installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
+def has_pytorch() -> bool:
+    """Tell whether PyTorch and nnU-Net are installed: other extensions of Slicer install the one without the other."""
+    return is_installed("torch") and is_installed("nnunetv2")
+
+
 def check_pytorch(what: str) -> None:
     """Refuse what needs PyTorch and nnU-Net where they are not installed.
 
     Raises:
         InstallationError: They are not.
     """
-    if not (is_installed("torch") and is_installed("nnunetv2")):
+    if not has_pytorch():
         raise InstallationError(
             f"{what} needs PyTorch and nnU-Net, which are not installed; run `pip install 'mob-uncertainty[gpu]'`, or "
             "choose the engine PyTorch in Slicer and apply."

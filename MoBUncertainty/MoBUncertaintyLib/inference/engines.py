@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import InstallationError, SettingsError, UserError, is_out_of_memory
-from MoBUncertaintyLib.base.packages import check_pytorch, is_installed
+from MoBUncertaintyLib.base.packages import check_pytorch, has_pytorch, is_installed
 from MoBUncertaintyLib.gaussian.arrays import Array
 from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.gaussian.probability import Moments, completed, moments
@@ -220,7 +220,7 @@ class OpenVinoEngine(Engine):
         if is_out_of_memory(error):
             return error
         reason = f"OpenVINO cannot run this network ({openvino_reason(error)})"
-        if not is_installed("torch"):
+        if not has_pytorch():
             return InstallationError(f"{reason}; PyTorch can: run `pip install 'mob-uncertainty[gpu]'`.")
         message = f"{reason}, so PyTorch was used, which takes longer."
         self._failure = EngineError(message, self._fallback)
@@ -251,13 +251,13 @@ def select_engine(engine: str, device: str) -> tuple[EngineName, str]:
         return EngineName.OPENVINO, device
     if device == "auto" and (name is EngineName.OPENVINO or not may_have_gpu()):
         device = "cpu"
+    if name is EngineName.OPENVINO and device != "cpu":
+        raise SettingsError(f"OpenVINO cannot run on {device}; choose the device auto, cpu or xpu, or another engine.")
     if device != "cpu":
         check_pytorch(f"The device {device}")
         from MoBUncertaintyLib.inference.devices import select_device
 
         device = str(select_device(device))
-    if name is EngineName.OPENVINO and device != "cpu":
-        raise SettingsError(f"OpenVINO cannot run on {device}; choose the device auto, cpu or xpu, or another engine.")
     if name is EngineName.AUTO:
         name = EngineName.OPENVINO if device == "cpu" and is_wanted() else EngineName.TORCH
     if name is EngineName.TORCH:
@@ -287,7 +287,7 @@ def verify(path: Path | str) -> Model:
 
 def may_have_gpu() -> bool:
     """Tell whether PyTorch could find a GPU, without PyTorch itself, which takes seconds to load."""
-    if not is_installed("torch"):
+    if not has_pytorch():
         return False
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
