@@ -109,7 +109,7 @@ def describe(graph: Any, tensors: Mapping[str, np.ndarray], lists: Mapping[str, 
         lists: Names of the lists of its outputs, in their order, and the length of each.
 
     Raises:
-        RuntimeError: It has an operator that is none of `OPERATORS`.
+        RuntimeError: It has an operator that is none of `OPERATORS`, or constants that are none of `KINDS`.
     """
     names = {_digest(tensor): name for name, tensor in tensors.items()}
     nodes: list[dict[str, Any]] = []
@@ -132,6 +132,8 @@ def describe(graph: Any, tensors: Mapping[str, np.ndarray], lists: Mapping[str, 
         elif kind == "Constant":
             data = node.get_data()
             name = names.get(_digest(data)) if data.size > SMALL and data.dtype == np.float32 else None
+            if data.dtype.name not in KINDS:
+                raise RuntimeError(f"a graph cannot have constants of {data.dtype.name}")
             values = {"tensor": name} if name else {"type": data.dtype.name, "values": _numbers(data)}
             nodes.append({"op": kind, **values, "shape": list(data.shape)})
         else:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.base.errors import ModelError, OutputError, is_out_of_memory
+from MoBUncertaintyLib.base.errors import ModelError, OutputError, UserError, is_out_of_memory
 from MoBUncertaintyLib.base.integrity import file_digest
 from MoBUncertaintyLib.base.names import is_unicode, printable
 from MoBUncertaintyLib.base.packages import check_pytorch
@@ -147,9 +147,11 @@ def _write_graphs(folder: Path, model: Model) -> list[str]:
     texts = {}
     for fold in model.folds:
         try:
-            texts[f"fold_{fold}/{GRAPH}"] = json.dumps(traced(model, fold).content, separators=(",", ":"))
-        except RuntimeError as error:
-            if is_out_of_memory(error):
+            texts[f"fold_{fold}/{GRAPH}"] = json.dumps(
+                traced(model, fold).content, separators=(",", ":"), allow_nan=False
+            )
+        except Exception as error:  # OpenVINO's own, on what it does not know
+            if isinstance(error, UserError) or is_out_of_memory(error):
                 raise
             return []
     for name, text in texts.items():
