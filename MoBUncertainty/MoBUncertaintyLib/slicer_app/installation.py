@@ -85,7 +85,10 @@ def ensureReady(
         kind = ShownError  # pip_install has a box for it
         _install(requester, [requirement for requirement in missing if requirement != TORCH])
     except CalledProcessError as error:
-        raise kind(_failure(missingPackages(formats, engine, bool(why)) or missing)) from error
+        lacking = missingPackages(formats, engine, bool(why)) or missing
+        if all(requirement.startswith("openvino") for requirement in lacking):
+            kind = InstallationError  # which comes without that box
+        raise kind(_failure(lacking)) from error
     if missing := missingPackages(formats, engine, bool(why)):
         raise InstallationError(_failure(missing))
     with suppress(CalledProcessError):  # PyTorch computes then
