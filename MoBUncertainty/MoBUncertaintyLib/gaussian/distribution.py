@@ -127,8 +127,6 @@ class BasisLoading(Loading):
     def contrast_variance(self, one: int = 1, other: int = 0) -> Array:
         if self.soft:
             return DenseLoading(self.dense()).contrast_variance(one, other)
-        if self.soft:
-            return DenseLoading(self.dense()).contrast_variance(one, other)
         weights = (self.bases[:, one : one + 1] - self.bases[:, other : other + 1]) ** 2
         return self._contract(weights, self.scales[None] ** 2)[0, :, 0]
 

@@ -67,7 +67,7 @@ class ListedModel:
     @cached_property
     def is_light(self) -> bool:
         """Whether it can be used without PyTorch and nnU-Net."""
-        with suppress(ModelError, KeyError):
+        with suppress(ModelError, KeyError, AttributeError):  # nothing in the plans is checked yet
             return self.card is not None and is_light(self.card, content_of(self.path, "plans.json"))
         return False
 

@@ -24,9 +24,9 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import UserError
 from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.inference.engines import verify
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.network.backbone import verify
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import apply_decisions, read_decisions
