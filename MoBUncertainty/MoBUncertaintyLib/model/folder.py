@@ -220,7 +220,7 @@ def load_folder(files: ModelFiles) -> Model:
     """
     where = str(files.path)
     card = card_from_json(files.read("model.json").json(), where)
-    needed = {*DESCRIPTIONS, *(name for name in files.names if name.endswith(("/weights.safetensors", GRAPH)))}
+    needed = {*DESCRIPTIONS, *(name for name in files.names if name.endswith(("/weights.safetensors", f"/{GRAPH}")))}
     for name in sorted(needed - set(card.files)):
         raise ModelError(f"{where} uses {name}, which its model.json does not list; export the model again.")
     for name, digest in card.files.items():
