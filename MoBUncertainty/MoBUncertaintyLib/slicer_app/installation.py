@@ -191,15 +191,17 @@ def _pytorchExtension():
 
 
 def _applyQuestion(requester: str, missing: list[str], why: str) -> str:
-    long, short = (
-        _("up to 3 GB with PyTorch, which takes several minutes"),
-        _("about 90 MB, which takes a minute or two"),
-    )
+    if TORCH in missing:
+        effort = _("up to 3 GB with PyTorch, which takes several minutes")
+    elif why:  # nnU-Net has many dependencies, some of which may be there
+        effort = _("which takes a minute or two")
+    else:
+        effort = _("about 90 MB, which takes a minute or two")
     return _(
         "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
         "They and their dependencies are downloaded and installed into Slicer, {effort}. {why}\n"
         "None of your data leaves this computer. Install them?"
-    ).format(requester=requester, packages=_list(missing), effort=long if TORCH in missing else short, why=why)
+    ).format(requester=requester, packages=_list(missing), effort=effort, why=why)
 
 
 def _exportQuestion(requester: str, missing: list[str]) -> str:
