@@ -306,6 +306,14 @@ def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch: pytest.
                 select_engine(engine, device)
 
 
+def test_a_pytorch_without_nnunet_is_not_taken_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other extensions of Slicer install it so."""
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "nnunetv2" else name)
+    monkeypatch.delenv("MOB_UNCERTAINTY_ENGINE", raising=False)
+    monkeypatch.setattr("os.path.exists", lambda _: True)  # a driver
+    assert select_engine("auto", "auto") == (EngineName.OPENVINO, "cpu")
+
+
 @needs_openvino
 def test_openvino_is_loaded_without_what_reports_its_use() -> None:
     assert openvino().__version__
