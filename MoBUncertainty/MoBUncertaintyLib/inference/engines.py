@@ -137,7 +137,7 @@ class OpenVinoEngine(Engine):
         self.device = {"CPU": "cpu", "GPU": "xpu"}[target]
         self._fallback, self._target = fallback, target
         self._failure: Exception | None = None
-        self._loaded: tuple[Fold, Precision, str] | None = None
+        self._requests: dict[tuple[Fold, Precision, str], Any] = {}
 
     @property
     def _outputs(self) -> str:
@@ -150,16 +150,16 @@ class OpenVinoEngine(Engine):
     def load(self, fold: Fold, device: str, precision: Precision) -> None:
         if self._failure:
             raise self._failure
-        state = fold, precision, self._outputs
-        if state != self._loaded:
-            try:
-                self.precision = self._format(precision)
-                self._request = self._compiled(fold).create_infer_request()
-            except UserError:  # of the model
-                raise
-            except Exception as error:  # whatever it is, PyTorch does without
-                raise self._failed(error) from error
-            self._loaded = state
+        try:
+            self.precision = self._format(precision)
+            state = fold, self.precision, self._outputs
+            if state not in self._requests:  # folds take turns, and a graph takes seconds to compile
+                self._requests[state] = self._compiled(fold).create_infer_request()
+            self._request = self._requests[state]
+        except UserError:  # of the model
+            raise
+        except Exception as error:  # whatever it is, PyTorch does without
+            raise self._failed(error) from error
 
     def run(self, x: Array) -> tuple[Array, ...]:
         try:
