@@ -178,7 +178,7 @@ def test_a_clone_is_small() -> None:
     """What git would send, not what is stored: loose objects are larger until they are packed."""
     tracked()  # skips where there is no git
     command = ["git", "pack-objects", "--revs", "--stdout", "-q"]
-    assert len(subprocess.run(command, cwd=ROOT, input=b"HEAD", capture_output=True, check=True).stdout) < 75e6
+    assert len(subprocess.run(command, cwd=ROOT, input=b"HEAD", capture_output=True, check=True).stdout) < 95e6
 
 
 def test_lines_end_with_lf() -> None:
