@@ -93,7 +93,7 @@ def _coarse_axis(
     force_separate_z: bool | None = False,
     separate_z_anisotropy_threshold: float = 3,
 ) -> int | None:
-    """Find the axis along which nnU-Net takes the nearest slice, by its function's arguments; None: there is none."""
+    """Find the axis along which nnU-Net takes the nearest slice, if there is one, by its function's arguments."""
     for steps in (spacing, new_spacing):
         anisotropic = max(steps) / min(steps) > separate_z_anisotropy_threshold
         if force_separate_z or (force_separate_z is None and anisotropic):

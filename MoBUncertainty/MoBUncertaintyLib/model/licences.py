@@ -55,7 +55,7 @@ class Terms:
 
     @classmethod
     def of(cls, path: Path) -> Terms | None:
-        """Read the terms of a model; None: there is nothing to agree to.
+        """Read the terms of a model, if there is anything to agree to.
 
         Raises:
             ModelError: There is no model, or it cannot be read.

@@ -90,7 +90,7 @@ class ClickMode:
         self._keys.enable(allowed)
 
     def label(self) -> int | None:
-        """Return the label that a click gives; None: it gives none."""
+        """Return the label that a click gives, if it gives one."""
         if self.mark is None:
             return None
         return self._values[max(0, self._ui.clickLabelSelector.currentIndex)] if self.mark is Mark.ORGAN else 0
