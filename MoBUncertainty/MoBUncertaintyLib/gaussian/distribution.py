@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.gaussian.arrays import Array, like, namespace, softmax
+from MoBUncertaintyLib.gaussian.arrays import Array, like, logsumexp, namespace, softmax
 from MoBUncertaintyLib.gaussian.correlation import Lengths, smooth
 from MoBUncertaintyLib.gaussian.partitions import cell_bounds, spread_cells
 from MoBUncertaintyLib.model.covariance import Scope
@@ -46,6 +46,19 @@ def stretch(contrast: Array, variance: Array) -> Array:
     root = (1 + math.pi / 8 * variance) ** 0.5
     ratio = math.pi / 4 * contrast / (root + 1)  # of what the first adds to what the second does
     return 1 + (root - 1) * (1 + ratio**3) ** (-1 / 3)
+
+
+def against_rest(logits: Array, label: int) -> tuple[Array, Array]:
+    """Compare a label with the rest.
+
+    Returns:
+        eta_c - ln sum exp(eta_others), (B, *S), and its slopes by the logits, (B, C, *S), like these.
+    """
+    xp = namespace(logits)
+    others = xp.concatenate((logits[:, :label], logits[:, label + 1 :]), 1)
+    pull = -softmax(others, 1)
+    slopes = xp.concatenate((pull[:, :label], xp.ones_like(pull[:, :1]), pull[:, label:]), 1)
+    return logits[:, label] - logsumexp(others, 1), slopes
 
 
 class Loading(ABC):
@@ -260,17 +273,10 @@ class LogitGaussian:
         The logarithm is linear around the logits, so the contrast is normal, and its mean is stretched as that of two
         classes, if the probability is kept.
         """
-        xp = namespace(self.logits)
-        own, others = self.logits[:, label], xp.concatenate((self.logits[:, :label], self.logits[:, label + 1 :]), 1)
-        largest = xp.amax(others, 1)
-        odds = xp.exp(others - largest[:, None])
-        total = odds.sum(1)
-        pull = odds / total[:, None]
-        weights = xp.concatenate((-pull[:, :label], xp.ones_like(pull[:, :1]), -pull[:, label:]), 1)
+        mean, weights = against_rest(self.logits, label)
         variance = (weights * weights * self.variance()).sum(1)
         if self.loading is not None:
             variance = variance + (self.loading.mixed(weights) ** 2).sum(1)
-        mean = own - largest - xp.log(total)
         return mean * stretch(abs(mean), variance) if self.keep_probability else mean, variance
 
     def contrast_factors(self) -> Array:
