@@ -27,7 +27,7 @@ DOUBT = 0.999
 
 def errors_of_tile(gaussian, samples: int, generator: torch.Generator) -> torch.Tensor:
     """Compute by how much the mean of samples misses the stated probability, the largest of the classes, (N,)."""
-    stated = gaussian.unstretched[0].flatten(1).softmax(dim=0)
+    stated = gaussian.logits[0].flatten(1).softmax(dim=0)
     doubtful = (stated.amax(dim=0) < DOUBT).nonzero()[:, 0]
     at = doubtful[torch.randperm(len(doubtful), generator=generator)[:OF_A_TILE]]
     mean, covariance = gaussian.mean[0].flatten(1)[:, at], gaussian.marginal_covariance()[0].flatten(2)[..., at]

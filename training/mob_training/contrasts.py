@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian, against_rest
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.gaussian.partitions import cell_bounds
 from MoBUncertaintyLib.model.covariance import Scope, correlation
@@ -75,13 +75,11 @@ def contrasts(gaussian: LogitGaussian, target: Tensor, missing: Tensor | None = 
     places = places.to(gaussian.mean.device)
     loading = None if gaussian.loading is None else gaussian.loading.dense().flatten(3)
     deviation = gaussian.variance().sqrt().flatten(2)
-    for tile, mean in enumerate(gaussian.mean.flatten(2)):
+    for tile, mean in enumerate(gaussian.mean.flatten(2).split(1)):
         for label in range(1, gaussian.num_classes):
             if missing is not None and missing[tile, label]:
                 continue
-            others = torch.cat((mean[:label], mean[label + 1 :]))
-            pull = -others.softmax(dim=0)
-            weights = torch.cat((pull[:label], torch.ones_like(pull[:1]), pull[label:]))
+            (contrast,), (weights,) = against_rest(mean, label)
             own = weights * deviation[tile]
             rows = own[:0] if loading is None else torch.einsum("cn,crn->rn", weights, loading[tile])
             if gaussian.scope is Scope.LOCAL:
@@ -91,7 +89,6 @@ def contrasts(gaussian: LogitGaussian, target: Tensor, missing: Tensor | None = 
             else:
                 factors, white = rows, own.square().sum(dim=0)
             signs = torch.where(target[tile].flatten() == label, 1.0, -1.0).to(mean)
-            contrast = mean[label] - others.logsumexp(dim=0)
             yield Contrast(contrast, factors, white, signs, places, _correlation(gaussian, shape))
 
 

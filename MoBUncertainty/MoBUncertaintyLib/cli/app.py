@@ -74,7 +74,7 @@ def predict(
     samples: Annotated[
         int | None,
         typer.Option(
-            min=1, max=10_000, help="Monte Carlo samples. Default: exact computation for two classes, else 30 samples."
+            min=1, max=10_000, help="Monte Carlo samples. Default: a closed form, and 30 samples where there is none."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the Monte Carlo samples.")] = 0,

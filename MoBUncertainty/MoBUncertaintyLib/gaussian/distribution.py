@@ -17,12 +17,13 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.gaussian.arrays import Array, like, namespace, softmax
+from MoBUncertaintyLib.gaussian.arrays import Array, like, logsumexp, namespace, softmax
 from MoBUncertaintyLib.gaussian.correlation import Lengths, smooth
 from MoBUncertaintyLib.gaussian.partitions import cell_bounds, spread_cells
 from MoBUncertaintyLib.model.covariance import Scope
@@ -47,12 +48,29 @@ def stretch(contrast: Array, variance: Array) -> Array:
     return 1 + (root - 1) * (1 + ratio**3) ** (-1 / 3)
 
 
+def against_rest(logits: Array, label: int) -> tuple[Array, Array]:
+    """Compare a label with the rest.
+
+    Returns:
+        eta_c - ln sum exp(eta_others), (B, *S), and its slopes by the logits, (B, C, *S), like these.
+    """
+    xp = namespace(logits)
+    others = xp.concatenate((logits[:, :label], logits[:, label + 1 :]), 1)
+    pull = -softmax(others, 1)
+    slopes = xp.concatenate((pull[:, :label], xp.ones_like(pull[:, :1]), pull[:, label:]), 1)
+    return logits[:, label] - logsumexp(others, 1), slopes
+
+
 class Loading(ABC):
     """L_n in R^(C x R) at every voxel n, stored in the cheapest form, from which some results are cheaper as well."""
 
     @abstractmethod
     def dense(self) -> Array:
         """Compute the loading itself, (B, C, R, *S)."""
+
+    @abstractmethod
+    def at(self, mask: Array) -> Loading:
+        """Take the voxels of a mask, see `LogitGaussian.at`."""
 
     @property
     def rank(self) -> int:
@@ -73,6 +91,10 @@ class Loading(ABC):
         dense = self.dense()
         return dense[:, one] - dense[:, other]
 
+    def mixed(self, weights: Array) -> Array:
+        """Compute L_n^T w_n, the loading of a weighted sum of the logits: w (B, C, *S) -> (B, R, *S)."""
+        return namespace(weights).einsum("bcr...,bc...->br...", self.dense(), weights)
+
     def apply(self, z: Array) -> Array:
         """Compute L_n z_n: z (k, B, R, *S), with axes of length one where voxels share a draw -> (k, B, C, *S)."""
         return namespace(z).einsum("bcr...,kbr...->kbc...", self.dense(), z)
@@ -86,6 +108,9 @@ class DenseLoading(Loading):
 
     def dense(self) -> Array:
         return self.values
+
+    def at(self, mask: Array) -> DenseLoading:
+        return DenseLoading(_line(self.values, mask))
 
 
 @dataclass
@@ -116,6 +141,11 @@ class BasisLoading(Loading):
         basis = namespace(self.bases).einsum("mcr,bm...->bcr...", self.bases, self.choice)
         return spread_cells(basis, tuple(self.scales.shape[2:])) * self.scales[:, None]
 
+    def at(self, mask: Array) -> BasisLoading:
+        shape = tuple(self.scales.shape[2:])
+        choice = None if self.choice is None else _line(spread_cells(self.choice, shape), mask)
+        return BasisLoading(self.bases, _line(self.scales, mask), choice, soft=self.soft)
+
     def gram(self) -> Array:
         if self.soft:
             return DenseLoading(self.dense()).gram()
@@ -136,6 +166,9 @@ class BasisLoading(Loading):
             return rows[:, :, None, None, None] * self.scales
         chosen = namespace(rows).einsum("mr,bm...->br...", rows, self.choice)
         return spread_cells(chosen, tuple(self.scales.shape[2:])) * self.scales
+
+    def mixed(self, weights: Array) -> Array:
+        return self._contract(self.bases.swapaxes(1, 2), weights[None])[0] * self.scales
 
     def apply(self, z: Array) -> Array:
         return self._contract(self.bases, self.scales * z)
@@ -158,28 +191,27 @@ class LogitGaussian:
     """A Gaussian over the logits of a tile.
 
     Attributes:
-        mean: mu, (B, C, *S).
+        logits: Those of the backbone, (B, C, *S): mu, unless the probability is kept.
         log_variance: ln d, (B, C, *S); None for the deterministic model (d = 0).
         loading: L; None for the deterministic and the diagonal model.
         scope: Which voxels share z2; with `local`, z1 is a smooth field as well.
         partitions: P, cells per axis for the scope `partition`; or their number along each axis.
         lengths: Correlation length along each axis of *S, in voxels, for the scope `local`.
         shared_fraction: Fraction of the variance of z1 and z2 that all voxels share, for the scope `local`.
-        unstretched: With more than two classes the mean before it was stretched, (B, C, *S): its softmax is each
-            voxel's mean probability.
+        keep_probability: mu is what makes the softmax of the logits each voxel's mean probability (`mean`).
 
     Raises:
         ValueError: The scope is `local`, and there are no lengths.
     """
 
-    mean: Array
+    logits: Array
     log_variance: Array | None = None
     loading: Loading | None = None
     scope: Scope = Scope.VOXEL
     partitions: int | tuple[int, ...] = 1
     lengths: Lengths | None = None
     shared_fraction: float = 0.0
-    unstretched: Array | None = None
+    keep_probability: bool = False
 
     def __post_init__(self) -> None:
         if self.scope is Scope.LOCAL and self.lengths is None:
@@ -187,7 +219,7 @@ class LogitGaussian:
 
     @property
     def num_classes(self) -> int:
-        return int(self.mean.shape[1])
+        return int(self.logits.shape[1])
 
     @property
     def is_deterministic(self) -> bool:
@@ -195,8 +227,35 @@ class LogitGaussian:
 
     def variance(self) -> Array:
         """Compute d, the variance of the diagonal part, (B, C, *S)."""
-        xp = namespace(self.mean)
-        return xp.zeros_like(self.mean) if self.log_variance is None else xp.exp(self.log_variance)
+        xp = namespace(self.logits)
+        return xp.zeros_like(self.logits) if self.log_variance is None else xp.exp(self.log_variance)
+
+    @cached_property
+    def mean(self) -> Array:
+        """Compute mu, (B, C, *S): if the probability is kept, the stretched logits, for samples of that mean.
+
+        Each difference of two logits is stretched as that of two classes (`stretch`). A logit becomes the mean of its
+        differences to all, weighted by their probabilities, so that those count which compete. With more than two
+        classes that is an approximation, which is worst where three are as probable as each other.
+        """
+        if not self.keep_probability:
+            return self.logits
+        if self.num_classes == 2:
+            contrast = self.logits[:, 1] - self.logits[:, 0]
+            return self.logits * stretch(abs(contrast), self._contrast_variance(self.variance()))[:, None]
+        diagonal, probability, xp = self.variance(), softmax(self.logits, 1), namespace(self.logits)
+        means = [xp.zeros_like(self.logits[:, each]) for each in range(self.num_classes)]
+        for one, other in itertools.combinations(range(self.num_classes), 2):
+            difference = self.logits[:, one] - self.logits[:, other]
+            moved = difference * stretch(abs(difference), self._contrast_variance(diagonal, one, other))
+            means[one] = means[one] + probability[:, other] * moved
+            means[other] = means[other] - probability[:, one] * moved
+        return xp.stack(means, 1)
+
+    def _contrast_variance(self, diagonal: Array, one: int = 1, other: int = 0) -> Array:
+        """Compute the variance of the difference of two logits, (B, *S), from d."""
+        variance = diagonal[:, one] + diagonal[:, other]
+        return variance if self.loading is None else variance + self.loading.contrast_variance(one, other)
 
     def contrast(self) -> tuple[Array, Array]:
         """Compute mean m and variance s^2 of eta_1 - eta_0, each (B, *S): all that a two-class softmax depends on.
@@ -206,11 +265,19 @@ class LogitGaussian:
         """
         if self.num_classes != 2:
             raise ValueError(f"the contrast is defined for two classes, this model has {self.num_classes}")
-        mean = self.mean[:, 1] - self.mean[:, 0]
-        variance = self.variance().sum(1)
+        return self.mean[:, 1] - self.mean[:, 0], self._contrast_variance(self.variance())
+
+    def contrast_with_rest(self, label: int) -> tuple[Array, Array]:
+        """Compute mean and variance of eta_c - ln sum exp(eta_others), each (B, *S): a label against the rest.
+
+        The logarithm is linear around the logits, so the contrast is normal, and its mean is stretched as that of two
+        classes, if the probability is kept.
+        """
+        mean, weights = against_rest(self.logits, label)
+        variance = (weights * weights * self.variance()).sum(1)
         if self.loading is not None:
-            variance = variance + self.loading.contrast_variance()
-        return mean, variance
+            variance = variance + (self.loading.mixed(weights) ** 2).sum(1)
+        return mean * stretch(abs(mean), variance) if self.keep_probability else mean, variance
 
     def contrast_factors(self) -> Array:
         """Compute u (B, R + 2, *S) with eta_1 - eta_0 = m + u . z, z = (z2, z1 of both logits); u . u = s^2.
@@ -228,33 +295,21 @@ class LogitGaussian:
         own = namespace(deviation).stack((-deviation[:, 0], deviation[:, 1]), 1)
         return own if self.loading is None else namespace(own).concatenate((self.loading.contrast_rows(), own), 1)
 
-    def stretched(self) -> LogitGaussian:
-        """Stretch the mean, so that each voxel keeps the probability that its mean logits alone have.
+    def at(self, mask: Array) -> LogitGaussian:
+        """Take N voxels, (1, C, 1, 1, N), each with its own marginal and noise of its own.
 
-        Each difference of two logits is stretched as that of two classes (`stretch`). A logit becomes the mean of its
-        differences to all, weighted by their probabilities, so that those count which compete. With more than two
-        classes that is an approximation, which is worst where three are as probable as each other.
+        Args:
+            mask: Of the voxels, (B, *S).
         """
-        if self.num_classes == 2:
-            contrast, variance = self.contrast()
-            return replace(self, mean=self.mean * stretch(abs(contrast), variance)[:, None])
-        diagonal, probability, xp = self.variance(), softmax(self.mean, 1), namespace(self.mean)
-        means = [xp.zeros_like(self.mean[:, each]) for each in range(self.num_classes)]
-        for one, other in itertools.combinations(range(self.num_classes), 2):
-            difference = self.mean[:, one] - self.mean[:, other]
-            variance = diagonal[:, one] + diagonal[:, other]
-            if self.loading is not None:
-                variance = variance + self.loading.contrast_variance(one, other)
-            moved = difference * stretch(abs(difference), variance)
-            means[one] = means[one] + probability[:, other] * moved
-            means[other] = means[other] - probability[:, one] * moved
-        return replace(self, mean=xp.stack(means, 1), unstretched=self.mean)
+        log_variance = None if self.log_variance is None else _line(self.log_variance, mask)
+        loading = None if self.loading is None else self.loading.at(mask)
+        return LogitGaussian(_line(self.logits, mask), log_variance, loading, keep_probability=self.keep_probability)
 
     def marginal_covariance(self) -> Array:
         """Compute Sigma_n = L_n L_n^T + diag(d_n) at every voxel, (B, C, C, *S)."""
-        xp = namespace(self.mean)
-        identity = xp.diag(xp.ones_like(self.mean[0, :, 0, 0, 0]))  # on the device, to which a copy would have to wait
-        covariance = identity[:, :, None, None, None] * self.variance()[:, None]
+        xp, diagonal = namespace(self.logits), self.variance()
+        identity = xp.diag(xp.ones_like(diagonal[0, :, 0, 0, 0]))  # on the device, to which a copy would have to wait
+        covariance = identity[:, :, None, None, None] * diagonal[:, None]
         return covariance if self.loading is None else covariance + self.loading.gram()
 
     def rsample(self, k: int, generator: Generator | None = None) -> Array:
@@ -340,6 +395,13 @@ class LogitGaussian:
             return self.mean + xp.stack(noise, 2)
 
         return marginal_logits
+
+
+def _line(values: Array, mask: Array) -> Array:
+    """Take the voxels of a mask (B, *S) from (B, ..., *S), in one line: (1, ..., 1, 1, N)."""
+    flat = values.reshape(*values.shape[:-3], -1)
+    chosen = [one[..., at] for one, at in zip(flat, mask.reshape(len(mask), -1), strict=True)]
+    return namespace(values).concatenate(chosen, -1)[None, ..., None, None, :]
 
 
 def _cholesky(covariance: Array) -> list[list[Array]]:

@@ -47,6 +47,8 @@ def spread_cells(values: Array, shape: tuple[int, ...]) -> Array:
     # The innermost axis first: the last and largest step then copies whole slabs.
     for axis in range(-1, -len(shape) - 1, -1):
         cells = shape[axis], int(values.shape[axis])
+        if cells[0] == cells[1]:
+            continue
         if isinstance(values, np.ndarray):
             values = values.take(_cell_of_each(*cells), axis)
         else:  # repeat_interleave() does the same, but inference engines other than torch do not know it

@@ -11,19 +11,18 @@ from MoBUncertaintyLib.model.covariance import Assignment, Covariance, Covarianc
 
 
 def tile_gaussian(
-    spec: CovarianceSpec, mean: Array, log_variance: Array, loading: Loading | None, lengths: Lengths | None
+    spec: CovarianceSpec, logits: Array, log_variance: Array, loading: Loading | None, lengths: Lengths | None
 ) -> LogitGaussian:
     """Make the distribution of a tile as a model's covariance says.
 
     Args:
         spec: The covariance.
-        mean, log_variance: (B, C, *S).
+        logits, log_variance: (B, C, *S).
         loading: L, as `predicted_loading` makes it.
         lengths: Correlation length along each axis in voxels, for the scope `local`.
     """
-    rest = spec.scope, spec.partitions, lengths, spec.shared_fraction
-    gaussian = LogitGaussian(mean, log_variance, loading, *rest)
-    return gaussian.stretched() if spec.keep_probability else gaussian
+    rest = spec.scope, spec.partitions, lengths, spec.shared_fraction, spec.keep_probability
+    return LogitGaussian(logits, log_variance, loading, *rest)
 
 
 def predicted_loading(

@@ -203,4 +203,4 @@ def _of_tile(engine: Engine, tile: np.ndarray, mirror: Sequence[int]) -> LogitGa
         return gaussian
     log_variance = None if gaussian.log_variance is None else gaussian.log_variance.flip(axes)
     loading = None if gaussian.loading is None else DenseLoading(gaussian.loading.dense().flip(axes))
-    return replace(gaussian, mean=gaussian.mean.flip(axes), log_variance=log_variance, loading=loading)
+    return replace(gaussian, logits=gaussian.logits.flip(axes), log_variance=log_variance, loading=loading)

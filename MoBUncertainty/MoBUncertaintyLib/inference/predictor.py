@@ -282,7 +282,8 @@ class Predictor:
         card = self.model.card
         alarms = card.fingerprint and card.fingerprint.false_alarms
         sampled = card.covariance.kind is not Covariance.DETERMINISTIC
-        monte_carlo = sampled and (self.settings.samples is not None or len(card.labels) > 1)
+        closed = len(card.labels) == 1 or card.covariance.keep_probability
+        monte_carlo = sampled and not (closed and self.settings.samples is None)
         return {
             "model": {"name": card.name, "path": str(self.model.path), "digest": self.model.digest}
             | ({"false_alarms": alarms.text} if alarms else {}),

@@ -57,7 +57,7 @@ class PredictionSettings:
     """How to predict; raises `SettingsError` for a value out of range.
 
     Attributes:
-        samples: K for Monte Carlo. Default: the closed form for two classes and K = 30 for more.
+        samples: K for Monte Carlo. Default: a closed form, and K = 30 where there is none.
         overlap: Fraction of a tile that its neighbour covers too; nnU-Net's tile_step_size is 1 - overlap.
         tiling: `full` predicts a grid of such tiles; `adaptive` covers the image with few, and places more so that what
             is found lies in the middle of a tile: in the fraction 1 - overlap of it, along each axis.

@@ -267,9 +267,11 @@ def test_monte_carlo_repeats_with_its_seed_and_approaches_the_closed_form(
     assert reference.provenance["moments"] == "closed form"
 
 
-def test_more_than_two_classes_give_one_component_per_label(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("keep_probability", "moments"), [(False, "Monte Carlo, K = 30"), (True, "closed form")])
+def test_more_than_two_classes_give_one_component_per_label(tmp_path: Path, keep_probability: bool, moments: str):
     dataset = make_dataset(("liver", "spleen", "kidney"))
-    model = make_model(tmp_path / "model", dataset=dataset, covariance=CovarianceSpec(Covariance.SINGLE_BASIS, rank=3))
+    spec = CovarianceSpec(Covariance.SINGLE_BASIS, rank=3, keep_probability=keep_probability)
+    model = make_model(tmp_path / "model", dataset=dataset, covariance=spec)
     prediction = predict(make_ct((16, 20, 18)), model, EXACT)
     segmentation, p, variance = arrays(prediction)
     assert p.shape == variance.shape == (3, 16, 20, 18)
@@ -278,7 +280,7 @@ def test_more_than_two_classes_give_one_component_per_label(tmp_path: Path) -> N
     assert np.array_equal(segmentation, np.concatenate([background, p]).argmax(axis=0))
     assert len(np.unique(segmentation)) > 1
     assert (variance <= p * (1 - p) + 1e-6).all()
-    assert prediction.provenance["moments"] == "Monte Carlo, K = 30"
+    assert prediction.provenance["moments"] == moments
 
 
 # --- memory and precision (memory that runs out: test_memory_ladder.py) ---------------------------------------------

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.gaussian.distribution import MANY_CLASSES, BasisLoading, DenseLoading, LogitGaussian
 from MoBUncertaintyLib.gaussian.partitions import cell_bounds, cell_means, spread_cells
-from MoBUncertaintyLib.gaussian.probability import monte_carlo_moments
+from MoBUncertaintyLib.gaussian.probability import moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from support.gaussians import SHAPE, STOCHASTIC, gaussian_of
 
@@ -135,9 +135,9 @@ def test_softmax_sampler_draws_the_same_probabilities_as_the_literal_samples(kin
         assert ((a.mean(dim=0) - b.mean(dim=0)).abs() < 5 * error + 1e-6).all()
 
 
-@pytest.mark.parametrize("keep_probability", [False, True])
+@pytest.mark.parametrize(("keep_probability", "samples"), [(False, 3), (True, 3), (True, None)])
 @pytest.mark.parametrize("kind", STOCHASTIC)
-def test_many_classes_build_no_covariance(kind, keep_probability):
+def test_many_classes_build_no_covariance(kind, keep_probability, samples):
     """Which would have C x C numbers a voxel: 879 GB for 117 classes and a tile of 128 x 128 x 128."""
 
     class Largest(TorchDispatchMode):
@@ -150,11 +150,10 @@ def test_many_classes_build_no_covariance(kind, keep_probability):
             return made
 
     classes = 25
-    gaussian = gaussian_of(kind, classes, keep_probability=False)
+    gaussian = gaussian_of(kind, classes, keep_probability=keep_probability)
     with Largest() as largest:
-        stretched = gaussian.stretched() if keep_probability else gaussian
-        monte_carlo_moments(stretched, 3, torch.Generator().manual_seed(0))
-    assert largest.numbers < classes**2 / 2 * gaussian.mean[0, 0].numel()
+        moments(gaussian, samples, torch.Generator().manual_seed(0))
+    assert largest.numbers < classes**2 / 2 * gaussian.logits[0, 0].numel()
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -142,7 +143,7 @@ def test_stretched_mean_keeps_the_probability(variance, stated):
     """Over all logits, two classes; the sign of the contrast stays."""
     logits = torch.linspace(-12, 12, 97)
     mean = torch.stack((torch.zeros(97), logits))[None, ..., None, None]
-    gaussian = LogitGaussian(mean, torch.full_like(mean, math.log(max(variance, 1e-9) / 2))).stretched()
+    gaussian = LogitGaussian(mean, torch.full_like(mean, math.log(max(variance, 1e-9) / 2)), keep_probability=True)
     kept, expected = moments(gaussian).mean.flatten(), logits.sigmoid()
     assert (kept - expected).abs().max() < stated
     assert variance > 4 or (kept / expected - 1)[logits < 0].abs().max() < 0.04
@@ -153,10 +154,10 @@ def test_stretched_mean_keeps_the_probability(variance, stated):
 def test_stretched_mean_of_more_classes_keeps_the_probability(classes):
     """Drawn from the law itself; what is stated has no noise of Monte Carlo."""
     _, _, plain = run(Covariance.MIXTURE_OF_BASES, classes=classes)
-    plain.mean *= 3
     generator = torch.Generator().manual_seed(1)
-    plain.log_variance = 1 + 0.5 * torch.randn(plain.log_variance.shape, generator=generator)
-    expected, stretched = plain.mean.softmax(dim=1), plain.stretched()
+    log_variance = 1 + 0.5 * torch.randn(plain.log_variance.shape, generator=generator)
+    plain = replace(plain, logits=3 * plain.logits, log_variance=log_variance)
+    expected, stretched = plain.mean.softmax(dim=1), replace(plain, keep_probability=True)
     left, drawn = (
         (gaussian.rsample(2000, generator).softmax(dim=2).mean(dim=0) - expected).abs().amax(dim=1)
         for gaussian in (plain, stretched)
@@ -170,13 +171,13 @@ def test_stretching_pairs_is_the_formula_of_two_classes_where_there_are_two():
     _, _, plain = run(Covariance.DIAGONAL)
     hopeless = torch.full_like(plain.mean[:, :1], -40)
     three = LogitGaussian(torch.cat((plain.mean, hopeless), 1), torch.cat((plain.log_variance, hopeless * 0), 1))
-    expected, found = (each.stretched().mean for each in (plain, three))
+    expected, found = (replace(each, keep_probability=True).mean for each in (plain, three))
     torch.testing.assert_close(found[:, 1] - found[:, 0], expected[:, 1] - expected[:, 0])
 
 
 def test_head_stretches_if_its_spec_says_so():
     _, _, plain = run(Covariance.MIXTURE_OF_BASES)
     _, _, stretched = run(Covariance.MIXTURE_OF_BASES, keep_probability=True)
-    torch.testing.assert_close(stretched.mean, plain.stretched().mean)
+    torch.testing.assert_close(stretched.mean, replace(plain, keep_probability=True).mean)
     torch.testing.assert_close(stretched.contrast()[1], plain.contrast()[1])
     assert not torch.allclose(stretched.mean, plain.mean)

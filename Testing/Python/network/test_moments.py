@@ -1,12 +1,15 @@
-"""Monte Carlo against the closed form, blending, and seeds."""
+"""Monte Carlo against the closed forms, and seeds."""
 
 from __future__ import annotations
 
 import weakref
+from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
+from MoBUncertaintyLib.gaussian import probability
 from MoBUncertaintyLib.gaussian.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.gaussian.probability import moments, monte_carlo_moments
 from MoBUncertaintyLib.model.covariance import Covariance, Scope
@@ -94,3 +97,71 @@ def test_a_small_diagonal_beside_a_large_loading_still_samples():
     gaussian = LogitGaussian(torch.zeros(1, 3, 2, 2, 2), torch.full((1, 3, 2, 2, 2), -10.0), loading)
     result = monte_carlo_moments(gaussian, 500, torch.Generator().manual_seed(0))
     assert (result.mean - 1 / 3).abs().max() < 0.01
+
+
+def kept_gaussian(kind: Covariance, classes: int, scale: float = 1.0, **options) -> LogitGaussian:
+    gaussian = gaussian_of(kind, classes, keep_probability=True, **options)
+    return replace(gaussian, logits=gaussian.logits * scale)
+
+
+@pytest.mark.parametrize("classes", [3, 8])
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_a_kept_probability_has_the_variance_of_many_samples(kind, classes):
+    gaussian = kept_gaussian(kind, classes, scale=2)
+    exact = moments(gaussian)
+    torch.testing.assert_close(exact.mean, gaussian.logits.softmax(dim=1)[:, 1:])
+    many, few = (monte_carlo_moments(gaussian, k, torch.Generator().manual_seed(k)).variance for k in (4000, 30))
+    error, error_of_few = ((found - many).square().mean().sqrt() for found in (exact.variance, few))
+    assert error < 0.01
+    assert error < error_of_few
+    assert (exact.variance <= exact.mean * (1 - exact.mean)).all()
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_the_contrast_of_two_classes_is_that_of_a_label_with_the_rest(kind):
+    gaussian = kept_gaussian(kind, classes=2)
+    torch.testing.assert_close(gaussian.contrast_with_rest(1), gaussian.contrast())
+
+
+@pytest.mark.parametrize(("scale", "counted"), [(0, 1.0), (8, None), (1e6, 0.0)])
+def test_only_negligible_variances_are_left_out(scale, counted, monkeypatch):
+    """Of a tile with nothing but doubt, with some, with none."""
+    gaussian = kept_gaussian(Covariance.MIXTURE_OF_BASES, 5, scale)
+    some = moments(gaussian).variance
+    monkeypatch.setattr(probability, "NEGLIGIBLE", 1e-20)
+    everywhere = moments(gaussian).variance
+    left_out = some == 0
+    assert (1 - left_out.double().mean()).item() == counted or (counted is None and left_out.any())
+    torch.testing.assert_close(some[~left_out], everywhere[~left_out])
+    assert (everywhere[left_out] <= 1e-4).all()
+
+
+def as_numpy(value):
+    """The same Gaussian, loading or tensor in NumPy's arrays."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy()
+    if hasattr(value, "__dataclass_fields__"):
+        return type(value)(**{field.name: as_numpy(getattr(value, field.name)) for field in fields(value)})
+    return value
+
+
+@pytest.mark.parametrize("kept", [None, (3, 1)])
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_arrays_and_tensors_have_the_same_moments(kind, kept):
+    gaussian = kept_gaussian(kind, 5, scale=3)
+    found, expected = moments(as_numpy(gaussian), kept=kept), moments(gaussian, kept=kept)
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found.variance, expected.variance, rtol=1e-3, atol=1e-7)
+    if kept is not None:
+        every = moments(gaussian)
+        torch.testing.assert_close(expected.variance, torch.stack([every.variance[:, c - 1] for c in kept], 1))
+        torch.testing.assert_close(expected.mean.sum(1) + expected.others.sum(1), torch.ones_like(every.mean[:, 0]))
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_voxels_that_are_taken_keep_their_marginals(kind):
+    one = kept_gaussian(kind, 3)
+    mask = torch.rand(one.logits[:, 0].shape, generator=torch.Generator().manual_seed(0)) < 0.3
+    some = one.at(mask)
+    for found, expected in ((some.mean, one.mean), (some.marginal_covariance(), one.marginal_covariance())):
+        torch.testing.assert_close(found[0, ..., 0, 0, :], expected[0][..., mask[0]])

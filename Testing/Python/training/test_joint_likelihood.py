@@ -168,7 +168,7 @@ def test_fits_run_where_the_network_does_and_with_float32_on_apple_s_gpus(kind: 
     with PretendGpu(kind):
         device = torch.device(kind)
         loading = BasisLoading(law.loading.bases.to(device), law.loading.scales.to(device))
-        there = replace(law, mean=law.mean.to(device), log_variance=law.log_variance.to(device), loading=loading)
+        there = replace(law, logits=law.logits.to(device), log_variance=law.log_variance.to(device), loading=loading)
         there = replace(there, lengths=torch.as_tensor(law.lengths).to(device))
         moved = target.to(device)
         with torch.no_grad():

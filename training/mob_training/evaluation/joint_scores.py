@@ -175,7 +175,7 @@ def part_of(gaussian: LogitGaussian, box: Box) -> LogitGaussian:
     part = (..., *box)
     loading = None if gaussian.loading is None else DenseLoading(gaussian.loading.dense()[part])
     log_variance = None if gaussian.log_variance is None else gaussian.log_variance[part]
-    return replace(gaussian, mean=gaussian.mean[part], log_variance=log_variance, loading=loading)
+    return replace(gaussian, logits=gaussian.logits[part], log_variance=log_variance, loading=loading)
 
 
 def nearest(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
