@@ -13,7 +13,6 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_image
@@ -21,10 +20,10 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import Edges, cut_off, fit_fingerprint, judge, organ_intensity
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.pipeline.cases import Job, analyse, run_case
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
+from support import PHANTOM_CT, PHANTOM_MODEL
 
 LABELS = describe_labels({1: "organ"})
 RNG = np.random.default_rng(0)
@@ -125,11 +124,11 @@ def test_the_intensity_is_weighted_by_the_probability_of_any_organ(overlapping: 
 
 @pytest.fixture(scope="module")
 def phantoms() -> Predictor:
-    return Predictor(load_model(find_model("PhantomPancreas")), PredictionSettings(device="cpu"))
+    return Predictor(load_model(PHANTOM_MODEL), PredictionSettings(device="cpu"))
 
 
 def changed(what: str) -> sitk.Image:
-    image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image
+    image = read_image(PHANTOM_CT).image
     if what == "as it is":
         return image
     half = image[:, :, : image.GetSize()[2] // 2]
@@ -161,7 +160,7 @@ def test_the_shipped_model_knows_its_phantoms(phantoms: Predictor, what: str, le
 
 @pytest.fixture
 def tile(tmp_path: Path) -> Input:
-    image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
+    image = read_image(PHANTOM_CT).image[32:96, 16:80, 16:64]
     sitk.WriteImage(image, tmp_path / "ct.nii.gz")
     return Input(tmp_path / "ct.nii.gz", "", "")
 

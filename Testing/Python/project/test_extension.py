@@ -302,7 +302,7 @@ def test_icons_are_what_the_projects_script_draws(monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(str(ROOT / "Testing"))
     import draw_icons
 
-    for name, drawn in ((NAME, draw_icons.icon()), ("PhantomCT", draw_icons.thumbnail())):
+    for name, drawn in ((NAME, draw_icons.icon()), ("HeadNeckCT", draw_icons.thumbnail())):
         with Image.open(RESOURCES / "Icons" / f"{name}.png") as stored:
             assert stored.size == drawn.size
             assert np.abs(np.asarray(stored, float) - np.asarray(drawn, float)).mean() < 1

@@ -66,7 +66,7 @@ def test_what_is_installed_finds_its_model_template_and_sample(wheel: Path, tmp_
         f"assert demo.__file__.startswith({str(tmp_path)!r})\n"
         "require_installed()\n"
         "folder.load_model(listing.find_model(listing.DEMO_MODEL)).state_dict(0)\n"
-        "sys.exit(not (demo.SAMPLE_DATA / 'PhantomCT.nii.gz').is_file())\n"
+        "sys.exit(not (demo.SAMPLE_DATA / 'HeadNeckCT.nii.gz').is_file())\n"
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
