@@ -26,7 +26,7 @@ from support.small_panel import apply, decide, finish, load_demo, open_panel
 ROOT = Path(__file__).parents[1]
 RESOURCES = ROOT / "MoBUncertainty" / "Resources"
 FOLDER = RESOURCES / "Screenshots"
-TRUTH = RESOURCES / "SampleData" / "PhantomCT-pancreas.nii.gz"
+CONTOURS = RESOURCES / "SampleData" / "HeadNeckCT-contours.seg.nrrd"
 SIZE = (1120, 730)  # of the window: as narrow as slice views can be read, since the CT's noise makes files large
 OVERLAY_WIDTH = 960  # pixels; pages show less
 QUALITY = 75  # of WebP; a palette of few colours makes steps of the greys
@@ -108,14 +108,16 @@ def main(folder: Path = FOLDER) -> None:
 
 
 def click_where_it_helps(desktop, session) -> None:
-    """Go to the place where a click helps most, and say what the sample's truth has there."""
+    """Go to the place where a click helps most, and say what was drawn there."""
     ui = desktop.ui
     ui.nextButton.click()
     place = tuple(slicer.util.arrayFromMarkupsControlPoints(session.results.node("clicks.suggestion"))[0])
-    truth = sitk.ReadImage(TRUTH)
+    drawn = sitk.ReadImage(CONTOURS)
     r, a, s = (float(mm) for mm in place)
-    is_organ = truth[truth.TransformPhysicalPointToIndex((-r, -a, s))]
-    (ui.organHereButton if is_organ else ui.notOrganHereButton).click()
+    label = drawn[drawn.TransformPhysicalPointToIndex((-r, -a, s))]
+    if label:
+        ui.clickLabelSelector.currentIndex = label - 1
+    (ui.organHereButton if label else ui.notOrganHereButton).click()
     Mouse("Red").click(place)
 
 
