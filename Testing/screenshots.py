@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent / "Python"))
@@ -19,6 +20,9 @@ import slicer.util
 from packaging.requirements import Requirement
 from PIL import Image
 
+from MoBUncertaintyLib.model.licences import agree
+from MoBUncertaintyLib.model.listing import MODELS_FOLDER
+from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL
 from slicer_host.mouse import Mouse
 from support.requirements import SLICERS_PACKAGES, requirements
 from support.small_panel import apply, decide, finish, load_demo, open_panel
@@ -35,6 +39,12 @@ READER = "Dr. A. Reader"
 
 
 def main(folder: Path = FOLDER) -> None:
+    with TemporaryDirectory() as data, patch.dict(os.environ, XDG_DATA_HOME=data):
+        agree([MODELS_FOLDER / DEMO_MODEL], lambda _terms: None)
+        draw(folder)
+
+
+def draw(folder: Path) -> None:
     desktop = open_panel()
     desktop.window.resize(*SIZE)
     ui = desktop.ui

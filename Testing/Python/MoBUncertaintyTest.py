@@ -10,7 +10,6 @@ import slicer
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
 from MoBUncertainty import MoBUncertaintyLogic
-from MoBUncertaintyLib.model.listing import DEMO_MODEL
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.samples import RESOURCES, loadSampleData
 from MoBUncertaintyLib.slicer_app.worker.client import slicerClient
@@ -209,7 +208,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         if mode:
             self.logic.client.close()
             self.logic.client = self.fakeWorker(mode)
-        return self.logic.run(ct, [DEMO_MODEL], {})
+        return self.logic.run(ct, ["HeadNeckOrgans"], {})
 
     def waitFor(self, condition, seconds=60):
         """Let the application run until something is true."""

@@ -279,9 +279,9 @@ def demo(
 ) -> Result:
     """Predict the shipped CT, of a patient that the model has never seen, and compare it with the clinical contours."""
     with console.reporting(steps=True) as cancelled:
-        from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
+        from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.output.results_folder import FOLDER
-        from MoBUncertaintyLib.pipeline.demo import run_demo
+        from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL, run_demo
 
         FOLDER.check_name(output)
         console.agree_to_licences([find_model(DEMO_MODEL)], accept_licence)

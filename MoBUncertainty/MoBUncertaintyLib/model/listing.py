@@ -21,9 +21,6 @@ from MoBUncertaintyLib.model.nnunet.training_folder import licence, trained_fold
 MODELS_FOLDER = RESOURCES / "Models"
 """The models that ship with the extension."""
 
-DEMO_MODEL = "HeadNeckOrgans"
-"""The one that goes with the sample CT."""
-
 
 @dataclass(frozen=True)
 class ListedModel:

@@ -16,7 +16,7 @@ from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
+from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.results_folder import FOLDER, Written
 from MoBUncertaintyLib.pipeline.cases import Job, run_case
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SAMPLE_DATA = RESOURCES / "SampleData"
 """A patient's CT that ships with the extension, and the clinical contours of it."""
 
+DEMO_MODEL = "HeadNeckOrgans"
 CLINICIANS = {"Bone_Mandible": 0.944, "Brainstem": 0.889, "Parotid_R": 0.862, "Parotid_L": 0.862, "SpinalCord": 0.830}
 """Mean Dice of two clinicians' contours in 12 CTs of github.com/google-deepmind/tcia-ct-scan-dataset, unresampled."""
 

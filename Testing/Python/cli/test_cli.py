@@ -25,7 +25,6 @@ from MoBUncertaintyLib.cli import app, console
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.measurements.interval import volume_text
-from MoBUncertaintyLib.model import listing
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.region_settings import Measure
@@ -342,7 +341,7 @@ def test_a_licence_that_is_not_permissive_is_agreed_to_once(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     bound = shutil.copytree(model, tmp_path / "Bound")
     edit(bound / "model.json", lambda card: card.update(licence="CC BY-NC 4.0"))
-    monkeypatch.setattr(listing, "DEMO_MODEL", bound)
+    monkeypatch.setattr(demo, "DEMO_MODEL", bound)
     predict = ["predict", ct, "--model", bound, "--no-scene", "--output", tmp_path / "out"]
     calibrate = ["calibrate", bound, tmp_path, "--output", tmp_path / "out"]
     for arguments in (
@@ -431,8 +430,9 @@ def test_demo_compares_with_contours(model: Path, ct: Path, tmp_path: Path, monk
 
 
 @pytest.mark.slow
-def test_demo_reaches_its_dice_with_the_shipped_model(tmp_path: Path) -> None:
-    done = run("demo", "--output", tmp_path / "demo")
+def test_demo_reaches_its_dice_with_the_shipped_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    done = run("demo", "--accept-licence", "--output", tmp_path / "demo")
     assert done.exit_code == 0, done.output
     scores = json.loads((tmp_path / "demo" / "demo.json").read_text())
     assert {name: organ for name, organ in scores["organs"].items() if organ["dice"] < 0.5} == {}

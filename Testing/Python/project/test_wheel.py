@@ -65,7 +65,7 @@ def test_what_is_installed_finds_its_model_template_and_sample(wheel: Path, tmp_
         "from MoBUncertaintyLib.output.pages.templates import require_installed\n"
         f"assert demo.__file__.startswith({str(tmp_path)!r})\n"
         "require_installed()\n"
-        "folder.load_model(listing.find_model(listing.DEMO_MODEL)).state_dict(0)\n"
+        "folder.load_model(listing.find_model(demo.DEMO_MODEL)).state_dict(0)\n"
         "sys.exit(not (demo.SAMPLE_DATA / 'HeadNeckCT.nii.gz').is_file())\n"
     )
     command = [sys.executable, "-c", program]

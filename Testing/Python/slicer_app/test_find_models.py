@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.listing import DEMO_MODEL
+from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL
 from support import MODULE_FOLDER, PHANTOM_MODEL
 from support.catalogues import hosted
 from support.late import slicer, slicer_app

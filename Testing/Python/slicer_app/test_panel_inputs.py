@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.model.listing import DEMO_MODEL
+from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL
 from support import PHANTOM_MODEL
 from support.late import qt, slicer, slicer_app
 from support.small_panel import add_ct, load_demo
