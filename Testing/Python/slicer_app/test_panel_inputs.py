@@ -119,7 +119,7 @@ class TestInputs:
         assert "Apache" in ui.modelInfoLabel.text
         assert str(folder) in slicer_app.models.listModels()
         assert desktop.widget.panel.parameters.model == str(folder)
-        ui.modelSelector.currentText = PHANTOM_MODEL.name
+        ui.modelSelector.currentIndex = list(slicer_app.models.listModels()).index(PHANTOM_MODEL.name)
         assert desktop.widget.panel.inputs.selector.model.path == PHANTOM_MODEL
         assert desktop.widget.panel.parameters.model == PHANTOM_MODEL.name
         assert not ui.removeModelButton.enabled
