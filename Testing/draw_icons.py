@@ -70,15 +70,15 @@ def tile(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def thumbnail() -> Image.Image:
-    """The axial slice of the sample that shows most of the pancreas, as a radiologist sees it."""
-    ct, organ = (
-        sitk.DICOMOrient(sitk.ReadImage(str(RESOURCES / "SampleData" / f"{name}.nii.gz")), "LPS")
-        for name in ("PhantomCT", "PhantomCT-pancreas")
+    """The sagittal slice of the sample that shows most of its organs, as a radiologist sees it, nose to the left."""
+    ct, contours = (
+        sitk.DICOMOrient(sitk.ReadImage(RESOURCES / "SampleData" / name), "LPI")
+        for name in ("HeadNeckCT.nii.gz", "HeadNeckCT-contours.seg.nrrd")
     )
-    z = int(sitk.GetArrayViewFromImage(organ).sum(axis=(1, 2)).argmax())
+    x = int(np.count_nonzero(sitk.GetArrayViewFromImage(contours), axis=(0, 1)).argmax())
     low, high = WINDOW_HU
-    grey = np.clip((sitk.GetArrayViewFromImage(ct)[z] - low) / (high - low) * 255, 0, 255).astype(np.uint8)
-    shape = np.multiply(grey.shape, ct.GetSpacing()[1::-1])
+    grey = np.clip((sitk.GetArrayViewFromImage(ct)[..., x] - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+    shape = np.multiply(grey.shape, ct.GetSpacing()[:0:-1])
     height, width = (shape / shape.max() * THUMBNAIL).round().astype(int)
     return Image.fromarray(grey).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -87,7 +87,7 @@ def main() -> None:
     icons = RESOURCES / "Icons"
     icons.mkdir(exist_ok=True)
     icon().save(icons / "MoBUncertainty.png", optimize=True)
-    thumbnail().save(icons / "PhantomCT.png", optimize=True)
+    thumbnail().save(icons / "HeadNeckCT.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent / "Python"))
@@ -19,6 +20,9 @@ import slicer.util
 from packaging.requirements import Requirement
 from PIL import Image
 
+from MoBUncertaintyLib.model.licences import agree
+from MoBUncertaintyLib.model.listing import MODELS_FOLDER
+from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL
 from slicer_host.mouse import Mouse
 from support.requirements import SLICERS_PACKAGES, requirements
 from support.small_panel import apply, decide, finish, load_demo, open_panel
@@ -26,7 +30,7 @@ from support.small_panel import apply, decide, finish, load_demo, open_panel
 ROOT = Path(__file__).parents[1]
 RESOURCES = ROOT / "MoBUncertainty" / "Resources"
 FOLDER = RESOURCES / "Screenshots"
-TRUTH = RESOURCES / "SampleData" / "PhantomCT-pancreas.nii.gz"
+CONTOURS = RESOURCES / "SampleData" / "HeadNeckCT-contours.seg.nrrd"
 SIZE = (1120, 730)  # of the window: as narrow as slice views can be read, since the CT's noise makes files large
 OVERLAY_WIDTH = 960  # pixels; pages show less
 QUALITY = 75  # of WebP; a palette of few colours makes steps of the greys
@@ -35,6 +39,12 @@ READER = "Dr. A. Reader"
 
 
 def main(folder: Path = FOLDER) -> None:
+    with TemporaryDirectory() as data, patch.dict(os.environ, XDG_DATA_HOME=data):
+        agree([MODELS_FOLDER / DEMO_MODEL], lambda _terms: None)
+        draw(folder)
+
+
+def draw(folder: Path) -> None:
     desktop = open_panel()
     desktop.window.resize(*SIZE)
     ui = desktop.ui
@@ -108,14 +118,16 @@ def main(folder: Path = FOLDER) -> None:
 
 
 def click_where_it_helps(desktop, session) -> None:
-    """Go to the place where a click helps most, and say what the sample's truth has there."""
+    """Go to the place where a click helps most, and say what was drawn there."""
     ui = desktop.ui
     ui.nextButton.click()
     place = tuple(slicer.util.arrayFromMarkupsControlPoints(session.results.node("clicks.suggestion"))[0])
-    truth = sitk.ReadImage(TRUTH)
+    drawn = sitk.ReadImage(CONTOURS)
     r, a, s = (float(mm) for mm in place)
-    is_organ = truth[truth.TransformPhysicalPointToIndex((-r, -a, s))]
-    (ui.organHereButton if is_organ else ui.notOrganHereButton).click()
+    label = drawn[drawn.TransformPhysicalPointToIndex((-r, -a, s))]
+    if label:
+        ui.clickLabelSelector.currentIndex = label - 1
+    (ui.organHereButton if label else ui.notOrganHereButton).click()
     Mouse("Red").click(place)
 
 

@@ -2,7 +2,7 @@
 
     python Testing/Benchmarks/panel_click.py [--profile]
 
-Opens the panel on the off-screen desktop, with the demo CT and with one of 512 x 512 x 300 voxels, and clicks in
+Opens the panel on the off-screen desktop, with the phantom CT and with one of 512 x 512 x 300 voxels, and clicks in
 listed regions by events of the slice view's interactor. Counts from the event until the scene and the panel show what
 has changed and the three slice views are drawn (in software). Ends with 1 where the slowest click takes longer than
 `LIMITS` allows, or the surface longer than `SURFACE_S`.
@@ -28,7 +28,7 @@ import scene_push
 
 LARGE = (300, 512, 512)  # z, y, x
 CLICKS = 12
-LIMITS = {"demo CT": 0.150, "512 x 512 x 300": 0.300}  # s
+LIMITS = {"phantom CT": 0.150, "512 x 512 x 300": 0.300}  # s
 SURFACE_S = 1.0
 
 
@@ -36,12 +36,12 @@ def main() -> int:
     if sys.argv[1:2] == ["--make"]:
         scene_push.make_prediction(Path(sys.argv[2]), LARGE)
         return 0
-    from support.small_panel import apply, load_demo, open_panel
+    from support.small_panel import apply, load_phantom, open_panel
 
     desktop = open_panel()
-    load_demo(desktop)
+    load_phantom(desktop)
     apply(desktop)
-    good = measure(desktop, "demo CT")
+    good = measure(desktop, "phantom CT")
     show_large(desktop)
     good &= measure(desktop, "512 x 512 x 300")
     desktop.close()

@@ -124,7 +124,7 @@ def commands() -> Iterator[Command]:
     yield _predict("twice", "--overwrite")
     yield _predict("json", "--json")
     yield _predict("quiet", "--quiet")
-    yield "demo", ["demo", "--output", "out/demo"]
+    yield "demo", ["demo", "--accept-licence", "--output", "out/demo"]
     yield from _reviews()
     yield from _models()
     yield from _failures()

@@ -34,7 +34,7 @@ from scipy import ndimage
 from mob_training.evaluation.held_out import split_cases
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.inference.suitability import fit_fingerprint, judge
+from MoBUncertaintyLib.inference.suitability import Edges, cut_off, fit_fingerprint, judge
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Level, Measures
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
@@ -259,7 +259,7 @@ def judged(rows: list[dict[str, Any]], labels: tuple, fingerprint: Fingerprint) 
     before = {row["case"]: row["dice"] for row in rows if row["kind"] == ORDINARY}
     found = []
     for row in rows:
-        cut = ["It is cut."] if any(row["edges"].values()) else []
+        cut = cut_off(Edges(row["edges"], {}), False, fingerprint)
         suitability = judge(labels, Measures(row["values"], row["edges"]), fingerprint, cut)
         largest = max(suitability.deviations.values(), default=math.inf)
         drop = before[row["case"]] - row["dice"]

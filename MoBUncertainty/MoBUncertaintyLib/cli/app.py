@@ -277,15 +277,15 @@ def demo(
     scene: Scene = True,
     accept_licence: AcceptLicence = False,
 ) -> Result:
-    """Predict the phantom CT that is shipped and compare it with its truth, which the model has never seen."""
+    """Predict the shipped CT, of a patient that the model has never seen, and compare it with the clinical contours."""
     with console.reporting(steps=True) as cancelled:
-        from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
+        from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.output.results_folder import FOLDER
-        from MoBUncertaintyLib.pipeline.demo import run_demo
+        from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL, run_demo
 
         FOLDER.check_name(output)
         console.agree_to_licences([find_model(DEMO_MODEL)], accept_licence)
-        with console.progress("PhantomCT") as progress:
+        with console.progress("HeadNeckCT") as progress:
             case, written, scores = run_demo(
                 output, device=device, engine=engine, scene=scene, progress=progress, cancelled=cancelled
             )

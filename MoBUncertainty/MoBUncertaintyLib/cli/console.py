@@ -39,12 +39,14 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.output.results_folder import Written
     from MoBUncertaintyLib.output.review_export import Exported
     from MoBUncertaintyLib.pipeline.calibration.calibration import CalibratedModel
-    from MoBUncertaintyLib.pipeline.demo import DemoScores
+    from MoBUncertaintyLib.pipeline.demo import DemoScores, OrganScores
     from MoBUncertaintyLib.regions.prediction import Progress
     from MoBUncertaintyLib.regions.region import Region
 
 UNEXPECTED, BAD_INPUT, CANCELLED = 1, 2, 130
 PLAIN_LINE_EVERY_S = 5.0
+CLOSENESS = ((0, "as close as"), (0.05, "nearly as close as"), (0.15, "less close than"), (1, "far less close than"))
+"""How much less than the Dice of two clinicians' contours a segmentation may reach, and what that is called."""
 SUITABILITY_STYLES = {"unusual": "bold black on yellow", "not usable": "bold white on red"}
 
 debug = False  # whether an unexpected error shows its traceback
@@ -363,9 +365,17 @@ def show_calibrated(made: CalibratedModel) -> None:
 
 
 def show_demo(scores: DemoScores) -> None:
-    """Print how the demo compares with the truth."""
-    table = _Facts("Compared with the truth, which the model has not seen")
-    table.fact("Dice", f"{scores.dice:.3f}")
+    """Print how the demo compares with the clinical contours."""
+    table = _Facts("Compared with the clinical contours, which the model has not seen")
+    for name, organ in scores.organs.items():
+        apart = "" if organ.distance_mm is None else f"{organ.distance_mm:.1f} mm apart; "
+        volume = volume_text(organ.volume_ml, organ.interval)
+        table.fact(name, _agreement(organ), f"{apart}{volume}, drawn: {volume_text(organ.drawn_ml)}")
+    _stdout().print(table)
+    table = _Facts("In this comparison")
+    table.fact("Dice", "overlap with the contour, from 0 to 1")
+    table.fact("two clinicians", "mean Dice of their contours in 12 other CTs, at full resolution")
+    table.fact("mm apart", "mean distance of the two surfaces")
     fractions = {
         "error in the regions": (scores.error_fraction_in_regions, "of the wrongly labelled volume"),
         "thick error in them": (scores.thick_error_fraction_in_regions, "of what is thicker than one voxel"),
@@ -374,6 +384,15 @@ def show_demo(scores: DemoScores) -> None:
         table.fact(name, f"none {whole}" if fraction is None else f"{percent(fraction)} {whole}")
     table.fact("computing time", f"{scores.seconds:.0f} s")
     _stdout().print(table)
+
+
+def _agreement(organ: OrganScores) -> str:
+    """Say in words how well a segmentation agrees with the contour."""
+    if organ.clinicians is None:
+        return f"Dice {organ.dice:.2f}; no two clinicians to compare with"
+    lacking = organ.clinicians - organ.dice
+    how = next(words for most, words in CLOSENESS if lacking <= most)
+    return f"{how} two clinicians: Dice {organ.dice:.2f}, theirs {organ.clinicians:.2f}"
 
 
 def show_model(model: Model) -> None:

@@ -68,9 +68,9 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
     Example:
         >>> from MoBUncertaintyLib import read_image
         >>> from MoBUncertaintyLib.base.resources import RESOURCES
-        >>> read = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz")
+        >>> read = read_image(RESOURCES / "SampleData" / "HeadNeckCT.nii.gz")
         >>> read.image.GetSize(), read.image.GetSpacing(), read.warnings
-        ((128, 112, 80), (2.5, 2.5, 3.0), [])
+        ((128, 81, 125), (3.9..., 3.9..., 2.5), [])
     """
     path = Path(path)
     files, is_dicom = _files(path, series)

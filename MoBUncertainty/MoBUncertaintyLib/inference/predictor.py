@@ -57,11 +57,11 @@ def predict(
     Example:
         >>> from MoBUncertaintyLib import PredictionSettings, find_model, load_model, predict, read_image
         >>> from MoBUncertaintyLib.base.resources import RESOURCES
-        >>> image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
-        >>> model = load_model(find_model("PhantomPancreas"))
+        >>> image = read_image(RESOURCES / "SampleData" / "HeadNeckCT.nii.gz").image[32:96, 16:64, 20:84]
+        >>> model = load_model(find_model("HeadNeckOrgans"))
         >>> prediction = predict(image, model, PredictionSettings(device="cpu"))
         >>> prediction.shape, prediction.provenance["tiles"]
-        ((48, 64, 64), 1)
+        ((64, 48, 64), 1)
     """
     return Predictor(model, settings).predict(image, progress, cancelled, channels=channels)
 

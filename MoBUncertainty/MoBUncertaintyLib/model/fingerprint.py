@@ -16,7 +16,7 @@ from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.base.wording import percent
 
-USUAL = 0.05  # what happens in at least this fraction of ordinary cases makes no case unusual
+USUAL = 0.05  # what happens in more than this fraction of ordinary cases makes no case unusual
 
 
 class Level(StrEnum):
@@ -186,8 +186,8 @@ class Fingerprint:
 
     @property
     def usual_edges(self) -> dict[str, set[str]]:
-        """The sides of the image that a label reaches in `USUAL` of the cases, by its name."""
-        return {name: {side for side, fraction in sides.items() if fraction >= USUAL}
+        """The sides of the image that a label reaches in more than `USUAL` of the cases, by its name."""
+        return {name: {side for side, fraction in sides.items() if fraction > USUAL}
                 for name, sides in self.edges.items()}  # fmt: skip
 
     @classmethod

@@ -21,9 +21,6 @@ from MoBUncertaintyLib.model.nnunet.training_folder import licence, trained_fold
 MODELS_FOLDER = RESOURCES / "Models"
 """The models that ship with the extension."""
 
-DEMO_MODEL = "PhantomPancreas"
-"""The one that goes with the sample CT."""
-
 
 @dataclass(frozen=True)
 class ListedModel:
@@ -125,8 +122,8 @@ def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> 
 
     Example:
         >>> from MoBUncertaintyLib import find_model
-        >>> find_model("PhantomPancreas").name
-        'PhantomPancreas'
+        >>> find_model("HeadNeckOrgans").name
+        'HeadNeckOrgans'
     """
     path = Path(name_or_path)
     with suppress(OSError):  # a name too long for a path

@@ -1,16 +1,18 @@
-"""A segmentation against a truth: Dice, and how much of the error lies inside doubtful regions.
+"""A segmentation against a truth: Dice, distance of surfaces, and how much of the error is inside doubtful regions.
 
 Arrays are (z, y, x).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import ImageError
+from MoBUncertaintyLib.base.geometry import occupied
 from MoBUncertaintyLib.regions.region import Regions
 
 if TYPE_CHECKING:
@@ -23,6 +25,24 @@ def dice(segmentation: np.ndarray, truth: np.ndarray, label: int = 1) -> float:
     a, b = segmentation == label, truth == label
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def surface_distance(a: np.ndarray, b: np.ndarray, spacing: Sequence[float] | np.ndarray) -> float | None:
+    """Compute the mean distance of two masks' surfaces, in mm, both ways: from a border voxel to the nearest other one.
+
+    Args:
+        a, b: Masks (z, y, x) of one shape.
+        spacing: Of the voxels in mm, (z, y, x).
+
+    Returns:
+        At least 0; None where a mask is empty.
+    """
+    if not (a.any() and b.any()):
+        return None
+    box = occupied(a | b)
+    borders = [mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (a, b)]
+    away_from_a, away_from_b = (ndimage.distance_transform_edt(~border, spacing) for border in borders)
+    return float(np.concatenate([away_from_b[borders[0]], away_from_a[borders[1]]]).mean())
 
 
 def error_split(segmentation: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

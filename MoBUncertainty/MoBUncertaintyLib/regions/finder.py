@@ -58,12 +58,12 @@ def find_regions(prediction: Prediction, settings: RegionSettings | None = None)
     Example:
         >>> from MoBUncertaintyLib import PredictionSettings, find_model, find_regions, load_model, predict, read_image
         >>> from MoBUncertaintyLib.base.resources import RESOURCES
-        >>> image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
-        >>> model = load_model(find_model("PhantomPancreas"))
+        >>> image = read_image(RESOURCES / "SampleData" / "HeadNeckCT.nii.gz").image[32:96, 16:64, 20:84]
+        >>> model = load_model(find_model("HeadNeckOrgans"))
         >>> prediction = predict(image, model, PredictionSettings(device="cpu", precision="float32"))
         >>> regions = find_regions(prediction)
-        >>> [(region.rank, region.location) for region in regions.ranked[:3]]
-        [(1, 'anterior'), (2, 'superior left'), (3, 'inferior right')]
+        >>> [region.rank for region in regions.ranked[:3]]
+        [1, 2, 3]
     """
     settings = settings or prediction.region_settings
     return RegionFinder(prediction, settings).find(settings)

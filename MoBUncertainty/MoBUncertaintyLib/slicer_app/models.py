@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.model.files import ModelFiles
-from MoBUncertaintyLib.model.listing import DEMO_MODEL, MODELS_FOLDER, ListedModel, list_models
+from MoBUncertaintyLib.model.listing import MODELS_FOLDER, ListedModel, list_models
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import installed_weights
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
 from MoBUncertaintyLib.pipeline.catalogue.install import remove as uninstall
@@ -23,11 +23,11 @@ SETTINGS_KEY = "MoBUncertainty/Models"
 
 
 def listModels() -> dict[str, ListedModel]:
-    """List the demo's model, the other shipped ones, the installed, the added and TotalSegmentator's.
+    """List the shipped models, the installed, the added and TotalSegmentator's.
 
     They go by the names that a scene remembers them by, see `sceneName`.
     """
-    shipped = sorted(list_models(), key=lambda model: model.path.name != DEMO_MODEL)
+    shipped = list_models()
     taken = {model.path.name for model in shipped}
     installed = [model for model in list_models(installed_models()) if model.path.name not in taken]
     weights = [ListedModel(path, None) for path in installed_weights().values()]

@@ -5,12 +5,16 @@ from __future__ import annotations
 from MoBUncertaintyLib.base.resources import RESOURCES
 
 CATEGORY = "MoB Uncertainty"
-SAMPLE_NAME = "PhantomCT"
-SAMPLE_SHA256 = "6787368456a67f2782a8146c5b888e26e923b9fb989c06a526311fcafa7c8538"
+SAMPLE_NAME = "HeadNeckCT"
+FILES = {
+    "HeadNeckCT.nii.gz": "de5405cb0606f6a4cf64254eeba1aee04cbf1fc9d97bfc01aeb2effa65ca4a08",
+    "HeadNeckCT-contours.seg.nrrd": "3a4bf5e7fa57400541e0cfb394357119d417cc65ba4e889fb4497f9c97065ad3",
+}
+"""With their SHA-256."""
 
 
 def registerSampleData():
-    """Add the demo CT to the Sample Data module."""
+    """Add the demo CT, with the clinical contours, to the Sample Data module."""
     import SampleData
 
     if hasattr(SampleData.SampleDataLogic, "registerCustomSampleDataCategory"):  # not before Slicer 5.12
@@ -18,17 +22,17 @@ def registerSampleData():
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category=CATEGORY,
         sampleName=SAMPLE_NAME,
-        thumbnailFileName=str(RESOURCES / "Icons" / "PhantomCT.png"),
-        uris=(RESOURCES / "SampleData" / "PhantomCT.nii.gz").as_uri(),
-        fileNames="PhantomCT.nii.gz",
-        checksums=f"SHA256:{SAMPLE_SHA256}",
-        nodeNames=SAMPLE_NAME,
-        loadFileTypes="VolumeFile",  # a reader of segmentations knows .nii.gz too
+        thumbnailFileName=str(RESOURCES / "Icons" / f"{SAMPLE_NAME}.png"),
+        uris=[(RESOURCES / "SampleData" / name).as_uri() for name in FILES],
+        fileNames=list(FILES),
+        checksums=[f"SHA256:{digest}" for digest in FILES.values()],
+        nodeNames=[SAMPLE_NAME, f"{SAMPLE_NAME} contours"],
+        loadFileTypes=["VolumeFile", "SegmentationFile"],  # readers of both know both
     )
 
 
 def loadSampleData():
-    """Load the demo CT.
+    """Load the demo CT, and the clinical contours, which stay hidden.
 
     Returns:
         Its vtkMRMLScalarVolumeNode.
@@ -38,6 +42,7 @@ def loadSampleData():
     from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 
     registerSampleData()
-    ct = SampleData.downloadSample(SAMPLE_NAME)
+    ct, contours = SampleData.downloadSamples(SAMPLE_NAME)
+    contours.GetDisplayNode().SetVisibility(False)
     giveWindow(ct)
     return ct

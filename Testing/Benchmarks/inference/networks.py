@@ -19,10 +19,11 @@ from inference.tasks import network_name
 from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model, load_model
-from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
+from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork, build_network, load_network
 
 CONFIGURATION = "3d_fullres"
+SMALL = "PhantomPancreas"
 # Of TotalSegmentator's CTs, which the paper's networks were trained on: spacing, and a typical abdomen, z y x.
 PLANNED_SPACING, PLANNED_MM = 1.5, (300.0, 384.0, 384.0)
 ORGAN_IS_RARE = 8.0
@@ -60,7 +61,7 @@ def find_network(name: str) -> Model:
     Raises:
         ModelError: There is none, or it is not of the kind that is measured.
     """
-    model = load_model(find_model(DEMO_MODEL if name == "small" else name))
+    model = load_model(find_model(SMALL if name == "small" else name))
     if model.card.covariance.kind is not Covariance.MIXTURE_OF_BASES or len(model.card.labels) != 1:
         raise ModelError(f"The benchmark needs a Mixture-of-Bases model of one organ; {name} is none.")
     return model
@@ -132,7 +133,7 @@ def write_training_folder(
 def _large() -> tuple[StochasticNetwork, dict[str, Any], dict[str, Any]]:
     """nnU-Net's residual encoder L as it plans it for abdominal CTs, random weights, and a Mixture-of-Bases head."""
     spec = CovarianceSpec()
-    model = load_model(find_model(DEMO_MODEL))
+    model = load_model(find_model(SMALL))
     plans = plan_large(model.dataset, model.plans["foreground_intensity_properties_per_channel"])
     plans["covariance"] = _stated(spec)
     torch.manual_seed(0)

@@ -25,7 +25,6 @@ from MoBUncertaintyLib.cli import app, console
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.measurements.interval import volume_text
-from MoBUncertaintyLib.model import listing
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.region_settings import Measure
@@ -342,7 +341,7 @@ def test_a_licence_that_is_not_permissive_is_agreed_to_once(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     bound = shutil.copytree(model, tmp_path / "Bound")
     edit(bound / "model.json", lambda card: card.update(licence="CC BY-NC 4.0"))
-    monkeypatch.setattr(listing, "DEMO_MODEL", bound)
+    monkeypatch.setattr(demo, "DEMO_MODEL", bound)
     predict = ["predict", ct, "--model", bound, "--no-scene", "--output", tmp_path / "out"]
     calibrate = ["calibrate", bound, tmp_path, "--output", tmp_path / "out"]
     for arguments in (
@@ -400,40 +399,56 @@ def test_options_that_make_no_sense_are_refused_in_one_sentence(
     assert sentence in done.stderr
 
 
-def test_demo_compares_with_the_truth(model: Path, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_compares_with_contours(model: Path, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo's own path on a small case; that it reaches its Dice with the shipped model is a slow test."""
     sample = tmp_path / "sample"
     sample.mkdir()
     image = sitk.ReadImage(ct)
     truth = sitk.GetImageFromArray(tiny.truth(image).astype(np.uint8))
     truth.CopyInformation(image)
-    sitk.WriteImage(image, sample / "PhantomCT.nii.gz")
-    sitk.WriteImage(truth, sample / "PhantomCT-pancreas.nii.gz")
+    sitk.WriteImage(image, sample / "HeadNeckCT.nii.gz")
+    sitk.WriteImage(truth, sample / "HeadNeckCT-contours.seg.nrrd")
     monkeypatch.setattr(demo, "SAMPLE_DATA", sample)
     monkeypatch.setattr(demo, "DEMO_MODEL", str(model))
     for _ in range(2):  # the second replaces the first's results
         done = run("demo", "--output", tmp_path / "demo", "--no-scene", "--device", "cpu")
         assert done.exit_code == 0, done.output
     names = [line.split("│")[1].strip() for line in done.stdout.split("Compared with")[1].splitlines() if "│" in line]
-    assert names == ["Dice", "error in the regions", "thick error in them", "computing time"]
+    assert {"organ", "two clinicians", "error in the regions", "thick error in them"} <= set(names)
     scores = json.loads((tmp_path / "demo" / "demo.json").read_text())
     made = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "segmentation.nii.gz")) == 1
     regions = sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "demo" / "regions.nii.gz")) > 0
     organ = tiny.truth(image)
     wrong = made != organ
-    assert scores["dice"] == pytest.approx(2 * (made & organ).sum() / (made.sum() + organ.sum()))
+    scored = scores["organs"]["organ"]
+    assert scored["dice"] == pytest.approx(2 * (made & organ).sum() / (made.sum() + organ.sum()))
+    assert scored["volume_ml"] / scored["drawn_ml"] == pytest.approx(made.sum() / organ.sum())
+    assert scored["clinicians"] is None
     assert scores["error_fraction_in_regions"] == pytest.approx((wrong & regions).sum() / wrong.sum())
     assert 0 < scores["seconds"] < 120
-    assert f"{scores['dice']:.3f}" in done.stdout
+    assert f"{scored['dice']:.2f}" in done.stdout
 
 
 @pytest.mark.slow
-def test_demo_reaches_its_dice_with_the_shipped_model(tmp_path: Path) -> None:
-    done = run("demo", "--output", tmp_path / "demo")
+def test_demo_reaches_its_dice_with_the_shipped_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    done = run("demo", "--accept-licence", "--output", tmp_path / "demo")
     assert done.exit_code == 0, done.output
     scores = json.loads((tmp_path / "demo" / "demo.json").read_text())
-    assert scores["dice"] >= 0.85
+    assert {name: organ for name, organ in scores["organs"].items() if organ["dice"] < 0.5} == {}
     assert scores["seconds"] < 120
+
+
+def test_an_organ_is_as_good_as_two_clinicians_agree(capsys: pytest.CaptureFixture) -> None:
+    organs = {
+        str(dice): demo.OrganScores(dice, theirs, None, 1.0, None, 1.0)
+        for dice, theirs in ((0.9, 0.889), (0.85, 0.889), (0.75, 0.889), (0.0, 0.944), (0.6, None))
+    }
+    console.show_demo(demo.DemoScores(organs, None, None, 1.0))
+    shown = capsys.readouterr().out
+    found = re.findall(r"[\d.]+ +│ (.*?) *│", shown)
+    assert [line.split(" two clinicians")[0] for line in found[:4]] == [words for _, words in console.CLOSENESS]
+    assert found[4] == "Dice 0.60; no two clinicians to compare with"
 
 
 @pytest.mark.parametrize("debug", [False, True])

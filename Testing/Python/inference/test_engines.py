@@ -19,7 +19,6 @@ import torch
 from MoBUncertaintyLib.base import packages
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.packages import is_installed
-from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.gaussian.moments import fused_moments, logistic_normal_moments
 from MoBUncertaintyLib.gaussian.probability import completed
 from MoBUncertaintyLib.inference import devices, engines
@@ -30,10 +29,10 @@ from MoBUncertaintyLib.inference.sliding_window import OVERFLOWED
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.model.graph import openvino
-from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
 from MoBUncertaintyLib.network import tracing
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.regions.prediction import EngineName, Precision, Prediction, PredictionSettings
+from support import PHANTOM_CT, PHANTOM_MODEL
 from support.tiny import make_ct, make_dataset, make_model
 
 needs_openvino = pytest.mark.skipif(not is_installed("openvino"), reason="OpenVINO is not installed")
@@ -157,13 +156,13 @@ def test_a_processor_with_few_registers_computes_without_joined_loops(
 
 @pytest.fixture(scope="module")
 def sample() -> sitk.Image:
-    return sitk.ReadImage(str(RESOURCES / "SampleData" / "PhantomCT.nii.gz"))
+    return sitk.ReadImage(PHANTOM_CT)
 
 
 @needs_openvino
 def test_a_tile_of_the_sample_ct_has_the_same_labels_and_bfloat16_changes_no_more(sample: sitk.Image) -> None:
     """No more than in PyTorch, on the average: the largest change is one voxel's chance."""
-    model, tile = load_model(find_model(DEMO_MODEL)), sample[32:96, 16:80, 16:64]
+    model, tile = load_model(PHANTOM_MODEL), sample[32:96, 16:80, 16:64]
     found, exact = (by(engine, model, tile) for engine in ("openvino", "torch"))
     assert_labels_are_equal(found, exact)
     assert largest_change(found, exact) < 0.01
@@ -179,7 +178,7 @@ def test_a_tile_of_the_sample_ct_has_the_same_labels_and_bfloat16_changes_no_mor
 @needs_bfloat16
 def test_the_sample_ct_has_the_same_labels_in_both_precisions(sample: sitk.Image) -> None:
     """In bfloat16 as far as the page on speed states for either engine: a Dice of 0.999."""
-    model = load_model(find_model(DEMO_MODEL))
+    model = load_model(PHANTOM_MODEL)
     exact, full, half = (
         by(engine, model, sample, precision=precision)
         for engine, precision in (("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"))

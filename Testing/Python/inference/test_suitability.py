@@ -13,7 +13,6 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_image
@@ -24,7 +23,9 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.pipeline.cases import Job, analyse, run_case
+from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL, SAMPLE_DATA
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
+from support import PHANTOM_CT, PHANTOM_MODEL
 
 LABELS = describe_labels({1: "organ"})
 RNG = np.random.default_rng(0)
@@ -83,24 +84,37 @@ def test_without_a_fingerprint_the_evident_is_noticed() -> None:
     assert cut.text == "unusual: the segmentation reaches the edge of the image"
 
 
-def test_an_edge_that_ordinary_cases_reach_is_ordinary_and_another_is_not() -> None:
-    def reaching(count: int, of: int, sides: tuple[str, ...]) -> list[Measures]:
-        return [replace(measures(), edges={"organ": sides} if n < count else {}) for n in range(of)]
+CUT = "The segmentation reaches the edge of the {}: {} may be cut off there."
 
-    given = [*reaching(20, 40, ("superior", "inferior")), *reaching(1, 20, ("left",))]
-    given += [*reaching(29, 30, ("superior",)), *reaching(1, 1, ("left", "superior"))]
-    known = fit_fingerprint(given, "made")
-    counts = {"inferior": 20, "left": 2, "superior": 50}
-    assert known.edges == {"organ": {side: round(count / 91, 3) for side, count in counts.items()}}
-    kept = Fingerprint.from_dict(json.loads(json.dumps(to_json(known))))
-    assert kept == known
-    both = Edges({"organ": ("superior", "left")}, {"organ": ("superior",)})
-    assert cut_off(both, True, kept) == [
-        "The segmentation reaches the edge of the image: organ (left) may be cut off there.",
-        "The segmentation reaches the edge of the region of interest: organ (superior) may be cut off there.",
-    ]
-    assert "organ (superior, left)" in cut_off(both, True, None)[0]
-    assert cut_off(Edges({"organ": ("inferior", "superior")}, {}), False, kept) == []
+
+@pytest.mark.parametrize(
+    ("image", "part", "sentences"),
+    [
+        ({"SpinalCord": ("inferior",), "Brainstem": ("superior",)}, {}, []),
+        ({"SpinalCord": ("inferior", "superior")}, {}, [CUT.format("image", "SpinalCord (superior)")]),
+        ({"Brainstem": ("inferior",), "Parotid_L": ("left",)}, {}, [
+            CUT.format("image", "Brainstem (inferior) and Parotid L (left)")
+        ]),
+        ({}, {"SpinalCord": ("inferior",)}, [CUT.format("region of interest", "SpinalCord (inferior)")]),
+    ],
+)  # fmt: skip
+def test_an_edge_is_ordinary_for_a_label_that_reaches_it_in_ordinary_cases(
+    image: dict[str, tuple[str, ...]], part: dict[str, tuple[str, ...]], sentences: list[str]
+) -> None:
+    edges: list[dict[str, tuple[str, ...]]] = [{"SpinalCord": ("inferior",)} for _ in range(40)]
+    for case in edges[:3]:
+        case["Brainstem"] = ("superior",)
+    edges[-1] = edges[-2] = {"SpinalCord": ("inferior", "superior"), "Parotid_L": ("left",)}  # in 5 %
+    made = fit_fingerprint([replace(measures(), edges=each) for each in edges], "made")
+    assert made.edges == {
+        "Brainstem": {"superior": 0.075},
+        "Parotid_L": {"left": 0.05},
+        "SpinalCord": {"inferior": 1.0, "superior": 0.05},
+    }
+    card = Fingerprint.from_dict(json.loads(json.dumps(to_json(made))))
+    assert cut_off(Edges(image, part), True, card) == sentences
+    everything = cut_off(Edges(image, part), True, None)
+    assert all(name.replace("_", " ") in " ".join(everything) for name in (*image, *part))
 
 
 def test_no_organ_is_not_usable(fingerprint: Fingerprint) -> None:
@@ -125,11 +139,11 @@ def test_the_intensity_is_weighted_by_the_probability_of_any_organ(overlapping: 
 
 @pytest.fixture(scope="module")
 def phantoms() -> Predictor:
-    return Predictor(load_model(find_model("PhantomPancreas")), PredictionSettings(device="cpu"))
+    return Predictor(load_model(PHANTOM_MODEL), PredictionSettings(device="cpu"))
 
 
-def changed(what: str) -> sitk.Image:
-    image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image
+def changed(what: str, path: Path = PHANTOM_CT) -> sitk.Image:
+    image = read_image(path).image
     if what == "as it is":
         return image
     half = image[:, :, : image.GetSize()[2] // 2]
@@ -159,9 +173,18 @@ def test_the_shipped_model_knows_its_phantoms(phantoms: Predictor, what: str, le
     assert found.level in levels, found
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["as it is", "cut", "upside down", "noise"])
+def test_the_shipped_model_knows_a_head_and_neck(what: str) -> None:
+    predictor = Predictor(load_model(find_model(DEMO_MODEL)), PredictionSettings(device="cpu"))
+    found = analyse(changed(what, SAMPLE_DATA / "HeadNeckCT.nii.gz"), predictor).prediction.suitability
+    assert found is not None and found.judged
+    assert (found.level is Level.ORDINARY) == (what == "as it is"), found
+
+
 @pytest.fixture
 def tile(tmp_path: Path) -> Input:
-    image = read_image(RESOURCES / "SampleData" / "PhantomCT.nii.gz").image[32:96, 16:80, 16:64]
+    image = read_image(PHANTOM_CT).image[32:96, 16:80, 16:64]
     sitk.WriteImage(image, tmp_path / "ct.nii.gz")
     return Input(tmp_path / "ct.nii.gz", "", "")
 

@@ -173,6 +173,13 @@ def test_a_checkout_is_small() -> None:
     assert sum(path.stat().st_size for path in tracked()) < 25e6
 
 
+def test_models_are_small() -> None:
+    """Each of at most 6 MB, and all of at most 15."""
+    models = (tracked(str(folder.relative_to(ROOT))) for folder in (RESOURCES / "Models").iterdir())
+    sizes = [sum(path.stat().st_size for path in files) for files in models]
+    assert len(sizes) == 3 and max(sizes) < 6e6 and sum(sizes) < 15e6
+
+
 @pytest.mark.slow
 def test_a_clone_is_small() -> None:
     """What git would send, not what is stored: loose objects are larger until they are packed."""
@@ -302,7 +309,7 @@ def test_icons_are_what_the_projects_script_draws(monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(str(ROOT / "Testing"))
     import draw_icons
 
-    for name, drawn in ((NAME, draw_icons.icon()), ("PhantomCT", draw_icons.thumbnail())):
+    for name, drawn in ((NAME, draw_icons.icon()), ("HeadNeckCT", draw_icons.thumbnail())):
         with Image.open(RESOURCES / "Icons" / f"{name}.png") as stored:
             assert stored.size == drawn.size
             assert np.abs(np.asarray(stored, float) - np.asarray(drawn, float)).mean() < 1

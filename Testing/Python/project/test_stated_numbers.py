@@ -51,9 +51,17 @@ def test_numbers_about_regions_are_the_settings() -> None:
         assert states(row[1], found["regions"]["mean"])
         said = re.findall(r"[\d.]+", row[2].split(" | | ")[0])[: len(expected)]
         assert [states(*each) for each in zip(said, expected, strict=True)] == [True] * len(expected)
-    row = next(line for line in README.splitlines() if line.startswith("| HippocampusAnterior"))
-    dice, cases = re.search(r"Dice ([\d.]+) on (\d+) held-out", row).groups()
-    assert states(dice, card.scores["dice"]["mean"])
+
+
+@pytest.mark.parametrize("name", ["HeadNeckOrgans", "HippocampusAnterior"])
+def test_the_dice_in_the_readme_is_that_of_the_card(name: str) -> None:
+    card = load_model(MODULE_FOLDER / "Resources" / "Models" / name).card
+    row = next(line for line in README.splitlines() if line.startswith(f"| {name}"))
+    dices, cases = re.search(r"Dice (.+?) on (\d+) held-out", row).groups()
+    labels = card.scores.get("labels")  # if there are several
+    scores = [labels[label.name] for label in card.labels] if labels else [card.scores]
+    means = [each["dice"]["mean"] for each in scores]
+    assert all(states(*each) for each in zip(re.findall(r"[\d.]+", dices), means, strict=True))
     assert int(cases) == card.scores["held_out_cases"]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.spatial.distance import cdist
 
 from MoBUncertaintyLib.base.errors import ImageError
-from MoBUncertaintyLib.regions.agreement import dice, error_fraction, error_split
+from MoBUncertaintyLib.regions.agreement import dice, error_fraction, error_split, surface_distance
 from MoBUncertaintyLib.regions.finder import find_regions
 from support.probability_images import BERNOULLI, ball
 
@@ -57,6 +58,18 @@ def test_dice_agrees_with_simpleitk():
     oracle.Execute(*map(sitk.GetImageFromArray, (a, b)))
     assert dice(a, b, label=3) == pytest.approx(oracle.GetDiceCoefficient(3))
     assert dice(a * 0, b * 0) == 1
+
+
+def test_the_distance_of_surfaces_is_that_of_all_pairs_of_border_voxels():
+    a, b, spacing = np.zeros((9, 10, 11), bool), np.zeros((9, 10, 11), bool), (3.0, 1.0, 2.0)
+    a[2:6, 3:8, 3:8], b[4:9, 2:6, 4:9] = True, True
+    inner = [np.zeros_like(a), np.zeros_like(b)]
+    inner[0][3:5, 4:7, 4:7], inner[1][5:8, 3:5, 5:8] = True, True
+    pairs = cdist(*(np.argwhere(mask & ~inside) * spacing for mask, inside in zip((a, b), inner, strict=True)))
+    expected = np.concatenate([pairs.min(axis=1), pairs.min(axis=0)]).mean()
+    assert surface_distance(a, b, spacing) == pytest.approx(expected)
+    assert surface_distance(a, a, spacing) == 0
+    assert surface_distance(a, np.zeros_like(a), spacing) is None
 
 
 def test_images_of_different_size_cannot_be_compared():

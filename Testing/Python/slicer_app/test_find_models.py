@@ -9,24 +9,25 @@ from pathlib import Path
 import pytest
 
 from MoBUncertaintyLib.model.folder import load_model
-from support import MODULE_FOLDER
+from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL
+from support import MODULE_FOLDER, PHANTOM_MODEL
 from support.catalogues import hosted
 from support.late import slicer, slicer_app
-from support.small_panel import DEMO_MODEL, add_ct, apply
+from support.small_panel import add_ct, apply
 
 pytestmark = pytest.mark.own_process
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
-    """A catalogue of the demo's model under two other names."""
+    """A catalogue of one model under two other names."""
     from MoBUncertaintyLib.pipeline.catalogue.publish import publish
 
     folder = tmp_path_factory.mktemp("published")
-    shutil.copytree(DEMO_MODEL, folder / "model")
-    picture = MODULE_FOLDER / "Resources" / "Icons" / "PhantomCT.png"
+    shutil.copytree(PHANTOM_MODEL, folder / "model")
+    picture = MODULE_FOLDER / "Resources" / "Icons" / "HeadNeckCT.png"
     for name, licence in (("Pancreas", "CC0-1.0"), ("Liver", "CC-BY-4.0")):
-        card = json.loads((DEMO_MODEL / "model.json").read_text(encoding="utf-8"))
+        card = json.loads((PHANTOM_MODEL / "model.json").read_text(encoding="utf-8"))
         (folder / "model" / "model.json").write_text(json.dumps(card | {"name": name, "licence": licence}))
         publish(load_model(folder / "model"), folder / "catalogue", picture)
     return folder / "catalogue"
@@ -102,7 +103,7 @@ def test_a_model_is_found_installed_used_and_removed(desktop, finder, tmp_path):
     assert ui.modelSelector.currentText == "Pancreas"
     desktop.answer("Ok")
     ui.removeModelButton.click()
-    assert ui.modelSelector.currentText == "PhantomPancreas"
+    assert ui.modelSelector.currentText == DEMO_MODEL
     assert list((tmp_path / "installed").iterdir()) == []
 
 

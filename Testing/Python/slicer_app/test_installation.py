@@ -324,7 +324,7 @@ def test_without_dicom_an_export_asks_nothing(from_dicom, machine, tmp_path):
 @pytest.mark.parametrize("extension", [True, False])
 def test_what_is_declined_or_cannot_be_had_at_apply_leaves_the_scene_as_it_was(desktop, machine, extension):
     here = machine(TORCH, extension=extension)
-    small_panel.load_demo(desktop)
+    small_panel.load_phantom(desktop)
     desktop.ui.engineSelector.currentText = "PyTorch"
     nodes = desktop.scene.GetNumberOfNodes()
     if extension:

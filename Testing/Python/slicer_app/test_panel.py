@@ -14,11 +14,10 @@ from MoBUncertaintyLib.base.errors import Cancelled, OutputError
 from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.progress import Pace
-from support import MODULE_FOLDER, TESTS
+from support import MODULE_FOLDER, PHANTOM_MODEL, TESTS
 from support.late import qt, slicer, slicer_app
 from support.sessions import as_answer, sign
 from support.small_panel import (
-    DEMO_MODEL,
     MATRIX,
     accept_all,
     add_ct,
@@ -73,7 +72,7 @@ class TestRun:
         }
         assert np.array_equal(asked[0]["ct"]["array"], slicer.util.arrayFromVolume(ct))
         assert asked[0]["ct"]["ijk_to_ras"] == MATRIX.tolist()
-        assert asked[0]["models"] == [str(DEMO_MODEL)]
+        assert asked[0]["models"] == [str(PHANTOM_MODEL)]
         ui.applyButton.click()
         ui.deviceSelector.currentIndex = ui.engineSelector.currentIndex = 0
 
@@ -371,7 +370,7 @@ class TestRun:
         desktop.answer("Ok")
         apply(desktop)
         assert desktop.logic.sessions.get(ct)
-        assert slicer_app.requests.predictRequest(ct, [str(DEMO_MODEL)], {})["ct"]["modality"] == "MR"
+        assert slicer_app.requests.predictRequest(ct, [str(PHANTOM_MODEL)], {})["ct"]["modality"] == "MR"
 
     def test_a_new_run_asks_before_it_ends_a_review(self, desktop, session):
         decide(desktop.ui.includeButton)

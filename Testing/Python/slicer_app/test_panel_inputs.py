@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL
+from support import PHANTOM_MODEL
 from support.late import qt, slicer, slicer_app
-from support.small_panel import DEMO_MODEL, add_ct
+from support.small_panel import add_ct, load_demo
 
 pytestmark = pytest.mark.own_process
 
@@ -108,7 +110,7 @@ class TestInputs:
 
     def test_a_model_is_added_chosen_and_remembered(self, desktop, ui, tmp_path):
         folder = tmp_path / "Modèle à moi"
-        shutil.copytree(DEMO_MODEL, folder)
+        shutil.copytree(PHANTOM_MODEL, folder)
         before = ui.modelSelector.count
         desktop.choose(folder / "model.json")
         ui.addModelButton.click()
@@ -117,9 +119,9 @@ class TestInputs:
         assert "Apache" in ui.modelInfoLabel.text
         assert str(folder) in slicer_app.models.listModels()
         assert desktop.widget.panel.parameters.model == str(folder)
-        ui.modelSelector.currentIndex = 0
-        assert desktop.widget.panel.inputs.selector.model.path == DEMO_MODEL
-        assert desktop.widget.panel.parameters.model == DEMO_MODEL.name
+        ui.modelSelector.currentIndex = list(slicer_app.models.listModels()).index(PHANTOM_MODEL.name)
+        assert desktop.widget.panel.inputs.selector.model.path == PHANTOM_MODEL
+        assert desktop.widget.panel.parameters.model == PHANTOM_MODEL.name
         assert not ui.removeModelButton.enabled
         assert "comes with the extension" in ui.removeModelButton.toolTip
         ui.modelSelector.currentIndex = before
@@ -129,10 +131,13 @@ class TestInputs:
         assert folder.is_dir()
 
     def test_the_demo_ct_is_offered_for_models_that_may_take_it(self, desktop, ui):
-        for name, offered in (("HippocampusAnterior", False), ("PhantomPancreas", True)):
+        first, *_, last = list(slicer_app.models.listModels())
+        assert (first, last) == (DEMO_MODEL, PHANTOM_MODEL.name)
+        for name, offered in (("HippocampusAnterior", False), (DEMO_MODEL, True)):
             ui.modelSelector.currentText = name
             desktop.process()
             assert ui.sampleLabel.visible is offered
+        assert load_demo(desktop).GetName() == "HeadNeckCT"
 
     def test_a_model_of_two_channels_asks_for_a_volume_of_the_second(self, desktop, ui, add):
         flair, t1 = add_ct(desktop, "flair"), add_ct(desktop, "t1")
@@ -151,7 +156,7 @@ class TestInputs:
         ui.ctSelector.setCurrentNode(t1)
         desktop.process()
         assert selector.currentNode() is flair
-        ui.modelSelector.currentIndex = 0
+        ui.modelSelector.currentText = PHANTOM_MODEL.name
         assert ui.applyButton.enabled
         assert not desktop.widget.panel.inputs._channels.selectors
         ui.modelSelector.currentIndex = ui.modelSelector.count - 1
@@ -183,7 +188,7 @@ class TestInputs:
         rows[3].setCheckState(qt.Qt.Checked)
         assert chooser.summary.text == "Labels: 2 of 6, kidney right, pancreas."
         assert panel.parameters.labels == settings.labels == ["kidney_right", "pancreas"]
-        ui.modelSelector.currentIndex = 0
+        ui.modelSelector.currentText = PHANTOM_MODEL.name
         assert settings.labels == ["pancreas"], "the other model has one of them"
         ui.modelSelector.currentIndex = ui.modelSelector.count - 1
         assert settings.labels == ["kidney_right", "pancreas"], "and keeps them"
@@ -218,7 +223,7 @@ class TestInputs:
 
     def test_a_model_that_has_gone_keeps_apply_from_being_pressed(self, desktop, tmp_path):
         folder = tmp_path / "gone"
-        shutil.copytree(DEMO_MODEL, folder)
+        shutil.copytree(PHANTOM_MODEL, folder)
         add_ct(desktop)
         desktop.choose(folder / "model.json")
         desktop.ui.addModelButton.click()
@@ -244,12 +249,12 @@ class TestInputs:
         assert ui.modelInfoLabel.text.startswith("There is no model ")
         assert name in ui.modelInfoLabel.text
         ui.removeModelButton.click()
-        assert parameters.model == DEMO_MODEL.name
+        assert parameters.model == DEMO_MODEL
         assert ui.applyButton.enabled
 
     def test_a_model_that_a_scene_names_is_used_where_it_is(self, desktop, tmp_path):
         add_ct(desktop)
-        desktop.widget.panel.parameters.model = str(shutil.copytree(DEMO_MODEL, tmp_path / "network drive"))
+        desktop.widget.panel.parameters.model = str(shutil.copytree(PHANTOM_MODEL, tmp_path / "network drive"))
         desktop.widget.exit()
         desktop.widget.enter()
         assert desktop.widget.panel.inputs.selector.model.path == tmp_path / "network drive"
@@ -265,7 +270,7 @@ class TestInputs:
 def test_folds_and_mirrored_tiles_are_chosen_with_their_cost(desktop, ui, add, asked):
     add_ct(desktop)
     ui.inputsCollapsibleButton.collapsed = False
-    assert not ui.mixturePlace.visible, "the demo's model has a covariance and one fold, and cannot be mirrored"
+    assert not ui.mixturePlace.visible, "this model has a covariance and one fold, and cannot be mirrored"
     add("Organs", "spleen", folds=3)
     note = ui.mixtureNoteLabel
     assert ui.foldsCheckBox.text == "Average all folds, 3 times as long" and ui.foldsCheckBox.checked
@@ -278,7 +283,7 @@ def test_folds_and_mirrored_tiles_are_chosen_with_their_cost(desktop, ui, add, a
     assert found == [(None, False), ([0], False), ([0], True), (None, True)]
     add("One", "spleen")
     assert not ui.foldsCheckBox.visible and ui.mirrorCheckBox.visible
-    ui.modelSelector.currentIndex = 0
+    ui.modelSelector.currentText = PHANTOM_MODEL.name
     ui.applyButton.click()
     assert (asked[-1][1]["folds"], asked[-1][1]["mirror"]) == (None, False)
     assert desktop.widget.panel.parameters.mirror, "kept for models that can"

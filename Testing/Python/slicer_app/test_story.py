@@ -1,4 +1,4 @@
-"""The whole story through the panel's widgets, with the real worker: from the demo CT to a signed-off export.
+"""The whole story through the panel's widgets, with the real worker: from a CT to a signed-off export.
 
 All tests share one application and its warm worker, as a user's day does; each begins with an empty scene.
 """
@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 from slicer_host.mouse import Mouse
-from support import MODULE_FOLDER, TESTS
+from support import PHANTOM_PANCREAS, TESTS
 from support.late import slicer
 from support.small_panel import (
     accept_all,
@@ -27,7 +27,7 @@ from support.small_panel import (
     export,
     finish,
     foregrounds,
-    load_demo,
+    load_phantom,
     open_panel,
     reopen,
     running,
@@ -80,19 +80,19 @@ def slice_centres(desktop) -> np.ndarray:
 
 def start_computing(desktop) -> None:
     """Press Apply and wait until the network computes."""
-    load_demo(desktop)
+    load_phantom(desktop)
     desktop.ui.overlapSlider.value = 0.5  # long enough to be interrupted
     desktop.ui.applyButton.click()
     desktop.process(until=lambda: desktop.ui.statusLabel.text.startswith("Predicting tiles: 2"))
 
 
 def truth():
-    """Where the demo's pancreas is, as an image."""
-    return sitk.ReadImage(MODULE_FOLDER / "Resources" / "SampleData" / "PhantomCT-pancreas.nii.gz")
+    """Where the phantom's pancreas is, as an image."""
+    return sitk.ReadImage(PHANTOM_PANCREAS)
 
 
 def truth_at(place) -> int:
-    """The label that the demo's truth has at a place, RAS mm."""
+    """The label that the truth has at a place, RAS mm."""
     r, a, s = (float(mm) for mm in place)
     image = truth()
     return int(image[image.TransformPhysicalPointToIndex((-r, -a, s))])
@@ -105,10 +105,10 @@ def click(desktop, place) -> None:
     desktop.ui.clicksOffButton.click()
 
 
-def test_from_the_demo_ct_to_a_signed_export(desktop, tmp_path):
+def test_from_a_ct_to_a_signed_export(desktop, tmp_path):
     ui, bar = desktop.ui, []
     assert not ui.applyButton.enabled
-    assert load_demo(desktop).GetName() == "PhantomCT"
+    load_phantom(desktop)
     assert "pancreas" in ui.modelInfoLabel.text
     ui.progressBar.valueChanged.connect(lambda value: bar.append((value, ui.progressBar.format)))
     apply(desktop)

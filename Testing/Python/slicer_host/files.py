@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
@@ -22,6 +23,8 @@ class IOManager:
         path = properties["fileName"]
         if fileType == "SceneFile":
             return bool(self._core.scene.ReadFromMRB(path, properties.get("clear", False)))
+        if fileType == "SegmentationFile":
+            return self._loadSegmentation(path, properties["name"], loaded)
         node = self._core.volumes_logic.AddArchetypeVolume(
             path, properties.get("name") or Path(path).name.split(".")[0]
         )
@@ -31,6 +34,13 @@ class IOManager:
         if properties.get("show", True):
             slicer.util.setSliceViewerLayers(background=node, fit=True)
         return True
+
+    def _loadSegmentation(self, path: str, name: str, loaded) -> bool:
+        node = self._core.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+        node.CreateDefaultDisplayNodes()
+        node.AddDefaultStorageNode(path)
+        loaded.AddItem(node)
+        return bool(node.GetStorageNode().ReadData(node))
 
     def saveNodes(self, fileType: str, properties: dict, _messages) -> bool:
         return fileType == "SceneFile" and bool(self._core.scene.WriteToMRB(properties["fileName"]))
@@ -48,7 +58,7 @@ class Sample:
 class SampleDataLogic:
     """Slicer's SampleData for what lies on this disk."""
 
-    samples: dict[str, Sample] = {}  # noqa: RUF012 - one application, one list
+    samples: dict[str, list[Sample]] = {}  # noqa: RUF012 - one application, one list
     categories: dict[str, str] = {}  # noqa: RUF012
 
     @classmethod
@@ -60,18 +70,21 @@ class SampleDataLogic:
         cls,
         category: str = "Custom",
         sampleName: str = "",
-        uris: str = "",
-        fileNames: str = "",
-        nodeNames: str = "",
-        checksums: str = "",
-        loadFileTypes: str = "VolumeFile",
+        uris: Sequence[str] = (),
+        fileNames: Sequence[str] = (),
+        nodeNames: Sequence[str] = (),
+        checksums: Sequence[str] = (),
+        loadFileTypes: Sequence[str] = (),
         thumbnailFileName: str | None = None,
         sampleDescription: str | None = None,
     ) -> None:
-        cls.samples[sampleName] = Sample(uris, fileNames, nodeNames, checksums, loadFileTypes)
+        files = zip(uris, fileNames, nodeNames, checksums, loadFileTypes, strict=True)
+        cls.samples[sampleName] = [Sample(*file) for file in files]
 
-    def downloadSample(self, sampleName: str):
-        sample = self.samples[sampleName]
+    def downloadSamples(self, sampleName: str) -> list:
+        return [self._load(sample) for sample in self.samples[sampleName]]
+
+    def _load(self, sample: Sample):
         target = Path(slicer.app.temporaryPath) / sample.fileName
         shutil.copy(url2pathname(urlparse(sample.uri).path), target)
         algorithm, digest = slicer.util.extractAlgoAndDigest(sample.checksum)
@@ -79,5 +92,5 @@ class SampleDataLogic:
         return slicer.util.loadNodeFromFile(target, sample.loadFileType, {"name": sample.nodeName})
 
 
-def downloadSample(sampleName: str):
-    return SampleDataLogic().downloadSample(sampleName)
+def downloadSamples(sampleName: str) -> list:
+    return SampleDataLogic().downloadSamples(sampleName)

@@ -18,7 +18,7 @@ from MoBUncertaintyLib.model.listing import list_models
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from support import MODULE_FOLDER
+from support import MODULE_FOLDER, PHANTOM_CT, PHANTOM_MODEL
 from support.caller import FAKE_WORKER
 from support.fake_worker import LABEL, fake_prediction, fake_region
 from support.late import slicer, slicer_app
@@ -27,7 +27,6 @@ from support.standalone import add_volume
 
 SHAPE = (20, 24, 28)
 MATRIX = np.diag([1.5, 1.5, 2.0, 1.0])
-DEMO_MODEL = MODULE_FOLDER / "Resources" / "Models" / "PhantomPancreas"
 LIMIT = 240.0  # s, where many programs run
 
 
@@ -58,7 +57,7 @@ def opened() -> Iterator:
 def emptied(desktop) -> Iterator:
     """The panel with the fake worker, in an empty scene; whatever a slot raises is a failure."""
     desktop.scene.Clear(0)
-    desktop.ui.modelSelector.currentIndex = 0  # that of the last scene stays chosen
+    desktop.ui.modelSelector.currentText = PHANTOM_MODEL.name  # that of the last scene stays chosen
     desktop.errors.clear()
     desktop.dialogs.clear()
     desktop.widget.panel.ensureReady = lambda *_formats: None
@@ -94,11 +93,19 @@ def worker_processes() -> list[int]:
 
 
 def load_demo(desktop):
-    """Click on the link that loads the demo CT, and choose the demo model; returns the CT."""
+    """Click on the link that loads the demo CT; returns it."""
     desktop.ui.sampleLabel.linkActivated.emit("demo")
     desktop.process()
-    desktop.ui.modelSelector.currentText = DEMO_MODEL.name
     return desktop.ui.ctSelector.currentNode()
+
+
+def load_phantom(desktop):
+    """Load the phantom's CT and choose its model; returns the CT."""
+    ct = slicer.util.loadVolume(str(PHANTOM_CT))
+    desktop.ui.ctSelector.setCurrentNode(ct)
+    desktop.process()
+    desktop.ui.modelSelector.currentText = PHANTOM_MODEL.name
+    return ct
 
 
 def add_ct(desktop, name: str = "CT"):

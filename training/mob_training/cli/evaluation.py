@@ -50,9 +50,9 @@ def evaluate(
     """Score a model on whole held-out cases: overlap, calibration, ranking of errors by uncertainty.
 
     Writes the tables that `compare` reads, scores.json and intervals.json for `mob-uncertainty export --scores` and
-    `--intervals`, and a figure. Intervals hold for cases that are like these, if the model has seen none of them. With
-    --clicks: what simulated readers gain by their clicks and verdicts, on a page with a figure, and clicks.json for
-    `mob-uncertainty export --clicks`.
+    `--intervals`, and a figure. Intervals hold for cases that are like these, if the model has seen none of them; only
+    cases that it calls ordinary count, so give it its fingerprint first. With --clicks: what simulated readers gain by
+    their clicks and verdicts, on a page with a figure, and clicks.json for `mob-uncertainty export --clicks`.
     """
     from mob_training.comparison.figures import draw_error_caught
     from mob_training.comparison.readers import write_readers
