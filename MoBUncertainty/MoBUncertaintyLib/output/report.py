@@ -17,6 +17,7 @@ from typing import Any
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.output.case import Case
+from MoBUncertaintyLib.regions.prediction import predicted_intervals
 from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
@@ -96,8 +97,8 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
 
 def _labels(review: Review) -> list[dict[str, Any]]:
     prediction, corrected = review.prediction, stated_volumes(review)
-    volumes = {"predicted": prediction.stated_volumes(), "corrected": corrected}
-    intervals = {"predicted": prediction.volume_intervals(), "corrected": volume_intervals(review, corrected)}
+    volumes = {"predicted": prediction.stated_volumes, "corrected": corrected}
+    intervals = {"predicted": predicted_intervals(prediction), "corrected": volume_intervals(review, corrected)}
     rows = []
     for label in prediction.labels:
         row = asdict(label)
@@ -139,7 +140,8 @@ def _click_rows(review: Review) -> list[dict[str, Any]]:
     for click in review.clicks:
         values = (
             click.click_id, *click.points_ras[0], len(click.points_ras), names.get(click.label, "background"),
-            ranks.get(click.region_id or ""), click.time.isoformat(timespec="seconds"), *review.effect(click.click_id),
+            ranks.get(click.region_id or ""), click.time.isoformat(timespec="seconds"),
+            *review.refiner.effect(click, review.clicks),
             click.click_id in review.conflicts,
         )  # fmt: skip
         rows.append(dict(zip(CLICK_COLUMNS, values, strict=True)))

@@ -191,7 +191,7 @@ def _map_files(folder: Path, kind: str, labels: Sequence[Label]) -> list[Path]:
 
 def describe(prediction: Prediction, regions: Regions, source: Source | None = None) -> Prediction:
     """Return the prediction with what came in and what came out in its provenance: all that its record says."""
-    volumes, grid, bounds = prediction.stated_volumes(), prediction.grid, prediction.volume_bounds
+    volumes, grid, bounds = prediction.stated_volumes, prediction.grid, prediction.volume_bounds
     errors = [volume.error_ml for volume in volumes.values()]
     error = prediction.expected_error_mm3 / 1000 if len(errors) > 1 else sum(errors)
     intervals = {name: interval.to_dict() for name, interval in (bounds.intervals(volumes) if bounds else {}).items()}

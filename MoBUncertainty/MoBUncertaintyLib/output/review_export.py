@@ -40,7 +40,7 @@ NIFTI_SEGMENTATION = "segmentation.nii.gz"
 SIGNATURE = f"{RECORD}.sig"
 """What `ssh-keygen -Y sign` writes beside the record, whose SHA-256 cover all other files."""
 DECIDED = "decided_voxels"
-"""What a calibration needs, in the record: another name, an older rule of what is decided (`ReviewView`)."""
+"""What a calibration needs, in the record: another name, an older rule of what is decided (`outcome`)."""
 
 
 @dataclass(frozen=True)

@@ -242,12 +242,6 @@ class Prediction:
         unit = self.grid.voxel_mm3 / 1000
         return {label.name: unit * int(voxels[list(label.values)].sum()) for label in self.labels}
 
-    def channels_of(self, label: Label) -> list[int]:
-        """List the maps whose sum is the probability of a label, by their places among all."""
-        places = {other.value: place for place, other in enumerate(self.labels)}
-        values = (label.value,) if self.overlapping else label.values
-        return [places[value] for value in values if value in places]
-
     @cached_property
     def expected_error_mm3(self) -> float:
         """1 - max_c p, integrated over the image with its background: the volume expected to be labelled wrongly."""
@@ -263,32 +257,32 @@ class Prediction:
         return self.grid.voxel_mm3 * total
 
     @cached_property
-    def expected_errors_mm3(self) -> dict[str, float]:
-        """For each label by its name, the integral of the probability that a voxel is wrong about it.
-
-        With p the label's probability, that is 1 - p where the segmentation has the label, and p elsewhere: the volume
-        that is expected to be labelled with it wrongly, or to lack it. With one label this is `expected_error_mm3`.
-        """
-        if len(self.labels) == 1:
-            return {self.labels[0].name: self.expected_error_mm3}
-        box = self.processed_box
-        totals = {
-            label.name: sum(
-                float(np.abs(label.mask(plane) - sum(p[1:], p[0])).sum(dtype=float))
-                for plane, *p in zip(
-                    self.segmentation[box], *[self.probability[n][box] for n in self.channels_of(label)], strict=True
-                )
-            )
-            for label in self.labels
-        }
-        return {name: self.grid.voxel_mm3 * total for name, total in totals.items()}
-
     def stated_volumes(self) -> dict[str, StatedVolume]:
-        """State the volume of each label and its expected error, by its name."""
-        volumes, errors = self.volumes_ml(), self.expected_errors_mm3
-        return {name: StatedVolume(volume, errors[name] / 1000) for name, volume in volumes.items()}
+        """The volume of each label, and what of it is expected to be labelled wrongly or missing, by its name.
 
-    def volume_intervals(self) -> dict[str, Interval]:
-        """Compute the interval of each label's volume, by its name, where one can be stated."""
-        bounds = self.volume_bounds
-        return bounds.intervals(self.stated_volumes()) if bounds else {}
+        With p the label's probability, a voxel is wrong about it with the probability 1 - p where the segmentation has
+        the label, and p elsewhere. With one label the integral of that is `expected_error_mm3`.
+        """
+        volumes = self.volumes_ml()
+        if len(self.labels) == 1:
+            return {name: StatedVolume(volume, self.expected_error_mm3 / 1000) for name, volume in volumes.items()}
+        box, unit, stated = self.processed_box, self.grid.voxel_mm3 / 1000, {}
+        for label in self.labels:
+            maps = [self.probability[n][box] for n in channels_of(self, label)]
+            planes = zip(self.segmentation[box], *maps, strict=True)
+            wrong = (np.abs(label.mask(plane) - sum(p[1:], p[0])).sum(dtype=float) for plane, *p in planes)
+            stated[label.name] = StatedVolume(volumes[label.name], unit * sum(map(float, wrong)))
+        return stated
+
+
+def channels_of(prediction: Prediction, label: Label) -> list[int]:
+    """List the maps of a prediction whose sum is the probability of a label, by their places among all."""
+    places = {other.value: place for place, other in enumerate(prediction.labels)}
+    values = (label.value,) if prediction.overlapping else label.values
+    return [places[value] for value in values if value in places]
+
+
+def predicted_intervals(prediction: Prediction) -> dict[str, Interval]:
+    """Compute the interval of each label's volume, by its name, where one can be stated."""
+    bounds = prediction.volume_bounds
+    return bounds.intervals(prediction.stated_volumes) if bounds else {}

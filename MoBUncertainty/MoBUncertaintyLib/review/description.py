@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,47 +11,24 @@ from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, Grid, whole
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
+from MoBUncertaintyLib.regions.measure import VoxelMaps, expected_error, maps_in
 from MoBUncertaintyLib.regions.pieces import diameter
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.review.region import boxes_of
 
 
-class VoxelMaps(NamedTuple):
-    """Probability and variance of each label in a box, (C - 1, *box) float32, and the segmentation, (*box) uint8."""
-
-    probability: np.ndarray
-    variance: np.ndarray
-    labels: np.ndarray
-
-
-def maps_in(prediction: Prediction, box: Box) -> VoxelMaps:
-    """Copy the maps of a box."""
-    return VoxelMaps(
-        np.array([each[box] for each in prediction.probability], np.float32),
-        np.array([each[box] for each in prediction.variance], np.float32),
-        np.array(prediction.segmentation[box], np.uint8),
-    )
-
-
-def expected_error(probability: np.ndarray) -> np.ndarray:
-    """Compute 1 - max_c p, the probability that a voxel is labelled wrongly, of (C - 1, ...) probabilities."""
-    foreground = np.clip(probability.sum(axis=0), 0, 1)
-    return np.asarray(1 - np.maximum.reduce([1 - foreground, *probability]))
-
-
 def describe(maps: VoxelMaps, box: Box, mask: np.ndarray, grid: Grid) -> dict[str, Any]:
     """Describe the region that a mask, True somewhere, is in a box; all fields but rank, number and location.
 
-    Raises:
-        ReviewError: The maps hold what is no number there.
+    Raises `ReviewError` if the maps hold what is no number there.
     """
     probability = maps.probability[:, mask].astype(float)
     variance = maps.variance[:, mask].max(axis=0).astype(float)
     if not (np.isfinite(probability).all() and np.isfinite(variance).all()):
         raise ReviewError("The maps of the prediction contain values that are not numbers; predict again.")
-    return measure(box, mask, maps.labels, grid) | {
-        "expected_error_mm3": float(expected_error(probability).sum() * grid.voxel_mm3),
+    return measure(box, mask, maps.segmentation, grid) | {
+        "expected_error_mm3": float(expected_error(list(probability)).sum() * grid.voxel_mm3),
         "mean_variance": float(variance.mean()),
         "max_variance": float(variance.max()),
         "mean_probability": float(np.clip(probability.sum(axis=0), 0, 1).mean()),
@@ -73,23 +50,18 @@ def measure(box: Box, mask: np.ndarray, labels: np.ndarray, grid: Grid) -> dict[
 class RegionDescriber:
     """Describes regions of one prediction, voxel by voxel.
 
-    `RegionFinder` sums the same over blocks of voxels, so that its numbers differ by rounding, and extents by at most a
-    block.
+    `RegionFinder` sums the same over blocks of voxels: its numbers differ by rounding, and extents by at most a block.
     """
 
     def __init__(self, prediction: Prediction) -> None:
         self._prediction = prediction.exclusive()
 
     def __call__(self, box: Box, mask: np.ndarray) -> dict[str, Any]:
-        """Describe the region that a mask, True somewhere, is in a box; all fields but rank and number.
-
-        Raises:
-            ReviewError: The maps hold what is no number there.
-        """
-        grid, maps = self._prediction.grid, maps_in(self._prediction, box)
-        described = describe(maps, box, mask, grid)
+        """Describe a region by all fields but rank and number; arguments and errors as for `describe`."""
+        maps = maps_in(self._prediction, box)
+        described = describe(maps, box, mask, self._prediction.grid)
         centroid = np.array(described["centroid_ras"])
-        return described | {"location": location_in(centroid, maps.labels[mask], self._frames)}
+        return described | {"location": location_in(centroid, maps.segmentation[mask], self._frames)}
 
     def describe_all(self, region_map: np.ndarray, settings: RegionSettings) -> Regions:
         """Describe the regions of a map of all of the prediction, whose values are their ranks."""

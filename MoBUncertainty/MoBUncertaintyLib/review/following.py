@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.base.geometry import widened
-from MoBUncertaintyLib.regions.measure import voxel_uncertainty
+from MoBUncertaintyLib.regions.measure import VoxelMaps, expected_error, voxel_uncertainty
 from MoBUncertaintyLib.regions.pieces import grow
-from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
-from MoBUncertaintyLib.review.description import VoxelMaps, describe, expected_error
+from MoBUncertaintyLib.review.description import describe
+from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
 from MoBUncertaintyLib.review.region import Found, ReviewRegion, Verdict
 
 _SURROUNDINGS = 20  # voxels
@@ -30,19 +30,19 @@ PENDING: dict[str, Any] = {
 """The fields of a region without a verdict."""
 
 
-def follow(region: ReviewRegion, clicks: Clicks, maps: ClickedMaps) -> ReviewRegion:
+def follow(region: ReviewRegion, clicks: Clicks, refiner: Refiner) -> ReviewRegion:
     """Let a pending region be what clicks leave of it; a frozen one stays as it is."""
     if region.frozen:
         return region
-    found, box, grid = region.found, region.box, maps.prediction.grid
-    before, now = maps.at(found.clicks, box), maps.at(clicks, box)
+    found, box, grid = region.found, region.box, refiner.prediction.grid
+    before, now = refiner.refine(found.clicks, box), refiner.refine(clicks, box)
     changed = _changed(before, now) & found.mask
     if not changed.any():
         return as_found(region)
     doubtful = _doubtful(found, now)
     near = grow(doubtful, grid.spacing, found.settings.grow_mm)
     error, first = (float(expected_error(each.probability[:, found.mask]).sum(dtype=float)) for each in (now, before))
-    resolved = not doubtful.any() or error < maps.prediction.click_settings.resolved_fraction * first
+    resolved = not doubtful.any() or error < refiner.prediction.click_settings.resolved_fraction * first
     mask = found.mask if resolved else found.mask & (near | ~changed)
     described = replace(region.region, **describe(now, box, mask, grid), location=found.region.location)
     return replace(region, region=described, mask=mask, **PENDING | {"resolved": bool(resolved)})
@@ -52,37 +52,33 @@ def freeze(
     region: ReviewRegion,
     verdict: Verdict,
     clicks: Clicks,
-    maps: ClickedMaps,
+    refiner: Refiner,
     label: int | None = None,
     drawn: np.ndarray | None = None,
 ) -> ReviewRegion:
-    """Give a region a verdict, and with it the labels and maps that it keeps.
+    """Give a region a verdict, and with it the labels and maps that it keeps, under the clicks that hold in it.
 
-    INCLUDE and EXCLUDE act on the voxels that are doubtful themselves, not on what the region was grown by; if clicks
-    have left none, on those that were when it was found; if none was, on all.
-
-    Args:
-        clicks: That hold in it.
-        label: That INCLUDE gives.
-        drawn: That EDIT gives; uint8, fills the region's box.
+    INCLUDE, which gives a label, and EXCLUDE act on the voxels that are doubtful themselves, not on what the region was
+    grown by; if clicks have left none, on those that were when it was found; if none was, on all. EDIT gives what was
+    `drawn`; uint8, fills the region's box.
     """
     found = region.found
-    now = maps.at(clicks, region.box)
-    labels = now.labels if drawn is None else drawn
+    now = refiner.refine(clicks, region.box)
+    labels = now.segmentation if drawn is None else drawn
     if verdict in (Verdict.INCLUDE, Verdict.EXCLUDE):
-        cores = (_doubtful(found, now), _doubtful(found, maps.at(found.clicks, region.box)))
+        cores = (_doubtful(found, now), _doubtful(found, refiner.refine(found.clicks, region.box)))
         labels[next((core for core in cores if core.any()), found.mask)] = label or 0
     labels = np.where(found.mask, labels, np.uint8(0))
-    return _kept(replace(region, verdict=verdict, label=label, labels=labels, clicks=clicks, resolved=False), maps)
+    return _kept(replace(region, verdict=verdict, label=label, labels=labels, clicks=clicks, resolved=False), refiner)
 
 
-def restore(region: ReviewRegion, clicks: Clicks, maps: ClickedMaps) -> ReviewRegion:
+def restore(region: ReviewRegion, clicks: Clicks, refiner: Refiner) -> ReviewRegion:
     """Complete a region of which only the places and what the reader said were stored."""
     found = region.found
     if found.clicks:
-        described = describe(maps.at(found.clicks, region.box), region.box, found.mask, maps.prediction.grid)
+        described = describe(refiner.refine(found.clicks, region.box), region.box, found.mask, refiner.prediction.grid)
         region = replace(region, found=replace(found, region=replace(found.region, **described)))
-    return _kept(region, maps) if region.frozen else follow(as_found(region), clicks, maps)
+    return _kept(region, refiner) if region.frozen else follow(as_found(region), clicks, refiner)
 
 
 def usual_label(region: ReviewRegion, predicted: np.ndarray) -> int:
@@ -95,16 +91,16 @@ def usual_label(region: ReviewRegion, predicted: np.ndarray) -> int:
     return 1
 
 
-def _kept(region: ReviewRegion, maps: ClickedMaps) -> ReviewRegion:
+def _kept(region: ReviewRegion, refiner: Refiner) -> ReviewRegion:
     """Let a frozen region have the maps and the description that go with its clicks."""
     found, box = region.found, region.box
-    now, predicted, first = (maps.at(clicks, box) for clicks in (region.clicks, (), found.clicks))
+    now, predicted, first = (refiner.refine(clicks, box) for clicks in (region.clicks, (), found.clicks))
     kept = None
     if (_changed(predicted, now) & found.mask).any():
         kept = np.stack([now.probability[:, found.mask], now.variance[:, found.mask]])
     described = as_found(region).region
     if (_changed(first, now) & found.mask).any():
-        described = replace(described, **describe(now, box, found.mask, maps.prediction.grid))
+        described = replace(described, **describe(now, box, found.mask, refiner.prediction.grid))
     return replace(region, region=described, mask=found.mask, maps=kept)
 
 

@@ -118,7 +118,7 @@ class TestClicks:
         found = page(tmp_path, clicked)
         before, now = (volume_number(mm3 / 1000) for mm3 in clicked.review.expected_error_mm3)
         assert f"Expected error, predicted → remaining {before} → {now} ml" in found.text
-        net, changed = clicked.review.effect("c1")
+        net, changed = clicked.review.refiner.effect(clicked.review.clicks[0], clicked.review.clicks)
         assert net < 0 < changed
         rank = clicked.review.region("1").region.rank
         volumes = f"{volume_number(changed / 1000)} −{volume_number(-net / 1000)}"
@@ -144,7 +144,9 @@ class TestClicks:
         assert given == [("c1", "2", "background"), ("c2", "1", "pancreas")]
         for row, click in zip(rows, clicked.review.clicks, strict=True):
             assert np.allclose([float(row[f"{axis}_mm"]) for axis in "ras"], click.points_ras[0], atol=1e-3)
-            assert float(row["net_mm3"]) == pytest.approx(clicked.review.effect(click.click_id).net_mm3)
+            assert float(row["net_mm3"]) == pytest.approx(
+                clicked.review.refiner.effect(click, clicked.review.clicks).net_mm3
+            )
         assert rows[1]["region"] == ""
 
     def test_conflicts_are_said(self, tmp_path, clicked):

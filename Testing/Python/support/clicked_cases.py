@@ -59,7 +59,7 @@ def everything(review: Review) -> tuple:
         *(each.tobytes() for each in review.maps_in(box)),
         review.expected_error_mm3,
         review.conflicts,
-        [review.effect(click.click_id) for click in review.clicks],
+        [review.refiner.effect(click, review.clicks) for click in review.clicks],
     )
 
 

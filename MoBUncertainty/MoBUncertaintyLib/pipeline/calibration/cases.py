@@ -195,7 +195,7 @@ def _predicted(
         name: read_image(path).image for name, path in zip(predictor.model.channels[1:], case.channels, strict=False)
     }
     prediction = predictor.predict(read.image, progress, cancelled, exact=True, channels=others)
-    volumes, ml, suitability = prediction.stated_volumes(), prediction.grid.voxel_mm3 / 1000, prediction.suitability
+    volumes, ml, suitability = prediction.stated_volumes, prediction.grid.voxel_mm3 / 1000, prediction.suitability
     masks = [truth == label.value for label in prediction.labels]
     maps = zip(prediction.probability, prediction.variance, masks, strict=True)
     return SiteCase(

@@ -5,6 +5,8 @@ and a correlation k. A label y = +1 or -1 at a voxel has the likelihood sigma(y 
 *strength*, makes one click count as beta equal ones. The mode of the posterior and its curvature there are found by
 Newton's method in the dual, where all matrices are of the size (clicks, clicks): Rasmussen & Williams (2006), Gaussian
 Processes for Machine Learning, chapter 3, algorithms 3.1 and 3.2, with a mean and a power besides.
+
+The logits of a prediction are the normal distributions whose moments its maps hold.
 """
 
 from __future__ import annotations
@@ -14,13 +16,38 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
 from scipy.linalg.lapack import dpotri
-from scipy.special import expit
+from scipy.special import expit, logit
 
+from MoBUncertaintyLib.gaussian.inverse import normal_from_moments
+from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION
 from MoBUncertaintyLib.review.refinement.kernel import Kernel, pairs_mm
 
 MAX_STEPS = 200
 CONVERGED = 1e-10
 SMALLEST_STEP = 2.0**-30
+
+SURE = 20.0
+"""A probability below sigma(-20), 2e-9, or as near to 1, stands for the logit -20 or 20, without variance: it says no
+more than that the network was sure, and a click must be able to contradict it."""
+
+
+def logits_of(probability: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find mean and variance of the logit from mean and variance of the probability; float32, of one shape."""
+    mean = np.where(probability < 0.5, np.float32(-SURE), np.float32(SURE))
+    spread = np.zeros_like(mean)
+    between = (probability > expit(-SURE)) & (probability < expit(SURE))
+    varies = between & (variance > 0)
+    between &= ~varies
+    mean[between] = logit(probability[between].astype(float))
+    mean[varies], spread[varies] = normal_from_moments(probability[varies], variance[varies])
+    return mean, spread
+
+
+def movable(spread: np.ndarray, prior_deviation: float | None) -> np.ndarray:
+    """Return the deviation that a click can move, from the variance of the logit."""
+    if prior_deviation is not None:
+        return np.full_like(spread, prior_deviation)
+    return np.asarray(np.where(spread > 0, np.sqrt(spread), np.float32(DEFAULT_PRIOR_DEVIATION)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +60,11 @@ class Field:
 
 
 def solve(
-    clicked: Field,
-    kernel: Kernel,
-    signs: np.ndarray,
-    strength: float,
-    variance_strength: float,
+    clicked: Field, kernel: Kernel, signs: np.ndarray, strength: float, variance_strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find what `spread` needs: weights (P,) and their precision (P, P), both in units of the deviation at a voxel.
 
-    The mean and the variance have a strength of their own: with the one that moves the outline best, the uncertainty
-    that is left is not right.
+    With the strength that moves the outline best, the uncertainty that is left is not right: that has one of its own.
     """
     c = clicked.deviation.astype(float)
     covariance = c[:, None] * kernel.between(pairs_mm(clicked.places_mm, clicked.places_mm)) * c
@@ -54,14 +76,9 @@ def solve(
 
 
 def spread(correlation: np.ndarray, weights: np.ndarray, explaining: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute what clicks do to voxels: the shift of the mean, and the fraction of the variance that is left.
+    """Compute the shift of the mean (N,), in units of the voxel's deviation, and the fraction left of the variance.
 
-    Args:
-        correlation: (P, N) of each click with each voxel.
-        weights, explaining: As `solve` gives them.
-
-    Returns:
-        (N,) in units of the voxel's deviation, and (N,) from 0 to 1.
+    `correlation` (P, N) is that of each click with each voxel; `weights` and `explaining` are what `solve` gives.
     """
     explained = np.einsum("in,in->n", explaining @ correlation, correlation)
     return weights @ correlation, np.clip(1 - explained, 0, 1)
@@ -70,15 +87,8 @@ def spread(correlation: np.ndarray, weights: np.ndarray, explaining: np.ndarray)
 def mode(mean: np.ndarray, covariance: np.ndarray, signs: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Find the mode of the posterior at P labelled voxels by damped Newton steps.
 
-    Args:
-        mean: (P,) prior mean.
-        covariance: (P, P) of the prior; may be singular.
-        signs: (P,) +1 or -1.
-        strength: Power of the likelihood.
-
-    Returns:
-        Weights a, (P,): the mean at a voxel n moves by sum_i K(n, i) a_i. And W, (P,): the negative second derivative
-        of the log likelihood at the mode.
+    Mean (P,) and covariance (P, P), which may be singular, are the prior's, signs (P,) +1 or -1. Returns weights a: the
+    mean at a voxel n moves by sum_i K(n, i) a_i; and W, minus the second derivative of the log likelihood; (P,) each.
     """
     signs = np.asarray(signs, float)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
-from MoBUncertaintyLib.review.refinement.logits import SURE, logits_of
+from MoBUncertaintyLib.review.refinement.conditioning import SURE, logits_of
 
 STEP = 0.25
 DOUBTFUL = 1e-4

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
 
 import numpy as np
 
@@ -20,38 +19,8 @@ from MoBUncertaintyLib.regions.prediction import Prediction
 HALF_OF_WENDLAND = 0.31381017045569753
 """(1 - r)^4 (4 r + 1) is 1/2 here."""
 
-
 Offsets = Sequence[np.ndarray]
 """How far apart voxels are along each axis, mm: three arrays (P, ...) that broadcast, in the precision wanted."""
-
-
-class Kernel(Protocol):
-    """A correlation of compact support."""
-
-    @property
-    def length_mm(self) -> float:
-        """How far it reaches, in one number, as the standard deviation of a Gaussian."""
-        ...
-
-    @property
-    def box_mm(self) -> np.ndarray:
-        """Distance along each axis from which on the correlation is 0, (3,)."""
-        ...
-
-    def between(self, offsets: Offsets) -> np.ndarray:
-        """Return the correlation at each offset, in their precision."""
-        ...
-
-    def reached(self, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
-        """Find the voxels that any of P points reaches: flat indices (N,), and their correlations (P, N)."""
-        ...
-
-
-def kernel_of(prediction: Prediction, settings: ClickSettings) -> Kernel:
-    """Choose a stationary correlation of the stated length; where none is stated the model's own, of a local model."""
-    if settings.length_mm is None and prediction.correlation_mm is not None:
-        return Spline(prediction.correlation_mm)
-    return Wendland(settings.length_mm or DEFAULT_LENGTH_MM)
 
 
 def offsets_mm(points: np.ndarray, axes: Sequence[np.ndarray], spacing: np.ndarray) -> Offsets:
@@ -70,11 +39,7 @@ def pairs_mm(places: np.ndarray, others: np.ndarray) -> Offsets:
 
 @dataclass(frozen=True)
 class Spline:
-    """The correlation of a model of the scope `local`, see `MoBUncertaintyLib.model.covariance`.
-
-    Attributes:
-        lengths_mm: Correlation length along each axis of the image's array.
-    """
+    """The correlation of a model of the scope `local`: a length for each axis of the array (see `model.covariance`)."""
 
     lengths_mm: tuple[float, float, float]
 
@@ -85,12 +50,15 @@ class Spline:
 
     @property
     def box_mm(self) -> np.ndarray:
+        """Distance along each axis from which on the correlation is 0, (3,)."""
         return np.multiply(self.lengths_mm, REACH)
 
     def between(self, offsets: Offsets) -> np.ndarray:
+        """Return the correlation at each offset, in their precision."""
         return np.asarray(prod(map(axis_correlation, offsets, self.lengths_mm), start=np.float32(1)))
 
     def reached(self, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
+        """Find the voxels that any of P points reaches: flat indices (N,), and their correlations (P, N)."""
         correlation = self.between(offsets)
         correlation = correlation.reshape(len(correlation), -1)
         voxels = np.flatnonzero(correlation.max(0) > 0)
@@ -102,11 +70,8 @@ class Wendland:
     """Wendland's C2 function, (1 - r)^4 (4 r + 1) for r = d / reach < 1.
 
     Of the functions of compact support that are positive definite in three dimensions and twice differentiable, it has
-    the smallest degree (Wendland 1995, Advances in Computational Mathematics 4).
-
-    Attributes:
-        length_mm: It falls to 1/2 where a Gaussian exp(-d^2 / 2 length^2) does, at 1.18 lengths; its reach is 3.75
-            lengths.
+    the smallest degree (Wendland 1995, Advances in Computational Mathematics 4). It falls to 1/2 where a Gaussian
+    exp(-d^2 / 2 length^2) does, at 1.18 lengths; its reach is 3.75 lengths.
     """
 
     length_mm: float
@@ -118,6 +83,7 @@ class Wendland:
 
     @property
     def box_mm(self) -> np.ndarray:
+        """As of `Spline`, like what follows."""
         return np.full(3, self.reach_mm)
 
     def between(self, offsets: Offsets) -> np.ndarray:
@@ -146,3 +112,13 @@ def _squares(offsets: Offsets) -> np.ndarray:
     for offset in offsets:
         total = total + offset * offset
     return np.asarray(total)
+
+
+Kernel = Spline | Wendland
+
+
+def kernel_of(prediction: Prediction, settings: ClickSettings) -> Kernel:
+    """Choose a stationary correlation of the stated length; where none is stated the model's own, of a local model."""
+    if settings.length_mm is None and prediction.correlation_mm is not None:
+        return Spline(prediction.correlation_mm)
+    return Wendland(settings.length_mm or DEFAULT_LENGTH_MM)
