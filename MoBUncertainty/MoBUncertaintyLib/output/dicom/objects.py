@@ -51,17 +51,9 @@ _SIDES = {codes.SCT.Left.value: "L", codes.SCT.Right.value: "R", codes.SCT.Right
 def write_objects(
     formats: Iterable[Format], parts: Parts, case: Case, corrected: np.ndarray, report: Mapping[str, Any] | None = None
 ) -> None:
-    """Write those of the formats that are DICOM objects, each a part.
+    """Write those of the formats that are DICOM objects, each a part; raises `OSError` if the disk is full or broken.
 
-    Args:
-        formats: What the user wants.
-        parts: Of the results or the export.
-        case: The case.
-        corrected: `case.review.corrected()`.
-        report: From `build_report`, for a structured report.
-
-    Raises:
-        OSError: The disk is full or broken.
+    `corrected` is that of the case's review; a structured report needs what `build_report` gathers.
     """
     wanted = {kind for kind in formats if kind in DICOM}
     if Format.DICOM_SR in wanted and Format.DICOM_SEG_BINARY not in wanted:
@@ -110,15 +102,8 @@ def _write(kind: Format, folder: Path, study: Study, review: Review, report: Map
 def make_dicom_seg(study: Study, equipment: Mapping[str, Any], binary: bool = False) -> Segmentation:
     """Make a DICOM SEG of the segmentation, with a segment for each label that is somewhere in it.
 
-    Several labels make a label map (Supplement 243): one frame a slice, where BINARY has one for each label and slice.
-
-    Args:
-        study: What it belongs to.
-        equipment: From `Study.equipment`.
-        binary: Make it BINARY whatever the number of labels.
-
-    Raises:
-        OutputError: It has a value that no label stands for.
+    Several labels make a label map (Supplement 243), with one frame a slice, unless it is to be `binary`, with one for
+    each label and slice. Raises `OutputError` for a value that no label stands for.
     """
     values = values_in(study.segmentation, [label.value for label in study.labels])
     # A label that is nowhere is left out; if all are, their frames say so.
@@ -192,15 +177,8 @@ def make_parametric_map(
 ) -> ParametricMap:
     """Make a DICOM Parametric Map of the variance of a label (z, y, x): float32, without unit.
 
-    Slices above and below all variance have no frame: voxels are not compressed, and organs are small.
-
-    Args:
-        study: What it belongs to.
-        label: The label.
-        variance: Its variance.
-        title: What the map is called, as a long string.
-        equipment: From `Study.equipment`.
-        brightest: Variance that viewers show as white, 0 being black.
+    Slices above and below all variance have no frame: voxels are not compressed, and organs are small. Viewers show the
+    brightest variance as white, and 0 as black.
     """
     series, whole = study.series, study.series.frames(variance).astype(np.float32, copy=False)
     part = _extent(whole, series)

@@ -59,10 +59,9 @@ def make_structure_set(study: Study, equipment: Mapping[str, Any]) -> Dataset:
 
 
 def outlines(mask: np.ndarray) -> Iterator[np.ndarray]:
-    """Trace the closed contours around a mask (rows, columns); each has its holes, along a channel without width.
+    """Trace the closed contours around a mask (rows, columns), each with its holes, along a channel without width.
 
-    Returns:
-        Points (n, 2), row and column, in pixels from the centre of the first one; the last is not the first again.
+    Points (n, 2) are row and column, in pixels from the centre of the first one; the last is not the first again.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
