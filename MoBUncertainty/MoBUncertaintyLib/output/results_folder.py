@@ -81,9 +81,7 @@ def write_results(
 
     Args:
         place: From `FOLDER.reserve`.
-        case: The case.
         formats: DICOM objects to write too.
-        scene: Write `scene.mrb` too.
         volumes: `write_volumes`, if it has already begun.
         more: Writes more files to the folder that it is called with.
     """

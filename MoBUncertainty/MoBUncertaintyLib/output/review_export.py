@@ -72,12 +72,9 @@ def write_export(
     """Write what the reader wants of a reviewed case into a folder of its own, whole or not at all.
 
     Args:
-        case: The case.
-        folder: To be made, with its parents.
         formats: Of `Format`. What cannot be made is left out, which is a problem, and the rest is written.
-        patient_fields: The report may name the patient; DICOM objects always do, since they join the CT's study.
-        overwrite: Replace an older export.
-        keep: Move an older one to another name, which a warning says.
+        patient_fields: The report may name the patient; DICOM objects always do, since they join the image's study.
+        overwrite, keep: Replace an older export, or move it to another name, which a warning says.
         progress: Called with the fraction that is done.
 
     Raises:

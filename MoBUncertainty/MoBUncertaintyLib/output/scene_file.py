@@ -61,15 +61,10 @@ def write_scene_file(
     name: str,
     volumes: Callable[[], Mapping[str, Path]],
 ) -> None:
-    """Write the scene that shows a prediction, ready to be reviewed in Slicer. Raises `OSError`.
+    """Write the scene that shows a prediction, as `results_folder.describe` gives it; raises `OSError`.
 
-    Args:
-        path: The .mrb file, in a folder that exists.
-        image: The CT.
-        prediction: Of that CT, its provenance as `results_folder.describe` gives it.
-        regions: Of that prediction.
-        name: Of the CT, as the user knows it.
-        volumes: Called at the end for NIfTI files of the maps, by names such as `variance_1`: that of the label 1.
+    The image has the name by which the user knows it. `volumes` is called at the end for NIfTI files of the maps, by
+    names such as `variance_1`: that of the label 1.
     """
     labels, grid = prediction.labels, prediction.grid
     colour = palette_beside(label.colour for label in labels).region
@@ -114,13 +109,10 @@ def write_scene_file(
 
 
 class _Heat:
-    """The map that is shown over the CT: the variance, or the entropy of a model that has none; of all labels.
+    """The map that is shown over the image: the variance, or the entropy of a model that has none; of all labels.
 
-    Attributes:
-        derived: Whether it is none of the prediction's own maps.
-        values, grid: Its voxels where any label has a probability worth a look, and where they lie.
-        window: The values of the first and the last colour.
-        threshold: Below this nothing is drawn.
+    Unless it is `derived`, it is one of the prediction's own. It has values on a grid where any label has a probability
+    worth a look, a window from the first to the last colour, and a threshold below which nothing is drawn.
     """
 
     def __init__(self, prediction: Prediction, regions: Regions) -> None:

@@ -7,12 +7,10 @@ doubtful where
 
 so the thin shell of uncertainty that every boundary carries is no region: the factor copes with blurred boundaries,
 whose typical T varies with their curvature, and the depth with sharp ones, whose typical T is next to nothing. From the
-doubtful places regions grow along what may well be wrong, because an error goes on beyond the place where it is seen;
-there the expected error is averaged over some voxels, since an error is of one piece. They are cut into compact pieces
-that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p. What is almost
-surely right is in no region, so that there is little to look at for the error that a region holds. A segmentation that
-is doubtful throughout has no border to stand out from: there the whole of it is the region (`Coverage`).
-Voxels finer than 1 mm are combined in blocks of at most 2 mm.
+doubtful places regions grow along what may well be wrong, because an error goes on beyond the place where it is seen.
+They are cut into compact pieces that fit one view (`pieces.py`), and ranked by the expected error volume, the integral
+of 1 - max_c p. A segmentation that is doubtful throughout has no border to stand out from: there the whole of it is the
+region (`Coverage`).
 """
 
 from __future__ import annotations
@@ -70,10 +68,7 @@ def find_regions(prediction: Prediction, settings: RegionSettings | None = None)
 
 
 class RegionFinder:
-    """Finds regions again and again as the threshold or the minimum size change; what these leave as it is, is kept.
-
-    Measure and window of the settings are those of all settings to come.
-    """
+    """Finds regions again and again as the threshold or the minimum size change, by one measure in one window."""
 
     def __init__(self, prediction: Prediction, settings: RegionSettings) -> None:
         self._prediction, self._settings = prediction.exclusive(), settings
@@ -81,7 +76,7 @@ class RegionFinder:
         self._frames: dict[int, LabelFrame] = {}
 
     def fits(self, settings: RegionSettings) -> bool:
-        """Tell whether it can find regions under these settings: it knows one measure of uncertainty in one window."""
+        """Tell whether it can find regions under these settings."""
         own = self._settings
         return (settings.measure, settings.window_mm) == (own.measure, own.window_mm)
 

@@ -33,13 +33,7 @@ def organ_of(centroid: np.ndarray, labels: np.ndarray, frames: Mapping[int, Labe
 
 
 def location_in(centroid: np.ndarray, labels: np.ndarray, frames: Mapping[int, LabelFrame]) -> str:
-    """Say where a region lies in the organ that has most of its voxels, else in the nearest one, in words.
-
-    Args:
-        centroid: The region's, RAS mm.
-        labels: Of its voxels.
-        frames: Of each label that is segmented.
-    """
+    """Say in words where a region, by its centroid (RAS mm) and the labels of its voxels, lies in its organ."""
     if not frames:
         return "no organ segmented"
     middle, half = frames[organ_of(centroid, labels, frames)]

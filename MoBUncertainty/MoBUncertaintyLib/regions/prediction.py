@@ -131,48 +131,29 @@ CancelledCallback = Callable[[], bool]
 class Prediction:
     """The segmentation of an image, and how certain it is, voxel by voxel of that image.
 
-    Attributes:
-        segmentation: (z, y, x) uint8, the value of each voxel's most probable label; 0 is background.
-        probability, variance: E[p] and Var[p] of each label, in the order of `labels`.
-        labels: What the values of the segmentation stand for. They may be some of the model's; then 0 is everything
-            else, and what is computed from the maps takes everything else as one class.
-        provenance: What made it, for whoever reads a report: model, settings, device, versions; ready for JSON.
-        warnings: What the user should know, one sentence each.
-        timings: Seconds of each stage.
-        click_settings: How a reader's click changes it.
-        measures: By which it is compared with ordinary cases, unless it was read from a file.
-        overlapping: The maps are those of labels that overlap: the probability of one includes that of others.
-        rival: E[p] of the most probable of the classes that are not among the labels, (z, y, x) float32, if asked for.
-        predicted_part: Of the image. Default: all of it.
-        covariance: Of the model, if known.
-        correlation_mm: The correlation length of the model's noise along the array's axes, for the scope `local`.
-        region_settings: What counts as a doubtful region: as the model states or, once regions were written, as they
-            were found.
-        suitability: Whether the model suits the case, if that was looked at.
-        stated_bounds: How intervals of the model's volumes are made, if the model has calibration cases.
-
-    Raises:
-        ImageError: The maps are not one for each label, or not of the segmentation's shape.
+    The labels may be some of the model's; then 0 in the segmentation is everything else, and what is computed from the
+    maps takes everything else as one class. Raises `ImageError` if the maps are not one for each label, or not of the
+    segmentation's shape.
     """
 
-    segmentation: np.ndarray
-    probability: Maps
-    variance: Maps
+    segmentation: np.ndarray  # (z, y, x) uint8, the value of each voxel's most probable label; 0 is background
+    probability: Maps  # E[p] of each label, in the order of `labels`
+    variance: Maps  # Var[p], likewise
     grid: Grid
-    labels: tuple[Label, ...]
-    provenance: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    timings: dict[str, float] = field(default_factory=dict)
-    click_settings: ClickSettings = field(default_factory=ClickSettings)
-    measures: Measures | None = None
-    overlapping: bool = False
-    rival: np.ndarray | None = None
-    predicted_part: Box | None = None
-    covariance: Covariance | None = None
-    correlation_mm: tuple[float, float, float] | None = None
-    region_settings: RegionSettings = field(default_factory=RegionSettings)
-    suitability: Suitability | None = None
-    stated_bounds: VolumeBounds | None = None
+    labels: tuple[Label, ...]  # what the values of the segmentation stand for
+    provenance: dict[str, Any] = field(default_factory=dict)  # what made it, ready for JSON
+    warnings: list[str] = field(default_factory=list)  # what the user should know, one sentence each
+    timings: dict[str, float] = field(default_factory=dict)  # seconds of each stage
+    click_settings: ClickSettings = field(default_factory=ClickSettings)  # how a reader's click changes it
+    measures: Measures | None = None  # by which it is compared with ordinary cases, unless it was read from a file
+    overlapping: bool = False  # the labels overlap: the probability of one includes that of others
+    rival: np.ndarray | None = None  # E[p] of the most probable other class, (z, y, x) float32, if asked for
+    predicted_part: Box | None = None  # of the image; default: all of it
+    covariance: Covariance | None = None  # of the model, if known
+    correlation_mm: tuple[float, float, float] | None = None  # of local noise, along the array's axes
+    region_settings: RegionSettings = field(default_factory=RegionSettings)  # by which regions are, or were found
+    suitability: Suitability | None = None  # whether the model suits the case, if that was looked at
+    stated_bounds: VolumeBounds | None = None  # how intervals of volumes are made, of a model with calibration cases
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.probability) == len(self.variance):

@@ -24,31 +24,19 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Region:
-    """One doubtful region.
+    """One doubtful region."""
 
-    Attributes:
-        rank: From 1, by falling expected error.
-        number: Its value in the map of all regions: its rank when it was found, and its own as long as it is reviewed.
-        centroid_ras: mm, RAS.
-        expected_error_mm3: Integral of 1 - max_c p, the volume expected to be labelled wrongly.
-        mean_variance, max_variance: Of the predictive variance (the maximum over the labels).
-        mean_probability: Of foreground.
-        inside_fraction: Fraction of the volume that already belongs to the segmentation.
-        extent_mm: Largest diameter, from outer voxel corner to outer voxel corner.
-        location: Where it lies in the organ, in the patient's terms: "superior left", "central".
-    """
-
-    rank: int
-    number: int
-    centroid_ras: tuple[float, float, float]
+    rank: int  # from 1, by falling expected error
+    number: int  # in the map of all regions: its rank when it was found, and its own as long as it is reviewed
+    centroid_ras: tuple[float, float, float]  # mm
     volume_mm3: float
-    expected_error_mm3: float
-    mean_variance: float
+    expected_error_mm3: float  # integral of 1 - max_c p, the volume expected to be labelled wrongly
+    mean_variance: float  # of the maximum over the labels
     max_variance: float
-    mean_probability: float
-    inside_fraction: float
-    extent_mm: float
-    location: str
+    mean_probability: float  # of foreground
+    inside_fraction: float  # of the volume, what already belongs to the segmentation
+    extent_mm: float  # largest diameter, from outer voxel corner to outer voxel corner
+    location: str  # in the organ, in the patient's terms: "superior left", "central"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Region:
@@ -115,21 +103,14 @@ class Coverage:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The doubtful regions of one prediction in order of rank.
-
-    Attributes:
-        map: The number of each voxel's region, 0 elsewhere; uint16, fills `box`, so that it follows a slider.
-        box: Where `map` lies in the prediction's arrays, which have this `shape`.
-        settings: How the regions were found.
-        coverage: How much of the expected error they hold, if it was computed.
-    """
+    """The doubtful regions of one prediction in order of rank."""
 
     ranked: tuple[Region, ...]
-    map: np.ndarray
-    box: Box
-    shape: tuple[int, ...]
-    settings: RegionSettings
-    coverage: Coverage | None = None
+    map: np.ndarray  # the number of each voxel's region, 0 elsewhere; uint16, fills `box`, so that it follows a slider
+    box: Box  # where the map lies in the prediction's arrays
+    shape: tuple[int, ...]  # of these arrays
+    settings: RegionSettings  # how the regions were found
+    coverage: Coverage | None = None  # how much of the expected error they hold, if it was computed
 
     def whole_map(self) -> np.ndarray:
         """Make the map of all of the prediction."""

@@ -51,35 +51,22 @@ class ReviewRegion:
 
     While it is pending it follows the clicks (see `following`). A verdict freezes it: it then keeps `labels`, `clicks`
     and `maps`, whatever is clicked elsewhere later.
-
-    Attributes:
-        region_id: Names it for as long as it exists; never given to another region of the same review.
-        found: As it was found.
-        region: As it is now; its `rank` and `number` are those of the review.
-        box: Where it lies in the volume.
-        mask: bool, fills the box: what was found, less what clicks have made certain while it is pending.
-        verdict: The reader's.
-        label: Value of the label that INCLUDE gives to the region.
-        labels: uint8 segmentation that a verdict gives to the region; fills the box, counts inside the mask. None while
-            there is no verdict.
-        clicks: That held when it was decided.
-        maps: (2, C - 1, N) float32, probability and variance of the mask's voxels where these clicks have changed them;
-            None where they are as predicted.
-        resolved: Clicks have left too little expected error in it to ask for a verdict.
-        comment: The reader's.
     """
 
-    region_id: str
+    region_id: str  # never given to another region of the same review
     found: Found = field(repr=False)
-    region: Region
-    box: Box
+    region: Region  # as it is now; its rank and number are those of the review
+    box: Box  # where it lies in the volume
+    # bool, fills the box: what was found, less what clicks have made certain while it is pending
     mask: np.ndarray = field(repr=False)
     verdict: Verdict = Verdict.PENDING
-    label: int | None = None
+    label: int | None = None  # value of the label that INCLUDE gives to the region
+    # uint8 segmentation that a verdict gives to the region; fills the box, counts inside the mask
     labels: np.ndarray | None = field(default=None, repr=False)
-    clicks: tuple[Click, ...] = field(default=(), repr=False)
+    clicks: tuple[Click, ...] = field(default=(), repr=False)  # that held when it was decided
+    # (2, C - 1, N) float32, probability and variance of the mask's voxels; None where they are as predicted
     maps: np.ndarray | None = field(default=None, repr=False)
-    resolved: bool = False
+    resolved: bool = False  # clicks have left too little expected error in it to ask for a verdict
     comment: str = ""
 
     @property
@@ -122,11 +109,7 @@ class ReviewRegion:
 
 
 def masks(found: Regions) -> list[tuple[Region, Box, np.ndarray]]:
-    """List each region with its box in the CT's array, and the mask that fills it.
-
-    Raises:
-        ReviewError: The map lacks a region.
-    """
+    """List each region with its box in the image and the mask that fills it; raises `ReviewError` if one is missing."""
     boxes = boxes_of(found.map)
     masks = []
     for region in found.ranked:

@@ -56,23 +56,14 @@ class Signature:
 
 @dataclass(frozen=True)
 class State:
-    """What a review is at one time. Whatever it was made from, none is signed with regions left undecided.
+    """What a review is at one time. Whatever it was made from, none is signed with regions left undecided."""
 
-    Attributes:
-        regions: In order of rank.
-        settings: What the regions were last found with.
-        clicks: In order of time.
-        signature: None: not signed.
-        error: How much the expected error of all voxels differs from the prediction's, in `ERROR_UNIT`.
-        found: Made by an update of the regions: the next such state takes its place.
-    """
-
-    regions: tuple[ReviewRegion, ...]
-    settings: RegionSettings
-    clicks: Clicks = ()
+    regions: tuple[ReviewRegion, ...]  # in order of rank
+    settings: RegionSettings  # what the regions were last found with
+    clicks: Clicks = ()  # in order of time
     signature: Signature | None = None
-    error: int = 0
-    found: bool = False
+    error: int = 0  # how much the expected error of all voxels differs from the prediction's, in `ERROR_UNIT`
+    found: bool = False  # made by an update of the regions: the next such state takes its place
 
     def __post_init__(self) -> None:
         left, total = sum(not region.decided for region in self.regions), len(self.regions)

@@ -45,8 +45,7 @@ def suggest(review: Review, among: Container[str] | None = None) -> Suggestion |
     Candidates are doubtful places with much expected error around them, apart from each other. Where most error is
     expected, on the outline itself, a click moves little; so what each may gain is computed.
 
-    Args:
-        among: Ids of the regions to choose from. Default: all.
+    `among` holds the ids of the regions to choose from; default: all.
     """
     if overlap(review.prediction.labels):  # which take no clicks
         return None

@@ -24,7 +24,7 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.measurements.interval import volume_number
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.case import Case, Source
-from MoBUncertaintyLib.output.pages.report_page import facts, write_html
+from MoBUncertaintyLib.output.pages.report_page import render_html, write_html
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.region_pictures import draw_region
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale
@@ -133,7 +133,9 @@ class TestClicks:
     def test_page_says_where_the_length_is_the_models_own(self, clicked):
         report = build_report(clicked)
         report["prediction"]["correlation_mm"] = [10.0, 4.25, 4.0]
-        assert ("Length", "of the model, 4 x 4.25 x 10 mm") in facts(report)["Clicks"]
+        assert "of the model, 4 x 4.25 x 10 mm" in render_html(
+            report, {}, Scale.of(clicked.image, clicked.review.settings)
+        )
 
     def test_json_and_csv_say_the_same(self, tmp_path, clicked):
         report = build_report(clicked)

@@ -39,7 +39,7 @@ def make_structured_report(
 ) -> sr.Comprehensive3DSR:
     """Make a Comprehensive 3D SR of the review: a group of measurements for each label and for each doubtful region.
 
-    A label's group refers to its segment in the SEG that lies in the folder (`OutputError` if there is none), a region's
+    A label's group refers to its segment in the SEG that is in the folder (`OutputError` if there is none), a region's
     has a point in its middle. Both have identifiers that stay the same whenever the review is exported.
     """
     files = [folder / DICOM[kind][1] for kind in (Format.DICOM_SEG, Format.DICOM_SEG_BINARY)]

@@ -22,8 +22,8 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.base.geometry import Box, Grid, intersection, shape_of, widened
 from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.pages.report_page import facts
 from MoBUncertaintyLib.output.pages.templates import PAGE_SCRIPT, PAGE_STYLE, PAGE_TEMPLATE, fill
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
@@ -90,7 +90,8 @@ class ReviewPage:
             notice=report["notice"],
             software=report["software"],
             created=report["created"],
-            facts=facts(report),
+            report=report,
+            default_length_mm=DEFAULT_LENGTH_MM,
             scale=self._scale,
             stops=stops,
             case=data | {"regions_left": max(len(review.regions) - LISTED_REGIONS, 0)},

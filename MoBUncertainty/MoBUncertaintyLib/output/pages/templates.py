@@ -14,15 +14,17 @@ from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.measurements.interval import Interval, volume_number
 from MoBUncertaintyLib.model.card import readable
 
-TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE = (
+TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE, FACTS = TEMPLATES = tuple(
     RESOURCES / "Report" / name
-    for name in ("report.html.jinja", "review.html.jinja", "review.css", "review.js", "scene.mrml.jinja")
-)
+    for name in (
+        "report.html.jinja", "review.html.jinja", "review.css", "review.js", "scene.mrml.jinja", "facts.html.jinja",
+    )
+)  # fmt: skip
 
 
 def require_installed(*templates: Path) -> None:
     """Raise `OutputError`, before hours of computing, if a template (default: of report, page or scene) is missing."""
-    for path in templates or (TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE):
+    for path in templates or TEMPLATES:
         if not path.is_file():
             raise OutputError(f"The template {path} is not installed; install MoB Uncertainty again.")
 
@@ -30,9 +32,15 @@ def require_installed(*templates: Path) -> None:
 def fill(template: Path, **values: Any) -> str:
     """Fill a template: what a report says is text to it, never markup. Raises `OutputError` if it is not installed."""
     require_installed(template)
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
         "interval": interval_text,
         "number": number_text,
@@ -42,7 +50,7 @@ def fill(template: Path, **values: Any) -> str:
         "percent": percent,
         "png_url": lambda png: "data:image/png;base64," + base64.b64encode(png).decode(),
     }
-    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+    return environment.get_template(template.name).render(values)
 
 
 def number_text(value: float, digits: int = 0) -> str:

@@ -59,17 +59,10 @@ def central_voxel(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 
 class Camera:
-    """Samples three planes through a point. Only what lies around is cut out: a large CT is not touched as a whole.
+    """Samples three planes through a focus, of the part `box` of the volume that is seen.
 
-    Args:
-        image: The CT.
-        focus: The point that the planes go through, LPS mm.
-        middle: What should lie in the middle of the pictures, LPS mm.
-        width: How wide the pictures should be, mm; no more beyond the volume is shown than must be.
-        pixels: Of each side of a picture.
-
-    Attributes:
-        box: The part of the volume that is seen.
+    The `middle` (LPS mm, as the focus) should lie in the middle of square pictures, `width` mm wide; no more beyond the
+    volume is shown than must be.
     """
 
     def __init__(self, image: sitk.Image, focus: np.ndarray, middle: np.ndarray, width: float, pixels: int) -> None:

@@ -43,13 +43,11 @@ class Outline:
 
 
 def draw_region(case: Case, region: ReviewRegion, corrected: np.ndarray, scale: Scale) -> dict[str, dict[str, bytes]]:
-    """Draw a region: CT, heat map, outlines before and after, the region's own outline, a cross and the clicks.
+    """Draw a region: image, heat map, outlines before and after, the region's own outline, a cross and the clicks.
 
     The planes go through the point nearest to the region's middle of the last click in it, else through that middle.
-
-    Returns:
-        A PNG file for each of `PLANES` by its title, as it is now: "" or, of a region with clicks, "After clicks", and
-        of that "As predicted".
+    There is a PNG file for each of `PLANES` by its title, as it is now: "" or, of a region with clicks, "After clicks",
+    and of that "As predicted".
     """
     review, prediction, image = case.review, case.review.prediction, case.image
     spacing = np.array(image.GetSpacing())[::-1]
