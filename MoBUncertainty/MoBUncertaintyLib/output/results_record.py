@@ -38,7 +38,7 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance
 from MoBUncertaintyLib.model.fingerprint import Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.prediction import Maps, Prediction
+from MoBUncertaintyLib.regions.prediction import Maps, Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.region import Coverage, Region, Regions
 
 RECORD = "prediction.json"
@@ -67,19 +67,14 @@ class _Form:
 
 
 @dataclass(frozen=True)
-class _Channel(_Form):
-    name: str
-    sha256: str
-    path: str | None = None
-
-
-@dataclass(frozen=True)
 class _Input(_Form):
+    """The image: a `Source`, and its grid."""
+
     name: str | None = None
     path: str | None = None
     sha256: str | None = None
     series: str | None = None
-    channels: tuple[_Channel, ...] = ()
+    channels: tuple[Mapping[str, str], ...] = ()
     size: tuple[int, int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
 
@@ -102,22 +97,6 @@ class _Regions(_Form):
 
 
 @dataclass(frozen=True)
-class _Settings(_Form):
-    overlap: float | None = None
-    tiling: str | None = None
-    mirror: bool | None = None
-    labels: tuple[str, ...] | None = None
-    region_of_interest: tuple[float, float, float, float, float, float] | None = None
-
-
-@dataclass(frozen=True)
-class _Model(_Form):
-    name: str | None = None
-    digest: str | None = None
-    false_alarms: str | None = None
-
-
-@dataclass(frozen=True)
 class _Record(_Form):
     """What `prediction.json` says; all of `NEEDED` must be in the file, less in a scene or on the wire."""
 
@@ -135,8 +114,8 @@ class _Record(_Form):
     timings_s: Mapping[str, float] = field(default_factory=dict)
     volume_bounds: VolumeBounds | None = None
     files: Mapping[str, str] = field(default_factory=dict)
-    model: _Model = field(default_factory=_Model)
-    settings: _Settings = field(default_factory=_Settings)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    settings: PredictionSettings = field(default_factory=PredictionSettings)
     channels: tuple[str, ...] = ()
     moments: str = ""
     folds: tuple[int | str, ...] = ()

@@ -132,25 +132,15 @@ class _Heat:
 
 
 def _scene_text(
-    image: sitk.Image,
-    prediction: Prediction,
-    regions: Regions,
-    name: str,
-    heat: _Heat,
-    segmentations: Sequence[Mapping[str, Any]],
+    image: sitk.Image, prediction: Prediction, regions: Regions, name: str, heat: _Heat, shown: Sequence[dict[str, Any]]
 ) -> str:
-    """Fill the template of the scene."""
+    """Fill the template of the scene, in which segmentations are shown."""
     volumes: list[dict[str, Any]] = [{"role": "ct", "name": name, "file": "ct.nii.gz", "range": display_range(image)}]
     for role, title in (("probability", "probability"), ("variance", "predictive variance")):
         for count, label in enumerate(prediction.labels):
-            volumes.append(
-                {
-                    "role": role,
-                    "label": label.value,
-                    "name": f"{name} {title}" + (f"_{count}" if count else ""),
-                    "file": f"{role}_{label.value}.nii.gz",
-                }
-            )
+            full = f"{name} {title}" + (f"_{count}" if count else "")
+            file = f"{role}_{label.value}.nii.gz"
+            volumes.append({"role": role, "label": label.value, "name": full, "file": file})
     if heat.derived:
         volumes.append({"role": "map", "name": f"{name} uncertainty map", "file": "map.nii.gz"})
     volumes[-1]["range"] = heat.window  # the last one is shown
@@ -159,7 +149,7 @@ def _scene_text(
     for number, volume in enumerate(volumes[1:], start=2):
         nodes.setdefault(volume["role"], []).append(f"vtkMRMLScalarVolumeNode{number}")
     nodes["shown"] = [f"vtkMRMLScalarVolumeNode{len(volumes)}"]
-    nodes |= {shown["role"]: [f"vtkMRMLSegmentationNode{n}"] for n, shown in enumerate(segmentations, start=1)}
+    nodes |= {each["role"]: [f"vtkMRMLSegmentationNode{n}"] for n, each in enumerate(shown, start=1)}
     nodes |= {f"state.{name}": [f"vtkMRMLTextNode{n}"] for n, name in enumerate(documents, start=1)}
     boxes = [occupied(prediction.segmentation)] if prediction.segmentation.any() else []
     boxes += [regions.box] if regions.ranked else []
@@ -174,7 +164,7 @@ def _scene_text(
         name=name,
         volumes=volumes,
         shown_volume=len(volumes),
-        segmentations=segmentations,
+        segmentations=shown,
         documents=documents,
         references="".join(f"MoBUncertainty.{role}:{' '.join(ids)};" for role, ids in nodes.items()),
         views=views,
@@ -194,12 +184,10 @@ def _documents(prediction: Prediction, regions: Regions, heat: _Heat) -> dict[st
     if "channels" in source:
         source["channels"] = [{key: channel[key] for key in ("name", "sha256")} for channel in source["channels"]]
     entries = write_prediction(prediction.annotated(provenance={"input": source}), regions, lambda *_array: None)
-    variance = heat.measure is Measure.VARIANCE
-    overlay = {
-        "surface": True,
-        "varianceThreshold": regions.settings.variance_threshold if variance else None,
-        "kinds": {"variance": {"threshold": heat.threshold}} if variance else {},
-    }
+    overlay: dict[str, Any] = {"surface": True, "varianceThreshold": None, "kinds": {}}
+    if heat.measure is Measure.VARIANCE:
+        overlay["varianceThreshold"] = regions.settings.variance_threshold
+        overlay["kinds"] = {"variance": {"threshold": heat.threshold}}
     documents = {
         "predicted": pack_labels(prediction.segmentation, prediction.grid.matrix()),
         "overlay": overlay,

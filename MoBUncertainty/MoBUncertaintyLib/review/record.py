@@ -136,8 +136,9 @@ class _Region:
         bits = np.frombuffer(_unpack(self.voxels, -(-count // 8)), np.uint8)
         return np.unpackbits(bits, count=count).astype(bool).reshape(self.size)
 
-    def check(self, rank: int, mask: np.ndarray) -> None:
-        include = self.verdict is Verdict.INCLUDE
+    def read(self, rank: int, settings: RegionSettings, clicks: Sequence[Click], describe: Describe) -> ReviewRegion:
+        """Read the region as it was found, and what the reader said."""
+        mask, pending, include = self.mask(), self.verdict is Verdict.PENDING, self.verdict is Verdict.INCLUDE
         for problem, wrong in {
             "a region is empty": not mask.any(),
             "its ranks are not 1, 2, ...": self.rank != rank,
@@ -148,25 +149,19 @@ class _Region:
         }.items():
             if wrong:
                 raise ValueError(problem)
-
-    def read(self, rank: int, settings: RegionSettings, clicks: Sequence[Click], describe: Describe) -> ReviewRegion:
-        """Read the region as it was found, and what the reader said."""
-        mask, pending = self.mask(), self.verdict is Verdict.PENDING
-        self.check(rank, mask)
         region = Region(rank=rank, number=self.number, **describe(self.box, mask))
-        found_with = _clicks_at(self.found_with_clicks, clicks)
         labels = None
         if not pending:
             drawn = np.frombuffer(_unpack(self.labels or "", mask.size), np.uint8).reshape(mask.shape)
             labels = np.where(mask, drawn, np.uint8(0))
         return ReviewRegion(
             self.id,
-            Found(region, mask, self.found_with_settings or settings, found_with),
+            Found(region, mask, self.found_with_settings or settings, _clicks_at(self.found_with_clicks, clicks)),
             region,
             self.box,
             mask,
             self.verdict,
-            self.label if self.verdict is Verdict.INCLUDE else None,
+            self.label if include else None,
             labels,
             () if pending else _clicks_at(self.decided_with_clicks, clicks),
             comment=self.comment,
@@ -241,12 +236,8 @@ def read_record(
 ) -> StoredReview:
     """Read a record. Where the regions are and what the reader said is taken from it; the rest is described anew.
 
-    Args:
-        predicted_sha256: Of the prediction at hand.
-        check: Raises ReviewError for a click that cannot be one of this prediction.
-
-    Raises:
-        ReviewError: It is no record, has changed since it was stored, or belongs to another prediction or place.
+    `check` raises `ReviewError` for a click that cannot be one of this prediction. Raises it if this is no record, has
+    changed since it was stored, or belongs to another prediction or place.
     """
     try:
         if (data["schema"], data["schema_version"]) != (SCHEMA, SCHEMA_VERSION):

@@ -41,16 +41,9 @@ from MoBUncertaintyLib.review.state import ERROR_UNIT, YEARS, Signature, State, 
 class ReviewView:
     """What a review is now, for whoever shows it, writes it or asks it: nothing here changes it.
 
-    Attributes:
-        prediction: What is reviewed; of labels that overlap, what is left of each without those within it.
-        state: What the review is now.
-        regions: All regions in order of rank.
-        settings: What the regions were last found with; undo takes it back too.
-        clicks: Those that hold, in order of time.
-        conflicts: Ids of the clicks whose label all clicks together contradict.
-        signature: Who signed, and when; None as long as nobody has.
-        reviewed: How many regions are decided or resolved, and how many there are.
-        can_undo, can_redo: Whether there is a step to take back, or one that was taken back.
+    Of labels that overlap, `prediction` has what is left of each without those within it. Regions, settings, clicks and
+    signature are those of its `state`. `conflicts` are the ids of the clicks whose label all clicks together
+    contradict; `reviewed` is how many regions are decided or resolved, and how many there are.
     """
 
     def __init__(self, prediction: Prediction, state: State) -> None:
@@ -139,16 +132,10 @@ class ReviewView:
 class Review(ReviewView):
     """The review of one prediction.
 
-    Clicks condition the prediction; pending regions follow them, and a verdict freezes a region (see `following`).
-    Every step returns the boxes in which the corrected segmentation or the maps may have changed. What changes nothing
-    is no step in the history.
-
-    Args:
-        prediction: What is reviewed; not copied, never changed.
-        regions: Its doubtful regions.
-
-    Raises:
-        ReviewError: The map of the regions has another shape, or lacks a region.
+    Clicks condition the prediction, which is never changed; pending regions follow them, and a verdict freezes a region
+    (see `following`). Every step returns the boxes in which the corrected segmentation or the maps may have changed.
+    What changes nothing is no step in the history. Raises `ReviewError` if the map of the regions has another shape
+    than the prediction, or lacks a region.
     """
 
     def __init__(self, prediction: Prediction, regions: Regions) -> None:
@@ -163,13 +150,9 @@ class Review(ReviewView):
     ) -> tuple[Box, ...]:
         """Say which label (0: background) a place has; a decided region in which it lies is pending again.
 
-        Args:
-            points_ras: One point: a click; several: a stroke through them. RAS mm.
-            region_id: The listed region it is given in. Default: the one that its first voxel lies in, if any.
-            when: Default: now; local time if it names no zone.
-
-        Raises:
-            ReviewError: It lies outside of what was predicted, no such label or region, or the review is signed.
+        One point (RAS mm) is a click, several are a stroke through them. Default: given in the region that its first
+        voxel lies in, if any, and now; a time that names no zone is local. Raises `ReviewError` if it lies outside of
+        what was predicted, there is no such label or region, or the review is signed.
         """
         self._refuse_if_signed()
         if when is None:
@@ -208,14 +191,10 @@ class Review(ReviewView):
     ) -> tuple[Box, ...]:
         """Give a verdict, or take it back with PENDING. The region then keeps its labels, whatever is clicked later.
 
-        INCLUDE and EXCLUDE fill what is doubtful in the region (see `following.freeze`), and `preview` shows it.
-
-        Args:
-            label: Label to INCLUDE as. Default: the one with most of the region's voxels, or else of its surroundings.
-            clicks: Ids of those that hold in it. Default: all, or those that did where it is decided already.
-
-        Raises:
-            ReviewError: No such region or click, EDIT, no label value, or the review is signed.
+        INCLUDE and EXCLUDE fill what is doubtful in the region (see `following.freeze`), and `preview` shows it. The
+        label to INCLUDE as is by default the one with most of the region's voxels, or else of its surroundings. Clicks
+        with these ids hold in it; default: all, or those that did where it is decided already. Raises `ReviewError` if
+        there is no such region, click or label, for EDIT, or if the review is signed.
         """
         region = self.region(region_id)
         return self._change(region, _decided(self, region_id, verdict, label, clicks))
@@ -346,8 +325,7 @@ class Review(ReviewView):
         self._refuse_if_signed()
         voxels = np.concatenate([self.refiner.voxels_of(click) for click in changed])
         hit = [region.region_id for region in self.state.regions_at(voxels)]
-        clicks = in_order(clicks)
-        boxes = self.refiner.changed(self.clicks, clicks)
+        boxes = self.refiner.changed(self.clicks, clicks := in_order(clicks))
         return self._push(self.state.with_clicks(clicks, boxes, hit, self.refiner, rank), boxes)
 
     def _refuse_if_signed(self) -> None:
