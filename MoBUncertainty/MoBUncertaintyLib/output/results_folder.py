@@ -39,9 +39,9 @@ from MoBUncertaintyLib.output.results_record import (
     record_of,
 )
 from MoBUncertaintyLib.output.scene_file import write_scene_file
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions, write_csv
-from MoBUncertaintyLib.review.description import RegionDescriber
 
 
 class Results(NamedTuple):

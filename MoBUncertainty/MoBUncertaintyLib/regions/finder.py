@@ -35,7 +35,7 @@ from MoBUncertaintyLib.base.geometry import (
     within,
 )
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
+from MoBUncertaintyLib.regions.description import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import CONNECTIVITY, compact_pieces, diameter, grow
 from MoBUncertaintyLib.regions.region import ENOUGH, Coverage, Region, Regions
 from MoBUncertaintyLib.regions.uncertainty import UncertaintyMap, map_uncertainty

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.base.geometry import widened
+from MoBUncertaintyLib.regions.description import describe
 from MoBUncertaintyLib.regions.measure import VoxelMaps, expected_error, voxel_uncertainty
 from MoBUncertaintyLib.regions.pieces import grow
-from MoBUncertaintyLib.review.description import describe
 from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
 from MoBUncertaintyLib.review.region import Found, ReviewRegion, Verdict
 

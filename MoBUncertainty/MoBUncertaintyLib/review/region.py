@@ -11,12 +11,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
-from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, common_parts, nested, occupied_rows, shape_of
+from MoBUncertaintyLib.base.geometry import Box, common_parts, shape_of
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.region import Region, Regions
+from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.review.refinement.clicks import Click
 
 
@@ -106,25 +104,6 @@ class ReviewRegion:
         """Mask as found (`voxels`, eight to the byte) and `labels`, compressed, as text."""
         labels = self.labels
         return {"voxels": _pack(np.packbits(self.found.mask)), "labels": None if labels is None else _pack(labels)}
-
-
-def masks(found: Regions) -> list[tuple[Region, Box, np.ndarray]]:
-    """List each region with its box in the image and the mask that fills it; raises `ReviewError` if one is missing."""
-    boxes = boxes_of(found.map)
-    masks = []
-    for region in found.ranked:
-        box = boxes[region.number - 1] if 0 < region.number <= len(boxes) else None
-        if box is None:
-            raise ReviewError(f"The map of the regions lacks region {region.rank}; find the regions again.")
-        masks.append((region, nested(found.box, box), found.map[box] == region.number))
-    return masks
-
-
-def boxes_of(region_map: np.ndarray) -> list[Box | None]:
-    """Find the box of each region 1, 2, ... in a map of them; None for one that is nowhere."""
-    near = occupied_rows(region_map)
-    boxes = ndimage.find_objects(region_map[near]) if region_map[near].size else []  # it fails where nothing is
-    return [box and nested(near, box) for box in boxes]
 
 
 def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion]) -> tuple[Box, ...]:

@@ -18,10 +18,10 @@ from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, apart, common_parts, hull, shape_of, whole, within
 from MoBUncertaintyLib.base.json_input import is_whole
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.description import RegionDescriber, masks
 from MoBUncertaintyLib.regions.measure import with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.following import as_found, follow, freeze, restore, usual_label
 from MoBUncertaintyLib.review.record import (
     CLICK_ID,
@@ -34,7 +34,7 @@ from MoBUncertaintyLib.review.record import (
 )
 from MoBUncertaintyLib.review.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
-from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes, masks
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes
 from MoBUncertaintyLib.review.state import ERROR_UNIT, YEARS, Signature, State, made, numbered, update
 
 

@@ -11,13 +11,13 @@ import numpy as np
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, common_parts, intersection
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.description import masks, measure
 from MoBUncertaintyLib.regions.measure import VoxelMaps, expected_error
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
-from MoBUncertaintyLib.review.description import measure
 from MoBUncertaintyLib.review.following import as_found, follow
 from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
-from MoBUncertaintyLib.review.region import Found, ReviewRegion, masks
+from MoBUncertaintyLib.review.region import Found, ReviewRegion
 
 ERROR_UNIT = 2.0**-32
 """Expected error is summed in whole numbers of this, so that differences of boxes add up exactly in any order."""

@@ -20,9 +20,9 @@ from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, occupied, s
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.pictures.style import palette_beside
 from MoBUncertaintyLib.output.results_record import read_regions
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.regions.region import Coverage, Regions
-from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import MisplacedReviewError
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review, preview

@@ -21,7 +21,7 @@ from MoBUncertaintyLib.output.results_folder import Results, describe
 from MoBUncertaintyLib.output.results_record import RecordError, make_prediction, record_of
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.output.review_files import apply_decisions, read_decisions
-from MoBUncertaintyLib.review.description import RegionDescriber
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 from support.json_mutants import mutants, values

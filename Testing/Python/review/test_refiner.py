@@ -19,8 +19,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, correlation
 from MoBUncertaintyLib.regions.measure import VoxelMaps, maps_in, with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click
-from MoBUncertaintyLib.review.refinement.conditioning import logits_of, mode, movable
-from MoBUncertaintyLib.review.refinement.kernel import Wendland
+from MoBUncertaintyLib.review.refinement.conditioning import Wendland, logits_of, mode, movable
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
 from support.clicks import click_at
 from support.probability_images import prediction

@@ -18,9 +18,9 @@ from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of, png
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, Colour, Scale, heat_colours, palette_beside
+from MoBUncertaintyLib.regions.description import masks
 from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.review.region import masks
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -32,8 +32,17 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, Clic
 from MoBUncertaintyLib.regions.measure import VoxelMaps, maps_in
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click, Clicked, gather, voxels_of
-from MoBUncertaintyLib.review.refinement.conditioning import Field, logits_of, movable, solve, spread
-from MoBUncertaintyLib.review.refinement.kernel import Kernel, kernel_of, offsets_mm, pairs_mm
+from MoBUncertaintyLib.review.refinement.conditioning import (
+    Field,
+    Kernel,
+    kernel_of,
+    logits_of,
+    movable,
+    offsets_mm,
+    pairs_mm,
+    solve,
+    spread,
+)
 
 STEP = np.float32(2.0**-14)
 """What a click says is rounded to what moves a logit in the block by this part of its deviation. Far from a new click
