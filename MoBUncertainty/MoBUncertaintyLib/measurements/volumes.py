@@ -240,12 +240,10 @@ class VolumeCalibration:
 
     def bounds(self, level: float | None = None) -> VolumeBounds:
         """Return how intervals are made, by default at the highest level that the cases allow; `TooFewCasesError`."""
-        counts = [len(label.predicted.values) for label in self.labels.values()]
+        cases = min((len(label.predicted.values) for label in self.labels.values()), default=0)
         if level is None:
-            level = next(filter(self._allows, STATED_LEVELS), STATED_LEVELS[-1])
-        return VolumeBounds(
-            level, min(counts, default=0), {name: _bounds(label, level) for name, label in self.labels.items()}
-        )
+            level = next((each for each in STATED_LEVELS if cases >= needed_cases(each)), STATED_LEVELS[-1])
+        return VolumeBounds(level, cases, {name: _bounds(label, level) for name, label in self.labels.items()})
 
     @classmethod
     def from_dict(cls, values: Any) -> VolumeCalibration:
@@ -254,9 +252,6 @@ class VolumeCalibration:
             return from_json(cls, values)
         except ValueError as error:
             raise SettingsError(f"The calibration of volumes is invalid ({error}).") from error
-
-    def _allows(self, level: float) -> bool:
-        return min((len(label.predicted.values) for label in self.labels.values()), default=0) >= needed_cases(level)
 
 
 def _bounds(label: LabelCalibration, level: float) -> LabelBounds:

@@ -15,7 +15,7 @@ region (`Coverage`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,8 @@ from MoBUncertaintyLib.regions.uncertainty import UncertaintyMap, map_uncertaint
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.prediction import Prediction
+
+_Listed = tuple[dict[str, Any], np.ndarray, Box]  # description, mask, and the box of blocks that this fills
 
 THROUGHOUT = 1 / 3
 """A segmentation of which more than this fraction is expected to be wrong is doubtful throughout."""
@@ -85,9 +87,8 @@ class RegionFinder:
         if self._map is None:
             import_module("scipy.cluster.vq")  # in a step of its own; `compact_pieces` needs it
             yield
-            maps = yield from map_uncertainty(self._prediction, self._settings.measure, self._settings.window_mm)
             self._frames = label_frames(self._prediction)
-            self._map = maps
+            self._map = yield from map_uncertainty(self._prediction, self._settings.measure, self._settings.window_mm)
 
     def find(self, settings: RegionSettings) -> Regions:
         """Find the regions under `settings`; raises `SettingsError` for another measure or window than its own."""
@@ -111,9 +112,7 @@ class RegionFinder:
         regions = tuple(Region(rank=n, number=n, **what) for n, (what, _, _) in enumerate(listed, start=1))
         return Regions(regions, numbers, box, self._prediction.shape, settings, coverage)
 
-    def _listed(
-        self, maps: UncertaintyMap, pieces: np.ndarray, near: Box, settings: RegionSettings
-    ) -> list[tuple[dict[str, Any], np.ndarray, Box]]:
+    def _listed(self, maps: UncertaintyMap, pieces: np.ndarray, near: Box, settings: RegionSettings) -> list[_Listed]:
         """Describe pieces in order of rank, each with its mask and the box of blocks that this fills."""
         described = []
         for piece, box in enumerate(ndimage.find_objects(pieces), start=1):
@@ -187,11 +186,7 @@ def _whole_organ(maps: UncertaintyMap, settings: RegionSettings) -> tuple[np.nda
 
 
 def _coverage(
-    maps: UncertaintyMap,
-    listed: list[tuple[dict[str, Any], np.ndarray, Box]],
-    doubtful: np.ndarray,
-    near: Box,
-    settings: RegionSettings,
+    maps: UncertaintyMap, listed: Sequence[_Listed], doubtful: np.ndarray, near: Box, settings: RegionSettings
 ) -> Coverage:
     """Sum up the expected error by where it lies; `doubtful` fills `near`, which holds all above the threshold."""
     grown = _grown(maps, doubtful, near, settings)[1:]

@@ -56,35 +56,24 @@ class Precision(StrEnum):
 class PredictionSettings:
     """How to predict; raises `SettingsError` for a value out of range.
 
-    Attributes:
-        samples: K for Monte Carlo. Default: the closed form for two classes and K = 30 for more.
-        overlap: Fraction of a tile that its neighbour covers too; nnU-Net's tile_step_size is 1 - overlap.
-        tiling: `full` predicts a grid of such tiles; `adaptive` covers the image with few, and places more so that what
-            is found lies in the middle of a tile: in the fraction 1 - overlap of it, along each axis.
-        mirror: Average over mirrored tiles; only for models that were trained with mirroring.
-        device: auto (CUDA, then MPS, then CPU), cuda, cuda:1, mps, xpu (Intel's GPU, by OpenVINO) or cpu.
-        engine: What runs the network: auto is on a CPU OpenVINO where it is installed, else PyTorch.
-        folds: Which folds of the model to average. Default: all.
-        region_of_interest: Results are wanted there only, and are 0 elsewhere.
-        body_box: Process a CT's body only. Results are 0 outside.
-        labels: Names of the labels that are wanted, default all. Only these take memory and are written; the
-            segmentation has them where they are the most probable of all classes.
-        force: Predict an image of another modality than the model takes, too; its result is not usable.
+    The tiling `full` predicts a grid of tiles; `adaptive` covers the image with few, and places more so that what is
+    found lies in the middle of a tile: in the fraction 1 - overlap of it, along each axis. Only the labels that are
+    wanted take memory and are written; the segmentation has them where they are the most probable of all classes.
     """
 
-    samples: int | None = None
+    samples: int | None = None  # K for Monte Carlo; default: the closed form for two classes and K = 30 for more
     seed: int = 0
-    overlap: float = 0.5
+    overlap: float = 0.5  # fraction of a tile that its neighbour covers too; nnU-Net's tile_step_size is 1 - overlap
     tiling: str = "adaptive"
-    mirror: bool = False
-    device: str = "auto"
-    engine: str = "auto"
+    mirror: bool = False  # average over mirrored tiles; only for models that were trained with mirroring
+    device: str = "auto"  # CUDA, then MPS, then CPU; or cuda, cuda:1, mps, xpu (Intel's GPU, by OpenVINO), cpu
+    engine: str = "auto"  # on a CPU OpenVINO where it is installed, else PyTorch
     precision: str = "auto"
-    folds: tuple[Fold, ...] | None = None
-    region_of_interest: Bounds | None = None
-    body_box: bool = True
-    labels: tuple[str, ...] | None = None
-    force: bool = False
+    folds: tuple[Fold, ...] | None = None  # to average; default: all
+    region_of_interest: Bounds | None = None  # results are wanted there only, and are 0 elsewhere
+    body_box: bool = True  # process a CT's body only; results are 0 outside
+    labels: tuple[str, ...] | None = None  # names of those that are wanted; default: all
+    force: bool = False  # predict an image of another modality than the model takes, too; its result is not usable
 
     def __post_init__(self) -> None:
         if self.samples is not None and not 1 <= self.samples <= MAX_SAMPLES:
@@ -93,12 +82,9 @@ class PredictionSettings:
             raise SettingsError(f"The seed must be a whole number from 0 to 2^63 - 1, not {self.seed}.")
         if not 0 <= self.overlap <= 0.9:
             raise SettingsError(f"The overlap of tiles must be from 0 to 0.9, not {self.overlap:g}.")
-        if self.tiling not in set(Tiling):
-            raise SettingsError(f"The tiling must be one of {', '.join(Tiling)}, not {self.tiling!r}.")
-        if self.engine not in set(EngineName):
-            raise SettingsError(f"The engine must be one of {', '.join(EngineName)}, not {self.engine!r}.")
-        if self.precision not in set(Precision):
-            raise SettingsError(f"The precision must be one of {', '.join(Precision)}, not {self.precision!r}.")
+        for name, choices in (("tiling", Tiling), ("engine", EngineName), ("precision", Precision)):
+            if (value := getattr(self, name)) not in set(choices):
+                raise SettingsError(f"The {name} must be one of {', '.join(choices)}, not {value!r}.")
         if self.region_of_interest is not None and len(self.region_of_interest) != 6:
             raise SettingsError("The region of interest must be six numbers in mm: R, A and S, each from and to.")
         if self.labels is not None and not self.labels:

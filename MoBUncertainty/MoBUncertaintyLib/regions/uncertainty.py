@@ -181,16 +181,13 @@ def map_uncertainty(
     blocks = BlockGrid(box, spacing, min(LONGEST_MM, window_mm / 2))
     yield
 
-    def error_of_voxels(voxels: Box) -> np.ndarray:
-        return expected_error(values_in(voxels, prediction.probability))
-
     def has(value: int) -> Callable[[Box], np.ndarray]:
         return lambda voxels: (prediction.segmentation[voxels] == value).astype(np.float32)
 
     uncertainty, errors, inside = (np.zeros(blocks.shape, np.float32) for _ in range(3))
     for layer in blocks.layers():
         uncertainty[layer] = blocks.means(layer, lambda voxels: uncertainty_in(voxels, prediction, measure))
-        errors[layer] = blocks.means(layer, error_of_voxels)
+        errors[layer] = blocks.means(layer, lambda voxels: expected_error(values_in(voxels, prediction.probability)))
         yield
     segmentation, organs = np.zeros(blocks.shape, np.uint8), blocks.covering(prediction.segmented_box)
     fractions = []

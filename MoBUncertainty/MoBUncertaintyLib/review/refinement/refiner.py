@@ -219,15 +219,10 @@ def refined_maps(
 ) -> VoxelMaps:
     """Compute probability and variance (L, N) and the label (N,) of logits that clicks have moved.
 
-    Of the variance of the logit there is left what clicks have left of the process's. That alone leaves the expected
-    error far too large: a click also tells that labels nearby are as they seem, which no variance of a logit can say.
-    So the logit grows by as much as clicks have explained; its sign, and so the outline, stays.
-
-    Args:
-        mean, variance: Of the logits (L, N): moved, and without clicks.
-        left: The fraction of the process's variance that is left, likewise.
-        sharpening: See `ClickSettings`.
-        values: Of the L labels.
+    Given are the moved mean of the logits, their variance without clicks, and the fraction of the process's variance
+    that is left, (L, N) each. Of the variance there is left what clicks have left of the process's. That alone leaves
+    the expected error far too large: a click also tells that labels nearby are as they seem, which no variance of a
+    logit can say. So the logit grows by as much as clicks have explained; its sign, and so the outline, stays.
     """
     p, v = logistic_normal_moments(mean * (1 + np.float32(sharpening) * (1 - left)), variance * left)
     total = p.sum(0)
@@ -254,8 +249,7 @@ class _Reading(NamedTuple):
 class Refiner:
     """The maps of one prediction under any set of clicks, in any order; keeps what it computed.
 
-    Args:
-        settings: How a click changes its surroundings. Default: the prediction's own.
+    The settings say how a click changes its surroundings; default: the prediction's own.
     """
 
     def __init__(self, prediction: Prediction, settings: ClickSettings | None = None) -> None:
@@ -269,11 +263,7 @@ class Refiner:
         self._values = np.array([label.value for label in prediction.labels])
 
     def voxels_of(self, click: Click) -> np.ndarray:
-        """Find the voxels of a click, see `clicks.voxels_of`.
-
-        Raises:
-            ReviewError: It leaves the part of the image that was predicted, or gives no label of the prediction.
-        """
+        """Find the voxels of a click; raises `ReviewError` as `clicks.voxels_of`, or for no label of the prediction."""
         if overlap(self.prediction.labels):
             raise ReviewError(
                 "The labels of this model overlap, so a click does not say which of them it means; predict one label "
