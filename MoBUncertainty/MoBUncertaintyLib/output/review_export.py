@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,36 +146,27 @@ def _evidence(case: Case, corrected: np.ndarray) -> dict[str, str]:
 
 
 def read_export(folder: Path) -> tuple[dict[str, Any], str | None]:
-    """Read the record of an export that is whole and as it was written, and who signed it off, when (or None).
+    """Read the record of an export, and who signed it off, when (or None).
 
-    Raises `IntegrityError` or `JsonError` if it is not, and `OSError`.
+    Raises `ReviewError`, which names the export, unless it is whole and as it was written.
     """
-    record = read_object(folder / RECORD)
-    if record.get("schema") != SCHEMA:
-        raise IntegrityError(f"{RECORD} was not written by an export")
-    check_seal(record)
-    files: Any = record.get("files")
-    if files != {}:
-        check_manifest(folder, files)
-    names = {path.name for path in folder.iterdir()}
-    others = {name for name in names if not name.startswith(".") and not is_system_file(name)}
-    for name in sorted(others - {RECORD, SIGNATURE} - set(files)):
-        raise IntegrityError(f"{name} is not part of it")
-    return record, _signed_off(record)
-
-
-@contextmanager
-def checking(folder: Path) -> Iterator[None]:
-    """Turn what `read_export` raises into a `ReviewError` that names the export."""
     try:
-        yield
-    except FileNotFoundError as error:
-        missing = Path(error.filename or "").name
-        raise ReviewError(f"The review in {folder} cannot be verified: {missing} is missing.") from error
-    except OSError as error:
-        raise ReviewError(f"The review in {folder} cannot be verified: {error.strerror}.") from error
-    except (JsonError, IntegrityError) as error:
-        raise ReviewError(f"The review in {folder} cannot be verified: {error}.") from error
+        record = read_object(folder / RECORD)
+        if record.get("schema") != SCHEMA:
+            raise IntegrityError(f"{RECORD} was not written by an export")
+        check_seal(record)
+        files: Any = record.get("files")
+        if files != {}:
+            check_manifest(folder, files)
+        names = {path.name for path in folder.iterdir()}
+        others = {name for name in names if not name.startswith(".") and not is_system_file(name)}
+        for name in sorted(others - {RECORD, SIGNATURE} - set(files)):
+            raise IntegrityError(f"{name} is not part of it")
+        return record, _signed_off(record)
+    except (OSError, JsonError, IntegrityError) as error:
+        missing = isinstance(error, FileNotFoundError) and f"{Path(error.filename or '').name} is missing"
+        reason = missing or getattr(error, "strerror", None) or error
+        raise ReviewError(f"The review in {folder} cannot be verified: {reason}.") from error
 
 
 def _signed_off(record: Mapping[str, Any]) -> str | None:

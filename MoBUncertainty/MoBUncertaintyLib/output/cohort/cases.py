@@ -23,7 +23,7 @@ from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.readers import PREFIX, SUFFIX, CaseReview, CaseState, reader_in_name, review_file
 from MoBUncertaintyLib.output.results_record import read_labels, read_record
-from MoBUncertaintyLib.output.review_export import RECORD, SEGMENTATION, checking, read_export
+from MoBUncertaintyLib.output.review_export import RECORD, SEGMENTATION, read_export
 from MoBUncertaintyLib.output.review_files import Decisions, read_decisions
 from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.review.record import read_mask
@@ -151,18 +151,15 @@ def reviews_of(results: Path) -> tuple[tuple[CaseReview, ...], tuple[str, ...]]:
     exports = [path for path in sorted(results.glob(f"*/{RECORD}")) if not KEPT.fullmatch(path.parent.name)]
     for path in (*exports, *sorted(results.glob(f"{PREFIX}*{SUFFIX}"))):
         try:
-            review = _of_export(path.parent) if path.name == RECORD else _of_file(path)
+            if path.name == RECORD:
+                review = CaseReview.of(read_export(path.parent)[0]["review"], "", path.parent)
+            else:
+                review = _of_file(path)
         except ReviewError as error:
             problems.append(printable(str(error)))
         else:
             reviews[reader_in_name(review.reader) if review.reader else str(path)] = review
     return tuple(reviews.values()), tuple(problems)
-
-
-def _of_export(folder: Path) -> CaseReview:
-    with checking(folder):
-        record, _ = read_export(folder)
-    return CaseReview.of(record["review"], "", folder)
 
 
 def _of_file(path: Path) -> CaseReview:

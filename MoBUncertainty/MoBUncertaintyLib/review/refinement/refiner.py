@@ -301,7 +301,7 @@ class Refiner:
                 here, there = common
                 for values, refined in zip(maps, block, strict=True):
                     values[(..., *here)] = refined[(..., *there)]
-        self._decree(maps, box, reading.clicked)
+        _decree(maps, box, reading.clicked, self._values)
         return maps
 
     def labels(self, clicks: Iterable[Click], box: Box) -> np.ndarray:
@@ -371,11 +371,12 @@ class Refiner:
         weights, precision = zip(*solved, strict=True)
         return np.array(weights), np.array(precision)
 
-    def _decree(self, maps: VoxelMaps, box: Box, clicked: Clicked) -> None:
-        """Give clicked voxels their labels."""
-        index = clicked.voxels - [part.start for part in box]
-        inside = ((index >= 0) & (index < maps.segmentation.shape)).all(1)
-        at, labels = tuple(index[inside].T), clicked.labels[inside]
-        maps.segmentation[at] = labels
-        maps.variance[(slice(None), *at)] = 0
-        maps.probability[(slice(None), *at)] = labels == self._values[:, None]
+
+def _decree(maps: VoxelMaps, box: Box, clicked: Clicked, values: np.ndarray) -> None:
+    """Give clicked voxels their labels, in the maps of a box."""
+    index = clicked.voxels - [part.start for part in box]
+    inside = ((index >= 0) & (index < maps.segmentation.shape)).all(1)
+    at, labels = tuple(index[inside].T), clicked.labels[inside]
+    maps.segmentation[at] = labels
+    maps.variance[(slice(None), *at)] = 0
+    maps.probability[(slice(None), *at)] = labels == values[:, None]
