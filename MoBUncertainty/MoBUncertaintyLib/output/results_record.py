@@ -100,7 +100,7 @@ class _Regions(_Form):
 class _Record(_Form):
     """What `prediction.json` says; all of `NEEDED` must be in the file, less in a scene or on the wire."""
 
-    created: str | None = None
+    created: datetime | None = None
     input: _Input = field(default_factory=_Input)
     labels: tuple[_Volume, ...] = ()
     expected_error_ml: Amount = None
@@ -127,8 +127,6 @@ class _Record(_Form):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.created is not None:
-            datetime.fromisoformat(self.created)
         if not all(LENGTH_RANGE[0] <= mm <= LENGTH_RANGE[1] for mm in self.correlation_mm or ()):
             raise ValueError("'correlation_mm' is out of range")
         if any(index < 0 for axis in self.processed_box or () for index in axis):

@@ -81,7 +81,7 @@ class DecisionClick:
     points_ras: tuple[Point, ...]
     label: int | str
     id: str | None = None
-    time: str | None = None
+    time: datetime | None = None
     region: int | None = None
 
     def __post_init__(self) -> None:
@@ -89,7 +89,6 @@ class DecisionClick:
             raise ValueError("'points_ras' must be places, [R, A, S] in mm")
         if self.id is not None and not CLICK_ID.fullmatch(self.id):
             raise ValueError(f"'id' is {short(self.id)}, not c1, c2, ...")
-        moment_of(self.time)
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,11 @@ class Signer:
     """Who signs off, and when."""
 
     name: str
-    time: str | None = None
+    time: datetime | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ValueError("'name' is empty")
-        moment_of(self.time)
 
 
 @dataclass(frozen=True)
@@ -189,14 +187,6 @@ def read_decisions(path: str | Path) -> Decisions:
         return Decisions(path, data, from_json(ByHand, data))
 
 
-def moment_of(time: str | None) -> datetime | None:
-    """Read a time, such as 2026-05-31T14:30; raises `ValueError` if it is none."""
-    try:
-        return datetime.fromisoformat(time) if time is not None else None
-    except ValueError:
-        raise ValueError(f"'time' is {short(time)}, not as 2026-05-31T14:30") from None
-
-
 def apply_decisions(results: Results, decisions: Decisions) -> Review:
     """Review a results folder as the decisions say.
 
@@ -237,7 +227,7 @@ def _decide(review: Review, decisions: ByHand, labels: dict[str, int]) -> None:
         review.decide(region.region_id, entry.verdict, label if include else None, entry.clicks)
         review.comment(region.region_id, entry.comment)
     if decisions.signature:
-        review.sign(decisions.signature.name, moment_of(decisions.signature.time))
+        review.sign(decisions.signature.name, decisions.signature.time)
 
 
 @reporting_out_of_memory()
@@ -276,7 +266,7 @@ def _clicks(decisions: ByHand, by_rank: dict[int, ReviewRegion], labels: dict[st
         there = rank is None or rank in by_rank
         _require(there, f"{what} lies in region {rank}, but there are {len(by_rank)} regions")
         label = _value(click.label, labels, what)
-        time = moment_of(click.time) or now + timedelta(microseconds=number)
+        time = click.time or now + timedelta(microseconds=number)
         _require(time.year in YEARS, f"the year {time.year} of {what} is not possible")
         time = time if time.tzinfo else time.astimezone()
         region_id = None if rank is None else by_rank[rank].region_id

@@ -68,20 +68,19 @@ class _Click:
     id: str
     points_ras: tuple[Point, ...]
     label: int
-    time: str
+    time: datetime
     region: str | None
 
     @classmethod
     def of(cls, click: Click) -> _Click:
-        return cls(click.click_id, click.points_ras, click.label, click.time.isoformat(), click.region_id)
+        return cls(click.click_id, click.points_ras, click.label, click.time, click.region_id)
 
     def read(self) -> Click:
-        time = datetime.fromisoformat(self.time)
         if not CLICK_ID.fullmatch(self.id):
             raise ValueError("the id of a click is not c1, c2, ...")
-        if time.year not in YEARS:
-            raise ValueError(f"the year {time.year} of a click is not possible")
-        return Click(self.id, self.points_ras, self.label, time, self.region)
+        if self.time.year not in YEARS:
+            raise ValueError(f"the year {self.time.year} of a click is not possible")
+        return Click(self.id, self.points_ras, self.label, self.time, self.region)
 
 
 @dataclass(frozen=True)
@@ -169,12 +168,6 @@ class _Region:
 
 
 @dataclass(frozen=True)
-class _Signature:
-    name: str
-    time: str
-
-
-@dataclass(frozen=True)
 class _Record:
     """A record, without its SHA-256."""
 
@@ -187,7 +180,7 @@ class _Record:
     regions: tuple[_Region, ...]
     clicks: tuple[_Click, ...]
     earlier_clicks: tuple[_Click, ...]  # that hold no more, but with which regions were found or decided
-    signature: _Signature | None
+    signature: Signature | None
 
 
 class StoredReview(NamedTuple):
@@ -215,7 +208,7 @@ def write_record(predicted_sha256: str, grid: Grid, click_settings: ClickSetting
     """Make the record of a review, ready for JSON; `predicted_sha256` tells which prediction it is the review of."""
     places = {click: place for place, click in enumerate(state.clicks)}
     regions = tuple(_Region.of(region, state.settings, places) for region in state.regions)
-    clicks, now, signed = tuple(map(_Click.of, places)), len(state.clicks), state.signature
+    clicks, now = tuple(map(_Click.of, places)), len(state.clicks)
     record = _Record(
         SCHEMA,
         SCHEMA_VERSION,
@@ -226,7 +219,7 @@ def write_record(predicted_sha256: str, grid: Grid, click_settings: ClickSetting
         regions,
         clicks[:now],
         clicks[now:],
-        signed and _Signature(signed.name, signed.time.isoformat(timespec="seconds")),
+        state.signature,
     )
     return seal(to_json(record))
 
@@ -254,7 +247,7 @@ def read_record(
         regions = _read_regions(record, prediction.shape, clicks, describe)
         if not {click.region_id for click in current} <= {None, *(region.region_id for region in regions)}:
             raise ValueError("the region of a click is not there")
-        signature = signed and Signature.of(signed.name, datetime.fromisoformat(signed.time))
+        signature = signed and Signature.of(signed.name, signed.time)
         return StoredReview(
             Grid.from_matrix(matrix), record.click_settings, regions, record.settings, current, signature
         )

@@ -269,7 +269,7 @@ BAD = {
         "its region 1 has another position; use the unchanged report.json of the export",
     ),
     "signature": (entries(signature={"name": " "}), "'name' is empty"),
-    "time": (entries(signature={"name": "A", "time": "noon"}), "'time' is 'noon', not as"),
+    "time": (entries(signature={"name": "A", "time": "noon"}), "'time' must be a time such as 2026-05-31T14:30"),
     "signed too early": (
         entries({"rank": 1, "verdict": "accept"}, signature={"name": "A"}),
         "1 of 2 regions are not decided; decide them before signing off.",
@@ -298,7 +298,7 @@ BAD = {
     "click of another value": (clicked(label=3), "the label 3 of click 1 is not one of background"),
     "click with a name": (clicked(id="mine"), "'id' is 'mine', not c1, c2, ..."),
     "clicks with one name": (entries(clicks=[CLICK | {"id": "c1"}] * 2), "two of its clicks are called c1"),
-    "click at no time": (clicked(time="noon"), "'time' is 'noon', not as 2026-05-31T14:30."),
+    "click at no time": (clicked(time="noon"), "'time' must be a time such as 2026-05-31T14:30 or null"),
     "click in another age": (clicked(time="0001-01-01T00:00:00"), "the year 1 of click 1 is not possible"),
     "click in no region": (clicked(region="tail"), "'region' must be a whole number"),
     "click in another region": (clicked(region=3), "click 1 lies in region 3, but there are 2 regions"),
