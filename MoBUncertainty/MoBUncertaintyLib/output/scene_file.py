@@ -38,16 +38,6 @@ from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
 
-_VIEWS = (
-    {"name": "Red", "orientation": "Axial", "colour": "0.953 0.29 0.2", "normal": 2},
-    {"name": "Green", "orientation": "Coronal", "colour": "0.431 0.69 0.294", "normal": 1},
-    {"name": "Yellow", "orientation": "Sagittal", "colour": "0.929 0.835 0.298", "normal": 0},
-)
-_AXES = {  # of the slices, in RAS
-    "Axial": [[-1, 0, 0], [0, 1, 0], [0, 0, 1]],
-    "Coronal": [[-1, 0, 0], [0, 0, 1], [0, 1, 0]],
-    "Sagittal": [[0, 0, -1], [-1, 0, 0], [0, 1, 0]],
-}
 _VIEW_MARGIN, _SMALLEST_VIEW_MM = 1.4, 100.0
 _SMOOTHING = (0.5, -0.51) * 15
 """Steps of Taubin's smoothing: each second one undoes the shrinking of that before it."""
@@ -144,33 +134,24 @@ def _scene_text(
     if heat.derived:
         volumes.append({"role": "map", "name": f"{name} uncertainty map", "file": "map.nii.gz"})
     volumes[-1]["range"] = heat.window  # the last one is shown
-    documents = _documents(prediction, regions, heat)
-    nodes = {"inferno": ["vtkMRMLColorTableNode1"], "surface": ["vtkMRMLModelNode1"]}
-    for number, volume in enumerate(volumes[1:], start=2):
-        nodes.setdefault(volume["role"], []).append(f"vtkMRMLScalarVolumeNode{number}")
-    nodes["shown"] = [f"vtkMRMLScalarVolumeNode{len(volumes)}"]
-    nodes |= {each["role"]: [f"vtkMRMLSegmentationNode{n}"] for n, each in enumerate(shown, start=1)}
-    nodes |= {f"state.{name}": [f"vtkMRMLTextNode{n}"] for n, name in enumerate(documents, start=1)}
+    for number, volume in enumerate(volumes, start=1):
+        volume["id"] = f"vtkMRMLScalarVolumeNode{number}"
     boxes = [occupied(prediction.segmentation)] if prediction.segmentation.any() else []
     boxes += [regions.box] if regions.ranked else []
     seen = hull(boxes) if boxes else whole(prediction.shape)
     low, high = np.sort([LPS_TO_RAS * corner for corner in extent(image, seen)], axis=0)
     middle, size = (low + high) / 2, float((high - low).max())
-    focus = np.array(regions.ranked[0].centroid_ras) if regions.ranked else middle
-    views = [{**view, "slice_to_ras": _slice_to_ras(view, middle, focus)} for view in _VIEWS]
     first, last = extent(image, whole(prediction.shape))
     return fill(
         SCENE_TEMPLATE,
         name=name,
         volumes=volumes,
-        shown_volume=len(volumes),
         segmentations=shown,
-        documents=documents,
-        references="".join(f"MoBUncertainty.{role}:{' '.join(ids)};" for role, ids in nodes.items()),
-        views=views,
-        width=f"{min(max(_VIEW_MARGIN * size, _SMALLEST_VIEW_MM), float((last - first).max())):g}",
-        middle=_numbers(middle),
-        camera=_numbers(middle + np.array([0, 3 * size, 0])),
+        documents=_documents(prediction, regions, heat),
+        middle=middle.tolist(),
+        focus=list(regions.ranked[0].centroid_ras) if regions.ranked else middle.tolist(),
+        distance=3 * size,
+        width=min(max(_VIEW_MARGIN * size, _SMALLEST_VIEW_MM), float((last - first).max())),
         threshold=heat.threshold,
         digits=2 if heat.window[1] >= 0.04 else 3,
         legend_title="Variance" if heat.measure is Measure.VARIANCE else "Entropy (nats)",
@@ -194,19 +175,6 @@ def _documents(prediction: Prediction, regions: Regions, heat: _Heat) -> dict[st
         "prediction": {entry: entries[entry] for entry in KEPT},
     }
     return {document: json.dumps(content, allow_nan=False) for document, content in documents.items()}
-
-
-def _slice_to_ras(view: Mapping[str, Any], middle: np.ndarray, focus: np.ndarray) -> str:
-    """Make the matrix of a slice view that is centred on the middle and goes through the focus."""
-    matrix, normal = np.eye(4), view["normal"]
-    matrix[:3, :3] = _AXES[view["orientation"]]
-    matrix[:3, 3] = middle
-    matrix[normal, 3] = focus[normal]
-    return _numbers(matrix.ravel())
-
-
-def _numbers(values: np.ndarray) -> str:
-    return " ".join(f"{value:g}" for value in values)
 
 
 def _write_surface(path: Path, prediction: Prediction, heat: _Heat, inferno: np.ndarray) -> None:
