@@ -1,18 +1,9 @@
 """A prediction as JSON: what stands in a results folder's `prediction.json`, read strictly.
 
 With arrays beside it, and its regions, it is what the worker answers with, what an export is asked for with, and what
-a scene is made from and keeps:
-
-Entry            Content
----------------  ------------------------------------------------------------------------------------------------
-`segmentation`   array, uint8 (z, y, x)
-`probability`    array, float32 (z, y, x), by the label's value
-`variance`       likewise
-`region_map`     array, uint16 (z, y, x): the number of each voxel's region
-`labels`         of the segmentation
-`regions`        in order of rank
-`provenance`     as in `prediction.json`, warnings and settings of clicks included
-`seconds`        that each stage took
+a scene is made from and keeps: `segmentation`, uint8 (z, y, x); `probability` and `variance`, float32, by the label's
+value; `region_map`, uint16; `labels`; `regions` in order of rank; `provenance`, as in `prediction.json`, warnings and
+settings of clicks included; and the `seconds` that each stage took.
 """
 
 from __future__ import annotations
@@ -290,7 +281,7 @@ def make_prediction(
 
 def read_regions(kept: Mapping[str, Any], region_map: np.ndarray, settings: RegionSettings) -> Regions:
     """Read the regions with their map, as they were written; they were found with the prediction's settings."""
-    ranked = tuple(map(Region.from_dict, kept["regions"]))
+    ranked = tuple(from_json(Region, entry, "a region") for entry in kept["regions"])
     return Regions(ranked, region_map, whole(region_map.shape), region_map.shape, settings)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,11 +35,6 @@ class Region:
     inside_fraction: float  # of the volume, what already belongs to the segmentation
     extent_mm: float  # largest diameter, from outer voxel corner to outer voxel corner
     location: str  # in the organ, in the patient's terms: "superior left", "central"
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Region:
-        """Make it from what JSON makes of `dataclasses.asdict`."""
-        return cls(**{**values, "centroid_ras": tuple(float(c) for c in values["centroid_ras"])})
 
 
 @dataclass(frozen=True)
@@ -133,12 +126,13 @@ def table_row(region: Region) -> dict[str, int | float | str]:
 
 def write_csv(regions: Regions, path: str | Path) -> None:
     """Write a `table_row` per region in order of rank, with four significant digits, 0.1 mm or mm3 at least."""
+
+    def short(value: int | float | str) -> int | float | str:
+        if not isinstance(value, float):
+            return value
+        return round(value, 1) if abs(value) >= 1000 else float(f"{value:.4g}")
+
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        for row in map(table_row, regions.ranked):
-            writer.writerow({name: _rounded(v) if isinstance(v, float) else v for name, v in row.items()})
-
-
-def _rounded(value: float) -> float:
-    return round(value, 1) if abs(value) >= 1000 else float(f"{value:.4g}")
+        writer.writerows({name: short(v) for name, v in table_row(region).items()} for region in regions.ranked)

@@ -154,18 +154,14 @@ def reviews_of(results: Path) -> tuple[tuple[CaseReview, ...], tuple[str, ...]]:
             if path.name == RECORD:
                 review = CaseReview.of(read_export(path.parent)[0]["review"], "", path.parent)
             else:
-                review = _of_file(path)
+                name = path.name.removesuffix(SUFFIX)
+                export, reader = path.with_name(name), text_of(name.removeprefix(PREFIX))
+                review = CaseReview.of(read_decisions(path).data, reader, export if export.is_dir() else None)
         except ReviewError as error:
             problems.append(printable(str(error)))
         else:
             reviews[reader_in_name(review.reader) if review.reader else str(path)] = review
     return tuple(reviews.values()), tuple(problems)
-
-
-def _of_file(path: Path) -> CaseReview:
-    name = path.name.removesuffix(SUFFIX)
-    export, record = path.with_name(name), read_decisions(path).data
-    return CaseReview.of(record, text_of(name.removeprefix(PREFIX)), export if export.is_dir() else None)
 
 
 @dataclass(frozen=True)

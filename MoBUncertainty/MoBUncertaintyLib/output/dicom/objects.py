@@ -214,7 +214,10 @@ def make_parametric_map(
             setattr(parametric_map, name, value)
     # Neither is demanded, but dcmqi, which reads parametric maps in 3D Slicer, crashes without the one, and turns the
     # map upside down without the other.
-    parametric_map.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy(label)]
+    # An organ whose code names no side counts as unpaired.
+    side = _SIDES.get(label.modifier.value if label.modifier else "", "U")
+    anatomy = _items(AnatomicRegionSequence=[label.structure], FrameLaterality=side)
+    parametric_map.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
     _order_frames(parametric_map, series.orientation[:, 2])
     return parametric_map
 
@@ -227,14 +230,6 @@ def _extent(frames: np.ndarray, series: DicomSeries) -> slice:
     start, stop = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
     start = min(start, len(frames) - 2)
     return slice(start, max(stop, start + 2))
-
-
-def _anatomy(label: CodedLabel) -> Dataset:
-    """Say which organ a map is about, and of which side; an organ whose code names no side counts as unpaired."""
-    anatomy = Dataset()
-    anatomy.AnatomicRegionSequence = [label.structure]
-    anatomy.FrameLaterality = _SIDES.get(label.modifier.value if label.modifier else "", "U")
-    return anatomy
 
 
 def _order_frames(parametric_map: ParametricMap, normal: np.ndarray) -> None:
