@@ -163,8 +163,6 @@ def _render(
         software=f"MoB Uncertainty {__version__}",
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         nonce=secrets.token_hex(12),
-        css=_STYLE.read_text(encoding="utf-8"),
-        js=_SCRIPT.read_text(encoding="utf-8"),
     )
 
 

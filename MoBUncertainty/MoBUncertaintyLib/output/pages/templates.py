@@ -14,17 +14,15 @@ from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.measurements.interval import Interval, volume_number
 from MoBUncertaintyLib.model.card import readable
 
-TEMPLATE, PAGE_TEMPLATE, PAGE_STYLE, PAGE_SCRIPT, SCENE_TEMPLATE, FACTS = TEMPLATES = tuple(
-    RESOURCES / "Report" / name
-    for name in (
-        "report.html.jinja", "review.html.jinja", "review.css", "review.js", "scene.mrml.jinja", "facts.html.jinja",
-    )
-)  # fmt: skip
+TEMPLATE, PAGE_TEMPLATE, SCENE_TEMPLATE = (
+    RESOURCES / "Report" / name for name in ("report.html.jinja", "review.html.jinja", "scene.mrml.jinja")
+)
+_INCLUDED = [RESOURCES / "Report" / name for name in ("facts.html.jinja", "review.css", "review.js")]
 
 
 def require_installed(*templates: Path) -> None:
     """Raise `OutputError`, before hours of computing, if a template (default: of report, page or scene) is missing."""
-    for path in templates or TEMPLATES:
+    for path in templates or (TEMPLATE, PAGE_TEMPLATE, SCENE_TEMPLATE, *_INCLUDED):
         if not path.is_file():
             raise OutputError(f"The template {path} is not installed; install MoB Uncertainty again.")
 
