@@ -119,8 +119,7 @@ class BlockGrid:
 class UncertaintyMap:
     """The uncertainty of a prediction in blocks of voxels, in the box in which there may be foreground.
 
-    Each method computes what is needed in a box of blocks. All maps but `max_variance` are means over a block's voxels,
-    float32.
+    Methods compute maps in a box of blocks: means over a block's voxels, float32, but for `max_variance`.
     """
 
     prediction: Prediction
@@ -131,8 +130,7 @@ class UncertaintyMap:
     inside: np.ndarray  # fraction of the block that is segmented
     segmentation: np.ndarray  # the label that most of the block has
     organs: Box  # the box of the blocks in which anything is segmented
-    # median thickness along the surface of the nearest organ, one number for all blocks if there is but one organ; 0
-    # without any
+    # median thickness along the surface of the nearest organ; one number if there is but one organ, 0 without any
     typical: np.ndarray
 
     def thickness(self, box: Box) -> np.ndarray:
@@ -172,10 +170,7 @@ class UncertaintyMap:
 def map_uncertainty(
     prediction: Prediction, measure: Measure, window_mm: float
 ) -> Generator[None, None, UncertaintyMap]:
-    """Make the map of a prediction in steps, between which a user interface can answer: a generator that returns it.
-
-    The prediction is read part by part, so that no volume is copied.
-    """
+    """Make the map of a prediction in steps, between which a user interface can answer; no volume is copied."""
     spacing, labels = prediction.grid.spacing, prediction.labels
     box = _box_of_interest(prediction, np.ceil(3 * window_mm / spacing))
     blocks = BlockGrid(box, spacing, min(LONGEST_MM, window_mm / 2))
@@ -234,9 +229,9 @@ def _smoothed(values: np.ndarray, box: Box, sigmas: np.ndarray, scale: float = 1
 
 
 def _typical(thickness: np.ndarray, labels: np.ndarray, near: Box, spacing: np.ndarray) -> np.ndarray:
-    """Take each label's own typical thickness: among blurred ones the uncertainty in a sharp one would not show.
+    """Take each label's own typical thickness, which fills `near`, the box of all organs' surfaces.
 
-    `near` holds all of the organs' surfaces, which `thickness` fills; spacing is in mm.
+    Among blurred organs the uncertainty in a sharp one would not show.
     """
     surfaces = labels[near]
     values = np.setdiff1d(surfaces, 0)

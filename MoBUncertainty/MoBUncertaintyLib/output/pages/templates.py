@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,37 +39,18 @@ def fill(template: Path, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "interval": interval_text,
-        "number": number_text,
         "readable": readable,
-        "volume": volume_text,
-        "moment": time_text,
         "percent": percent,
+        "number": lambda value, digits=0: _typeset(f"{value:,.{digits}f}"),
+        # A volume without its unit, with the decimals that it shares with its interval, and that behind it.
+        "volume": lambda ml, interval=None: _typeset(volume_number(ml, Interval.from_dict(interval))),
+        "interval": lambda values, ml: f" {_typeset(Interval(**values).text(ml))}" if values else "",
+        "moment": lambda text: datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M %Z").strip(),
         "png_url": lambda png: "data:image/png;base64," + base64.b64encode(png).decode(),
     }
     return environment.get_template(template.name).render(values)
 
 
-def number_text(value: float, digits: int = 0) -> str:
-    """Write a number with thin spaces between thousands and a true minus sign."""
-    return _typeset(f"{value:,.{digits}f}")
-
-
-def volume_text(ml: float, interval: Mapping[str, float] | None = None) -> str:
-    """Write a volume without its unit, with the decimals that it shares with its interval."""
-    return _typeset(volume_number(ml, Interval.from_dict(interval)))
-
-
-def interval_text(values: Mapping[str, float] | None, ml: float) -> str:
-    """Write an interval behind its volume; nothing where there is none."""
-    interval = Interval.from_dict(values)
-    return f" {_typeset(interval.text(ml))}" if interval else ""
-
-
 def _typeset(number: str) -> str:
+    """Write a number with thin spaces between thousands and a true minus sign."""
     return number.replace(",", "\u2009").replace("-", "\u2212")
-
-
-def time_text(text: str) -> str:
-    """Write a date and time as people write it, with its zone."""
-    return datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M %Z").strip()
