@@ -233,7 +233,8 @@ class Prediction:
         volumes = self.volumes_ml()
         if len(self.labels) == 1:
             return {name: StatedVolume(volume, self.expected_error_mm3 / 1000) for name, volume in volumes.items()}
-        box, unit, stated = self.processed_box, self.grid.voxel_mm3 / 1000, {}
+        box, unit = self.processed_box, self.grid.voxel_mm3 / 1000
+        stated = {}
         for label in self.labels:
             maps = [self.probability[n][box] for n in channels_of(self, label)]
             planes = zip(self.segmentation[box], *maps, strict=True)

@@ -123,7 +123,7 @@ class _Region:
             places_of(region.clicks),
             (z.start, y.start, x.start),
             (depth, height, width),
-            **region.packed,
+            *region.packed,
         )
 
     @property

@@ -100,10 +100,9 @@ class ReviewRegion:
         return mask
 
     @cached_property
-    def packed(self) -> dict[str, str | None]:
-        """Mask as found (`voxels`, eight to the byte) and `labels`, compressed, as text."""
-        labels = self.labels
-        return {"voxels": _pack(np.packbits(self.found.mask)), "labels": None if labels is None else _pack(labels)}
+    def packed(self) -> tuple[str, str | None]:
+        """Mask as found, eight voxels to the byte, and labels, compressed, as text."""
+        return _pack(np.packbits(self.found.mask)), None if self.labels is None else _pack(self.labels)
 
 
 def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion]) -> tuple[Box, ...]:

@@ -190,7 +190,7 @@ def agreement_of(reviews: Sequence[CaseReview], labels: Sequence[Label]) -> Agre
     try:
         pairs = list(combinations(map(_read, exports.values()), 2))
         overlaps = {
-            label.name: float(np.mean([dice(*(label.mask(each.segmentation) for each in pair)) for pair in pairs]))
+            label.name: float(np.mean([dice(label.mask(a.segmentation), label.mask(b.segmentation)) for a, b in pairs]))
             for label in labels
         }
         common = set.intersection(*(set(each.regions) for pair in pairs for each in pair))

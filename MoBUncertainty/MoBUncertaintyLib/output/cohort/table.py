@@ -72,7 +72,8 @@ def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: 
     page = _render(title, cases, rows, others, folder)
     names = list(rows[0]) if rows else ["case", "outcome", "reason"]
     cells = [{name: "" if value is None else value for name, value in row.items()} for row in rows]
-    folder, problem = absolute(folder), None
+    folder = absolute(folder)
+    problem: OSError | None = None
     for name, write in (
         (PAGE, lambda path: path.write_text(page, encoding="utf-8")),
         (CSV, lambda path: write_table(path, names, cells)),
@@ -97,7 +98,8 @@ def _rows(cases: Sequence[CohortCase], folder: Path) -> list[dict[str, Any]]:
     """Make the row of each case, with the columns of all; None where there is nothing to say."""
     labels = _labels(cases)
     stated = [name for name in labels if any(o.interval for case in cases for o in case.organs if o.name == name)]
-    compared, rows = any(case.agreement for case in cases), []
+    compared = any(case.agreement for case in cases)
+    rows = []
     for case in cases:
         organs, suits, agreement = {organ.name: organ for organ in case.organs}, case.suitability, case.agreement
         row: dict[str, Any] = {"case": case.name, "outcome": case.outcome.value, "reason": case.reason}
@@ -138,7 +140,8 @@ def _render(
     others: Sequence[tuple[str, str]],
     folder: Path,
 ) -> str:
-    columns, shown = _columns(_labels(cases), any(case.agreement for case in cases)), []
+    columns = _columns(_labels(cases), any(case.agreement for case in cases))
+    shown = []
     for case, row in zip(cases, rows, strict=True):
         notes: dict[str, Any] = {
             f"{organ.name}_ml": organ.interval.to_dict() for organ in case.organs if organ.interval

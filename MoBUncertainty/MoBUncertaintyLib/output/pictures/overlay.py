@@ -49,8 +49,8 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
     heat = camera.sections(uncertainty_in(camera.box, prediction, scale.measure), camera.box)
     seen, colours = segmentation[camera.box], {label.value: label.colour for label in labels}
     region_colour = palette_beside(colours.values()).region
-    first, *others = [*_region_outlines(places, segmentation.shape, camera, region_colour)] or [None]
-    upper = [*others[::-1], *outlines_of(seen, camera, colours.__getitem__, 2.4), *filter(None, [first])]
+    around = list(_region_outlines(places, segmentation.shape, camera, region_colour))
+    upper = [*around[:0:-1], *outlines_of(seen, camera, colours.__getitem__, 2.4), *around[:1]]  # the first on top
     lower = outlines_of(seen, camera, colours.__getitem__, 1.6)
     head = _HEAD + (_BOX if suitability and suitability.sentence else 0)
     sheet = Image.new("RGB", (2 * _EDGE + 3 * _SIDE + 2 * _GAP, head + 2 * _SIDE + _GAP + _FOOT), _PAPER)
