@@ -97,7 +97,7 @@ def describe(maps: VoxelMaps, box: Box, mask: np.ndarray, grid: Grid) -> dict[st
     if not (np.isfinite(probability).all() and np.isfinite(variance).all()):
         raise ReviewError("The maps of the prediction contain values that are not numbers; predict again.")
     return measure(box, mask, maps.segmentation, grid) | {
-        "expected_error_mm3": float(expected_error(list(probability)).sum() * grid.voxel_mm3),
+        "expected_error_mm3": float(expected_error(probability).sum() * grid.voxel_mm3),
         "mean_variance": float(variance.mean()),
         "max_variance": float(variance.max()),
         "mean_probability": float(np.clip(probability.sum(axis=0), 0, 1).mean()),

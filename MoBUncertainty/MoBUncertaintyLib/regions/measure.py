@@ -50,12 +50,12 @@ def values_in(box: Box, maps: Maps) -> list[np.ndarray]:
     return [label_map[box] for label_map in maps]
 
 
-def expected_error(probability: Sequence[np.ndarray]) -> np.ndarray:
+def expected_error(probability: Maps) -> np.ndarray:
     """Compute 1 - max_c p, the probability that a voxel is labelled wrongly, from one array for each label."""
     return np.asarray(1 - reduce(np.maximum, [1 - any_label(probability), *probability]))
 
 
-def any_label(probability: Sequence[np.ndarray]) -> np.ndarray:
+def any_label(probability: Maps) -> np.ndarray:
     """Compute the probability of any label."""
     return np.asarray(np.clip(sum(probability[1:], probability[0]), 0, 1))
 
