@@ -16,13 +16,13 @@ from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.folders import FolderKind, Parts
 from MoBUncertaintyLib.output.formats import DEFAULT, DICOM, Format, check_source, read_formats
-from MoBUncertaintyLib.output.pages.report_page import write_html
 from MoBUncertaintyLib.output.pages.templates import require_installed
 from MoBUncertaintyLib.output.report import (
     CLICK_COLUMNS,
     COLUMNS,
     SCHEMA,
     build_report,
+    write_html,
     write_json,
     write_table,
 )

@@ -24,7 +24,6 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.measurements.interval import volume_number
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.case import Case, Source
-from MoBUncertaintyLib.output.pages.report_page import render_html, write_html
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.region_pictures import draw_region
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale
@@ -32,6 +31,8 @@ from MoBUncertaintyLib.output.report import (
     CLICK_COLUMNS,
     COLUMNS,
     build_report,
+    render_html,
+    write_html,
     write_json,
     write_table,
 )

@@ -14,9 +14,8 @@ from MoBUncertaintyLib.base.errors import ImageError, UserError
 from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.output.case import Case, Source
-from MoBUncertaintyLib.output.pages.report_page import render_html
 from MoBUncertaintyLib.output.pictures.style import Scale
-from MoBUncertaintyLib.output.report import COLUMNS, build_report, write_table
+from MoBUncertaintyLib.output.report import COLUMNS, build_report, render_html, write_table
 from MoBUncertaintyLib.output.results_folder import Results, describe
 from MoBUncertaintyLib.output.results_record import RecordError, make_prediction, record_of
 from MoBUncertaintyLib.output.review_export import write_export

@@ -16,10 +16,9 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.cases import Outcome, read_case
 from MoBUncertaintyLib.output.cohort.table import write_cohort
-from MoBUncertaintyLib.output.pages.report_page import render_html
 from MoBUncertaintyLib.output.pages.review_page import ReviewPage
 from MoBUncertaintyLib.output.pictures.style import Scale as PictureScale
-from MoBUncertaintyLib.output.report import Case, build_report
+from MoBUncertaintyLib.output.report import Case, build_report, render_html
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.regions.prediction import Prediction, predicted_intervals
 from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals, volume_lines
