@@ -184,7 +184,7 @@ class _Record:
 
 
 class StoredReview(NamedTuple):
-    """What a record holds: regions as they were found and what the reader said; `following.restore` completes them."""
+    """What a record holds: regions as they were found and what the reader said; `region.restore` completes them."""
 
     grid: Grid
     click_settings: ClickSettings

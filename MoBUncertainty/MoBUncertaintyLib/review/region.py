@@ -1,21 +1,33 @@
-"""A doubtful region under review: what the reader said about it, and where it lies. Arrays are (z, y, x)."""
+"""A doubtful region under review: what the reader said about it, how it follows clicks, and what a verdict makes of it.
+
+A pending region is what was found, less the voxels that clicks have made certain: those that clicks have changed and
+that are not near a doubtful voxel any more, where doubtful and near mean what they meant when it was found. It is
+*resolved* once no voxel of it is doubtful, or its expected error has fallen below a fraction of what it was. All of
+this depends on the region as found and on the clicks alone, not on the way to them. Arrays are (z, y, x).
+"""
 
 from __future__ import annotations
 
 import base64
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from MoBUncertaintyLib.base.geometry import Box, common_parts, shape_of
+from MoBUncertaintyLib.base.geometry import Box, common_parts, shape_of, widened
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.description import describe
+from MoBUncertaintyLib.regions.measure import VoxelMaps, expected_error, voxel_uncertainty
+from MoBUncertaintyLib.regions.pieces import grow
 from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
+
+_SURROUNDINGS = 20  # voxels
 
 
 class Verdict(StrEnum):
@@ -47,7 +59,7 @@ class Found:
 class ReviewRegion:
     """A region and what the reader said about it.
 
-    While it is pending it follows the clicks (see `following`). A verdict freezes it: it then keeps `labels`, `clicks`
+    While it is pending it follows the clicks (`follow`). A verdict freezes it: it then keeps `labels`, `clicks`
     and `maps`, whatever is clicked elsewhere later.
     """
 
@@ -103,6 +115,102 @@ class ReviewRegion:
     def packed(self) -> tuple[str, str | None]:
         """Mask as found, eight voxels to the byte, and labels, compressed, as text."""
         return _pack(np.packbits(self.found.mask)), None if self.labels is None else _pack(self.labels)
+
+
+PENDING: dict[str, Any] = {
+    "verdict": Verdict.PENDING, "label": None, "labels": None, "clicks": (), "maps": None, "resolved": False,
+}  # fmt: skip
+"""The fields of a region without a verdict."""
+
+
+def follow(region: ReviewRegion, clicks: Clicks, refiner: Refiner) -> ReviewRegion:
+    """Let a pending region be what clicks leave of it; a frozen one stays as it is."""
+    if region.frozen:
+        return region
+    found, box, grid = region.found, region.box, refiner.prediction.grid
+    before, now = refiner.refine(found.clicks, box), refiner.refine(clicks, box)
+    changed = _changed(before, now) & found.mask
+    if not changed.any():
+        return as_found(region)
+    doubtful = _doubtful(found, now)
+    near = grow(doubtful, grid.spacing, found.settings.grow_mm)
+    error, first = (float(expected_error(each.probability[:, found.mask]).sum(dtype=float)) for each in (now, before))
+    resolved = not doubtful.any() or error < refiner.prediction.click_settings.resolved_fraction * first
+    mask = found.mask if resolved else found.mask & (near | ~changed)
+    described = replace(region.region, **describe(now, box, mask, grid), location=found.region.location)
+    return replace(region, region=described, mask=mask, **PENDING | {"resolved": bool(resolved)})
+
+
+def freeze(
+    region: ReviewRegion,
+    verdict: Verdict,
+    clicks: Clicks,
+    refiner: Refiner,
+    label: int | None = None,
+    drawn: np.ndarray | None = None,
+) -> ReviewRegion:
+    """Give a region a verdict, and with it the labels and maps that it keeps, under the clicks that hold in it.
+
+    INCLUDE, which gives a label, and EXCLUDE act on the voxels that are doubtful themselves, not on what the region was
+    grown by; if clicks have left none, on those that were when it was found; if none was, on all. EDIT gives what was
+    `drawn`; uint8, fills the region's box.
+    """
+    found = region.found
+    now = refiner.refine(clicks, region.box)
+    labels = now.segmentation if drawn is None else drawn
+    if verdict in (Verdict.INCLUDE, Verdict.EXCLUDE):
+        cores = (_doubtful(found, now), _doubtful(found, refiner.refine(found.clicks, region.box)))
+        labels[next((core for core in cores if core.any()), found.mask)] = label or 0
+    labels = np.where(found.mask, labels, np.uint8(0))
+    return _kept(replace(region, verdict=verdict, label=label, labels=labels, clicks=clicks, resolved=False), refiner)
+
+
+def restore(region: ReviewRegion, clicks: Clicks, refiner: Refiner) -> ReviewRegion:
+    """Complete a region of which only the places and what the reader said were stored."""
+    found = region.found
+    if found.clicks:
+        described = describe(refiner.refine(found.clicks, region.box), region.box, found.mask, refiner.prediction.grid)
+        region = replace(region, found=replace(found, region=replace(found.region, **described)))
+    return _kept(region, refiner) if region.frozen else follow(as_found(region), clicks, refiner)
+
+
+def usual_label(region: ReviewRegion, predicted: np.ndarray) -> int:
+    """Take the label with most predicted voxels in a region, else in its surroundings, else the first one."""
+    around = widened(region.box, [_SURROUNDINGS] * 3, predicted.shape)
+    for labels in (predicted[region.box][region.found.mask], predicted[around]):
+        votes = np.bincount(labels.ravel(), minlength=2)[1:]
+        if votes.any():
+            return int(votes.argmax()) + 1
+    return 1
+
+
+def _kept(region: ReviewRegion, refiner: Refiner) -> ReviewRegion:
+    """Let a frozen region have the maps and the description that go with its clicks."""
+    found, box = region.found, region.box
+    now, predicted, first = (refiner.refine(clicks, box) for clicks in (region.clicks, (), found.clicks))
+    kept = None
+    if (_changed(predicted, now) & found.mask).any():
+        kept = np.stack([now.probability[:, found.mask], now.variance[:, found.mask]])
+    described = as_found(region).region
+    if (_changed(first, now) & found.mask).any():
+        described = replace(described, **describe(now, box, found.mask, refiner.prediction.grid))
+    return replace(region, region=described, mask=found.mask, maps=kept)
+
+
+def as_found(region: ReviewRegion) -> ReviewRegion:
+    """Take a verdict back, and what clicks have done; what the region then is, `follow` says."""
+    described = replace(region.found.region, rank=region.region.rank, number=region.number)
+    return replace(region, region=described, mask=region.found.mask, **PENDING)
+
+
+def _doubtful(found: Found, maps: VoxelMaps) -> np.ndarray:
+    """Mark the voxels of a region whose own uncertainty is above the threshold with which it was found."""
+    uncertainty = voxel_uncertainty(found.settings.measure, list(maps.probability), list(maps.variance))
+    return np.asarray(found.mask & (uncertainty > found.settings.level))
+
+
+def _changed(before: VoxelMaps, after: VoxelMaps) -> np.ndarray:
+    return np.asarray(((before.probability != after.probability) | (before.variance != after.variance)).any(axis=0))
 
 
 def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion]) -> tuple[Box, ...]:

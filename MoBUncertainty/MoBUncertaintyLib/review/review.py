@@ -22,7 +22,6 @@ from MoBUncertaintyLib.regions.description import RegionDescriber, masks
 from MoBUncertaintyLib.regions.measure import with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.review.following import as_found, follow, freeze, restore, usual_label
 from MoBUncertaintyLib.review.record import (
     CLICK_ID,
     Describe,
@@ -34,7 +33,16 @@ from MoBUncertaintyLib.review.record import (
 )
 from MoBUncertaintyLib.review.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
-from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes
+from MoBUncertaintyLib.review.region import (
+    ReviewRegion,
+    Verdict,
+    as_found,
+    changed_boxes,
+    follow,
+    freeze,
+    restore,
+    usual_label,
+)
 from MoBUncertaintyLib.review.state import ERROR_UNIT, YEARS, Signature, State, made, numbered, update
 
 
@@ -133,7 +141,7 @@ class Review(ReviewView):
     """The review of one prediction.
 
     Clicks condition the prediction, which is never changed; pending regions follow them, and a verdict freezes a region
-    (see `following`). Every step returns the boxes in which the corrected segmentation or the maps may have changed.
+    (see `region`). Every step returns the boxes in which the corrected segmentation or the maps may have changed.
     What changes nothing is no step in the history. Raises `ReviewError` if the map of the regions has another shape
     than the prediction, or lacks a region.
     """
@@ -191,7 +199,7 @@ class Review(ReviewView):
     ) -> tuple[Box, ...]:
         """Give a verdict, or take it back with PENDING. The region then keeps its labels, whatever is clicked later.
 
-        INCLUDE and EXCLUDE fill what is doubtful in the region (see `following.freeze`), and `preview` shows it. The
+        INCLUDE and EXCLUDE fill what is doubtful in the region (see `region.freeze`), and `preview` shows it. The
         label to INCLUDE as is by default the one with most of the region's voxels, or else of its surroundings. Clicks
         with these ids hold in it; default: all, or those that did where it is decided already. Raises `ReviewError` if
         there is no such region, click or label, for EDIT, or if the review is signed.

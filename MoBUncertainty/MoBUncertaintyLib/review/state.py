@@ -15,9 +15,8 @@ from MoBUncertaintyLib.regions.description import masks, measure
 from MoBUncertaintyLib.regions.measure import VoxelMaps, expected_error
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
-from MoBUncertaintyLib.review.following import as_found, follow
 from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
-from MoBUncertaintyLib.review.region import Found, ReviewRegion
+from MoBUncertaintyLib.review.region import Found, ReviewRegion, as_found, follow
 
 ERROR_UNIT = 2.0**-32
 """Expected error is summed in whole numbers of this, so that differences of boxes add up exactly in any order."""

@@ -18,9 +18,8 @@ from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.measure import expected_error, with_maps
-from MoBUncertaintyLib.review.following import follow
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
-from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.region import Verdict, follow
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.review.suggestion import suggest
 from support.clicked_cases import (
