@@ -37,12 +37,9 @@ def with_maps(prediction: Prediction, box: Box, maps: VoxelMaps) -> Prediction:
     """Copy a prediction, with other maps in a box."""
     segmentation = np.array(prediction.segmentation, np.uint8)
     segmentation[box] = maps.segmentation
-    changed = []
-    for whole, inside in ((prediction.probability, maps.probability), (prediction.variance, maps.variance)):
-        changed.append([np.array(label, np.float32) for label in whole])
-        for label, values in zip(changed[-1], inside, strict=True):
-            label[box] = values
-    return replace(prediction, segmentation=segmentation, probability=changed[0], variance=changed[1])
+    probability, variance = (np.array(each, np.float32) for each in (prediction.probability, prediction.variance))
+    probability[:, *box], variance[:, *box] = maps.probability, maps.variance
+    return replace(prediction, segmentation=segmentation, probability=probability, variance=variance)
 
 
 def values_in(box: Box, maps: Maps) -> list[np.ndarray]:
