@@ -17,7 +17,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -298,9 +298,10 @@ class Refiner:
         maps = maps_in(self.prediction, box)
         for own, block in self._blocks.maps(reading.posterior, reading.inputs, box):
             if common := common_parts(box, own):
-                here, there = (tuple[Any, ...]((..., *part)) for part in common)
-                for values, refined in zip(maps, block, strict=True):
-                    values[here] = refined[there]
+                here, there = common
+                maps.probability[:, *here] = block.probability[:, *there]
+                maps.variance[:, *here] = block.variance[:, *there]
+                maps.segmentation[here] = block.segmentation[there]
         _decree(maps, box, reading.clicked, self._values)
         return maps
 
