@@ -28,9 +28,9 @@ from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.measure import expected_error
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.review.description import expected_error
 
 THRESHOLDS = np.geomspace(0.005, 0.49, 40)
 

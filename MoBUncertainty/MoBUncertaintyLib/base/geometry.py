@@ -134,3 +134,18 @@ def occupied_rows(labels: np.ndarray) -> Box:
     start = [int(used[0]) if used.size else 0 for used in (slices, rows)]
     stop = [int(used[-1]) + 1 if used.size else 0 for used in (slices, rows)]
     return (*map(slice, start, stop), slice(0, labels.shape[2]))
+
+
+def apart(boxes: Iterable[Box]) -> tuple[Box, ...]:
+    """Join boxes that overlap or touch, until none do."""
+    joined: list[Box] = []
+    for box in boxes:
+        while touched := [other for other in joined if _touch(other, box)]:
+            joined = [other for other in joined if other not in touched]
+            box = hull([box, *touched])
+        joined.append(box)
+    return tuple(joined)
+
+
+def _touch(a: Box, b: Box) -> bool:
+    return all(p.start <= q.stop and q.start <= p.stop for p, q in zip(a, b, strict=True))

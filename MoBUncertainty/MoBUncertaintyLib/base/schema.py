@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from datetime import datetime
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 _NOUNS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 _NOUNS |= {Path: "text", tuple: "a list", dict: "an object", Mapping: "an object"}
+_NOUNS |= {datetime: "a time such as 2026-05-31T14:30"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ def _ranges(kind: type) -> dict[str, Range]:
 def from_json(kind: type[T], data: Any, what: str = "it") -> T:
     """Read a dataclass strictly: each entry must be one of its fields and of its type; `what` names it in messages.
 
-    A whole number may stand for a number, a list for a tuple, and a text for a path or the member of an enumeration.
-    Raises `ValueError` for an entry that is missing, unknown or of another type, and what the class raises.
+    A whole number may stand for a number, a list for a tuple, a text for a path, a time or a member of an enumeration.
+    A class with a true `OPEN` takes entries that it does not know. Raises `ValueError` for an entry that is missing,
+    unknown or of another type, and what the class raises.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{what} must be an object")
@@ -74,7 +77,8 @@ def from_json(kind: type[T], data: Any, what: str = "it") -> T:
             values[field.name] = _value(types[field.name], data[field.name], f"'{field.name}'")
         elif field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{what} lacks '{field.name}'")
-    if unknown := sorted(str(name) for name in data.keys() - values.keys()):
+    unknown = sorted(str(name) for name in data.keys() - values.keys())
+    if unknown and not getattr(kind, "OPEN", False):
         raise ValueError(f"{what} has an unknown entry '{printable(unknown[0]):.80}'")
     return kind(**values)
 
@@ -89,6 +93,8 @@ def to_json(record: Any) -> Any:
         return [to_json(value) for value in record]
     if isinstance(record, PurePath):
         return str(record)
+    if isinstance(record, datetime):
+        return record.isoformat()
     return record.value if isinstance(record, Enum) else record
 
 
@@ -107,15 +113,27 @@ def _value(kind: Any, value: Any, what: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(kinds) == len(value):
-            return tuple(_value(each, part, what) for each, part in zip(kinds, value, strict=True))
+            return tuple(
+                _entry(each, part, n, what) for n, (each, part) in enumerate(zip(kinds, value, strict=True), 1)
+            )
     elif origin in (dict, Mapping) and isinstance(value, Mapping):
         return {_value(inner[0], key, what): _value(inner[1], part, what) for key, part in value.items()}
-    elif issubclass(origin, Enum | PurePath) or (origin is float and _is(value, int | float)):
+    elif issubclass(origin, Enum | PurePath | datetime) or (origin is float and _is(value, int | float)):
         with suppress(TypeError, ValueError, OverflowError):
-            return origin(value)
+            return datetime.fromisoformat(value) if origin is datetime else origin(value)
     elif _is(value, origin):
         return value
     raise ValueError(f"{what} must be {_noun(kind)}")
+
+
+def _entry(kind: Any, value: Any, number: int, what: str) -> Any:
+    """Read an entry of a list, and say in which of several objects something is wrong."""
+    if not is_dataclass(kind):
+        return _value(kind, value, what)
+    try:
+        return _value(kind, value, "it")
+    except ValueError as error:
+        raise ValueError(f"entry {number} of {what} is wrong: {error}") from error
 
 
 def _one_of(kind: Any, value: Any, what: str) -> Any:

@@ -260,10 +260,9 @@ def verify(
 ) -> Result:
     """Verify that a review is unchanged, and show who has signed it off."""
     with console.reporting():
-        from MoBUncertaintyLib.output.review_export import checking, read_export
+        from MoBUncertaintyLib.output.review_export import read_export
 
-        with checking(folder):
-            record, signed_off = read_export(folder)
+        record, signed_off = read_export(folder)
         files = len(record["files"])
         console.show_verified(folder, signed_off, files)
         return Result({"signed_off": signed_off, "files": files})

@@ -250,10 +250,12 @@ def show_warnings(warnings: Iterable[str]) -> None:
 
 def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] = ()) -> dict[str, Any]:
     """Print what became of a case, but for the warnings that were `shown` before; return the facts for `--json`."""
+    from MoBUncertaintyLib.regions.prediction import predicted_intervals
+
     prediction, regions, seconds = case.prediction, case.regions.ranked, case.prediction.timings
     warnings = [*prediction.warnings, *written.warnings]
     suitability = prediction.suitability or Suitability(judged=False)
-    volumes, intervals = prediction.volumes_ml(), prediction.volume_intervals()
+    volumes, intervals = prediction.volumes_ml(), predicted_intervals(prediction)
     error = prediction.expected_error_mm3 / 1000
     device = "{device}, {precision}, {engine}".format_map(prediction.provenance)
     show_warnings(sentence for sentence in warnings if sentence not in shown)

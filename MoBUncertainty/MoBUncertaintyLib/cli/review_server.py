@@ -27,7 +27,8 @@ from MoBUncertaintyLib.base.publishing import reserve, withdraw, write_file
 from MoBUncertaintyLib.measurements.interval import change_text, volume_text
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.review_page import ReviewPage
-from MoBUncertaintyLib.review.suggestion import Suggestion
+from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.suggestion import Suggestion, suggest
 
 _LARGEST_REQUEST = 2**20  # bytes
 
@@ -105,7 +106,7 @@ class PageReview:
                 case "click":
                     points = [(float(r), float(a), float(s)) for r, a, s in action["points_ras"]]
                     boxes = review.click(points, action["label"], action["region"])
-                    message = self._effect_of(review.clicks[-1].click_id)
+                    message = self._effect_of(review.clicks[-1])
                 case "remove":
                     boxes = review.remove_click(str(action["id"]))
                 case "decide":
@@ -115,7 +116,7 @@ class PageReview:
                 case "undo":
                     boxes = review.undo()
                 case "suggest":
-                    suggestion, message = review.suggestion(), "No region is left to decide."
+                    suggestion, message = suggest(review), "No region is left to decide."
                     if suggestion:
                         gain = volume_text(suggestion.gain_mm3 / 1000)
                         message = f"A click at the cross is expected to remove {gain} of error."
@@ -149,9 +150,10 @@ class PageReview:
             ) from error
         self._kept = decisions
 
-    def _effect_of(self, click_id: str) -> str:
-        net, changed = (mm3 / 1000 for mm3 in self._review.effect(click_id))
-        if click_id in self._review.conflicts:
+    def _effect_of(self, click: Click) -> str:
+        review = self._review
+        net, changed = (mm3 / 1000 for mm3 in review.refiner.effect(click, review.clicks))
+        if click.click_id in review.conflicts:
             return "This click contradicts others nearby, so it changes only its own voxels."
         return f"The click changed {volume_text(changed)}, and the volume by {change_text(net)}."
 

@@ -124,19 +124,13 @@ class Residuals:
 
 
 def choose_scale(*stages: Sequence[tuple[StatedVolume, float]]) -> Scale:
-    """Choose the scale whose intervals are narrowest at the nominal rate.
+    """Choose the scale whose intervals are narrowest at the nominal rate; raises `ValueError` without cases.
 
-    Of each scale the intervals' mean width over the cases counts, relative to that of equally wide ones, and averaged
-    over those of `LEVELS` that the cases allow. What is not clearly narrower is not worth a choice: each choice by the
-    calibration cases costs a little of the coverage that they promise. Fewer than `ENOUGH_TO_CHOOSE` have the square
-    root of the expected error, unseen: what is given beforehand costs nothing.
-
-    Args:
-        stages: Of each stage of a review, or of the prediction alone, what is stated of each case, and its true volume
-            in ml; a case in which the label was not found does not count.
-
-    Raises:
-        ValueError: There are none.
+    Of each stage of a review, or of the prediction alone, `stages` hold what is stated of each case, and its true
+    volume in ml; a case in which the label was not found does not count. Of each scale the intervals' mean width over
+    the cases counts, relative to that of equally wide ones, and averaged over those of `LEVELS` that the cases allow.
+    Each choice by the calibration cases costs a little of the coverage that they promise: a scale must be clearly
+    narrower, and fewer cases than `ENOUGH_TO_CHOOSE` have the square root of the expected error, unseen.
     """
     segmented = [[(volume, true) for volume, true in stage if volume.ml > 0] for stage in stages]
     if not any(segmented):
@@ -246,12 +240,10 @@ class VolumeCalibration:
 
     def bounds(self, level: float | None = None) -> VolumeBounds:
         """Return how intervals are made, by default at the highest level that the cases allow; `TooFewCasesError`."""
-        counts = [len(label.predicted.values) for label in self.labels.values()]
+        cases = min((len(label.predicted.values) for label in self.labels.values()), default=0)
         if level is None:
-            level = next(filter(self._allows, STATED_LEVELS), STATED_LEVELS[-1])
-        return VolumeBounds(
-            level, min(counts, default=0), {name: _bounds(label, level) for name, label in self.labels.items()}
-        )
+            level = next((each for each in STATED_LEVELS if cases >= needed_cases(each)), STATED_LEVELS[-1])
+        return VolumeBounds(level, cases, {name: _bounds(label, level) for name, label in self.labels.items()})
 
     @classmethod
     def from_dict(cls, values: Any) -> VolumeCalibration:
@@ -260,9 +252,6 @@ class VolumeCalibration:
             return from_json(cls, values)
         except ValueError as error:
             raise SettingsError(f"The calibration of volumes is invalid ({error}).") from error
-
-    def _allows(self, level: float) -> bool:
-        return min((len(label.predicted.values) for label in self.labels.values()), default=0) >= needed_cases(level)
 
 
 def _bounds(label: LabelCalibration, level: float) -> LabelBounds:

@@ -28,7 +28,7 @@ class ClickSettings:
     """How a click changes its surroundings. The defaults are not fitted to any model.
 
     Attributes:
-        length_mm: Length of a stationary correlation between voxels, as that of a Gaussian (`refinement.kernel`).
+        length_mm: Length of a stationary correlation between voxels, as that of a Gaussian (`refinement.conditioning`).
             Default: the model's own (scope `local`), and where it has none, a length by the organ's size (`sized`).
         strength: Power of a click's likelihood, for the mean: one click counts as so many equal ones.
         variance_strength: The same for the variance that is reported.

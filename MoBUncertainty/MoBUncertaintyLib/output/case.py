@@ -20,23 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Where an image was read from, so that it can be named and read again.
+    """Where an image was read from, so that it can be named and read again."""
 
-    Attributes:
-        path: The file or DICOM folder.
-        name: What the case is called. Default: as the file.
-        sha256: Of what was read there; see `images.digest`.
-        series: Series instance UID, where the folder has several.
-        channels: `name`, `path` and `sha256` of the images of the model's other input channels.
-        dicom_files: The image's slices, if it came from DICOM.
-    """
-
-    path: Path | None = None
-    name: str = ""
-    sha256: str | None = None
-    series: str | None = None
-    channels: tuple[Mapping[str, str], ...] = ()
-    dicom_files: tuple[Path, ...] = ()
+    path: Path | None = None  # the file or DICOM folder
+    name: str = ""  # what the case is called; default: as the file
+    sha256: str | None = None  # of what was read there; see `images.digest`
+    series: str | None = None  # series instance UID, where the folder has several
+    channels: tuple[Mapping[str, str], ...] = ()  # name, path and sha256 of the other input channels' images
+    dicom_files: tuple[Path, ...] = ()  # the image's slices, if it came from DICOM
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name or (self.path.name if self.path else "")))

@@ -36,11 +36,7 @@ _FILE_NAME = re.compile(r".*\.(nii|nii\.gz|nrrd|nhdr|mha|mhd|dcm|zip|mrb|json|cs
 
 
 class FolderInProgress:
-    """A folder of some kind that is being written under a reserved name; `keep` moves an older one to another name.
-
-    Attributes:
-        warnings: What the user should know once it is written.
-    """
+    """A folder of some kind that is being written under a reserved name; `keep` moves an older one to another name."""
 
     def __init__(self, kind: FolderKind, reservation: Reservation, keep: bool = False) -> None:
         self._kind, self._reservation, self._keep = kind, reservation, keep
@@ -67,20 +63,14 @@ class FolderInProgress:
 
 @dataclass(frozen=True)
 class FolderKind:
-    """A kind of folder that the program writes.
+    """A kind of folder that the program writes."""
 
-    Attributes:
-        noun, one, earlier: What it holds: "results", with its article, and what is there already: "earlier results".
-        main: Its file that most users look for.
-        record, schema: Name of the file in it that says so, of `RECORDS`, and that file's `schema`.
-    """
-
-    noun: str
-    one: str
-    earlier: str
-    main: str
-    record: str
-    schema: str
+    noun: str  # what it holds: "results"
+    one: str  # with its article
+    earlier: str  # what is there already: "earlier results"
+    main: str  # its file that most users look for
+    record: str  # the file in it that says so, of `RECORDS`
+    schema: str  # of that file
 
     def check_name(self, folder: str | Path) -> None:
         """Raise `OutputError` for the name of a file, which a user may take the folder for."""
@@ -164,17 +154,12 @@ class FolderKind:
 
 
 class Parts:
-    """The parts of an export, in a folder that exists.
-
-    Attributes:
-        warnings: What the user should know of those that were written, one sentence each.
-        problems: Which were not written, and why, one sentence each.
-    """
+    """The parts of an export, in a folder that exists."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.warnings: list[str] = []
-        self.problems: list[str] = []
+        self.warnings: list[str] = []  # what the user should know of those that were written, one sentence each
+        self.problems: list[str] = []  # which were not written, and why, one sentence each
 
     @contextmanager
     def part(self, name: str, *files: str) -> Iterator[None]:

@@ -14,8 +14,6 @@ import numpy as np
 from MoBUncertaintyLib.base.geometry import occupied, shape_of
 from MoBUncertaintyLib.base.integrity import check_seal, seal
 
-FASTEST = 1  # of zlib's levels; label maps are small at any
-
 
 class ElsewhereError(ValueError):
     """A label map does not lie on the image."""
@@ -24,7 +22,7 @@ class ElsewhereError(ValueError):
 def pack_labels(labels: np.ndarray, matrix: np.ndarray) -> dict[str, Any]:
     """Make the record of a label map (uint8), cropped to what it holds; `matrix` says where its voxels lie."""
     box = occupied(labels)
-    voxels = zlib.compress(np.ascontiguousarray(labels[box], np.uint8).data, FASTEST)
+    voxels = zlib.compress(np.ascontiguousarray(labels[box], np.uint8).data, 1)  # label maps are small at any level
     return seal(
         {
             "ijk_to_ras": matrix.tolist(),

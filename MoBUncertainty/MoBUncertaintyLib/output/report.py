@@ -1,4 +1,4 @@
-"""What the report of a review says, reviewed or not yet, and its tables; `pages.report_page` shows it.
+"""The report of a review, reviewed or not yet: what it says, its page for a browser, and its tables.
 
 Paths of the computer are left out, and the patient comes in only if handed in.
 """
@@ -12,14 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.schema import to_json
+from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.output.case import Case
+from MoBUncertaintyLib.output.pages.templates import TEMPLATE, fill
+from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
+from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
+from MoBUncertaintyLib.regions.prediction import predicted_intervals
 from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SCHEMA = "mob-uncertainty report"
 SCHEMA_VERSION = 1
@@ -94,10 +102,40 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def write_html(path: Path, report: Mapping[str, Any], case: Case, corrected: np.ndarray | None = None) -> None:
+    """Write the report as one HTML file, with pictures of the first `DRAWN_REGIONS` regions in it. Raises `OSError`."""
+    corrected = case.review.corrected() if corrected is None else corrected
+    scale = Scale.of(case.image, case.review.settings)
+    pictures = {
+        region.region_id: draw_region(case, region, corrected, scale) for region in case.review.regions[:DRAWN_REGIONS]
+    }
+    path.write_text(render_html(report, pictures, scale), encoding="utf-8")
+
+
+def render_html(
+    report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Mapping[str, bytes]]], scale: Scale
+) -> str:
+    """Render the report, all of it text and never markup; `pictures` are of `draw_region`, by region id."""
+    palette = palette_beside(tuple(label["colour"]) for label in report["labels"])
+    return fill(
+        TEMPLATE,
+        **report,
+        report=report,
+        default_length_mm=DEFAULT_LENGTH_MM,
+        verdicts={str(verdict): words for verdict, words in VERDICTS.items()},
+        pictures=pictures,
+        scale=scale,
+        heat_stops=", ".join(f"rgb{tuple(colour)}" for colour in heat_colours(9).tolist()),
+        colours={"corrected": f"rgb{CORRECTED_COLOUR}", "region": f"rgb{palette.region}"},
+        listed=report["regions"][:LISTED_REGIONS],
+        total_error=sum(row["expected_error_mm3"] for row in report["regions"]),
+    )
+
+
 def _labels(review: Review) -> list[dict[str, Any]]:
     prediction, corrected = review.prediction, stated_volumes(review)
-    volumes = {"predicted": prediction.stated_volumes(), "corrected": corrected}
-    intervals = {"predicted": prediction.volume_intervals(), "corrected": volume_intervals(review, corrected)}
+    volumes = {"predicted": prediction.stated_volumes, "corrected": corrected}
+    intervals = {"predicted": predicted_intervals(prediction), "corrected": volume_intervals(review, corrected)}
     rows = []
     for label in prediction.labels:
         row = asdict(label)
@@ -139,7 +177,8 @@ def _click_rows(review: Review) -> list[dict[str, Any]]:
     for click in review.clicks:
         values = (
             click.click_id, *click.points_ras[0], len(click.points_ras), names.get(click.label, "background"),
-            ranks.get(click.region_id or ""), click.time.isoformat(timespec="seconds"), *review.effect(click.click_id),
+            ranks.get(click.region_id or ""), click.time.isoformat(timespec="seconds"),
+            *review.refiner.effect(click, review.clicks),
             click.click_id in review.conflicts,
         )  # fmt: skip
         rows.append(dict(zip(CLICK_COLUMNS, values, strict=True)))

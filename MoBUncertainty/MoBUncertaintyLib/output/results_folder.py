@@ -39,9 +39,9 @@ from MoBUncertaintyLib.output.results_record import (
     record_of,
 )
 from MoBUncertaintyLib.output.scene_file import write_scene_file
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions, write_csv
-from MoBUncertaintyLib.review.description import RegionDescriber
 
 
 class Results(NamedTuple):
@@ -81,9 +81,7 @@ def write_results(
 
     Args:
         place: From `FOLDER.reserve`.
-        case: The case.
         formats: DICOM objects to write too.
-        scene: Write `scene.mrb` too.
         volumes: `write_volumes`, if it has already begun.
         more: Writes more files to the folder that it is called with.
     """
@@ -191,7 +189,7 @@ def _map_files(folder: Path, kind: str, labels: Sequence[Label]) -> list[Path]:
 
 def describe(prediction: Prediction, regions: Regions, source: Source | None = None) -> Prediction:
     """Return the prediction with what came in and what came out in its provenance: all that its record says."""
-    volumes, grid, bounds = prediction.stated_volumes(), prediction.grid, prediction.volume_bounds
+    volumes, grid, bounds = prediction.stated_volumes, prediction.grid, prediction.volume_bounds
     errors = [volume.error_ml for volume in volumes.values()]
     error = prediction.expected_error_mm3 / 1000 if len(errors) > 1 else sum(errors)
     intervals = {name: interval.to_dict() for name, interval in (bounds.intervals(volumes) if bounds else {}).items()}

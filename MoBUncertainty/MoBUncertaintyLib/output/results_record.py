@@ -1,156 +1,140 @@
 """A prediction as JSON: what stands in a results folder's `prediction.json`, read strictly.
 
 With arrays beside it, and its regions, it is what the worker answers with, what an export is asked for with, and what
-a scene is made from and keeps:
-
-Entry            Content
----------------  ------------------------------------------------------------------------------------------------
-`segmentation`   array, uint8 (z, y, x)
-`probability`    array, float32 (z, y, x), by the label's value
-`variance`       likewise
-`region_map`     array, uint16 (z, y, x): the number of each voxel's region
-`labels`         of the segmentation
-`regions`        in order of rank
-`provenance`     as in `prediction.json`, warnings and settings of clicks included
-`seconds`        that each stage took
+a scene is made from and keeps: `segmentation`, uint8 (z, y, x); `probability` and `variance`, float32, by the label's
+value; `region_map`, uint16; `labels`; `regions` in order of rank; `provenance`, as in `prediction.json`, warnings and
+settings of clicks included; and the `seconds` that each stage took.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.geometry import Grid, whole
 from MoBUncertaintyLib.base.integrity import check_manifest, check_seal
-from MoBUncertaintyLib.base.json_input import is_number, is_whole, read_object
-from MoBUncertaintyLib.base.schema import from_json, to_json
+from MoBUncertaintyLib.base.json_input import read_object
+from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range, to_json
+from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.measurements.volumes import VolumeBounds
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance
 from MoBUncertaintyLib.model.fingerprint import Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.prediction import Maps, Prediction
+from MoBUncertaintyLib.regions.prediction import Maps, Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.region import Coverage, Region, Regions
 
 RECORD = "prediction.json"
 SCHEMA = "mob-uncertainty results"
 SCHEMA_VERSION = 1
-TEXT_LIMIT = 10_000  # characters
 
 Fields = dict[str, Any]
+Amount = Annotated[float | None, Range(0)]
 
 KEPT = ("labels", "regions", "provenance", "seconds")  # what a scene keeps as JSON; its nodes hold the rest
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= TEXT_LIMIT
-
-
-def _is_text_or_null(value: Any) -> bool:
-    return value is None or _is_text(value)
-
-
-def _is_count(value: Any) -> bool:
-    return is_whole(value) and bool(value >= 0)
-
-
-def _is_amount(value: Any) -> bool:
-    return is_number(value) and value >= 0
-
-
-def _is_positive(value: Any) -> bool:
-    return is_number(value) and value > 0
-
-
-def _is_length(value: Any) -> bool:
-    return is_number(value) and LENGTH_RANGE[0] <= value <= LENGTH_RANGE[1]
-
-
-FORM: dict[str, Any] = {
-    "created": _is_text,
-    "input": {
-        "name": _is_text_or_null,
-        "path": _is_text_or_null,
-        "sha256": _is_text_or_null,
-        "series": _is_text_or_null,
-        "channels?": [{"name": _is_text, "path?": _is_text, "sha256": _is_text}],
-        "size": (_is_positive, _is_positive, _is_positive),
-        "spacing_mm": (_is_positive, _is_positive, _is_positive),
-    },
-    "labels": [
-        {
-            "volume_ml": _is_amount,
-            "expected_error_ml?": _is_amount,
-            "interval_ml?": {"low": _is_amount, "high": _is_amount, "level": _is_positive},
-        }
-    ],
-    "expected_error_ml?": _is_amount,
-    "covariance?": _is_text,
-    "regions": {
-        "count": _is_count,
-        "expected_error_mm3": _is_amount,
-        "settings": {},
-        "coverage?": {},
-    },
-    "click_settings?": {},
-    "correlation_mm?": (_is_length, _is_length, _is_length),
-    "processed_box?": ((_is_count, _is_count), (_is_count, _is_count), (_is_count, _is_count)),
-    "warnings": [_is_text],
-    "timings_s?": {},
-    "volume_bounds?": {},
-    "files": {},
-    "model?": {"name?": _is_text, "digest?": _is_text, "false_alarms?": _is_text},
-    "settings?": {
-        "overlap?": is_number,
-        "tiling?": _is_text,
-        "mirror?": lambda value: isinstance(value, bool),
-        "labels?": lambda value: value is None or _fault(value, [_is_text]) is None,
-        "region_of_interest?": lambda value: value is None or _fault(value, (is_number,) * 6) is None,
-    },
-    "channels?": [_is_text],
-    "moments?": _is_text,
-    "folds?": [lambda value: value == "all" or _is_count(value)],
-    "engine?": _is_text,
-    "device?": _is_text,
-    "computer?": _is_text,
-    "precision?": _is_text,
-    "versions?": {},
-}
-"""The form of `prediction.json`: objects by their entries (`?`: may be missing), lists by what is in them, and tests of
-values. What is not named here may be anything."""
-
-
-def _fault(value: Any, form: Any, place: str = "", whole: bool = True) -> str | None:
-    """Find the first place where a value has not its form; None: it has. Unless `whole`, entries may be missing."""
-    if callable(form):
-        return None if form(value) else place
-    if not isinstance(value, dict if isinstance(form, dict) else list):
-        return place
-    if isinstance(form, dict):
-        entries = [(name.rstrip("?"), part, whole and name[-1] != "?") for name, part in form.items()]
-        inside = [(name, part) for name, part, needed in entries if needed or name in value]
-        missing = next((name for name, _ in inside if name not in value), None)
-        if missing:
-            return f"{place}.{missing}"
-        parts = [(value[name], part, f"{place}.{name}") for name, part in inside]
-    else:
-        if isinstance(form, tuple) and len(value) != len(form):
-            return place
-        forms = form if isinstance(form, tuple) else form * len(value)
-        parts = [(each, part, f"{place}[{i}]") for i, (each, part) in enumerate(zip(value, forms, strict=True))]
-    return next((fault for fault in (_fault(*part, whole) for part in parts) if fault is not None), None)
-
-
 class RecordError(ValueError):
-    """The record is not as it should be; the message is a phrase such as "its labels[0].value is not valid"."""
+    """The record is not as it should be; the message is a phrase such as "its 'warnings' must be a list"."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A part of the record; entries that it does not name may be anything."""
+
+    OPEN: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if problem := out_of_range(self):
+            raise ValueError(problem)
+
+
+@dataclass(frozen=True)
+class _Input(_Form):
+    """The image: a `Source`, and its grid."""
+
+    name: str | None = None
+    path: str | None = None
+    sha256: str | None = None
+    series: str | None = None
+    channels: tuple[Mapping[str, str], ...] = ()
+    size: tuple[int, int, int] | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class _Volume(_Form):
+    """What the record says of a label beside the label itself."""
+
+    volume_ml: Annotated[float, Range(0)]
+    expected_error_ml: Amount = None
+    interval_ml: Interval | None = None
+
+
+@dataclass(frozen=True)
+class _Regions(_Form):
+    count: Annotated[int | None, Range(0)] = None
+    expected_error_mm3: Amount = None
+    settings: RegionSettings = field(default_factory=RegionSettings)
+    coverage: Coverage | None = None
+
+
+@dataclass(frozen=True)
+class _Record(_Form):
+    """What `prediction.json` says; all of `NEEDED` must be in the file, less in a scene or on the wire."""
+
+    created: datetime | None = None
+    input: _Input = field(default_factory=_Input)
+    labels: tuple[_Volume, ...] = ()
+    expected_error_ml: Amount = None
+    covariance: Covariance | None = None
+    regions: _Regions = field(default_factory=_Regions)
+    click_settings: ClickSettings = field(default_factory=ClickSettings)
+    correlation_mm: tuple[float, float, float] | None = None
+    processed_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
+    suitability: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    volume_bounds: VolumeBounds | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    settings: PredictionSettings = field(default_factory=PredictionSettings)
+    channels: tuple[str, ...] = ()
+    moments: str = ""
+    folds: tuple[int | str, ...] = ()
+    engine: str = ""
+    device: str = ""
+    computer: str = ""
+    precision: str = ""
+    versions: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(LENGTH_RANGE[0] <= mm <= LENGTH_RANGE[1] for mm in self.correlation_mm or ()):
+            raise ValueError("'correlation_mm' is out of range")
+        if any(index < 0 for axis in self.processed_box or () for index in axis):
+            raise ValueError("'processed_box' is out of range")
+
+
+NEEDED = (
+    "created", "input.size", "input.spacing_mm", "labels", "regions.count", "regions.expected_error_mm3",
+    "regions.settings", "warnings", "files",
+)  # fmt: skip
+
+
+def _read(record: Any) -> _Record:
+    try:
+        return from_json(_Record, record)
+    except (SettingsError, TypeError, ValueError) as error:
+        raise RecordError(_short(error)) from error
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -162,8 +146,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     if record.get("schema_version") != SCHEMA_VERSION:
         raise RecordError(f"it was written by another version of this program, {_short(record.get('schema_version'))}")
     check_seal(record)
-    if fault := _fault(record, FORM):
-        raise RecordError(f"its {fault.removeprefix('.')} is missing or invalid")
+    _read(record)
+    for name in NEEDED:
+        part, _, entry = name.rpartition(".")
+        if entry not in (record.get(part, {}) if part else record):
+            raise RecordError(f"it lacks {name}")
     read_labels(record["labels"])
     check_manifest(folder, record["files"])
     return record
@@ -171,16 +158,16 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def record_of(prediction: Prediction) -> dict[str, Any]:
     """Convert to JSON what a prediction is beside its maps: what is in `prediction.json`, in scenes and on the wire."""
-    bounds, part, lengths = prediction.stated_bounds, prediction.predicted_part, prediction.correlation_mm
-    facts: dict[str, Any] = {
-        "covariance": prediction.covariance and prediction.covariance.value,
-        "correlation_mm": lengths and list(lengths),
+    part, suitability = prediction.predicted_part, prediction.suitability
+    facts = {
+        "covariance": prediction.covariance,
+        "correlation_mm": prediction.correlation_mm,
         "processed_box": part and [[axis.start, axis.stop] for axis in part],
-        "suitability": prediction.suitability and prediction.suitability.to_dict(),
-        "volume_bounds": bounds and to_json(bounds),
+        "suitability": suitability and suitability.to_dict(),
+        "volume_bounds": prediction.stated_bounds,
     }
     return prediction.provenance | {
-        **{name: fact for name, fact in facts.items() if fact is not None},
+        **{name: to_json(fact) for name, fact in facts.items() if fact is not None},
         "regions": prediction.provenance.get("regions", {}) | {"settings": asdict(prediction.region_settings)},
         "click_settings": asdict(prediction.click_settings),
         "warnings": list(prediction.warnings),
@@ -192,47 +179,39 @@ _OF_THE_FILE = ("warnings", "files", "sha256")
 
 
 def prediction_of(
-    record: dict[str, Any], labels: tuple[Label, ...], maps: tuple[np.ndarray, Maps, Maps], grid: Grid
+    record: Mapping[str, Any], labels: tuple[Label, ...], maps: tuple[np.ndarray, Maps, Maps], grid: Grid
 ) -> Prediction:
     """Invert `record_of`, whose entries may be missing, with the maps: segmentation, probability and variance.
 
     Raises `RecordError` if an entry is not as it should be, and `ImageError` if the maps do not fit each other.
     """
-    fault = _fault(record, FORM, whole=False)
-    if fault is not None:
-        raise RecordError(f"its {fault.removeprefix('.') or 'content'} is invalid")
+    content = _read(record)
     try:
-        if "coverage" in record.get("regions", {}):
-            Coverage(**record["regions"]["coverage"])
-        if "created" in record:
-            datetime.fromisoformat(record["created"])
-        part, lengths, kind = (record.get(name) for name in ("processed_box", "correlation_mm", "covariance"))
-        suitability, bounds = record.get("suitability"), record.get("volume_bounds")
-        return Prediction(
-            *maps,
-            grid,
-            labels,
-            {name: entry for name, entry in record.items() if name not in (*_FIELDS, *_OF_THE_FILE)},
-            list(record.get("warnings", [])),
-            dict(record.get("timings_s", {})),
-            ClickSettings.from_dict(record.get("click_settings", {})),
-            overlapping=overlap(labels),
-            predicted_part=part and tuple(slice(*axis) for axis in part),
-            covariance=None if kind is None else Covariance(kind),
-            correlation_mm=lengths and tuple(lengths),
-            region_settings=RegionSettings.from_dict(record.get("regions", {}).get("settings", {})),
-            suitability=None if suitability is None else Suitability.from_dict(suitability),
-            stated_bounds=None if bounds is None else from_json(VolumeBounds, bounds, "the bounds of volumes"),
-        )
-    except (SettingsError, TypeError, ValueError) as error:
+        suitability = None if content.suitability is None else Suitability.from_dict(content.suitability)
+    except (TypeError, ValueError) as error:
         raise RecordError(_short(error)) from error
+    return Prediction(
+        *maps,
+        grid,
+        labels,
+        {name: entry for name, entry in record.items() if name not in (*_FIELDS, *_OF_THE_FILE)},
+        list(content.warnings),
+        dict(content.timings_s),
+        content.click_settings,
+        overlapping=overlap(labels),
+        predicted_part=content.processed_box and tuple(slice(*axis) for axis in content.processed_box),
+        covariance=content.covariance,
+        correlation_mm=content.correlation_mm,
+        region_settings=content.regions.settings,
+        suitability=suitability,
+        stated_bounds=content.volume_bounds,
+    )
 
 
 def read_labels(entries: Any) -> tuple[Label, ...]:
     """Read the labels of a record or of a scene; raises `RecordError` if there are none, or two are alike."""
     try:
-        names = {each.name for each in fields(Label)}
-        own = [{name: value for name, value in entry.items() if name in names} for entry in entries]
+        own = [{each.name: entry[each.name] for each in fields(Label) if each.name in entry} for entry in entries]
         labels = tuple(from_json(Label, entry, "a label") for entry in own)
     except (AttributeError, TypeError, ValueError) as error:
         raise RecordError(f"its labels are invalid: {_short(error)}") from error
@@ -302,7 +281,7 @@ def make_prediction(
 
 def read_regions(kept: Mapping[str, Any], region_map: np.ndarray, settings: RegionSettings) -> Regions:
     """Read the regions with their map, as they were written; they were found with the prediction's settings."""
-    ranked = tuple(map(Region.from_dict, kept["regions"]))
+    ranked = tuple(from_json(Region, entry, "a region") for entry in kept["regions"])
     return Regions(ranked, region_map, whole(region_map.shape), region_map.shape, settings)
 
 

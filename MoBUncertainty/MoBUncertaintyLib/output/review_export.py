@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +16,13 @@ from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.folders import FolderKind, Parts
 from MoBUncertaintyLib.output.formats import DEFAULT, DICOM, Format, check_source, read_formats
-from MoBUncertaintyLib.output.pages.report_page import write_html
 from MoBUncertaintyLib.output.pages.templates import require_installed
 from MoBUncertaintyLib.output.report import (
     CLICK_COLUMNS,
     COLUMNS,
     SCHEMA,
     build_report,
+    write_html,
     write_json,
     write_table,
 )
@@ -40,7 +39,7 @@ NIFTI_SEGMENTATION = "segmentation.nii.gz"
 SIGNATURE = f"{RECORD}.sig"
 """What `ssh-keygen -Y sign` writes beside the record, whose SHA-256 cover all other files."""
 DECIDED = "decided_voxels"
-"""What a calibration needs, in the record: another name, an older rule of what is decided (`ReviewView`)."""
+"""What a calibration needs, in the record: another name, an older rule of what is decided (`outcome`)."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,9 @@ def write_export(
     """Write what the reader wants of a reviewed case into a folder of its own, whole or not at all.
 
     Args:
-        case: The case.
-        folder: To be made, with its parents.
         formats: Of `Format`. What cannot be made is left out, which is a problem, and the rest is written.
-        patient_fields: The report may name the patient; DICOM objects always do, since they join the CT's study.
-        overwrite: Replace an older export.
-        keep: Move an older one to another name, which a warning says.
+        patient_fields: The report may name the patient; DICOM objects always do, since they join the image's study.
+        overwrite, keep: Replace an older export, or move it to another name, which a warning says.
         progress: Called with the fraction that is done.
 
     Raises:
@@ -150,36 +146,27 @@ def _evidence(case: Case, corrected: np.ndarray) -> dict[str, str]:
 
 
 def read_export(folder: Path) -> tuple[dict[str, Any], str | None]:
-    """Read the record of an export that is whole and as it was written, and who signed it off, when (or None).
+    """Read the record of an export, and who signed it off, when (or None).
 
-    Raises `IntegrityError` or `JsonError` if it is not, and `OSError`.
+    Raises `ReviewError`, which names the export, unless it is whole and as it was written.
     """
-    record = read_object(folder / RECORD)
-    if record.get("schema") != SCHEMA:
-        raise IntegrityError(f"{RECORD} was not written by an export")
-    check_seal(record)
-    files: Any = record.get("files")
-    if files != {}:
-        check_manifest(folder, files)
-    names = {path.name for path in folder.iterdir()}
-    others = {name for name in names if not name.startswith(".") and not is_system_file(name)}
-    for name in sorted(others - {RECORD, SIGNATURE} - set(files)):
-        raise IntegrityError(f"{name} is not part of it")
-    return record, _signed_off(record)
-
-
-@contextmanager
-def checking(folder: Path) -> Iterator[None]:
-    """Turn what `read_export` raises into a `ReviewError` that names the export."""
     try:
-        yield
-    except FileNotFoundError as error:
-        missing = Path(error.filename or "").name
-        raise ReviewError(f"The review in {folder} cannot be verified: {missing} is missing.") from error
-    except OSError as error:
-        raise ReviewError(f"The review in {folder} cannot be verified: {error.strerror}.") from error
-    except (JsonError, IntegrityError) as error:
-        raise ReviewError(f"The review in {folder} cannot be verified: {error}.") from error
+        record = read_object(folder / RECORD)
+        if record.get("schema") != SCHEMA:
+            raise IntegrityError(f"{RECORD} was not written by an export")
+        check_seal(record)
+        files: Any = record.get("files")
+        if files != {}:
+            check_manifest(folder, files)
+        names = {path.name for path in folder.iterdir()}
+        others = {name for name in names if not name.startswith(".") and not is_system_file(name)}
+        for name in sorted(others - {RECORD, SIGNATURE} - set(files)):
+            raise IntegrityError(f"{name} is not part of it")
+        return record, _signed_off(record)
+    except (OSError, JsonError, IntegrityError) as error:
+        missing = isinstance(error, FileNotFoundError) and f"{Path(error.filename or '').name} is missing"
+        reason = missing or getattr(error, "strerror", None) or error
+        raise ReviewError(f"The review in {folder} cannot be verified: {reason}.") from error
 
 
 def _signed_off(record: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
 """A results folder under review: its image, and what a reader has decided outside of Slicer, in a decisions file.
 
-A decisions file is the `report.json` of an export, which holds what `Review.to_dict` makes, or written by hand:
+A decisions file is the `report.json` of an export, which holds what `Review.to_dict` makes and is taken only as it was
+written, with the files of its export that lie beside it; or it is written by hand:
 
     {"schema": "mob-uncertainty review", "schema_version": 2,
      "clicks": [{"points_ras": [[-12.5, 40.0, 7.5]], "label": "pancreas", "region": 1},
@@ -8,20 +9,21 @@ A decisions file is the `report.json` of an export, which holds what `Review.to_
      "regions": [{"rank": 1, "verdict": "accept", "comment": "tail of the organ"}, {"rank": 2, "verdict": "include"}],
      "signature": {"name": "A. Reader"}}
 
-It holds the final state: first all clicks hold together, then the verdicts are given, whatever the order in the file. A
-region that was decided before some of the clicks names those that held then, `"clicks": ["c1"]`, by their `"id"`.
-Regions that it does not name stay undecided. A `report.json` is taken only as it was written, with the files of its
-export that lie beside it: one whose SHA-256 is missing or wrong is refused.
+First all clicks hold together, then the verdicts are given, whatever the order in the file. A region that was decided
+before some of the clicks names those that held then, `"clicks": ["c1"]`, by their `"id"`. Regions that it does not name
+stay undecided.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from reprlib import repr as short  # what others wrote may be long
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
 BACKGROUND = "background"  # what a decisions file calls the label 0, beside its value
 
 _SAME_PLACE_MM = 1.0  # people round
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class DecisionClick:
     points_ras: tuple[Point, ...]
     label: int | str
     id: str | None = None
-    time: str | None = None
+    time: datetime | None = None
     region: int | None = None
 
     def __post_init__(self) -> None:
@@ -89,7 +89,6 @@ class DecisionClick:
             raise ValueError("'points_ras' must be places, [R, A, S] in mm")
         if self.id is not None and not CLICK_ID.fullmatch(self.id):
             raise ValueError(f"'id' is {short(self.id)}, not c1, c2, ...")
-        moment_of(self.time)
 
 
 @dataclass(frozen=True)
@@ -97,70 +96,53 @@ class Signer:
     """Who signs off, and when."""
 
     name: str
-    time: str | None = None
+    time: datetime | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ValueError("'name' is empty")
-        moment_of(self.time)
 
 
 @dataclass(frozen=True)
-class Decisions:
-    """A decisions file, checked as far as it can be without the results.
+class ByHand:
+    """The content of a decisions file that was written by hand."""
 
-    Attributes:
-        path: The file.
-        data: Its review, as it stands.
-        entries, clicks, signer: What it says if it was written by hand.
-    """
-
-    path: Path
-    data: dict[str, Any]
-    entries: tuple[Decision, ...] = ()
+    schema: str
+    schema_version: int
+    predicted_sha256: str | None = None
+    regions: tuple[Decision, ...] = ()
     clicks: tuple[DecisionClick, ...] = ()
-    signer: Signer | None = None
+    signature: Signer | None = None
 
     def __post_init__(self) -> None:
         for what, names in (
-            ("it decides region {} twice", [entry.rank for entry in self.entries]),
+            ("it decides region {} twice", [entry.rank for entry in self.regions]),
             ("two of its clicks are called {}", [click.id for click in self.clicks if click.id]),
         ):
             if twice := [name for name, count in Counter(names).items() if count > 1]:
                 raise ValueError(what.format(twice[0]))
         ids = {click.id for click in self.clicks}
-        for entry in self.entries:
+        for entry in self.regions:
             if unknown := sorted(set(entry.clicks or ()) - ids):
                 raise ValueError(f"region {entry.rank} was decided with the unknown click {short(unknown[0])}")
         if sum(len(click.points_ras) for click in self.clicks) > MAX_POINTS:
             raise ValueError("it has too many clicks")
 
 
-def read_decisions(path: str | Path) -> Decisions:
-    """Read a decisions file strictly: a misspelt word must not pass for a decision that was not made.
+@dataclass(frozen=True)
+class Decisions:
+    """A decisions file, checked as far as it can be without the results: its review, and what was written by hand."""
 
-    Raises `ReviewError`, which says what and where, also if it has changed since an export wrote it.
-    """
-    path = Path(path)
+    path: Path
+    data: dict[str, Any]
+    by_hand: ByHand | None = None
+
+
+@contextmanager
+def _checked(path: Path) -> Iterator[None]:
+    """Say in the user's words why a decisions file cannot be used: raise `ReviewError` for a `ValueError`."""
     try:
-        data: Any = read_object(path)
-        if data.get("schema") == REPORT_SCHEMA:
-            check_seal(data)
-            # Of the export's other files, those that still lie beside its record.
-            files = data.get("files") if path.name == RECORD and isinstance(data.get("files"), dict) else {}
-            beside = {name for name in files if is_plain_name(name) and (path.parent / name).exists()}
-            if beside:
-                check_manifest(path.parent, {name: files[name] for name in beside})
-            data = data.get("review")
-            require(isinstance(data, dict), path, "it holds no review")
-        require(data.get("schema") == SCHEMA, path, f'its "schema" is not "{SCHEMA}"')
-        version = data.get("schema_version")
-        known = is_whole(version) and version in (BY_HAND, SCHEMA_VERSION)
-        require(known, path, f'its "schema_version" is {short(version)}, not {BY_HAND}')
-        if version == SCHEMA_VERSION:
-            check_seal(data)
-            return Decisions(path, data)
-        return _by_hand(path, data)
+        yield
     except OSError as error:
         raise ReviewError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except JsonError as error:
@@ -173,47 +155,36 @@ def read_decisions(path: str | Path) -> Decisions:
         raise ReviewError(f"{path} cannot be used: {error}.") from error
 
 
-def _by_hand(path: Path, data: dict[str, Any]) -> Decisions:
-    entries = {name: entry for name, entry in data.items() if name not in ("schema", "schema_version")}
-    if unknown := sorted(entries.keys() - {"predicted_sha256", "regions", "clicks", "signature"}):
-        raise ValueError(f"it has an unknown entry {short(unknown[0])}")
-    if not entries.keys() & {"regions", "clicks"}:
-        raise ValueError('it has neither "regions" nor "clicks"')
-    signature = entries.get("signature")
-    return Decisions(
-        path,
-        data,
-        _read(Decision, entries.get("regions", []), "regions"),
-        _read(DecisionClick, entries.get("clicks", []), "clicks"),
-        None if signature is None else from_json(Signer, signature, "its signature"),
-    )
-
-
-def _read(kind: type[T], entries: Any, name: str) -> tuple[T, ...]:
-    """Read the entries of a list, and say in which of them something is wrong."""
-    if not isinstance(entries, list):
-        raise ValueError(f'"{name}" must be a list')
-    read = []
-    for number, entry in enumerate(entries, 1):
-        try:
-            read.append(from_json(kind, entry))
-        except ValueError as error:
-            raise ValueError(f"entry {number} of its {name} is wrong: {error}") from error
-    return tuple(read)
-
-
-def moment_of(time: str | None) -> datetime | None:
-    """Read a time, such as 2026-05-31T14:30; raises `ValueError` if it is none."""
-    try:
-        return datetime.fromisoformat(time) if time is not None else None
-    except ValueError:
-        raise ValueError(f"'time' is {short(time)}, not as 2026-05-31T14:30") from None
-
-
-def require(condition: bool, path: Path, problem: str) -> None:
-    """Raise `ReviewError` for a decisions file unless the condition holds."""
+def _require(condition: bool, problem: str) -> None:
     if not condition:
-        raise ReviewError(f"{path} cannot be used: {problem}.")
+        raise ValueError(problem)
+
+
+def read_decisions(path: str | Path) -> Decisions:
+    """Read a decisions file strictly: a misspelt word must not pass for a decision that was not made.
+
+    Raises `ReviewError`, which says what and where, also if it has changed since an export wrote it.
+    """
+    path = Path(path)
+    with _checked(path):
+        data: Any = read_object(path)
+        if data.get("schema") == REPORT_SCHEMA:
+            check_seal(data)
+            # Of the export's other files, those that still lie beside its record.
+            files = data.get("files") if path.name == RECORD and isinstance(data.get("files"), dict) else {}
+            beside = {name for name in files if is_plain_name(name) and (path.parent / name).exists()}
+            if beside:
+                check_manifest(path.parent, {name: files[name] for name in beside})
+            data = data.get("review")
+            _require(isinstance(data, dict), "it holds no review")
+        _require(data.get("schema") == SCHEMA, f'its "schema" is not "{SCHEMA}"')
+        version = data.get("schema_version")
+        if is_whole(version) and version == SCHEMA_VERSION:
+            check_seal(data)
+            return Decisions(path, data)
+        _require(is_whole(version) and version == BY_HAND, f'its "schema_version" is {short(version)}, not {BY_HAND}')
+        _require(bool(data.keys() & {"regions", "clicks"}), 'it has neither "regions" nor "clicks"')
+        return Decisions(path, data, from_json(ByHand, data))
 
 
 def apply_decisions(results: Results, decisions: Decisions) -> Review:
@@ -222,37 +193,41 @@ def apply_decisions(results: Results, decisions: Decisions) -> Review:
     Raises `ReviewError` if they belong to another prediction, name a region or label that is not there, click where
     nothing was predicted, or are signed with regions undecided.
     """
-    path, review = decisions.path, Review(results.prediction, results.regions)
-    digest = decisions.data.get("predicted_sha256")
-    require(digest in (None, review.digest), path, "it belongs to another prediction than these results")
+    review = Review(results.prediction, results.regions)
     labels = {label.name: label.value for label in results.prediction.labels}
-    if decisions.data["schema_version"] == SCHEMA_VERSION:
+    with _checked(decisions.path):
+        digest = decisions.data.get("predicted_sha256")
+        _require(digest in (None, review.digest), "it belongs to another prediction than these results")
+        if decisions.by_hand:
+            _decide(review, decisions.by_hand, labels)
+            return review
         review = Review.from_dict(decisions.data, results.prediction)
         values = {int(value) for region in review.regions for value in np.unique(region.given)}
-        require(values <= {0, *labels.values()}, path, "it assigns voxels to a label that the model does not have")
+        _require(values <= {0, *labels.values()}, "it assigns voxels to a label that the model does not have")
         return review
+
+
+def _decide(review: Review, decisions: ByHand, labels: dict[str, int]) -> None:
     by_rank = {region.region.rank: region for region in review.regions}
     review.take_clicks(_clicks(decisions, by_rank, {BACKGROUND: 0} | labels), rank=False)
-    for entry in decisions.entries:
+    for entry in decisions.regions:
         what = f"region {entry.rank}"
-        require(entry.rank in by_rank, path, f"it decides {what}, but there are {len(by_rank)} regions")
+        _require(entry.rank in by_rank, f"it decides {what}, but there are {len(by_rank)} regions")
         region = by_rank[entry.rank]
-        predicted_place = region.region.centroid_ras
-        moved = np.linalg.norm(np.subtract(entry.region.centroid_ras, predicted_place)) if entry.region else 0.0
-        there = bool(moved <= _SAME_PLACE_MM)
-        require(there, path, f"its {what} has another position; use the unchanged {RECORD} of the export")
-        require(
+        if entry.region:
+            moved = np.linalg.norm(np.subtract(entry.region.centroid_ras, region.region.centroid_ras))
+            elsewhere = f"its {what} has another position; use the unchanged {RECORD} of the export"
+            _require(bool(moved <= _SAME_PLACE_MM), elsewhere)
+        _require(
             entry.verdict is not Verdict.EDIT,
-            path,
             f"{what} was edited, and the drawing is only in the unchanged {RECORD} of an export",
         )
-        label = None if entry.label is None else _value(entry.label, labels, path, what)
+        label = None if entry.label is None else _value(entry.label, labels, what)
         include = entry.verdict is Verdict.INCLUDE
         review.decide(region.region_id, entry.verdict, label if include else None, entry.clicks)
         review.comment(region.region_id, entry.comment)
-    if decisions.signer:
-        review.sign(decisions.signer.name, moment_of(decisions.signer.time))
-    return review
+    if decisions.signature:
+        review.sign(decisions.signature.name, decisions.signature.time)
 
 
 @reporting_out_of_memory()
@@ -281,27 +256,26 @@ def find_image(results: Results, ct: Path | None = None) -> tuple[sitk.Image, So
     return image, replace(source, dicom_files=read.files if read.is_dicom else ())
 
 
-def _clicks(decisions: Decisions, by_rank: dict[int, ReviewRegion], labels: dict[str, int]) -> list[Click]:
+def _clicks(decisions: ByHand, by_rank: dict[int, ReviewRegion], labels: dict[str, int]) -> list[Click]:
     """Make the clicks of a decisions file; of those without a time, the later in the file is the later one."""
     used = {click.id for click in decisions.clicks}
     free = (name for number in range(1, 2**31) if (name := f"c{number}") not in used)
-    now = datetime.now().astimezone()
-    clicks = []
+    now, clicks = datetime.now().astimezone(), []
     for number, click in enumerate(decisions.clicks, 1):
-        what, region = f"click {number}", click.region
-        there = region is None or region in by_rank
-        require(there, decisions.path, f"{what} lies in region {region}, but there are {len(by_rank)} regions")
-        label = _value(click.label, labels, decisions.path, what)
-        time = moment_of(click.time) or now + timedelta(microseconds=number)
-        require(time.year in YEARS, decisions.path, f"the year {time.year} of {what} is not possible")
+        what, rank = f"click {number}", click.region
+        there = rank is None or rank in by_rank
+        _require(there, f"{what} lies in region {rank}, but there are {len(by_rank)} regions")
+        label = _value(click.label, labels, what)
+        time = click.time or now + timedelta(microseconds=number)
+        _require(time.year in YEARS, f"the year {time.year} of {what} is not possible")
         time = time if time.tzinfo else time.astimezone()
-        region_id = None if region is None else by_rank[region].region_id
+        region_id = None if rank is None else by_rank[rank].region_id
         clicks.append(Click(click.id or next(free), click.points_ras, label, time, region_id))
     return clicks
 
 
-def _value(label: int | str, labels: dict[str, int], path: Path, what: str) -> int:
+def _value(label: int | str, labels: dict[str, int], what: str) -> int:
     value = labels.get(label) if isinstance(label, str) else label
-    require(value in labels.values(), path, f"the label {short(label)} of {what} is not one of {', '.join(labels)}")
+    _require(value in labels.values(), f"the label {short(label)} of {what} is not one of {', '.join(labels)}")
     assert value is not None
     return value

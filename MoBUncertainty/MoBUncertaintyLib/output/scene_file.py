@@ -38,16 +38,6 @@ from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
 
-_VIEWS = (
-    {"name": "Red", "orientation": "Axial", "colour": "0.953 0.29 0.2", "normal": 2},
-    {"name": "Green", "orientation": "Coronal", "colour": "0.431 0.69 0.294", "normal": 1},
-    {"name": "Yellow", "orientation": "Sagittal", "colour": "0.929 0.835 0.298", "normal": 0},
-)
-_AXES = {  # of the slices, in RAS
-    "Axial": [[-1, 0, 0], [0, 1, 0], [0, 0, 1]],
-    "Coronal": [[-1, 0, 0], [0, 0, 1], [0, 1, 0]],
-    "Sagittal": [[0, 0, -1], [-1, 0, 0], [0, 1, 0]],
-}
 _VIEW_MARGIN, _SMALLEST_VIEW_MM = 1.4, 100.0
 _SMOOTHING = (0.5, -0.51) * 15
 """Steps of Taubin's smoothing: each second one undoes the shrinking of that before it."""
@@ -61,15 +51,10 @@ def write_scene_file(
     name: str,
     volumes: Callable[[], Mapping[str, Path]],
 ) -> None:
-    """Write the scene that shows a prediction, ready to be reviewed in Slicer. Raises `OSError`.
+    """Write the scene that shows a prediction, as `results_folder.describe` gives it; raises `OSError`.
 
-    Args:
-        path: The .mrb file, in a folder that exists.
-        image: The CT.
-        prediction: Of that CT, its provenance as `results_folder.describe` gives it.
-        regions: Of that prediction.
-        name: Of the CT, as the user knows it.
-        volumes: Called at the end for NIfTI files of the maps, by names such as `variance_1`: that of the label 1.
+    The image has the name by which the user knows it. `volumes` is called at the end for NIfTI files of the maps, by
+    names such as `variance_1`: that of the label 1.
     """
     labels, grid = prediction.labels, prediction.grid
     colour = palette_beside(label.colour for label in labels).region
@@ -114,13 +99,10 @@ def write_scene_file(
 
 
 class _Heat:
-    """The map that is shown over the CT: the variance, or the entropy of a model that has none; of all labels.
+    """The map that is shown over the image: the variance, or the entropy of a model that has none; of all labels.
 
-    Attributes:
-        derived: Whether it is none of the prediction's own maps.
-        values, grid: Its voxels where any label has a probability worth a look, and where they lie.
-        window: The values of the first and the last colour.
-        threshold: Below this nothing is drawn.
+    Unless it is `derived`, it is one of the prediction's own. It has values on a grid where any label has a probability
+    worth a look, a window from the first to the last colour, and a threshold below which nothing is drawn.
     """
 
     def __init__(self, prediction: Prediction, regions: Regions) -> None:
@@ -140,55 +122,36 @@ class _Heat:
 
 
 def _scene_text(
-    image: sitk.Image,
-    prediction: Prediction,
-    regions: Regions,
-    name: str,
-    heat: _Heat,
-    segmentations: Sequence[Mapping[str, Any]],
+    image: sitk.Image, prediction: Prediction, regions: Regions, name: str, heat: _Heat, shown: Sequence[dict[str, Any]]
 ) -> str:
-    """Fill the template of the scene."""
+    """Fill the template of the scene, in which segmentations are shown."""
     volumes: list[dict[str, Any]] = [{"role": "ct", "name": name, "file": "ct.nii.gz", "range": display_range(image)}]
     for role, title in (("probability", "probability"), ("variance", "predictive variance")):
         for count, label in enumerate(prediction.labels):
-            volumes.append(
-                {
-                    "role": role,
-                    "label": label.value,
-                    "name": f"{name} {title}" + (f"_{count}" if count else ""),
-                    "file": f"{role}_{label.value}.nii.gz",
-                }
-            )
+            full = f"{name} {title}" + (f"_{count}" if count else "")
+            file = f"{role}_{label.value}.nii.gz"
+            volumes.append({"role": role, "label": label.value, "name": full, "file": file})
     if heat.derived:
         volumes.append({"role": "map", "name": f"{name} uncertainty map", "file": "map.nii.gz"})
     volumes[-1]["range"] = heat.window  # the last one is shown
-    documents = _documents(prediction, regions, heat)
-    nodes = {"inferno": ["vtkMRMLColorTableNode1"], "surface": ["vtkMRMLModelNode1"]}
-    for number, volume in enumerate(volumes[1:], start=2):
-        nodes.setdefault(volume["role"], []).append(f"vtkMRMLScalarVolumeNode{number}")
-    nodes["shown"] = [f"vtkMRMLScalarVolumeNode{len(volumes)}"]
-    nodes |= {shown["role"]: [f"vtkMRMLSegmentationNode{n}"] for n, shown in enumerate(segmentations, start=1)}
-    nodes |= {f"state.{name}": [f"vtkMRMLTextNode{n}"] for n, name in enumerate(documents, start=1)}
+    for number, volume in enumerate(volumes, start=1):
+        volume["id"] = f"vtkMRMLScalarVolumeNode{number}"
     boxes = [occupied(prediction.segmentation)] if prediction.segmentation.any() else []
     boxes += [regions.box] if regions.ranked else []
     seen = hull(boxes) if boxes else whole(prediction.shape)
     low, high = np.sort([LPS_TO_RAS * corner for corner in extent(image, seen)], axis=0)
     middle, size = (low + high) / 2, float((high - low).max())
-    focus = np.array(regions.ranked[0].centroid_ras) if regions.ranked else middle
-    views = [{**view, "slice_to_ras": _slice_to_ras(view, middle, focus)} for view in _VIEWS]
     first, last = extent(image, whole(prediction.shape))
     return fill(
         SCENE_TEMPLATE,
         name=name,
         volumes=volumes,
-        shown_volume=len(volumes),
-        segmentations=segmentations,
-        documents=documents,
-        references="".join(f"MoBUncertainty.{role}:{' '.join(ids)};" for role, ids in nodes.items()),
-        views=views,
-        width=f"{min(max(_VIEW_MARGIN * size, _SMALLEST_VIEW_MM), float((last - first).max())):g}",
-        middle=_numbers(middle),
-        camera=_numbers(middle + np.array([0, 3 * size, 0])),
+        segmentations=shown,
+        documents=_documents(prediction, regions, heat),
+        middle=middle.tolist(),
+        focus=list(regions.ranked[0].centroid_ras) if regions.ranked else middle.tolist(),
+        distance=3 * size,
+        width=min(max(_VIEW_MARGIN * size, _SMALLEST_VIEW_MM), float((last - first).max())),
         threshold=heat.threshold,
         digits=2 if heat.window[1] >= 0.04 else 3,
         legend_title="Variance" if heat.measure is Measure.VARIANCE else "Entropy (nats)",
@@ -202,31 +165,16 @@ def _documents(prediction: Prediction, regions: Regions, heat: _Heat) -> dict[st
     if "channels" in source:
         source["channels"] = [{key: channel[key] for key in ("name", "sha256")} for channel in source["channels"]]
     entries = write_prediction(prediction.annotated(provenance={"input": source}), regions, lambda *_array: None)
-    variance = heat.measure is Measure.VARIANCE
-    overlay = {
-        "surface": True,
-        "varianceThreshold": regions.settings.variance_threshold if variance else None,
-        "kinds": {"variance": {"threshold": heat.threshold}} if variance else {},
-    }
+    overlay: dict[str, Any] = {"surface": True, "varianceThreshold": None, "kinds": {}}
+    if heat.measure is Measure.VARIANCE:
+        overlay["varianceThreshold"] = regions.settings.variance_threshold
+        overlay["kinds"] = {"variance": {"threshold": heat.threshold}}
     documents = {
         "predicted": pack_labels(prediction.segmentation, prediction.grid.matrix()),
         "overlay": overlay,
         "prediction": {entry: entries[entry] for entry in KEPT},
     }
     return {document: json.dumps(content, allow_nan=False) for document, content in documents.items()}
-
-
-def _slice_to_ras(view: Mapping[str, Any], middle: np.ndarray, focus: np.ndarray) -> str:
-    """Make the matrix of a slice view that is centred on the middle and goes through the focus."""
-    matrix, normal = np.eye(4), view["normal"]
-    matrix[:3, :3] = _AXES[view["orientation"]]
-    matrix[:3, 3] = middle
-    matrix[normal, 3] = focus[normal]
-    return _numbers(matrix.ravel())
-
-
-def _numbers(values: np.ndarray) -> str:
-    return " ".join(f"{value:g}" for value in values)
 
 
 def _write_surface(path: Path, prediction: Prediction, heat: _Heat, inferno: np.ndarray) -> None:

@@ -29,10 +29,9 @@ ONLY_ASCII = sys.platform == "win32"
 def write_segmentation_nrrd(
     path: str | Path, segmentation: np.ndarray, grid: Grid, labels: Sequence[Label], *, status: str | None = None
 ) -> None:
-    """Write a segmentation (z, y, x) as `.seg.nrrd` with a segment for each label, empty ones included.
+    """Write a segmentation (z, y, x) as `.seg.nrrd` with a segment for each label, of a status by Slicer's name.
 
-    The status is Slicer's: notstarted, inprogress, completed or flagged. Raises `OutputError` for a value that no label
-    stands for, and `OSError`.
+    Raises `OutputError` for a value that no label stands for, and `OSError`.
     """
     values_in(segmentation, [label.value for label in labels])
     segments = [Segment.of(label, label.name, status) for label in labels]
@@ -58,10 +57,7 @@ class Segment:
 def write_segments(
     path: Path, labels: np.ndarray, grid: Grid, segments: Sequence[Segment], *, crop: bool = False
 ) -> None:
-    """Write a label map (z, y, x) with a segment for each value; raises `OSError`.
-
-    `crop` writes only the box of what is labelled, as Slicer does.
-    """
+    """Write a label map (z, y, x), or the box of what is labelled, with a segment for each value; raises `OSError`."""
     box = occupied(labels) if crop else whole(labels.shape)
     first = [axis.start for axis in box]
     image = image_on(Grid(grid.spacing, grid.rotation, grid.to_ras(np.array(first))), labels[box])

@@ -49,10 +49,7 @@ def error_split(segmentation: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray
     """Find where the labels differ, and where that error is thicker than one voxel: two bool arrays (z, y, x).
 
     Thick is every error voxel in some block of 2 x 2 x 2 error voxels (a morphological opening): a layer of one voxel
-    along a border, on a plane or a staircase, has no such block.
-
-    Raises:
-        ImageError: The segmentations differ in shape.
+    along a border, on a plane or a staircase, has no such block. Raises `ImageError` if the shapes differ.
     """
     _check_shapes(segmentation, truth)
     error = segmentation != truth
@@ -62,9 +59,8 @@ def error_split(segmentation: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray
 def error_fraction(prediction: Prediction, regions: Regions, truth: np.ndarray) -> dict[str, float | None]:
     """Measure how much of the segmentation's true error lies inside the doubtful regions; raises `ImageError`.
 
-    Returns:
-        `error_mm3` and `thick_error_mm3`, the volumes; `error_fraction` and `thick_error_fraction`, the fractions of
-        them inside the regions (None where there is no such error); `regions_mm3`, the volume to review.
+    `error_mm3` and `thick_error_mm3` are volumes, `error_fraction` and `thick_error_fraction` their fractions inside
+    the regions (None where there is no such error), `regions_mm3` is the volume to review.
     """
     error, thick = error_split(prediction.segmentation, truth)
     inside = regions.map > 0

@@ -7,17 +7,15 @@ doubtful where
 
 so the thin shell of uncertainty that every boundary carries is no region: the factor copes with blurred boundaries,
 whose typical T varies with their curvature, and the depth with sharp ones, whose typical T is next to nothing. From the
-doubtful places regions grow along what may well be wrong, because an error goes on beyond the place where it is seen;
-there the expected error is averaged over some voxels, since an error is of one piece. They are cut into compact pieces
-that fit one view (`pieces.py`), and ranked by the expected error volume, the integral of 1 - max_c p. What is almost
-surely right is in no region, so that there is little to look at for the error that a region holds. A segmentation that
-is doubtful throughout has no border to stand out from: there the whole of it is the region (`Coverage`).
-Voxels finer than 1 mm are combined in blocks of at most 2 mm.
+doubtful places regions grow along what may well be wrong, because an error goes on beyond the place where it is seen.
+They are cut into compact pieces that fit one view (`pieces.py`), and ranked by the expected error volume, the integral
+of 1 - max_c p. A segmentation that is doubtful throughout has no border to stand out from: there the whole of it is the
+region (`Coverage`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -37,13 +35,15 @@ from MoBUncertaintyLib.base.geometry import (
     within,
 )
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, location_in
+from MoBUncertaintyLib.regions.description import LabelFrame, label_frames, location_in
 from MoBUncertaintyLib.regions.pieces import CONNECTIVITY, compact_pieces, diameter, grow
 from MoBUncertaintyLib.regions.region import ENOUGH, Coverage, Region, Regions
 from MoBUncertaintyLib.regions.uncertainty import UncertaintyMap, map_uncertainty
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.prediction import Prediction
+
+_Listed = tuple[dict[str, Any], np.ndarray, Box]  # description, mask, and the box of blocks that this fills
 
 THROUGHOUT = 1 / 3
 """A segmentation of which more than this fraction is expected to be wrong is doubtful throughout."""
@@ -70,10 +70,7 @@ def find_regions(prediction: Prediction, settings: RegionSettings | None = None)
 
 
 class RegionFinder:
-    """Finds regions again and again as the threshold or the minimum size change; what these leave as it is, is kept.
-
-    Measure and window of the settings are those of all settings to come.
-    """
+    """Finds regions again and again as the threshold or the minimum size change, by one measure in one window."""
 
     def __init__(self, prediction: Prediction, settings: RegionSettings) -> None:
         self._prediction, self._settings = prediction.exclusive(), settings
@@ -81,7 +78,7 @@ class RegionFinder:
         self._frames: dict[int, LabelFrame] = {}
 
     def fits(self, settings: RegionSettings) -> bool:
-        """Tell whether it can find regions under these settings: it knows one measure of uncertainty in one window."""
+        """Tell whether it can find regions under these settings."""
         own = self._settings
         return (settings.measure, settings.window_mm) == (own.measure, own.window_mm)
 
@@ -90,9 +87,8 @@ class RegionFinder:
         if self._map is None:
             import_module("scipy.cluster.vq")  # in a step of its own; `compact_pieces` needs it
             yield
-            maps = yield from map_uncertainty(self._prediction, self._settings.measure, self._settings.window_mm)
             self._frames = label_frames(self._prediction)
-            self._map = maps
+            self._map = yield from map_uncertainty(self._prediction, self._settings.measure, self._settings.window_mm)
 
     def find(self, settings: RegionSettings) -> Regions:
         """Find the regions under `settings`; raises `SettingsError` for another measure or window than its own."""
@@ -116,9 +112,7 @@ class RegionFinder:
         regions = tuple(Region(rank=n, number=n, **what) for n, (what, _, _) in enumerate(listed, start=1))
         return Regions(regions, numbers, box, self._prediction.shape, settings, coverage)
 
-    def _listed(
-        self, maps: UncertaintyMap, pieces: np.ndarray, near: Box, settings: RegionSettings
-    ) -> list[tuple[dict[str, Any], np.ndarray, Box]]:
+    def _listed(self, maps: UncertaintyMap, pieces: np.ndarray, near: Box, settings: RegionSettings) -> list[_Listed]:
         """Describe pieces in order of rank, each with its mask and the box of blocks that this fills."""
         described = []
         for piece, box in enumerate(ndimage.find_objects(pieces), start=1):
@@ -192,11 +186,7 @@ def _whole_organ(maps: UncertaintyMap, settings: RegionSettings) -> tuple[np.nda
 
 
 def _coverage(
-    maps: UncertaintyMap,
-    listed: list[tuple[dict[str, Any], np.ndarray, Box]],
-    doubtful: np.ndarray,
-    near: Box,
-    settings: RegionSettings,
+    maps: UncertaintyMap, listed: Sequence[_Listed], doubtful: np.ndarray, near: Box, settings: RegionSettings
 ) -> Coverage:
     """Sum up the expected error by where it lies; `doubtful` fills `near`, which holds all above the threshold."""
     grown = _grown(maps, doubtful, near, settings)[1:]

@@ -1,10 +1,11 @@
-"""How uncertain each voxel of a prediction is, by one of the measures; needs no scipy, as `region.py`."""
+"""The maps of a prediction in a box, and how uncertain each voxel is; needs no scipy, as `region.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,9 +16,45 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.prediction import Maps, Prediction
 
 
+class VoxelMaps(NamedTuple):
+    """Probability and variance of each label in a box, (C - 1, *box) float32, and the segmentation, (*box) uint8."""
+
+    probability: np.ndarray
+    variance: np.ndarray
+    segmentation: np.ndarray
+
+
+def maps_in(prediction: Prediction, box: Box) -> VoxelMaps:
+    """Copy the maps of a box."""
+    return VoxelMaps(
+        np.array(values_in(box, prediction.probability), np.float32),
+        np.array(values_in(box, prediction.variance), np.float32),
+        np.array(prediction.segmentation[box], np.uint8),
+    )
+
+
+def with_maps(prediction: Prediction, box: Box, maps: VoxelMaps) -> Prediction:
+    """Copy a prediction, with other maps in a box."""
+    segmentation = np.array(prediction.segmentation, np.uint8)
+    segmentation[box] = maps.segmentation
+    probability, variance = (np.array(each, np.float32) for each in (prediction.probability, prediction.variance))
+    probability[:, *box], variance[:, *box] = maps.probability, maps.variance
+    return replace(prediction, segmentation=segmentation, probability=probability, variance=variance)
+
+
 def values_in(box: Box, maps: Maps) -> list[np.ndarray]:
     """Return what each map holds in a box."""
     return [label_map[box] for label_map in maps]
+
+
+def expected_error(probability: Maps) -> np.ndarray:
+    """Compute 1 - max_c p, the probability that a voxel is labelled wrongly, from one array for each label."""
+    return np.asarray(1 - reduce(np.maximum, [1 - any_label(probability), *probability]))
+
+
+def any_label(probability: Maps) -> np.ndarray:
+    """Compute the probability of any label."""
+    return np.asarray(np.clip(sum(probability[1:], probability[0]), 0, 1))
 
 
 def uncertainty_in(box: Box, prediction: Prediction, measure: Measure) -> np.ndarray:

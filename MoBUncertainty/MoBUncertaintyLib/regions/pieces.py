@@ -66,9 +66,7 @@ def compact_pieces(
     no piece is too long.
 
     Args:
-        mask: (Z, Y, X) bool.
-        weight: (Z, Y, X), positive inside the mask.
-        spacing: mm, (z, y, x).
+        mask, weight: (Z, Y, X); the weight is positive inside the mask.
         length_mm: No piece is longer, save single voxels.
         within: A wider mask: what is connected in it hangs together. Default: the mask itself.
 

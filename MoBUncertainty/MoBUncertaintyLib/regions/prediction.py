@@ -56,35 +56,24 @@ class Precision(StrEnum):
 class PredictionSettings:
     """How to predict; raises `SettingsError` for a value out of range.
 
-    Attributes:
-        samples: K for Monte Carlo. Default: a closed form, and K = 30 where there is none.
-        overlap: Fraction of a tile that its neighbour covers too; nnU-Net's tile_step_size is 1 - overlap.
-        tiling: `full` predicts a grid of such tiles; `adaptive` covers the image with few, and places more so that what
-            is found lies in the middle of a tile: in the fraction 1 - overlap of it, along each axis.
-        mirror: Average over mirrored tiles; only for models that were trained with mirroring.
-        device: auto (CUDA, then MPS, then CPU), cuda, cuda:1, mps, xpu (Intel's GPU, by OpenVINO) or cpu.
-        engine: What runs the network: auto is on a CPU OpenVINO where it is installed, else PyTorch.
-        folds: Which folds of the model to average. Default: all.
-        region_of_interest: Results are wanted there only, and are 0 elsewhere.
-        body_box: Process a CT's body only. Results are 0 outside.
-        labels: Names of the labels that are wanted, default all. Only these take memory and are written; the
-            segmentation has them where they are the most probable of all classes.
-        force: Predict an image of another modality than the model takes, too; its result is not usable.
+    The tiling `full` predicts a grid of tiles; `adaptive` covers the image with few, and places more so that what is
+    found lies in the middle of a tile: in the fraction 1 - overlap of it, along each axis. Only the labels that are
+    wanted take memory and are written; the segmentation has them where they are the most probable of all classes.
     """
 
-    samples: int | None = None
+    samples: int | None = None  # K for Monte Carlo; default: a closed form, and K = 30 where there is none
     seed: int = 0
-    overlap: float = 0.5
+    overlap: float = 0.5  # fraction of a tile that its neighbour covers too; nnU-Net's tile_step_size is 1 - overlap
     tiling: str = "adaptive"
-    mirror: bool = False
-    device: str = "auto"
-    engine: str = "auto"
+    mirror: bool = False  # average over mirrored tiles; only for models that were trained with mirroring
+    device: str = "auto"  # CUDA, then MPS, then CPU; or cuda, cuda:1, mps, xpu (Intel's GPU, by OpenVINO), cpu
+    engine: str = "auto"  # on a CPU OpenVINO where it is installed, else PyTorch
     precision: str = "auto"
-    folds: tuple[Fold, ...] | None = None
-    region_of_interest: Bounds | None = None
-    body_box: bool = True
-    labels: tuple[str, ...] | None = None
-    force: bool = False
+    folds: tuple[Fold, ...] | None = None  # to average; default: all
+    region_of_interest: Bounds | None = None  # results are wanted there only, and are 0 elsewhere
+    body_box: bool = True  # process a CT's body only; results are 0 outside
+    labels: tuple[str, ...] | None = None  # names of those that are wanted; default: all
+    force: bool = False  # predict an image of another modality than the model takes, too; its result is not usable
 
     def __post_init__(self) -> None:
         if self.samples is not None and not 1 <= self.samples <= MAX_SAMPLES:
@@ -93,12 +82,9 @@ class PredictionSettings:
             raise SettingsError(f"The seed must be a whole number from 0 to 2^63 - 1, not {self.seed}.")
         if not 0 <= self.overlap <= 0.9:
             raise SettingsError(f"The overlap of tiles must be from 0 to 0.9, not {self.overlap:g}.")
-        if self.tiling not in set(Tiling):
-            raise SettingsError(f"The tiling must be one of {', '.join(Tiling)}, not {self.tiling!r}.")
-        if self.engine not in set(EngineName):
-            raise SettingsError(f"The engine must be one of {', '.join(EngineName)}, not {self.engine!r}.")
-        if self.precision not in set(Precision):
-            raise SettingsError(f"The precision must be one of {', '.join(Precision)}, not {self.precision!r}.")
+        for name, choices in (("tiling", Tiling), ("engine", EngineName), ("precision", Precision)):
+            if (value := getattr(self, name)) not in set(choices):
+                raise SettingsError(f"The {name} must be one of {', '.join(choices)}, not {value!r}.")
         if self.region_of_interest is not None and len(self.region_of_interest) != 6:
             raise SettingsError("The region of interest must be six numbers in mm: R, A and S, each from and to.")
         if self.labels is not None and not self.labels:
@@ -131,48 +117,29 @@ CancelledCallback = Callable[[], bool]
 class Prediction:
     """The segmentation of an image, and how certain it is, voxel by voxel of that image.
 
-    Attributes:
-        segmentation: (z, y, x) uint8, the value of each voxel's most probable label; 0 is background.
-        probability, variance: E[p] and Var[p] of each label, in the order of `labels`.
-        labels: What the values of the segmentation stand for. They may be some of the model's; then 0 is everything
-            else, and what is computed from the maps takes everything else as one class.
-        provenance: What made it, for whoever reads a report: model, settings, device, versions; ready for JSON.
-        warnings: What the user should know, one sentence each.
-        timings: Seconds of each stage.
-        click_settings: How a reader's click changes it.
-        measures: By which it is compared with ordinary cases, unless it was read from a file.
-        overlapping: The maps are those of labels that overlap: the probability of one includes that of others.
-        rival: E[p] of the most probable of the classes that are not among the labels, (z, y, x) float32, if asked for.
-        predicted_part: Of the image. Default: all of it.
-        covariance: Of the model, if known.
-        correlation_mm: The correlation length of the model's noise along the array's axes, for the scope `local`.
-        region_settings: What counts as a doubtful region: as the model states or, once regions were written, as they
-            were found.
-        suitability: Whether the model suits the case, if that was looked at.
-        stated_bounds: How intervals of the model's volumes are made, if the model has calibration cases.
-
-    Raises:
-        ImageError: The maps are not one for each label, or not of the segmentation's shape.
+    The labels may be some of the model's; then 0 in the segmentation is everything else, and what is computed from the
+    maps takes everything else as one class. Raises `ImageError` if the maps are not one for each label, or not of the
+    segmentation's shape.
     """
 
-    segmentation: np.ndarray
-    probability: Maps
-    variance: Maps
+    segmentation: np.ndarray  # (z, y, x) uint8, the value of each voxel's most probable label; 0 is background
+    probability: Maps  # E[p] of each label, in the order of `labels`
+    variance: Maps  # Var[p], likewise
     grid: Grid
-    labels: tuple[Label, ...]
-    provenance: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    timings: dict[str, float] = field(default_factory=dict)
-    click_settings: ClickSettings = field(default_factory=ClickSettings)
-    measures: Measures | None = None
-    overlapping: bool = False
-    rival: np.ndarray | None = None
-    predicted_part: Box | None = None
-    covariance: Covariance | None = None
-    correlation_mm: tuple[float, float, float] | None = None
-    region_settings: RegionSettings = field(default_factory=RegionSettings)
-    suitability: Suitability | None = None
-    stated_bounds: VolumeBounds | None = None
+    labels: tuple[Label, ...]  # what the values of the segmentation stand for
+    provenance: dict[str, Any] = field(default_factory=dict)  # what made it, ready for JSON
+    warnings: list[str] = field(default_factory=list)  # what the user should know, one sentence each
+    timings: dict[str, float] = field(default_factory=dict)  # seconds of each stage
+    click_settings: ClickSettings = field(default_factory=ClickSettings)  # how a reader's click changes it
+    measures: Measures | None = None  # by which it is compared with ordinary cases, unless it was read from a file
+    overlapping: bool = False  # the labels overlap: the probability of one includes that of others
+    rival: np.ndarray | None = None  # E[p] of the most probable other class, (z, y, x) float32, if asked for
+    predicted_part: Box | None = None  # of the image; default: all of it
+    covariance: Covariance | None = None  # of the model, if known
+    correlation_mm: tuple[float, float, float] | None = None  # of local noise, along the array's axes
+    region_settings: RegionSettings = field(default_factory=RegionSettings)  # by which regions are, or were found
+    suitability: Suitability | None = None  # whether the model suits the case, if that was looked at
+    stated_bounds: VolumeBounds | None = None  # how intervals of volumes are made, of a model with calibration cases
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.probability) == len(self.variance):
@@ -242,12 +209,6 @@ class Prediction:
         unit = self.grid.voxel_mm3 / 1000
         return {label.name: unit * int(voxels[list(label.values)].sum()) for label in self.labels}
 
-    def channels_of(self, label: Label) -> list[int]:
-        """List the maps whose sum is the probability of a label, by their places among all."""
-        places = {other.value: place for place, other in enumerate(self.labels)}
-        values = (label.value,) if self.overlapping else label.values
-        return [places[value] for value in values if value in places]
-
     @cached_property
     def expected_error_mm3(self) -> float:
         """1 - max_c p, integrated over the image with its background: the volume expected to be labelled wrongly."""
@@ -263,32 +224,33 @@ class Prediction:
         return self.grid.voxel_mm3 * total
 
     @cached_property
-    def expected_errors_mm3(self) -> dict[str, float]:
-        """For each label by its name, the integral of the probability that a voxel is wrong about it.
-
-        With p the label's probability, that is 1 - p where the segmentation has the label, and p elsewhere: the volume
-        that is expected to be labelled with it wrongly, or to lack it. With one label this is `expected_error_mm3`.
-        """
-        if len(self.labels) == 1:
-            return {self.labels[0].name: self.expected_error_mm3}
-        box = self.processed_box
-        totals = {
-            label.name: sum(
-                float(np.abs(label.mask(plane) - sum(p[1:], p[0])).sum(dtype=float))
-                for plane, *p in zip(
-                    self.segmentation[box], *[self.probability[n][box] for n in self.channels_of(label)], strict=True
-                )
-            )
-            for label in self.labels
-        }
-        return {name: self.grid.voxel_mm3 * total for name, total in totals.items()}
-
     def stated_volumes(self) -> dict[str, StatedVolume]:
-        """State the volume of each label and its expected error, by its name."""
-        volumes, errors = self.volumes_ml(), self.expected_errors_mm3
-        return {name: StatedVolume(volume, errors[name] / 1000) for name, volume in volumes.items()}
+        """The volume of each label, and what of it is expected to be labelled wrongly or missing, by its name.
 
-    def volume_intervals(self) -> dict[str, Interval]:
-        """Compute the interval of each label's volume, by its name, where one can be stated."""
-        bounds = self.volume_bounds
-        return bounds.intervals(self.stated_volumes()) if bounds else {}
+        With p the label's probability, a voxel is wrong about it with the probability 1 - p where the segmentation has
+        the label, and p elsewhere. With one label the integral of that is `expected_error_mm3`.
+        """
+        volumes = self.volumes_ml()
+        if len(self.labels) == 1:
+            return {name: StatedVolume(volume, self.expected_error_mm3 / 1000) for name, volume in volumes.items()}
+        box, unit = self.processed_box, self.grid.voxel_mm3 / 1000
+        stated = {}
+        for label in self.labels:
+            maps = [self.probability[n][box] for n in channels_of(self, label)]
+            planes = zip(self.segmentation[box], *maps, strict=True)
+            wrong = (np.abs(label.mask(plane) - sum(p[1:], p[0])).sum(dtype=float) for plane, *p in planes)
+            stated[label.name] = StatedVolume(volumes[label.name], unit * sum(map(float, wrong)))
+        return stated
+
+
+def channels_of(prediction: Prediction, label: Label) -> list[int]:
+    """List the maps of a prediction whose sum is the probability of a label, by their places among all."""
+    places = {other.value: place for place, other in enumerate(prediction.labels)}
+    values = (label.value,) if prediction.overlapping else label.values
+    return [places[value] for value in values if value in places]
+
+
+def predicted_intervals(prediction: Prediction) -> dict[str, Interval]:
+    """Compute the interval of each label's volume, by its name, where one can be stated."""
+    bounds = prediction.volume_bounds
+    return bounds.intervals(prediction.stated_volumes) if bounds else {}

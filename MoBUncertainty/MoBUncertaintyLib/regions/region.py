@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,36 +22,19 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Region:
-    """One doubtful region.
+    """One doubtful region."""
 
-    Attributes:
-        rank: From 1, by falling expected error.
-        number: Its value in the map of all regions: its rank when it was found, and its own as long as it is reviewed.
-        centroid_ras: mm, RAS.
-        expected_error_mm3: Integral of 1 - max_c p, the volume expected to be labelled wrongly.
-        mean_variance, max_variance: Of the predictive variance (the maximum over the labels).
-        mean_probability: Of foreground.
-        inside_fraction: Fraction of the volume that already belongs to the segmentation.
-        extent_mm: Largest diameter, from outer voxel corner to outer voxel corner.
-        location: Where it lies in the organ, in the patient's terms: "superior left", "central".
-    """
-
-    rank: int
-    number: int
-    centroid_ras: tuple[float, float, float]
+    rank: int  # from 1, by falling expected error
+    number: int  # in the map of all regions: its rank when it was found, and its own as long as it is reviewed
+    centroid_ras: tuple[float, float, float]  # mm
     volume_mm3: float
-    expected_error_mm3: float
-    mean_variance: float
+    expected_error_mm3: float  # integral of 1 - max_c p, the volume expected to be labelled wrongly
+    mean_variance: float  # of the maximum over the labels
     max_variance: float
-    mean_probability: float
-    inside_fraction: float
-    extent_mm: float
-    location: str
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Region:
-        """Make it from what JSON makes of `dataclasses.asdict`."""
-        return cls(**{**values, "centroid_ras": tuple(float(c) for c in values["centroid_ras"])})
+    mean_probability: float  # of foreground
+    inside_fraction: float  # of the volume, what already belongs to the segmentation
+    extent_mm: float  # largest diameter, from outer voxel corner to outer voxel corner
+    location: str  # in the organ, in the patient's terms: "superior left", "central"
 
 
 @dataclass(frozen=True)
@@ -115,21 +96,14 @@ class Coverage:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The doubtful regions of one prediction in order of rank.
-
-    Attributes:
-        map: The number of each voxel's region, 0 elsewhere; uint16, fills `box`, so that it follows a slider.
-        box: Where `map` lies in the prediction's arrays, which have this `shape`.
-        settings: How the regions were found.
-        coverage: How much of the expected error they hold, if it was computed.
-    """
+    """The doubtful regions of one prediction in order of rank."""
 
     ranked: tuple[Region, ...]
-    map: np.ndarray
-    box: Box
-    shape: tuple[int, ...]
-    settings: RegionSettings
-    coverage: Coverage | None = None
+    map: np.ndarray  # the number of each voxel's region, 0 elsewhere; uint16, fills `box`, so that it follows a slider
+    box: Box  # where the map lies in the prediction's arrays
+    shape: tuple[int, ...]  # of these arrays
+    settings: RegionSettings  # how the regions were found
+    coverage: Coverage | None = None  # how much of the expected error they hold, if it was computed
 
     def whole_map(self) -> np.ndarray:
         """Make the map of all of the prediction."""
@@ -152,12 +126,13 @@ def table_row(region: Region) -> dict[str, int | float | str]:
 
 def write_csv(regions: Regions, path: str | Path) -> None:
     """Write a `table_row` per region in order of rank, with four significant digits, 0.1 mm or mm3 at least."""
+
+    def short(value: int | float | str) -> int | float | str:
+        if not isinstance(value, float):
+            return value
+        return round(value, 1) if abs(value) >= 1000 else float(f"{value:.4g}")
+
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        for row in map(table_row, regions.ranked):
-            writer.writerow({name: _rounded(v) if isinstance(v, float) else v for name, v in row.items()})
-
-
-def _rounded(value: float) -> float:
-    return round(value, 1) if abs(value) >= 1000 else float(f"{value:.4g}")
+        writer.writerows({name: short(v) for name, v in table_row(region).items()} for region in regions.ranked)

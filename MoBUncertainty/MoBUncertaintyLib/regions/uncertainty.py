@@ -14,7 +14,7 @@ blocks of at most 2 mm, with every sum kept. Where voxels are longer than 1 mm, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, nested, shape_of, whole, widened, within
 from MoBUncertaintyLib.model.region_settings import Measure
-from MoBUncertaintyLib.regions.measure import uncertainty_in, values_in
+from MoBUncertaintyLib.regions.measure import any_label, expected_error, uncertainty_in, values_in
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.prediction import Prediction
@@ -40,10 +40,7 @@ _TRUNCATE = 3  # standard deviations at which a Gaussian window ends
 class BlockGrid:
     """The blocks that fill a box of an array (z, y, x), none of several voxels longer than `longest_mm`.
 
-    Attributes:
-        factors: Voxels in a block along each axis.
-        shape: Number of blocks along each axis.
-        spacing: Of the blocks in mm, (z, y, x).
+    `factors` are the voxels in a block along each axis; `shape` and `spacing` (mm) are those of the blocks.
     """
 
     def __init__(self, box: Box, spacing: np.ndarray, longest_mm: float = LONGEST_MM) -> None:
@@ -122,8 +119,7 @@ class BlockGrid:
 class UncertaintyMap:
     """The uncertainty of a prediction in blocks of voxels, in the box in which there may be foreground.
 
-    What is needed in few places is computed there: each method takes a box of blocks. All maps but `max_variance` are
-    means over a block's voxels, float32.
+    Methods compute maps in a box of blocks: means over a block's voxels, float32, but for `max_variance`.
     """
 
     prediction: Prediction
@@ -134,8 +130,7 @@ class UncertaintyMap:
     inside: np.ndarray  # fraction of the block that is segmented
     segmentation: np.ndarray  # the label that most of the block has
     organs: Box  # the box of the blocks in which anything is segmented
-    # median thickness along the surface of the nearest organ, one number for all blocks if there is but one organ; 0
-    # without any
+    # median thickness along the surface of the nearest organ; one number if there is but one organ, 0 without any
     typical: np.ndarray
 
     def thickness(self, box: Box) -> np.ndarray:
@@ -154,7 +149,7 @@ class UncertaintyMap:
 
     def foreground(self, box: Box) -> np.ndarray:
         """Compute the probability of any label."""
-        return self.blocks.means(box, lambda voxels: _any_label(values_in(voxels, self.prediction.probability)))
+        return self.blocks.means(box, lambda voxels: any_label(values_in(voxels, self.prediction.probability)))
 
     def variance(self, box: Box) -> np.ndarray:
         """Compute the variance, the maximum over the labels."""
@@ -175,26 +170,19 @@ class UncertaintyMap:
 def map_uncertainty(
     prediction: Prediction, measure: Measure, window_mm: float
 ) -> Generator[None, None, UncertaintyMap]:
-    """Make the map of a prediction in steps, between which a user interface can answer: a generator that returns it.
-
-    The prediction is read part by part, so that no volume is copied.
-    """
+    """Make the map of a prediction in steps, between which a user interface can answer; no volume is copied."""
     spacing, labels = prediction.grid.spacing, prediction.labels
     box = _box_of_interest(prediction, np.ceil(3 * window_mm / spacing))
     blocks = BlockGrid(box, spacing, min(LONGEST_MM, window_mm / 2))
     yield
 
-    def error_of_voxels(voxels: Box) -> np.ndarray:
-        p = values_in(voxels, prediction.probability)
-        return np.asarray(1 - reduce(np.maximum, [1 - _any_label(p), *p]))
-
     def has(value: int) -> Callable[[Box], np.ndarray]:
         return lambda voxels: (prediction.segmentation[voxels] == value).astype(np.float32)
 
-    uncertainty, expected_error, inside = (np.zeros(blocks.shape, np.float32) for _ in range(3))
+    uncertainty, errors, inside = (np.zeros(blocks.shape, np.float32) for _ in range(3))
     for layer in blocks.layers():
         uncertainty[layer] = blocks.means(layer, lambda voxels: uncertainty_in(voxels, prediction, measure))
-        expected_error[layer] = blocks.means(layer, error_of_voxels)
+        errors[layer] = blocks.means(layer, lambda voxels: expected_error(values_in(voxels, prediction.probability)))
         yield
     segmentation, organs = np.zeros(blocks.shape, np.uint8), blocks.covering(prediction.segmented_box)
     fractions = []
@@ -210,9 +198,7 @@ def map_uncertainty(
     near = widened(organs, (1, 1, 1), blocks.shape)  # a surface has two sides
     thickness = _thickness(uncertainty, near, blocks.spacing, window_mm)
     typical = _typical(thickness, segmentation, near, blocks.spacing)
-    return UncertaintyMap(
-        prediction, blocks, window_mm, uncertainty, expected_error, inside, segmentation, organs, typical
-    )
+    return UncertaintyMap(prediction, blocks, window_mm, uncertainty, errors, inside, segmentation, organs, typical)
 
 
 def _box_of_interest(prediction: Prediction, margin: np.ndarray) -> Box:
@@ -229,10 +215,6 @@ def _box_of_interest(prediction: Prediction, margin: np.ndarray) -> Box:
     return widened(nested(processed, likely_box), margin.tolist(), prediction.shape)
 
 
-def _any_label(probability: Sequence[np.ndarray]) -> np.ndarray:
-    return np.asarray(np.clip(sum(probability[1:], probability[0]), 0, 1))
-
-
 def _thickness(uncertainty: np.ndarray, box: Box, spacing: np.ndarray, window_mm: float) -> np.ndarray:
     return _smoothed(uncertainty, box, window_mm / spacing, window_mm * np.sqrt(2 * np.pi))
 
@@ -247,9 +229,9 @@ def _smoothed(values: np.ndarray, box: Box, sigmas: np.ndarray, scale: float = 1
 
 
 def _typical(thickness: np.ndarray, labels: np.ndarray, near: Box, spacing: np.ndarray) -> np.ndarray:
-    """Take each label's own typical thickness: among blurred ones the uncertainty in a sharp one would not show.
+    """Take each label's own typical thickness, which fills `near`, the box of all organs' surfaces.
 
-    `near` holds all of the organs' surfaces, which `thickness` fills; spacing is in mm.
+    Among blurred organs the uncertainty in a sharp one would not show.
     """
     surfaces = labels[near]
     values = np.setdiff1d(surfaces, 0)

@@ -10,28 +10,33 @@ from MoBUncertaintyLib.base.geometry import hull, shape_of, within
 from MoBUncertaintyLib.measurements.interval import AS_PREDICTED, Interval, volume_text
 from MoBUncertaintyLib.measurements.volumes import StatedVolume
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.review.description import maps_in
+from MoBUncertaintyLib.regions.measure import maps_in
+from MoBUncertaintyLib.regions.prediction import channels_of
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 
 
 def stated_volumes(review: Review) -> dict[str, StatedVolume]:
     """State each label's volume as corrected, by its name, and the error expected where nothing is decided."""
-    volumes, boxes = dict(review.predicted_volumes), [each.box for each in review.regions if each.decided]
+    volumes, boxes = dict(review.prediction.stated_volumes), [each.box for each in review.regions if each.decided]
     if shape_of(review.changed_box)[0]:
         boxes.append(review.changed_box)
     if not boxes:
         return volumes
     box, voxel_ml = hull(boxes), review.prediction.grid.voxel_mm3 / 1000
     before, corrected = maps_in(review.prediction, box), review.labels_in(box)
-    now = review.state.maps_in(box, review.maps)
+    now = review.state.maps_in(box, review.refiner)
     is_open = np.ones(shape_of(box), bool)
     for region in review.regions:
         if region.decided:
             is_open[within(region.box, box)] &= ~region.found.mask
     for label in review.prediction.labels:
-        had, has, channels = label.mask(before.labels), label.mask(corrected), review.prediction.channels_of(label)
-        error = np.abs(label.mask(now.labels) - now.probability[channels].sum(axis=0))[is_open].sum(dtype=float)
+        had, has, channels = (
+            label.mask(before.segmentation),
+            label.mask(corrected),
+            channels_of(review.prediction, label),
+        )
+        error = np.abs(label.mask(now.segmentation) - now.probability[channels].sum(axis=0))[is_open].sum(dtype=float)
         error -= np.abs(had - before.probability[channels].sum(axis=0)).sum(dtype=float)
         ml = volumes[label.name].ml + voxel_ml * (np.count_nonzero(has) - np.count_nonzero(had))
         left = volumes[label.name].error_ml + voxel_ml * float(error)
@@ -40,11 +45,7 @@ def stated_volumes(review: Review) -> dict[str, StatedVolume]:
 
 
 def volume_intervals(review: Review, volumes: Mapping[str, StatedVolume] | None = None) -> dict[str, Interval]:
-    """Compute the interval of each label's volume as it is now; none for clicks without a decision.
-
-    Args:
-        volumes: `stated_volumes`, if they are at hand.
-    """
+    """Compute the interval of each label's `stated_volumes` as they are now; none for clicks without a decision."""
     bounds, reviewed = review.prediction.volume_bounds, review.reviewed
     if bounds is None or (review.clicks and not reviewed[0]):
         return {}
@@ -60,7 +61,7 @@ def volume_lines(review: Review) -> list[str]:
     bounds = review.prediction.volume_bounds
     if bounds is None:
         return []
-    volumes, predicted = stated_volumes(review), bounds.intervals(review.predicted_volumes)
+    volumes, predicted = stated_volumes(review), bounds.intervals(review.prediction.stated_volumes)
     intervals = volume_intervals(review, volumes)
     lines = []
     for name in (name for name in volumes if name in bounds.labels):
@@ -83,5 +84,5 @@ def decided_voxels(review: Review) -> tuple[np.ndarray, ...]:
             as_predicted = review.labels_in(region.box) == review.prediction.segmentation[region.box]
             mask = region.found.mask & (as_predicted | (region.verdict is Verdict.EDIT))
             places.append(np.argwhere(mask) + [part.start for part in region.box])
-    places += [review.maps.refiner.voxels_of(click) for click in review.clicks]
+    places += [review.refiner.voxels_of(click) for click in review.clicks]
     return tuple(np.unique(np.concatenate(places), axis=0).T)

@@ -14,19 +14,29 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import ReviewError, SettingsError, reason_of
-from MoBUncertaintyLib.base.geometry import Box, Grid, hull, largest_shift, occupied_rows, shape_of, within
-from MoBUncertaintyLib.base.integrity import check_seal, seal
-from MoBUncertaintyLib.base.json_input import is_whole
+from MoBUncertaintyLib.base.geometry import (
+    Box,
+    Grid,
+    hull,
+    intersection,
+    largest_shift,
+    occupied_rows,
+    shape_of,
+    whole,
+    within,
+)  # fmt: skip
+from MoBUncertaintyLib.base.integrity import DIGEST, check_seal, seal
+from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region
-from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.region import Found, ReviewRegion, Verdict
 from MoBUncertaintyLib.review.state import YEARS, Signature, State
 
@@ -52,8 +62,129 @@ class MisplacedReviewError(ReviewError):
 
 
 @dataclass(frozen=True)
-class StoredReview:
-    """What a record holds: regions as they were found and what the reader said; `following.restore` completes them."""
+class _Click:
+    """A click in a record."""
+
+    id: str
+    points_ras: tuple[Point, ...]
+    label: int
+    time: datetime
+    region: str | None
+
+    @classmethod
+    def of(cls, click: Click) -> _Click:
+        return cls(click.click_id, click.points_ras, click.label, click.time, click.region_id)
+
+    def read(self) -> Click:
+        if not CLICK_ID.fullmatch(self.id):
+            raise ValueError("the id of a click is not c1, c2, ...")
+        if self.time.year not in YEARS:
+            raise ValueError(f"the year {self.time.year} of a click is not possible")
+        return Click(self.id, self.points_ras, self.label, self.time, self.region)
+
+
+@dataclass(frozen=True)
+class _Region:
+    """A region in a record; clicks are named by their places among all, current ones first."""
+
+    id: str
+    rank: int
+    number: int
+    verdict: Verdict
+    resolved: bool
+    label: int | None
+    comment: str
+    region: Mapping[str, Any]  # its description, for who reads the file
+    found_with_settings: RegionSettings | None  # default: the review's
+    found_with_clicks: tuple[int, ...]
+    decided_with_clicks: tuple[int, ...]
+    first_voxel: tuple[int, int, int]
+    size: tuple[int, int, int]
+    voxels: str
+    labels: str | None
+
+    @classmethod
+    def of(cls, region: ReviewRegion, settings: RegionSettings, places: dict[Click, int]) -> _Region:
+        def places_of(clicks: Iterable[Click]) -> tuple[int, ...]:
+            return tuple(places.setdefault(click, len(places)) for click in clicks)
+
+        found, (z, y, x), (depth, height, width) = region.found, region.box, region.mask.shape
+        return cls(
+            region.region_id,
+            region.region.rank,
+            region.number,
+            region.verdict,
+            region.resolved,
+            region.label,
+            region.comment,
+            asdict(region.region),
+            None if found.settings == settings else found.settings,
+            places_of(found.clicks),
+            places_of(region.clicks),
+            (z.start, y.start, x.start),
+            (depth, height, width),
+            *region.packed,
+        )
+
+    @property
+    def box(self) -> Box:
+        return tuple(slice(start, start + size) for start, size in zip(self.first_voxel, self.size, strict=True))
+
+    def mask(self) -> np.ndarray:
+        count = int(np.prod(self.size))
+        bits = np.frombuffer(_unpack(self.voxels, -(-count // 8)), np.uint8)
+        return np.unpackbits(bits, count=count).astype(bool).reshape(self.size)
+
+    def read(self, rank: int, settings: RegionSettings, clicks: Sequence[Click], describe: Describe) -> ReviewRegion:
+        """Read the region as it was found, and what the reader said."""
+        mask, pending, include = self.mask(), self.verdict is Verdict.PENDING, self.verdict is Verdict.INCLUDE
+        for problem, wrong in {
+            "a region is empty": not mask.any(),
+            "its ranks are not 1, 2, ...": self.rank != rank,
+            "an id is no number": not _ID.fullmatch(self.id),
+            "a number is out of range": not 0 < self.number < 2**16,
+            "a label is out of range": include and not (self.label is not None and 0 < self.label < 2**8),
+            "a comment is no plain text": plain_text(self.comment) != self.comment,
+        }.items():
+            if wrong:
+                raise ValueError(problem)
+        region = Region(rank=rank, number=self.number, **describe(self.box, mask))
+        labels = None
+        if not pending:
+            drawn = np.frombuffer(_unpack(self.labels or "", mask.size), np.uint8).reshape(mask.shape)
+            labels = np.where(mask, drawn, np.uint8(0))
+        return ReviewRegion(
+            self.id,
+            Found(region, mask, self.found_with_settings or settings, _clicks_at(self.found_with_clicks, clicks)),
+            region,
+            self.box,
+            mask,
+            self.verdict,
+            self.label if include else None,
+            labels,
+            () if pending else _clicks_at(self.decided_with_clicks, clicks),
+            comment=self.comment,
+        )
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A record, without its SHA-256."""
+
+    schema: str
+    schema_version: int
+    predicted_sha256: str  # of the prediction that it is the review of
+    ijk_to_ras: tuple[tuple[float, float, float, float], ...]
+    settings: RegionSettings
+    click_settings: ClickSettings
+    regions: tuple[_Region, ...]
+    clicks: tuple[_Click, ...]
+    earlier_clicks: tuple[_Click, ...]  # that hold no more, but with which regions were found or decided
+    signature: Signature | None
+
+
+class StoredReview(NamedTuple):
+    """What a record holds: regions as they were found and what the reader said; `region.restore` completes them."""
 
     grid: Grid
     click_settings: ClickSettings
@@ -70,71 +201,27 @@ def in_order(clicks: Iterable[Click]) -> tuple[Click, ...]:
 
 def write_click(click: Click) -> dict[str, Any]:
     """Make a click ready for JSON."""
-    return {
-        "id": click.click_id,
-        "points_ras": [list(point) for point in click.points_ras],
-        "label": click.label,
-        "time": click.time.isoformat(),
-        "region": click.region_id,
-    }
-
-
-def _read_click(entry: Mapping[str, Any]) -> Click:
-    click_id, region_id, time = entry["id"], entry["region"], datetime.fromisoformat(entry["time"])
-    if not (isinstance(click_id, str) and CLICK_ID.fullmatch(click_id)):
-        raise ValueError("the id of a click is not c1, c2, ...")
-    if not (region_id is None or isinstance(region_id, str)):
-        raise ValueError("the region of a click is no id")
-    if time.year not in YEARS:
-        raise ValueError(f"the year {time.year} of a click is not possible")
-    points = tuple((float(r), float(a), float(s)) for r, a, s in entry["points_ras"])
-    return Click(click_id, points, entry["label"], time, region_id)
-
-
-def _read_clicks(data: Mapping[str, Any], check: CheckClick) -> tuple[tuple[Click, ...], list[Click]]:
-    """Read the clicks that hold, and all in the order of their places.
-
-    Raises:
-        KeyError, TypeError, ValueError, AttributeError: They are damaged.
-    """
-    try:
-        clicks, earlier = (list(map(_read_click, data[name])) for name in ("clicks", "earlier_clicks"))
-        if len({click.click_id for click in clicks}) < len(clicks):
-            raise ValueError("two clicks have one id")
-        if sum(len(click.points_ras) for click in clicks + earlier) > MAX_POINTS:
-            raise ValueError("it has too many clicks")
-        for click in clicks + earlier:
-            check(click)
-    except ReviewError as error:
-        raise ValueError(str(error).rstrip(".")) from error
-    return in_order(clicks), clicks + earlier
-
-
-def _clicks_at(places: Sequence[int], clicks: Sequence[Click]) -> tuple[Click, ...]:
-    if not all(isinstance(place, int) and 0 <= place < len(clicks) for place in places):
-        raise ValueError("a region was decided with a click that does not exist")
-    return in_order(clicks[place] for place in places)
+    return dict(to_json(_Click.of(click)))
 
 
 def write_record(predicted_sha256: str, grid: Grid, click_settings: ClickSettings, state: State) -> dict[str, Any]:
     """Make the record of a review, ready for JSON; `predicted_sha256` tells which prediction it is the review of."""
     places = {click: place for place, click in enumerate(state.clicks)}
-    regions = [_write_region(region, state.settings, places) for region in state.regions]
-    clicks, signature = list(map(write_click, places)), state.signature
-    return seal(
-        {
-            "schema": SCHEMA,
-            "schema_version": SCHEMA_VERSION,
-            "predicted_sha256": predicted_sha256,
-            "ijk_to_ras": grid.matrix().tolist(),
-            "settings": asdict(state.settings),
-            "click_settings": asdict(click_settings),
-            "regions": regions,
-            "clicks": clicks[: len(state.clicks)],
-            "earlier_clicks": clicks[len(state.clicks) :],
-            "signature": signature and {"name": signature.name, "time": signature.time.isoformat(timespec="seconds")},
-        }
+    regions = tuple(_Region.of(region, state.settings, places) for region in state.regions)
+    clicks, now = tuple(map(_Click.of, places)), len(state.clicks)
+    record = _Record(
+        SCHEMA,
+        SCHEMA_VERSION,
+        predicted_sha256,
+        grid.matrix().tolist(),
+        state.settings,
+        click_settings,
+        regions,
+        clicks[:now],
+        clicks[now:],
+        state.signature,
     )
+    return seal(to_json(record))
 
 
 def read_record(
@@ -142,12 +229,8 @@ def read_record(
 ) -> StoredReview:
     """Read a record. Where the regions are and what the reader said is taken from it; the rest is described anew.
 
-    Args:
-        predicted_sha256: Of the prediction at hand.
-        check: Raises ReviewError for a click that cannot be one of this prediction.
-
-    Raises:
-        ReviewError: It is no record, has changed since it was stored, or belongs to another prediction or place.
+    `check` raises `ReviewError` for a click that cannot be one of this prediction. Raises it if this is no record, has
+    changed since it was stored, or belongs to another prediction or place.
     """
     try:
         if (data["schema"], data["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
@@ -155,24 +238,66 @@ def read_record(
         check_seal(data)
         if data["predicted_sha256"] != predicted_sha256:
             raise ReviewError("The review belongs to another prediction; review this one from the start.")
-        matrix = np.array(data["ijk_to_ras"], float).reshape(4, 4)
+        record = from_json(_Record, {name: entry for name, entry in data.items() if name != DIGEST})
+        matrix = np.array(record.ijk_to_ras, float).reshape(4, 4)
         if not largest_shift(matrix, prediction.grid.matrix(), prediction.shape) < _SAME_PLACE_MM:
             raise MisplacedReviewError("The review belongs to an image in another position; start a new review.")
-        signed, settings = data["signature"], RegionSettings.from_dict(data["settings"])
-        clicks, every = _read_clicks(data, check)
-        regions = _read_regions(data["regions"], prediction.shape, settings, every, describe)
-        if not {click.region_id for click in clicks} <= {None, *(region.region_id for region in regions)}:
+        clicks = _read_clicks(record, check)
+        current, signed = in_order(clicks[: len(record.clicks)]), record.signature
+        regions = _read_regions(record, prediction.shape, clicks, describe)
+        if not {click.region_id for click in current} <= {None, *(region.region_id for region in regions)}:
             raise ValueError("the region of a click is not there")
+        signature = signed and Signature.of(signed.name, signed.time)
         return StoredReview(
-            Grid.from_matrix(matrix),
-            ClickSettings.from_dict(data["click_settings"]),
-            regions,
-            settings,
-            clicks,
-            None if signed is None else Signature.of(signed["name"], datetime.fromisoformat(signed["time"])),
+            Grid.from_matrix(matrix), record.click_settings, regions, record.settings, current, signature
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error, SettingsError) as error:
         raise ReviewError(f"The stored review is damaged ({reason_of(error)}); review the case again.") from error
+
+
+def _read_clicks(record: _Record, check: CheckClick) -> list[Click]:
+    """Read all clicks in the order of their places; those that hold come first."""
+    try:
+        clicks = [click.read() for click in (*record.clicks, *record.earlier_clicks)]
+        if len({click.id for click in record.clicks}) < len(record.clicks):
+            raise ValueError("two clicks have one id")
+        if sum(len(click.points_ras) for click in clicks) > MAX_POINTS:
+            raise ValueError("it has too many clicks")
+        for click in clicks:
+            check(click)
+    except ReviewError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    return clicks
+
+
+def _read_regions(
+    record: _Record, shape: tuple[int, ...], clicks: Sequence[Click], describe: Describe
+) -> tuple[ReviewRegion, ...]:
+    for entry in record.regions:
+        _check_inside(entry, shape)
+    volume = sum(int(np.prod(entry.size)) for entry in record.regions)
+    if volume > max(_LARGEST_BOXES, 8 * int(np.prod(shape))):
+        raise ValueError("its regions are larger than the image")
+    regions = tuple(
+        entry.read(rank, record.settings, clicks, describe) for rank, entry in enumerate(record.regions, start=1)
+    )
+    for what in ("region_id", "number"):
+        if len({getattr(region, what) for region in regions}) < len(regions):
+            raise ValueError(f"two regions have one {what}")
+    box = hull(region.box for region in regions)
+    taken = np.zeros(shape_of(box), bool)
+    for region in regions:
+        there = taken[within(region.box, box)]
+        if (there & region.mask).any():
+            raise ValueError("two regions share voxels")
+        there |= region.mask
+    return regions
+
+
+def _clicks_at(places: Sequence[int], clicks: Sequence[Click]) -> tuple[Click, ...]:
+    if not all(0 <= place < len(clicks) for place in places):
+        raise ValueError("a region was decided with a click that does not exist")
+    return in_order(clicks[place] for place in places)
 
 
 def digest_of(segmentation: np.ndarray) -> str:
@@ -194,118 +319,16 @@ def plain_text(text: str) -> str:
 def read_mask(entry: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[Box, np.ndarray]:
     """Read where a region of a record lies: its box, and the mask, as it was found, that fills the box.
 
-    Raises:
-        KeyError, TypeError, ValueError, zlib.error: It is damaged.
+    Raises `ValueError` or `zlib.error` if it is damaged.
     """
-    box = _read_box(entry, shape)
-    return box, _read_voxels(entry, box)
+    region = from_json(_Region, entry)
+    _check_inside(region, shape)
+    return region.box, region.mask()
 
 
-def _read_voxels(entry: Mapping[str, Any], box: Box) -> np.ndarray:
-    count = int(np.prod(shape_of(box)))
-    bits = np.frombuffer(_unpack(entry["voxels"], -(-count // 8)), np.uint8)
-    return np.unpackbits(bits, count=count).astype(bool).reshape(shape_of(box))
-
-
-def _write_region(region: ReviewRegion, settings: RegionSettings, places: dict[Click, int]) -> dict[str, Any]:
-    def places_of(clicks: Iterable[Click]) -> list[int]:
-        return [places.setdefault(click, len(places)) for click in clicks]
-
-    found = region.found
-    return {
-        "id": region.region_id,
-        "rank": region.region.rank,
-        "number": region.number,
-        "verdict": region.verdict.value,
-        "resolved": region.resolved,
-        "label": region.label,
-        "comment": region.comment,
-        "region": asdict(region.region),
-        "found_with_settings": None if found.settings == settings else asdict(found.settings),
-        "found_with_clicks": places_of(found.clicks),
-        "decided_with_clicks": places_of(region.clicks),
-        "first_voxel": [s.start for s in region.box],
-        "size": list(region.mask.shape),
-        **region.packed,
-    }
-
-
-def _read_regions(
-    entries: Sequence[Mapping[str, Any]],
-    shape: tuple[int, ...],
-    settings: RegionSettings,
-    clicks: Sequence[Click],
-    describe: Describe,
-) -> tuple[ReviewRegion, ...]:
-    boxes = [_read_box(entry, shape) for entry in entries]
-    volume = sum(int(np.prod(shape_of(box))) for box in boxes)
-    if volume > max(_LARGEST_BOXES, 8 * int(np.prod(shape))):
-        raise ValueError("its regions are larger than the image")
-    regions = tuple(
-        _read_region(entry, rank, box, settings, clicks, describe)
-        for rank, (entry, box) in enumerate(zip(entries, boxes, strict=True), 1)
-    )
-    for what in ("region_id", "number"):
-        if len({getattr(region, what) for region in regions}) < len(regions):
-            raise ValueError(f"two regions have one {what}")
-    whole = hull(boxes)
-    taken = np.zeros(shape_of(whole), bool)
-    for region in regions:
-        there = taken[within(region.box, whole)]
-        if (there & region.mask).any():
-            raise ValueError("two regions share voxels")
-        there |= region.mask
-    return regions
-
-
-def _read_region(
-    entry: Mapping[str, Any],
-    rank: int,
-    box: Box,
-    settings: RegionSettings,
-    clicks: Sequence[Click],
-    describe: Describe,
-) -> ReviewRegion:
-    mask = _read_voxels(entry, box)
-    verdict, number, region_id = Verdict(entry["verdict"]), entry["number"], entry["id"]
-    pending = verdict is Verdict.PENDING
-    label: Any = entry["label"] if verdict is Verdict.INCLUDE else None
-    for problem, found in {
-        "a region is empty": not mask.any(),
-        "its ranks are not 1, 2, ...": entry["rank"] != rank,
-        "an id is no number": not (isinstance(region_id, str) and _ID.fullmatch(region_id)),
-        "a number is out of range": not (is_whole(number) and 0 < number < 2**16),
-        "a label is out of range": verdict is Verdict.INCLUDE and not (is_whole(label) and 0 < label < 2**8),
-        "a comment is no plain text": plain_text(entry["comment"]) != entry["comment"],
-    }.items():
-        if found:
-            raise ValueError(problem)
-    own = entry["found_with_settings"]
-    settings = settings if own is None else RegionSettings.from_dict(own)
-    region = Region(rank=rank, number=number, **describe(box, mask))
-    drawn = None if pending else np.frombuffer(_unpack(entry["labels"], mask.size), np.uint8).reshape(mask.shape)
-    return ReviewRegion(
-        region_id,
-        Found(region, mask, settings, _clicks_at(entry["found_with_clicks"], clicks)),
-        region,
-        box,
-        mask,
-        verdict,
-        label,
-        None if drawn is None else np.where(mask, drawn, np.uint8(0)),
-        () if pending else _clicks_at(entry["decided_with_clicks"], clicks),
-        comment=entry["comment"],
-    )
-
-
-def _read_box(entry: Mapping[str, Any], shape: tuple[int, ...]) -> Box:
-    first, size = entry["first_voxel"], entry["size"]
-    if not all(
-        isinstance(a, int) and isinstance(n, int) and 0 <= a < a + n <= most
-        for a, n, most in zip(first, size, shape, strict=True)
-    ):
+def _check_inside(region: _Region, shape: tuple[int, ...]) -> None:
+    if min(region.size) < 1 or intersection(region.box, whole(shape)) != region.box:
         raise ValueError("a region lies outside the image")
-    return tuple(slice(a, a + n) for a, n in zip(first, size, strict=True))
 
 
 def _unpack(text: str, size: int) -> bytes:

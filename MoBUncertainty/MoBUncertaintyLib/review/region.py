@@ -1,23 +1,33 @@
-"""A doubtful region under review: what the reader said about it, and where it lies. Arrays are (z, y, x)."""
+"""A doubtful region under review: what the reader said about it, how it follows clicks, and what a verdict makes of it.
+
+A pending region is what was found, less the voxels that clicks have made certain: those that clicks have changed and
+that are not near a doubtful voxel any more, where doubtful and near mean what they meant when it was found. It is
+*resolved* once no voxel of it is doubtful, or its expected error has fallen below a fraction of what it was. All of
+this depends on the region as found and on the clicks alone, not on the way to them. Arrays are (z, y, x).
+"""
 
 from __future__ import annotations
 
 import base64
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
-from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, common_parts, nested, occupied_rows, shape_of
+from MoBUncertaintyLib.base.geometry import Box, common_parts, shape_of, widened
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.region import Region, Regions
+from MoBUncertaintyLib.regions.description import describe
+from MoBUncertaintyLib.regions.measure import VoxelMaps, expected_error, voxel_uncertainty
+from MoBUncertaintyLib.regions.pieces import grow
+from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
+
+_SURROUNDINGS = 20  # voxels
 
 
 class Verdict(StrEnum):
@@ -49,37 +59,24 @@ class Found:
 class ReviewRegion:
     """A region and what the reader said about it.
 
-    While it is pending it follows the clicks (see `following`). A verdict freezes it: it then keeps `labels`, `clicks`
+    While it is pending it follows the clicks (`follow`). A verdict freezes it: it then keeps `labels`, `clicks`
     and `maps`, whatever is clicked elsewhere later.
-
-    Attributes:
-        region_id: Names it for as long as it exists; never given to another region of the same review.
-        found: As it was found.
-        region: As it is now; its `rank` and `number` are those of the review.
-        box: Where it lies in the volume.
-        mask: bool, fills the box: what was found, less what clicks have made certain while it is pending.
-        verdict: The reader's.
-        label: Value of the label that INCLUDE gives to the region.
-        labels: uint8 segmentation that a verdict gives to the region; fills the box, counts inside the mask. None while
-            there is no verdict.
-        clicks: That held when it was decided.
-        maps: (2, C - 1, N) float32, probability and variance of the mask's voxels where these clicks have changed them;
-            None where they are as predicted.
-        resolved: Clicks have left too little expected error in it to ask for a verdict.
-        comment: The reader's.
     """
 
-    region_id: str
+    region_id: str  # never given to another region of the same review
     found: Found = field(repr=False)
-    region: Region
-    box: Box
+    region: Region  # as it is now; its rank and number are those of the review
+    box: Box  # where it lies in the volume
+    # bool, fills the box: what was found, less what clicks have made certain while it is pending
     mask: np.ndarray = field(repr=False)
     verdict: Verdict = Verdict.PENDING
-    label: int | None = None
+    label: int | None = None  # value of the label that INCLUDE gives to the region
+    # uint8 segmentation that a verdict gives to the region; fills the box, counts inside the mask
     labels: np.ndarray | None = field(default=None, repr=False)
-    clicks: tuple[Click, ...] = field(default=(), repr=False)
+    clicks: tuple[Click, ...] = field(default=(), repr=False)  # that held when it was decided
+    # (2, C - 1, N) float32, probability and variance of the mask's voxels; None where they are as predicted
     maps: np.ndarray | None = field(default=None, repr=False)
-    resolved: bool = False
+    resolved: bool = False  # clicks have left too little expected error in it to ask for a verdict
     comment: str = ""
 
     @property
@@ -115,33 +112,105 @@ class ReviewRegion:
         return mask
 
     @cached_property
-    def packed(self) -> dict[str, str | None]:
-        """Mask as found (`voxels`, eight to the byte) and `labels`, compressed, as text."""
-        labels = self.labels
-        return {"voxels": _pack(np.packbits(self.found.mask)), "labels": None if labels is None else _pack(labels)}
+    def packed(self) -> tuple[str, str | None]:
+        """Mask as found, eight voxels to the byte, and labels, compressed, as text."""
+        return _pack(np.packbits(self.found.mask)), None if self.labels is None else _pack(self.labels)
 
 
-def masks(found: Regions) -> list[tuple[Region, Box, np.ndarray]]:
-    """List each region with its box in the CT's array, and the mask that fills it.
+PENDING: dict[str, Any] = {
+    "verdict": Verdict.PENDING, "label": None, "labels": None, "clicks": (), "maps": None, "resolved": False,
+}  # fmt: skip
+"""The fields of a region without a verdict."""
 
-    Raises:
-        ReviewError: The map lacks a region.
+
+def follow(region: ReviewRegion, clicks: Clicks, refiner: Refiner) -> ReviewRegion:
+    """Let a pending region be what clicks leave of it; a frozen one stays as it is."""
+    if region.frozen:
+        return region
+    found, box, grid = region.found, region.box, refiner.prediction.grid
+    before, now = refiner.refine(found.clicks, box), refiner.refine(clicks, box)
+    changed = _changed(before, now) & found.mask
+    if not changed.any():
+        return as_found(region)
+    doubtful = _doubtful(found, now)
+    near = grow(doubtful, grid.spacing, found.settings.grow_mm)
+    error, first = (float(expected_error(each.probability[:, found.mask]).sum(dtype=float)) for each in (now, before))
+    resolved = not doubtful.any() or error < refiner.prediction.click_settings.resolved_fraction * first
+    mask = found.mask if resolved else found.mask & (near | ~changed)
+    described = replace(region.region, **describe(now, box, mask, grid), location=found.region.location)
+    return replace(region, region=described, mask=mask, **PENDING | {"resolved": bool(resolved)})
+
+
+def freeze(
+    region: ReviewRegion,
+    verdict: Verdict,
+    clicks: Clicks,
+    refiner: Refiner,
+    label: int | None = None,
+    drawn: np.ndarray | None = None,
+) -> ReviewRegion:
+    """Give a region a verdict, and with it the labels and maps that it keeps, under the clicks that hold in it.
+
+    INCLUDE, which gives a label, and EXCLUDE act on the voxels that are doubtful themselves, not on what the region was
+    grown by; if clicks have left none, on those that were when it was found; if none was, on all. EDIT gives what was
+    `drawn`; uint8, fills the region's box.
     """
-    boxes = boxes_of(found.map)
-    masks = []
-    for region in found.ranked:
-        box = boxes[region.number - 1] if 0 < region.number <= len(boxes) else None
-        if box is None:
-            raise ReviewError(f"The map of the regions lacks region {region.rank}; find the regions again.")
-        masks.append((region, nested(found.box, box), found.map[box] == region.number))
-    return masks
+    found = region.found
+    now = refiner.refine(clicks, region.box)
+    labels = now.segmentation if drawn is None else drawn
+    if verdict in (Verdict.INCLUDE, Verdict.EXCLUDE):
+        cores = (_doubtful(found, now), _doubtful(found, refiner.refine(found.clicks, region.box)))
+        labels[next((core for core in cores if core.any()), found.mask)] = label or 0
+    labels = np.where(found.mask, labels, np.uint8(0))
+    return _kept(replace(region, verdict=verdict, label=label, labels=labels, clicks=clicks, resolved=False), refiner)
 
 
-def boxes_of(region_map: np.ndarray) -> list[Box | None]:
-    """Find the box of each region 1, 2, ... in a map of them; None for one that is nowhere."""
-    near = occupied_rows(region_map)
-    boxes = ndimage.find_objects(region_map[near]) if region_map[near].size else []  # it fails where nothing is
-    return [box and nested(near, box) for box in boxes]
+def restore(region: ReviewRegion, clicks: Clicks, refiner: Refiner) -> ReviewRegion:
+    """Complete a region of which only the places and what the reader said were stored."""
+    found = region.found
+    if found.clicks:
+        described = describe(refiner.refine(found.clicks, region.box), region.box, found.mask, refiner.prediction.grid)
+        region = replace(region, found=replace(found, region=replace(found.region, **described)))
+    return _kept(region, refiner) if region.frozen else follow(as_found(region), clicks, refiner)
+
+
+def usual_label(region: ReviewRegion, predicted: np.ndarray) -> int:
+    """Take the label with most predicted voxels in a region, else in its surroundings, else the first one."""
+    around = widened(region.box, [_SURROUNDINGS] * 3, predicted.shape)
+    for labels in (predicted[region.box][region.found.mask], predicted[around]):
+        votes = np.bincount(labels.ravel(), minlength=2)[1:]
+        if votes.any():
+            return int(votes.argmax()) + 1
+    return 1
+
+
+def _kept(region: ReviewRegion, refiner: Refiner) -> ReviewRegion:
+    """Let a frozen region have the maps and the description that go with its clicks."""
+    found, box = region.found, region.box
+    now, predicted, first = (refiner.refine(clicks, box) for clicks in (region.clicks, (), found.clicks))
+    kept = None
+    if (_changed(predicted, now) & found.mask).any():
+        kept = np.stack([now.probability[:, found.mask], now.variance[:, found.mask]])
+    described = as_found(region).region
+    if (_changed(first, now) & found.mask).any():
+        described = replace(described, **describe(now, box, found.mask, refiner.prediction.grid))
+    return replace(region, region=described, mask=found.mask, maps=kept)
+
+
+def as_found(region: ReviewRegion) -> ReviewRegion:
+    """Take a verdict back, and what clicks have done; what the region then is, `follow` says."""
+    described = replace(region.found.region, rank=region.region.rank, number=region.number)
+    return replace(region, region=described, mask=region.found.mask, **PENDING)
+
+
+def _doubtful(found: Found, maps: VoxelMaps) -> np.ndarray:
+    """Mark the voxels of a region whose own uncertainty is above the threshold with which it was found."""
+    uncertainty = voxel_uncertainty(found.settings.measure, list(maps.probability), list(maps.variance))
+    return np.asarray(found.mask & (uncertainty > found.settings.level))
+
+
+def _changed(before: VoxelMaps, after: VoxelMaps) -> np.ndarray:
+    return np.asarray(((before.probability != after.probability) | (before.variance != after.variance)).any(axis=0))
 
 
 def changed_boxes(before: Iterable[ReviewRegion], after: Iterable[ReviewRegion]) -> tuple[Box, ...]:

@@ -8,39 +8,142 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from itertools import count
 from typing import Any
 
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, hull
+from MoBUncertaintyLib.base.geometry import Box, apart, common_parts, hull, shape_of, whole, within
+from MoBUncertaintyLib.base.json_input import is_whole
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.description import RegionDescriber, masks
+from MoBUncertaintyLib.regions.measure import with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.review.clicked_maps import apart
-from MoBUncertaintyLib.review.description import RegionDescriber
-from MoBUncertaintyLib.review.following import freeze, restore
-from MoBUncertaintyLib.review.record import CLICK_ID, Describe, in_order, plain_text, read_record, write_record
+from MoBUncertaintyLib.review.record import (
+    CLICK_ID,
+    Describe,
+    digest_of,
+    in_order,
+    plain_text,
+    read_record,
+    write_record,
+)
 from MoBUncertaintyLib.review.refinement.clicks import Click, Point
-from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, changed_boxes, masks
-from MoBUncertaintyLib.review.state import YEARS, Signature, State, made, numbered, update
-from MoBUncertaintyLib.review.view import ReviewView, decided
+from MoBUncertaintyLib.review.refinement.refiner import Refiner
+from MoBUncertaintyLib.review.region import (
+    ReviewRegion,
+    Verdict,
+    as_found,
+    changed_boxes,
+    follow,
+    freeze,
+    restore,
+    usual_label,
+)
+from MoBUncertaintyLib.review.state import ERROR_UNIT, YEARS, Signature, State, made, numbered, update
+
+
+class ReviewView:
+    """What a review is now, for whoever shows it, writes it or asks it: nothing here changes it.
+
+    Of labels that overlap, `prediction` has what is left of each without those within it. Regions, settings, clicks and
+    signature are those of its `state`. `conflicts` are the ids of the clicks whose label all clicks together
+    contradict; `reviewed` is how many regions are decided or resolved, and how many there are.
+    """
+
+    def __init__(self, prediction: Prediction, state: State) -> None:
+        self.prediction = prediction.exclusive()
+        self._go([state], 0)
+
+    def _go(self, states: list[State], now: int) -> None:
+        """Be at one of some states; undo and redo are moves along them."""
+        self._states, self._now, self.state = states, now, states[now]
+        self.regions, self.settings = self.state.regions, self.state.settings
+        self.clicks, self.signature = self.state.clicks, self.state.signature
+        self.conflicts = self.refiner.conflicts(self.clicks) if self.clicks else frozenset()
+        self.reviewed = sum(region.decided for region in self.regions), len(self.regions)
+        self.can_undo, self.can_redo = now > 0, now + 1 < len(states)
+
+    @cached_property
+    def refiner(self) -> Refiner:
+        """The prediction's maps under any clicks."""
+        return Refiner(self.prediction)
+
+    @property
+    def changed_box(self) -> Box:
+        """Where maps differ from the prediction's; an empty box if nowhere."""
+        frozen = (region.box for region in self.regions if region.maps is not None)
+        reached = (self.refiner.reach(self.clicks),) if self.clicks else ()
+        return hull((*reached, *frozen))
+
+    @property
+    def expected_error_mm3(self) -> tuple[float, float]:
+        """The volume expected to be labelled wrongly: as predicted, and now; where it is decided, none is expected."""
+        difference = self.state.error * ERROR_UNIT * self.prediction.grid.voxel_mm3
+        predicted = self.prediction.expected_error_mm3
+        return predicted, predicted + difference
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the predicted segmentation; see `record.digest_of`."""
+        return digest_of(self.prediction.segmentation)
+
+    def region(self, region_id: str) -> ReviewRegion:
+        """Look up the region of that id; raises `ReviewError` if there is none."""
+        for region in self.regions:
+            if region.region_id == region_id:
+                return region
+        raise ReviewError(f"There is no region {region_id!r} in this review; choose one from the list.")
+
+    def corrected(self) -> np.ndarray:
+        """Correct the whole segmentation; uint8 (z, y, x), a new array."""
+        return self.labels_in(whole(self.prediction.shape))
+
+    def labels_in(self, box: Box) -> np.ndarray:
+        """Correct the segmentation in a box: by clicks, and in decided regions by their verdicts."""
+        labels = self.refiner.labels(self.clicks, box) if self.clicks else self.prediction.segmentation[box]
+        labels = np.array(labels, np.uint8)
+        for region in self.regions:
+            if region.labels is not None and (parts := common_parts(box, region.box)):
+                there, own = parts
+                mask = region.mask[own]
+                labels[there][mask] = region.labels[own][mask]
+        return labels
+
+    def maps_in(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Copy probability and variance of a box as they are now, (C - 1, *box) float32 each."""
+        return self.state.maps_in(box, self.refiner)[:2]
+
+    def current(self) -> Prediction:
+        """Make the prediction as it is now: with clicks, and in decided regions as when they were decided.
+
+        Verdicts are not in its segmentation. Without clicks it is `prediction` itself.
+        """
+        box = self.changed_box
+        if not shape_of(box)[0]:
+            return self.prediction
+        return with_maps(self.prediction, box, self.state.maps_in(box, self.refiner))
+
+    def listed(self) -> Regions:
+        """Gather all regions as they are now, with their map."""
+        box = hull(region.box for region in self.regions)
+        region_map = np.zeros(shape_of(box), np.uint16)
+        for region in self.regions:
+            region_map[within(region.box, box)][region.mask] = region.number
+        ranked = tuple(region.region for region in self.regions)
+        return Regions(ranked, region_map, box, self.prediction.shape, self.settings)
 
 
 class Review(ReviewView):
     """The review of one prediction.
 
-    Clicks condition the prediction; pending regions follow them, and a verdict freezes a region (see `following`).
-    Every step returns the boxes in which the corrected segmentation or the maps may have changed. What changes nothing
-    is no step in the history.
-
-    Args:
-        prediction: What is reviewed; not copied, never changed.
-        regions: Its doubtful regions.
-
-    Raises:
-        ReviewError: The map of the regions has another shape, or lacks a region.
+    Clicks condition the prediction, which is never changed; pending regions follow them, and a verdict freezes a region
+    (see `region`). Every step returns the boxes in which the corrected segmentation or the maps may have changed.
+    What changes nothing is no step in the history. Raises `ReviewError` if the map of the regions has another shape
+    than the prediction, or lacks a region.
     """
 
     def __init__(self, prediction: Prediction, regions: Regions) -> None:
@@ -50,20 +153,14 @@ class Review(ReviewView):
         first = numbered(made(*each, regions, self._ids, ()) for each in masks(regions))
         super().__init__(prediction, State(first, regions.settings))
 
-    # Steps
-
     def click(
         self, points_ras: Sequence[Point], label: int, region_id: str | None = None, when: datetime | None = None
     ) -> tuple[Box, ...]:
         """Say which label (0: background) a place has; a decided region in which it lies is pending again.
 
-        Args:
-            points_ras: One point: a click; several: a stroke through them. RAS mm.
-            region_id: The listed region it is given in. Default: the one that its first voxel lies in, if any.
-            when: Default: now; local time if it names no zone.
-
-        Raises:
-            ReviewError: It lies outside of what was predicted, no such label or region, or the review is signed.
+        One point (RAS mm) is a click, several are a stroke through them. Default: given in the region that its first
+        voxel lies in, if any, and now; a time that names no zone is local. Raises `ReviewError` if it lies outside of
+        what was predicted, there is no such label or region, or the review is signed.
         """
         self._refuse_if_signed()
         if when is None:
@@ -76,22 +173,15 @@ class Review(ReviewView):
         return self._click((*self.clicks, click), click)
 
     def remove_click(self, click_id: str) -> tuple[Box, ...]:
-        """Take a single click back.
-
-        Raises:
-            ReviewError: No such click, or the review is signed.
-        """
-        removed = self.find_click(click_id)
+        """Take a single click back; raises `ReviewError` if it is not there, or the review is signed."""
+        removed = _named(self, click_id)
         return self._click(tuple(each for each in self.clicks if each is not removed), removed)
 
     def take_clicks(self, clicks: Iterable[Click], rank: bool = True) -> tuple[Box, ...]:
         """Let clicks with ids of their own hold in place of all others, in one step.
 
-        Args:
-            rank: Rank the regions anew; else they keep the ranks by which their reader knows them.
-
-        Raises:
-            ReviewError: As for `click`, or two have one id.
+        Regions keep the ranks by which their reader knows them unless `rank`. Raises `ReviewError` as for `click`, and
+        if two clicks have one id.
         """
         self._refuse_if_signed()
         placed = in_order(self._placed(click) for click in clicks)
@@ -109,23 +199,18 @@ class Review(ReviewView):
     ) -> tuple[Box, ...]:
         """Give a verdict, or take it back with PENDING. The region then keeps its labels, whatever is clicked later.
 
-        INCLUDE and EXCLUDE fill what is doubtful in the region (see `following.freeze`), and `preview` shows it.
-
-        Args:
-            label: Label to INCLUDE as. Default: the one with most of the region's voxels, or else of its surroundings.
-            clicks: Ids of those that hold in it. Default: all, or those that did where it is decided already.
-
-        Raises:
-            ReviewError: No such region or click, EDIT, no label value, or the review is signed.
+        INCLUDE and EXCLUDE fill what is doubtful in the region (see `region.freeze`), and `preview` shows it. The
+        label to INCLUDE as is by default the one with most of the region's voxels, or else of its surroundings. Clicks
+        with these ids hold in it; default: all, or those that did where it is decided already. Raises `ReviewError` if
+        there is no such region, click or label, for EDIT, or if the review is signed.
         """
         region = self.region(region_id)
-        return self._change(region, decided(self, region_id, verdict, label, clicks))
+        return self._change(region, _decided(self, region_id, verdict, label, clicks))
 
     def edit(self, region_id: str, corrected: np.ndarray) -> tuple[Box, ...]:
         """Take what the reader has drawn in a region: the segmentation of the whole volume, or of the region's box.
 
-        Raises:
-            ReviewError: No such region, another shape, or the review is signed.
+        Raises `ReviewError` if there is no such region, for another shape, or if the review is signed.
         """
         region = self.region(region_id)
         if corrected.shape == self.prediction.shape:
@@ -137,7 +222,7 @@ class Review(ReviewView):
             )
         drawn = np.asarray(corrected, np.uint8)
         clicks = region.clicks if region.frozen else self.clicks
-        return self._change(region, freeze(region, Verdict.EDIT, clicks, self.maps, drawn=drawn))
+        return self._change(region, freeze(region, Verdict.EDIT, clicks, self.refiner, drawn=drawn))
 
     def comment(self, region_id: str, text: str) -> tuple[Box, ...]:
         """Set a region's comment, without control characters; "" removes it."""
@@ -147,10 +232,8 @@ class Review(ReviewView):
     def update_regions(self, regions: Regions) -> tuple[Box, ...]:
         """Take regions that were found anew on `current()`, with another threshold say; see `state.update`.
 
-        Several updates in a row by one measure of uncertainty (a slider being dragged) are one step.
-
-        Raises:
-            ReviewError: Another shape, or the review is signed.
+        Several updates in a row by one measure of uncertainty (a slider being dragged) are one step. Raises
+        `ReviewError` for another shape, or if the review is signed.
         """
         self._refuse_if_signed()
         _check_shape(regions, self.prediction)
@@ -163,8 +246,7 @@ class Review(ReviewView):
     def sign(self, name: str, when: datetime | None = None) -> None:
         """Sign the review off by the reader's name; `when`: now by default, local time if it names no zone.
 
-        Raises:
-            ReviewError: Regions are undecided, the name is none, or it is signed already.
+        Raises `ReviewError` if regions are undecided, the name is none, or it is signed already.
         """
         self._refuse_if_signed()
         signature = Signature.of(name, (when or datetime.now()).replace(microsecond=0))
@@ -184,8 +266,6 @@ class Review(ReviewView):
         """Take the last step again that was taken back; does nothing without one."""
         return self._move(1) if self.can_redo else ()
 
-    # For files and scenes
-
     def to_dict(self) -> dict[str, Any]:
         """Record all of it, sealed and ready for JSON (see `record`); only the history is not kept."""
         return write_record(self.digest, self.prediction.grid, self.prediction.click_settings, self.state)
@@ -194,42 +274,37 @@ class Review(ReviewView):
     def from_dict(cls, data: Mapping[str, Any], prediction: Prediction, describe: Describe | None = None) -> Review:
         """Read the review that `to_dict` described, with an empty history.
 
-        Args:
-            describe: Describes a region by the prediction: stored numbers are not believed. Default: a
-                `RegionDescriber`.
-
-        Raises:
-            ReviewError: It is no such description, has changed since, belongs to another prediction or place, or is
-                signed where it could not have been.
+        Regions are described anew (default: by a `RegionDescriber`), since stored numbers are not believed. Raises
+        `ReviewError` if it is no such description, has changed since, belongs to another prediction or place, or is
+        signed where it could not have been.
         """
         nothing = Regions((), np.zeros((0, 0, 0), np.uint16), hull(()), prediction.shape, RegionSettings())
         review = cls(prediction, nothing)
         describe = describe or RegionDescriber(prediction)
-        stored = read_record(data, review.digest, prediction, describe, review.maps.refiner.voxels_of)
+        stored = read_record(data, review.digest, prediction, describe, review.refiner.voxels_of)
         review = cls(replace(prediction, grid=stored.grid, click_settings=stored.click_settings), nothing)
-        regions = tuple(restore(region, stored.clicks, review.maps) for region in stored.regions)
+        regions = tuple(restore(region, stored.clicks, review.refiner) for region in stored.regions)
         state = State(regions, stored.settings, stored.clicks, stored.signature)
-        boxes = apart([*review.maps.changed((), stored.clicks), *(region.box for region in regions if region.frozen)])
-        review._go([state.after(review.state, boxes, review.maps)], 0)
+        frozen = [region.box for region in regions if region.frozen]
+        boxes = apart([*review.refiner.changed((), stored.clicks), *frozen])
+        review._go([state.after(review.state, boxes, review.refiner)], 0)
         review._ids = count(1 + max((int(region.region_id) for region in regions), default=0))
         click_ids = {click.click_id for region in regions for click in (*region.clicks, *region.found.clicks)}
         click_ids |= {click.click_id for click in stored.clicks}
         review._click_ids = count(1 + max((int(name[1:]) for name in click_ids), default=0))
         return review
 
-    # Inside
-
     def _push(self, state: State, boxes: Iterable[Box] = ()) -> tuple[Box, ...]:
         """Go on to a state, which replaces those that were taken back; in `boxes` clicks give other maps."""
         boxes = apart([*boxes, *changed_boxes(self.regions, state.regions)])
         now = self._now + 1
-        self._go([*self._states[:now], state.after(self.state, boxes, self.maps)], now)
+        self._go([*self._states[:now], state.after(self.state, boxes, self.refiner)], now)
         return boxes
 
     def _move(self, by: int) -> tuple[Box, ...]:
         before = self.state
         self._go(self._states, self._now + by)
-        boxes = self.maps.changed(before.clicks, self.clicks)
+        boxes = self.refiner.changed(before.clicks, self.clicks)
         return apart([*boxes, *changed_boxes(before.regions, self.regions)])
 
     def _change(self, region: ReviewRegion, changed: ReviewRegion) -> tuple[Box, ...]:
@@ -246,7 +321,7 @@ class Review(ReviewView):
         """Check a click, and find the region in which it was given unless it says so."""
         if click.time.year not in YEARS:
             raise ReviewError(f"The year {click.time.year} of a click is not possible; correct its time.")
-        voxels = self.maps.refiner.voxels_of(click)
+        voxels = self.refiner.voxels_of(click)
         if click.region_id is None:
             hit = next(iter(self.state.regions_at(voxels[:1])), None)
             return replace(click, region_id=hit.region_id if hit else None)
@@ -256,11 +331,10 @@ class Review(ReviewView):
     def _click(self, clicks: tuple[Click, ...], *changed: Click, rank: bool = True) -> tuple[Box, ...]:
         """Go on with other clicks; a decided region that one of `changed` lies in is pending again."""
         self._refuse_if_signed()
-        voxels = np.concatenate([self.maps.refiner.voxels_of(click) for click in changed])
+        voxels = np.concatenate([self.refiner.voxels_of(click) for click in changed])
         hit = [region.region_id for region in self.state.regions_at(voxels)]
-        clicks = in_order(clicks)
-        boxes = self.maps.changed(self.clicks, clicks)
-        return self._push(self.state.with_clicks(clicks, boxes, hit, self.maps, rank), boxes)
+        boxes = self.refiner.changed(self.clicks, clicks := in_order(clicks))
+        return self._push(self.state.with_clicks(clicks, boxes, hit, self.refiner, rank), boxes)
 
     def _refuse_if_signed(self) -> None:
         if self.signature:
@@ -275,3 +349,41 @@ def _check_shape(regions: Regions, prediction: Prediction) -> None:
             f"The map of the regions has the shape {regions.shape}, the segmentation {prediction.shape}; "
             "both must have the image's voxels."
         )
+
+
+def preview(
+    review: ReviewView, region_id: str, verdict: Verdict | str, label: int | None = None
+) -> tuple[Box, np.ndarray]:
+    """Tell what a verdict would give, without giving it: a box, and the corrected segmentation there; uint8.
+
+    Arguments and errors as for `Review.decide`; a signed review has previews, too.
+    """
+    region = _decided(review, region_id, verdict, label)
+    labels = review.refiner.labels(review.clicks, region.box) if region.labels is None else region.labels
+    return region.box, np.where(region.found.mask, labels, review.labels_in(region.box))
+
+
+def _named(review: ReviewView, click_id: str) -> Click:
+    for click in review.clicks:
+        if click.click_id == click_id:
+            return click
+    raise ReviewError(f"There is no click {click_id!r} in this review; choose one from the list.")
+
+
+def _decided(
+    review: ReviewView, region_id: str, verdict: Verdict | str, label: int | None, clicks: Iterable[str] | None = None
+) -> ReviewRegion:
+    """Give a region a verdict, not in the history."""
+    region, verdict = review.region(region_id), Verdict(verdict)
+    if verdict is Verdict.EDIT:
+        raise ReviewError("Nothing was drawn; draw in the region and try again.")
+    if label is not None and not (is_whole(label) and label in {own.value for own in review.prediction.labels}):
+        raise ReviewError(f"The prediction has no label {label!r}; choose one of its labels.")
+    if verdict is Verdict.PENDING:
+        return follow(as_found(region), review.clicks, review.refiner) if region.frozen else region
+    clicks_then = region.clicks if region.frozen else review.clicks
+    if clicks is not None:
+        clicks_then = in_order(_named(review, click_id) for click_id in set(clicks))
+    if verdict is Verdict.INCLUDE and label is None:
+        label = usual_label(region, review.prediction.segmentation)
+    return freeze(region, verdict, clicks_then, review.refiner, label if verdict is Verdict.INCLUDE else None)

@@ -11,12 +11,12 @@ import numpy as np
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, common_parts, intersection
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.description import masks, measure
+from MoBUncertaintyLib.regions.measure import VoxelMaps, expected_error
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
-from MoBUncertaintyLib.review.clicked_maps import ClickedMaps, Clicks
-from MoBUncertaintyLib.review.description import VoxelMaps, expected_error, measure
-from MoBUncertaintyLib.review.following import as_found, follow
-from MoBUncertaintyLib.review.region import Found, ReviewRegion, masks
+from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
+from MoBUncertaintyLib.review.region import Found, ReviewRegion, as_found, follow
 
 ERROR_UNIT = 2.0**-32
 """Expected error is summed in whole numbers of this, so that differences of boxes add up exactly in any order."""
@@ -39,8 +39,7 @@ class Signature:
     def of(cls, name: str, time: datetime) -> Signature:
         """Make a signature of what a reader has entered; a time that names no zone is local time.
 
-        Raises:
-            ReviewError: The name is empty, too long or holds control characters, or the time is out of range.
+        Raises `ReviewError` for a name that is empty, too long or holds control characters, or an impossible year.
         """
         name = " ".join(name.split())
         if not name:
@@ -56,40 +55,31 @@ class Signature:
 
 @dataclass(frozen=True)
 class State:
-    """What a review is at one time. Whatever it was made from, none is signed with regions left undecided.
+    """What a review is at one time. Whatever it was made from, none is signed with regions left undecided."""
 
-    Attributes:
-        regions: In order of rank.
-        settings: What the regions were last found with.
-        clicks: In order of time.
-        signature: None: not signed.
-        error: How much the expected error of all voxels differs from the prediction's, in `ERROR_UNIT`.
-        found: Made by an update of the regions: the next such state takes its place.
-    """
-
-    regions: tuple[ReviewRegion, ...]
-    settings: RegionSettings
-    clicks: Clicks = ()
+    regions: tuple[ReviewRegion, ...]  # in order of rank
+    settings: RegionSettings  # what the regions were last found with
+    clicks: Clicks = ()  # in order of time
     signature: Signature | None = None
-    error: int = 0
-    found: bool = False
+    error: int = 0  # how much the expected error of all voxels differs from the prediction's, in `ERROR_UNIT`
+    found: bool = False  # made by an update of the regions: the next such state takes its place
 
     def __post_init__(self) -> None:
         left, total = sum(not region.decided for region in self.regions), len(self.regions)
         if self.signature and left:
             raise ReviewError(f"{left} of {total} regions are not decided; decide them before signing off.")
 
-    def maps_in(self, box: Box, maps: ClickedMaps) -> VoxelMaps:
+    def maps_in(self, box: Box, refiner: Refiner) -> VoxelMaps:
         """Copy the maps of a box as they are now: in frozen regions, as they were when these were decided.
 
         The labels are those of clicks alone.
         """
-        now = maps.at(self.clicks, box)
+        now = refiner.refine(self.clicks, box)
         for region in self.regions:
             if region.frozen and region.clicks != self.clicks and (parts := common_parts(box, region.box)):
                 there, own = parts
                 mask = region.mask[own]
-                kept = maps.at((), region.box)
+                kept = refiner.refine((), region.box)
                 if region.maps is not None:
                     kept.probability[:, region.mask], kept.variance[:, region.mask] = region.maps
                 now.probability[:, *there][:, mask] = kept.probability[:, *own][:, mask]
@@ -99,27 +89,27 @@ class State:
     def regions_at(self, voxels: Iterable[np.ndarray]) -> list[ReviewRegion]:
         """List the regions that one of the voxels (z, y, x) lies in, as they were found."""
         voxels = np.asarray(voxels)
-        found = []
+        hit = []
         for region in self.regions:
             own = voxels - [part.start for part in region.box]
             own = own[((own >= 0) & (own < region.mask.shape)).all(axis=1)]
             if region.found.mask[tuple(own.T)].any():
-                found.append(region)
-        return found
+                hit.append(region)
+        return hit
 
-    def error_in(self, boxes: Iterable[Box], maps: ClickedMaps) -> int:
+    def error_in(self, boxes: Iterable[Box], refiner: Refiner) -> int:
         """Sum the expected error of boxes that do not overlap, in `ERROR_UNIT`; none is left where it is decided."""
-        return sum(_in_units(self._error_left(box, maps)) for box in boxes)
-
-    def _error_left(self, box: Box, maps: ClickedMaps) -> np.ndarray:
-        error = expected_error(self.maps_in(box, maps).probability)
-        for region in self.regions:
-            if region.frozen and (parts := common_parts(box, region.box)):
-                error[parts[0]][region.mask[parts[1]]] = 0
-        return error
+        total = 0
+        for box in boxes:
+            error = expected_error(self.maps_in(box, refiner).probability)
+            for region in self.regions:
+                if region.frozen and (parts := common_parts(box, region.box)):
+                    error[parts[0]][region.mask[parts[1]]] = 0
+            total += int(np.rint(error * (1 / ERROR_UNIT), dtype=float).sum(dtype=np.int64))
+        return total
 
     def with_clicks(
-        self, clicks: Clicks, boxes: Sequence[Box], hit: Iterable[str], maps: ClickedMaps, rank: bool = True
+        self, clicks: Clicks, boxes: Sequence[Box], hit: Iterable[str], refiner: Refiner, rank: bool = True
     ) -> State:
         """Let regions follow other clicks, which change the maps in `boxes`; those with an id in `hit` are reopened."""
         hit = set(hit)
@@ -127,14 +117,14 @@ class State:
         for region in self.regions:
             reopened = region.frozen and region.region_id in hit
             if reopened or any(intersection(region.box, box) for box in boxes):
-                region = follow(as_found(region) if reopened else region, clicks, maps)
+                region = follow(as_found(region) if reopened else region, clicks, refiner)
             regions.append(region)
         return replace(self, regions=ranked(regions) if rank else tuple(regions), clicks=clicks, found=False)
 
-    def after(self, before: State, boxes: Iterable[Box], maps: ClickedMaps) -> State:
+    def after(self, before: State, boxes: Iterable[Box], refiner: Refiner) -> State:
         """Complete this state by its expected error, which differs from that of the one before in these boxes only."""
         boxes = tuple(boxes)
-        return replace(self, error=before.error + self.error_in(boxes, maps) - before.error_in(boxes, maps))
+        return replace(self, error=before.error + self.error_in(boxes, refiner) - before.error_in(boxes, refiner))
 
 
 def ranked(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
@@ -150,18 +140,11 @@ def numbered(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
     )
 
 
-def _in_units(errors: np.ndarray) -> int:
-    return int(np.rint(errors * (1 / ERROR_UNIT), dtype=float).sum(dtype=np.int64))
-
-
 def update(state: State, regions: Regions, prediction: Prediction, ids: Iterator[int]) -> State:
     """Replace the regions that nothing was said of by others, less the voxels of those that stay.
 
-    A new one is dropped if that leaves less than the smallest size; one that has lost some voxels is measured anew, its
-    expected error in proportion to its volume.
-
-    Args:
-        ids: Ids that no region of the review has had.
+    A new one, which takes one of the `ids` that no region has had, is dropped if less than the smallest size is left of
+    it; one that has lost some voxels is measured anew, its expected error in proportion to its volume.
     """
     clicked = {click.region_id for click in state.clicks}
     kept = [region for region in state.regions if region.touched or region.region_id in clicked]

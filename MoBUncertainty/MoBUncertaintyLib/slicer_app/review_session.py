@@ -20,12 +20,13 @@ from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, occupied, s
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.pictures.style import palette_beside
 from MoBUncertaintyLib.output.results_record import read_regions
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.finder import RegionFinder
 from MoBUncertaintyLib.regions.region import Coverage, Regions
-from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.record import MisplacedReviewError
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
-from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.review.review import Review, preview
+from MoBUncertaintyLib.review.suggestion import suggest
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, ChangeOverlay
 from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks
 from MoBUncertaintyLib.slicer_app.drawing import RegionDrawing
@@ -150,7 +151,7 @@ class ReviewSession:
     @onItsCt
     def preview(self, regionId: str, verdict: Verdict, label: int | None = None) -> Change:
         """Show over the slices what a verdict would change, if anything; `changes.setOpacity(0)` ends it."""
-        box, labels = self.review.preview(regionId, verdict, label)
+        box, labels = preview(self.review, regionId, verdict, label)
         change = self._change(box, self.review.labels_in(box), labels)
         if not change.isEmpty:
             self.changes.show(change)
@@ -158,8 +159,8 @@ class ReviewSession:
 
     @onItsCt
     def suggest(self, among: Sequence[str]) -> None:
-        """Mark the place in some regions where a click helps most, if there is one; see `Review.suggestion`."""
-        suggestion = self.review.suggestion(among)
+        """Mark the place in some regions where a click helps most, if there is one; see `suggestion.suggest`."""
+        suggestion = suggest(self.review, among)
         self.marks.suggest(suggestion and suggestion.point_ras)
 
     def _show(self, boxes: Sequence[Box]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -39,9 +40,21 @@ class Whole:
     first: Part | None = None
     rest: dict[str, Any] = field(default_factory=dict)
     shown: bool = False
+    made: datetime | None = None
+    shapes: tuple[Part, ...] = ()
 
 
-WHOLE = Whole("a", {"b": Part(2.5)}, (1.0, 2.0), (1, 2), (0, "all"), Part(0.0), {"any": [1, {"thing": None}]}, True)
+@dataclass(frozen=True)
+class Open:
+    OPEN: ClassVar[bool] = True
+
+    name: str
+
+
+WHOLE = Whole(
+    "a", {"b": Part(2.5)}, (1.0, 2.0), (1, 2), (0, "all"), Part(0.0), {"any": [1, {"thing": None}]}, True,
+    datetime(2026, 5, 31, 14, 30, tzinfo=UTC), (Part(1.0), Part(2.0)),
+)  # fmt: skip
 
 
 def test_what_is_written_is_read_as_it_was() -> None:
@@ -78,12 +91,18 @@ def test_settings_are_read_as_they_were(settings: Any) -> None:
         ({"steps": [True]}, "'steps' must be a whole number"),
         ({"first": {"size": "1"}}, "'size' must be a number"),
         ({"shown": 1}, "'shown' must be true or false"),
+        ({"made": "noon"}, "'made' must be a time such as 2026-05-31T14:30 or null"),
+        ({"shapes": [{"size": 1}, {}]}, "entry 2 of 'shapes' is wrong: it lacks 'size'"),
     ],
 )
 def test_what_is_of_another_form_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         from_json(Whole, to_json(WHOLE) | change)
     assert str(caught.value) == message
+
+
+def test_an_open_class_takes_entries_that_it_does_not_know() -> None:
+    assert from_json(Open, {"name": "a", "of_later": 1}) == Open("a")
 
 
 def test_a_missing_entry_without_a_default_is_refused() -> None:

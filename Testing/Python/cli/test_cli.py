@@ -158,7 +158,9 @@ def test_regions_and_clicks_of_a_stock_models_results(ct: Path, tmp_path: Path) 
     assert re.search(r"clicks +│ 1 .* ml as predicted, .* ml left", done.stdout, re.DOTALL)
     corrected = sitk.GetArrayFromImage(sitk.ReadImage(results / "review" / "segmentation.nii.gz"))
     assert np.array_equal(corrected, review.corrected())
-    assert review.effect("c1").changed_mm3 > review.prediction.grid.voxel_mm3  # more than the clicked voxel
+    assert (
+        review.refiner.effect(review.clicks[0], review.clicks).changed_mm3 > review.prediction.grid.voxel_mm3
+    )  # more than the clicked voxel
 
 
 def test_earlier_results_are_replaced_only_when_asked(model: Path, ct: Path, tmp_path: Path) -> None:

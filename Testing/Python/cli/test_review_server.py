@@ -28,6 +28,7 @@ from MoBUncertaintyLib.cli import review_server
 from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.review_files import open_case
+from MoBUncertaintyLib.review.suggestion import suggest
 from support import command_line
 from support.browser import Reader, reader
 from support.fake_case import write_case
@@ -292,7 +293,7 @@ class TestReader:
         person.press("n")
         person.wait_for("state.suggestion !== null")
         assert "expected to remove" in person.text("#message")
-        suggested = served.case.review.suggestion()
+        suggested = suggest(served.case.review)
         assert person.page.evaluate("current") == suggested.region_id
 
     def test_saved_decisions_are_the_record(self, person, served):

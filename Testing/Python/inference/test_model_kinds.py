@@ -390,8 +390,8 @@ def test_what_is_left_of_each_overlapping_label_adds_up(nested: Model) -> None:
     assert parts == pytest.approx(np.stack([outer - middle, middle - inner, inner]), abs=1e-6)
     error = (1 - np.maximum(parts.max(axis=0), 1 - outer)).sum(dtype=float) * 8
     assert ordered.expected_error_mm3 == pytest.approx(error, rel=1e-4)
-    for name, each in ordered.exclusive().expected_errors_mm3.items():
-        assert each == pytest.approx(ordered.expected_errors_mm3[name], rel=1e-4)
+    for name, each in ordered.exclusive().stated_volumes.items():
+        assert each.error_ml == pytest.approx(ordered.stated_volumes[name].error_ml, rel=1e-4)
 
 
 def test_overlapping_labels_go_through_files_and_a_review(nested: Model, tmp_path: Path) -> None:

@@ -35,12 +35,12 @@ def test_expected_error_of_a_label_counts_what_it_may_lack_and_what_it_may_have_
     probability = np.array([[[[0.2, 0.1, 0.6]]], [[[0.5, 0.1, 0.3]]]])
     found = prediction(probability, segmentation=np.array([[[2, 0, 1]]], np.uint8), spacing=(2.0, 1.0, 3.0))
     errors = {"organ 1": 6 * (0.2 + 0.1 + 0.4), "organ 2": 6 * (0.5 + 0.1 + 0.3)}
-    assert found.expected_errors_mm3 == pytest.approx(errors)
+    assert {name: 1000 * volume.error_ml for name, volume in found.stated_volumes.items()} == pytest.approx(errors)
     # A voxel that is wrong is so for two labels, one of which may be the background.
     background = 6 * (0.3 + (1 - 0.8) + 0.1)
     assert sum(errors.values()) + background == pytest.approx(2 * found.expected_error_mm3)
     alone = prediction(np.array([[[0.2, 0.9]]]))
-    assert alone.expected_errors_mm3 == {"organ 1": pytest.approx(alone.expected_error_mm3)}
+    assert 1000 * alone.stated_volumes["organ 1"].error_ml == pytest.approx(alone.expected_error_mm3)
 
 
 def test_what_is_said_of_a_prediction_does_not_let_it_be_summed_again() -> None:

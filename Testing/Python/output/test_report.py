@@ -24,7 +24,6 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.measurements.interval import volume_number
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.case import Case, Source
-from MoBUncertaintyLib.output.pages.report_page import facts, write_html
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.output.pictures.region_pictures import draw_region
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale
@@ -32,6 +31,8 @@ from MoBUncertaintyLib.output.report import (
     CLICK_COLUMNS,
     COLUMNS,
     build_report,
+    render_html,
+    write_html,
     write_json,
     write_table,
 )
@@ -118,7 +119,7 @@ class TestClicks:
         found = page(tmp_path, clicked)
         before, now = (volume_number(mm3 / 1000) for mm3 in clicked.review.expected_error_mm3)
         assert f"Expected error, predicted → remaining {before} → {now} ml" in found.text
-        net, changed = clicked.review.effect("c1")
+        net, changed = clicked.review.refiner.effect(clicked.review.clicks[0], clicked.review.clicks)
         assert net < 0 < changed
         rank = clicked.review.region("1").region.rank
         volumes = f"{volume_number(changed / 1000)} −{volume_number(-net / 1000)}"
@@ -133,7 +134,9 @@ class TestClicks:
     def test_page_says_where_the_length_is_the_models_own(self, clicked):
         report = build_report(clicked)
         report["prediction"]["correlation_mm"] = [10.0, 4.25, 4.0]
-        assert ("Length", "of the model, 4 x 4.25 x 10 mm") in facts(report)["Clicks"]
+        assert "of the model, 4 x 4.25 x 10 mm" in render_html(
+            report, {}, Scale.of(clicked.image, clicked.review.settings)
+        )
 
     def test_json_and_csv_say_the_same(self, tmp_path, clicked):
         report = build_report(clicked)
@@ -144,7 +147,9 @@ class TestClicks:
         assert given == [("c1", "2", "background"), ("c2", "1", "pancreas")]
         for row, click in zip(rows, clicked.review.clicks, strict=True):
             assert np.allclose([float(row[f"{axis}_mm"]) for axis in "ras"], click.points_ras[0], atol=1e-3)
-            assert float(row["net_mm3"]) == pytest.approx(clicked.review.effect(click.click_id).net_mm3)
+            assert float(row["net_mm3"]) == pytest.approx(
+                clicked.review.refiner.effect(click, clicked.review.clicks).net_mm3
+            )
         assert rows[1]["region"] == ""
 
     def test_conflicts_are_said(self, tmp_path, clicked):

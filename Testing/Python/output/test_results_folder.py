@@ -85,8 +85,8 @@ class TestContent:
         assert info["warnings"] == ["read with care", "one voxel was not finite"]
         (label,) = info["labels"]
         assert (label["name"], label["colour"]) == ("pancreas", list(PANCREAS.colour))
-        errors, voxels = case.prediction.expected_errors_mm3, int(case.prediction.segmentation.sum())
-        assert label["expected_error_ml"] == pytest.approx(errors["pancreas"] / 1000, abs=1e-4)
+        stated, voxels = case.prediction.stated_volumes, int(case.prediction.segmentation.sum())
+        assert label["expected_error_ml"] == pytest.approx(stated["pancreas"].error_ml, abs=1e-4)
         assert label["volume_ml"] == pytest.approx(voxels * 2 * 2 * 3 / 1000, abs=1e-3)
         assert info["expected_error_ml"] == pytest.approx(case.prediction.expected_error_mm3 / 1000, abs=1e-4)
         rows = csv.DictReader((tmp_path / "out" / "regions.csv").read_text(encoding="utf-8").splitlines())

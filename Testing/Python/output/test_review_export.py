@@ -20,10 +20,9 @@ from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.output import review_export
+from MoBUncertaintyLib.output import report, review_export
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.formats import Format
-from MoBUncertaintyLib.output.pages import report_page
 from MoBUncertaintyLib.output.results_record import write_prediction
 from MoBUncertaintyLib.output.review_export import read_export, write_export
 from MoBUncertaintyLib.worker.commands import export_review
@@ -178,7 +177,7 @@ def test_a_part_that_cannot_be_made_costs_no_other(tmp_path, case, monkeypatch, 
         known = review_export._WRITERS[Format.NIFTI]
         monkeypatch.setitem(review_export._WRITERS, Format.NIFTI, (*known[:2], fail))
     else:
-        monkeypatch.setattr(report_page if step == "draw_region" else review_export, step, fail)
+        monkeypatch.setattr(report if step == "draw_region" else review_export, step, fail)
     name, lost = PARTS.get(step, PARTS["write_html"])
     done = write_export(case, tmp_path / "out", ["report", "segmentation", "nifti"])
     everything = {"report.json"}.union(*(files for _, files in PARTS.values()))

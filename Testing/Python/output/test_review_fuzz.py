@@ -14,14 +14,13 @@ from MoBUncertaintyLib.base.errors import ImageError, UserError
 from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.output.case import Case, Source
-from MoBUncertaintyLib.output.pages.report_page import render_html
 from MoBUncertaintyLib.output.pictures.style import Scale
-from MoBUncertaintyLib.output.report import COLUMNS, build_report, write_table
+from MoBUncertaintyLib.output.report import COLUMNS, build_report, render_html, write_table
 from MoBUncertaintyLib.output.results_folder import Results, describe
 from MoBUncertaintyLib.output.results_record import RecordError, make_prediction, record_of
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.output.review_files import apply_decisions, read_decisions
-from MoBUncertaintyLib.review.description import RegionDescriber
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 from support.json_mutants import mutants, values

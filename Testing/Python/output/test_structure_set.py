@@ -20,7 +20,7 @@ from MoBUncertaintyLib.base.errors import ImageError, OutputError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.images.structure_set import read_structure_set
-from MoBUncertaintyLib.output.dicom.structure_set import outlines
+from MoBUncertaintyLib.output.dicom.objects import outlines
 from MoBUncertaintyLib.review.state import Signature
 from support.dicom_files import DISTANCE, SHAPE, hounsfield, of, write_enhanced, write_series
 from support.dicom_study import write_structures

@@ -14,8 +14,7 @@ from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.cases import Outcome, read_case
 from MoBUncertaintyLib.output.cohort.table import write_cohort
-from MoBUncertaintyLib.output.pages.report_page import write_html
-from MoBUncertaintyLib.output.report import Case, build_report
+from MoBUncertaintyLib.output.report import Case, build_report, write_html
 from MoBUncertaintyLib.output.review_export import write_export
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import fake_case, write_results

@@ -16,12 +16,11 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.cases import Outcome, read_case
 from MoBUncertaintyLib.output.cohort.table import write_cohort
-from MoBUncertaintyLib.output.pages.report_page import facts, render_html
 from MoBUncertaintyLib.output.pages.review_page import ReviewPage
 from MoBUncertaintyLib.output.pictures.style import Scale as PictureScale
-from MoBUncertaintyLib.output.report import Case, build_report
+from MoBUncertaintyLib.output.report import Case, build_report, render_html
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction, predicted_intervals
 from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals, volume_lines
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import LEFT_KIDNEY, PANCREAS, FakeCase, fake_case, write_results
@@ -57,11 +56,11 @@ def open_error(prediction: Prediction, value: int, decided: np.ndarray) -> float
 def test_review_states_what_is_corrected_and_what_is_left_open(folder: Path) -> None:
     results = read_results(folder)
     review, voxel_ml = Review(results.prediction, results.regions), results.prediction.grid.voxel_mm3 / 1000
-    assert volume_intervals(review) == results.prediction.volume_intervals()
+    assert volume_intervals(review) == predicted_intervals(results.prediction)
     point = review.regions[0].region.centroid_ras
     review.click([point], 0)
     assert volume_intervals(review) == {}, "clicks without a decision were not measured"
-    predicted, volume = results.prediction.volume_intervals(), stated_volumes(review)
+    predicted, volume = predicted_intervals(results.prediction), stated_volumes(review)
     noted = [f"{readable(name)} {volume_text(volume[name].ml, predicted[name], 'as predicted')}" for name in predicted]
     assert volume_lines(review) == noted, "what is promised of the true volume holds whatever is clicked"
     decided = np.zeros(results.prediction.shape, bool)
@@ -83,16 +82,15 @@ def test_review_states_what_is_corrected_and_what_is_left_open(folder: Path) -> 
 
 def test_record_report_page_and_table_state_it(folder: Path, tmp_path: Path) -> None:
     results = read_results(folder)
-    expected = results.prediction.volume_intervals()
+    expected = predicted_intervals(results.prediction)
     record = json.loads((folder / "prediction.json").read_text(encoding="utf-8"))
     stored = {label["name"]: Interval.from_dict(label["interval_ml"]) for label in record["labels"]}
     assert stored == {name: Interval(round(i.low, 3), round(i.high, 3), 0.9) for name, i in expected.items()}
     case = Case(calibrated().image, results.prediction, results.regions)
     report = build_report(case)
     text = expected["pancreas"].text(results.prediction.volumes_ml()["pancreas"])
-    assert text in render_html(report, {}, PictureScale.of(case.image, case.review.settings))
-    said = dict(facts(report)["Volumes"])
-    assert "in 90 % of cases like the 30 calibration cases" in said["Intervals hold"]
+    page = render_html(report, {}, PictureScale.of(case.image, case.review.settings))
+    assert text in page and "in 90 % of cases like the 30 calibration cases" in page
     volumes = results.prediction.volumes_ml()
     lines = [f"{readable(name)} {volume_text(volumes[name], interval)}" for name, interval in expected.items()]
     assert ReviewPage(case).state()["volumes"] == lines
@@ -107,5 +105,6 @@ def test_record_report_page_and_table_state_it(folder: Path, tmp_path: Path) -> 
 def test_nothing_is_promised_of_a_case_unlike_the_calibration_cases(level: Level) -> None:
     case = calibrated(suitability=Suitability(level, ("it is foreign",)))
     review = Case.of(case.image, Review(case.prediction, case.regions))
-    assert case.prediction.volume_intervals() == {} == volume_intervals(review.review)
-    assert not volume_lines(review.review) and "Volumes" not in facts(build_report(review))
+    assert predicted_intervals(case.prediction) == {} == volume_intervals(review.review)
+    page = render_html(build_report(review), {}, PictureScale.of(review.image, review.review.settings))
+    assert not volume_lines(review.review) and "Intervals hold" not in page

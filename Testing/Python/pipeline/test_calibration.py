@@ -31,8 +31,8 @@ from MoBUncertaintyLib.pipeline.calibration.calibration import (
 from MoBUncertaintyLib.pipeline.calibration.cases import SiteCase, error_growth, find_reviews, gather, read_review
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from MoBUncertaintyLib.review.outcome import decided_voxels
+from MoBUncertaintyLib.review.refinement.conditioning import logits_of
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
-from MoBUncertaintyLib.review.refinement.logits import logits_of
 from MoBUncertaintyLib.review.review import Review
 from support import tiny
 from support.command_line import run

@@ -16,8 +16,8 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate_model, fit_temperature
 from MoBUncertaintyLib.pipeline.calibration.cases import predicted_cases
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
+from MoBUncertaintyLib.review.refinement.conditioning import logits_of
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
-from MoBUncertaintyLib.review.refinement.logits import logits_of
 from MoBUncertaintyLib.worker import commands
 from MoBUncertaintyLib.worker.server import Report
 from support import tiny

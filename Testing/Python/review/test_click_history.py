@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.review.region import ReviewRegion
-from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.review.review import Review, preview
 from support.clicked_cases import clicked_prediction, clicked_review, place, region_at, whole_box
 
 NOON = datetime(2026, 5, 31, 12, tzinfo=UTC)
@@ -97,7 +97,7 @@ class ClickHistory(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5), verdict=VERDICTS)
     def decide(self, number, verdict):
         region = self.review.region(self.some(number))
-        _, labels = self.review.preview(region.region_id, verdict)
+        _, labels = preview(self.review, region.region_id, verdict)
         self.step(lambda: self.review.decide(region.region_id, verdict), region.region.centroid_ras, *self.of(region))
         assert np.array_equal(self.review.labels_in(region.box), labels)
 

@@ -11,8 +11,8 @@ from scipy import ndimage
 from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import fake_case
 

@@ -17,11 +17,11 @@ from MoBUncertaintyLib.base.geometry import whole
 from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.finder import find_regions
-from MoBUncertaintyLib.review.description import expected_error
-from MoBUncertaintyLib.review.following import follow
+from MoBUncertaintyLib.regions.measure import expected_error, with_maps
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
-from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.region import Verdict, follow
 from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.review.suggestion import suggest
 from support.clicked_cases import (
     CLICKS,
     clicked_prediction,
@@ -57,7 +57,8 @@ class TestClick:
     def test_clicked_voxel_has_its_label_and_the_maps_are_the_refiners(self, review):
         at = place(review, "1")
         review.click([at], 1, when=NOON)
-        expected = Refiner(review.prediction).refine(review.clicks).paste(review.prediction)
+        refiner = Refiner(review.prediction)
+        expected = with_maps(review.prediction, refiner.reach(review.clicks), refiner.refine(review.clicks))
         p, v = review.maps_in(whole_box(review))
         assert np.array_equal(p, np.array(expected.probability))
         assert np.array_equal(v, np.array(expected.variance))
@@ -183,7 +184,7 @@ class TestRegions:
             assert mine.region == theirs.region
             assert np.array_equal(mine.mask, theirs.mask)
         fresh = clicked_review().region("1")
-        assert replace(follow(review.region("1"), (), review.maps).region, rank=1) == fresh.region
+        assert replace(follow(review.region("1"), (), review.refiner).region, rank=1) == fresh.region
 
 
 class TestVerdicts:
@@ -260,7 +261,7 @@ class TestExpectedError:
         review.click([outer(review, "1", 0)], 1)
         review.click([outer(review, "2", 1)], 0)
         both = review.corrected()
-        effects = {click.click_id: review.effect(click.click_id) for click in review.clicks}
+        effects = {click.click_id: review.refiner.effect(click, review.clicks) for click in review.clicks}
         for click_id in ("c1", "c2"):
             review.remove_click(click_id)
             without = review.corrected()
@@ -273,7 +274,7 @@ class TestExpectedError:
 
 class TestSuggestion:
     def test_lies_in_an_undecided_region_and_gains_what_a_correction_is_expected_to(self, review):
-        suggestion = review.suggestion()
+        suggestion = suggest(review)
         assert region_at(review, suggestion.point_ras).region_id == suggestion.region_id
         voxel = voxel_of(review, suggestion.point_ras)
         p, before = float(review.prediction.probability[0][voxel]), review.corrected()
@@ -287,13 +288,13 @@ class TestSuggestion:
         assert gain > 0
 
     def test_goes_where_there_is_most_to_gain_and_ends_when_all_is_decided(self, review):
-        first = review.suggestion()
+        first = suggest(review)
         review.decide(first.region_id, "accept")
-        second = review.suggestion()
+        second = suggest(review)
         assert second.region_id != first.region_id
         assert second.gain_mm3 < first.gain_mm3
         review.decide(second.region_id, "accept")
-        assert review.suggestion() is None
+        assert suggest(review) is None
 
 
 class TestOtherThreshold:
@@ -316,7 +317,7 @@ class TestOtherThreshold:
         review.update_regions(find_regions(review.current(), replace(review.settings, minimum_mm3=1.0, depth_mm=0.0)))
         new = next(each for each in review.regions if each.region_id not in "12")
         assert not new.resolved
-        assert follow(new, review.clicks, review.maps) == new
+        assert follow(new, review.clicks, review.refiner) == new
 
 
 class TestSeveralLabels:
@@ -399,7 +400,7 @@ def test_without_regions_clicks_still_act():
     regions = find_regions(prediction, RegionSettings(threshold=0.2, depth_mm=100.0))
     assert not regions.ranked
     review = Review(prediction, regions)
-    assert review.suggestion() is None
+    assert suggest(review) is None
     review.click([place(clicked_review(), "1")], 1)
     assert review.clicks[0].region_id is None
     assert review.expected_error_mm3[1] < review.expected_error_mm3[0]
@@ -412,7 +413,7 @@ def test_volumes_go_with_the_review():
     try:
         review = clicked_review()
         review.click([place(review, "1")], 1)
-        assert review.effect("c1") and review.corrected().any()
+        assert review.refiner.effect(review.clicks[0], review.clicks) and review.corrected().any()
         alive = weakref.ref(review)
         del review
         assert alive() is None

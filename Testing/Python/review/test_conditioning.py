@@ -11,8 +11,7 @@ from scipy.special import expit
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import Kernel
 
-from MoBUncertaintyLib.review.refinement.conditioning import Field, mode, solve, spread
-from MoBUncertaintyLib.review.refinement.kernel import Wendland, pairs_mm
+from MoBUncertaintyLib.review.refinement.conditioning import Field, Wendland, mode, pairs_mm, solve, spread
 
 KERNEL = Wendland(4.0)
 

@@ -10,8 +10,8 @@ import pytest
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.finder import find_regions
-from MoBUncertaintyLib.review.description import RegionDescriber
 from support.fake_worker import fake_maps
 from support.probability_images import prediction
 

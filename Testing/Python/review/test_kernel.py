@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM, ClickSettings
 from MoBUncertaintyLib.model.covariance import REACH, correlation
-from MoBUncertaintyLib.review.refinement.kernel import Spline, Wendland, kernel_of, offsets_mm, pairs_mm
+from MoBUncertaintyLib.review.refinement.conditioning import Spline, Wendland, kernel_of, offsets_mm, pairs_mm
 from support.probability_images import prediction
 
 

@@ -12,16 +12,15 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import intersection, shape_of, whole, within
+from MoBUncertaintyLib.base.geometry import shape_of, whole
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance, correlation
+from MoBUncertaintyLib.regions.measure import VoxelMaps, maps_in, with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click
-from MoBUncertaintyLib.review.refinement.conditioning import mode
-from MoBUncertaintyLib.review.refinement.kernel import Wendland
-from MoBUncertaintyLib.review.refinement.logits import logits_of, movable
-from MoBUncertaintyLib.review.refinement.refiner import Refinement, Refiner
+from MoBUncertaintyLib.review.refinement.conditioning import Wendland, logits_of, mode, movable
+from MoBUncertaintyLib.review.refinement.refiner import Refiner
 from support.clicks import click_at
 from support.probability_images import prediction
 
@@ -74,16 +73,12 @@ def clicks_of(kind: tuple, given_: list) -> list[Click]:
     ]
 
 
-def same(a: Refinement, b: Refinement) -> bool:
-    arrays = (*MAPS, "reached")
-    return (a.box, a.conflicts) == (b.box, b.conflicts) and all(
-        getattr(a, name).tobytes() == getattr(b, name).tobytes() for name in arrays
-    )
+def same(a: VoxelMaps, b: VoxelMaps) -> bool:
+    return all(one.shape == other.shape and one.tobytes() == other.tobytes() for one, other in zip(a, b, strict=True))
 
 
-def predicted(own: Prediction, box: tuple) -> Refinement:
-    p, v = (np.array([each[box] for each in maps]) for maps in (own.probability, own.variance))
-    return Refinement(box, p, v, own.segmentation[box], np.zeros(shape_of(box), bool), frozenset())
+def corrected(own: Refiner, clicks: list[Click]) -> Prediction:
+    return with_maps(own.prediction, own.reach(clicks), own.refine(clicks))
 
 
 def latest(own: Refiner, clicks: list[Click]) -> dict[tuple, int]:
@@ -97,25 +92,24 @@ def test_the_order_of_clicks_does_not_matter_in_the_last_bit(kind: tuple, given_
     shuffled = random.sample(clicks, len(clicks))
     assert same(refiner(*kind).refine(clicks), refiner(*kind).refine(shuffled))
     assert same(refiner(*kind).refine(clicks), made(*kind).refine(shuffled))
+    assert refiner(*kind).conflicts(clicks) == made(*kind).conflicts(shuffled)
 
 
 @settings(deadline=None, max_examples=25)
 @given(kind=kinds, given_=clicked)
 def test_clicked_voxels_have_the_label_of_the_latest_click(kind: tuple, given_: list) -> None:
     own, clicks = refiner(*kind), clicks_of(kind, given_)
-    refined = own.refine(clicks).paste(own.prediction)
+    refined = corrected(own, clicks)
     for voxel, label in latest(own, clicks).items():
         assert refined.segmentation[voxel] == label
-        assert refined.probability[(slice(None), *voxel)].tolist() == [float(label == c + 1) for c in range(kind[0])]
-        assert not refined.variance[(slice(None), *voxel)].any()
+        assert [p[voxel] for p in refined.probability] == [float(label == c + 1) for c in range(kind[0])]
+        assert not any(v[voxel] for v in refined.variance)
 
 
 @settings(deadline=None, max_examples=25)
 @given(kind=kinds, given_=clicked)
 def test_what_no_click_reaches_is_bit_for_bit_as_predicted(kind: tuple, given_: list) -> None:
     own, clicks = refiner(*kind), clicks_of(kind, given_)
-    refined = own.refine(clicks)
-    assert refined.box == own.reach(clicks)
     z, y, x = np.indices(SHAPE)
     places = np.stack([z, y, x], -1) * own.prediction.grid.spacing
     far = np.ones(SHAPE, bool)
@@ -123,17 +117,9 @@ def test_what_no_click_reaches_is_bit_for_bit_as_predicted(kind: tuple, given_: 
         offsets = np.abs(places - voxel * own.prediction.grid.spacing)
         box = (offsets >= own.kernel.box_mm - 1e-4).any(-1)
         far &= box if kind[2] == 2 else np.linalg.norm(offsets, axis=-1) >= own.kernel.reach_mm - 1e-4
-    pasted = refined.paste(own.prediction)
+    now = corrected(own, clicks)
     for name in MAPS:
-        assert np.array_equal(
-            np.array(getattr(pasted, name))[..., far], np.array(getattr(own.prediction, name))[..., far]
-        )
-    untouched, before = ~refined.reached, predicted(own.prediction, refined.box)
-    for name in MAPS:
-        assert np.array_equal(getattr(refined, name)[..., untouched], getattr(before, name)[..., untouched])
-    reached = np.zeros(SHAPE, bool)
-    reached[refined.box] = refined.reached
-    assert not (reached & far).any()
+        assert np.array_equal(np.array(getattr(now, name))[..., far], np.array(getattr(own.prediction, name))[..., far])
 
 
 @settings(deadline=None, max_examples=20)
@@ -151,13 +137,9 @@ def test_a_part_is_what_the_whole_holds_there(kind: tuple, given_: list, corners
     own, clicks = refiner(*kind), clicks_of(kind, given_)
     box = tuple(slice(min(a, b), max(a, b) + 1) for a, b in zip(*corners, strict=True))
     everything, part = own.refine(clicks, whole(SHAPE)), own.refine(clicks, box)
-    assert part.conflicts == everything.conflicts
-    for name in (*MAPS, "reached"):
+    for name in MAPS:
         assert np.array_equal(getattr(part, name), getattr(everything, name)[(..., *box)])
-    if common := intersection(box, own.reach(clicks)):
-        outside = np.ones(shape_of(box), bool)
-        outside[within(common, box)] = False
-        assert not part.reached[outside].any()
+    assert np.array_equal(own.labels(clicks, box), part.segmentation)
 
 
 @settings(deadline=None, max_examples=20)
@@ -180,8 +162,8 @@ def test_maps_stay_probabilities_and_the_label_is_the_most_probable(kind: tuple,
 def test_the_logit_is_nowhere_more_uncertain_than_without_clicks(own: int, given_: list) -> None:
     refined, clicks = refiner(1, 0.9, own), clicks_of((1, 0.9), given_)
     now = refined.refine(clicks)
-    inner = now.reached & (np.abs(now.probability[0] - 0.5) < 0.4999)
-    before = predicted(refined.prediction, now.box)
+    inner = np.abs(now.probability[0] - 0.5) < 0.4999
+    before = maps_in(refined.prediction, refined.reach(clicks))
     old = logits_of(before.probability[0][inner], before.variance[0][inner])[1]
     new = logits_of(now.probability[0][inner], now.variance[0][inner])[1]
     assert (new <= old * (1 + 3e-3)).all()
@@ -212,7 +194,7 @@ def test_the_maps_are_those_of_the_formulas(own: int) -> None:
     moved = (mean + weights @ across) * (1 + chosen.sharpening * (1 - left))
     expected = logistic_normal_moments(moved, variance * left)
 
-    free = now.reached.ravel()
+    free = (kernel > 0).any(axis=0)
     free[at] = False
     assert free.sum() > 500
     for got, wanted in zip((now.probability[0], now.variance[0]), expected, strict=True):
@@ -221,13 +203,14 @@ def test_the_maps_are_those_of_the_formulas(own: int) -> None:
 
 def test_a_click_corrects_its_surroundings_and_an_opposite_one_limits_it() -> None:
     own, before = refiner(), case().segmentation.copy()
-    one = own.refine([click_at(case(), 1, 0, (9, 3, 10))])
-    changed = one.segmentation != before[one.box]
-    assert 20 < changed.sum() < one.reached.sum() / 4
+    clicks = [click_at(case(), 1, 0, (9, 3, 10))]
+    one = corrected(own, clicks)
+    changed = one.segmentation != before
+    assert 20 < changed.sum() < np.prod(shape_of(own.reach(clicks))) / 8
     assert not one.segmentation[changed].any()
-    assert not one.conflicts
-    two = own.refine([click_at(case(), 1, 0, (9, 3, 10)), click_at(case(), 2, 1, (9, 5, 10))])
-    assert (two.segmentation[within(one.box, two.box)] != before[one.box]).sum() < 0.9 * changed.sum()
+    assert not own.conflicts(clicks)
+    two = corrected(own, [*clicks, click_at(case(), 2, 1, (9, 5, 10))])
+    assert (two.segmentation != before).sum() < 0.9 * changed.sum()
     assert np.array_equal(case().segmentation, before), "the prediction is never changed"
 
 
@@ -239,15 +222,13 @@ def test_sharpening_makes_the_surroundings_surer_and_moves_no_outline() -> None:
     surer = np.abs(sharp.probability[0] - 0.5) - np.abs(plain.probability[0] - 0.5)
     assert surer.min() > -1e-6
     assert (surer > 0.02).sum() > 50
-    outside = ~sharp.reached
-    assert np.array_equal(sharp.probability[0][outside], plain.probability[0][outside])
 
 
 def test_clicks_that_contradict_each_other_are_in_conflict() -> None:
     own, near = refiner(), [(9, 9, 10), (9, 9, 11), (9, 10, 10), (9, 8, 10), (9, 10, 11)]
     clicks = [click_at(case(), 1, 0, (9, 9, 10)), *(click_at(case(), n, 1, at) for n, at in enumerate(near[1:], 2))]
-    assert own.refine(clicks).conflicts == {"c1"}
-    assert own.refine(clicks[:1]).conflicts == frozenset()
+    assert own.conflicts(clicks) == {"c1"}
+    assert own.conflicts(clicks[:1]) == frozenset()
 
 
 def test_a_click_that_a_later_one_replaced_says_nothing() -> None:
@@ -260,9 +241,7 @@ def test_no_clicks_are_the_prediction() -> None:
     own = refiner()
     assert shape_of(own.reach([])) == (0, 0, 0)
     assert own.refine([]).probability.shape == (1, 0, 0, 0)
-    assert same(own.refine([], whole(SHAPE)), predicted(case(), whole(SHAPE)))
-    pasted = own.refine([]).paste(case())
-    assert all(np.array_equal(getattr(pasted, name), getattr(case(), name)) for name in MAPS)
+    assert same(own.refine([], whole(SHAPE)), maps_in(case(), whole(SHAPE)))
 
 
 def test_outside_of_what_was_predicted_nothing_is_clicked_or_changed() -> None:
@@ -270,9 +249,9 @@ def test_outside_of_what_was_predicted_nothing_is_clicked_or_changed() -> None:
     own = Refiner(part, SETTINGS[0])
     with pytest.raises(ReviewError):
         own.refine([click_at(part, 1, 1, (3, 10, 10))])
-    refined = own.refine([click_at(part, 1, 1, (4, 2, 3))])
-    assert [part.start for part in refined.box] == [4, 2, 3]
-    assert refined.reached[0, 0, 1]
+    clicks = [click_at(part, 1, 1, (4, 2, 3))]
+    assert [side.start for side in own.reach(clicks)] == [4, 2, 3]
+    assert own.refine(clicks).probability[0, 0, 0, 1] != part.probability[0][4, 2, 4]
 
 
 def test_what_tiles_disagree_by_does_not_limit_clicks_of_a_model_without_covariance() -> None:

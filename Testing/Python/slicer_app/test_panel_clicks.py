@@ -6,6 +6,7 @@ import pytest
 from MoBUncertaintyLib.base.geometry import whole
 from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.review.suggestion import suggest
 from slicer_host.mouse import Mouse
 from support import sessions
 from support.clicked_cases import region_at
@@ -339,7 +340,9 @@ class TestList:
     def test_each_click_is_listed_with_what_it_changed(self, desktop, session, clicked):
         desktop.process(until=lambda: self.rows(desktop)[0][2])
         assert [row[0] for row in self.rows(desktop)] == ["pancreas", "not organ"]
-        effects = [session.review.effect(click.click_id)[0] / 1000 for click in session.review.clicks]
+        effects = [
+            session.review.refiner.effect(click, session.review.clicks)[0] / 1000 for click in session.review.clicks
+        ]
         for row, effect in zip(self.rows(desktop), effects, strict=True):
             assert float(row[2].removesuffix(" ml").replace("−", "-")) == pytest.approx(effect, abs=0.0051)
         assert desktop.ui.clicksCollapsibleButton.text == "Clicks (2)"
@@ -471,7 +474,7 @@ class TestNext:
         desktop.ui.regionsTable.selectRow(2)
         desktop.ui.nextButton.click()
         assert selected(desktop) == 0
-        suggestion = session.review.suggestion([session.review.regions[0].region_id])
+        suggestion = suggest(session.review, [session.review.regions[0].region_id])
         (mark,) = slicer.util.arrayFromMarkupsControlPoints(session.results.node("clicks.suggestion"))
         assert mark == pytest.approx(suggestion.point_ras)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-from MoBUncertaintyLib.regions.location import organ_of
+from MoBUncertaintyLib.regions.description import organ_of
 from MoBUncertaintyLib.review.review import Review
 from support.fake_worker import fake_prediction
 from support.small_panel import (

@@ -10,8 +10,8 @@ from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.review.description import RegionDescriber
 from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.review.review import Review
 from support.fake_case import PANCREAS, fake_case
@@ -59,7 +59,7 @@ def everything(review: Review) -> tuple:
         *(each.tobytes() for each in review.maps_in(box)),
         review.expected_error_mm3,
         review.conflicts,
-        [review.effect(click.click_id) for click in review.clicks],
+        [review.refiner.effect(click, review.clicks) for click in review.clicks],
     )
 
 

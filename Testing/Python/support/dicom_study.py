@@ -13,8 +13,7 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.output.case import Case, Source
-from MoBUncertaintyLib.output.dicom.objects import make_dicom_seg, make_parametric_map
-from MoBUncertaintyLib.output.dicom.structure_set import make_structure_set
+from MoBUncertaintyLib.output.dicom.objects import make_dicom_seg, make_parametric_map, make_structure_set
 from MoBUncertaintyLib.output.dicom.study import Study, save
 from MoBUncertaintyLib.regions.prediction import Prediction
 from support.fake_case import PANCREAS, regions_of

@@ -31,11 +31,11 @@ def test_a_review_ends_with_less_open_and_nearer_to_the_truth() -> None:
     (label,) = prediction.labels
     of_label = measures[label.name]
     assert len(of_label["ml"]) == len(of_label["error_ml"]) == STAGES + 1
-    first, *_, last = prediction.stated_volumes()[label.name], *decide_regions(case)
+    first, *_, last = prediction.stated_volumes[label.name], *decide_regions(case)
     assert (of_label["ml"][0], of_label["error_ml"][0]) == pytest.approx((first.ml, first.error_ml))
     end = stated_volumes(last)[label.name]
     assert of_label["ml"][-1] == pytest.approx(end.ml)
-    elsewhere = first.error_ml - case.prediction.stated_volumes()[label.name].error_ml
+    elsewhere = first.error_ml - case.prediction.stated_volumes[label.name].error_ml
     assert of_label["error_ml"][-1] == pytest.approx(end.error_ml + elsewhere)
     assert last.reviewed == (len(case.regions.ranked),) * 2 and end.error_ml < first.error_ml
     volume, true_ml = stated(dict(flatten({KEY: measures})), label.name, STAGES)

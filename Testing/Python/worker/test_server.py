@@ -17,6 +17,7 @@ import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import ImageError, ModelError, OutputError, SettingsError, UserError
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.images import memory
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.modality import modality_of
@@ -133,7 +134,7 @@ def test_a_prediction_is_that_of_the_core(model: Path, folder: Path) -> None:
         assert np.array_equal(array, wanted), path
     assert len(result["regions"]) == 3
     sent = json.loads(encode(result))
-    assert tuple(map(Region.from_dict, sent["regions"])) == expected.regions.ranked
+    assert tuple(from_json(Region, each) for each in sent["regions"]) == expected.regions.ranked
     assert [label["name"] for label in sent["labels"]] == ["organ"]
     assert sent["provenance"]["input"]["name"] == "Müller^Jürgen"
     assert sent["provenance"]["input"]["sha256"] == digest

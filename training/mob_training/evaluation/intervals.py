@@ -33,7 +33,7 @@ def interval_measures(prediction: Prediction, case: ReadCase) -> dict[str, Any]:
     and `error_ml`, what is stated (`StatedVolume`), as predicted and after each of `STAGES` of a review.
     """
     suitability = prediction.suitability
-    whole, inside = prediction.stated_volumes(), case.prediction.stated_volumes()
+    whole, inside = prediction.stated_volumes, case.prediction.stated_volumes
     elsewhere = {name: volume.error_ml - inside[name].error_ml for name, volume in whole.items()}
     stages = [whole]
     for review in decide_regions(case):

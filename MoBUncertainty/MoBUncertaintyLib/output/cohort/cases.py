@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -23,7 +23,7 @@ from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.readers import PREFIX, SUFFIX, CaseReview, CaseState, reader_in_name, review_file
 from MoBUncertaintyLib.output.results_record import read_labels, read_record
-from MoBUncertaintyLib.output.review_export import RECORD, SEGMENTATION, checking, read_export
+from MoBUncertaintyLib.output.review_export import RECORD, SEGMENTATION, read_export
 from MoBUncertaintyLib.output.review_files import Decisions, read_decisions
 from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.review.record import read_mask
@@ -40,12 +40,12 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Organ:
-    """One label of a case; the interval is None where the model cannot tell."""
+    """One label of a case."""
 
     name: str
     volume_ml: float
     expected_error_ml: float | None
-    interval: Interval | None = None
+    interval: Interval | None = None  # where the model can tell
 
 
 @dataclass(frozen=True)
@@ -117,19 +117,15 @@ def read_case(
 
 def row_of(record: Mapping[str, Any], name: str, folder: Path, outcome: Outcome = Outcome.PREDICTED) -> CohortCase:
     """Make the row of a case from the record of its results, which nobody has reviewed."""
+    organs = []
+    for label in record["labels"]:
+        interval = Interval.from_dict(label.get("interval_ml"))
+        organs.append(Organ(label["name"], label["volume_ml"], label.get("expected_error_ml"), interval))
     return CohortCase(
         name=printable(name),
         outcome=outcome,
         folder=folder,
-        organs=tuple(
-            Organ(
-                label["name"],
-                label["volume_ml"],
-                label.get("expected_error_ml"),
-                Interval.from_dict(label.get("interval_ml")),
-            )
-            for label in record["labels"]
-        ),
+        organs=tuple(organs),
         expected_error_ml=record.get("expected_error_ml"),
         regions=record["regions"]["count"],
         expected_error_in_regions_ml=record["regions"]["expected_error_mm3"] / 1000,
@@ -155,24 +151,17 @@ def reviews_of(results: Path) -> tuple[tuple[CaseReview, ...], tuple[str, ...]]:
     exports = [path for path in sorted(results.glob(f"*/{RECORD}")) if not KEPT.fullmatch(path.parent.name)]
     for path in (*exports, *sorted(results.glob(f"{PREFIX}*{SUFFIX}"))):
         try:
-            review = _of_export(path.parent) if path.name == RECORD else _of_file(path)
+            if path.name == RECORD:
+                review = CaseReview.of(read_export(path.parent)[0]["review"], "", path.parent)
+            else:
+                name = path.name.removesuffix(SUFFIX)
+                export, reader = path.with_name(name), text_of(name.removeprefix(PREFIX))
+                review = CaseReview.of(read_decisions(path).data, reader, export if export.is_dir() else None)
         except ReviewError as error:
             problems.append(printable(str(error)))
         else:
             reviews[reader_in_name(review.reader) if review.reader else str(path)] = review
     return tuple(reviews.values()), tuple(problems)
-
-
-def _of_export(folder: Path) -> CaseReview:
-    with checking(folder):
-        record, _ = read_export(folder)
-    return CaseReview.of(record["review"], "", folder)
-
-
-def _of_file(path: Path) -> CaseReview:
-    name = path.name.removesuffix(SUFFIX)
-    export, record = path.with_name(name), read_decisions(path).data
-    return CaseReview.of(record, text_of(name.removeprefix(PREFIX)), export if export.is_dir() else None)
 
 
 @dataclass(frozen=True)
@@ -185,8 +174,7 @@ class Agreement:
     regions_different: int  # number of these whose voxels two of them gave other labels
 
 
-@dataclass(frozen=True)
-class _Reading:
+class _Reading(NamedTuple):
     """What one reader made of a case: the segmentation, and the regions by where they lie."""
 
     segmentation: np.ndarray
@@ -195,42 +183,37 @@ class _Reading:
 
 def agreement_of(reviews: Sequence[CaseReview], labels: Sequence[Label]) -> Agreement | None:
     """Compare the exports of signed reviews of a case; None for fewer than two. Raises `ReviewError`."""
-    signed = [each for each in reviews if each.signed and each.export and (each.export / SEGMENTATION).is_file()]
-    if len(signed) < 2:
+    exports = {each.reader: each.export for each in reviews if each.signed and each.export}
+    exports = {reader: export for reader, export in exports.items() if (export / SEGMENTATION).is_file()}
+    if len(exports) < 2:
         return None
     try:
-        pairs = list(combinations([_read(each) for each in signed], 2))
+        pairs = list(combinations(map(_read, exports.values()), 2))
         overlaps = {
-            label.name: float(np.mean([_dice(label, a.segmentation, b.segmentation) for a, b in pairs]))
+            label.name: float(np.mean([dice(label.mask(a.segmentation), label.mask(b.segmentation)) for a, b in pairs]))
             for label in labels
         }
         common = set.intersection(*(set(each.regions) for pair in pairs for each in pair))
         different = sum(any(_differ(place, a, b) for a, b in pairs) for place in common)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImageError) as error:
-        names = " and ".join(str(each.export) for each in signed)
+        names = " and ".join(map(str, exports.values()))
         raise ReviewError(f"The reviews {names} cannot be compared; they belong to different results.") from error
-    return Agreement(tuple(each.reader for each in signed), overlaps, len(common), different)
+    return Agreement(tuple(exports), overlaps, len(common), different)
 
 
-def _read(review: CaseReview) -> _Reading:
-    assert review.export is not None
-    record = read_object(review.export / RECORD)["review"]
-    segmentation = sitk.GetArrayFromImage(read_volume(review.export / SEGMENTATION))
+def _read(export: Path) -> _Reading:
+    record = read_object(export / RECORD)["review"]
+    segmentation = sitk.GetArrayFromImage(read_volume(export / SEGMENTATION))
     regions = {(*each["first_voxel"], *each["size"], each["voxels"]): each for each in record["regions"]}
     return _Reading(segmentation, regions)
 
 
-def _dice(label: Label, a: np.ndarray, b: np.ndarray) -> float:
-    return dice(label.mask(a).astype(np.uint8), label.mask(b).astype(np.uint8))
-
-
 def _differ(place: tuple[Any, ...], a: _Reading, b: _Reading) -> bool:
-    decisions = [_decision(reading.regions[place]) for reading in (a, b)]
-    if decisions[0] == decisions[1] != (Verdict.EDIT, None):
+    one, other = (
+        ("resolved" if entry["resolved"] else entry["verdict"], entry["label"])
+        for entry in (a.regions[place], b.regions[place])
+    )
+    if one == other != (Verdict.EDIT, None):
         return False
     box, mask = read_mask(a.regions[place], a.segmentation.shape)
     return bool((a.segmentation[box] != b.segmentation[box])[mask].any())
-
-
-def _decision(entry: Mapping[str, Any]) -> tuple[str, int | None]:
-    return "resolved" if entry["resolved"] else entry["verdict"], entry["label"]

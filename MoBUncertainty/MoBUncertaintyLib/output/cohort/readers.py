@@ -1,8 +1,7 @@
 """Where the review of each reader of a case lies, and how far it is; what Slicer writes of it while the reader works.
 
 In the case's results folder, `review-NAME.json` is a decisions file, kept up to date while the reader works, and
-`review-NAME` is the export that is made when the review is signed off. A later one takes its place, and the earlier one
-is kept as `review-NAME.kept-1`. Needs only the standard library.
+`review-NAME` is the export of the signed review, `review-NAME.kept-1` an earlier one. Needs only the standard library.
 """
 
 from __future__ import annotations

@@ -5,13 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
-from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from MoBUncertaintyLib import __version__
@@ -20,9 +17,8 @@ from MoBUncertaintyLib.base.input_files import is_regular
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.publishing import absolute, write_file
 from MoBUncertaintyLib.base.resources import RESOURCES
-from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.output.cohort.cases import Agreement, CohortCase, Organ, Outcome
+from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
 from MoBUncertaintyLib.output.pages.templates import fill, require_installed
 from MoBUncertaintyLib.output.report import write_table
 
@@ -32,20 +28,13 @@ _FIRST = "case,outcome,"  # of our CSV files
 _MARK = 'name="generator" content="mob-uncertainty cohort"'  # of our pages
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the table, in both files; on the page with decimals, a unit, and a note behind the number.
+class Column(NamedTuple):
+    """A column of the page; one in "ml" shows a volume with the decimals that fit and, as its note, its interval."""
 
-    The title is empty where the page has no such column, the value None if there is nothing to say. The unit "ml" makes
-    a number a volume, whose decimals are those that fit, and whose note is its interval, as plain JSON.
-    """
-
-    name: str
+    name: str  # in the other file
     title: str
-    value: Callable[[CohortCase], Any]
     unit: str = ""
     digits: int = 0
-    note: Callable[[CohortCase], Any] | None = None
 
 
 def check_table(folder: Path) -> None:
@@ -78,13 +67,12 @@ def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: 
         cases: The cases, in any order.
         others: Name of each thing that is no case, and why, as the end of a sentence.
     """
-    named, folder = folder, absolute(folder)
-    rows = sorted(cases, key=lambda case: case.badness, reverse=True)
-    others = [(printable(name), printable(reason)) for name, reason in others]
-    columns = _columns(rows, named)
-    names = [column.name for column in columns]
-    cells = [{column.name: "" if (v := column.value(row)) is None else v for column in columns} for row in rows]
-    page = _render(title, rows, [column for column in columns if column.title], others, named)
+    cases = sorted(cases, key=lambda case: case.badness, reverse=True)
+    rows = _rows(cases, folder)
+    page = _render(title, cases, rows, others, folder)
+    names = list(rows[0]) if rows else ["case", "outcome", "reason"]
+    cells = [{name: "" if value is None else value for name, value in row.items()} for row in rows]
+    folder = absolute(folder)
     problem: OSError | None = None
     for name, write in (
         (PAGE, lambda path: path.write_text(page, encoding="utf-8")),
@@ -102,86 +90,74 @@ def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: 
         ) from problem
 
 
-def _columns(cases: Sequence[CohortCase], folder: Path) -> list[Column]:
-    """Make the columns: of each label that one of the cases has, and of the whole case."""
-    names = list(dict.fromkeys(organ.name for case in cases for organ in case.organs))
-    several = len(names) > 1
-    compared = names if any(case.agreement for case in cases) else []
-    stated = {organ.name for case in cases for organ in case.organs if organ.interval}
+def _labels(cases: Sequence[CohortCase]) -> list[str]:
+    return list(dict.fromkeys(organ.name for case in cases for organ in case.organs))
 
-    def of(name: str, value: Callable[[Organ], Any]) -> Callable[[CohortCase], Any]:
-        """Take a value of the organ of that name, if the case has it."""
-        return lambda case: next((value(organ) for organ in case.organs if organ.name == name), None)
 
-    def interval(name: str, value: Callable[[Interval], Any]) -> Callable[[CohortCase], Any]:
-        return of(name, lambda organ: organ.interval and value(organ.interval))
+def _rows(cases: Sequence[CohortCase], folder: Path) -> list[dict[str, Any]]:
+    """Make the row of each case, with the columns of all; None where there is nothing to say."""
+    labels = _labels(cases)
+    stated = [name for name in labels if any(o.interval for case in cases for o in case.organs if o.name == name)]
+    compared = any(case.agreement for case in cases)
+    rows = []
+    for case in cases:
+        organs, suits, agreement = {organ.name: organ for organ in case.organs}, case.suitability, case.agreement
+        row: dict[str, Any] = {"case": case.name, "outcome": case.outcome.value, "reason": case.reason}
+        row |= {"suitability": suits and suits.level.value, "suitability_reasons": suits and "; ".join(suits.reasons)}
+        row |= {f"{name}_ml": organs[name].volume_ml if name in organs else None for name in labels}
+        for name in stated:
+            interval = organs[name].interval if name in organs else None
+            row |= {f"{name}_interval_{end}": interval and getattr(interval, end) for end in ("low", "high", "level")}
+        row["expected_error_ml"] = case.expected_error_ml
+        if len(labels) > 1:
+            errors = {name: organ.expected_error_ml for name, organ in organs.items()}
+            row |= {f"{name}_expected_error_ml": errors.get(name) for name in labels}
+        row |= {"regions": case.regions, "expected_error_in_regions_ml": case.expected_error_in_regions_ml}
+        row |= {"state": case.state.value, "readers": "; ".join(review.text for review in case.reviews) or None}
+        if compared:
+            row |= {f"{name}_dice_between_readers": agreement and agreement.dice.get(name) for name in labels}
+            row["regions_decided_differently"] = agreement and agreement.regions_different
+        row |= {"seconds": case.seconds, "warnings": " ".join(case.warnings)}
+        rows.append(row | {"results": _way(folder, case.folder).as_posix() if case.folder else ""})
+    return rows
 
-    def agreed(value: Callable[[Agreement], Any]) -> Callable[[CohortCase], Any]:
-        return lambda case: case.agreement and value(case.agreement)
 
-    columns = [
-        Column("case", "", lambda case: case.name),
-        Column("outcome", "", lambda case: case.outcome.value),
-        Column("reason", "", lambda case: case.reason),
-        Column("suitability", "", lambda case: case.suitability and case.suitability.level.value),
-        Column("suitability_reasons", "", lambda c: c.suitability and "; ".join(c.suitability.reasons)),
-    ]
-    later: list[Column] = []
-    for name in names:
-        ml, note = of(name, lambda organ: organ.volume_ml), interval(name, Interval.to_dict)
-        columns.append(Column(f"{name}_ml", f"{readable(name).capitalize()}", ml, "ml", note=note))
-        if name in stated:
-            ends = {end: interval(name, attrgetter(end)) for end in ("low", "high", "level")}
-            later += [Column(f"{name}_interval_{end}", "", value) for end, value in ends.items()]
-    columns += later
-    columns.append(Column("expected_error_ml", "Expected error", lambda case: case.expected_error_ml, "ml"))
-    if several:
-        errors = {name: of(name, lambda organ: organ.expected_error_ml) for name in names}
-        columns += [Column(f"{name}_expected_error_ml", "", value) for name, value in errors.items()]
-    columns += [
-        Column("regions", "Regions", lambda case: case.regions),
-        Column("expected_error_in_regions_ml", "Error in regions", lambda c: c.expected_error_in_regions_ml, "ml"),
-        Column("state", "", lambda case: case.state.value),
-        Column("readers", "", lambda case: "; ".join(review.text for review in case.reviews) or None),
-    ]
-    for name in compared:
-        title = f"Dice between readers{f', {readable(name)}' if several else ''}"
-        dice = agreed(partial(lambda name, agreement: agreement.dice.get(name), name))
-        columns.append(Column(f"{name}_dice_between_readers", title, dice, digits=3))
+def _columns(labels: Sequence[str], compared: bool) -> list[Column]:
+    columns = [Column(f"{name}_ml", readable(name).capitalize(), "ml") for name in labels]
+    columns += [Column("expected_error_ml", "Expected error", "ml"), Column("regions", "Regions")]
+    columns.append(Column("expected_error_in_regions_ml", "Error in regions", "ml"))
     if compared:
-        different = agreed(lambda agreement: agreement.regions_different)
-        note = agreed(lambda agreement: f"of {agreement.regions}")
-        columns.append(Column("regions_decided_differently", "Decided differently", different, note=note))
-    return [
-        *columns,
-        Column("seconds", "Time", lambda case: case.seconds, "s", 1),
-        Column("warnings", "", lambda case: " ".join(case.warnings)),
-        Column("results", "", lambda case: _way(folder, case.folder).as_posix() if case.folder else ""),
-    ]
+        titles = {name: f"Dice between readers{f', {readable(name)}' if len(labels) > 1 else ''}" for name in labels}
+        columns += [Column(f"{name}_dice_between_readers", title, digits=3) for name, title in titles.items()]
+        columns.append(Column("regions_decided_differently", "Decided differently"))
+    return [*columns, Column("seconds", "Time", "s", 1)]
 
 
 def _render(
     title: str,
     cases: Sequence[CohortCase],
-    columns: Sequence[Column],
+    rows: Sequence[Mapping[str, Any]],
     others: Sequence[tuple[str, str]],
     folder: Path,
 ) -> str:
-    rows = [
-        {
-            "case": case,
-            "link": _link(_way(folder, case.folder) / "review.html") if case.folder else "",
-            "cells": [(column.value(case), column, column.note and column.note(case)) for column in columns],
+    columns = _columns(_labels(cases), any(case.agreement for case in cases))
+    shown = []
+    for case, row in zip(cases, rows, strict=True):
+        notes: dict[str, Any] = {
+            f"{organ.name}_ml": organ.interval.to_dict() for organ in case.organs if organ.interval
         }
-        for case in cases
-    ]
+        if case.agreement:
+            notes["regions_decided_differently"] = f"of {case.agreement.regions}"
+        cells = [(row[column.name], column, notes.get(column.name)) for column in columns]
+        link = _link(_way(folder, case.folder) / "review.html") if case.folder else ""
+        shown.append({"case": case, "link": link, "cells": cells})
     counts = {outcome: sum(case.outcome is outcome for case in cases) for outcome in Outcome}
     return fill(
         _TEMPLATE,
         title=title,
-        rows=rows,
+        rows=shown,
         columns=columns,
-        others=others,
+        others=[(printable(name), printable(reason)) for name, reason in others],
         counts={outcome.value: count for outcome, count in counts.items() if count},
         seconds=sum(case.seconds or 0 for case in cases),
         largest=max((case.expected_error_ml or 0 for case in cases), default=0) or 1,
@@ -190,8 +166,6 @@ def _render(
         software=f"MoB Uncertainty {__version__}",
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         nonce=secrets.token_hex(12),
-        css=_STYLE.read_text(encoding="utf-8"),
-        js=_SCRIPT.read_text(encoding="utf-8"),
     )
 
 

@@ -1,7 +1,6 @@
 """Read the header of an image's DICOM file so that its fields can be copied: decoded once, and only what DICOM allows.
 
-Files state character sets that do not exist, dates such as 00000000, and much else. One such field must not cost the
-objects that repeat it, so it is left out.
+Files state character sets that do not exist, dates such as 00000000, and much else: such a field is left out.
 """
 
 from __future__ import annotations
@@ -52,14 +51,10 @@ _TEXT = ("AE", "AS", "CS", "DA", "DT", "LO", "PN", "SH", "TM", "UC", "UI", "UR",
 
 
 def read_header(path: Path) -> tuple[Dataset, list[str]]:
-    """Read a file's header without pixels.
+    """Read a file's header without pixels, its text in UTF-8; raises `ImageError`.
 
-    Returns:
-        The header, its text in UTF-8, and the keywords of the fields about patient and study that were left out of it
-        because DICOM does not allow their values.
-
-    Raises:
-        ImageError: The file cannot be read.
+    Return also the keywords of the fields about patient and study that were left out of it because DICOM does not allow
+    their values.
     """
     check_regular(path)
     try:
@@ -82,11 +77,7 @@ def read_header(path: Path) -> tuple[Dataset, list[str]]:
 
 
 def describe_file(path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Say in a report's words which series a file is of, and which patient.
-
-    Raises:
-        ImageError: The file cannot be read.
-    """
+    """Say in a report's words which series a file is of, and which patient; raises `ImageError`."""
     header, _ = read_header(path)
     series, patient = (
         {words: _words(name, header[name].value) for name, words in names.items() if header.get(name)}

@@ -39,18 +39,8 @@ def make_structured_report(
 ) -> sr.Comprehensive3DSR:
     """Make a Comprehensive 3D SR of the review: a group of measurements for each label and for each doubtful region.
 
-    A label's group refers to its segment; a region's has a point in its middle. Both have identifiers that stay the
-    same whenever the review is exported.
-
-    Args:
-        study: What it belongs to.
-        folder: Where a SEG of the corrected segmentation is.
-        review: The review.
-        report: From `build_report`.
-        equipment: From `Study.equipment`.
-
-    Raises:
-        OutputError: There is no SEG.
+    A label's group refers to its segment in the SEG that is in the folder (`OutputError` if there is none), a region's
+    has a point in its middle. Both have identifiers that stay the same whenever the review is exported.
     """
     files = [folder / DICOM[kind][1] for kind in (Format.DICOM_SEG, Format.DICOM_SEG_BINARY)]
     segmentation = next((file for file in files if file.exists()), None)
@@ -93,10 +83,7 @@ def make_structured_report(
 
 
 def _labels(
-    study: Study,
-    report: Mapping[str, Any],
-    segments: pydicom.Dataset,
-    source: sr.SourceSeriesForSegmentation,
+    study: Study, report: Mapping[str, Any], segments: pydicom.Dataset, source: sr.SourceSeriesForSegmentation
 ) -> Iterator[sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations]:
     """Describe each label; one that is nowhere in the segmentation has no segment to refer to."""
     # A label map has a background, without an identifier.

@@ -1,9 +1,8 @@
 """What the DICOM objects of a case are made of: its slices, its labels as DICOM codes them, who made and reviewed it.
 
-All carry the patient and study fields of the CT's files, because DICOM demands it: the objects are part of the same
-study. They are as identifiable as the CT itself. Voxels are never resampled: they are put in the order of the slices,
-however the volume's axes are permuted or flipped, and a volume that does not lie on the slices is refused.
-Positions are LPS mm. Of the slices only headers are read, no pixels.
+All are part of the image's study, so they carry the patient and study fields of its files. Voxels are never resampled:
+they are put in the order of the slices, however the volume's axes are permuted or flipped, and a volume that does not
+lie on the slices is refused. Positions are LPS mm.
 """
 
 from __future__ import annotations
@@ -42,27 +41,16 @@ _LONGEST = 64  # characters of DICOM's long strings
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """The slices of one series, and where a volume's voxels go in them.
+    """The slices of one series, and where a volume's voxels go in them."""
 
-    Attributes:
-        headers: One for each slice, in the order of their positions, or a single one with all frames.
-        orientation: Directions along a row, along a column and of their normal, as columns.
-        spacing: Between the pixels of a row and of a column.
-        positions: Of the first pixel of each slice, in the order of `headers` or, of a single one, of its frames.
-        left_out: Keywords of fields that the files state as DICOM does not allow.
-        axes: Of the volume's array, those that run along slices, columns and rows.
-        backwards: Which of them run against these.
-        order: For each slice, its place in the volume along the first of the axes.
-    """
-
-    headers: list[Dataset]
-    orientation: np.ndarray
-    spacing: tuple[float, float]
-    positions: np.ndarray
-    left_out: tuple[str, ...]
-    axes: tuple[int, ...]
-    backwards: tuple[bool, ...]
-    order: np.ndarray
+    headers: list[Dataset]  # one for each slice, in the order of their positions, or a single one with all frames
+    orientation: np.ndarray  # directions along a row, along a column and of their normal, as columns
+    spacing: tuple[float, float]  # between the pixels of a row and of a column
+    positions: np.ndarray  # of the first pixel of each slice or frame
+    left_out: tuple[str, ...]  # keywords of fields that the files state as DICOM does not allow
+    axes: tuple[int, ...]  # of the volume's array, those that run along slices, columns and rows
+    backwards: tuple[bool, ...]  # which of them run against these
+    order: np.ndarray  # for each slice, its place in the volume along the first of the axes
 
     def frames(self, array: np.ndarray) -> np.ndarray:
         """Return the volume's voxels as (frame, row, column); a view where they are so already."""
@@ -72,23 +60,15 @@ class DicomSeries:
 
 @dataclass(frozen=True)
 class CodedLabel:
-    """A label as DICOM writes it.
-
-    Attributes:
-        value: In the segmentation.
-        name: As a long string.
-        colour: Red, green, blue; 0 to 255.
-        category, structure, modifier: Codes of what it is; not all have a modifier, such as a side.
-        uid: By which it is known in every object of the prediction.
-    """
+    """A label as DICOM writes it."""
 
     value: int
-    name: str
+    name: str  # as a long string
     colour: tuple[int, int, int]
     category: CodedConcept
     structure: CodedConcept
-    modifier: CodedConcept | None
-    uid: str
+    modifier: CodedConcept | None  # such as a side
+    uid: str  # the same in every object of the prediction
 
     @classmethod
     def of(cls, label: Label, prediction: str) -> CodedLabel:
@@ -101,40 +81,22 @@ class CodedLabel:
 
 @dataclass(frozen=True)
 class Study:
-    """A case as its DICOM objects have it.
-
-    Attributes:
-        series: The image's slices.
-        segmentation: As corrected, (frame, row, column) uint8.
-        labels: Those of the prediction.
-        prediction: SHA-256 of the predicted segmentation.
-        model: Name of the model, as a long string.
-        digest: Its SHA-256.
-        corrected: A reader has reviewed the case: segments are semi-automatic.
-        signature: The reader's, or None if unsigned.
-        suitability: Whether the model suits the case, as a code, or None if unknown.
-        warning: A word before what viewers list of the case.
-    """
+    """A case as its DICOM objects have it."""
 
     series: DicomSeries
-    segmentation: np.ndarray
+    segmentation: np.ndarray  # as corrected, (frame, row, column) uint8
     labels: tuple[CodedLabel, ...]
-    prediction: str
-    model: str
-    digest: str
-    corrected: bool = False
+    prediction: str  # SHA-256 of the predicted segmentation
+    model: str  # name of the model, as a long string
+    digest: str  # its SHA-256
+    corrected: bool = False  # a reader has reviewed the case: segments are semi-automatic
     signature: Signature | None = None
     suitability: CodedConcept | None = None
-    warning: str = ""
+    warning: str = ""  # a word before what viewers list of the case
 
     @classmethod
     def of(cls, case: Case, corrected: np.ndarray) -> Study:
-        """Gather it from a case and its corrected segmentation (z, y, x).
-
-        Raises:
-            ImageError: The image's DICOM files cannot be read or are not one series.
-            OutputError: The image does not lie on their slices.
-        """
+        """Gather it from a case and its corrected segmentation (z, y, x); errors as for `read_series`."""
         review, suits = case.review, case.review.prediction.suitability
         code = own_code(suits.level.upper().replace(" ", "_"), line(suits.text)) if suits else None
         series = read_series(case.source.dicom_files, case.image)
@@ -159,12 +121,7 @@ class Study:
         return line(name)[: _LONGEST - 1] + "^" if name else None
 
     def equipment(self, number: int, description: str) -> dict[str, Any]:
-        """Gather what all objects are made with. There is no device: the model's digest stands for its serial number.
-
-        Args:
-            number: Of the series; ours come after those of the scanner.
-            description: What viewers list.
-        """
+        """Gather what the objects of a series are made with; the model's digest is the serial number."""
         return {
             "series_instance_uid": highdicom.UID(),
             "series_number": number,
@@ -190,11 +147,7 @@ def line(text: str) -> str:
 
 
 def save(dataset: Dataset, path: Path) -> None:
-    """Write a DICOM file, never deflated: not all programs can inflate.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
+    """Write a DICOM file, never deflated, since not all programs can inflate; raises `OutputError`."""
     dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: names of labels and readers may be in any script
     try:
         dataset.save_as(path)
@@ -206,16 +159,10 @@ def save(dataset: Dataset, path: Path) -> None:
 
 
 def read_series(files: Sequence[Path], image: sitk.Image) -> DicomSeries:
-    """Read the headers of an image's DICOM files: all of its slices, or the one file of an enhanced CT.
+    """Read the headers of an image's DICOM files, in any order: all of its slices, or the one file of an enhanced CT.
 
-    Args:
-        files: In any order.
-        image: The image; its axes may be permuted or flipped against the slices.
-
-    Raises:
-        ImageError: One cannot be read or lacks what a derived object must repeat; they are not one series of parallel
-            slices of one size.
-        OutputError: The image does not lie on the slices.
+    Raises `ImageError` if one cannot be read or lacks what a derived object must repeat, or if they are not one series
+    of parallel slices of one size, and `OutputError` if the image does not lie on the slices.
     """
     read = [read_header(file) for file in files]
     headers = [header for header, _ in read]
@@ -265,11 +212,7 @@ def _match(
     orientation: np.ndarray,
     positions: np.ndarray,
 ) -> tuple[tuple[int, ...], tuple[bool, ...], np.ndarray]:
-    """Compare an image's grid with slices: `axes`, `backwards` and `order` of a `DicomSeries`.
-
-    Raises:
-        OutputError: It does not lie on them.
-    """
+    """Compare an image's grid with slices, on which it must lie: axes, backwards and order of a `DicomSeries`."""
     # Cosines between the series' axes (rows) and the image's (columns): 1 or -1 where one is along the other.
     cosines = orientation.T @ np.reshape(image.GetDirection(), (3, 3))
     signs = np.round(cosines)

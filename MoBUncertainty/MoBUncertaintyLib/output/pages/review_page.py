@@ -22,9 +22,9 @@ import SimpleITK as sitk
 from MoBUncertaintyLib.base.geometry import Box, Grid, intersection, shape_of, widened
 from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.output.case import Case
-from MoBUncertaintyLib.output.pages.report_page import facts
-from MoBUncertaintyLib.output.pages.templates import PAGE_SCRIPT, PAGE_STYLE, PAGE_TEMPLATE, fill
+from MoBUncertaintyLib.output.pages.templates import PAGE_TEMPLATE, fill
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.output.report import build_report
@@ -69,13 +69,9 @@ class ReviewPage:
             "predicted_sha256": review.digest,
             "labels": [
                 {"value": each.value, "name": each.name, "title": readable(each.name), "colour": _css(each.colour)}
-                for each in case.review.prediction.labels
+                for each in review.prediction.labels
             ],
-            "heat": {
-                "colours": heat_colours(64).tolist(),
-                "threshold": self._scale.threshold,
-                "top": self._scale.top,
-            },
+            "heat": {"colours": heat_colours(64).tolist(), "threshold": self._scale.threshold, "top": self._scale.top},
             "suitability": report["suitability"],
             "colours": {"region": _css(palette.region), "other": NOT_ORGAN_COLOUR},
             "crops": {region_id: self._crop(region_id) for region_id in self._boxes},
@@ -85,19 +81,14 @@ class ReviewPage:
         return fill(
             PAGE_TEMPLATE,
             name=case.source.name or "Image",
-            suitability=report["suitability"],
-            warnings=report["warnings"],
-            notice=report["notice"],
-            software=report["software"],
-            created=report["created"],
-            facts=facts(report),
+            **report,
+            report=report,
+            default_length_mm=DEFAULT_LENGTH_MM,
             scale=self._scale,
             stops=stops,
             case=data | {"regions_left": max(len(review.regions) - LISTED_REGIONS, 0)},
             case_json=text,
             nonce=hashlib.sha256(text.encode()).hexdigest()[:24],
-            css=PAGE_STYLE.read_text(encoding="utf-8"),
-            js=PAGE_SCRIPT.read_text(encoding="utf-8"),
         )
 
     def state(self) -> dict[str, Any]:

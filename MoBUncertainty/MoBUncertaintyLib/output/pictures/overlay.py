@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of, png
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, Colour, Scale, heat_colours, palette_beside
+from MoBUncertaintyLib.regions.description import masks
 from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.review.region import masks
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -37,33 +37,29 @@ _BOX_COLOURS = {Level.UNUSUAL: ("#ffc44d", "black"), Level.NOT_USABLE: ("#c62828
 
 
 def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, regions: Regions, name: str = "") -> None:
-    """Draw three planes through the most doubtful region to a PNG file: CT with outlines above, a heat map below.
+    """Draw three planes through the most doubtful region to a PNG file: image with outlines above, a heat map below.
 
     Without a region the planes go through the organ's middle, without an organ through the volume's. Of many regions
     the first `DRAWN_REGIONS` are drawn. The image is called by its `name` where it may be. Raises `OSError`.
     """
-    segmentation, labels = prediction.segmentation, prediction.labels
+    segmentation, labels, suitability = prediction.segmentation, prediction.labels, prediction.suitability
     places = [(box, mask) for _, box, mask in masks(replace(regions, ranked=regions.ranked[:DRAWN_REGIONS]))]
     camera = Camera(image, *_view(image, segmentation, places), _SIDE)
     scale = Scale.of(image, regions.settings)
     heat = camera.sections(uncertainty_in(camera.box, prediction, scale.measure), camera.box)
-    seen = segmentation[camera.box]
-    colours = {label.value: label.colour for label in labels}
+    seen, colours = segmentation[camera.box], {label.value: label.colour for label in labels}
     region_colour = palette_beside(colours.values()).region
-    others, first = _region_outlines(places, segmentation.shape, camera, region_colour)
-    upper = [*others, *outlines_of(seen, camera, colours.__getitem__, 2.4), *first]
+    around = list(_region_outlines(places, segmentation.shape, camera, region_colour))
+    upper = [*around[:0:-1], *outlines_of(seen, camera, colours.__getitem__, 2.4), *around[:1]]  # the first on top
     lower = outlines_of(seen, camera, colours.__getitem__, 1.6)
-    suitability = prediction.suitability
     head = _HEAD + (_BOX if suitability and suitability.sentence else 0)
     sheet = Image.new("RGB", (2 * _EDGE + 3 * _SIDE + 2 * _GAP, head + 2 * _SIDE + _GAP + _FOOT), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for index, plane in enumerate(PLANES):
         left = _EDGE + index * (_SIDE + _GAP)
         draw.text((left + _SIDE / 2, head - 14), plane.title(camera.focus), _QUIET, font(14), anchor="mm")
-        for top, picture in (
-            (head, draw_plane(camera, index, scale, upper)),
-            (head + _SIDE + _GAP, draw_plane(camera, index, scale, lower, heat)),
-        ):
+        pictures = draw_plane(camera, index, scale, upper), draw_plane(camera, index, scale, lower, heat)
+        for top, picture in zip((head, head + _SIDE + _GAP), pictures, strict=True):
             sheet.paste(picture, (left, top))
             draw.rectangle((left - 1, top - 1, left + _SIDE, top + _SIDE), outline=_FRAME)
     inside = segmentation[prediction.segmented_box]
@@ -73,9 +69,8 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
         colour, ink = _BOX_COLOURS[suitability.level]
         box, style = (_EDGE, 88, sheet.width - _EDGE, 88 + _BOX - 8), font(17, bold=True)
         draw.rounded_rectangle(box, 5, fill=colour)
-        draw.text(
-            (_EDGE + 12, 106), fitting(suitability.sentence, style, box[2] - box[0] - 24), ink, style, anchor="lm"
-        )
+        text = fitting(suitability.sentence, style, box[2] - box[0] - 24)
+        draw.text((_EDGE + 12, 106), text, ink, style, anchor="lm")
     visible = [label for label in segmented if (seen == label.value).any()]
     _write_foot(sheet, draw, visible, regions, scale, region_colour)
     Path(path).write_bytes(png(sheet))
@@ -94,12 +89,10 @@ def _view(
     elif part:
         focus = central_voxel(segmentation[part] > 0, spacing) + [side.start for side in part]
     else:
-        part = whole(segmentation.shape)
-        focus = np.array(segmentation.shape) // 2
+        part, focus = whole(segmentation.shape), np.array(segmentation.shape) // 2
     low, high = extent(image, part)
     width = max(float((high - low).max()) + 2 * _MARGIN_MM, _SMALLEST_VIEW_MM)
-    point = np.array(image.TransformIndexToPhysicalPoint(focus[::-1].tolist()))
-    return point, (low + high) / 2, width
+    return np.array(image.TransformIndexToPhysicalPoint(focus[::-1].tolist())), (low + high) / 2, width
 
 
 def _largest_part(segmentation: np.ndarray, spacing: np.ndarray) -> Box | None:
@@ -109,10 +102,8 @@ def _largest_part(segmentation: np.ndarray, spacing: np.ndarray) -> Box | None:
     if not count:
         return None
     coarse = ndimage.find_objects(parts)[int(np.bincount(parts.ravel())[1:].argmax())]
-    around = tuple(
-        slice(max((side.start - 1) * step, 0), min((side.stop + 1) * step, size))
-        for side, step, size in zip(coarse, steps, segmentation.shape, strict=True)
-    )
+    sides = tuple(slice(side.start * step, side.stop * step) for side, step in zip(coarse, steps, strict=True))
+    around = widened(sides, steps, segmentation.shape)
     return nested(around, bounding_box(shadows(segmentation[around] > 0)))
 
 
@@ -123,30 +114,26 @@ def _are_close(image: sitk.Image, one: Box, other: Box) -> bool:
 
 def _region_outlines(
     places: Sequence[tuple[Box, np.ndarray]], shape: Sequence[int], camera: Camera, colour: Colour
-) -> tuple[list[Outline], list[Outline]]:
-    """Outline all regions but the first, and the first, each with its rank."""
-    outlines = []
+) -> Iterator[Outline]:
+    """Outline each region, with its rank."""
     for rank, (box, mask) in enumerate(places, start=1):
         # One voxel more on each side, so that the outline has its place between voxels.
         around = widened(box, (1, 1, 1), shape)
         wider = np.zeros(shape_of(around), bool)
         wider[within(box, around)] = mask
-        sections = camera.sections(wider, around)
-        outlines.append(Outline(sections, colour, 3.0 if rank == 1 else 1.4, str(rank)))
-    return outlines[:0:-1], outlines[:1]
+        yield Outline(camera.sections(wider, around), colour, 3.0 if rank == 1 else 1.4, str(rank))
 
 
 def _write_head(draw: ImageDraw.ImageDraw, width: int, labels: Sequence[Label], regions: Regions, name: str) -> None:
-    """Write what is seen: labels and CT, then the region that the planes go through."""
-    notice = "Not for clinical use"
-    room = width - 3 * _EDGE - draw.textlength(notice, font(16, bold=True)) - 20
-    end = width - _EDGE
+    """Write what is seen: labels and image, then the region that the planes go through."""
+    notice, end = "Not for clinical use", width - _EDGE
+    room = end - 2 * _EDGE - draw.textlength(notice, font(16, bold=True)) - 20
     draw.text((end - 10, 34), notice, _ALERT, font(16, bold=True), anchor="rm")
     left = end - 20 - draw.textlength(notice, font(16, bold=True))
     draw.rounded_rectangle((left, 18, end, 50), 5, outline=_ALERT, width=2)
     title = ", ".join(readable(label.name) for label in labels) or "nothing was segmented"
-    title = f"{title[:1].upper()}{title[1:]}"
-    draw.text((_EDGE, 34), fitting(title, font(22, bold=True), room), _INK, font(22, bold=True), anchor="lm")
+    title = fitting(f"{title[:1].upper()}{title[1:]}", font(22, bold=True), room)
+    draw.text((_EDGE, 34), title, _INK, font(22, bold=True), anchor="lm")
     detail = "No doubtful region"
     if regions.ranked:
         region = regions.ranked[0]
@@ -170,17 +157,15 @@ def _write_foot(
     region_colour: Colour,
 ) -> None:
     """Write what the lines, the colours and the greys mean."""
-    top = sheet.height - _FOOT
+    top, left, count = sheet.height - _FOOT, float(_EDGE), len(regions.ranked)
     keys = [(readable(label.name), label.colour, 3) for label in labels[:6]]
     if len(labels) > 6:
         keys.append((f"and {len(labels) - 6} more", (0, 0, 0), 1))
-    count = len(regions.ranked)
     if count:
         keys.append(("region 1, which the planes go through", region_colour, 4))
     if count > 1:
         which = "other doubtful regions" if count <= DRAWN_REGIONS else f"regions 2 to {DRAWN_REGIONS} of {count:,}"
         keys.append((which, region_colour, 2))
-    left = float(_EDGE)
     for words, colour, width in keys:
         draw.line((left, top + 24, left + 30, top + 24), fill=tuple(colour), width=width)
         words = fitting(words, font(14), sheet.width - _EDGE - left - 38)

@@ -59,17 +59,10 @@ def central_voxel(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 
 class Camera:
-    """Samples three planes through a point. Only what lies around is cut out: a large CT is not touched as a whole.
+    """Samples three planes through a focus, of the part `box` of the volume that is seen.
 
-    Args:
-        image: The CT.
-        focus: The point that the planes go through, LPS mm.
-        middle: What should lie in the middle of the pictures, LPS mm.
-        width: How wide the pictures should be, mm; no more beyond the volume is shown than must be.
-        pixels: Of each side of a picture.
-
-    Attributes:
-        box: The part of the volume that is seen.
+    The `middle` (LPS mm, as the focus) should lie in the middle of square pictures, `width` mm wide; no more beyond the
+    volume is shown than must be.
     """
 
     def __init__(self, image: sitk.Image, focus: np.ndarray, middle: np.ndarray, width: float, pixels: int) -> None:
@@ -81,11 +74,7 @@ class Camera:
         self.box = _surroundings(image, self.middle, self.width)
         # Only looked at: a filter would share the image's voxels while other threads look at them, too.
         voxels = sitk.GetArrayViewFromImage(image)[self.box]
-        self._ct = {plane: self._section(voxels, self.box, plane, _AIR) for plane in PLANES}
-
-    def ct(self, plane: Plane) -> np.ndarray:
-        """Sample the CT in a plane, (row, column); air beyond the volume."""
-        return self._ct[plane]
+        self.image_sections = [self._section(voxels, self.box, plane, _AIR) for plane in PLANES]
 
     def sections(self, values: np.ndarray, box: Box) -> list[np.ndarray]:
         """Sample values of a box of the volume in each of `PLANES`, 0 beyond the box."""
@@ -96,14 +85,6 @@ class Camera:
         away = ((self.focus if point is None else point) - self.middle) / self._step
         middle = (self.pixels - 1) / 2
         return middle + float(away @ plane.right), middle + float(away @ plane.down)
-
-    def _placed(self, values: np.ndarray, box: Box) -> sitk.Image:
-        """Make an image of the values of a box of the volume, where they lie."""
-        image = sitk.GetImageFromArray(np.ascontiguousarray(values, np.float32))
-        image.SetSpacing(self._image.GetSpacing())
-        image.SetDirection(self._image.GetDirection())
-        image.SetOrigin(self._image.TransformIndexToPhysicalPoint([int(part.start) for part in box[::-1]]))
-        return image
 
     @property
     def _step(self) -> float:
@@ -120,8 +101,12 @@ class Camera:
         near = intersection(_around(self._image, ends), box)  # a few voxels on each side of the plane
         if near is None:
             return np.full((self.pixels, self.pixels), outside, np.float32)
+        part = sitk.GetImageFromArray(np.ascontiguousarray(values[within(near, box)], np.float32))
+        part.SetSpacing(self._image.GetSpacing())
+        part.SetDirection(self._image.GetDirection())
+        part.SetOrigin(self._image.TransformIndexToPhysicalPoint([int(side.start) for side in near[::-1]]))
         section = sitk.Resample(
-            self._placed(values[within(near, box)], near),
+            part,
             [self.pixels, self.pixels, 1],
             sitk.Transform(),
             sitk.sitkLinear,

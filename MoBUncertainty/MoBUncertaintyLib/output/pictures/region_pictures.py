@@ -43,13 +43,11 @@ class Outline:
 
 
 def draw_region(case: Case, region: ReviewRegion, corrected: np.ndarray, scale: Scale) -> dict[str, dict[str, bytes]]:
-    """Draw a region: CT, heat map, outlines before and after, the region's own outline, a cross and the clicks.
+    """Draw a region: image, heat map, outlines before and after, the region's own outline, a cross and the clicks.
 
     The planes go through the point nearest to the region's middle of the last click in it, else through that middle.
-
-    Returns:
-        A PNG file for each of `PLANES` by its title, as it is now: "" or, of a region with clicks, "After clicks", and
-        of that "As predicted".
+    There is a PNG file for each of `PLANES` by its title, as it is now: "" or, of a region with clicks, "After clicks",
+    and of that "As predicted".
     """
     review, prediction, image = case.review, case.review.prediction, case.image
     spacing = np.array(image.GetSpacing())[::-1]
@@ -83,11 +81,9 @@ def draw_region(case: Case, region: ReviewRegion, corrected: np.ndarray, scale: 
     now = drawn(region, voxel_uncertainty(scale.measure, *map(list, review.maps_in(camera.box))), corrected)
     if not own:
         return {"": now}
-    as_found, uncertainty = (
-        replace(region, mask=region.found.mask),
-        uncertainty_in(camera.box, prediction, scale.measure),
-    )
-    return {"As predicted": drawn(as_found, uncertainty, prediction.segmentation), "After clicks": now}
+    uncertainty = uncertainty_in(camera.box, prediction, scale.measure)
+    before_clicks = drawn(replace(region, mask=region.found.mask), uncertainty, prediction.segmentation)
+    return {"As predicted": before_clicks, "After clicks": now}
 
 
 def outlines_of(labels: np.ndarray, camera: Camera, colour_of: Callable[[int], Colour], width: float) -> list[Outline]:
@@ -108,7 +104,7 @@ def draw_plane(
 ) -> Image.Image:
     """Draw one of `PLANES`: outlines in their order, uncertainty if given, and dots (LPS mm) near the plane."""
     plane = PLANES[index]
-    grey = np.clip((camera.ct(plane) - scale.black) / (scale.white - scale.black), 0, 1)
+    grey = np.clip((camera.image_sections[index] - scale.black) / (scale.white - scale.black), 0, 1)
     grey = np.round(grey * 85) * 3  # 86 greys: no eye sees the difference, and the file is a good deal smaller
     pixels = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
     if heat is not None:
@@ -164,12 +160,10 @@ def _annotate(picture: Image.Image, plane: Plane, camera: Camera) -> None:
     draw = ImageDraw.Draw(picture, "RGBA")
     side, (column, row) = picture.width, camera.pixel(plane)
     middle, end, faint = side / 2, side - 1, (255, 255, 255, 90)
-    for start, stop in ((10, column - _GAP), (column + _GAP, end - 10)):
-        if start < stop:
-            draw.line((start, row, stop, row), fill=faint)
-    for start, stop in ((10, row - _GAP), (row + _GAP, end - 10)):
-        if start < stop:
-            draw.line((column, start, column, stop), fill=faint)
+    for along, across, turn in ((column, row, 1), (row, column, -1)):
+        for start, stop in ((10, along - _GAP), (along + _GAP, end - 10)):
+            if start < stop:
+                draw.line(((start, across)[::turn], (stop, across)[::turn]), fill=faint)
     places = ((12, middle), (end - 12, middle), (middle, 12), (middle, end - 13))
     for letter, place in zip(plane.letters, places, strict=True):
         draw.text(place, letter, "white", font(15, bold=True), **_RIMMED)
@@ -193,7 +187,7 @@ def _write_numbers(picture: Image.Image, numbered: Sequence[tuple[Outline, np.nd
         places = []
         for right, down in ((1, -1), (-1, -1), (1, 1), (-1, 1)):
             corner = int((right * columns + down * rows).argmax())
-            place = (columns[corner] + 9 * right, rows[corner] + 9 * down)
+            place = columns[corner] + 9 * right, rows[corner] + 9 * down
             places.append(np.clip(place, 12, picture.width - 13).astype(float))
         room = [min(np.linalg.norm(place - other) for other in taken) for place in places]
         place = next((spot for spot, free in zip(places, room, strict=True) if free > 22), places[int(np.argmax(room))])

@@ -114,19 +114,13 @@ def _seen(colour: Colour) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scale:
-    """What values look like, the same in all pictures of a case.
+    """What values look like, the same in all pictures of a case."""
 
-    Attributes:
-        black, white: Values of the image.
-        measure: The measure of uncertainty that the heat map shows.
-        threshold, top: Uncertainty from which the heat map shows, and of its brightest colour.
-    """
-
-    black: float
+    black: float  # value of the image
     white: float
-    measure: Measure
-    threshold: float
-    top: float
+    measure: Measure  # of uncertainty, that the heat map shows
+    threshold: float  # uncertainty from which the heat map shows
+    top: float  # that of its brightest colour
 
     @classmethod
     def of(cls, image: sitk.Image, settings: RegionSettings) -> Scale:

@@ -22,7 +22,7 @@ from MoBUncertaintyLib.images.inputs import Input, list_inputs
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES
 from MoBUncertaintyLib.measurements.volumes import StatedVolume
-from MoBUncertaintyLib.output.review_export import DECIDED, RECORD, checking, read_export
+from MoBUncertaintyLib.output.review_export import DECIDED, RECORD, read_export
 from MoBUncertaintyLib.regions.prediction import CancelledCallback, Progress, ProgressCallback
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 
@@ -95,8 +95,7 @@ def gather(reads: Iterable[Callable[[], SiteCase]]) -> tuple[list[SiteCase], lis
 
 def read_review(folder: Path, digest: str) -> SiteCase:
     """Read a review of a prediction of the model with this digest; raises `ReviewError` if it cannot be used."""
-    with checking(folder):
-        record, signed_off = read_export(folder)
+    record, signed_off = read_export(folder)
     if not signed_off:
         raise ReviewError(f"The review in {folder} is not signed off; sign it off and export it again.")
     model = record.get("model")
@@ -195,7 +194,7 @@ def _predicted(
         name: read_image(path).image for name, path in zip(predictor.model.channels[1:], case.channels, strict=False)
     }
     prediction = predictor.predict(read.image, progress, cancelled, exact=True, channels=others)
-    volumes, ml, suitability = prediction.stated_volumes(), prediction.grid.voxel_mm3 / 1000, prediction.suitability
+    volumes, ml, suitability = prediction.stated_volumes, prediction.grid.voxel_mm3 / 1000, prediction.suitability
     masks = [truth == label.value for label in prediction.labels]
     maps = zip(prediction.probability, prediction.variance, masks, strict=True)
     return SiteCase(

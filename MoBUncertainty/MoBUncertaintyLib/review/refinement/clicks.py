@@ -18,24 +18,16 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Click:
-    """What a reader says of one place.
+    """What a reader says of one place; of two clicks on one voxel the later counts there.
 
-    Attributes:
-        click_id: Names it in its review; never given again.
-        points_ras: One point: a click; several, in order: a stroke through them. RAS mm.
-        label: Value of the label that is there; 0 is background.
-        time: When it was given, with time zone. Of two clicks on one voxel the later counts there.
-        region_id: The listed region in which it was given.
-
-    Raises:
-        ReviewError: It has no point, one that is not finite, no possible label, or a time without a zone.
+    Raises `ReviewError` if it has no point, one that is not finite, no possible label, or a time without a zone.
     """
 
-    click_id: str
-    points_ras: tuple[Point, ...]
-    label: int
-    time: datetime
-    region_id: str | None = None
+    click_id: str  # in its review; never given again
+    points_ras: tuple[Point, ...]  # one point: a click; several, in order: a stroke through them
+    label: int  # value of the label that is there; 0 is background
+    time: datetime  # with time zone
+    region_id: str | None = None  # the listed region in which it was given
 
     def __post_init__(self) -> None:
         points = np.asarray(self.points_ras, float)
@@ -55,11 +47,7 @@ class Click:
 def voxels_of(click: Click, grid: Grid, shape: tuple[int, ...], processed: Box | None = None) -> np.ndarray:
     """Find the voxels of a click, or of a stroke along its way: (K, 3) distinct indices (z, y, x) in order.
 
-    Args:
-        processed: The part of the image that was predicted. Default: all of it.
-
-    Raises:
-        ReviewError: It leaves the image, or the part of it that was predicted.
+    Raises `ReviewError` if it leaves the image, or the part of it that was predicted (`processed`, default: all).
     """
     corners = grid.to_index(np.array(click.points_ras))
     _check_inside(click, np.rint(corners), whole(shape), "the image; click inside it")
@@ -78,11 +66,8 @@ def voxels_of(click: Click, grid: Grid, shape: tuple[int, ...], processed: Box |
 def thinned(voxels: np.ndarray, spacing: np.ndarray, apart_mm: float) -> np.ndarray:
     """Keep the first voxel of a stroke, and each that is at least `apart_mm` from all kept before it.
 
-    Neighbours on a stroke are one decision: to count each would make a stroke stronger the finer the image is.
-
-    Args:
-        voxels: (K, 3) indices in order.
-        spacing: mm, likewise.
+    Neighbours on a stroke are one decision: to count each would make a stroke stronger the finer the image is. The
+    voxels are (K, 3) indices in order, the spacing is in mm.
     """
     if len(voxels) < 2:
         return voxels
@@ -106,32 +91,19 @@ def _check_inside(click: Click, index: np.ndarray, box: Box, place: str) -> None
 
 @dataclass(frozen=True, eq=False)
 class Clicked:
-    """The voxels of a set of clicks, whatever order they came in.
+    """The voxels of a set of clicks, whatever order they came in."""
 
-    Attributes:
-        voxels: (K, 3) all clicked voxels.
-        labels: (K,) theirs.
-        owners: (K,) index of the click that gave it.
-        points: (P, 3) the voxels to condition on, in the order of the array.
-        point_labels: (P,) theirs.
-    """
-
-    voxels: np.ndarray
-    labels: np.ndarray
-    owners: np.ndarray
-    points: np.ndarray
-    point_labels: np.ndarray
+    voxels: np.ndarray  # (K, 3) all clicked voxels
+    labels: np.ndarray  # (K,) theirs
+    owners: np.ndarray  # (K,) index of the click that gave it
+    points: np.ndarray  # (P, 3) the voxels to condition on, in the order of the array
+    point_labels: np.ndarray  # (P,) theirs
 
 
 def gather(
     labels: Sequence[int], places: Sequence[np.ndarray], grid: Grid, shape: tuple[int, ...], apart_mm: float
 ) -> Clicked:
-    """Gather the voxels of clicks: on one voxel the latest counts, and strokes are thinned.
-
-    Args:
-        labels, places: Label and voxels of each click, the latest last.
-        apart_mm: See `thinned`.
-    """
+    """Gather the voxels of clicks, the latest last: on one voxel the latest counts, and strokes are `thinned`."""
     voxels = np.concatenate([np.empty((0, 3), np.intp), *places])
     owners = np.repeat(np.arange(len(places)), [len(place) for place in places])
     flat = np.ravel_multi_index(tuple(voxels.T), shape)

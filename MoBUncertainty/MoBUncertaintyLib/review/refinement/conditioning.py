@@ -5,22 +5,162 @@ and a correlation k. A label y = +1 or -1 at a voxel has the likelihood sigma(y 
 *strength*, makes one click count as beta equal ones. The mode of the posterior and its curvature there are found by
 Newton's method in the dual, where all matrices are of the size (clicks, clicks): Rasmussen & Williams (2006), Gaussian
 Processes for Machine Learning, chapter 3, algorithms 3.1 and 3.2, with a mean and a power besides.
+
+The logits of a prediction are the normal distributions whose moments its maps hold. Their correlation k, the kernel, is
+stationary, 1 at distance 0, positive definite in three dimensions, and has compact support: far clicks do not meet, and
+a click has a box of influence. A Gaussian that is cut off is not positive definite.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
 from scipy.linalg.lapack import dpotri
-from scipy.special import expit
+from scipy.special import expit, logit
 
-from MoBUncertaintyLib.review.refinement.kernel import Kernel, pairs_mm
+from MoBUncertaintyLib.gaussian.inverse import normal_from_moments
+from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM, DEFAULT_PRIOR_DEVIATION, ClickSettings
+from MoBUncertaintyLib.model.covariance import HALF_OF_GAUSSIAN, REACH, axis_correlation
+from MoBUncertaintyLib.regions.prediction import Prediction
+
+HALF_OF_WENDLAND = 0.31381017045569753
+"""(1 - r)^4 (4 r + 1) is 1/2 here."""
+
+Offsets = Sequence[np.ndarray]
+"""How far apart voxels are along each axis, mm: three arrays (P, ...) that broadcast, in the precision wanted."""
+
+
+def offsets_mm(points: np.ndarray, axes: Sequence[np.ndarray], spacing: np.ndarray) -> Offsets:
+    """Compute how far points (P, 3) are from voxels whose coordinates broadcast; float32."""
+    dimensions = np.broadcast(*axes).ndim
+    return [
+        (coordinate - place.reshape(-1, *(1,) * dimensions)).astype(np.float32) * step
+        for coordinate, place, step in zip(axes, points.T, spacing, strict=True)
+    ]
+
+
+def pairs_mm(places: np.ndarray, others: np.ndarray) -> Offsets:
+    """Compute how far places (P, 3) are from others (N, 3), all in mm."""
+    return [place[:, None] - other for place, other in zip(places.T, others.T, strict=True)]
+
+
+@dataclass(frozen=True)
+class Spline:
+    """The correlation of a model of the scope `local`: a length for each axis of the array (see `model.covariance`)."""
+
+    lengths_mm: tuple[float, float, float]
+
+    @property
+    def length_mm(self) -> float:
+        """The geometric mean of the lengths."""
+        return float(prod(self.lengths_mm) ** (1 / 3))
+
+    @property
+    def box_mm(self) -> np.ndarray:
+        """Distance along each axis from which on the correlation is 0, (3,)."""
+        return np.multiply(self.lengths_mm, REACH)
+
+    def between(self, offsets: Offsets) -> np.ndarray:
+        """Return the correlation at each offset, in their precision."""
+        return np.asarray(prod(map(axis_correlation, offsets, self.lengths_mm), start=np.float32(1)))
+
+    def reached(self, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
+        """Find the voxels that any of P points reaches: flat indices (N,), and their correlations (P, N)."""
+        correlation = self.between(offsets)
+        correlation = correlation.reshape(len(correlation), -1)
+        voxels = np.flatnonzero(correlation.max(0) > 0)
+        return voxels, correlation[:, voxels]
+
+
+@dataclass(frozen=True)
+class Wendland:
+    """Wendland's C2 function, (1 - r)^4 (4 r + 1) for r = d / reach < 1.
+
+    Of the functions of compact support that are positive definite in three dimensions and twice differentiable, it has
+    the smallest degree (Wendland 1995, Advances in Computational Mathematics 4). It falls to 1/2 where a Gaussian
+    exp(-d^2 / 2 length^2) does, at 1.18 lengths; its reach is 3.75 lengths.
+    """
+
+    length_mm: float
+
+    @property
+    def reach_mm(self) -> float:
+        """Distance from which on the correlation is 0."""
+        return self.length_mm * (HALF_OF_GAUSSIAN / HALF_OF_WENDLAND)
+
+    @property
+    def box_mm(self) -> np.ndarray:
+        """As of `Spline`, like what follows."""
+        return np.full(3, self.reach_mm)
+
+    def between(self, offsets: Offsets) -> np.ndarray:
+        return self(np.sqrt(_squares(offsets)))
+
+    def reached(self, offsets: Offsets) -> tuple[np.ndarray, np.ndarray]:
+        squares = _squares(offsets)
+        voxels = np.flatnonzero(squares.min(0) < self.reach_mm**2)
+        return voxels, self(np.sqrt(squares.reshape(len(squares), -1)[:, voxels]))
+
+    def __call__(self, distances_mm: np.ndarray) -> np.ndarray:
+        """Return the correlation at each distance, any shape, in the precision of the distances."""
+        r = distances_mm * (1 / self.reach_mm)
+        np.minimum(r, 1, out=r)
+        result = 1 - r
+        for _ in range(2):
+            np.multiply(result, result, out=result)
+        r *= 4
+        r += 1
+        result *= r
+        return np.asarray(result)
+
+
+def _squares(offsets: Offsets) -> np.ndarray:
+    total: np.ndarray | float = 0.0
+    for offset in offsets:
+        total = total + offset * offset
+    return np.asarray(total)
+
+
+Kernel = Spline | Wendland
+
+
+def kernel_of(prediction: Prediction, settings: ClickSettings) -> Kernel:
+    """Choose a stationary correlation of the stated length; where none is stated the model's own, of a local model."""
+    if settings.length_mm is None and prediction.correlation_mm is not None:
+        return Spline(prediction.correlation_mm)
+    return Wendland(settings.length_mm or DEFAULT_LENGTH_MM)
+
 
 MAX_STEPS = 200
 CONVERGED = 1e-10
 SMALLEST_STEP = 2.0**-30
+
+SURE = 20.0
+"""A probability below sigma(-20), 2e-9, or as near to 1, stands for the logit -20 or 20, without variance: it says no
+more than that the network was sure, and a click must be able to contradict it."""
+
+
+def logits_of(probability: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find mean and variance of the logit from mean and variance of the probability; float32, of one shape."""
+    mean = np.where(probability < 0.5, np.float32(-SURE), np.float32(SURE))
+    spread = np.zeros_like(mean)
+    between = (probability > expit(-SURE)) & (probability < expit(SURE))
+    varies = between & (variance > 0)
+    between &= ~varies
+    mean[between] = logit(probability[between].astype(float))
+    mean[varies], spread[varies] = normal_from_moments(probability[varies], variance[varies])
+    return mean, spread
+
+
+def movable(spread: np.ndarray, prior_deviation: float | None) -> np.ndarray:
+    """Return the deviation that a click can move, from the variance of the logit."""
+    if prior_deviation is not None:
+        return np.full_like(spread, prior_deviation)
+    return np.asarray(np.where(spread > 0, np.sqrt(spread), np.float32(DEFAULT_PRIOR_DEVIATION)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +173,11 @@ class Field:
 
 
 def solve(
-    clicked: Field,
-    kernel: Kernel,
-    signs: np.ndarray,
-    strength: float,
-    variance_strength: float,
+    clicked: Field, kernel: Kernel, signs: np.ndarray, strength: float, variance_strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find what `spread` needs: weights (P,) and their precision (P, P), both in units of the deviation at a voxel.
 
-    The mean and the variance have a strength of their own: with the one that moves the outline best, the uncertainty
-    that is left is not right.
+    With the strength that moves the outline best, the uncertainty that is left is not right: that has one of its own.
     """
     c = clicked.deviation.astype(float)
     covariance = c[:, None] * kernel.between(pairs_mm(clicked.places_mm, clicked.places_mm)) * c
@@ -54,14 +189,9 @@ def solve(
 
 
 def spread(correlation: np.ndarray, weights: np.ndarray, explaining: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute what clicks do to voxels: the shift of the mean, and the fraction of the variance that is left.
+    """Compute the shift of the mean (N,), in units of the voxel's deviation, and the fraction left of the variance.
 
-    Args:
-        correlation: (P, N) of each click with each voxel.
-        weights, explaining: As `solve` gives them.
-
-    Returns:
-        (N,) in units of the voxel's deviation, and (N,) from 0 to 1.
+    `correlation` (P, N) is that of each click with each voxel; `weights` and `explaining` are what `solve` gives.
     """
     explained = np.einsum("in,in->n", explaining @ correlation, correlation)
     return weights @ correlation, np.clip(1 - explained, 0, 1)
@@ -70,15 +200,8 @@ def spread(correlation: np.ndarray, weights: np.ndarray, explaining: np.ndarray)
 def mode(mean: np.ndarray, covariance: np.ndarray, signs: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Find the mode of the posterior at P labelled voxels by damped Newton steps.
 
-    Args:
-        mean: (P,) prior mean.
-        covariance: (P, P) of the prior; may be singular.
-        signs: (P,) +1 or -1.
-        strength: Power of the likelihood.
-
-    Returns:
-        Weights a, (P,): the mean at a voxel n moves by sum_i K(n, i) a_i. And W, (P,): the negative second derivative
-        of the log likelihood at the mode.
+    Mean (P,) and covariance (P, P), which may be singular, are the prior's, signs (P,) +1 or -1. Returns weights a: the
+    mean at a voxel n moves by sum_i K(n, i) a_i; and W, minus the second derivative of the log likelihood; (P,) each.
     """
     signs = np.asarray(signs, float)
 

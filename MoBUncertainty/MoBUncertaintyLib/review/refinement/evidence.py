@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
-from MoBUncertaintyLib.review.refinement.logits import SURE, logits_of
+from MoBUncertaintyLib.review.refinement.conditioning import SURE, logits_of
 
 STEP = 0.25
 DOUBTFUL = 1e-4
@@ -28,9 +28,8 @@ _LARGEST = 2**16
 class Evidence:
     """The voxels of one label.
 
-    Attributes:
-        kinds: (K, 5) int64: mean and deviation of the logit in steps, and how many voxels were predicted so that do
-            not have the label, have it, and of which nobody has decided.
+    Of K kinds (K, 5) int64: mean and deviation of the logit in steps, and how many voxels were predicted so that do not
+    have the label, have it, and of which nobody has decided.
     """
 
     kinds: np.ndarray
@@ -39,12 +38,7 @@ class Evidence:
     def of(
         cls, probability: np.ndarray, variance: np.ndarray, decided: tuple[np.ndarray, ...], labelled: np.ndarray
     ) -> Evidence:
-        """Count voxels of maps as predicted.
-
-        Args:
-            decided: Index of N voxels in them.
-            labelled: Whether the reader gives them the label, (N,).
-        """
+        """Count voxels of maps as predicted, N of them decided (their index); `labelled` (N,): as having the label."""
         doubtful = (probability > DOUBTFUL) & (probability < 1 - DOUBTFUL)
         doubtful[decided] = False
         p, v = (np.concatenate([each[decided], each[doubtful]]) for each in (probability, variance))
@@ -56,11 +50,8 @@ class Evidence:
     def of_truth(cls, probability: np.ndarray, variance: np.ndarray, labelled: np.ndarray) -> Evidence:
         """Count all voxels of an image whose truth is known, but for those where the network was sure, and right.
 
-        How sure it was there no map says, so no temperature can be judged by them.
-
-        Args:
-            probability, variance: As predicted, (z, y, x), not rounded.
-            labelled: Whether a voxel has the label, likewise.
+        How sure it was there no map says, so no temperature can be judged by them. The maps (z, y, x) are as predicted,
+        not rounded.
         """
         parts = [np.empty((0, 5), np.int64)]
         for p, v, true in zip(probability, variance, labelled, strict=True):  # slice by slice, for a CT's size
@@ -94,10 +85,9 @@ class Evidence:
     def moments(self, temperature: float = 1.0, keep_probability: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Compute mean and variance of the probability of each kind, the logits divided by a temperature; (K,) each.
 
-        Args:
-            temperature: T; the logit becomes a normal with the mean m / T and the variance s^2 / T^2.
-            keep_probability: The model gives each voxel the probability that its mean logits have, whatever the noise
-                (`CovarianceSpec`): then the logit of the probability is divided, and m follows.
+        The logit becomes a normal with the mean m / T and the variance s^2 / T^2. If the model gives each voxel the
+        probability that its mean logits have, whatever the noise (`CovarianceSpec`), it is the logit of the probability
+        that is divided, and m follows.
         """
         mean, square = self.logits
         divided = mean / temperature, square / temperature**2
@@ -114,11 +104,7 @@ class Evidence:
 
     @classmethod
     def from_text(cls, text: Any) -> Evidence:
-        """Invert `to_text`.
-
-        Raises:
-            ValueError: It is of another form.
-        """
+        """Invert `to_text`; raises `ValueError`."""
         try:
             packed = zlib.decompressobj()
             content = packed.decompress(base64.b64decode(text, validate=True), 20 * _LARGEST)

@@ -1,81 +1,255 @@
-"""A prediction refined by clicks: what the posterior of the set of clicks says of every voxel in reach.
+"""A prediction refined by clicks: what the posterior of a set of clicks says of every voxel in reach.
 
 The logit of a label against the rest is normal at each voxel: mean m and deviation s are those whose moments are the
-stored probability and variance (`logits`). A click moves the logit by a Gaussian process with deviation c and
-correlation k (`conditioning`); c is s, or the settings' `prior_deviation`. The variance that is reported is s^2 times
-the fraction of c^2 that is left: where a click's reach ends nothing jumps, and a model without variance keeps
-p = sigma(m). So that the expected error is honest, the logit grows where clicks explain it
-(`spreading.refined_maps`). With more than two classes each label is conditioned against the rest, +1 where a click
-gives that label and -1 where it gives another; where the probabilities then exceed 1 together, they are scaled.
+stored probability and variance. A click moves the logit by a Gaussian process with deviation c and correlation k
+(`conditioning`); c is s, or the settings' `prior_deviation`. The variance that is reported is s^2 times the fraction of
+c^2 that is left: where a click's reach ends nothing jumps, and a model without variance keeps p = sigma(m). So that the
+expected error is honest, the logit grows where clicks explain it (`refined_maps`). With more than two classes each
+label is conditioned against the rest, +1 where a click gives that label and -1 where it gives another.
+
+Maps are computed block by block. What clicks make of a block depends on those in its reach alone, and is computed once
+for the same of them, so that a click costs what it changes, however many there are. Arrays are (z, y, x).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, intersection
+from MoBUncertaintyLib.base.geometry import Box, apart, common_parts, hull, intersection, within
 from MoBUncertaintyLib.base.method_cache import cached_method
+from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
+from MoBUncertaintyLib.regions.measure import VoxelMaps, maps_in
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click, Clicked, gather, voxels_of
-from MoBUncertaintyLib.review.refinement.conditioning import Field, solve
-from MoBUncertaintyLib.review.refinement.kernel import kernel_of, pairs_mm
-from MoBUncertaintyLib.review.refinement.logits import movable
-from MoBUncertaintyLib.review.refinement.spreading import Inputs, Maps, Posterior, Spreading
+from MoBUncertaintyLib.review.refinement.conditioning import (
+    Field,
+    Kernel,
+    kernel_of,
+    logits_of,
+    movable,
+    offsets_mm,
+    pairs_mm,
+    solve,
+    spread,
+)
+
+STEP = np.float32(2.0**-14)
+"""What a click says is rounded to what moves a logit in the block by this part of its deviation. Far from a new click
+less than that changes, so that most blocks stay as they are."""
+MIN_EDGE = 8  # voxels of a block along each axis: smaller ones cost more to handle than to compute
+KEPT_VOXELS = 12_000_000  # of blocks, each with 10 bytes and 8 more for each further label
+CHUNK = 4_000_000  # correlations that are computed at once
+
+Clicks = tuple[Click, ...]
+Corner = tuple[int, ...]  # a block's place among the blocks: (z, y, x)
+Key = tuple[Corner, bytes]  # a block, and a digest of all that decides about it
 
 
-@dataclass(frozen=True, eq=False)
-class Refinement:
-    """Maps after clicks, where they may differ from the prediction's.
+class Effect(NamedTuple):
+    """What a click changed: what became part of any label, less what ceased to be, and all whose label changed."""
 
-    Attributes:
-        box: Where in the image.
-        probability, variance: (C - 1, *box) float32.
-        segmentation: (*box) uint8.
-        reached: (*box) bool: in reach of a click. All other voxels are bit for bit the prediction's.
-        conflicts: Ids of clicks whose label the posterior contradicts at one of their voxels.
-    """
+    net_mm3: float
+    changed_mm3: float
 
+
+class _Reached(NamedTuple):
+    """A block that points reach, which points (by index), and their highest correlation with it."""
+
+    corner: Corner
     box: Box
-    probability: np.ndarray
-    variance: np.ndarray
-    segmentation: np.ndarray
-    reached: np.ndarray
-    conflicts: frozenset[str]
-
-    def paste(self, prediction: Prediction) -> Prediction:
-        """Copy a prediction, with this in it."""
-        segmentation = prediction.segmentation.copy()
-        segmentation[self.box] = self.segmentation
-        probability, variance = (np.array(maps) for maps in (prediction.probability, prediction.variance))
-        probability[(slice(None), *self.box)] = self.probability
-        variance[(slice(None), *self.box)] = self.variance
-        return replace(prediction, segmentation=segmentation, probability=probability, variance=variance)
+    points: np.ndarray
+    correlation: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
-class _Reading:
-    """A set of clicks: its voxels, where they reach, and what follows of them."""
+class _Posterior:
+    """What points (P, 3) tell of L labels: (L, P, P + 1), precision and, as the last column, weights."""
+
+    points: np.ndarray
+    table: np.ndarray
+
+    def near(self, block: _Reached) -> _Posterior:
+        """Return what the points near a block tell there, in whole steps that depend on how near they are."""
+        most = block.correlation.astype(np.float32)
+        scale = np.maximum(np.append(most, np.float32(1)) * most[:, None], np.float32(1e-30))
+        columns = np.append(block.points, len(self.points))
+        steps = np.rint(self.table[:, block.points[:, None], columns] * (scale / STEP))
+        steps += 0  # there is but one zero then
+        return _Posterior(self.points[block.points], steps * (STEP / scale))
+
+    def key(self, corner: Corner) -> Key:
+        """Name a block of which this decides."""
+        return corner, hashlib.blake2b(self.points.tobytes() + self.table.tobytes(), digest_size=16).digest()
+
+    def spread(self, correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Do for each label what `conditioning.spread` does: (L, N) each."""
+        shift, left = zip(*(spread(correlation, each[:, -1], each[:, :-1]) for each in self.table), strict=True)
+        return np.array(shift), np.array(left)
+
+
+class _Job(NamedTuple):
+    """A block to compute: which of its voxels are reached (flat indices), and their correlation with each point."""
+
+    key: Key
+    box: Box
+    posterior: _Posterior
+    voxels: np.ndarray
+    correlation: np.ndarray
+
+
+class _Blocks:
+    """Computes refined blocks of a prediction, and keeps them."""
+
+    def __init__(self, prediction: Prediction, kernel: Kernel, settings: ClickSettings) -> None:
+        self._prediction, self._kernel, self._settings = prediction, kernel, settings
+        self._spacing = prediction.grid.spacing.astype(np.float32)
+        self._edge = np.maximum(MIN_EDGE, np.rint(kernel.box_mm / prediction.grid.spacing)).astype(int)
+        self._values = np.array([label.value for label in prediction.labels], np.uint8)
+        self._logits: dict[Corner, tuple[np.ndarray, np.ndarray]] = {}
+        self._blocks: OrderedDict[Key, tuple[Box, VoxelMaps]] = OrderedDict()
+        self._size = 0
+        logits_of(*np.array([[0.3], [0.05]], np.float32))  # makes the inverse's table now, not at the first click
+
+    def logits_at(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find mean and variance of the logits (L, K) at voxels (K, 3)."""
+        maps = self._prediction.probability, self._prediction.variance
+        return logits_of(*(np.array([label[tuple(voxels.T)] for label in each]) for each in maps))
+
+    def labels_at(self, posterior: _Posterior, voxels: np.ndarray) -> np.ndarray:
+        """Find the most probable label of each of (K, 3) voxels."""
+        correlation = self._kernel.between(offsets_mm(posterior.points, tuple(voxels.T), self._spacing))
+        return self._maps(*self.logits_at(voxels), *posterior.spread(correlation)).segmentation
+
+    def reached(self, points: np.ndarray, reach: Box) -> Iterator[_Reached]:
+        """List the blocks that have some of the points, (P, 3) voxels, in reach."""
+        if not len(points):
+            return
+        bounds = [(part.start // n, (part.stop - 1) // n) for part, n in zip(reach, self._edge, strict=True)]
+        gaps = []
+        for axis, (first, last) in enumerate(bounds):
+            start = np.arange(first, last + 1) * self._edge[axis]
+            place = points[:, axis, None]
+            gap = np.maximum(np.maximum(start - place, place - (start + self._edge[axis] - 1)), 0)
+            gap = gap * self._prediction.grid.spacing[axis]
+            gaps.append(np.expand_dims(gap, tuple({1, 2, 3} - {axis + 1})))
+        highest = self._kernel.between(gaps)
+        shape, highest = highest.shape[1:], highest.reshape(len(points), -1)
+        inside = self._prediction.processed_box
+        for block in np.flatnonzero((highest > 0).any(0)):
+            corner = [low + int(at) for (low, _), at in zip(bounds, np.unravel_index(block, shape), strict=True)]
+            box = tuple(slice(at * int(n), (at + 1) * int(n)) for at, n in zip(corner, self._edge, strict=True))
+            own = np.flatnonzero(highest[:, block] > 0)
+            if part := intersection(box, inside):
+                yield _Reached(tuple(corner), part, own, highest[own, block])
+
+    def maps(self, posterior: _Posterior, inputs: dict[Key, _Reached], box: Box) -> Iterator[tuple[Box, VoxelMaps]]:
+        """Compute all blocks that meet a box, or find them computed."""
+        jobs: list[_Job] = []
+        size = 0
+        for key, block in inputs.items():
+            if intersection(block.box, box) is None:
+                continue
+            if key in self._blocks:
+                self._blocks.move_to_end(key)
+                yield self._blocks[key]
+                continue
+            near = posterior.near(block)
+            axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in block.box), indexing="ij", sparse=True)
+            jobs.append(_Job(key, block.box, near, *self._kernel.reached(offsets_mm(near.points, axes, self._spacing))))
+            size += jobs[-1].correlation.size
+            if size > CHUNK:
+                yield from self._compute(jobs)
+                jobs, size = [], 0
+        yield from self._compute(jobs)
+
+    def _compute(self, jobs: Sequence[_Job]) -> Iterator[tuple[Box, VoxelMaps]]:
+        """Compute blocks together: functions of many voxels cost less than many functions of few."""
+        if not jobs:
+            return
+        self._solve([job for job in jobs if job.key[0] not in self._logits])
+        logits = [(self._logits[job.key[0]], job.voxels) for job in jobs]
+        mean, variance = (np.concatenate([each[i][:, voxels] for each, voxels in logits], axis=1) for i in (0, 1))
+        effects = [job.posterior.spread(job.correlation) for job in jobs]
+        shift, left = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
+        refined = self._maps(mean, variance, shift, left)
+        ends = np.cumsum([len(job.voxels) for job in jobs])
+        for job, end in zip(jobs, ends, strict=True):
+            own, maps = slice(end - len(job.voxels), end), maps_in(self._prediction, job.box)
+            size = maps.segmentation.size
+            for block, values in zip(maps, refined, strict=True):
+                block.reshape(-1, size)[:, job.voxels] = values[..., own]
+            self._blocks[job.key] = job.box, maps
+            self._size += size
+            while self._size > KEPT_VOXELS:
+                _, (_, oldest) = self._blocks.popitem(last=False)
+                self._size -= oldest.segmentation.size
+            yield job.box, maps
+
+    def _solve(self, jobs: Sequence[_Job]) -> None:
+        """Find the logits of blocks."""
+        if not jobs:
+            return
+        count = len(self._values)
+        maps = [maps_in(self._prediction, job.box) for job in jobs]
+        stored = (np.concatenate([each[i].reshape(count, -1) for each in maps], axis=1) for i in (0, 1))
+        ends = np.cumsum([each.segmentation.size for each in maps])[:-1]
+        parts = [np.split(values, ends, axis=1) for values in logits_of(*stored)]
+        for job, mean, variance in zip(jobs, *parts, strict=True):
+            self._logits[job.key[0]] = mean, variance
+
+    def _maps(self, mean: np.ndarray, variance: np.ndarray, shift: np.ndarray, left: np.ndarray) -> VoxelMaps:
+        """Compute the maps (L, N) and the label (N,) from the logits and what clicks do to them."""
+        moved = mean + movable(variance, self._settings.prior_deviation) * shift
+        return refined_maps(moved, variance, left, self._settings.sharpening, self._values)
+
+
+def refined_maps(
+    mean: np.ndarray, variance: np.ndarray, left: np.ndarray, sharpening: float, values: np.ndarray
+) -> VoxelMaps:
+    """Compute probability and variance (L, N) and the label (N,) of logits that clicks have moved.
+
+    Given are the moved mean of the logits, their variance without clicks, and the fraction of the process's variance
+    that is left, (L, N) each. Of the variance there is left what clicks have left of the process's. That alone leaves
+    the expected error far too large: a click also tells that labels nearby are as they seem, which no variance of a
+    logit can say. So the logit grows by as much as clicks have explained; its sign, and so the outline, stays.
+    """
+    p, v = logistic_normal_moments(mean * (1 + np.float32(sharpening) * (1 - left)), variance * left)
+    total = p.sum(0)
+    if len(p) > 1:  # one label against the rest, for each: together they may be too sure
+        excess = np.maximum(total, 1)
+        p, v, total = p / excess, v / excess**2, total / excess
+    best, labels = 1 - total, np.zeros(total.shape, np.uint8)
+    for value, own in zip(values, p, strict=True):
+        labels[own > best] = value
+        best = np.maximum(best, own)
+    return VoxelMaps(p, np.minimum(v, p * (1 - p)), labels)
+
+
+class _Reading(NamedTuple):
+    """A set of clicks: its voxels, where they reach, what follows of them, and what decides about each block."""
 
     clicked: Clicked
     reach: Box
-    posterior: Posterior
-    inputs: Inputs
+    posterior: _Posterior
+    inputs: dict[Key, _Reached]
     conflicts: frozenset[str]
 
 
 class Refiner:
-    """Refines one prediction by any sets of clicks; keeps what it computed.
+    """The maps of one prediction under any set of clicks, in any order; keeps what it computed.
 
-    Args:
-        settings: How a click changes its surroundings. Default: the prediction's own.
+    The settings say how a click changes its surroundings; default: the prediction's own.
     """
 
     def __init__(self, prediction: Prediction, settings: ClickSettings | None = None) -> None:
@@ -85,16 +259,11 @@ class Refiner:
             # The little that tiles disagree by is no measure of what the model does not know.
             self.settings = replace(self.settings, prior_deviation=DEFAULT_PRIOR_DEVIATION)
         self.kernel = kernel_of(prediction, self.settings)
-        self._spreading = Spreading(prediction, self.kernel, self.settings)
-        self._spacing = prediction.grid.spacing
+        self._blocks = _Blocks(prediction, self.kernel, self.settings)
         self._values = np.array([label.value for label in prediction.labels])
 
     def voxels_of(self, click: Click) -> np.ndarray:
-        """Find the voxels of a click, see `clicks.voxels_of`.
-
-        Raises:
-            ReviewError: It leaves the part of the image that was predicted, or gives no label of the prediction.
-        """
+        """Find the voxels of a click; raises `ReviewError` as `clicks.voxels_of`, or for no label of the prediction."""
         if overlap(self.prediction.labels):
             raise ReviewError(
                 "The labels of this model overlap, so a click does not say which of them it means; predict one label "
@@ -110,33 +279,50 @@ class Refiner:
         """List the ids of clicks whose label the posterior of all of them contradicts at one of their voxels."""
         return self._read(tuple(clicks)).conflicts
 
-    def changed(self, before: Iterable[Click], after: Iterable[Click]) -> list[Box]:
-        """List boxes outside of which two sets of clicks give the same maps, bit for bit."""
-        sides = [self._read(tuple(clicks)) for clicks in (before, after)]
-        old, new = ({key: block.box for block, key in side.inputs.values()} for side in sides)
-        boxes = [each[key] for each, other in ((old, new), (new, old)) for key in each if key not in other]
+    def changed(self, before: Iterable[Click], after: Iterable[Click]) -> tuple[Box, ...]:
+        """List boxes, apart, outside of which two sets of clicks give the same maps, bit for bit."""
+        old, new = (self._read(tuple(clicks)) for clicks in (before, after))
+        keys = old.inputs.keys() ^ new.inputs.keys()
         decrees = [
-            set(map(tuple, np.column_stack([side.clicked.voxels, side.clicked.labels]).tolist())) for side in sides
+            set(map(tuple, np.column_stack([side.clicked.voxels, side.clicked.labels]).tolist())) for side in (old, new)
         ]
-        return boxes + [tuple(slice(at, at + 1) for at in voxel) for *voxel, _ in decrees[0] ^ decrees[1]]
+        boxes = [(old.inputs | new.inputs)[key].box for key in sorted(keys)]
+        return apart(
+            boxes + [tuple(slice(at, at + 1) for at in voxel) for *voxel, _ in sorted(decrees[0] ^ decrees[1])]
+        )
 
-    def refine(self, clicks: Iterable[Click], box: Box | None = None) -> Refinement:
-        """Compute the maps after a set of clicks, in any order.
-
-        Args:
-            box: Only there. Default: where they may change anything.
-
-        Raises:
-            ReviewError: As for `voxels_of`.
-        """
+    def refine(self, clicks: Iterable[Click], box: Box | None = None) -> VoxelMaps:
+        """Compute the maps of a box (default: the `reach`) after a set of clicks: a copy; errors as for `voxels_of`."""
         reading = self._read(tuple(clicks))
         box = reading.reach if box is None else box
-        maps = Maps.of(self.prediction, box)
-        for own, block in self._spreading.blocks(reading.posterior, reading.inputs, box):
+        maps = maps_in(self.prediction, box)
+        for own, block in self._blocks.maps(reading.posterior, reading.inputs, box):
             if common := common_parts(box, own):
-                maps.insert(block, *common)
-        self._decree(maps, box, reading.clicked)
-        return Refinement(box, maps.probability, maps.variance, maps.segmentation, maps.reached, reading.conflicts)
+                here, there = common
+                maps.probability[:, *here] = block.probability[:, *there]
+                maps.variance[:, *here] = block.variance[:, *there]
+                maps.segmentation[here] = block.segmentation[there]
+        _decree(maps, box, reading.clicked, self._values)
+        return maps
+
+    def labels(self, clicks: Iterable[Click], box: Box) -> np.ndarray:
+        """Copy the segmentation of a box as it is after a set of clicks; uint8."""
+        labels = np.array(self.prediction.segmentation[box], np.uint8)
+        if reached := intersection(self.reach(clicks := tuple(clicks)), box):
+            labels[within(reached, box)] = self.refine(clicks, reached).segmentation
+        return labels
+
+    @cached_method(1024)
+    def effect(self, click: Click, clicks: Clicks) -> Effect:
+        """Compare the segmentation under clicks with that under the same clicks but one."""
+        others = tuple(each for each in clicks if each is not click)
+        net = changed = 0
+        for box in self.changed(others, clicks):
+            without, now = self.labels(others, box), self.labels(clicks, box)
+            net += int(np.count_nonzero(now)) - int(np.count_nonzero(without))
+            changed += int(np.count_nonzero(now != without))
+        voxel_mm3 = self.prediction.grid.voxel_mm3
+        return Effect(net * voxel_mm3, changed * voxel_mm3)
 
     @cached_method(4096)
     def _voxels(self, click: Click) -> np.ndarray:
@@ -146,55 +332,52 @@ class Refiner:
         return voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
 
     @cached_method(64)
-    def _read(self, clicks: tuple[Click, ...]) -> _Reading:
-        ordered = sorted(clicks, key=lambda click: click.order)
+    def _read(self, clicks: Clicks) -> _Reading:
+        ordered, grid = sorted(clicks, key=lambda click: click.order), self.prediction.grid
         labels, places = [click.label for click in ordered], [self.voxels_of(click) for click in ordered]
-        clicked = gather(labels, places, self.prediction.grid, self.prediction.shape, self.kernel.length_mm / 2)
-        posterior = self._posterior(clicked)
-        wrong = self._spreading.labels_at(posterior, clicked.voxels) != clicked.labels
+        clicked = gather(labels, places, grid, self.prediction.shape, self.kernel.length_mm / 2)
+        posterior, reach = self._posterior(clicked), hull(())
+        if len(clicked.points):
+            margin = np.floor(self.kernel.box_mm / grid.spacing).astype(int)
+            low, high = (clicked.points.min(0) - margin).tolist(), (clicked.points.max(0) + margin + 1).tolist()
+            reach = intersection(tuple(map(slice, low, high)), self.prediction.processed_box) or reach
+        wrong = self._blocks.labels_at(posterior, clicked.voxels) != clicked.labels
         conflicts = frozenset(ordered[owner].click_id for owner in np.unique(clicked.owners[wrong]))
-        reach = self._reach(clicked)
-        return _Reading(clicked, reach, posterior, self._spreading.inputs(posterior, reach), conflicts)
+        blocks = self._blocks.reached(posterior.points, reach)
+        inputs = {posterior.near(block).key(block.corner): block for block in blocks}
+        return _Reading(clicked, reach, posterior, inputs, conflicts)
 
-    def _reach(self, clicked: Clicked) -> Box:
-        if not len(clicked.points):
-            return hull(())
-        margin = np.floor(self.kernel.box_mm / self._spacing).astype(int)
-        low, high = (clicked.points.min(0) - margin).tolist(), (clicked.points.max(0) + margin + 1).tolist()
-        return intersection(tuple(map(slice, low, high)), self.prediction.processed_box) or hull(())
-
-    def _posterior(self, clicked: Clicked) -> Posterior:
+    def _posterior(self, clicked: Clicked) -> _Posterior:
         """Solve groups of points that cannot feel each other, one by one."""
         points, count = clicked.points, len(clicked.points)
         table = np.zeros((len(self._values), count, count + 1), np.float32)
-        places = points * self._spacing
+        places = points * self.prediction.grid.spacing
         near = self.kernel.between(pairs_mm(places, places)) > 0
         groups, group = connected_components(csr_array(near)) if count else (0, [])
         for number in range(groups):
             own = np.flatnonzero(group == number)
             weights, precision = self._solved(points[own].tobytes(), clicked.point_labels[own].tobytes())
             table[:, own, -1], table[:, own[:, None], own] = weights, precision
-        return Posterior(points, table)
+        return _Posterior(points, table)
 
     @cached_method(1024)
     def _solved(self, points: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:
         voxels, label = np.frombuffer(points, np.intp).reshape(-1, 3), np.frombuffer(labels, np.int64)
-        strengths = self.settings.strength, self.settings.variance_strength
+        settings, places = self.settings, voxels * self.prediction.grid.spacing
         solved = []
-        for value, mean, variance in zip(self._values, *self._spreading.logits_at(voxels), strict=True):
-            field = Field(mean, movable(variance, self.settings.prior_deviation), voxels * self._spacing)
+        for value, mean, variance in zip(self._values, *self._blocks.logits_at(voxels), strict=True):
+            field = Field(mean, movable(variance, settings.prior_deviation), places)
             signs = np.where(label == value, 1, -1)
-            solved.append(solve(field, self.kernel, signs, *strengths))
+            solved.append(solve(field, self.kernel, signs, settings.strength, settings.variance_strength))
         weights, precision = zip(*solved, strict=True)
         return np.array(weights), np.array(precision)
 
-    def _decree(self, maps: Maps, box: Box, clicked: Clicked) -> None:
-        """Give clicked voxels their labels."""
-        start = [part.start for part in box]
-        index = clicked.voxels - start
-        inside = ((index >= 0) & (index < maps.reached.shape)).all(1)
-        at, labels = tuple(index[inside].T), clicked.labels[inside]
-        maps.segmentation[at] = labels
-        maps.reached[at] = True
-        maps.variance[(slice(None), *at)] = 0
-        maps.probability[(slice(None), *at)] = labels == self._values[:, None]
+
+def _decree(maps: VoxelMaps, box: Box, clicked: Clicked, values: np.ndarray) -> None:
+    """Give clicked voxels their labels, in the maps of a box."""
+    index = clicked.voxels - [part.start for part in box]
+    inside = ((index >= 0) & (index < maps.segmentation.shape)).all(1)
+    at, labels = tuple(index[inside].T), clicked.labels[inside]
+    maps.segmentation[at] = labels
+    maps.variance[(slice(None), *at)] = 0
+    maps.probability[(slice(None), *at)] = labels == values[:, None]

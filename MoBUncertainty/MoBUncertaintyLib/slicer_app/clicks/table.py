@@ -103,7 +103,7 @@ def _effects(review: Review) -> Iterator[None]:
     volumes = {}
     for click in review.clicks:
         yield
-        volumes[click.click_id] = review.effect(click.click_id).net_mm3 / 1000
+        volumes[click.click_id] = review.refiner.effect(click, review.clicks).net_mm3 / 1000
     return volumes
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import Label, readable
-from MoBUncertaintyLib.regions.location import LabelFrame, label_frames, organ_of
+from MoBUncertaintyLib.regions.description import LabelFrame, label_frames, organ_of
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.outcome import volume_lines
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict

@@ -17,11 +17,13 @@ from scipy import ndimage
 from mob_training.evaluation.readers.cases import ReadCase
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, nested, shadows, whole
 from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.regions.measure import with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
 from MoBUncertaintyLib.review.region import Verdict
-from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.review.review import Review, preview
+from MoBUncertaintyLib.review.suggestion import suggest
 
 Voxel = tuple[int, int, int]
 VoxelClick = tuple[Voxel, int]
@@ -46,7 +48,7 @@ class Refined:
             Click(f"c{n}", (point_of(prediction, voxel),), label, _START + timedelta(seconds=n))
             for n, (voxel, label) in enumerate(clicks, start=1)
         ]
-        return self._refiner.refine(labelled).paste(prediction)
+        return with_maps(prediction, self._refiner.reach(labelled), self._refiner.refine(labelled))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,7 @@ def click_as_suggested(case: ReadCase) -> Iterator[Step]:
     review = Review(case.prediction, case.regions)
     labels: dict[Voxel, int] = {}
     everywhere = whole(case.truth.shape)
-    while (suggestion := review.suggestion()) is not None:
+    while (suggestion := suggest(review)) is not None:
         voxel = _voxel(np.rint(case.prediction.grid.to_index(np.array(suggestion.point_ras))))
         if voxel in labels:
             return
@@ -122,7 +124,7 @@ def press_buttons(case: ReadCase) -> Iterator[Step]:
     for region in review.regions:
         left = []
         for choice in choices:
-            box, labels = review.preview(region.region_id, *choice)
+            box, labels = preview(review, region.region_id, *choice)
             segmentation = review.labels_in(everywhere)
             segmentation[box] = labels
             left.append(case.dice(segmentation))
