@@ -21,7 +21,7 @@ from MoBUncertaintyLib.base.geometry import bounding_box, shadows
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.model.card import Label, readable
-from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures, Ordinary, Suitability
+from MoBUncertaintyLib.model.fingerprint import USUAL, Fingerprint, Level, Measures, Ordinary, Suitability
 from MoBUncertaintyLib.regions.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.region import Region
 
 MAX_ERROR_FRACTION = 0.5
-"""Of the segmented volume; beyond it no model's result is of use. On images like its training images (16 phantoms, 130
-hippocampi) a model expects 0.08 to 0.26 of it to be wrong, with random weights several times the whole of it."""
+"""Of the segmented volume; beyond it a result is of no use, unless ordinary cases themselves reach it. On images like
+its training images (16 phantoms, 130 hippocampi) a model expects 0.08 to 0.26 of it to be wrong, with random weights
+several times the whole of it."""
 LIMIT = 2.8
 """Deviations from which on a case is unusual, unless ordinary cases themselves reach it, and not usable at twice as
 many. Of the tenths that flag at most 15 % of the simulated changes that lower Dice by less than 0.03, it flags the most
@@ -167,15 +168,17 @@ def judge(
     missing = [label.name for label in labels if f"volume:{label.name}" not in measures.values]
     if len(missing) == len(labels):
         return result.worsened(Level.NOT_USABLE, f"no {' and no '.join(map(readable, missing))} was found")
-    reasons = []
+    reasons, limit = [], MAX_ERROR_FRACTION
     if fingerprint is not None:
+        missing = [name for name in missing if fingerprint.missing.get(name, 0) <= USUAL]
+        limit = max(limit, _usual_error(fingerprint))
         deviations = compare(measures.values, fingerprint.measures)
         result = replace(result, deviations=deviations)
         for name, deviation in sorted(deviations.items(), key=lambda item: -item[1]):
             if deviation >= fingerprint.limits[0]:
                 level = Level.NOT_USABLE if deviation >= fingerprint.limits[1] else Level.UNUSUAL
                 reasons.append((level, _words(name, measures, fingerprint, labels)))
-    if error > MAX_ERROR_FRACTION and not any(reason.startswith(EXPECTED_ERROR) for _, reason in reasons):
+    if error > limit and not any(reason.startswith(EXPECTED_ERROR) for _, reason in reasons):
         reasons.append((Level.NOT_USABLE, f"{EXPECTED_ERROR} {_ratio(error)} the segmented volume"))
     reasons += [(Level.UNUSUAL, f"no {readable(name)} was found") for name in missing]
     reasons += [(Level.UNUSUAL, sentence) for sentence in cut]
@@ -217,11 +220,21 @@ def fit_fingerprint(ordinary: Sequence[Measures], data: str, engine: str = "", p
     }
     farthest = sorted(max(compare(case.values, measures).values()) for case in cases)
     unusual = max(LIMIT, math.ceil(10 * farthest[math.ceil(0.98 * len(farthest)) - 1]) / 10)
+    volumes = Counter(name.partition(":")[2] for case in cases for name in case.values if name.startswith("volume:"))
+    missing = {name: round(1 - n / len(cases), 3) for name, n in sorted(volumes.items()) if n < len(cases)}
     reached = Counter((name, side) for case in cases for name, sides in case.edges.items() for side in sides)
     edges: dict[str, dict[str, float]] = {}
     for (name, side), count in sorted(reached.items()):
         edges.setdefault(name, {})[side] = round(count / len(cases), 3)
-    return Fingerprint(len(cases), data, measures, (unusual, round(2 * unusual, 1)), edges, engine, precision)
+    limits = (unusual, round(2 * unusual, 1))
+    return Fingerprint(len(cases), data, measures, limits, edges, missing, engine, precision)
+
+
+def _usual_error(fingerprint: Fingerprint) -> float:
+    """Return the expected error, as a fraction of the segmented volume, that 95 % of the ordinary cases stay below."""
+    if (error := fingerprint.measures.get("error")) is None:
+        return 0.0
+    return MEASURES["error"].back(error.median + 1.96 * error.deviation)
 
 
 def _kind(name: str) -> Measure:

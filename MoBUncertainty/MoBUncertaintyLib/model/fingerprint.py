@@ -159,6 +159,7 @@ class Fingerprint:
         measures: Of `inference.suitability.MEASURES`, each label's own as `volume:pancreas`.
         limits: Deviations from which on a case is unusual, and not usable.
         edges: The fraction of the cases in which a label reaches a side of the image, by its name and the side.
+        missing: The fraction of the cases in which a label is not found, by its name.
         engine, precision: What the network ran with as they were measured.
         false_alarms: Of the whole judgement, where they were measured.
     """
@@ -168,6 +169,7 @@ class Fingerprint:
     measures: Mapping[str, Ordinary]
     limits: tuple[float, float]
     edges: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    missing: Mapping[str, float] = field(default_factory=dict)
     engine: str = ""
     precision: str = ""
     false_alarms: FalseAlarms | None = None
@@ -175,8 +177,9 @@ class Fingerprint:
     def __post_init__(self) -> None:
         if not 0 < self.limits[0] < self.limits[1] < math.inf:
             raise ValueError("the limits must be two numbers, the second above the first")
-        if not all(0 <= fraction <= 1 for sides in self.edges.values() for fraction in sides.values()):
-            raise ValueError("the fractions of cases that reach an edge must be from 0 to 1")
+        fractions = [fraction for part in (*self.edges.values(), self.missing) for fraction in part.values()]
+        if not all(0 <= fraction <= 1 for fraction in fractions):
+            raise ValueError("the fractions of cases that reach an edge, or lack a label, must be from 0 to 1")
 
     @property
     def lines(self) -> list[str]:

@@ -123,6 +123,27 @@ def test_no_organ_is_not_usable(fingerprint: Fingerprint) -> None:
     assert judge(LABELS, Measures(values), fingerprint, []).text == "not usable: no organ was found"
 
 
+@pytest.mark.parametrize(("lacking", "level"), [(2, Level.UNUSUAL), (3, Level.ORDINARY)])
+def test_a_label_may_be_missing_that_more_than_5_percent_of_ordinary_cases_lack(lacking: int, level: Level) -> None:
+    def lack(case: Measures) -> Measures:
+        return Measures({name: value for name, value in case.values.items() if name != "volume:other"})
+
+    labels = describe_labels({1: "organ", 2: "other"})
+    cases = [measures(**{"volume:other": 9.0}) for _ in range(40)]
+    made = fit_fingerprint([lack(case) for case in cases[:lacking]] + cases[lacking:], "made")
+    case = Measures(cases[-1].values | {"volume:organ": 100.0})
+    assert judge(labels, case, made).level is Level.ORDINARY
+    assert judge(labels, lack(case), made).level is level
+    assert judge(labels, lack(case), None).level is Level.UNUSUAL
+
+
+def test_an_expected_error_that_ordinary_cases_have_makes_none_unusable() -> None:
+    made = fit_fingerprint([measures(error=0.4 + 0.01 * n) for n in range(40)], "made")
+    assert judge(LABELS, measures(error=0.7), None).level is Level.NOT_USABLE
+    assert judge(LABELS, measures(error=0.7), made).level is Level.ORDINARY
+    assert judge(LABELS, measures(error=2.0), made).level is Level.NOT_USABLE
+
+
 def test_too_few_cases_are_refused() -> None:
     with pytest.raises(SettingsError):
         fit_fingerprint([measures() for _ in range(4)], "made")

@@ -14,7 +14,7 @@ from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Level,
 
 def fingerprint() -> Fingerprint:
     alarms = FalseAlarms(2, 50, "others")
-    return Fingerprint(60, "made", {"error": Ordinary(-2.0, 0.1)}, (4.0, 8.0), {}, "torch", "float32", alarms)
+    return Fingerprint(60, "made", {"error": Ordinary(-2.0, 0.1)}, (4.0, 8.0), {}, {}, "torch", "float32", alarms)
 
 
 @pytest.mark.parametrize(("count", "cases"), [(0, 30), (2, 50), (30, 30), (5, 100)])
