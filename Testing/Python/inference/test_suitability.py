@@ -150,7 +150,7 @@ def changed(what: str) -> sitk.Image:
         ("as it is", {Level.ORDINARY}),
         ("cut", {Level.UNUSUAL, Level.NOT_USABLE}),
         pytest.param("upside down", {Level.NOT_USABLE}, marks=pytest.mark.slow),
-        ("noise", {Level.NOT_USABLE}),
+        pytest.param("noise", {Level.NOT_USABLE}, marks=pytest.mark.slow),
     ],
 )
 def test_the_shipped_model_knows_its_phantoms(phantoms: Predictor, what: str, levels: set[Level]) -> None:
