@@ -193,6 +193,7 @@ def test_evaluate_sees_that_it_can_write_before_it_computes(tmp_path):
 
 def test_what_the_system_refuses_is_one_sentence(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
+    monkeypatch.setattr("mob_training.data.phantom.make_phantom", mock.Mock())  # takes seconds
     monkeypatch.setattr(sys, "argv", ["mob-training", "phantom", str(tmp_path / "file" / "cohort"), "--cases", "1"])
     with pytest.raises(SystemExit) as stop:
         cli.main()
