@@ -195,7 +195,7 @@ def test_sides_are_not_swapped():
     """A bright half stays on its side, whatever is done to a patch."""
     torch.manual_seed(0)
     np.random.seed(0)
-    image = torch.zeros(1, 24, 24, 24)
+    image = torch.full((1, 24, 24, 24), -3.0)  # what is beyond the field of view is 0
     image[..., 12:] = 3
     label = (image > 0).to(torch.int16)
     transform = training_transforms((24, 24, 24))
