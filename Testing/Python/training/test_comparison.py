@@ -39,7 +39,7 @@ def written(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("scores")
     paths = []
     for number, (name, classes) in enumerate((("Organ", 1), ("Parts", 2)), start=1):
-        dataset = write_dataset(folder, name, cases=4, classes=classes, number=number)
+        dataset = write_dataset(folder, name, classes=classes, number=number)
         models = [
             FakeModel(kind, tuning, seed, classes=classes, **how)
             for (kind, tuning), how in MODELS.items()
@@ -331,9 +331,9 @@ def test_significance_is_scipys_on_the_cases_of_the_files(written, compared):
         assert [float(row["p (Holm)"]) for row in found] == pytest.approx(holm(expected), abs=6e-4)
         assert [row["Seeds"] for row in found] == ["2", "2"]
         better = (stock - control) * (-1 if score in ("NLL", "ECE") else 1)
-        assert found[0]["Better in"] == f"{(better > 0).sum()} of 4"
+        assert found[0]["Better in"] == f"{(better > 0).sum()} of 5"
         assert found[0]["Better"] == ("Deterministic" if signed_rank_sum(better) > 0 else CONTROL)
-    assert max(seen) > min(seen) == 2 / 2**4
+    assert max(seen) > min(seen) == 2 / 2**5
 
 
 def test_a_model_without_covariance_has_no_scores_of_its_variance(written, compared):
