@@ -28,7 +28,6 @@ def benchmark(
     systems: Annotated[str, typer.Option(help="a: stock nnU-Net; d: our Monte Carlo; e: exact.")] = ",".join(
         USUAL.systems
     ),
-    parts: Annotated[str, typer.Option(help="What to measure.")] = ",".join(USUAL.parts),
     repeats: Annotated[
         int, typer.Option(min=1, max=1000, help="Runs of each measurement, after a first one to warm up.")
     ] = USUAL.repeats,
@@ -56,7 +55,6 @@ def benchmark(
             networks=words(networks),
             sizes=tuple(map(parse_size, words(sizes))),
             systems=words(systems),
-            parts=words(parts),
             repeats=repeats,
             rounds=rounds,
             samples=samples,

@@ -1,26 +1,18 @@
-"""Check whether a model tells changed and foreign images from its own, whatever engine runs it.
+"""Count which of a model's cases are called unusual: as they are, and changed in 20 ways, with fixed seeds.
 
-    python Testing/Benchmarks/suitability.py predict MODEL DATASET ROWS [--part validation] [--changes] [--engine torch]
-    python Testing/Benchmarks/suitability.py score MODEL RESULTS VALIDATION_ROWS HELD_OUT_ROWS [--engines ROWS ...]
+    python Testing/Benchmarks/suitability.py MODEL DATASET RESULTS [--changes]
 
-`predict` measures the cases of a raw nnU-Net data set, or of a folder of phantoms (`mob-training phantom`), and with
-`--changes` 20 changes of each, with fixed seeds; it adds lines to the file ROWS and goes on where it was stopped. They
-are judged as `Predictor.predict` does: what doubtful regions say besides concerns only cases of which more than a
-quarter is expected to be wrong, or that have 100 regions. `score` fits the fingerprint to the validation rows and
-judges the held-out ones.
+DATASET is a raw nnU-Net data set, whose validation and held-out cases are judged, or a folder of phantoms
+(`mob-training phantom`). The model judges by the fingerprint on its card.
 
 The limit (`inference.suitability.LIMIT`) was chosen on the 30 validation hippocampi and their changes, by this rule: of
 the tenths that call none of the unchanged cases unusual and flag at most 15 % of the changes that lower Dice by less
-than 0.03, take those that flag the most of the changes that lower it by 0.10, and of these the largest. With
-`--precision emulated` PyTorch rounds all weights, inputs and outputs of the network's layers to bfloat16, as a
-processor that computes in it does.
+than 0.03, take those that flag the most of the changes that lower it by 0.10, and of these the largest.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -28,23 +20,21 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-import torch
+import typer
 from scipy import ndimage
 
 from mob_training.evaluation.held_out import split_cases
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.inference.suitability import Edges, cut_off, fit_fingerprint, judge
-from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Level, Measures
+from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from region_frontier import cases
 
-HARMFUL, HARMLESS = 0.10, 0.03
-"""A change that lowers Dice by this much should be flagged, and one that lowers it by less than this should not."""
-BOOTSTRAP = 2000
+HARMS = {"harmful": (0.10, 1.0), "between": (0.03, 0.10), "harmless": (-1.0, 0.03)}
+"""Kinds of changes, by how much they lower Dice."""
 
 Pair = tuple[np.ndarray, np.ndarray]
 """Image and truth, (z, y, x)."""
@@ -182,195 +172,53 @@ CHANGES: dict[str, Change] = {
     "hole in the organ": with_hole,
 }
 """Heights of noise and stripes are in the image's standard deviations, of a bias field in its logarithm."""
-ORDINARY = "ordinary"
 
 
-def predictor_of(model: str, engine: str, precision: str) -> Predictor:
-    """Load a model; `emulated`: PyTorch in float32, each layer's weights, inputs and outputs rounded to bfloat16."""
-    emulated = precision == "emulated"
-    settings = PredictionSettings(device="cpu", engine=engine, precision="float32" if emulated else precision)
-    predictor = Predictor(load_model(find_model(model)), settings)
-    if emulated:
-
-        def rounded(value: Any) -> Any:
-            is_number = torch.is_tensor(value) and value.is_floating_point()
-            return value.bfloat16().float() if is_number else value
-
-        for layer in predictor.pytorch().network_of(predictor.folds[0]).modules():
-            if not list(layer.children()):
-                for weights in layer.parameters(recurse=False):
-                    weights.data = rounded(weights.data)
-                layer.register_forward_pre_hook(lambda _layer, given: tuple(map(rounded, given)))
-                layer.register_forward_hook(lambda _layer, _given, found: rounded(found))
-    return predictor
+def changed(image: sitk.Image, truth: np.ndarray, name: str, kind: str) -> tuple[sitk.Image, np.ndarray]:
+    """Change a case; its name and the kind of change are the seed."""
+    rng = np.random.default_rng(zlib.crc32(f"{name} {kind}".encode()))
+    voxels = sitk.GetArrayFromImage(image).astype(np.float32)
+    voxels, truth = CHANGES[kind](voxels, truth, rng, image.GetSpacing()[::-1])
+    made = sitk.GetImageFromArray(np.asarray(voxels, np.float32))
+    made.SetSpacing(image.GetSpacing()), made.SetDirection(image.GetDirection()), made.SetOrigin(image.GetOrigin())
+    return made, truth
 
 
-def predict(asked: argparse.Namespace) -> None:
-    """Measure cases and their changes."""
-    predictor = predictor_of(asked.model, asked.engine, asked.precision)
-    if asked.part == "validation":
-        found = [(name, image, array(truth)) for name, image, truth in split_cases(asked.dataset, "val")]
-    else:
-        found = list(cases(asked.dataset, predictor.model.card.labels))
-    done = {(row["case"], row["kind"]) for row in rows_of(asked.rows)} if asked.rows.exists() else set()
-    with asked.rows.open("a", encoding="utf-8") as file:
-        for kind in (ORDINARY, *(CHANGES if asked.changes else ())):
-            for name, path, truth in found:
-                if (name, kind) not in done:
-                    file.write(json.dumps(measured(predictor, name, path, truth, kind)) + "\n")
-                    file.flush()
-
-
-def array(path: Path) -> np.ndarray:
-    """Read a label map."""
-    return np.asarray(sitk.GetArrayFromImage(read_image(path).image))
-
-
-def measured(predictor: Predictor, name: str, path: Path, truth: np.ndarray, kind: str) -> dict[str, Any]:
-    """Change a case, predict and measure it."""
-    image = read_image(path).image
-    if kind != ORDINARY:
-        rng = np.random.default_rng(zlib.crc32(f"{name} {kind}".encode()))
-        voxels = sitk.GetArrayFromImage(image).astype(np.float32)
-        voxels, truth = CHANGES[kind](voxels, truth, rng, image.GetSpacing()[::-1])
-        made = sitk.GetImageFromArray(np.asarray(voxels, np.float32))
-        made.SetSpacing(image.GetSpacing()), made.SetDirection(image.GetDirection()), made.SetOrigin(image.GetOrigin())
-        image = made
+def judged(predictor: Predictor, image: sitk.Image, truth: np.ndarray) -> tuple[bool, float]:
+    """Tell whether an image is flagged, and the Dice of its prediction."""
     prediction = predictor.predict(image)
-    assert prediction.measures is not None
-    return {
-        "case": name,
-        "kind": kind,
-        "dice": dice(prediction.segmentation, truth),
-        "values": dict(prediction.measures.values),
-        "edges": prediction.measures.edges,
-        "engine": prediction.provenance["engine"],
-        "precision": prediction.provenance["precision"],
+    assert prediction.suitability is not None
+    return prediction.suitability.level is not Level.ORDINARY, dice(prediction.segmentation, truth)
+
+
+def study(predictor: Predictor, found: list[tuple[str, Path, np.ndarray]], changes: bool) -> dict[str, Any]:
+    """Count flagged cases, unchanged and, if asked to, by what a change does to Dice."""
+    alarms, drops = [], []
+    for name, path, truth in found:
+        image = read_image(path).image
+        alarm, before = judged(predictor, image, truth)
+        alarms.append(alarm)
+        for kind in CHANGES if changes else ():
+            flagged, after = judged(predictor, *changed(image, truth, name, kind))
+            drops.append((before - after, flagged))
+        print(f"{name}: {'unusual' if alarm else 'ordinary'}, Dice {before:.3f}", flush=True)
+    counted = {kind: [flagged for drop, flagged in drops if a <= drop < b] for kind, (a, b) in HARMS.items()}
+    return {kind: {"flagged": sum(own), "of": len(own)} for kind, own in ({"unchanged": alarms} | counted).items()}
+
+
+def main(model: str, dataset: Path, results: Path, changes: bool = False) -> None:
+    """Judge all cases, and write `suitability-MODEL.json`."""
+    predictor = Predictor(load_model(find_model(model)), PredictionSettings(device="cpu", precision="float32"))
+    truths = {
+        "validation": [(n, i, sitk.GetArrayFromImage(read_image(t).image)) for n, i, t in split_cases(dataset, "val")],
+        "held out": list(cases(dataset, predictor.model.card.labels)),
     }
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Read what `predict` has written."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def judged(rows: list[dict[str, Any]], labels: tuple, fingerprint: Fingerprint) -> list[dict[str, Any]]:
-    """Judge each row, and say by how much its Dice is below that of the unchanged case."""
-    before = {row["case"]: row["dice"] for row in rows if row["kind"] == ORDINARY}
-    found = []
-    for row in rows:
-        cut = cut_off(Edges(row["edges"], {}), False, fingerprint)
-        suitability = judge(labels, Measures(row["values"], row["edges"]), fingerprint, cut)
-        largest = max(suitability.deviations.values(), default=math.inf)
-        drop = before[row["case"]] - row["dice"]
-        found.append(row | {"level": suitability.level, "largest": largest, "drop": drop, "all": suitability})
-    return found
-
-
-def flagged(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Count the rows that are not ordinary, with the exact interval of the rate."""
-    count = sum(row["level"] is not Level.ORDINARY for row in rows)
-    interval = [round(end, 4) for end in FalseAlarms(count, len(rows), "").interval] if rows else None
-    return {"flagged": count, "of": len(rows), "interval": interval}
-
-
-def aurc(risk: np.ndarray, doubt: np.ndarray) -> float:
-    """Compute the area under the risk-coverage curve: the mean risk of the n least doubtful cases, over all n."""
-    return float(np.mean(np.cumsum(risk[np.argsort(doubt, kind="stable")]) / np.arange(1, len(risk) + 1)))
-
-
-def ranking(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Score how the unchanged cases are ranked by suitability, and by the expected error alone."""
-    risk, rng = np.array([1 - row["dice"] for row in rows]), np.random.default_rng(0)
-    resamples = rng.integers(0, len(risk), (BOOTSTRAP, len(risk)))
-    scores: dict[str, Any] = {}
-    doubts = {
-        "largest deviation": [row["largest"] for row in rows],
-        "expected error / volume": [row["values"]["error"] for row in rows],
-    }
-    for name, doubt in ((name, np.array(each)) for name, each in doubts.items()):
-        spread = np.quantile([aurc(risk[i], doubt[i]) for i in resamples], [0.025, 0.975])
-        scores[name] = {"aurc": round(aurc(risk, doubt), 5), "interval": [round(float(x), 5) for x in spread]}
-    scores["the best order"] = {"aurc": round(aurc(risk, risk), 5)}
-    return scores | {"no order": {"aurc": round(float(risk.mean()), 5)}}
-
-
-def agreement(one: list[dict[str, Any]], other: list[dict[str, Any]], fingerprint: Fingerprint) -> dict[str, Any]:
-    """Compare the unchanged cases of two engines or precisions."""
-    theirs = {row["case"]: row for row in other}
-    pairs = [(row, theirs[row["case"]]) for row in one if row["kind"] == ORDINARY and row["case"] in theirs]
-    away = {}
-    for name in fingerprint.measures:
-        both = [[row["all"].deviations.get(name, 0.0) for row in pair] for pair in pairs]
-        away[name] = round(float(np.abs(np.diff(both)).max()), 3)
-    return {
-        "cases": len(pairs),
-        "largest difference in deviations": away,
-        "other suitability": [a["case"] for a, b in pairs if a["level"] is not b["level"]],
-        "nearest to the limit": round(min(abs(row["largest"] - fingerprint.limits[0]) for row, _ in pairs), 3),
-    }
-
-
-def score(asked: argparse.Namespace) -> None:
-    """Judge held-out rows by the validation rows, and write `suitability-MODEL.json`."""
-    labels = load_model(find_model(asked.model)).card.labels
-    validation, held_out = rows_of(asked.validation), rows_of(asked.held_out)
-    own = [Measures(row["values"], row["edges"]) for row in validation if row["kind"] == ORDINARY]
-    fingerprint = fit_fingerprint(own, "", validation[0]["engine"], validation[0]["precision"])
-    result: dict[str, Any] = {
-        "model": asked.model,
-        "measured with": f"{fingerprint.engine}, {fingerprint.precision}",
-        "limits": fingerprint.limits,
-    }
-    for part, rows in (("validation", validation), ("held out", held_out)):
-        found = judged(rows, labels, fingerprint)
-        changed = [row for row in found if row["kind"] != ORDINARY]
-        result[part] = {
-            "unchanged": flagged([row for row in found if row["kind"] == ORDINARY]),
-            "harmful": flagged([row for row in changed if row["drop"] >= HARMFUL]),
-            "between": flagged([row for row in changed if HARMLESS <= row["drop"] < HARMFUL]),
-            "harmless": flagged([row for row in changed if row["drop"] < HARMLESS]),
-            "changes": {
-                kind: flagged(of) | {"drop": round(float(np.mean([row["drop"] for row in of])), 3)}
-                for kind in CHANGES
-                if (of := [row for row in changed if row["kind"] == kind])
-            },
-        }
-    unchanged = [row for row in judged(held_out, labels, fingerprint) if row["kind"] == ORDINARY]
-    result["aurc_of_cases"] = ranking(unchanged)
-    first = judged(validation, labels, fingerprint)
-    result["engines"] = {}
-    for path in asked.engines:
-        other = judged(rows_of(path), labels, fingerprint)
-        result["engines"][path.stem] = agreement(first, other, fingerprint)
-    result["cases"] = [
-        {"case": row["case"], "dice": round(row["dice"], 4), "level": row["level"], "largest": round(row["largest"], 2)}
-        | ({"reason": row["all"].reasons[0]} if row["all"].reasons else {})
-        for row in unchanged
-    ]
-    text = json.dumps(result, separators=(",", ":")).replace('{"case"', '\n{"case"').replace('"changes"', '\n"changes"')
-    (asked.results / f"suitability-{asked.model}.json").write_text(text + "\n", encoding="utf-8")
-    for part in ("validation", "held out"):
-        print(part, {name: result[part][name] for name in ("unchanged", "harmful", "between", "harmless")})
-    print(json.dumps(result["engines"], indent=1))
-
-
-def main() -> None:
-    """Measure or score."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    first, second = commands.add_parser("predict"), commands.add_parser("score")
-    first.set_defaults(run=predict), second.set_defaults(run=score)
-    first.add_argument("model"), first.add_argument("dataset", type=Path), first.add_argument("rows", type=Path)
-    first.add_argument("--part", choices=("validation", "held-out"), default="held-out")
-    first.add_argument("--changes", action="store_true")
-    first.add_argument("--engine", default="auto"), first.add_argument("--precision", default="float32")
-    second.add_argument("model"), second.add_argument("results", type=Path)
-    second.add_argument("validation", type=Path), second.add_argument("held_out", type=Path)
-    second.add_argument("--engines", type=Path, nargs="*", default=[])
-    asked = parser.parse_args()
-    asked.run(asked)
+    result = {"model": model, "limits": predictor.model.card.fingerprint.limits}
+    result |= {part: study(predictor, found, changes) for part, found in truths.items()}
+    text = json.dumps(result, indent=1) + "\n"
+    (results / f"suitability-{model}.json").write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -26,8 +26,8 @@ pytest_plugins = ["slicer_host.isolation"]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is. Each run tries other examples.
-SLOW = [hypothesis.HealthCheck.too_slow]
-hypothesis.settings.register_profile("busy", deadline=None, max_examples=50, suppress_health_check=SLOW)
+PROFILE = {"deadline": None, "max_examples": 30, "stateful_step_count": 30}
+hypothesis.settings.register_profile("busy", **PROFILE, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
 
 # The digits that tests expect are PyTorch's, whether OpenVINO is installed or not; test_engines.py compares the two.

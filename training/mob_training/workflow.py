@@ -263,21 +263,14 @@ def _lock(folder: Path) -> None:
 
 def _describe_error(error: Any) -> str:
     """Describe a schema error in plain words where possible."""
-    if error.validator == "oneOf":
-        return "give either organ, labels or openkbp"
-    if error.validator == "anyOf":
-        return "give either epochs or minutes"
     if error.validator == "pattern":
         what = error.schema.get("description") or f"letters as in {error.validator_value}"
         return f"{error.instance!r} is not of the form wanted ({what.rstrip('.')})"
-    if error.validator == "not":
-        return f"{error.instance!r} is the first stage, which is always compared; choose another name"
-    return error.message
+    stated = error.validator in ("oneOf", "anyOf", "not")
+    return error.schema["message"] if stated else error.message
 
 
 def _check_data(config: Mapping[str, Any]) -> None:
-    if ("data" in config) == ("phantom" in config):
-        raise SettingsError("give either data, a folder, or phantom, which makes the data.")
     ids = [dataset["id"] for dataset in config["datasets"].values()]
     for number in ids:
         if ids.count(number) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +62,6 @@ def write_whole(image: sitk.Image, path: Path) -> None:
     partial = path.with_name(f"partial-{path.name}")
     sitk.WriteImage(image, str(partial), useCompression=True)
     partial.replace(path)
-
-
-def middle_box(image: sitk.Image, voxels: Sequence[int]) -> tuple[float, ...]:
-    """Bounds (R min, R max, A min, A max, S min, S max), RAS mm, of that many voxels in the middle of an image."""
-    first = [(n - min(n, m)) // 2 for n, m in zip(image.GetSize(), voxels, strict=True)]
-    last = [start + min(n, m) - 1 for start, n, m in zip(first, image.GetSize(), voxels, strict=True)]
-    corners = [np.multiply(image.TransformIndexToPhysicalPoint(index), (-1, -1, 1)) for index in (first, last)]
-    return tuple(float(edge) for pair in zip(*np.sort(corners, axis=0), strict=True) for edge in pair)
 
 
 def _middle(image: sitk.Image) -> tuple[float, ...]:

@@ -67,17 +67,7 @@ def _system(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     return {"import_s": imported, "load_s": load, **runs, **measured.describe()}
 
 
-def _interactive(folder: Path, task: dict[str, Any]) -> dict[str, Any]:
-    from inference.cases import case_file
-    from inference.networks import open_model
-    from inference.ours import measure_region_of_interest
-
-    ct, options = case_file(folder, tuple(task["size"])), task["options"]
-    model = open_model(folder, task["network"])
-    return measure_region_of_interest(ct, model, task["system"], options["device"], options["repeats"])
-
-
-MEASUREMENTS = {"cases": _cases, "network": _network, "system": _system, "interactive": _interactive}
+MEASUREMENTS = {"cases": _cases, "network": _network, "system": _system}
 
 
 def _memory() -> dict[str, Any]:

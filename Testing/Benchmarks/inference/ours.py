@@ -1,18 +1,13 @@
-"""Systems d and e: our pipeline from a file to a results folder, as `mob-uncertainty predict` runs it; and the region
-of interest that a user waits for."""
+"""Systems d and e: our pipeline from a file to a results folder, as `mob-uncertainty predict` runs it."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
-
-from inference.cases import middle_box
 from inference.measure import StageClock, settle
 from inference.tasks import split_system
 from MoBUncertaintyLib.images.inputs import Input
@@ -21,10 +16,9 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.output import results_folder
 from MoBUncertaintyLib.pipeline import cases as pipeline
-from MoBUncertaintyLib.pipeline.cases import Job, analyse, run_case
+from MoBUncertaintyLib.pipeline.cases import Job, run_case
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
-REGION = (128, 128, 128)  # voxels of the CT
 ABOUT = ("device", "engine", "precision", "tiles", "input_voxels")
 """What a measurement says of its prediction."""
 
@@ -122,16 +116,3 @@ class OurSystem:
                 self.spans[span] = start, time.perf_counter()
 
         return noted
-
-
-def measure_region_of_interest(ct: Path, model: Model, system: str, device: str, repeats: int) -> dict[str, Any]:
-    """Seconds of a warm predictor from the CT in memory to the prediction and its regions, in a box in its middle."""
-    image = sitk.ReadImage(str(ct))
-    region = middle_box(image, REGION)
-    predictor = Predictor(model, replace(settings_of(system, device, 1), region_of_interest=region))
-    runs = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        prediction = analyse(image, predictor).prediction
-        runs.append({"total": time.perf_counter() - start, "stages": dict(prediction.timings)})
-    return {"cold": runs[0], "warm": runs[1:], **{name: prediction.provenance.get(name) for name in ABOUT}}

@@ -61,11 +61,6 @@ def write_report(
         "settings": asdict(settings),
         "networks": networks,
         "systems": rows(entries),
-        "interactive": [
-            {**{name: e["task"][name] for name in ("network", "size", "system")}, **e["result"]}
-            for e in entries
-            if e["task"]["kind"] == "interactive" and "result" in e
-        ],
         "failed": [{"what": Task(**e["task"]).title, "why": e["failed"]} for e in entries if "failed" in e],
     }
     text = json.dumps(summary, ensure_ascii=False, separators=(",", ":"))
@@ -136,8 +131,6 @@ def write_markdown(summary: dict[str, Any], folder: Path) -> None:
         parts.append(beside_stock(own))
         for size in dict.fromkeys(tuple(row["size"]) for row in own):
             parts += [f"### {size_title(size)} voxels", systems([row for row in own if tuple(row["size"]) == size])]
-    if summary["interactive"]:
-        parts += ["## What a user waits for, warm", _latency(summary["interactive"])]
     failed = [f"Not measured: {each['what']}: {each['why']}" for each in summary["failed"]]
     parts += ["## Notes", "\n".join(f"- {note}" for note in (*NOTES, *failed))]
     (folder / "benchmark.md").write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
@@ -213,16 +206,6 @@ def systems(table: Sequence[Row]) -> str:
         cells["peak GPU memory, GB"] = lambda row: number((row["gpu_peak_bytes"] or 0) / 1e9)
     heads = ["stage, s", *(system_title(row["system"]) for row in good)]
     return _table(heads, [[title, *map(cell, good)] for title, cell in cells.items()])
-
-
-def _latency(entries: Sequence[dict[str, Any]]) -> str:
-    lines = []
-    for entry in entries:
-        parts = (network_name(entry["network"]), size_title(entry["size"]), f"{entry['tiles']} tiles")
-        where = ", ".join(filter(None, (*parts, way_title(entry["system"]))))
-        seconds = statistics.median(run["total"] for run in entry["warm"])
-        lines.append((f"first result in 128 x 128 x 128 voxels ({where})", number(seconds)))
-    return _table(("", "seconds, median"), lines)
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -26,7 +26,6 @@ ENGINES = {"auto": "", "torch": "PyTorch", "openvino": "OpenVINO"}
 INTERLEAVED = ("a", "e", "e-adaptive", "d")
 CHOICES = {
     "systems": ("a", "d", "e"),
-    "parts": ("systems", "interactive"),
     "engines": tuple(EngineName),
     "precisions": tuple(Precision),
 }
@@ -44,7 +43,6 @@ class BenchmarkSettings:
         networks: `small` (the shipped model), `large` (residual encoder L, random weights), or a model's path.
         sizes: Voxels of the CTs, x y z.
         systems: Letters of `SYSTEMS`; e is measured with full and with adaptive tiling.
-        parts: `systems`, from file to files; `interactive`, a region of interest with a warm predictor.
         repeats: Warm runs of each measurement.
         rounds: How often all systems take their turn.
         samples: K.
@@ -58,7 +56,6 @@ class BenchmarkSettings:
     networks: tuple[str, ...] = ("small", "large")
     sizes: tuple[Size, ...] = ((128, 128, 128), (192, 192, 192), (256, 256, 256), (512, 512, 300))
     systems: tuple[str, ...] = CHOICES["systems"]
-    parts: tuple[str, ...] = CHOICES["parts"]
     repeats: int = 3
     rounds: int = 2
     samples: int = 30
@@ -88,7 +85,7 @@ class Task:
     """One measurement, as its process is told.
 
     Attributes:
-        kind: `cases`, `network`, `system` or `interactive`.
+        kind: `cases`, `network` or `system`.
         network: If it has one.
         system: Of `SYSTEMS`, with its engine and precision where these are not chosen automatically; see `in_way`.
         size: Of its CT.
@@ -169,10 +166,8 @@ def parse_size(word: str) -> Size:
 
 
 def plan(settings: BenchmarkSettings) -> list[Task]:
-    """All measurements in their order: CTs and networks, then the systems, taking turns, then what else there is."""
-    largest = max(settings.sizes, key=lambda size: size[0] * size[1] * size[2])
-    common = {"device": settings.device, "threads": settings.threads, "repeats": settings.repeats}
-    runs = common | {"limit": settings.limit, "samples": settings.samples}
+    """All measurements in their order: CTs and networks, then the systems, taking turns."""
+    runs = {name: getattr(settings, name) for name in ("device", "threads", "repeats", "limit", "samples")}
     tasks = [Task("cases", size=size) for size in settings.sizes]
     tasks += [Task("network", network) for network in settings.networks]
     chosen = {*settings.systems, *(["e-adaptive"] if "e" in settings.systems else [])}
@@ -185,15 +180,10 @@ def plan(settings: BenchmarkSettings) -> list[Task]:
     # A scene takes as long whatever computed it.
     shown = next((system for system in systems if system.startswith("e")), None)
     for network in settings.networks:
-        if "systems" in settings.parts:
-            tasks += [
-                Task("system", network, size, system, number, runs | {"scene": system == shown})
-                for size in settings.sizes
-                for number in range(settings.rounds)
-                for system in systems
-            ]
-        if "interactive" in settings.parts:
-            tasks += [
-                Task("interactive", network, largest, in_way("e-adaptive", way), 0, common) for way in settings.ways
-            ]
+        tasks += [
+            Task("system", network, size, system, number, runs | {"scene": system == shown})
+            for size in settings.sizes
+            for number in range(settings.rounds)
+            for system in systems
+        ]
     return tasks

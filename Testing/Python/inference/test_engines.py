@@ -95,9 +95,7 @@ def test_results_are_those_of_pytorch(tmp_path: Path, ct: sitk.Image, kind: Cova
 @pytest.mark.parametrize(
     ("names", "options"),
     [
-        (("organ",), {"samples": 3}),
         (("organ",), {"mirror": True, "folds": 2}),
-        (("liver", "spleen"), {}),
         (("liver", "spleen"), {"samples": 3, "folds": 2}),
         (("liver", "spleen"), {"local": True}),
         (("organ",), {"samples": 3, "local": True}),

@@ -85,7 +85,7 @@ def assert_same(made: SlidingWindow, found: tuple[np.ndarray, np.ndarray], wante
     assert made.tiles == wanted[2].tiles
 
 
-@pytest.mark.parametrize("step", [17, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [41, pytest.param(1, marks=pytest.mark.slow)])
 def test_each_request_fails_in_turn_and_costs_one_step(wanted, step: int) -> None:
     """Every allocation and every copy of the whole run, one after the other."""
     for number in range(0, wanted[-1], step):

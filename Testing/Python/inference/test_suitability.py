@@ -62,18 +62,15 @@ def test_ordinary_cases_are_ordinary(fingerprint: Fingerprint) -> None:
         ({"intensity": 3.0}, Level.NOT_USABLE, "the intensity of the organ is 3.00"),
         ({"thickness": 4.0}, Level.UNUSUAL, "a voxel is up to 4 mm long"),
         ({"stray:organ": 0.5}, Level.NOT_USABLE, "50 % of the organ lies outside its largest piece"),
+        ({"error": 0.01}, Level.ORDINARY, None),
     ],
 )
 def test_another_case_is_noticed_with_the_reason(
-    fingerprint: Fingerprint, changes: dict[str, float], level: Level, words: str
+    fingerprint: Fingerprint, changes: dict[str, float], level: Level, words: str | None
 ) -> None:
     found = judge(LABELS, measures(**changes), fingerprint, [])
     assert found.level is level
-    assert words in found.reasons[0]
-
-
-def test_less_error_or_fewer_pieces_are_no_reason(fingerprint: Fingerprint) -> None:
-    assert judge(LABELS, measures(error=0.01), fingerprint, []).level is Level.ORDINARY
+    assert words in found.reasons[0] if words else not found.reasons
 
 
 def test_without_a_fingerprint_the_evident_is_noticed() -> None:
@@ -185,7 +182,7 @@ def changed(what: str, path: Path = PHANTOM_CT) -> sitk.Image:
         ("as it is", {Level.ORDINARY}),
         ("cut", {Level.UNUSUAL, Level.NOT_USABLE}),
         pytest.param("upside down", {Level.NOT_USABLE}, marks=pytest.mark.slow),
-        ("noise", {Level.NOT_USABLE}),
+        pytest.param("noise", {Level.NOT_USABLE}, marks=pytest.mark.slow),
     ],
 )
 def test_the_shipped_model_knows_its_phantoms(phantoms: Predictor, what: str, levels: set[Level]) -> None:

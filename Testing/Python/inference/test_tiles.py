@@ -108,17 +108,6 @@ def test_blending_is_the_weighted_mean_of_the_moments_and_its_variance_the_mixtu
     np.testing.assert_allclose(variance, expected[1] - expected[0] ** 2, atol=1e-6)
 
 
-def test_two_passes_that_are_sure_but_disagree_leave_the_variance_of_a_coin() -> None:
-    grid = TileGrid((4, 4, 4), (4, 4, 4))
-    sums = Accumulator(grid, 1)
-    for value in (0.0, 1.0):
-        p = np.full((1, 1, 4, 4, 4), value, np.float32)
-        sums.add(grid.box((0, 0, 0)), Moments(p, np.zeros_like(p)))
-    probability, variance = sums.result()
-    np.testing.assert_allclose(probability, 0.5, rtol=1e-6)
-    np.testing.assert_allclose(variance, 0.25, rtol=1e-6)
-
-
 def test_corners_of_the_volume_keep_fp32_accuracy_though_their_weight_is_least() -> None:
     grid = TileGrid((64, 64, 64), (64, 64, 64))
     sums = Accumulator(grid, 1)

@@ -150,9 +150,10 @@ def test_contrast_factors_say_how_the_contrast_covaries(kind):
     assert_covariance(contrast, dense(SHAPE) * (flat.T @ flat))
 
 
-def test_contrast_factors_need_two_classes():
+@pytest.mark.parametrize("contrast", [LogitGaussian.contrast, LogitGaussian.contrast_factors])
+def test_a_contrast_needs_two_classes(contrast):
     with pytest.raises(ValueError, match="two classes"):
-        gaussian_of(Covariance.DIAGONAL, classes=3).contrast_factors()
+        contrast(gaussian_of(Covariance.DIAGONAL, classes=3))
 
 
 def test_a_local_scope_needs_a_length():

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
+from torch.distributions import LowRankMultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from MoBUncertaintyLib.base.schema import from_json, to_json
@@ -42,11 +42,6 @@ def test_contrast_is_the_difference_of_the_two_logits(kind):
     torch.testing.assert_close(variance, c[:, 0, 0] + c[:, 1, 1] - 2 * c[:, 0, 1])
 
 
-def test_contrast_needs_two_classes():
-    with pytest.raises(ValueError, match="two classes"):
-        gaussian_of(Covariance.DIAGONAL, classes=3).contrast()
-
-
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_samples_have_the_marginal_covariance(kind):
     gaussian = gaussian_of(kind)
@@ -76,18 +71,6 @@ def test_low_rank_samples_covary_between_voxels_as_torch_distributions_says():
     assert (covariance - torch.diag(d)).abs().max() > 20 * error.max(), "the test would not see a missing correlation"
 
 
-@pytest.mark.parametrize("kind", [Covariance.SINGLE_BASIS, Covariance.MIXTURE_OF_BASES])
-def test_basis_log_density_agrees_with_torch_distributions_at_each_voxel(kind):
-    """Eqs. 4 and 7: the covariance at a voxel, has the density that its factors have."""
-    gaussian = gaussian_of(kind)
-    dense = gaussian.loading.dense()[0].flatten(2).movedim(-1, 0)
-    d = gaussian.log_variance.exp()[0].flatten(1).T
-    mean = gaussian.mean[0].flatten(1).T
-    point = mean + 0.3
-    ours = MultivariateNormal(mean, gaussian.marginal_covariance()[0].flatten(2).movedim(-1, 0)).log_prob(point)
-    torch.testing.assert_close(ours, LowRankMultivariateNormal(mean, dense, d).log_prob(point), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("scope", "same_cell", "other_cell"),
     [(Scope.VOXEL, False, False), (Scope.PARTITION, True, False), (Scope.TILE, True, True)],
@@ -98,13 +81,6 @@ def test_scope_says_which_voxels_share_their_noise(scope, same_cell, other_cell)
     drawn = gaussian.rsample(1, torch.Generator().manual_seed(0))[0, 0, 0]
     assert bool(drawn[0, 0, 0] == drawn[1, 1, 1]) is same_cell
     assert bool(drawn[0, 0, 0] == drawn[4, 3, 5]) is other_cell
-
-
-def test_one_seed_gives_one_sample():
-    gaussian = gaussian_of(Covariance.MIXTURE_OF_BASES)
-    first, second, third = (gaussian.rsample(2, torch.Generator().manual_seed(seed)) for seed in (7, 7, 8))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, third)
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
@@ -217,35 +193,27 @@ def test_apply_is_the_dense_product():
 LEARNED = {"scope": Scope.LOCAL, "length_mm": (3.0, 2.0, 2.5), "learn_length": True, "shared_fraction": 0.25}
 
 
-def test_spec_refuses_nonsense():
-    with pytest.raises(ValueError, match="rank"):
-        CovarianceSpec(rank=0)
-    with pytest.raises(ValueError, match="the scope of the low-rank model must be local, partition or tile"):
-        CovarianceSpec(Covariance.LOW_RANK, scope=Scope.VOXEL)
+LENGTH_MM = (5.0, 5.0, 5.0)
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "wrong"),
     [
-        ({"scope": Scope.LOCAL}, "the scope local needs length_mm"),
-        ({"length_mm": (5.0, 5.0, 5.0)}, "length_mm is for the scope local"),
-        ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0)}, "length_mm must be three numbers from 0.01 to 1000"),
-        ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 0.0)}, "length_mm must be three numbers from 0.01 to 1000"),
-        ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, float("nan"))}, "length_mm must be three numbers"),
-        ({"shared_fraction": 0.2}, "shared_fraction is for the scope local"),
-        (
-            {"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 5.0), "shared_fraction": 1.0},
-            "shared_fraction must be at least 0 and below 1",
-        ),
-        ({"learn_length": True}, "learn_length is for the scope local"),
-        (
-            {"kind": Covariance.DETERMINISTIC, "scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 5.0)},
-            "the deterministic model has no noise, so its scope cannot be local",
-        ),
+        ({"rank": 0}, "rank"),
+        ({"kind": Covariance.LOW_RANK, "scope": Scope.VOXEL}, "scope"),
+        ({"kind": Covariance.DETERMINISTIC, "scope": Scope.LOCAL, "length_mm": LENGTH_MM}, "scope"),
+        ({"scope": Scope.LOCAL}, "length_mm"),
+        ({"length_mm": LENGTH_MM}, "length_mm"),
+        ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0)}, "length_mm"),
+        ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, 0.0)}, "length_mm"),
+        ({"scope": Scope.LOCAL, "length_mm": (5.0, 5.0, float("nan"))}, "length_mm"),
+        ({"shared_fraction": 0.2}, "shared_fraction"),
+        ({"scope": Scope.LOCAL, "length_mm": LENGTH_MM, "shared_fraction": 1.0}, "shared_fraction"),
+        ({"learn_length": True}, "learn_length"),
     ],
 )
-def test_spec_refuses_lengths_that_are_missing_or_without_effect(values, message):
-    with pytest.raises(ValueError, match=message):
+def test_spec_refuses_what_is_missing_or_without_effect(values, wrong):
+    with pytest.raises(ValueError, match=wrong):
         CovarianceSpec(**values)
 
 

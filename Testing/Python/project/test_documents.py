@@ -21,7 +21,7 @@ from support import MODULE_FOLDER, ROOT
 from support.documents import DOCUMENTS, PAGES, README, section, shell_commands
 from support.repository import setting, tracked
 
-PROGRAMS = {"mob-uncertainty": app, "mob-training": training_app}
+PROGRAMS = {"mob-uncertainty": get_command(app), "mob-training": get_command(training_app)}
 
 
 def options_of(command: Command) -> set[str]:
@@ -35,7 +35,7 @@ def test_commands_and_options_exist() -> None:
         for command in [*shell_commands(text), *quoted]:
             program, *words = command.split()
             if program in PROGRAMS and re.fullmatch(r"[a-z][a-z0-9-]*", (words or [""])[0]):
-                found = get_command(PROGRAMS[program]).commands[words[0]]
+                found = PROGRAMS[program].commands[words[0]]
                 found = getattr(found, "commands", {}).get((*words, "")[1], found)
                 given = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help"}
                 known = found.context_settings.get("ignore_unknown_options") or given <= options_of(found)
@@ -47,7 +47,7 @@ def test_commands_and_options_exist() -> None:
 def test_options_of_the_table_exist() -> None:
     named = set(re.findall(r"`(--[a-z-]+)", section(PAGES["command-line"], "Predict")))
     assert len(named) >= 12
-    assert named <= options_of(get_command(app).commands["predict"])
+    assert named <= options_of(PROGRAMS["mob-uncertainty"].commands["predict"])
 
 
 def test_make_targets_that_are_named_exist() -> None:

@@ -167,7 +167,7 @@ def test_what_is_undefined_has_no_say():
     assert seeds[0].per_case("x.y") == {"a": 1.0, "c": 4.0}
     assert seeds[0].mean("x.y") == 2.5
     assert seeds[0].mean("x.z") is None
-    assert over_seeds(seeds, "x.y") == {"a": 1.5, "c": 4.0}
+    assert over_seeds(seeds, "x.y").to_dict() == {"a": 1.5, "c": 4.0}
 
 
 # Tables

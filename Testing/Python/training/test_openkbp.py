@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,12 @@ import SimpleITK as sitk
 from typer.testing import CliRunner
 
 from mob_training.cli import app
-from mob_training.data.openkbp import ERASED, ORGANS, SPLIT, convert
+from mob_training.data.openkbp import ERASED, SPLIT, convert
 from mob_training.data.split import SHIPPED, read_subjects
 from MoBUncertaintyLib.base.errors import SettingsError
-from support import ROOT
 
 SPACING = {"x": 4.0, "y": 5.0, "z": 2.5}
 BODY = (slice(20, 90), slice(30, 80), slice(40, 120))  # y, x, z, as OpenKBP has them
-DATA = ROOT.parent / "shared" / "data" / "openkbp"
 
 
 def write_patient(folder: Path, contours: dict[str, tuple[slice, slice, slice]]) -> None:
@@ -110,57 +107,3 @@ def test_a_folder_without_patients_is_refused(tmp_path):
 def test_the_shipped_split_is_by_patient():
     parts = Counter(read_subjects(SHIPPED / SPLIT, "part").values())
     assert parts == {"train": 120, "val": 20, "calibrate": 40, "test": 45}
-
-
-def stratified(labels: Mapping[str, Collection[str]], sizes: Mapping[str, int], seed: int) -> dict[str, str]:
-    """Divide cases into parts that have their fraction of each label's cases (iterative stratification).
-
-    The cases of the label with the fewest cases left go first, each to the part that lacks most of them (Sechidis et
-    al. 2011, On the stratification of multi-label data).
-
-    Args:
-        labels: Names of the labels of each case.
-        sizes: How many cases each part has; together all.
-        seed: Of the order of the cases.
-
-    Returns:
-        The part of each case.
-    """
-    names = sorted(labels)
-    left = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    counts = Counter(label for name in left for label in labels[name])
-    room = dict(sizes)
-    wanted = {(part, label): counts[label] * size / len(left) for part, size in sizes.items() for label in counts}
-    parts: dict[str, str] = {}
-    while left:
-        waiting = Counter(label for name in left for label in labels[name])
-        rarest = min(waiting, key=lambda label: (waiting[label], label), default=None)
-        for name in [name for name in left if rarest is None or rarest in labels[name]]:
-            part = max(
-                (part for part in sizes if room[part]), key=lambda part: (wanted.get((part, rarest), 0), room[part])
-            )
-            parts[name] = part
-            room[part] -= 1
-            for label in labels[name]:
-                wanted[part, label] -= 1
-        left = [name for name in left if name not in parts]
-    return dict(sorted(parts.items()))
-
-
-@pytest.mark.skipif(not DATA.exists(), reason="OpenKBP's volumes are not here")
-def test_the_shipped_split_is_stratified_and_can_be_made_again():
-    """By the organs whose contours are within the bounds before slices are cropped."""
-    columns = {name: organ for name, (organ, _, _) in ORGANS.items()}
-    drawn = {}
-    with (DATA / "cases.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            voxel = float(row["x_mm"]) * float(row["y_mm"]) * float(row["z_mm"]) / 1000
-            volumes = {name: int(row[f"{organ}_voxels"]) * voxel for name, organ in columns.items()}
-            drawn[row["case"]] = [name for name in ORGANS if ORGANS[name][1] <= volumes[name] <= ORGANS[name][2]]
-    sizes = {"train": 120, "val": 20, "calibrate": 40, "test": 45}
-    split = read_subjects(SHIPPED / SPLIT, "part")
-    assert split == stratified(drawn, sizes, seed=31)
-    for name in ORGANS:
-        count = Counter(split[case] for case, names in drawn.items() if name in names)
-        for part, size in sizes.items():
-            assert abs(count[part] - sum(count.values()) * size / 225) < 2.1, (name, count)

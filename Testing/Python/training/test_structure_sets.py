@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from typer.testing import CliRunner
 
+from mob_training.cli import app
 from mob_training.data.datasets import folder_cases
 from mob_training.data.structure_sets import convert, parse_names
 from MoBUncertaintyLib.base.errors import SettingsError
@@ -18,7 +20,6 @@ from MoBUncertaintyLib.images.reader import read_image
 from support.dicom_files import write_series
 from support.dicom_study import write_structures
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
-from support.training_commands import run
 
 NAMES = {"pancreas": ["pancreas", "bauchspeichel"], "kidney_l": ["kidneyl", "leftkidney"]}
 
@@ -41,9 +42,9 @@ def write_patient(folder: Path, names: dict[str, str]) -> np.ndarray:
     return (voxels == PANCREAS.value) + 2 * (voxels == LEFT_KIDNEY.value)
 
 
-@pytest.fixture
-def patients(tmp_path) -> Path:
-    folder = tmp_path / "patients"
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("patients")
     write_patient(folder / "ada", {PANCREAS.name: "Bauch-Speichel", LEFT_KIDNEY.name: "Left Kidney"})
     write_patient(folder / "bob", {PANCREAS.name: "PANCREAS"})
     write_patient(folder / "cas", {LEFT_KIDNEY.name: "something else"})
@@ -76,8 +77,8 @@ def test_an_organ_without_contours_is_missing(patients, tmp_path):
 
 def test_the_command_says_what_comes_next(patients, tmp_path):
     options = ("--label", "pancreas=Bauchspeichel", "--label", "kidney_l=Left Kidney")
-    printed = run("mob_training.cli", "rtstruct", patients, tmp_path / "new", *options)
-    assert "--label pancreas=1 --label kidney_l=2" in printed
+    done = CliRunner().invoke(app, ["rtstruct", str(patients), str(tmp_path / "new"), *options])
+    assert "--label pancreas=1 --label kidney_l=2" in done.output
     assert (tmp_path / "new" / "labels" / "ada.nii.gz").exists()
 
 

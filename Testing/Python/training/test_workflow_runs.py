@@ -35,9 +35,9 @@ def test_dry_run_of_the_paper(papers_folder):
     assert jobs(CONFIGS["paper"], papers_folder) == PAPER_JOBS
 
 
-def test_seeds_of_the_command_line_replace_those_of_the_config(papers_folder):
-    two = jobs(CONFIGS["paper"], papers_folder, "--config", "seeds=[3, 4]")
-    assert two["evaluate"] == PAPER_JOBS["evaluate"] * 2 // 5
+def test_seeds_of_the_command_line_replace_those_of_the_config(tmp_path):
+    config = written(tmp_path, small(seeds=[0]))
+    assert jobs(config, tmp_path / "w", "--config", "seeds=[3, 4]")["evaluate"] == 2 * 3
 
 
 @pytest.mark.slow

@@ -145,8 +145,8 @@ def _by_label(dataset: str, groups: Mapping[str, Sequence[Run]]) -> Table:
         for model, runs in groups.items():
             cells = [str(len(over_seeds(runs, f"labels.{name}.dice")))]
             for metric in BY_LABEL:
-                values = over_subjects(runs, over_seeds(runs, f"labels.{name}.{metric.key}")).values()
-                cells.append(interval([metric.factor * value for value in values]))
+                values = over_subjects(runs, over_seeds(runs, f"labels.{name}.{metric.key}"))
+                cells.append(interval((metric.factor * values).tolist()))
             rows.append((f"{name}, {model}" if len(groups) > 1 else name, tuple(cells)))
     title = f"{dataset}: each label, over the cases that have it; in brackets 95 % of {RESAMPLES} bootstrap samples"
     return Table(title, "Label", ("Cases", *(metric.header for metric in BY_LABEL)), tuple(rows))

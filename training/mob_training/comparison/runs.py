@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-import numpy as np
+import pandas as pd
 
 from mob_training.evaluation.score_files import CONTROL, NAMES, Run
 from MoBUncertaintyLib.model.covariance import Covariance
@@ -39,19 +39,12 @@ def sweeps(runs: Sequence[Run]) -> dict[str, dict[int, list[Run]]]:
     return {model: runs_of_number for model, runs_of_number in numbers.items() if len(runs_of_number) > 1}
 
 
-def over_seeds(runs: Sequence[Run], key: str) -> dict[str, float]:
-    """Average each case's score over the seeds in which it is defined."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for run in runs:
-        for case, value in run.per_case(key).items():
-            values[case].append(value)
-    return {case: float(np.mean(several)) for case, several in values.items()}
+def over_seeds(runs: Sequence[Run], key: str) -> pd.Series:
+    """Average each case's score over the seeds in which it is defined; by case."""
+    return pd.DataFrame([run.per_case(key) for run in runs], dtype=float).mean()
 
 
-def over_subjects(runs: Sequence[Run], values: Mapping[str, float]) -> dict[str, float]:
-    """Average each subject's values: cases of one subject are not independent."""
+def over_subjects(runs: Sequence[Run], values: pd.Series) -> pd.Series:
+    """Average each subject's values, which are by case: cases of one subject are not independent."""
     subjects = {case: scores.get("subject", case) for run in runs for case, scores in run.cases.items()}
-    together: dict[str, list[float]] = defaultdict(list)
-    for case, value in values.items():
-        together[subjects[case]].append(value)
-    return {subject: float(np.mean(several)) for subject, several in together.items()}
+    return values.groupby(subjects, sort=False).mean()

@@ -131,9 +131,8 @@ def _pairs(ours: Sequence[Run], theirs: Sequence[Run]) -> list[tuple[Run, Run]]:
 
 def _differences(ours: Sequence[Run], theirs: Sequence[Run], metric: Metric) -> tuple[float, ...]:
     """Compute ours minus theirs for each subject, averaged over its cases and the runs."""
-    own, expected = over_seeds(ours, metric.key), over_seeds(theirs, metric.against or metric.key)
-    shared = sorted(own.keys() & expected.keys())
-    return tuple(over_subjects(ours, {case: own[case] - expected[case] for case in shared}).values())
+    differences = over_seeds(ours, metric.key) - over_seeds(theirs, metric.against or metric.key)
+    return tuple(over_subjects(ours, differences.dropna().sort_index()))
 
 
 def _check_same_cases(runs: Sequence[Run]) -> None:

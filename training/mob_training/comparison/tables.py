@@ -112,15 +112,13 @@ def with_best(cells: Sequence[Cell], higher: bool, target: float | None = None) 
 
     With a target the nearest to it are the best.
     """
-    shown = [None if cell.mean is None else round(cell.mean, cell.digits) for cell in cells]
-    defined = [value for value in shown if value is not None]
-    if len(defined) < 2:
+    shown = pd.Series([np.nan if cell.mean is None else round(cell.mean, cell.digits) for cell in cells])
+    if shown.count() < 2:
         return list(cells)
     if target is not None:
-        shown = [None if value is None else round(abs(value - target), 9) for value in shown]
-        defined = [value for value in shown if value is not None]
-    best = max(defined) if higher and target is None else min(defined)
-    return [replace(cell, best=value == best) for cell, value in zip(cells, shown, strict=True)]
+        shown = (shown - target).abs().round(9)
+    best = shown.max() if higher and target is None else shown.min()
+    return [replace(cell, best=bool(value == best)) for cell, value in zip(cells, shown, strict=True)]
 
 
 def interval(values: Sequence[float]) -> str:

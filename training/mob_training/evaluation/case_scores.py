@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
+from mob_training.evaluation.metrics import defined_mean
 from mob_training.evaluation.metrics.calibration import Calibration, negative_log_likelihood
 from mob_training.evaluation.metrics.overlap import surface_scores
 from mob_training.evaluation.metrics.ranking import ErrorRanking
@@ -30,6 +33,7 @@ OVERLAP = ("dice", "nsd_2mm", "median_mm", "hd95_mm", "volume_error")
 """Of a label: `surface_scores`, and the error of its volume as a fraction of the true one, NaN without that."""
 PLACES = ("volume", "box")
 """Where voxels are scored: in the whole volume, or in the box of prediction and truth plus `BOX_MARGIN_MM`."""
+NOTHING = Calibration.of(np.zeros(0), np.zeros(0, bool))
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,14 @@ class PlaceSums:
 
     Attributes:
         nll: Sum of -ln p of the true class.
-        calibrations: Of each foreground class against the rest, by name.
+        overlaps: Voxels of each foreground class, by name: predicted and true, and predicted plus true.
+        calibrations: Of each foreground class against the rest.
         rankings: Of uncertainty against error (any class), for each uncertainty map.
     """
 
     voxels: int = 0
     nll: float = 0.0
+    overlaps: dict[str, np.ndarray] = field(default_factory=dict)
     calibrations: dict[str, Calibration] = field(default_factory=dict)
     rankings: dict[Measure, ErrorRanking] = field(default_factory=dict)
 
@@ -81,28 +87,26 @@ class PlaceSums:
     def of(cls, case: ScoredCase, box: tuple[slice, ...] | None) -> PlaceSums:
         """Sum over a box of a case; over nothing if there is no box."""
         box = (slice(0),) * 3 if box is None else box
-        prediction, truth = case.prediction, case.truth[box]
+        prediction, truth, segmentation = case.prediction, case.truth[box], case.prediction.segmentation[box]
         p, variance = (maps[(slice(None), *box)] for maps in (prediction.probability, prediction.variance))
         of_truth = np.clip(1 - p.sum(axis=0), 0, 1)  # the background's, at first
-        calibrations = {}
+        overlaps, calibrations = {}, {}
         for label, channel in zip(prediction.labels, p, strict=True):
-            of_truth = np.where(truth == label.value, channel, of_truth)
-            calibrations[label.name] = Calibration.of(channel, truth == label.value)
-        error = truth != prediction.segmentation[box]
-        return cls(
-            truth.size,
-            negative_log_likelihood(of_truth),
-            calibrations,
-            {measure: ErrorRanking.of(voxel_uncertainty(measure, p, variance), error) for measure in MEASURES},
-        )
+            predicted, true = segmentation == label.value, truth == label.value
+            of_truth = np.where(true, channel, of_truth)
+            overlaps[label.name] = np.array([np.count_nonzero(predicted & true), predicted.sum() + true.sum()])
+            calibrations[label.name] = Calibration.of(channel, true)
+        error = truth != segmentation
+        rankings = {measure: ErrorRanking.of(voxel_uncertainty(measure, p, variance), error) for measure in MEASURES}
+        return cls(truth.size, negative_log_likelihood(of_truth), overlaps, calibrations, rankings)
 
     def add(self, other: PlaceSums) -> None:
         """Add the voxels of another case."""
         self.voxels += other.voxels
         self.nll += other.nll
         for name, calibration in other.calibrations.items():
-            sum_so_far = self.calibrations.get(name)
-            self.calibrations[name] = calibration if sum_so_far is None else sum_so_far + calibration
+            self.overlaps[name] = self.overlaps.get(name, 0) + other.overlaps[name]
+            self.calibrations[name] = self.calibrations.get(name, NOTHING) + calibration
         for measure, ranking in other.rankings.items():
             self.rankings.setdefault(measure, ErrorRanking()).add(ranking)
 
@@ -112,6 +116,26 @@ class PlaceSums:
         return {"nll": self.nll / self.voxels if self.voxels else float("nan")} | {
             name: float(np.mean([getattr(one, name) for one in calibrations])) for name in ("brier", "ece", "mce")
         }
+
+
+def pooled_scores(sums: Mapping[str, PlaceSums]) -> dict[str, Any]:
+    """Score the voxels of all cases together, by their sums of each of `PLACES`.
+
+    Return `dice`; for each place the scores, and the calibration `curve` of each class; for each uncertainty map and
+    place the ranking's scores, and the error rate by uncertainty (`curve`).
+    """
+    ratios = [2 * both / total if total else 1.0 for both, total in sums["volume"].overlaps.values()]
+    result: dict[str, Any] = {"dice": float(np.mean(ratios))}
+    for place, one in sums.items():
+        curves = {name: calibration.curve() for name, calibration in one.calibrations.items()}
+        result[place] = one.scores() | {"curve": curves}
+    tops = dict.fromkeys(MEASURES, 0.25) | {Measure.ENTROPY: math.log(len(ratios) + 1)}
+    for measure, top in tops.items():
+        rankings = {place: one.rankings[measure] for place, one in sums.items()}
+        result[measure.value] = {
+            place: ranking.scores() | {"curve": ranking.binned(top)} for place, ranking in rankings.items()
+        }
+    return result
 
 
 def only(prediction: Prediction, missing: frozenset[int]) -> Prediction:
@@ -145,7 +169,7 @@ def score(
     """
     prediction, sums = case.prediction, {place: PlaceSums.of(case, box) for place, box in case.places().items()}
     classes = {label.name: _class_scores(case, label, sums) for label in prediction.labels}
-    row: dict[str, Any] = {name: _mean([scores[name] for scores in classes.values()]) for name in OVERLAP}
+    row: dict[str, Any] = {name: defined_mean([scores[name] for scores in classes.values()]) for name in OVERLAP}
     row |= {place: one.scores() for place, one in sums.items()}
     for measure in MEASURES:
         regions_of_map = find_regions(prediction, replace(regions, measure=measure, threshold=None))
@@ -191,9 +215,3 @@ def _class_scores(case: ScoredCase, label: Label, sums: dict[str, PlaceSums]) ->
         place: {name: getattr(one.calibrations[label.name], name) for name in ("nll", "brier", "ece", "mce")}
         for place, one in sums.items()
     }
-
-
-def _mean(values: list[float]) -> float:
-    """Average what is defined; NaN if nothing is."""
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else float("nan")

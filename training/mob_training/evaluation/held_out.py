@@ -6,7 +6,6 @@ One case is in memory at a time. Pooled scores are kept as sums and tables of co
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from mob_training.data.datasets import CASES_FILE, FOLDERS, SUFFIX
 from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import read_subjects
-from mob_training.evaluation.case_scores import MEASURES, PLACES, PlaceSums, ScoredCase, only, score
+from mob_training.evaluation.case_scores import PLACES, PlaceSums, ScoredCase, only, pooled_scores, score
 from mob_training.evaluation.intervals import KEY, interval_measures
 from mob_training.evaluation.joint_scores import joint_scores, pooled_correlations
 from mob_training.evaluation.raters import rater_scores, read_raters
@@ -31,7 +30,6 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 
 if TYPE_CHECKING:
@@ -151,7 +149,7 @@ def evaluate(
     cases = held_out_cases(dataset, evaluation.part)
     model = Examination(model_path, dataset, evaluation, settings)
     sampled = model.description["covariance"] != Covariance.DETERMINISTIC
-    pool, together, scored = Pool(), [], {}
+    pooled, together, scored = {place: PlaceSums() for place in PLACES}, [], {}
     for files in cases:
         image, truth, prediction = model.predict(files)
         case = ScoredCase.of(prediction, truth)
@@ -164,48 +162,14 @@ def evaluate(
         scores[KEY] = interval_measures(prediction, read_case)
         if evaluation.joint:
             scores["clicks"] = dice_after_clicks(read_case)
-            scores["joint"], own = joint_scores(model.predictor, image, case.truth, prediction.labels)
-            together.append(own)
-        pool.add(case, sums)
+            scores["joint"], covariances = joint_scores(model.predictor, image, case.truth, prediction.labels)
+            together.append(covariances)
+        for place, own in sums.items():
+            pooled[place].add(own)
         scored[files[0]] = model.row(files[0], scores)
         report(f"{files[0]}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
-    pooled = pool.scores() | ({"joint": pooled_correlations(np.sum(together, axis=0))} if together else {})
-    return Run(model.description, dict(flatten(pooled)), scored)
-
-
-class Pool:
-    """Scores over the voxels of all cases together."""
-
-    def __init__(self) -> None:
-        self._overlap: dict[int, np.ndarray] = {}
-        self._sums = {place: PlaceSums() for place in PLACES}
-
-    def add(self, case: ScoredCase, sums: dict[str, PlaceSums]) -> None:
-        """Add a case; `sums` as `case_scores.score` returns them."""
-        for value in (label.value for label in case.prediction.labels):
-            counts = self._overlap.setdefault(value, np.zeros(2, np.int64))
-            predicted, true = case.prediction.segmentation == value, case.truth == value
-            counts += np.count_nonzero(predicted & true), np.count_nonzero(predicted) + np.count_nonzero(true)
-        for place, one in sums.items():
-            self._sums[place].add(one)
-
-    def scores(self) -> dict[str, Any]:
-        """Return `dice` of all voxels; for each place the scores, and the calibration `curve` of each class.
-
-        And for each uncertainty map and place the ranking's scores, and the error rate by uncertainty (`curve`).
-        """
-        ratios = [2 * both / total if total else 1.0 for both, total in self._overlap.values()]
-        result: dict[str, Any] = {"dice": float(np.mean(ratios))}
-        for place, one in self._sums.items():
-            curves = {name: calibration.curve() for name, calibration in one.calibrations.items()}
-            result[place] = one.scores() | {"curve": curves}
-        tops = dict.fromkeys(MEASURES, 0.25) | {Measure.ENTROPY: math.log(len(self._overlap) + 1)}
-        for measure, top in tops.items():
-            rankings = {place: one.rankings[measure] for place, one in self._sums.items()}
-            result[measure.value] = {
-                place: ranking.scores() | {"curve": ranking.binned(top)} for place, ranking in rankings.items()
-            }
-        return result
+    joint = {"joint": pooled_correlations(np.sum(together, axis=0))} if together else {}
+    return Run(model.description, dict(flatten(pooled_scores(pooled) | joint)), scored)
 
 
 def _description(dataset: Path) -> dict[str, Any]:

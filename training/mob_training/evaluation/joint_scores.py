@@ -20,6 +20,7 @@ import torch
 from scipy.special import logsumexp
 
 from mob_training.contrasts import Contrast, contrasts
+from mob_training.evaluation.metrics import defined_mean
 from mob_training.evaluation.metrics.joint import joint_log_likelihood
 from mob_training.evaluation.metrics.volumes import LAGS, autocovariance, correlation_length, volume_scores
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows
@@ -192,5 +193,4 @@ def _mean(values: list[Any]) -> Any:
     """Average numbers, or dictionaries of numbers."""
     if isinstance(values[0], dict):
         return {name: _mean([one[name] for one in values]) for name in values[0]}
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else float("nan")
+    return defined_mean(values)

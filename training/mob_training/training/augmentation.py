@@ -14,6 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
+from batchgeneratorsv2.transforms.intensity.brightness import (
+    BrightnessAdditiveTransform,
+    MultiplicativeBrightnessTransform,
+)
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
@@ -177,31 +182,6 @@ def _ended(volume: torch.Tensor, value: float, axis: int, lost: int, first: bool
     return made
 
 
-class LinearIntensity(ImageOnlyTransform):
-    """Multiply by a factor near 1 and add an offset, both of a whole patch: another scanner, another contrast."""
-
-    def get_parameters(self, **_: object) -> dict[str, float]:
-        """Draw factor and offset, in standard deviations of the data set."""
-        return {
-            "factor": float(torch.empty(1).uniform_(0.9, 1.1)),
-            "offset": float(torch.empty(1).normal_(0, 0.1)),
-        }
-
-    def _apply_to_image(self, img: torch.Tensor, factor: float, offset: float) -> torch.Tensor:
-        return img * factor + offset
-
-
-class Noise(ImageOnlyTransform):
-    """Add white noise, of up to a fifth of the data set's standard deviation."""
-
-    def get_parameters(self, **_: object) -> dict[str, float]:
-        """Draw the standard deviation."""
-        return {"deviation": float(torch.empty(1).uniform_(0, 0.2))}
-
-    def _apply_to_image(self, img: torch.Tensor, deviation: float) -> torch.Tensor:
-        return img + deviation * torch.randn_like(img)
-
-
 def training_transforms(patch: Sequence[int], frame: Frame | None = None) -> BasicTransform:
     """Compose the transforms of a training patch; with a frame, something is put around a CT's body.
 
@@ -236,8 +216,10 @@ def training_transforms(patch: Sequence[int], frame: Frame | None = None) -> Bas
         [
             *(RandomTransform(transform, apply_probability=often) for transform, often in made),
             turned,
-            LinearIntensity(),
-            RandomTransform(Noise(), apply_probability=0.15),
+            # Another scanner, another contrast, in standard deviations of the data set.
+            MultiplicativeBrightnessTransform((0.9, 1.1), synchronize_channels=True),
+            BrightnessAdditiveTransform(0, 0.1, synchronize_channels=False),
+            RandomTransform(GaussianNoiseTransform((0, 0.2), synchronize_channels=True), apply_probability=0.15),
             RandomTransform(blurred, apply_probability=0.1),
             RandomTransform(coarse, apply_probability=0.1),
             RandomTransform(FieldOfView(), apply_probability=0.1),

@@ -14,3 +14,15 @@ What is undefined is NaN (`null` in JSON) and is left out of means:
 | CRPS and intervals of a volume | never | |
 | correlation length | without a residual | |
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def defined_mean(values: Iterable[float]) -> float:
+    """Average what is defined; NaN if nothing is."""
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
