@@ -107,7 +107,7 @@ def _value(kind: Any, value: Any, what: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(kinds) == len(value):
-            return tuple(_value(each, part, what) for each, part in zip(kinds, value, strict=True))
+            return tuple(_value(inner_kind, part, what) for inner_kind, part in zip(kinds, value, strict=True))
     elif origin in (dict, Mapping) and isinstance(value, Mapping):
         return {_value(inner[0], key, what): _value(inner[1], part, what) for key, part in value.items()}
     elif issubclass(origin, Enum | PurePath) or (origin is float and _is(value, int | float)):
@@ -120,12 +120,12 @@ def _value(kind: Any, value: Any, what: str) -> Any:
 
 def _one_of(kind: Any, value: Any, what: str) -> Any:
     """Read a value of one of several types; the message is that of the last one, which is never null."""
-    *kinds, last = sorted(get_args(kind), key=lambda each: each is not NoneType)
-    for each in kinds:
-        if each is NoneType and value is None:
+    *kinds, last = sorted(get_args(kind), key=lambda inner_kind: inner_kind is not NoneType)
+    for inner_kind in kinds:
+        if inner_kind is NoneType and value is None:
             return None
         with suppress(ValueError):
-            return _value(each, value, what)
+            return _value(inner_kind, value, what)
     try:
         return _value(last, value, what)
     except ValueError as error:

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 import typer
 
-from MoBUncertaintyLib.base import durable
+from MoBUncertaintyLib.base import publishing
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.cohort import run_each
@@ -248,8 +248,8 @@ def test_a_table_that_is_open_elsewhere_does_not_end_the_batch(
 
     real, ran = os.replace, []
     monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr(durable, "BUSY", PermissionError)
-    monkeypatch.setattr(durable, "BUSY_S", 0.2)
+    monkeypatch.setattr(publishing, "BUSY", PermissionError)
+    monkeypatch.setattr(publishing, "BUSY_S", 0.2)
 
     def run_one(case: Input, folder: Path) -> CohortCase:
         ran.append(case.name)
