@@ -38,10 +38,7 @@ def open_training_folder(
         folds: Default: all that are trained.
 
     Returns:
-        Card, plans, dataset, and the name of the checkpoint of each fold.
-
-    Raises:
-        ModelError: It is damaged, unsafe or incomplete.
+        Card, plans, dataset, and the name of the checkpoint of each fold. `ModelError` if it is damaged or unsafe.
     """
     path, plans, dataset = files.path, files.plans, files.dataset
     number = totalsegmentator.number_of(path)
