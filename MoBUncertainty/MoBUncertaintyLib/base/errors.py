@@ -17,7 +17,7 @@ SIGNS_OF_IT = (
     "invalid buffer size",  # MPS
     "could not create a primitive",  # oneDNN
 )
-NOT_SIGNS_OF_IT = ("could not create a primitive descriptor",)  # oneDNN cannot do this at all
+NOT_A_SIGN_OF_IT = "could not create a primitive descriptor"  # oneDNN cannot do this at all
 
 LONGEST_MESSAGE = 900  # characters: what others wrote, a model's card or a file's name, may be quoted in it
 
@@ -98,6 +98,12 @@ class Cancelled(UserError):  # noqa: N818 - not a fault: the user asked for it
     code = "cancelled"
 
 
+def require(condition: bool, problem: str) -> None:
+    """Raise `ValueError` unless a condition holds."""
+    if not condition:
+        raise ValueError(problem)
+
+
 @contextmanager
 def reporting_out_of_memory() -> Iterator[None]:
     """Turn an out-of-memory error of any library into a `SettingsError`."""
@@ -120,7 +126,5 @@ def reason_of(error: Exception, limit: int = 120) -> str:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or the computer, ran out of memory; of other libraries than NumPy only the message says so."""
-    text = str(error).lower()
-    for other in NOT_SIGNS_OF_IT:
-        text = text.replace(other, "")
+    text = str(error).lower().replace(NOT_A_SIGN_OF_IT, "")
     return isinstance(error, MemoryError) or any(sign in text for sign in SIGNS_OF_IT)

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Box = tuple[slice, ...]  # a part of an array: a slice along each axis, with `start` and `stop`
-
 Bounds = tuple[float, float, float, float, float, float]  # R min, R max, A min, A max, S min, S max, RAS mm
-
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -130,10 +128,9 @@ def occupied(array: np.ndarray, above: float = 0) -> Box:
 
 def occupied_rows(labels: np.ndarray) -> Box:
     """Return the slices and rows of a label map that hold anything, whole; an empty box where nothing does."""
-    slices, rows = (np.flatnonzero(labels.max(axis=axes, initial=0)) for axes in ((1, 2), (0, 2)))
-    start = [int(used[0]) if used.size else 0 for used in (slices, rows)]
-    stop = [int(used[-1]) + 1 if used.size else 0 for used in (slices, rows)]
-    return (*map(slice, start, stop), slice(0, labels.shape[2]))
+    used = [np.flatnonzero(labels.max(axis=axes, initial=0)) for axes in ((1, 2), (0, 2))]
+    ends = [slice(int(index[0]), int(index[-1]) + 1) if index.size else slice(0, 0) for index in used]
+    return (*ends, slice(0, labels.shape[2]))
 
 
 def apart(boxes: Iterable[Box]) -> tuple[Box, ...]:

@@ -1,6 +1,6 @@
 """Check files that others wrote: regular files only, whether they change while they are read, and their SHA-256.
 
-A folder can hold anything. A pipe, a device or a socket would be waited for without end, so it is never opened.
+A pipe, a device or a socket would be waited for without end, so it is never opened.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Tell whether a record, and the files it lists, are as they were written. Needs only the standard library.
+"""Tell whether a record, and the files it lists, are as they were written: damage and mixed-up files, not forgery.
 
-This finds damage, mixed-up files and careless edits. It is no signature: whoever changes a file on purpose can also
-recompute its SHA-256.
+Needs only the standard library.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def parse_object(content: bytes) -> dict[str, Any]:
     """Parse a JSON object; a byte order mark may come first.
 
-    Raises `JsonError` if it is too large or deep, no UTF-8, no JSON object, or holds a key twice in one object, a
+    Raises `JsonError` if it is too large or deep, not UTF-8, no JSON object, or holds a key twice in one object, a
     number beyond 64 bits, NaN, infinity or half a surrogate pair.
     """
     if len(content) > SIZE_LIMIT:

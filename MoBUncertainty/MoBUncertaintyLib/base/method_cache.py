@@ -1,4 +1,4 @@
-"""Methods that keep what they returned."""
+"""Methods that keep what they returned, as long as their object lives."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 def cached_method(maxsize: int) -> Callable[[Method], Method]:
     """Decorate a method so that its object keeps the latest `maxsize` results, by their (hashable) arguments.
 
-    `functools.lru_cache` of a bound method refers to the object that keeps it: a circle that stays in memory, with the
-    volumes that hang on it, until Python happens to look for circles. This cache goes with its object.
+    `functools.lru_cache` of a bound method would be a circle, which holds large volumes until Python looks for circles.
     """
 
     def decorate(method: Method) -> Method:
-        kept = f"_results_of_{method.__name__}"
+        name = f"_results_of_{method.__name__}"
 
         @wraps(method)
         def call(self: Any, *arguments: Any) -> Any:
-            if kept not in self.__dict__:
+            if name not in self.__dict__:
                 reference = weakref.ref(self)
-                self.__dict__[kept] = lru_cache(maxsize)(lambda *given: method(reference(), *given))
-            return self.__dict__[kept](*arguments)
+                self.__dict__[name] = lru_cache(maxsize)(lambda *values: method(reference(), *values))
+            return self.__dict__[name](*arguments)
 
         return call  # type: ignore[return-value]  # takes and returns what the method does
 

@@ -1,7 +1,4 @@
-"""Make file names that every file system accepts and that differ from each other, and text that is safe to show.
-
-A label, a patient's file or a model may be called anything. What is written is named by these functions alone.
-"""
+"""Make file names that every file system accepts and that differ from each other, and text that is safe to show."""
 
 from __future__ import annotations
 
@@ -12,9 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import unquote
 
-LIMIT = 100
-"""Bytes of a name in UTF-8; most file systems take 255, and prefixes and suffixes have to fit in as well."""
-
+LIMIT = 100  # bytes of a name in UTF-8; most file systems take 255, and prefixes and suffixes have to fit in
 _SYSTEM_FILES = (".ds_store", "thumbs.db", "desktop.ini")
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')  # on Windows
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # likewise

@@ -18,11 +18,7 @@ def has_pytorch() -> bool:
 
 
 def check_pytorch(what: str) -> None:
-    """Refuse what needs PyTorch and nnU-Net where they are not installed.
-
-    Raises:
-        InstallationError: They are not.
-    """
+    """Raise `InstallationError`, which says what needs PyTorch and nnU-Net, where they are not installed."""
     if not has_pytorch():
         raise InstallationError(
             f"{what} needs PyTorch and nnU-Net, which are not installed; run `pip install 'mob-uncertainty[gpu]'`, or "

@@ -2,30 +2,38 @@
 
 Everything is written to a hidden name beside the target, `.NAME.mob-1a2b.tmp`, which is renamed at the end. The writer
 holds the lock `.NAME.mob-lock`, so hidden names whose lock nobody holds were left by killed processes. A long name is
-shortened in them: Windows takes paths of 260 characters, and what fits under the target must fit under them.
-Needs only the standard library.
+shortened in them: Windows takes paths of 260 characters, and what fits under the target must fit under them. What is
+put in place is on the disk: after a power cut it is whole, or not there. Needs only the standard library.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
 import shutil
+import stat
+import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from MoBUncertaintyLib.base.durable import PATIENCE_S, Lock, patiently, rename_new, sync_folder, sync_tree
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.integrity import IntegrityError, check_manifest
 from MoBUncertaintyLib.base.json_input import JsonError, read_object
 from MoBUncertaintyLib.base.names import is_system_file, short_name
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 RECORDS = ("prediction.json", "report.json")
 """The file in each kind of folder that says what it is and lists its other files, `{"files": {NAME: SHA-256}}`."""
@@ -35,6 +43,15 @@ HIDDEN = re.compile(r"\.(?P<name>.+)\.mob-(?P<what>lock|[0-9a-f]{4,8}\.(tmp|old)
 KEPT = re.compile(r".+\.kept-\d+", re.DOTALL)  # names of what was in a target's place before
 _HIDDEN_LIMIT = 32  # bytes of the name in a hidden name
 _PRIVATE = re.compile(r"(?:mob-model|MoBUncertainty)-[0-9a-f]{12}")
+
+BUSY: type[OSError] | tuple[()] = PermissionError if sys.platform == "win32" else ()
+"""How Windows says that another program (a virus scanner, Excel) has opened a file; most let go within `BUSY_S`."""
+BUSY_S = 5.0
+PATIENCE_S = 1.0  # how long to wait for a lock: a process that cleans up after a killed one holds it briefly
+_POLL_S = 0.02
+
+_T = TypeVar("_T")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 _held: dict[Path, Lock] = {}
 _moving = threading.RLock()  # held by a process about to end, so that nothing is published any more
@@ -55,17 +72,16 @@ class Reservation:
             sync_folder(self.target.parent)
 
     def replace(self) -> None:
-        """Give `partial`, a file, the target's name in place of a file that is there; raises `OSError`."""
+        """Put `partial`, a file, in place of a file that may be there; raises `OSError`."""
         sync_tree(self.partial)
         with _moving:
             patiently(lambda: self.partial.replace(self.target))
             sync_folder(self.target.parent)
 
     def publish(self, earlier: bytes | None, keep: bool = False) -> Path | None:
-        """Publish like `publish_new`, but move what is there already aside first; return where something is kept.
+        """Move what is there aside, and publish; return where that is kept, unless it was the folder `earlier`.
 
-        What holds the record `earlier`, unchanged and with nothing else, is removed at the end unless it is to be kept.
-        Raises `OSError` if it cannot be put there, and all is as it was.
+        That has this record, is unchanged and holds nothing else. Raises `OSError`, and all is as it was.
         """
         sync_tree(self.partial)
         with _moving:
@@ -101,20 +117,14 @@ def reserve(target: Path) -> Iterator[Reservation]:
 
 
 def write_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all, by a function of the path to write to; missing parents are made.
-
-    Raises `OutputError` if another process writes there, and `OSError`; an earlier file is as it was then.
-    """
+    """Write a file whole or not at all, by a function of the path to write to; errors as for `reserve`."""
     with reserve(target) as reservation:
         write(reservation.partial)
         reservation.replace()
 
 
 def withdraw(target: Path) -> None:
-    """Remove what was published; a process killed meanwhile leaves it whole, or hidden for the next run to remove.
-
-    Raises `OutputError` if another process writes there, and `OSError`.
-    """
+    """Remove what was published, whole or not at all; raises `OutputError` if it is being written, and `OSError`."""
     with _locked(target):
         doomed = _hidden(target, "tmp")
         with _moving:
@@ -129,9 +139,8 @@ def absolute(path: str | Path) -> Path:
 
 
 def remove_leftovers(target: str | Path, patience_s: float = 0) -> None:
-    """Remove what a killed process has left of writing something, unless another process is writing it.
+    """Remove what a killed process, or this one at its end, leaves of writing something: it may be a patient's data.
 
-    Call this after killing a writer, since it leaves a patient's data under a hidden name, or before this process ends.
     What was moved aside comes back if nothing has taken its place.
     """
     with suppress(OSError, ValueError, TypeError, OutputError):  # the path comes from a request, and may be anything
@@ -192,20 +201,18 @@ def unlisted_in(folder: Path, record: dict[str, Any]) -> set[str]:
     return names - set(files if isinstance(files, dict) else ())
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Read a folder's record; None if there is none that can be read."""
-    try:
-        return read_object(path) if path.is_file() else None
-    except (OSError, JsonError):
-        return None
-
-
 def content_of(path: Path) -> bytes | None:
     """Read a file; None if there is none that can be read."""
-    try:
+    with suppress(OSError):
         return path.read_bytes() if path.is_file() else None
-    except OSError:
-        return None
+    return None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Read a folder's record; None if there is none that can be read."""
+    with suppress(OSError, JsonError):
+        return read_object(path) if path.is_file() else None
+    return None
 
 
 def _lock_path(target: Path) -> Path:
@@ -304,3 +311,140 @@ def _remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+# --- the disk, and locks on it ----------------------------------------------------------------------------------------
+
+
+def patiently(act: Callable[[], _T]) -> _T:
+    """Do something, again for `BUSY_S` seconds while another program has opened the file; then raises its `OSError`."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return act()
+        except BUSY:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
+
+
+def sync_tree(path: Path) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk; raises `OSError`."""
+    if not path.is_dir():
+        _sync_file(path)
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync_file(Path(folder, name))
+        sync_folder(Path(folder))
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    if os.name == "nt":  # cannot, and journals names anyway
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network disks cannot
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename a file or folder; raises `OSError` if anything but an empty folder is there."""
+    if os.name == "nt" or source.is_dir() or source.is_symlink():
+        patiently(lambda: source.rename(target))
+        return
+    try:
+        os.link(source, target)  # unlike rename, fails if something is there
+    except OSError:  # something is there, or the disk has no such links
+        if os.path.lexists(target):
+            raise FileExistsError(f"{target} exists") from None
+        source.rename(target)
+    else:
+        source.unlink()
+
+
+def _sync_file(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR)  # Windows and some network disks sync writable files only
+    except PermissionError:  # a copy of a file that is read-only
+        mode = stat.S_IMODE(path.stat().st_mode)
+        path.chmod(mode | stat.S_IWUSR)
+        try:
+            descriptor = patiently(lambda: os.open(path, os.O_RDWR))
+        finally:
+            path.chmod(mode)
+    try:
+        if sys.platform == "darwin":  # where fsync leaves data in the drive's cache
+            with suppress(OSError):
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+                return
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Lock:
+    """A lock file, which exists while a process holds it, or after one was killed: its lock ends with the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.works = True  # whether it keeps other processes out; some network disks have no locks
+        self._descriptor: int | None = None
+
+    def acquire(self, patience_s: float = PATIENCE_S) -> bool:
+        """Take the lock, waiting for another process for a while; whether this one may go on. Raises `OSError`."""
+        deadline = time.monotonic() + patience_s
+        while not self._try():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def release(self) -> None:
+        """Give the lock back and remove its file; does nothing if it is not held."""
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        if os.name == "nt":  # an open file cannot be removed there
+            os.close(descriptor)
+        with suppress(OSError):
+            self.path.unlink()
+        if os.name != "nt":
+            os.close(descriptor)
+
+    def _try(self) -> bool:
+        # Follow no link in place of the file, and let no program that is started meanwhile inherit it.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        descriptor = patiently(lambda: os.open(self.path, flags, 0o666))  # on Windows, its holder may be removing it
+        try:
+            if _lock(descriptor) and self._is_in_place(descriptor):
+                self._descriptor = descriptor
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            self.works, self._descriptor = False, descriptor
+        finally:
+            if self._descriptor is None:
+                os.close(descriptor)
+        return self._descriptor is not None
+
+    def _is_in_place(self, descriptor: int) -> bool:
+        """Whether the locked file still has its name: its holder removes it at the end."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the latter is how Windows says that another process holds it
+        return False
+    return True

@@ -6,14 +6,11 @@ import os
 import sys
 from pathlib import Path
 
-_LIBRARY = Path(__file__).parents[1]
-_INSTALLED = _LIBRARY / "Resources"
-
-RESOURCES = _INSTALLED if _INSTALLED.is_dir() else _LIBRARY.parent / "Resources"
+_PLACES = [folder / "Resources" for folder in Path(__file__).parents[1:3]]
+RESOURCES = next(filter(Path.is_dir, _PLACES), _PLACES[1])
 """Inside the library where pip has installed it; beside it in a checkout and in Slicer."""
 
-INSTALLED_MODELS = "MOB_UNCERTAINTY_MODELS"
-"""Environment variable with the folder of the models that the user installs."""
+INSTALLED_MODELS = "MOB_UNCERTAINTY_MODELS"  # environment variable with the folder of the models that users install
 
 
 def installed_models() -> Path:

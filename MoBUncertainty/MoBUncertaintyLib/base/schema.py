@@ -114,7 +114,8 @@ def _value(kind: Any, value: Any, what: str) -> Any:
         kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
         if len(kinds) == len(value):
             return tuple(
-                _entry(each, part, n, what) for n, (each, part) in enumerate(zip(kinds, value, strict=True), 1)
+                _entry(inner_kind, part, n, what)
+                for n, (inner_kind, part) in enumerate(zip(kinds, value, strict=True), 1)
             )
     elif origin in (dict, Mapping) and isinstance(value, Mapping):
         return {_value(inner[0], key, what): _value(inner[1], part, what) for key, part in value.items()}
@@ -138,12 +139,12 @@ def _entry(kind: Any, value: Any, number: int, what: str) -> Any:
 
 def _one_of(kind: Any, value: Any, what: str) -> Any:
     """Read a value of one of several types; the message is that of the last one, which is never null."""
-    *kinds, last = sorted(get_args(kind), key=lambda each: each is not NoneType)
-    for each in kinds:
-        if each is NoneType and value is None:
+    *kinds, last = sorted(get_args(kind), key=lambda inner_kind: inner_kind is not NoneType)
+    for inner_kind in kinds:
+        if inner_kind is NoneType and value is None:
             return None
         with suppress(ValueError):
-            return _value(each, value, what)
+            return _value(inner_kind, value, what)
     try:
         return _value(last, value, what)
     except ValueError as error:

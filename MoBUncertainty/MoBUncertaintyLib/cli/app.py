@@ -1,14 +1,13 @@
 """`mob-uncertainty`: from a CT to its segmentation, the predictive variance and the doubtful regions.
 
-Exit codes: 0 all went well; 2 bad input, model, setting or output, said in one sentence on stderr; 1 an unexpected
-error, likewise; 130 cancelled.
-The commands only read their options and present: what they do is `pipeline`'s. Everything heavy is imported inside the
-commands, so that `--help` answers at once.
+Exit codes: 0 all went well; 2 bad input, model, setting or output; 1 an unexpected error; 130 cancelled. The commands
+read their options and present what `pipeline` does. Heavy imports are inside them, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -37,9 +36,7 @@ def main(
     _version: Annotated[bool, version_option("mob-uncertainty")] = False,
     _as_json: AsJson = False,
     _quiet: Quiet = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an unexpected error, for a report of it.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
 ) -> None:
     """Set the options of the program itself."""
     if debug:
@@ -58,7 +55,7 @@ def predict(
     model: Annotated[
         list[str],
         typer.Option(
-            help="Model folder, nnU-Net training folder, .zip of one, the name of a model that is shipped, or "
+            help="Model folder, nnU-Net training folder, .zip of one, a shipped model's name, or "
             "totalsegmentator:NUMBER for weights that TotalSegmentator has installed. Several make an ensemble."
         ),
     ],
@@ -67,8 +64,7 @@ def predict(
         list[str] | None,
         typer.Option(
             metavar="NAME=FILE",
-            help="Image of another input channel of the model; may be repeated. In a folder, name the files "
-            "CASE_0000, CASE_0001, ... instead, as for nnU-Net.",
+            help="Image of another input channel; may be repeated. In a folder, name files CASE_0000, CASE_0001, ...",
         ),
     ] = None,
     samples: Annotated[
@@ -78,59 +74,39 @@ def predict(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the Monte Carlo samples.")] = 0,
-    overlap: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Fraction of a tile that its neighbour covers too.")
-    ] = 0.5,
+    overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Fraction of a tile that its neighbour covers.")] = 0.5,
     tiling: Annotated[
         Literal["adaptive", "full"],
         typer.Option(help="adaptive: few tiles, and more around what they find; full: a grid, as in nnU-Net."),
     ] = "adaptive",
-    mirror: Annotated[
-        bool, typer.Option("--mirror", help="Average over mirrored copies too; only for models trained with mirroring.")
-    ] = False,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Average over mirrored copies, if trained so.")] = False,
     device: Device = "auto",
     engine: Engine = "auto",
     precision: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Floating-point format of the network.")
     ] = "auto",
     computer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="USER@HOST",
-            help="Predict on this computer, by ssh: images and models are sent there. It needs mob-uncertainty.",
-        ),
+        str | None, typer.Option(metavar="USER@HOST", help="Predict there, by ssh: images and models are sent to it.")
     ] = None,
-    fold: Annotated[
-        list[str] | None, typer.Option(help="Fold to use; may be repeated. Default: all folds of the model.")
-    ] = None,
+    fold: Annotated[list[str] | None, typer.Option(help="Fold to use; may be repeated. Default: all.")] = None,
     roi: Annotated[
         tuple[float, float, float, float, float, float] | None,
         typer.Option(help="Region of interest in RAS mm: R min, R max, A min, A max, S min, S max."),
     ] = None,
     body_box: Annotated[bool, typer.Option("--body-box/--no-body-box", help="Skip the air around the body.")] = True,
-    labels: Annotated[
-        str | None, typer.Option(help="Labels to predict, separated by commas. Default: all of the model.")
-    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Labels to predict, separated by commas. Default: all.")] = None,
     measure: Annotated[
         Literal["variance", "bernoulli", "entropy"] | None,
-        typer.Option(
-            help="Measure of uncertainty; bernoulli is p (1 - p). Default: the variance, if the model has one."
-        ),
+        typer.Option(help="Measure of uncertainty; bernoulli is p (1 - p). Default: variance, if the model has one."),
     ] = None,
     threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=10, help="Uncertainty above which a voxel can belong to a region, in the unit of the measure."
-        ),
+        float | None, typer.Option(min=0, max=10, help="Smallest uncertainty of a region's voxels, of that measure.")
     ] = None,
     min_volume: Annotated[
-        float | None,
-        typer.Option("--min-volume", min=0, max=1e9, help="Smallest region, as volume of its doubtful voxels in mm3."),
+        float | None, typer.Option(min=0, max=1e9, help="Smallest volume of a region's doubtful voxels, mm3.")
     ] = None,
     region: RegionOptions = None,
-    series: Annotated[
-        str | None, typer.Option(help="Series instance UID, if a DICOM folder holds several series.")
-    ] = None,
+    series: Annotated[str | None, typer.Option(help="Series instance UID, if a DICOM folder has several.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Predict even if the image's modality is not that of the model.")
     ] = False,
@@ -139,16 +115,13 @@ def predict(
         list[str] | None,
         typer.Option(
             "--format",
-            help="Write DICOM objects too, of a CT from DICOM: dicom-seg, dicom-seg-binary (no label map), "
-            "dicom-seg-fractional (the probabilities), rtstruct (contours) or parametric-map (the variance); "
-            "may be repeated.",
+            help="Write DICOM objects too, of a CT from DICOM: dicom-seg, dicom-seg-binary, dicom-seg-fractional, "
+            "rtstruct or parametric-map; may be repeated.",
         ),
     ] = None,
     accept_licence: AcceptLicence = False,
     overwrite: Overwrite = False,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Keep existing results, even those of other settings.")
-    ] = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Keep results, of any settings.")] = False,
 ) -> Result:
     """Segment an image, with probability, variance and doubtful regions.
 
@@ -207,14 +180,10 @@ def predict(
 def review(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder of predict.")],
     decisions: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON file with clicks and verdicts, or the report.json of an export. With --serve: continue from it."
-        ),
+        Path | None, typer.Option(help="JSON file with clicks and verdicts, or an export's report.json, to begin with.")
     ] = None,
     serve: Annotated[
-        bool,
-        typer.Option("--serve", help="Serve the review page on this computer, so that each click acts at once."),
+        bool, typer.Option("--serve", help="Serve the review page on this computer, so that each click acts at once.")
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page. Default: a free one.")] = 0,
     ct: Annotated[Path | None, typer.Option(help="The image. Default: the one that predict read.")] = None,
@@ -223,9 +192,8 @@ def review(
         list[str] | None,
         typer.Option(
             "--format",
-            help="report, segmentation (.seg.nrrd), nifti, dicom-seg, dicom-seg-binary (no label map), "
-            "dicom-seg-fractional (the probabilities), rtstruct (contours), dicom-sr (the review) or parametric-map "
-            "(the variance); may be repeated. Default: the first two.",
+            help="report, segmentation (.seg.nrrd), nifti, dicom-seg, dicom-seg-binary, dicom-seg-fractional, "
+            "rtstruct, dicom-sr or parametric-map; may be repeated. Default: the first two.",
         ),
     ] = None,
     patient_fields: Annotated[
@@ -321,27 +289,23 @@ def export(
         list[str] | None, typer.Option(help="Fold to export; may be repeated. Default: all numbered, trained folds.")
     ] = None,
     checkpoint: Annotated[
-        str | None,
-        typer.Option(help="Checkpoint file. Default: the best of a fine-tuning, else that of the last epoch."),
+        str | None, typer.Option(help="Checkpoint file. Default: the best of a fine-tuning, else of the last epoch.")
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
-    training: Annotated[
-        Path | None, typer.Option(help="JSON file to add to what the card says about the training.")
-    ] = None,
+    training: Annotated[Path | None, typer.Option(help="JSON file with more about the training, for the card.")] = None,
     scores: Annotated[Path | None, typer.Option(help="JSON file with the card's scores.")] = None,
     region: RegionOptions = None,
     clicks: Annotated[
-        Path | None, typer.Option(help="JSON file with how a click changes its surroundings, of mob-training evaluate.")
+        Path | None, typer.Option(help="JSON file of mob-training evaluate: how a click changes its surroundings.")
     ] = None,
     fingerprint: Annotated[
-        Path | None, typer.Option(help="JSON file with what ordinary cases look like, of mob-training fingerprint.")
+        Path | None, typer.Option(help="JSON file of mob-training fingerprint: what ordinary cases look like.")
     ] = None,
     intervals: Annotated[
-        Path | None, typer.Option(help="JSON file with residuals of calibration cases, of mob-training evaluate.")
+        Path | None, typer.Option(help="JSON file of mob-training evaluate: residuals of calibration cases.")
     ] = None,
     orientation: Annotated[
-        str | None,
-        typer.Option(help="Orientation of the training data, such as RAS, if dataset.json does not state it."),
+        str | None, typer.Option(help="Orientation of the training data, such as RAS, if dataset.json has none.")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as float16: half the size.")] = False,
 ) -> Result:
@@ -355,8 +319,8 @@ def export(
         from MoBUncertaintyLib.model.terminology import without_code
         from MoBUncertaintyLib.network.export import export as export_model
 
-        def content(path: Path | None) -> dict[str, Any] | None:
-            return read_file(path).json() if path else None
+        def content(path: Path | None, read: Callable[[dict[str, Any]], Any] = dict) -> Any:
+            return read(read_file(path).json()) if path else None
 
         model = export_model(
             source,
@@ -369,9 +333,9 @@ def export(
             training=content(training),
             scores=content(scores),
             regions=read_stated(region) if region else None,
-            click_settings=ClickSettings.from_dict(read_file(clicks).json()) if clicks else None,
-            fingerprint=Fingerprint.from_dict(read_file(fingerprint).json()) if fingerprint else None,
-            volume_calibration=VolumeCalibration.from_dict(read_file(intervals).json()) if intervals else None,
+            click_settings=content(clicks, ClickSettings.from_dict),
+            fingerprint=content(fingerprint, Fingerprint.from_dict),
+            volume_calibration=content(intervals, VolumeCalibration.from_dict),
             orientation=orientation,
             half=half,
         )
@@ -395,12 +359,12 @@ def _described(model: Model) -> Result:
     return Result({**facts, "card": json.loads(model.card.to_json())})
 
 
-def _channels(given: list[str] | None) -> dict[str, Path]:
+def _channels(texts: list[str] | None) -> dict[str, Path]:
     """Read the files of input channels, NAME=FILE each."""
     from MoBUncertaintyLib.base.errors import SettingsError
 
     channels: dict[str, Path] = {}
-    for text in given or ():
+    for text in texts or ():
         name, separator, file = (part.strip() for part in text.partition("="))
         if not (name and separator and file):
             raise SettingsError(f"--channel {text} is not understood; give a channel's name and its file, NAME=FILE.")
@@ -410,16 +374,16 @@ def _channels(given: list[str] | None) -> dict[str, Path]:
     return channels
 
 
-def _folds(given: list[str] | None) -> tuple[int | str, ...] | None:
+def _folds(folds: list[str] | None) -> tuple[int | str, ...] | None:
     """Read nnU-Net's folds, which are numbers or `all`."""
     from MoBUncertaintyLib.base.errors import SettingsError
 
-    if not given:
+    if not folds:
         return None
-    for fold in given:
+    for fold in folds:
         if fold != "all" and not fold.isdecimal():
             raise SettingsError(f"There is no fold {fold!r}; give its number, or all.")
-    return tuple(fold if fold == "all" else int(fold) for fold in given)
+    return tuple(fold if fold == "all" else int(fold) for fold in folds)
 
 
 app.add_typer(models.app, name="models")

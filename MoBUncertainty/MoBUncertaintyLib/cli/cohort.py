@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,22 +53,18 @@ def predict_inputs(
         return Result({"case": facts}, console.BAD_INPUT if written.problems else 0)
     check_table(output)
     places = {folder: f"Case {number} of {len(cases)}" for number, (_, folder) in enumerate(cases, 1)}
+    others = [(case.entry, f"{case.problem}.") for case, _ in cases if not case.is_case]
     problems: list[str] = []
 
     def run(case: Input, folder: Path) -> CohortCase:
+        if row := kept_case(job, case, folder):
+            return row
         _, written = _run(job, case, folder, cancelled, places[folder])
         problems.extend(written.problems)
         row = row_of(written.record, case.entry, folder)
         return replace(row, warnings=tuple(dict.fromkeys((*row.warnings, *written.warnings))))
 
-    rows = run_each(
-        cases,
-        run,
-        partial(kept_case, job),
-        cancelled,
-        lambda rows: write_cohort(output, source.absolute().name, rows, _others(cases)),
-    )
-    others = _others(cases)
+    rows = run_each(cases, run, cancelled, lambda rows: write_cohort(output, source.absolute().name, rows, others))
     console.show_note(f"The table of the cohort is {output / PAGE}, and {CSV} beside it.")
     table: dict[str, Any] = {
         "cases": [asdict(row) for row in rows],
@@ -84,28 +79,20 @@ def predict_inputs(
 def run_each(
     cases: Sequence[tuple[Input, Path]],
     run: Callable[[Input, Path], CohortCase],
-    kept: Callable[[Input, Path], CohortCase | None],
     cancelled: Callable[[], bool],
     write: Callable[[list[CohortCase]], None],
 ) -> list[CohortCase]:
-    """Run every case of a folder; report one that fails, and go on. Return the rows of the cases.
+    """Run every case of a folder, report one that fails, and go on; return the rows of the cases.
 
-    Args:
-        cases: Input and results folder of each case.
-        run: Predicts a case.
-        kept: Describes results that a case has already.
-        cancelled: Called before each case.
-        write: Writes the table; called after each case that took time, and at the end.
-
-    Raises `Cancelled`; `DiskError` for what the other cases would meet as well, which are not tried then; and
-    `OutputError` if the table cannot be written at the end either.
+    `write` writes the table after each case that was predicted, and at the end. Raises `Cancelled`; `DiskError` for
+    what the other cases would meet as well; and `OutputError` if the table cannot be written at the end either.
     """
     rows: list[CohortCase] = []
     for case, folder in cases:
         if cancelled():
             raise Cancelled("Cancelled between two cases.")
         try:
-            row = _row(case, folder, run, kept)
+            row = _row(case, folder, run)
         except DiskError:
             console.show_note(f"Stopped at {case.entry}; run this command again to continue from there.", True)
             raise
@@ -116,23 +103,23 @@ def run_each(
                     write(rows)
                 except OutputError as error:  # somebody has opened it, say: the other cases do not wait for that
                     console.show_warnings([str(error)])
-    _show_outcomes([case for case, _ in cases], rows)
+    skipped = [case.entry for case, _ in cases if case.problem]
+    unchanged = [row.name for row in rows if row.outcome is Outcome.KEPT]
+    failed = [row.name for row in rows if row.outcome is Outcome.FAILED and row.name not in skipped]
+    for what, names in (("had these results already", unchanged), ("failed", failed), ("were skipped", skipped)):
+        if names:
+            console.show_note(f"{len(names)} of {len(cases)} cases {what}: {', '.join(names)}.", names is not unchanged)
     write(rows)
     return rows
 
 
-def _row(
-    case: Input,
-    folder: Path,
-    run: Callable[[Input, Path], CohortCase],
-    kept: Callable[[Input, Path], CohortCase | None],
-) -> CohortCase:
+def _row(case: Input, folder: Path, run: Callable[[Input, Path], CohortCase]) -> CohortCase:
     """Run one case, whatever comes of it."""
     if case.problem:
         console.show_error(f"skipped, because {case.problem}.", case.entry)
         return problem_case(case)
     try:
-        return kept(case, folder) or run(case, folder)
+        return run(case, folder)
     except (Cancelled, DiskError):
         raise
     except UserError as error:
@@ -140,18 +127,3 @@ def _row(
         return failed_case(case.entry, str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, the other cases are waiting
         return failed_case(case.entry, console.show_unexpected(error, case.entry))
-
-
-def _others(cases: Sequence[tuple[Input, Path]]) -> list[tuple[str, str]]:
-    return [(case.entry, f"{case.problem}.") for case, _ in cases if not case.is_case]
-
-
-def _show_outcomes(cases: Sequence[Input], rows: Sequence[CohortCase]) -> None:
-    """Name the cases that were not predicted now, and why in a word."""
-    skipped = [case.entry for case in cases if case.problem]
-    unchanged = [row.name for row in rows if row.outcome is Outcome.KEPT]
-    failed = [row.name for row in rows if row.outcome is Outcome.FAILED and row.name not in skipped]
-    notes = (("had these results already", unchanged), ("failed", failed), ("were skipped", skipped))
-    for what, names in notes:
-        if names:
-            console.show_note(f"{len(names)} of {len(cases)} cases {what}: {', '.join(names)}.", names is not unchanged)

@@ -24,7 +24,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, UserError
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, UserError, reason_of
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.publishing import sweep
 from MoBUncertaintyLib.base.wording import percent
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.output.case import Case
     from MoBUncertaintyLib.output.results_folder import Written
     from MoBUncertaintyLib.output.review_export import Exported
-    from MoBUncertaintyLib.pipeline.calibration.calibration import CalibratedModel
+    from MoBUncertaintyLib.pipeline.calibration.fit import Calibration
     from MoBUncertaintyLib.pipeline.demo import DemoScores, OrganScores
     from MoBUncertaintyLib.regions.prediction import Progress
     from MoBUncertaintyLib.regions.region import Region
@@ -68,22 +68,16 @@ STAGES = {
 }
 
 
-def _stdout() -> Console:
-    """Make a console for each use, because tests and callers may replace sys.stdout."""
-    return Console(file=sys.stdout, highlight=False)
-
-
 def _stderr() -> Console:
-    return Console(file=sys.stderr, highlight=False)
+    return Console(file=sys.stderr, highlight=False)  # made for each use: callers may replace it
 
 
 @contextmanager
 def reporting(steps: bool = False) -> Iterator[Callable[[], bool]]:
     """End a command with one sentence for a user's error, and the exit codes of `cli`.
 
-    Ctrl-C (or SIGTERM, from a cluster, or SIGHUP, when the terminal is closed) interrupts; with `steps`, the command
-    asks what this yields whether it is cancelled, and only a second one interrupts at once. What killed runs have left
-    in the system's folder for temporary files is removed first.
+    Ctrl-C, SIGTERM and SIGHUP interrupt; with `steps`, the command asks what this yields whether it is cancelled, and
+    only a second one interrupts at once. First, what killed runs have left among the temporary files is removed.
     """
     sweep(Path(tempfile.gettempdir()))
     try:
@@ -145,8 +139,7 @@ def show_unexpected(error: Exception, case: str = "") -> str:
     """Print one sentence on an unexpected error, after its traceback with `--debug`; return the sentence."""
     if debug:
         traceback.print_exception(error)
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-    what = f"{type(error).__name__}: {reason[:200].rstrip('.')}"
+    what = f"{type(error).__name__}: {reason_of(error, 200)}"
     sentence = f"an unexpected error ({what}); please report it, with what mob-uncertainty --debug shows."
     show_error(sentence, case)
     return sentence[:1].upper() + sentence[1:]
@@ -154,10 +147,7 @@ def show_unexpected(error: Exception, case: str = "") -> str:
 
 @contextmanager
 def progress(title: str, place: str = "") -> Iterator[Callable[[Progress], None]]:
-    """Show progress: bars with the time left, or plain lines where stderr is no terminal.
-
-    Each plain line begins with the case's place among others, such as `Case 2 of 12`, for who reads a log.
-    """
+    """Show progress: bars with the time left or, where stderr is no terminal, lines that begin with a case's place."""
     title = f"{place}: {title}" if place else title
     console = _stderr()
     if SHOWN.quiet:
@@ -217,11 +207,7 @@ def can_ask() -> bool:
 
 
 def agree_to_licences(models: Iterable[Path], accepted: bool) -> None:
-    """Show the licences that are to be agreed to, and ask, unless that was done before.
-
-    Args:
-        models: Paths of the models.
-        accepted: The user agrees by `--accept-licence`.
+    """Show the models' licences that are to be agreed to, and ask, unless the user agrees by `--accept-licence`.
 
     Raises:
         SettingsError: There is no terminal to ask in.
@@ -260,7 +246,7 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     device = "{device}, {precision}, {engine}".format_map(prediction.provenance)
     show_warnings(sentence for sentence in warnings if sentence not in shown)
     table = _Facts(case.source.name)
-    table.fact("case", suitability.text, style=SUITABILITY_STYLES.get(suitability.level, ""))
+    table.suitability(suitability)
     for name, volume in volumes.items():
         table.fact(name, volume_text(volume, intervals.get(name)))
     table.fact("doubtful regions", _count_regions(regions))
@@ -269,7 +255,7 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     stages = ", ".join(f"{stage} {taken:.1f}" for stage, taken in seconds.items())
     table.fact("time", f"{sum(seconds.values()):.1f} s ({stages})")
     table.fact("results", str(folder))
-    _stdout().print(table)
+    table.show()
     return {
         "name": case.source.name,
         "folder": folder,
@@ -288,20 +274,17 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
 def _count_regions(regions: Sequence[Region]) -> str:
     if not regions:
         return "none"
-    first, inside = regions[0], sum(region.expected_error_mm3 for region in regions) / 1000
-    error = f"{volume_text(inside)} of expected error in them"
-    return f"{len(regions)}, {error}; first: {first.location}, {first.extent_mm:.0f} mm"
+    first, error = regions[0], volume_text(sum(region.expected_error_mm3 for region in regions) / 1000)
+    return f"{len(regions)}, {error} of expected error in them; first: {first.location}, {first.extent_mm:.0f} mm"
 
 
 def serve_review(case: Case, results: Path, port: int) -> None:
     """Serve the review page until Ctrl-C; each step is in a file beside the results at once."""
-    from MoBUncertaintyLib.cli.review_server import DecisionsFile, PageReview, serve
-
-    def ready(address: str) -> None:
-        typer.echo(f"Open {address} in a browser on this computer; stop with Ctrl-C.")
+    from MoBUncertaintyLib.pipeline.review_server import DecisionsFile, PageReview, serve
 
     file = DecisionsFile(results)
-    serve(PageReview(case, file), port, ready)
+    tell = "Open {} in a browser on this computer; stop with Ctrl-C."
+    serve(PageReview(case, file), port, lambda address: typer.echo(tell.format(address)))
     typer.echo(f"Stopped; the decisions are in {file.path}." if file.path else "Stopped; nothing was decided.")
 
 
@@ -313,7 +296,7 @@ def show_review(case: Case, exported: Exported) -> None:
     review, table = case.review, _Facts(case.source.name or "Review")
     if suitability := case.prediction.suitability:
         show_warnings([suitability.sentence] if suitability.sentence else [])
-        table.fact("case", suitability.text, style=SUITABILITY_STYLES.get(suitability.level, ""))
+        table.suitability(suitability)
     for label in exported.report["labels"]:
         volumes = [
             f"{volume_text(label[f'{what}_ml'], Interval.from_dict(label[f'{what}_interval']))} {what}"
@@ -327,10 +310,9 @@ def show_review(case: Case, exported: Exported) -> None:
     predicted, left = (volume_text(mm3 / 1000) for mm3 in review.expected_error_mm3)
     table.fact("expected error", f"{predicted} as predicted, {left} left")
     signature = review.signature
-    signed = f"{signature.name}, {signature.time:%Y-%m-%d %H:%M %Z}" if signature else "not signed off"
-    table.fact("signed", signed)
+    table.fact("signed", f"{signature.name}, {signature.time:%Y-%m-%d %H:%M %Z}" if signature else "not signed off")
     table.fact("files", *map(str, exported.files))
-    _stdout().print(table)
+    table.show()
 
 
 def show_verified(folder: Path, signed_off: str | None, files: int) -> None:
@@ -338,15 +320,13 @@ def show_verified(folder: Path, signed_off: str | None, files: int) -> None:
     table = _Facts(str(folder))
     table.fact("report", f"unchanged, with {files} more files")
     table.fact("signed off", signed_off or "no")
-    _stdout().print(table)
+    table.show()
 
 
-def show_calibrated(made: CalibratedModel) -> None:
-    """Print which cases were not used, and then what the others have changed."""
-    show_warnings(made.refused)
-    calibration, card = made.calibration, made.model.card
+def show_calibrated(model: Model, calibration: Calibration) -> None:
+    """Print what a site's cases have changed."""
     before, after = calibration.fit.before, calibration.fit.after
-    table = _Facts(card.name)
+    table = _Facts(model.card.name)
     for kind, count in calibration.counts.items():
         if count:
             table.fact(kind, str(count))
@@ -355,15 +335,13 @@ def show_calibrated(made: CalibratedModel) -> None:
     table.fact("ECE", f"{before.ece:.4f} before, {after.ece:.4f} after")
     if intervals := calibration.intervals:
         first = "not stated" if intervals.before is None else percent(intervals.before)
-        table.fact(
-            f"{percent(intervals.level)} of volumes",
-            f"{first} in their intervals before, {percent(intervals.after)} after",
-        )
+        text = f"{first} in their intervals before, {percent(intervals.after)} after"
+        table.fact(f"{percent(intervals.level)} of volumes", text)
     table.fact("", "all in a leave-one-out test")
-    table.fact("regions", plain(card.regions))
-    table.fact("model", str(made.model.path))
-    table.fact("model's SHA-256", made.model.digest)
-    _stdout().print(table)
+    table.fact("regions", plain(model.card.regions))
+    table.fact("model", str(model.path))
+    table.fact("model's SHA-256", model.digest)
+    table.show()
 
 
 def show_demo(scores: DemoScores) -> None:
@@ -373,7 +351,7 @@ def show_demo(scores: DemoScores) -> None:
         apart = "" if organ.distance_mm is None else f"{organ.distance_mm:.1f} mm apart; "
         volume = volume_text(organ.volume_ml, organ.interval)
         table.fact(name, _agreement(organ), f"{apart}{volume}, drawn: {volume_text(organ.drawn_ml)}")
-    _stdout().print(table)
+    table.show()
     table = _Facts("In this comparison")
     table.fact("Dice", "overlap with the contour, from 0 to 1")
     table.fact("two clinicians", "mean Dice of their contours in 12 other CTs, at full resolution")
@@ -385,7 +363,7 @@ def show_demo(scores: DemoScores) -> None:
     for name, (fraction, whole) in fractions.items():
         table.fact(name, f"none {whole}" if fraction is None else f"{percent(fraction)} {whole}")
     table.fact("computing time", f"{scores.seconds:.0f} s")
-    _stdout().print(table)
+    table.show()
 
 
 def _agreement(organ: OrganScores) -> str:
@@ -425,7 +403,7 @@ def show_model(model: Model) -> None:
     verified = f"{len(card.files)} files, SHA-256 correct" if card.files else "raw nnU-Net folder, no hashes to check"
     table.fact("verified", f"{verified}; {'runs without' if model.is_light else 'needs'} PyTorch")
     table.fact("model's SHA-256", model.digest)
-    _stdout().print(table)
+    table.show()
 
 
 class _Facts(Table):
@@ -439,6 +417,14 @@ class _Facts(Table):
     def fact(self, name: str, *lines: str, style: str = "") -> None:
         """Add a row."""
         self.add_row(_verbatim(name), Text("\n").join(_verbatim(line, style) for line in lines))
+
+    def suitability(self, suitability: Suitability) -> None:
+        """Add a row that says how far the case can be trusted."""
+        self.fact("case", suitability.text, style=SUITABILITY_STYLES.get(suitability.level, ""))
+
+    def show(self) -> None:
+        """Print it on stdout."""
+        Console(file=sys.stdout, highlight=False).print(self)
 
 
 def _verbatim(text: str, style: str = "") -> Text:

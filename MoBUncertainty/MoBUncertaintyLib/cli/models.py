@@ -26,10 +26,7 @@ SHORT_SCORE = 40  # characters of a score that is shown in a list
 Index = Annotated[
     str | None,
     typer.Option(
-        "--index",
-        metavar="ADDRESS",
-        envvar="MOB_UNCERTAINTY_INDEX",
-        help="Catalogue: an https address or a folder.",
+        "--index", metavar="ADDRESS", envvar="MOB_UNCERTAINTY_INDEX", help="Catalogue: an https address or a folder."
     ),
 ]
 
@@ -46,8 +43,9 @@ def list_models(
         if installed:
             return _list_installed()
         from MoBUncertaintyLib.pipeline.catalogue.install import status
+        from MoBUncertaintyLib.pipeline.catalogue.place import Place
 
-        place = _place(index)
+        place = Place.of(index or "")
         entries = place.entries()
         for entry in entries:
             _show(entry, status(entry))
@@ -68,8 +66,9 @@ def install(
         from MoBUncertaintyLib.base.errors import CatalogueError
         from MoBUncertaintyLib.pipeline.catalogue.install import install as install_model
         from MoBUncertaintyLib.pipeline.catalogue.install import target_of, why_not
+        from MoBUncertaintyLib.pipeline.catalogue.place import Place
 
-        place = _place(index)
+        place = Place.of(index or "")
         entry = place.entry(name)
         if reason := why_not(entry):
             raise CatalogueError(reason)
@@ -99,8 +98,7 @@ def publish(
         Path, typer.Argument(metavar="FOLDER", help="Folder of the catalogue; made if it is missing.")
     ],
     sample: Annotated[
-        Path | None,
-        typer.Option(help="Image whose result is shown; slices of it are published, but not its name."),
+        Path | None, typer.Option(help="Image whose result is shown; slices of it are published, but not its name.")
     ] = None,
 ) -> Result:
     """Add a model to the folder of a catalogue, or update it there."""
@@ -113,12 +111,11 @@ def publish(
 
         loaded, folder = load_model(find_model(model)), make_private_folder("mob-model")
         try:
-            picture = folder / "sample.png" if sample else None
-            if sample and picture:
+            if sample:
                 from MoBUncertaintyLib.pipeline.cases import draw_sample
 
-                draw_sample(sample, loaded, picture)
-            entry = publish_model(loaded, catalogue, picture)
+                draw_sample(sample, loaded, folder / "sample.png")
+            entry = publish_model(loaded, catalogue, folder / "sample.png" if sample else None)
         finally:
             remove_private_folder(folder)
         typer.echo(printable(f"{entry.name} is published in {catalogue}."))
@@ -154,27 +151,22 @@ def calibrate(
 
         console.agree_to_licences([find_model(model)], accept_licence)
         with console.progress(f"Calibrating {model}") as progress:
-            made = calibrate_model(model, cases, output, name, progress, cancelled, device)
-        console.show_calibrated(made)
-        facts = {"path": made.model.path, "digest": made.model.digest, "refused": made.refused}
-        return Result(facts | {"calibration": made.model.card.training["calibration"]})
-
-
-def _place(index: str | None) -> Place:
-    from MoBUncertaintyLib.pipeline.catalogue.place import Place
-
-    return Place.of(index or "")
+            made, calibration, refused = calibrate_model(model, cases, output, name, progress, cancelled, device)
+        console.show_warnings(refused)
+        console.show_calibrated(made, calibration)
+        facts = {"path": made.path, "digest": made.digest, "refused": refused}
+        return Result(facts | {"calibration": made.card.training["calibration"]})
 
 
 def _list_installed() -> Result:
     from MoBUncertaintyLib.base.resources import installed_models
     from MoBUncertaintyLib.model.listing import MODELS_FOLDER, list_models
 
-    shipped, own = list_models(MODELS_FOLDER), list_models(installed_models())
-    for model in [*shipped, *own]:
-        kind = "comes with the program" if model in shipped else "installed"
-        typer.echo(printable(f"{model.path.stem}  {model.problem or kind}"))
-    facts = [{"name": model.path.stem, "path": model.path, "problem": model.problem} for model in [*shipped, *own]]
+    facts = []
+    for folder, kind in ((MODELS_FOLDER, "comes with the program"), (installed_models(), "installed")):
+        for model in list_models(folder):
+            typer.echo(printable(f"{model.path.stem}  {model.problem or kind}"))
+            facts.append({"name": model.path.stem, "path": model.path, "problem": model.problem})
     return Result({"models": facts, "totalsegmentator": _list_weights()})
 
 

@@ -27,10 +27,7 @@ RegionOptions = Annotated[
 ]
 AcceptLicence = Annotated[
     bool,
-    typer.Option(
-        "--accept-licence",
-        help="Agree to the model's licence if it is not permissive, such as CC BY-NC; otherwise you are asked, once.",
-    ),
+    typer.Option("--accept-licence", help="Agree to a licence that is not permissive; otherwise you are asked, once."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
 

@@ -1,7 +1,7 @@
 """What `mob-uncertainty` and `mob-training` have in common: `--version`, `--json` and `--quiet`, the last two anywhere.
 
-A command prints text for people and returns a `Result` for programs. Only one of them reaches stdout: with `--json` the
-text goes to stderr instead, with `--quiet` nowhere. So what libraries print is silenced too.
+A command prints text for people and returns a `Result` for programs. With `--json` only that reaches stdout, and text,
+that of libraries too, goes to stderr; with `--quiet` it goes nowhere.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", callback=_set, help="Print only 
 def version_option(program: str) -> Any:
     """Make the option that prints a program's version and exits."""
 
-    def show(asked: bool) -> None:
-        if asked:
+    def show(wanted: bool) -> None:
+        if wanted:
             typer.echo(f"{program} {MoBUncertaintyLib.__version__}")
             raise typer.Exit
 

@@ -13,8 +13,7 @@ from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.images.reader import check_image
 
-SAME_GRID = 0.1
-"""Fraction of a voxel by which the corners of two images on the same grid may lie apart: headers are rounded."""
+SAME_GRID = 0.1  # of a voxel, by which corners of two images on one grid may lie apart: headers are rounded
 
 
 def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[str, sitk.Image], list[str]]:
@@ -28,7 +27,7 @@ def aligned(images: Mapping[str, sitk.Image], grid: sitk.Image) -> tuple[dict[st
             checked[name], notes = check_image(image)
         except ImageError as error:
             raise ImageError(f"The image of {printable(name)}: {error}") from error
-        warnings += [f"The image of {printable(name)}: {each}" for each in notes]
+        warnings += [f"The image of {printable(name)}: {note}" for note in notes]
         if not on_same_grid(checked[name], grid):
             checked[name], covered = _resampled(checked[name], grid)
             if not covered:
@@ -48,9 +47,8 @@ def on_same_grid(one: sitk.Image, other: sitk.Image) -> bool:
     if one.GetSize() != other.GetSize():
         return False
     corners = itertools.product(*((0, size - 1) for size in one.GetSize()))
-    apart = [
-        np.subtract(*(image.TransformIndexToPhysicalPoint(corner) for image in (one, other))) for corner in corners
-    ]
+    places = [[image.TransformIndexToPhysicalPoint(corner) for image in (one, other)] for corner in corners]
+    apart = [np.subtract(*pair) for pair in places]
     return bool(np.linalg.norm(apart, axis=1).max() <= SAME_GRID * min(other.GetSpacing()))
 
 

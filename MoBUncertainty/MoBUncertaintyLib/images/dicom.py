@@ -30,20 +30,13 @@ from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid
 from MoBUncertaintyLib.base.input_files import BoundedReader, begins_as_dicom
 from MoBUncertaintyLib.images.grid import Volume
 
-# mm by which slices may be shifted in their plane, and by which their pixel spacings may differ (files hold rounded
-# numbers).
-MAX_SHIFT = 1.0
+MAX_SHIFT = 1.0  # mm by which slices may be shifted in their plane
 _NOTICED_SHIFT = 0.1
-_SAME_SPACING = 1e-3
-# By which direction cosines of slices may differ.
-_SAME_DIRECTION = 1e-3
-# Pixels of a slice; a damaged header can state up to 65535 x 65535.
-_MAX_PIXELS = 1 << 26
-# Names of files that should be DICOM.
-_SUFFIXES = (".dcm", ".ima", ".dicom")
+_SAME_SPACING = 1e-3  # mm by which their pixel spacings may differ: files hold rounded numbers
+_SAME_DIRECTION = 1e-3  # by which their direction cosines may differ
+_MAX_PIXELS = 1 << 26  # of a slice; a damaged header can state up to 65535 x 65535
+_SUFFIXES = (".dcm", ".ima", ".dicom")  # of files that should be DICOM
 _HEADER = ("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Rows", "Columns")
-
-
 _PLACE = {
     "PlaneOrientation": ("ImageOrientationPatient", 6),
     "PlanePosition": ("ImagePositionPatient", 3),
@@ -61,11 +54,9 @@ class Series:
 
 @dataclass(frozen=True)
 class _Slice:
-    """A slice and its `place`; `frame` is the UID of the frame of reference, in which places can be compared."""
-
     modality: str
-    frame: str
-    place: np.ndarray
+    frame: str  # UID of the frame of reference, in which places can be compared
+    place: np.ndarray  # as `places_of` yields it
     rescaled: bool
     values: np.ndarray
 
@@ -102,9 +93,9 @@ def _read_series(path: Path, file: BinaryIO) -> tuple[str | None, str]:
         header = pydicom.dcmread(file, force=True, specific_tags=list(_HEADER), stop_before_pixels=True)
         if "Rows" not in header or "Columns" not in header:
             kind = UID(str(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""))
-            is_known = kind.name != kind
+            is_registered = kind.name != kind
             # A damaged header may lack anything, and its kind may be damaged, too.
-            if "Image Storage" in kind.name or not (is_known or (kind.is_private and kind.is_valid)):
+            if "Image Storage" in kind.name or not (is_registered or (kind.is_private and kind.is_valid)):
                 raise ImageError(f"{path} is damaged (its header has no size); copy or export it again.")
             return None, ""
         description = str(header.get("SeriesDescription", "") or "").strip()
@@ -127,10 +118,7 @@ def choose_series(folder: Path, uid: str | None = None) -> list[Path]:
 def read_slices(files: Sequence[Path]) -> Volume:
     """Read a series from all of its files as int16 or float32, its slices along the normal of the first.
 
-    Raises:
-        ImageError: A file is damaged or lacks pixels, slices do not say where they lie, or differ in size, direction,
-            spacing or place so that they are no straight volume.
-        OSError: One cannot be read.
+    Raises `ImageError` if a file is damaged or lacks pixels, or slices form no straight volume, and `OSError`.
     """
     return _stack([slice_ for path in files for slice_ in _slices_of(path)])
 

@@ -41,10 +41,7 @@ def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1)
     """List the images at `path`: a file, a DICOM folder, or those of each entry of a folder of these.
 
     An entry is a volume file, a DICOM folder, a folder with one volume file, a case in TotalSegmentator's layout, or a
-    folder of such folders; hidden files and results folders are none. The folder `output` is not searched.
-
-    Raises:
-        ImageError: There is nothing at `path`, no image in it, or what this program has written.
+    folder of such folders; hidden files and results folders are none, nor is `output`. Raises `ImageError` for none.
     """
     path = Path(path)
     if not os.path.exists(path):
@@ -58,16 +55,16 @@ def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1)
     if image := _image_of_case(entries):
         return [Input(image, "", "")]
     slices = [entry for entry in entries if begins_as_dicom(entry) and not is_volume_name(entry.name)]
-    inputs = [each for entry in entries if entry not in slices for each in _search(entry, passed, channels)]
-    if any(_image_of_case(_entries(each.path.parent)) for each in inputs if volume_stem(each.path) in _CASE_IMAGES):
-        inputs = [each for each in inputs if each.entry != _CASE_LIST]
-    good = [each for each in inputs if not each.problem]
+    inputs = [one for entry in entries if entry not in slices for one in _search(entry, passed, channels)]
+    if any(_image_of_case(_entries(one.path.parent)) for one in inputs if volume_stem(one.path) in _CASE_IMAGES):
+        inputs = [one for one in inputs if one.entry != _CASE_LIST]
+    good = [one for one in inputs if not one.problem]
     if _holds_slices(slices):
         if not good:
             return [Input(path, "", "")]
         inputs.append(Input(path, path.name, path.name, "DICOM files are mixed with other images; separate them"))
     if not good:
-        reasons = "".join(f"; {each.entry}: {each.problem}" for each in inputs[:3])
+        reasons = "".join(f"; {one.entry}: {one.problem}" for one in inputs[:3])
         raise ImageError(
             f"{path} holds no image{reasons}; give a folder with DICOM slices or {', '.join(VOLUME_SUFFIXES)} files."
         )
@@ -76,8 +73,8 @@ def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1)
 
 def case_folders(inputs: Sequence[Input], output: Path) -> list[tuple[Input, Path]]:
     """Pair each input with its results folder: `output` for an image that was named itself, else a folder in it."""
-    names = unique_names([each.name for each in inputs])
-    return [(each, output / name if each.name else output) for each, name in zip(inputs, names, strict=True)]
+    names = unique_names([one.name for one in inputs])
+    return [(one, output / name if one.name else output) for one, name in zip(inputs, names, strict=True)]
 
 
 def _entries(folder: Path, channels: int = 1) -> list[Path]:
@@ -124,9 +121,9 @@ def _search(entry: Path, passed: frozenset[Path], channels: int) -> list[Input]:
         return [replace(inputs[0], entry=entry.name, name=entry.name)]
     if not inputs and not _holds_results(entry):
         return [Input(entry, entry.name, entry.name, "it holds no image", is_case=False)]
-    named = [each.path if each.path.is_dir() else each.path.parent for each in inputs]
+    named = [one.path if one.path.is_dir() else one.path.parent for one in inputs]
     texts = [folder.relative_to(entry.parent).as_posix() for folder in named]
-    return [replace(each, entry=text, name=text.replace("/", "_")) for each, text in zip(inputs, texts, strict=True)]
+    return [replace(one, entry=text, name=text.replace("/", "_")) for one, text in zip(inputs, texts, strict=True)]
 
 
 def _in_folder(folder: Path, passed: frozenset[Path], depth: int, channels: int) -> list[Input]:
@@ -150,7 +147,7 @@ def _in_folder(folder: Path, passed: frozenset[Path], depth: int, channels: int)
         return [Input(folder, "", "", f"it contains {count}; leave only one image in it")]
     below = [entry for entry in entries if entry.is_dir()] if depth else []
     passed |= {place}  # links may lead in circles
-    return [each for entry in below for each in _in_folder(entry, passed, depth - 1, channels)]
+    return [one for entry in below for one in _in_folder(entry, passed, depth - 1, channels)]
 
 
 def _image_of_case(entries: Sequence[Path]) -> Path | None:
@@ -172,5 +169,5 @@ def _holds_slices(entries: Sequence[Path]) -> bool:
 
 def _with_distinct_names(inputs: Sequence[Input]) -> list[Input]:
     """Name inputs without suffixes if that keeps them distinct, else as in the folder."""
-    count = Counter(name for each in inputs for name in {each.name, each.entry})
-    return [each if count[each.name] == 1 else replace(each, name=each.entry) for each in inputs]
+    count = Counter(name for one in inputs for name in {one.name, one.entry})
+    return [one if count[one.name] == 1 else replace(one, name=one.entry) for one in inputs]

@@ -1,7 +1,6 @@
 """Refuse in advance what does not fit into the computer's memory, and take no more of it than is needed.
 
-A system may promise memory that it does not have, and then end the program that uses most of it: Slicer, say, with
-everything that was not saved.
+A system may promise memory that it does not have, and then end Slicer, with everything that was not saved.
 """
 
 from __future__ import annotations
@@ -20,12 +19,8 @@ from MoBUncertaintyLib.base.errors import SettingsError
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
-BYTES_OF_LABEL, BYTES_OF_MAPS = 1, 8
-"""Per voxel: the label; and for each foreground label the probability and variance, float32."""
-
-MAPS_OF_TILE = 3
-"""Feature maps at full resolution that a U-Net holds at once, at least: a layer's input and output, and a skip
-connection. Measured with 4 features on 67 million voxels: 3.6."""
+BYTES_OF_LABEL, BYTES_OF_MAPS = 1, 8  # per voxel: the label; probability and variance of each label, float32
+MAPS_OF_TILE = 3  # feature maps at full resolution that a U-Net holds at once, at least; measured: 3.6
 
 
 def check_image(size: int) -> None:
@@ -36,10 +31,7 @@ def check_image(size: int) -> None:
 def check_tile(tile: Sequence[int], features: int, number_size: int) -> None:
     """Raise `SettingsError` if there is no memory to compute one tile on the CPU.
 
-    Args:
-        tile: Voxels along each axis; a smaller image is padded to it.
-        features: Of the network's first stage.
-        number_size: Bytes of each of their numbers.
+    It has so many voxels along each axis, and each of the first stage's features takes `number_size` bytes.
     """
     what = f"The network's tiles of {' x '.join(map(str, tile))} voxels need"
     _check(MAPS_OF_TILE * math.prod(tile) * features * number_size, what, "use a GPU or another model")

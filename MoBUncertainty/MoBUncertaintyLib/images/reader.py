@@ -27,12 +27,9 @@ from MoBUncertaintyLib.images.grid import Volume, grid_of
 from MoBUncertaintyLib.images.modality import AIR_HU, HOUNSFIELD_BELOW, modality_of, set_modality
 from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, VolumeHeader, is_volume_name, read_header
 
-# Finer than any clinical CT, or a header in other units than mm; coarser than any organ can be resolved.
-SPACING_MM = (0.2, 15.0)
-# More than any scanner makes, and all that a 32-bit index can count.
-MAX_VOXELS = 2**31 - 1
-# By how much the axes' dot products may differ from 0, or from 1 with themselves; cosines in files are rounded.
-MAX_SHEAR = 1e-3
+SPACING_MM = (0.2, 15.0)  # finer is no clinical CT, or not in mm; coarser resolves no organ
+MAX_VOXELS = 2**31 - 1  # more than any scanner makes, and all that a 32-bit index can count
+MAX_SHEAR = 1e-3  # of the axes' dot products, from 0, or from 1 with themselves; cosines in files are rounded
 _CHUNK = 1 << 22
 # Up to this many bytes after uncompressed voxels, if fewer than a slice, are ignored with a warning. More of them, or
 # any in a compressed stream, mean that the header states a wrong size.
@@ -76,18 +73,12 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
     files, is_dicom = _files(path, series)
     with reading(files):
         if is_dicom:
-            size = sum(file.stat().st_size for file in files)
-        else:
-            header = read_header(path)
-            _check_layout(*header.layout)
-            size = header.length
-        memory.check_image(size)
-        if is_dicom:
             from MoBUncertaintyLib.images.dicom import read_slices
 
+            memory.check_image(sum(file.stat().st_size for file in files))
             volume = read_slices(files)
         else:
-            volume = read_voxels(header)
+            volume = _read_file(path)
         image = volume.image()
         sha256 = input_digest(path, files)
     image, warnings = check_image(image)
@@ -100,10 +91,14 @@ def read_volume(path: str | Path) -> sitk.Image:
     path = Path(path)
     check_regular(path)
     with reading([path]):
-        header = read_header(path)
-        _check_layout(*header.layout)
-        memory.check_image(header.length)
-        return read_voxels(header).image()
+        return _read_file(path).image()
+
+
+def _read_file(path: Path) -> Volume:
+    header = read_header(path)
+    _check_layout(*header.layout)
+    memory.check_image(header.length)
+    return read_voxels(header)
 
 
 def stored_orientation(path: str | Path) -> str:
@@ -136,18 +131,18 @@ def _files(path: Path, series: str | None) -> tuple[tuple[Path, ...], bool]:
 
 
 def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
-    """Check that an image is one scalar 3D volume that can be segmented.
+    """Check that an image is one scalar 3D volume that can be segmented, or raise `ImageError`.
 
     Returns:
         The image as int16 or float32, with non-finite voxels set to air (-1024 HU in CT, else the smallest value), and
         warnings for the user.
-
-    Raises:
-        ImageError: 2D or a single slice, several components or time points, complex, every voxel alike, or a geometry
-            that `check_geometry` refuses.
     """
     modality = modality_of(image)
-    image = _scalar_3d(image)
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    _check_layout(image.GetSize(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID())
+    if "vector" in image.GetPixelIDTypeAsString():
+        image = sitk.VectorIndexSelectionCast(image, 0)
     check_geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     if image.GetPixelID() in (sitk.sitkInt8, sitk.sitkUInt8):
         image = sitk.Cast(image, sitk.sitkInt16)
@@ -160,15 +155,6 @@ def check_image(image: sitk.Image) -> tuple[sitk.Image, list[str]]:
         raise ImageError(f"Every voxel of the image has the value {values.min():g}; choose an image with content.")
     set_modality(image, modality)
     return image, warnings
-
-
-def _scalar_3d(image: sitk.Image) -> sitk.Image:
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[:, :, :, 0]
-    _check_layout(image.GetSize(), image.GetNumberOfComponentsPerPixel(), image.GetPixelID())
-    if "vector" in image.GetPixelIDTypeAsString():
-        image = sitk.VectorIndexSelectionCast(image, 0)
-    return image
 
 
 def _check_layout(size: tuple[int, ...], components: int, pixel_id: int) -> None:
@@ -264,15 +250,12 @@ def _unpack(header: VolumeHeader, voxels: np.ndarray, limit: int) -> int:
 
 def _inflated(file: BinaryIO, packed: int | None) -> Iterator[bytes]:
     stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip, as MetaImage's own reader takes both
-    taken = 0
+    start = file.tell()
     while not stream.eof:
-        block = stream.unconsumed_tail or file.read(_CHUNK)
-        if not block:
+        if not (block := stream.unconsumed_tail or file.read(_CHUNK)):
             raise EOFError("the stream has no end")
-        if not stream.unconsumed_tail:
-            taken += len(block)
         yield stream.decompress(block, _CHUNK)
-    if packed not in (None, taken) or stream.unused_data or file.read(1):
+    if packed not in (None, file.tell() - start) or stream.unused_data or file.read(1):
         raise zlib.error("the stream has a different length from that in the header")
 
 

@@ -19,18 +19,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.base.errors import ImageError, reason_of
+from MoBUncertaintyLib.base.errors import ImageError, reason_of, require
 from MoBUncertaintyLib.base.input_files import BoundedReader
 
 _SUFFIXES = {"NIfTI": (".nii", ".nii.gz"), "NRRD": (".nrrd", ".nhdr"), "MetaImage": (".mha", ".mhd")}
 VOLUME_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 
-# Bytes; no program writes a longer text header.
-_HEADER_LIMIT = 1 << 22
-# Relative difference that is allowed between the two voxel sizes of a NIfTI header.
-_SAME_SCALE = 0.01
-# Cosine of 60 degrees: at a larger angle two statements of an axis contradict each other.
-_OPPOSED = 0.5
+_HEADER_LIMIT = 1 << 22  # bytes; no program writes a longer text header
+_SAME_SCALE = 0.01  # relative difference that is allowed between the two voxel sizes of a NIfTI header
+_OPPOSED = 0.5  # cosine of 60 degrees: at a larger angle two statements of an axis contradict each other
 _DETACHED = "{} has its voxels in another file, which is not supported; save it as one file."
 _NOTHING = np.finfo(float).eps  # a slope or an intercept below it counts as none
 
@@ -93,18 +90,16 @@ def _nifti(path: Path, file: BinaryIO) -> VolumeHeader:
     block = gzip.GzipFile(fileobj=file).read(540) if packed else file.read(540)
     kinds: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
     size = next((size for order in ("little", "big") if (size := int.from_bytes(block[:4], order)) in kinds), 0)
-    if not size or len(block) < size:
-        raise ValueError("it has no header")
+    require(0 < size <= len(block), "it has no header")
     header = kinds[size](block[:size], check=False)
-    if header["magic"].item()[:4].rstrip(b"\0") not in (b"n+1", b"n+2"):
-        raise ValueError("its voxels are in another file" if b"ni" in block else "it has no header")
+    magic = header["magic"].item()[:4].rstrip(b"\0")
+    require(magic in (b"n+1", b"n+2"), "its voxels are in another file" if b"ni" in block else "it has no header")
     shape = tuple(int(n) for n in header.get_data_shape())
     dtype = header.get_data_dtype()
     offset = float(header["vox_offset"])
-    if not (shape and min(shape) > 0 and dtype.itemsize):
-        raise ValueError("it states no size")
-    if not (size + 4 <= offset < 2**63 and offset == int(offset)):
-        raise ValueError(f"its voxels cannot begin at byte {offset:g}")
+    require(min(shape, default=0) > 0 and dtype.itemsize > 0, "it states no size")
+    valid = size + 4 <= offset < 2**63 and offset == int(offset)
+    require(valid, f"its voxels cannot begin at byte {offset:g}")
     spacing = np.asarray(header["pixdim"][1:4], float)
     if not (np.isfinite(spacing) & (spacing != 0)).all():
         steps = " x ".join(f"{s:g}" for s in spacing)
@@ -123,13 +118,10 @@ def _nifti(path: Path, file: BinaryIO) -> VolumeHeader:
 
 def _nifti_scale(slope: float, intercept: float) -> tuple[float, float]:
     """Read slope and intercept as SimpleITK does: NaN means that there are none."""
-    if math.isnan(slope) or 0 < abs(slope) < _NOTHING:
-        return 1.0, 0.0
     slope, intercept = slope or 1.0, 0.0 if abs(intercept) < _NOTHING else intercept
-    if slope == 1 and math.isnan(intercept):
+    if math.isnan(slope) or abs(slope) < _NOTHING or (slope == 1 and math.isnan(intercept)):
         return 1.0, 0.0
-    if not (math.isfinite(slope) and math.isfinite(intercept)):
-        raise ValueError("its slope or intercept is not a number")
+    require(math.isfinite(slope) and math.isfinite(intercept), "its slope or intercept is not a number")
     return slope, intercept
 
 
@@ -140,15 +132,15 @@ def _nifti_warnings(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
         return [_unknown_place(path, "its qform and sform codes are 0")]
     if sform is None:
         return []
-    stated = np.abs(np.asarray(header["pixdim"][1:4], float))
+    pixdim = np.abs(np.asarray(header["pixdim"][1:4], float))
     scale = np.linalg.norm(sform[:3, :3], axis=0)
     if not scale.all():
         return []  # SimpleITK takes the qform then, or refuses
     warnings = []
-    if np.abs(scale / stated - 1).max() > _SAME_SCALE:
-        two = [" x ".join(f"{step:.3g}" for step in steps) for steps in (stated, scale)]
+    if np.abs(scale / pixdim - 1).max() > _SAME_SCALE:
+        one, other = (" x ".join(f"{step:.3g}" for step in steps) for steps in (pixdim, scale))
         warnings.append(
-            f"{path.name} gives two voxel sizes, {two[0]} mm (pixdim) and {two[1]} mm (sform); volumes may be wrong."
+            f"{path.name} gives two voxel sizes, {one} mm (pixdim) and {other} mm (sform); volumes may be wrong."
         )
     if qform is None:
         return warnings
@@ -161,7 +153,7 @@ def _nifti_warnings(path: Path, header: Any, shape: Sequence[int]) -> list[str]:
     corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
     corners[:, :3] *= np.array([*shape, 1, 1, 1][:3]) - 1
     apart = float(np.linalg.norm((corners @ (qform - sform).T)[:, :3], axis=1).max())
-    if not warnings and apart > stated.max():
+    if not warnings and apart > pixdim.max():
         warnings.append(f"{path.name} has two positions (qform and sform), up to {apart:.3g} mm apart; sform was used.")
     return warnings
 
@@ -173,8 +165,7 @@ def _nifti_forms(header: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
     quaternion = [header[f"quatern_{axis}"] for axis in "bcd"] + [header[f"qoffset_{axis}"] for axis in "xyz"]
     quaternion = quaternion if header["qform_code"] > 0 else []
     rows = [header[f"srow_{axis}"] for axis in "xyz"] if header["sform_code"] > 0 else []
-    if not (np.isfinite(quaternion).all() and np.isfinite(rows).all()):
-        raise ValueError("its qform or sform is not a number")
+    require(bool(np.isfinite(quaternion).all() and np.isfinite(rows).all()), "its qform or sform is not a number")
     if header["pixdim"][0] == 0:
         header["pixdim"][0] = 1  # as the standard says
     sform = header.get_sform(coded=True)[0]
@@ -216,8 +207,7 @@ def _nrrd(path: Path, file: BinaryIO) -> VolumeHeader:
 def _nrrd_fields(lines: Iterator[str]) -> dict[str, str]:
     """Read the fields of an NRRD header, by lower-case name without spaces."""
     fields: dict[str, str] = {}
-    if not re.fullmatch("NRRD000[1-5]", next(lines, "")):
-        raise ValueError("it has no header")
+    require(bool(re.fullmatch("NRRD000[1-5]", next(lines, ""))), "it has no header")
     for line in lines:
         if not line:
             break
@@ -225,8 +215,7 @@ def _nrrd_fields(lines: Iterator[str]) -> dict[str, str]:
         key = "".join(name.split()).lower()
         if line.startswith("#") or (separator and value.startswith("=") and key != "datafile"):
             continue  # a comment, or another program's own key
-        if not separator or key in fields:
-            raise ValueError(f"its header has the line {line[:40]!r}")
+        require(bool(separator) and key not in fields, f"its header has the line {line[:40]!r}")
         fields[key] = value.strip()
     return fields
 
@@ -250,7 +239,7 @@ def _nrrd_warnings(path: Path, fields: dict[str, str]) -> list[str]:
 _META_FIELDS = {"NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "BinaryData", "BinaryDataByteOrderMSB"}
 _META_FIELDS |= {"CompressedData", "CompressedDataSize", "HeaderSize"}
 _TRUE = ("T", "t", "1")
-# Powers of the number of axes: so many numbers they have.
+# So many numbers they have, as a power of the number of axes.
 _META_VECTORS = {"TransformMatrix": 2, "Rotation": 2, "Orientation": 2, "Offset": 1, "Position": 1, "Origin": 1}
 _META_VECTORS |= {"CenterOfRotation": 1, "ElementSpacing": 1, "ElementSize": 1}
 
@@ -258,24 +247,20 @@ _META_VECTORS |= {"CenterOfRotation": 1, "ElementSpacing": 1, "ElementSize": 1}
 def _metaimage(path: Path, file: BinaryIO) -> VolumeHeader:
     fields = _meta_fields(_lines(file))
     axes = _count_sizes(fields.get("DimSize", ""))
-    if fields.get("NDims") != str(axes):
-        raise ValueError("its NDims is not the number of its DimSize")
-    if "ElementType" not in fields:
-        raise ValueError("its header has no ElementType")
-    for name, power in _META_VECTORS.items():
-        if name in fields and not _are_numbers(fields[name], axes**power):
-            raise ValueError(f"its {name} is {fields[name][:40]!r}")
+    require(fields.get("NDims") == str(axes), "its NDims is not the number of its DimSize")
+    require("ElementType" in fields, "its header has no ElementType")
+    for name in _META_VECTORS.keys() & fields.keys():
+        valid = _are_numbers(fields[name], axes ** _META_VECTORS[name])
+        require(valid, f"its {name} is {fields[name][:40]!r}")
     if fields.get("BinaryData", "True")[:1] not in _TRUE:
         raise ImageError(f"{path.name} stores its voxels as text, which is not supported; save it as binary.")
     if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
         raise ImageError(_DETACHED.format(path.name))
-    if fields.get("HeaderSize", "0") != "0":
-        raise ValueError(f"its HeaderSize is {fields['HeaderSize'][:40]!r}")
+    skipped = fields.get("HeaderSize", "0")
+    require(skipped == "0", f"its HeaderSize is {skipped[:40]!r}")
     packed, size = fields.get("CompressedData", "False")[:1] in _TRUE, fields.get("CompressedDataSize", "")
-    if size and not packed:
-        raise ValueError("it states a CompressedDataSize, and that its voxels are not compressed")
-    if packed and not re.fullmatch(r"[1-9]\d{0,17}", size):
-        raise ValueError(f"its CompressedDataSize is {size!r}")
+    require(packed or not size, "it states a CompressedDataSize, and that its voxels are not compressed")
+    require(not packed or bool(re.fullmatch(r"[1-9]\d{0,17}", size)), f"its CompressedDataSize is {size!r}")
     geometry = _geometry(path, "MetaImage", _before(file))
     return VolumeHeader(
         path,
@@ -296,8 +281,8 @@ def _meta_fields(lines: Iterator[str]) -> dict[str, str]:
         is_last = re.fullmatch(r"ElementDataFile ?= ?\S.*", line)
         # Nowhere else may anything look like that line.
         misleading = not is_last and "elementdatafile" in line.lower()
-        if not name or not separator or misleading or (name in _META_FIELDS and name in fields):
-            raise ValueError(f"its header has the line {line[:40]!r}" if line else "it has no header")
+        valid = bool(name and separator) and not misleading and not (name in _META_FIELDS and name in fields)
+        require(valid, f"its header has the line {line[:40]!r}" if line else "it has no header")
         fields[name] = value
         if is_last:
             return fields
@@ -305,11 +290,8 @@ def _meta_fields(lines: Iterator[str]) -> dict[str, str]:
 
 
 def _meta_warnings(path: Path, fields: dict[str, str]) -> list[str]:
-    missing = []
-    if not {"TransformMatrix", "Rotation", "Orientation"} & fields.keys():
-        missing.append("TransformMatrix")
-    if not {"ElementSpacing", "ElementSize"} & fields.keys():
-        missing.append("ElementSpacing")
+    names = (("TransformMatrix", "Rotation", "Orientation"), ("ElementSpacing", "ElementSize"))
+    missing = [usual for usual, *others in names if not fields.keys() & {usual, *others}]
     return [_unknown_place(path, f"its header has no {' and no '.join(missing)}")] if missing else []
 
 
@@ -350,10 +332,8 @@ def _lines(file: BinaryIO) -> Iterator[str]:
     """Read the lines of a header; refuse those that another program could read as two, or as a shorter one."""
     while line := file.readline(_HEADER_LIMIT):
         text = line.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
-        if file.tell() > _HEADER_LIMIT:
-            raise ValueError("its header has no end")
-        if "\r" in text or "\0" in text:
-            raise ValueError(f"its header has the line {text[:40]!r}")
+        require(file.tell() <= _HEADER_LIMIT, "its header has no end")
+        require(not {"\r", "\0"} & set(text), f"its header has the line {text[:40]!r}")
         yield text
 
 
@@ -366,8 +346,7 @@ def _before(file: BinaryIO) -> bytes:
 
 def _count_sizes(text: str) -> int:
     """Count the sizes of a header; there is nothing else that another program could read as one."""
-    if not re.fullmatch(r"[1-9]\d{0,8}(\s+[1-9]\d{0,8}){0,4}", text):
-        raise ValueError(f"its sizes are {text[:40]!r}")
+    require(bool(re.fullmatch(r"[1-9]\d{0,8}(\s+[1-9]\d{0,8}){0,4}", text)), f"its sizes are {text[:40]!r}")
     return len(text.split())
 
 

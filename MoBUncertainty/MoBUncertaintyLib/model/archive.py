@@ -135,9 +135,8 @@ def _stages(archive: zipfile.ZipFile, roots: Sequence[PurePosixPath], where: str
 
 def _check_entry(entry: zipfile.ZipInfo, where: str) -> None:
     name = entry.filename
-    unsafe = name.startswith("/") or re.search(r"^[A-Za-z]:|\\|\0", name) or ".." in PurePosixPath(name).parts
     # zipfile turns a backslash into a slash on Windows and cuts names at a null byte; orig_filename keeps both.
-    if unsafe or "\\" in entry.orig_filename or "\0" in entry.orig_filename:
+    if re.search(r"^/|^[A-Za-z]:|\\|\0", entry.orig_filename) or ".." in PurePosixPath(name).parts:
         raise ModelError(f"{where} holds the unsafe file name {entry.orig_filename!r}; do not use this model.")
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise ModelError(f"{where} holds the link {name!r} instead of a file; do not use this model.")

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from MoBUncertaintyLib.base.errors import ModelError, SettingsError
+from MoBUncertaintyLib.base.errors import ModelError, SettingsError, require
+from MoBUncertaintyLib.base.json_input import is_whole
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.measurements.volumes import VolumeCalibration
@@ -45,38 +46,32 @@ NOT_STATED = "not stated"  # what a card says where nobody has said anything
 class Label:
     """A foreground class; raises `ValueError` for an attribute out of range.
 
-    Attributes:
-        value: In the segmentation, 1 to 255.
-        name: As in `dataset.json`.
-        colour: Red, green, blue; 0 to 255.
-        terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning), in SNOMED-CT, as DICOM
-            can hold them.
-        covers: Values of the segmentation that belong to it, its own among them, where a model's labels overlap
-            (nnU-Net's region-based training); empty: its own alone.
+    Where a model's labels overlap (nnU-Net's region-based training), `covers` are the values of the segmentation that
+    belong to it, its own among them; else it is empty.
     """
 
-    value: int
-    name: str
-    colour: tuple[int, int, int]
-    terminology: dict[str, tuple[str, str, str] | None]
+    value: int  # in the segmentation, 1 to 255
+    name: str  # as in `dataset.json`
+    colour: tuple[int, int, int]  # red, green, blue; 0 to 255
+    terminology: dict[str, tuple[str, str, str] | None]  # category, type, modifier: SNOMED-CT (scheme, code, meaning)
     covers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(1 <= self.value <= 255, f"label value {self.value} is not between 1 and 255")
+        require(1 <= self.value <= 255, f"label value {self.value} is not between 1 and 255")
         _require_line(self.name, f"the name of label {self.value}")
         where = f"of label '{self.name}'"
-        _require(all(0 <= part <= 255 for part in self.colour), f"the colour {where} must be numbers from 0 to 255")
-        _require(
+        require(all(0 <= part <= 255 for part in self.colour), f"the colour {where} must be numbers from 0 to 255")
+        require(
             all(1 <= value <= 255 for value in self.covers) and (not self.covers or self.value in self.covers),
             f"what label '{self.name}' covers must be values from 1 to 255, its own among them",
         )
         codes = self.terminology
-        _require(
+        require(
             codes.keys() == {"category", "type", "modifier"} and None not in (codes["category"], codes["type"]),
             f"the terminology {where} must have a category, a type and a modifier, which alone may be null",
         )
         for key, code in codes.items():
-            _require(
+            require(
                 code is None or _is_dicom_code(code),
                 f"the terminology {key} {where} must be [scheme, code, meaning], printable text of at "
                 f"most {', '.join(map(str, CODE_LENGTHS))} characters without backslash, as DICOM can hold it",
@@ -97,79 +92,64 @@ class Label:
 class ModelCard:
     """The description of a model; raises `ValueError` for an attribute out of range.
 
-    Attributes:
-        task: What it segments in which images, one sentence, printable.
-        labels: Foreground classes, in the order of the network's channels 1, 2, ...
-        configuration: nnU-Net configuration, for example `3d_fullres`.
-        orientation: Of the arrays the model was trained on, SimpleITK's DICOMOrient code: the axes of `RAS` run to
-            right, anterior, superior; None: stored axes are used as they are.
-        spacing: Voxel size the network works at, mm; x, y, z of the image in that orientation.
-        mirror_axes: Axes of the network's input that were mirrored in training.
-        training, scores: The training data and settings; measured scores, and the data they were measured on.
-        regions: Region settings that suit its organs (`STATED_BY_MODELS`); the others are those of abdominal organs.
-        click_settings: How a click changes its surroundings.
-        fingerprint: What ordinary cases look like; None: cases are not compared with any.
-        volume_calibration: What calibration cases say of its volumes; None: volumes are stated without an interval.
-        files: Path in the model folder -> SHA-256, for every file beside `model.json`; empty for a raw nnU-Net folder.
+    The orientation is SimpleITK's DICOMOrient code of the arrays that the model was trained on: the axes of `RAS` run
+    to right, anterior, superior. Default: stored axes are used as they are.
     """
 
     name: str
-    task: str
-    labels: tuple[Label, ...]
+    task: str  # what it segments in which images, one sentence
+    labels: tuple[Label, ...]  # foreground classes, in the order of the network's channels 1, 2, ...
     covariance: CovarianceSpec
-    configuration: str
+    configuration: str  # of nnU-Net, for example `3d_fullres`
     orientation: str | None
-    spacing: tuple[float, float, float]
-    mirror_axes: tuple[int, ...] = ()
-    training: dict[str, Any] = field(default_factory=dict)
-    scores: dict[str, Any] = field(default_factory=dict)
+    spacing: tuple[float, float, float]  # mm, at which the network works; x, y, z of the image in that orientation
+    mirror_axes: tuple[int, ...] = ()  # axes of the network's input that were mirrored in training
+    training: dict[str, Any] = field(default_factory=dict)  # data and settings
+    scores: dict[str, Any] = field(default_factory=dict)  # with the data that they were measured on
     licence: str = NOT_STATED
-    regions: dict[str, float] = field(default_factory=dict)
+    regions: dict[str, float] = field(default_factory=dict)  # settings that suit its organs, of `STATED_BY_MODELS`
     click_settings: ClickSettings = field(default_factory=ClickSettings)
-    fingerprint: Fingerprint | None = None
-    volume_calibration: VolumeCalibration | None = None
-    files: dict[str, str] = field(default_factory=dict)
+    fingerprint: Fingerprint | None = None  # what ordinary cases look like, if cases are compared with them
+    volume_calibration: VolumeCalibration | None = None  # what intervals of volumes are made of, if they are stated
+    files: dict[str, str] = field(default_factory=dict)  # path -> SHA-256, of all but `model.json`; none: a raw folder
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         _require_line(self.name, "'name'")
         for what, text in (("task", self.task), ("licence", self.licence)):
-            _require(text.isprintable(), f"'{what}' must be one line of printable text")
+            require(text.isprintable(), f"'{what}' must be one line of printable text")
         _require_line(self.configuration, "'configuration'")
         values = [label.value for label in self.labels]
         different = len(set(values)) == len(values)
-        _require(
+        require(
             bool(values) and (different if overlap(self.labels) else values == list(range(1, len(values) + 1))),
             "'labels' must have the values 1, 2, ... in this order or, if they overlap, different ones",
         )
-        _require(
+        require(
             not overlap(self.labels) or self.covariance.kind is Covariance.DETERMINISTIC,
             "labels that overlap have no covariance",
         )
-        _require(
+        require(
             self.orientation is None or _is_orientation(self.orientation),
             f"'orientation' must be three letters such as RAS, or null, not {self.orientation!r}",
         )
-        _require(all(0 < step < math.inf for step in self.spacing), "'spacing' must be three positive numbers in mm")
-        axes = self.mirror_axes
-        _require(
-            set(axes) <= {0, 1, 2} and len(set(axes)) == len(axes),
-            "'mirror_axes' must be different numbers out of 0, 1, 2",
-        )
+        require(all(0 < step < math.inf for step in self.spacing), "'spacing' must be three positive numbers in mm")
+        different = len({0, 1, 2} & set(self.mirror_axes)) == len(self.mirror_axes)
+        require(different, "'mirror_axes' must be different numbers out of 0, 1, 2")
         try:
             check_stated(self.regions)
         except SettingsError as error:
             raise ValueError(f"'regions' is wrong ({str(error).rstrip('.')})") from None
         for path, digest in self.files.items():
-            _require(MODEL_FILE.fullmatch(path) is not None, f"'files' lists {path!r}, which is not a model's file")
-            _require(re.fullmatch("[0-9a-f]{64}", digest) is not None, f"'files' has no SHA-256 for {path}")
+            require(MODEL_FILE.fullmatch(path) is not None, f"'files' lists {path!r}, which is not a model's file")
+            require(re.fullmatch("[0-9a-f]{64}", digest) is not None, f"'files' has no SHA-256 for {path}")
 
     @property
     def region_settings(self) -> RegionSettings:
         """The region settings of its organs; the measure of a model without covariance is p (1 - p)."""
         without = self.covariance.kind is Covariance.DETERMINISTIC
-        stated: dict[str, Any] = {**self.regions}
-        return RegionSettings(Measure.BERNOULLI if without else Measure.VARIANCE, **stated)
+        settings: dict[str, Any] = {**self.regions}
+        return RegionSettings(Measure.BERNOULLI if without else Measure.VARIANCE, **settings)
 
     def to_json(self) -> str:
         """Write the text of `model.json`."""
@@ -179,16 +159,14 @@ class ModelCard:
 
 def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
     """Read a card strictly; raises `ModelError`, which names `where`, if it is not one of this schema version."""
-    version = data.get("schema_version")
-    if not isinstance(version, int) or isinstance(version, bool):
+    version: Any = data.get("schema_version")
+    if not is_whole(version) or version < 1:
         raise ModelError(f"model.json in {where} does not say its schema version; export the model again.")
     if version > SCHEMA_VERSION:
         raise ModelError(
             f"{where} was made for a newer version of MoB Uncertainty (schema {version}, this one reads "
             f"{SCHEMA_VERSION}); update MoB Uncertainty."
         )
-    if version < 1:
-        raise ModelError(f"model.json in {where} has the unknown schema version {version}; export the model again.")
     try:
         return from_json(ModelCard, data)
     except ValueError as error:
@@ -209,13 +187,8 @@ def _is_orientation(code: str) -> bool:
     return len(code) == 3 and {axes.get(letter) for letter in code} == {0, 1, 2}
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 def _require_line(text: str, what: str) -> None:
-    _require(
+    require(
         0 < len(text) <= 100 and text.isprintable() and text == text.strip(),
         f"{what} must be one line of 1 to 100 characters",
     )
@@ -229,10 +202,8 @@ def overlap(labels: Iterable[Label]) -> bool:
 def chosen_labels(labels: tuple[Label, ...], names: Sequence[str] | None) -> tuple[Label, ...]:
     """Find labels by their names, in the model's order; all if no names are given."""
     there = [label.name for label in labels]
-    if unknown := [name for name in names or () if name not in there]:
-        raise SettingsError(
-            f"The model has no label {', '.join(map(printable, unknown))}; choose from {', '.join(there)}."
-        )
+    if unknown := ", ".join(printable(name) for name in names or () if name not in there):
+        raise SettingsError(f"The model has no label {unknown}; choose from {', '.join(there)}.")
     if names is None or set(there) <= set(names):
         return labels
     chosen = [label for label in labels if label.name in names]

@@ -38,9 +38,8 @@ NAMES = {
 """What a reader calls the scores of `mob-training evaluate`."""
 UNITS = {"mm3": "mm³", "mm": "mm", "ml": "ml", "fraction": "%"}  # by the last word of a score's name
 
-LINES = 12  # number of entries of scores or training that are shown
-ITEMS = 8  # number of values shown of one entry
-LENGTH = 300  # maximum number of characters of one entry
+LINES, ITEMS = 12, 8  # how many entries of scores or training are shown, and values of one entry
+LENGTH = 300  # characters of an entry that is shown, at most
 
 
 def covariance_text(spec: CovarianceSpec) -> str:
@@ -69,33 +68,21 @@ def _scope_text(spec: CovarianceSpec, scope: Scope) -> str:
 
 
 def training_lines(training: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """List name and text of each entry; long ones are only counted."""
-    lines: list[tuple[str, str]] = []
-    hidden: list[Any] = []
-    for name, value in training.items():
-        text = plain(value)
-        if len(lines) == LINES or len(text) > LENGTH:
-            hidden.append(value)
-        else:
-            lines.append((name, text))
-    return lines + _counted(hidden)
+    """List name and text of each entry but for long ones."""
+    return _short([(name, plain(value)) for name, value in training.items()])
 
 
 def score_lines(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """List name and text of the scores at the top and one level below; all others, such as curves, are only counted.
+    """List name and text of the scores at the top and one level below, without curves and the like.
 
     `mob-training evaluate` writes a score as its mean, median, minimum and maximum.
     """
-    lines: list[tuple[str, str]] = []
-    hidden: list[Any] = []
-    for name, value in scores.items():
-        text, left = _main(name, value)
-        if not text or len(lines) == LINES or len(text) > LENGTH:
-            hidden.append(value)
-        else:
-            lines.append((_named(name)[0], text))
-            hidden += left
-    return lines + _counted(hidden)
+    return _short([(_named(name)[0], _main(name, value)) for name, value in scores.items()])
+
+
+def _short(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    short = [(name, text) for name, text in lines if text and len(text) <= LENGTH][:LINES]
+    return short if len(short) == len(lines) else [*short, ("more", "in model.json")]
 
 
 def plain(value: Any) -> str:
@@ -109,17 +96,15 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def _main(name: str, value: Any) -> tuple[str, list[Any]]:
-    """Write a score, or the first scores of a group; return the text and the scores left out."""
+def _main(name: str, value: Any) -> str:
+    """Write a score, or the first scores of a group."""
     if not isinstance(value, dict):
-        return _amount(value, _named(name)[1]), []
+        return _amount(value, _named(name)[1])
     if (mean := _score(name, value)) is not None:
         bounds = [_amount(value[bound], _named(name)[1]) for bound in ("min", "max") if bound in value]
-        return mean + (f" ({' to '.join(bounds)})" if bounds else ""), []
-    means = {each: mean for each, entry in value.items() if (mean := _score(each, entry)) is not None}
-    shown = dict(list(means.items())[:ITEMS])
-    text = ", ".join(f"{_named(each)[0]} {mean}" for each, mean in shown.items())
-    return text, [entry for each, entry in value.items() if each not in shown]
+        return mean + (f" ({' to '.join(bounds)})" if bounds else "")
+    means = [(key, mean) for key, entry in value.items() if (mean := _score(key, entry)) is not None]
+    return ", ".join(f"{_named(key)[0]} {mean}" for key, mean in means[:ITEMS])
 
 
 def _score(name: str, value: Any) -> str | None:
@@ -148,14 +133,3 @@ def _amount(value: Any, unit: str) -> str:
         value *= 100
     text = str(value) if isinstance(value, int) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{text} {unit}" if unit else text
-
-
-def _counted(hidden: list[Any]) -> list[tuple[str, str]]:
-    count = _leaves(hidden)
-    return [("more", f"{count:,} {'value' if count == 1 else 'values'} in model.json")] if hidden else []
-
-
-def _leaves(value: Any) -> int:
-    if isinstance(value, dict | list):
-        return sum(map(_leaves, value.values() if isinstance(value, dict) else value))
-    return 1

@@ -11,21 +11,15 @@ from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range
 
 DEFAULT_PRIOR_DEVIATION = 1.0
-"""Of the logit, where there is no variance, or the model has no covariance, and its card states none: between what
-suits a model of a small organ (0.6) and one of a large organ (1.5 and more)."""
-
+"""Of the logit, where the card states none and there is no variance: 0.6 suits small organs, 1.5 large ones."""
 DEFAULT_LENGTH_MM = 4.0  # where nothing states a length: no label was found
-
-LENGTH_FRACTION = 0.3
-"""Of an organ's size: the length of a click where the card states none, and the model has no correlation of its own."""
-
-LENGTH_BOUNDS_MM = 2.0, 20.0
-"""Such a length is not outside of these: a click reaches a volume that grows with its cube, and so does its time."""
+LENGTH_FRACTION = 0.3  # of an organ's size: the length of a click where neither card nor model have one
+LENGTH_BOUNDS_MM = 2.0, 20.0  # of such a length: with its cube grows what a click reaches, and its time
 
 
 @dataclass(frozen=True)
 class ClickSettings:
-    """How a click changes its surroundings. The defaults are not fitted to any model.
+    """How a click changes its surroundings; `SettingsError` for a value out of range. The defaults fit no model.
 
     Attributes:
         length_mm: Length of a stationary correlation between voxels, as that of a Gaussian (`refinement.conditioning`).
@@ -37,9 +31,6 @@ class ClickSettings:
         sharpening: By which fraction of itself the logit grows where clicks have explained all of the deviation. It
             makes the expected error that is left honest, and moves no outline between two labels.
         resolved_fraction: A region is resolved when its expected error is below this fraction of what it was at first.
-
-    Raises:
-        SettingsError: A value is not a number, or out of range.
     """
 
     length_mm: Annotated[float | None, Range(above=0, most=100)] = None
@@ -72,5 +63,5 @@ class ClickSettings:
 
 def size_mm(volumes_ml: Iterable[float]) -> float | None:
     """Compute the cube root of the median volume of the labels found: neither a speck nor the largest organ decides."""
-    volumes = [each for each in volumes_ml if each > 0]
+    volumes = [volume for volume in volumes_ml if volume > 0]
     return 10 * median(volumes) ** (1 / 3) if volumes else None

@@ -1,9 +1,8 @@
 """Describe a model's covariance as data, as `model.json` states it, and its correlation between voxels. Needs no torch.
 
-There is but one correlation: sampling, likelihoods, metrics and clicks of the scope `local` take it from here; numpy
-arrays and torch tensors bring their functions with them. Along an axis it is the cubic B-spline, 1 at distance 0; in
-space, the product over the axes. It has *compact support*, so that far voxels do not meet, and is positive definite on
-every grid, since its Fourier transform is a product of sinc^4. Twice differentiable at 0, it makes smooth fields.
+There is but one correlation, for NumPy's arrays and torch's tensors. Along an axis it is the cubic B-spline, 1 at
+distance 0; in space, the product over the axes. It has *compact support*, so that far voxels do not meet, and is
+positive definite on every grid, since its Fourier transform is a product of sinc^4. It makes smooth fields.
 
 A fraction of the variance may be *shared* by the whole volume: k = (1 - a) spline + a. Then z = sqrt(1 - a) z_local +
 sqrt(a) z_volume with one draw of z_volume for all voxels, which moves the whole outline in or out.
@@ -23,9 +22,7 @@ LENGTH_RANGE = (0.01, 1000.0)  # shortest and longest correlation length, mm
 Array = TypeVar("Array")  # numpy array or torch tensor
 
 HALF_OF_GAUSSIAN = 1.1774100225154747  # exp(-t^2 / 2) is 1/2 at t = sqrt(2 ln 2)
-
 HALF_OF_SPLINE = 0.7223517244643761  # the spline, 1 - 3/2 t^2 + 3/4 t^3 for t < 1, is 1/2 here
-
 REACH = 2 * HALF_OF_GAUSSIAN / HALF_OF_SPLINE
 """Distance, in lengths, from which on the correlation is 0 along an axis."""
 
@@ -46,14 +43,10 @@ class Covariance(StrEnum):
 
 
 class Scope(StrEnum):
-    """Which voxels share the latent z2 of eta = mu + sqrt(d) z1 + L z2.
-
-    It is drawn per voxel, per partition cell or per tile. Between voxel and tile is `local`: z1 and z2 are smooth
-    fields of unit variance with a correlation length.
-    """
+    """Which voxels share the latent z2 of eta = mu + sqrt(d) z1 + L z2."""
 
     VOXEL = "voxel"
-    LOCAL = "local"
+    LOCAL = "local"  # between voxel and tile: z1 and z2 are smooth fields of unit variance with a correlation length
     PARTITION = "partition"
     TILE = "tile"
 

@@ -1,6 +1,6 @@
 """Find the files of a model, and read each whole, so that what is checked and recorded is what is used. Needs no torch.
 
-A file can change between two reads: its bytes are read into memory first, and what is read again must be the same.
+What is read again must be the same.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ModelFiles:
     def of(cls, path: Path | str) -> ModelFiles:
         """Find the model that a path means: that of a file in it, or the only one in a folder of nnU-Net's results.
 
-        Both stages of a cascade are one model, which its second stage stands for. Raises `ModelError` for none.
+        A cascade's second stage stands for both. Raises `ModelError` for none.
         """
         path = Path(path)
         with _reading(path):

@@ -29,19 +29,12 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Suitability:
-    """Whether a model suits a case.
-
-    Attributes:
-        reasons: One clause each, the most serious first; none if it is ordinary.
-        deviations: Of each measure from the ordinary cases, in their standard deviations; none if the model does not
-            state what is ordinary.
-        judged: Whether it was compared with ordinary cases; else only what is evident without them was looked at.
-    """
+    """Whether a model suits a case."""
 
     level: Level = Level.ORDINARY
-    reasons: tuple[str, ...] = ()
-    deviations: Mapping[str, float] = field(default_factory=dict)
-    judged: bool = True
+    reasons: tuple[str, ...] = ()  # one clause each, the most serious first; none if it is ordinary
+    deviations: Mapping[str, float] = field(default_factory=dict)  # of each measure, in the ordinary cases' deviations
+    judged: bool = True  # whether it was compared with ordinary cases, not only with what is evident without them
 
     def __post_init__(self) -> None:
         if self.level is not Level.ORDINARY and not self.reasons:

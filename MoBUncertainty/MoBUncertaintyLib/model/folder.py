@@ -2,8 +2,7 @@
 
 A model folder holds `model.json` (the card), nnU-Net's `plans.json` and `dataset.json`, and
 `fold_K/weights.safetensors` with `graph.json`, the network as data. A zip of it, and nnU-Net's own training folder, are
-models too. Nothing in any of them is executed. This module imports no torch until a training folder, or the weights as
-tensors, are read.
+models too. Nothing in them is executed. Only a training folder, or weights as tensors, need torch.
 """
 
 from __future__ import annotations
@@ -31,23 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Model:
-    """A checked model, its weights still on disk.
-
-    Attributes:
-        card: Its description.
-        plans: Content of `plans.json`, checked by `check_plans`.
-        dataset: Content of `dataset.json`, checked by `check_dataset`.
-        weights: Name of the weights file of each fold.
-        files: Its files.
-        first_stage: Of a cascade, if this is the second: the model whose label map is its further input.
-    """
+    """A checked model, its weights still on disk."""
 
     card: ModelCard
-    plans: dict[str, Any]
-    dataset: dict[str, Any]
-    weights: Mapping[Fold, str]
+    plans: dict[str, Any]  # content of `plans.json`, checked by `check_plans`
+    dataset: dict[str, Any]  # content of `dataset.json`, checked by `check_dataset`
+    weights: Mapping[Fold, str]  # name of the weights file of each fold
     files: ModelFiles
-    first_stage: Model | None = None
+    first_stage: Model | None = None  # of a cascade, if this is the second: its label map is a further input
 
     @property
     def path(self) -> Path:
@@ -100,10 +90,7 @@ class Model:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of `model.json`, which holds that of every other file.
-
-        For nnU-Net's training folder, the SHA-256 of what its `model.json` would say.
-        """
+        """SHA-256 of `model.json`, which holds that of every other file, or of what a training folder's would say."""
         if not self.files.trained:
             return self.files.digests["model.json"]
         for name in self.weights.values():
@@ -115,8 +102,7 @@ class Model:
     def state_dict(self, fold: Fold) -> dict[str, Tensor]:
         """Read the weights of one fold, float32, with the keys of `StochasticNetwork`.
 
-        Raises:
-            ModelError: There is no such fold, or its file is damaged, unsafe or changed since the model was opened.
+        Raises `ModelError` if there is no such fold, or its file is damaged, unsafe or changed since.
         """
         file = self._weights_file(fold)
         if not self.files.trained:
@@ -131,11 +117,7 @@ class Model:
         return checkpoint.weights
 
     def graph(self, fold: Fold) -> Graph | None:
-        """Read the graph of one fold; None if the model has none.
-
-        Raises:
-            ModelError: As `state_dict`.
-        """
+        """Read the graph of one fold, if the model has graphs; errors as for `state_dict`."""
         name = f"fold_{fold}/{GRAPH}"
         if name not in self.card.files:
             return None
@@ -152,8 +134,7 @@ class Model:
 def is_light(card: ModelCard, plans: dict[str, Any]) -> bool:
     """Whether a model can be used without PyTorch and nnU-Net: it has graphs, and images are resampled as usual.
 
-    Raises:
-        ModelError: The plans do not have the card's configuration.
+    Raises `ModelError` if the plans do not have the card's configuration.
     """
     planned = resolve(plans, card.configuration)
     weights = [name for name in card.files if MODEL_FILE.fullmatch(name)["weights"]]  # type: ignore[index]
@@ -166,9 +147,7 @@ def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[
 
     Args:
         path: Path of the model, or of one of its files.
-        checkpoint: For nnU-Net's training folder: name of the checkpoint file. Default: as `open_training_folder`
-            chooses.
-        folds: For nnU-Net's training folder: folds to use. Default: all that are trained.
+        checkpoint, folds: Of a training folder, as for `open_training_folder`.
 
     Raises:
         ModelError: It is not a model, or damaged, altered or unsafe.
@@ -199,13 +178,7 @@ def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[
 
 
 def read_card(path: Path | str) -> ModelCard:
-    """Read a model's card without reading or checking the rest.
-
-    Only nnU-Net's training folder needs torch for that.
-
-    Raises:
-        ModelError: There is no readable card.
-    """
+    """Read a model's card alone, for which a training folder needs torch; raises `ModelError`."""
     files = ModelFiles.of(path)
     if files.trained:
         return open_training_folder(files)[0]
@@ -213,11 +186,7 @@ def read_card(path: Path | str) -> ModelCard:
 
 
 def load_folder(files: ModelFiles) -> Model:
-    """Load a model folder.
-
-    Raises:
-        ModelError: It is damaged, altered or unsafe.
-    """
+    """Load a model folder; raises `ModelError` if it is damaged, altered or unsafe."""
     where = str(files.path)
     card = card_from_json(files.read("model.json").json(), where)
     needed = {*DESCRIPTIONS, *(name for name in files.names if name.endswith(("/weights.safetensors", f"/{GRAPH}")))}

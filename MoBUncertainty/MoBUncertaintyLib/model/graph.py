@@ -32,14 +32,10 @@ from MoBUncertaintyLib.base.errors import ModelError, is_out_of_memory, reason_o
 from MoBUncertaintyLib.base.packages import is_installed
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 
-NODES_LIMIT = 20_000
-"""A residual encoder L has 1,000."""
-FEATURES_LIMIT = 1024
-"""Numbers of a node's output for each voxel of a tile, as for a network in `nnunet.plans`."""
-SMALL = 8
-"""Numbers of a constant that is written out, even if a tensor of the weights is the same."""
-KINDS = {"float32": np.float32, "int64": np.int64, "int32": np.int32, "bool": np.bool_}
-"""Of the numbers of constants that are written out."""
+NODES_LIMIT = 20_000  # a residual encoder L has 1,000
+FEATURES_LIMIT = 1024  # numbers of a node's output for each voxel of a tile, as for a network in `nnunet.plans`
+SMALL = 8  # numbers of a constant that is written out, even if a tensor of the weights is the same
+KINDS = {"float32": np.float32, "int64": np.int64, "int32": np.int32, "bool": np.bool_}  # of constants written out
 _OPSETS = {
     "opset1": (
         "Abs Add Concat Convert Convolution ConvolutionBackpropData Divide Equal Exp Greater Less LessEqual "
@@ -59,31 +55,20 @@ OPERATORS = frozenset(f"{opset}.{name}" for opset, names in _OPSETS.items() for 
 
 @dataclass(frozen=True)
 class Graph:
-    """The graph of a fold.
+    """The graph of a fold."""
 
-    Attributes:
-        where: Its file, as the user knows it, for messages.
-        content: What that holds, unchecked.
-        tensors: The weights that it names.
-        shapes: Of its outputs, by the name of the list.
-    """
-
-    where: str
-    content: Mapping[str, Any]
-    tensors: Mapping[str, np.ndarray]
-    shapes: Mapping[str, list[tuple[int, ...]]]
+    where: str  # its file, as the user knows it, for messages
+    content: Mapping[str, Any]  # what that holds, unchecked
+    tensors: Mapping[str, np.ndarray]  # the weights that it names
+    shapes: Mapping[str, list[tuple[int, ...]]]  # of its outputs, by the name of the list
 
 
 def output_shapes(
     spec: CovarianceSpec, classes: int, tile: tuple[int, ...], overlapping: bool = False
 ) -> dict[str, list[tuple[int, ...]]]:
-    """Return the shapes of a graph's outputs, by the name of the list.
+    """Return the shapes of a graph's outputs for C classes, by the name of the list.
 
-    Args:
-        spec: The covariance.
-        classes: C; of overlapping classes the background is none.
-        tile: Voxels of a tile.
-        overlapping: Whether classes overlap.
+    Of classes that are `overlapping`, the background is none.
     """
     channels = classes - overlapping
     mean = (1, channels, *tile)
@@ -101,10 +86,10 @@ def output_shapes(
 
 
 def describe(graph: Any, tensors: Mapping[str, np.ndarray], lists: Mapping[str, int]) -> dict[str, Any]:
-    """Write down a graph of OpenVINO's, as `Graph.content`.
+    """Write down an `openvino.Model` with one input, as `Graph.content`.
 
     Args:
-        graph: `openvino.Model`, with one input.
+        graph: The model.
         tensors: The weights, each once.
         lists: Names of the lists of its outputs, in their order, and the length of each.
 
@@ -147,11 +132,7 @@ def describe(graph: Any, tensors: Mapping[str, np.ndarray], lists: Mapping[str, 
 
 
 def read_graph(graph: Graph, name: str) -> Any:
-    """Make OpenVINO's graph with the outputs of one of the lists.
-
-    Raises:
-        ModelError: It is damaged or unsafe, or does not fit the model's weights and card.
-    """
+    """Make OpenVINO's graph with the outputs of one list; raises `ModelError` if it is unsafe or fits no weights."""
     try:
         made: list[Any] = []
         nodes, limit = graph.content["nodes"], FEATURES_LIMIT * math.prod(graph.shapes["gaussian"][0][2:])
@@ -226,11 +207,7 @@ def is_wanted() -> bool:
 
 @cache
 def openvino() -> Any:
-    """Import OpenVINO, without the package by which it reports to its makers that it was imported.
-
-    Raises:
-        RuntimeError: It cannot be loaded.
-    """
+    """Import OpenVINO without its telemetry; raises `RuntimeError` if it cannot be loaded."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino

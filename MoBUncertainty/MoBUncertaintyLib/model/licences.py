@@ -1,8 +1,6 @@
 """Licences of models: which are permissive, and to which others the user has agreed, once for each model.
 
-A permissive licence allows every use, and leaves open under which licence one passes on what one makes from the model.
-CC BY-SA does not, so it is agreed to, as are licences that are not in the list. Where none is stated, there is nothing
-to agree to. Needs no torch.
+A permissive one allows every use, and any licence for what is made from the model, unlike CC BY-SA. Needs no torch.
 """
 
 from __future__ import annotations
@@ -12,13 +10,12 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from MoBUncertaintyLib.base.errors import OutputError, reason_of
-from MoBUncertaintyLib.base.json_input import JsonError, read_object
 from MoBUncertaintyLib.base.names import printable
-from MoBUncertaintyLib.base.publishing import reserve
+from MoBUncertaintyLib.base.publishing import content_of, write_file
 from MoBUncertaintyLib.base.resources import user_folder
 from MoBUncertaintyLib.model.archive import TRAINING_FILE
 from MoBUncertaintyLib.model.card import NOT_STATED
@@ -38,28 +35,16 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class Terms:
-    """What the user agrees to.
+    """What the user agrees to."""
 
-    Attributes:
-        model: Name of the model.
-        licence: Of its weights.
-        digest: SHA-256 of `model.json`, which holds that of every other file, or of all that nnU-Net's training folder
-            is read from. A zip has that of its folder.
-        citation: What its authors want to be cited, as the card has it under `training`; or "".
-    """
-
-    model: str
-    licence: str
-    digest: str
-    citation: str = ""
+    model: str  # name
+    licence: str  # of its weights
+    digest: str  # SHA-256 of `model.json`, or of all that a training folder is read from; a zip has that of its folder
+    citation: str = ""  # what its authors want to be cited, as the card has it under `training`
 
     @classmethod
     def of(cls, path: Path) -> Terms | None:
-        """Read the terms of a model, if there is anything to agree to.
-
-        Raises:
-            ModelError: There is no model, or it cannot be read.
-        """
+        """Read the terms of a model, if there is anything to agree to; raises `ModelError`."""
         files = ModelFiles.of(path)
         model = ListedModel.of(files.path)
         if not is_binding(model.licence):
@@ -75,6 +60,16 @@ class Terms:
         """Lines that name the model, its licence with what that means, and what is to be cited."""
         cited = [f"To be cited: {self.citation}"] if self.citation else []
         return [self.model, f"Licence: {with_meaning(self.licence)}", *cited]
+
+    @property
+    def file(self) -> Path:
+        """File that is there once the user has agreed."""
+        return user_folder() / "licences" / f"{self.digest}.txt"
+
+    @property
+    def agreement(self) -> bytes:
+        """What it says."""
+        return f"{self.model}\n{self.licence}\n".encode()
 
 
 def is_binding(licence: str) -> bool:
@@ -94,50 +89,19 @@ def agree(
 ) -> None:
     """Let the user agree to the licences of models, unless they have before; remember that on this computer.
 
-    Args:
-        models: Paths of the models.
-        ask: Called with the terms of each model; raises an error if the user does not agree, and nothing is remembered.
-        warn: Called with one sentence if earlier agreements cannot be read, or these not be written.
-
-    Raises:
-        ModelError: A model cannot be read.
+    `ask` is called with the terms of each model; if it raises an error, nothing is remembered. `warn` is called with a
+    sentence for each agreement that cannot be written. Raises `ModelError` if a model cannot be read.
     """
-    needed = [terms for model in models if (terms := Terms.of(model))]
-    agreed = _read(warn) if needed else {}
-    new = {terms.digest: terms for terms in needed if agreed.get(terms.digest, {}).get("licence") != terms.licence}
-    for terms in new.values():
+    needed = {terms.digest: terms for model in models if (terms := Terms.of(model))}
+    new = [terms for terms in needed.values() if content_of(terms.file) != terms.agreement]
+    for terms in new:
         ask(terms)
-    if new:
-        _add({digest: {"model": terms.model, "licence": terms.licence} for digest, terms in new.items()}, warn)
-
-
-def _file() -> Path:
-    return user_folder() / "licences.json"
-
-
-def _read(warn: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Read model and licence of each agreement, by the model's digest; none where they cannot be read."""
-    try:
-        agreed = read_object(_file()) if _file().exists() else {}
-        if all(isinstance(entry, dict) for entry in agreed.values()):
-            return agreed
-        reason = "it holds no agreements"
-    except (OSError, JsonError) as error:
-        reason = reason_of(error)
-    warn(f"{_file()} cannot be read ({reason}), so you have to agree to licences again.")
-    return {}
-
-
-def _add(agreements: dict[str, dict[str, Any]], warn: Callable[[str], None]) -> None:
-    """Add agreements to the file; another process may have added some while the user was asked."""
-    try:
-        with reserve(_file()) as reservation:
-            agreed = _read(lambda _sentence: None) | agreements
-            text = json.dumps(agreed, indent=2, ensure_ascii=False) + "\n"
-            reservation.partial.write_text(text, encoding="utf-8")
-            reservation.replace()
-    except (OSError, OutputError) as error:
-        warn(f"Your agreement cannot be written to {_file()} ({reason_of(error)}); check disk space and permissions.")
+    for terms in new:
+        try:
+            write_file(terms.file, partial(Path.write_bytes, data=terms.agreement))
+        except (OSError, OutputError) as error:
+            reason = reason_of(error)
+            warn(f"Your agreement cannot be written to {terms.file} ({reason}); check disk space and permissions.")
 
 
 def _plain(licence: str) -> str:

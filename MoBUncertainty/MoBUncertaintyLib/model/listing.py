@@ -78,23 +78,18 @@ class ListedModel:
     @cached_property
     def licence(self) -> str:
         """Licence of its weights."""
-        return (
-            self.card.licence
-            if self.card
-            else licence(content_of(self.path, "dataset.json"), totalsegmentator.number_of(self.path))
-        )
+        if self.card:
+            return self.card.licence
+        return licence(content_of(self.path, "dataset.json"), totalsegmentator.number_of(self.path))
 
     def is_called(self, name: str) -> bool:
         """Whether a name is that of its card or of its file, with or without suffix; upper and lower case are one."""
         names = {self.path.name, self.path.stem} | ({self.card.name} if self.card else set())
-        return name.casefold() in {each.casefold() for each in names}
+        return name.casefold() in {one.casefold() for one in names}
 
     @classmethod
     def of(cls, path: Path) -> ListedModel:
-        """Read the card of a model, or the reason why it cannot be read.
-
-        What a training folder is stands in its checkpoints, which only torch can read: it has no card here.
-        """
+        """Read the card of a model, or the reason why not; a training folder has none here: only torch can read it."""
         try:
             return cls(path, None if ModelFiles.of(path).trained else read_card(path))
         except ModelError as error:
@@ -102,11 +97,7 @@ class ListedModel:
 
 
 def list_models(folder: Path | str = MODELS_FOLDER) -> list[ListedModel]:
-    """List the model folders and zips in a folder, sorted by file name; broken ones come with their problem.
-
-    Args:
-        folder: By default, that of the models that ship with the extension; a missing folder holds no models.
-    """
+    """List the model folders and zips in a folder, if it exists, by file name; broken ones come with their problem."""
     children = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
     models = (child for child in children if child.suffix == ".zip" or (child / "model.json").is_file())
     return [ListedModel.of(child) for child in models if not child.name.startswith(".")]

@@ -39,7 +39,7 @@ STATED_BY_MODELS = ("depth_mm", "window_mm", "grow_mm", "length_mm", "minimum_mm
 
 @dataclass(frozen=True)
 class RegionSettings:
-    """What counts as a doubtful region. The sizes are those of abdominal organs.
+    """What counts as a doubtful region; `SettingsError` for a number outside its range. Sizes suit abdominal organs.
 
     Attributes:
         threshold: The uncertainty of a voxel must exceed this (in units of the measure). Default: `variance_threshold`
@@ -48,16 +48,11 @@ class RegionSettings:
         depth_mm: The thickness must also exceed that of a layer this deep with uncertainty at the threshold.
         window_mm: Sigma of the Gaussian window in which the thickness is taken.
         grow_mm: Regions are grown by this distance, where the expected error allows it.
-        minimum_error: Regions grow into voxels around which at least this fraction is expected to be wrong
-            (`UncertaintyMap.error_around`).
+        minimum_error: Regions grow into voxels around which at least this fraction is expected to be wrong.
         length_mm: Regions longer than this are cut into pieces about the clumps of expected error.
         minimum_mm3: Regions with less doubtful volume (before they are grown) are dropped.
-        variance_threshold: The threshold of the model's variance. Two models that are right equally often can differ in
-            it: temperature scaling, for one, makes all variances smaller.
+        variance_threshold: The threshold of the model's variance, which temperature scaling, for one, makes smaller.
         max_regions: How many regions with the most expected error are kept. Default: all.
-
-    Raises:
-        SettingsError: A number is not finite, or outside its range.
     """
 
     measure: Measure = Measure.VARIANCE
@@ -100,24 +95,24 @@ class RegionSettings:
 
 def read_stated(entries: Iterable[str]) -> dict[str, float]:
     """Read the settings that a model may have from NAME=NUMBER; raises `SettingsError`."""
-    stated: dict[str, float] = {}
+    settings: dict[str, float] = {}
     for entry in entries:
         name, _, number = entry.partition("=")
-        if name in stated:
+        if name in settings:
             raise SettingsError(f"The setting {name} of the regions is given twice; give it once.")
         try:
-            stated[name] = float(number)
+            settings[name] = float(number)
         except ValueError:
             raise SettingsError(f"A setting of the regions must be NAME=NUMBER, not {entry!r}.") from None
-    check_stated(stated)
-    return stated
+    check_stated(settings)
+    return settings
 
 
-def check_stated(stated: Mapping[str, float]) -> None:
+def check_stated(settings: Mapping[str, float]) -> None:
     """Raise `SettingsError` unless each is one of `STATED_BY_MODELS`, and in its range."""
-    for name in stated:
+    for name in settings:
         if name not in STATED_BY_MODELS:
             names = ", ".join(STATED_BY_MODELS)
             raise SettingsError(f"Doubtful regions have no setting {name!r} of that kind; there are {names}.")
-    fields: dict[str, Any] = {**stated}
+    fields: dict[str, Any] = {**settings}
     RegionSettings(**fields)

@@ -53,13 +53,10 @@ STRUCTURES, ALIASES = _read_table()
 
 
 def terminology(name: str) -> tuple[dict[str, Any], tuple[int, int, int] | None]:
-    """Look up the terminology of a label, such as `adrenal_gland_left` or `Parotid_R`, and Slicer's colour for it.
+    """Look up the terminology of a label, such as `adrenal_gland_left` or `Parotid_R`, and Slicer's colour, if any.
 
-    Only the whole name counts, whatever its spaces, hyphens, capitals and the place of a side: a code that is guessed
-    goes unnoticed into every system that it reaches.
-
-    Returns:
-        Category, type (Tissue if the name is unknown) and modifier as (scheme, code, meaning); the colour, if any.
+    Only the whole name counts, whatever its spaces, hyphens, capitals and the place of a side: no code is guessed.
+    Returns category, type (Tissue if the name is unknown) and modifier as (scheme, code, meaning).
     """
     words = [word for word in re.split(r"[\s_.,()-]+", name.lower()) if word]
     if len(words) > 1:

@@ -1,7 +1,6 @@
 """Read and write weights: safetensors of a model folder, and nnU-Net's own checkpoints without executing them.
 
-nnU-Net's modules hold the same parameter under several names (`encoder.` is also `decoder.encoder.`, `conv` is also
-`all_modules.0`): a state dict names each two to four times. A file keeps each tensor once and its other names in the
+A state dict of nnU-Net names each parameter two to four times. A file keeps each tensor once and its other names in the
 metadata, as `safetensors.torch.save_model` does. torch is imported only for checkpoints, and to write.
 """
 
@@ -46,23 +45,14 @@ ONLY_WEIGHTS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What inference needs of an nnU-Net checkpoint.
+    """What inference needs of an nnU-Net checkpoint."""
 
-    Attributes:
-        weights: State dict with the keys of `StochasticNetwork` ("backbone." and "head.").
-        configuration: Name of the configuration in the plans.
-        trainer: Name of the trainer's class.
-        epoch: Epochs trained.
-        mirror_axes: Axes of the input that the training mirrored.
-        temperature: Divisor of the logits, fitted at the end of a fine-tuning; None if there was none.
-    """
-
-    weights: StateDict
-    configuration: str
-    trainer: str
-    epoch: int
-    mirror_axes: tuple[int, ...]
-    temperature: float | None = None
+    weights: StateDict  # with the keys of `StochasticNetwork`, "backbone." and "head."
+    configuration: str  # in the plans
+    trainer: str  # name of its class
+    epoch: int  # epochs trained
+    mirror_axes: tuple[int, ...]  # of the input
+    temperature: float | None = None  # divisor of the logits, fitted at the end of a fine-tuning
 
     @property
     def length_mm(self) -> tuple[float, float, float] | None:
@@ -76,16 +66,10 @@ class Checkpoint:
 
 
 def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
-    """Write a state dict, each tensor once; equal weights give equal files.
+    """Write a state dict as safetensors, each tensor once; equal weights give equal files.
 
-    Args:
-        path: The safetensors file.
-        weights: State dict.
-        half: Store floating-point numbers as float16 (half the size; relative error up to 5e-4).
-
-    Raises:
-        ModelError: A weight is not finite, or not within float16's range if `half`.
-        OSError: The file cannot be written.
+    `half` stores floating-point numbers as float16 (relative error up to 5e-4). Raises `ModelError` for a weight that
+    is not finite as it is stored, and `OSError`.
     """
     import torch
     from safetensors.torch import save
@@ -101,8 +85,7 @@ def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
         first_name[identity] = name
         dtype = torch.float16 if half and tensor.is_floating_point() else tensor.dtype
         stored[name] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
-        where = "the network" if not half else "the network, as float16,"
-        _check_finite(name, _is_finite(stored[name]), where)
+        _check_finite(name, _is_finite(stored[name]), "the network, as float16," if half else "the network")
     # Not by the library's own file, which only its owner could read; and it orders the metadata anew each time.
     content = memoryview(save(stored, metadata={"format": "pt", **aliases}))
     start = 8 + int.from_bytes(content[:8], "little")
@@ -117,13 +100,9 @@ def write_weights(path: Path, weights: StateDict, half: bool = False) -> None:
 
 
 def read_weights(file: ModelFile) -> dict[str, np.ndarray]:
-    """Read weights from safetensors under all their names; floating-point numbers are returned as float32.
+    """Read weights from safetensors under all their names, floating-point numbers as float32.
 
-    Args:
-        file: The safetensors file.
-
-    Raises:
-        ModelError: The file is damaged, or holds too many tensors, or numbers that are not finite or of another kind.
+    Raises `ModelError` if the file is damaged, or holds too many tensors, or numbers not finite or of another kind.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -143,12 +122,10 @@ def read_weights(file: ModelFile) -> dict[str, np.ndarray]:
     except (JsonError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         reason = printable(reason_of(error))
         raise ModelError(f"{file} is damaged or truncated ({reason}); download the model again.") from error
-    weights = {
-        name: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
-        for name, array in stored.items()
-    }
-    for name, array in weights.items():
-        _check_finite(name, bool(np.isfinite(array).all()), str(file))
+    weights = {}
+    for name, array in stored.items():
+        weights[name] = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+        _check_finite(name, bool(np.isfinite(weights[name]).all()), str(file))
     for name, first in metadata.items():
         if name == "format":
             continue
@@ -159,11 +136,7 @@ def read_weights(file: ModelFile) -> dict[str, np.ndarray]:
 
 
 def read_checkpoint(file: ModelFile) -> Checkpoint:
-    """Read an nnU-Net checkpoint, stock or fine-tuned; see `load_checkpoint`.
-
-    Raises:
-        ModelError: The file asks for code, is damaged, or is not a checkpoint of nnU-Net.
-    """
+    """Read an nnU-Net checkpoint, stock or fine-tuned; raises `ModelError` for anything else, and for code."""
     import torch
 
     content = load_checkpoint(file)
@@ -178,30 +151,23 @@ def read_checkpoint(file: ModelFile) -> Checkpoint:
     for name, tensor in content["network_weights"].items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise ModelError(f"{lacking}proper 'network_weights'.")
-        # DataParallel and torch.compile put their own prefix before the network's names.
-        name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
-        name = name if name.startswith(("backbone.", "head.")) else f"backbone.{name}"
-        weights[name] = tensor
-    axes = content.get("inference_allowed_mirroring_axes")
+        plain = re.sub(r"^(module\.|_orig_mod\.)+", "", name)  # the prefixes of DataParallel and torch.compile
+        weights[plain if plain.startswith(("backbone.", "head.")) else f"backbone.{plain}"] = tensor
+    axes: Any = content.get("inference_allowed_mirroring_axes")
+    axes = axes if isinstance(axes, tuple | list) else ()
     epoch, temperature = content.get("current_epoch"), content.get("temperature")
     return Checkpoint(
         weights=_singles(weights, file),
         configuration=configuration,
         trainer="".join(filter(str.isprintable, content["trainer_name"]))[:100],
         epoch=epoch if isinstance(epoch, int) else 0,
-        mirror_axes=tuple(a for a in axes if isinstance(a, int) and 0 <= a <= 2)
-        if isinstance(axes, (tuple, list))
-        else (),
+        mirror_axes=tuple(axis for axis in axes if isinstance(axis, int) and 0 <= axis <= 2),
         temperature=temperature if isinstance(temperature, float) and math.isfinite(temperature) else None,
     )
 
 
 def load_checkpoint(file: ModelFile) -> Any:
-    """Load a whole checkpoint; nothing in it can be executed.
-
-    Raises:
-        ModelError: The file asks for code, is damaged, or is not what torch writes.
-    """
+    """Load a whole checkpoint without executing anything; raises `ModelError` if it asks for code or is damaged."""
     import torch
 
     try:
@@ -228,11 +194,8 @@ def load_checkpoint(file: ModelFile) -> Any:
 def only_weights_are_loaded() -> Iterator[None]:
     """Make every `torch.load`, nnU-Net's own too, refuse anything that could execute code.
 
-    Besides tensors and plain Python data, nnU-Net's checkpoints hold its logged scores, which are NumPy scalars;
-    exactly those are allowed.
-
-    Raises:
-        ModelError: This version of torch cannot do so.
+    Only tensors, plain data and NumPy's scalars (nnU-Net's logged scores) are allowed. Raises `ModelError` if this
+    version of torch cannot do so.
     """
     import torch
 
@@ -248,20 +211,13 @@ def only_weights_are_loaded() -> Iterator[None]:
         with torch.serialization.safe_globals(_nnunet_globals()):
             yield
     finally:
-        if before is None:
-            del os.environ[ONLY_WEIGHTS]
-        else:
+        del os.environ[ONLY_WEIGHTS]
+        if before is not None:
             os.environ[ONLY_WEIGHTS] = before
 
 
 def _check_archive(file: ModelFile) -> None:
-    """Refuse a file that would take minutes, or more memory than its size, before torch reads it.
-
-    Raises:
-        ModelError: There are too many tensors.
-        ValueError: torch did not write this.
-        zipfile.BadZipFile: This is no zip file.
-    """
+    """Refuse a file that would take minutes, or more memory than its size, before torch reads it."""
     with zipfile.ZipFile(io.BytesIO(file.content)) as archive:
         entries = archive.infolist()
     if len(entries) > 8 * TENSORS_LIMIT:  # the optimiser has some for each weight
@@ -283,9 +239,7 @@ def _nnunet_globals() -> list[Any]:
 def _singles(tensors: StateDict, file: ModelFile) -> StateDict:
     """Convert weights to float32, except integers, which count batches; a shared tensor stays shared.
 
-    Raises:
-        ModelError: There are too many, or they are of a kind that nnU-Net's networks do not compute with (quantised,
-            say), or not finite.
+    Raises `ModelError` for too many, or for a kind that nnU-Net's networks do not compute with (quantised, say).
     """
     import torch
 

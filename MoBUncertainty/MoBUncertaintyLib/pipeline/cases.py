@@ -1,7 +1,4 @@
-"""From a file to a results folder: what the commands and the worker share. The cases of a cohort are made in one way.
-
-Shows nothing itself. Only a model's picture needs torch, and what predicts here.
-"""
+"""From a file to a results folder: what the commands and the worker share. Shows nothing itself."""
 
 from __future__ import annotations
 
@@ -53,8 +50,7 @@ class Job:
     predictor: AnyPredictor  # model and settings
     regions: RegionSettings | None = None  # what counts as a doubtful region. Default: as the model states
     series: str | None = None  # series instance UID, where a DICOM folder has several and the case does not name one
-    # files of the model's other input channels, by name, if the user has named them
-    channels: Mapping[str, Path] = field(default_factory=dict)
+    channels: Mapping[str, Path] = field(default_factory=dict)  # files of other input channels, as the user named them
     scene: bool = True
     formats: Sequence[Format] = ()  # DICOM objects to write too; only of an image that came from DICOM
     overwrite: bool = False
@@ -77,17 +73,8 @@ def run_case(
 ) -> tuple[Case, Written]:
     """Read an image, predict it, find its doubtful regions and write the results folder, whole or not at all.
 
-    Args:
-        job: How.
-        case: The image.
-        folder: Results folder to make.
-        progress: Called with each step.
-        cancelled: Asked between steps, and between tiles.
-        warn: Called, before anything is computed, with those of the warnings that are known by then.
-
-    Raises:
-        UserError: Whatever the user can mend.
-        Cancelled: `cancelled` said so.
+    `cancelled` is asked between steps and tiles; `warn` is called, before anything is computed, with the warnings of
+    the images. Raises `UserError`, and `Cancelled` if `cancelled` says so.
     """
     require_installed()
     predictor, series, seconds = job.predictor, case.series or job.series, dict[str, float]()
@@ -98,22 +85,15 @@ def run_case(
             others = {channel: read_image(path) for channel, path in job.files_of(case).items()}
         images = {channel: other.image for channel, other in others.items()}
         warnings = [*read.warnings, *(sentence for other in others.values() for sentence in other.warnings)]
-        source = Source(
-            case.path,
-            case.entry,
-            read.sha256,
-            series,
-            tuple(
-                {"name": name, "path": printable(str(absolute(path))), "sha256": others[name].sha256}
-                for name, path in job.files_of(case).items()
-            ),
-            read.files if read.is_dicom else (),
+        channels = tuple(
+            {"name": name, "path": printable(str(absolute(path))), "sha256": others[name].sha256}
+            for name, path in job.files_of(case).items()
         )
-        check_source(job.formats, source.dicom_files, "leave out its --format")
-        for sentence in (
-            *warnings,
-            *check_modalities(predictor.model.channels, read.image, images, predictor.settings.force),
-        ):
+        slices = read.files if read.is_dicom else ()
+        source = Source(case.path, case.entry, read.sha256, series, channels, slices)
+        check_source(job.formats, slices, "leave out its --format")
+        contradictions = check_modalities(predictor.model.channels, read.image, images, predictor.settings.force)
+        for sentence in (*warnings, *contradictions):
             warn(sentence)
         prediction = predictor.predict(read.image, progress, cancelled, channels=images)
         prediction = prediction.annotated(
@@ -123,14 +103,8 @@ def run_case(
         volumes = beside.submit(write_volumes, place.partial, prediction)
         predicted = _with_regions(read.image, prediction, source, job.regions, progress, cancelled)
         with _stage("write", predicted.prediction.timings, progress, cancelled):
-            written = write_results(
-                place,
-                predicted,
-                job.formats,
-                scene=job.scene,
-                volumes=volumes,
-                more=partial(job.more, predicted) if job.more else None,
-            )
+            more = partial(job.more, predicted) if job.more else None
+            written = write_results(place, predicted, job.formats, scene=job.scene, volumes=volumes, more=more)
     return predicted, written
 
 
@@ -158,12 +132,8 @@ def kept_case(job: Job, case: Input, folder: Path) -> CohortCase | None:
 
 def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
     """Whether results are of the same image, model and settings but for the device; raises `ImageError`."""
-    predictor = job.predictor
-    wanted = (
-        _anywhere(predictor.settings),
-        job.regions or predictor.model.card.region_settings,
-        predictor.model.digest,
-    )
+    model, settings = job.predictor.model, _anywhere(job.predictor.settings)
+    wanted = settings, job.regions or model.card.region_settings, model.digest
     try:
         made = (
             _anywhere(PredictionSettings.from_dict(record["settings"])),

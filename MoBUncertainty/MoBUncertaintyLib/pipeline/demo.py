@@ -21,7 +21,13 @@ from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.results_folder import FOLDER, Written
 from MoBUncertaintyLib.pipeline.cases import Job, run_case
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction, surface_distance
-from MoBUncertaintyLib.regions.prediction import CancelledCallback, Prediction, PredictionSettings, ProgressCallback
+from MoBUncertaintyLib.regions.prediction import (
+    CancelledCallback,
+    Prediction,
+    PredictionSettings,
+    ProgressCallback,
+    predicted_intervals,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +123,7 @@ def run_demo(
 
 def organ_scores(prediction: Prediction, drawn: np.ndarray) -> dict[str, OrganScores]:
     """Compare each label of a prediction with contours of the same values (z, y, x), by its name."""
-    volumes, intervals, grid = prediction.volumes_ml(), prediction.volume_intervals(), prediction.grid
+    volumes, intervals, grid = prediction.volumes_ml(), predicted_intervals(prediction), prediction.grid
     scores = {}
     for label in prediction.labels:
         made, organ = prediction.segmentation == label.value, drawn == label.value

@@ -332,9 +332,8 @@ def calibrate(request: Fields, report: Report) -> Fields:
         update = {"stage": "calibrate", "done": done, "total": total, "fraction": fraction, "seconds_left": left}
         report.progress(update)
 
-    made = calibrate_model(request["model"], map(Path, request["cases"]), output, progress=tell)
-    card = made.model.card
-    return {"name": card.name, "calibration": card.training["calibration"], "refused": made.refused}
+    model, _, refused = calibrate_model(request["model"], map(Path, request["cases"]), output, progress=tell)
+    return {"name": model.card.name, "calibration": model.card.training["calibration"], "refused": refused}
 
 
 def list_catalogue(request: Fields, _report: Report) -> Fields:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from MoBUncertaintyLib.base import durable, publishing
+from MoBUncertaintyLib.base import publishing
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.integrity import make_manifest
 from MoBUncertaintyLib.base.publishing import make_private_folder, remove_leftovers, remove_private_folder, sweep
@@ -185,7 +185,7 @@ class TestLock:
         def refuse(_descriptor):
             raise OSError(errno.ENOLCK, "no locks")
 
-        monkeypatch.setattr("MoBUncertaintyLib.base.durable._lock", refuse)
+        monkeypatch.setattr("MoBUncertaintyLib.base.publishing._lock", refuse)
         (tmp_path / ".other.mob-0123abcd.tmp").mkdir()  # may be written to by somebody
         assert written(tmp_path / "out", "new") == []
         assert names(tmp_path) == [".other.mob-0123abcd.tmp", "out"]
@@ -348,7 +348,7 @@ class TestPowerCut:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         out = fill(tmp_path / "out", "earlier")
-        monkeypatch.setattr(durable.os, "fsync", fail)
+        monkeypatch.setattr(publishing.os, "fsync", fail)
         with pytest.raises(OutputError):
             written(out, "new", overwrite=True)
         assert names(tmp_path) == ["out"]

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from MoBUncertaintyLib.base import durable, publishing
-from MoBUncertaintyLib.base.durable import Lock
+from MoBUncertaintyLib.base import publishing
 from MoBUncertaintyLib.base.errors import OutputError
-from MoBUncertaintyLib.base.publishing import reserve, sweep, write_file
+from MoBUncertaintyLib.base.publishing import Lock, reserve, sweep, write_file
 from support.publishing import KIND, fill
 
 LONGEST_PATH = 259
@@ -43,8 +42,8 @@ class Opened:
 
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(durable, "BUSY", PermissionError)
-    monkeypatch.setattr(durable, "BUSY_S", 0.5)
+    monkeypatch.setattr(publishing, "BUSY", PermissionError)
+    monkeypatch.setattr(publishing, "BUSY_S", 0.5)
     return monkeypatch
 
 

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 import typer
 
-from MoBUncertaintyLib.base import durable
+from MoBUncertaintyLib.base import publishing
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.cli.cohort import run_each
@@ -204,7 +204,7 @@ def test_unexpected_error_in_one_case_does_not_end_the_batch(error: Exception, c
 
     cases = cases_in(Path("out"), "abc")
     written: list[int] = []
-    rows = run_each(cases, fail_at_first, lambda *_: None, lambda: False, lambda rows: written.append(len(rows)))
+    rows = run_each(cases, fail_at_first, lambda: False, lambda rows: written.append(len(rows)))
     assert [row.outcome for row in rows] == [Outcome.FAILED, Outcome.PREDICTED, Outcome.PREDICTED]
     assert rows[0].reason.startswith(f"An unexpected error ({type(error).__name__}: ")
     assert written == [2, 3, 3]  # whoever waits sees how far it is
@@ -230,7 +230,7 @@ def test_a_full_disk_ends_the_batch_before_another_case_is_predicted(
 
     cases = cases_in(Path("out"), "abc")
     with pytest.raises(OutputError):
-        run_each(cases, fail_at_second, lambda *_: None, lambda: False, lambda rows: written.append(len(rows)))
+        run_each(cases, fail_at_second, lambda: False, lambda rows: written.append(len(rows)))
     assert (ran, written) == (["a", "b"], [1])
     assert capsys.readouterr().err.startswith("Stopped at b;")
 
@@ -248,15 +248,15 @@ def test_a_table_that_is_open_elsewhere_does_not_end_the_batch(
 
     real, ran = os.replace, []
     monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr(durable, "BUSY", PermissionError)
-    monkeypatch.setattr(durable, "BUSY_S", 0.2)
+    monkeypatch.setattr(publishing, "BUSY", PermissionError)
+    monkeypatch.setattr(publishing, "BUSY_S", 0.2)
 
     def run_one(case: Input, folder: Path) -> CohortCase:
         ran.append(case.name)
         return CohortCase(case.entry, Outcome.PREDICTED, folder=folder)
 
     cases = cases_in(tmp_path, "abcd")
-    given = cases, run_one, lambda *_: None, lambda: False, lambda rows: write_cohort(tmp_path, "cohort", rows)
+    given = cases, run_one, lambda: False, lambda rows: write_cohort(tmp_path, "cohort", rows)
     if closed:
         run_each(*given)
     else:

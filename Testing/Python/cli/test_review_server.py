@@ -24,10 +24,10 @@ import numpy as np
 import pytest
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.cli import review_server
 from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.review_files import open_case
+from MoBUncertaintyLib.pipeline import review_server
 from MoBUncertaintyLib.review.suggestion import suggest
 from support import command_line
 from support.browser import Reader, reader

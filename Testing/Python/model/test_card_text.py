@@ -52,7 +52,7 @@ def test_only_what_says_something_about_the_kind_is_said(spec: CovarianceSpec, t
     assert covariance_text(spec) == text
 
 
-def test_main_scores_are_shown_in_readers_words_and_the_rest_is_counted() -> None:
+def test_main_scores_are_shown_in_readers_words() -> None:
     dice = {"mean": 0.92884, "median": 0.93, "min": 0.86479, "max": 1.0}
     curve = [[0.1, 0.2]] * 50
     scores = {
@@ -72,7 +72,7 @@ def test_main_scores_are_shown_in_readers_words_and_the_rest_is_counted() -> Non
         ("regions by variance", "longest 36.8 mm, of these in regions 89.9 %, volume 388 mm³"),
         ("all cases pooled", "Dice 0.5"),
         ("remark", "by two readers"),
-        ("more", "307 values in model.json"),
+        ("more", "in model.json"),
     ]
     assert score_lines({"hausdorff_95_mm": {"mean": 4.25, "min": 1, "max": 1e4}}) == [
         ("hausdorff 95", "4.25 mm (1 mm to 10000 mm)")
@@ -104,8 +104,7 @@ def test_scores_of_evaluate_do_not_flood_the_terminal(tmp_path: Path) -> None:
     card = (tmp_path / "model" / "model.json").read_text()
     assert json.loads(card)["scores"]["pooled"]["dice"] == pytest.approx(run.mean("dice"), rel=1e-5)
     assert len(card) < 16_000
-    for said in ("scores: Dice", "values in model.json"):
-        assert said in done.stdout
+    assert "scores: Dice" in done.stdout
 
 
 def tiny_held_out(dataset: Path) -> Path:

@@ -245,7 +245,7 @@ BROKEN_FOLDERS = {
     "not an object": (lambda f: (f / "model.json").write_text("[1]"), "is not a JSON object"),
     "huge JSON": (lambda f: (f / "model.json").write_text('"' + "a" * (16 << 20) + '"'), "larger than 16 MB"),
     "newer version": (_set("schema_version", to=2), "update MoB Uncertainty"),
-    "unknown version": (_set("schema_version", to=0), "unknown schema version 0"),
+    "unknown version": (_set("schema_version", to=0), "does not say its schema version"),
     "no version": (_drop("schema_version"), "does not say its schema version"),
     "missing key": (_drop("task"), "it lacks 'task'"),
     "unknown key": (_set("hook", to="x"), "unknown entry 'hook'"),

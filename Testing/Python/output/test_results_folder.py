@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.base import durable, publishing
+from MoBUncertaintyLib.base import publishing
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.output import results_folder
@@ -226,7 +226,7 @@ def test_reading_takes_nothing_from_a_run_that_writes_to_a_disk_without_locks(tm
     def no_locks(descriptor):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(durable, "_lock", no_locks)
+    monkeypatch.setattr(publishing, "_lock", no_locks)
     with FOLDER.reserve(tmp_path / "out") as place, place.writing() as partial:
         with pytest.raises(OutputError):
             read_results(tmp_path / "out")

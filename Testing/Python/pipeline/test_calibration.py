@@ -20,15 +20,16 @@ from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Ordina
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.review_export import write_export
-from MoBUncertaintyLib.pipeline.calibration.calibration import (
+from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate_model, find_reviews, gather, read_review
+from MoBUncertaintyLib.pipeline.calibration.fit import (
+    SiteCase,
     calibrate,
-    calibrate_model,
+    error_growth,
     extend_fingerprint,
     fit_intervals,
     fit_temperature,
     fit_threshold,
 )
-from MoBUncertaintyLib.pipeline.calibration.cases import SiteCase, error_growth, find_reviews, gather, read_review
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from MoBUncertaintyLib.review.outcome import decided_voxels
 from MoBUncertaintyLib.review.refinement.conditioning import logits_of
@@ -230,22 +231,23 @@ def write_reviews(folder: Path, model: Path, temperature: float, count: int) -> 
 @pytest.mark.parametrize("engine", ["torch", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_new_model_divides_mean_and_deviation_of_the_logits(model: Path, tmp_path: Path, engine: str) -> None:
     before = load_model(model).digest
-    made = calibrate_model(model, [write_reviews(tmp_path / "reviews", model, 1.6, 5)], tmp_path / "new.zip")
-    new = made.model
+    new, calibration, _ = calibrate_model(
+        model, [write_reviews(tmp_path / "reviews", model, 1.6, 5)], tmp_path / "new.zip"
+    )
     old = load_model(model)
     assert old.digest == before != new.digest
     assert new.card.name == "Tiny, calibrated"
     told = new.card.training["calibration"]
     assert (told["reviews"], told["of"]) == (5, f"Tiny, {before}")
     assert told["nll"][1] < told["nll"][0]
-    assert new.card.training["temperature"] == made.calibration.fit.temperature
+    assert new.card.training["temperature"] == calibration.fit.temperature
     settings = PredictionSettings(engine=engine, device="cpu", precision="float32", overlap=0)
     image = tiny.make_ct((24, 24, 24))
     both = [Predictor(each, settings).predict(image, exact=True) for each in (old, new)]
     (m, s), (divided, square) = (logits_of(each.probability[0].ravel(), each.variance[0].ravel()) for each in both)
     sure = np.abs(m) < 6
     for one, other in ((m, divided), (np.sqrt(s), np.sqrt(square))):  # but where several tiles are blended
-        away = np.abs(one - made.calibration.fit.temperature * other)[sure]
+        away = np.abs(one - calibration.fit.temperature * other)[sure]
         assert np.quantile(away, 0.95) < 0.02
 
 

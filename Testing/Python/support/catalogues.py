@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,8 +17,8 @@ class Host(ThreadingHTTPServer):
 
     Attributes:
         address: Of the folder.
-        faults: What goes wrong, by the end of a file's name: `truncated`, `lost`, `silent`, `drips`, `drips from the
-            start`, or where it redirects to.
+        faults: What goes wrong, by the end of a file's name: `truncated`, `lost`, `silent`, or where it
+            redirects to.
         asked: Method, path and headers of each request.
     """
 
@@ -42,16 +42,6 @@ class _Handler(SimpleHTTPRequestHandler):
             super().do_GET()
         elif fault == "silent":
             self.server.released.wait(10)
-        elif fault.startswith("drips"):
-            content = Path(self.translate_path(self.path)).read_bytes()
-            head = f"HTTP/1.0 200 OK\r\nContent-Length: {len(content)}\r\nX-Note: {'x' * 999}\r\n\r\n".encode()
-            at_once = b"" if fault == "drips from the start" else head
-            with suppress(OSError):  # the other side has had enough
-                self.wfile.write(at_once)
-                for byte in (head + content)[len(at_once) :]:
-                    self.wfile.write(bytes([byte]))
-                    if self.server.released.wait(0.01):
-                        return
         elif fault in ("truncated", "lost"):
             content = Path(self.translate_path(self.path)).read_bytes()
             self.send_response(200)

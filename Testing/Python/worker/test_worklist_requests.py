@@ -20,7 +20,7 @@ from MoBUncertaintyLib.output.cohort.cases import read_review, reviews_of
 from MoBUncertaintyLib.output.cohort.readers import export_folder, review_file, write_review
 from MoBUncertaintyLib.output.cohort.table import check_table, failed_before
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.pipeline.calibration.cases import find_reviews
+from MoBUncertaintyLib.pipeline.calibration.calibration import find_reviews
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.commands import Predictions

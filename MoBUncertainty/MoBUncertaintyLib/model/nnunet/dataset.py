@@ -11,15 +11,12 @@ from MoBUncertaintyLib.base.json_input import is_whole
 def check_dataset(
     dataset: dict[str, Any], channels: int | None = None
 ) -> tuple[dict[int, str], dict[int, tuple[int, ...]]]:
-    """Refuse data sets that are malformed, or have another number of input channels than the plans, if given.
+    """Raise `ModelError` for a data set that is malformed, or has another number of input channels than is given.
 
     Returns:
         Label value -> name of the foreground classes, in the order of the network's output. The values are 1, 2, ...
         or, where labels are regions that overlap, nnU-Net's `regions_class_order`. And label value -> values that it
         covers, empty where labels do not overlap.
-
-    Raises:
-        ModelError: It is so; the message says what.
     """
     named = len(channel_names(dataset))
     _require(channels in (None, named), f"dataset.json names {named} input channels, but plans.json is for {channels}")

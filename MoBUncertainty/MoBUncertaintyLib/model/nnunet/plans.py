@@ -107,24 +107,21 @@ CUBIC = {"is_seg": False, "order": 3, "order_z": 0}
 
 
 def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-    """Refuse plans that are unsafe, absurd or not for one network; return the configuration with what it inherits.
+    """Raise `ModelError` for unsafe or absurd plans; return the configuration of this name with what it inherits.
 
-    Args:
-        plans: Content of `plans.json`; a two-dimensional configuration as `training_folder.in_3d` returns it.
-        configuration: Name of the configuration to use.
-
-    Raises:
-        ModelError: They are so; the message says which.
+    A two-dimensional one must be as `training_folder.in_3d` returns it.
     """
     planned = resolve(plans, configuration)
     previous = previous_stage(plans, configuration)
-    if previous is not None and previous_stage(plans, previous) is not None:
-        raise _unusable("it has a cascade of more than two stages")
+    cascade = previous is not None and previous_stage(plans, previous) is not None
+    _require(not cascade, "it has a cascade of more than two stages")
     patch = _numbers(planned, "patch_size", 1, MAX_PATCH, whole=True)
     spacing = _numbers(planned, "spacing", *SPACING_RANGE)
-    sizes = len(patch), len(spacing)
-    if (sizes != (3, 3) and not (sizes == (3, 2) and patch[0] == 1)) or math.prod(patch) > MAX_PATCH_VOXELS:
-        raise _unusable("'patch_size' and 'spacing' must have three sensible numbers each")
+    in_3d = len(patch) == 3 and (len(spacing) == 3 or (len(spacing) == 2 and patch[0] == 1))
+    _require(
+        in_3d and math.prod(patch) <= MAX_PATCH_VOXELS,
+        "'patch_size' and 'spacing' must have three sensible numbers each",
+    )
     _check_axes(plans)
     _one_of(plans.get("image_reader_writer", "SimpleITKIO"), READERS, "image reader")
     _one_of(plans.get("label_manager", "LabelManager"), {"LabelManager"}, "label manager")
@@ -137,8 +134,8 @@ def check_plans(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
 
 def is_cubic(function: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a resampling function and its arguments are those that nnU-Net has for images unless told otherwise."""
-    given = {name: arguments.get(name, value) for name, value in CUBIC.items()}
-    return function == "resample_data_or_seg_to_shape" and given == CUBIC
+    chosen = {name: arguments.get(name, value) for name, value in CUBIC.items()}
+    return function == "resample_data_or_seg_to_shape" and chosen == CUBIC
 
 
 def intensities(plans: dict[str, Any], channel: int) -> Any:
@@ -150,10 +147,7 @@ def intensities(plans: dict[str, Any], channel: int) -> Any:
 
 
 def image_spacing(plans: dict[str, Any], planned: dict[str, Any]) -> tuple[float, float, float]:
-    """Return the network's spacing, mm, as x, y, z of the image: undo nnU-Net's transposition and z, y, x order.
-
-    That of slices, which a two-dimensional network takes as they come, is the median of the training images.
-    """
+    """Return the network's spacing, mm, as x, y, z of the image; of slices' distance, the training images' median."""
     spacing = planned["spacing"]
     if len(spacing) == 2:
         median = plans.get("original_median_spacing_after_transp")
@@ -166,16 +160,14 @@ def image_spacing(plans: dict[str, Any], planned: dict[str, Any]) -> tuple[float
 
 def resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
     """Merge a configuration with those that it inherits from; the nearest definition wins."""
-    configurations = plans.get("configurations")
-    if not isinstance(configurations, dict):
-        raise _unusable("it has no configurations")
+    configurations: Any = plans.get("configurations")
+    _require(isinstance(configurations, dict), "it has no configurations")
     resolved: dict[str, Any] = {}
     visited: list[str] = []
     heir: Any = name
     while heir is not None:
         planned = configurations.get(heir) if isinstance(heir, str) else None
-        if planned is not None and heir in visited:
-            raise _unusable(f"the configuration {heir} inherits from itself")
+        _require(planned is None or heir not in visited, f"the configuration {heir} inherits from itself")
         if not isinstance(planned, dict):
             there = ", ".join(configurations)[:200] or "none"
             raise ModelError(
@@ -189,9 +181,8 @@ def resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
 
 def previous_stage(plans: dict[str, Any], configuration: str) -> str | None:
     """Return the configuration whose label map a cascade's second stage takes; None of others. Raises `ModelError`."""
-    previous = resolve(plans, configuration).get("previous_stage")
-    if previous is not None and not isinstance(previous, str):
-        raise _unusable("'previous_stage' must be the name of a configuration")
+    previous: str | None = resolve(plans, configuration).get("previous_stage")
+    _require(previous is None or isinstance(previous, str), "'previous_stage' must be the name of a configuration")
     return previous
 
 
@@ -212,50 +203,59 @@ def _check_axes(plans: dict[str, Any]) -> None:
     forward: Any = plans.get("transpose_forward")
     backward: Any = plans.get("transpose_backward")
     for order in (forward, backward):
-        if not isinstance(order, list) or sorted(map(str, order)) != ["0", "1", "2"] or not all(map(is_whole, order)):
-            raise _unusable("'transpose_forward' and 'transpose_backward' must be orders of the axes 0, 1, 2")
-    if [forward[axis] for axis in backward] != [0, 1, 2]:
-        raise _unusable("'transpose_backward' does not undo 'transpose_forward'")
+        _require(
+            isinstance(order, list) and all(map(is_whole, order)) and sorted(order) == [0, 1, 2],
+            "'transpose_forward' and 'transpose_backward' must be orders of the axes 0, 1, 2",
+        )
+    undone = [forward[axis] for axis in backward] == [0, 1, 2]
+    _require(undone, "'transpose_backward' does not undo 'transpose_forward'")
 
 
 def _check_resampling(planned: dict[str, Any]) -> None:
     for what in ("data", "seg", "probabilities"):
         function: Any = planned.get(f"resampling_fn_{what}")
-        if function == "resample_torch_simple":
-            raise _unusable("nnU-Net's resample_torch_simple is called by other functions only, not by plans")
+        _require(
+            function != "resample_torch_simple",
+            "nnU-Net's resample_torch_simple is called by other functions only, not by plans",
+        )
         _one_of(function, RESAMPLERS.keys(), "resampling function")
         _check_arguments(planned, f"resampling_fn_{what}_kwargs", RESAMPLERS[function])
 
 
 def _check_normalisation(plans: dict[str, Any], planned: dict[str, Any]) -> None:
-    schemes, masked = planned.get("normalization_schemes"), planned.get("use_mask_for_norm")
-    if not isinstance(schemes, list) or not 1 <= len(schemes) <= MAX_CHANNELS:
-        raise _unusable(f"'normalization_schemes' must have one entry for each input channel, 1 to {MAX_CHANNELS}")
+    schemes: Any = planned.get("normalization_schemes")
+    masked: Any = planned.get("use_mask_for_norm")
+    _require(
+        isinstance(schemes, list) and 1 <= len(schemes) <= MAX_CHANNELS,
+        f"'normalization_schemes' must have one entry for each input channel, 1 to {MAX_CHANNELS}",
+    )
     if "RGBTo01Normalization" in schemes:
         raise ModelError("The model is for colour images; MoB Uncertainty works on images with one value per voxel.")
-    if not isinstance(masked, list) or [type(each) for each in masked] != [bool] * len(schemes):
-        raise _unusable("'use_mask_for_norm' must have an entry for each input channel, true or false")
+    _require(
+        isinstance(masked, list) and [type(entry) for entry in masked] == [bool] * len(schemes),
+        "'use_mask_for_norm' must have an entry for each input channel, true or false",
+    )
+    names = ("mean", "std", "percentile_00_5", "percentile_99_5")
     for channel, scheme in enumerate(schemes):
         _one_of(scheme, NORMALISATIONS, "normalisation")
         if scheme == "CTNormalization":
-            _check_intensities(plans, channel)
-
-
-def _check_intensities(plans: dict[str, Any], channel: int) -> None:
-    known = intensities(plans, channel)
-    names = ("mean", "std", "percentile_00_5", "percentile_99_5")
-    if not isinstance(known, dict) or not all(_is_finite(known.get(name)) for name in names):
-        raise _unusable("it lacks the intensities (mean, std, percentiles) that CT normalisation needs")
-    if known["std"] <= 0 or known["percentile_00_5"] >= known["percentile_99_5"]:
-        raise _unusable("the intensities for CT normalisation are contradictory")
+            measured: Any = intensities(plans, channel)
+            _require(
+                isinstance(measured, dict) and all(_is_finite(measured.get(name)) for name in names),
+                "it lacks the intensities (mean, std, percentiles) that CT normalisation needs",
+            )
+            low, high = measured["percentile_00_5"], measured["percentile_99_5"]
+            _require(measured["std"] > 0 and low < high, "the intensities for CT normalisation are contradictory")
 
 
 def _check_network(planned: dict[str, Any], patch: list[float]) -> None:
     arguments = _new_arguments(planned) if "architecture" in planned else _old_arguments(planned)
     for name in REQUIRED_SIZES:
-        if name not in arguments:
-            raise _unusable(f"it lacks '{name}' of the network")
-    _check_sizes(arguments, NETWORK_LIMITS)
+        _require(name in arguments, f"it lacks '{name}' of the network")
+    for name, limit in NETWORK_LIMITS.items():
+        values = [value for value in _leaves(arguments.get(name)) if value is not None or name in REQUIRED_SIZES]
+        valid = all(is_whole(value) and 1 <= value <= limit for value in values)
+        _require(valid, f"'{name}' of the network must be whole numbers from 1 to {limit}")
     _check_weights(arguments)
     _check_strides(arguments["strides"], patch)
 
@@ -263,54 +263,42 @@ def _check_network(planned: dict[str, Any], patch: list[float]) -> None:
 def _new_arguments(planned: dict[str, Any]) -> dict[str, Any]:
     """Return the network's arguments, all checked except its sizes."""
     architecture = planned["architecture"]
-    arguments = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
-    if not isinstance(arguments, dict):
-        raise _unusable("it does not describe a network")
+    arguments: Any = architecture.get("arch_kwargs") if isinstance(architecture, dict) else None
+    _require(isinstance(arguments, dict), "it does not describe a network")
     _one_of(architecture.get("network_class_name"), NETWORKS, "network class")
     imported = architecture.get("_kw_requires_import")
-    if not isinstance(imported, list) or not set(map(str, imported)) <= OPERATORS.keys() & arguments.keys():
-        raise _unusable("'_kw_requires_import' must list operators of the network")
+    _require(
+        isinstance(imported, list) and set(map(str, imported)) <= OPERATORS.keys() & arguments.keys(),
+        "'_kw_requires_import' must list operators of the network",
+    )
     for name, names in OPERATORS.items():
         if arguments.get(name) is not None:
             _one_of(arguments[name], names, f"network's {name}")
     for name, allowed in OPERATOR_ARGUMENTS.items():
         if arguments.get(name) is not None:
             _check_arguments(arguments, name, allowed)
-    return arguments
+    return dict(arguments)
 
 
 def _old_arguments(planned: dict[str, Any]) -> dict[str, Any]:
     """Return the sizes of plans written before nnU-Net 2.4, by today's names; nnU-Net converts these plans."""
     _one_of(planned.get("UNet_class_name"), OLD_NETWORKS, "network class")
     for name in ("num_pool_per_axis", "UNet_base_num_features", *OLD_SIZES.values()):
-        if name not in planned:
-            raise _unusable(f"it lacks '{name}' of the network")
+        _require(name in planned, f"it lacks '{name}' of the network")
     encoder, width = planned["n_conv_per_stage_encoder"], NETWORK_LIMITS["features_per_stage"]
-    if not isinstance(encoder, list):
-        raise _unusable("'n_conv_per_stage_encoder' of the network must be a list")
+    _require(isinstance(encoder, list), "'n_conv_per_stage_encoder' of the network must be a list")
     for name in ("UNet_base_num_features", "unet_max_num_features"):
-        if not _within(1, width, is_whole)(planned[name]):
-            raise _unusable(f"'{name}' of the network must be a whole number from 1 to {width}")
+        valid = _within(1, width, is_whole)(planned[name])
+        _require(valid, f"'{name}' of the network must be a whole number from 1 to {width}")
     return {name: planned[old] for name, old in OLD_SIZES.items()} | {"n_stages": len(encoder)}
 
 
-def _check_arguments(holder: dict[str, Any], what: str, known: dict[str, Callable[[Any], bool]]) -> None:
-    arguments = holder.get(what)
-    if not isinstance(arguments, dict):
-        raise _unusable(f"'{what}' must be an object")
+def _check_arguments(holder: dict[str, Any], what: str, allowed: dict[str, Callable[[Any], bool]]) -> None:
+    arguments: Any = holder.get(what)
+    _require(isinstance(arguments, dict), f"'{what}' must be an object")
     for name, value in arguments.items():
-        if name not in known:
-            raise _unusable(f"'{what}' has the argument {_shown(name)}, which nnU-Net does not know")
-        if not known[name](value):
-            raise _unusable(f"the argument '{name}' in '{what}' is out of range")
-
-
-def _check_sizes(arguments: dict[str, Any], limits: dict[str, int]) -> None:
-    for name, limit in limits.items():
-        for value in _leaves(arguments.get(name)):
-            absent = value is None and name not in REQUIRED_SIZES
-            if not absent and not (is_whole(value) and 1 <= value <= limit):
-                raise _unusable(f"'{name}' of the network must be whole numbers from 1 to {limit}")
+        _require(name in allowed, f"'{what}' has the argument {_shown(name)}, which nnU-Net does not know")
+        _require(allowed[name](value), f"the argument '{name}' in '{what}' is out of range")
 
 
 def _check_weights(arguments: dict[str, Any]) -> None:
@@ -327,39 +315,39 @@ def _check_weights(arguments: dict[str, Any]) -> None:
         blocks = [value or 0 for value in _leaves(arguments.get(name))]
         # One number stands for every stage; a residual block has two convolutions.
         convolutions += 2 * sum(blocks) * (1 if isinstance(arguments.get(name), list) else stages)
-    if convolutions * features**2 * kernel**3 > WEIGHTS_LIMIT:
-        raise _unusable(f"the network would have more than {WEIGHTS_LIMIT:.0e} weights")
+    weights = convolutions * features**2 * kernel**3
+    _require(weights <= WEIGHTS_LIMIT, f"the network would have more than {WEIGHTS_LIMIT:.0e} weights")
 
 
 def _check_strides(strides: Any, patch: list[float]) -> None:
     """Check that the strides divide the patch evenly down to the last stage, or the decoder's skips do not fit."""
-    if not isinstance(strides, list):
-        raise _unusable("'strides' of the network must be a list")
+    _require(isinstance(strides, list), "'strides' of the network must be a list")
     for axis, size in enumerate(patch):
         steps = [stage[axis] if isinstance(stage, list) and len(stage) == 3 else stage for stage in strides]
-        if any(isinstance(step, list) for step in steps) or size % math.prod(steps):
-            raise _unusable("'patch_size' is not divisible by the network's strides")
+        divides = not any(isinstance(step, list) for step in steps) and size % math.prod(steps) == 0
+        _require(divides, "'patch_size' is not divisible by the network's strides")
 
 
 def _leaves(value: Any, depth: int = 0) -> list[Any]:
     """List all entries of nested lists."""
     if not isinstance(value, list):
         return [value]
-    if depth > 2 or len(value) > 32:
-        raise _unusable("it nests or repeats the network's sizes too often")
+    _require(depth <= 2 and len(value) <= 32, "it nests or repeats the network's sizes too often")
     return [leaf for entry in value for leaf in _leaves(entry, depth + 1)]
 
 
 def _numbers(planned: dict[str, Any], name: str, low: float, high: float, whole: bool = False) -> list[float]:
-    values = planned.get(name)
-    right = is_whole if whole else _is_finite
-    if not isinstance(values, list) or not all(right(value) and low <= value <= high for value in values):
-        raise _unusable(f"'{name}' must be a list of numbers from {low:g} to {high:g}")
-    return values
+    values: Any = planned.get(name)
+    valid = _within(low, high, is_whole if whole else _is_finite)
+    _require(
+        isinstance(values, list) and all(map(valid, values)),
+        f"'{name}' must be a list of numbers from {low:g} to {high:g}",
+    )
+    return list(values)
 
 
-def _one_of(name: Any, known: Set[str], what: str) -> None:
-    if not isinstance(name, str) or name not in known:
+def _one_of(name: Any, allowed: Set[str], what: str) -> None:
+    if not isinstance(name, str) or name not in allowed:
         raise ModelError(
             f"plans.json names the {what} {_shown(name)}, which is not one of nnU-Net's own; this model is not safe to "
             "load."
@@ -372,8 +360,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def _unusable(problem: str) -> ModelError:
-    return ModelError(f"plans.json cannot be used: {problem}; export the model again.")
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ModelError(f"plans.json cannot be used: {problem}; export the model again.")
 
 
 def _is_finite(value: Any) -> bool:

@@ -49,17 +49,11 @@ def installed_weights() -> dict[str, Path]:
 
 
 def find_weights(name: str) -> Path:
-    """Find a training folder by its data set's number, or by its name or a part of that no other has; `ModelError`."""
-    there, text = installed_weights(), name.strip().casefold()
-    exact = [path for model, path in there.items() if model.removeprefix(PREFIX).casefold() == text]
-    is_name = bool(text) and not text.isdecimal()
-    paths = exact or [path for path in there.values() if is_name and text in path.parent.name.casefold()]
-    if len(paths) == 1:
-        return paths[0]
+    """Find a training folder by its data set's number, or what `installed_weights` calls it; raises `ModelError`."""
+    there = installed_weights()
+    if path := there.get(f"{PREFIX}{name.strip()}"):
+        return path
     listed = ", ".join(f"{model.removeprefix(PREFIX)} {path.parent.name}" for model, path in there.items()) or "none"
-    if paths:
-        names = ", ".join(path.parent.name for path in paths)
-        raise ModelError(f"Several weights of TotalSegmentator are called '{name}' ({names}); give the number of one.")
     raise ModelError(
         f"TotalSegmentator has no weights '{name}' in {weights_folder()} (there are: {listed}); let TotalSegmentator "
         "download them, or set TOTALSEG_WEIGHTS_PATH."

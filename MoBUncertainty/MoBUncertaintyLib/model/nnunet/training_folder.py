@@ -34,15 +34,11 @@ def open_training_folder(
 
     Args:
         files: `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
-        checkpoint: File name. Default: the last epoch of a stock training, with which nnU-Net predicts and a
-            fine-tuning starts, and the best epoch of a fine-tuning; where that is missing, the other one.
+        checkpoint: File name. Default: the last epoch of a stock training, the best of a fine-tuning, else the other.
         folds: Default: all that are trained.
 
     Returns:
-        Card, plans, dataset, and the name of the checkpoint of each fold.
-
-    Raises:
-        ModelError: It is damaged, unsafe or incomplete.
+        Card, plans, dataset, and the name of the checkpoint of each fold. `ModelError` if it is damaged or unsafe.
     """
     path, plans, dataset = files.path, files.plans, files.dataset
     number = totalsegmentator.number_of(path)
@@ -102,10 +98,9 @@ def trained_folds(names: Iterable[str]) -> tuple[Fold, ...]:
 
 
 def _choose_checkpoints(files: ModelFiles, preferred: Sequence[str], folds: Sequence[Fold] | None) -> dict[Fold, str]:
-    """Choose the checkpoint of each fold: the first of the preferred names that all the folds have.
+    """Choose the checkpoint of each fold: the first of the preferred names that all the folds have, or `ModelError`.
 
-    By default these are all numbered folds that have the first name that any has (which leaves out a fold that is still
-    being trained) or, if there are none, `fold_all`. Raises `ModelError`.
+    By default these are the numbered folds that have it (one that is still being trained does not), else `fold_all`.
     """
     if folds is not None and not folds:
         raise ModelError("No fold was chosen; choose at least one.")
@@ -140,8 +135,7 @@ def _usual(folds: Sequence[Fold]) -> tuple[Fold, ...]:
 def in_3d(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     """Return plans whose configuration, if it is two-dimensional, is a three-dimensional one that looks at one slice.
 
-    The network is the same: a 3D convolution whose kernel is one voxel deep is a 2D one. So nothing else need know of
-    two dimensions, but that the spacing has two numbers. What is malformed stays; raises `ModelError`.
+    The network is the same, so only the spacing still has two numbers. What is malformed stays; raises `ModelError`.
     """
     planned = resolve(plans, configuration)
     patch = planned.get("patch_size")
@@ -165,10 +159,8 @@ def _deepened(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _stages(sizes: list[Any]) -> list[Any]:
     """Give each stage's size a depth of one voxel."""
-    return [
-        [1, size, size] if is_whole(size) else [1, *size] if isinstance(size, list) and len(size) == 2 else size
-        for size in sizes
-    ]
+    both = [[size, size] if is_whole(size) else size for size in sizes]
+    return [[1, *size] if isinstance(size, list) and len(size) == 2 else size for size in both]
 
 
 def licence(dataset: dict[str, Any], number: int | None) -> str:

@@ -1,6 +1,6 @@
 """The review page, one HTML file: a reader looks at the regions' slices, clicks, decides and saves decisions.
 
-Alone it shows the prediction; `cli.review_server` answers each step with what comes of it. The voxels around each
+Alone it shows the prediction; `pipeline.review_server` answers each step with what comes of it. The voxels around each
 region are in the page, their axes turned to the patient's (S, A, R).
 """
 

@@ -1,380 +1,41 @@
-"""From a model and a site's signed-off reviews or labelled cases to a model of the site, or why it stays as it is.
-
-Fitted are a temperature, the threshold of regions, ordinary cases and intervals.
-
-**Temperature.** Each case counts alike, however many voxels its reader has decided. Several labels count each against
-the rest. Readers decide where a model is in doubt, and errors there are of one piece: those voxels ask for more
-temperature than all others, of which nobody has said anything. For them the model is taken at its word: their labels
-are as probable as it says. Without them, the temperature would be too high for the whole image.
-
-A reader who is shown a segmentation tends to accept it. So agreement may be worth nothing, and with a review among the
-cases no temperature below 1 is tried: reviews show that a model is too sure, never that it is not sure enough. Labels
-that were drawn without the model show both.
-"""
+"""From a model and a site's signed-off reviews or labelled cases to a model of the site, or why it stays as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import wilcoxon
+import SimpleITK as sitk
 
-from MoBUncertaintyLib.base.errors import CalibrationError
+from MoBUncertaintyLib.base.errors import CalibrationError, Cancelled, ImageError, ReviewError
+from MoBUncertaintyLib.base.json_input import is_number
+from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.packages import check_pytorch
-from MoBUncertaintyLib.base.wording import percent
-from MoBUncertaintyLib.measurements.volumes import (
-    LabelCalibration,
-    Residuals,
-    Scale,
-    StatedVolume,
-    TooFewCasesError,
-    VolumeBounds,
-    VolumeCalibration,
-)
-from MoBUncertaintyLib.model.card import ModelCard, overlap
-from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
-from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.model.fingerprint import Fingerprint, Ordinary
+from MoBUncertaintyLib.base.publishing import KEPT
+from MoBUncertaintyLib.images.channels import on_same_grid
+from MoBUncertaintyLib.images.inputs import Input, list_inputs
+from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES
+from MoBUncertaintyLib.measurements.volumes import StatedVolume
 from MoBUncertaintyLib.model.folder import Model, load_model
 from MoBUncertaintyLib.model.listing import find_model
-from MoBUncertaintyLib.model.region_settings import MAX_VARIANCE
 from MoBUncertaintyLib.network.export import check_exportable, check_new, export
-from MoBUncertaintyLib.pipeline.calibration.cases import (
-    SiteCase,
-    counted,
-    error_growth,
-    find_reviews,
-    gather,
-    holds_labels,
-    predicted_cases,
-    read_review,
-)
-from MoBUncertaintyLib.regions.prediction import CancelledCallback, PredictionSettings, ProgressCallback
+from MoBUncertaintyLib.output.review_export import DECIDED, RECORD, read_export
+from MoBUncertaintyLib.pipeline.calibration.fit import Calibration, SiteCase, calibrate, check_model
+from MoBUncertaintyLib.regions.prediction import CancelledCallback, PredictionSettings, Progress, ProgressCallback
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 
-TEMPERATURES = 2.0 ** (np.arange(-96, 97) / 32)  # those tried, 1/8 to 8, in steps of 2 %
-CLIP = 2.0**-23  # probabilities are held this far from 0 and 1, as for the scores of `mob-training evaluate`
-BINS = 15
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.inference.predictor import Predictor
 
-
-@dataclass(frozen=True)
-class Scores:
-    """Calibration over cases: NLL per voxel (mean over the cases), and the expected calibration error."""
-
-    nll: float
-    ece: float
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A temperature, and what leaving each case out says of it.
-
-    Attributes:
-        before: Scores of the model as it is.
-        after: Scores of each case with the temperature that the other cases give.
-        p_value: That NLL, in the voxels not decided as the model expects it, improves no more than by chance
-            (Wilcoxon's signed-rank test over the cases, one-sided).
-    """
-
-    temperature: float
-    before: Scores
-    after: Scores
-    p_value: float
-
-
-def fit_temperature(cases: Sequence[Sequence[Evidence]], keep_probability: bool = False, lowest: float = 1.0) -> Fit:
-    """Find the temperature from `lowest` on with the lowest NLL of decided voxels, and of the others as expected."""
-    kinds, weights = _pooled(cases)
-    tried = TEMPERATURES[lowest <= TEMPERATURES]
-    as_it_is = int(np.searchsorted(tried, 1.0))
-    probability = np.stack([kinds.moments(t, keep_probability)[0] for t in tried])
-    p = np.clip(probability, CLIP, 1 - CLIP)
-    without, labelled, undecided = weights
-    decided = _nll(without, labelled, p)
-    expected = _nll(undecided * (1 - p[as_it_is]), undecided * p[as_it_is], p)
-    losses = (decided + expected) / weights.sum(axis=(0, 2))[:, None]
-    every, total = np.arange(len(cases)), losses.sum(axis=0)
-    others = np.argmin(total - losses, axis=1)  # for each case, what the others choose
-    before, after = decided[:, as_it_is], decided[every, others]
-    gain = losses[:, as_it_is] - losses[every, others]
-    return Fit(
-        float(tried[np.argmin(total)]),
-        Scores(float(before.mean()), _ece(weights, probability[np.full_like(others, as_it_is)])),
-        Scores(float(after.mean()), _ece(weights, probability[others])),
-        float(wilcoxon(gain, alternative="greater").pvalue) if gain.any() else 1.0,
-    )
-
-
-def _nll(without: np.ndarray, labelled: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Sum -ln p up, from weights (cases, K) and probabilities (temperatures, K); returns (cases, temperatures)."""
-    nll: np.ndarray = -(without @ np.log1p(-p).T + labelled @ np.log(p).T)
-    return nll
-
-
-def _pooled(cases: Sequence[Sequence[Evidence]]) -> tuple[Evidence, np.ndarray]:
-    """List all kinds of voxels once, and how many each case has of them, over those decided.
-
-    Returns:
-        The kinds, without their counts; and (3, cases, K) as `Evidence.counts`, of which the first two sum to the
-        number of labels of a case.
-    """
-    every = [evidence for case in cases for evidence in case]
-    steps, index = np.unique(np.concatenate([evidence.kinds[:, :2] for evidence in every]), axis=0, return_inverse=True)
-    owners = np.repeat(np.arange(len(cases)), [sum(len(evidence.kinds) for evidence in case) for case in cases])
-    counts = np.concatenate([evidence.counts / max(evidence.voxels, 1) for evidence in every], axis=1)
-    weights = np.zeros((3, len(cases), len(steps)))
-    for row, values in zip(weights, counts, strict=True):
-        np.add.at(row, (owners, index.ravel()), values)
-    return Evidence(np.column_stack([steps, np.zeros((len(steps), 3), np.int64)])), weights
-
-
-def _ece(weights: np.ndarray, probability: np.ndarray) -> float:
-    """Compute the gap between mean probability (by case and kind) and fraction of the label, in bins."""
-    index = np.minimum((probability * BINS).astype(int), BINS - 1).ravel()
-    both = weights[:2].sum(axis=0)
-    confidence, labelled = (np.bincount(index, values.ravel(), BINS) for values in (both * probability, weights[1]))
-    return float(np.abs(confidence - labelled).sum() / both.sum())
-
-
-WINDOW = 0.25  # voxels whose variance differs by this factor's logarithm from a threshold are called at it
-CANDIDATES = 2.0 ** (np.arange(-48, 49) / 16)
-
-
-def fit_threshold(
-    evidence: Iterable[Evidence], temperature: float, threshold: float, keep_probability: bool = False
-) -> float:
-    """Find the variance at which as much error is expected as the model expected at its threshold before.
-
-    Temperature scales the variances of all voxels, so that the same threshold would list other regions. It stays if no
-    voxel was at it.
-    """
-    kinds = list(evidence)
-    counts = np.concatenate([one.counts.sum(axis=0) for one in kinds])
-
-    def error_at(scaled_by: float, thresholds: np.ndarray) -> np.ndarray:
-        moments = [one.moments(scaled_by, keep_probability) for one in kinds]
-        p, variance = (np.concatenate(values) for values in zip(*moments, strict=True))
-        error, logarithm = np.minimum(p, 1 - p), np.log(np.maximum(variance, 1e-12))
-        near = counts * (np.abs(logarithm - np.log(thresholds)[:, None]) < WINDOW)
-        voxels = near.sum(axis=1)
-        return np.where(voxels > 0, near @ error / np.maximum(voxels, 1), np.nan)
-
-    (wanted,) = error_at(1.0, np.array([threshold]))
-    candidates = threshold * CANDIDATES
-    candidates = candidates[candidates < MAX_VARIANCE]
-    errors = error_at(temperature, candidates)
-    if temperature == 1 or np.isnan(wanted) or np.isnan(errors).all():
-        return threshold
-    return float(f"{candidates[np.nanargmin(np.abs(errors - wanted))]:.3g}")
-
-
-QUANTILE, NORMAL = 0.95, 1.96
-"""This fraction of ordinary cases deviates by less than so many standard deviations."""
-
-
-def extend_fingerprint(
-    fingerprint: Fingerprint, cases: Sequence[SiteCase], temperature: float, keep_probability: bool = False
-) -> Fingerprint:
-    """Widen what is ordinary so far that it holds a site's cases, measure by measure.
-
-    A review holds how far its case is from the ordinary ones, not on which side: the medians stay, but for that of the
-    expected error, which a temperature changes of every case.
-    """
-    compared = [case for case in cases if case.deviations]
-    if not compared:
-        return fingerprint
-    measures = {}
-    for name, ordinary in fingerprint.measures.items():
-        seen = [case.deviations[name] for case in compared if name in case.deviations]
-        far = float(np.quantile(seen, QUANTILE, method="higher")) / NORMAL if seen else 0.0
-        measures[name] = replace(ordinary, deviation=round(ordinary.deviation * max(far, 1.0), 4))
-    if "error" in measures:
-        own = measures["error"]
-        shift = np.mean([error_growth(case.evidence, temperature, keep_probability) for case in cases])
-        measures["error"] = Ordinary(round(own.median + float(shift), 4), own.deviation)
-    data = f"{fingerprint.data}, and {counted(compared)} on site"
-    # How often it is wrong about ordinary cases was measured with the narrower ranges.
-    cases_now = fingerprint.cases + len(compared)
-    return replace(fingerprint, cases=cases_now, data=data, measures=measures, false_alarms=None)
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """How intervals are made now, and how often they hold."""
-
-    calibration: VolumeCalibration  # for the card
-    level: float
-    before: float | None  # fraction of the cases' volumes in the model's intervals of that level, if it stated any
-    after: float  # the same, each case with the intervals that the others give
-
-
-def fit_intervals(
-    cases: Sequence[SiteCase], bounds: VolumeCalibration | None, temperature: float, keep_probability: bool = False
-) -> Intervals | None:
-    """Take the residuals of a site's cases in place of the model's, whose scales are kept.
-
-    The expected error of a case changes with the temperature. None if too few cases have the labels.
-    """
-    volumes = [_now(case, temperature, keep_probability) for case in cases]
-    scales = {name: label.predicted.scale for name, label in bounds.labels.items()} if bounds else {}
-    names = sorted({name for case in volumes for name in case})
-    try:
-        made = _fit(names, volumes, scales, f"{counted(cases)} on site")
-        level = made.bounds().level
-        holds, holds_before = [], []
-        bounds_before = bounds and bounds.bounds(level)
-        for number, case in enumerate(volumes):
-            others = _fit(names, [*volumes[:number], *volumes[number + 1 :]], scales, "").bounds(level)
-            holds += _holds(others, case)
-            if bounds_before:
-                holds_before += _holds(bounds_before, cases[number].volumes)
-    except (TooFewCasesError, ValueError):  # ValueError: a label was found in no other case
-        return None
-    before = float(np.mean(holds_before)) if holds_before else None
-    return Intervals(made, level, before, float(np.mean(holds)))
-
-
-Volumes = Mapping[str, tuple[StatedVolume, float]]
-
-
-def _now(case: SiteCase, temperature: float, keep_probability: bool) -> Volumes:
-    """Return what is stated of each label at a temperature, where it was found, and the truth."""
-    segmented = {name: pair for name, pair in case.volumes.items() if pair[0].ml > 0}
-    growth = {
-        name: np.exp(error_growth([evidence], temperature, keep_probability))
-        for name, evidence in zip(case.volumes, case.evidence, strict=True)
-    }
-    return {
-        name: (replace(volume, error_ml=float(volume.error_ml * growth[name])), true)
-        for name, (volume, true) in segmented.items()
-    }
-
-
-def _fit(names: Sequence[str], cases: Sequence[Volumes], scales: Mapping[str, Scale], data: str) -> VolumeCalibration:
-    labels = {}
-    for name in names:
-        own = [case[name] for case in cases if name in case]
-        labels[name] = LabelCalibration(Residuals.of(own, scales.get(name, Scale.VOLUME)))
-    return VolumeCalibration(data, labels)
-
-
-def _holds(bounds: VolumeBounds, case: Volumes) -> list[bool]:
-    intervals = ((bounds.interval(name, volume), true) for name, (volume, true) in case.items())
-    return [interval.low <= true <= interval.high for interval, true in intervals if interval]
-
-
+IMAGES, LABELS = "images", "labels"  # names of the two folders in a folder of labelled cases
 ADDED_NAME = ", calibrated"
 LONGEST_NAME = 100
-MIN_CASES = 5
-SIGNIFICANCE = 0.05  # a model is changed only if chance alone would make it seem better less often than this
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a site's cases make of a model."""
-
-    # reviews, labelled: how many cases of each kind it is fitted to
-    reviews: int
-    labelled: int
-    fit: Fit  # the temperature, and how good it is
-    regions: dict[str, float]  # what the card states of doubtful regions, with the new threshold of the variance
-    click_settings: ClickSettings  # how a click changes its surroundings, in the new logits
-    fingerprint: Fingerprint | None  # what ordinary cases look like now, if the card says
-    intervals: Intervals | None = None  # of the volumes; None: too few cases have the labels, and the model's stay
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many cases of each kind it is fitted to."""
-        return {"reviews": self.reviews, "labelled cases": self.labelled}
-
-    def description(self, model: ModelCard, digest: str) -> dict[str, Any]:
-        """Describe it for the card of the new model, which is made of `model`."""
-        before, after, intervals = self.fit.before, self.fit.after, self.intervals
-        coverage = (
-            {f"coverage of {percent(intervals.level)}": [_short(intervals.before), _short(intervals.after)]}
-            if intervals
-            else {}
-        )
-        return {
-            **{name: count for name, count in self.counts.items() if count},
-            "made": date.today().isoformat(),
-            "temperature": round(self.fit.temperature, 4),
-            "nll": [_short(before.nll), _short(after.nll)],
-            "ece": [_short(before.ece), _short(after.ece)],
-            "p_value": _short(self.fit.p_value),
-            **coverage,
-            "of": f"{model.name}, {digest}",
-        }
-
-
-def check_model(card: ModelCard) -> None:
-    """Raise `CalibrationError` for a model whose labels overlap, or that is calibrated on reviews already."""
-    if overlap(card.labels):
-        raise CalibrationError(
-            "The labels of this model overlap, so it cannot be calibrated; use it without a calibration."
-        )
-    # By reviews T would move on each time, towards what decided voxels alone ask for. Labels ask all voxels.
-    if "reviews" in (card.training.get("calibration") or ()):
-        raise CalibrationError("The model has already been calibrated; calibrate the original model, on its own cases.")
-
-
-def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
-    """Fit temperature, threshold, ordinary cases and intervals to cases of the model with this card.
-
-    Raises `CalibrationError` as `check_model` does, for too few cases, and unless leaving one case out shows that the
-    model becomes better.
-    """
-    check_model(card)
-    if len(cases) < MIN_CASES:
-        raise CalibrationError(
-            f"A calibration needs at least {MIN_CASES} signed-off reviews or labelled cases, but only {len(cases)} of "
-            "these can be used; sign off or label more."
-        )
-    keep_probability = card.covariance.keep_probability
-    reviews = sum(not case.labelled for case in cases)
-    fit = fit_temperature([case.evidence for case in cases], keep_probability, lowest=1.0 if reviews else 0.0)
-    before, after, instead = fit.before.nll, fit.after.nll, "so the model stays as it is"
-    if after > before:
-        raise CalibrationError(
-            f"In a leave-one-out test on these {len(cases)} cases, the model became worse (NLL {after:.4f}, now "
-            f"{before:.4f}), {instead}."
-        )
-    if not fit.p_value < SIGNIFICANCE:
-        raise CalibrationError(
-            f"A leave-one-out test on these {len(cases)} cases does not show that the model becomes better (NLL "
-            f"{after:.4f}, now {before:.4f}, p = {fit.p_value:.2g}), {instead}."
-        )
-    regions = dict(card.regions)
-    without = card.covariance.kind is Covariance.DETERMINISTIC
-    if not without:
-        threshold = card.region_settings.variance_threshold
-        everything = [evidence for case in cases for evidence in case.evidence]
-        regions["variance_threshold"] = fit_threshold(everything, fit.temperature, threshold, keep_probability)
-    clicks = card.click_settings
-    moved = DEFAULT_PRIOR_DEVIATION if without else None
-    if (moved := clicks.prior_deviation or moved) is not None:
-        clicks = replace(clicks, prior_deviation=moved / fit.temperature)
-    fingerprint = card.fingerprint and extend_fingerprint(card.fingerprint, cases, fit.temperature, keep_probability)
-    intervals = fit_intervals(cases, card.volume_calibration, fit.temperature, keep_probability)
-    return Calibration(reviews, len(cases) - reviews, fit, regions, clicks, fingerprint, intervals)
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
-
-
-@dataclass(frozen=True)
-class CalibratedModel:
-    """A model of a site as written, what was changed, and one sentence on each case that was not used."""
-
-    model: Model
-    calibration: Calibration
-    refused: list[str]
 
 
 def calibrate_model(
@@ -385,23 +46,22 @@ def calibrate_model(
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
     device: str = "auto",
-) -> CalibratedModel:
-    """Calibrate a model on a site's cases, and write it under another name; it stays as it is.
+) -> tuple[Model, Calibration, list[str]]:
+    """Calibrate a model, by its path or name, on a site's cases, and write it under another name; it stays as it is.
 
     Args:
-        model: Path or name.
         folders: Of signed-off reviews of the model's predictions (exports, or results with exports in them), or of
-            labelled cases (`cases.predicted_cases`), which are predicted as users' are.
+            labelled cases (`predicted_cases`), which are predicted on `device` as users' are.
         output: Model folder or `.zip` to make; must not exist.
         name: Of the new model. Default: that of the model, with `ADDED_NAME`.
-        progress, cancelled: As for `cases.predicted_cases`.
-        device: Predicts labelled cases.
+
+    Returns:
+        The new model, what was changed, and one sentence on each case that was not used.
 
     Raises:
-        CalibrationError: There are too few cases, or the model would not be better; nothing is written.
-        ReviewError, ImageError: A folder holds no case.
-        ModelError, OutputError: As for `export`.
-        Cancelled: `cancelled` said so; nothing is written.
+        CalibrationError: There are too few cases, or the model would not be better.
+        ReviewError, ImageError, ModelError, OutputError: A folder holds no case; as for `export`.
+        Cancelled: `cancelled` said so.
     """
     check_pytorch("A calibration")
     check_new(output)
@@ -434,4 +94,147 @@ def calibrate_model(
         temperature=calibration.fit.temperature,
         half=None,
     )
-    return CalibratedModel(written, calibration, refused)
+    return written, calibration, refused
+
+
+def find_reviews(folders: Iterable[Path]) -> list[Path]:
+    """List exports: those given, and those in the folders or in results folders there; raises `ReviewError`."""
+    reviews = []
+    for folder in folders:
+        inside = [folder / RECORD, *sorted(folder.glob(f"*/{RECORD}")), *sorted(folder.glob(f"*/*/{RECORD}"))]
+        exports = [path.parent for path in inside if path.is_file()]
+        exports = [export for export in exports if export == folder or not KEPT.fullmatch(export.name)]
+        if not exports:
+            raise ReviewError(f"{folder} holds no exported review; give folders with a {RECORD}.")
+        reviews += exports
+    return list(dict.fromkeys(reviews))
+
+
+def gather(reads: Iterable[Callable[[], SiteCase]]) -> tuple[list[SiteCase], list[str]]:
+    """Read cases, each image once; a `ReviewError` or `ImageError` becomes one of the sentences on what is refused."""
+    cases: list[SiteCase] = []
+    refused = []
+    for read in reads:
+        try:
+            case = read()
+            twice = [earlier for earlier in cases if case.image_sha256 and earlier.image_sha256 == case.image_sha256]
+            if twice:
+                raise ReviewError(f"{case.what} is of the same image as {twice[0].place}.")
+            cases.append(case)
+        except (ReviewError, ImageError) as error:
+            refused.append(str(error))
+    return cases, refused
+
+
+def read_review(folder: Path, digest: str) -> SiteCase:
+    """Read a review of a prediction of the model with this digest; raises `ReviewError` if it cannot be used."""
+    record, signed_off = read_export(folder)
+    if not signed_off:
+        raise ReviewError(f"The review in {folder} is not signed off; sign it off and export it again.")
+    model = _object(record, "model")
+    if model.get("digest") != digest:
+        name = printable(str(model.get("name")))[:100]
+        raise ReviewError(f"The review in {folder} belongs to another model, {name}.")
+    try:
+        evidence = tuple(map(Evidence.from_text, _object(record, DECIDED).values()))
+        volumes = {str(row["name"]): _volumes(row) for row in record["labels"]}
+        if len(volumes) != len(evidence):
+            raise ValueError("its labels are not those of the decided voxels")
+    except (KeyError, TypeError, ValueError) as error:
+        reason = error if isinstance(error, ValueError) else "its labels are invalid"
+        raise ReviewError(f"The review in {folder} cannot be used: {reason}; export it again.") from error
+    if not any(label.voxels for label in evidence):
+        raise ReviewError(f"The review in {folder} decides no voxel, so it cannot be used; leave it out.")
+    sha256, suitability = _object(record, "ct").get("sha256"), _object(record, "suitability")
+    entries = _object(suitability, "deviations").items()
+    deviations = {name: float(value) for name, value in entries if is_number(value) and value >= 0}
+    return SiteCase(folder, sha256 if isinstance(sha256, str) else None, evidence, deviations, volumes)
+
+
+def _object(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an entry of a record that should be an object, which is empty if it is none."""
+    entry = record.get(name)
+    return entry if isinstance(entry, dict) else {}
+
+
+def _volumes(row: Mapping[str, Any]) -> tuple[StatedVolume, float]:
+    numbers = [row[name] for name in ("predicted_ml", "expected_error_ml", "corrected_ml")]
+    if not all(is_number(number) and 0 <= number < math.inf for number in numbers):
+        raise ValueError("its volumes are invalid")
+    predicted, error, corrected = map(float, numbers)
+    return StatedVolume(predicted, error), corrected
+
+
+def holds_labels(folder: Path) -> bool:
+    """Whether a folder is one of labelled cases, as `mob-training attach-head` takes it too."""
+    return (folder / IMAGES).is_dir() and (folder / LABELS).is_dir()
+
+
+def predicted_cases(
+    folders: Iterable[Path], predictor: Predictor, progress: ProgressCallback, cancelled: CancelledCallback
+) -> list[Callable[[], SiteCase]]:
+    """Make what reads and predicts each labelled case, for `gather`; raises `ImageError` if a folder holds no image.
+
+    Each folder holds `images/NAME` and `labels/NAME`, volume files; a model of several input channels takes
+    `images/NAME_0000`, `images/NAME_0001` and so on. `progress` is called with the cases that are done (stage `cases`)
+    and with each step of a case; `cancelled` is asked between cases and tiles.
+    """
+    channels = len(predictor.model.channels)
+    cases = [(folder, case) for folder in folders for case in list_inputs(folder / IMAGES, None, channels)]
+    began = time.monotonic()
+
+    def tell(done: int) -> None:
+        if cancelled():
+            raise Cancelled("Cancelled between two cases.")
+        left = (time.monotonic() - began) / done * (len(cases) - done) if done else None
+        progress(Progress("cases", done, len(cases), left))
+
+    def read(number: int) -> SiteCase:
+        tell(number)
+        try:
+            return _predicted(*cases[number], predictor, progress, cancelled)
+        finally:
+            tell(number + 1)
+
+    return [partial(read, number) for number in range(len(cases))]
+
+
+def _predicted(
+    folder: Path, case: Input, predictor: Predictor, progress: ProgressCallback, cancelled: CancelledCallback
+) -> SiteCase:
+    paths = [path for suffix in VOLUME_SUFFIXES if (path := folder / LABELS / f"{case.name}{suffix}").is_file()]
+    if not paths:
+        raise ImageError(f"The image {case.path} has no label map {folder / LABELS / case.name}.nii.gz.")
+    if case.problem:
+        raise ImageError(f"The image {case.path} cannot be used: {case.problem}.")
+    read = read_image(case.path, case.series)
+    truth = _read_truth(paths[0], read.image, [label.value for label in predictor.labels])
+    others = {
+        name: read_image(path).image for name, path in zip(predictor.model.channels[1:], case.channels, strict=False)
+    }
+    prediction = predictor.predict(read.image, progress, cancelled, exact=True, channels=others)
+    volumes, ml, suitability = prediction.stated_volumes, prediction.grid.voxel_mm3 / 1000, prediction.suitability
+    masks = [truth == label.value for label in prediction.labels]
+    maps = zip(prediction.probability, prediction.variance, masks, strict=True)
+    return SiteCase(
+        case.path,
+        read.sha256,
+        tuple(Evidence.of_truth(p, v, mask) for p, v, mask in maps),
+        suitability.to_dict()["deviations"] if suitability else {},
+        {
+            label.name: (volumes[label.name], float(np.count_nonzero(mask)) * ml)
+            for label, mask in zip(prediction.labels, masks, strict=True)
+        },
+        labelled=True,
+    )
+
+
+def _read_truth(path: Path, image: sitk.Image, values: list[int]) -> np.ndarray:
+    """Read a label map, (z, y, x)."""
+    labels = read_image(path).image
+    if not on_same_grid(labels, image):
+        raise ImageError(f"The label map {path} has a different grid from its image.")
+    truth: np.ndarray = sitk.GetArrayFromImage(labels)
+    if not np.isin(truth, values).any():
+        raise ImageError(f"The label map {path} has none of the model's labels ({', '.join(map(str, values))}).")
+    return truth

@@ -41,7 +41,7 @@ class Status(StrEnum):
 
 
 def status(entry: Entry, folder: Path | None = None) -> Status:
-    """Tell whether a model can be installed in a folder (None: the user's), or is installed there already."""
+    """Tell whether a model can be installed in a folder, or is there already. Default: the user's."""
     if (MODELS_FOLDER / entry.name).exists():
         return Status.SHIPPED
     if card := content_of(target_of(entry, folder) / "model.json"):
@@ -51,18 +51,17 @@ def status(entry: Entry, folder: Path | None = None) -> Status:
 
 
 def why_not(entry: Entry, folder: Path | None = None) -> str | None:
-    """Say in one sentence why a model cannot be installed in a folder (None: the user's); None if it can."""
-    state = status(entry, folder)
+    """Say in one sentence why a model cannot be installed in a folder, if so. Default: the user's."""
     return {
         Status.INSTALLED: f"{entry.name} is installed already.",
         Status.OTHER_VERSION: f"Another version of {entry.name} is installed; remove that first.",
         Status.SHIPPED: f"{entry.name} comes with the program; there is nothing to install.",
         Status.TOO_NEW: f"{entry.name} needs MoB Uncertainty {entry.minimum_version}; update MoB Uncertainty.",
-    }.get(state)
+    }.get(status(entry, folder))
 
 
 def target_of(entry: Entry, folder: Path | None = None) -> Path:
-    """Return the model folder that installing makes in a folder; None: in the user's."""
+    """Return the model folder that installing makes in a folder. Default: the user's."""
     return absolute((folder or installed_models()) / entry.name)
 
 
@@ -78,20 +77,23 @@ def install(
     Args:
         place, entry: The catalogue, and its entry; what is downloaded must be what that says.
         progress: Called with each step; the stage `download` counts megabytes.
-        cancelled: Asked between pieces of the download.
+        cancelled: Asked between pieces of the download; raises `Cancelled` if it says so.
         folder: Where models are installed. Default: the user's.
 
     Raises:
         CatalogueError: It cannot be downloaded, or is not what the catalogue says.
-        ModelError: It is no valid model.
-        OutputError: It cannot be written.
-        Cancelled: `cancelled` said so.
+        ModelError, OutputError: It is no valid model, or cannot be written.
     """
     if reason := why_not(entry, folder):
         raise CatalogueError(reason)
     target = target_of(entry, folder)
     with _writing(target), reserve(target) as reservation:
-        _check_room(entry, target.parent)
+        needed = 2 * entry.size  # packed and unpacked
+        if needed > shutil.disk_usage(target.parent).free:
+            megabytes = f"{needed // MEGABYTE + 1:,} MB"
+            raise OutputError(
+                f"There is no space for {entry.name} in {target.parent} ({megabytes} are needed); free some."
+            )
         reservation.partial.mkdir()
         packed, unpacked = reservation.partial / "download.zip", reservation.partial / "model"
         _download(place, entry, packed, progress, cancelled)
@@ -168,14 +170,6 @@ def _download(
             "tell whoever hosts it."
         )
     progress(Progress("download", total, total, 0.0))
-
-
-def _check_room(entry: Entry, folder: Path) -> None:
-    needed = 2 * entry.size  # packed and unpacked
-    if needed > shutil.disk_usage(folder).free:
-        raise OutputError(
-            f"There is no space for {entry.name} in {folder} ({needed // MEGABYTE + 1:,} MB are needed); free some."
-        )
 
 
 @contextmanager

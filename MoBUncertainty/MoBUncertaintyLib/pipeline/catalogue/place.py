@@ -9,14 +9,11 @@ import ipaddress
 import json
 import re
 import struct
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, urlsplit
@@ -24,7 +21,7 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base import json_input
-from MoBUncertaintyLib.base.errors import CatalogueError, reason_of
+from MoBUncertaintyLib.base.errors import CatalogueError, reason_of, require
 from MoBUncertaintyLib.base.json_input import JsonError, parse_object
 from MoBUncertaintyLib.base.names import unique_names
 from MoBUncertaintyLib.base.schema import from_json, to_json
@@ -42,43 +39,34 @@ _LONGEST_TEXT = 500  # characters
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that a catalogue offers; raises `ValueError` for an attribute out of range.
+    """A model that a catalogue offers; raises `ValueError` for an attribute out of range."""
 
-    Attributes:
-        name: Name of its folder once it is installed: letters, digits, `.`, `_` and `-`.
-        title: Name on its card, for people.
-        task: What it segments in which images, one sentence.
-        scores: What was measured, as text by name.
-        minimum_version: Oldest version of MoB Uncertainty that reads it.
-        digest: SHA-256 of its `model.json`, which tells its versions apart.
-        file, size, sha256: Path of its zip, relative to the index, bytes and SHA-256.
-        page, preview: Paths of its card page and of a picture of a sample's result, PNG, if there are.
-    """
-
-    name: str
-    title: str
-    task: str
+    name: str  # of its folder once it is installed: letters, digits, `.`, `_` and `-`
+    title: str  # name on its card, for people
+    task: str  # what it segments in which images, one sentence
     labels: tuple[str, ...]
-    scores: dict[str, str]
+    scores: dict[str, str]  # what was measured, as text by name
     licence: str
-    minimum_version: str
-    digest: str
-    file: str
-    size: int
-    sha256: str
-    page: str | None = None
-    preview: str | None = None
+    minimum_version: str  # oldest version of MoB Uncertainty that reads it
+    digest: str  # SHA-256 of its `model.json`, which tells its versions apart
+    file: str  # path of its zip, relative to the index
+    size: int  # of the zip, bytes
+    sha256: str  # of the zip
+    page: str | None = None  # path of its card page
+    preview: str | None = None  # path of a picture of a sample's result, PNG
 
     def __post_init__(self) -> None:
-        _require(is_model_name(self.name), "'name' must be letters, digits, '.', '_' and '-', 64 at most")
+        require(is_model_name(self.name), "'name' must be letters, digits, '.', '_' and '-', 64 at most")
         texts = [self.title, self.task, self.licence, *self.labels, *self.scores, *self.scores.values()]
-        _require(all(map(_is_line, texts)), f"its texts must be printable lines of 1 to {_LONGEST_TEXT} characters")
-        _require(bool(self.labels), "'labels' must not be empty")
-        for what, pattern in (("minimum_version", _VERSION), ("digest", _DIGEST), ("sha256", _DIGEST), ("file", _FILE)):
-            _require(pattern.fullmatch(getattr(self, what)) is not None, f"'{what}' is {getattr(self, what)!r:.80}")
-        for what, path in (("page", self.page), ("preview", self.preview)):
-            _require(path is None or _FILE.fullmatch(path) is not None, f"'{what}' is {path!r:.80}")
-        _require(0 < self.size <= SIZE_LIMIT, f"'size' must be 1 to {SIZE_LIMIT} bytes")
+        lines = all(0 < len(text) <= _LONGEST_TEXT and text.isprintable() for text in texts)
+        require(lines, f"its texts must be printable lines of 1 to {_LONGEST_TEXT} characters")
+        require(bool(self.labels), "'labels' must not be empty")
+        forms = {"minimum_version": _VERSION, "digest": _DIGEST, "sha256": _DIGEST}
+        forms |= dict.fromkeys(("file", "page", "preview"), _FILE)
+        for what, pattern in forms.items():
+            text = getattr(self, what)
+            require(text is None or pattern.fullmatch(text) is not None, f"'{what}' is {text!r:.80}")
+        require(0 < self.size <= SIZE_LIMIT, f"'size' must be 1 to {SIZE_LIMIT} bytes")
 
     @property
     def megabytes(self) -> str:
@@ -115,7 +103,7 @@ def parse_index(content: bytes, where: str) -> tuple[Entry, ...]:
     for number, values in enumerate(data["models"], start=1):
         try:
             entry = from_json(Entry, values)
-            _require(entry.name.casefold() not in entries, f"another model is also called {entry.name}")
+            require(entry.name.casefold() not in entries, f"another model is also called {entry.name}")
         except ValueError as error:
             raise CatalogueError(
                 f"Model {number} of {where} cannot be used: {error}; tell whoever hosts it."
@@ -139,18 +127,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-def _is_line(text: str) -> bool:
-    return 0 < len(text) <= _LONGEST_TEXT and text.isprintable()
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-TIMEOUT_S = 20.0  # how long a server may be silent, and how long it may take to begin its answer
-SLOWEST = 10_000
-"""Bytes a second that a server must send after that, on average: one that drips is not waited for without end."""
+TIMEOUT_S = 20.0  # how long a server may be silent
 CHUNK = 1 << 16
 PREVIEW_LIMIT = 4 * 2**20  # bytes of a picture
 
@@ -168,9 +145,9 @@ class Place:
     base: Path | str
 
     @classmethod
-    def of(cls, given: str | Path) -> Place:
+    def of(cls, address: str | Path) -> Place:
         """Take an address or a folder, or that of the index in it; raises `CatalogueError` for no safe address."""
-        text = str(given).strip()
+        text = str(address).strip()
         if not text:
             raise CatalogueError("No catalogue is given; give an https address or a folder.")
         if not _SCHEME.match(text):
@@ -224,23 +201,17 @@ class Place:
     def open(self, name: str) -> Iterator[Read]:
         """Open a file; every failure to open or, later, to read it is one sentence, a `CatalogueError`."""
         where = self.address(name)
+        path = self.base / name if isinstance(self.base, Path) else None
+        if path and path.exists() and not path.is_file():  # opening a named pipe would wait for its other end
+            raise CatalogueError(f"{path} is not a regular file; tell whoever made the catalogue.")
         with _saying(where):
-            stream = _open_file(self.base / name) if isinstance(self.base, Path) else _open_address(where)
+            stream = path.open("rb") if path else _open_address(where)
         with closing(stream):
             some = getattr(stream, "read1", stream.read)  # what has come, where it comes bit by bit
-            began, count = time.monotonic(), 0
 
             def read(size: int) -> bytes:
-                nonlocal count
                 with _saying(where):
-                    content = bytes(some(size))
-                count += len(content)
-                if time.monotonic() - began > TIMEOUT_S + count / SLOWEST and isinstance(self.base, str):
-                    raise CatalogueError(
-                        f"{urlsplit(where).hostname} sends less than {SLOWEST // 1000} kB a second; check the network "
-                        "and try again."
-                    )
-                return content
+                    return bytes(some(size))
 
             yield read
 
@@ -284,29 +255,7 @@ def _open_address(where: str) -> Any:
     # A proxy's own loopback would be another computer.
     direct = [ProxyHandler({})] if is_loopback(urlsplit(where)) else []
     request = Request(where, headers={"User-Agent": "MoB-Uncertainty"})
-    answer: Queue[Any] = Queue()
-
-    def ask() -> None:
-        try:
-            answer.put(build_opener(_Redirects, *direct).open(request, timeout=TIMEOUT_S))
-        except Exception as error:  # noqa: BLE001 - raised below, where somebody waits for it
-            answer.put(error)
-
-    # The timeout counts from byte to byte, and neither the look-up of the name nor redirects.
-    Thread(target=ask, daemon=True).start()
-    try:
-        response = answer.get(timeout=TIMEOUT_S)
-    except Empty:
-        raise TimeoutError from None
-    if isinstance(response, Exception):
-        raise response
-    return response
-
-
-def _open_file(path: Path) -> IO[bytes]:
-    if path.exists() and not path.is_file():  # opening a named pipe would wait for its other end
-        raise CatalogueError(f"{path} is not a regular file; tell whoever made the catalogue.")
-    return path.open("rb")
+    return build_opener(_Redirects, *direct).open(request, timeout=TIMEOUT_S)
 
 
 @contextmanager
@@ -328,11 +277,11 @@ def _saying(where: str) -> Iterator[None]:
             raise CatalogueError(f"{where} cannot be read ({reason_of(error)}); check the path.") from error
         host = urlsplit(where).hostname
         cause = error.reason if isinstance(error, URLError) else error
+        reason = reason_of(cause) if isinstance(cause, Exception) else str(cause)
         if isinstance(cause, TimeoutError):
             text = f"{host} has not answered for {TIMEOUT_S:g} s; check the network and try again."
         elif isinstance(error, URLError):
-            reason = reason_of(cause) if isinstance(cause, Exception) else str(cause)
             text = f"{host} cannot be reached ({reason}); check the address and the network."
         else:
-            text = f"The connection to {host} was lost ({reason_of(error)}); check the network and try again."
+            text = f"The connection to {host} was lost ({reason}); check the network and try again."
         raise CatalogueError(text) from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -57,12 +56,16 @@ def publish(model: Model, folder: Path, picture: Path | None = None) -> Entry:
                 preview = f"{name}.png"
                 write_file(folder / preview, lambda partial: shutil.copyfile(picture, partial))
             entry = _entry(model, name, folder / packed, preview)
-            write_file(folder / f"{name}.html", lambda partial: _write(partial, render(model, entry, date.today())))
+            page = render(model, entry, date.today())
+            write_file(folder / f"{name}.html", lambda partial: partial.write_text(page, encoding="utf-8"))
             others = [other for other in earlier if other is not before]
             entries = sorted([*others, entry], key=lambda other: other.name)
-            _write(index.partial, index_text(entries))
+            index.partial.write_text(index_text(entries), encoding="utf-8")
             index.replace()
-            _remove_old(folder, before, entries)
+            named = {name for other in entries for name in (other.file, other.preview)}
+            for unused in {before.file, before.preview} - named if before else ():
+                with suppress(OSError):
+                    (folder / str(unused)).unlink()
             return entry
     except OSError as error:
         reason = reason_of(error)
@@ -96,18 +99,6 @@ def _pack(model: Model, target: Path) -> None:
         shutil.copyfile(model.path, target)
     else:
         archive.pack(model.path, ["model.json", *model.card.files], target)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _remove_old(folder: Path, before: Entry | None, entries: Sequence[Entry]) -> None:
-    """Remove what only the earlier entry has named."""
-    named = {name for entry in entries for name in (entry.file, entry.preview)}
-    for name in {before.file, before.preview} - named if before else ():
-        with suppress(OSError):
-            (folder / str(name)).unlink()
 
 
 def render(model: Model, entry: Entry, published: date) -> str:

@@ -1,7 +1,7 @@
 """Serve the review page on this computer alone, so that each click acts at once.
 
-The server listens on the loopback address only, and its address holds a token that nobody can guess. It answers no page
-of another site: a request must name this server as its host.
+The server listens on the loopback address only, under a token that nobody can guess, and answers no page of another
+site: a request must name this server as its host.
 """
 
 from __future__ import annotations
@@ -36,21 +36,17 @@ _LARGEST_REQUEST = 2**20  # bytes
 class DecisionsFile:
     """The file that a review is in while its page is served: never another one's, and whole at any time.
 
-    It lies beside the results folder, or in the home folder if nothing can be written there; `path` is None until then.
+    It lies beside the results folder, or in the home folder if nothing can be written there.
     """
 
     def __init__(self, results: Path) -> None:
         self._results = results.absolute()
-        self.path: Path | None = None
+        self.path: Path | None = None  # once something is decided
 
     def write(self, text: str) -> None:
         """Put the decisions on the disk; raises `OutputError` or `OSError`, and the file is as it was."""
-
-        def put(path: Path) -> None:
-            path.write_text(text, encoding="utf-8")
-
         if self.path:
-            write_file(self.path, put)
+            write_file(self.path, lambda path: path.write_text(text, encoding="utf-8"))
             return
         stem = f"{self._results.name}-decisions-{datetime.now():%Y%m%d-%H%M%S}"
         problem: Exception = OutputError("there is no folder for them")
@@ -59,7 +55,7 @@ class DecisionsFile:
                 target = folder / f"{stem}{'' if number == 1 else f'-{number}'}.json"
                 try:
                     with reserve(target) as place:
-                        put(place.partial)
+                        place.partial.write_text(text, encoding="utf-8")
                         place.publish_new()
                     self.path = target
                     return
@@ -78,10 +74,7 @@ class DecisionsFile:
 
 
 class PageReview:
-    """A review that is led from a page: takes its steps, and says what the page must show then.
-
-    Each step is on the disk before it is answered.
-    """
+    """A review that is led from a page: takes its steps, each on the disk before what the page must show is said."""
 
     def __init__(self, case: Case, file: DecisionsFile) -> None:
         self._review, self._file = case.review, file
@@ -152,9 +145,9 @@ class PageReview:
 
     def _effect_of(self, click: Click) -> str:
         review = self._review
-        net, changed = (mm3 / 1000 for mm3 in review.refiner.effect(click, review.clicks))
         if click.click_id in review.conflicts:
             return "This click contradicts others nearby, so it changes only its own voxels."
+        net, changed = (mm3 / 1000 for mm3 in review.refiner.effect(click, review.clicks))
         return f"The click changed {volume_text(changed)}, and the volume by {change_text(net)}."
 
 
