@@ -116,14 +116,14 @@ class CtNodes:
 
     def _folder(self, hierarchy, ct: int) -> int:
         """Where earlier results lie, else a new folder. A CT that lies in none moves into it; one in a study stays."""
-        for role in ("segmentation", "variance", "probability", "predicted", "regions", "map", "surface"):
-            item = hierarchy.GetItemByDataNode(self.node(role)) if self.node(role) else 0
-            if item and hierarchy.GetItemParent(item) != hierarchy.GetSceneItemID():
-                return hierarchy.GetItemParent(item)
-        parent = hierarchy.GetItemParent(ct)
+        top, parent = hierarchy.GetSceneItemID(), hierarchy.GetItemParent(ct)
+        items = filter(None, map(hierarchy.GetItemByDataNode, self.all()))
+        folders = [folder for folder in map(hierarchy.GetItemParent, items) if folder != top]
+        if folders:
+            return folders[0]
         folder = hierarchy.CreateFolderItem(parent, self._folderName)
         hierarchy.SetItemOwnerPluginName(folder, "Folder")
-        if parent == hierarchy.GetSceneItemID():
+        if parent == top:
             hierarchy.SetItemParent(ct, folder)
         return folder
 

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.output.label_record import pack_labels, unpack_labels
 from MoBUncertaintyLib.slicer_app.scene import views
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, SceneState, ijkToRas, nodesByClass, shape, toWorld
 from MoBUncertaintyLib.slicer_app.scene.overlay import Overlay
-from MoBUncertaintyLib.slicer_app.scene.segments import LabelSegmentation, SegmentSpec
+from MoBUncertaintyLib.slicer_app.scene.segments import LabelSegmentation, SegmentSpec, highlight
 
 
 class ResultScene:
@@ -76,19 +76,11 @@ class ResultScene:
             node.CreateClosedSurfaceRepresentation()
         self.overlay.updateSurface()
 
-    def updateSegmentation(self, box: Box, labels: np.ndarray):
-        """Change the segmentation in a box, as a verdict does; in a few ms, whatever the size of the CT.
-
-        Raises:
-            ValueError: A value has no segment.
-        """
-        self.organs.update(box, labels)
-        if not self._shownIn3d():
-            self.organs.dropSurfaces()  # made anew when they are shown
-
     def updateSurfaces(self):
         """Make the organs' surfaces anew after changes, if they are shown; takes as long as the organs are big."""
-        self.organs.updateSurfaces()
+        surface, display = self.node("surface"), self.organs.node.GetDisplayNode()
+        plain = display.GetVisibility() and display.GetVisibility3D()
+        self.organs.updateSurfaces(bool(plain or (surface and surface.GetDisplayNode().GetVisibility())))
         self.overlay.updateSurface()
 
     def predicted(self) -> np.ndarray:
@@ -112,7 +104,7 @@ class ResultScene:
         display.SetOpacity2DOutline(1.0)
         display.SetSliceIntersectionThickness(4)  # wider than an organ's, with which Include makes them coincide
         display.SetVisibility3D(False)
-        self.regions.highlight(None)
+        highlight(self.regions, None)
 
     # Views
 
@@ -150,11 +142,6 @@ class ResultScene:
         self.nodes.followTransform()
         width = max(views.CLOSE_MARGIN * extentMm, views.SMALLEST_CLOSE_VIEW_MM)
         views.look(self.ctNode, toWorld(self.ctNode, position), width)
-
-    def _shownIn3d(self) -> bool:
-        surface, display = self.overlay.surface.node, self.node("segmentation").GetDisplayNode()
-        plain = display.GetVisibility() and display.GetVisibility3D()
-        return bool(plain or (surface and surface.GetDisplayNode().GetVisibility()))
 
 
 def findResults(scene) -> list:
