@@ -77,7 +77,7 @@ class TestOverlay:
 
     def test_nodes_and_segments_are_named_in_the_users_language(self, desktop, monkeypatch):
         scene = slicer_app.scene
-        for room in (slicer_app.region_names, scene.maps, scene.nodes, scene.overlay, scene.results):
+        for room in (slicer_app.region_names, scene.maps, scene.nodes, scene.results):
             monkeypatch.setattr(room, "_", lambda text: f"«{text}»")
         ct = add_ct(desktop)
         apply(desktop)

@@ -268,7 +268,7 @@ def test_results_that_cannot_be_shown_leave_none(scene, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(slicer_app.scene.overlay.Overlay, "setMaps", fail)
+        patch.setattr(slicer_app.scene.results.Overlay, "setMaps", fail)
         with pytest.raises(MemoryError):
             begin_again(first.results.ctNode)
     assert not first.isComplete()
