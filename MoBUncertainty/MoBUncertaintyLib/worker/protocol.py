@@ -20,7 +20,7 @@ picture        `index`, `entry` of the catalogue, `folder`
 install        `index`, `entry`, and `output`, the folder that the model is installed to
 cases          `cohort`, the folder of the results folders; `source`, what the user has named, or `cases`, what an
                earlier answer listed; `channels`, the number of images that a case has; `title`; `failed`, reasons by
-               case, or null; `predicted`, names of cases; `table`, whether to write the cohort's table
+               case beside the table's; `table`, whether to write the cohort's table
 predict-case   `case`, of those listed; `output`, its results folder; `models`, `settings`; `computer`, the host that
                runs the network, as ssh knows it, or null
 open-case      `results`, a results folder; `reader`; `folder`

@@ -30,7 +30,7 @@ from support.processes import SOON, wait_until
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 WORKER = """
-from MoBUncertaintyLib.worker.commands import handlers_here
+from MoBUncertaintyLib.worker.__main__ import handlers_here
 from MoBUncertaintyLib.worker.remote import connection
 from MoBUncertaintyLib.worker.server import serve
 """

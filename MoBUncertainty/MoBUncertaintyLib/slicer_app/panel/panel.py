@@ -166,7 +166,8 @@ class Panel:
     def _onWorklist(self, *_args) -> None:
         if self.worklist is None:
             self.worklist = WorklistDock(self)
-        self.worklist.show()
+        self.worklist.window.show()
+        self.worklist.window.raise_()
 
     def _onBegun(self) -> None:
         """Show results that were not asked for here, but by a script for instance."""
