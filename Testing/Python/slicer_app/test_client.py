@@ -293,8 +293,8 @@ def test_time_that_the_application_sleeps_does_not_count(start: Start) -> None:
 
 
 def test_requests_are_answered_one_after_another_by_one_worker(start: Start) -> None:
-    caller = start().ask(np.zeros((3, 4, 5), np.int16)).ask().finish()
-    assert [result["segmentation"].shape for result in caller.results] == [(3, 4, 5), (12, 20, 16)]
+    caller = start().ask(np.zeros((9, 9, 9), np.int16)).ask().finish()
+    assert [result["segmentation"].shape for result in caller.results] == [(9, 9, 9), (12, 20, 16)]
     assert len(caller.client._processes) == 1
 
 

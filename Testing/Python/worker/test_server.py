@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.worker import server
 from MoBUncertaintyLib.worker.arrays import read_volume, write_array
 from MoBUncertaintyLib.worker.predictions import Estimate, Predictions
-from MoBUncertaintyLib.worker.protocol import Command, Event, ProtocolError, check_event, encode
+from MoBUncertaintyLib.worker.protocol import Event, ProtocolError, check_event, encode
 from support import tiny
 
 SETTINGS = {"device": "cpu", "precision": "float32"}
@@ -260,34 +258,6 @@ def test_memory_and_unforeseen_errors_are_one_sentence() -> None:
     ):
         told, message = server.describe_error(error)
         assert told == code and named in message and message.count(". ") == 0 and message.endswith(".")
-
-
-SLOW_DISK = """
-import sys, tempfile, time
-from MoBUncertaintyLib.worker.predictions import Estimate, Predictions
-from MoBUncertaintyLib.worker.protocol import Command
-from MoBUncertaintyLib.worker.server import serve
-find = tempfile._get_default_tempdir
-
-def find_slowly():
-    print("looking", file=sys.stderr, flush=True)
-    time.sleep(0.3)
-    return find()
-
-tempfile._get_default_tempdir = find_slowly
-serve({Command.LIST: lambda request, report: {"folder": tempfile.gettempdir()}})
-"""
-
-
-def test_temporary_files_are_in_the_scratch_folder_however_slow_the_disk(folder: Path) -> None:
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", SLOW_DISK], **pipes) as worker:
-        assert worker.stderr.readline() == b"looking\n"
-        worker.stdin.write(encode({"command": Command.SCRATCH, "folder": str(folder)}))
-        worker.stdin.write(encode({"command": Command.LIST, "id": 1, "index": ""}))
-        worker.stdin.flush()
-        _ready, answer = (json.loads(worker.stdout.readline()) for _ in range(2))
-    assert answer == {"event": Event.RESULT, "id": 1, "result": {"folder": str(folder)}}
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------

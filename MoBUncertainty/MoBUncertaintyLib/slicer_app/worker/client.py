@@ -24,7 +24,7 @@ from MoBUncertaintyLib.base.publishing import make_private_folder, remove_leftov
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps, readArrays, removeFolder, writeArrays
 from MoBUncertaintyLib.worker.protocol import (
     PROGRESS_FIELDS,
-    Command,
+    SCRATCH,
     Decoder,
     Event,
     ProtocolError,
@@ -295,7 +295,8 @@ class WorkerProcess:
         self._process = qt.QProcess()
         path = os.pathsep.join(filter(None, (LIBRARY_FOLDER, environment.get("PYTHONPATH"))))
         processEnvironment = qt.QProcessEnvironment()
-        for name, value in {**environment, "PYTHONPATH": path, "PYTHONUTF8": "1"}.items():
+        own = {"PYTHONPATH": path, "PYTHONUTF8": "1", SCRATCH: str(self.folder)}
+        for name, value in {**environment, **own}.items():
             processEnvironment.insert(name, value)
         self._process.setProcessEnvironment(processEnvironment)
         self._process.readyReadStandardOutput.connect(self._onOutput)
@@ -303,7 +304,6 @@ class WorkerProcess:
         self._process.finished.connect(self._onFinished)
         self._process.errorOccurred.connect(self._onErrorOccurred)
         self._process.start(program, list(arguments))
-        self.send({"command": Command.SCRATCH, "folder": str(self.folder)})
 
     @property
     def log(self) -> str:
@@ -315,9 +315,8 @@ class WorkerProcess:
         if self._process is not None:
             self._process.write(encode(message))
             self._output = message.get("output", self._output)
-            if "id" in message:
-                self._silence = self._standstill = 0.0
-                self._timer.start(TICK_MILLISECONDS)
+            self._silence = self._standstill = 0.0
+            self._timer.start(TICK_MILLISECONDS)
 
     def end(self) -> None:
         """End the process and all that it has started; return at once. Its files are removed when it has ended."""

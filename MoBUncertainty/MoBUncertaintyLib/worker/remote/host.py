@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder
-from MoBUncertaintyLib.worker.protocol import CHUNK, Command, Event, encode
+from MoBUncertaintyLib.worker.protocol import CHUNK, SCRATCH, Event, encode
 from MoBUncertaintyLib.worker.server import FOR_ANOTHER_COMPUTER, take_pipes
 
 SILENCE_S = 90.0
@@ -35,7 +35,7 @@ def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker", FOR_ANOT
         bufsize=0,  # so that closing it never waits for the thread that writes
         stdin=subprocess.PIPE,
         stdout=target,
-        env=os.environ | {"PYTHONUTF8": "1"},
+        env=os.environ | {"PYTHONUTF8": "1", SCRATCH: str(folder)},
         start_new_session=True,
     )
     heard, gone, ended = time.monotonic(), threading.Event(), threading.Event()
@@ -43,13 +43,11 @@ def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker", FOR_ANOT
     def pass_on() -> None:
         nonlocal heard
         assert worker.stdin
-        data = encode({"command": Command.SCRATCH, "folder": str(folder)})
         with suppress(OSError, ValueError):  # the worker has ended, or the connection
-            while data:
+            while data := source.read1(CHUNK):
+                heard = time.monotonic()
                 while data:
                     data = data[worker.stdin.write(data) :]
-                data = source.read1(CHUNK)
-                heard = time.monotonic()
             gone.set()
         ended.set()
 
