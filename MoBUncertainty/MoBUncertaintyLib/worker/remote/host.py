@@ -38,28 +38,23 @@ def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker", FOR_ANOT
         env=os.environ | {"PYTHONUTF8": "1", SCRATCH: str(folder)},
         start_new_session=True,
     )
-    heard, gone, ended = time.monotonic(), threading.Event(), threading.Event()
+    heard, closed, over = time.monotonic(), False, threading.Event()
 
     def pass_on() -> None:
-        nonlocal heard
+        nonlocal heard, closed
         assert worker.stdin
         with suppress(OSError, ValueError):  # the worker has ended, or the connection
             while data := source.read1(CHUNK):
                 heard = time.monotonic()
                 while data:
                     data = data[worker.stdin.write(data) :]
-            gone.set()
-        ended.set()
+            closed = True
+        over.set()
 
-    def await_worker() -> None:
-        worker.wait()
-        ended.set()
-
-    for work in (pass_on, await_worker):
-        threading.Thread(target=work, daemon=True).start()
-    while not ended.wait(0.5) and time.monotonic() - heard < SILENCE_S:
+    threading.Thread(target=pass_on, daemon=True).start()
+    while not over.wait(0.5) and worker.poll() is None and time.monotonic() - heard < SILENCE_S:
         pass
-    if not gone.is_set():
+    if not closed:
         with suppress(subprocess.TimeoutExpired, OSError):
             code = worker.wait(1.0)
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
