@@ -126,7 +126,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
 
             ui.editButton.click()
             region = session.review.region(session.drawing.regionId)
-            session.results.updateSegmentation(region.box, np.ones_like(region.mask, np.uint8))  # as if it were painted
+            session.results.organs.update(region.box, np.ones_like(region.mask, np.uint8))  # as if it were painted
             ui.editButton.click()
             expect(Verdict.EDIT, Verdict.PENDING, Verdict.PENDING)
             drawn = session.results.organs.array()[region.box]

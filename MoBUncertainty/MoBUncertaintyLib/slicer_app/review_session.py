@@ -33,7 +33,7 @@ from MoBUncertaintyLib.slicer_app.drawing import RegionDrawing
 from MoBUncertaintyLib.slicer_app.region_names import regionTitles
 from MoBUncertaintyLib.slicer_app.scene.nodes import isBent
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, regionSpecs
+from MoBUncertaintyLib.slicer_app.scene.segments import describe, highlight, labelSpecs, regionSpecs
 from MoBUncertaintyLib.slicer_app.stored_results import (
     areComplete,
     fits,
@@ -231,7 +231,7 @@ class ReviewedSegmentation:
             self.results.updateSurfaces()
 
     def _set(self, box: Box) -> None:
-        self.results.updateSegmentation(box, self.review.labels_in(box))
+        self.results.organs.update(box, self.review.labels_in(box))
         self._surfacesAreOld = True
 
     def _changeable(self) -> Box:
@@ -308,7 +308,7 @@ class ListedRegions:
     def update(self, box: Box) -> None:
         """Show them as they are now, where they can have changed in a box only."""
         numbers = self._numbers()
-        if numbers != self._shown or set(self.results.regions.values()) != set(numbers.values()):
+        if numbers != self._shown or set(self.results.regions.segments()) != set(numbers.values()):
             self.show()
             return
         regions = self.review.listed()
@@ -322,7 +322,7 @@ class ListedRegions:
     def mark(self, regionId: str | None) -> None:
         """Let one region stand out from the others; None: none."""
         self._marked = regionId
-        self.results.regions.highlight(self._shown.get(regionId))
+        highlight(self.results.regions, self._shown.get(regionId))
 
     @onItsCt
     def jumpTo(self, region: ReviewRegion | None) -> None:
@@ -343,7 +343,7 @@ class ListedRegions:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         decided = {region.number: region.decided for region in self.review.regions}
         statuses = {number: logic.Completed if done else logic.Flagged for number, done in decided.items()}
-        self.results.regions.describe(regionTitles(regions.ranked, self.review.prediction.labels), statuses)
+        describe(self.results.regions, regionTitles(regions.ranked, self.review.prediction.labels), statuses)
 
 
 def _readCoverage(stored: Mapping[str, Any]) -> tuple[RegionSettings, Coverage] | None:

@@ -3,248 +3,29 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.schema import from_json, to_json
-from MoBUncertaintyLib.worker.progress import ELSEWHERE, OF_A_FILE, Estimate, Pace
+from MoBUncertaintyLib.worker.predictions import connect, input_of
 from MoBUncertaintyLib.worker.protocol import Command, Fields, ProtocolError, understanding
-from MoBUncertaintyLib.worker.server import Handler, Report
-from MoBUncertaintyLib.worker.worklist import CaseList, input_of, open_case, sign_case
+from MoBUncertaintyLib.worker.server import Report
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from MoBUncertaintyLib.inference.maps.members import AnyPredictor
-    from MoBUncertaintyLib.model.folder import Model
-    from MoBUncertaintyLib.model.region_settings import RegionSettings
+    from MoBUncertaintyLib.images.inputs import Input
+    from MoBUncertaintyLib.output.cohort.cases import CohortCase
     from MoBUncertaintyLib.pipeline.catalogue.place import Entry
-    from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings, Progress
-    from MoBUncertaintyLib.regions.region import Regions
-    from MoBUncertaintyLib.worker.remote.connection import Connection
-
-
-USUAL_VOXELS = 30_000_000
-"""Of a CT whose size is not known yet."""
+    from MoBUncertaintyLib.regions.prediction import Progress
 
 DOWNLOAD = 0.95
 """Fraction of an installation that the download is taken to be."""
-
-
-def handlers_here() -> dict[str, Handler]:
-    """Make the handlers of the application's own worker."""
-    predictions = Predictions()
-    return {
-        Command.PREDICT: predictions.predict,
-        Command.PREDICT_CASE: predictions.predict_case,
-        Command.EXPORT: export_review,
-        Command.CALIBRATE: calibrate,
-        Command.COMPUTER: ask_computer,
-        Command.LIST: list_catalogue,
-        Command.PICTURE: fetch_picture,
-        Command.INSTALL: install_model,
-        Command.CASES: CaseList(),
-        Command.OPEN_CASE: open_case,
-        Command.SIGN_CASE: sign_case,
-    }
-
-
-def handlers_for_another_computer() -> dict[str, Handler]:
-    """Make the handlers of a worker that computes for another computer, and does nothing else for it."""
-    return {
-        Command.PREDICT: Predictions().predict_sent,
-        Command.COMPUTER: describe_computer,
-        Command.MODEL: has_model,
-        Command.KEEP: keep_model,
-    }
-
-
-class Predictions:
-    """Answers `predict` and `predict-case`, and keeps the last models loaded, here or there, whatever the settings."""
-
-    def __init__(self) -> None:
-        self._pace, self._case_paces = Pace(), {True: Pace(OF_A_FILE), False: Pace(ELSEWHERE)}  # whether it is here
-        self._voxels = USUAL_VOXELS  # of the last case
-        self._predictor: AnyPredictor | None = None
-        self._key: object = None
-        self._connection: Connection | None = None
-
-    def predict(self, request: Fields, report: Report) -> Fields:
-        """Predict on the computer that the request names, or else here."""
-        computer, connection = request.get("computer"), self._connection
-        if connection and connection.host != computer:
-            connection.close()
-            self._connection = None
-        if not computer:
-            return self(request, report)
-        self._connection = self._connection or _connect(computer)
-        return self._connection.predict(request, report)
-
-    def __call__(self, request: Fields, report: Report) -> Fields:
-        """Predict, find the doubtful regions and write the arrays; see `protocol`."""
-        import numpy as np
-
-        voxels = int(np.prod(np.load(request["ct"]["array"], mmap_mode="r").shape))
-        paths, key = _identify_models(request["models"])
-        key = key, None
-        estimate = Estimate(self._pace.expected(voxels, warm=key == self._key))
-
-        def tell(stage: str, done: int, total: int) -> None:
-            report.progress(estimate.step(stage, done, total))
-
-        tell("model", 0, 1)
-        from MoBUncertaintyLib.images.memory import check_memory
-        from MoBUncertaintyLib.output.case import Source
-        from MoBUncertaintyLib.output.results_folder import describe
-        from MoBUncertaintyLib.pipeline.cases import analyse
-        from MoBUncertaintyLib.worker.arrays import read_volume
-
-        predictor = self._warm(paths, key, _settings(request))
-        region_settings = _region_settings(request, predictor.model)
-        check_memory(voxels, len(predictor.labels), holders=2)  # Slicer is the other one
-        tell("model", 1, 1)
-        image, digest = read_volume(request["ct"])
-        others = {name: read_volume(volume) for name, volume in (request.get("channels") or {}).items()}
-        case = analyse(
-            image,
-            predictor,
-            region_settings,
-            lambda step: tell(step.stage, step.done, step.total),
-            channels={name: read for name, (read, _) in others.items()},
-        )
-        for message in case.prediction.warnings:
-            report.warning(message)
-        named = tuple({"name": name, "sha256": sha256} for name, (_, sha256) in others.items())
-        source = Source(name=request["ct"].get("name") or "", sha256=digest, channels=named)
-        described = describe(case.prediction, case.regions, source)
-        fields = _hand_over(Path(request["folder"]), described, case.regions, tell)
-        self._pace.learn(estimate.seconds, voxels)
-        return fields | {"seconds": {stage: round(seconds, 3) for stage, seconds in estimate.seconds.items()}}
-
-    def predict_sent(self, request: Fields, report: Report) -> Fields:
-        """Predict for another computer: what it has sent, by models that it has sent, and no other file of this one."""
-        from MoBUncertaintyLib.worker.remote.models import find
-
-        volumes = [request["ct"], *(request.get("channels") or {}).values()]
-        sent = request.get("files", {}).values()
-        if not sent or any(volume["array"] not in sent for volume in volumes):
-            raise ProtocolError("The request names a volume that was not sent.")
-        if not all(find(model) for model in request["models"]):
-            raise ProtocolError("The request names a model that was not sent.")
-        return self(request, report)
-
-    def predict_case(self, request: Fields, report: Report) -> Fields:
-        """Predict a case of a cohort into its results folder; keep results that can be read."""
-        (paths, key), computer = _identify_models(request["models"]), request.get("computer")
-        pace = self._case_paces[computer is None]
-        estimate = Estimate(pace.expected(self._voxels, warm=(key, computer) == self._key))
-
-        def tell(stage: str, done: int, total: int) -> None:
-            report.progress(estimate.step(stage, done, total))
-
-        tell("model", 0, 1)
-        from MoBUncertaintyLib.base.errors import OutputError
-        from MoBUncertaintyLib.output.cohort.cases import Outcome
-        from MoBUncertaintyLib.pipeline.cases import Job, kept_case, run_case
-
-        predictor = self._warm(paths, (key, computer), _settings(request), computer)
-        tell("model", 1, 1)
-        case, folder = input_of(request["case"]), Path(request["output"])
-        job = Job(predictor, scene=False, skip_existing=True)
-        with suppress(OutputError):  # damaged results are made anew, and kept under another name
-            if kept_case(job, case, folder):
-                return {"outcome": Outcome.KEPT.value}
-        predicted, _ = run_case(
-            replace(job, overwrite=True), case, folder, lambda step: tell(step.stage, step.done, step.total)
-        )
-        self._voxels = int(predicted.prediction.segmentation.size)
-        pace.learn(estimate.seconds, self._voxels)
-        return {"outcome": Outcome.PREDICTED.value}
-
-    def _warm(
-        self, paths: Sequence[Path], key: object, settings: PredictionSettings, computer: str | None = None
-    ) -> AnyPredictor:
-        """Get the predictor of models on a computer, loaded only if they are others or have changed on disk."""
-        from MoBUncertaintyLib.model.folder import load_model
-
-        if self._predictor is None or key != self._key:
-            if self._predictor is not None:
-                self._predictor.close()
-            self._predictor, self._key = None, None  # its memory is free before the next one needs it
-            self._predictor, self._key = _predictor([load_model(path) for path in paths], settings, computer), key
-        self._predictor.use(settings)
-        return self._predictor
-
-
-def _predictor(models: Sequence[Model], settings: PredictionSettings, computer: str | None) -> AnyPredictor:
-    """Return what predicts; only here that needs torch."""
-    if computer is not None:
-        from MoBUncertaintyLib.worker.remote.predictor import RemotePredictor
-
-        return RemotePredictor(computer, models, settings)
-    from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
-
-    return predictor_of(models, settings)
-
-
-def _identify_models(names: Sequence[str]) -> tuple[list[Path], object]:
-    """Where models are, and what changes when their files do."""
-    from MoBUncertaintyLib.worker.remote.models import located
-
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ProtocolError("The request names no model.")
-    paths = [located(name).absolute() for name in names]
-    files = [file for path in paths for file in (path, *path.glob("*"), *path.glob("fold_*/*"))]
-    stamps: list[object] = [*paths]
-    for file in sorted(files):
-        with suppress(OSError):
-            status = file.stat()
-            stamps.append((str(file), status.st_size, status.st_mtime_ns))
-    return paths, tuple(stamps)
-
-
-def _settings(request: Fields) -> PredictionSettings:
-    """How to predict; JSON has lists where the settings have tuples."""
-    from MoBUncertaintyLib.regions.prediction import PredictionSettings
-
-    fields = request.get("settings") or {}
-    with understanding("settings"):
-        values: Fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-        return PredictionSettings(**values)
-
-
-def _region_settings(request: Fields, model: Model) -> RegionSettings:
-    """Read what counts as a region: what the request states, if it was set for this model, and the rest as usual."""
-    usual = model.card.region_settings
-    if request.get("regions_of_model") not in (None, model.digest):
-        return usual
-    with understanding("settings of regions"):
-        return usual.changed(request.get("regions") or {})
-
-
-def _hand_over(folder: Path, prediction: Prediction, regions: Regions, tell: Callable[[str, int, int], None]) -> Fields:
-    """Write the arrays, each straight from memory; see `output.results_record`."""
-    from MoBUncertaintyLib.output.results_record import write_prediction
-    from MoBUncertaintyLib.worker.arrays import write_array
-
-    total, done = 2 + 2 * len(prediction.labels), 0
-
-    def save(name: str, array: np.ndarray) -> str:
-        nonlocal done
-        tell("write", done, total)
-        done += 1
-        return write_array(folder, name, array)
-
-    fields = write_prediction(prediction, regions, save)
-    tell("write", total, total)
-    return fields
 
 
 def export_review(request: Fields, report: Report) -> Fields:
@@ -288,17 +69,13 @@ def export_review(request: Fields, report: Report) -> Fields:
         dicom_files=tuple(map(Path, request.get("dicom_files") or ())),
     )
     case = Case.of(image, Review.from_dict(request["review"], prediction), source)
-
-    def tell(fraction: float) -> None:
-        report.progress({"stage": "export", "done": 0, "total": 1, "fraction": fraction, "seconds_left": None})
-
     done = write_export(
         case,
         request["output"],
         request["formats"],
         patient_fields=patient_fields,
         overwrite=bool(request.get("overwrite")),
-        progress=tell,
+        progress=lambda fraction: _tell(report, "export", 0, 1, fraction),
     )
     for warning in done.warnings:
         report.warning(warning)
@@ -329,8 +106,7 @@ def calibrate(request: Fields, report: Report) -> Fields:
             return
         fraction = (done + (step.done / step.total if step.stage == "network" and step.total else 0.0)) / total
         left = (time.monotonic() - began) / fraction * (1 - fraction) if done else None
-        update = {"stage": "calibrate", "done": done, "total": total, "fraction": fraction, "seconds_left": left}
-        report.progress(update)
+        _tell(report, "calibrate", done, total, fraction, left)
 
     model, _, refused = calibrate_model(request["model"], map(Path, request["cases"]), output, progress=tell)
     return {"name": model.card.name, "calibration": model.card.training["calibration"], "refused": refused}
@@ -376,17 +152,157 @@ def _entry(request: Fields) -> Entry:
         return from_json(Entry, request["entry"])
 
 
+class CaseList:
+    """Answers `cases`, and keeps what it has read of a case as long as its files are as they were."""
+
+    def __init__(self) -> None:
+        self._rows: dict[Path, tuple[object, CohortCase]] = {}
+
+    def __call__(self, request: Fields, report: Report) -> Fields:
+        """Read all cases, the worst first and those without results last, and write the cohort's table if asked to.
+
+        Returns:
+            `cases`: each the input's fields as `case`, its `folder`, and its `row` (a `CohortCase` and its `state`), or
+            null; `listed`: the fields of all inputs, also of those that are no cases, for the next request; `table`:
+            where the cohort's page is, or null.
+
+        Raises:
+            UserError: There is no image, or another table than the cohort's is in its place.
+        """
+        from MoBUncertaintyLib.base.errors import OutputError
+        from MoBUncertaintyLib.images.inputs import case_folders
+        from MoBUncertaintyLib.output.cohort.table import PAGE, check_table, failed_before, write_cohort
+
+        cohort = Path(request["cohort"])
+        cases = case_folders(_inputs(request, cohort), cohort)
+        failed = failed_before(cohort) | request["failed"]
+        listed: list[tuple[Input, Path, CohortCase | None]] = []
+        for done, (case, folder) in enumerate(cases):
+            _tell(report, "cases", done, len(cases), done / len(cases))
+            if case.is_case:
+                row = self._row(case, folder, failed.get(case.entry))
+                listed.append((case, folder, row))
+        rows = [row for *_, row in listed if row]
+        others = [(case.entry, f"{case.problem}.") for case, _ in cases if not case.is_case]
+        if request["table"] and rows:
+            check_table(cohort)
+            try:
+                write_cohort(cohort, request["title"], rows, others)
+            except OutputError as error:  # the cases are there all the same
+                report.warning(str(error))
+        listed.sort(key=lambda each: (each[2] is not None, each[2].badness if each[2] else ()), reverse=True)
+        return {
+            "cases": [
+                {
+                    "case": to_json(case),
+                    "folder": str(folder),
+                    "row": row and to_json(row) | {"state": row.state.value},
+                }
+                for case, folder, row in listed
+            ],
+            "listed": [to_json(case) for case, _ in cases],
+            "table": str(cohort / PAGE) if (cohort / PAGE).is_file() else None,
+        }
+
+    def _row(self, case: Input, folder: Path, reason: str | None) -> CohortCase | None:
+        from MoBUncertaintyLib.base.errors import UserError
+        from MoBUncertaintyLib.output.cohort.cases import Outcome, failed_case, problem_case, read_case
+        from MoBUncertaintyLib.output.results_folder import FOLDER
+
+        if case.problem:
+            return problem_case(case)
+        if not FOLDER.recognises(folder):
+            return failed_case(case.entry, reason) if reason else None
+        stamp, (earlier, row) = _stamp(folder), self._rows.get(folder, (None, None))
+        if row is None or stamp != earlier:
+            try:
+                row = read_case(case.entry, folder, Outcome.PREDICTED)
+            except UserError as error:
+                return failed_case(case.entry, str(error))
+            self._rows[folder] = stamp, row
+        return row
+
+
+def open_case(request: Fields, _report: Report) -> Fields:
+    """Hand a case over for review.
+
+    Returns:
+        The entries of a prediction, see `output.results_record`; `ct`, an array's file; `ijk_to_ras`; `name`; `review`,
+        what the reader has decided so far, or null; `dicom_files`, or null.
+
+    Raises:
+        UserError: The results, their image or the review cannot be read.
+    """
+    import SimpleITK as sitk
+
+    from MoBUncertaintyLib.images.grid import grid_of
+    from MoBUncertaintyLib.output.cohort.cases import read_review
+    from MoBUncertaintyLib.output.results_record import write_prediction
+    from MoBUncertaintyLib.output.review_files import open_case as read_case
+    from MoBUncertaintyLib.worker.arrays import write_array
+
+    results = Path(request["results"])
+    decisions = read_review(results, request["reader"])
+    case = read_case(results)
+    fields = write_prediction(case.prediction, case.regions, lambda *named: write_array(request["folder"], *named))
+    return fields | {
+        "ct": write_array(request["folder"], "ct", sitk.GetArrayViewFromImage(case.image)),
+        "ijk_to_ras": grid_of(case.image).matrix().tolist(),
+        "name": case.source.name or None,
+        "review": decisions and decisions.data,
+        "dicom_files": list(map(str, case.source.dicom_files)) or None,
+    }
+
+
+def sign_case(request: Fields, _report: Report) -> Fields:
+    """Write the export of a review that is signed off; then keep the review. An earlier export is kept, too.
+
+    Returns:
+        `files`, the paths of the export's, and `warnings`: where an earlier one is, and what could not be written.
+
+    Raises:
+        UserError: The review is not of these results, another window has changed it, or it cannot be written.
+    """
+    from MoBUncertaintyLib.output.cohort.readers import check_version, export_folder, review_file, write_review
+    from MoBUncertaintyLib.output.review_export import write_export
+    from MoBUncertaintyLib.output.review_files import Decisions
+    from MoBUncertaintyLib.output.review_files import open_case as read_case
+
+    results, reader, versions = Path(request["results"]), request["reader"], request["versions"]
+    check_version(results, reader, versions)
+    decisions = Decisions(review_file(results, reader), request["review"])
+    done = write_export(read_case(results, decisions), export_folder(results, reader), overwrite=True, keep=True)
+    write_review(results, reader, request["review"], versions)
+    return {"files": [str(path) for path in done.files], "warnings": [*done.warnings, *done.problems]}
+
+
+def _inputs(request: Fields, cohort: Path) -> Sequence[Input]:
+    """List the inputs of a request; one that was named itself gets a name, and so a folder of its own."""
+    from MoBUncertaintyLib.images.inputs import list_inputs
+    from MoBUncertaintyLib.images.reader import volume_stem
+
+    if request.get("cases") is not None:
+        return [input_of(fields) for fields in request["cases"]]
+    if request.get("source") is None:
+        raise ProtocolError("The request names neither a source nor cases.")
+    inputs = list_inputs(request["source"], cohort, request["channels"])
+    return [one if one.entry else replace(one, entry=one.path.name, name=volume_stem(one.path)) for one in inputs]
+
+
+def _stamp(folder: Path) -> object:
+    """Tell whether a case's record or reviews have changed since it was read."""
+    paths = [*folder.glob("*.json"), *folder.glob("*/report.json")]
+    stamp: list[Any] = []
+    for path in sorted(paths):
+        status = path.stat()
+        stamp.append((path, status.st_mtime_ns, status.st_size))
+    return stamp
+
+
 def ask_computer(request: Fields, report: Report) -> Fields:
     """Ask another computer what computes there."""
-    with closing(_connect(request["computer"])) as connection:
+    with closing(connect(request["computer"])) as connection:
         return connection.ask({"command": Command.COMPUTER}, report)
-
-
-def _connect(computer: str) -> Connection:
-    """Connect to another computer; what ssh prints goes into the worker's log."""
-    from MoBUncertaintyLib.worker.remote.connection import Connection
-
-    return Connection(computer, partial(print, file=sys.stderr, flush=True))
 
 
 def describe_computer(_request: Fields, _report: Report) -> Fields:
@@ -420,3 +336,7 @@ def keep_model(request: Fields, _report: Report) -> Fields:
     files = {name: Path(request["files"][f"{number}.part"]) for number, name in enumerate(digests)}
     keep(ModelFiles(request["name"], digests, files))
     return {}
+
+
+def _tell(report: Report, stage: str, done: int, total: int, fraction: float, left: float | None = None) -> None:
+    report.progress({"stage": stage, "done": done, "total": total, "fraction": fraction, "seconds_left": left})

@@ -20,7 +20,7 @@ picture        `index`, `entry` of the catalogue, `folder`
 install        `index`, `entry`, and `output`, the folder that the model is installed to
 cases          `cohort`, the folder of the results folders; `source`, what the user has named, or `cases`, what an
                earlier answer listed; `channels`, the number of images that a case has; `title`; `failed`, reasons by
-               case, or null; `predicted`, names of cases; `table`, whether to write the cohort's table
+               case beside the table's; `table`, whether to write the cohort's table
 predict-case   `case`, of those listed; `output`, its results folder; `models`, `settings`; `computer`, the host that
                runs the network, as ssh knows it, or null
 open-case      `results`, a results folder; `reader`; `folder`
@@ -29,7 +29,6 @@ calibrate      `model`, `cases`, folders of reviews or of labelled cases, and `o
 computer       `computer`; the result has the `version` there, the `device` that Auto takes, and the number of `cores`
 model          `digest`; the result says whether that model is `here`
 keep           `name`, `digests` and files of a model that is not
-scratch        `folder` for the worker's own temporary files; it is removed when stdin is closed. Has no answer
 
 Event          Fields beside `event` and `id`
 -------------  ----------------------------------------------------------------------------------------------------
@@ -56,6 +55,8 @@ from typing import IO, Any
 from MoBUncertaintyLib.base.errors import OutputError, UserError, reason_of
 from MoBUncertaintyLib.base.json_input import SIZE_LIMIT, JsonError, is_whole, parse_object
 
+SCRATCH = "MOB_UNCERTAINTY_SCRATCH"
+"""The environment variable of the worker's folder for temporary files, which it removes when stdin is closed."""
 HEARTBEAT_S = 2.0
 CHUNK = 1 << 18  # bytes
 FILES_LIMIT = 2000
@@ -81,7 +82,6 @@ class Command(StrEnum):
     COMPUTER = "computer"
     MODEL = "model"
     KEEP = "keep"
-    SCRATCH = "scratch"
 
 
 class Event(StrEnum):

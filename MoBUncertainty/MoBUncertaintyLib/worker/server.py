@@ -27,7 +27,7 @@ from MoBUncertaintyLib.base.errors import NOT_ENOUGH_MEMORY, UserError, is_out_o
 from MoBUncertaintyLib.base.publishing import remove_leftovers, sweep
 from MoBUncertaintyLib.worker.protocol import (
     HEARTBEAT_S,
-    Command,
+    SCRATCH,
     Event,
     Fields,
     ProtocolError,
@@ -70,10 +70,10 @@ class Channel:
     """The two pipes to the application, hidden from the rest of the process."""
 
     def __init__(self) -> None:
-        # Before any thread: the first look for the folder ends by setting it, whatever a request has set meanwhile.
         self.temporary = Path(tempfile.gettempdir())
         self._lock = threading.Lock()
-        self._scratch: str | None = None
+        self._scratch = os.environ.pop(SCRATCH, None)
+        tempfile.tempdir = self._scratch
         self._written: str | None = None
         self._input, self._output = take_pipes()
 
@@ -99,11 +99,8 @@ class Channel:
         with suppress(EOFError):
             while True:
                 request = receive(self._input, self._place)
-                if request.get("command") == Command.SCRATCH and self._scratch is None:
-                    self._scratch = tempfile.tempdir = request["folder"]
-                else:
-                    self._written = request.get("output")
-                    yield request
+                self._written = request.get("output")
+                yield request
 
     def _place(self, request: Fields) -> Path:
         """Make the folder for the files of another computer's request."""

@@ -28,7 +28,7 @@ from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker import server
-from MoBUncertaintyLib.worker.commands import Predictions
+from MoBUncertaintyLib.worker.predictions import Predictions
 from MoBUncertaintyLib.worker.remote import models
 from MoBUncertaintyLib.worker.remote.models import ModelFiles, keep
 from support.command_line import run
@@ -122,7 +122,7 @@ def test_the_worker_is_handed_a_volume_for_each_channel(two: Model, tmp_path: Pa
         volumes.append({"array": str(tmp_path / f"{name}.npy"), "ijk_to_ras": matrix, "name": "Müller^Jürgen"})
     request = {"ct": volumes[0], "channels": {"PET": volumes[1]}, "models": [str(two.path)], "folder": str(tmp_path)}
     settings = {"device": "cpu", "precision": "float32", "engine": "torch"}
-    result = Predictions()(request | {"settings": settings}, server.Report(lambda *_: None))
+    result = Predictions().predict(request | {"settings": settings}, server.Report(lambda *_: None))
     expected = predict(t1, two, SETTINGS, channels={"PET": pet})
     assert np.array_equal(np.load(result["segmentation"]), expected.segmentation)
     [channel] = result["provenance"]["input"]["channels"]

@@ -25,7 +25,7 @@ TRAINING = ROOT / "training" / "mob_training"
 WITHOUT_TORCH = ["regions.finder", "regions.agreement", "model.folder", "model.card", "images.reader", "cli.app"]
 WITHOUT_TORCH += ["model.listing", "cli.console", "output.results_folder", "output.pictures.overlay", "output.report"]
 WITHOUT_TORCH += ["output.review_export", "pipeline.catalogue.publish", "pipeline.catalogue.install"]
-WITHOUT_TORCH += ["output.review_files", "review.review", "worker.__main__", "worker.progress", "worker.arrays"]
+WITHOUT_TORCH += ["output.review_files", "review.review", "worker.__main__", "worker.predictions", "worker.arrays"]
 
 
 def name(path: Path) -> str:

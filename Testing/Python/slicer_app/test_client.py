@@ -125,8 +125,8 @@ def test_the_workers_own_sentence_is_shown(start: Start) -> None:
     [
         ("dies", {}, r"ended unexpectedly \(exit code 3\)", "this worker dies"),
         ("nonsense", {}, "invalid message", "Segmentation fault"),
-        ("hangs", {"_heartbeatLimit": 1.0}, "has not answered for 1 seconds", "this worker hangs"),
-        ("stuck", {"_progressLimit": 1.0}, "no progress", "this worker stuck"),
+        ("hangs", {"heartbeatLimit": 1.0}, "has not answered for 1 seconds", "this worker hangs"),
+        ("stuck", {"progressLimit": 1.0}, "no progress", "this worker stuck"),
     ],
 )
 def test_a_worker_that_fails_is_one_sentence_with_its_log(
@@ -137,7 +137,7 @@ def test_a_worker_that_fails_is_one_sentence_with_its_log(
     (process,) = caller.client._processes
     caller.until(lambda: process._pid)  # it is up: however long that took does not count
     for limit, seconds in limits.items():
-        setattr(caller.client, limit, seconds)
+        setattr(process, limit, seconds)
     caller.finish()
     (error,) = caller.errors
     assert caller.results == []
@@ -146,7 +146,6 @@ def test_a_worker_that_fails_is_one_sentence_with_its_log(
     assert log in error[2]
     caller.until(lambda: gone(process._pid), SOON)
     caller.client._arguments = FAKE_WORKER  # the next request has a new worker
-    caller.client._heartbeatLimit = caller.client._progressLimit = 30.0  # which may be slow to start
     caller.ask().finish()
     assert len(caller.results) == 1
 
@@ -201,7 +200,7 @@ def test_a_folder_that_cannot_be_made_is_said(start: Start, monkeypatch: pytest.
     def full(*_: object, **__: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("MoBUncertaintyLib.slicer_app.worker.process.make_private_folder", full)
+    monkeypatch.setattr("MoBUncertaintyLib.slicer_app.worker.client.make_private_folder", full)
     caller = start().ask().finish()
     ((code, message, _),) = caller.errors
     assert (code, "No space left on device" in message) == ("output", True)
@@ -230,7 +229,7 @@ def only_error(caller: Caller) -> tuple[str, str, str]:
     """The one that the caller has heard of, whose client can be asked again."""
     (error,) = caller.errors
     assert not caller.client.busy
-    assert not caller.client._timer.active
+    assert not any(process._timer.active for process in caller.client._processes)
     return error
 
 
@@ -285,7 +284,7 @@ def test_a_failure_that_nobody_waits_for_is_logged(start: Start, caplog: pytest.
 def test_time_that_the_application_sleeps_does_not_count(start: Start) -> None:
     caller = start("hangs").ask()
     caller.until(lambda: len(caller.progress) > 2)
-    caller.client._heartbeatLimit = 1.0
+    caller.client._process.heartbeatLimit = 1.0
     time.sleep(1.2)  # a dialog of another module, say
     caller.turn()
     caller.turn()
@@ -293,7 +292,22 @@ def test_time_that_the_application_sleeps_does_not_count(start: Start) -> None:
     assert caller.errors == []
 
 
-def test_one_request_at_a_time(start: Start) -> None:
-    caller = start("slow").ask()
-    with pytest.raises(RuntimeError, match="busy"):
-        caller.ask()
+def test_requests_are_answered_one_after_another_by_one_worker(start: Start) -> None:
+    caller = start().ask(np.zeros((9, 9, 9), np.int16)).ask().finish()
+    assert [result["segmentation"].shape for result in caller.results] == [(9, 9, 9), (12, 20, 16)]
+    assert len(caller.client._processes) == 1
+
+
+def test_a_request_that_fails_does_not_stop_the_next_one(start: Start) -> None:
+    caller = start("dies").ask()
+    caller.until(lambda: caller.client._processes)
+    caller.client._arguments = FAKE_WORKER  # of the worker that follows
+    caller.ask().finish()
+    assert len(caller.errors) == len(caller.results) == 1
+
+
+def test_cancel_drops_what_waits(start: Start) -> None:
+    caller = start("slow").ask().ask()
+    caller.until(lambda: caller.progress)
+    caller.client.cancel()
+    assert not caller.client.busy and caller.results == caller.errors == []

@@ -50,7 +50,7 @@ def test_cancel_ends_the_whole_tree_amid(what: str, start: Start, tmp_path: Path
 
 def test_cancel_before_the_worker_is_up(start: Start) -> None:
     caller = start("slow").ask(np.zeros((2, 3, 4), np.int16))
-    caller.until(lambda: caller.client._job.steps is None)  # the request is written, nobody has read it
+    caller.until(lambda: caller.client._jobs[0].steps is None)  # the request is written, nobody has read it
     process = caller.client._process
     caller.client.cancel()
     caller.until(lambda: not process.folder.exists(), SOON)
@@ -62,7 +62,7 @@ def test_cancel_while_the_ct_is_written_keeps_the_worker(start: Start) -> None:
     pid = pid_of(caller)
     caller.ask(np.zeros((60, 512, 512), np.int16))
     caller.turn()
-    assert caller.client._job.steps is not None
+    assert caller.client._jobs[0].steps is not None
     caller.client.cancel()
     caller.ask().finish()
     assert pid_of(caller) == pid

@@ -190,18 +190,3 @@ def test_a_worklist_is_predicted_there_whatever_happens_to_the_connection(away, 
     assert record["computer"] == HOST and record["input"]["name"] == "a.nii.gz"
     assert dock.ui.resultsLabel.text.endswith(f"scans results, computed on {HOST}")
     assert "torch" not in sys.modules
-
-
-@pytest.mark.slow
-def test_cancel_ends_what_runs_there_for_a_worklist(away, dock, lab, tmp_path):
-    away.logic.computer.allow()
-    lab.run(FAKE.format(mode="slow"))
-    dock.ui.runButton.click()
-    away.process(until=lambda: PREDICTING in dock.ui.statusLabel.text, seconds=LIMIT)
-    assert lab.processes()
-    dock.ui.runButton.click()
-    assert dock.ui.statusLabel.text.startswith("Cancelled;")
-    assert wait_until(lab.is_clean)
-    away.process(until=lambda: not any((tmp_path / "scans results").glob("*")))
-    assert [*states(dock).values()] == ["Not run", "Not run"]
-    lab.run(FAKE.format(mode="normal"))

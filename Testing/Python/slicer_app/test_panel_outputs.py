@@ -16,7 +16,7 @@ pytestmark = pytest.mark.own_process
 class TestOverlay:
     def test_controls_act_at_once(self, desktop, session):
         ui, results = desktop.ui, session.results
-        display = results.node("variance").GetDisplayNode()
+        display = results.node("shown").GetDisplayNode()
         ui.lowerThresholdSlider.value = 0.05
         assert display.GetLowerThreshold() == pytest.approx(0.05)
         ui.surfaceCheckBox.checked = False
@@ -54,8 +54,7 @@ class TestOverlay:
 
     def test_of_two_switches_the_second_counts(self, desktop, session, slow, monkeypatch):
         ui, results, switched = desktop.ui, session.results, []
-        show = results.overlay.show
-        monkeypatch.setattr(results.overlay, "show", lambda kind, label: switched.append(kind) or show(kind, label))
+        monkeypatch.setattr(results.overlay, "style", lambda: switched.append(results.overlay.values["kind"]))
         ui.mapSelector.currentText = "Standard deviation"
         desktop.process()
         ui.mapSelector.currentText = "Entropy (nats)"
@@ -78,7 +77,7 @@ class TestOverlay:
 
     def test_nodes_and_segments_are_named_in_the_users_language(self, desktop, monkeypatch):
         scene = slicer_app.scene
-        for room in (slicer_app.region_names, scene.maps, scene.nodes, scene.overlay, scene.results):
+        for room in (slicer_app.region_names, scene.maps, scene.nodes, scene.results):
             monkeypatch.setattr(room, "_", lambda text: f"«{text}»")
         ct = add_ct(desktop)
         apply(desktop)

@@ -303,7 +303,7 @@ class TestFailures:
 def test_an_edit_without_a_stroke_leaves_the_verdict(desktop, ui, session):
     decide(ui.includeButton)
     ui.editButton.click()
-    session.results.updateSegmentation(np.s_[0:1, 0:1, 0:1], np.ones((1, 1, 1), np.uint8))  # outside of the region
+    session.results.organs.update(np.s_[0:1, 0:1, 0:1], np.ones((1, 1, 1), np.uint8))  # outside of the region
     ui.editButton.click()
     assert session.review.regions[0].verdict == "include"
     assert session.segmentation.strayEdits() == 0

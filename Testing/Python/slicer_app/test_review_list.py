@@ -9,6 +9,7 @@ from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.regions.description import organ_of
 from MoBUncertaintyLib.review.review import Review
 from support.fake_worker import fake_prediction
+from support.late import slicer_app
 from support.small_panel import (
     MATRIX,
     SHAPE,
@@ -75,7 +76,7 @@ def test_no_step_takes_time_with_the_number_of_regions(desktop):
         ui.nextButton.click,
         lambda: decide(ui.includeButton),
         ui.undoButton.click,
-        lambda: (session.regions.show(), results.regions.highlight(3)),
+        lambda: (session.regions.show(), slicer_app.scene.segments.highlight(results.regions, 3)),
     ):
         seen.clear()
         step()

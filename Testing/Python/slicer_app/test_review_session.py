@@ -29,7 +29,7 @@ def decided(review):
 
 def draw_everywhere(session, value: int) -> None:
     """All of the image becomes organ or background, as by a brush that heeds no mask."""
-    session.results.updateSegmentation(tuple(slice(0, size) for size in SHAPE), np.full(SHAPE, value, np.uint8))
+    session.results.organs.update(tuple(slice(0, size) for size in SHAPE), np.full(SHAPE, value, np.uint8))
 
 
 def saved_and_opened(scene, folder, before=lambda: True):
@@ -268,7 +268,7 @@ def test_results_that_cannot_be_shown_leave_none(scene, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(slicer_app.scene.overlay.Overlay, "setMaps", fail)
+        patch.setattr(slicer_app.scene.results.Overlay, "setMaps", fail)
         with pytest.raises(MemoryError):
             begin_again(first.results.ctNode)
     assert not first.isComplete()
@@ -286,7 +286,7 @@ def test_a_ct_that_was_moved_meanwhile_gets_no_results(scene):
 
 def test_a_verdict_is_kept_though_it_cannot_be_shown(session, monkeypatch):
     region = session.review.regions[0]
-    monkeypatch.setattr(type(session.results), "updateSegmentation", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(type(session.results.organs), "update", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         session.step(Review.decide, region.region_id, "include")
     assert stored(session)["regions"][0]["verdict"] == "include"

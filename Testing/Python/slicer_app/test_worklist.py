@@ -43,19 +43,19 @@ def kill_worker_in(name: str, dock) -> None:
     """End the predicting worker as a crash does, once it computes a case."""
 
     def watch(_step) -> None:
-        if f", {name}. Predicting tiles" in dock._run.text and dock._run._client._process:
+        if f", {name}. Predicting tiles" in dock.run._text and dock.run.client._process:
             with suppress(ProcessLookupError):
-                os.kill(dock._run._client._process._pid, signal.SIGKILL)
+                os.kill(dock.run.client._process._pid, signal.SIGKILL)
 
-    dock._run._whole.progress.connect(watch)
+    dock.run.job.progress.connect(watch)
 
 
 def restart(desktop, scans: Path):
     """Begin anew, as after a crash of the application: nothing is known but what is on disk."""
     worklist = desktop.widget.panel.worklist
-    worklist._run.close()
-    worklist._queue.close()
-    worklist.opened._isNew = False  # nothing more is kept
+    worklist.run.client.close()
+    worklist.client.close()
+    worklist.opened.kept.isNew = False  # nothing more is kept
     close_worklist(desktop)
     desktop.scene.Clear(0)
     desktop.process()
@@ -91,7 +91,7 @@ def test_a_run_and_a_calibration_need_the_agreement_to_the_licence(desktop, dock
     desktop.ui.recalibrateButton.click()
     recalibrate = desktop.widget.panel.inputs.recalibrate
     recalibrate.add(tmp_path)
-    for work, button in ((dock.work, dock.ui.runButton), (recalibrate.work, recalibrate.ui.startButton)):
+    for work, button in ((dock.run.work, dock.ui.runButton), (recalibrate.work, recalibrate.ui.startButton)):
         desktop.answer("Cancel")
         button.click()
         assert "CC-BY-SA 4.0" in desktop.dialogs[-1].text
@@ -109,7 +109,7 @@ def test_four_cases_one_broken_with_a_crash_in_the_middle(desktop, dock, scans, 
     kill_worker_in("b.nii.gz", dock)
     texts = []
     widgets = (dock.ui.statusLabel, dock.ui.runButton, desktop.ui.applyButton)
-    dock._run._whole.progress.connect(
+    dock.run.job.progress.connect(
         lambda _step: texts.append((dock.ui.progressBar.format, *(each.text for each in widgets)))
     )
     idle(desktop)
@@ -196,7 +196,7 @@ def test_a_run_is_cancelled_and_a_model_that_cannot_be_used_ends_it(desktop, doc
     assert dock.ui.statusLabel.text.startswith("Cancelled;") and dock.ui.runButton.text == "Run all"
     desktop.process(until=lambda: not any((tmp_path / "scans results").glob(".*")))  # nothing half written
     assert set(states(dock).values()) == {"Not run"}
-    dock._run._onEnd(("The model is damaged.", "its traceback"))
+    dock.run._end("The model is damaged.", "its traceback")
     assert desktop.dialogs[-1].text == "The model is damaged." and dock.ui.statusLabel.text == "The model is damaged."
 
 

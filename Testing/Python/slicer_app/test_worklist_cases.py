@@ -56,10 +56,10 @@ def test_what_is_run_and_what_is_next(cases: Any) -> None:
     assert len(cases.find("c").reviews) == 1 and cases.next(None, "A").name == "c"
 
 
-def test_reasons_of_failures_are_those_of_the_table_and_of_this_run(cases: Any) -> None:
-    assert cases.failed == {"a": "It is truncated.", "e": "It is truncated."}
-    cases.ended("a", None, predicted=True)
+def test_reasons_of_failures_are_those_of_this_run(cases: Any) -> None:
+    cases.ended("a", "It is empty.")
+    cases.ended("a", None)
     cases.ended("d", "The disk is full.")
     request = cases.request(1, table=True)
-    assert request["failed"] == {"d": "The disk is full.", "e": "It is truncated."} and request["predicted"] == ["a"]
+    assert request["failed"] == {"d": "The disk is full."}
     assert request["cases"] == [] and request["table"] is True

@@ -69,7 +69,7 @@ def kept(desktop, dock) -> None:
 
 def folder(dock) -> Path:
     """The results folder of the open case."""
-    return dock.cases.find(dock.opened.name).folder
+    return dock.source.cases.find(dock.opened.name).folder
 
 
 def decided(path: Path) -> list[bool]:

@@ -33,8 +33,9 @@ from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.base.geometry import Grid, whole
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.worker import server
-from MoBUncertaintyLib.worker.commands import Predictions, ask_computer, handlers_here, has_model, keep_model
-from MoBUncertaintyLib.worker.progress import Estimate
+from MoBUncertaintyLib.worker.__main__ import handlers_here
+from MoBUncertaintyLib.worker.commands import ask_computer, has_model, keep_model
+from MoBUncertaintyLib.worker.predictions import Estimate, Predictions, input_of
 from MoBUncertaintyLib.worker.protocol import Command, Fields
 
 if TYPE_CHECKING:  # at run time where they are needed, so that `ready` is said at once
@@ -167,17 +168,17 @@ def describe_models(models: Sequence[str]) -> dict[str, Any]:
 
 
 def predict_case(mode: str, request: Fields, report: server.Report) -> Fields:
-    """Read the case's image, and write the fake results of it; see `commands.Predictions.predict_case`.
+    """Read the case's image, and write the fake results of it; see `Predictions.predict_case`.
 
     What another computer predicts is the real worker's.
     """
     if request.get("computer"):
         return AWAY.predict_case(request, report)
+
     from MoBUncertaintyLib.images.grid import grid_of
     from MoBUncertaintyLib.images.reader import read_image
     from MoBUncertaintyLib.output.case import Case, Source
     from MoBUncertaintyLib.output.results_folder import FOLDER, write_results
-    from MoBUncertaintyLib.worker.worklist import input_of
 
     case = input_of(request["case"])
     estimate = Estimate({"read": 0.1, "network": 5.0, "write": 0.5})
@@ -194,7 +195,7 @@ def predict_case(mode: str, request: Fields, report: server.Report) -> Fields:
     with FOLDER.reserve(request["output"]) as place:
         write_results(place, Case(read.image, prediction, regions, source), scene=False)
     report.progress(estimate.step("write", 1, 1))
-    return {"outcome": "predicted"}
+    return {}
 
 
 def calibrate(request: Fields, _report: server.Report) -> Fields:

@@ -66,7 +66,7 @@ def fill(world, found, organs=(1, 2)):
     list(found.setSegmentation(labels, specs))
     found.setRegions(region_labels(), [spec(n, f"region {n}", (0, 220, 255)) for n in (1, 2)])
     flagged = world.slicer.vtkSlicerSegmentationsModuleLogic.Flagged
-    found.regions.describe({}, {1: flagged, 2: flagged})
+    slicer_app.scene.segments.describe(found.regions, {}, {1: flagged, 2: flagged})
     found.overlay.show(world.MapKind.VARIANCE)
 
 

@@ -50,12 +50,12 @@ def sign(session, name="A. Reader"):
 
 def draw(session, region, value=1):
     """Make all of a region's box organ or background, as by a brush that heeds no mask."""
-    session.results.updateSegmentation(region.box, np.full(region.mask.shape, value, np.uint8))
+    session.results.organs.update(region.box, np.full(region.mask.shape, value, np.uint8))
 
 
 def stray(session):
     """Draw 8 voxels outside of the review, as a user of the Segment Editor may."""
-    session.results.updateSegmentation(np.s_[0:2, 0:2, 0:2], np.ones((2, 2, 2), np.uint8))
+    session.results.organs.update(np.s_[0:2, 0:2, 0:2], np.ones((2, 2, 2), np.uint8))
 
 
 def reopened(session):

@@ -41,7 +41,7 @@ def close_worklist(desktop) -> None:
 def idle(desktop) -> None:
     """Wait until the worklist has nothing to do."""
     dock = desktop.widget.panel.worklist
-    desktop.process(until=lambda: not dock._queue._client.busy and not dock._run.running, seconds=LIMIT)
+    desktop.process(until=lambda: not dock.client.busy and not dock.run.work.running, seconds=LIMIT)
 
 
 def rows(dock) -> dict[str, list[str]]:

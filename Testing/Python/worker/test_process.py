@@ -179,9 +179,8 @@ serve({"compute": handler})
 def test_closing_stdin_ends_it_amid_a_torch_kernel_with_its_children_and_files(
     start: Callable[..., Process], folder: Path
 ) -> None:
-    process = start(TORCH)
+    process = start(TORCH, MOB_UNCERTAINTY_SCRATCH=str(folder))
     (folder / "ct.npy").write_bytes(b"of a patient")
-    process.send(command="scratch", folder=str(folder))
     process.send(id=1, command="compute")
     child = int(process.until(Event.WARNING)["message"])
     time.sleep(0.3)

@@ -30,7 +30,7 @@ from support.processes import SOON, wait_until
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 WORKER = """
-from MoBUncertaintyLib.worker.commands import handlers_here
+from MoBUncertaintyLib.worker.__main__ import handlers_here
 from MoBUncertaintyLib.worker.remote import connection
 from MoBUncertaintyLib.worker.server import serve
 """
@@ -199,7 +199,6 @@ def test_the_worker_does_nothing_for_another_computer_but_compute(tmp_path: Path
     (tmp_path / "kept.npy").write_bytes(b"")
     at_home = {"array": str(tmp_path / "kept.npy"), "ijk_to_ras": np.eye(4).tolist(), "name": None, "modality": None}
     requests = [
-        {"command": "scratch", "folder": str(tmp_path)},
         {"command": "export", "output": str(tmp_path / "out")},
         {"command": "open-case", "results": str(tmp_path), "reader": "", "folder": str(tmp_path)},
         {"command": "predict", "ct": at_home, "models": ["0" * 64], "settings": {}, "folder": str(tmp_path)},

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.base.errors import ImageError, ModelError, OutputError, SettingsError, UserError
+from MoBUncertaintyLib.base.errors import ImageError, OutputError, SettingsError, UserError
 from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.images import memory
 from MoBUncertaintyLib.images.grid import grid_of
@@ -29,10 +26,10 @@ from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.pipeline.cases import analyse
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from MoBUncertaintyLib.regions.region import Region
-from MoBUncertaintyLib.worker import commands, server
+from MoBUncertaintyLib.worker import server
 from MoBUncertaintyLib.worker.arrays import read_volume, write_array
-from MoBUncertaintyLib.worker.progress import Estimate, Pace
-from MoBUncertaintyLib.worker.protocol import Command, Event, ProtocolError, check_event, encode
+from MoBUncertaintyLib.worker.predictions import Estimate, Predictions
+from MoBUncertaintyLib.worker.protocol import Event, ProtocolError, check_event, encode
 from support import tiny
 
 SETTINGS = {"device": "cpu", "precision": "float32"}
@@ -118,7 +115,7 @@ def test_a_full_disk_is_said(folder: Path) -> None:
 
 def test_a_prediction_is_that_of_the_core(model: Path, folder: Path) -> None:
     request = a_request(a_ct(), model, folder)
-    result = commands.Predictions()(request, Listener())
+    result = Predictions().predict(request, Listener())
     image, digest = read_volume(request["ct"])
     predictor = Predictor(load_model(model), PredictionSettings(**SETTINGS))
     expected = analyse(image, predictor, RegionSettings(**REGIONS))
@@ -145,7 +142,7 @@ def test_a_prediction_is_that_of_the_core(model: Path, folder: Path) -> None:
 
 def test_several_organs_have_a_file_each(tmp_path: Path, folder: Path) -> None:
     several = tiny.make_results_folder(tmp_path / "several", dataset=tiny.make_dataset(("liver", "spleen")))
-    result = commands.Predictions()(a_request(a_ct(), several, folder), Listener())
+    result = Predictions().predict(a_request(a_ct(), several, folder), Listener())
     expected = Predictor(load_model(several), PredictionSettings(**SETTINGS)).predict(a_ct())
     for kind in ("probability", "variance"):
         wanted = getattr(expected, kind)
@@ -164,12 +161,14 @@ def loadings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_the_model_stays_warm_whatever_the_settings(model: Path, folder: Path, loadings: list[Path]) -> None:
-    predictions, image = commands.Predictions(), a_ct()
+    predictions, image = Predictions(), a_ct()
     changes = [{}, {"overlap": 0.0}, {"samples": 3, "seed": 2}, {"region_of_interest": [-30, 30, -30, 30, -20, 20]}]
     changes += [{"folds": [1]}, {"body_box": False}, {"region_of_interest": None}]
     for change in changes:
         got = np.load(
-            predictions(a_request(image, model, folder, settings=SETTINGS | change), Listener())["variance"]["1"]
+            predictions.predict(a_request(image, model, folder, settings=SETTINGS | change), Listener())["variance"][
+                "1"
+            ]
         )
         change = {name: tuple(value) if isinstance(value, list) else value for name, value in change.items()}
         wanted = Predictor(load_model(model), PredictionSettings(**SETTINGS | change)).predict(image).variance
@@ -179,23 +178,23 @@ def test_the_model_stays_warm_whatever_the_settings(model: Path, folder: Path, l
 
 def test_another_model_or_new_files_are_loaded(tmp_path: Path, folder: Path, loadings: list[Path]) -> None:
     first, second = (tiny.make_results_folder(tmp_path / name) for name in ("first", "second"))
-    predictions = commands.Predictions()
+    predictions = Predictions()
     for path in (first, first, second, first):
-        predictions(a_request(a_ct(), path, folder), Listener())
+        predictions.predict(a_request(a_ct(), path, folder), Listener())
     assert loadings == [first, second, first]
     weights = next(first.glob("fold_0/*.pth"))
     os.utime(weights, (1, 1))
-    predictions(a_request(a_ct(), first, folder), Listener())
+    predictions.predict(a_request(a_ct(), first, folder), Listener())
     assert len(loadings) == 4
 
 
 def test_a_wrong_setting_leaves_the_model_warm(model: Path, folder: Path, loadings: list[Path]) -> None:
-    predictions = commands.Predictions()
-    predictions(a_request(a_ct(), model, folder), Listener())
+    predictions = Predictions()
+    predictions.predict(a_request(a_ct(), model, folder), Listener())
     for wrong in ({"folds": [7]}, {"mirror": True}, {"device": "cuda:99"}, {"overlap": 2}):
         with pytest.raises(SettingsError):
-            predictions(a_request(a_ct(), model, folder, settings=SETTINGS | wrong), Listener())
-    predictions(a_request(a_ct(), model, folder), Listener())
+            predictions.predict(a_request(a_ct(), model, folder, settings=SETTINGS | wrong), Listener())
+    predictions.predict(a_request(a_ct(), model, folder), Listener())
     assert len(loadings) == 1
 
 
@@ -203,7 +202,7 @@ def test_the_model_says_what_counts_as_a_region_where_the_request_does_not(folde
     tiny.make_model_folder(folder / "model", regions={"depth_mm": 1.5, "grow_mm": 0})
     asked = {"threshold": 0.01, "grow_mm": 2.0}
     request = a_request(a_ct((8, 8, 8)), folder / "model", folder, regions=asked)
-    used = commands.Predictions()(request, Listener())["provenance"]["regions"]["settings"]
+    used = Predictions().predict(request, Listener())["provenance"]["regions"]["settings"]
     assert RegionSettings.from_dict(used) == RegionSettings(depth_mm=1.5, **asked)
 
 
@@ -214,7 +213,7 @@ def test_there_must_be_room_for_the_results_here_and_in_slicer(model: Path, fold
     for free, enough in ((2 * once, True), (2 * once - 1, False)):
         monkeypatch.setattr(memory, "_free", lambda free=free: free)
         with nullcontext() if enough else pytest.raises(SettingsError):
-            commands.Predictions()(a_request(ct, model, folder), Listener())
+            Predictions().predict(a_request(ct, model, folder), Listener())
 
 
 def test_what_was_set_for_another_model_is_not_taken(folder: Path) -> None:
@@ -224,75 +223,30 @@ def test_what_was_set_for_another_model_is_not_taken(folder: Path) -> None:
         request = a_request(a_ct((8, 8, 8)), folder / "model", folder, regions={"threshold": 0.1}) | {
             "regions_of_model": digest
         }
-        settings = commands.Predictions()(request, Listener())["provenance"]["regions"]["settings"]
+        settings = Predictions().predict(request, Listener())["provenance"]["regions"]["settings"]
         assert RegionSettings.from_dict(settings).level == used
 
 
 @pytest.mark.parametrize(("part", "value"), [("settings", {"spead": 1}), ("regions", {"measure": "hope"})])
 def test_settings_that_are_none_are_called_so(model: Path, folder: Path, part: str, value: dict) -> None:
     with pytest.raises(ProtocolError):
-        commands.Predictions()(a_request(a_ct(), model, folder, **{part: value}), Listener())
+        Predictions().predict(a_request(a_ct(), model, folder, **{part: value}), Listener())
 
 
 # --- bad input, whose sentences the tables of command and panel hold -------------------------------------------------
 
 
-def with_values(change: Callable[[np.ndarray], None], dtype: type = np.float32) -> sitk.Image:
-    image = a_ct()
-    array = sitk.GetArrayFromImage(image).astype(dtype)
-    change(array)
-    changed = sitk.GetImageFromArray(array)
-    changed.CopyInformation(image)
-    return changed
-
-
-def with_spacing(spacing: float) -> sitk.Image:
-    image = tiny.make_ct((8, 8, 8))
-    image.SetSpacing((spacing,) * 3)
-    return image
-
-
-def sheared() -> sitk.Image:
-    image = a_ct()
-    image.SetDirection((1, 0, 0, 0, 1, 0.287, 0, 0, 0.958))
-    return image
-
-
-BAD_IMAGES: dict[str, Callable[[], sitk.Image]] = {
-    "all NaN": lambda: with_values(lambda a: a.fill(np.nan)),
-    "all alike": lambda: with_values(lambda a: a.fill(40)),
-    "one slice": lambda: a_ct()[:, :, 3:4],
-    "colour": lambda: sitk.Compose([a_ct()] * 3),
-    "too fine": lambda: with_spacing(0.01),
-    "too coarse": lambda: with_spacing(50.0),
-    "sheared": sheared,
-}
-
-
-@pytest.mark.parametrize("case", BAD_IMAGES)
-def test_a_bad_image_is_refused(case: str, model: Path, folder: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        commands.Predictions()(a_request(BAD_IMAGES[case](), model, folder), Listener())
-    assert server.describe_error(caught.value) == ("image", str(caught.value))
-
-
-def test_a_region_outside_is_refused(model: Path, folder: Path) -> None:
-    settings = SETTINGS | {"region_of_interest": [900, 990, 0, 10, 0, 10]}
-    with pytest.raises(SettingsError):
-        commands.Predictions()(a_request(a_ct(), model, folder, settings=settings), Listener())
-
-
-def test_a_missing_model_is_refused(folder: Path) -> None:
-    with pytest.raises(ModelError):
-        commands.Predictions()(a_request(a_ct(), folder / "nowhere", folder), Listener())
+def test_a_bad_image_is_refused(model: Path, folder: Path) -> None:
+    for image in (a_ct()[:, :, 3:4], sitk.Compose([a_ct()] * 3)):
+        with pytest.raises(UserError) as caught:
+            Predictions().predict(a_request(image, model, folder), Listener())
+        assert server.describe_error(caught.value) == ("image", str(caught.value))
 
 
 def test_some_nan_voxels_are_a_warning(model: Path, folder: Path) -> None:
-    def spoil(array: np.ndarray) -> None:
-        array[0, 0, :3] = np.nan
-
-    report = Listener()
-    result = commands.Predictions()(a_request(with_values(spoil), model, folder, regions={}), report)
+    ct, report = sitk.Cast(a_ct(), sitk.sitkFloat32), Listener()
+    ct[:3, 0, 0] = np.nan
+    result = Predictions().predict(a_request(ct, model, folder, regions={}), report)
     assert result["provenance"]["warnings"] == report.warnings
     assert report.warnings[0].startswith("3 voxels are not finite numbers")
 
@@ -307,41 +261,14 @@ def test_memory_and_unforeseen_errors_are_one_sentence() -> None:
         assert told == code and named in message and message.count(". ") == 0 and message.endswith(".")
 
 
-SLOW_DISK = """
-import sys, tempfile, time
-from MoBUncertaintyLib.worker.protocol import Command
-from MoBUncertaintyLib.worker.server import serve
-find = tempfile._get_default_tempdir
-
-def find_slowly():
-    print("looking", file=sys.stderr, flush=True)
-    time.sleep(0.3)
-    return find()
-
-tempfile._get_default_tempdir = find_slowly
-serve({Command.LIST: lambda request, report: {"folder": tempfile.gettempdir()}})
-"""
-
-
-def test_temporary_files_are_in_the_scratch_folder_however_slow_the_disk(folder: Path) -> None:
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen([sys.executable, "-c", SLOW_DISK], **pipes) as worker:
-        assert worker.stderr.readline() == b"looking\n"
-        worker.stdin.write(encode({"command": Command.SCRATCH, "folder": str(folder)}))
-        worker.stdin.write(encode({"command": Command.LIST, "id": 1, "index": ""}))
-        worker.stdin.flush()
-        _ready, answer = (json.loads(worker.stdout.readline()) for _ in range(2))
-    assert answer == {"event": Event.RESULT, "id": 1, "result": {"folder": str(folder)}}
-
-
 # --- progress ---------------------------------------------------------------------------------------------------------
 
 
 def test_progress_runs_from_0_to_1_through_all_stages(model: Path, folder: Path) -> None:
-    predictions = commands.Predictions()
+    predictions = Predictions()
     for settings in (SETTINGS, SETTINGS | {"overlap": 0.0}):
         report = Listener()
-        predictions(a_request(a_ct(), model, folder, settings=settings), report)
+        predictions.predict(a_request(a_ct(), model, folder, settings=settings), report)
         for event in report.events:
             check_event(event)
         fractions = [event["fraction"] for event in report.progressed]
@@ -395,12 +322,3 @@ def test_the_time_left_is_said_once_it_is_known_and_does_not_jump() -> None:
         lefts.append(step["seconds_left"])
     assert lefts == [None] * 7 + [7.0, 6.0, 5.0, 4.0, 3.0, 2.0]
     assert fractions == sorted(fractions) and fractions[7] == pytest.approx(16 / 23, abs=1e-4)
-
-
-def test_the_pace_is_learnt() -> None:
-    pace = Pace()
-    pace.learn({"resample": 6.0, "model": 9.0}, voxels=3_000_000)
-    expected = pace.expected(6_000_000, warm=True)
-    assert expected["resample"] == pytest.approx(12.0)
-    assert expected["model"] == 0.0
-    assert Pace().expected(1_000_000, warm=False)["model"] > 0

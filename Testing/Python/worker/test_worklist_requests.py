@@ -23,10 +23,10 @@ from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.pipeline.calibration.calibration import find_reviews
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
-from MoBUncertaintyLib.worker.commands import Predictions
+from MoBUncertaintyLib.worker.commands import CaseList, input_of, open_case, sign_case
+from MoBUncertaintyLib.worker.predictions import Predictions
 from MoBUncertaintyLib.worker.protocol import ProtocolError, encode
 from MoBUncertaintyLib.worker.server import Report
-from MoBUncertaintyLib.worker.worklist import CaseList, input_of, open_case, sign_case
 from support import tiny
 from support.command_line import run
 from support.fake_case import write_case
@@ -51,7 +51,7 @@ def ask(handler: Any, command: str, report: Report, **fields: Any) -> dict[str, 
 
 
 def cases(list_: CaseList, cohort: Path, report: Report, **fields: Any) -> dict[str, Any]:
-    given = {"channels": 1, "title": "scans", "table": False, "predicted": [], **fields}
+    given = {"channels": 1, "title": "scans", "table": False, "failed": {}, **fields}
     return ask(list_, "cases", report, cohort=str(cohort), **given)
 
 
@@ -75,19 +75,17 @@ def test_cases_and_table_are_those_of_the_command(tmp_path: Path, report: Report
     ]
     assert not cohort.exists() and found["table"] is None
 
-    inputs, failed, predicted = found["listed"], {}, []
+    inputs, failed = found["listed"], {}
     assert [each["entry"] for each in inputs if not each["is_case"]] == ["notes.txt"]
     for each in found["cases"]:
         request = {"case": each["case"], "output": each["folder"], "models": [str(model)], "settings": SETTINGS}
         try:
-            done = ask(predictions.predict_case, "predict-case", report, **request)
-            assert done == {"outcome": "predicted"}
-            predicted.append(each["case"]["entry"])
+            ask(predictions.predict_case, "predict-case", report, **request)
         except ImageError as error:
             failed[each["case"]["entry"]] = str(error)
     fractions = [step["fraction"] for step in steps if step["stage"] in ("read", "network", "write")]
     assert len(fractions) > 6 and max(fractions) == 1.0
-    found = cases(list_, cohort, report, cases=inputs, failed=failed, predicted=predicted, table=True)
+    found = cases(list_, cohort, report, cases=inputs, failed=failed, table=True)
     assert [each["row"]["state"] for each in found["cases"]] == ["failed", "ready"]
     assert Path(found["table"]).is_file()
 
@@ -98,22 +96,21 @@ def test_cases_and_table_are_those_of_the_command(tmp_path: Path, report: Report
 
     # Opened again: what failed and what is done are on disk, and the command finds all of it done.
     again = cases(CaseList(), cohort, report, cases=inputs)
-    assert [(each["row"]["state"], each["row"]["outcome"]) for each in again["cases"]] == [
-        ("failed", "failed"),
-        ("ready", "kept"),
-    ]
+    assert [each["row"]["state"] for each in again["cases"]] == ["failed", "ready"]
     assert "truncated" in again["cases"][0]["row"]["reason"]
     request = {"case": again["cases"][1]["case"], "output": again["cases"][1]["folder"], "models": [str(model)]}
-    assert ask(predictions.predict_case, "predict-case", report, **request, settings=SETTINGS) == {"outcome": "kept"}
+    made = (Path(request["output"]) / "prediction.json").stat().st_mtime_ns
+    ask(predictions.predict_case, "predict-case", report, **request, settings=SETTINGS)
+    assert (Path(request["output"]) / "prediction.json").stat().st_mtime_ns == made
     command = run("predict", scans, "--output", cohort, *options)
     assert "1 of 3 cases had these results already" in command.stderr
 
     # Damaged results are made anew.
     folder = Path(request["output"])
     (folder / "regions.csv").write_text("altered")
-    damaged = cases(CaseList(), cohort, report, cases=inputs, failed={})["cases"][0]
+    damaged = cases(CaseList(), cohort, report, cases=inputs)["cases"][0]
     assert damaged["folder"] == str(folder) and "are damaged" in damaged["row"]["reason"]
-    assert ask(predictions.predict_case, "predict-case", report, **request, settings=SETTINGS)["outcome"] == "predicted"
+    ask(predictions.predict_case, "predict-case", report, **request, settings=SETTINGS)
     assert read_results(folder).prediction.segmentation.any()
 
 

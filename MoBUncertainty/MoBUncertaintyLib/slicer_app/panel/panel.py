@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from functools import partial
 
 import qt
-import slicer
 import vtk
 from slicer.i18n import tr as _
 
@@ -22,7 +21,7 @@ from MoBUncertaintyLib.slicer_app.panel.state import Folding, State, idleState
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, Leftovers
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.roi import roiBounds
-from MoBUncertaintyLib.slicer_app.scene.views import LegendFollower, giveWindow
+from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, hideMisplaced, hideOrphans, showAlone
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import (
@@ -50,7 +49,6 @@ class Panel:
         self.logic = logic
         self.parameters = None
         self.ensureReady = ensureReady
-        self._legends = LegendFollower(slicer.mrmlScene, lambda follow: qt.QTimer.singleShot(0, shown(follow)))
         self.afterLoading = AfterLoading()
         self.jobs, self.shown, self.removals = Jobs(self), ShownResults(self), Removals(self)
         logic.sessions.onBegun = self._onBegun
@@ -154,7 +152,7 @@ class Panel:
     def close(self) -> None:
         """Stop timers and observers outside the panel."""
         worklist, self.worklist = self.worklist, None
-        ends = [self._legends.stop, self.shown.stop, self.afterLoading.stop, self.inputs.close, self.computer.close]
+        ends = [self.shown.stop, self.afterLoading.stop, self.inputs.close, self.computer.close]
         with ExitStack() as stack:  # whatever goes wrong, the rest is done
             for end in (*([worklist.close] if worklist else ()), self.review.cleanup, *reversed(ends)):
                 stack.callback(end)
@@ -168,7 +166,8 @@ class Panel:
     def _onWorklist(self, *_args) -> None:
         if self.worklist is None:
             self.worklist = WorklistDock(self)
-        self.worklist.show()
+        self.worklist.window.show()
+        self.worklist.window.raise_()
 
     def _onBegun(self) -> None:
         """Show results that were not asked for here, but by a script for instance."""

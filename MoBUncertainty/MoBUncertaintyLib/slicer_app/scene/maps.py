@@ -11,17 +11,17 @@ import numpy as np
 import slicer.util
 import vtk
 from slicer.i18n import tr as _
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from vtk.util.numpy_support import numpy_to_vtk
 
-from MoBUncertaintyLib.base.geometry import Box, hull, intersection, occupied, shape_of, within
+from MoBUncertaintyLib.base.geometry import Box, hull, occupied, shape_of, within
 from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, MAX_VARIANCE, Measure
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, NEGLIGIBLE, brightest_variance
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
 
-MAPS_KEPT = 3  # derived ones, each of up to the size of the CT
 SLAB = 8  # slices of which a map is derived in one step: a few milliseconds
+MAP_ROLES = ("probability", "variance")
 LABEL_ATTRIBUTE = "MoBUncertainty.label"  # of a volume: the label's value
 
 # Every fifth of matplotlib's 256 Inferno colours; straight lines between them are true to 2/255.
@@ -76,19 +76,17 @@ def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure
 
 
 class UncertaintyMaps:
-    """Probability and variance of each label as volumes, and what is derived from them.
+    """Probability and variance of each label as volumes, as predicted, and the one map that is shown of them.
 
-    The volumes of probability and variance stay as predicted. What is shown after clicks is a derived map, in which
-    only what a click changes is written anew.
+    The map shown is derived from them and from the review's clicks, of which only what they change is written anew.
 
     Attributes:
-        review: Whose clicks have changed the maps; None: they are as predicted.
+        review: Whose clicks have changed the maps. Default: they are as predicted.
     """
 
     def __init__(self, nodes: CtNodes):
         self._nodes = nodes
-        self._derived: dict[tuple, tuple] = {}  # by kind and what it is derived from: its box and vtkImageData
-        self._shown: tuple | None = None  # what the derived volume holds: its key and box, where clicks are written in
+        self._shown: tuple[tuple, Box] | None = None  # what the volume of the map holds: its key, and where
         self.review: Review | None = None
 
     def set(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
@@ -96,7 +94,6 @@ class UncertaintyMaps:
 
         Arrays that can be become the volumes' voxels, without a copy: they must not be changed afterwards.
         """
-        self._derived.clear()
         for role, title, arrays in (
             ("probability", _("probability"), probability),
             ("variance", _("predictive variance"), variance),
@@ -107,7 +104,7 @@ class UncertaintyMaps:
             for label, array in arrays.items():
                 node = volumes.get(label) or self._nodes.add(role, "vtkMRMLScalarVolumeNode", title)
                 node.SetAttribute(LABEL_ATTRIBUTE, str(label))
-                _fill(node, _image(array), ijkToRas(self._nodes.ctNode))
+                _fill(node, array, ijkToRas(self._nodes.ctNode))
 
     def volumes(self, role: str) -> dict[int, object]:
         """Return the volumes of `probability` or `variance`, by label."""
@@ -118,115 +115,81 @@ class UncertaintyMaps:
         """Return the voxels of `probability` or `variance` by label, not copied; all have the CT's shape."""
         return {label: slicer.util.arrayFromVolume(node) for label, node in self.volumes(role).items()}
 
-    def volumeFor(self, kind: MapKind, label: int | None):
-        """Return the volume that shows a kind of map, derived if necessary, or None without maps.
+    def derive(self, kind: MapKind, label: int | None) -> Iterator[None]:
+        """Put a map as it is now into its volume, in the last of many steps; returns the volume, or None without maps.
 
         Args:
-            label: Its value; None: all, which means the maximum variance and standard deviation of any label,
-                the probability of any label, and the entropy of all classes together.
+            label: Its value; None, or one without maps: all, which means the maximum variance and standard deviation
+                of any label, the probability of any label, and the entropy of all classes together.
         """
-        sources = self._sources(kind, label)
-        if not self._isDerived(kind, sources):
-            return sources[0] if sources else None
-        node, key = self._nodes.node("map"), _key(kind, sources)
-        if node is not None and self._isChanged and self._shown is not None and self._shown[0] == key:
-            return node
-        for _step in self.deriveInSteps(kind, label):
-            pass
-        box, image = self._derived[key]
-        self._shown = None
-        if self._isChanged:
-            del self._derived[key]  # it is as predicted no more
-            box, image = self._withChanges(kind, label, box, image)
-            self._shown = key, box
-        matrix = ijkToRas(self._nodes.ctNode)
-        matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(box)]
-        node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", _("uncertainty map"))
-        _fill(node, image, matrix)
-        return node
-
-    def update(self, kind: MapKind, label: int | None, box: Box):
-        """Bring what is shown of a box up to date; costs as much as the box, but for the first click.
-
-        Returns:
-            The volume that shows the map, as `volumeFor`.
-        """
-        node, key = self._nodes.node("map"), _key(kind, self._sources(kind, label))
-        if node is None or self._shown is None or self._shown[0] != key:
-            return self.volumeFor(kind, label)
-        shown = self._shown[1]
-        if intersection(box, shown) != box:  # a click beyond it
-            self._shown = None
-            return self.volumeFor(kind, label)
-        slicer.util.arrayFromVolume(node)[within(box, shown)] = self._changed(kind, label, box)
-        slicer.util.arrayFromVolumeModified(node)
-        return node
-
-    def deriveInSteps(self, kind: MapKind, label: int | None, always: bool = False) -> Iterator[None]:
-        """Get ready for `volumeFor`, in each step one label or some slices; nothing in the scene changes.
-
-        The last few maps derived are kept.
-        """
-        sources = self._sources(kind, label)
-        if not sources or not (always or self._isDerived(kind, sources)):
-            return
-        key = _key(kind, sources)
-        if always and self._shown is not None and self._shown[0] == key:
-            return
-        if key not in self._derived:
-            arrays, probability = (
-                [slicer.util.arrayFromVolume(node) for node in nodes]
-                for nodes in (sources, self._sources(MapKind.PROBABILITY, label))
-            )
-            boxes = []
+        state = None
+        while state != (state := (self._key(kind, label), self._reach)):  # which may change meanwhile
+            (key, reach), labels = state, self._labels(label)
+            if not labels:
+                return None
+            probability, variance = ([self.arrays(role)[value] for value in labels] for role in MAP_ROLES)
+            boxes = list(reach)
             for array in probability:
                 boxes.append(occupied(array, NEGLIGIBLE))
                 yield
             box = hull(boxes)
-            derived = np.zeros(shape_of(box), np.float32)
-            for start in range(0, len(derived), SLAB):
+            voxels = np.zeros(shape_of(box), np.float32)
+            for start in range(0, len(voxels), SLAB):
                 slab = np.s_[start : start + SLAB]
-                derived[slab] = _derivedArray(kind, [array[box][slab] for array in arrays])
+                maps = probability if kind in OF_PROBABILITY else variance
+                voxels[slab] = _derived(kind, [array[box][slab] for array in maps])
                 yield
-            self._derived[key] = box, _image(derived)
-        self._derived[key] = self._derived.pop(key)  # as the last one
-        while len(self._derived) > MAPS_KEPT:
-            del self._derived[next(iter(self._derived))]
+        if self._nodes.ctNode.GetScene() is None:
+            return None
+        for changed in reach:
+            voxels[within(changed, box)] = self._current(kind, label, changed)
+        matrix = ijkToRas(self._nodes.ctNode)
+        matrix[:3, 3] += matrix[:3, :3] @ [axis.start for axis in reversed(box)]
+        node = self._nodes.getOrCreate("map", "vtkMRMLScalarVolumeNode", _("uncertainty map"))
+        _fill(node, voxels, matrix)
+        self._shown = key, box
+        return node
 
-    def _sources(self, kind: MapKind, label: int | None) -> list:
-        """List the volumes that a map is derived from, or the map's own; none without maps."""
-        probability, variance = self.volumes("probability"), self.volumes("variance")
-        labels = [label] if label is not None else list(variance)
-        if not set(labels) <= set(variance) & set(probability):
-            return []
-        return [(probability if kind in OF_PROBABILITY else variance)[value] for value in labels]
+    def holds(self, kind: MapKind, label: int | None) -> bool:
+        """Whether the volume of the map holds that map, so that `update` can change it."""
+        return self._shown is not None and self._shown[0] == self._key(kind, label)
+
+    def update(self, kind: MapKind, label: int | None, box: Box) -> bool:
+        """Write what clicks have changed in a box into the map; costs as much as the box.
+
+        Returns:
+            Whether the volume holds that map, and the box lies in it.
+        """
+        node = self._nodes.node("map")
+        if node is None or not self.holds(kind, label) or hull((box, self._shown[1])) != self._shown[1]:
+            return False
+        slicer.util.arrayFromVolume(node)[within(box, self._shown[1])] = self._current(kind, label, box)
+        slicer.util.arrayFromVolumeModified(node)
+        return True
+
+    def _labels(self, label: int | None) -> list[int]:
+        """List a label or, where it has no maps, all that have."""
+        probability = self.volumes("probability")
+        labels = [value for value in self.volumes("variance") if value in probability]
+        return [label] if label in labels else labels
+
+    def _key(self, kind: MapKind, label: int | None) -> tuple:
+        """Tell a map from all others, and from those of other voxels."""
+        volumes = [*self.volumes("probability").values(), *self.volumes("variance").values()]
+        times = (node.GetImageData().GetPointData().GetScalars().GetMTime() for node in volumes)
+        return (kind, *self._labels(label), *times)
 
     @property
-    def _isChanged(self) -> bool:
-        return self.review is not None and all(shape_of(self.review.changed_box))
+    def _reach(self) -> list[Box]:
+        """Where clicks have changed the maps: one box, or none."""
+        return [self.review.changed_box] if self.review and all(shape_of(self.review.changed_box)) else []
 
-    def _isDerived(self, kind: MapKind, sources: list) -> bool:
-        several = len(sources) > 1 or kind not in (MapKind.VARIANCE, MapKind.PROBABILITY)
-        return bool(sources) and (several or self._isChanged)
-
-    def _withChanges(self, kind: MapKind, label: int | None, box: Box, image) -> tuple[Box, object]:
-        """Write into a map as predicted what clicks have changed; where they reach beyond it, into a larger one."""
-        changed = self.review.changed_box
-        union = hull((box, changed))
-        voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape_of(box))
-        if union != box:
-            predicted, voxels = voxels, np.zeros(shape_of(union), np.float32)
-            voxels[within(box, union)] = predicted
-            image = _image(voxels)
-        voxels[within(changed, union)] = self._changed(kind, label, changed)
-        return union, image
-
-    def _changed(self, kind: MapKind, label: int | None, box: Box) -> np.ndarray:
+    def _current(self, kind: MapKind, label: int | None, box: Box) -> np.ndarray:
         """Derive a map as it is now in a box."""
         probability, variance = self.review.maps_in(box)
-        maps = probability if kind in OF_PROBABILITY else variance
-        labels = list(self.volumes("variance"))
-        return _derivedArray(kind, [maps[index] for index, value in enumerate(labels) if label in (None, value)])
+        maps, chosen = probability if kind in OF_PROBABILITY else variance, self._labels(label)
+        labels = [each.value for each in self.review.prediction.labels]
+        return _derived(kind, [array for value, array in zip(labels, maps, strict=True) if value in chosen])
 
 
 def drawInInferno(nodes: CtNodes, node, window: tuple[float, float], threshold: float):
@@ -250,7 +213,14 @@ def _inferno(nodes: CtNodes):
     return node
 
 
-def _fill(node, image, matrix: np.ndarray):
+def _fill(node, array: np.ndarray, matrix: np.ndarray):
+    """Put an array (z, y, x) into a volume as float32; it shares the array's memory if possible."""
+    voxels = np.ascontiguousarray(array, np.float32)
+    if not voxels.flags.writeable:  # a file's, perhaps
+        voxels = voxels.copy()
+    image = vtk.vtkImageData()
+    image.SetDimensions(*reversed(voxels.shape))
+    image.GetPointData().SetScalars(numpy_to_vtk(voxels.ravel(), deep=False))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
     # Before the voxels: automatic levels would take a histogram of them.
     node.GetDisplayNode().SetAutoWindowLevel(False)
@@ -274,35 +244,16 @@ def infernoColours() -> np.ndarray:
     return np.stack([np.interp(np.arange(256), np.arange(0, 256, 5), channel) for channel in stops.T], axis=1)
 
 
-def _image(array: np.ndarray):
-    """Make a vtkImageData of an array (z, y, x) as float32, which shares its memory if possible."""
-    voxels = np.ascontiguousarray(array, np.float32)
-    if not voxels.flags.writeable:  # a file's, perhaps
-        voxels = voxels.copy()
-    image = vtk.vtkImageData()
-    image.SetDimensions(*reversed(voxels.shape))
-    image.GetPointData().SetScalars(numpy_to_vtk(voxels.ravel(), deep=False))
-    return image
-
-
-def _key(kind: MapKind, sources: list) -> tuple:
-    """Under which a derived map is kept; another one once a map has other voxels."""
-    return (kind, *(node.GetImageData().GetPointData().GetScalars().GetMTime() for node in sources))
-
-
-def _derivedArray(kind: MapKind, arrays: list[np.ndarray]) -> np.ndarray:
+def _derived(kind: MapKind, maps: list[np.ndarray]) -> np.ndarray:
     """Derive a map, made of each label's; only where there is anything."""
     negligible = NEGLIGIBLE if kind in OF_PROBABILITY else 0
-    where = functools.reduce(np.logical_or, [array > negligible for array in arrays])
-    derived = np.zeros(where.shape, np.float32)
-    derived[where] = _derivedVoxels(kind, [array[where] for array in arrays])
-    return derived
-
-
-def _derivedVoxels(kind: MapKind, values: list[np.ndarray]) -> np.ndarray:
+    where = functools.reduce(np.logical_or, [array > negligible for array in maps])
+    derived, values = np.zeros(where.shape, np.float32), [array[where] for array in maps]
     if kind == MapKind.PROBABILITY:
-        return np.minimum(sum(values), 1)
-    if kind == MapKind.ENTROPY:
-        return voxel_uncertainty(Measure.ENTROPY, values, [])
-    variance = voxel_uncertainty(Measure.VARIANCE, [], values)
-    return variance if kind == MapKind.VARIANCE else np.sqrt(variance)
+        derived[where] = np.minimum(sum(values), 1)
+    elif kind == MapKind.ENTROPY:
+        derived[where] = voxel_uncertainty(Measure.ENTROPY, values, [])
+    else:
+        variance = voxel_uncertainty(Measure.VARIANCE, [], values)
+        derived[where] = variance if kind == MapKind.VARIANCE else np.sqrt(variance)
+    return derived

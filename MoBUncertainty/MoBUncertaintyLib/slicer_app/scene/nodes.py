@@ -7,9 +7,10 @@ on any scene, not just the application's. Arrays are (z, y, x), matrices map vox
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
+from typing import Any
 
 import numpy as np  # noqa: TC002
 import slicer.util
@@ -66,7 +67,8 @@ class CtNodes:
         """Make one more node of that role."""
         node = self.scene.CreateNodeByClass(className)
         node.UnRegister(None)
-        node.SetName(_unused(f"{self.name} {name}", self.all()))
+        used, name = {other.GetName() for other in self.all()}, f"{self.name} {name}"  # another CT's may have it
+        node.SetName(next(free for free in chain([name], (f"{name}_{n}" for n in count(1))) if free not in used))
         node.SetHideFromEditors(className not in LISTED)  # the hierarchy asks once, when the node is added
         selection = self.scene.GetFirstNodeByClass("vtkMRMLSelectionNode")
         placing = selection.GetActivePlaceNodeID() if selection else None
@@ -116,23 +118,16 @@ class CtNodes:
 
     def _folder(self, hierarchy, ct: int) -> int:
         """Where earlier results lie, else a new folder. A CT that lies in none moves into it; one in a study stays."""
-        for role in ("segmentation", "variance", "probability", "predicted", "regions", "map", "surface"):
-            item = hierarchy.GetItemByDataNode(self.node(role)) if self.node(role) else 0
-            if item and hierarchy.GetItemParent(item) != hierarchy.GetSceneItemID():
-                return hierarchy.GetItemParent(item)
-        parent = hierarchy.GetItemParent(ct)
+        top, parent = hierarchy.GetSceneItemID(), hierarchy.GetItemParent(ct)
+        items = filter(None, map(hierarchy.GetItemByDataNode, self.all()))
+        folders = [folder for folder in map(hierarchy.GetItemParent, items) if folder != top]
+        if folders:
+            return folders[0]
         folder = hierarchy.CreateFolderItem(parent, self._folderName)
         hierarchy.SetItemOwnerPluginName(folder, "Folder")
-        if parent == hierarchy.GetSceneItemID():
+        if parent == top:
             hierarchy.SetItemParent(ct, folder)
         return folder
-
-
-def _unused(name: str, nodes: list) -> str:
-    """Add a number to a name that one of some nodes has; those of another CT, perhaps a namesake, may have it."""
-    used = {node.GetName() for node in nodes}
-    numbered = (f"{name}_{number}" for number in count(1))
-    return next(free for free in chain([name], numbered) if free not in used)
 
 
 @dataclass
@@ -189,6 +184,10 @@ class SceneState:
         node.SetForceCreateStorageNode(node.CreateStorageNodeNever)  # the text lies in the scene file itself
         node.SetText(text)
 
+    def change(self, name: str, **entries: Any):
+        """Change entries of a document, which is made if there is none; errors as for `set`."""
+        self.set(name, (self.get(name) or {}) | entries)
+
 
 def subjectHierarchy(scene):
     """Return the scene's only vtkMRMLSubjectHierarchyNode."""
@@ -215,20 +214,20 @@ def shape(volumeNode) -> tuple[int, ...]:
     return tuple(reversed(image.GetDimensions())) if image else ()
 
 
-def _moved(point: Point, transform: Callable[[list[float], list[float]], None]) -> Point:
-    moved = [0.0, 0.0, 0.0]
-    transform([float(value) for value in point], moved)
-    return tuple(moved)
-
-
 def toWorld(ct, point: Point) -> Point:
     """Find where a point of a CT's own coordinates (RAS mm) lies in the world, the CT's transform applied."""
-    return _moved(point, ct.TransformPointToWorld)
+    world = [0.0, 0.0, 0.0]
+    ct.TransformPointToWorld([float(value) for value in point], world)
+    return tuple(world)
 
 
 def fromWorld(ct, points: Iterable[Point]) -> list[Point]:
     """Find where points of the world (RAS mm) lie in a CT's own coordinates."""
-    return [_moved(point, ct.TransformPointFromWorld) for point in points]
+    inside = []
+    for point in points:
+        inside.append([0.0, 0.0, 0.0])
+        ct.TransformPointFromWorld([float(value) for value in point], inside[-1])
+    return list(map(tuple, inside))
 
 
 def isBent(ct) -> bool:

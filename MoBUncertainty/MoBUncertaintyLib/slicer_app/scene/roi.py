@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import vtk
+import itertools
+
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.slicer_app.scene.nodes import fromWorld
 
 
 def fitRoi(roi, ct) -> None:
@@ -36,11 +38,5 @@ def roiBounds(roi, ct) -> list[float] | None:
     roi.GetRASBounds(world)
     if not all(world[axis] < world[axis + 1] for axis in (0, 2, 4)):
         raise SettingsError(_("The region of interest has no size yet; drag its handles, or choose the whole image."))
-    box = vtk.vtkBoundingBox()
-    for corner in ((r, a, s) for r in world[:2] for a in world[2:4] for s in world[4:]):
-        point = [0.0] * 3
-        ct.TransformPointFromWorld(corner, point)
-        box.AddPoint(point)
-    bounds = [0.0] * 6
-    box.GetBounds(bounds)
-    return bounds
+    corners = fromWorld(ct, itertools.product(world[:2], world[2:4], world[4:]))
+    return [end(values) for values in zip(*corners, strict=True) for end in (min, max)]

@@ -20,6 +20,7 @@ from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas, shape
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+PREFIX = "Segment_"  # of the IDs of our segments
 OTHERS_OPACITY = 0.35  # of the outlines, while one segment is highlighted
 
 
@@ -55,36 +56,12 @@ class LabelSegmentation:
         """The vtkMRMLSegmentationNode, or None."""
         return self._nodes.node(self.role)
 
-    def values(self) -> list[int]:
-        """Return the values that have a segment."""
-        return list(self._segments())
-
-    def segment(self, value: int):
-        """Return the vtkSegment of a value, or None."""
-        return self._segments().get(value)
-
-    def describe(self, names: Mapping[int, str], statuses: Mapping[int, int]):
-        """Give segments names, and Slicer's own statuses (`vtkSlicerSegmentationsModuleLogic.Flagged`), by value."""
-        logic, segments = slicer.vtkSlicerSegmentationsModuleLogic, self._segments()
-        renamed = {value: name for value, name in names.items() if segments[value].GetName() != name}
-        moved = {value: each for value, each in statuses.items() if logic.GetSegmentStatus(segments[value]) != each}
-        if renamed or moved:
-            with slicer.util.NodeModify(self.node):  # else each is announced to every view and table
-                for value, name in renamed.items():
-                    segments[value].SetName(name)
-                for value, status in moved.items():
-                    logic.SetSegmentStatus(segments[value], status)
-
-    def highlight(self, chosen: int | None):
-        """Let the outline of one segment stand out from the others, by its value; None: none."""
-        display = self.node.GetDisplayNode() if self.node else None
-        if display is None:
-            return
-        with slicer.util.NodeModify(display):  # else all views are drawn anew for each
-            for value in self.values():
-                opacity = 1.0 if chosen in (None, value) else OTHERS_OPACITY
-                if display.GetSegmentOpacity2DOutline(segmentId(value)) != opacity:
-                    display.SetSegmentOpacity2DOutline(segmentId(value), opacity)
+    def segments(self) -> dict[int, object]:
+        """Return the vtkSegment of each value that has one."""
+        segmentation = self.node.GetSegmentation() if self.node else None
+        identifiers = segmentation.GetSegmentIDs() if segmentation else ()
+        values = {name.removeprefix(PREFIX): name for name in identifiers if name.startswith(PREFIX)}
+        return {int(value): segmentation.GetSegment(name) for value, name in values.items() if value.isdecimal()}
 
     def fill(self, labels: np.ndarray, segments: list[SegmentSpec], box: Box | None = None):
         """Show a label map; made of one image, cut to what it holds, whatever the number of segments.
@@ -108,16 +85,10 @@ class LabelSegmentation:
         labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16, copy=False)
         image = orientedImage(self._nodes.ctNode, box, labels)
         wasModifying = node.StartModify()  # else every segment is announced to every view and table
-        for gone in set(self.values()) - {spec.value for spec in segments}:  # the user's own segments stay
+        for gone in set(self.segments()) - {spec.value for spec in segments}:  # the user's own segments stay
             segmentation.RemoveSegment(segmentId(gone))
         for spec in segments:
-            known = segmentation.GetSegment(segmentId(spec.value))
-            segment = known or slicer.vtkSegment()
-            segment.RemoveAllRepresentations()
-            _describe(segment, spec)
-            segment.AddRepresentation(BINARY_LABELMAP, image)
-            if not known:
-                segmentation.AddSegment(segment, segmentId(spec.value))
+            _show(segmentation, spec, image)
         node.EndModify(wasModifying)
         return node
 
@@ -129,16 +100,16 @@ class LabelSegmentation:
         Raises:
             ValueError: A value has no segment.
         """
-        ours = self._segments()
+        ct, ours = self._nodes.ctNode, self.segments()
         unknown = set(np.unique(labels).tolist()) - {0, *ours}
         if unknown:
             raise ValueError(f"The segmentation has no segment for the labels {sorted(unknown)}.")
         layers: dict = {}  # one for all segments, unless the user has drawn segments that overlap
         for value, segment in ours.items():
-            layers.setdefault(self._layer(segment, box), []).append(value)
+            layers.setdefault(_layer(ct, segment, box), []).append(value)
         for image, values in layers.items():
-            image = self._covering(image, box)
-            content = _array(image)[within(box, self._onCt(image)[1])]
+            image = _covering(ct, self.node.GetSegmentation(), image, box)
+            content = _array(image)[within(box, _onCt(ct, image)[1])]
             old = content.copy()
             content[np.isin(old, [ours[value].GetLabelValue() for value in values])] = 0
             for value in values:
@@ -154,30 +125,25 @@ class LabelSegmentation:
 
     def restore(self, labels: np.ndarray, segments: list[SegmentSpec]) -> bool:
         """Make segments anew that somebody has deleted; says whether there were any."""
-        missing = [spec for spec in segments if self.segment(spec.value) is None]
+        present = self.segments()
+        missing = [spec for spec in segments if spec.value not in present]
         for spec in missing:
             mask = labels == spec.value
             box = occupied(mask)
-            segment = slicer.vtkSegment()
-            _describe(segment, spec)
-            segment.AddRepresentation(
-                BINARY_LABELMAP, orientedImage(self._nodes.ctNode, box, mask[box] * np.uint8(spec.value))
-            )
-            self.node.GetSegmentation().AddSegment(segment, segmentId(spec.value))
+            image = orientedImage(self._nodes.ctNode, box, mask[box] * np.uint8(spec.value))
+            _show(self.node.GetSegmentation(), spec, image)
         return bool(missing)
 
-    def updateSurfaces(self):
-        """Make the closed surfaces of changed segments anew, if the segmentation has any."""
+    def updateSurfaces(self, shown: bool):
+        """Make the closed surfaces of changed segments anew; where they are not shown, leave that to Slicer."""
         segmentation = self.node.GetSegmentation() if self.node else None
-        if segmentation and segmentation.ContainsRepresentation(CLOSED_SURFACE):
-            for value in self._changed & set(self.values()):
-                self.segment(value).RemoveRepresentation(CLOSED_SURFACE)
+        if segmentation and not shown:
+            segmentation.RemoveRepresentation(CLOSED_SURFACE)
+        elif segmentation and segmentation.ContainsRepresentation(CLOSED_SURFACE):
+            for value, segment in self.segments().items():
+                if value in self._changed:
+                    segment.RemoveRepresentation(CLOSED_SURFACE)
             segmentation.CreateRepresentation(CLOSED_SURFACE)
-        self._changed.clear()
-
-    def dropSurfaces(self):
-        """Remove all closed surfaces: Slicer makes them when they are first shown."""
-        self.node.GetSegmentation().RemoveRepresentation(CLOSED_SURFACE)
         self._changed.clear()
 
     def isEmpty(self) -> bool:
@@ -201,81 +167,103 @@ class LabelSegmentation:
     def _layers(self) -> Iterator[tuple]:
         """Of each segment that holds anything: value and vtkSegment, its layer's voxels in the CT, and their box."""
         size = shape(self._nodes.ctNode)
-        for value, segment in self._segments().items():
+        for value, segment in self.segments().items():
             image = segment.GetRepresentation(BINARY_LABELMAP)
             if image is None or image.GetPointData().GetScalars() is None:
                 continue
-            image, box = self._onCt(image)
+            image, box = _onCt(self._nodes.ctNode, image)
             inside = intersection(box, whole(size))
             if inside:
                 yield (value, segment), _array(image)[within(inside, box)], inside
 
-    def _segments(self) -> dict:
-        segmentation = self.node.GetSegmentation() if self.node else None
-        found = {}
-        for identifier in segmentation.GetSegmentIDs() if segmentation else ():
-            prefix, _, value = identifier.rpartition("_")
-            if prefix == "Segment" and value.isdecimal():
-                found[int(value)] = segmentation.GetSegment(identifier)
-        return found
 
-    def _layer(self, segment, box: Box):
-        """Return the image that holds a segment; an empty one of that box if the Segment Editor has cleared it."""
-        image = segment.GetRepresentation(BINARY_LABELMAP)
-        if image is None or image.GetPointData().GetScalars() is None:
-            image = orientedImage(self._nodes.ctNode, box, np.zeros(shape_of(box), np.uint8))
-            segment.AddRepresentation(BINARY_LABELMAP, image)
+def _layer(ct, segment, box: Box):
+    """Return the image that holds a segment; an empty one of that box if the Segment Editor has cleared it."""
+    image = segment.GetRepresentation(BINARY_LABELMAP)
+    if image is None or image.GetPointData().GetScalars() is None:
+        image = orientedImage(ct, box, np.zeros(shape_of(box), np.uint8))
+        segment.AddRepresentation(BINARY_LABELMAP, image)
+    return image
+
+
+def _covering(ct, segmentation, image, box: Box):
+    """Return the layer if it covers that box of the CT; else replace it with a larger one."""
+    onCt, held = _onCt(ct, image)
+    union = hull((held, box))
+    if onCt is image and union == held:
         return image
-
-    def _covering(self, image, box: Box):
-        """Return the layer if it covers that box of the CT; else replace it with a larger one."""
-        onCt, held = self._onCt(image)
-        union = hull((held, box))
-        if onCt is image and union == held:
-            return image
-        values = np.zeros(shape_of(union), _array(onCt).dtype)
-        values[within(held, union)] = _array(onCt)
-        larger = orientedImage(self._nodes.ctNode, union, values)
-        segmentation = self.node.GetSegmentation()
-        for identifier in segmentation.GetSegmentIDs():
-            segment = segmentation.GetSegment(identifier)
-            if segment.GetRepresentation(BINARY_LABELMAP) is image:
-                segment.AddRepresentation(BINARY_LABELMAP, larger)
-        return larger
-
-    def _onCt(self, image) -> tuple[object, Box]:
-        """Return the image on the CT's grid, and its box there; Slicer turns the axes of some on reading."""
-        matrix = vtk.vtkMatrix4x4()
-        image.GetImageToWorldMatrix(matrix)
-        toCt = np.linalg.inv(ijkToRas(self._nodes.ctNode)) @ slicer.util.arrayFromVTKMatrix(matrix)
-        offset = np.round(toCt[:3, 3]).astype(int)
-        if not np.allclose(toCt[:3, :3], np.eye(3), atol=1e-3) or not np.allclose(toCt[:3, 3], offset, atol=0.01):
-            turned = slicer.vtkOrientedImageData()
-            size = shape(self._nodes.ctNode)
-            reference = orientedImage(self._nodes.ctNode, whole(size), np.zeros(size, np.uint8))
-            slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, reference, turned)
-            image, offset = turned, np.zeros(3, int)
-        extent = np.reshape(image.GetExtent(), (3, 2)) + offset[:, None]
-        return image, tuple(slice(int(first), int(last) + 1) for first, last in extent[::-1])
+    values = np.zeros(shape_of(union), _array(onCt).dtype)
+    values[within(held, union)] = _array(onCt)
+    larger = orientedImage(ct, union, values)
+    for identifier in segmentation.GetSegmentIDs():
+        segment = segmentation.GetSegment(identifier)
+        if segment.GetRepresentation(BINARY_LABELMAP) is image:
+            segment.AddRepresentation(BINARY_LABELMAP, larger)
+    return larger
 
 
-def _describe(segment, spec: SegmentSpec) -> None:
+def _onCt(ct, image) -> tuple[object, Box]:
+    """Return the image on the CT's grid, and its box there; Slicer turns the axes of some on reading."""
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    toCt = np.linalg.inv(ijkToRas(ct)) @ slicer.util.arrayFromVTKMatrix(matrix)
+    offset = np.round(toCt[:3, 3]).astype(int)
+    if not np.allclose(toCt[:3, :3], np.eye(3), atol=1e-3) or not np.allclose(toCt[:3, 3], offset, atol=0.01):
+        turned = slicer.vtkOrientedImageData()
+        reference = orientedImage(ct, whole(shape(ct)), np.zeros(shape(ct), np.uint8))
+        slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(image, reference, turned)
+        image, offset = turned, np.zeros(3, int)
+    extent = np.reshape(image.GetExtent(), (3, 2)) + offset[:, None]
+    return image, tuple(slice(int(first), int(last) + 1) for first, last in extent[::-1])
+
+
+def _show(segmentation, spec: SegmentSpec, image) -> None:
+    """Show a value of a label map in its segment, which is made if there is none."""
+    present = segmentation.GetSegment(segmentId(spec.value))
+    segment = present or slicer.vtkSegment()
+    segment.RemoveAllRepresentations()
     segment.SetName(spec.name)
     segment.SetColor(*(channel / 255 for channel in spec.colour))
     segment.SetLabelValue(spec.value)
     if spec.terminology and (entry := terminology_entry(spec.terminology)):
         segment.SetTerminology(entry)
+    segment.AddRepresentation(BINARY_LABELMAP, image)
+    if not present:
+        segmentation.AddSegment(segment, segmentId(spec.value))
 
 
 def orientedImage(ct, box: Box, values: np.ndarray):
     """Copy what lies in a box of a CT's array to a vtkOrientedImageData."""
     image = slicer.vtkOrientedImageData()
-    image.SetExtent(_extent(box))
+    image.SetExtent([edge for axis in reversed(box) for edge in (axis.start, axis.stop - 1)])
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(values).ravel(), deep=True))
     matrix = vtk.vtkMatrix4x4()
     ct.GetIJKToRASMatrix(matrix)
     image.SetGeometryFromImageToWorldMatrix(matrix)
     return image
+
+
+def describe(segmentation: LabelSegmentation, names: Mapping[int, str], statuses: Mapping[int, int]):
+    """Give segments names, and Slicer's own statuses (`vtkSlicerSegmentationsModuleLogic.Flagged`), by value."""
+    logic, segments = slicer.vtkSlicerSegmentationsModuleLogic, segmentation.segments()
+    with slicer.util.NodeModify(segmentation.node):  # else each is announced to every view and table
+        for value, name in names.items():
+            segments[value].SetName(name)
+        for value, status in statuses.items():
+            if logic.GetSegmentStatus(segments[value]) != status:
+                logic.SetSegmentStatus(segments[value], status)
+
+
+def highlight(segmentation: LabelSegmentation, chosen: int | None):
+    """Let the outline of one segment stand out from the others, by its value; None: none."""
+    display = segmentation.node.GetDisplayNode() if segmentation.node else None
+    if display is None:
+        return
+    with slicer.util.NodeModify(display):  # else all views are drawn anew for each
+        for value in segmentation.segments():
+            opacity = 1.0 if chosen in (None, value) else OTHERS_OPACITY
+            if display.GetSegmentOpacity2DOutline(segmentId(value)) != opacity:
+                display.SetSegmentOpacity2DOutline(segmentId(value), opacity)
 
 
 def labelSpecs(labels: Sequence[Label]) -> list[SegmentSpec]:
@@ -292,14 +280,10 @@ def regionSpecs(regions: Iterable[Region], labels: Sequence[Label]) -> list[Segm
 
 def segmentId(value: int) -> str:
     """Of the segment that shows a value of a label map."""
-    return f"Segment_{value}"
+    return f"{PREFIX}{value}"
 
 
 def _array(image) -> np.ndarray:
     """Return the voxels themselves, not a copy."""
     first, last = np.reshape(image.GetExtent(), (3, 2)).T
     return vtk_to_numpy(image.GetPointData().GetScalars()).reshape((last - first + 1)[::-1])
-
-
-def _extent(box: Box) -> list[int]:
-    return [edge for axis in reversed(box) for edge in (axis.start, axis.stop - 1)]

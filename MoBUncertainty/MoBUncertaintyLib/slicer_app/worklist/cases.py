@@ -18,7 +18,8 @@ from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState, reader_in_name
 from MoBUncertaintyLib.slicer_app.requests import MODALITY, dicomDatabase
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder, showError
-from MoBUncertaintyLib.slicer_app.worklist.workers import RequestQueue
+from MoBUncertaintyLib.slicer_app.widgets.section import shown
+from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
 MODALITIES = ("CT", "MR")
@@ -58,27 +59,22 @@ class WorklistCase:
         """Whether it can be reviewed."""
         return self.row is not None and self.row["state"] != CaseState.FAILED
 
+    def reviewsOf(self, reader: str) -> list[CaseReview]:
+        """Return the review of a reader, if there is one; without a name, those of all."""
+        names = {reader, text_of(reader_in_name(reader))} if reader else {review.reader for review in self.reviews}
+        return [review for review in self.reviews if review.reader in names]
+
     def state(self, reader: str) -> CaseState:
         """How far it is for a reader; without a name, for all."""
         if self.row is None:
             return CaseState.NOT_RUN
-        if not self.hasResults:
-            return CaseState.FAILED
-        own = self._review(reader)
-        return CaseState.of([*filter(None, [own])] if reader else self.reviews)
+        return CaseState.of(self.reviewsOf(reader)) if self.hasResults else CaseState.FAILED
 
     def regionsLeft(self, reader: str) -> int | None:
         """Count the regions that a reader has to decide; without a name, the most that a reader has left."""
-        own = self._review(reader)
-        if own is not None:
-            return own.regions_left
-        if not reader and self.reviews:
-            return max(review.regions_left for review in self.reviews)
-        return self.row["regions"] if self.hasResults else None
-
-    def _review(self, reader: str) -> CaseReview | None:
-        names = {reader, text_of(reader_in_name(reader))}
-        return next((review for review in self.reviews if review.reader in names), None) if reader else None
+        reviews = self.reviewsOf(reader)
+        regions = self.row["regions"] if self.hasResults else None
+        return max((review.regions_left for review in reviews), default=regions)
 
 
 @dataclass
@@ -89,8 +85,7 @@ class Cases:
         source: Folder that holds them; None where they are listed.
         listed: The fields of all inputs; None before the worker has listed those of `source`.
         cases: In the order of the cohort's table: the worst first, those without results last.
-        failed: Why a case failed, by name; None: as the table on disk says.
-        predicted: Names of those that were predicted since the worklist was opened.
+        failed: Why a case failed since the worklist was opened, by name; the table on disk says it of earlier ones.
     """
 
     cohort: Path
@@ -98,8 +93,7 @@ class Cases:
     source: Path | None = None
     listed: Sequence[Mapping[str, Any]] | None = None
     cases: list[WorklistCase] = field(default_factory=list)
-    failed: dict[str, str] | None = None
-    predicted: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
     page: Path | None = None
 
     def request(self, channels: int, table: bool) -> dict[str, Any]:
@@ -112,7 +106,6 @@ class Cases:
             "channels": channels,
             "title": self.title,
             "failed": self.failed,
-            "predicted": sorted(self.predicted),
             "table": table,
         }
 
@@ -121,21 +114,12 @@ class Cases:
         self.listed = answer["listed"]
         self.cases = [WorklistCase.of(fields) for fields in answer["cases"]]
         self.page = Path(answer["table"]) if answer["table"] else None
-        if self.failed is None:
-            self.failed = {case.name: case.row["reason"] for case in self.cases if case.row and case.row["reason"]}
 
-    def ended(self, name: str, reason: str | None, predicted: bool = False) -> None:
-        """Note how the prediction of a case has ended; it is read anew before it is shown.
-
-        Args:
-            reason: Why it failed; None: it has not.
-        """
-        failed = self.failed = self.failed or {}
-        failed.pop(name, None)
+    def ended(self, name: str, reason: str | None) -> None:
+        """Note how the prediction of a case has ended, with the reason if it failed; it is read before it is shown."""
+        self.failed.pop(name, None)
         if reason is not None:
-            failed[name] = reason
-        if predicted:
-            self.predicted.add(name)
+            self.failed[name] = reason
 
     def find(self, name: str | None) -> WorklistCase | None:
         """Return the case of a name."""
@@ -161,8 +145,27 @@ class Cases:
             self.cases[self.cases.index(case)] = replace(case, reviews=(*others, review))
 
 
+def ask(
+    client: WorkerClient,
+    message: dict[str, Any],
+    onFinished: Callable[[Any], None],
+    onFailed: Callable[[str, str, str], None],
+    receive: Callable[[dict[str, Any]], Iterator[None]] | None = None,
+) -> None:
+    """Ask a worker; failures of what follows reach the user. Arguments as for `WorkerClient.request` and `Job`."""
+    job = client.request(message, receive)
+    job.finished.connect(shown(onFinished))
+    job.failed.connect(shown(onFailed))
+
+
 class CaseSource:
     """The cases of the worklist that is open.
+
+    Args:
+        client: Of the worker that reads them.
+        channels: Returns the number of images that a case has.
+        mayLeave: Asks whether the open case may be left.
+        onChanged: Called when there is something else to show, with what is to be said of it, if anything.
 
     Attributes:
         cases: None before a source is chosen.
@@ -170,12 +173,12 @@ class CaseSource:
 
     def __init__(
         self,
-        queue: RequestQueue,
+        client: WorkerClient,
         channels: Callable[[], int],
         mayLeave: Callable[[], bool],
         onChanged: Callable[[str | None], None],
     ) -> None:
-        self._queue, self._channels, self._mayLeave, self._onChanged = queue, channels, mayLeave, onChanged
+        self._client, self._channels, self._mayLeave, self._onChanged = client, channels, mayLeave, onChanged
         self.cases: Cases | None = None
 
     def chooseFolder(self, window) -> None:
@@ -202,14 +205,19 @@ class CaseSource:
     def read(self, table: bool = False, summarise: bool = False) -> None:
         """Let the worker read all cases anew; write the cohort's table, and say how far the cases are, if asked to."""
         cases = self.cases
-        message = cases.request(self._channels(), table)
-        self._queue.ask(message, partial(self._onRead, cases, summarise), partial(self._onFailed, cases))
-        self._onChanged(None)
 
-    def ended(self, name: str, reason: str | None, predicted: bool) -> None:
-        """Note how the prediction of a case has ended, see `Cases.ended`."""
-        self.cases.ended(name, reason, predicted)
-        self.read(table=True)
+        def take(answer: dict[str, Any]) -> None:
+            if cases is self.cases:
+                cases.take(answer)
+                self._onChanged(_summary(cases) if summarise else None)
+
+        def fail(_code: str, message: str, details: str) -> None:
+            if cases is self.cases:
+                self._onChanged(message)
+                showError(message, details)
+
+        ask(self._client, cases.request(self._channels(), table), take, fail)
+        self._onChanged(None)
 
     def reviewed(self, name: str, review: CaseReview) -> None:
         """Take the review of a case that its reader has gone on with."""
@@ -222,16 +230,6 @@ class CaseSource:
             self._onChanged(_("Reading the cases..."))
             self.read(summarise=True)
 
-    def _onRead(self, cases: Cases, summarise: bool, answer: dict[str, Any]) -> None:
-        if cases is self.cases:
-            cases.take(answer)
-            self._onChanged(_summary(cases) if summarise else None)
-
-    def _onFailed(self, cases: Cases, _code: str, message: str, details: str) -> None:
-        if cases is self.cases:
-            self._onChanged(message)
-            showError(message, details)
-
 
 def _summary(cases: Cases) -> str:
     """Say how many cases there are, and how many of them are still to be predicted."""
@@ -242,19 +240,17 @@ def _summary(cases: Cases) -> str:
 
 def listPatients(database) -> list[dict[str, Any]]:
     """List the fields of the inputs (`images.inputs.Input`), one of each series; scout images are left out."""
-    found = []
+    inputs = []
     for series, files in _series(database):
-        if database.fileValue(files[0], MODALITY) in MODALITIES and "LOCALIZER" not in database.fileValue(
-            files[0], KIND
-        ):
-            words = (database.fileValue(files[0], tag).strip() for tag in NAMED_BY)
-            name = " ".join(filter(None, words)) or series
-            found.append(_input(name, series, [Path(file) for file in files]))
-    counts = Counter(each["entry"] for each in found)
-    for each in found:
-        if counts[each["entry"]] > 1:
-            each["entry"] = each["name"] = f"{each['entry']} {each['series']}"
-    return found
+        value = partial(database.fileValue, files[0])
+        if value(MODALITY) in MODALITIES and "LOCALIZER" not in value(KIND):
+            name = " ".join(filter(None, (value(tag).strip() for tag in NAMED_BY))) or series
+            inputs.append(_input(name, series, [Path(file) for file in files]))
+    counts = Counter(fields["entry"] for fields in inputs)
+    for fields in inputs:
+        if counts[fields["entry"]] > 1:
+            fields["entry"] = fields["name"] = f"{fields['entry']} {fields['series']}"
+    return inputs
 
 
 def _series(database) -> Iterator[tuple[str, Sequence[str]]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -21,13 +22,18 @@ from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import agreeToLicences, loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
-from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
-from MoBUncertaintyLib.slicer_app.worklist.cases import Cases, CaseSource, WorklistCase
-from MoBUncertaintyLib.slicer_app.worklist.opened import OpenedCase
-from MoBUncertaintyLib.slicer_app.worklist.workers import BackgroundRun, RequestQueue
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, stageText
+from MoBUncertaintyLib.slicer_app.worker.client import Job
+from MoBUncertaintyLib.slicer_app.worklist.cases import CaseSource, WorklistCase
+from MoBUncertaintyLib.slicer_app.worklist.opened import OpenedCase, remove
+from MoBUncertaintyLib.worker.protocol import Command
 
 NEXT_KEY = "C"
 HEIGHT = 210  # pixels at first: most of a laptop's screen is left to the views
+OF_ALL = ("not_started", "installation", "model", "protocol", "connection")
+"""Codes of errors that every other case would have too."""
+CUT = "cut"
+"""Of the error that the connection to another computer was lost."""
 
 
 class WorklistDock:
@@ -38,20 +44,7 @@ class WorklistDock:
     """
 
     def __init__(self, panel) -> None:
-        self._panel = panel
-        self._queue = RequestQueue(panel.logic.client.another())
-        self._source = CaseSource(
-            self._queue,
-            lambda: len(model.channels) if (model := panel.inputs.selector.model) else 1,
-            lambda: self._ready() and self.opened.settle(mayStay=True),
-            self._onCases,
-        )
-        self._run = BackgroundRun(panel.logic.client.another(), self._source.ended, self._onRunEnd)
-        self.opened = OpenedCase(panel.logic.sessions, self._queue, self._source, self._say)
-        inWorklist = _(
-            "The reader of this review; to review as another one, enter their name in the worklist and open the case."
-        )
-        self._readerTips = {False: panel.ui.readerEdit.toolTip, True: inWorklist}
+        self.panel = panel
         main, content = slicer.util.mainWindow(), loadUI("Worklist")
         self.ui = ui = slicer.util.childWidgetVariables(content)
         self.window = qt.QDockWidget(_("Worklist"), main)
@@ -60,24 +53,30 @@ class WorklistDock:
         if main is not None:
             main.addDockWidget(qt.Qt.BottomDockWidgetArea, self.window)
             main.resizeDocks([self.window], [HEIGHT], qt.Qt.Vertical)
+        self.client = panel.logic.client.another()
+        self.source = CaseSource(
+            self.client,
+            lambda: len(model.channels) if (model := panel.inputs.selector.model) else 1,
+            lambda: self.run.ready() and self.opened.settle(mayStay=True),
+            self._onCases,
+        )
+        self.run = CaseRun(panel, ui, self.source, self.update)
+        self.opened = OpenedCase(panel.logic.sessions, self.client, self.source, self._say)
         self.table = Table(ui.caseTable, (3, 4), 2, self.update)
         ui.caseTable.cellDoubleClicked.connect(lambda *_cell: ui.openButton.click())
-        self.work = WorkButton(
-            (ui.runButton, ui.progressBar, ui.statusLabel),
-            self._onRun,
-            self._onCancel,
-            _("Loading the model..."),
-            _("Stop; finished cases stay, and the next run continues with the others."),
-        )
         for button, act in (
-            (ui.folderButton, lambda: self._source.chooseFolder(self.window)),
-            (ui.patientsButton, self._source.choosePatients),
-            (ui.resultsButton, lambda: self._source.chooseResults(self.window)),
-            (ui.openButton, lambda: self._open(self.cases.find(self.table.selected))),
-            (ui.nextButton, lambda: self._open(self.cases.next(self.opened.name, self._reader))),
-            (ui.pageButton, lambda: qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.cases.page)))),
+            (ui.folderButton, lambda: self.source.chooseFolder(self.window)),
+            (ui.patientsButton, self.source.choosePatients),
+            (ui.resultsButton, lambda: self.source.chooseResults(self.window)),
+            (ui.openButton, lambda: self._open(self.source.cases.find(self.table.selected))),
+            (ui.nextButton, lambda: self._open(self.source.cases.next(self.opened.name, self.reader))),
+            (ui.pageButton, lambda: qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self.source.cases.page)))),
         ):
             button.clicked.connect(shown(lambda *_args, act=act: act()))
+        inWorklist = _(
+            "The reader of this review; to review as another one, enter their name in the worklist and open the case."
+        )
+        self._readerTips = {False: panel.ui.readerEdit.toolTip, True: inWorklist}
         ui.readerEdit.text = panel.ui.readerEdit.text
         ui.readerEdit.textChanged.connect(self._onReader)
         panel.ui.readerEdit.textChanged.connect(self._onPanelReader)
@@ -86,33 +85,24 @@ class WorklistDock:
         self.update()
 
     @property
-    def cases(self) -> Cases | None:
-        """The cases; None before a source is chosen."""
-        return self._source.cases
-
-    @property
-    def _reader(self) -> str:
+    def reader(self) -> str:
+        """The name that is entered."""
         return self.ui.readerEdit.text.strip()
-
-    def show(self) -> None:
-        """Show the worklist."""
-        self.window.show()
-        self.window.raise_()
 
     def close(self) -> None:
         """Keep the review, and end both workers; a case that is predicted is left out."""
-        self._panel.ui.readerEdit.textChanged.disconnect(self._onPanelReader)
+        self.panel.ui.readerEdit.textChanged.disconnect(self._onPanelReader)
         with ExitStack() as stack:  # whatever goes wrong, the rest is done
             for end in (self.window.deleteLater, self.window.hide):
                 stack.callback(end)
-            for end in (self._queue.close, self._run.close, self.opened.forget):
+            for end in (self.client.close, self.run.client.close, self.opened.forget):
                 stack.callback(end)
             self._keys.close()
             self.opened.settle()
 
     def follow(self) -> None:
         """Follow the panel: the review that it shows may be that of the open case."""
-        self.opened.follow(self._panel.review.session)
+        self.opened.follow(self.panel.review.session)
         self.update()
 
     def leave(self) -> None:
@@ -124,9 +114,102 @@ class WorklistDock:
             self._say("")
             self._onReader()
 
-    # The run
+    def _onReader(self, *_args) -> None:
+        """Name the reader in the panel too, unless its review is that of a case which another reader has opened."""
+        if not self.opened.isOf(self.panel.review.session):
+            self.panel.ui.readerEdit.text = self.ui.readerEdit.text
+        self._onCases()
 
-    def _ready(self) -> bool:
+    def _onPanelReader(self, *_args) -> None:
+        if not self.opened.isOf(self.panel.review.session):
+            self.ui.readerEdit.text = self.panel.ui.readerEdit.text
+
+    def _open(self, case: WorklistCase) -> None:
+        self.panel.review.leave()
+        self.opened.follow(self.panel.review.session)
+        if self.opened.settle(mayStay=True):
+            self.opened.open(case, self.reader, self._onOpened)
+
+    def _onOpened(self, ct: Any) -> None:
+        if self.panel.parameters is None:  # the scene is being closed
+            self.opened.forget()
+            remove(ct)
+            self.opened.removePrevious()
+            return
+        self.panel.parameters.ct = ct
+        self.panel.refresh()  # the CT may have been chosen before it had results
+        self.opened.removePrevious()
+        self.table.select(self.opened.name)
+        self._onCases(_("{name} is open.").format(name=self.opened.name))
+
+    def _onCases(self, text: str | None = None) -> None:
+        """Show the cases, and say what has happened to them."""
+        if self.source.cases is not None:
+            cells = {case.name: _cells(case, self.reader) for case in self.source.cases.cases}
+            self.table.show({name: Row(row, isBold=name == self.opened.name) for name, row in cells.items()})
+        if text is not None:
+            self._say(text)
+        self.update()
+
+    def _say(self, text: str) -> None:
+        """Say what happens to the open case, unless the run has the line."""
+        if not self.run.work.running:
+            self.run.work.say(text)
+        self.update()
+
+    def update(self) -> None:
+        """Set all widgets."""
+        cases, ui, session = self.source.cases, self.ui, self.panel.review.session
+        wait = _("Wait until the run has ended, or cancel it.") if self.run.work.running else None
+        none = _("Choose a folder of images, or the DICOM database, first.") if cases is None else None
+        for button in (ui.folderButton, ui.patientsButton, ui.resultsButton):
+            allow(button, wait or (none if button is ui.resultsButton else None))
+        ui.sourceLabel.text = str(cases.source or cases.title) if cases else _("No cases yet.")
+        host = self.panel.logic.computer.host
+        place = _("Results: {folder}, computed on {host}") if host else _("Results: {folder}")
+        ui.resultsLabel.text = place.format(folder=cases.cohort, host=host) if cases else ""
+        self.run.work.update(self.run.whyNot())
+        selected = cases.find(self.table.selected) if cases else None
+        reason = _whyNotOpen(self)
+        noResults = None if selected and selected.hasResults else _("Select a case with results.")
+        allow(ui.openButton, reason or noResults)
+        nothing = None if cases and cases.next(self.opened.name, self.reader) else _("No case is left to review.")
+        allow(ui.nextButton, reason or nothing)
+        page = None if cases and cases.page else _("The table is written once a case is finished.")
+        allow(ui.pageButton, page)
+        edit, isOpen = self.panel.ui.readerEdit, self.opened.isOf(session)
+        edit.readOnly = isOpen  # each reader's review has a file of its own
+        edit.toolTip = self._readerTips[isOpen]
+        if isOpen:
+            edit.text = self.opened.kept.reader
+
+
+class CaseRun:
+    """The run and its button. A case that fails is reported, and the others go on, in another worker if theirs ended.
+
+    A case amid which the connection to another computer is cut is tried once more, after the others. The worker keeps
+    its model loaded.
+
+    Args:
+        onChanged: Called when the run has begun, or ended.
+    """
+
+    def __init__(self, panel, ui, source: CaseSource, onChanged: Callable[[], None]) -> None:
+        self._panel, self._source, self._onChanged = panel, source, onChanged
+        self.client = panel.logic.client.another()
+        self._done = self._count = 0  # cases
+        self._began = 0.0
+        self.job = Job()  # all of it
+        self._text = ""  # which case it is, and what is done with it
+        self.work = WorkButton(
+            (ui.runButton, ui.progressBar, ui.statusLabel),
+            self._start,
+            self._cancel,
+            _("Loading the model..."),
+            _("Stop; finished cases stay, and the next run continues with the others."),
+        )
+
+    def ready(self) -> bool:
         """Install what is missing, if the user agrees: less where another computer predicts."""
         model = self._panel.inputs.selector.model
         # A training folder of nnU-Net, which has no card, is read with PyTorch.
@@ -140,129 +223,101 @@ class WorklistDock:
             return False
         return True
 
-    def _onRun(self) -> None:
-        """Predict all cases that have no results, on the computer that the panel has chosen."""
-        try:
-            agreeToLicences([self._panel.inputs.selector.model])
-            if not self._ready():
-                return
-            self._panel.computer.confirm()
-        except Cancelled as declined:
-            self.work.say(str(declined))
-            return
-        settings = self._panel.settings | {"region_of_interest": None}
-        models = [str(self._panel.inputs.selector.model.path)]
-        job = self._run.start(self.cases.toRun(), models, settings, self._panel.logic.computer.host or None)
-        self.work.follow(job)
-        job.progress.connect(lambda _step: self.work.say(self._run.text))
-        self.update()
-
-    def _onCancel(self) -> None:
-        """Stop the run."""
-        self._run.cancel()
-        self._source.read(table=True)
-        self.work.stop(_("Cancelled; finished cases stay, and the next run continues with the others."))
-        self.update()
-
-    def _onRunEnd(self, error: tuple[str, str] | None) -> None:
-        self.work.stop(error[0] if error else "")
-        if error:
-            showError(*error)
-        else:
-            self._source.read(summarise=True)
-        self.update()
-
-    # The open case
-
-    def _onReader(self, *_args) -> None:
-        """Name the reader in the panel too, unless its review is that of a case which another reader has opened."""
-        if not self.opened.isOf(self._panel.review.session):
-            self._panel.ui.readerEdit.text = self.ui.readerEdit.text
-        self._onCases()
-
-    def _onPanelReader(self, *_args) -> None:
-        if not self.opened.isOf(self._panel.review.session):
-            self.ui.readerEdit.text = self._panel.ui.readerEdit.text
-
-    def _open(self, case: WorklistCase) -> None:
-        self._panel.review.leave()
-        self.opened.follow(self._panel.review.session)
-        if self.opened.settle(mayStay=True):
-            self.opened.open(case, self._reader, self._onOpened)
-
-    def _onOpened(self, ct: Any) -> None:
-        if self._panel.parameters is None:  # the scene is being closed
-            self.opened.remove()
-            self.opened.removePrevious()
-            return
-        self._panel.parameters.ct = ct
-        self._panel.refresh()  # the CT may have been chosen before it had results
-        self.opened.removePrevious()
-        self.table.select(self.opened.name)
-        self._onCases(_("{name} is open.").format(name=self.opened.name))
-
-    # What is shown
-
-    def _onCases(self, text: str | None = None) -> None:
-        """Show the cases, and say what has happened to them."""
-        if self.cases is not None:
-            self.table.show(_rows(self.cases.cases, self._reader, self.opened.name))
-        if text is not None:
-            self._say(text)
-        self.update()
-
-    def _say(self, text: str) -> None:
-        """Say what happens to the open case, unless the run has the line."""
-        if not self._run.running:
-            self.work.say(text)
-        self.update()
-
-    def update(self) -> None:
-        """Set all widgets."""
-        running, cases, ui = self._run.running, self.cases, self.ui
-        wait = _("Wait until the run has ended, or cancel it.") if running else None
-        none = _("Choose a folder of images, or the DICOM database, first.") if cases is None else None
-        for button in (ui.folderButton, ui.patientsButton, ui.resultsButton):
-            allow(button, wait or (none if button is ui.resultsButton else None))
-        ui.sourceLabel.text = str(cases.source or cases.title) if cases else _("No cases yet.")
-        host = self._panel.logic.computer.host
-        place = _("Results: {folder}, computed on {host}") if host else _("Results: {folder}")
-        ui.resultsLabel.text = place.format(folder=cases.cohort, host=host) if cases else ""
-        self.work.update(self._whyNotRun())
-        selected = cases.find(self.table.selected) if cases else None
-        reason = self._whyNotOpen()
-        noResults = None if selected and selected.hasResults else _("Select a case with results.")
-        allow(ui.openButton, reason or noResults)
-        nothing = None if cases and cases.next(self.opened.name, self._reader) else _("No case is left to review.")
-        allow(ui.nextButton, reason or nothing)
-        page = None if cases and cases.page else _("The table is written once a case is finished.")
-        allow(ui.pageButton, page)
-        edit, isOpen = self._panel.ui.readerEdit, self.opened.isOf(self._panel.review.session)
-        edit.readOnly = isOpen  # each reader's review has a file of its own
-        edit.toolTip = self._readerTips[isOpen]
-        if isOpen:
-            edit.text = self.opened.reader
-
-    def _whyNotRun(self) -> str | None:
-        if self.cases is None:
+    def whyNot(self) -> str | None:
+        """Say why it cannot begin now; None: it can."""
+        if self._source.cases is None:
             return _("Choose a folder of images, or the DICOM database, first.")
         if problem := self._panel.logic.computer.problem or whyNotUse(self._panel.inputs.selector.model):
             return problem
         if self._panel.parameters is None:
             return _("Wait until the scene is loaded.")
-        return None if self.cases.toRun() else _("All cases have results.")
+        return None if self._source.cases.toRun() else _("All cases have results.")
 
-    def _whyNotOpen(self) -> str | None:
-        if not self._reader:
-            return _("Enter your name as the reader first.")
-        if self._panel.state.busy or self._panel.parameters is None:
-            return _("Wait for the running computation to finish.")
-        return _("A case is being opened.") if self.opened.opening else None
+    def _start(self) -> None:
+        """Predict all cases that have no results, on the computer that the panel has chosen."""
+        try:
+            agreeToLicences([self._panel.inputs.selector.model])
+            if not self.ready():
+                return
+            self._panel.computer.confirm()
+        except Cancelled as declined:
+            self.work.say(str(declined))
+            return
+        how = {
+            "command": Command.PREDICT_CASE,
+            "models": [str(self._panel.inputs.selector.model.path)],
+            "settings": self._panel.settings | {"region_of_interest": None},
+            "computer": self._panel.logic.computer.host or None,
+        }
+        cases = self._source.cases.toRun()
+        self._done, self._count, self._began, self.job = 0, len(cases), time.monotonic(), Job()
+        self.work.follow(self.job)
+        self.job.progress.connect(lambda _step: self.work.say(self._text))
+        for case in cases:
+            self._predict(case, how)
+        self._onChanged()
+
+    def _cancel(self) -> None:
+        """Stop; what was begun of a case is removed, and what is done stays."""
+        self.client.cancel()
+        self._source.read(table=True)
+        self.work.stop(_("Cancelled; finished cases stay, and the next run continues with the others."))
+        self._onChanged()
+
+    def _predict(self, case: WorklistCase, how: dict[str, Any], isLast: bool = False) -> None:
+        """Let the worker predict a case after those before; where the connection is cut, again unless `isLast`."""
+
+        def fail(code: str, message: str, details: str) -> None:
+            if code in OF_ALL:
+                self._end(message, details)
+            elif code == CUT and not isLast:
+                self._predict(case, how, isLast=True)
+            else:
+                self._onDone(case, message)
+
+        job = self.client.request({**how, "case": case.case, "output": str(case.folder)})
+        job.progress.connect(partial(self._onProgress, case))
+        job.warning.connect(self.job.warning.emit)
+        job.finished.connect(shown(lambda _result: self._onDone(case, None)))
+        job.failed.connect(shown(fail))
+
+    def _onProgress(self, case: WorklistCase, step: dict[str, Any]) -> None:
+        """Tell how far the whole run is: the other cases are expected to take as long as those before, or as this."""
+        taken, left, fraction = time.monotonic() - self._began, step["seconds_left"], step["fraction"]
+        fraction = (self._done + fraction) / self._count
+        if self._done:
+            left = taken / fraction * (1 - fraction)
+        elif left is not None:
+            left += (self._count - 1) * (taken + left)
+        what = stageText({**step, "stage": "export"} if step["stage"] == "write" else step)
+        text = _("Case {number} of {count}, {name}. {step}")
+        self._text = text.format(number=self._done + 1, count=self._count, name=case.name, step=what)
+        self.job.progress.emit({**step, "fraction": fraction, "seconds_left": left})
+
+    def _onDone(self, case: WorklistCase, reason: str | None) -> None:
+        self._done += 1
+        self._source.cases.ended(case.name, reason)
+        self._source.read(table=True)
+        if self._done == self._count:
+            self._end()
+
+    def _end(self, problem: str = "", details: str = "") -> None:
+        self.client.cancel()
+        self.work.stop(problem)
+        if problem:
+            showError(problem, details)
+        else:
+            self._source.read(summarise=True)
+        self._onChanged()
 
 
-def _rows(cases: Sequence[WorklistCase], reader: str, opened: str | None) -> dict[str, Row]:
-    """Make the rows of the table of cases by their names, as they are for a reader; the open one stands out."""
-    return {case.name: Row(_cells(case, reader), isBold=case.name == opened) for case in cases}
+def _whyNotOpen(dock: WorklistDock) -> str | None:
+    """Say why no case can be opened now; None: one can."""
+    if not dock.reader:
+        return _("Enter your name as the reader first.")
+    if dock.panel.state.busy or dock.panel.parameters is None:
+        return _("Wait for the running computation to finish.")
+    return _("A case is being opened.") if dock.opened.opening else None
 
 
 def _cells(case: WorklistCase, reader: str) -> list[tuple[str, str]]:

@@ -19,17 +19,88 @@ from MoBUncertaintyLib.base.errors import OutputError, ReviewError
 from MoBUncertaintyLib.base.integrity import digest_of, seal
 from MoBUncertaintyLib.base.names import unique_names
 from MoBUncertaintyLib.base.publishing import write_file
-from MoBUncertaintyLib.output.cohort.readers import export_folder, write_decisions, write_review
+from MoBUncertaintyLib.output.cohort.readers import CaseReview, export_folder, write_decisions, write_review
 from MoBUncertaintyLib.slicer_app.requests import dicomDatabase
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import Sessions
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import showError
 from MoBUncertaintyLib.slicer_app.widgets.section import timer
-from MoBUncertaintyLib.slicer_app.worklist.cases import CaseSource, WorklistCase
-from MoBUncertaintyLib.slicer_app.worklist.workers import RequestQueue
+from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
+from MoBUncertaintyLib.slicer_app.worklist.cases import CaseSource, WorklistCase, ask
 from MoBUncertaintyLib.worker.protocol import Command
 
 KEEP_MS = 500  # after a change: quick clicks are kept together
+
+
+class KeptReview:
+    """The review of one reader of a case, which is kept in its results folder.
+
+    Args:
+        stored: The record on disk, if there is one.
+
+    Attributes:
+        isNew: Whether there is something to keep.
+        versions: Digests of the record on disk, as it was read, or written from here; None: there was none.
+    """
+
+    def __init__(self, case: WorklistCase, reader: str, review, stored: dict[str, Any] | None) -> None:
+        self.case, self.reader, self.review = case, reader, review
+        self.isNew = False
+        self.versions: set[str | None] = {digest_of(stored) if stored else None}
+        self._kept, self._began = _state(review), datetime.now()
+
+    def follow(self, review) -> bool:
+        """Take the review as it is now; say whether it has changed since it was kept."""
+        self.review = review
+        return any(now is not before for now, before in zip(_state(review), self._kept, strict=True))
+
+    def keep(self) -> CaseReview:
+        """Write it; as signed it is kept with its export only.
+
+        Raises:
+            OutputError: It cannot be written; the next step, and whatever would remove the case, tries again.
+            ReviewError: Another window has changed it; what was decided here is in a file of its own.
+        """
+        self._kept, record = _state(self.review), self._record()
+        try:
+            review = write_review(self.case.folder, self.reader, record, self.versions)
+        except ReviewError as error:
+            raise ReviewError(f"{error} {self.rescue()}") from error
+        self.isNew, self.versions = False, {digest_of(record)}
+        return review
+
+    def signed(self) -> dict[str, Any]:
+        """Make the request to the worker that exports and keeps it as signed."""
+        self._kept, record = _state(self.review), self.review.to_dict()
+        versions, self.versions = list(self.versions), self.versions | {digest_of(record)}
+        return {
+            "command": Command.SIGN_CASE,
+            "results": str(self.case.folder),
+            "reader": self.reader,
+            "review": record,
+            "versions": versions,
+            "output": str(export_folder(self.case.folder, self.reader)),
+        }
+
+    def rescue(self) -> str:
+        """Write what is not kept to a file elsewhere; return a sentence that says where.
+
+        Raises:
+            OutputError: There is no place for it.
+        """
+        (name,) = unique_names([f"Rescued review {self.case.name}, {self.reader}, {self._began:%Y-%m-%d %H.%M.%S}"])
+        documents = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
+        here = [self.case.folder] if self.case.folder.is_dir() else []
+        for folder in (*here, documents, slicer.app.temporaryPath):
+            path = Path(folder, f"{name}.json")
+            with suppress(OSError, OutputError):
+                write_file(path, lambda partial: write_decisions(partial, self._record()))
+                self.isNew = False
+                return _("The decisions made here are in {path}.").format(path=path)
+        raise OutputError(_("The decisions made here cannot be saved anywhere; free some disk space."))
+
+    def _record(self) -> dict[str, Any]:
+        return seal(self.review.to_dict() | {"signature": None})
 
 
 class OpenedCase:
@@ -37,30 +108,22 @@ class OpenedCase:
 
     Attributes:
         ctNode: Its CT; None before one is opened.
+        kept: Its review.
     """
 
     def __init__(
-        self,
-        sessions: Sessions,
-        queue: RequestQueue,
-        source: CaseSource,
-        say: Callable[[str], None],
+        self, sessions: Sessions, client: WorkerClient, source: CaseSource, say: Callable[[str], None]
     ) -> None:
-        self._sessions, self._queue, self._source, self._say = sessions, queue, source, say
+        self._sessions, self._client, self._source, self._say = sessions, client, source, say
         self.opening = False
         self.ctNode = self._previous = None
-        self._case: WorklistCase | None = None
-        self.reader = ""
-        self._review = None  # whose changes are kept
-        self._known: tuple = ()  # what was kept, or read from disk
-        self._versions: set[str | None] = set()  # of the review on disk, as it was read, or written from here
-        self._isNew = False  # whether there is something to keep
-        self._timer = timer(KEEP_MS, self.keep)
+        self.kept: KeptReview | None = None
+        self._timer = timer(KEEP_MS, self._keep)
 
     @property
     def name(self) -> str | None:
         """The name of the case; None where none is open, or its CT was removed."""
-        return self._case.name if self.ctNode is not None and self.ctNode.GetScene() is not None else None
+        return self.kept.case.name if self.ctNode is not None and self.ctNode.GetScene() is not None else None
 
     def open(self, case: WorklistCase, reader: str, onOpened: Callable[[Any], None]) -> None:
         """Open another case in place of this one; `onOpened` is called with its CT."""
@@ -69,15 +132,15 @@ class OpenedCase:
             self.opening = False
             onOpened(ct)
 
+        def fail(_code: str, message: str, details: str) -> None:
+            self.opening = False
+            self._say(message)
+            showError(message, details)
+
         message = {"command": Command.OPEN_CASE, "results": str(case.folder), "reader": reader}
-        self._queue.ask(message, finish, self._onOpenFailed, partial(self._show, case, reader))
+        ask(self._client, message, finish, fail, partial(self._show, case, reader))
         self.opening = True
         self._say(_("Opening {name}...").format(name=case.name))
-
-    def _onOpenFailed(self, _code: str, message: str, details: str) -> None:
-        self.opening = False
-        self._say(message)
-        showError(message, details)
 
     def _show(self, case: WorklistCase, reader: str, answer: dict[str, Any]) -> Iterator[None]:
         """Put what the worker has handed over into the scene; returns the CT, in steps.
@@ -93,15 +156,12 @@ class OpenedCase:
             if answer["review"]:
                 session = self._sessions.restore(ct, answer["review"])
             _nameInstances(ct, answer["dicom_files"])
-            self.keep()  # what was decided meanwhile
+            self._keep()  # what was decided meanwhile
         except BaseException:
             slicer.mrmlScene.RemoveNode(ct)
             raise
-        self._previous = self.ctNode
-        self._case, self.ctNode, self.reader = case, ct, reader
-        self._review, self._known = session.review, _state(session.review)
-        self._versions = {digest_of(answer["review"]) if answer["review"] else None}
-        self._began = datetime.now()
+        self._previous, self.ctNode = self.ctNode, ct
+        self.kept = KeptReview(case, reader, session.review, answer["review"])
         return ct
 
     def isOf(self, session) -> bool:
@@ -110,50 +170,23 @@ class OpenedCase:
 
     def follow(self, session) -> None:
         """Keep the review, soon, if it is that of the open case and has changed."""
-        if not self.isOf(session):
-            return
-        self._review = session.review
-        if all(a is b for a, b in zip(_state(session.review), self._known, strict=True)):
+        if not self.isOf(session) or not self.kept.follow(session.review):
             return
         if not session.review.signature:
-            self._isNew = True
+            self.kept.isNew = True
             if not self._timer.active:  # else quick clicks would put it off for ever
                 self._timer.start()
             return
         self._timer.stop()
-        self._known = _state(session.review)
         with suppress(OutputError):  # the worker will say so, too
-            self.keep()
-        record = session.review.to_dict()
-        message = {
-            "command": Command.SIGN_CASE,
-            "results": str(self._case.folder),
-            "reader": self.reader,
-            "review": record,
-            "versions": list(self._versions),
-            "output": str(export_folder(self._case.folder, self.reader)),
-        }
-        self._queue.ask(message, partial(self._onExported, self._case.name), self._onExportFailed)
-        self._say(_("Exporting the review of {name}...").format(name=self._case.name))
-        self._versions.add(digest_of(record))
+            self._keep()
+        ask(self._client, self.kept.signed(), partial(self._onExported, self.name), self._onExportFailed)
+        self._say(_("Exporting the review of {name}...").format(name=self.name))
 
-    def keep(self) -> None:
-        """Write what has changed, if anything, at once; as signed it is kept with its export only.
-
-        Raises:
-            OutputError: It cannot be written; the next step, and whatever would remove the case, tries again.
-            ReviewError: Another window has changed it; what was decided here is in a file of its own.
-        """
-        if not self._isNew:
-            return
-        self._known = _state(self._review)
-        record = self._record()
-        try:
-            review = write_review(self._case.folder, self.reader, record, self._versions)
-        except ReviewError as error:
-            raise ReviewError(f"{error} {self.rescue()}") from error
-        self._isNew, self._versions = False, {digest_of(record)}
-        self._source.reviewed(self._case.name, review)
+    def _keep(self) -> None:
+        """Write what has changed, if anything, at once; errors as of `KeptReview.keep`."""
+        if self.kept and self.kept.isNew:
+            self._source.reviewed(self.kept.case.name, self.kept.keep())
 
     def settle(self, mayStay: bool = False) -> bool:
         """Keep the review; where that cannot be, stay with the case or, if that cannot be, write the review elsewhere.
@@ -162,14 +195,14 @@ class OpenedCase:
             Whether to go on.
         """
         try:
-            self.keep()
+            self._keep()
         except ReviewError as error:
             showError(str(error))  # it says where the review is
         except OutputError as error:
             text = str(error)
             if not mayStay:
                 try:
-                    text = f"{text} {self.rescue()}"
+                    text = f"{text} {self.kept.rescue()}"
                 except OutputError as lost:
                     if slicer.util.confirmRetryCloseDisplay(str(lost)):  # the user may free some space
                         return self.settle()
@@ -180,8 +213,8 @@ class OpenedCase:
         return True
 
     def _onExported(self, name: str, result: dict[str, Any]) -> None:
-        if name == self.name:  # nothing more is to be kept of a review that the worker has kept as signed
-            self._isNew = self._isNew and not self._review.signature
+        if name == self.name and self.kept.review.signature:
+            self.kept.isNew = False  # nothing more is to be kept of a review that the worker has kept as signed
         self._say(" ".join([_("{name} is signed and exported.").format(name=name), *result["warnings"]]))
         self._source.read(table=True)
 
@@ -190,45 +223,19 @@ class OpenedCase:
         self._say(text)
         showError(text, details)
 
-    def rescue(self) -> str:
-        """Write what is not kept to a file elsewhere; return a sentence that says where.
-
-        Raises:
-            OutputError: There is no place for it.
-        """
-        (name,) = unique_names([f"Rescued review {self._case.name}, {self.reader}, {self._began:%Y-%m-%d %H.%M.%S}"])
-        documents = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
-        here = [self._case.folder] if self._case.folder.is_dir() else []
-        for folder in (*here, documents, slicer.app.temporaryPath):
-            path = Path(folder, f"{name}.json")
-            with suppress(OSError, OutputError):
-                write_file(path, lambda partial: write_decisions(partial, self._record()))
-                self._isNew = False
-                return _("The decisions made here are in {path}.").format(path=path)
-        raise OutputError(_("The decisions made here cannot be saved anywhere; free some disk space."))
-
     def forget(self) -> None:
         """Follow the case no more; what is not kept is lost."""
         self._timer.stop()
-        self._isNew = False
-        self.ctNode = self._review = None
-
-    def remove(self) -> None:
-        """Remove the case from the scene."""
-        ct = self.ctNode
-        self.forget()
-        _remove(ct)
+        self.ctNode = self.kept = None
 
     def removePrevious(self) -> None:
-        """Remove the case that was open before this one."""
+        """Remove the case that was open before this one from the scene."""
         ct, self._previous = self._previous, None
-        _remove(ct)
-
-    def _record(self) -> dict[str, Any]:
-        return seal(self._review.to_dict() | {"signature": None})
+        remove(ct)
 
 
-def _remove(ct) -> None:
+def remove(ct) -> None:
+    """Remove a CT from the scene, if it is there."""
     if ct is not None and ct.GetScene() is not None:
         slicer.mrmlScene.RemoveNode(ct)
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from MoBUncertaintyLib.base.publishing import make_private_folder, remove_private_folder
-from MoBUncertaintyLib.worker.protocol import CHUNK, Command, Event, encode
+from MoBUncertaintyLib.worker.protocol import CHUNK, SCRATCH, Event, encode
 from MoBUncertaintyLib.worker.server import FOR_ANOTHER_COMPUTER, take_pipes
 
 SILENCE_S = 90.0
@@ -35,33 +35,26 @@ def serve(arguments: Sequence[str] = ("-m", "MoBUncertaintyLib.worker", FOR_ANOT
         bufsize=0,  # so that closing it never waits for the thread that writes
         stdin=subprocess.PIPE,
         stdout=target,
-        env=os.environ | {"PYTHONUTF8": "1"},
+        env=os.environ | {"PYTHONUTF8": "1", SCRATCH: str(folder)},
         start_new_session=True,
     )
-    heard, gone, ended = time.monotonic(), threading.Event(), threading.Event()
+    heard, closed, over = time.monotonic(), False, threading.Event()
 
     def pass_on() -> None:
-        nonlocal heard
+        nonlocal heard, closed
         assert worker.stdin
-        data = encode({"command": Command.SCRATCH, "folder": str(folder)})
         with suppress(OSError, ValueError):  # the worker has ended, or the connection
-            while data:
+            while data := source.read1(CHUNK):
+                heard = time.monotonic()
                 while data:
                     data = data[worker.stdin.write(data) :]
-                data = source.read1(CHUNK)
-                heard = time.monotonic()
-            gone.set()
-        ended.set()
+            closed = True
+        over.set()
 
-    def await_worker() -> None:
-        worker.wait()
-        ended.set()
-
-    for work in (pass_on, await_worker):
-        threading.Thread(target=work, daemon=True).start()
-    while not ended.wait(0.5) and time.monotonic() - heard < SILENCE_S:
+    threading.Thread(target=pass_on, daemon=True).start()
+    while not over.wait(0.5) and worker.poll() is None and time.monotonic() - heard < SILENCE_S:
         pass
-    if not gone.is_set():
+    if not closed:
         with suppress(subprocess.TimeoutExpired, OSError):
             code = worker.wait(1.0)
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
