@@ -16,7 +16,7 @@ from MoBUncertaintyLib.model.licences import with_meaning
 from MoBUncertaintyLib.pipeline.catalogue.install import Status, status, target_of
 from MoBUncertaintyLib.pipeline.catalogue.place import Entry, Place
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder
-from MoBUncertaintyLib.slicer_app.widgets.section import shown
+from MoBUncertaintyLib.slicer_app.widgets.section import offer, quietly, shown
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkDialog
 from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
@@ -92,14 +92,11 @@ class FindModels(WorkDialog):
         """List the models that the search finds, and keep the one that is chosen."""
         chosen = self._entry
         self._shown = [entry for entry in self._entries if entry.matches(self.ui.searchEdit.text)]
-        blocked = self.ui.modelList.blockSignals(True)
-        self.ui.modelList.clear()
-        for entry in self._shown:
-            self.ui.modelList.addItem(" – ".join(filter(None, [entry.title, statusText(entry)])))
-        row = self._shown.index(chosen) if chosen in self._shown else -1
-        self.ui.modelList.currentRow = row
-        self.ui.modelList.blockSignals(blocked)
-        if row < 0:
+        offer(self.ui.modelList, (" – ".join(filter(None, [each.title, statusText(each)])) for each in self._shown))
+        if chosen in self._shown:
+            with quietly(self.ui.modelList):
+                self.ui.modelList.currentRow = self._shown.index(chosen)
+        else:
             self._showCard(None)
         self._update()
 

@@ -35,8 +35,8 @@ PINNED = ["numpy", "scipy", "SimpleITK", "torch", "torchvision"]
 """Packages of Slicer and of PyTorch, which pip leaves as they are."""
 
 
-class ShownError(InstallationError):
-    """An error that Slicer has shown in a box of its own."""
+class ShownError(Cancelled):
+    """An error that Slicer has shown in a box of its own: it needs no other."""
 
 
 def ensureReady(
@@ -70,8 +70,7 @@ def ensureReady(
     pytorch = _pytorchExtension() if TORCH in missing else None
     # With PyTorch, it is only faster.
     offered = _missing(OPENVINO) if why and engine == "auto" and not formats else []
-    question = _exportQuestion(requester, missing) if formats else _applyQuestion(requester, [*missing, *offered], why)
-    if not slicer.util.confirmOkCancelDisplay(question, windowTitle=requester):
+    if not slicer.util.confirmOkCancelDisplay(_question(requester, formats, [*missing, *offered], why), requester):
         raise Cancelled(
             _("Nothing was installed, so nothing was written; try again to be asked again, or choose other files.")
             if formats
@@ -190,8 +189,10 @@ def _pytorchExtension():
     return PyTorchUtilsLogic()
 
 
-def _applyQuestion(requester: str, missing: list[str], why: str) -> str:
-    if TORCH in missing:
+def _question(requester: str, formats: Collection[str], missing: list[str], why: str) -> str:
+    if formats:
+        effort = _("in place of older ones, which takes about a minute")
+    elif TORCH in missing:
         effort = _("up to 3 GB with PyTorch, which takes several minutes")
     elif why:  # nnU-Net has many dependencies, some of which may be there
         effort = _("which takes a minute or two")
@@ -201,20 +202,7 @@ def _applyQuestion(requester: str, missing: list[str], why: str) -> str:
         "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
         "They and their dependencies are downloaded and installed into Slicer, {effort}. {why}\n"
         "None of your data leaves this computer. Install them?"
-    ).format(requester=requester, packages=_list(missing), effort=effort, why=why)
-
-
-def _exportQuestion(requester: str, missing: list[str]) -> str:
-    return _(
-        "{requester} writes these files with Python packages that Slicer lacks or has in an older version:\n\n"
-        "{packages}\n\n"
-        "They are downloaded and installed into Slicer, in place of older ones, which takes about a minute.\n"
-        "None of your data leaves this computer. Install them?"
-    ).format(requester=requester, packages=_list(missing))
-
-
-def _list(missing: list[str]) -> str:
-    return "\n".join(f"    {requirement}" for requirement in missing)
+    ).format(requester=requester, packages="\n".join(f"    {name}" for name in missing), effort=effort, why=why)
 
 
 def _failure(missing: list[str]) -> str:

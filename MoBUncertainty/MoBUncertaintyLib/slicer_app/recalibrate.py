@@ -9,7 +9,7 @@ from typing import Any
 import slicer.util
 from slicer.i18n import tr as _
 
-from MoBUncertaintyLib.base.errors import CalibrationError, Cancelled
+from MoBUncertaintyLib.base.errors import CalibrationError
 from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.pipeline.catalogue.install import remove
@@ -67,11 +67,7 @@ class Recalibrate(WorkDialog):
         self._update()
 
     def _onStart(self) -> None:
-        try:
-            agreeToLicences([self._model])
-        except Cancelled as declined:
-            self.work.say(str(declined))
-            return
+        agreeToLicences([self._model])
         name = self._model.card.name if self._model.card else self._model.path.stem
         output = newFolder(installed_models(), _("{model}, calibrated").format(model=name))
         message = {"command": Command.CALIBRATE, "model": str(self._model.path), "cases": self._folders()}

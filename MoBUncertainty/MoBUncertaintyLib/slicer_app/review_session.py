@@ -149,7 +149,7 @@ class ReviewSession:
 
     @onItsCt
     def preview(self, regionId: str, verdict: Verdict, label: int | None = None) -> Change:
-        """Show over the slices what a verdict would change, if anything; `changes.setOpacity(0)` ends it."""
+        """Show over the slices what a verdict would change, if anything; `changes.hide()` ends it."""
         box, labels = self.review.preview(regionId, verdict, label)
         change = self._change(box, self.review.labels_in(box), labels)
         if not change.isEmpty:

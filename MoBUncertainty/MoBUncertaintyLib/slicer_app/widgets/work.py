@@ -13,6 +13,7 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.base.names import unique_names
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, revealLater, shown, write
@@ -25,7 +26,7 @@ class WorkButton:
     """A button that lets the worker begin something and is its Cancel meanwhile, with a bar and a text below it.
 
     The bar is indeterminate while nobody can know how far the work is: while a model is loaded, until the pace of the
-    network is known, and while results are shown.
+    network is known, and while results are shown. What `onStart` declines by `Cancelled` stands below the button.
 
     Args:
         widgets: The QPushButton; the QProgressBar, hidden while there is nothing to wait for; the QLabel of the text,
@@ -43,17 +44,17 @@ class WorkButton:
         self._said = self._whyNot = ""  # under the button: a text or, without one, why it cannot be pressed
         self._turned = -math.inf  # when the button last became another one, or had started something
         self._stage = ""  # of the work, as the worker calls it
-        self._warnings: list[str] = []
+        self.warnings: list[str] = []  # of the job that is followed, or was the last
         button.clicked.connect(shown(self._onClicked))
         self.say("")
 
     def follow(self, job: Job) -> None:
         """Show how far a job is from now on."""
         self.running, self._turned = True, time.monotonic()
-        self._stage, self._warnings = "", []
+        self._stage, self.warnings = "", []
         self._bar.maximum, self._bar.value, self._bar.format = 0, 0, "%p %"
         job.progress.connect(self.progress)
-        job.warning.connect(self._warnings.append)  # to be shown with the result
+        job.warning.connect(self.warnings.append)  # to be shown with the result
         self.say(self._startText)
         revealLater(self._label)  # it may lie below the window
 
@@ -71,12 +72,7 @@ class WorkButton:
     def stop(self, text: str) -> None:
         """Show how the work has ended, and the warnings."""
         self.running, self._turned = False, time.monotonic()
-        self.say("\n".join(filter(None, [text, *self._warnings])))
-
-    def takeWarnings(self) -> list[str]:
-        """Take the warnings so far, to be shown elsewhere."""
-        warnings, self._warnings = self._warnings, []
-        return warnings
+        self.say("\n".join(filter(None, [text, *self.warnings])))
 
     def say(self, text: str) -> None:
         """Put a text under the button; plain, since it may quote names of files and folders."""
@@ -102,7 +98,10 @@ class WorkButton:
         # The second click of a double click is not meant for what the first has made of the button.
         if time.monotonic() - self._turned < slicer.app.doubleClickInterval / 1000:
             return
-        (self._onCancel if self.running else self._onStart)()
+        try:
+            (self._onCancel if self.running else self._onStart)()
+        except Cancelled as declined:
+            self.say(str(declined))
         self._turned = time.monotonic()  # the second click waits while a slow start blocks the event loop
 
 

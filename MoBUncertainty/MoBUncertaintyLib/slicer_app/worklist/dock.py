@@ -16,7 +16,7 @@ from MoBUncertaintyLib.measurements.interval import volume_number, volume_text
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
-from MoBUncertaintyLib.slicer_app.installation import ShownError, whyPyTorch
+from MoBUncertaintyLib.slicer_app.installation import whyPyTorch
 from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import agreeToLicences, loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
@@ -135,21 +135,17 @@ class WorklistDock:
         say = partial(self.work.say, _("Installing missing packages..."))
         try:
             self._panel.ensureReady(("report",) if away else (), say, why)
-        except (Cancelled, ShownError) as declined:
+        except Cancelled as declined:
             self.work.say(str(declined))
             return False
         return True
 
     def _onRun(self) -> None:
         """Predict all cases that have no results, on the computer that the panel has chosen."""
-        try:
-            agreeToLicences([self._panel.inputs.selector.model])
-            if not self._ready():
-                return
-            self._panel.computer.confirm()
-        except Cancelled as declined:
-            self.work.say(str(declined))
+        agreeToLicences([self._panel.inputs.selector.model])
+        if not self._ready():
             return
+        self._panel.computer.confirm()
         settings = self._panel.settings | {"region_of_interest": None}
         models = [str(self._panel.inputs.selector.model.path)]
         job = self._run.start(self.cases.toRun(), models, settings, self._panel.logic.computer.host or None)

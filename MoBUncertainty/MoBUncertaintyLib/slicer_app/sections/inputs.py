@@ -26,13 +26,22 @@ from MoBUncertaintyLib.slicer_app.models import (
     sceneName,
     ships,
 )
-from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.recalibrate import Recalibrate
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, setChannelVolume
 from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt, mapVolumes
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss
-from MoBUncertaintyLib.slicer_app.widgets.section import AfterLoading, allow, shortened, shown, write
+from MoBUncertaintyLib.slicer_app.widgets.section import (
+    State,
+    afterLoading,
+    allow,
+    offer,
+    quietly,
+    say,
+    shortened,
+    shown,
+    write,
+)
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
 GAP = 6  # pixels between the summary and its button
@@ -55,7 +64,6 @@ class InputsSection:
         self._channels = ChannelSelectors(ui.channelsPlace, onModel)
         self._parameters: Any = None
         self._chooser = LabelChooser(ui, self._onLabels)
-        self._afterLoading = AfterLoading()
         scene = slicer.mrmlScene
         self._nodesAdded = scene.AddObserver(scene.NodeAddedEvent, self._onNodeAdded)
         write(ui.sampleLabel, ui.sampleLabel.text)
@@ -103,7 +111,7 @@ class InputsSection:
     def close(self) -> None:
         """Watch the scene no more; end what looks for models, and what makes one."""
         slicer.mrmlScene.RemoveObserver(self._nodesAdded)
-        self._afterLoading.stop()
+        self._parameters = None
         for dialog in filter(None, (self.finder, self.recalibrate)):
             dialog.close()
             dialog.window.deleteLater()
@@ -117,7 +125,7 @@ class InputsSection:
     def _onNodeAdded(self, _scene, _event, node) -> None:
         """Choose the first volume that is loaded, once it is: the panel has asked for it."""
         if self._parameters and self._parameters.ct is None and node.IsA(CT_CLASS):
-            self._afterLoading.later(self._chooseLoaded)
+            afterLoading(self._chooseLoaded)
 
     def _chooseLoaded(self) -> None:
         if self._parameters and self._parameters.ct is None:
@@ -187,16 +195,12 @@ class ModelSelector:
             name = next(iter(usable or self._known), "")
         elif name not in self._known:
             self._listed[name] = findModel(name)
-        selector = self._ui.modelSelector
-        blocked = selector.blockSignals(True)
-        selector.clear()
-        titles = modelTitles(list(self._listed.values()))
-        for (listed, model), title in zip(self._listed.items(), titles, strict=True):
-            selector.addItem(shortened(title))
-            selector.setItemData(selector.count - 1, f"{title}\n{model.path}", qt.Qt.ToolTipRole)
-            if listed == name:
-                selector.currentIndex = selector.count - 1
-        selector.blockSignals(blocked)
+        selector, titles = self._ui.modelSelector, modelTitles(list(self._listed.values()))
+        offer(selector, map(shortened, titles))
+        for row, (model, title) in enumerate(zip(self._listed.values(), titles, strict=True)):
+            selector.setItemData(row, f"{title}\n{model.path}", qt.Qt.ToolTipRole)
+        with quietly(selector):
+            selector.currentIndex = list(self._listed).index(name) if name else -1
 
     def add(self, mode) -> bool:
         """Ask for a model, add and choose it; return whether there is one."""
@@ -289,10 +293,9 @@ class LabelChooser:
         """Show the labels of a model, and which are wanted; none: all."""
         if list(names) != self._names:
             self._fill(names)
-        blocked = self.list.blockSignals(True)
-        for row, name in enumerate(names):
-            self.list.item(row).setCheckState(qt.Qt.Checked if name in wanted else qt.Qt.Unchecked)
-        self.list.blockSignals(blocked)
+        with quietly(self.list):
+            for row, name in enumerate(names):
+                self.list.item(row).setCheckState(qt.Qt.Checked if name in wanted else qt.Qt.Unchecked)
         for widget in (self.list, self.none, self.button):
             widget.enabled = enabled
         self._place.visible = len(names) > 1
@@ -303,14 +306,11 @@ class LabelChooser:
 
     def _fill(self, names: Sequence[str]) -> None:
         self._names = list(names)
-        blocked = self.list.blockSignals(True)
-        self.list.clear()
-        for name in names:
-            item = qt.QListWidgetItem(readable(name))
-            item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
-            self.list.addItem(item)
+        offer(self.list, map(readable, names))
+        with quietly(self.list):
+            for row in range(len(names)):
+                self.list.item(row).setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
         self.list.setFixedHeight(min(len(names), ROWS) * self.list.sizeHintForRow(0) + 2 * self.list.frameWidth)
-        self.list.blockSignals(blocked)
         self.search.text = ""
 
     def _onSearch(self, typed: str) -> None:
@@ -337,7 +337,6 @@ class ChannelSelectors:
     def __init__(self, place, onChanged: Callable[[], None]) -> None:
         self._place = place
         self._onChanged = onChanged
-        self._form = None
         self._ct = None
         self.selectors: dict[str, Any] = {}
         place.visible = False
@@ -355,12 +354,9 @@ class ChannelSelectors:
         self._ct = ct
 
     def _make(self, names: Sequence[str]) -> None:
-        if self._form is not None:
-            self._form.setParent(None)
-            self._form.deleteLater()
-        self._form, self.selectors = qt.QWidget(), {}
-        layout = qt.QFormLayout(self._form)
-        layout.setContentsMargins(0, 0, 0, 0)
+        form, self.selectors = self._place.layout(), {}
+        while form.rowCount():
+            form.removeRow(0)
         for name in names:
             selector = slicer.qMRMLNodeComboBox()
             selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
@@ -371,9 +367,8 @@ class ChannelSelectors:
             selector.toolTip = tip.format(name=name)
             selector.setMRMLScene(slicer.mrmlScene)
             selector.currentNodeIDChanged.connect(shown(partial(self._onChosen, name)))
-            layout.addRow(f"{name}:", selector)
+            form.addRow(f"{name}:", selector)
             self.selectors[name] = selector
-        self._place.layout().addWidget(self._form)
 
     def _onChosen(self, name: str, *_args) -> None:
         if self._ct is not None:
@@ -397,8 +392,7 @@ def offerMixture(ui, model: ListedModel | None, enabled: bool) -> None:
         ' <a href="temperature">5 of your cases</a>, in minutes.'
     )
     lacks = model is not None and not model.has_covariance
-    write(ui.mixtureNoteLabel, note if lacks else "")
-    ui.mixtureNoteLabel.visible = lacks
+    say(ui.mixtureNoteLabel, note if lacks else "")
     ui.mixturePlace.visible = lacks or folds > 1 or mirrored
 
 

@@ -10,10 +10,9 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.output.formats import DICOM
-from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import dicomFiles
 from MoBUncertaintyLib.slicer_app.scene.nodes import isBent
-from MoBUncertaintyLib.slicer_app.widgets.section import allow, showSuitability, write
+from MoBUncertaintyLib.slicer_app.widgets.section import State, allow, showSuitability, write
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 
 
