@@ -70,28 +70,24 @@ def ensureReady(
     pytorch = _pytorchExtension() if TORCH in missing else None
     # With PyTorch, it is only faster.
     offered = _missing(OPENVINO) if why and engine == "auto" and not formats else []
-    if not slicer.util.confirmOkCancelDisplay(_question(requester, formats, [*missing, *offered], why), requester):
+    question = _question(requester, formats, [*missing, *offered], why)
+    if not slicer.util.confirmOkCancelDisplay(question, windowTitle=requester):
         raise Cancelled(
             _("Nothing was installed, so nothing was written; try again to be asked again, or choose other files.")
             if formats
             else _("Nothing was installed, so nothing was computed; try again to be asked again.")
         )
     onInstall()
-    kind = InstallationError
+    if pytorch:
+        _installTorch(pytorch)
     try:
-        if pytorch:
-            _installTorch(pytorch)
-        kind = ShownError  # pip_install has a box for it
         _install(requester, [requirement for requirement in missing if requirement != TORCH])
     except CalledProcessError as error:
-        lacking = missingPackages(formats, engine, bool(why)) or missing
-        if all(requirement.startswith("openvino") for requirement in lacking):
-            kind = InstallationError  # which comes without that box
-        raise kind(_failure(lacking)) from error
+        raise ShownError(_failure(missingPackages(formats, engine, bool(why)) or missing)) from error
     if missing := missingPackages(formats, engine, bool(why)):
         raise InstallationError(_failure(missing))
     with suppress(CalledProcessError):  # PyTorch computes then
-        _install(requester, offered)
+        _install(requester, offered, isOptional=True)
 
 
 def whyPyTorch(parameters, model: ListedModel | None) -> str:
@@ -108,13 +104,13 @@ def whyPyTorch(parameters, model: ListedModel | None) -> str:
     return text.format(model=model.name) if model and not model.is_light else ""
 
 
-def _install(requester: str, requirements: list[str]) -> None:
+def _install(requester: str, requirements: list[str], isOptional: bool = False) -> None:
     """Install all but PyTorch with what it needs in turn.
 
     OpenVINO comes alone: it needs a package by which it reports its use, and does without it.
 
     Raises:
-        CalledProcessError: pip failed.
+        CalledProcessError: pip failed, which Slicer has shown unless what is installed is optional.
     """
     openvino = [requirement for requirement in requirements if requirement.startswith("openvino")]
     others = [requirement for requirement in requirements if requirement not in openvino]
@@ -124,8 +120,8 @@ def _install(requester: str, requirements: list[str]) -> None:
         if others:
             slicer.packaging.pip_install(others, constraints=constraints, requester=requester)
         if openvino:
-            # Without Slicer's dialog, which would show an error for what may fail.
-            slicer.packaging.pip_install(["--no-deps", *openvino], requester=requester, show_progress=False)
+            # Slicer's dialog would show an error for what may fail.
+            slicer.packaging.pip_install(["--no-deps", *openvino], requester=requester, show_progress=not isOptional)
 
 
 def _pin(name: str) -> str:
@@ -217,6 +213,8 @@ def _installTorch(pytorch) -> None:
     with slicer.util.WaitCursor(), _torchBlocked(), _fewRetries():
         try:
             pytorch.installTorch(askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch"))
+        except CalledProcessError as error:
+            raise InstallationError(_failure([TORCH])) from error
         except ImportError as error:
             # Having installed it, it imports torch, which is blocked here.
             if error.name != "torch":
