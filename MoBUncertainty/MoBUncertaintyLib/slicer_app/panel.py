@@ -121,7 +121,7 @@ class Panel:
             self.update()
             return
         selector = self.inputs.selector
-        selector.choose(parameters.model or selector.name)  # a new scene keeps what was chosen in the last
+        selector.fill(parameters.model or selector.name)  # a new scene keeps what was chosen in the last
         self.onModel()
         self.refresh()
 

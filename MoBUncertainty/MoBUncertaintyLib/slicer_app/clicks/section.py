@@ -39,7 +39,7 @@ class ClicksSection:
         self._onChanged, self._onClicked = onChanged, onClicked
         self._session = None
         self._said = ""
-        self._flash = timer(FLASH_MS, self.endFlash)
+        self._flash, self._flashing = timer(FLASH_MS, self.endFlash), None  # the session whose change is shown
         self._preparation = Steps()  # of the map, for the first click
         self._list = ClickList(ui)
         self._pointer = SlicePointer(self)
@@ -91,16 +91,18 @@ class ClicksSection:
         self._list.renew()
         change = self._session.lastChange
         if change is not None and not change.isEmpty:
-            self._session.changes.show(change)
+            self._flashing = self._session
+            self._flashing.changes.show(change)
             self._flash.start()
 
     def endFlash(self) -> None:
         """Show no change any more, nor the volume beside its click."""
+        session, self._flashing = self._flashing, None
         self._flash.stop()
-        if self._session:
-            self._session.changes.hide()
-            if self._session.isComplete():
-                self._session.marks.show()
+        if session is not None:
+            session.changes.hide()
+            if session.isComplete():
+                session.marks.show()
 
     def cleanup(self) -> None:
         """Remove what lies outside the panel."""

@@ -164,7 +164,6 @@ class ModelSelector:
 
     def __init__(self, ui) -> None:
         self._ui = ui
-        self._known: dict[str, ListedModel] = {}
         self._listed: dict[str, ListedModel] = {}
 
     @property
@@ -179,21 +178,16 @@ class ModelSelector:
         return list(self._listed)[index] if 0 <= index < len(self._listed) else ""
 
     def fill(self, name: str) -> None:
-        """Read the list of models anew, and `choose`."""
-        self._known = listModels()
-        self.choose(name)
-
-    def choose(self, name: str) -> None:
-        """Choose a model by its name.
+        """Read the list of models anew, and choose one by its name.
 
         A model that is not on this computer is listed with its problem, since another one would segment something else.
         Without a name, a model that can be used is chosen, shipped ones first.
         """
-        self._listed = dict(self._known)
+        self._listed = listModels()
         if not name:
-            usable = [name for name, model in self._known.items() if model.problem is None]
-            name = next(iter(usable or self._known), "")
-        elif name not in self._known:
+            usable = [name for name, model in self._listed.items() if model.problem is None]
+            name = next(iter(usable or self._listed), "")
+        elif name not in self._listed:
             self._listed[name] = findModel(name)
         selector, titles = self._ui.modelSelector, modelTitles(list(self._listed.values()))
         offer(selector, map(shortened, titles))
@@ -279,50 +273,51 @@ class LabelChooser:
     """A check list of the labels of a model that has several; with none checked, all of them are wanted."""
 
     def __init__(self, ui, onChosen: Callable[[list[str]], None]) -> None:
-        self._place, self._onChosen = ui.labelsPlace, onChosen
+        self._ui, self._onChosen = ui, onChosen
         self._names: list[str] = []
-        self.summary, self.button = ui.labelsSummaryLabel, ui.chooseLabelsButton
-        self.search, self.list, self.none = ui.labelsSearchEdit, ui.labelsList, ui.allLabelsButton
         ui.labelsOpenedWidget.visible = False
-        self.button.toggled.connect(lambda opened: ui.labelsOpenedWidget.setVisible(opened))
-        self.search.textChanged.connect(shown(self._onSearch))
-        self.list.itemChanged.connect(shown(self._onChecked))
-        self.none.clicked.connect(shown(lambda *_args: onChosen([])))
+        ui.chooseLabelsButton.toggled.connect(lambda opened: ui.labelsOpenedWidget.setVisible(opened))
+        ui.labelsSearchEdit.textChanged.connect(shown(self._onSearch))
+        ui.labelsList.itemChanged.connect(shown(self._onChecked))
+        ui.allLabelsButton.clicked.connect(shown(lambda *_args: onChosen([])))
 
     def offer(self, names: Sequence[str], wanted: Collection[str], enabled: bool) -> None:
         """Show the labels of a model, and which are wanted; none: all."""
+        ui = self._ui
         if list(names) != self._names:
             self._fill(names)
-        with quietly(self.list):
-            for row, name in enumerate(names):
-                self.list.item(row).setCheckState(qt.Qt.Checked if name in wanted else qt.Qt.Unchecked)
-        for widget in (self.list, self.none, self.button):
+        with quietly(ui.labelsList):
+            for name, item in zip(names, self._items(), strict=True):
+                item.setCheckState(qt.Qt.Checked if name in wanted else qt.Qt.Unchecked)
+        for widget in (ui.labelsList, ui.allLabelsButton, ui.chooseLabelsButton):
             widget.enabled = enabled
-        self._place.visible = len(names) > 1
+        ui.labelsPlace.visible = len(names) > 1
         chosen = [readable(name) for name in names if name in wanted]
         text = _("Labels: {k} of {n}, {names}.") if chosen else _("Labels: all {n}.")
         text = text.format(k=len(chosen), n=len(names), names=few(chosen))
-        write(self.summary, text, beside=self.button.sizeHint.width() + GAP)
+        write(ui.labelsSummaryLabel, text, beside=ui.chooseLabelsButton.sizeHint.width() + GAP)
+
+    def _items(self) -> list:
+        return [self._ui.labelsList.item(row) for row in range(self._ui.labelsList.count)]
 
     def _fill(self, names: Sequence[str]) -> None:
-        self._names = list(names)
-        offer(self.list, map(readable, names))
-        with quietly(self.list):
-            for row in range(len(names)):
-                self.list.item(row).setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
-        self.list.setFixedHeight(min(len(names), ROWS) * self.list.sizeHintForRow(0) + 2 * self.list.frameWidth)
-        self.search.text = ""
+        self._names, widget = list(names), self._ui.labelsList
+        offer(widget, map(readable, names))
+        with quietly(widget):
+            for item in self._items():
+                item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
+        widget.setFixedHeight(min(len(names), ROWS) * widget.sizeHintForRow(0) + 2 * widget.frameWidth)
+        self._ui.labelsSearchEdit.text = ""
 
     def _onSearch(self, typed: str) -> None:
         """Show what has every word that is typed."""
         words = readable(typed.casefold()).split()
-        for row in range(self.list.count):
-            item = self.list.item(row)
+        for item in self._items():
             item.setHidden(not all(word in item.text().casefold() for word in words))
 
     def _onChecked(self, *_args) -> None:
-        checked = [self.list.item(row).checkState() == qt.Qt.Checked for row in range(self.list.count)]
-        self._onChosen([name for name, isChecked in zip(self._names, checked, strict=True) if isChecked])
+        items = zip(self._names, self._items(), strict=True)
+        self._onChosen([name for name, item in items if item.checkState() == qt.Qt.Checked])
 
 
 def few(names: Sequence[str], most: int = 4) -> str:

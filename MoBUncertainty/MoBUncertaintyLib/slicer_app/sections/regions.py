@@ -41,6 +41,7 @@ class RegionTable:
         self._table = Table(widget, (0, 3, 4, 5), PLACE, self._onRow)
         self._regions: dict[str, ReviewRegion] = {}  # all, by their ids
         self._prediction: Prediction | None = None  # of the regions
+        self._labels: Sequence[Label] = ()
         self._frames: dict[int, LabelFrame] | None = None  # once they were needed: on a large image it takes long
         self._places: dict[int, str] = {}  # by the regions' numbers
         self._stood = 0  # the row in which the selected region was when it was selected
@@ -55,13 +56,10 @@ class RegionTable:
         """How many regions come after those that are listed."""
         return len(self._regions) - self._table.widget.rowCount
 
-    @property
-    def _labels(self) -> Sequence[Label]:
-        return self._prediction.labels if self._prediction else ()
-
     def clear(self, prediction: Prediction | None) -> None:
         """Remove all regions, and the selection; regions of this prediction follow, if there is one."""
         self._prediction, self._frames = prediction, None
+        self._labels = prediction.labels if prediction else ()
         where = _("Where (organ)") if len(self._labels) > 1 else _("Where")
         self._table.widget.horizontalHeaderItem(PLACE).setText(where)
         self.show(())
