@@ -27,17 +27,8 @@ class ExportSection:
         onChange: Callable[[], None],
     ) -> None:
         self._ui, self._onExport = ui, onExport
-        self._formats = {
-            "report": ui.reportCheckBox,
-            "segmentation": ui.segmentationCheckBox,
-            "nifti": ui.niftiCheckBox,
-            "dicom_seg": ui.dicomSegCheckBox,
-            "dicom_seg_binary": ui.dicomBinaryCheckBox,
-            "dicom_seg_fractional": ui.dicomProbabilityCheckBox,
-            "dicom_sr": ui.dicomReportCheckBox,
-            "parametric_map": ui.parametricMapCheckBox,
-            "rtstruct": ui.structureSetCheckBox,
-        }  # their boxes
+        # In the .ui file the dynamic property ExportFormat says what a box stands for.
+        self._formats = {name: box for box in vars(ui).values() if (name := box.property("ExportFormat"))}
         self._session = None
         self._whyNoDicom: str | None = None
         self.work = WorkButton(
