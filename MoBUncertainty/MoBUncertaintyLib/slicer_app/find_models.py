@@ -33,9 +33,7 @@ class FindModels(WorkDialog):
         self._place: Place | None = None  # whose models are listed
         self._entries: list[Entry] = []
         self._shown: list[Entry] = []  # those that a search finds
-        contacting, tip = _("Contacting the catalogue..."), _("Stop the download and delete its files.")
-        cancelled = _("Cancelled; nothing was installed.")
-        super().__init__("FindModels", client, "installButton", contacting, tip, cancelled)
+        super().__init__("FindModels", client, "installButton")
         self.ui.addressEdit.text = slicer.util.settingsValue(SETTINGS_KEY, "")
         self.ui.folderButton.clicked.connect(shown(self._onFolder))
         self.ui.listButton.clicked.connect(shown(self._onList))

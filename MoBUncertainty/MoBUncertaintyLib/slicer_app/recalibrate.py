@@ -26,9 +26,7 @@ class Recalibrate(WorkDialog):
     def __init__(self, client: WorkerClient, onKept: Callable[[str], None]) -> None:
         self._onKept = onKept
         self._model: ListedModel | None = None
-        reading, tip = _("Reading the cases..."), _("Stop without making a model.")
-        cancelled = _("Cancelled; nothing was written.")
-        super().__init__("Recalibrate", client, "startButton", reading, tip, cancelled)
+        super().__init__("Recalibrate", client, "startButton")
         self.ui.folderList.currentRowChanged.connect(shown(lambda *_args: self._update()))
         self.ui.addButton.clicked.connect(shown(self._onAdd))
         self.ui.removeButton.clicked.connect(shown(self._onRemove))

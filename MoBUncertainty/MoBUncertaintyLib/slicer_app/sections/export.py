@@ -31,13 +31,8 @@ class ExportSection:
         self._formats = {name: box for box in vars(ui).values() if (name := box.property("ExportFormat"))}
         self._session = None
         self._whyNoDicom: str | None = None
-        self.work = WorkButton(
-            (ui.exportButton, ui.exportProgressBar, ui.exportStatusLabel),
-            self._onClicked,
-            onCancel,
-            _("Preparing the review..."),
-            _("Stop the export and delete its files."),
-        )
+        bar, label = ui.exportProgressBar, ui.exportStatusLabel
+        self.work = WorkButton(ui.exportButton, bar, label, self._onClicked, onCancel)
         if not ui.exportDirectoryEdit.currentPath:
             ui.exportDirectoryEdit.currentPath = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
         for box in self._formats.values():

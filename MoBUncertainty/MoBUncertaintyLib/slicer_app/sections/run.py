@@ -21,13 +21,7 @@ class RunSection:
 
     def __init__(self, ui, onApply: Callable[[], None], onCancel: Callable[[], None]) -> None:
         self._ui = ui
-        self.work = WorkButton(
-            (ui.applyButton, ui.progressBar, ui.statusLabel),
-            onApply,
-            onCancel,
-            _("Preparing the image..."),
-            _("Stop the computation; the scene stays as it is."),
-        )
+        self.work = WorkButton(ui.applyButton, ui.progressBar, ui.statusLabel, onApply, onCancel)
         ui.roiSelector.nodeAddedByUserAction.connect(shown(self._onRoiAdded))
         ui.runCollapsibleButton.contentsCollapsed.connect(lambda collapsed: self.showRoi(not collapsed))
 

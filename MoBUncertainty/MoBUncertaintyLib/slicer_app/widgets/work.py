@@ -29,17 +29,15 @@ class WorkButton:
     network is known, and while results are shown. What `onStart` declines by `Cancelled` stands below the button.
 
     Args:
-        widgets: The QPushButton; the QProgressBar, hidden while there is nothing to wait for; the QLabel of the text,
-            hidden while there is none.
+        button: The QPushButton; its dynamic properties StartText and CancelTip, in the .ui file, are the text at first
+            and its tooltip as a Cancel.
+        bar: The QProgressBar, hidden while there is nothing to wait for.
+        label: The QLabel of the text, hidden while there is none.
     """
 
-    def __init__(
-        self, widgets: tuple, onStart: Callable[[], None], onCancel: Callable[[], None], startText: str, cancelTip: str
-    ) -> None:
-        self._button, self._bar, self._label = widgets
-        button = self._button
-        self._onStart, self._onCancel = onStart, onCancel
-        self._text, self._startText, self._cancelTip = button.text, startText, cancelTip
+    def __init__(self, button, bar, label, onStart: Callable[[], None], onCancel: Callable[[], None]) -> None:
+        self._button, self._bar, self._label = button, bar, label
+        self._onStart, self._onCancel, self._text = onStart, onCancel, button.text
         self.running = False
         self._said = self._whyNot = ""  # under the button: a text or, without one, why it cannot be pressed
         self._turned = -math.inf  # when the button last became another one, or had started something
@@ -55,7 +53,7 @@ class WorkButton:
         self._bar.maximum, self._bar.value, self._bar.format = 0, 0, "%p %"
         job.progress.connect(self.progress)
         job.warning.connect(self.warnings.append)  # to be shown with the result
-        self.say(self._startText)
+        self.say(self._button.property("StartText"))
         revealLater(self._label)  # it may lie below the window
 
     def progress(self, step: dict) -> None:
@@ -88,7 +86,7 @@ class WorkButton:
         self._bar.visible = running
         if running:
             whyNot = _("The results are being shown.") if self._stage == "show" else None
-        allow(self._button, whyNot, self._cancelTip if running else None)
+        allow(self._button, whyNot, self._button.property("CancelTip") if running else None)
         shownReason = whyNot if isShown and whyNot and not running else ""
         if shownReason != self._whyNot:
             self._whyNot = shownReason
@@ -110,17 +108,16 @@ class WorkDialog:
 
     Args:
         name: Of its .ui file, in which the bar and the text are `progressBar` and `statusLabel`.
+        start: The name of the button, whose dynamic property CancelledText is said once the user has cancelled.
     """
 
-    def __init__(
-        self, name: str, client: WorkerClient, start: str, startText: str, cancelTip: str, cancelled: str
-    ) -> None:
-        self._client, self._cancelled = client, cancelled
+    def __init__(self, name: str, client: WorkerClient, start: str) -> None:
+        self._client = client
         self.window = loadUI(name)
         self.window.setParent(slicer.util.mainWindow(), self.window.windowFlags())
         self.ui = slicer.util.childWidgetVariables(self.window)
-        widgets = (getattr(self.ui, start), self.ui.progressBar, self.ui.statusLabel)
-        self.work = WorkButton(widgets, self._onStart, self._onCancel, startText, cancelTip)
+        self._button = getattr(self.ui, start)
+        self.work = WorkButton(self._button, self.ui.progressBar, self.ui.statusLabel, self._onStart, self._onCancel)
         self.window.finished.connect(shown(self.close))
 
     def show(self) -> None:
@@ -137,7 +134,7 @@ class WorkDialog:
 
     def _onCancel(self) -> None:
         self._client.cancel()
-        self._end(self._cancelled)
+        self._end(self._button.property("CancelledText"))
 
     def _onFailed(self, _code: str, message: str, details: str) -> None:
         self._end("")

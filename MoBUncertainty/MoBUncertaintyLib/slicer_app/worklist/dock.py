@@ -62,13 +62,7 @@ class WorklistDock:
             main.resizeDocks([self.window], [HEIGHT], qt.Qt.Vertical)
         self.table = Table(ui.caseTable, (3, 4), 2, self.update)
         ui.caseTable.cellDoubleClicked.connect(lambda *_cell: ui.openButton.click())
-        self.work = WorkButton(
-            (ui.runButton, ui.progressBar, ui.statusLabel),
-            self._onRun,
-            self._onCancel,
-            _("Loading the model..."),
-            _("Stop; finished cases stay, and the next run continues with the others."),
-        )
+        self.work = WorkButton(ui.runButton, ui.progressBar, ui.statusLabel, self._onRun, self._onCancel)
         for button, act in (
             (ui.folderButton, lambda: self._source.chooseFolder(self.window)),
             (ui.patientsButton, self._source.choosePatients),
