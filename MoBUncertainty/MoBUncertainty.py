@@ -199,8 +199,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         from MoBUncertaintyLib.slicer_app.sessions import Sessions
         from MoBUncertaintyLib.slicer_app.worker.client import slicerClient
 
-        self.sessions, self.client = Sessions(), slicerClient()
-        self.computer = Computer(lambda: self.client.another())
+        self.sessions, self.client, self.computer = Sessions(), slicerClient(), Computer()
 
     def getParameterNode(self):
         return MoBUncertaintyParameterNode(super().getParameterNode())

@@ -91,12 +91,7 @@ def ensureReady(
 
 
 def whyPyTorch(parameters, model: ListedModel | None) -> str:
-    """Say in a sentence why PyTorch is needed to segment with a model; "": it is not.
-
-    Args:
-        parameters: The panel's.
-        model: The one that is chosen.
-    """
+    """Say in a sentence why PyTorch is needed to segment with a model, by the panel's parameters; "": it is not."""
     choice = next((each for each in (parameters.engine, parameters.device) if each.value in ON_PYTORCH), None)
     if choice:
         return _("PyTorch and nnU-Net are needed for {choice}, chosen under Advanced.").format(choice=choice.label())

@@ -70,7 +70,7 @@ class Panel:
         logic.sessions.onBegun = self._onBegun
         self.inputs = InputsSection(ui, self.onModel, lambda: logic.client.another())
         self.run = RunSection(ui, self.jobs.apply, self.jobs.cancel)
-        self.computer = ComputerSection(ui, logic.computer, self.update)
+        self.computer = ComputerSection(ui, logic.computer, lambda: logic.client.another(), self.update)
         self.overlay = OverlaySection(ui)
         self.review = ReviewSection(ui, self.update)
         self.export = ExportSection(ui, self.jobs.export, self.jobs.cancel, self.update)

@@ -105,11 +105,7 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[
 
 
 def exportRequest(session: ReviewSession, folder: Path, formats: list[str], patientFields: bool) -> dict[str, Any]:
-    """Ask for the files of a review.
-
-    Args:
-        formats: Names of `output.review_export.Format`.
-    """
+    """Ask for the files of a review in some formats, by the names of `output.review_export.Format`."""
     record = session.results.documents.get("prediction")
     maps = write_maps(session.review.prediction, lambda _name, array: array)
     return {

@@ -66,11 +66,7 @@ class VerdictPreview(qt.QObject):
         button.setMenu(menu)
 
     def press(self, verdict: Verdict, label: int | None = None) -> None:
-        """Decide what is shown; show what is not.
-
-        Args:
-            label: To include as; None: the usual one.
-        """
+        """Decide what is shown; show what is not. Include gives the usual label by default."""
         if self._shown == (verdict, label) or self._preview(verdict, label):
             self.end()
             self._decide(verdict, label)

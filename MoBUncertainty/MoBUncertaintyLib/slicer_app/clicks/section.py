@@ -28,11 +28,7 @@ EFFECTS_MS = 150  # after the last of several quick clicks: what each has change
 
 
 class ClicksSection:
-    """The part of the review's section that is about clicks; takes them from the slice views.
-
-    Attributes:
-        label: Returns the label that a click gives now; None: it gives none.
-    """
+    """The part of the review's section that is about clicks; takes them from the slice views."""
 
     def __init__(self, ui, window, onChanged: Callable[[], None], onClicked: Callable[[str | None], None]) -> None:
         self._ui = ui
@@ -44,7 +40,7 @@ class ClicksSection:
         self._list = ClickList(ui)
         self._pointer = SlicePointer(self)
         self._mode = ClickMode(ui, window, self._onMode)
-        self.label = self._mode.label
+        self.label = self._mode.label  # returns the label that a click gives now, if it gives one
         remove = shown(lambda *_args: self._step((), Review.remove_click, self._list.selected.click_id))
         ui.removeClickButton.clicked.connect(remove)
 
@@ -59,12 +55,7 @@ class ClicksSection:
         self._list.setSession(session)
 
     def update(self, allowed: bool, editing: bool) -> None:
-        """Set the widgets from the review.
-
-        Args:
-            allowed: Whether there is a review that clicks can change, and the module is shown.
-            editing: Whether the Segment Editor has the mouse.
-        """
+        """Set the widgets: clicks are taken if they are allowed, unless a region is drawn in (`editing`)."""
         ui, allowed = self._ui, allowed and not editing
         self._mode.allow(allowed)
         self._pointer.setActive(allowed)

@@ -70,11 +70,7 @@ class RegionTable:
         return _("{place} ({organ})").format(place=place, organ=organ) if organ else place
 
     def show(self, regions: Sequence[ReviewRegion], selected: str | None = None) -> None:
-        """List the regions; the selected one stays selected while it exists.
-
-        Args:
-            selected: The id of the one to be listed at least; by default the selected one.
-        """
+        """List the regions, down to a selected one (its id) at least; the selection stays while its region exists."""
         self._regions = {region.region_id: region for region in regions}
         self._places = placeTexts((region.region for region in regions), self._labels)
         listed = regions[: _count(regions, selected or self._table.selected)]

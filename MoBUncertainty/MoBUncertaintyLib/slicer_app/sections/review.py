@@ -32,16 +32,12 @@ SURFACE_MS = 400  # the 3D surface follows when the reader pauses: on a large im
 
 
 class ReviewSection:
-    """The panel's section for the review of one image.
-
-    Attributes:
-        entered: Whether the module is shown.
-    """
+    """The panel's section for the review of one image."""
 
     def __init__(self, ui, onChange: Callable[[], None]) -> None:
         self._ui, self._onChange = ui, onChange
         self.session = None
-        self.entered = False
+        self.entered = False  # whether the module is shown
         self._table = RegionTable(ui.regionsTable, shown(self._onSelected))
         self._room = TableRoom(ui.regionsTable, ui.reviewCollapsibleButton, FEWEST_ROWS)
         for part in (ui.reviewCollapsibleButton, ui.clicksCollapsibleButton, ui.listingCollapsibleButton):

@@ -45,8 +45,10 @@ class RunSection:
 class ComputerSection:
     """The rows of *Advanced* that say which computer segments; `onChanged` is called when it has changed."""
 
-    def __init__(self, ui, computer: Computer, onChanged: Callable[[], None]) -> None:
-        self._ui, self._computer, self._onChanged = ui, computer, onChanged
+    def __init__(
+        self, ui, computer: Computer, newClient: Callable[[], WorkerClient], onChanged: Callable[[], None]
+    ) -> None:
+        self._ui, self._computer, self._newClient, self._onChanged = ui, computer, newClient, onChanged
         self._tester: WorkerClient | None = None  # while a connection is tested
         ui.computerEdit.text = computer.host
         ui.computerEdit.textChanged.connect(shown(self._onText))
@@ -96,7 +98,7 @@ class ComputerSection:
 
         host = self._computer.host
         ready = _("{host} is ready: mob-uncertainty {version}, {device}, {cores} cores.")
-        self._tester = self._computer.newClient()
+        self._tester = self._newClient()
         self._show(_("Connecting to {host}...").format(host=host))
         job = self._tester.request({"command": Command.COMPUTER, "computer": host})
         job.finished.connect(shown(lambda answer: finish(ready.format_map({"host": host} | answer))))
