@@ -16,7 +16,7 @@ from MoBUncertaintyLib.images.modality import modality_of_channel
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
-from MoBUncertaintyLib.slicer_app.find_models import FindModels
+from MoBUncertaintyLib.slicer_app.model_dialogs import FindModels, Recalibrate
 from MoBUncertaintyLib.slicer_app.models import (
     addModel,
     findModel,
@@ -26,7 +26,6 @@ from MoBUncertaintyLib.slicer_app.models import (
     sceneName,
     ships,
 )
-from MoBUncertaintyLib.slicer_app.recalibrate import Recalibrate
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, setChannelVolume
 from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt, mapVolumes

@@ -1,4 +1,4 @@
-"""What lets the worker begin something: a button, a dialog, how far it is in words, the folder that it may write."""
+"""What lets the worker begin something: a button, how far it is in words, the folder that it may write."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from itertools import chain, count
 from pathlib import Path
 
 import qt
-import slicer.util
+import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.base.names import unique_names
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, revealLater, shown, write
-from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
+from MoBUncertaintyLib.slicer_app.worker.client import Job
 
 BAR = 1000  # steps of the progress bar
 
@@ -101,48 +100,6 @@ class WorkButton:
         except Cancelled as declined:
             self.say(str(declined))
         self._turned = time.monotonic()  # the second click waits while a slow start blocks the event loop
-
-
-class WorkDialog:
-    """A dialog with a worker of its own, so that a computation can go on meanwhile; `_onStart` lets it begin.
-
-    Args:
-        name: Of its .ui file, in which the bar and the text are `progressBar` and `statusLabel`.
-        start: The name of the button, whose dynamic property CancelledText is said once the user has cancelled.
-    """
-
-    def __init__(self, name: str, client: WorkerClient, start: str) -> None:
-        self._client = client
-        self.window = loadUI(name)
-        self.window.setParent(slicer.util.mainWindow(), self.window.windowFlags())
-        self.ui = slicer.util.childWidgetVariables(self.window)
-        self._button = getattr(self.ui, start)
-        self.work = WorkButton(self._button, self.ui.progressBar, self.ui.statusLabel, self._onStart, self._onCancel)
-        self.window.finished.connect(shown(self.close))
-
-    def show(self) -> None:
-        """Show the dialog, or bring it to the front."""
-        self.window.show()
-        self.window.raise_()
-        self.window.activateWindow()
-
-    def close(self, *_args) -> None:
-        """Stop what is going on, and end the worker."""
-        self._client.close()
-        self._end("")
-        self.window.hide()
-
-    def _onCancel(self) -> None:
-        self._client.cancel()
-        self._end(self._button.property("CancelledText"))
-
-    def _onFailed(self, _code: str, message: str, details: str) -> None:
-        self._end("")
-        showError(message, details)
-
-    def _end(self, text: str) -> None:
-        self.work.stop(text)
-        self._update()
 
 
 def stageText(step: dict) -> str:
