@@ -41,7 +41,6 @@ from MoBUncertaintyLib.slicer_app.stored_results import (
     onItsCt,
     predictedLabels,
     scenePrediction,
-    storeReview,
 )
 
 
@@ -103,7 +102,8 @@ class ReviewSession:
         drawn = results.regions.array()  # somebody may have drawn in them
         if not np.array_equal(drawn, session.review.listed().whole_map()):
             session.regions.show()
-        storeReview(results, session.review)  # numbers that were found in blocks of voxels are rounded otherwise
+        # Numbers that were found in blocks of voxels are rounded otherwise.
+        results.documents.set("review", session.review.to_dict())
         session.segmentation.mend()
         session.drawing.settleStored()
         session.marks.show()
@@ -164,7 +164,7 @@ class ReviewSession:
 
     def _show(self, boxes: Sequence[Box]) -> None:
         """Show what has changed in boxes, and keep it: first, whatever becomes of its display."""
-        storeReview(self.results, self.review)
+        self.results.documents.set("review", self.review.to_dict())
         self.segmentation.mend()
         box = hull(boxes)
         before = self.results.organs.array(box) if boxes else None
@@ -180,7 +180,7 @@ class ReviewSession:
 def _begin(session: ReviewSession) -> ReviewSession:
     """Show the regions of a review that begins, and keep it in the scene."""
     session.regions.show()
-    storeReview(session.results, session.review)
+    session.results.documents.set("review", session.review.to_dict())
     return session
 
 
@@ -294,7 +294,7 @@ class ListedRegions:
             stored = {"settings": asdict(settings), "coverage": asdict(regions.coverage)}
             self.results.documents.set("coverage", stored | {"predicted_sha256": self.review.digest})
         self.show()
-        storeReview(self.results, self.review)
+        self.results.documents.set("review", self.review.to_dict())
 
     def show(self) -> None:
         """Show all of them anew."""
