@@ -20,7 +20,7 @@ from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.pipeline.catalogue.install import Status, remove, status, target_of
 from MoBUncertaintyLib.pipeline.catalogue.place import Entry, Place
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import agreeToLicences, askFolder, loadUI, showError
-from MoBUncertaintyLib.slicer_app.widgets.section import offer, quietly, shown
+from MoBUncertaintyLib.slicer_app.widgets.section import offer, shown, signalsBlocked
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
 from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
@@ -141,7 +141,7 @@ class FindModels(WorkDialog):
         self._shown = [entry for entry in self._entries if entry.matches(self.ui.searchEdit.text)]
         offer(self.ui.modelList, (" – ".join(filter(None, [each.title, statusText(each)])) for each in self._shown))
         if chosen in self._shown:
-            with quietly(self.ui.modelList):
+            with signalsBlocked(self.ui.modelList):
                 self.ui.modelList.currentRow = self._shown.index(chosen)
         else:
             self._showCard(None)

@@ -64,7 +64,7 @@ class Panel:
         self.state = State.READY
         self.worklist: WorklistDock | None = None  # once it was opened
         self._unfolded: tuple | None = None  # idle state and session for which sections were unfolded
-        self._again = timer(POLL_MILLISECONDS, self.refresh)
+        self._again = timer(POLL_MILLISECONDS, self.refresh)  # while a scene is loaded
         self._legends = LegendFollower(slicer.mrmlScene, lambda follow: qt.QTimer.singleShot(0, shown(follow)))
         self.jobs, self.shown, self.removals = Jobs(self), ShownResults(self), Removals(self)
         logic.sessions.onBegun = self._onBegun

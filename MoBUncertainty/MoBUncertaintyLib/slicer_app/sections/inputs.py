@@ -35,10 +35,10 @@ from MoBUncertaintyLib.slicer_app.widgets.section import (
     afterLoading,
     allow,
     offer,
-    quietly,
     say,
     shortened,
     shown,
+    signalsBlocked,
     write,
 )
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
@@ -192,7 +192,7 @@ class ModelSelector:
         offer(selector, map(shortened, titles))
         for row, (model, title) in enumerate(zip(self._listed.values(), titles, strict=True)):
             selector.setItemData(row, f"{title}\n{model.path}", qt.Qt.ToolTipRole)
-        with quietly(selector):
+        with signalsBlocked(selector):
             selector.currentIndex = list(self._listed).index(name) if name else -1
 
     def add(self, mode) -> bool:
@@ -285,7 +285,7 @@ class LabelChooser:
         ui = self._ui
         if list(names) != self._names:
             self._fill(names)
-        with quietly(ui.labelsList):
+        with signalsBlocked(ui.labelsList):
             for name, item in zip(names, self._items(), strict=True):
                 item.setCheckState(qt.Qt.Checked if name in wanted else qt.Qt.Unchecked)
         for widget in (ui.labelsList, ui.allLabelsButton, ui.chooseLabelsButton):
@@ -302,7 +302,7 @@ class LabelChooser:
     def _fill(self, names: Sequence[str]) -> None:
         self._names, widget = list(names), self._ui.labelsList
         offer(widget, map(readable, names))
-        with quietly(widget):
+        with signalsBlocked(widget):
             for item in self._items():
                 item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
         widget.setFixedHeight(min(len(names), ROWS) * widget.sizeHintForRow(0) + 2 * widget.frameWidth)

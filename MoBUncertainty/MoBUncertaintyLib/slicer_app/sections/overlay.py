@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.slicer_app.scene.maps import MapKind, mapName, mapStyle
-from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, quietly, shown
+from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, shown, signalsBlocked
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 
@@ -52,7 +52,7 @@ class OverlaySection:
         """Show the scene's values."""
         ui, overlay = self._ui, self._results.overlay.values
         kind, label, step = overlay["kind"], overlay["label"], max(overlay["window"][1] / 50, 1e-4)
-        with quietly(*self._controls):
+        with signalsBlocked(*self._controls):
             ui.mapSelector.currentIndex = self._kinds.index(kind)
             ui.labelSelector.currentIndex = self._labels.index(label) if label in self._labels else 0
             ui.lowerThresholdSlider.decimals = 3 if step >= 1e-3 else 4

@@ -15,7 +15,7 @@ from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.outcome import volume_lines
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.slicer_app.region_names import placeTexts
-from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, quietly, shortened, shown, timer
+from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, shortened, shown, signalsBlocked, timer
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
@@ -251,7 +251,7 @@ class ListingControls:
     def show(self, settings: RegionSettings) -> None:
         """Show the settings, without a signal of the controls."""
         ui = self._ui
-        with quietly(ui.measureSelector, ui.regionThresholdSlider, ui.smallestRegionSlider):
+        with signalsBlocked(ui.measureSelector, ui.regionThresholdSlider, ui.smallestRegionSlider):
             ui.measureSelector.currentIndex = self._measures.index(settings.measure)
             self._fitSlider(settings)
             ui.regionThresholdSlider.value = settings.level

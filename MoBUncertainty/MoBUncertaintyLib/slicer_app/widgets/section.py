@@ -118,8 +118,8 @@ def revealLater(widget) -> None:
 
 
 @contextmanager
-def quietly(*widgets) -> Iterator[None]:
-    """Let some widgets be changed without their signals: the user has chosen nothing."""
+def signalsBlocked(*widgets) -> Iterator[None]:
+    """Let some widgets send no signals meanwhile."""
     before = [widget.blockSignals(True) for widget in widgets]
     try:
         yield
@@ -129,8 +129,8 @@ def quietly(*widgets) -> Iterator[None]:
 
 
 def offer(selector, names: Iterable[str]) -> None:
-    """Replace the items of a selector, quietly."""
-    with quietly(selector):
+    """Replace the items of a selector without its signals: the user has chosen nothing."""
+    with signalsBlocked(selector):
         selector.clear()
         selector.addItems(list(names))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import qt
 
-from MoBUncertaintyLib.slicer_app.widgets.section import quietly, scrollAreaOf
+from MoBUncertaintyLib.slicer_app.widgets.section import scrollAreaOf, signalsBlocked
 
 
 class Row(NamedTuple):
@@ -43,7 +43,7 @@ class Table:
     def show(self, rows: Mapping[str, Row]) -> None:
         """Show some rows; cells are changed where they differ, since the widget signals every change of an item."""
         before, self._rows = list(self._rows.values()), dict(rows)
-        with quietly(self.widget):
+        with signalsBlocked(self.widget):
             self.widget.setRowCount(len(rows))
             for index, row in enumerate(rows.values()):
                 if index >= len(before) or before[index] != row:
@@ -53,7 +53,7 @@ class Table:
     def select(self, key: str | None) -> None:
         """Select a row, if it is there; nobody is told."""
         self.selected = key if key in self._rows else None
-        with quietly(self.widget):
+        with signalsBlocked(self.widget):
             if self.selected is None:
                 self.widget.clearSelection()
             else:
