@@ -349,8 +349,10 @@ class ChannelSelectors:
 
     def _make(self, names: Sequence[str]) -> None:
         form, self.selectors = self._place.layout(), {}
-        while form.rowCount():
-            form.removeRow(0)
+        while form.count():
+            widget = form.takeAt(0).widget()
+            widget.setParent(None)
+            widget.deleteLater()
         for name in names:
             selector = slicer.qMRMLNodeComboBox()
             selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
