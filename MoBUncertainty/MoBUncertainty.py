@@ -83,7 +83,7 @@ class MoBUncertaintyParameterNode:
 
 
 class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Keeps the panel, which is in MoBUncertaintyLib/slicer_app/panel, in step with the scene."""
+    """Keeps the panel, which is in MoBUncertaintyLib/slicer_app/panel.py, in step with the scene."""
 
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -93,7 +93,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self) -> None:
         """Called when the user opens the module the first time and the widget is initialized."""
         from MoBUncertaintyLib.slicer_app.installation import ensureReady
-        from MoBUncertaintyLib.slicer_app.panel.panel import Panel
+        from MoBUncertaintyLib.slicer_app.panel import Panel
 
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/MoBUncertainty.ui"))
@@ -135,7 +135,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Called each time the user opens this module."""
         self.initializeParameterNode()
         self.panel.review.setEntered(True)
-        self.panel.afterLoading.later(self.panel.removals.sayEnded)
+        self.panel.removals.sayEnded()
 
     def exit(self) -> None:
         """Called each time the user opens a different module."""
@@ -150,7 +150,9 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndImport(self, caller, event) -> None:
         """Called when a scene has been read, perhaps with results, while Slicer still shows that it is loading."""
-        self.panel.afterLoading.later(self.onSceneChanged)
+        from MoBUncertaintyLib.slicer_app.widgets.section import afterLoading
+
+        afterLoading(self.onSceneChanged)
 
     def onSceneChanged(self, caller=None, event=None) -> None:
         """Called when there is another scene."""
@@ -197,8 +199,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         from MoBUncertaintyLib.slicer_app.sessions import Sessions
         from MoBUncertaintyLib.slicer_app.worker.client import slicerClient
 
-        self.sessions, self.client = Sessions(), slicerClient()
-        self.computer = Computer(lambda: self.client.another())
+        self.sessions, self.client, self.computer = Sessions(), slicerClient(), Computer()
 
     def getParameterNode(self):
         return MoBUncertaintyParameterNode(super().getParameterNode())

@@ -100,7 +100,7 @@ class MoBUncertaintyTest(ScriptedLoadableModuleTest):
         import numpy as np
 
         from MoBUncertaintyLib.review.region import Verdict
-        from MoBUncertaintyLib.slicer_app.panel.table import statusText
+        from MoBUncertaintyLib.slicer_app.sections.regions import statusText
 
         with self.openPanel() as (logic, ui):
             ct = loadSampleData()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import slicer.util
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.remote.ssh import check_host
 
 HOST_KEY = "MoBUncertainty/Computer"
@@ -16,10 +14,7 @@ ALLOWED_KEY = "MoBUncertainty/ComputersAllowed"
 
 
 class Computer:
-    """The computer that segments; `newClient` makes a client of another worker, which tests the connection."""
-
-    def __init__(self, newClient: Callable[[], WorkerClient]) -> None:
-        self.newClient = newClient
+    """The computer that segments."""
 
     @property
     def host(self) -> str:

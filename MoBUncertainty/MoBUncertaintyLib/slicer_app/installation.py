@@ -35,8 +35,8 @@ PINNED = ["numpy", "scipy", "SimpleITK", "torch", "torchvision"]
 """Packages of Slicer and of PyTorch, which pip leaves as they are."""
 
 
-class ShownError(InstallationError):
-    """An error that Slicer has shown in a box of its own."""
+class ShownError(Cancelled):
+    """An error that Slicer has shown in a box of its own: it needs no other."""
 
 
 def ensureReady(
@@ -70,7 +70,7 @@ def ensureReady(
     pytorch = _pytorchExtension() if TORCH in missing else None
     # With PyTorch, it is only faster.
     offered = _missing(OPENVINO) if why and engine == "auto" and not formats else []
-    question = _exportQuestion(requester, missing) if formats else _applyQuestion(requester, [*missing, *offered], why)
+    question = _question(requester, formats, [*missing, *offered], why)
     if not slicer.util.confirmOkCancelDisplay(question, windowTitle=requester):
         raise Cancelled(
             _("Nothing was installed, so nothing was written; try again to be asked again, or choose other files.")
@@ -78,30 +78,20 @@ def ensureReady(
             else _("Nothing was installed, so nothing was computed; try again to be asked again.")
         )
     onInstall()
-    kind = InstallationError
+    if pytorch:
+        _installTorch(pytorch)
     try:
-        if pytorch:
-            _installTorch(pytorch)
-        kind = ShownError  # pip_install has a box for it
         _install(requester, [requirement for requirement in missing if requirement != TORCH])
     except CalledProcessError as error:
-        lacking = missingPackages(formats, engine, bool(why)) or missing
-        if all(requirement.startswith("openvino") for requirement in lacking):
-            kind = InstallationError  # which comes without that box
-        raise kind(_failure(lacking)) from error
+        raise ShownError(_failure(missingPackages(formats, engine, bool(why)) or missing)) from error
     if missing := missingPackages(formats, engine, bool(why)):
         raise InstallationError(_failure(missing))
     with suppress(CalledProcessError):  # PyTorch computes then
-        _install(requester, offered)
+        _install(requester, offered, isOptional=True)
 
 
 def whyPyTorch(parameters, model: ListedModel | None) -> str:
-    """Say in a sentence why PyTorch is needed to segment with a model; "": it is not.
-
-    Args:
-        parameters: The panel's.
-        model: The one that is chosen.
-    """
+    """Say in a sentence why PyTorch is needed to segment with a model, by the panel's parameters; "": it is not."""
     choice = next((each for each in (parameters.engine, parameters.device) if each.value in ON_PYTORCH), None)
     if choice:
         return _("PyTorch and nnU-Net are needed for {choice}, chosen under Advanced.").format(choice=choice.label())
@@ -109,13 +99,13 @@ def whyPyTorch(parameters, model: ListedModel | None) -> str:
     return text.format(model=model.name) if model and not model.is_light else ""
 
 
-def _install(requester: str, requirements: list[str]) -> None:
+def _install(requester: str, requirements: list[str], isOptional: bool = False) -> None:
     """Install all but PyTorch with what it needs in turn.
 
     OpenVINO comes alone: it needs a package by which it reports its use, and does without it.
 
     Raises:
-        CalledProcessError: pip failed.
+        CalledProcessError: pip failed, which Slicer has shown unless what is installed is optional.
     """
     openvino = [requirement for requirement in requirements if requirement.startswith("openvino")]
     others = [requirement for requirement in requirements if requirement not in openvino]
@@ -125,8 +115,8 @@ def _install(requester: str, requirements: list[str]) -> None:
         if others:
             slicer.packaging.pip_install(others, constraints=constraints, requester=requester)
         if openvino:
-            # Without Slicer's dialog, which would show an error for what may fail.
-            slicer.packaging.pip_install(["--no-deps", *openvino], requester=requester, show_progress=False)
+            # Slicer's dialog would show an error for what may fail.
+            slicer.packaging.pip_install(["--no-deps", *openvino], requester=requester, show_progress=not isOptional)
 
 
 def _pin(name: str) -> str:
@@ -190,8 +180,10 @@ def _pytorchExtension():
     return PyTorchUtilsLogic()
 
 
-def _applyQuestion(requester: str, missing: list[str], why: str) -> str:
-    if TORCH in missing:
+def _question(requester: str, formats: Collection[str], missing: list[str], why: str) -> str:
+    if formats:
+        effort = _("in place of older ones, which takes about a minute")
+    elif TORCH in missing:
         effort = _("up to 3 GB with PyTorch, which takes several minutes")
     elif why:  # nnU-Net has many dependencies, some of which may be there
         effort = _("which takes a minute or two")
@@ -201,20 +193,7 @@ def _applyQuestion(requester: str, missing: list[str], why: str) -> str:
         "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
         "They and their dependencies are downloaded and installed into Slicer, {effort}. {why}\n"
         "None of your data leaves this computer. Install them?"
-    ).format(requester=requester, packages=_list(missing), effort=effort, why=why)
-
-
-def _exportQuestion(requester: str, missing: list[str]) -> str:
-    return _(
-        "{requester} writes these files with Python packages that Slicer lacks or has in an older version:\n\n"
-        "{packages}\n\n"
-        "They are downloaded and installed into Slicer, in place of older ones, which takes about a minute.\n"
-        "None of your data leaves this computer. Install them?"
-    ).format(requester=requester, packages=_list(missing))
-
-
-def _list(missing: list[str]) -> str:
-    return "\n".join(f"    {requirement}" for requirement in missing)
+    ).format(requester=requester, packages="\n".join(f"    {name}" for name in missing), effort=effort, why=why)
 
 
 def _failure(missing: list[str]) -> str:
@@ -229,6 +208,8 @@ def _installTorch(pytorch) -> None:
     with slicer.util.WaitCursor(), _torchBlocked(), _fewRetries():
         try:
             pytorch.installTorch(askConfirmation=False, torchVersionRequirement=TORCH.removeprefix("torch"))
+        except CalledProcessError as error:
+            raise InstallationError(_failure([TORCH])) from error
         except ImportError as error:
             # Having installed it, it imports torch, which is blocked here.
             if error.name != "torch":

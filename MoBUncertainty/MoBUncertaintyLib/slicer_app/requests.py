@@ -82,48 +82,37 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[
     if not isPlaced(ct, request["ct"]["ijk_to_ras"], prediction.shape):
         raise ImageError(_("The image was changed while it was segmented, so the results do not fit it; apply again."))
     results = ResultScene(ct)
+    first = results.node("segmentation") is None
+    values = [label.value for label in prediction.labels]
+    maps = (dict(zip(values, each, strict=True)) for each in (prediction.probability, prediction.variance))
     try:
-        return (yield from _show(results, prediction, settings, regionMap, {name: result[name] for name in KEPT}))
+        yield from results.setSegmentation(prediction.segmentation, labelSpecs(prediction.labels))
+        yield
+        results.overlay.setMaps(*maps, settings.variance_threshold if prediction.has_variance else None)
+        results.documents.set("prediction", {name: result[name] for name in KEPT})
+        yield
+        yield from results.overlay.showInSteps(results.overlay.values["kind"], results.overlay.values["label"])
+        yield
+        if first:
+            results.overlay.change(surface=True)
+            yield
+        session = ReviewSession.start(results, prediction.segmentation, regionMap)
+        results.showInViews()
     except BaseException:  # GeneratorExit too: somebody has stopped it
         results.remove()  # half of them would be taken for the whole
         raise
-
-
-def _show(results: ResultScene, prediction, settings, regionMap, record: dict[str, Any]) -> Iterator[None]:
-    first = results.node("segmentation") is None
-    yield from results.setSegmentation(prediction.segmentation, labelSpecs(prediction.labels))
-    yield
-    values = [label.value for label in prediction.labels]
-    maps = (dict(zip(values, each, strict=True)) for each in (prediction.probability, prediction.variance))
-    results.overlay.setMaps(*maps, settings.variance_threshold if prediction.has_variance else None)
-    results.documents.set("prediction", record)
-    yield
-    yield from results.overlay.showInSteps(results.overlay.values["kind"], results.overlay.values["label"])
-    yield
-    if first:
-        results.overlay.change(surface=True)
-        yield
-    session = ReviewSession.start(results, prediction.segmentation, regionMap)
-    results.showInViews()
     return session
 
 
 def exportRequest(session: ReviewSession, folder: Path, formats: list[str], patientFields: bool) -> dict[str, Any]:
-    """Ask for the files of a review.
-
-    Args:
-        formats: Names of `output.review_export.Format`.
-    """
-
-    def keep(_name, array):
-        return array
-
-    kept = session.results.documents.get("prediction")
+    """Ask for the files of a review in some formats, by the names of `output.review_export.Format`."""
+    record = session.results.documents.get("prediction")
+    maps = write_maps(session.review.prediction, lambda _name, array: array)
     return {
         "command": Command.EXPORT,
         "ct": _volume(session.results.ctNode),
         "dicom_files": dicomFiles(session.results.ctNode),
-        "prediction": write_maps(session.review.prediction, keep) | {name: kept[name] for name in KEPT},
+        "prediction": maps | {name: record[name] for name in KEPT},
         "review": session.review.to_dict(),
         "output": str(folder),
         "formats": formats,

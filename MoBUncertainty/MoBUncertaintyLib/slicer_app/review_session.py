@@ -42,7 +42,6 @@ from MoBUncertaintyLib.slicer_app.stored_results import (
     onItsCt,
     predictedLabels,
     scenePrediction,
-    storeReview,
 )
 
 
@@ -104,7 +103,8 @@ class ReviewSession:
         drawn = results.regions.array()  # somebody may have drawn in them
         if not np.array_equal(drawn, session.review.listed().whole_map()):
             session.regions.show()
-        storeReview(results, session.review)  # numbers that were found in blocks of voxels are rounded otherwise
+        # Numbers that were found in blocks of voxels are rounded otherwise.
+        results.documents.set("review", session.review.to_dict())
         session.segmentation.mend()
         session.drawing.settleStored()
         session.marks.show()
@@ -150,7 +150,7 @@ class ReviewSession:
 
     @onItsCt
     def preview(self, regionId: str, verdict: Verdict, label: int | None = None) -> Change:
-        """Show over the slices what a verdict would change, if anything; `changes.setOpacity(0)` ends it."""
+        """Show over the slices what a verdict would change, if anything; `changes.hide()` ends it."""
         box, labels = preview(self.review, regionId, verdict, label)
         change = self._change(box, self.review.labels_in(box), labels)
         if not change.isEmpty:
@@ -165,7 +165,7 @@ class ReviewSession:
 
     def _show(self, boxes: Sequence[Box]) -> None:
         """Show what has changed in boxes, and keep it: first, whatever becomes of its display."""
-        storeReview(self.results, self.review)
+        self.results.documents.set("review", self.review.to_dict())
         self.segmentation.mend()
         box = hull(boxes)
         before = self.results.organs.array(box) if boxes else None
@@ -181,7 +181,7 @@ class ReviewSession:
 def _begin(session: ReviewSession) -> ReviewSession:
     """Show the regions of a review that begins, and keep it in the scene."""
     session.regions.show()
-    storeReview(session.results, session.review)
+    session.results.documents.set("review", session.review.to_dict())
     return session
 
 
@@ -295,7 +295,7 @@ class ListedRegions:
             stored = {"settings": asdict(settings), "coverage": asdict(regions.coverage)}
             self.results.documents.set("coverage", stored | {"predicted_sha256": self.review.digest})
         self.show()
-        storeReview(self.results, self.review)
+        self.results.documents.set("review", self.review.to_dict())
 
     def show(self) -> None:
         """Show all of them anew."""

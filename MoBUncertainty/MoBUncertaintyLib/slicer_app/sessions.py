@@ -20,14 +20,10 @@ CT_CLASS = "vtkMRMLScalarVolumeNode"  # label maps, vector and diffusion volumes
 
 
 class Sessions:
-    """The open reviews, by CT; each is opened from the scene when it is first needed.
-
-    Attributes:
-        onBegun: Called when a CT has results, whoever has asked for them: a script, too.
-    """
+    """The open reviews, by CT; each is opened from the scene when it is first needed."""
 
     def __init__(self) -> None:
-        self.onBegun: Callable[[], None] = lambda: None
+        self.onBegun: Callable[[], None] = lambda: None  # called when a CT has results, if a script's, too
         self._open: dict[str, ReviewSession] = {}
 
     def get(self, ct) -> ReviewSession | None:

@@ -14,7 +14,6 @@ from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.output.label_record import ElsewhereError
 from MoBUncertaintyLib.output.results_record import RecordError, make_prediction
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.scene.nodes import ijkToRas, isPlaced, shape
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 
@@ -91,11 +90,6 @@ def predictedLabels(results: ResultScene) -> np.ndarray:
     except ValueError as error:
         text = _("The scene's copy of the prediction of {ct} cannot be used ({reason}); apply again.")
         raise ReviewError(text.format(ct=results.ctNode.GetName(), reason=error)) from error
-
-
-def storeReview(results: ResultScene, review: Review) -> None:
-    """Keep a review as it is now in the scene."""
-    results.documents.set("review", review.to_dict())
 
 
 def fits(results: ResultScene, prediction: Prediction) -> bool:

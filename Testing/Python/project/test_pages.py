@@ -211,7 +211,7 @@ def test_keys_are_those_of_the_panel() -> None:
     keys = {tip.group(1) for tip in tips if tip}
     table = [line for line in section(TUTORIAL, "Keys").splitlines() if line.startswith("| `")]
     assert keys == {key for row in table for key in re.findall(r"`((?:\w+\+)*[A-Z])`", row)}
-    files = (LIBRARY / "slicer_app" / "panel" / "review.py", LIBRARY / "slicer_app" / "clicks" / "devices.py")
+    files = (LIBRARY / "slicer_app" / "sections" / "review.py", LIBRARY / "slicer_app" / "clicks" / "devices.py")
     code = "".join(file.read_text(encoding="utf-8") for file in files)
     assert [key for key in keys if f'"{key}"' not in code] == []
     assert len(keys) >= 11

@@ -62,7 +62,7 @@ def install(desktop, finder) -> None:
 
 
 def test_no_address_is_made_up_and_the_dialog_has_a_button_that_closes_it(desktop):
-    slicer.app.userSettings().remove(slicer_app.find_models.SETTINGS_KEY)
+    slicer.app.userSettings().remove(slicer_app.model_dialogs.CATALOGUE_KEY)
     desktop.ui.findModelsButton.click()
     finder = desktop.widget.panel.inputs.finder
     assert finder.ui.addressEdit.text == "" and finder.ui.addressEdit.placeholderText.startswith("https://")

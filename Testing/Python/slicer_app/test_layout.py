@@ -51,8 +51,8 @@ def test_the_panel_keeps_its_width(desktop):
 
 def test_nothing_in_the_list_of_regions_is_cut(desktop, monkeypatch):
     """Each column is as wide as its longest text: the widest place, verdict and numbers there can be."""
-    monkeypatch.setattr(slicer_app.panel.table.RegionTable, "place", lambda *_region: "superior posterior right")
-    monkeypatch.setattr(slicer_app.panel.table, "statusText", lambda *_status: "To review")
+    monkeypatch.setattr(slicer_app.sections.regions.RegionTable, "place", lambda *_region: "superior posterior right")
+    monkeypatch.setattr(slicer_app.sections.regions, "statusText", lambda *_status: "To review")
     add_ct(desktop)
     apply(desktop)
     desktop.process()

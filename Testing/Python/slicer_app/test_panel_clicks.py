@@ -403,12 +403,6 @@ class TestFlash:
         assert {(view.GetLabelVolumeID(), view.GetLabelOpacity()) for view in views} == {(other.GetID(), 0.25)}
         desktop.process(until=lambda: not marks.GetNthControlPointLabel(0))
 
-    def test_nothing_flashes_where_animations_are_off(self, desktop, session, mouse, monkeypatch):
-        monkeypatch.setattr("MoBUncertaintyLib.slicer_app.clicks.section.animates", lambda: False)
-        click_on(desktop, mouse, region_voxel(session, organ=True), 0)
-        assert session.changes.node is None
-        assert session.results.node("clicks.background").GetNthControlPointLabel(0).endswith(" ml")
-
 
 class TestPreview:
     def visible(self, desktop) -> bool:

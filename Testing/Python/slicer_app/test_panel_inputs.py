@@ -166,7 +166,7 @@ class TestInputs:
 
     def test_some_of_many_labels_are_chosen_by_search(self, desktop, add, asked):
         ui, panel = desktop.ui, desktop.widget.panel
-        chooser, settings = panel.inputs._chooser, panel.inputs
+        settings = panel.inputs
         add_ct(desktop)
         ui.inputsCollapsibleButton.collapsed = False
         assert not ui.labelsPlace.visible, "one label is not chosen from"
@@ -174,26 +174,26 @@ class TestInputs:
         assert "labels: spleen, kidney left, kidney right, pancreas and 2 more" in ui.modelInfoLabel.text
         assert ui.modelSelector.currentText == "Organs"
         assert ui.labelsPlace.visible
-        assert not chooser.list.visible
-        assert chooser.summary.text == "Labels: all 6."
-        chooser.button.click()
-        assert chooser.list.visible
-        last = chooser.list.visualItemRect(chooser.list.item(5))
-        assert 0 <= chooser.list.viewport().height - last.bottom() < last.height(), "as high as the labels it has"
-        chooser.search.text = "kidney ri"
-        rows = [chooser.list.item(row) for row in range(chooser.list.count)]
+        assert not ui.labelsList.visible
+        assert ui.labelsSummaryLabel.text == "Labels: all 6."
+        ui.chooseLabelsButton.click()
+        assert ui.labelsList.visible
+        last = ui.labelsList.visualItemRect(ui.labelsList.item(5))
+        assert 0 <= ui.labelsList.viewport().height - last.bottom() < last.height(), "as high as the labels it has"
+        ui.labelsSearchEdit.text = "kidney ri"
+        rows = [ui.labelsList.item(row) for row in range(ui.labelsList.count)]
         assert [row.text() for row in rows if not row.isHidden()] == ["kidney right"]
         rows[2].setCheckState(qt.Qt.Checked)
-        chooser.search.text = ""
+        ui.labelsSearchEdit.text = ""
         rows[3].setCheckState(qt.Qt.Checked)
-        assert chooser.summary.text == "Labels: 2 of 6, kidney right, pancreas."
+        assert ui.labelsSummaryLabel.text == "Labels: 2 of 6, kidney right, pancreas."
         assert panel.parameters.labels == settings.labels == ["kidney_right", "pancreas"]
         ui.modelSelector.currentText = PHANTOM_MODEL.name
         assert settings.labels == ["pancreas"], "the other model has one of them"
         ui.modelSelector.currentIndex = ui.modelSelector.count - 1
         assert settings.labels == ["kidney_right", "pancreas"], "and keeps them"
         ui.applyButton.click()
-        chooser.none.click()
+        ui.allLabelsButton.click()
         ui.applyButton.click()
         assert [settings["labels"] for _, settings in asked] == [["kidney_right", "pancreas"], None]
 

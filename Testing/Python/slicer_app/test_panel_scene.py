@@ -268,7 +268,7 @@ class TestModels:
         places = ("a/liver", "b/liver", "spleen", "Models/PhantomPancreas", "twin/1/PhantomPancreas", *configurations)
         names = ("Liver", "Liver", "Spleen", "PhantomPancreas", "PhantomPancreas", "Hippocampus", "Hippocampus")
         models = [SimpleNamespace(name=n, path=Path("/models") / place) for n, place in zip(names, places, strict=True)]
-        titles = slicer_app.panel.inputs.modelTitles(models)
+        titles = slicer_app.sections.inputs.modelTitles(models)
         assert titles[:3] == ["Liver (a)", "Liver (b)", "Spleen"]
         assert titles[3:5] == ["PhantomPancreas (Models)", "PhantomPancreas (1)"]
         assert titles[5:] == ["Hippocampus (T__P__2d)", "Hippocampus (T__P__3d_fullres)"]

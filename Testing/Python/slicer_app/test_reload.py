@@ -22,12 +22,12 @@ def test_reload_takes_the_code_of_every_file_anew_and_the_results_stay(desktop, 
     assert old.panel.parameters is None
     assert type(new).__module__ == "MoBUncertainty"
     for name in (
-        "MoBUncertaintyLib.slicer_app.panel.panel",
+        "MoBUncertaintyLib.slicer_app.panel",
         "MoBUncertaintyLib.slicer_app.review_session",
         "MoBUncertaintyLib.base.errors",
     ):
         assert sys.modules[name] is not before[name]
-    assert type(new.panel) is sys.modules["MoBUncertaintyLib.slicer_app.panel.panel"].Panel
+    assert type(new.panel) is sys.modules["MoBUncertaintyLib.slicer_app.panel"].Panel
     again = desktop.logic.sessions.get(session.results.ctNode)
     assert type(again) is not type(session)
     assert statuses(desktop) == ["Excluded", "To review", "To review"]

@@ -182,7 +182,8 @@ class TestReview:
         ui.regionThresholdSlider.value = 0.02
         desktop.process(until=lambda: session.review.settings.threshold == pytest.approx(0.02))
         ui.measureSelector.currentIndex = 2
-        assert (session.review.settings.measure, session.review.settings.threshold) == ("entropy", None)
+        desktop.process(until=lambda: session.review.settings.measure == "entropy")
+        assert session.review.settings.threshold is None
         assert ui.regionThresholdSlider.value == pytest.approx(0.2)
         assert session.review.region(decided).verdict == "exclude"
         ui.undoButton.click()
@@ -200,6 +201,7 @@ class TestReview:
         vars(session.review.prediction)["covariance"] = Covariance.DETERMINISTIC
         assert offered() == ["Variance", "p (1 - p)", "Entropy"]  # it is in force
         selector.currentIndex = 1
+        desktop.process(until=lambda: session.review.settings.measure == "bernoulli")
         assert offered() == ["p (1 - p)", "Entropy"]
         assert selector.currentIndex == 0
         assert session.review.settings.measure == "bernoulli"
@@ -441,7 +443,7 @@ ALWAYS = MENUS | MARKUPS | SLICE_VIEWS | VIEWS_3D
 """Those that act whatever module is shown."""
 
 UNDO = {"Ctrl+Z"}  # Slicer's own is switched off unless somebody programs with the scene's undo
-WHILE_DRAWING = {"E", "I"}  # I is taken on purpose: see ReviewSection._connect
+WHILE_DRAWING = {"E", "I"}  # I is taken on purpose: see ReviewSection
 WHILE_PREVIEWING = {"Return", "Enter", "Esc"}  # only as long as there is something to decide or to leave
 CLICKS = {"O": "organHereButton", "L": "notOrganHereButton", "H": "hideClicksButton"}
 

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.base.errors import ImageError, ReviewError
+from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.review.review import Review
@@ -276,14 +276,6 @@ def test_results_that_cannot_be_shown_leave_none(scene, monkeypatch):
     assert begin_again(first.results.ctNode).isComplete()
 
 
-def test_a_ct_that_was_moved_meanwhile_gets_no_results(scene):
-    session = begin(scene)
-    session.results.ctNode.SetOrigin(100, 0, 0)
-    with pytest.raises(ImageError):
-        begin_again(session.results.ctNode)
-    assert session.isComplete()
-
-
 def test_a_verdict_is_kept_though_it_cannot_be_shown(session, monkeypatch):
     region = session.review.regions[0]
     monkeypatch.setattr(type(session.results.organs), "update", lambda *_, **__: 1 / 0)
@@ -300,14 +292,6 @@ def test_segments_of_the_user_stay_when_the_ct_is_segmented_again(session):
     assert "Tumour" in names and len(names) == 2
     again.step(Review.decide, again.review.regions[0].region_id, "include")
     same(again)
-
-
-def test_each_ct_has_a_review_of_its_own(scene):
-    one, other = begin(scene, "one"), begin(scene, "other")
-    one.step(Review.decide, one.review.regions[0].region_id, "include")
-    assert other.review.reviewed == (0, 3)
-    same(one)
-    same(other)
 
 
 def test_a_region_is_jumped_to_and_marked(session, scene):

@@ -87,14 +87,11 @@ class ChangeOverlay:
             if view.GetLabelVolumeID() != node.GetID():
                 self._before[view.GetID()] = view.GetLabelVolumeID(), view.GetLabelOpacity()
                 view.SetLabelVolumeID(node.GetID())
-        self.setOpacity(1.0)
+                view.SetLabelOpacity(FILL_OPACITY)
 
-    def setOpacity(self, opacity: float) -> None:
-        """Let it fade; 0: it is gone."""
+    def hide(self) -> None:
+        """Show what the views held before."""
         for view in self.holders():
-            if opacity > 0:
-                view.SetLabelOpacity(FILL_OPACITY * opacity)
-                continue
             volume, usual = self._before.pop(view.GetID(), (None, 1.0))
             view.SetLabelVolumeID(volume)
             view.SetLabelOpacity(usual)

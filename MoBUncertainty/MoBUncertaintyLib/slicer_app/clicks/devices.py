@@ -7,6 +7,7 @@ world: the slice view's own `XYToRAS`, so that oblique views need nothing of the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,9 +118,13 @@ class SlicePointer:
 
     def __init__(self, target: ClicksSection) -> None:
         self._target = target
-        self._views: list[_View] = []
-        slicer.app.layoutManager().layoutChanged.connect(self._observe)  # there may be other views
+        self._widgets: list = []  # the slice views that are observed
+        self._tags: dict[tuple, int] = {}  # of the observers, by interactor and event
+        self._points: list[Point] | None = None  # of a stroke that is being drawn
+        self._label = 0  # that it gives
+        self._last = self._given = (-100, -100)  # pixels: of the last point, the last click
         self._active = self._crossed = False
+        slicer.app.layoutManager().layoutChanged.connect(self._observe)  # there may be other views
 
     def setActive(self, active: bool) -> None:
         """Observe the mouse, or no more."""
@@ -128,10 +133,15 @@ class SlicePointer:
             self._observe()
 
     def setCursor(self, crossed: bool) -> None:
-        """Let the mouse be a cross in the slice views, as where something is placed."""
+        """Let the mouse be a cross in the slice views, as where something is placed, or what it was."""
+        if crossed == self._crossed:  # it stays whatever others made it
+            return
         self._crossed = crossed
-        for view in self._views:
-            view.setCursor(crossed)
+        for widget in self._widgets:
+            if crossed:
+                widget.sliceView().setViewCursor(qt.QCursor(qt.Qt.CrossCursor))
+            else:
+                widget.sliceView().unsetViewCursor()
 
     def close(self) -> None:
         """Let go of all views."""
@@ -139,101 +149,76 @@ class SlicePointer:
         slicer.app.layoutManager().layoutChanged.disconnect(self._observe)
 
     def _observe(self, *_args) -> None:
-        for view in self._views:
-            view.release()
-        manager = slicer.app.layoutManager()
-        names = manager.sliceViewNames() if self._active else ()
-        self._views = [_View(manager.sliceWidget(name), self._target) for name in names]
-        self.setCursor(self._crossed)
-
-
-class _View:
-    """The mouse in one slice view."""
-
-    def __init__(self, widget, target: ClicksSection) -> None:
-        self._widget, self._target = widget, target
-        self._node, self._interactor = widget.mrmlSliceNode(), widget.sliceView().interactor()
-        self._points: list[Point] | None = None  # of a stroke that is being drawn
-        self._label = 0  # that it gives
-        self._crossed = False
-        self._last = self._given = (-100, -100)  # pixels: of the last point, the last click
-        self._tags = {}
-        for event, act in (
-            ("LeftButtonPressEvent", self._onPress),
-            ("LeftButtonDoubleClickEvent", self._onDoubleClick),
-            ("MouseMoveEvent", self._onMove),
-            ("LeftButtonReleaseEvent", self._onRelease),
-        ):
-            self._tags[event] = self._interactor.AddObserver(event, self._taking(act), PRIORITY)
-
-    def release(self) -> None:
-        """Observe no more."""
-        for tag in self._tags.values():
-            self._interactor.RemoveObserver(tag)
-        self._tags = {}
+        crossed, manager = self._crossed, slicer.app.layoutManager()
         self.setCursor(False)
-
-    def setCursor(self, crossed: bool) -> None:
-        """Let the mouse be a cross, or what it was; where nothing changes it stays whatever others made it."""
-        view = self._widget.sliceView()
-        if crossed and not self._crossed:
-            view.setViewCursor(qt.QCursor(qt.Qt.CrossCursor))
-        elif self._crossed and not crossed:
-            view.unsetViewCursor()
-        self._crossed = crossed
+        for (interactor, _event), tag in self._tags.items():
+            interactor.RemoveObserver(tag)
+        self._tags, self._points = {}, None
+        self._widgets = [manager.sliceWidget(name) for name in manager.sliceViewNames()] if self._active else []
+        for widget in self._widgets:
+            interactor = widget.sliceView().interactor()
+            for event, act in (
+                ("LeftButtonPressEvent", self._onPress),
+                ("LeftButtonDoubleClickEvent", self._onDoubleClick),
+                ("MouseMoveEvent", self._onMove),
+                ("LeftButtonReleaseEvent", self._onRelease),
+            ):
+                observer = self._taking(partial(act, widget, interactor))
+                self._tags[interactor, event] = interactor.AddObserver(event, observer, PRIORITY)
+        self.setCursor(crossed)
 
     def _taking(self, act: Callable[[], bool]) -> Callable:
         """Make an observer that keeps from all others what `act` takes (returns True)."""
 
-        def observe(_interactor, event) -> None:
+        def observe(interactor, event) -> None:
             taken = True  # what raises something was ours too: others must not see half of a click
             try:
                 taken = act()
             finally:
-                if taken and event in self._tags:
-                    self._interactor.GetCommand(self._tags[event]).SetAbortFlag(1)
+                if taken and (interactor, event) in self._tags:
+                    interactor.GetCommand(self._tags[interactor, event]).SetAbortFlag(1)
 
         return shown(observe)
 
-    def _onPress(self) -> bool:
-        if self._interactor.GetShiftKey() or self._interactor.GetControlKey() or self._interactor.GetAltKey():
+    def _onPress(self, widget, interactor) -> bool:
+        if interactor.GetShiftKey() or interactor.GetControlKey() or interactor.GetAltKey():
             return False
         label = None if _placing() else self._target.label()
         if label is None:
             return False
-        self._last = self._interactor.GetEventPosition()
-        if not self._target.refuses(self._widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID()):
-            self._points, self._label = [self._here()], label
+        self._last = interactor.GetEventPosition()
+        if not self._target.refuses(widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID()):
+            self._points, self._label = [_place(widget, interactor)], label
         return True
 
-    def _onDoubleClick(self) -> bool:
+    def _onDoubleClick(self, widget, interactor) -> bool:
         """Take the second press of two quick ones, with which Slicer would maximize the view."""
         if self._target.label() is None:
             return False
-        isSame = _distance(self._interactor.GetEventPosition(), self._given) < SAME_PLACE_PIXELS
-        return isSame or self._onPress()
+        isSame = _distance(interactor.GetEventPosition(), self._given) < SAME_PLACE_PIXELS
+        return isSame or self._onPress(widget, interactor)
 
-    def _onMove(self) -> bool:
+    def _onMove(self, widget, interactor) -> bool:
         if self._points is None:
             return False
-        if _distance(self._interactor.GetEventPosition(), self._last) >= STEP_PIXELS:
-            self._last = self._interactor.GetEventPosition()
-            self._points.append(self._here())
+        if _distance(interactor.GetEventPosition(), self._last) >= STEP_PIXELS:
+            self._last = interactor.GetEventPosition()
+            self._points.append(_place(widget, interactor))
             self._target.draw(self._points, self._label)
         return True
 
-    def _onRelease(self) -> bool:
+    def _onRelease(self, _widget, interactor) -> bool:
         points, self._points = self._points, None
         if points is None:
             return False
-        self._given = self._interactor.GetEventPosition()
+        self._given = interactor.GetEventPosition()
         self._target.give(points, self._label)
         return True
 
-    def _here(self) -> Point:
-        pixel = self._interactor.GetEventPosition()
-        r, a, s, _w = self._node.GetXYToRAS().MultiplyPoint((*pixel, 0, 1))
-        return r, a, s
+
+def _place(widget, interactor) -> Point:
+    r, a, s, _w = widget.mrmlSliceNode().GetXYToRAS().MultiplyPoint((*interactor.GetEventPosition(), 0, 1))
+    return r, a, s
 
 
 def _placing() -> bool:

@@ -68,11 +68,7 @@ class ClickMarks:
             self._conflicts = self._review.clicks, self._review.conflicts
         return self._conflicts[1]
 
-    def show(
-        self,
-        text: tuple[Point, str] | None = None,
-        drawn: tuple[Sequence[Point], int] | None = None,
-    ) -> None:
+    def show(self, text: tuple[Point, str] | None = None, drawn: tuple[Sequence[Point], int] | None = None) -> None:
         """Mark all clicks of the review; the suggestion stays.
 
         Args:

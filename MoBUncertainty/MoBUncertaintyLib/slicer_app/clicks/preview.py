@@ -8,7 +8,6 @@ at once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import qt
 from slicer.i18n import tr as _
@@ -23,7 +22,7 @@ from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 from MoBUncertaintyLib.slicer_app.widgets.section import shown
 
 
-class VerdictPreview:
+class VerdictPreview(qt.QObject):
     """What Include or Exclude would change in the selected region, shown over the slices."""
 
     def __init__(
@@ -34,13 +33,13 @@ class VerdictPreview:
         decide: Callable[[Verdict, int | None], None],
         clicks: ClicksSection,
     ) -> None:
+        qt.QObject.__init__(self)
         self._session = None
         self._buttons = {Verdict.INCLUDE: ui.includeButton, Verdict.EXCLUDE: ui.excludeButton}
         self._selected, self._decide, self._clicks = selected, decide, clicks
         self._shown: tuple[Verdict, int | None] | None = None
-        self._hovers: list[_Hover] = []
-        for verdict, button in self._buttons.items():
-            self._hovers.append(_Hover(button, lambda verdict=verdict: self._onEnter(verdict), shown(self.end)))
+        for button in self._buttons.values():
+            button.installEventFilter(self)
         self._keys = Shortcuts(window)
         for key, act in (("Return", self._onReturn), ("Enter", self._onReturn), ("Esc", self.end)):
             self._keys.add(key, shown(lambda *_args, act=act: act()))
@@ -54,25 +53,20 @@ class VerdictPreview:
         self._session = session
         labels = session.review.prediction.labels if session else ()
         button = self._buttons[Verdict.INCLUDE]
-        menu, old = None, button.menu()
-        if old:
-            old.deleteLater()
+        menu = None
+        if button.menu():
+            button.menu().deleteLater()
         if len(labels) > 1:
             menu = qt.QMenu(button)
             for label in labels:
-                action = menu.addAction(readable(label.name))
-                for signal, act in ((action.hovered, self.offer), (action.triggered, self.press)):
-                    include = shown(partial(act, Verdict.INCLUDE, label.value))
-                    signal.connect(lambda *_args, include=include: include())
+                menu.addAction(readable(label.name)).setData(label.value)
+            menu.hovered.connect(shown(lambda action: self.offer(Verdict.INCLUDE, action.data())))
+            menu.triggered.connect(shown(lambda action: self.press(Verdict.INCLUDE, action.data())))
             menu.aboutToHide.connect(lambda: qt.QTimer.singleShot(0, self.end))
         button.setMenu(menu)
 
     def press(self, verdict: Verdict, label: int | None = None) -> None:
-        """Decide what is shown; show what is not.
-
-        Args:
-            label: To include as; None: the usual one.
-        """
+        """Decide what is shown; show what is not. Include gives the usual label by default."""
         if self._shown == (verdict, label) or self._preview(verdict, label):
             self.end()
             self._decide(verdict, label)
@@ -87,16 +81,24 @@ class VerdictPreview:
         if self._shown is not None:
             self._shown = None
             if self._session:
-                self._session.changes.setOpacity(0)
+                self._session.changes.hide()
             self._clicks.say("")
         self._follow()
 
     def cleanup(self) -> None:
         """Remove what lies outside the panel."""
         self.end()
-        for hover in self._hovers:
-            hover.close()
+        for button in self._buttons.values():
+            button.removeEventFilter(self)
         self._keys.close()
+
+    def eventFilter(self, watched, event) -> bool:
+        """Notice when the mouse comes over a button and leaves it."""
+        if event.type() == qt.QEvent.Enter:
+            shown(self._onEnter)(watched)
+        elif event.type() == qt.QEvent.Leave:
+            shown(self.end)()
+        return False
 
     def _preview(self, verdict: Verdict, label: int | None) -> bool:
         """Show a verdict; return whether it would change nothing."""
@@ -104,7 +106,7 @@ class VerdictPreview:
         region = self._selected()
         if region is None or not self._session:
             return False
-        self._clicks.flash.end()
+        self._clicks.endFlash()
         change = self._session.preview(region.region_id, verdict, label)
         if change.isEmpty:
             return True
@@ -113,10 +115,10 @@ class VerdictPreview:
         self._follow()
         return False
 
-    def _onEnter(self, verdict: Verdict) -> None:
-        button = self._buttons[verdict]
-        if button.enabled and button.menu() is None and (self._shown or (None,))[0] != verdict:
-            shown(lambda: self.offer(verdict))()
+    def _onEnter(self, watched) -> None:
+        verdict = next(verdict for verdict, button in self._buttons.items() if button == watched)
+        if watched.enabled and watched.menu() is None and (self._shown or (None,))[0] != verdict:
+            self.offer(verdict)
 
     def _onReturn(self) -> None:
         if self._shown:
@@ -127,25 +129,6 @@ class VerdictPreview:
         for verdict, button in self._buttons.items():
             button.checked = self._shown is not None and self._shown[0] is verdict
         self._keys.enable(self._shown is not None)
-
-
-class _Hover(qt.QObject):
-    """Notices when the mouse comes over a button and leaves it."""
-
-    def __init__(self, button, onEnter: Callable[[], None], onLeave: Callable[[], None]) -> None:
-        qt.QObject.__init__(self)
-        self._button, self._onEnter, self._onLeave = button, onEnter, onLeave
-        button.installEventFilter(self)
-
-    def eventFilter(self, _watched, event) -> bool:
-        if event.type() == qt.QEvent.Enter:
-            self._onEnter()
-        elif event.type() == qt.QEvent.Leave:
-            self._onLeave()
-        return False
-
-    def close(self) -> None:
-        self._button.removeEventFilter(self)
 
 
 def _sentence(verdict: Verdict, change: Change) -> str:

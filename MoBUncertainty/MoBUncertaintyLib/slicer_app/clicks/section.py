@@ -2,63 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import qt
 import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import UserError
 from MoBUncertaintyLib.measurements.interval import change_text, volume_text
+from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.review.refinement.clicks import Click, voxels_of
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change
 from MoBUncertaintyLib.slicer_app.clicks.devices import ClickMode, SlicePointer
-from MoBUncertaintyLib.slicer_app.clicks.table import ClickList
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point, channelVolume, fromWorld
-from MoBUncertaintyLib.slicer_app.widgets.section import shown, timer, write
+from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, shown, timer, write
+from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table, fitRows
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
+
+FLASH_MS = 1000  # for which a change is shown over the slices
+CLOSE_MM = 5.0  # of what the views show around a click that is jumped to
+ROWS = 4  # that are seen at once
+EFFECTS_MS = 150  # after the last of several quick clicks: what each has changed is computed for the list
 
 
 class ClicksSection:
-    """The part of the review's section that is about clicks; takes them from the slice views.
-
-    Attributes:
-        label: Returns the label that a click gives now; None: it gives none.
-    """
+    """The part of the review's section that is about clicks; takes them from the slice views."""
 
     def __init__(self, ui, window, onChanged: Callable[[], None], onClicked: Callable[[str | None], None]) -> None:
         self._ui = ui
         self._onChanged, self._onClicked = onChanged, onClicked
         self._session = None
         self._said = ""
-        self.flash = Flash()
+        self._flash, self._flashing = timer(FLASH_MS, self.endFlash), None  # the session whose change is shown
         self._preparation = Steps()  # of the map, for the first click
         self._list = ClickList(ui)
         self._pointer = SlicePointer(self)
         self._mode = ClickMode(ui, window, self._onMode)
-        self.label = self._mode.label
-        ui.removeClickButton.clicked.connect(shown(lambda *_args: self._onRemove()))
+        self.label = self._mode.label  # returns the label that a click gives now, if it gives one
+        remove = shown(lambda *_args: self._step((), Review.remove_click, self._list.selected.click_id))
+        ui.removeClickButton.clicked.connect(remove)
 
     # The panel
 
     def setSession(self, session) -> None:
         """Show another image's clicks, or none."""
-        self.flash.end()
+        self.endFlash()
         self._preparation.cancel()
         self._mode.offer(session.review.prediction.labels if session else ())
         self._session, self._said = session, ""
         self._list.setSession(session)
 
     def update(self, allowed: bool, editing: bool) -> None:
-        """Set the widgets from the review.
-
-        Args:
-            allowed: Whether there is a review that clicks can change, and the module is shown.
-            editing: Whether the Segment Editor has the mouse.
-        """
+        """Set the widgets: clicks are taken if they are allowed, unless a region is drawn in (`editing`)."""
         ui, allowed = self._ui, allowed and not editing
         self._mode.allow(allowed)
         self._pointer.setActive(allowed)
@@ -85,11 +82,22 @@ class ClicksSection:
         self._list.renew()
         change = self._session.lastChange
         if change is not None and not change.isEmpty:
-            self.flash.begin(self._session, change)
+            self._flashing = self._session
+            self._flashing.changes.show(change)
+            self._flash.start()
+
+    def endFlash(self) -> None:
+        """Show no change any more, nor the volume beside its click."""
+        session, self._flashing = self._flashing, None
+        self._flash.stop()
+        if session is not None:
+            session.changes.hide()
+            if session.isComplete():
+                session.marks.show()
 
     def cleanup(self) -> None:
         """Remove what lies outside the panel."""
-        self.flash.end()
+        self.endFlash()
         self._list.stop()
         self._preparation.cancel()
         self._pointer.close()
@@ -115,11 +123,8 @@ class ClicksSection:
 
     def give(self, points: Sequence[Point], label: int) -> None:
         """Take a click (one point) or a stroke."""
-        text = _("A click changes the review, which {name} has signed off. Withdraw the signature?")
         place = fromWorld(self._session.results.ctNode, points)
-        self._step(text, place, Review.click, place, label)
-
-    # What the user does
+        self._step(place, Review.click, place, label)
 
     def _onMode(self) -> None:
         crossed = self._mode.mark is not None
@@ -127,19 +132,11 @@ class ClicksSection:
         if crossed and not self._preparation.running:
             self._preparation = Steps(self._session.results.overlay.prepare())
 
-    def _onRemove(self) -> None:
-        click = self._list.selected
-        text = _("Removing a click changes the review, which {name} has signed off. Withdraw the signature?")
-        if click:
-            self._step(text, (), Review.remove_click, click.click_id)
-
-    # Inside
-
-    def _step(self, question: str, place: Sequence[Point], act: Callable[..., Any], *arguments: Any) -> None:
+    def _step(self, place: Sequence[Point], act: Callable[..., Any], *arguments: Any) -> None:
         """Take a step of the review, and show what it has changed; say why it is refused, if it is."""
         session = self._session
         try:
-            if not mayChange(session, question, place):
+            if not mayChange(session, place):
                 return
             session.step(act, *arguments)
         except UserError as error:
@@ -157,20 +154,21 @@ class ClicksSection:
         self._ui.clicksTable.scrollToBottom()
 
 
-def mayChange(session, question: str, place: Sequence[Point] = ()) -> bool:
-    """Ask once whether the signature is withdrawn, if there is one, for a click at a place that can be clicked.
+def mayChange(session, place: Sequence[Point]) -> bool:
+    """Ask whether the signature is withdrawn, if there is one, for a click at a place that can be clicked.
 
     Raises:
         ReviewError: It cannot be clicked.
     """
-    signature = session.review.signature
+    signature, prediction = session.review.signature, session.review.prediction
     if signature is None:
         return True
     if not session.fits():
         return False
     if place:
-        prediction, click = session.review.prediction, Click("", tuple(place), 0, datetime.now().astimezone())
+        click = Click("", tuple(place), 0, datetime.now().astimezone())
         voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
+    question = _("This changes the review, which {name} has signed off. Withdraw the signature?")
     if not slicer.util.confirmOkCancelDisplay(question.format(name=signature.name)):
         session.marks.show()
         return False
@@ -193,45 +191,96 @@ def counter(session) -> str:
     return text + (_("; contradicted: {count}").format(count=conflicts) if conflicts else "")
 
 
-STEP_MS = 250
-OPACITIES = (1.0, 0.55, 0.25, 0.0)
-TEXT_STEPS = 8  # after which the volume beside the click goes too
+class ClickList:
+    """One row per click, the earliest first. What each has changed is computed while the list is seen."""
 
+    def __init__(self, ui) -> None:
+        self._ui, self._session = ui, None
+        self._volumes: dict[str, float] = {}  # signed ml that each has changed, by id
+        self._computing = Steps()
+        self._table = Table(ui.clicksTable, (2,), 1, shown(self._onSelected))
+        self._timer = timer(EFFECTS_MS, self._compute)
+        ui.hideClicksButton.clicked.connect(shown(lambda *_args: self._hide()))
+        ui.clicksCollapsibleButton.contentsCollapsed.connect(shown(lambda *_args: self._compute()))
 
-class Flash:
-    """Shows a change for a second, fading, and then nothing; nothing at all where animations are switched off."""
+    def setSession(self, session) -> None:
+        """List the clicks of another review, or of none."""
+        self.stop()
+        self._session, self._volumes = session, {}
+        if session:
+            self._hide()
+            self._timer.start()
 
-    def __init__(self) -> None:
-        self._session = None
-        self._step = 0
-        self._timer = timer(STEP_MS, self._fade)
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """All of them."""
+        return self._session.review.clicks if self._session else ()
 
-    def begin(self, session, change: Change) -> None:
-        """Show a change of a ReviewSession; one that is fading ends."""
-        self._session, self._step = session, 0
-        if animates():
-            session.changes.show(change)
+    @property
+    def selected(self) -> Click | None:
+        """The selected one."""
+        return next((click for click in self.clicks if click.click_id == self._table.selected), None)
+
+    def renew(self) -> None:
+        """Compute anew, soon, what each has changed: there are others."""
+        self._computing.cancel()
         self._timer.start()
 
-    def end(self) -> None:
-        """Show nothing any more."""
+    def stop(self) -> None:
+        """Compute nothing any more."""
         self._timer.stop()
-        if self._session is not None:
-            self._session.changes.setOpacity(0)
-            if self._session.isComplete():
-                self._session.marks.show()
-        self._session = None
+        self._computing.cancel()
 
-    def _fade(self) -> None:
-        self._step += 1
-        if self._step >= TEXT_STEPS or not self._session.isComplete():
-            self.end()
-            return
-        if self._step < len(OPACITIES) and animates():
-            self._session.changes.setOpacity(OPACITIES[self._step])
-        self._timer.start()
+    def show(self) -> None:
+        """List the clicks as they are now."""
+        clicks, labels = self.clicks, self._session.review.prediction.labels if self._session else ()
+        names = {0: _("not organ")} | {label.value: readable(label.name) for label in labels}
+        conflicts = self._session.marks.conflicts if clicks else ()
+        self._table.show({click.click_id: self._row(click, names, conflicts) for click in clicks})
+        fitRows(self._ui.clicksTable, ROWS)
+        title = _("Clicks ({count})").format(count=len(clicks)) if clicks else _("Clicks")
+        self._ui.clicksCollapsibleButton.text = title
+        self._ui.removeClickButton.enabled = self.selected is not None
+
+    def _onSelected(self) -> None:
+        click = self.selected
+        if click:
+            self._session.results.jumpTo(click.points_ras[0], CLOSE_MM)
+        self._ui.removeClickButton.enabled = click is not None
+
+    def _hide(self) -> None:
+        if self._session:
+            self._session.marks.setHidden(self._ui.hideClicksButton.checked)
+
+    def _row(self, click: Click, names: Mapping[int, str], conflicts: Collection[str]) -> Row:
+        isContradicted = click.click_id in conflicts
+        volume = change_text(self._volumes[click.click_id]) if click.click_id in self._volumes else ""
+        texts = (names.get(click.label, ""), _place(click.points_ras), volume, "⚠" if isContradicted else "")
+        tip = _("The other clicks contradict this one: remove one of them, or click more beside it.")
+        return Row([(text, tip if isContradicted else "") for text in texts])
+
+    def _compute(self) -> None:
+        """Compute what each click has changed, once the list is seen; in steps, since each takes as long as a click."""
+        self._computing.cancel()
+        if self._session and not self._ui.clicksCollapsibleButton.collapsed:
+            self._computing = inSteps(_effects(self._session.review), self._onComputed)
+
+    def _onComputed(self, volumes: dict[str, float]) -> None:
+        self._volumes = volumes
+        self.show()
 
 
-def animates() -> bool:
-    """Whether the desktop's and Slicer's style animate anything."""
-    return slicer.app.style().styleHint(qt.QStyle.SH_Widget_Animation_Duration) > 0
+def _effects(review: Review) -> Iterator[None]:
+    """Return the signed ml that each click has changed, by id; one click in each step."""
+    volumes = {}
+    for click in review.clicks:
+        yield
+        volumes[click.click_id] = review.refiner.effect(click, review.clicks).net_mm3 / 1000
+    return volumes
+
+
+def _place(points: Sequence[tuple[float, float, float]]) -> str:
+    """Write a position as Slicer's data probe does; of a stroke, where it begins, and how many points it has."""
+    letters = ("RL", "AP", "SI")
+    text = " ".join(f"{pair[value < 0]} {abs(value):.1f}" for pair, value in zip(letters, points[0], strict=True))
+    return text if len(points) == 1 else _("{place}, stroke").format(place=text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from enum import Enum
 from typing import Any
 
 import qt
@@ -28,6 +30,22 @@ SUITABILITY_STYLES = {
     Level.NOT_USABLE: "background: #b71c1c; color: white; font-weight: bold",
 }
 """Of the box; with colours of their own for the text, so that they suit light palettes and dark ones."""
+
+
+class State(Enum):
+    """What the panel is doing."""
+
+    READY = "ready"  # no results are shown
+    REVIEWING = "reviewing"  # results are shown, and their review can be changed
+    SIGNED = "signed"  # results are shown, and their review is signed off
+    NEEDS_PACKAGES = "needs packages"  # Apply or Export was pressed: missing packages are named and installed
+    RUNNING = "running"  # a CT is segmented
+    EXPORTING = "exporting"  # the files of a review are written
+
+    @property
+    def busy(self) -> bool:
+        """Whether nothing else can be begun."""
+        return self in (State.NEEDS_PACKAGES, State.RUNNING, State.EXPORTING)
 
 
 def allow(widget, reason: str | None, toolTip: str | None = None) -> None:
@@ -59,6 +77,12 @@ def write(label, text: str, beside: int = 0, lines: int = 0) -> None:
     label.text = text
     height = label.heightForWidth(PANEL_WIDTH - MARGINS - beside) if text else 0
     label.setFixedHeight(max(height, lines * label.fontMetrics().lineSpacing()))
+
+
+def say(label, text: str) -> None:
+    """Write a text into a label that is seen only while there is one."""
+    write(label, text)
+    label.visible = bool(text)
 
 
 def showSuitability(labels: list, suitability: Suitability | None) -> None:
@@ -93,19 +117,22 @@ def revealLater(widget) -> None:
     qt.QTimer.singleShot(0, lambda: reveal(widget))
 
 
-def revealUnfolded(parts: Iterable) -> None:
-    """Scroll to what the user unfolds, which may lie below the window."""
-    for part in parts:
-        part.clicked.connect(lambda *_args, part=part: None if part.collapsed else revealLater(part))
+@contextmanager
+def signalsBlocked(*widgets) -> Iterator[None]:
+    """Let some widgets send no signals meanwhile."""
+    before = [widget.blockSignals(True) for widget in widgets]
+    try:
+        yield
+    finally:
+        for widget, blocked in zip(widgets, before, strict=True):
+            widget.blockSignals(blocked)
 
 
 def offer(selector, names: Iterable[str]) -> None:
     """Replace the items of a selector without its signals: the user has chosen nothing."""
-    blocked = selector.blockSignals(True)
-    selector.clear()
-    for name in names:
-        selector.addItem(name)
-    selector.blockSignals(blocked)
+    with signalsBlocked(selector):
+        selector.clear()
+        selector.addItems(list(names))
 
 
 def shown(slot: Callable) -> Callable:
@@ -151,34 +178,16 @@ def shortened(title: str, limit: int = MAX_TITLE) -> str:
     return f"{title[:half]}…{title[-half:]}"
 
 
-class AfterLoading:
-    """Defers calls until no scene is being loaded: half a scene is no use, and a dialog would stop the loading."""
+def afterLoading(act: Callable[[], None], milliseconds: int = 0) -> None:
+    """Do something once no scene is being loaded: half a scene is no use, and a dialog would stop the loading."""
 
-    def __init__(self) -> None:
-        self._waiting: list[Callable[[], None]] = []
-        self._timer = qt.QTimer()
-        self._timer.timeout.connect(shown(self._onTimeout))
-
-    def later(self, act: Callable[[], None]) -> None:
-        """Make a call in a later turn of the event loop; once, if it is deferred already."""
-        if act not in self._waiting:
-            self._waiting.append(act)
-        self._timer.start(0)
-
-    def stop(self) -> None:
-        """Drop all calls."""
-        self._timer.stop()
-        self._waiting.clear()
-
-    def _onTimeout(self) -> None:
+    def attempt() -> None:
         if isLoading():
-            self._timer.start(POLL_MILLISECONDS)
-            return
-        act = self._waiting.pop(0) if self._waiting else None
-        if not self._waiting:
-            self._timer.stop()
-        if act:
+            afterLoading(act, POLL_MILLISECONDS)
+        else:
             act()
+
+    qt.QTimer.singleShot(milliseconds, shown(attempt))
 
 
 def isLoading() -> bool:

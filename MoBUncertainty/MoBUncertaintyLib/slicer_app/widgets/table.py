@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import qt
 
-from MoBUncertaintyLib.slicer_app.widgets.section import scrollAreaOf
+from MoBUncertaintyLib.slicer_app.widgets.section import scrollAreaOf, signalsBlocked
 
 
 class Row(NamedTuple):
@@ -42,23 +42,22 @@ class Table:
 
     def show(self, rows: Mapping[str, Row]) -> None:
         """Show some rows; cells are changed where they differ, since the widget signals every change of an item."""
-        blocked, before = self.widget.blockSignals(True), list(self._rows.values())
-        self.widget.setRowCount(len(rows))
-        for index, row in enumerate(rows.values()):
-            if index >= len(before) or before[index] != row:
-                self._fill(index, row)
-        self._rows = dict(rows)
-        if self.selected not in rows:
-            self.selected = None
-        self._showSelected()
-        self.widget.blockSignals(blocked)
+        before, self._rows = list(self._rows.values()), dict(rows)
+        with signalsBlocked(self.widget):
+            self.widget.setRowCount(len(rows))
+            for index, row in enumerate(rows.values()):
+                if index >= len(before) or before[index] != row:
+                    self._fill(index, row)
+        self.select(self.selected)
 
     def select(self, key: str | None) -> None:
         """Select a row, if it is there; nobody is told."""
         self.selected = key if key in self._rows else None
-        blocked = self.widget.blockSignals(True)
-        self._showSelected()
-        self.widget.blockSignals(blocked)
+        with signalsBlocked(self.widget):
+            if self.selected is None:
+                self.widget.clearSelection()
+            else:
+                self.widget.selectRow(self.rowOf(self.selected))
 
     def rowOf(self, key: str | None) -> int | None:
         """Return the number of a row; None where there is none of this key."""
@@ -77,12 +76,6 @@ class Table:
             font = item.font()
             font.setBold(row.isBold)
             item.setFont(font)
-
-    def _showSelected(self) -> None:
-        if self.selected is None:
-            self.widget.clearSelection()
-        else:
-            self.widget.selectRow(self.rowOf(self.selected))
 
     def _onRow(self) -> None:
         rows = self.widget.selectionModel().selectedRows()

@@ -1,4 +1,4 @@
-"""What lets the worker begin something: a button, a dialog, how far it is in words, the folder that it may write."""
+"""What lets the worker begin something: a button, how far it is in words, the folder that it may write."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from itertools import chain, count
 from pathlib import Path
 
 import qt
-import slicer.util
+import slicer
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.base.names import unique_names
-from MoBUncertaintyLib.slicer_app.widgets.dialogs import loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, revealLater, shown, write
-from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
+from MoBUncertaintyLib.slicer_app.worker.client import Job
 
 BAR = 1000  # steps of the progress bar
 
@@ -25,36 +25,34 @@ class WorkButton:
     """A button that lets the worker begin something and is its Cancel meanwhile, with a bar and a text below it.
 
     The bar is indeterminate while nobody can know how far the work is: while a model is loaded, until the pace of the
-    network is known, and while results are shown.
+    network is known, and while results are shown. What `onStart` declines by `Cancelled` stands below the button.
 
     Args:
-        widgets: The QPushButton; the QProgressBar, hidden while there is nothing to wait for; the QLabel of the text,
-            hidden while there is none.
+        button: The QPushButton; its dynamic properties StartText and CancelTip, in the .ui file, are the text at first
+            and its tooltip as a Cancel.
+        bar: The QProgressBar, hidden while there is nothing to wait for.
+        label: The QLabel of the text, hidden while there is none.
     """
 
-    def __init__(
-        self, widgets: tuple, onStart: Callable[[], None], onCancel: Callable[[], None], startText: str, cancelTip: str
-    ) -> None:
-        self._button, self._bar, self._label = widgets
-        button = self._button
-        self._onStart, self._onCancel = onStart, onCancel
-        self._text, self._startText, self._cancelTip = button.text, startText, cancelTip
+    def __init__(self, button, bar, label, onStart: Callable[[], None], onCancel: Callable[[], None]) -> None:
+        self._button, self._bar, self._label = button, bar, label
+        self._onStart, self._onCancel, self._text = onStart, onCancel, button.text
         self.running = False
         self._said = self._whyNot = ""  # under the button: a text or, without one, why it cannot be pressed
         self._turned = -math.inf  # when the button last became another one, or had started something
         self._stage = ""  # of the work, as the worker calls it
-        self._warnings: list[str] = []
+        self.warnings: list[str] = []  # of the job that is followed, or was the last
         button.clicked.connect(shown(self._onClicked))
         self.say("")
 
     def follow(self, job: Job) -> None:
         """Show how far a job is from now on."""
         self.running, self._turned = True, time.monotonic()
-        self._stage, self._warnings = "", []
+        self._stage, self.warnings = "", []
         self._bar.maximum, self._bar.value, self._bar.format = 0, 0, "%p %"
         job.progress.connect(self.progress)
-        job.warning.connect(self._warnings.append)  # to be shown with the result
-        self.say(self._startText)
+        job.warning.connect(self.warnings.append)  # to be shown with the result
+        self.say(self._button.property("StartText"))
         revealLater(self._label)  # it may lie below the window
 
     def progress(self, step: dict) -> None:
@@ -71,12 +69,7 @@ class WorkButton:
     def stop(self, text: str) -> None:
         """Show how the work has ended, and the warnings."""
         self.running, self._turned = False, time.monotonic()
-        self.say("\n".join(filter(None, [text, *self._warnings])))
-
-    def takeWarnings(self) -> list[str]:
-        """Take the warnings so far, to be shown elsewhere."""
-        warnings, self._warnings = self._warnings, []
-        return warnings
+        self.say("\n".join(filter(None, [text, *self.warnings])))
 
     def say(self, text: str) -> None:
         """Put a text under the button; plain, since it may quote names of files and folders."""
@@ -92,7 +85,7 @@ class WorkButton:
         self._bar.visible = running
         if running:
             whyNot = _("The results are being shown.") if self._stage == "show" else None
-        allow(self._button, whyNot, self._cancelTip if running else None)
+        allow(self._button, whyNot, self._button.property("CancelTip") if running else None)
         shownReason = whyNot if isShown and whyNot and not running else ""
         if shownReason != self._whyNot:
             self._whyNot = shownReason
@@ -102,51 +95,11 @@ class WorkButton:
         # The second click of a double click is not meant for what the first has made of the button.
         if time.monotonic() - self._turned < slicer.app.doubleClickInterval / 1000:
             return
-        (self._onCancel if self.running else self._onStart)()
+        try:
+            (self._onCancel if self.running else self._onStart)()
+        except Cancelled as declined:
+            self.say(str(declined))
         self._turned = time.monotonic()  # the second click waits while a slow start blocks the event loop
-
-
-class WorkDialog:
-    """A dialog with a worker of its own, so that a computation can go on meanwhile; `_onStart` lets it begin.
-
-    Args:
-        name: Of its .ui file, in which the bar and the text are `progressBar` and `statusLabel`.
-    """
-
-    def __init__(
-        self, name: str, client: WorkerClient, start: str, startText: str, cancelTip: str, cancelled: str
-    ) -> None:
-        self._client, self._cancelled = client, cancelled
-        self.window = loadUI(name)
-        self.window.setParent(slicer.util.mainWindow(), self.window.windowFlags())
-        self.ui = slicer.util.childWidgetVariables(self.window)
-        widgets = (getattr(self.ui, start), self.ui.progressBar, self.ui.statusLabel)
-        self.work = WorkButton(widgets, self._onStart, self._onCancel, startText, cancelTip)
-        self.window.finished.connect(shown(self.close))
-
-    def show(self) -> None:
-        """Show the dialog, or bring it to the front."""
-        self.window.show()
-        self.window.raise_()
-        self.window.activateWindow()
-
-    def close(self, *_args) -> None:
-        """Stop what is going on, and end the worker."""
-        self._client.close()
-        self._end("")
-        self.window.hide()
-
-    def _onCancel(self) -> None:
-        self._client.cancel()
-        self._end(self._cancelled)
-
-    def _onFailed(self, _code: str, message: str, details: str) -> None:
-        self._end("")
-        showError(message, details)
-
-    def _end(self, text: str) -> None:
-        self.work.stop(text)
-        self._update()
 
 
 def stageText(step: dict) -> str:

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.measurements.interval import volume_number, volume_text
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
-from MoBUncertaintyLib.slicer_app.installation import ShownError, whyPyTorch
+from MoBUncertaintyLib.slicer_app.installation import whyPyTorch
 from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import agreeToLicences, loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
@@ -201,13 +201,7 @@ class CaseRun:
         self._began = 0.0
         self.job = Job()  # all of it
         self._text = ""  # which case it is, and what is done with it
-        self.work = WorkButton(
-            (ui.runButton, ui.progressBar, ui.statusLabel),
-            self._start,
-            self._cancel,
-            _("Loading the model..."),
-            _("Stop; finished cases stay, and the next run continues with the others."),
-        )
+        self.work = WorkButton(ui.runButton, ui.progressBar, ui.statusLabel, self._start, self._cancel)
 
     def ready(self) -> bool:
         """Install what is missing, if the user agrees: less where another computer predicts."""
@@ -218,7 +212,7 @@ class CaseRun:
         say = partial(self.work.say, _("Installing missing packages..."))
         try:
             self._panel.ensureReady(("report",) if away else (), say, why)
-        except (Cancelled, ShownError) as declined:
+        except Cancelled as declined:
             self.work.say(str(declined))
             return False
         return True
@@ -235,14 +229,10 @@ class CaseRun:
 
     def _start(self) -> None:
         """Predict all cases that have no results, on the computer that the panel has chosen."""
-        try:
-            agreeToLicences([self._panel.inputs.selector.model])
-            if not self.ready():
-                return
-            self._panel.computer.confirm()
-        except Cancelled as declined:
-            self.work.say(str(declined))
+        agreeToLicences([self._panel.inputs.selector.model])
+        if not self.ready():
             return
+        self._panel.computer.confirm()
         how = {
             "command": Command.PREDICT_CASE,
             "models": [str(self._panel.inputs.selector.model.path)],

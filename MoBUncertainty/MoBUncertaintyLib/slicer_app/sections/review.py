@@ -9,17 +9,22 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.model.fingerprint import Level
-from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.clicks.preview import VerdictPreview
 from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
-from MoBUncertaintyLib.slicer_app.panel.editor import RegionEditor, settleStrayEdits
-from MoBUncertaintyLib.slicer_app.panel.listing import ListingControls
-from MoBUncertaintyLib.slicer_app.panel.state import State
-from MoBUncertaintyLib.slicer_app.panel.table import RegionTable, overturned, progressOf, titleOf, warningsOf
+from MoBUncertaintyLib.slicer_app.sections.editor import RegionEditor, settleStrayEdits
+from MoBUncertaintyLib.slicer_app.sections.regions import (
+    ListingControls,
+    RegionTable,
+    overturned,
+    progressOf,
+    titleOf,
+    warningsOf,
+)
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss
-from MoBUncertaintyLib.slicer_app.widgets.section import allow, reveal, shown, showSuitability, timer, write
+from MoBUncertaintyLib.slicer_app.widgets.section import State, allow, reveal, say, shown, showSuitability, timer, write
 from MoBUncertaintyLib.slicer_app.widgets.table import TableRoom
 
 FEWEST_ROWS = 3  # of the list that are seen at once, in the lowest window
@@ -27,31 +32,43 @@ SURFACE_MS = 400  # the 3D surface follows when the reader pauses: on a large im
 
 
 class ReviewSection:
-    """The panel's section for the review of one image.
-
-    Attributes:
-        entered: Whether the module is shown.
-    """
+    """The panel's section for the review of one image."""
 
     def __init__(self, ui, onChange: Callable[[], None]) -> None:
-        self._ui = ui
-        self._onChange = onChange
+        self._ui, self._onChange = ui, onChange
         self.session = None
-        self.entered = False
-        self._commented = None  # the region that the comment's text belongs to
+        self.entered = False  # whether the module is shown
         self._table = RegionTable(ui.regionsTable, shown(self._onSelected))
         self._room = TableRoom(ui.regionsTable, ui.reviewCollapsibleButton, FEWEST_ROWS)
         for part in (ui.reviewCollapsibleButton, ui.clicksCollapsibleButton, ui.listingCollapsibleButton):
             part.contentsCollapsed.connect(lambda *_args: self._room.update())
-        self._listing = ListingControls(ui, self._onComment, self._changed)
+        self._comment = CommentEdit(ui, self._changed)
+        self._listing = ListingControls(ui, self._comment.keep, self._changed)
         self._editor = RegionEditor(ui, self._changed)
         window = slicer.util.mainWindow() or ui.regionsTable
         self._clicks = ClicksSection(ui, window, self._changed, self._onClicked)
         self._preview = VerdictPreview(ui, window, lambda: self._table.selected, self._decide, self._clicks)
-        self._signOff = SignOff(ui, onChange, self._leaveText)
-        self._surfaceTimer = timer(SURFACE_MS, self._updateSurfaces)
+        self._signOff = SignOff(ui, self._changed)
+        self._surfaceTimer = timer(SURFACE_MS, lambda: updateSurfaces(self.session))
         self._keys, self._drawingKeys = Shortcuts(window), Shortcuts(window)  # the latter act while drawing, too
-        self._connect()
+        for button, act, key, shortcuts in (
+            (ui.previousButton, lambda: self._table.step(-1), "P", self._keys),
+            (ui.nextButton, self._onNext, "N", self._keys),
+            (ui.acceptButton, lambda: self._decide(Verdict.ACCEPT), "A", self._keys),
+            # Taken while drawing too, although it does nothing then: the Segment Editor's own I would limit drawing to
+            # a range of grey values that nobody sees. An ambiguous key does nothing there.
+            (ui.includeButton, lambda: self._preview.press(Verdict.INCLUDE), "I", self._drawingKeys),
+            (ui.excludeButton, lambda: self._preview.press(Verdict.EXCLUDE), "X", self._keys),
+            (ui.editButton, lambda: self._editor.toggle(self.session, self._table.selected), "E", self._drawingKeys),
+            (ui.undoButton, lambda: self._travel(Review.undo), "Ctrl+Z", self._keys),
+            (ui.redoButton, lambda: self._travel(Review.redo), "Ctrl+Shift+Z", self._keys),
+            (ui.discardEditButton, lambda: self._editor.end(self.session, self.session.drawing.cancel), None, None),
+            (ui.signOffButton, self._signOff.toggle, None, None),
+        ):
+            slot = shown(lambda *_args, act=act: (leaveText(ui), act()))
+            button.clicked.connect(slot)
+            if key:
+                shortcuts.add(key, lambda *_args, button=button, slot=slot: button.enabled and slot())
 
     def setSession(self, session) -> None:
         """Show another image's review, or none."""
@@ -60,12 +77,12 @@ class ReviewSection:
         self.leave()
         self._editor.hide()  # leave() does not where nodes are gone
         self.session = session
-        self._commented = None
+        self._comment.setSession(session)
         self._table.clear(session.review.prediction if session else None)
         self._clicks.setSession(session)
         self._preview.setSession(session)
         if session:
-            self._settleEdit()  # one that the image was moved away under
+            self._editor.settle(session)  # an edit that the image was moved away under
         self._listing.setSession(session)
         self._onChange()
         self._table.selectFirst()
@@ -74,7 +91,7 @@ class ReviewSection:
         """Enable the keys only while the module is shown."""
         if not entered:
             self.leave()
-            self._clicks.flash.end()
+            self._clicks.endFlash()
         self.entered = entered
         self._onChange()
 
@@ -82,9 +99,9 @@ class ReviewSection:
         """Keep a comment that is being typed, and what is being drawn."""
         self._preview.end()
         if self.session and self.session.isComplete():
-            self._onComment()
-            self._settleEdit()
-            self._updateSurfaces()
+            self._comment.keep()
+            self._editor.settle(self.session)
+            updateSurfaces(self.session)
 
     def update(self, state: State) -> None:
         """Set the widgets from the review and a state of the panel."""
@@ -112,16 +129,12 @@ class ReviewSection:
         for widget in (ui.regionsTable, *travel, *verdicts, ui.listingCollapsibleButton, *signing):
             widget.visible = not editing  # the Segment Editor's tools would lie below a laptop's window
         ui.discardEditButton.visible = editing
-        commented = region.region_id if region else None
-        if not ui.commentEdit.hasFocus() or commented != self._commented:
-            ui.commentEdit.text = region.comment if region else ""
-        self._commented = commented
+        self._comment.show(region)
         ui.reviewCollapsibleButton.text, ui.reviewCollapsibleButton.toolTip = titleOf(session)
-        write(ui.reviewProgressLabel, progressOf(session, self._table, self._signOff.reader))
+        write(ui.reviewProgressLabel, progressOf(session, self._table, readerOf(ui)))
         suitability = review.prediction.suitability if review else None
         showSuitability([ui.reviewSuitabilityLabel, ui.signOffSuitabilityLabel], suitability)
-        write(ui.reviewWarningsLabel, warningsOf(session))
-        ui.reviewWarningsLabel.visible = bool(ui.reviewWarningsLabel.text)
+        say(ui.reviewWarningsLabel, warningsOf(session))
         self._signOff.update(session)
         self._drawingKeys.enable(self.entered and bool(session))
         self._keys.enable(self.entered and bool(session) and not editing)
@@ -137,33 +150,10 @@ class ReviewSection:
         for part in (self._room, self._keys, self._drawingKeys):
             part.close()
 
-    def _connect(self) -> None:
-        ui = self._ui
-        for button, act, key, shortcuts in (
-            (ui.previousButton, lambda: self._table.step(-1), "P", self._keys),
-            (ui.nextButton, self._onNext, "N", self._keys),
-            (ui.acceptButton, lambda: self._decide(Verdict.ACCEPT), "A", self._keys),
-            # Taken while drawing too, although it does nothing then: the Segment Editor's own I would limit drawing to
-            # a range of grey values that nobody sees. An ambiguous key does nothing there.
-            (ui.includeButton, lambda: self._preview.press(Verdict.INCLUDE), "I", self._drawingKeys),
-            (ui.excludeButton, lambda: self._preview.press(Verdict.EXCLUDE), "X", self._keys),
-            (ui.editButton, self._onEdit, "E", self._drawingKeys),
-            (ui.undoButton, lambda: self._travel(Review.undo), "Ctrl+Z", self._keys),
-            (ui.redoButton, lambda: self._travel(Review.redo), "Ctrl+Shift+Z", self._keys),
-            (ui.discardEditButton, lambda: self._editor.end(self.session, self.session.drawing.cancel), None, None),
-            (ui.signOffButton, self._onSignOff, None, None),
-        ):
-            slot = shown(lambda *_args, act=act: (self._leaveText(), act()))
-            button.clicked.connect(slot)
-            if key:
-                shortcuts.add(key, lambda *_args, button=button, slot=slot: button.enabled and slot())
-        ui.commentEdit.editingFinished.connect(shown(self._onComment))
-        ui.commentEdit.returnPressed.connect(shown(self._leaveText))
-
     # What the user does
 
     def _onSelected(self) -> None:
-        self._onComment()  # of the region that was selected before
+        self._comment.keep()  # of the region that was selected before
         self._preview.end()
         self._clicks.say("")
         self.session.marks.suggest(None)
@@ -188,7 +178,7 @@ class ReviewSection:
     def _onClicked(self, regionId: str | None) -> None:
         """Select the region that was clicked in, and leave the views where they are."""
         if regionId and (self._table.selected is None or self._table.selected.region_id != regionId):
-            self._onComment()
+            self._comment.keep()
             self._table.select(regionId, quietly=True)
             self.session.regions.mark(regionId)
 
@@ -212,45 +202,6 @@ class ReviewSection:
                 self._table.select(region.region_id)
                 break
 
-    def _onComment(self) -> None:
-        regions = self.session.review.regions if self.session and not self.session.review.signature else ()
-        text = self._ui.commentEdit.text.strip()
-        for region in regions:
-            if region.region_id == self._commented and region.comment != text:
-                self.session.comment(region.region_id, text)
-                self._changed()
-
-    def _leaveText(self) -> None:
-        """Give the keys back to the review, which ends a comment or a name that is being typed."""
-        for edit in (self._ui.commentEdit, self._ui.readerEdit):
-            if edit.hasFocus():
-                edit.clearFocus()
-                self._ui.regionsTable.setFocus()
-
-    def _onEdit(self) -> None:
-        if self.session.drawing.regionId:
-            self._editor.end(self.session, self.session.drawing.finish)
-            return
-        self._onComment()
-        self._editor.begin(self.session, self._table.selected.region_id)
-        self._onChange()
-
-    def _settleEdit(self) -> None:
-        """End an edit that was left; where the image was moved meanwhile, not before it is back."""
-        if self.session.fits():
-            self._editor.end(self.session, self.session.drawing.settle)
-
-    def _onSignOff(self) -> None:
-        self._signOff.toggle(self._onComment)
-        self._changed()
-
-    # Inside
-
-    def _updateSurfaces(self) -> None:
-        self._surfaceTimer.stop()
-        if self.session and self.session.isComplete():
-            self.session.segmentation.updateSurfaces()
-
     def _changed(self) -> None:
         self._preview.end()
         self._onChange()
@@ -258,19 +209,44 @@ class ReviewSection:
             self._surfaceTimer.start()
 
 
+class CommentEdit:
+    """The comment on the selected region, kept once it is typed."""
+
+    def __init__(self, ui, onChanged: Callable[[], None]) -> None:
+        self._edit, self._onChanged = ui.commentEdit, onChanged
+        self._session = None
+        self._region: str | None = None  # that the text belongs to
+        self._edit.editingFinished.connect(shown(self.keep))
+        self._edit.returnPressed.connect(lambda: leaveText(ui))
+
+    def setSession(self, session) -> None:
+        """Comment on the regions of another review, or of none."""
+        self._session, self._region = session, None
+
+    def show(self, region: ReviewRegion | None) -> None:
+        """Show a region's comment, unless it is being typed."""
+        regionId = region.region_id if region else None
+        if not self._edit.hasFocus() or regionId != self._region:
+            self._edit.text = region.comment if region else ""
+        self._region = regionId
+
+    def keep(self) -> None:
+        """Make what was typed the comment of its region."""
+        text = self._edit.text.strip()
+        for region in self._session.review.regions if self._session and not self._session.review.signature else ():
+            if region.region_id == self._region and region.comment != text:
+                self._session.comment(region.region_id, text)
+                self._onChanged()
+
+
 class SignOff:
     """Signs a review off, or takes the signature back."""
 
-    def __init__(self, ui, onChanged: Callable[[], None], leaveText: Callable[[], None]) -> None:
-        self._ui, self._leaveText = ui, leaveText
+    def __init__(self, ui, onChanged: Callable[[], None]) -> None:
+        self._ui, self._onChanged = ui, onChanged
         self._session = None
         ui.readerEdit.textChanged.connect(lambda *_args: onChanged())
-        ui.readerEdit.returnPressed.connect(shown(self._onNamed))
-
-    @property
-    def reader(self) -> str:
-        """Who reviews."""
-        return self._ui.readerEdit.text.strip()
+        ui.readerEdit.returnPressed.connect(lambda: self.lead() if ui.signOffButton.enabled else leaveText(ui))
 
     def update(self, session) -> None:
         """Set the widgets for a review, or for none."""
@@ -288,13 +264,13 @@ class SignOff:
         reveal(self._ui.signOffButton)
         (self._ui.signOffButton if self._ui.signOffButton.enabled else self._ui.readerEdit).setFocus()
 
-    def toggle(self, onSign: Callable[[], None]) -> None:
-        """Sign off, after `onSign`, or take the signature back."""
+    def toggle(self) -> None:
+        """Sign off, or take the signature back."""
         if self._session.review.signature:
             self._session.step(Review.withdraw)
         elif self._mayTrust() and settleStrayEdits(self._session):
-            onSign()
-            self._session.step(Review.sign, self.reader)
+            self._session.step(Review.sign, readerOf(self._ui))
+        self._onChanged()
 
     def _mayTrust(self) -> bool:
         """Ask before a case is signed off that is not usable."""
@@ -302,9 +278,6 @@ class SignOff:
         if suitability is None or suitability.level is not Level.NOT_USABLE:
             return True
         return confirmLoss(f"{suitability.sentence} {_('Sign off anyway?')}")
-
-    def _onNamed(self) -> None:
-        self.lead() if self._ui.signOffButton.enabled else self._leaveText()
 
     def _whyNot(self) -> str | None:
         if not self._session:
@@ -314,4 +287,23 @@ class SignOff:
             return _("Finish drawing first.")
         if done < total:
             return _("Still to decide: {count} of {total} regions.").format(count=total - done, total=total)
-        return None if self.reader else _("Enter your name as the reader first.")
+        return None if readerOf(self._ui) else _("Enter your name as the reader first.")
+
+
+def readerOf(ui) -> str:
+    """Return who reviews."""
+    return ui.readerEdit.text.strip()
+
+
+def leaveText(ui) -> None:
+    """Give the keys back to the review, which ends a comment or a name that is being typed."""
+    for edit in (ui.commentEdit, ui.readerEdit):
+        if edit.hasFocus():
+            edit.clearFocus()
+            ui.regionsTable.setFocus()
+
+
+def updateSurfaces(session) -> None:
+    """Let the surfaces follow the steps of a review, where there is one."""
+    if session and session.isComplete():
+        session.segmentation.updateSurfaces()

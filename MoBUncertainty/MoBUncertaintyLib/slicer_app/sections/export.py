@@ -10,10 +10,9 @@ import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.output.formats import DICOM
-from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.requests import dicomFiles
 from MoBUncertaintyLib.slicer_app.scene.nodes import isBent
-from MoBUncertaintyLib.slicer_app.widgets.section import allow, showSuitability, write
+from MoBUncertaintyLib.slicer_app.widgets.section import State, allow, showSuitability, write
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 
 
@@ -28,26 +27,12 @@ class ExportSection:
         onChange: Callable[[], None],
     ) -> None:
         self._ui, self._onExport = ui, onExport
-        self._formats = {
-            "report": ui.reportCheckBox,
-            "segmentation": ui.segmentationCheckBox,
-            "nifti": ui.niftiCheckBox,
-            "dicom_seg": ui.dicomSegCheckBox,
-            "dicom_seg_binary": ui.dicomBinaryCheckBox,
-            "dicom_seg_fractional": ui.dicomProbabilityCheckBox,
-            "dicom_sr": ui.dicomReportCheckBox,
-            "parametric_map": ui.parametricMapCheckBox,
-            "rtstruct": ui.structureSetCheckBox,
-        }  # their boxes
+        # In the .ui file the dynamic property ExportFormat says what a box stands for.
+        self._formats = {name: box for box in vars(ui).values() if (name := box.property("ExportFormat"))}
         self._session = None
         self._whyNoDicom: str | None = None
-        self.work = WorkButton(
-            (ui.exportButton, ui.exportProgressBar, ui.exportStatusLabel),
-            self._onClicked,
-            onCancel,
-            _("Preparing the review..."),
-            _("Stop the export and delete its files."),
-        )
+        bar, label = ui.exportProgressBar, ui.exportStatusLabel
+        self.work = WorkButton(ui.exportButton, bar, label, self._onClicked, onCancel)
         if not ui.exportDirectoryEdit.currentPath:
             ui.exportDirectoryEdit.currentPath = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
         for box in self._formats.values():

@@ -1,4 +1,4 @@
-"""The table of doubtful regions, and what is said of them and of their review."""
+"""The doubtful regions: which are listed, their table, and what is said of them and of their review."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import Label, readable
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions.description import LabelFrame, label_frames, organ_of
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.outcome import volume_lines
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.slicer_app.region_names import placeTexts
-from MoBUncertaintyLib.slicer_app.widgets.section import shortened
+from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, shortened, shown, signalsBlocked, timer
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
+from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 PLACE = 2  # the column
 DECIDED, UNDECIDED = "✓", "⚑"  # characters, unlike pictures, are seen in dark palettes, too
@@ -25,6 +27,11 @@ MAX_NAME = 21  # characters of the image's and of the model's name in the title
 PAGE = 50
 """Regions that are listed at first, and that are added once these are decided: nobody reads a list of a thousand."""
 
+DEBOUNCE_MS = 50
+
+# Thresholds that the slider offers; of the variance, with the usual variance_threshold.
+MAX_THRESHOLD = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY: 1.0}
+
 
 class RegionTable:
     """One row per region, in order of rank; see `PAGE`."""
@@ -33,12 +40,9 @@ class RegionTable:
         self._onSelected = onSelected
         self._table = Table(widget, (0, 3, 4, 5), PLACE, self._onRow)
         self._regions: dict[str, ReviewRegion] = {}  # all, by their ids
-        self._prediction: Prediction | None = None
+        self._prediction: Prediction | None = None  # of the regions
         self._labels: Sequence[Label] = ()
-        self._organs: dict[str, str] = {}  # by the regions' ids
-        self._frames: dict[int, LabelFrame] | None = (
-            None  # of the labels, once they were needed: on a large image it takes long
-        )
+        self._frames: dict[int, LabelFrame] | None = None  # once they were needed: on a large image it takes long
         self._places: dict[int, str] = {}  # by the regions' numbers
         self._stood = 0  # the row in which the selected region was when it was selected
 
@@ -54,7 +58,7 @@ class RegionTable:
 
     def clear(self, prediction: Prediction | None) -> None:
         """Remove all regions, and the selection; regions of this prediction follow, if there is one."""
-        self._prediction, self._organs, self._frames = prediction, {}, None
+        self._prediction, self._frames = prediction, None
         self._labels = prediction.labels if prediction else ()
         where = _("Where (organ)") if len(self._labels) > 1 else _("Where")
         self._table.widget.horizontalHeaderItem(PLACE).setText(where)
@@ -66,11 +70,7 @@ class RegionTable:
         return _("{place} ({organ})").format(place=place, organ=organ) if organ else place
 
     def show(self, regions: Sequence[ReviewRegion], selected: str | None = None) -> None:
-        """List the regions; the selected one stays selected while it exists.
-
-        Args:
-            selected: The id of the one to be listed at least; by default the selected one.
-        """
+        """List the regions, down to a selected one (its id) at least; the selection stays while its region exists."""
         self._regions = {region.region_id: region for region in regions}
         self._places = placeTexts((region.region for region in regions), self._labels)
         listed = regions[: _count(regions, selected or self._table.selected)]
@@ -112,14 +112,11 @@ class RegionTable:
         """Name a region's organ; "" where the prediction has only one."""
         if len(self._labels) < 2:
             return ""
-        if region.region_id not in self._organs:
-            values = self._prediction.segmentation[region.box][region.found.mask]
-            if self._frames is None and not values.any():
-                self._frames = label_frames(self._prediction)
-            value = organ_of(np.array(region.found.region.centroid_ras), values, self._frames or {})
-            names = {label.value: readable(label.name) for label in self._labels}
-            self._organs[region.region_id] = names.get(value, "")
-        return self._organs[region.region_id]
+        values = self._prediction.segmentation[region.box][region.found.mask]
+        if self._frames is None and not values.any():
+            self._frames = label_frames(self._prediction)
+        value = organ_of(np.array(region.found.region.centroid_ras), values, self._frames or {})
+        return next((readable(label.name) for label in self._labels if label.value == value), "")
 
     def _onRow(self) -> None:
         self._stood = self._table.rowOf(self._table.selected)
@@ -218,3 +215,94 @@ def overturned(before: ReviewRegion, now: ReviewRegion) -> str:
     text = _("Region {rank} was {before} and is now {now}; Undo reverts this.")
     verdicts = {"before": statusText(before.verdict), "now": statusText(now.verdict)}
     return text.format(rank=now.region.rank, **verdicts)
+
+
+class ListingControls:
+    """A selector and two sliders, kept in step with a session's settings; find its regions anew."""
+
+    def __init__(self, ui, onBefore: Callable[[], None], onChanged: Callable[[], None]) -> None:
+        self._ui, self._onBefore, self._onChanged = ui, onBefore, onChanged
+        self._session = None
+        self._measures: list[Measure] = []
+        self._preparation = Steps()  # of the session, for finding regions
+        self._timer = timer(DEBOUNCE_MS, self._find)
+        sliders = (ui.regionThresholdSlider, ui.smallestRegionSlider)
+        for signal in (ui.measureSelector.currentIndexChanged, *(slider.valueChanged for slider in sliders)):
+            signal.connect(self._onControl)
+        ui.listingCollapsibleButton.contentsCollapsed.connect(shown(self._onListing))
+
+    def setSession(self, session) -> None:
+        """Show another session's settings, or none."""
+        self._timer.stop()
+        self._preparation.cancel()
+        self._session = session
+        if session:
+            self._offer(session)
+            self.show(session.review.settings)
+
+    def _offer(self, session) -> None:
+        """Offer the measures; without a covariance there is no variance to choose, unless it was chosen before."""
+        names = {Measure.VARIANCE: _("Variance"), Measure.BERNOULLI: _("p (1 - p)"), Measure.ENTROPY: _("Entropy")}
+        if not session.review.prediction.has_variance and session.review.settings.measure is not Measure.VARIANCE:
+            del names[Measure.VARIANCE]
+        self._measures = list(names)
+        offer(self._ui.measureSelector, names.values())
+
+    def show(self, settings: RegionSettings) -> None:
+        """Show the settings, without a signal of the controls."""
+        ui = self._ui
+        with signalsBlocked(ui.measureSelector, ui.regionThresholdSlider, ui.smallestRegionSlider):
+            ui.measureSelector.currentIndex = self._measures.index(settings.measure)
+            self._fitSlider(settings)
+            ui.regionThresholdSlider.value = settings.level
+            ui.smallestRegionSlider.value = settings.minimum_mm3
+
+    def _fitSlider(self, settings: RegionSettings) -> None:
+        """Give the slider the range of the measure, extended to the threshold in force."""
+        slider, maximum = self._ui.regionThresholdSlider, MAX_THRESHOLD[settings.measure]
+        if settings.measure is Measure.VARIANCE:
+            maximum *= settings.variance_threshold / RegionSettings().variance_threshold
+        slider.decimals = 4 if maximum >= MAX_THRESHOLD[Measure.VARIANCE] else 5
+        slider.singleStep, slider.pageStep = maximum / 100, maximum / 20
+        slider.maximum = max(maximum, settings.level)
+        slider.minimum = min(maximum / 1000, settings.level)
+
+    def _onControl(self, *_args) -> None:
+        if self._session and not self._timer.active:
+            self._timer.start()
+
+    def _onListing(self, collapsed: bool) -> None:
+        """Prepare for moves of the sliders as soon as they are shown."""
+        if self._session and not collapsed and not self._preparation.running:
+            self._preparation = Steps(self._session.regions.prepare())
+
+    def _find(self) -> None:
+        """Find regions as the controls say, once that is quick: at once on all but large CTs."""
+        if self._mayFind:
+            self._onBefore()
+            self._preparation.cancel()
+            self._preparation = inSteps(self._session.regions.prepare(self._measure), lambda _none: self._change())
+
+    def _change(self) -> None:
+        if self._mayFind:
+            settings, measure = self._session.review.settings, self._measure
+            isAnother = measure is not settings.measure  # whose usual threshold holds
+            threshold = None if isAnother else self._threshold(settings)
+            self._session.regions.find(threshold, self._ui.smallestRegionSlider.value, measure)
+            if isAnother:
+                self.show(self._session.review.settings)
+            self._onChanged()
+
+    def _threshold(self, settings: RegionSettings) -> float | None:
+        """Read the threshold off the slider; where that only shows the settings, rounded, they hold."""
+        slider = self._ui.regionThresholdSlider
+        moved = abs(slider.value - settings.level) > 0.5 * 10**-slider.decimals
+        return slider.value if moved else settings.threshold
+
+    @property
+    def _measure(self) -> Measure:
+        return self._measures[self._ui.measureSelector.currentIndex]
+
+    @property
+    def _mayFind(self) -> bool:
+        return self._session is not None and not self._session.review.signature and not self._session.drawing.regionId

@@ -8,6 +8,7 @@ import qt
 import slicer.util
 from slicer.i18n import tr as _
 
+from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.slicer_app.drawing import MASK_SEGMENT
 from MoBUncertaintyLib.slicer_app.widgets.section import write
 
@@ -26,10 +27,18 @@ class RegionEditor:
         self._place.visible = False
         write(ui.editHintLabel, ui.editHintLabel.text)
 
-    def begin(self, session, regionId: str) -> None:
-        """Let the reader draw in a region, once it is settled what becomes of other changes."""
-        if settleStrayEdits(session):
-            self._show(session.drawing.begin(regionId))
+    def toggle(self, session, region: ReviewRegion) -> None:
+        """Let the reader draw in a region, once it is settled what becomes of other changes; or take what is drawn."""
+        if session.drawing.regionId:
+            self.end(session, session.drawing.finish)
+        elif settleStrayEdits(session):
+            self._show(session.drawing.begin(region.region_id))
+            self._onChanged()
+
+    def settle(self, session) -> None:
+        """End a drawing that was left; where the image was moved meanwhile, not before it is back."""
+        if session.fits():
+            self.end(session, session.drawing.settle)
 
     def end(self, session, step: Callable[[], None]) -> None:
         """End a drawing by a step of `RegionDrawing`."""

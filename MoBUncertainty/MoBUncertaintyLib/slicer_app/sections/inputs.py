@@ -16,7 +16,7 @@ from MoBUncertaintyLib.images.modality import modality_of_channel
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.listing import ListedModel
 from MoBUncertaintyLib.model.nnunet.totalsegmentator import name_of as nameOfWeights
-from MoBUncertaintyLib.slicer_app.find_models import FindModels
+from MoBUncertaintyLib.slicer_app.model_dialogs import FindModels, Recalibrate
 from MoBUncertaintyLib.slicer_app.models import (
     addModel,
     findModel,
@@ -26,13 +26,21 @@ from MoBUncertaintyLib.slicer_app.models import (
     sceneName,
     ships,
 )
-from MoBUncertaintyLib.slicer_app.panel.state import State
-from MoBUncertaintyLib.slicer_app.recalibrate import Recalibrate
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, setChannelVolume
 from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt, mapVolumes
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss
-from MoBUncertaintyLib.slicer_app.widgets.section import AfterLoading, allow, shortened, shown, write
+from MoBUncertaintyLib.slicer_app.widgets.section import (
+    State,
+    afterLoading,
+    allow,
+    offer,
+    say,
+    shortened,
+    shown,
+    signalsBlocked,
+    write,
+)
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 
 GAP = 6  # pixels between the summary and its button
@@ -55,7 +63,6 @@ class InputsSection:
         self._channels = ChannelSelectors(ui.channelsPlace, onModel)
         self._parameters: Any = None
         self._chooser = LabelChooser(ui, self._onLabels)
-        self._afterLoading = AfterLoading()
         scene = slicer.mrmlScene
         self._nodesAdded = scene.AddObserver(scene.NodeAddedEvent, self._onNodeAdded)
         write(ui.sampleLabel, ui.sampleLabel.text)
@@ -103,7 +110,7 @@ class InputsSection:
     def close(self) -> None:
         """Watch the scene no more; end what looks for models, and what makes one."""
         slicer.mrmlScene.RemoveObserver(self._nodesAdded)
-        self._afterLoading.stop()
+        self._parameters = None
         for dialog in filter(None, (self.finder, self.recalibrate)):
             dialog.close()
             dialog.window.deleteLater()
@@ -117,7 +124,7 @@ class InputsSection:
     def _onNodeAdded(self, _scene, _event, node) -> None:
         """Choose the first volume that is loaded, once it is: the panel has asked for it."""
         if self._parameters and self._parameters.ct is None and node.IsA(CT_CLASS):
-            self._afterLoading.later(self._chooseLoaded)
+            afterLoading(self._chooseLoaded)
 
     def _chooseLoaded(self) -> None:
         if self._parameters and self._parameters.ct is None:
@@ -156,7 +163,6 @@ class ModelSelector:
 
     def __init__(self, ui) -> None:
         self._ui = ui
-        self._known: dict[str, ListedModel] = {}
         self._listed: dict[str, ListedModel] = {}
 
     @property
@@ -171,32 +177,23 @@ class ModelSelector:
         return list(self._listed)[index] if 0 <= index < len(self._listed) else ""
 
     def fill(self, name: str) -> None:
-        """Read the list of models anew, and `choose`."""
-        self._known = listModels()
-        self.choose(name)
-
-    def choose(self, name: str) -> None:
-        """Choose a model by its name.
+        """Read the list of models anew, and choose one by its name.
 
         A model that is not on this computer is listed with its problem, since another one would segment something else.
         Without a name, a model that can be used is chosen, shipped ones first.
         """
-        self._listed = dict(self._known)
+        self._listed = listModels()
         if not name:
-            usable = [name for name, model in self._known.items() if model.problem is None]
-            name = next(iter(usable or self._known), "")
-        elif name not in self._known:
+            usable = [name for name, model in self._listed.items() if model.problem is None]
+            name = next(iter(usable or self._listed), "")
+        elif name not in self._listed:
             self._listed[name] = findModel(name)
-        selector = self._ui.modelSelector
-        blocked = selector.blockSignals(True)
-        selector.clear()
-        titles = modelTitles(list(self._listed.values()))
-        for (listed, model), title in zip(self._listed.items(), titles, strict=True):
-            selector.addItem(shortened(title))
-            selector.setItemData(selector.count - 1, f"{title}\n{model.path}", qt.Qt.ToolTipRole)
-            if listed == name:
-                selector.currentIndex = selector.count - 1
-        selector.blockSignals(blocked)
+        selector, titles = self._ui.modelSelector, modelTitles(list(self._listed.values()))
+        offer(selector, map(shortened, titles))
+        for row, (model, title) in enumerate(zip(self._listed.values(), titles, strict=True)):
+            selector.setItemData(row, f"{title}\n{model.path}", qt.Qt.ToolTipRole)
+        with signalsBlocked(selector):
+            selector.currentIndex = list(self._listed).index(name) if name else -1
 
     def add(self, mode) -> bool:
         """Ask for a model, add and choose it; return whether there is one."""
@@ -275,54 +272,51 @@ class LabelChooser:
     """A check list of the labels of a model that has several; with none checked, all of them are wanted."""
 
     def __init__(self, ui, onChosen: Callable[[list[str]], None]) -> None:
-        self._place, self._onChosen = ui.labelsPlace, onChosen
+        self._ui, self._onChosen = ui, onChosen
         self._names: list[str] = []
-        self.summary, self.button = ui.labelsSummaryLabel, ui.chooseLabelsButton
-        self.search, self.list, self.none = ui.labelsSearchEdit, ui.labelsList, ui.allLabelsButton
         ui.labelsOpenedWidget.visible = False
-        self.button.toggled.connect(lambda opened: ui.labelsOpenedWidget.setVisible(opened))
-        self.search.textChanged.connect(shown(self._onSearch))
-        self.list.itemChanged.connect(shown(self._onChecked))
-        self.none.clicked.connect(shown(lambda *_args: onChosen([])))
+        ui.chooseLabelsButton.toggled.connect(lambda opened: ui.labelsOpenedWidget.setVisible(opened))
+        ui.labelsSearchEdit.textChanged.connect(shown(self._onSearch))
+        ui.labelsList.itemChanged.connect(shown(self._onChecked))
+        ui.allLabelsButton.clicked.connect(shown(lambda *_args: onChosen([])))
 
     def offer(self, names: Sequence[str], wanted: Collection[str], enabled: bool) -> None:
         """Show the labels of a model, and which are wanted; none: all."""
+        ui = self._ui
         if list(names) != self._names:
             self._fill(names)
-        blocked = self.list.blockSignals(True)
-        for row, name in enumerate(names):
-            self.list.item(row).setCheckState(qt.Qt.Checked if name in wanted else qt.Qt.Unchecked)
-        self.list.blockSignals(blocked)
-        for widget in (self.list, self.none, self.button):
+        with signalsBlocked(ui.labelsList):
+            for name, item in zip(names, self._items(), strict=True):
+                item.setCheckState(qt.Qt.Checked if name in wanted else qt.Qt.Unchecked)
+        for widget in (ui.labelsList, ui.allLabelsButton, ui.chooseLabelsButton):
             widget.enabled = enabled
-        self._place.visible = len(names) > 1
+        ui.labelsPlace.visible = len(names) > 1
         chosen = [readable(name) for name in names if name in wanted]
         text = _("Labels: {k} of {n}, {names}.") if chosen else _("Labels: all {n}.")
         text = text.format(k=len(chosen), n=len(names), names=few(chosen))
-        write(self.summary, text, beside=self.button.sizeHint.width() + GAP)
+        write(ui.labelsSummaryLabel, text, beside=ui.chooseLabelsButton.sizeHint.width() + GAP)
+
+    def _items(self) -> list:
+        return [self._ui.labelsList.item(row) for row in range(self._ui.labelsList.count)]
 
     def _fill(self, names: Sequence[str]) -> None:
-        self._names = list(names)
-        blocked = self.list.blockSignals(True)
-        self.list.clear()
-        for name in names:
-            item = qt.QListWidgetItem(readable(name))
-            item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
-            self.list.addItem(item)
-        self.list.setFixedHeight(min(len(names), ROWS) * self.list.sizeHintForRow(0) + 2 * self.list.frameWidth)
-        self.list.blockSignals(blocked)
-        self.search.text = ""
+        self._names, widget = list(names), self._ui.labelsList
+        offer(widget, map(readable, names))
+        with signalsBlocked(widget):
+            for item in self._items():
+                item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
+        widget.setFixedHeight(min(len(names), ROWS) * widget.sizeHintForRow(0) + 2 * widget.frameWidth)
+        self._ui.labelsSearchEdit.text = ""
 
     def _onSearch(self, typed: str) -> None:
         """Show what has every word that is typed."""
         words = readable(typed.casefold()).split()
-        for row in range(self.list.count):
-            item = self.list.item(row)
+        for item in self._items():
             item.setHidden(not all(word in item.text().casefold() for word in words))
 
     def _onChecked(self, *_args) -> None:
-        checked = [self.list.item(row).checkState() == qt.Qt.Checked for row in range(self.list.count)]
-        self._onChosen([name for name, isChecked in zip(self._names, checked, strict=True) if isChecked])
+        items = zip(self._names, self._items(), strict=True)
+        self._onChosen([name for name, item in items if item.checkState() == qt.Qt.Checked])
 
 
 def few(names: Sequence[str], most: int = 4) -> str:
@@ -337,7 +331,6 @@ class ChannelSelectors:
     def __init__(self, place, onChanged: Callable[[], None]) -> None:
         self._place = place
         self._onChanged = onChanged
-        self._form = None
         self._ct = None
         self.selectors: dict[str, Any] = {}
         place.visible = False
@@ -355,12 +348,11 @@ class ChannelSelectors:
         self._ct = ct
 
     def _make(self, names: Sequence[str]) -> None:
-        if self._form is not None:
-            self._form.setParent(None)
-            self._form.deleteLater()
-        self._form, self.selectors = qt.QWidget(), {}
-        layout = qt.QFormLayout(self._form)
-        layout.setContentsMargins(0, 0, 0, 0)
+        form, self.selectors = self._place.layout(), {}
+        while form.count():
+            widget = form.takeAt(0).widget()
+            widget.setParent(None)
+            widget.deleteLater()
         for name in names:
             selector = slicer.qMRMLNodeComboBox()
             selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
@@ -371,9 +363,8 @@ class ChannelSelectors:
             selector.toolTip = tip.format(name=name)
             selector.setMRMLScene(slicer.mrmlScene)
             selector.currentNodeIDChanged.connect(shown(partial(self._onChosen, name)))
-            layout.addRow(f"{name}:", selector)
+            form.addRow(f"{name}:", selector)
             self.selectors[name] = selector
-        self._place.layout().addWidget(self._form)
 
     def _onChosen(self, name: str, *_args) -> None:
         if self._ct is not None:
@@ -397,8 +388,7 @@ def offerMixture(ui, model: ListedModel | None, enabled: bool) -> None:
         ' <a href="temperature">5 of your cases</a>, in minutes.'
     )
     lacks = model is not None and not model.has_covariance
-    write(ui.mixtureNoteLabel, note if lacks else "")
-    ui.mixtureNoteLabel.visible = lacks
+    say(ui.mixtureNoteLabel, note if lacks else "")
     ui.mixturePlace.visible = lacks or folds > 1 or mirrored
 
 

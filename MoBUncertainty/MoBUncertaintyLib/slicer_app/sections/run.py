@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.slicer_app.computer import Computer
-from MoBUncertaintyLib.slicer_app.panel.state import State
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi
-from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown, write
+from MoBUncertaintyLib.slicer_app.widgets.section import State, allow, say, shown
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
 
 class RunSection:
-    """How to compute, and Apply.
-
-    Args:
-        ui: The panel's widgets.
-        onApply: Starts the computation.
-        onCancel: Ends it.
-    """
+    """How to compute, and Apply."""
 
     def __init__(self, ui, onApply: Callable[[], None], onCancel: Callable[[], None]) -> None:
         self._ui = ui
-        self.work = WorkButton(
-            (ui.applyButton, ui.progressBar, ui.statusLabel),
-            onApply,
-            onCancel,
-            _("Preparing the image..."),
-            _("Stop the computation; the scene stays as it is."),
-        )
+        self.work = WorkButton(ui.applyButton, ui.progressBar, ui.statusLabel, onApply, onCancel)
         ui.roiSelector.nodeAddedByUserAction.connect(shown(self._onRoiAdded))
         ui.runCollapsibleButton.contentsCollapsed.connect(lambda collapsed: self.showRoi(not collapsed))
 
@@ -57,35 +43,18 @@ class RunSection:
 
 
 class ComputerSection:
-    """The rows of *Advanced* that say which computer segments.
+    """The rows of *Advanced* that say which computer segments; `onChanged` is called when it has changed."""
 
-    Args:
-        ui: The panel's widgets.
-        computer: The choice.
-        onChanged: Called when it has changed.
-    """
-
-    def __init__(self, ui, computer: Computer, onChanged: Callable[[], None]) -> None:
-        self._ui, self._computer, self._onChanged = ui, computer, onChanged
-        self._tester: WorkerClient | None = None
+    def __init__(
+        self, ui, computer: Computer, newClient: Callable[[], WorkerClient], onChanged: Callable[[], None]
+    ) -> None:
+        self._ui, self._computer, self._newClient, self._onChanged = ui, computer, newClient, onChanged
+        self._tester: WorkerClient | None = None  # while a connection is tested
         ui.computerEdit.text = computer.host
         ui.computerEdit.textChanged.connect(shown(self._onText))
         ui.testConnectionButton.clicked.connect(shown(self._onTest))
         ui.computerConsentLabel.linkActivated.connect(shown(self._onWithdraw))
-        self._say("")
-        self.update()
-
-    def update(self) -> None:
-        """Set the widgets."""
-        computer, ui = self._computer, self._ui
-        whyNot = computer.problem if computer.host else _("Type the name of a computer first, as for ssh: user@host.")
-        if self._tester is not None:
-            whyNot = _("Wait until the computer has answered.")
-        allow(ui.testConnectionButton, whyNot)
-        agreed = bool(computer.host) and computer.allowed
-        text = _('Images may be sent to {host}. <a href="withdraw">Withdraw</a>').format(host=computer.host)
-        write(ui.computerConsentLabel, text if agreed else "")
-        ui.computerConsentLabel.visible = agreed
+        self._show("")
 
     def confirm(self) -> None:
         """Ask the user to agree that CTs are sent to the computer, once for each.
@@ -108,7 +77,7 @@ class ComputerSection:
                 _("Nothing was sent, so nothing was computed; try again to be asked again, or clear Computer.")
             )
         self._computer.allow()
-        self.update()
+        self._update()
 
     def close(self) -> None:
         """End the test of a connection."""
@@ -119,32 +88,36 @@ class ComputerSection:
     def _onText(self, *_args) -> None:
         self.close()
         self._computer.choose(self._ui.computerEdit.text)
-        self._say(self._computer.problem or "")
         self._onChanged()
-        self.update()
+        self._show(self._computer.problem or "")
 
     def _onTest(self, *_args) -> None:
-        self._tester = self._computer.newClient()
-        self._say(_("Connecting to {host}...").format(host=self._computer.host))
-        job = self._tester.request({"command": Command.COMPUTER, "computer": self._computer.host})
-        job.finished.connect(shown(self._onAnswer))
-        job.failed.connect(shown(lambda _code, message, _details: self._onTested(message)))
-        self.update()
+        def finish(text: str) -> None:
+            self.close()
+            self._show(text)
 
-    def _onAnswer(self, answer: dict[str, Any]) -> None:
-        text = _("{host} is ready: mob-uncertainty {version}, {device}, {cores} cores.")
-        names = {name: answer.get(name) for name in ("version", "device", "cores")}
-        self._onTested(text.format(host=self._computer.host, **names))
-
-    def _onTested(self, text: str) -> None:
-        self.close()
-        self._say(text)
-        self.update()
+        host = self._computer.host
+        ready = _("{host} is ready: mob-uncertainty {version}, {device}, {cores} cores.")
+        self._tester = self._newClient()
+        self._show(_("Connecting to {host}...").format(host=host))
+        job = self._tester.request({"command": Command.COMPUTER, "computer": host})
+        job.finished.connect(shown(lambda answer: finish(ready.format_map({"host": host} | answer))))
+        job.failed.connect(shown(lambda _code, message, _details: finish(message)))
 
     def _onWithdraw(self, *_args) -> None:
         self._computer.allow(False)
-        self.update()
+        self._update()
 
-    def _say(self, text: str) -> None:
-        write(self._ui.computerLabel, text)
-        self._ui.computerLabel.visible = bool(text)
+    def _show(self, text: str) -> None:
+        say(self._ui.computerLabel, text)
+        self._update()
+
+    def _update(self) -> None:
+        host, ui, whyNot = self._computer.host, self._ui, self._computer.problem
+        if self._tester is not None:
+            whyNot = _("Wait until the computer has answered.")
+        elif not host:
+            whyNot = _("Type the name of a computer first, as for ssh: user@host.")
+        allow(ui.testConnectionButton, whyNot)
+        text = _('Images may be sent to {host}. <a href="withdraw">Withdraw</a>').format(host=host)
+        say(ui.computerConsentLabel, text if host and self._computer.allowed else "")
