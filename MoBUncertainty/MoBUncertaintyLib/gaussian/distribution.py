@@ -17,8 +17,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -212,6 +211,7 @@ class LogitGaussian:
     lengths: Lengths | None = None
     shared_fraction: float = 0.0
     keep_probability: bool = False
+    _mean: Array | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.scope is Scope.LOCAL and self.lengths is None:
@@ -230,16 +230,19 @@ class LogitGaussian:
         xp = namespace(self.logits)
         return xp.zeros_like(self.logits) if self.log_variance is None else xp.exp(self.log_variance)
 
-    @cached_property
+    @property
     def mean(self) -> Array:
-        """Compute mu, (B, C, *S): if the probability is kept, the stretched logits, for samples of that mean.
+        """Compute mu, (B, C, *S), once: if the probability is kept, the stretched logits, for samples of that mean.
 
         Each difference of two logits is stretched as that of two classes (`stretch`). A logit becomes the mean of its
         differences to all, weighted by their probabilities, so that those count which compete. With more than two
         classes that is an approximation, which is worst where three are as probable as each other.
         """
-        if not self.keep_probability:
-            return self.logits
+        if self._mean is None:  # not by cached_property, whose lock torch.compile does not know
+            self._mean = self._stretched() if self.keep_probability else self.logits
+        return self._mean
+
+    def _stretched(self) -> Array:
         if self.num_classes == 2:
             contrast = self.logits[:, 1] - self.logits[:, 0]
             return self.logits * stretch(abs(contrast), self._contrast_variance(self.variance()))[:, None]
