@@ -213,7 +213,8 @@ class OpenVinoEngine(Engine):
             from MoBUncertaintyLib.network.tracing import traced
 
             graph = traced(self.model, fold)
-        return _compile(read_graph(graph, self._outputs), self._target, settings)
+        exact = self.precision is Precision.FLOAT32
+        return _compile(read_graph(graph, self._outputs, exact), self._target, settings)
 
     def _failed(self, error: Exception) -> Exception:
         """Say what becomes of an error of OpenVINO; without enough memory PyTorch could not compute either."""

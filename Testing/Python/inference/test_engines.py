@@ -166,7 +166,7 @@ def test_a_tile_of_the_sample_ct_has_the_same_labels_and_bfloat16_changes_no_mor
     model, tile = load_model(find_model(DEMO_MODEL)), sample[32:96, 16:80, 16:64]
     found, exact = (by(engine, model, tile) for engine in ("openvino", "torch"))
     assert_labels_are_equal(found, exact)
-    assert largest_change(found, exact) < 0.01
+    assert largest_change(found, exact) < 1e-4  # its voxels of air are equal: OpenVINO's own sums of them err by 1e-3
     if HAS_BFLOAT16:
         found, wanted = (by(engine, model, tile, precision="bfloat16") for engine in ("openvino", "torch"))
         changes = [np.abs(np.subtract(each.probability, exact.probability)).mean() for each in (found, wanted)]
@@ -184,7 +184,7 @@ def test_the_sample_ct_has_the_same_labels_in_both_precisions(sample: sitk.Image
         by(engine, model, sample, precision=precision)
         for engine, precision in (("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"))
     )
-    for found, most, dice in ((full, 0.005, 0.9998), (half, 0.02, 0.999)):
+    for found, most, dice in ((full, 1e-4, 0.9998), (half, 0.02, 0.999)):
         assert_labels_are_equal(found, exact, dice)
         assert largest_change(found, exact) < most
 
