@@ -102,7 +102,8 @@ def whyPyTorch(parameters, model: ListedModel | None) -> str:
         parameters: The panel's.
         model: The one that is chosen.
     """
-    choice = next((each for each in (parameters.engine, parameters.device) if each.value in ON_PYTORCH), None)
+    chosen = [parameters.engine, *([] if parameters.engine.value == "openvino" else [parameters.device])]
+    choice = next((each for each in chosen if each.value in ON_PYTORCH), None)
     if choice:
         return _("PyTorch and nnU-Net are needed for {choice}, chosen under Advanced.").format(choice=choice.label())
     text = _("PyTorch and nnU-Net are needed for {model}, which has no graph of its network, as exported models have.")

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 
 from MoBUncertaintyLib.base import packages
-from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.errors import InstallationError, SettingsError
 from MoBUncertaintyLib.base.packages import is_installed
 from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.gaussian.moments import fused_moments, logistic_normal_moments
@@ -304,6 +304,17 @@ def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch: pytest.
         for engine, device in (("openvino", "cpu"), ("auto", "xpu")):
             with pytest.raises(SettingsError):
                 select_engine(engine, device)
+
+
+def test_where_neither_is_installed_openvino_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.delenv("MOB_UNCERTAINTY_ENGINE", raising=False)
+    with pytest.raises(SettingsError, match="openvino"):
+        select_engine("auto", "auto")
+    with pytest.raises(InstallationError):
+        select_engine("torch", "auto")
+    with pytest.raises(SettingsError):  # not PyTorch first, which would not help
+        select_engine("openvino", "cuda")
 
 
 def test_a_pytorch_without_nnunet_is_not_taken_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
