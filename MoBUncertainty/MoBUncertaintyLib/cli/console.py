@@ -338,8 +338,8 @@ def show_verified(folder: Path, signed_off: str | None, files: int) -> None:
 
 
 def show_calibrated(made: CalibratedModel) -> None:
-    """Print which cases were not used, and then what the others have changed."""
-    show_warnings(made.refused)
+    """Print which cases were not used and what the model lacks, and then what the others have changed."""
+    show_warnings([*made.refused, *made.model.warnings])
     calibration, card = made.calibration, made.model.card
     before, after = calibration.fit.before, calibration.fit.after
     table = _Facts(card.name)

@@ -40,6 +40,7 @@ class Model:
         weights: Name of the weights file of each fold.
         files: Its files.
         first_stage: Of a cascade, if this is the second: the model whose label map is its further input.
+        warnings: Sentences for the user on how it was written.
     """
 
     card: ModelCard
@@ -48,6 +49,7 @@ class Model:
     weights: Mapping[Fold, str]
     files: ModelFiles
     first_stage: Model | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
