@@ -197,7 +197,7 @@ def _applyQuestion(requester: str, missing: list[str], why: str) -> str:
     elif why:  # nnU-Net has many dependencies, some of which may be there
         effort = _("which takes a minute or two")
     else:
-        effort = _("about 90 MB, which takes a minute or two")
+        effort = _("about 100 MB, which takes a minute or two")
     return _(
         "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
         "They and their dependencies are downloaded and installed into Slicer, {effort}. {why}\n"
