@@ -340,7 +340,7 @@ def export(
             half=half,
         )
         console.show_model(model)
-        console.show_warnings(without_code(model.card.labels))
+        console.show_warnings([*model.warnings, *without_code(model.card.labels)])
         return _described(model)
 
 

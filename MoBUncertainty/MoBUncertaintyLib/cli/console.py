@@ -324,7 +324,8 @@ def show_verified(folder: Path, signed_off: str | None, files: int) -> None:
 
 
 def show_calibrated(model: Model, calibration: Calibration) -> None:
-    """Print what a site's cases have changed."""
+    """Print what the model lacks, and what a site's cases have changed."""
+    show_warnings(model.warnings)
     before, after = calibration.fit.before, calibration.fit.after
     table = _Facts(model.card.name)
     for kind, count in calibration.counts.items():

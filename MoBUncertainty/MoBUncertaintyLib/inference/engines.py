@@ -213,7 +213,8 @@ class OpenVinoEngine(Engine):
             from MoBUncertaintyLib.network.tracing import traced
 
             graph = traced(self.model, fold)
-        return _compile(read_graph(graph, self._outputs), self._target, settings)
+        exact = self.precision is Precision.FLOAT32
+        return _compile(read_graph(graph, self._outputs, exact), self._target, settings)
 
     def _failed(self, error: Exception) -> Exception:
         """Say what becomes of an error of OpenVINO; without enough memory PyTorch could not compute either."""
@@ -243,25 +244,25 @@ def select_engine(engine: str, device: str) -> tuple[EngineName, str]:
         SettingsError: This computer does not have them, or the one cannot use the other.
     """
     name = EngineName(engine)
-    if (name is EngineName.OPENVINO or device == "xpu") and not is_installed("openvino"):
-        raise SettingsError(
-            "OpenVINO is not installed; install the Python package openvino, or choose the engine torch."
-        )
-    if device == "xpu" and name is not EngineName.TORCH:
-        return EngineName.OPENVINO, device
     if device == "auto" and (name is EngineName.OPENVINO or not may_have_gpu()):
         device = "cpu"
-    if name is EngineName.OPENVINO and device != "cpu":
+    if name is EngineName.OPENVINO and device not in ("cpu", "xpu"):
         raise SettingsError(f"OpenVINO cannot run on {device}; choose the device auto, cpu or xpu, or another engine.")
-    if device != "cpu":
+    if device != "cpu" and (device != "xpu" or name is EngineName.TORCH):
         check_pytorch(f"The device {device}")
         from MoBUncertaintyLib.inference.devices import select_device
 
         device = str(select_device(device))
     if name is EngineName.AUTO:
-        name = EngineName.OPENVINO if device == "cpu" and is_wanted() else EngineName.TORCH
+        nothing = not (has_pytorch() or is_installed("openvino"))  # then OpenVINO is installed sooner
+        light = device == "xpu" or (device == "cpu" and (is_wanted() or nothing))
+        name = EngineName.OPENVINO if light else EngineName.TORCH
     if name is EngineName.TORCH:
         check_pytorch("The engine torch")
+    elif not is_installed("openvino"):
+        raise SettingsError(
+            "OpenVINO is not installed; install the Python package openvino, or choose the engine torch."
+        )
     return name, device
 
 

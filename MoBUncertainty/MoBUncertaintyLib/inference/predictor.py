@@ -97,6 +97,8 @@ class Predictor:
         Raises:
             SettingsError: As for the constructor; the settings are then as before.
         """
+        if not self.model.is_light:
+            check_pytorch(f"The model {self.model.card.name}")
         engine, device = select_engine(settings.engine, settings.device)
         folds = self.model.folds if settings.folds is None else settings.folds
         if not folds or not set(folds) <= set(self.model.folds):
@@ -107,8 +109,6 @@ class Predictor:
         labels = chosen_labels(self.model.card.labels, settings.labels)
         if self.first_stage:
             self.first_stage.use(_of_first_stage(settings, self.model))
-        if not self.model.is_light:
-            check_pytorch(f"The model {self.model.card.name}")
         self.settings, self.folds, self.labels = settings, folds, labels
         self.device = device
         self.engine = self._engine(engine)

@@ -38,6 +38,7 @@ class Model:
     weights: Mapping[Fold, str]  # name of the weights file of each fold
     files: ModelFiles
     first_stage: Model | None = None  # of a cascade, if this is the second: its label map is a further input
+    warnings: tuple[str, ...] = ()  # sentences for the user on how it was written
 
     @property
     def path(self) -> Path:

@@ -22,7 +22,7 @@ from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import GRAPH, Fold, ModelCard
 from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.folder import Model, load_folder, load_model
-from MoBUncertaintyLib.model.graph import is_wanted
+from MoBUncertaintyLib.model.graph import is_wanted, openvino_reason
 from MoBUncertaintyLib.model.weights import write_weights
 
 if TYPE_CHECKING:
@@ -123,14 +123,16 @@ def write_model(
                 (folder / f"fold_{fold}").mkdir()
                 write_weights(folder / files[-1], dict(state), half)
             model = _described(target, folder, card, files)
-            if is_wanted():
-                files += _write_graphs(folder, model)
+            graphs, problem = _write_graphs(folder, model)
+            if graphs:
+                files += graphs
                 _described(target, folder, card, files)
             if folder != partial:
                 archive.pack(folder, ["model.json", *files], partial / target.name)
         except (ValueError, TypeError) as error:
             raise ModelError(f"The model cannot be written: {error}.") from error
-    return load_model(target)
+    warning = f"The model has no graph of its network, and so needs PyTorch: {problem}."
+    return replace(load_model(target), warnings=(warning,) if problem else ())
 
 
 def _described(target: Path, folder: Path, card: ModelCard, files: Sequence[str]) -> Model:
@@ -140,8 +142,10 @@ def _described(target: Path, folder: Path, card: ModelCard, files: Sequence[str]
     return load_folder(ModelFiles(target, folder, trained=False))
 
 
-def _write_graphs(folder: Path, model: Model) -> list[str]:
-    """Write the graph of each fold of a model in a folder; return their names, none if OpenVINO does not know one."""
+def _write_graphs(folder: Path, model: Model) -> tuple[list[str], str]:
+    """Write the graph of each fold of a model in a folder; return their names, or none and the reason."""
+    if not is_wanted():
+        return [], "OpenVINO is not installed, or MOB_UNCERTAINTY_ENGINE leaves it out"
     from MoBUncertaintyLib.network.tracing import traced
 
     texts = {}
@@ -153,10 +157,10 @@ def _write_graphs(folder: Path, model: Model) -> list[str]:
         except Exception as error:  # OpenVINO's own, on what it does not know
             if isinstance(error, UserError) or is_out_of_memory(error):
                 raise
-            return []
+            return [], f"OpenVINO cannot convert it ({openvino_reason(error)})"
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return list(texts)
+    return list(texts), ""
 
 
 def is_half(weights: Mapping[str, Tensor]) -> bool:

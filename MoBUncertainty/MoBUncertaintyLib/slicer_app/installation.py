@@ -92,7 +92,8 @@ def ensureReady(
 
 def whyPyTorch(parameters, model: ListedModel | None) -> str:
     """Say in a sentence why PyTorch is needed to segment with a model, by the panel's parameters; "": it is not."""
-    choice = next((each for each in (parameters.engine, parameters.device) if each.value in ON_PYTORCH), None)
+    chosen = [parameters.engine, *([] if parameters.engine.value == "openvino" else [parameters.device])]
+    choice = next((each for each in chosen if each.value in ON_PYTORCH), None)
     if choice:
         return _("PyTorch and nnU-Net are needed for {choice}, chosen under Advanced.").format(choice=choice.label())
     text = _("PyTorch and nnU-Net are needed for {model}, which has no graph of its network, as exported models have.")
@@ -188,7 +189,7 @@ def _question(requester: str, formats: Collection[str], missing: list[str], why:
     elif why:  # nnU-Net has many dependencies, some of which may be there
         effort = _("which takes a minute or two")
     else:
-        effort = _("about 90 MB, which takes a minute or two")
+        effort = _("about 100 MB, which takes a minute or two")
     return _(
         "{requester} needs Python packages that Slicer lacks or has in an older version:\n\n{packages}\n\n"
         "They and their dependencies are downloaded and installed into Slicer, {effort}. {why}\n"

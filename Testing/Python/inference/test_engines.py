@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 
 from MoBUncertaintyLib.base import packages
-from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.errors import InstallationError, SettingsError
 from MoBUncertaintyLib.base.packages import is_installed
 from MoBUncertaintyLib.gaussian.moments import fused_moments, logistic_normal_moments
 from MoBUncertaintyLib.gaussian.probability import completed
@@ -163,7 +163,7 @@ def test_a_tile_of_the_sample_ct_has_the_same_labels_and_bfloat16_changes_no_mor
     model, tile = load_model(PHANTOM_MODEL), sample[32:96, 16:80, 16:64]
     found, exact = (by(engine, model, tile) for engine in ("openvino", "torch"))
     assert_labels_are_equal(found, exact)
-    assert largest_change(found, exact) < 0.01
+    assert largest_change(found, exact) < 1e-4  # its voxels of air are equal: OpenVINO's own sums of them err by 1e-3
     if HAS_BFLOAT16:
         found, wanted = (by(engine, model, tile, precision="bfloat16") for engine in ("openvino", "torch"))
         changes = [np.abs(np.subtract(each.probability, exact.probability)).mean() for each in (found, wanted)]
@@ -181,7 +181,7 @@ def test_the_sample_ct_has_the_same_labels_in_both_precisions(sample: sitk.Image
         by(engine, model, sample, precision=precision)
         for engine, precision in (("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"))
     )
-    for found, most, dice in ((full, 0.005, 0.9998), (half, 0.02, 0.999)):
+    for found, most, dice in ((full, 1e-4, 0.9998), (half, 0.02, 0.999)):
         assert_labels_are_equal(found, exact, dice)
         assert largest_change(found, exact) < most
 
@@ -301,6 +301,17 @@ def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch: pytest.
         for engine, device in (("openvino", "cpu"), ("auto", "xpu")):
             with pytest.raises(SettingsError):
                 select_engine(engine, device)
+
+
+def test_where_neither_is_installed_openvino_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    monkeypatch.delenv("MOB_UNCERTAINTY_ENGINE", raising=False)
+    with pytest.raises(SettingsError, match="openvino"):
+        select_engine("auto", "auto")
+    with pytest.raises(InstallationError):
+        select_engine("torch", "auto")
+    with pytest.raises(SettingsError):  # not PyTorch first, which would not help
+        select_engine("openvino", "cuda")
 
 
 def test_a_pytorch_without_nnunet_is_not_taken_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,20 +16,22 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from MoBUncertaintyLib.base.errors import ModelError
+from MoBUncertaintyLib.base.errors import ModelError, UserError
 from MoBUncertaintyLib.base.packages import is_installed
 from MoBUncertaintyLib.inference.engines import verify
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.network import tracing
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
+from support.json_mutants import mutants
 from support.tiny import make_ct, make_dataset, make_results_folder
 
 pytestmark = pytest.mark.skipif(not is_installed("openvino"), reason="OpenVINO is not installed")
 
 BLOCKED = ("torch", "nnunetv2", "acvl_utils", "batchgenerators", "dynamic_network_architectures", "pandas", "skimage")
-SHAPE = (24, 24, 30)  # two tiles along one axis
+TILE, SHAPE = (24, 24, 24), (24, 24, 30)  # the other is two tiles along one axis
 LIGHT = """
 import sys
 sys.modules |= dict.fromkeys(sys.argv[2].split())
@@ -149,6 +152,15 @@ def test_the_command_line_needs_pytorch_only_to_make_models(tmp_path: Path, whol
     assert not (tmp_path / "other").exists()
 
 
+def test_an_export_says_why_it_has_no_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise RuntimeError("no operator of that name")
+
+    monkeypatch.setattr(tracing, "converted", unknown)
+    model = export(make_results_folder(tmp_path / "raw", dataset=make_dataset(orientation="RAS")), tmp_path / "model")
+    assert not model.is_light and "no operator of that name" in " ".join(model.warnings)
+
+
 # --- graphs that are not in order -------------------------------------------------------------------------------------
 
 
@@ -157,20 +169,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(tmp_path_factory.mktemp("whole"), spec_of(Covariance.SINGLE_BASIS))
 
 
-def changed(folder: Path, whole: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """Copy a model, change its graph, and state the SHA-256 of that in the card, as whoever means harm would."""
+def replaced(folder: Path, whole: Path, graph: bytes) -> Path:
+    """Copy a model with another graph, and state the SHA-256 of that in the card, as whoever means harm would."""
     model = folder / "model"
-    model.mkdir()
-    for file in (file for file in whole.rglob("*") if file.is_file()):
-        (model / file.relative_to(whole)).parent.mkdir(exist_ok=True)
-        (model / file.relative_to(whole)).write_bytes(file.read_bytes())
-    graph, card = model / "fold_0" / "graph.json", json.loads((model / "model.json").read_text())
-    content = json.loads(graph.read_text())
-    change(content)
-    graph.write_text(json.dumps(content))
-    card["files"]["fold_0/graph.json"] = sha256(graph.read_bytes()).hexdigest()
+    shutil.copytree(whole, model, dirs_exist_ok=True)
+    card = json.loads((model / "model.json").read_text())
+    (model / "fold_0" / "graph.json").write_bytes(graph)
+    card["files"]["fold_0/graph.json"] = sha256(graph).hexdigest()
     (model / "model.json").write_text(json.dumps(card))
     return model
+
+
+def changed(folder: Path, whole: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Copy a model and change its graph."""
+    content = json.loads((whole / "fold_0" / "graph.json").read_text())
+    change(content)
+    return replaced(folder, whole, json.dumps(content).encode())
 
 
 def first(graph: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -210,6 +224,19 @@ def test_a_graph_that_is_not_in_order_is_refused_in_a_sentence(tmp_path: Path, w
     with pytest.raises(ModelError):
         settings = PredictionSettings(device="cpu", precision="float32", engine="openvino")
         Predictor(load_model(model), settings).predict(make_ct(SHAPE))
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_mutants_of_a_graph_run_or_are_refused_in_a_sentence(tmp_path: Path, whole: Path, count: int) -> None:
+    settings = PredictionSettings(device="cpu", precision="float32", engine="openvino")
+    refused = 0
+    for graph in mutants(json.loads((whole / "fold_0" / "graph.json").read_text()), count, seed=32):
+        try:
+            Predictor(load_model(replaced(tmp_path, whole, graph)), settings).predict(make_ct(TILE))
+        except UserError as error:
+            assert str(error).endswith(".") and "\n" not in str(error) and len(str(error)) < 600
+            refused += 1
+    assert refused
 
 
 def test_a_graph_whose_card_is_that_of_another_is_refused(tmp_path: Path, whole: Path) -> None:

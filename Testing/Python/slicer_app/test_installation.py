@@ -153,6 +153,7 @@ def test_pytorch_is_needed_by_what_has_no_graph_and_for_what_only_it_can_do(inst
         ("auto", "auto", heavy, "heavy"),
         ("torch", "auto", light, "TORCH,"),
         ("auto", "cuda", light, "CUDA,"),
+        ("openvino", "cuda", light, ""),  # which is refused, PyTorch or not
     ):
         chosen_there = {"engine": engine, "device": device}
         parameters = {name: SimpleNamespace(value=v, label=v.upper) for name, v in chosen_there.items()}
