@@ -42,8 +42,8 @@ print("    result, s:", round(time.time() - start, 1))
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="PhantomPancreas")
-    parser.add_argument("--image", type=Path, default=RESOURCES / "SampleData" / "PhantomCT.nii.gz")
+    parser.add_argument("--model", default="HeadNeckOrgans")
+    parser.add_argument("--image", type=Path, default=RESOURCES / "SampleData" / "HeadNeckCT.nii.gz")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -23,7 +23,7 @@ from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.devices import autocast_dtype
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.listing import DEMO_MODEL, find_model
+from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings, Tiling
 
@@ -69,7 +69,7 @@ def main() -> None:
     """Measure, and write a table with a row for each way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path), parser.add_argument("--device", default="cpu")
-    parser.add_argument("--model", default=DEMO_MODEL), parser.add_argument("--cases", type=Path, nargs="+")
+    parser.add_argument("--model", default="PhantomPancreas"), parser.add_argument("--cases", type=Path, nargs="+")
     parser.add_argument("--way", type=lambda text: tuple(text.split(",")))
     asked = parser.parse_args()
     model = load_model(find_model(asked.model))
