@@ -71,7 +71,8 @@ def draw(folder: Path) -> None:
     take("running", in_documents=False)
     finish(desktop)
     session = desktop.logic.sessions.get(first)
-    session.results.showInViews(session.review.regions[0].region.centroid_ras)
+    region = session.review.regions[0].region
+    session.results.jumpTo(region.centroid_ras, region.extent_mm)
     ui.overlayCollapsibleButton.collapsed = False
     take("overlay")
     ui.overlayCollapsibleButton.collapsed = True
