@@ -256,7 +256,7 @@ BROKEN_FOLDERS = {
     "task that steers a terminal": (_set("task", to="Organ \x1b[2J"), "'task' must be one line of printable text"),
     "licence of two lines": (_set("licence", to="CC\nBY"), "'licence' must be one line of printable text"),
     "no labels": (_set("labels", to=[]), "'labels' must have the values 1, 2"),
-    "label without colour": (_drop("labels", 0, "colour"), "'labels' lacks 'colour'"),
+    "label without colour": (_drop("labels", 0, "colour"), "'labels' is wrong: it lacks 'colour'"),
     "impossible colour": (_set("labels", 0, "colour", to=[0, 0, 256]), "numbers from 0 to 255"),
     "no terminology": (_drop("labels", 0, "terminology", "type"), "terminology .* must have a category, a type"),
     "half a code": (_set("labels", 0, "terminology", "type", to=["SCT"]), "'terminology' must be a list of 3"),

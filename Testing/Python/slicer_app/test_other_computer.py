@@ -107,7 +107,6 @@ def test_cancel_ends_what_runs_there(away, lab):
 def test_nothing_is_sent_without_consent_which_can_be_withdrawn(away, lab):
     ui = away.ui
     away.logic.computer.allow()
-    away.widget.panel.computer.update()
     ui.computerConsentLabel.linkActivated.emit("withdraw")
     assert ui.computerConsentLabel.text == ""
     away.answer("Cancel")

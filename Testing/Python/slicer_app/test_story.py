@@ -131,10 +131,10 @@ def test_from_a_ct_to_a_signed_export(desktop, tmp_path):
 def look_at_the_maps(desktop) -> None:
     """Each map is in all slice views, as opaque as the slider says; the last one is seen on."""
     ui, results = desktop.ui, session(desktop).results
-    for title, role in (("Variance", "variance"), ("Probability", "probability"), ("Standard deviation", "map")):
+    for title in ("Variance", "Probability", "Standard deviation"):
         ui.mapSelector.currentText = title
         desktop.process(until=lambda title=title: results.overlay.values["kind"] == title.lower())
-        assert foregrounds(desktop) == {results.node(role).GetID()}
+        assert foregrounds(desktop) == {results.node("map").GetID()}
     ui.opacitySlider.value, ui.lowerThresholdSlider.value = 0.5, 0.11
     assert {view.GetForegroundOpacity() for view in composites(desktop)} == {0.5}
 
