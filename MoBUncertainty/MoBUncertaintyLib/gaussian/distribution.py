@@ -17,7 +17,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -211,9 +211,9 @@ class LogitGaussian:
     lengths: Lengths | None = None
     shared_fraction: float = 0.0
     keep_probability: bool = False
-    _mean: Array | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._mean: Array | None = None  # once computed
         if self.scope is Scope.LOCAL and self.lengths is None:
             raise ValueError("the scope local needs a correlation length")
 
