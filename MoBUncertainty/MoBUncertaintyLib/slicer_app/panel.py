@@ -18,7 +18,7 @@ from MoBUncertaintyLib.base.errors import Cancelled, LostReviewError, UserError
 from MoBUncertaintyLib.slicer_app.installation import whyPyTorch
 from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
-from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, missingChannel
+from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, Leftovers, missingChannel
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene, findResults
 from MoBUncertaintyLib.slicer_app.scene.roi import roiBounds
 from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
@@ -163,7 +163,7 @@ class Panel:
     def close(self) -> None:
         """Stop timers and observers outside the panel."""
         worklist, self.worklist = self.worklist, None
-        ends = [self.shown.stop, self._again.stop, self.inputs.close, self.computer.close]
+        ends = [self.shown.stop, self._again.stop, self.removals.forget, self.inputs.close, self.computer.close]
         with ExitStack() as stack:  # whatever goes wrong, the rest is done
             for end in (*([worklist.close] if worklist else ()), self.review.cleanup, *reversed(ends)):
                 stack.callback(end)
@@ -463,6 +463,7 @@ class Removals:
 
     def __init__(self, panel) -> None:
         self._panel = panel
+        self._orphans: list[Leftovers] = []  # of images that are removed
         self._seen = None  # the image whose review was shown before a node was removed
         self._ended = ""  # why a computation or a review has ended, until it is said
 
@@ -473,7 +474,12 @@ class Removals:
             session = self._panel.review.session
             self._seen = session and session.results.ctNode
             if node.GetClassName() == CT_CLASS and CtNodes(node).all():
-                afterLoading(CtNodes(node).leftovers().remove)
+                self._orphans.append(CtNodes(node).leftovers())
+                afterLoading(self._removeOrphans)
+
+    def _removeOrphans(self) -> None:
+        while self._orphans:
+            self._orphans.pop().remove()
 
     def onNodeRemoved(self, *_args) -> None:
         """End what was about a node that was removed."""
@@ -494,11 +500,14 @@ class Removals:
         afterLoading(self._onEnded)
 
     def forget(self) -> None:
-        """Say nothing: there is another scene."""
+        """Say and remove nothing: there is another scene, or the panel is closed."""
         self._ended, self._seen = "", None
+        self._orphans.clear()
 
     def _onClosed(self, ct, wasSeen: bool) -> None:
         """Remove what was drawn of results whose segmentation was removed; say why a review has ended that was seen."""
+        if self._panel.parameters is None:
+            return
         text = _("A part of the results of {ct} was removed, so their review has ended; apply again for new ones.")
         if ct.GetScene() is None:
             text = _("{ct} was removed, and its results with it.")

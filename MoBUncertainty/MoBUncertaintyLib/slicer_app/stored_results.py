@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np  # noqa: TC002
 from slicer.i18n import tr as _
@@ -55,7 +55,10 @@ def onItsCt(step: Callable) -> Callable:
         prediction = owner.review.prediction
         if not fits(owner.results, prediction):
             raise misfit(owner.results.ctNode)
-        with prediction.probability.held(), prediction.variance.held():
+        with ExitStack() as stack:
+            for maps in (prediction.probability, prediction.variance):
+                if isinstance(maps, _SceneMaps):  # not where labels overlap: see `Prediction.exclusive`
+                    stack.enter_context(maps.held())
             return step(owner, *args, **kwargs)
 
     return checked

@@ -237,6 +237,7 @@ class CommentEdit:
             if region.region_id == self._region and region.comment != text:
                 self._session.comment(region.region_id, text)
                 self._onChanged()
+                return  # another region may be shown now
 
 
 class SignOff:

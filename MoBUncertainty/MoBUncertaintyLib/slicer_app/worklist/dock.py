@@ -98,6 +98,7 @@ class WorklistDock:
             for end in (self.client.close, self.run.client.close, self.opened.forget):
                 stack.callback(end)
             self._keys.close()
+            self.opened.follow(self.panel.review.session)  # what was typed or drawn last
             self.opened.settle()
 
     def follow(self) -> None:

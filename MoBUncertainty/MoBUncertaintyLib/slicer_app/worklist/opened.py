@@ -149,9 +149,9 @@ class OpenedCase:
         """
         ct = slicer.util.addVolumeFromArray(answer["ct"], np.array(answer["ijk_to_ras"]), case.name)
         ct.SetName(case.name)  # also where the case is opened again, and is in the scene still
-        giveWindow(ct)
-        yield
         try:
+            giveWindow(ct)
+            yield
             session = yield from self._sessions.begin(ct, {"ct": {"ijk_to_ras": answer["ijk_to_ras"]}}, answer)
             if answer["review"]:
                 session = self._sessions.restore(ct, answer["review"])
