@@ -25,7 +25,7 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.regions.agreement import dice
-from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings, Tiling
+from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings, Tiling, predicted_intervals
 
 SIZE = (64, 64, 64)
 REFERENCE = ("cpu", "torch", "float32")
@@ -53,7 +53,8 @@ def changes(prediction: Prediction, reference: Prediction) -> list[float]:
     ]
     equal = 100 * (prediction.segmentation == reference.segmentation).mean()
     one, other = (
-        (each.suitability.level, each.suitability.reasons, each.volume_intervals()) for each in (prediction, reference)
+        (each.suitability.level, each.suitability.reasons, predicted_intervals(each))
+        for each in (prediction, reference)
     )
     return [*largest, equal, dice(prediction.segmentation, reference.segmentation), float(one == other)]
 

@@ -197,10 +197,13 @@ def compare(values: Mapping[str, float], ordinary: Mapping[str, Ordinary]) -> di
     return deviations
 
 
-def fit_fingerprint(ordinary: Sequence[Measures], data: str, engine: str = "", precision: str = "") -> Fingerprint:
+def fit_fingerprint(
+    labels: Sequence[str], ordinary: Sequence[Measures], data: str, engine: str = "", precision: str = ""
+) -> Fingerprint:
     """Fit a fingerprint to ordinary cases that did not train the model; those without an organ do not count.
 
     Args:
+        labels: Names of the model's labels.
         ordinary: Of the cases.
         data: Which they are, in a few words.
         engine, precision: What the network ran with.
@@ -221,7 +224,7 @@ def fit_fingerprint(ordinary: Sequence[Measures], data: str, engine: str = "", p
     farthest = sorted(max(compare(case.values, measures).values()) for case in cases)
     unusual = max(LIMIT, math.ceil(10 * farthest[math.ceil(0.98 * len(farthest)) - 1]) / 10)
     volumes = Counter(name.partition(":")[2] for case in cases for name in case.values if name.startswith("volume:"))
-    missing = {name: round(1 - n / len(cases), 3) for name, n in sorted(volumes.items()) if n < len(cases)}
+    missing = {name: round(1 - volumes[name] / len(cases), 3) for name in labels if volumes[name] < len(cases)}
     reached = Counter((name, side) for case in cases for name, sides in case.edges.items() for side in sides)
     edges: dict[str, dict[str, float]] = {}
     for (name, side), count in sorted(reached.items()):

@@ -66,8 +66,8 @@ class _Input(_Form):
     sha256: str | None = None
     series: str | None = None
     channels: tuple[Mapping[str, str], ...] = ()
-    size: tuple[int, int, int] | None = None
-    spacing_mm: tuple[float, float, float] | None = None
+    size: tuple[int, int, int] = (1, 1, 1)
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class _Volume(_Form):
 
 @dataclass(frozen=True)
 class _Regions(_Form):
-    count: Annotated[int | None, Range(0)] = None
-    expected_error_mm3: Amount = None
+    count: Annotated[int, Range(0)] = 0
+    expected_error_mm3: Annotated[float, Range(0)] = 0.0
     settings: RegionSettings = field(default_factory=RegionSettings)
     coverage: Coverage | None = None
 

@@ -45,7 +45,8 @@ def measure_fingerprint(
         numbers = (f"{key} {value:.3g}" for key, value in prediction.measures.values.items())
         report(f"{files[0]}: {', '.join(numbers)}")
     words, made = data or dataset.name, prediction.provenance
-    fingerprint = fit_fingerprint(measured, words, made["engine"], made["precision"])
+    names = [label.name for label in model.card.labels]
+    fingerprint = fit_fingerprint(names, measured, words, made["engine"], made["precision"])
     if not (cases := split_cases(dataset, "test")):
         return fingerprint
     predictor = Predictor(replace(model, card=replace(model.card, fingerprint=fingerprint)), settings)
