@@ -266,8 +266,7 @@ def _describe_error(error: Any) -> str:
     if error.validator == "pattern":
         what = error.schema.get("description") or f"letters as in {error.validator_value}"
         return f"{error.instance!r} is not of the form wanted ({what.rstrip('.')})"
-    stated = error.validator in ("oneOf", "anyOf", "not")
-    return error.schema["message"] if stated else error.message
+    return error.schema["message"] if error.validator in ("oneOf", "anyOf", "not") else error.message
 
 
 def _check_data(config: Mapping[str, Any]) -> None:

@@ -28,8 +28,8 @@ class Moments:
     """E[p] and Var[p] of the foreground classes, each (B, C - 1, *S).
 
     The variance, not E[p^2]: near p = 0 and 1 it would be lost in the rounding of E[p^2] - E[p]^2.
-    If only some classes are kept, both have only those, in this order. `others` is E[p] of the rest, background
-    included, (B, C - L, *S): what the kept ones are compared with.
+    If only some classes are wanted, both have only those, in this order. `others` is E[p] of the rest, background
+    included, (B, C - L, *S): what the wanted ones are compared with.
     """
 
     mean: Array
@@ -47,7 +47,7 @@ def moments(
     gaussian: LogitGaussian,
     samples: int | None = None,
     generator: Generator | None = None,
-    kept: Sequence[int] | None = None,
+    classes: Sequence[int] | None = None,
     overlapping: bool = False,
 ) -> Moments:
     """Compute both moments of the class probabilities.
@@ -56,21 +56,21 @@ def moments(
         gaussian: Distribution of the logits.
         samples: K for Monte Carlo; None takes a closed form, and where there is none K = 30.
         generator: Source of the normals, for reproducible results.
-        kept: Classes that are wanted, of more than two; None: all but the background, 0.
+        classes: Those that are wanted, of more than two. Default: all but the background, 0.
         overlapping: The logits are those of the classes 1, 2, ..., which overlap, each with a probability of its own.
     """
     if overlapping:
         p = sigmoid(gaussian.mean)
-        p = p if kept is None else p[:, [c - 1 for c in kept]]
+        p = p if classes is None else p[:, [c - 1 for c in classes]]
         return Moments(p, namespace(p).zeros_like(p))
     if gaussian.is_deterministic:
-        p = _probability(gaussian.mean, kept)
-        return _moments(p, namespace(p).zeros_like(_of(p, kept)), kept)
+        p = _probability(gaussian.mean, classes)
+        return _moments(p, namespace(p).zeros_like(_of(p, classes)), classes)
     if samples is None and gaussian.num_classes == 2:
         return closed_form_moments(*gaussian.contrast())
     if samples is None and gaussian.keep_probability:
-        return kept_moments(gaussian, kept)
-    return monte_carlo_moments(gaussian, DEFAULT_SAMPLES if samples is None else samples, generator, kept)
+        return kept_moments(gaussian, classes)
+    return monte_carlo_moments(gaussian, DEFAULT_SAMPLES if samples is None else samples, generator, classes)
 
 
 def closed_form_moments(mean: Array, variance: Array) -> Moments:
@@ -83,7 +83,7 @@ def closed_form_moments(mean: Array, variance: Array) -> Moments:
     return Moments(*(namespace(mean).cat(parts).view_as(mean)[:, None] for parts in results))
 
 
-def kept_moments(gaussian: LogitGaussian, kept: Sequence[int] | None = None) -> Moments:
+def kept_moments(gaussian: LogitGaussian, classes: Sequence[int] | None = None) -> Moments:
     """Compute the moments of more than two classes whose probability is kept: it is the mean.
 
     The variance is that of two classes, the label and the rest, whose contrast is nearly normal
@@ -91,9 +91,9 @@ def kept_moments(gaussian: LogitGaussian, kept: Sequence[int] | None = None) -> 
     mean square error was 0.008 at most, that of 30 samples 0.02; where it is left out (`NEGLIGIBLE`), it is below
     0.0001.
     """
-    p = _probability(gaussian.logits, kept)
-    labels = range(1, gaussian.num_classes) if kept is None else kept
-    mean = _of(p, kept)
+    p = _probability(gaussian.logits, classes)
+    labels = range(1, gaussian.num_classes) if classes is None else classes
+    mean = _of(p, classes)
     variance = namespace(mean).zeros_like(mean)
     for place, label in enumerate(labels):
         bound = mean[:, place] * (1 - mean[:, place])
@@ -101,7 +101,7 @@ def kept_moments(gaussian: LogitGaussian, kept: Sequence[int] | None = None) -> 
         contrast, square = gaussian.at(counted).contrast_with_rest(label)
         expectation, spread = logistic_normal_moments(-abs(contrast), square)  # where both E and 1 - E have digits
         variance[:, place][counted] = bound[counted] * (spread / (expectation * (1 - expectation))).flatten()
-    return _moments(p, variance, kept)
+    return _moments(p, variance, classes)
 
 
 def completed(mean: np.ndarray, variance: np.ndarray, expectation: np.ndarray, spread: np.ndarray) -> Moments:
@@ -117,7 +117,7 @@ def monte_carlo_moments(
     gaussian: LogitGaussian,
     samples: int,
     generator: Generator | None = None,
-    kept: Sequence[int] | None = None,
+    classes: Sequence[int] | None = None,
 ) -> Moments:
     """Compute Eq. 13 with K samples, one at a time, so that memory does not grow with K.
 
@@ -132,34 +132,34 @@ def monte_carlo_moments(
     if gaussian.scope is Scope.LOCAL:  # noise without neighbours has the same marginals, and costs less
         gaussian = replace(gaussian, scope=Scope.VOXEL, lengths=None)
     draw = gaussian.softmax_sampler(generator)
-    mean = _probability(draw(1)[0], kept)
+    mean = _probability(draw(1)[0], classes)
     # The sum of (p - mean)^2, by Welford's updates: a sum of p^2 would lose small ones.
-    spread = namespace(mean).zeros_like(_of(mean, kept))
+    spread = namespace(mean).zeros_like(_of(mean, classes))
     for drawn in range(2, samples + 1):
-        p = _probability(draw(1)[0], kept)
+        p = _probability(draw(1)[0], classes)
         change = p - mean
         mean += change / drawn
-        spread += _of(change, kept) * _of(p - mean, kept)
+        spread += _of(change, classes) * _of(p - mean, classes)
     if gaussian.keep_probability and gaussian.num_classes > 2:
-        mean = _probability(gaussian.logits, kept)
-    return _moments(mean, spread / samples, kept)
+        mean = _probability(gaussian.logits, classes)
+    return _moments(mean, spread / samples, classes)
 
 
-def _probability(logits: Array, kept: Sequence[int] | None) -> Array:
-    """Apply the softmax (Eq. 1): (B, C, *S) -> (B, C, *S), or without background (B, C - 1, *S) if all are kept."""
+def _probability(logits: Array, classes: Sequence[int] | None) -> Array:
+    """Apply the softmax (Eq. 1): (B, C, *S) -> (B, C, *S), or without background (B, C - 1, *S) if all are wanted."""
     if logits.shape[1] == 2:
         return sigmoid(logits[:, 1:] - logits[:, :1])
     p = softmax(logits, 1)
-    return p[:, 1:] if kept is None else p
+    return p[:, 1:] if classes is None else p
 
 
-def _of(values: Array, kept: Sequence[int] | None) -> Array:
-    """Take the classes that are kept."""
+def _of(values: Array, classes: Sequence[int] | None) -> Array:
+    """Take the classes that are wanted."""
     # Not by a list of indices, which would be copied to the device each time.
-    return values if kept is None else namespace(values).stack([values[:, c] for c in kept], 1)
+    return values if classes is None else namespace(values).stack([values[:, c] for c in classes], 1)
 
 
-def _moments(p: Array, variance: Array, kept: Sequence[int] | None) -> Moments:
-    if kept is None:
+def _moments(p: Array, variance: Array, classes: Sequence[int] | None) -> Moments:
+    if classes is None:
         return Moments(p, variance)
-    return Moments(_of(p, kept), variance, _of(p, [c for c in range(p.shape[1]) if c not in kept]))
+    return Moments(_of(p, classes), variance, _of(p, [c for c in range(p.shape[1]) if c not in classes]))

@@ -60,7 +60,8 @@ class Engine(ABC):
         packages: Whose versions the provenance states.
         classes: C, background included.
         overlapping: Whether the classes overlap.
-        samples, kept: As for `moments`.
+        samples: K, as for `moments`.
+        wanted: Its `classes`.
         device: What computes, for the provenance; set by `load`.
         precision: Number format of the backbone; set by `load`.
     """
@@ -74,7 +75,7 @@ class Engine(ABC):
         self.model = model
         self.classes, self.overlapping = len(model.card.labels) + 1, overlap(model.card.labels)
         self.samples: int | None = None
-        self.kept: tuple[int, ...] | None = None
+        self.wanted: tuple[int, ...] | None = None
 
     @abstractmethod
     def number_size(self, device: str, precision: Precision) -> int:
@@ -173,7 +174,7 @@ class OpenVinoEngine(Engine):
             return completed(*output)
         generator = np.random.default_rng(seed)
         with np.errstate(all="ignore"):  # what overflows is looked for
-            result = moments(self.gaussian(output), self.samples, generator, self.kept, self.overlapping)
+            result = moments(self.gaussian(output), self.samples, generator, self.wanted, self.overlapping)
             return marked(result, output[0])
 
     def gaussian(self, output: tuple[Array, ...]) -> LogitGaussian:

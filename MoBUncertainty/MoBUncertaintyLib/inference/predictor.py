@@ -272,10 +272,10 @@ class Predictor:
                 from MoBUncertaintyLib.inference.torch_engine import TorchEngine
 
                 self._engines[key] = TorchEngine(self.model)
-        there, engine = self.model.card.labels, self._engines[key]
-        values = [label.value for label in there]
+        labels, engine = self.model.card.labels, self._engines[key]
+        values = [label.value for label in labels]
         engine.samples = self.settings.samples
-        engine.kept = None if self.labels == there else tuple(values.index(label.value) + 1 for label in self.labels)
+        engine.wanted = None if self.labels == labels else tuple(values.index(label.value) + 1 for label in self.labels)
         return engine
 
     def _provenance(self, case: Case, window: SlidingWindow) -> dict[str, Any]:

@@ -203,7 +203,7 @@ class SlidingWindow:
             return grid.centred(sums.foreground() & ~seen)
 
     def _accumulator(self, grid: TileGrid) -> Accumulator:
-        classes = self.engine.kept
+        classes = self.engine.wanted
         if classes is None:
             return Accumulator(grid, self.engine.classes - 1, self.placement.sums)
         others = 0 if self.engine.overlapping else self.engine.classes - len(classes)

@@ -74,7 +74,7 @@ class TorchEngine(Engine):
 
     @torch.inference_mode()
     def moments(self, output: tuple[Tensor, ...], seed: int) -> Moments:
-        result = moments(self.gaussian(output), self.samples, self.generator(seed), self.kept, self.overlapping)
+        result = moments(self.gaussian(output), self.samples, self.generator(seed), self.wanted, self.overlapping)
         return marked(result, output[1])
 
     def gaussian(self, output: tuple[Tensor, ...]) -> LogitGaussian:

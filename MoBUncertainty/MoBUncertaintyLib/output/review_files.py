@@ -263,8 +263,7 @@ def _clicks(decisions: ByHand, by_rank: dict[int, ReviewRegion], labels: dict[st
     now, clicks = datetime.now().astimezone(), []
     for number, click in enumerate(decisions.clicks, 1):
         what, rank = f"click {number}", click.region
-        there = rank is None or rank in by_rank
-        _require(there, f"{what} lies in region {rank}, but there are {len(by_rank)} regions")
+        _require(rank is None or rank in by_rank, f"{what} lies in region {rank}, but there are {len(by_rank)} regions")
         label = _value(click.label, labels, what)
         time = click.time or now + timedelta(microseconds=number)
         _require(time.year in YEARS, f"the year {time.year} of {what} is not possible")

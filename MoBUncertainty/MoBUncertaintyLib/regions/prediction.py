@@ -234,13 +234,13 @@ class Prediction:
         if len(self.labels) == 1:
             return {name: StatedVolume(volume, self.expected_error_mm3 / 1000) for name, volume in volumes.items()}
         box, unit = self.processed_box, self.grid.voxel_mm3 / 1000
-        stated = {}
+        stated_volumes = {}
         for label in self.labels:
             maps = [self.probability[n][box] for n in channels_of(self, label)]
             planes = zip(self.segmentation[box], *maps, strict=True)
             wrong = (np.abs(label.mask(plane) - sum(p[1:], p[0])).sum(dtype=float) for plane, *p in planes)
-            stated[label.name] = StatedVolume(volumes[label.name], unit * sum(map(float, wrong)))
-        return stated
+            stated_volumes[label.name] = StatedVolume(volumes[label.name], unit * sum(map(float, wrong)))
+        return stated_volumes
 
 
 def channels_of(prediction: Prediction, label: Label) -> list[int]:

@@ -287,10 +287,10 @@ def _read_regions(
     box = hull(region.box for region in regions)
     taken = np.zeros(shape_of(box), bool)
     for region in regions:
-        there = taken[within(region.box, box)]
-        if (there & region.mask).any():
+        occupied = taken[within(region.box, box)]
+        if (occupied & region.mask).any():
             raise ValueError("two regions share voxels")
-        there |= region.mask
+        occupied |= region.mask
     return regions
 
 

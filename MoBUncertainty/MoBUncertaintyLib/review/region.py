@@ -188,13 +188,13 @@ def _kept(region: ReviewRegion, refiner: Refiner) -> ReviewRegion:
     """Let a frozen region have the maps and the description that go with its clicks."""
     found, box = region.found, region.box
     now, predicted, first = (refiner.refine(clicks, box) for clicks in (region.clicks, (), found.clicks))
-    kept = None
+    maps = None
     if (_changed(predicted, now) & found.mask).any():
-        kept = np.stack([now.probability[:, found.mask], now.variance[:, found.mask]])
+        maps = np.stack([now.probability[:, found.mask], now.variance[:, found.mask]])
     described = as_found(region).region
     if (_changed(first, now) & found.mask).any():
         described = replace(described, **describe(now, box, found.mask, refiner.prediction.grid))
-    return replace(region, region=described, mask=found.mask, maps=kept)
+    return replace(region, region=described, mask=found.mask, maps=maps)
 
 
 def as_found(region: ReviewRegion) -> ReviewRegion:

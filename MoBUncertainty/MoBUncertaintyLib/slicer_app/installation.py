@@ -53,8 +53,8 @@ def ensureReady(
         formats: The formats to be exported (`review_export.Format`); empty: a CT is to be segmented.
         onInstall: Called when the user has agreed.
         why: Why PyTorch and nnU-Net are needed for that, in a sentence; empty: they are not.
-        engine: What is to run the network, as in `PredictionSettings`. None: another computer segments, and nothing is
-            needed here.
+        engine: What is to run the network, as in `PredictionSettings`; None where another computer segments,
+            which needs nothing here.
 
     Raises:
         Cancelled: The user does not want it; nothing was installed.

@@ -329,7 +329,7 @@ class Jobs:
 
 
 def whyNotApply(panel) -> str | None:
-    """Say why nothing can be segmented now; None: it can."""
+    """Return the reason why nothing can be segmented now, if any."""
     if panel.state is State.NEEDS_PACKAGES:
         return _("Wait until the missing packages are installed.")
     if panel.state is State.EXPORTING:

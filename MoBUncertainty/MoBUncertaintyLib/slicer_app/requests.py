@@ -18,6 +18,7 @@ from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, ijkToRas, isPlaced, subjectHierarchy
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs
+from MoBUncertaintyLib.slicer_app.stored_results import scenePrediction
 from MoBUncertaintyLib.worker.protocol import Command
 
 SHOWING = {"stage": "show", "done": 0, "total": 1, "fraction": 1.0, "seconds_left": None}
@@ -107,7 +108,9 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[
 def exportRequest(session: ReviewSession, folder: Path, formats: list[str], patientFields: bool) -> dict[str, Any]:
     """Ask for the files of a review in some formats, by the names of `output.review_export.Format`."""
     record = session.results.documents.get("prediction")
-    maps = write_maps(session.review.prediction, lambda _name, array: array)
+    # Of labels that overlap, the review has what is left of each; the worker makes that of the scene's maps.
+    prediction = scenePrediction(session.results, session.review.prediction.segmentation)
+    maps = write_maps(prediction, lambda _name, array: array)
     return {
         "command": Command.EXPORT,
         "ct": _volume(session.results.ctNode),

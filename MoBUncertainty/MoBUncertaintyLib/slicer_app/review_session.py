@@ -320,7 +320,7 @@ class ListedRegions:
 
     @onItsCt
     def mark(self, regionId: str | None) -> None:
-        """Let one region stand out from the others; None: none."""
+        """Let one region, or none, stand out from the others."""
         self._marked = regionId
         highlight(self.results.regions, self._shown.get(regionId))
 

@@ -30,7 +30,7 @@ def window(device: str = GPU, networks: dict[int, Bright] | None = None) -> Slid
     """Two folds, adaptive tiling, and a class that is not kept: all that asks for memory."""
     torch.manual_seed(1)
     networks = networks or {fold: Three(Covariance.SINGLE_BASIS, gain) for fold, gain in enumerate((6.0, 9.0))}
-    engine = BareEngine(networks.__getitem__, 3, samples=2, kept=(1,))
+    engine = BareEngine(networks.__getitem__, 3, samples=2, wanted=(1,))
     placement = Placement(device, device, Precision.FLOAT32)
     return SlidingWindow(engine, placement, tiling=Tiling.ADAPTIVE)
 

@@ -130,16 +130,16 @@ def as_numpy(value):
     return value
 
 
-@pytest.mark.parametrize("kept", [None, (3, 1)])
+@pytest.mark.parametrize("classes", [None, (3, 1)])
 @pytest.mark.parametrize("kind", STOCHASTIC)
-def test_arrays_and_tensors_have_the_same_moments(kind, kept):
+def test_arrays_and_tensors_have_the_same_moments(kind, classes):
     gaussian = kept_gaussian(kind, 5, scale=3)
-    found, expected = moments(as_numpy(gaussian), kept=kept), moments(gaussian, kept=kept)
+    found, expected = moments(as_numpy(gaussian), classes=classes), moments(gaussian, classes=classes)
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(found.variance, expected.variance, rtol=1e-3, atol=1e-7)
-    if kept is not None:
+    if classes is not None:
         every = moments(gaussian)
-        torch.testing.assert_close(expected.variance, torch.stack([every.variance[:, c - 1] for c in kept], 1))
+        torch.testing.assert_close(expected.variance, torch.stack([every.variance[:, c - 1] for c in classes], 1))
         torch.testing.assert_close(expected.mean.sum(1) + expected.others.sum(1), torch.ones_like(every.mean[:, 0]))
 
 

@@ -36,7 +36,7 @@ class BareEngine(TorchEngine):
     Args:
         network_of: Gives the network of a fold.
         classes: C, background included.
-        samples, kept: As for `moments`.
+        samples, wanted: As for `moments`.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class BareEngine(TorchEngine):
         network_of: Callable[[Fold], nn.Module],
         classes: int,
         samples: int | None = None,
-        kept: tuple[int, ...] | None = None,
+        wanted: tuple[int, ...] | None = None,
     ) -> None:
         self.classes, self.overlapping = classes, False
-        self.samples, self.kept = samples, kept
+        self.samples, self.wanted = samples, wanted
         self._given, self._device = network_of, torch.device("cpu")
         self._networks = {}
 

@@ -50,10 +50,10 @@ def installed_weights() -> dict[str, Path]:
 
 def find_weights(name: str) -> Path:
     """Find a training folder by its data set's number, or what `installed_weights` calls it; raises `ModelError`."""
-    there = installed_weights()
-    if path := there.get(f"{PREFIX}{name.strip()}"):
+    weights = installed_weights()
+    if path := weights.get(f"{PREFIX}{name.strip()}"):
         return path
-    listed = ", ".join(f"{model.removeprefix(PREFIX)} {path.parent.name}" for model, path in there.items()) or "none"
+    listed = ", ".join(f"{model.removeprefix(PREFIX)} {path.parent.name}" for model, path in weights.items()) or "none"
     raise ModelError(
         f"TotalSegmentator has no weights '{name}' in {weights_folder()} (there are: {listed}); let TotalSegmentator "
         "download them, or set TOTALSEG_WEIGHTS_PATH."

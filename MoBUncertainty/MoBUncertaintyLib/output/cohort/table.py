@@ -97,7 +97,9 @@ def _labels(cases: Sequence[CohortCase]) -> list[str]:
 def _rows(cases: Sequence[CohortCase], folder: Path) -> list[dict[str, Any]]:
     """Make the row of each case, with the columns of all; None where there is nothing to say."""
     labels = _labels(cases)
-    stated = [name for name in labels if any(o.interval for case in cases for o in case.organs if o.name == name)]
+    with_interval = [
+        name for name in labels if any(o.interval for case in cases for o in case.organs if o.name == name)
+    ]
     compared = any(case.agreement for case in cases)
     rows = []
     for case in cases:
@@ -105,7 +107,7 @@ def _rows(cases: Sequence[CohortCase], folder: Path) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"case": case.name, "outcome": case.outcome.value, "reason": case.reason}
         row |= {"suitability": suits and suits.level.value, "suitability_reasons": suits and "; ".join(suits.reasons)}
         row |= {f"{name}_ml": organs[name].volume_ml if name in organs else None for name in labels}
-        for name in stated:
+        for name in with_interval:
             interval = organs[name].interval if name in organs else None
             row |= {f"{name}_interval_{end}": interval and getattr(interval, end) for end in ("low", "high", "level")}
         row["expected_error_ml"] = case.expected_error_ml

@@ -276,7 +276,7 @@ class Calibration:
     regions: dict[str, float]  # what the card states of doubtful regions, with the new threshold of the variance
     click_settings: ClickSettings  # how a click changes its surroundings, in the new logits
     fingerprint: Fingerprint | None  # what ordinary cases look like now, if the card says
-    intervals: Intervals | None = None  # of the volumes; None: too few cases have the labels, and the model's stay
+    intervals: Intervals | None = None  # of volumes; default: the model's, if too few cases have the labels
 
     @property
     def counts(self) -> dict[str, int]:

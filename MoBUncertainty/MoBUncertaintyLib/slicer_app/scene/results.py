@@ -216,7 +216,7 @@ class Overlay:
 
         Args:
             varianceThreshold: From which on the model's variance counts; at first, maps are drawn accordingly.
-                None: the model has no variance, and none is shown.
+                None for a model without a variance, of which none is shown.
         """
         self.maps.set(probability, variance)
         choices = self._choices

@@ -255,7 +255,7 @@ def describe(segmentation: LabelSegmentation, names: Mapping[int, str], statuses
 
 
 def highlight(segmentation: LabelSegmentation, chosen: int | None):
-    """Let the outline of one segment stand out from the others, by its value; None: none."""
+    """Let the outline of one segment stand out from the others, by its value, or none."""
     display = segmentation.node.GetDisplayNode() if segmentation.node else None
     if display is None:
         return

@@ -188,8 +188,8 @@ class WorklistDock:
 class CaseRun:
     """The run and its button. A case that fails is reported, and the others go on, in another worker if theirs ended.
 
-    A case amid which the connection to another computer is cut is tried once more, after the others. The worker keeps
-    its model loaded.
+    A case is tried once more, after the others, if the connection to another computer is cut while it is predicted.
+    The worker keeps its model loaded.
 
     Args:
         onChanged: Called when the run has begun, or ended.
@@ -219,7 +219,7 @@ class CaseRun:
         return True
 
     def whyNot(self) -> str | None:
-        """Say why it cannot begin now; None: it can."""
+        """Return the reason why it cannot begin now, if any."""
         if self._source.cases is None:
             return _("Choose a folder of images, or the DICOM database, first.")
         if problem := self._panel.logic.computer.problem or whyNotUse(self._panel.inputs.selector.model):
@@ -303,7 +303,7 @@ class CaseRun:
 
 
 def _whyNotOpen(dock: WorklistDock) -> str | None:
-    """Say why no case can be opened now; None: one can."""
+    """Return the reason why no case can be opened now, if any."""
     if not dock.reader:
         return _("Enter your name as the reader first.")
     if dock.panel.state.busy or dock.panel.parameters is None:

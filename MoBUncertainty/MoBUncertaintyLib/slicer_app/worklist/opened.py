@@ -40,7 +40,7 @@ class KeptReview:
 
     Attributes:
         isNew: Whether there is something to keep.
-        versions: Digests of the record on disk, as it was read, or written from here; None: there was none.
+        versions: Digests of the record on disk, as it was read or written here, if it exists.
     """
 
     def __init__(self, case: WorklistCase, reader: str, review, stored: dict[str, Any] | None) -> None:
