@@ -116,6 +116,18 @@ class CovarianceSpec:
         """Make the spec of a model with its usual scope; `rest` are the other attributes."""
         return cls(kind, scope=kind.usual_scope, **rest)
 
+    def predicted_shapes(self, classes: int, tile: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Return the shapes of what a head predicts for the loading of a tile, as `predicted_loading` takes it."""
+        scales, cells = (1, self.rank, *tile), tuple(min(self.partitions, size) for size in tile)
+        shapes: dict[Covariance, list[tuple[int, ...]]] = {
+            Covariance.DETERMINISTIC: [],
+            Covariance.DIAGONAL: [],
+            Covariance.LOW_RANK: [(1, classes * self.rank, *tile)],
+            Covariance.SINGLE_BASIS: [scales, (1, classes, self.rank)],
+            Covariance.MIXTURE_OF_BASES: [scales, (1, self.bases, *cells), (self.bases, classes, self.rank)],
+        }
+        return shapes[self.kind]
+
 
 def axis_correlation(distance: Array, length: Any) -> Array:
     """Compute the correlation along one axis at a distance of either sign, in the unit of the length.

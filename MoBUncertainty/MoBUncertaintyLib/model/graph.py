@@ -75,14 +75,7 @@ def output_shapes(
     mean = (1, channels, *tile)
     if spec.kind is Covariance.DETERMINISTIC:
         return {"gaussian": [mean]}
-    scales, cells = (1, spec.rank, *tile), tuple(min(spec.partitions, size) for size in tile)
-    predicted: dict[Covariance, list[tuple[int, ...]]] = {
-        Covariance.DIAGONAL: [],
-        Covariance.LOW_RANK: [(1, classes * spec.rank, *tile)],
-        Covariance.SINGLE_BASIS: [scales, (1, classes, spec.rank)],
-        Covariance.MIXTURE_OF_BASES: [scales, (1, spec.bases, *cells), (spec.bases, classes, spec.rank)],
-    }
-    gaussian = {"gaussian": [mean, mean, *predicted[spec.kind]]}
+    gaussian = {"gaussian": [mean, mean, *spec.predicted_shapes(classes, tile)]}
     return gaussian | ({"moments": [(1, *tile)] * 4} if classes == 2 else {})
 
 

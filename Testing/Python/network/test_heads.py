@@ -35,6 +35,13 @@ def test_starts_near_the_prior(kind):
         assert added == pytest.approx(INITIAL_LOADING_VARIANCE, rel=0.5)
 
 
+@pytest.mark.parametrize("kind", STOCHASTIC)
+def test_what_a_head_predicts_has_the_shapes_that_its_spec_states(kind):
+    head, features, _ = run(kind, classes=3)
+    _, *predicted = head.tensors(features[:1])
+    assert [each.shape for each in predicted] == head.spec.predicted_shapes(3, features.shape[2:])
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_length_in_mm_becomes_one_in_voxels(learned):
     spec = CovarianceSpec(Covariance.DIAGONAL, scope=Scope.LOCAL, length_mm=(6.0, 3.0, 5.0), learn_length=learned)

@@ -10,7 +10,7 @@ import textwrap
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +19,8 @@ import typer
 from typer.testing import CliRunner
 
 from MoBUncertaintyLib.cli import app as cli_app
+from MoBUncertaintyLib.gaussian import tile
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.model.covariance import CovarianceSpec
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.network import heads
@@ -90,17 +92,23 @@ def names_in(source: str) -> set[str]:
     return set(re.findall(r"\w+", source))
 
 
-def test_head_of_the_example_has_the_covariance_that_it_states() -> None:
-    (example,) = python_blocks(EXAMPLES["Add a covariance model"])
+def test_head_and_loading_of_the_example_give_the_covariance_that_it_states() -> None:
+    _shapes, head_code, loading_code = python_blocks(EXAMPLES["Add a covariance model"])
     scope = dict(vars(heads))
-    exec(compile(example, "CONTRIBUTING.md", "exec"), scope)
+    exec(compile(head_code, "CONTRIBUTING.md", "exec"), scope)
     head = scope["TriangularHead"](CovarianceSpec(), features=5, classes=3)
-    features = torch.randn(2, 5, 4, 3, 2)
-    gaussian = head(features, torch.zeros(2, 3, 4, 3, 2))
+    log_variance, predicted = head.tensors(torch.randn(2, 5, 4, 3, 2))
+    spec = SimpleNamespace(kind="triangular")
+    scope = vars(tile) | {"spec": spec, "Covariance": SimpleNamespace(TRIANGULAR=spec.kind)}
+    code = "def loading(predicted, classes):\n" + textwrap.indent(loading_code, "    ")
+    exec(compile(code, "CONTRIBUTING.md", "exec"), scope)
+    loading = scope["loading"]([predicted], 3)
     triangle = torch.zeros(2, 3, 3, 4, 3, 2)
-    triangle[:, [0, 1, 1, 2, 2, 2], [0, 0, 1, 0, 1, 2]] = head.triangle(features)
+    triangle[:, [0, 1, 1, 2, 2, 2], [0, 0, 1, 0, 1, 2]] = predicted
     expected = torch.einsum("bcr...,bdr...->bcd...", triangle, triangle) + torch.eye(3)[None, :, :, None, None, None]
+    gaussian = LogitGaussian(torch.zeros(2, 3, 4, 3, 2), log_variance, loading)
     torch.testing.assert_close(gaussian.marginal_covariance(), expected)
+    assert np.array_equal(scope["loading"]([predicted.detach().numpy()], 3).dense(), triangle.detach())
 
 
 def test_command_of_the_example_lists_the_regions(tmp_path: Path) -> None:
