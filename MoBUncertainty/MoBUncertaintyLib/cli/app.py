@@ -18,6 +18,7 @@ import typer
 from MoBUncertaintyLib.cli import console, models
 from MoBUncertaintyLib.cli.options import AcceptLicence, Device, Engine, Overwrite, RegionOptions, Scene, asked_regions
 from MoBUncertaintyLib.cli.programs import AsJson, Commands, Quiet, Result, version_option
+from MoBUncertaintyLib.output.formats import DEFAULT, OF_A_PREDICTION, Format, option_names, read_formats
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.model.folder import Model
@@ -115,8 +116,7 @@ def predict(
         list[str] | None,
         typer.Option(
             "--format",
-            help="Write DICOM objects too, of a CT from DICOM: dicom-seg, dicom-seg-binary, dicom-seg-fractional, "
-            "rtstruct or parametric-map; may be repeated.",
+            help=f"Write DICOM objects too, of an image from DICOM: {option_names(OF_A_PREDICTION)}; may be repeated.",
         ),
     ] = None,
     accept_licence: AcceptLicence = False,
@@ -135,7 +135,6 @@ def predict(
         from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
         from MoBUncertaintyLib.model.folder import load_model
         from MoBUncertaintyLib.model.listing import find_model
-        from MoBUncertaintyLib.output.formats import OF_A_PREDICTION, read_formats
         from MoBUncertaintyLib.output.results_folder import FOLDER
         from MoBUncertaintyLib.pipeline.cases import Job
         from MoBUncertaintyLib.regions.prediction import PredictionSettings
@@ -192,8 +191,7 @@ def review(
         list[str] | None,
         typer.Option(
             "--format",
-            help="report, segmentation (.seg.nrrd), nifti, dicom-seg, dicom-seg-binary, dicom-seg-fractional, "
-            "rtstruct, dicom-sr or parametric-map; may be repeated. Default: the first two.",
+            help=f"What to write: {option_names(Format)}; may be repeated. Default: {option_names(DEFAULT)}.",
         ),
     ] = None,
     patient_fields: Annotated[
@@ -204,7 +202,6 @@ def review(
     """Apply a reader's clicks and verdicts to a prediction: corrected segmentation and report."""
     with console.reporting():
         from MoBUncertaintyLib.base.errors import SettingsError
-        from MoBUncertaintyLib.output.formats import DEFAULT, read_formats
         from MoBUncertaintyLib.output.review_export import FOLDER, write_export
         from MoBUncertaintyLib.output.review_files import open_case
 

@@ -51,9 +51,14 @@ def read_formats(names: Iterable[str], offered: Collection[Format] = tuple(Forma
     """Read formats, in the order of `Format`, hyphens for underscores; raises `SettingsError` for one not offered."""
     plain = {name.replace("-", "_") for name in names}
     if unknown := sorted(plain - set(offered)):
-        wrong, *choices = (name.replace("_", "-") for name in (unknown[0], *offered))
-        raise SettingsError(f"There is no format {wrong!r} here; choose from {', '.join(choices)}.")
+        wrong = option_names(unknown[:1])
+        raise SettingsError(f"There is no format {wrong!r} here; choose from {option_names(offered)}.")
     return [kind for kind in Format if kind in plain]
+
+
+def option_names(formats: Iterable[str]) -> str:
+    """List formats as they are typed after `--format`."""
+    return ", ".join(name.replace("_", "-") for name in formats)
 
 
 def check_source(formats: Iterable[Format], files: Sequence[Path], instead: str) -> None:
