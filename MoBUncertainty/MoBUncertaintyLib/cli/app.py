@@ -60,7 +60,7 @@ def predict(
             "totalsegmentator:NUMBER for weights that TotalSegmentator has installed. Several make an ensemble."
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Results folder; for a folder of volumes, the folder that holds them.")],
+    output: Annotated[Path, typer.Option(help="Results folder; for a folder of images, the parent of theirs.")],
     channel: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,10 +101,10 @@ def predict(
         typer.Option(help="Measure of uncertainty; bernoulli is p (1 - p). Default: variance, if the model has one."),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=10, help="Smallest uncertainty of a region's voxels, of that measure.")
+        float | None, typer.Option(min=0, max=10, help="The measure that a voxel must exceed to be doubtful.")
     ] = None,
     min_volume: Annotated[
-        float | None, typer.Option(min=0, max=1e9, help="Smallest volume of a region's doubtful voxels, mm3.")
+        float | None, typer.Option(min=0, max=1e9, help="Smallest doubtful volume of a region, mm3.")
     ] = None,
     region: RegionOptions = None,
     series: Annotated[str | None, typer.Option(help="Series instance UID, if a DICOM folder has several.")] = None,
@@ -121,7 +121,7 @@ def predict(
     ] = None,
     accept_licence: AcceptLicence = False,
     overwrite: Overwrite = False,
-    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Keep results, of any settings.")] = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Keep existing results.")] = False,
 ) -> Result:
     """Segment an image, with probability, variance and doubtful regions.
 
@@ -185,7 +185,7 @@ def review(
         bool, typer.Option("--serve", help="Serve the review page on this computer, so that each click acts at once.")
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page. Default: a free one.")] = 0,
-    ct: Annotated[Path | None, typer.Option(help="The image. Default: the one that predict read.")] = None,
+    image: Annotated[Path | None, typer.Option(help="The image. Default: the one that predict read.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to create. Default: review, inside RESULTS.")] = None,
     formats: Annotated[
         list[str] | None,
@@ -206,13 +206,13 @@ def review(
         from MoBUncertaintyLib.output.review_files import open_case
 
         if serve:
-            console.serve_review(open_case(results, decisions, ct), results, port)
+            console.serve_review(open_case(results, decisions, image), results, port)
             return Result()
         if decisions is None:
             raise SettingsError("There is nothing to apply; give --decisions FILE, or --serve to decide in a browser.")
         folder, wanted = output or results / "review", read_formats(formats or DEFAULT)
         FOLDER.check_name(folder)
-        case = open_case(results, decisions, ct)
+        case = open_case(results, decisions, image)
         done = write_export(case, folder, wanted, patient_fields=patient_fields, overwrite=overwrite)
         console.show_review(case, done)
         facts = {"files": done.files, "warnings": done.warnings, "problems": done.problems, "report": done.report}

@@ -245,14 +245,14 @@ def find_image(results: Results, ct: Path | None = None) -> tuple[sitk.Image, So
     source = results.source
     path = ct or source.path or Path(source.name)
     if not path.name or not path.exists():
-        raise ImageError(f"The image {path if path.name else ''} no longer exists; give its new path with --ct.")
+        raise ImageError(f"The image {path if path.name else ''} no longer exists; give its new path with --image.")
     read = read_image(path, source.series)
     if source.sha256 and read.sha256 != source.sha256:
-        raise ImageError(f"{path} is not the image of these results (other SHA-256); give the right one with --ct.")
+        raise ImageError(f"{path} is not the image of these results (other SHA-256); give the right one with --image.")
     image, prediction = read.image, results.prediction
     ours, theirs = grid_of(image).matrix(), prediction.grid.matrix()
     if image.GetSize()[::-1] != prediction.shape or not np.allclose(ours, theirs, atol=1e-2):
-        raise ImageError(f"{path} does not fit the results; give the image that they were made from with --ct.")
+        raise ImageError(f"{path} does not fit the results; give the image that they were made from with --image.")
     return image, replace(source, dicom_files=read.files if read.is_dicom else ())
 
 

@@ -96,7 +96,7 @@ def whyPyTorch(parameters, model: ListedModel | None) -> str:
     choice = next((each for each in chosen if each.value in ON_PYTORCH), None)
     if choice:
         return _("PyTorch and nnU-Net are needed for {choice}, chosen under Advanced.").format(choice=choice.label())
-    text = _("PyTorch and nnU-Net are needed for {model}, which has no graph of its network, as exported models have.")
+    text = _("PyTorch and nnU-Net are needed for {model}, which was not exported with a graph of its network.")
     return text.format(model=model.name) if model and not model.is_light else ""
 
 

@@ -342,7 +342,7 @@ def whyNotApply(panel) -> str | None:
     if problem := panel.logic.computer.problem or whyNotUse(panel.inputs.selector.model):
         return problem
     missing = missingChannel(ct, panel.inputs.selector.model.channels[1:])
-    return _("Select a volume for {name} first.").format(name=missing) if missing else None
+    return _("Select an image for {name} first.").format(name=missing) if missing else None
 
 
 def applyQuestions(panel) -> Iterator[str]:

@@ -70,7 +70,7 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[
         Exception: Of any kind, from want of memory perhaps; then the CT has no results, earlier ones neither.
     """
     if ct.GetScene() is None:
-        raise ImageError(_("The image was removed while it was segmented; there is nothing to show."))
+        raise ImageError(_("The image was removed while being segmented; there is nothing to show."))
     try:
         prediction = read_prediction(result, Grid.from_matrix(ijkToRas(ct)))
         settings, regionMap = prediction.region_settings, result["region_map"]
@@ -81,7 +81,7 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[
         )
         raise OutputError(text.format(reason=reason_of(error))) from error
     if not isPlaced(ct, request["ct"]["ijk_to_ras"], prediction.shape):
-        raise ImageError(_("The image was changed while it was segmented, so the results do not fit it; apply again."))
+        raise ImageError(_("The image was changed while being segmented, so the results do not fit; apply again."))
     results = ResultScene(ct)
     first = results.node("segmentation") is None
     values = [label.value for label in prediction.labels]

@@ -87,8 +87,8 @@ class TestApplied:
         edit(place / "results" / "prediction.json", lambda info: info["input"].update(path="/gone/ct.nii.gz"))
         lost = run(place, BOTH)
         assert lost.exit_code == 2
-        assert "The image /gone/ct.nii.gz no longer exists; give its new path with --ct." in lost.stderr
-        assert run(place, BOTH, "--ct", str(made / "ct.nii.gz")).exit_code == 0
+        assert "The image /gone/ct.nii.gz no longer exists; give its new path with --image." in lost.stderr
+        assert run(place, BOTH, "--image", str(made / "ct.nii.gz")).exit_code == 0
 
     def test_dicom_folder(self, tmp_path):
         case = fake_case((1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
@@ -402,7 +402,7 @@ def test_missing_decisions_file(place):
 
 def another_ct(place: Path) -> list[str]:
     sitk.WriteImage(fake_case(spacing=(2.5, 2.0, 3.0)).image, str(place / "other.nii.gz"))
-    return ["--ct", str(place / "other.nii.gz")]
+    return ["--image", str(place / "other.nii.gz")]
 
 
 def results_on_another_grid(place: Path) -> list[str]:

@@ -174,7 +174,7 @@ class TestRun:
         slicer.util.updateVolumeFromArray(ct, np.zeros((4, 5, 6), np.int16))
         desktop.process(until=lambda: desktop.ui.applyButton.text == "Apply")
         (dialog,) = desktop.dialogs
-        assert "changed while it was segmented" in dialog.text
+        assert "changed while being segmented" in dialog.text
         assert desktop.logic.sessions.get(ct) is None
 
     def test_results_that_cannot_be_shown_are_one_dialog(self, desktop, monkeypatch):

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class SplitOptions:
     """Which cases train, validate and test."""
 
-    test: Annotated[int | None, typer.Option(min=0, max=10**6, help="Cases held out; default: a fifth.")] = None
+    test: Annotated[int | None, typer.Option(min=0, max=10**6, help="Cases held out. Default: a fifth.")] = None
     validation: Annotated[
         int | None,
-        typer.Option(min=1, max=10**6, help="Cases that choose the best epoch; default: a fifth of the rest."),
+        typer.Option(min=1, max=10**6, help="Cases that choose the best epoch. Default: a fifth of the rest."),
     ] = None
     subjects: Annotated[
         Path | None,
@@ -86,7 +86,7 @@ def rtstruct(
     ],
     output: Annotated[Path, typer.Argument(help="New folder.")],
     label: Annotated[
-        list[str], typer.Option(help="NAME or NAME=OTHER,OTHER...: what its contours are called; repeat.")
+        list[str], typer.Option(help="NAME or NAME=OTHER,OTHER...: what its contours are called; may be repeated.")
     ],
 ) -> Result:
     """Convert patients' contours, DICOM RT Structure Sets, into what `labelled` and `attach-head` read.
@@ -105,7 +105,7 @@ def rtstruct(
 @declaring(SplitOptions)
 def labelled(
     source: Annotated[Path, typer.Argument(help="Folder with images/ and labels/.")],
-    label: Annotated[list[str], typer.Option(help="NAME=VALUE[,VALUE...]; repeat for several classes.")],
+    label: Annotated[list[str], typer.Option(help="NAME=VALUE[,VALUE...]; may be repeated.")],
     name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
     dataset_id: DatasetId,
     workspace: Workspace,

@@ -20,7 +20,7 @@ def evaluate(
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
     output: Annotated[Path, typer.Option(help="Folder for the scores.")],
     raters: Annotated[Path | None, typer.Option(help="Folder with CASE/raters/LABEL_1.nii.gz and so on.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model in tables; default: from its plans.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in tables. Default: from its plans.")] = None,
     region: RegionOptions = None,
     provenance: Annotated[
         str | None, typer.Option(help="JSON stored with the scores: what the model was made from.")
@@ -97,7 +97,7 @@ def fingerprint(
     model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
     dataset: Annotated[Path, typer.Argument(help="Raw data set with the model's validation and held-out cases.")],
     output: Annotated[Path, typer.Option(help="JSON file to write, for mob-uncertainty export --fingerprint.")],
-    data: Annotated[str | None, typer.Option(help="Which cases they are, in a few words; default: its name.")] = None,
+    data: Annotated[str | None, typer.Option(help="Which cases they are, in a few words. Default: its name.")] = None,
     device: Device = "auto",
 ) -> Result:
     """Measure what ordinary cases of a model look like, so that unusual ones are noticed."""

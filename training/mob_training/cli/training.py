@@ -43,10 +43,10 @@ def train(
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, max=1e5, help="Time of the recipe budget; default: 60.")
+        float | None, typer.Option(min=0.01, max=1e5, help="Minutes of the recipe budget. Default: 60.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Of the recipe nnunet; default: nnU-Net's own, 1000.")
+        int | None, typer.Option(min=1, max=100_000, help="Epochs of the recipe nnunet. Default: nnU-Net's own, 1000.")
     ] = None,
     iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Batches per epoch.")] = Schedule.iterations,
     plans: Annotated[str, typer.Option(help="Name of the plans, as printed by `plan`.")] = "mobSmallPlans",
@@ -87,7 +87,7 @@ def finetune(
     results: Annotated[Path, typer.Argument(help="Training folder to start from: the deterministic stage's, usually.")],
     workspace: Workspace,
     options: Options,
-    name: Annotated[str | None, typer.Option(help="Name of this run; default: that of the covariance model.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of this run. Default: that of the covariance model.")] = None,
     fold: Fold = 0,
     seed: Seed = 0,
     device: Device = "auto",

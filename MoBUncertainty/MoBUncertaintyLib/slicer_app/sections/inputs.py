@@ -358,8 +358,8 @@ class ChannelSelectors:
             selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
             selector.hideChildNodeTypes = ["vtkMRMLLabelMapVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode"]
             selector.noneEnabled, selector.addEnabled, selector.removeEnabled = True, False, False
-            selector.noneDisplay = _("Select a volume")
-            tip = _("The volume for the model's input {name}; resampled to the first image if necessary.")
+            selector.noneDisplay = _("Select an image")
+            tip = _("The image for the model's input {name}; resampled to the first image if necessary.")
             selector.toolTip = tip.format(name=name)
             selector.setMRMLScene(slicer.mrmlScene)
             selector.currentNodeIDChanged.connect(shown(partial(self._onChosen, name)))

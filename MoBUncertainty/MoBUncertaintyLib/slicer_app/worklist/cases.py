@@ -265,7 +265,7 @@ def _series(database) -> Iterator[tuple[str, Sequence[str]]]:
 def _input(name: str, series: str, files: Sequence[Path]) -> dict[str, Any]:
     """Name one series: its folder, or its only file, which may have several frames."""
     folders = sorted({file.parent for file in files})
-    problem = _("its DICOM files lie in several folders; import them into the database with a copy of the files")
+    problem = _("its DICOM files lie in several folders; let the DICOM database copy them when you import them")
     return {
         "path": str(files[0] if len(files) == 1 else folders[0]),
         "entry": name,
