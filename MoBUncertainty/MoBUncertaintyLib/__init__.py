@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from MoBUncertaintyLib.base.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from MoBUncertaintyLib.images.reader import read_image
     from MoBUncertaintyLib.inference.predictor import predict
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.finder import find_regions
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
-__version__ = "0.1.0"
 __all__ = ["PredictionSettings", "find_model", "find_regions", "load_model", "predict", "read_image"]
 
 _MODULES = {

@@ -9,10 +9,10 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.packages import check_pytorch
+from MoBUncertaintyLib.base.version import __version__
 from MoBUncertaintyLib.gaussian.probability import DEFAULT_SAMPLES
 from MoBUncertaintyLib.images.channels import aligned
 from MoBUncertaintyLib.images.grid import grid_of

@@ -1,0 +1,3 @@
+"""The version of MoB Uncertainty."""
+
+__version__ = "0.1.0"
