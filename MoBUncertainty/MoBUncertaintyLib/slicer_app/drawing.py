@@ -1,11 +1,11 @@
-"""Drawing inside one doubtful region: what the Segment Editor may change, and what becomes of it.
+"""The segmentation under review, and drawing inside one of its doubtful regions.
 
-The editor's mask must be a segment of the segmentation that is edited, so the region becomes one meanwhile.
+The Segment Editor's mask must be a segment of the segmentation that is edited, so the region becomes one meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,18 +14,75 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import ReviewError
+from MoBUncertaintyLib.base.geometry import Box, hull, occupied, shape_of
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.segments import orientedImage, segmentId
+from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, orientedImage, segmentId
 from MoBUncertaintyLib.slicer_app.stored_results import onItsCt
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.review.region import ReviewRegion
-    from MoBUncertaintyLib.slicer_app.review_session import ReviewedSegmentation
+    from MoBUncertaintyLib.review.review import Review
 
 EDITOR_TAG = "MoBUncertainty"
 MASK_SEGMENT = "MoBUncertainty.Region"
 REGION_TAG = "MoBUncertainty.RegionId"
 """Of that segment: the region it stands for, should the scene be saved meanwhile."""
+
+
+class ReviewedSegmentation:
+    """The segments, the map and the surfaces of what clicks and verdicts make of a prediction."""
+
+    def __init__(self, results: ResultScene, review: Review) -> None:
+        self.results, self.review = results, review
+        self._predictedBox = occupied(review.prediction.segmentation)
+        self._surfacesAreOld = False
+
+    def update(self, boxes: Iterable[Box]) -> None:
+        """Show the labels and maps of some boxes as they are now; `updateSurfaces` follows when there is time."""
+        for box in boxes:
+            self._set(box)
+            self.results.overlay.update(box)
+
+    def mend(self) -> None:
+        """Bring back segments that were deleted in the Segment Editor: verdicts change them."""
+        prediction = self.review.prediction
+        if self.results.organs.restore(prediction.segmentation, labelSpecs(prediction.labels)):
+            self.discardStrayEdits()
+
+    @onItsCt
+    def strayEdits(self) -> int:
+        """Count the voxels that were changed by other means than verdicts, in the Segment Editor say."""
+        box = self._changeable()
+        return int(np.count_nonzero(self.results.organs.array(box) != self.review.labels_in(box)))
+
+    @onItsCt
+    def discardStrayEdits(self) -> None:
+        """Let the segmentation be what the verdicts say."""
+        if self.strayEdits():
+            self._set(self._changeable())
+
+    def showAll(self) -> None:
+        """Let segmentation and map be what clicks and verdicts make of them, in a scene that shows the prediction."""
+        self.discardStrayEdits()
+        if shape_of(self.review.changed_box)[0]:
+            self.results.overlay.update(self.review.changed_box)
+        self.updateSurfaces()
+
+    def updateSurfaces(self) -> None:
+        """Make the organs' surfaces anew after steps that have changed them; takes as long as the organs are big."""
+        if self._surfacesAreOld:
+            self._surfacesAreOld = False
+            self.results.updateSurfaces()
+
+    def _set(self, box: Box) -> None:
+        self.results.organs.update(box, self.review.labels_in(box))
+        self._surfacesAreOld = True
+
+    def _changeable(self) -> Box:
+        """Where the segmentation can differ from the review: comparing all of an image takes too long."""
+        decided = [region.box for region in self.review.regions if region.decided]
+        clicked = [self.review.changed_box] if self.review.clicks else []
+        return hull([*self.results.organs.boxes(), self._predictedBox, *decided, *clicked])
 
 
 class RegionDrawing:

@@ -6,7 +6,7 @@ scene that was saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import LostReviewError, ReviewError, SettingsError
-from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, occupied, shape_of
+from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, shape_of
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.pictures.style import palette_beside
 from MoBUncertaintyLib.output.results_record import read_regions
@@ -29,11 +29,11 @@ from MoBUncertaintyLib.review.review import Review, preview
 from MoBUncertaintyLib.review.suggestion import suggest
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change, ChangeOverlay
 from MoBUncertaintyLib.slicer_app.clicks.marks import ClickMarks
-from MoBUncertaintyLib.slicer_app.drawing import RegionDrawing
+from MoBUncertaintyLib.slicer_app.drawing import RegionDrawing, ReviewedSegmentation
 from MoBUncertaintyLib.slicer_app.region_names import regionTitles
 from MoBUncertaintyLib.slicer_app.scene.nodes import isBent
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.segments import describe, highlight, labelSpecs, regionSpecs
+from MoBUncertaintyLib.slicer_app.scene.segments import describe, highlight, regionSpecs
 from MoBUncertaintyLib.slicer_app.stored_results import (
     areComplete,
     fits,
@@ -183,62 +183,6 @@ def _begin(session: ReviewSession) -> ReviewSession:
     session.regions.show()
     session.results.documents.set("review", session.review.to_dict())
     return session
-
-
-class ReviewedSegmentation:
-    """The segments, the map and the surfaces of what clicks and verdicts make of a prediction."""
-
-    def __init__(self, results: ResultScene, review: Review) -> None:
-        self.results, self.review = results, review
-        self._predictedBox = occupied(review.prediction.segmentation)
-        self._surfacesAreOld = False
-
-    def update(self, boxes: Iterable[Box]) -> None:
-        """Show the labels and maps of some boxes as they are now; `updateSurfaces` follows when there is time."""
-        for box in boxes:
-            self._set(box)
-            self.results.overlay.update(box)
-
-    def mend(self) -> None:
-        """Bring back segments that were deleted in the Segment Editor: verdicts change them."""
-        prediction = self.review.prediction
-        if self.results.organs.restore(prediction.segmentation, labelSpecs(prediction.labels)):
-            self.discardStrayEdits()
-
-    @onItsCt
-    def strayEdits(self) -> int:
-        """Count the voxels that were changed by other means than verdicts, in the Segment Editor say."""
-        box = self._changeable()
-        return int(np.count_nonzero(self.results.organs.array(box) != self.review.labels_in(box)))
-
-    @onItsCt
-    def discardStrayEdits(self) -> None:
-        """Let the segmentation be what the verdicts say."""
-        if self.strayEdits():
-            self._set(self._changeable())
-
-    def showAll(self) -> None:
-        """Let segmentation and map be what clicks and verdicts make of them, in a scene that shows the prediction."""
-        self.discardStrayEdits()
-        if shape_of(self.review.changed_box)[0]:
-            self.results.overlay.update(self.review.changed_box)
-        self.updateSurfaces()
-
-    def updateSurfaces(self) -> None:
-        """Make the organs' surfaces anew after steps that have changed them; takes as long as the organs are big."""
-        if self._surfacesAreOld:
-            self._surfacesAreOld = False
-            self.results.updateSurfaces()
-
-    def _set(self, box: Box) -> None:
-        self.results.organs.update(box, self.review.labels_in(box))
-        self._surfacesAreOld = True
-
-    def _changeable(self) -> Box:
-        """Where the segmentation can differ from the review: comparing all of an image takes too long."""
-        decided = [region.box for region in self.review.regions if region.decided]
-        clicked = [self.review.changed_box] if self.review.clicks else []
-        return hull([*self.results.organs.boxes(), self._predictedBox, *decided, *clicked])
 
 
 class ListedRegions:
