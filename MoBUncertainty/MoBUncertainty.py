@@ -51,7 +51,7 @@ The backbone: nnU-Net (Isensee et al., Nature Methods 18, 2021).
 
 @parameterNodeWrapper
 class MoBUncertaintyParameterNode:
-    """What the user chooses. How results are shown, and their review, is kept with each CT instead.
+    """What the user chooses. How results are shown, and their review, is kept with each image instead.
 
     ct, roi - The volume to segment, and the box of it that is computed alone.
     model - What segments it: the name of a model, or the path of one that was added.
@@ -160,7 +160,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def initializeParameterNode(self) -> None:
-        """Follow the scene's parameter node; where no CT is selected, select one."""
+        """Follow the scene's parameter node; where no image is selected, select one."""
         self.setParameterNode(self.logic.getParameterNode())
         if not self._parameterNode.ct:
             from MoBUncertaintyLib.slicer_app.sessions import defaultCt
@@ -185,7 +185,7 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
-    """From a CT to its results in the scene, through the worker; without a graphical user interface as well.
+    """From an image to its results in the scene, through the worker; without a graphical user interface as well.
 
     Attributes:
         sessions: The reviews that are open.
@@ -205,10 +205,10 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         return MoBUncertaintyParameterNode(super().getParameterNode())
 
     def run(self, ct, models, settings):
-        """Segment a CT in the worker and show the results; returns at once. The scene changes only when all went well.
+        """Segment an image in the worker and show the results; returns at once. The scene changes only on success.
 
-        :param ct, models, settings: CT volume; names or paths of models; fields of PredictionSettings
-        :return: the Job, whose result is the ReviewSession of the CT
+        :param ct, models, settings: volume to segment; names or paths of models; fields of PredictionSettings
+        :return: the Job, whose result is the ReviewSession of the image
         """
         from MoBUncertaintyLib.slicer_app import requests
 
@@ -223,7 +223,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         return job
 
     def export(self, ct, folder, formats, patientFields):
-        """Write a reviewed CT's files in the worker; returns at once. Arguments as of `requests.exportRequest`.
+        """Write a reviewed image's files in the worker; returns at once. Arguments as of `requests.exportRequest`.
 
         :return: the Job, whose result has the paths of the `files`, and `problems`: what could not be written
         """

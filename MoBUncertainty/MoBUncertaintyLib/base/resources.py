@@ -1,4 +1,4 @@
-"""Find what ships beside the code (models, templates, terminology, sample CT), and the models that are installed."""
+"""Find what ships beside the code (models, templates, terminology, demo CT), and the models that are installed."""
 
 from __future__ import annotations
 

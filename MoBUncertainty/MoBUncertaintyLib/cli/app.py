@@ -1,4 +1,4 @@
-"""`mob-uncertainty`: from a CT to its segmentation, the predictive variance and the doubtful regions.
+"""`mob-uncertainty`: from an image to its segmentation, the predictive variance and the doubtful regions.
 
 Exit codes: 0 all went well; 2 bad input, model, setting or output; 1 an unexpected error; 130 cancelled. The commands
 read their options and present what `pipeline` does. Heavy imports are inside them, so that `--help` answers at once.

@@ -77,7 +77,7 @@ def write_export(
         progress: Called with the fraction that is done.
 
     Raises:
-        SettingsError: No format or an unknown one, or DICOM of a CT without DICOM files.
+        SettingsError: No format or an unknown one, or DICOM of an image without DICOM files.
         OutputError: The folder cannot be written; nothing of it is left, and an older export is as it was.
     """
     wanted = read_formats(formats)

@@ -1,4 +1,4 @@
-"""The computer that the user has chosen, kept in Slicer's settings, and those to which CTs may be sent."""
+"""The computer that the user has chosen, kept in Slicer's settings, and those to which images may be sent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Computer:
 
     @property
     def allowed(self) -> bool:
-        """Whether the user has agreed that CTs are sent there."""
+        """Whether the user has agreed that images are sent there."""
         return self.host in self._allowed()
 
     def allow(self, allowed: bool = True) -> None:

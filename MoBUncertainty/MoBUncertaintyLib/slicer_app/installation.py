@@ -50,7 +50,7 @@ def ensureReady(
 
     Args:
         requester: The module's title, for the dialogs.
-        formats: The formats to be exported (`review_export.Format`); empty: a CT is to be segmented.
+        formats: The formats to be exported (`review_export.Format`); empty: an image is to be segmented.
         onInstall: Called when the user has agreed.
         why: Why PyTorch and nnU-Net are needed for that, in a sentence; empty: they are not.
         engine: What is to run the network, as in `PredictionSettings`; None where another computer segments,

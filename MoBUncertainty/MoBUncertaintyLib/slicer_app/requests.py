@@ -38,7 +38,7 @@ def predictRequest(
 
     Args:
         models: Names of models, or their paths; several make an ensemble. Their further input channels have the volumes
-            that the CT refers to.
+            that the image refers to.
         settings: Fields of `prediction.PredictionSettings`.
         earlier: The review of the last result; what its reader has set of what counts as a region holds on, if it was
             the same model's.
@@ -65,9 +65,9 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[
     """Put the answer to a request of `predictRequest` into the scene, and begin its review: returns a ReviewSession.
 
     Raises:
-        ImageError: The CT is no longer what it was when it was handed over; the scene is as it was.
+        ImageError: The image is no longer what it was when it was handed over; the scene is as it was.
         OutputError: This is no result; the scene is as it was.
-        Exception: Of any kind, from want of memory perhaps; then the CT has no results, earlier ones neither.
+        Exception: Of any kind, from want of memory perhaps; then the image has no results, earlier ones neither.
     """
     if ct.GetScene() is None:
         raise ImageError(_("The image was removed while being segmented; there is nothing to show."))
@@ -129,7 +129,7 @@ def dicomDatabase():
 
 
 def dicomFiles(ct) -> list[str] | None:
-    """List the files of a CT that came from Slicer's DICOM database, or None."""
+    """List the files of an image that came from Slicer's DICOM database, or None."""
     database, instances = dicomDatabase(), (ct.GetAttribute("DICOM.instanceUIDs") or "").split()
     files = [database.fileForInstance(uid) for uid in instances] if database else []
     return files if files and all(files) else None

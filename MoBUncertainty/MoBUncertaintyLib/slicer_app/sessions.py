@@ -1,4 +1,4 @@
-"""The reviews of the CTs in the application's scene."""
+"""The reviews of the images in the application's scene."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ CT_CLASS = "vtkMRMLScalarVolumeNode"  # label maps, vector and diffusion volumes
 
 
 class Sessions:
-    """The open reviews, by CT; each is opened from the scene when it is first needed."""
+    """The open reviews, by image; each is opened from the scene when it is first needed."""
 
     def __init__(self) -> None:
-        self.onBegun: Callable[[], None] = lambda: None  # called when a CT has results, if a script's, too
+        self.onBegun: Callable[[], None] = lambda: None  # called when an image has results, if a script's, too
         self._open: dict[str, ReviewSession] = {}
 
     def get(self, ct) -> ReviewSession | None:
-        """Return the review of a CT; None if it has no results, or not all of them.
+        """Return the review of an image; None if it has no results, or not all of them.
 
         Raises:
-            ReviewError: What the scene holds is damaged, or no longer fits the CT.
+            ReviewError: What the scene holds is damaged, or no longer fits the image.
         """
         if ct is None or not areComplete(ResultScene(ct)):
             return None
         if ct.GetID() not in self._open:
             self._open[ct.GetID()] = ReviewSession.open(ResultScene(ct))
         session = self._open[ct.GetID()]
-        if not session.fits():  # it stays open: the CT may come back to where it was
+        if not session.fits():  # it stays open: the image may come back to where it was
             raise misfit(ct)
         return session
 
     def startOver(self, ct) -> None:
-        """Begin the review of a CT's results anew: regions as they are shown, the segmentation as predicted.
+        """Begin the review of an image's results anew: regions as they are shown, the segmentation as predicted.
 
         Raises:
             ReviewError: More than the stored review is damaged.
@@ -53,14 +53,14 @@ class Sessions:
         self.get(ct).segmentation.discardStrayEdits()
 
     def opened(self, ct) -> ReviewSession | None:
-        """Return the review of a CT if it is open."""
+        """Return the review of an image if it is open."""
         return self._open.get(ct.GetID())
 
     def begin(self, ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[None]:
         """Put the result of a `predictRequest` into the scene, in steps; return its ReviewSession.
 
         Raises:
-            UserError: The CT has changed meanwhile, or the results could not be shown for any other reason.
+            UserError: The image has changed meanwhile, or the results could not be shown for any other reason.
         """
         try:
             self._open[ct.GetID()] = session = yield from requests.showResult(ct, request, result)
@@ -74,7 +74,7 @@ class Sessions:
         return session
 
     def restore(self, ct, record: dict[str, Any]) -> ReviewSession:
-        """Go on with a review of a CT's results that is stored elsewhere than in the scene.
+        """Go on with a review of an image's results that is stored elsewhere than in the scene.
 
         Raises:
             ReviewError: It is damaged, or belongs to other results.
@@ -90,18 +90,18 @@ class Sessions:
         self._open.clear()
 
     def forgetIncomplete(self) -> list:
-        """Close the reviews of CTs whose results are no longer complete; return these CTs."""
+        """Close the reviews of images whose results are no longer complete; return these images."""
         gone = [name for name, session in self._open.items() if not session.isComplete()]
         return [self._open.pop(name).results.ctNode for name in gone]
 
 
 def mapVolumes() -> list:
-    """List the volumes that are maps of a CT, even of one that was removed, or copies of such maps."""
+    """List the volumes that are maps of an image, even of one that was removed, or copies of such maps."""
     return [node for node in slicer.util.getNodesByClass(CT_CLASS) if node.GetAttribute(ROLE_ATTRIBUTE)]
 
 
 def hideOrphans():
-    """Hide the results of CTs that were removed, and copies of them."""
+    """Hide the results of images that were removed, and copies of them."""
     for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
         if node.GetAttribute(ROLE_ATTRIBUTE) and node.GetNodeReference(CT_ROLE) is None:
             node.SetDisplayVisibility(False)
@@ -109,7 +109,7 @@ def hideOrphans():
 
 
 def hideMisplaced(ct) -> None:
-    """Hide results that no longer lie on their CT; `showAlone` shows them again."""
+    """Hide results that no longer lie on their image; `showAlone` shows them again."""
     results = ResultScene(ct)
     if not lieOnCt(results):
         results.setVisible(False)
@@ -118,13 +118,13 @@ def hideMisplaced(ct) -> None:
 
 
 def defaultCt():
-    """Return the first volume of the scene that may be a CT, or None."""
+    """Return the first volume of the scene that may be segmented, or None."""
     volumes, maps = slicer.util.getNodesByClass(CT_CLASS), mapVolumes()
     return next((node for node in volumes if node not in maps and node.GetClassName() == CT_CLASS), None)
 
 
 def showAlone(ct) -> None:
-    """Show a CT and its results, if any, and hide those of other CTs, which would lie over it."""
+    """Show an image and its results, if any, and hide those of other images, which would lie over it."""
     for node in findResults(slicer.mrmlScene):
         ResultScene(node).setVisible(node is ct)
     ResultScene(ct).showInViews()

@@ -1,4 +1,4 @@
-"""What the scene holds of a CT's results, read as the prediction that is reviewed."""
+"""What the scene holds of an image's results, read as the prediction that is reviewed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _SceneMaps(Sequence):
 
 
 def onItsCt(step: Callable) -> Callable:
-    """Make a step of something with `results` and their `review` raise ReviewError if the CT is not what was segmented.
+    """Make a step of something with `results` and a `review` raise ReviewError if the image is not what was segmented.
 
     The maps are looked up once for all that is done in it: a click needs them very often.
     """
@@ -84,7 +84,7 @@ def predictedLabels(results: ResultScene) -> np.ndarray:
     """Read the segmentation as predicted.
 
     Raises:
-        ReviewError: The scene's copy of it is damaged, or the CT was moved.
+        ReviewError: The scene's copy of it is damaged, or the image was moved.
     """
     try:
         return results.predicted()
@@ -96,18 +96,18 @@ def predictedLabels(results: ResultScene) -> np.ndarray:
 
 
 def fits(results: ResultScene, prediction: Prediction) -> bool:
-    """Whether a CT and its maps are still where the prediction was made."""
+    """Whether an image and its maps are still where the prediction was made."""
     return isPlaced(results.ctNode, prediction.grid.matrix(), prediction.shape) and lieOnCt(results)
 
 
 def lieOnCt(results: ResultScene) -> bool:
-    """Whether a CT's maps have its voxels still; a transform that has not been hardened moves both."""
+    """Whether an image's maps have its voxels still; a transform that has not been hardened moves both."""
     variance = results.node("variance")
     return variance is None or isPlaced(results.ctNode, ijkToRas(variance), shape(variance))
 
 
 def misfit(ct) -> ReviewError:
-    """Describe to the reader that a CT has left its results."""
+    """Describe to the reader that an image has left its results."""
     text = _(
         "{ct} was moved or changed after it was segmented, so its results no longer fit it: undo that to continue the "
         "review, or apply again."
@@ -116,6 +116,6 @@ def misfit(ct) -> ReviewError:
 
 
 def areComplete(results: ResultScene) -> bool:
-    """Whether a CT, and all nodes that a review of it needs, are in the scene."""
+    """Whether an image, and all nodes that a review of it needs, are in the scene."""
     roles = ("segmentation", "state.predicted", "probability", "variance", "regions", "state.prediction")
     return results.ctNode.GetScene() is not None and all(results.node(role) for role in roles)

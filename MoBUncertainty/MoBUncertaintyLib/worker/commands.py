@@ -31,8 +31,8 @@ DOWNLOAD = 0.95
 def export_review(request: Fields, report: Report) -> Fields:
     """Write what the reader wants of a reviewed case.
 
-    The report names the CT only where it may name the patient: the volume of a file that is called after its patient
-    has that name too. The CT's hash, and the number of its DICOM series, tell which one it is.
+    The report names the image only where it may name the patient: the volume of a file that is called after its patient
+    has that name too. The image's hash, and the number of its DICOM series, tell which one it is.
 
     Args:
         request: `ct`, {`array`, `ijk_to_ras`, `name`}; `prediction`, see `output.results_record`; `review`, from

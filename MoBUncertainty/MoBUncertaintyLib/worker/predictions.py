@@ -41,7 +41,7 @@ that gets faster is better than one that stalls near its end.
 OF_A_FILE, OF_A_CONNECTION = {"read"}, {"send model", "send", "receive"}
 MODEL_SECONDS = 5.0
 USUAL_VOXELS = 30_000_000
-"""Of a CT whose size is not known before it is read."""
+"""Of an image whose size is not known before it is read."""
 ENOUGH_STEPS = 2
 """Steps, after the first one, from which the pace of a stage is known."""
 

@@ -1,1 +1,1 @@
-"""Results as DICOM objects that belong to the CT they were made from."""
+"""Results as DICOM objects that belong to the image they were made from."""

@@ -1,4 +1,4 @@
-"""The maps of a prediction as volumes, and the one of them that is shown over the CT."""
+"""The maps of a prediction as volumes, and the one of them that is shown over the image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _INFERNO = (
 
 
 class MapKind(StrEnum):
-    """What may be shown over the CT."""
+    """What may be shown over the image."""
 
     VARIANCE = "variance"
     STANDARD_DEVIATION = "standard deviation"
@@ -112,7 +112,7 @@ class UncertaintyMaps:
         return {label: volumes[str(label)] for label in sorted(int(label) for label in volumes if label)}
 
     def arrays(self, role: str) -> dict[int, np.ndarray]:
-        """Return the voxels of `probability` or `variance` by label, not copied; all have the CT's shape."""
+        """Return the voxels of `probability` or `variance` by label, not copied; all have the image's shape."""
         return {label: slicer.util.arrayFromVolume(node) for label, node in self.volumes(role).items()}
 
     def derive(self, kind: MapKind, label: int | None) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The nodes made for one CT: found again by their role, in one subject-hierarchy folder, under the CT's transform.
+"""The nodes made for one image: found again by their role, in one subject-hierarchy folder, under its transform.
 
 It and what is built on it run in 3D Slicer as well as, for the tests, on the Slicer core from PyPI (`slicer-core`), and
 on any scene, not just the application's. Arrays are (z, y, x), matrices map voxel indices (i, j, k) to RAS mm.
@@ -20,11 +20,11 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.geometry import largest_shift
 from MoBUncertaintyLib.base.json_input import JsonError, parse_object
 
-REFERENCE_ROLE = "MoBUncertainty.{}"  # from the CT to each node made for it: a second run finds and reuses them
-# And back: a copy of the CT, which Slicer gives the references of the original, must not take its results for its own.
+REFERENCE_ROLE = "MoBUncertainty.{}"  # from the image to each node made for it: a second run finds and reuses them
+# And back: a copy of the image, which Slicer gives the references of the original, must not take its results.
 CT_ROLE = REFERENCE_ROLE.format("ct")
-ROLE_ATTRIBUTE = "MoBUncertainty.role"  # tells what a node is even when its CT is gone
-CHANNEL_ROLE = REFERENCE_ROLE.format("channel")  # from the CT to the volumes of a model's other input channels, by name
+ROLE_ATTRIBUTE = "MoBUncertainty.role"  # tells what a node is even when its image is gone
+CHANNEL_ROLE = REFERENCE_ROLE.format("channel")  # from the image to those of a model's other input channels, by name
 
 PLACE_TOLERANCE_MM = 0.01  # files round, a transform that was hardened and taken back does
 
@@ -35,7 +35,7 @@ LISTED = {"vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLModelNod
 
 
 class CtNodes:
-    """The CT and the nodes made for it; nothing in the scene changes before the first is made."""
+    """The image and the nodes made for it; nothing in the scene changes before the first is made."""
 
     def __init__(self, ctNode):
         self.ctNode = ctNode
@@ -67,7 +67,7 @@ class CtNodes:
         """Make one more node of that role."""
         node = self.scene.CreateNodeByClass(className)
         node.UnRegister(None)
-        used, name = {other.GetName() for other in self.all()}, f"{self.name} {name}"  # another CT's may have it
+        used, name = {other.GetName() for other in self.all()}, f"{self.name} {name}"  # another image's may have it
         node.SetName(next(free for free in chain([name], (f"{name}_{n}" for n in count(1))) if free not in used))
         node.SetHideFromEditors(className not in LISTED)  # the hierarchy asks once, when the node is added
         selection = self.scene.GetFirstNodeByClass("vtkMRMLSelectionNode")
@@ -85,15 +85,15 @@ class CtNodes:
         return node
 
     def followTransform(self):
-        """Put all nodes under the transform that the CT is under."""
+        """Put all nodes under the transform that the image is under."""
         for node in self.all():
             if node.IsA("vtkMRMLTransformableNode"):
                 node.SetAndObserveTransformNodeID(self.ctNode.GetTransformNodeID())
 
     def leftovers(self) -> Leftovers:
-        """Note, while the CT is still in the scene, what goes with it or without it."""
+        """Note, while the image is still in the scene, what goes with it or without it."""
         hierarchy, nodes = subjectHierarchy(self.scene), self.all()
-        # Slicer's Data module removes the CT's item before the CT: then the other nodes' items tell the folder.
+        # Slicer's Data module removes the image's item before the image: then the other nodes' items tell the folder.
         items = [hierarchy.GetItemByDataNode(node) for node in (self.ctNode, *nodes)]
         folders = [hierarchy.GetItemParent(item) for item in items if item]
         ours = [folder for folder in folders if hierarchy.GetItemName(folder) == self._folderName]
@@ -117,7 +117,7 @@ class CtNodes:
         hierarchy.SetItemParent(item, self._folder(hierarchy, ct))
 
     def _folder(self, hierarchy, ct: int) -> int:
-        """Where earlier results lie, else a new folder. A CT that lies in none moves into it; one in a study stays."""
+        """Where earlier results lie, else a new folder. An image in none moves into it; one in a study stays."""
         top, parent = hierarchy.GetSceneItemID(), hierarchy.GetItemParent(ct)
         items = filter(None, map(hierarchy.GetItemByDataNode, self.all()))
         folders = [folder for folder in map(hierarchy.GetItemParent, items) if folder != top]
@@ -132,7 +132,7 @@ class CtNodes:
 
 @dataclass
 class Leftovers:
-    """The nodes made for a CT, the CT, and the folder made for them (an item of the subject hierarchy; 0: none)."""
+    """The nodes made for an image, itself, and the folder made for them (an item of the subject hierarchy; 0: none)."""
 
     scene: object
     ctNode: object
@@ -141,7 +141,7 @@ class Leftovers:
     folder: int
 
     def remove(self) -> None:
-        """Remove them; a CT that is in the scene still leaves the folder."""
+        """Remove them; an image that is in the scene still leaves the folder."""
         hierarchy = subjectHierarchy(self.scene)
         for node in self.nodes:
             if node.GetScene() is not self.scene:
@@ -160,7 +160,7 @@ class Leftovers:
 
 
 class SceneState:
-    """What nodes cannot say: named JSON documents of one CT's results, each in a text node, saved in the scene file."""
+    """What nodes cannot say: named JSON documents of one image's results, each in a text node, saved with the scene."""
 
     def __init__(self, nodes: CtNodes):
         self._nodes = nodes
@@ -215,14 +215,14 @@ def shape(volumeNode) -> tuple[int, ...]:
 
 
 def toWorld(ct, point: Point) -> Point:
-    """Find where a point of a CT's own coordinates (RAS mm) lies in the world, the CT's transform applied."""
+    """Find where a point of an image's own coordinates (RAS mm) lies in the world, the image's transform applied."""
     world = [0.0, 0.0, 0.0]
     ct.TransformPointToWorld([float(value) for value in point], world)
     return tuple(world)
 
 
 def fromWorld(ct, points: Iterable[Point]) -> list[Point]:
-    """Find where points of the world (RAS mm) lie in a CT's own coordinates."""
+    """Find where points of the world (RAS mm) lie in an image's own coordinates."""
     inside = []
     for point in points:
         inside.append([0.0, 0.0, 0.0])
@@ -231,7 +231,7 @@ def fromWorld(ct, points: Iterable[Point]) -> list[Point]:
 
 
 def isBent(ct) -> bool:
-    """Whether a CT lies under a transform that bends it, as Slicer's DICOM module puts uneven slices."""
+    """Whether an image lies under a transform that bends it, as Slicer's DICOM module puts uneven slices."""
     transform = ct.GetParentTransformNode()
     return transform is not None and not transform.IsTransformToWorldLinear()
 

@@ -1,7 +1,7 @@
-"""A prediction in a Slicer scene: segmentation, maps over the CT, coloured surface, doubtful regions, and their state.
+"""A prediction in a Slicer scene: segmentation, maps over the image, coloured surface, doubtful regions, their state.
 
 `ResultScene` is what the rest of the application knows of nodes; the rooms beside this one do the work. Arrays are
-(z, y, x) of the CT's shape, positions are RAS mm of the CT's own coordinates (without the transform that the CT may be
+(z, y, x) of the image's shape, positions are RAS mm of its own coordinates (without the transform that it may be
 under), colours are 0 to 255.
 """
 
@@ -54,10 +54,10 @@ VALUES, COLOURS = "Uncertainty", "Colour"
 
 
 class ResultScene:
-    """All that is shown of one CT's prediction.
+    """All that is shown of one image's prediction.
 
     Each `set...` method makes its nodes or, where an earlier run has made them, fills them anew. All nodes lie in one
-    subject-hierarchy folder and follow the CT's transform. Nothing is kept here that the scene does not hold: a
+    subject-hierarchy folder and follow the image's transform. Nothing is kept here that the scene does not hold: a
     `ResultScene` of a scene that has been saved and opened again is the same.
 
     Attributes:
@@ -75,7 +75,7 @@ class ResultScene:
         self.overlay = Overlay(self.nodes, self.organs, self.documents)
 
     def remove(self):
-        """Remove all nodes made for this CT; it leaves their folder, which goes too if it was made for them."""
+        """Remove all nodes made for this image; it leaves their folder, which goes too if it was made for them."""
         self.nodes.leftovers().remove()
 
     def removeShown(self):
@@ -87,9 +87,9 @@ class ResultScene:
         leftovers.remove()
 
     def node(self, role: str):
-        """Return the first node made for this CT in that role, or None.
+        """Return the first node made for this image in that role, or None.
 
-        Roles: `segmentation`, `probability`, `variance`, `map` (derived), `shown` (the map over the CT),
+        Roles: `segmentation`, `probability`, `variance`, `map` (derived), `shown` (the map over the image),
         `surface`, `regions`, `inferno`, and `state.` with the name of each document.
         """
         return self.nodes.node(role)
@@ -120,7 +120,7 @@ class ResultScene:
         """Copy the label map as predicted, uint8.
 
         Raises:
-            ValueError: It is damaged, or belongs to a CT that lies elsewhere; a phrase.
+            ValueError: It is damaged, or belongs to an image that lies elsewhere; a phrase.
         """
         return unpack_labels(self.documents.get("predicted") or {}, ijkToRas(self.ctNode), shape(self.ctNode))
 
@@ -130,7 +130,7 @@ class ResultScene:
         """Show the doubtful regions as outlines, each a segment of its own.
 
         Args:
-            box: Where in the CT's array `regionMap` lies; None: it is all of the CT.
+            box: Where in the image's array `regionMap` lies; None: it is all of the image.
         """
         display = self.regions.fill(regionMap, segments, box).GetDisplayNode()
         display.SetOpacity2DFill(0.0)
@@ -155,7 +155,7 @@ class ResultScene:
                 node.GetDisplayNode().SetVisibility(False)
 
     def showInViews(self):
-        """Put CT and map into all slice views, zoomed to organs and regions, and point the 3D view there."""
+        """Put image and map into all slice views, zoomed to organs and regions, and point the 3D view there."""
         self.nodes.followTransform()
         middle, size = self.pointCameras()
         self.overlay.style()  # a scene's file holds the ends of the window to six digits: -0.00 instead of 0.00
@@ -164,7 +164,7 @@ class ResultScene:
         views.look(self.ctNode, middle, max(views.MARGIN * size, views.SMALLEST_VIEW_MM))
 
     def pointCameras(self) -> tuple[np.ndarray, float]:
-        """Point the 3D view at organs and regions or, without any, at the CT; return their middle and size."""
+        """Point the 3D view at organs and regions or, without any, at the image; return their middle and size."""
         bounds = views.boundsOfInterest(self.nodes)
         middle, size = bounds.mean(axis=1), float(np.ptp(bounds, axis=1).max())
         views.pointCameras(self.scene, middle, size)
@@ -178,13 +178,13 @@ class ResultScene:
 
 
 def findResults(scene) -> list:
-    """List the CT nodes of a scene that have results, in the scene's order."""
+    """List the image nodes of a scene that have results, in the scene's order."""
     volumes = nodesByClass(scene, "vtkMRMLScalarVolumeNode")
     return [node for node in volumes if CtNodes(node).node("segmentation")]
 
 
 class Overlay:
-    """What is shown of the maps of one CT, as its reader has chosen; a document holds the choices."""
+    """What is shown of the maps of one image, as its reader has chosen; a document holds the choices."""
 
     def __init__(self, nodes: CtNodes, organs: LabelSegmentation, documents: SceneState):
         self._nodes, self._organs, self._documents = nodes, organs, documents
@@ -226,15 +226,15 @@ class Overlay:
             self._documents.change("overlay", kinds=kinds, varianceThreshold=varianceThreshold)
 
     def show(self, kind: MapKind, label: int | None = None):
-        """Show a map over the CT at once; arguments as for `showInSteps`."""
+        """Show a map over the image at once; arguments as for `showInSteps`."""
         for _step in self.showInSteps(kind, label):
             pass
         return self._nodes.node("shown")
 
     def showInSteps(self, kind: MapKind, label: int | None = None) -> Iterator[None]:
-        """Show a map over the CT in all slice views, and on the surface if that is shown.
+        """Show a map over the image in all slice views, and on the surface if that is shown.
 
-        The scene changes in the last step, unless the CT has been removed from it.
+        The scene changes in the last step, unless the image has been removed from it.
 
         Args:
             kind: What to show; the entropy in place of what the model does not have. Its threshold is the one
@@ -263,7 +263,7 @@ class Overlay:
             yield from self.showInSteps(values["kind"], values["label"])
 
     def update(self, box: Box):
-        """Show what has changed in a box of the maps, as a click does; in a few ms, whatever the size of the CT."""
+        """Show what has changed in a box of the maps, as a click does; in a few ms, whatever the size of the image."""
         shown, values = self._nodes.node("shown"), self.values
         if shown and not self.maps.update(values["kind"], values["label"], box):
             self.show(values["kind"], values["label"])
@@ -272,8 +272,8 @@ class Overlay:
         """Change how things are shown.
 
         Args:
-            changes: `opacity` over the CT, 0 to 1; `threshold`, below which nothing is drawn, of the kind of map that
-                is shown; `surface`, whether 3D shows the organs coloured by the map.
+            changes: `opacity` over the image, 0 to 1; `threshold`, below which nothing is drawn, of the map that is
+                shown; `surface`, whether 3D shows the organs coloured by the map.
         """
         if "threshold" in changes:
             style = {self.values["kind"]: {"threshold": changes.pop("threshold")}}
@@ -309,7 +309,7 @@ class Overlay:
         display.SetScalarRangeFlag(display.UseDirectMapping)
         display.SetScalarVisibility(True)
         display.SetVisibility2D(False)  # the outline is the segmentation's own
-        # Hidden with the organs while the views show another CT: a change may be drawn late.
+        # Hidden with the organs while the views show another image: a change may be drawn late.
         display.SetVisibility(organs.node.GetDisplayNode().GetVisibility())
         organs.node.GetDisplayNode().SetVisibility3D(False)
 

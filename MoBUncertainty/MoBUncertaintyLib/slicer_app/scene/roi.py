@@ -11,7 +11,7 @@ from MoBUncertaintyLib.slicer_app.scene.nodes import fromWorld
 
 
 def fitRoi(roi, ct) -> None:
-    """Let a new box hold the whole CT and be drawn as lines with handles, as Crop Volume does.
+    """Let a new box hold the whole image and be drawn as lines with handles, as Crop Volume does.
 
     Args:
         ct: What it is to hold; with None it keeps its size.
@@ -27,7 +27,7 @@ def fitRoi(roi, ct) -> None:
 
 
 def roiBounds(roi, ct) -> list[float] | None:
-    """Return the box around a region of interest, (R-, R+, A-, A+, S-, S+) in mm of the CT's own coordinates.
+    """Return the box around a region of interest, (R-, R+, A-, A+, S-, S+) in mm of the image's own coordinates.
 
     Raises:
         SettingsError: The region has no size.

@@ -67,9 +67,9 @@ class LabelSegmentation:
         """Show a label map; made of one image, cut to what it holds, whatever the number of segments.
 
         Args:
-            labels: Of the CT's shape, or what lies in the box.
+            labels: Of the image's shape, or what lies in the box.
             segments: One for each value.
-            box: Where in the CT's array `labels` lies, and nothing outside of it; None: it is all of the CT.
+            box: Where in the image's array `labels` lies, and nothing outside of it; None: it is all of the image.
 
         Returns:
             The vtkMRMLSegmentationNode.
@@ -151,11 +151,11 @@ class LabelSegmentation:
         return not any(part.any() for _segment, part, _box in self._layers())
 
     def boxes(self) -> list[Box]:
-        """All that is not 0 lies in one of these boxes of the CT's array."""
+        """All that is not 0 lies in one of these boxes of the image's array."""
         return [inside for _segment, _values, inside in self._layers()]
 
     def array(self, box: Box | None = None) -> np.ndarray:
-        """Copy the label map, of the CT's shape; or what lies in a box of it."""
+        """Copy the label map, of the image's shape; or what lies in a box of it."""
         box = box or whole(shape(self._nodes.ctNode))
         labels = np.zeros(shape_of(box), self._dtype)
         for (value, segment), part, held in self._layers():
@@ -165,7 +165,7 @@ class LabelSegmentation:
         return labels
 
     def _layers(self) -> Iterator[tuple]:
-        """Of each segment that holds anything: value and vtkSegment, its layer's voxels in the CT, and their box."""
+        """Of each segment that holds anything: value and vtkSegment, its layer's voxels in the image, and their box."""
         size = shape(self._nodes.ctNode)
         for value, segment in self.segments().items():
             image = segment.GetRepresentation(BINARY_LABELMAP)
@@ -187,7 +187,7 @@ def _layer(ct, segment, box: Box):
 
 
 def _covering(ct, segmentation, image, box: Box):
-    """Return the layer if it covers that box of the CT; else replace it with a larger one."""
+    """Return the layer if it covers that box of the image; else replace it with a larger one."""
     onCt, held = _onCt(ct, image)
     union = hull((held, box))
     if onCt is image and union == held:
@@ -203,7 +203,7 @@ def _covering(ct, segmentation, image, box: Box):
 
 
 def _onCt(ct, image) -> tuple[object, Box]:
-    """Return the image on the CT's grid, and its box there; Slicer turns the axes of some on reading."""
+    """Return a label map on the grid of the image, and its box there; Slicer turns the axes of some on reading."""
     matrix = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     toCt = np.linalg.inv(ijkToRas(ct)) @ slicer.util.arrayFromVTKMatrix(matrix)
@@ -233,7 +233,7 @@ def _show(segmentation, spec: SegmentSpec, image) -> None:
 
 
 def orientedImage(ct, box: Box, values: np.ndarray):
-    """Copy what lies in a box of a CT's array to a vtkOrientedImageData."""
+    """Copy what lies in a box of an image's array to a vtkOrientedImageData."""
     image = slicer.vtkOrientedImageData()
     image.SetExtent([edge for axis in reversed(box) for edge in (axis.start, axis.stop - 1)])
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(values).ravel(), deep=True))

@@ -46,7 +46,7 @@ def giveWindow(ct):
 
 
 def look(ct, position, widthMm: float):
-    """Centre all slice views on a position of the world (RAS mm), that many mm wide, or as wide as the whole CT."""
+    """Centre all slice views on a position of the world (RAS mm), that many mm wide, or as wide as the whole image."""
     bounds = np.zeros(6)
     ct.GetRASBounds(bounds)
     widthMm = min(widthMm, float(np.ptp(bounds.reshape(3, 2), axis=1).max()))  # it may be cut around the organ
@@ -69,7 +69,7 @@ def pointCameras(scene, position, sizeMm: float):
 
 
 def boundsOfInterest(nodes: CtNodes) -> np.ndarray:
-    """((R-, R+), (A-, A+), (S-, S+)) in mm of the world: of organs and regions together, of the CT without any."""
+    """((R-, R+), (A-, A+), (S-, S+)) in mm of the world: of organs and regions together, of the image without any."""
     box = vtk.vtkBoundingBox()
     for node in (nodes.node("segmentation"), nodes.node("regions")):
         bounds = [0.0, -1.0, 0.0, -1.0, 0.0, -1.0]  # not valid: stays so where there is no segment

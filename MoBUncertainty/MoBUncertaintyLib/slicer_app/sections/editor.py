@@ -84,7 +84,7 @@ class RegionEditor:
         widget = slicer.qMRMLSegmentEditorWidget()
         widget.setEffectNameOrder(list(EFFECTS))
         widget.unorderedEffectsVisible = False
-        # The review sets the segmentation, the CT, and where one may draw.
+        # The review sets the segmentation, the image, and where one may draw.
         widget.segmentationNodeSelectorVisible = False
         widget.sourceVolumeNodeSelectorVisible = False
         widget.switchToSegmentationsButtonVisible = False

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 
 
 class ExportSection:
-    """The panel's section for the files of one CT's review."""
+    """The panel's section for the files of one image's review."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class ExportSection:
         ui.exportStatusLabel.linkActivated.connect(lambda link: qt.QDesktopServices.openUrl(qt.QUrl(link)))
 
     def setSession(self, session) -> None:
-        """Offer the export of another CT, or of none."""
+        """Offer the export of another image, or of none."""
         if session is not self._session:
             self.work.say("")
         self._session = session

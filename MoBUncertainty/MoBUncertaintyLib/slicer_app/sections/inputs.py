@@ -102,7 +102,7 @@ class InputsSection:
         write(ui.modelInfoLabel, description(model))
 
     def hideMaps(self) -> None:
-        """Offer all volumes except maps as CTs, and for other channels."""
+        """Offer all volumes except maps as images, and for other channels."""
         hidden = [node.GetID() for node in mapVolumes()]
         for selector in (self._ui.ctSelector, *self._channels.selectors.values()):
             selector.sortFilterProxyModel().hiddenNodeIDs = hidden
@@ -326,7 +326,7 @@ def few(names: Sequence[str], most: int = 4) -> str:
 
 
 class ChannelSelectors:
-    """A selector of a volume for each input channel of the model beyond the first, which is the CT's."""
+    """A selector of a volume for each input channel of the model beyond the first, which is the image's."""
 
     def __init__(self, place, onChanged: Callable[[], None]) -> None:
         self._place = place
@@ -336,7 +336,7 @@ class ChannelSelectors:
         place.visible = False
 
     def offer(self, ct, channels: Sequence[str], enabled: bool) -> None:
-        """Show the volumes that a CT refers to; without a CT, or with one channel, nothing."""
+        """Show the volumes that an image refers to; without an image, or with one channel, nothing."""
         self._ct = None  # what is shown now is no choice of the user's
         names = list(channels[1:]) if ct else []
         if names != list(self.selectors):

@@ -1,4 +1,4 @@
-"""Overlay: what lies over the CT, and how. Each control acts at once; the scene keeps its value with the CT."""
+"""Overlay: what lies over the image, and how. Each control acts at once; the scene keeps its value with the image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 
 class OverlaySection:
-    """The panel's section for the map, segmentation and surface of one CT."""
+    """The panel's section for the map, segmentation and surface of one image."""
 
     def __init__(self, ui) -> None:
         self._ui = ui
@@ -32,7 +32,7 @@ class OverlaySection:
         self.setSession(None)
 
     def setSession(self, session) -> None:
-        """Show another CT's overlay, or none."""
+        """Show another image's overlay, or none."""
         self._switch.cancel()
         self._results, ui = session.results if session else None, self._ui
         labels = session.review.prediction.labels if session else []

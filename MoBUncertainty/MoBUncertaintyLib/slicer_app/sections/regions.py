@@ -277,7 +277,7 @@ class ListingControls:
             self._preparation = Steps(self._session.regions.prepare())
 
     def _find(self) -> None:
-        """Find regions as the controls say, once that is quick: at once on all but large CTs."""
+        """Find regions as the controls say, once that is quick: at once on all but large images."""
         if self._mayFind:
             self._onBefore()
             self._preparation.cancel()

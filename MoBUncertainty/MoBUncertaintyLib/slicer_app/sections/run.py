@@ -38,7 +38,7 @@ class RunSection:
         self.work.update(whyNot, isShown=not state.busy)
 
     def _onRoiAdded(self, roi) -> None:
-        """Fit a new region of interest, which has no size yet, to the CT."""
+        """Fit a new region of interest, which has no size yet, to the image."""
         fitRoi(roi, self._ui.ctSelector.currentNode())
 
 
@@ -57,7 +57,7 @@ class ComputerSection:
         self._show("")
 
     def confirm(self) -> None:
-        """Ask the user to agree that CTs are sent to the computer, once for each.
+        """Ask the user to agree that images are sent to the computer, once for each.
 
         Raises:
             Cancelled: They do not.

@@ -1,4 +1,4 @@
-"""What the panel's sections share. A section knows its widgets and one CT's session, and no other section."""
+"""What the panel's sections share. A section knows its widgets and one image's session, and no other section."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class State(Enum):
     REVIEWING = "reviewing"  # results are shown, and their review can be changed
     SIGNED = "signed"  # results are shown, and their review is signed off
     NEEDS_PACKAGES = "needs packages"  # Apply or Export was pressed: missing packages are named and installed
-    RUNNING = "running"  # a CT is segmented
+    RUNNING = "running"  # an image is segmented
     EXPORTING = "exporting"  # the files of a review are written
 
     @property

@@ -138,7 +138,7 @@ class WorklistDock:
             self.opened.removePrevious()
             return
         self.panel.parameters.ct = ct
-        self.panel.refresh()  # the CT may have been chosen before it had results
+        self.panel.refresh()  # the image may have been chosen before it had results
         self.opened.removePrevious()
         self.table.select(self.opened.name)
         self._onCases(_("{name} is open.").format(name=self.opened.name))

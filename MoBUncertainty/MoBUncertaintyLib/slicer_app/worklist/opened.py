@@ -107,7 +107,7 @@ class OpenedCase:
     """The case that is open, of one reader.
 
     Attributes:
-        ctNode: Its CT; None before one is opened.
+        ctNode: Its image; None before one is opened.
         kept: Its review.
     """
 
@@ -122,11 +122,11 @@ class OpenedCase:
 
     @property
     def name(self) -> str | None:
-        """The name of the case; None where none is open, or its CT was removed."""
+        """The name of the case; None where none is open, or its image was removed."""
         return self.kept.case.name if self.ctNode is not None and self.ctNode.GetScene() is not None else None
 
     def open(self, case: WorklistCase, reader: str, onOpened: Callable[[Any], None]) -> None:
-        """Open another case in place of this one; `onOpened` is called with its CT."""
+        """Open another case in place of this one; `onOpened` is called with its image."""
 
         def finish(ct) -> None:
             self.opening = False
@@ -143,9 +143,9 @@ class OpenedCase:
         self._say(_("Opening {name}...").format(name=case.name))
 
     def _show(self, case: WorklistCase, reader: str, answer: dict[str, Any]) -> Iterator[None]:
-        """Put what the worker has handed over into the scene; returns the CT, in steps.
+        """Put what the worker has handed over into the scene; returns the image, in steps.
 
-        The case before stays until `removePrevious`: without it Slicer would show another CT of the scene meanwhile.
+        The case before stays until `removePrevious`: without it Slicer would show another image of the scene meanwhile.
         """
         ct = slicer.util.addVolumeFromArray(answer["ct"], np.array(answer["ijk_to_ras"]), case.name)
         ct.SetName(case.name)  # also where the case is opened again, and is in the scene still
@@ -235,7 +235,7 @@ class OpenedCase:
 
 
 def remove(ct) -> None:
-    """Remove a CT from the scene, if it is there."""
+    """Remove an image from the scene, if it is there."""
     if ct is not None and ct.GetScene() is not None:
         slicer.mrmlScene.RemoveNode(ct)
 
@@ -246,7 +246,7 @@ def _state(review) -> tuple:
 
 
 def _nameInstances(ct, files: list[str] | None) -> None:
-    """Tell Slicer which DICOM files a CT is, if they are in its database."""
+    """Tell Slicer which DICOM files an image is, if they are in its database."""
     database = dicomDatabase()
     instances = [database.instanceForFile(file) for file in files or ()] if database else []
     if instances and all(instances):
