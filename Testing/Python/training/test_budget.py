@@ -27,6 +27,7 @@ from mob_training.training.stages import train_deterministic
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.network.export import export
 from support.tiny import CONFIGURATION
 from support.tiny_training import NAME, PATCH, PLANS, make_workspace, train, trainer_of, tune, weights
 
@@ -100,6 +101,8 @@ def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkey
 
 def test_a_training_starts_from_the_weights_of_a_model(workspace, monkeypatch):
     trained = train_deterministic(1, PLANS, BUDGET, CPU)
+    tuned = tune(trained, CovarianceSpec.of_kind(Covariance.DIAGONAL), temperature_scaling=True)
+    small = export(tuned, workspace / "Model", half=True).path
     first = Path(shutil.copytree(trained, workspace / "elsewhere" / trained.name))
     stored = weights(first)
     began = []
@@ -110,6 +113,9 @@ def test_a_training_starts_from_the_weights_of_a_model(workspace, monkeypatch):
     )
     train_deterministic(1, PLANS, Budget(0.05, seed=4), CPU, first)
     assert all(torch.equal(stored[name], value) for name, value in began[0].items())
+    train_deterministic(1, PLANS, Budget(0.05, seed=5), CPU, small)
+    stored = {name: value.half().float() for name, value in weights(tuned, "best").items()}
+    assert all(torch.equal(stored[f"backbone.{name}"], value) for name, value in began[1].items())
     path = workspace / "preprocessed" / NAME / f"{PLANS}.json"
     plans = json.loads(path.read_text())
     kwargs = plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]
