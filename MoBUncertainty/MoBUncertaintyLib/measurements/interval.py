@@ -51,7 +51,6 @@ def change_text(ml: float) -> str:
 
 
 def _digits(ml: float, interval: Interval | None) -> int:
-    """Count the decimals that show three digits of the smallest number but 0; two at most: 0.01 ml is a few voxels."""
-    numbers = (ml, interval.low, interval.high) if interval else (ml,)
-    smallest = min((abs(number) for number in numbers if number), default=0.0)
-    return 2 if smallest < 9.995 else 1 if smallest < 99.95 else 0
+    """Count the decimals that show three digits of the volume, or of its interval's end if it is 0; two at most."""
+    shown = abs(ml) or (interval.high if interval else 0.0)
+    return 2 if shown < 9.995 else 1 if shown < 99.95 else 0  # 0.01 ml is a few voxels

@@ -134,14 +134,15 @@ def test_interval_is_narrower_as_regions_are_decided() -> None:
     [
         (1.836, (1.4634, 2.2086), "1.84 ml (90 %: 1.46 to 2.21)"),
         (25.31, (20.96, 30.14), "25.3 ml (90 %: 21.0 to 30.1)"),
-        (10.2, (9.994, 10.4), "10.20 ml (90 %: 9.99 to 10.40)"),  # the smallest counts
-        (10.2, (9.996, 10.4), "10.2 ml (90 %: 10.0 to 10.4)"),  # as it is rounded
+        (16.86, (6.56, 27.16), "16.9 ml (90 %: 6.6 to 27.2)"),
+        (9.996, (9.5, 104.0), "10.0 ml (90 %: 9.5 to 104.0)"),  # as it is rounded
+        (0.0, (0.0, 12.34), "0.0 ml (90 %: 0.0 to 12.3)"),
         (1234.4, (1100.0, 1368.8), "1,234 ml (90 %: 1,100 to 1,369)"),
         (0.0347, (0.0, 0.0694), "0.03 ml (90 %: 0.00 to 0.07)"),
         (104.8, (0.0, 209.6), "105 ml (90 %: 0 to 210)"),
     ],
 )
-def test_volume_and_interval_share_the_digits_that_fit_the_smallest(ml, ends, text) -> None:
+def test_volume_and_interval_share_the_digits_that_fit_the_volume(ml, ends, text) -> None:
     assert volume_text(ml, Interval(*ends, 0.9)) == text
 
 

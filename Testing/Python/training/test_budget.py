@@ -19,7 +19,7 @@ from mob_training.cli import app
 from mob_training.training import budget as budget_module
 from mob_training.training import deterministic as deterministic_module
 from mob_training.training import stages
-from mob_training.training.augmentation import training_transforms
+from mob_training.training.augmentation import Mirroring, paired_labels, training_transforms
 from mob_training.training.budget import NEAR, BudgetTrainer, NearbyLoader, centre, one_cycle, smaller_patch
 from mob_training.training.deterministic import LATEST, DeterministicTrainer, merging
 from mob_training.training.settings import Budget, Job, Schedule, deterministic_plans
@@ -27,6 +27,7 @@ from mob_training.training.stages import train_deterministic
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.network.export import export
 from support.tiny import CONFIGURATION
 from support.tiny_training import NAME, PATCH, PLANS, make_workspace, train, trainer_of, tune, weights
 
@@ -100,6 +101,8 @@ def test_a_stopped_training_goes_on_with_the_time_that_is_left(workspace, monkey
 
 def test_a_training_starts_from_the_weights_of_a_model(workspace, monkeypatch):
     trained = train_deterministic(1, PLANS, BUDGET, CPU)
+    tuned = tune(trained, CovarianceSpec.of_kind(Covariance.DIAGONAL), temperature_scaling=True)
+    small = export(tuned, workspace / "Model", half=True).path
     first = Path(shutil.copytree(trained, workspace / "elsewhere" / trained.name))
     stored = weights(first)
     began = []
@@ -110,6 +113,9 @@ def test_a_training_starts_from_the_weights_of_a_model(workspace, monkeypatch):
     )
     train_deterministic(1, PLANS, Budget(0.05, seed=4), CPU, first)
     assert all(torch.equal(stored[name], value) for name, value in began[0].items())
+    train_deterministic(1, PLANS, Budget(0.05, seed=5), CPU, small)
+    stored = {name: value.half().float() for name, value in weights(tuned, "best").items()}
+    assert all(torch.equal(stored[f"backbone.{name}"], value) for name, value in began[1].items())
     path = workspace / "preprocessed" / NAME / f"{PLANS}.json"
     plans = json.loads(path.read_text())
     kwargs = plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]
@@ -203,6 +209,56 @@ def test_sides_are_not_swapped():
         made = transform(image=image.clone(), segmentation=label.clone())
         assert made["image"][..., :8].mean() <= made["image"][..., -8:].mean()
         assert made["segmentation"].min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("names", "partners"),
+    [
+        (["Brainstem", "Parotid_R", "Parotid_L"], (0, 1, 3, 2)),
+        (["kidney_left", "lung_right", "kidney_right", "lung_left"], (0, 3, 4, 1, 2)),
+        (["Brainstem", "Larynx"], None),
+        (["Brainstem", "Parotid_R"], None),
+        (["Parotid_R", "Parotid_L", "kidney_left"], None),
+        (["Parotid_R", "Parotid_L", "LeftThing"], None),
+        (["heart_ventricle_left", "heart_ventricle_right", "Parotid_R", "Parotid_L"], None),
+        (["right_ventricle", "myocardium", "left_ventricle"], None),
+    ],
+)
+def test_labels_pair_where_the_anatomy_of_all_says_so(names, partners):
+    assert paired_labels({name: value for value, name in enumerate(["background", *names])}) == partners
+
+
+def test_labels_of_a_mirrored_patch_follow_the_position(workspace, monkeypatch):
+    """The label at an end of the patient's width is the same, mirrored or not, and so is which label may be missing."""
+    path = workspace / "preprocessed" / NAME / "dataset.json"
+    dataset = json.loads(path.read_text()) | {"labels": {"background": 0, "Parotid_R": 1, "Parotid_L": 2}}
+    path.write_text(json.dumps(dataset))
+    assert planned(BudgetTrainer, workspace).mirroring is None, "the orientation is unknown"
+    path.write_text(json.dumps(dataset | {"orientation": "ILP"}))
+    lack(workspace, case1=["Parotid_R"])
+    monkeypatch.setattr(budget_module, "SMALLER", 0)
+    trainer = planned(BudgetTrainer, workspace)
+    trainer.initialize()
+    assert trainer.mirroring == Mirroring(1, (0, 2, 1))
+    target = torch.zeros(4, 1, *PATCH, dtype=torch.int16)
+    target[:, :, :, :3], target[:, :, :, -3:] = 1, 2
+    data = target + torch.arange(16.0).reshape(1, 1, 1, 16, 1)
+    seen = []
+    monkeypatch.setattr(
+        budget_module,
+        "merging",
+        lambda each, batch: seen.append((batch, each.missing_in(batch))) or merging(each, batch),
+    )
+    torch.manual_seed(1)
+    trainer.averaged = torch.optim.swa_utils.AveragedModel(trainer.network)
+    trainer.train_step({"data": data, "target": target, "keys": ["case1", "case2", "case1", "case1"]})
+    ((batch, missing),) = seen
+    assert 0 < batch["mirrored"].sum() < 4
+    assert torch.equal(batch["target"], target)
+    for number, mirrored in enumerate(batch["mirrored"].tolist()):
+        assert torch.equal(batch["data"][number], data[number].flip(2) if mirrored else data[number])
+        lacked = {1 if mirrored else 2} if number != 1 else set()
+        assert set(missing[number].nonzero().flatten().tolist()) == lacked
 
 
 # --- labels that a case lacks

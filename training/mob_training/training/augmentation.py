@@ -1,4 +1,4 @@
-"""What is done to patches, so that few cases teach more; labels on the right and on the left are never swapped.
+"""What is done to patches, so that few cases teach more; labels of the two sides follow the position.
 
 Data sets that have erased what is around the body get what users' CTs have there: noisy air, table, head rest, mask.
 The field of view is cropped, too: what is beyond the end of a scan is padded as it is at inference.
@@ -7,7 +7,7 @@ The field of view is cropped, too: what is beyond the end of a scan is padded as
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 from scipy import ndimage
+from torch import Tensor
+
+from MoBUncertaintyLib.model.terminology import MODIFIERS, TISSUE, terminology
 
 ANGLE = math.radians(15)
 CT = "CTNormalization"
@@ -65,10 +68,8 @@ class Frame:
         intensities = plans["foreground_intensity_properties_per_channel"]["0"]
         if schemes != [CT] or orientation is None or intensities["percentile_00_5"] > AIR_HU:
             return None
-        stored = orientation[::-1]  # of arrays, z first
-        letters = [stored[axis] for axis in plans["transpose_forward"]]
-        depth, height = (next(place for place, letter in enumerate(letters) if letter in two) for two in ("AP", "SI"))
-        direction = 1 if letters[depth] == "P" else -1
+        depth, direction = patch_axis(plans, orientation, "AP")
+        height, _ = patch_axis(plans, orientation, "IS")
         return cls(intensities["mean"], intensities["std"], intensities["percentile_00_5"], (depth, direction), height)
 
     def value(self, hu: torch.Tensor | float) -> torch.Tensor:
@@ -151,6 +152,71 @@ class Sharper(ImageOnlyTransform):
     def _apply_to_image(self, img: torch.Tensor, strength: float) -> torch.Tensor:
         blurred = torch.nn.functional.avg_pool3d(img[None], 3, stride=1, padding=1, count_include_pad=False)[0]
         return img + strength * (img - blurred)
+
+
+@dataclass(frozen=True)
+class Mirroring:
+    """Mirror patches from side to side; labels that are a pair change places, since they follow the position.
+
+    Attributes:
+        axis: The axis of a patch along the patient's width.
+        partners: What each label becomes, from the background's on, (C,).
+    """
+
+    axis: int
+    partners: tuple[int, ...]
+
+    @classmethod
+    def of(cls, plans: dict[str, Any], dataset: dict[str, Any]) -> Mirroring | None:
+        """Read it from nnU-Net's plans and `dataset.json`.
+
+        Return None, so that nothing is mirrored, without an orientation, and where the labels do not pair.
+        """
+        orientation, partners = dataset.get("orientation"), paired_labels(dataset["labels"])
+        return cls(patch_axis(plans, orientation, "RL")[0], partners) if orientation and partners else None
+
+    def mirrored(self, batch: dict[str, Any], chosen: Tensor) -> dict[str, Any]:
+        """Mirror the chosen ones (B) of images (B, C_in, *S) and label maps (B, 1, *S); add which, as `mirrored`."""
+        swapped = torch.tensor(self.partners)[batch["target"].long()]
+        sample = chosen.reshape(-1, 1, 1, 1, 1)
+        return batch | {
+            "data": torch.where(sample, batch["data"].flip(self.axis + 2), batch["data"]),
+            "target": torch.where(sample, swapped.flip(self.axis + 2), batch["target"]),
+            "mirrored": chosen,
+        }
+
+    def missing(self, missing: Tensor, chosen: Tensor) -> Tensor:
+        """Swap which labels the chosen cases (B) lack, (B, C)."""
+        return torch.where(chosen[:, None], missing[:, self.partners], missing)
+
+
+def paired_labels(labels: Mapping[str, int]) -> tuple[int, ...] | None:
+    """Return what each label of `dataset.json` becomes in a mirror, (C,), by the terminology of its name.
+
+    Return None if there is no pair, a label has no partner, or its anatomy is unknown or of one side (a heart's left
+    ventricle is no mirror image of the right one).
+    """
+    other = {MODIFIERS["left"]: MODIFIERS["right"], MODIFIERS["right"]: MODIFIERS["left"]}
+    values = {}
+    for name in labels:
+        structure, modifier = (terminology(name)[0][key] for key in ("type", "modifier"))
+        if name != "background" and (structure == TISSUE or {"left", "right"} & set(structure[2].lower().split())):
+            return None
+        values[structure, modifier] = labels[name]
+    swapped = {value: values.get((structure, other.get(side, side))) for (structure, side), value in values.items()}
+    partners = tuple(swapped.get(value) for value in range(len(labels)))
+    return None if None in partners or partners == tuple(range(len(labels))) else partners
+
+
+def patch_axis(plans: dict[str, Any], orientation: str, ends: str) -> tuple[int, int]:
+    """Find the axis of a patch between two ends of the body, such as `AP`, by the orientation of the stored axes.
+
+    Return it, and 1 if it ends at the second one, -1 if at the first.
+    """
+    stored = orientation[::-1]  # of arrays, z first
+    letters = [stored[axis] for axis in plans["transpose_forward"]]
+    place = next(place for place, letter in enumerate(letters) if letter in ends)
+    return place, 1 if letters[place] == ends[1] else -1
 
 
 def outside_of(low: torch.Tensor, height: int) -> torch.Tensor:

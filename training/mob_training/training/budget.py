@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from mob_training.data.partial_labels import Missing
-from mob_training.training.augmentation import Frame, training_transforms
+from mob_training.training.augmentation import Frame, Mirroring, training_transforms
 from mob_training.training.deterministic import ConstantRate, TermsTrainer, merging, need_exclusive_labels, seed
 from mob_training.training.losses import batch_dice_loss
 from mob_training.training.settings import Budget, Schedule
@@ -67,6 +67,7 @@ class BudgetTrainer(TermsTrainer):
         if self.is_ddp:
             raise SettingsError("The recipe budget takes one process; choose --recipe nnunet for several GPUs.")
         self.budget = from_json(Budget, plans["budget"])
+        self.mirroring = Mirroring.of(plans, self.dataset_json)
         return Schedule(EPOCHS, validation_iterations=10, seed=self.budget.seed)
 
     def _do_i_compile(self) -> bool:
@@ -115,6 +116,8 @@ class BudgetTrainer(TermsTrainer):
     def run_training(self) -> None:
         """Train until the time is over; at least one step."""
         self.on_train_start()
+        if self.mirroring:
+            self.print_to_log_file("Half of the patches are mirrored from side to side; labels follow the position.")
         plan = self.configuration_manager
         # A moving average begins at the network's weights.
         self.averaged = AveragedModel(
@@ -143,7 +146,15 @@ class BudgetTrainer(TermsTrainer):
         self.started = time()
         self.logger.log("epoch_start_timestamps", self.started, self.current_epoch)
 
+    def missing_in(self, batch: dict[str, Any]) -> Tensor | None:
+        missing = super().missing_in(batch)
+        if missing is None or "mirrored" not in batch:
+            return missing
+        return self.mirroring.missing(missing, batch["mirrored"].to(missing.device))
+
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        if self.mirroring:
+            batch = self.mirroring.mirrored(batch, torch.rand(len(batch["keys"])) < 0.5)
         if self.fraction < SMALLER:
             batch = smaller(batch, self.configuration_manager)
         data, target = self._batch(batch)
