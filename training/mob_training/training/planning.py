@@ -73,13 +73,13 @@ class SmallResEncPlanner(SmallPlanner, ResEncUNetPlanner):
 
 
 class FastPlanner(SmallPlanner):
-    """A plain U-Net with twice the weights, and two thirds of the work, most of it saved at full resolution.
+    """A plain U-Net with half as many weights again, and two thirds of the work, most of it saved at full resolution.
 
     In CT, what is less dense than fat looks alike: the contrast of soft tissue is then more of what a network sees.
     """
 
     NAME = "mobFastPlans"
-    FEATURES = (16, 32, 64, 128, 160)
+    FEATURES = (16, 32, 64, 112, 128)
     LAYERS = ("n_conv_per_stage", (1, 2, 2, 2, 2))
     LOWEST_HU = -300.0
 
