@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     ResEncUNetPlanner,
 )
 from typer.testing import CliRunner
 
 from mob_training.cli import app
-from mob_training.training.planning import SmallResEncPlanner
+from mob_training.training.planning import FastPlanner, SmallResEncPlanner
 from mob_training.training.workspace import FOLDERS
 from MoBUncertaintyLib.base.errors import SettingsError
 
@@ -37,6 +38,34 @@ def test_patch_strides_and_kernels_follow_the_spacing(monkeypatch, spacing, exte
     assert [list(stride) for stride in shape["strides"]] == list(strides)
     assert list(shape["kernel_sizes"][0]) == first_kernel and list(shape["kernel_sizes"][-1]) == [3, 3, 3]
     assert shape["n_stages"] == len(shape["features_per_stage"]) == len(shape["kernel_sizes"]) == 4
+
+
+def test_fast_plan_has_more_stages_and_clips_ct_below_fat(monkeypatch):
+    def opened(self, *_, **__):
+        self.dataset_json = {"channel_names": {"0": "CT", "1": "MRI"}}
+        self.dataset_fingerprint = {
+            "foreground_intensity_properties_per_channel": {
+                "0": {"percentile_00_5": -990.0},
+                "1": {"percentile_00_5": -990.0},
+            },
+            "median_relative_size_after_cropping": 1.0,
+        }
+
+    def planned(self, *_):
+        return {"architecture": {"arch_kwargs": {}}}
+
+    monkeypatch.setattr(ExperimentPlanner, "__init__", opened)
+    monkeypatch.setattr(ExperimentPlanner, "get_plans_for_configuration", planned)
+    planner = FastPlanner(1)
+    lowest = [
+        intensities["percentile_00_5"]
+        for intensities in planner.dataset_fingerprint["foreground_intensity_properties_per_channel"].values()
+    ]
+    assert lowest == [-300, -990]
+    plan = planner.get_plans_for_configuration((3.9, 2.5, 3.9), (79, 98, 122), "", 0, {})
+    shape = plan["architecture"]["arch_kwargs"]
+    assert plan["patch_size"] == [48, 64, 64] and plan["batch_size"] == 2
+    assert shape["n_stages"] == len(shape["features_per_stage"]) == len(shape["n_conv_per_stage"]) == 5
 
 
 @pytest.mark.parametrize("command", ["plan", "train", "finetune"])

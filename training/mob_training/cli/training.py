@@ -19,7 +19,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Resume from the latest c
 def plan(
     dataset_id: DatasetId,
     workspace: Workspace,
-    preset: Annotated[Preset, typer.Option(help="For two CPU cores, or residual encoder L.")] = Preset.SMALL,
+    preset: Annotated[
+        Preset, typer.Option(help="For two CPU cores, for them in little time, or residual encoder L.")
+    ] = Preset.SMALL,
     processes: Annotated[int, typer.Option(min=1, max=256, help="Processes to preprocess with.")] = 2,
 ) -> Result:
     """Run nnU-Net's fingerprinting, planning and preprocessing of a data set."""

@@ -33,7 +33,7 @@ from MoBUncertaintyLib.model.terminology import MODIFIERS, TISSUE, terminology
 ANGLE = math.radians(15)
 CT = "CTNormalization"
 """nnU-Net's name: HU are clipped, then mean and standard deviation of the organs are taken out."""
-AIR_HU = -900.0
+AIR_HU = -250.0
 """Where a data set's HU are clipped above this, air cannot be told from fat: its surroundings stay."""
 AIR_RANGE = 100.0
 """HU above the lowest up to which a voxel is air: where an image was resampled, it overshoots beside the skin."""
@@ -284,8 +284,8 @@ def training_transforms(patch: Sequence[int], frame: Frame | None = None) -> Bas
             turned,
             # Another scanner, another contrast, in standard deviations of the data set.
             MultiplicativeBrightnessTransform((0.9, 1.1), synchronize_channels=True),
-            BrightnessAdditiveTransform(0, 0.1, synchronize_channels=False),
-            RandomTransform(GaussianNoiseTransform((0, 0.2), synchronize_channels=True), apply_probability=0.15),
+            BrightnessAdditiveTransform(0, 0.05, synchronize_channels=False),
+            RandomTransform(GaussianNoiseTransform((0, 0.1), synchronize_channels=True), apply_probability=0.15),
             RandomTransform(blurred, apply_probability=0.1),
             RandomTransform(coarse, apply_probability=0.1),
             RandomTransform(FieldOfView(), apply_probability=0.1),

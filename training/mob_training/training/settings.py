@@ -22,6 +22,8 @@ class Preset(StrEnum):
 
     SMALL = "small"
     """Four stages of 16 to 96 features, patch of at most 48 x 64 x 64 voxels: minutes on two CPU cores."""
+    FAST = "fast"
+    """A plain U-Net of five stages, 16 to 128 features, and the same patch: more steps in little time."""
     LARGE = "large"
     """nnU-Net's residual encoder L, the paper's backbone: a GPU of 24 GB."""
 
