@@ -256,7 +256,12 @@ class _Fused(_Tensors):
 
     @staticmethod
     def add_product(a: Any, b: Any, c: Any, weight: float = 1.0) -> Any:
-        return a + weight * (b * c)
+        """Compute a + weight b c, as a sum that OpenVINO needs few registers for.
+
+        Of x y + z it computes x and y before z. If the sum so far were z, all its terms would be computed before the
+        first is added, and only with AVX-512 does a processor have registers for them.
+        """
+        return a + b * c if weight == 1 else weight * (1 / weight * a + b * c)
 
 
 def _tail(xp: Any, m: Any, v: Any, edge: Any) -> tuple[Any, Any]:
@@ -317,8 +322,7 @@ def _sums(xp: Any, weights: tuple[float, ...], inverse: Any, first: Any) -> tupl
         before, sum_of_weights = sum_of_weights, sum_of_weights + weight
         spread = xp.add_product(spread, difference, difference, weight * before / sum_of_weights)
         mean = xp.add(mean, difference, weight / sum_of_weights)
-    total = sum_of_weights * mean
-    return total, xp.add_product(spread, total, total, 1 / sum_of_weights - 1)
+    return sum_of_weights * mean, xp.add_product(spread, mean, mean, sum_of_weights - sum_of_weights**2)
 
 
 def _wide(xp: Any, m: Any, v: Any) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled, LostReviewError, UserError
 from MoBUncertaintyLib.slicer_app.installation import whyPyTorch
+from MoBUncertaintyLib.slicer_app.model_dialogs import Conversion
 from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, Leftovers, missingChannel
@@ -68,6 +69,7 @@ class Panel:
         logic.sessions.onBegun = self._onBegun
         self.inputs = InputsSection(ui, self.onModel, lambda: logic.client.another())
         self.run = RunSection(ui, self.jobs.apply, self.jobs.cancel)
+        self.conversion = Conversion(lambda: logic.client.another(), self.run.work.say, self.inputs.onInstalled)
         self.computer = ComputerSection(ui, logic.computer, lambda: logic.client.another(), self.update)
         self.overlay = OverlaySection(ui)
         self.review = ReviewSection(ui, self.update)
@@ -163,7 +165,8 @@ class Panel:
     def close(self) -> None:
         """Stop timers and observers outside the panel."""
         worklist, self.worklist = self.worklist, None
-        ends = [self.shown.stop, self._again.stop, self.removals.forget, self.inputs.close, self.computer.close]
+        ends = [self.shown.stop, self._again.stop, self.removals.forget]
+        ends += [part.close for part in (self.inputs, self.conversion, self.computer)]
         with ExitStack() as stack:  # whatever goes wrong, the rest is done
             for end in (*([worklist.close] if worklist else ()), self.review.cleanup, *reversed(ends)):
                 stack.callback(end)
@@ -307,6 +310,9 @@ class Jobs:
         self._end("")
         seconds = time.monotonic() - self._since
         self._panel.run.work.say(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
+        # Of a cascade there is no model folder.
+        if not self._panel.logic.computer.host and "first_stage" not in session.review.prediction.provenance:
+            self._panel.conversion.offer(self._panel.inputs.selector.model)
 
     def _onExported(self, result: dict[str, list[str]]) -> None:
         problems, export = result["problems"], self._panel.export

@@ -18,6 +18,7 @@ def handlers_here() -> dict[str, Handler]:
         Command.PREDICT_CASE: predictions.predict_case,
         Command.EXPORT: commands.export_review,
         Command.CALIBRATE: commands.calibrate,
+        Command.CONVERT: commands.convert,
         Command.COMPUTER: commands.ask_computer,
         Command.LIST: commands.list_catalogue,
         Command.PICTURE: commands.fetch_picture,

@@ -28,7 +28,8 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import OVERFLOWED
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model
-from MoBUncertaintyLib.model.graph import openvino
+from MoBUncertaintyLib.model.graph import openvino, read_graph
+from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.network import tracing
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
 from MoBUncertaintyLib.regions.prediction import EngineName, Precision, Prediction, PredictionSettings
@@ -132,6 +133,14 @@ def test_moments_in_the_graph_have_the_closed_form_s_digits(hint: str) -> None:
     lower = np.minimum(expectation, 1 - expectation)
     assert (np.abs(found.mean[0, 0] - expectation) <= 1e-4 * lower + 6e-8 * (expectation > 0.5)).all()
     assert (np.abs(found.variance[0, 0] - variance) <= 1e-3 * variance)[variance > 1e-14].all()
+
+
+@needs_openvino
+def test_this_processor_has_the_registers_for_moments_of_a_shipped_graph() -> None:
+    """AVX2 has half as many as AVX-512."""
+    model = load_model(find_model("PhantomPancreas"))
+    graph = read_graph(model.graph(model.folds[0]), "moments", exact=True)
+    engines._core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 @pytest.mark.parametrize("target", ["CPU", "GPU"])

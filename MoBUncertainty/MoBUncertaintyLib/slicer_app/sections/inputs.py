@@ -101,6 +101,13 @@ class InputsSection:
         ui.ctSelectorCaption.text = f"{model.channels[0] if model and model.channels else _('Image')}:"
         write(ui.modelInfoLabel, description(model))
 
+    def onInstalled(self, name: str) -> None:
+        """Choose a model that was installed, unless something is computed meanwhile."""
+        free = self._ui.modelSelector.enabled
+        self.selector.fill(name if free else self.selector.name)
+        if free:
+            self._onModel()
+
     def hideMaps(self) -> None:
         """Offer all volumes except maps as images, and for other channels."""
         hidden = [node.GetID() for node in mapVolumes()]
@@ -136,20 +143,13 @@ class InputsSection:
 
     def _onFind(self, *_args) -> None:
         if self.finder is None:
-            self.finder = FindModels(self._newClient(), self._onInstalled)
+            self.finder = FindModels(self._newClient(), self.onInstalled)
         self.finder.show()
 
     def _onRecalibrate(self, *_args) -> None:
         if self.recalibrate is None:
-            self.recalibrate = Recalibrate(self._newClient(), self._onInstalled)
+            self.recalibrate = Recalibrate(self._newClient(), self.onInstalled)
         self.recalibrate.showFor(self.selector.model)
-
-    def _onInstalled(self, name: str) -> None:
-        """Choose a model that was installed, unless something is computed meanwhile."""
-        free = self._ui.modelSelector.enabled
-        self.selector.fill(name if free else self.selector.name)
-        if free:
-            self._onModel()
 
 
 def takesCt(model: ListedModel | None) -> bool:
