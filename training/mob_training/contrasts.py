@@ -81,7 +81,8 @@ def contrasts(gaussian: LogitGaussian, target: Tensor, missing: Tensor | None = 
                 continue
             (contrast,), (weights,) = against_rest(mean, label)
             own = weights * deviation[tile]
-            rows = own[:0] if loading is None else torch.einsum("cn,crn->rn", weights, loading[tile])
+            # Class by class, voxel by voxel: einsum takes a small matrix product at each voxel.
+            rows = own[:0] if loading is None else sum(map(torch.mul, weights, loading[tile]))
             if gaussian.scope is Scope.LOCAL:
                 factors, white = torch.cat((rows, own)), torch.zeros_like(own[0])
             elif gaussian.scope is Scope.VOXEL:
