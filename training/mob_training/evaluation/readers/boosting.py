@@ -23,11 +23,11 @@ class Boosting:
     A tree may ask for `fraction` of the features, chosen at random.
     """
 
-    trees: int = 150
+    trees: int = 100
     levels: int = 5
-    rate: float = 0.1
+    rate: float = 0.12
     ridge: float = 20.0
-    fraction: float = 0.4
+    fraction: float = 0.33
     seed: int = 0
 
     def fit(self, features: np.ndarray, start: np.ndarray, truth: np.ndarray) -> ClickTrees:

@@ -2,13 +2,12 @@
 
 Their clicks, one after another, are shown to trees (`boosting`), which learn for the voxels around whether these have
 the label of the nearest click. Some readers click the largest errors, some go through the list, and some click wherever
-the network doubts, where a click may also confirm it.
+the network doubts, where a click may also confirm it. All see what conditioning makes of their clicks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -23,7 +22,7 @@ from MoBUncertaintyLib.regions.measure import expected_error
 
 CLICKS = 5
 """Of a reader."""
-SHOWN = 8000
+SHOWN = 4000
 """Voxels of a case that trees are shown, of all clicks together."""
 
 Lesson = tuple[np.ndarray, np.ndarray]
@@ -31,8 +30,8 @@ Lesson = tuple[np.ndarray, np.ndarray]
 
 
 def lesson(case: ReadCase, settings: ClickSettings, seed: int) -> Lesson:
-    """Let readers click in a case, with conditioning, and describe a sample of the voxels around their clicks."""
-    random, correct = np.random.default_rng(seed), Refined(case.prediction, replace(settings, learned=None))
+    """Let readers click in a case, with conditioning alone, and describe a sample of the voxels around their clicks."""
+    random, correct = np.random.default_rng(seed), Refined(case.prediction, settings)
     features, truth = [np.empty((len(FEATURES), 0), np.float32)], [np.empty(0, bool)]
     for clicks in _clicks(case, correct, random):
         voxels, described = correct.describe(clicks)

@@ -29,13 +29,13 @@ from MoBUncertaintyLib.regions.prediction import PredictionSettings
 SCORED = (1, 3, 5)
 """After so many free clicks Dice counts."""
 
-DEVIATIONS = (None, 0.4, 0.6, 1.0, 1.5, 2.2)
-LENGTHS_MM = (2.5, 3.5, 5.0, 7.0, 10.0)
+DEVIATIONS = (None, 0.6, 1.0, 1.5)
+LENGTHS_MM = (2.5, 3.5, 5.0, 7.0, 8.5, 10.0)
 STRENGTH, STRENGTHS = 32.0, (8.0, 16.0, 64.0)
 """What is tried: all pairs of the first two at one strength, since a larger strength does about the same as a larger
 deviation; then the other strengths with the best pair."""
 
-CAUTIONS = (0.0, 0.35, 0.7, 1.0)
+CAUTIONS = (0.0, 0.35, 0.7)
 PARTS = 3
 """What is tried of what is learned, with trees of other subjects: each of so many parts of the cases has its own."""
 
@@ -157,7 +157,7 @@ def fit_learned(
 ) -> tuple[ClickSettings, dict[str, Any]]:
     """Learn from validation cases how far errors reach, if that is better than conditioning with these settings alone.
 
-    Conditioning alone, and trees with each caution, are tried on all cases, by trees that other subjects have taught.
+    Conditioning alone, and trees with each caution, are tried on all cases, with trees that other subjects have taught.
     Chosen is by the rule of `fit`; the trees that are returned have learned from all cases.
 
     Raises:
@@ -166,15 +166,16 @@ def fit_learned(
     _, part = np.unique(np.asarray(subjects), return_inverse=True)
     if not part.any():
         raise SettingsError("Clicks are learned from two subjects at least; name more cases in splits_final.json.")
-    part, lessons = part % PARTS, []
+    parts, lessons = (part % PARTS).tolist(), []
     for number, case in enumerate(cases):
         lessons.append(lesson(case, settings, number))
         report(f"{number + 1} of {len(cases)}: readers have clicked")
-    trees = {n: learn([own for own, at in zip(lessons, part, strict=True) if at != n]) for n in set(part.tolist())}
+    trees = {n: learn([own for own, at in zip(lessons, parts, strict=True) if at != n]) for n in set(parts)}
     tried: dict[float | None, Trial] = {}
     for caution in (None, *CAUTIONS):
-        used = {} if caution is None else trees
-        own = [replace(settings, learned=used.get(n), caution=caution or 0.0) for n in part.tolist()]
+        own = [
+            replace(settings, learned=None if caution is None else trees[at], caution=caution or 0.0) for at in parts
+        ]
         tried[caution] = trial = try_out(list(zip(cases, own, strict=True)))
         name = "conditioning alone" if caution is None else f"learned, caution {caution:g}"
         report(f"{name}: Dice {100 * trial.gain:+.2f} %, harm {percent(trial.harm)}")
