@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TREES_FILE = "clicks.safetensors"
 TREES_LIMIT = 4 * 2**20  # bytes of the file; those of the shipped models have 0.03 MB
 MAX_TREES, MAX_LEVELS = 2000, 8  # a leaf's number is one byte
+ARRAYS = ("features", "thresholds", "values")
 
 FEATURES = (
     "logit", "conditioned", "fine", "coarse", "slope", "outline_mm", "distance_mm", "inwards_mm", "across_mm", "facing",
@@ -51,8 +52,8 @@ class ClickTrees:
         import numpy as np
         from safetensors.numpy import save
 
-        arrays = {"features": features.astype(np.int64), "thresholds": thresholds.astype(np.float32)}
-        return cls.read(save(arrays | {"values": values.astype(np.float16)}))
+        arrays: list[np.ndarray] = [features.astype(np.int64), thresholds.astype(np.float32), values.astype(np.float16)]
+        return cls.read(save(dict(zip(ARRAYS, arrays, strict=True))))
 
     @classmethod
     def read(cls, content: bytes) -> ClickTrees:
@@ -89,17 +90,17 @@ class ClickTrees:
         from MoBUncertaintyLib.model.weights import read_weights
 
         arrays = read_weights(ModelFile(TREES_FILE, "the model", self.content))
-        features, thresholds, values = (arrays.get(name) for name in ("features", "thresholds", "values"))
-        if (
-            len(arrays) != 3
-            or any(array is None or array.ndim != 2 for array in (features, thresholds, values))
-            or not 0 < len(features) <= MAX_TREES
-            or not 0 < features.shape[1] <= MAX_LEVELS
-            or thresholds.shape != features.shape
-            or values.shape != (len(features), 2 ** features.shape[1])
-            or features.dtype != np.int64
-            or (thresholds.dtype, values.dtype) != (np.float32, np.float32)
-            or not ((features >= 0) & (features < len(FEATURES))).all()
-        ):
-            raise ModelError(f"{TREES_FILE} does not hold trees of clicks; export the model again.")
-        return features, thresholds, values
+        if arrays.keys() == set(ARRAYS):
+            features, thresholds, values = (arrays[name] for name in ARRAYS)
+            count, levels = (*features.shape, 0, 0)[:2]
+            if (
+                0 < count <= MAX_TREES
+                and 0 < levels <= MAX_LEVELS
+                and features.shape == thresholds.shape == (count, levels)
+                and values.shape == (count, 2**levels)
+                and features.dtype == np.int64
+                and thresholds.dtype == values.dtype == np.float32
+                and bool(((features >= 0) & (features < len(FEATURES))).all())
+            ):
+                return features, thresholds, values
+        raise ModelError(f"{TREES_FILE} does not hold trees of clicks; export the model again.")

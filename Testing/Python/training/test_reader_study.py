@@ -51,7 +51,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"DEVIATIONS": (None, 1.0), "LENGTHS_MM": (4.0,), "STRENGTHS": (8.0,), "SHARPENINGS": (0.0, 1.0)}
     for name, values in (small | {"CAUTIONS": (0.0, 0.35)}).items():
         monkeypatch.setattr(study, name, values)
-    monkeypatch.setattr(learning, "Boosting", partial(Boosting, trees=8))
+    monkeypatch.setattr(learning, "Boosting", partial(Boosting, trees=8, rate=0.5))
 
 
 def evaluated(dataset: Path, output: Path) -> str:

@@ -296,6 +296,7 @@ class Refiner:
         self._blocks = _Blocks(prediction, self.kernel, self.settings)
         self._values = np.array([label.value for label in prediction.labels])
 
+    @cached_method(4096)
     def voxels_of(self, click: Click) -> np.ndarray:
         """Find the voxels of a click; raises `ReviewError` as `clicks.voxels_of`, or for no label of the prediction."""
         if overlap(self.prediction.labels):
@@ -303,7 +304,10 @@ class Refiner:
                 "The labels of this model overlap, so a click does not say which of them it means; predict one label "
                 "alone, and review that."
             )
-        return self._voxels(click)
+        if click.label and click.label not in self._values:
+            raise ReviewError(f"The prediction has no label {click.label}; click with one of its labels.")
+        prediction = self.prediction
+        return voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
 
     def reach(self, clicks: Iterable[Click]) -> Box:
         """Return the hull of the boxes in which the clicks may change anything; an empty box without clicks."""
@@ -362,13 +366,6 @@ class Refiner:
             changed += int(np.count_nonzero(now != without))
         voxel_mm3 = self.prediction.grid.voxel_mm3
         return Effect(net * voxel_mm3, changed * voxel_mm3)
-
-    @cached_method(4096)
-    def _voxels(self, click: Click) -> np.ndarray:
-        if click.label and click.label not in self._values:
-            raise ReviewError(f"The prediction has no label {click.label}; click with one of its labels.")
-        prediction = self.prediction
-        return voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
 
     @cached_method(64)
     def _read(self, clicks: Clicks) -> _Reading:

@@ -43,9 +43,10 @@ class Boosting:
             chosen = chosen[: max(1, round(self.fraction * len(features)))]
             leaf, asked = np.zeros(len(truth), np.int32), []
             for level in range(self.levels):
-                feature, threshold = self._question(leaf, 2**level, {n: binned[n] for n in chosen}, sums)
+                answers = {n: (binned[n], len(edges[n])) for n in chosen}
+                feature, threshold = self._question(leaf, 2**level, answers, sums)
                 leaf = 2 * leaf + (binned[feature] > threshold)
-                asked.append((feature, edges[feature][min(threshold, len(edges[feature]) - 1)]))
+                asked.append((feature, edges[feature][threshold]))
             slope, curvature = (np.bincount(leaf, each, 2**self.levels) for each in sums)
             values = (-self.rate * slope / (curvature + self.ridge)).astype(np.float16)
             score += values[leaf]
@@ -53,18 +54,25 @@ class Boosting:
         return ClickTrees.of(*(np.array(each) for each in zip(*grown, strict=True)))
 
     def _question(
-        self, leaf: np.ndarray, leaves: int, binned: dict[int, np.ndarray], sums: tuple[np.ndarray, np.ndarray]
+        self,
+        leaf: np.ndarray,
+        leaves: int,
+        answers: dict[int, tuple[np.ndarray, int]],
+        sums: tuple[np.ndarray, np.ndarray],
     ) -> tuple[int, int]:
-        """Choose the feature and the bin above which the answer is yes that lower the loss of all leaves most."""
+        """Choose the feature, and the bin above which the answer is yes, that lower the loss of all leaves most.
+
+        For each feature there are the bins of the voxels, and the number of thresholds.
+        """
         best = (-np.inf, 0, 0)
         place = leaf * BINS
-        for feature, own in binned.items():
-            at = place + own
+        for feature, (bins, thresholds) in answers.items():
+            at = place + bins
             slope, curvature = (np.bincount(at, each, leaves * BINS).reshape(leaves, BINS).cumsum(1) for each in sums)
             gain = sum(
                 (g**2 / (h + self.ridge)).sum(0)
                 for g, h in ((slope, curvature), (slope[:, -1:] - slope, curvature[:, -1:] - curvature))
-            )[:-1]
+            )[:thresholds]
             threshold = int(gain.argmax())
             best = max(best, (float(gain[threshold]), feature, threshold))
         return best[1:]

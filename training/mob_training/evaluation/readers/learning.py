@@ -20,8 +20,8 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.click_trees import FEATURES, ClickTrees
 from MoBUncertaintyLib.regions.measure import expected_error
 
-CLICKS = 5
-"""Of a reader."""
+CLICKS, OTHERS = 5, 2
+"""Of a reader who clicks the largest errors, and of the other two."""
 SHOWN = 4000
 """Voxels of a case that trees are shown, of all clicks together."""
 
@@ -52,11 +52,11 @@ def _clicks(case: ReadCase, correct: Refined, random: np.random.Generator) -> It
     """Yield what readers have clicked, after each of their clicks."""
     for step in islice(readers.click_at_errors(case, correct), CLICKS):
         yield step.clicks
-    for step in islice(readers.click_in_regions(case, correct), CLICKS):
+    for step in islice(readers.click_in_regions(case, correct), OTHERS):
         yield step.clicks
     doubt = expected_error(case.prediction.probability).ravel().astype(float)
-    places = random.choice(doubt.size, CLICKS, replace=False, p=doubt / doubt.sum())
+    places = random.choice(doubt.size, OTHERS, replace=False, p=doubt / doubt.sum())
     voxels = np.transpose(np.unravel_index(places, case.truth.shape)).tolist()
     clicks = tuple(((z, y, x), int(case.truth[z, y, x])) for z, y, x in voxels)
-    for count in range(1, CLICKS + 1):
+    for count in range(1, OTHERS + 1):
         yield clicks[:count]
