@@ -17,6 +17,7 @@ from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.measurements.volumes import VolumeCalibration
 from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.model.click_trees import TREES_FILE
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings, check_stated
@@ -33,7 +34,8 @@ Fold = int | str
 GRAPH = "graph.json"
 FOLD = r"0|[1-9][0-9]{0,2}|all"
 MODEL_FILE = re.compile(
-    rf"plans\.json|dataset\.json|fold_(?P<weights>{FOLD})/weights\.safetensors|fold_({FOLD})/graph\.json"
+    rf"plans\.json|dataset\.json|{re.escape(TREES_FILE)}|fold_(?P<weights>{FOLD})/weights\.safetensors|"
+    rf"fold_({FOLD})/graph\.json"
 )
 
 CODE_LENGTHS = (16, 16, 64)
@@ -152,8 +154,9 @@ class ModelCard:
         return RegionSettings(Measure.BERNOULLI if without else Measure.VARIANCE, **settings)
 
     def to_json(self) -> str:
-        """Write the text of `model.json`."""
-        content = {"schema_version": self.schema_version} | to_json(self)
+        """Write the text of `model.json`; what was learned of clicks is in a file of its own."""
+        own = replace(self, click_settings=replace(self.click_settings, learned=None))
+        content = {"schema_version": self.schema_version} | to_json(own)
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

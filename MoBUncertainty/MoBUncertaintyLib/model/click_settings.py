@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range
+from MoBUncertaintyLib.model.click_trees import ClickTrees
 
 DEFAULT_PRIOR_DEVIATION = 1.0
 """Of the logit, where the card states none and there is no variance: 0.6 suits small organs, 1.5 large ones."""
@@ -31,6 +32,9 @@ class ClickSettings:
         sharpening: By which fraction of itself the logit grows where clicks have explained all of the deviation. It
             makes the expected error that is left honest, and moves no outline between two labels.
         resolved_fraction: A region is resolved when its expected error is below this fraction of what it was at first.
+        learned: What says how far the error reaches that a click corrects; default: conditioning alone. A model folder
+            has it in a file of its own (`click_trees`).
+        caution: No voxel gets or loses the label of the nearest click where the logit that was learned is not larger.
     """
 
     length_mm: Annotated[float | None, Range(above=0, most=100)] = None
@@ -39,6 +43,8 @@ class ClickSettings:
     prior_deviation: Annotated[float | None, Range(above=0, most=20)] = None
     sharpening: Annotated[float, Range(0, 20)] = 1.0
     resolved_fraction: Annotated[float, Range(above=0, most=1)] = 0.25
+    learned: ClickTrees | None = None
+    caution: Annotated[float, Range(0, 5)] = 0.0
 
     def __post_init__(self) -> None:
         if problem := out_of_range(self):

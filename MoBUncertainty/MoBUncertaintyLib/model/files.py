@@ -17,6 +17,7 @@ from typing import IO, Any
 from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.base.json_input import SIZE_LIMIT, JsonError, parse_object
 from MoBUncertaintyLib.model import archive
+from MoBUncertaintyLib.model.click_trees import TREES_FILE
 from MoBUncertaintyLib.model.nnunet.plans import beside, first_stage_of
 
 DESCRIPTIONS = ("plans.json", "dataset.json")  # nnU-Net's files that say what was trained
@@ -82,8 +83,8 @@ class ModelFiles:
         if self.root.is_file():
             names = archive.list_files(self.root)
             return tuple(name.removeprefix(self.inside) for name in names if name.startswith(self.inside))
-        files = (file for pattern in ("*.json", "fold_*/*") for file in self.root.glob(pattern) if file.is_file())
-        return tuple(file.relative_to(self.root).as_posix() for file in files)
+        files = (file for pattern in ("*.json", TREES_FILE, "fold_*/*") for file in self.root.glob(pattern))
+        return tuple(file.relative_to(self.root).as_posix() for file in files if file.is_file())
 
     @cached_property
     def plans(self) -> dict[str, Any]:

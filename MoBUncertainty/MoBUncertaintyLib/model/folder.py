@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.base.errors import ModelError
 from MoBUncertaintyLib.model.card import GRAPH, MODEL_FILE, Fold, ModelCard, card_from_json, overlap
+from MoBUncertaintyLib.model.click_trees import TREES_FILE, TREES_LIMIT, ClickTrees
 from MoBUncertaintyLib.model.files import DESCRIPTIONS, ModelFile, ModelFiles
 from MoBUncertaintyLib.model.graph import Graph, output_shapes
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset, label_values
@@ -190,7 +191,8 @@ def load_folder(files: ModelFiles) -> Model:
     """Load a model folder; raises `ModelError` if it is damaged, altered or unsafe."""
     where = str(files.path)
     card = card_from_json(files.read("model.json").json(), where)
-    needed = {*DESCRIPTIONS, *(name for name in files.names if name.endswith(("/weights.safetensors", f"/{GRAPH}")))}
+    of_folds = ("/weights.safetensors", f"/{GRAPH}")
+    needed = {*DESCRIPTIONS, *(name for name in files.names if name.endswith(of_folds) or name == TREES_FILE)}
     for name in sorted(needed - set(card.files)):
         raise ModelError(f"{where} uses {name}, which its model.json does not list; export the model again.")
     for name, digest in card.files.items():
@@ -219,4 +221,7 @@ def load_folder(files: ModelFiles) -> Model:
         )
     if any(abs(a - b) > 1e-3 for a, b in zip(card.spacing, spacing, strict=True)):
         raise ModelError(f"The spacing in model.json of {where} is not that of plans.json; export the model again.")
+    if TREES_FILE in card.files:
+        learned = ClickTrees.read(files.read(TREES_FILE, TREES_LIMIT).content)
+        card = replace(card, click_settings=replace(card.click_settings, learned=learned))
     return Model(card, files.plans, files.dataset, weights, files)

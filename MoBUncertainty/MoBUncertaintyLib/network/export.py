@@ -20,6 +20,7 @@ from MoBUncertaintyLib.base.packages import check_pytorch
 from MoBUncertaintyLib.base.publishing import absolute, reserve
 from MoBUncertaintyLib.model import archive
 from MoBUncertaintyLib.model.card import GRAPH, Fold, ModelCard
+from MoBUncertaintyLib.model.click_trees import TREES_FILE
 from MoBUncertaintyLib.model.files import ModelFiles
 from MoBUncertaintyLib.model.folder import Model, load_folder, load_model
 from MoBUncertaintyLib.model.graph import is_wanted, openvino_reason
@@ -118,6 +119,9 @@ def write_model(
             text = json.dumps(dataset, indent=1, ensure_ascii=False)
             (folder / "dataset.json").write_text(text, encoding="utf-8")
             files = ["plans.json", "dataset.json"]
+            if trees := card.click_settings.learned:
+                files.append(TREES_FILE)
+                (folder / TREES_FILE).write_bytes(trees.content)
             for fold, state in weights:
                 files.append(f"fold_{fold}/weights.safetensors")
                 (folder / f"fold_{fold}").mkdir()

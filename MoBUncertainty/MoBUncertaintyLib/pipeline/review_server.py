@@ -109,7 +109,7 @@ class PageReview:
                 case "undo":
                     boxes = review.undo()
                 case "suggest":
-                    suggestion, message = suggest(review), "No region is left to decide."
+                    suggestion, message = suggest(review), "No further click is expected to correct anything."
                     if suggestion:
                         gain = volume_text(suggestion.gain_mm3 / 1000)
                         message = f"A click at the cross is expected to remove {gain} of error."

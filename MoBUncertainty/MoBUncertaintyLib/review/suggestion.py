@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 from scipy import ndimage
 
-from MoBUncertaintyLib.base.geometry import common_parts, widened, within
+from MoBUncertaintyLib.base.geometry import Box, common_parts, widened, within
 from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.regions.measure import expected_error
 from MoBUncertaintyLib.review.refinement.clicks import Click, Point
@@ -23,6 +23,9 @@ CANDIDATES = 8
 
 DOUBTFUL = 0.1
 """Candidates are as likely as this to have another label, if any voxel of the region is."""
+
+POSSIBLE = 0.02
+"""An answer that is less probable is not expected."""
 
 AROUND, APART = 0.45, 0.85
 """In lengths of the kernel: sigma of the window in which expected error is summed, and how far apart candidates are."""
@@ -40,7 +43,7 @@ class Suggestion:
 
 
 def suggest(review: Review, among: Container[str] | None = None) -> Suggestion | None:
-    """Suggest the place, in a region that is not decided, whose click is expected to correct most error.
+    """Suggest the place, in a region that is not decided, whose click is expected to correct most error, if any.
 
     Candidates are doubtful places with much expected error around them, apart from each other. Where most error is
     expected, on the outline itself, a click moves little; so what each may gain is computed.
@@ -54,8 +57,8 @@ def suggest(review: Review, among: Container[str] | None = None) -> Suggestion |
     places = [place for region in pending for place in _places(region, state, refiner)]
     places.sort(key=lambda place: -place[0])
     gains = [(_gain(voxel, state, refiner), region_id, voxel) for _, region_id, voxel in places[:CANDIDATES]]
-    best = max(gains, default=None)
-    return best and Suggestion(best[1], _point(review.prediction.grid.to_ras(np.array(best[2]))), best[0])
+    gain, region_id, voxel = max(gains, default=(0.0, "", (0, 0, 0)))
+    return Suggestion(region_id, _point(review.prediction.grid.to_ras(np.array(voxel))), gain) if gain > 0 else None
 
 
 def _places(region: ReviewRegion, state: State, refiner: Refiner) -> list[tuple[float, str, Voxel]]:
@@ -81,32 +84,38 @@ def _places(region: ReviewRegion, state: State, refiner: Refiner) -> list[tuple[
 
 
 def _gain(voxel: Voxel, state: State, refiner: Refiner) -> float:
-    """Compute how much error a click at a voxel is expected to correct, mm3.
+    """Compute how much error the reader's answer at a voxel is expected to correct, mm3.
 
-    That is how probable the most probable label is that is not shown there, times what that click would correct: for
-    each voxel that would have another label, how much more probable than the old one the new one would then be.
+    Every label that the reader may give counts as much as it is probable now. What it would correct: for each voxel
+    that would have another label, how much more probable than the old one the new one would then be.
     """
     prediction = refiner.prediction
     at = tuple(slice(index, index + 1) for index in voxel)
-    now, values = state.maps_in(at, refiner), [0, *(label.value for label in prediction.labels)]
-    probable = dict(zip(values, _with_background(now.probability).ravel().tolist(), strict=True))
-    probable.pop(int(now.segmentation.item()))
-    label = max(probable, key=lambda value: probable[value])
-    click = Click("", (_point(prediction.grid.to_ras(np.array(voxel))),), label, datetime.max.replace(tzinfo=UTC))
-    reach = refiner.reach((click,))
-    before, after = (each.maps_in(reach, refiner) for each in (state, replace(state, clicks=(*state.clicks, click))))
+    values = np.array([0, *(label.value for label in prediction.labels)])
+    probable = _with_background(state.maps_in(at, refiner).probability).ravel()
+    point, total = (_point(prediction.grid.to_ras(np.array(voxel))),), 0.0
+    for label, weight in zip(values.tolist(), probable.tolist(), strict=True):
+        if weight < POSSIBLE:
+            continue
+        click = Click("", point, label, datetime.max.replace(tzinfo=UTC))
+        boxes = refiner.changed(state.clicks, clicks := (*state.clicks, click))
+        total += weight * sum(_corrected(box, state, replace(state, clicks=clicks), refiner, values) for box in boxes)
+    return float(total * prediction.grid.voxel_mm3)
+
+
+def _corrected(box: Box, now: State, then: State, refiner: Refiner, values: np.ndarray) -> float:
+    """Sum, over the voxels of a box that change, how much more probable than the old label the new one is then."""
+    before, after = (each.maps_in(box, refiner) for each in (now, then))
     changed = before.segmentation != after.segmentation
-    for region in state.regions:
-        if region.labels is not None and (parts := common_parts(reach, region.box)):
+    for region in now.regions:
+        if region.labels is not None and (parts := common_parts(box, region.box)):
             changed[parts[0]] &= ~region.mask[parts[1]]
     probability = _with_background(after.probability[:, changed])
-    rank = np.zeros(max(values) + 1, int)
-    rank[values] = np.arange(len(values))
     old, new = (
-        np.take_along_axis(probability, rank[each.segmentation[changed]][None], axis=0).sum(dtype=float)
+        np.take_along_axis(probability, np.searchsorted(values, each.segmentation[changed])[None], axis=0)
         for each in (before, after)
     )
-    return float(probable[label] * (new - old) * prediction.grid.voxel_mm3)
+    return float((new - old).sum(dtype=float))
 
 
 def _with_background(probability: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from MoBUncertaintyLib.inference.engines import verify
 from MoBUncertaintyLib.model import folder as model_folder
 from MoBUncertaintyLib.model.card import card_from_json
 from MoBUncertaintyLib.model.click_settings import ClickSettings
+from MoBUncertaintyLib.model.click_trees import TREES_FILE
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model, read_card
 from MoBUncertaintyLib.model.listing import find_model, list_models
@@ -34,6 +35,7 @@ from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.network import export
 from MoBUncertaintyLib.network.backbone import load_network
 from MoBUncertaintyLib.network.export import write_model
+from support.clicks import random_trees
 from support.json_edits import edit, json_values, paths, rehash, replaced, truncate
 from support.tiny import DATASET, PLANS, card, make_model_folder, network
 
@@ -407,6 +409,27 @@ def test_a_card_states_how_far_a_click_reaches_and_the_rest_is_as_usual() -> Non
     assert card_from_json(partly, "x").click_settings == ClickSettings(length_mm=3)
     with pytest.raises(ModelError, match=r"'click_settings' is wrong \(Clicks: strength must be above 0"):
         card_from_json(CARD_JSON | {"click_settings": {"strength": 0}}, "x")
+
+
+def test_what_was_learned_of_clicks_is_a_file_of_the_model(tmp_path: Path) -> None:
+    own = card(click_settings=ClickSettings(length_mm=6.0, learned=random_trees(), caution=0.7))
+    written = write_model(tmp_path / "Own", own, PLANS, DATASET, [(0, network(0).state_dict())])
+    assert load_model(written.path).card.click_settings == own.click_settings
+    assert json.loads((tmp_path / "Own" / "model.json").read_text())["click_settings"]["learned"] is None
+    zipped = export.export(tmp_path / "Own", tmp_path / "Own.zip")
+    assert load_model(zipped.path).card.click_settings == own.click_settings
+    trees = tmp_path / "Own" / TREES_FILE
+    for damage in (lambda content: content[:-40], lambda content: content.replace(b"values", b"VALUES")):
+        trees.write_bytes(damage(own.click_settings.learned.content))
+        with pytest.raises(ModelError, match="has been changed or damaged"):
+            load_model(tmp_path / "Own")
+        rehash(tmp_path / "Own")
+        with pytest.raises(ModelError):
+            load_model(tmp_path / "Own")
+    without = {name: digest for name, digest in written.card.files.items() if name != TREES_FILE}
+    edit(tmp_path / "Own" / "model.json", lambda content: content | {"files": without})
+    with pytest.raises(ModelError, match="does not list"):
+        load_model(tmp_path / "Own")
 
 
 def test_models_are_listed_and_found_by_name_with_broken_ones_shown(folder: Path) -> None:

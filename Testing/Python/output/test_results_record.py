@@ -18,6 +18,7 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.results_record import KEPT, RecordError, prediction_of, read_prediction, write_prediction
 from MoBUncertaintyLib.regions.prediction import Prediction
+from support.clicks import random_trees
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, write_results
 
 
@@ -137,7 +138,7 @@ def sent() -> tuple[dict[str, Any], Prediction]:
         case.prediction,
         predicted_part=(slice(0, 3), slice(1, 4), slice(0, 2)),
         correlation_mm=(3.0, 4.5, 6.0),
-        click_settings=ClickSettings(length_mm=2.5, strength=8.0),
+        click_settings=ClickSettings(length_mm=2.5, strength=8.0, learned=random_trees()),
     )
     return write_prediction(own, case.regions, lambda _name, array: array), own
 

@@ -273,17 +273,18 @@ class TestExpectedError:
 
 
 class TestSuggestion:
-    def test_lies_in_an_undecided_region_and_gains_what_a_correction_is_expected_to(self, review):
+    def test_lies_in_an_undecided_region_and_gains_what_its_answers_are_expected_to(self, review):
         suggestion = suggest(review)
         assert region_at(review, suggestion.point_ras).region_id == suggestion.region_id
         voxel = voxel_of(review, suggestion.point_ras)
         p, before = float(review.prediction.probability[0][voxel]), review.corrected()
-        other = 1 - int(before[voxel])
-        review.click([suggestion.point_ras], other)
-        after, box = review.corrected(), whole(review.prediction.shape)
-        now = review.maps_in(box)[0][0]
-        better = np.where(after > 0, now - (1 - now), (1 - now) - now)[after != before].sum()
-        gain = (p if other else 1 - p) * better * review.prediction.grid.voxel_mm3
+        gain = 0.0
+        for label, weight in ((0, 1 - p), (1, p)):
+            review.click([suggestion.point_ras], label)
+            after, now = review.corrected(), review.maps_in(whole(review.prediction.shape))[0][0]
+            better = np.where(after > 0, now - (1 - now), (1 - now) - now)[after != before].sum()
+            gain += weight * better * review.prediction.grid.voxel_mm3
+            review.undo()
         assert suggestion.gain_mm3 == pytest.approx(gain, rel=1e-3)
         assert gain > 0
 

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import shape_of, whole
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
+from MoBUncertaintyLib.model.click_trees import ClickTrees
 from MoBUncertaintyLib.model.covariance import Covariance, correlation
 from MoBUncertaintyLib.regions.measure import VoxelMaps, maps_in, with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.refinement.conditioning import Wendland, logits_of, mode, movable
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
-from support.clicks import click_at
+from support.clicks import click_at, random_trees
 from support.probability_images import prediction
 
 SHAPE = (18, 20, 22)
@@ -31,6 +32,8 @@ SETTINGS = [ClickSettings(length_mm=2.0), ClickSettings(length_mm=1.5, prior_dev
 
 SETTINGS += [replace(SETTINGS[1], length_mm=None)]  # of a local model, whose length is its own
 LOCAL_MM = (3.0, 1.2, 1.6)
+LEARNED = 3
+SETTINGS += [replace(SETTINGS[0], learned=random_trees(), caution=0.3)]
 
 
 @cache
@@ -63,7 +66,9 @@ def made(labels: int, deviation: float, own: int) -> Refiner:
 
 voxels = st.tuples(*(st.integers(0, size - 1) for size in SHAPE))
 clicked = st.lists(st.tuples(st.lists(voxels, min_size=1, max_size=2), st.integers(0, 3)), min_size=1, max_size=6)
-kinds = st.sampled_from([(1, 0.9, 0), (1, 0.9, 1), (1, 0.0, 0), (3, 0.9, 0), (1, 0.9, 2), (3, 0.9, 2)])
+kinds = st.sampled_from(
+    [(1, 0.9, 0), (1, 0.9, 1), (1, 0.0, 0), (3, 0.9, 0), (1, 0.9, 2), (3, 0.9, 2), (1, 0.9, LEARNED), (3, 0.9, LEARNED)]
+)
 
 
 def clicks_of(kind: tuple, given_: list) -> list[Click]:
@@ -284,3 +289,24 @@ def test_outside_of_the_boxes_that_changed_two_sets_give_the_same(before, after)
         differ = np.asarray(getattr(old, name) != getattr(new, name))
         assert not differ[..., unchanged].any()
     assert not own.changed(sets[0], sets[0][::-1])
+
+
+def test_trees_say_how_probable_the_label_of_the_nearest_click_is() -> None:
+    """All trees together say 2: by so much the logit of the clicked label rises, and the others share the rest."""
+    asked, thresholds = np.zeros((4, 1), int), np.zeros((4, 1))
+    learned = ClickTrees.of(asked, thresholds, np.full((4, 2), 0.5))
+    clicks = [click_at(case(3), 1, 2, (9, 3, 10))]
+    plain, raised = (
+        Refiner(case(3), replace(SETTINGS[0], learned=trees)).refine(clicks, whole(SHAPE)) for trees in (None, learned)
+    )
+    changed = (plain.probability != raised.probability).any(0)
+    changed[9, 3, 10] = False
+    before, after = plain.probability[:, changed], raised.probability[:, changed]
+    assert changed.sum() > 100
+    assert np.allclose(logit(after[1]) - logit(before[1]), 2, atol=2e-3)
+    assert np.allclose(after[[0, 2]].sum(0) / (1 - after[1]), before[[0, 2]].sum(0) / (1 - before[1]), atol=1e-3)
+    had = case(3).segmentation == 2
+    cautious = Refiner(case(3), replace(SETTINGS[0], learned=learned, caution=5.0)).refine(clicks, whole(SHAPE))
+    near = changed & (np.abs(raised.probability[1] - 0.5) < 0.47)
+    assert np.array_equal((cautious.segmentation == 2)[near], had[near]), "where the score is small, no label changes"
+    assert not np.array_equal((raised.segmentation == 2)[near], had[near])

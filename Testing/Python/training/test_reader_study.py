@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from mob_training.cli import app
 from mob_training.data.phantom import make_phantom
 from mob_training.evaluation import held_out
 from mob_training.evaluation.held_out import split_cases
-from mob_training.evaluation.readers import readers, study
+from mob_training.evaluation.readers import learning, readers, study
+from mob_training.evaluation.readers.boosting import Boosting
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import Refined
 from mob_training.evaluation.score_files import read_runs
@@ -46,8 +49,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "load_model", lambda path: model)
     monkeypatch.setattr(held_out, "Predictor", FakePredictor)
     small = {"DEVIATIONS": (None, 1.0), "LENGTHS_MM": (4.0,), "STRENGTHS": (8.0,), "SHARPENINGS": (0.0, 1.0)}
-    for name, values in small.items():
+    for name, values in (small | {"CAUTIONS": (0.0, 0.35)}).items():
         monkeypatch.setattr(study, name, values)
+    monkeypatch.setattr(learning, "Boosting", partial(Boosting, trees=8, rate=0.5))
 
 
 def evaluated(dataset: Path, output: Path) -> str:
@@ -61,7 +65,9 @@ def test_settings_are_fitted_and_readers_simulated(dataset: Path, tmp_path: Path
     assert "3 of 3: " in evaluated(dataset, tmp_path / "out")
     (run,) = read_runs([tmp_path / "out"])
     found = ClickSettings.from_dict(json.loads((tmp_path / "out" / "clicks.json").read_text()))
-    assert run.description["clicks"] == json.loads((tmp_path / "out" / "clicks.json").read_text())
+    assert run.description["clicks"] == asdict(replace(found, learned=None))
+    tried = run.description["fit"]["cautions"]
+    assert [one["caution"] for one in tried] == [None, 0, 0.35]
     assert found.length_mm == 4
     assert len(run.description["fit"]["trials"]) == 3
     assert sorted(run.cases) == ["case0", "case1"]
@@ -83,6 +89,25 @@ def test_without_validation_cases_nothing_is_fitted(dataset: Path, fake: None) -
     (dataset / "splits_final.json").write_text("{}")
     with pytest.raises(SettingsError):
         split_cases(dataset, "val")
+
+
+def test_only_what_is_learned_is_fitted_on_request(dataset: Path, fake: None) -> None:
+    run, clicks = study.study_readers(Path("MODEL"), dataset, report=lambda line: None, learn_only=True)
+    assert "trials" not in run.description["fit"]
+    assert replace(clicks, learned=None, caution=0.0) == ClickSettings()
+
+
+def test_trees_that_help_other_subjects_are_kept(dataset: Path, fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conditioning that hardly moves anything leaves much to learn; where it harms less and gains as much, it stays."""
+    model, cases = held_out.Examination(Path("MODEL"), dataset, held_out.PLAIN, None), split_cases(dataset, "val")
+    read = [model.read(files) for files in cases]
+    weak = ClickSettings(length_mm=4.0, prior_deviation=0.05)
+    learned, _ = study.fit_learned(read, ["a", "b"], weak, report=lambda line: None)
+    assert learned.learned is not None
+    gains = [study.try_out([(case, settings) for case in read]).gain for settings in (weak, learned)]
+    assert gains[1] > gains[0] + 0.005
+    with pytest.raises(SettingsError):
+        study.fit_learned(read, ["a", "a"], weak, report=lambda line: None)
 
 
 @pytest.mark.slow

@@ -26,9 +26,10 @@ def evaluate(
         str | None, typer.Option(help="JSON stored with the scores: what the model was made from.")
     ] = None,
     clicks: Annotated[
-        Literal["fit"] | None,
+        Literal["fit", "learn"] | None,
         typer.Option(
-            help="Instead fit the settings of clicks on the validation cases, and simulate readers with them."
+            help="Instead fit on the validation cases how clicks act, and simulate readers. learn: on top of the "
+            "settings that the model has."
         ),
     ] = None,
     joint: Annotated[
@@ -74,7 +75,7 @@ def evaluate(
     settings = PredictionSettings(device=device, tiling=tiling)
     make_folder(output)
     if clicks is not None:
-        scores, fitted = study_readers(model, dataset, evaluation, settings)
+        scores, fitted = study_readers(model, dataset, evaluation, settings, learn_only=clicks == "learn")
         write_runs([scores], output)
         write_json(asdict(fitted), output / "clicks.json")
         return written(write_readers(read_runs([output]), output))  # the numbers as they are kept, six digits

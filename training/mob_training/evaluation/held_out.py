@@ -129,9 +129,13 @@ class Examination:
         _, truth, prediction = self.predict(files)
         return ReadCase.of(prediction, truth, self.regions)
 
+    def subject(self, case: str) -> str:
+        """Return the subject of a case."""
+        return self._subjects.get(case, case)
+
     def row(self, case: str, scores: Mapping[str, Any]) -> dict[str, Any]:
         """Return the subject and the scores of a case, flat."""
-        return {"subject": self._subjects.get(case, case), **dict(flatten(scores))}
+        return {"subject": self.subject(case), **dict(flatten(scores))}
 
 
 def evaluate(

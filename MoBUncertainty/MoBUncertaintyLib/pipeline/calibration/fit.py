@@ -337,7 +337,8 @@ def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
             f"A leave-one-out test on these {len(cases)} cases does not show that the model becomes better (NLL "
             f"{after:.4f}, now {before:.4f}, p = {fit.p_value:.2g}), {instead}."
         )
-    regions, clicks = dict(card.regions), card.click_settings
+    # What was learned of clicks asks for the logits as they were.
+    regions, clicks = dict(card.regions), replace(card.click_settings, learned=None)
     without = card.covariance.kind is Covariance.DETERMINISTIC
     if not without:
         threshold = card.region_settings.variance_threshold

@@ -24,11 +24,12 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, apart, common_parts, hull, intersection, within
+from MoBUncertaintyLib.base.geometry import Box, apart, common_parts, hull, intersection, shape_of, within
 from MoBUncertaintyLib.base.method_cache import cached_method
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
+from MoBUncertaintyLib.model.click_trees import FEATURES
 from MoBUncertaintyLib.regions.measure import VoxelMaps, maps_in
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click, Clicked, gather, voxels_of
@@ -43,6 +44,7 @@ from MoBUncertaintyLib.review.refinement.conditioning import (
     solve,
     spread,
 )
+from MoBUncertaintyLib.review.refinement.extent import Described, Extent, most_probable
 
 STEP = np.float32(2.0**-14)
 """What a click says is rounded to what moves a logit in the block by this part of its deviation. Far from a new click
@@ -50,6 +52,7 @@ less than that changes, so that most blocks stay as they are."""
 MIN_EDGE = 8  # voxels of a block along each axis: smaller ones cost more to handle than to compute
 KEPT_VOXELS = 12_000_000  # of blocks, each with 10 bytes and 8 more for each further label
 CHUNK = 4_000_000  # correlations that are computed at once
+CONDITIONED = FEATURES.index("conditioned")
 
 Clicks = tuple[Click, ...]
 Corner = tuple[int, ...]  # a block's place among the blocks: (z, y, x)
@@ -74,9 +77,10 @@ class _Reached(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Posterior:
-    """What points (P, 3) tell of L labels: (L, P, P + 1), precision and, as the last column, weights."""
+    """What points (P, 3) of some labels (P,) tell of L: (L, P, P + 1), precision and, as the last column, weights."""
 
     points: np.ndarray
+    labels: np.ndarray
     table: np.ndarray
 
     def near(self, block: _Reached) -> _Posterior:
@@ -86,11 +90,12 @@ class _Posterior:
         columns = np.append(block.points, len(self.points))
         steps = np.rint(self.table[:, block.points[:, None], columns] * (scale / STEP))
         steps += 0  # there is but one zero then
-        return _Posterior(self.points[block.points], steps * (STEP / scale))
+        return _Posterior(self.points[block.points], self.labels[block.points], steps * (STEP / scale))
 
     def key(self, corner: Corner) -> Key:
         """Name a block of which this decides."""
-        return corner, hashlib.blake2b(self.points.tobytes() + self.table.tobytes(), digest_size=16).digest()
+        content = self.points.tobytes() + self.labels.tobytes() + self.table.tobytes()
+        return corner, hashlib.blake2b(content, digest_size=16).digest()
 
     def spread(self, correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Do for each label what `conditioning.spread` does: (L, N) each."""
@@ -116,6 +121,7 @@ class _Blocks:
         self._spacing = prediction.grid.spacing.astype(np.float32)
         self._edge = np.maximum(MIN_EDGE, np.rint(kernel.box_mm / prediction.grid.spacing)).astype(int)
         self._values = np.array([label.value for label in prediction.labels], np.uint8)
+        self._extent = Extent(prediction, kernel.length_mm)
         self._logits: dict[Corner, tuple[np.ndarray, np.ndarray]] = {}
         self._blocks: OrderedDict[Key, tuple[Box, VoxelMaps]] = OrderedDict()
         self._size = 0
@@ -164,26 +170,38 @@ class _Blocks:
                 self._blocks.move_to_end(key)
                 yield self._blocks[key]
                 continue
-            near = posterior.near(block)
-            axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in block.box), indexing="ij", sparse=True)
-            jobs.append(_Job(key, block.box, near, *self._kernel.reached(offsets_mm(near.points, axes, self._spacing))))
+            jobs.append(self._job(key, block, posterior))
             size += jobs[-1].correlation.size
             if size > CHUNK:
                 yield from self._compute(jobs)
                 jobs, size = [], 0
         yield from self._compute(jobs)
 
+    def describe(self, posterior: _Posterior, inputs: dict[Key, _Reached]) -> tuple[np.ndarray, Described]:
+        """Return the voxels (N, 3) that points reach, and what trees can ask of some of them."""
+        jobs = [self._job(key, block, posterior) for key, block in inputs.items()]
+        voxels = [
+            np.transpose(np.unravel_index(job.voxels, shape_of(job.box))) + [part.start for part in job.box]
+            for job in jobs
+        ]
+        return np.concatenate(voxels), self._describe(jobs, self._conditioned(jobs).probability)
+
+    def _job(self, key: Key, block: _Reached, posterior: _Posterior) -> _Job:
+        near = posterior.near(block)
+        axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in block.box), indexing="ij", sparse=True)
+        return _Job(key, block.box, near, *self._kernel.reached(offsets_mm(near.points, axes, self._spacing)))
+
     def _compute(self, jobs: Sequence[_Job]) -> Iterator[tuple[Box, VoxelMaps]]:
         """Compute blocks together: functions of many voxels cost less than many functions of few."""
         if not jobs:
             return
-        self._solve([job for job in jobs if job.key[0] not in self._logits])
-        logits = [(self._logits[job.key[0]], job.voxels) for job in jobs]
-        mean, variance = (np.concatenate([each[i][:, voxels] for each, voxels in logits], axis=1) for i in (0, 1))
-        effects = [job.posterior.spread(job.correlation) for job in jobs]
-        shift, left = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
-        refined = self._maps(mean, variance, shift, left)
+        refined = self._conditioned(jobs)
         ends = np.cumsum([len(job.voxels) for job in jobs])
+        if trees := self._settings.learned:
+            described = self._describe(jobs, refined.probability)
+            score = described.features[CONDITIONED] + trees.score(described.features)
+            predicted = np.concatenate([self._prediction.segmentation[job.box].ravel()[job.voxels] for job in jobs])
+            self._extent.correct(refined, described, score, predicted, self._settings.caution)
         for job, end in zip(jobs, ends, strict=True):
             own, maps = slice(end - len(job.voxels), end), maps_in(self._prediction, job.box)
             size = maps.segmentation.size
@@ -195,6 +213,27 @@ class _Blocks:
                 _, (_, oldest) = self._blocks.popitem(last=False)
                 self._size -= oldest.segmentation.size
             yield job.box, maps
+
+    def _conditioned(self, jobs: Sequence[_Job]) -> VoxelMaps:
+        """Condition all voxels of some blocks that are reached: maps (L, N) and label (N,)."""
+        self._solve([job for job in jobs if job.key[0] not in self._logits])
+        logits = [(self._logits[job.key[0]], job.voxels) for job in jobs]
+        mean, variance = (np.concatenate([each[i][:, voxels] for each, voxels in logits], axis=1) for i in (0, 1))
+        effects = [job.posterior.spread(job.correlation) for job in jobs]
+        shift, left = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
+        return self._maps(mean, variance, shift, left)
+
+    def _describe(self, jobs: Sequence[_Job], probability: np.ndarray) -> Described:
+        """Describe the voxels of some blocks (`Extent`), after conditioning."""
+        self._extent.prepare((job.box, np.unique(job.posterior.labels).tolist()) for job in jobs)
+        start, described = 0, []
+        for job in jobs:
+            points = self._extent.points(job.posterior.points, job.posterior.labels)
+            own = slice(start, start + len(job.voxels))
+            at, *others = self._extent.describe(job.box, job.voxels, job.correlation, points, probability[:, own])
+            described.append(Described(at + start, *others))
+            start = own.stop
+        return Described(*(np.concatenate(each, axis=-1) for each in zip(*described, strict=True)))
 
     def _solve(self, jobs: Sequence[_Job]) -> None:
         """Find the logits of blocks."""
@@ -225,15 +264,10 @@ def refined_maps(
     logit can say. So the logit grows by as much as clicks have explained; its sign, and so the outline, stays.
     """
     p, v = logistic_normal_moments(mean * (1 + np.float32(sharpening) * (1 - left)), variance * left)
-    total = p.sum(0)
     if len(p) > 1:  # one label against the rest, for each: together they may be too sure
-        excess = np.maximum(total, 1)
-        p, v, total = p / excess, v / excess**2, total / excess
-    best, labels = 1 - total, np.zeros(total.shape, np.uint8)
-    for value, own in zip(values, p, strict=True):
-        labels[own > best] = value
-        best = np.maximum(best, own)
-    return VoxelMaps(p, np.minimum(v, p * (1 - p)), labels)
+        excess = np.maximum(p.sum(0), 1)
+        p, v = p / excess, v / excess**2
+    return VoxelMaps(p, np.minimum(v, p * (1 - p)), most_probable(p, values))
 
 
 class _Reading(NamedTuple):
@@ -262,6 +296,7 @@ class Refiner:
         self._blocks = _Blocks(prediction, self.kernel, self.settings)
         self._values = np.array([label.value for label in prediction.labels])
 
+    @cached_method(4096)
     def voxels_of(self, click: Click) -> np.ndarray:
         """Find the voxels of a click; raises `ReviewError` as `clicks.voxels_of`, or for no label of the prediction."""
         if overlap(self.prediction.labels):
@@ -269,7 +304,10 @@ class Refiner:
                 "The labels of this model overlap, so a click does not say which of them it means; predict one label "
                 "alone, and review that."
             )
-        return self._voxels(click)
+        if click.label and click.label not in self._values:
+            raise ReviewError(f"The prediction has no label {click.label}; click with one of its labels.")
+        prediction = self.prediction
+        return voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
 
     def reach(self, clicks: Iterable[Click]) -> Box:
         """Return the hull of the boxes in which the clicks may change anything; an empty box without clicks."""
@@ -305,6 +343,11 @@ class Refiner:
         _decree(maps, box, reading.clicked, self._values)
         return maps
 
+    def describe(self, clicks: Iterable[Click]) -> tuple[np.ndarray, Described]:
+        """Return the voxels (N, 3) that clicks reach, and what a model of clicks can learn of some of them."""
+        reading = self._read(tuple(clicks))
+        return self._blocks.describe(reading.posterior, reading.inputs)
+
     def labels(self, clicks: Iterable[Click], box: Box) -> np.ndarray:
         """Copy the segmentation of a box as it is after a set of clicks; uint8."""
         labels = np.array(self.prediction.segmentation[box], np.uint8)
@@ -323,13 +366,6 @@ class Refiner:
             changed += int(np.count_nonzero(now != without))
         voxel_mm3 = self.prediction.grid.voxel_mm3
         return Effect(net * voxel_mm3, changed * voxel_mm3)
-
-    @cached_method(4096)
-    def _voxels(self, click: Click) -> np.ndarray:
-        if click.label and click.label not in self._values:
-            raise ReviewError(f"The prediction has no label {click.label}; click with one of its labels.")
-        prediction = self.prediction
-        return voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
 
     @cached_method(64)
     def _read(self, clicks: Clicks) -> _Reading:
@@ -358,7 +394,7 @@ class Refiner:
             own = np.flatnonzero(group == number)
             weights, precision = self._solved(points[own].tobytes(), clicked.point_labels[own].tobytes())
             table[:, own, -1], table[:, own[:, None], own] = weights, precision
-        return _Posterior(points, table)
+        return _Posterior(points, clicked.point_labels, table)
 
     @cached_method(1024)
     def _solved(self, points: bytes, labels: bytes) -> tuple[np.ndarray, np.ndarray]:

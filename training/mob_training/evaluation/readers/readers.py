@@ -20,6 +20,7 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.regions.measure import with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.refinement.extent import Described
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review, preview
@@ -41,14 +42,20 @@ class Refined:
 
     def __call__(self, clicks: Sequence[VoxelClick]) -> Prediction:
         """Return the prediction after a reader's clicks."""
-        prediction = self._refiner.prediction
+        prediction, labelled = self._refiner.prediction, self._labelled(clicks)
         if not clicks:
             return prediction
-        labelled = [
-            Click(f"c{n}", (point_of(prediction, voxel),), label, _START + timedelta(seconds=n))
+        return with_maps(prediction, self._refiner.reach(labelled), self._refiner.refine(labelled))
+
+    def describe(self, clicks: Sequence[VoxelClick]) -> tuple[np.ndarray, Described]:
+        """Return what trees can learn of clicks, as `Refiner.describe`."""
+        return self._refiner.describe(self._labelled(clicks))
+
+    def _labelled(self, clicks: Sequence[VoxelClick]) -> list[Click]:
+        return [
+            Click(f"c{n}", (point_of(self._refiner.prediction, voxel),), label, _START + timedelta(seconds=n))
             for n, (voxel, label) in enumerate(clicks, start=1)
         ]
-        return with_maps(prediction, self._refiner.reach(labelled), self._refiner.refine(labelled))
 
 
 @dataclass(frozen=True, eq=False)

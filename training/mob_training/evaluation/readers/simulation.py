@@ -33,6 +33,7 @@ class Reader:
 
 READERS = (
     Reader("errors", "clicks at the largest error"),
+    Reader("errors_conditioned", "largest error, conditioning alone"),
     Reader("errors_bump", "largest error, Gaussian bump"),
     Reader("errors_local", "largest error, only the clicked voxel"),
     Reader("regions", f"at most {CLICKS_IN_A_REGION} clicks in each listed region"),
@@ -41,7 +42,8 @@ READERS = (
     Reader("buttons", "accept, include or exclude", clicks=False),
     Reader("painting", "painting the regions", clicks=False),
 )
-"""In this order; those with the bump, and those whose clicks change one voxel, are in kept scores only."""
+"""In this order; those with the bump, and those whose clicks change one voxel, are in kept scores only. Conditioning
+alone is simulated where more is learned."""
 
 
 def simulate(case: ReadCase, settings: ClickSettings) -> dict[str, Any]:
@@ -60,6 +62,9 @@ def simulate(case: ReadCase, settings: ClickSettings) -> dict[str, Any]:
         "buttons": readers.press_buttons(case),
         "painting": readers.paint(case),
     }
+    if settings.learned:
+        alone = Refined(prediction, replace(settings, learned=None))
+        steps["errors_conditioned"] = islice(readers.click_at_errors(case, alone), ACTIONS)
     start = case.scores(prediction, case.unclicked())
     return {key: _curves([start, *(case.scores(s.prediction, s.clicked) for s in own)]) for key, own in steps.items()}
 

@@ -1,7 +1,7 @@
-"""Fit the settings of clicks on a data set's validation cases, and simulate readers on those held out.
+"""Fit how clicks change their surroundings on a data set's validation cases, and simulate readers on those held out.
 
 What is fitted first is what moves the outline, by the Dice that it gains; then what the uncertainty is after clicks, by
-the error left.
+the error left; and at last what is learned of how far errors reach.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from mob_training.evaluation.held_out import PLAIN, Evaluation, Examination, held_out_cases, split_cases
 from mob_training.evaluation.readers import readers
 from mob_training.evaluation.readers.cases import ReadCase
+from mob_training.evaluation.readers.learning import learn, lesson
 from mob_training.evaluation.readers.readers import Refined, Step
 from mob_training.evaluation.readers.simulation import CLICKS_IN_A_REGION, pooled, simulate
 from mob_training.evaluation.score_files import Run, flatten
@@ -28,11 +29,15 @@ from MoBUncertaintyLib.regions.prediction import PredictionSettings
 SCORED = (1, 3, 5)
 """After so many free clicks Dice counts."""
 
-DEVIATIONS = (None, 0.4, 0.6, 1.0, 1.5, 2.2)
-LENGTHS_MM = (2.5, 3.5, 5.0, 7.0, 10.0)
+DEVIATIONS = (None, 0.6, 1.0, 1.5)
+LENGTHS_MM = (2.5, 3.5, 5.0, 7.0, 8.5, 10.0)
 STRENGTH, STRENGTHS = 32.0, (8.0, 16.0, 64.0)
 """What is tried: all pairs of the first two at one strength, since a larger strength does about the same as a larger
 deviation; then the other strengths with the best pair."""
+
+CAUTIONS = (0.0, 0.35, 0.7)
+PARTS = 3
+"""What is tried of what is learned, with trees of other subjects: each of so many parts of the cases has its own."""
 
 CERTAINTY_STRENGTHS = (8.0, 32.0)
 SHARPENINGS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
@@ -82,7 +87,7 @@ def fit(
 
     def try_all(all_settings: Sequence[ClickSettings]) -> None:
         for settings in all_settings:
-            tried[settings] = trial = try_out(cases, settings)
+            tried[settings] = trial = try_out([(case, settings) for case in cases])
             deviation = "own" if settings.prior_deviation is None else f"{settings.prior_deviation:g}"
             length = "own length" if settings.length_mm is None else f"{settings.length_mm:g} mm"
             report(
@@ -147,10 +152,42 @@ def least_harmful(tried: Mapping[Any, Trial]) -> Any:
     return min((each for each in tried if as_good(tried[each])), key=lambda each: tried[each].harm)
 
 
-def try_out(cases: Sequence[ReadCase], settings: ClickSettings) -> Trial:
-    """Let readers click in all cases, anywhere and in the listed regions."""
+def fit_learned(
+    cases: Sequence[ReadCase], subjects: Sequence[str], settings: ClickSettings, report: Callable[[str], None] = print
+) -> tuple[ClickSettings, dict[str, Any]]:
+    """Learn from validation cases how far errors reach, if that is better than conditioning with these settings alone.
+
+    Conditioning alone, and trees with each caution, are tried on all cases, with trees that other subjects have taught.
+    Chosen is by the rule of `fit`; the trees that are returned have learned from all cases.
+
+    Raises:
+        SettingsError: The cases are of one subject.
+    """
+    _, part = np.unique(np.asarray(subjects), return_inverse=True)
+    if not part.any():
+        raise SettingsError("Clicks are learned from two subjects at least; name more cases in splits_final.json.")
+    parts, lessons = (part % PARTS).tolist(), []
+    for number, case in enumerate(cases):
+        lessons.append(lesson(case, settings, number))
+        report(f"{number + 1} of {len(cases)}: readers have clicked")
+    trees = {n: learn([own for own, at in zip(lessons, parts, strict=True) if at != n]) for n in set(parts)}
+    tried: dict[float | None, Trial] = {}
+    for caution in (None, *CAUTIONS):
+        own = [
+            replace(settings, learned=None if caution is None else trees[at], caution=caution or 0.0) for at in parts
+        ]
+        tried[caution] = trial = try_out(list(zip(cases, own, strict=True)))
+        name = "conditioning alone" if caution is None else f"learned, caution {caution:g}"
+        report(f"{name}: Dice {100 * trial.gain:+.2f} %, harm {percent(trial.harm)}")
+    made = {"cautions": [{"caution": each, "gain": own.gain, "harm": own.harm} for each, own in tried.items()]}
+    chosen = least_harmful(tried)
+    return settings if chosen is None else replace(settings, learned=learn(lessons), caution=chosen), made
+
+
+def try_out(pairs: Sequence[tuple[ReadCase, ClickSettings]]) -> Trial:
+    """Let readers click in all cases, each with its settings, anywhere and in the listed regions."""
     gains, corrected, harmed = [], 0.0, 0.0
-    for case in cases:
+    for case, settings in pairs:
         correct = Refined(case.prediction, settings)
         start = case.scores(case.prediction, case.unclicked(), surfaces=False)
         *after, end = (
@@ -170,21 +207,28 @@ def study_readers(
     evaluation: Evaluation = PLAIN,
     settings: PredictionSettings | None = None,
     report: Callable[[str], None] = print,
+    learn_only: bool = False,
 ) -> tuple[Run, ClickSettings]:
-    """Fit the settings of clicks, and simulate readers who review a model's predictions; return scores and settings.
+    """Fit how clicks change their surroundings, and simulate readers who review a model's predictions.
+
+    With `learn_only` conditioning stays as the card states it. Return scores and settings.
 
     Raises:
         SettingsError: The data set has no held-out cases, too few validation cases, or other labels than the model.
     """
-    cases, model, validating = held_out_cases(dataset), Examination(model_path, dataset, evaluation, settings), []
+    cases, model, validating = held_out_cases(dataset), Examination(model_path, dataset, evaluation, settings), {}
     for files in split_cases(dataset, "val"):
-        validating.append(model.read(files))
+        validating[files[0]] = model.read(files)
         report(f"{files[0]}: predicted")
-    clicks, made = fit(validating, model.predictor.model.card.click_settings, report)
+    clicks, made = replace(model.predictor.model.card.click_settings, learned=None, caution=0.0), {}
+    if not learn_only:
+        clicks, made = fit(list(validating.values()), clicks, report)
+    clicks, learned = fit_learned(list(validating.values()), list(map(model.subject, validating)), clicks, report)
     scored, rows = {}, []
     for number, files in enumerate(cases, start=1):
         case = model.read(files)
         rows.append(simulate(case, clicks))
         scored[files[0]] = model.row(files[0], {"regions": len(case.regions.ranked), **rows[-1]})
         report(f"{files[0]}: readers simulated, {number} of {len(cases)}")
-    return Run(model.description | {"clicks": asdict(clicks), "fit": made}, dict(flatten(pooled(rows))), scored), clicks
+    stated = {"clicks": asdict(replace(clicks, learned=None)), "fit": made | learned}
+    return Run(model.description | stated, dict(flatten(pooled(rows))), scored), clicks
