@@ -218,7 +218,8 @@ class Prediction:
         if self.overlapping:
             return self.exclusive().expected_error_mm3
         if self.checked:
-            layers = ((slice(z, z + 1), *whole(self.shape[1:])) for z in range(self.shape[0]))
+            slices, *plane = hull([self.processed_box, self.segmented_box])
+            layers = ((slice(z, z + 1), *plane) for z in range(slices.start, slices.stop))
             return self.grid.voxel_mm3 * sum(float(error_in(layer, self).sum(dtype=float)) for layer in layers)
         total, processed = 0.0, [p_map[self.processed_box] for p_map in self.probability]
         best = np.empty(processed[0].shape[1:], np.float32)

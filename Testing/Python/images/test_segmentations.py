@@ -20,6 +20,7 @@ from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
 from support.fake_review import dicom_case
 
 LABELS = (PANCREAS, LEFT_KIDNEY)
+SARCOMA = Path(__file__).parents[4] / "shared" / "data" / "rtstruct" / "CT"
 NAMES = [label.name for label in LABELS]
 
 
@@ -137,6 +138,15 @@ def test_a_dicom_object_of_another_place_is_refused(dicom: tuple[Path, np.ndarra
             read_segmentation(folder / name, other)
     with pytest.raises(ImageError, match="neither a segmentation nor contours"):
         read_segmentation(next((folder / "ct").iterdir()), other)
+
+
+@pytest.mark.skipif(not SARCOMA.is_dir(), reason="the patient is not on this machine")
+def test_a_planning_system_s_contours_are_read() -> None:
+    image = read_image(SARCOMA / "image")
+    (structure,) = read_segmentation(SARCOMA / "mask", image).structures
+    assert structure.name == "GTV_Mass_CT"
+    assert structure.load().shape == image.image.GetSize()[::-1]
+    assert structure.load().any()
 
 
 REFUSED = {
