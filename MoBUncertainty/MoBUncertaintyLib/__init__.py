@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.predictor import predict
     from MoBUncertaintyLib.model.folder import load_model
     from MoBUncertaintyLib.model.listing import find_model
+    from MoBUncertaintyLib.pipeline.cases import check
     from MoBUncertaintyLib.regions.finder import find_regions
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
-__all__ = ["PredictionSettings", "find_model", "find_regions", "load_model", "predict", "read_image"]
+__all__ = ["PredictionSettings", "check", "find_model", "find_regions", "load_model", "predict", "read_image"]
 
 _MODULES = {
     "PredictionSettings": "regions.prediction",
+    "check": "pipeline.cases",
     "find_model": "model.listing",
     "find_regions": "regions.finder",
     "load_model": "model.folder",

@@ -176,6 +176,60 @@ def predict(
 
 
 @app.command()
+def check(
+    source: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image, or a folder of images, as for predict.")],
+    segmentation: Annotated[
+        Path,
+        typer.Argument(
+            help="Its segmentation by any tool or hand: NIfTI, NRRD, DICOM SEG, RTSTRUCT, or a folder with a mask for "
+            "each label; for a folder of images, the folder of segmentations with the images' names."
+        ),
+    ],
+    model: Annotated[list[str], typer.Option(help="As for predict.")],
+    output: Annotated[Path, typer.Option(help="Results folder; for a folder of images, the folder that holds them.")],
+    mapped: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="THEIRS=OURS", help="The model's name of a label there; may be repeated."),
+    ] = None,
+    channel: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="Image of another input channel; may be repeated.")
+    ] = None,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    region: RegionOptions = None,
+    series: Annotated[str | None, typer.Option(help="Series instance UID, if a DICOM folder has several.")] = None,
+    scene: Scene = True,
+    accept_licence: AcceptLicence = False,
+    overwrite: Overwrite = False,
+) -> Result:
+    """Hold a segmentation that others have drawn against a model: what is wrong, and where it is improbable.
+
+    The results are of that segmentation, which is not changed, and its review starts from it. That it agrees with a
+    model is no proof that it is right.
+    """
+    with console.reporting(steps=True) as cancelled:
+        from MoBUncertaintyLib.cli.cohort import predict_inputs
+        from MoBUncertaintyLib.images.inputs import case_folders, list_inputs, paired
+        from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
+        from MoBUncertaintyLib.model.folder import load_model
+        from MoBUncertaintyLib.model.listing import find_model
+        from MoBUncertaintyLib.output.results_folder import FOLDER
+        from MoBUncertaintyLib.pipeline.cases import Job
+        from MoBUncertaintyLib.regions.prediction import PredictionSettings
+
+        FOLDER.check_name(output)
+        loaded, named = [load_model(find_model(name)) for name in model], _channels(channel)
+        names = _pairs(mapped, "--map", "a label's name in the segmentation and the model's, THEIRS=OURS")
+        inputs = paired(list_inputs(source, output, 1 if named else len(loaded[0].channels)), segmentation)
+        console.agree_to_licences([each.path for each in loaded], accept_licence)
+        predictor = predictor_of(loaded, PredictionSettings(device=device, engine=engine))
+        settings = predictor.model.card.region_settings.changed(asked_regions(region))
+        job = Job(predictor, settings, series, named, scene, overwrite=overwrite, names=names)
+        with closing(predictor):
+            return predict_inputs(case_folders(inputs, output), source, output, job, cancelled)
+
+
+@app.command()
 def review(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder of predict.")],
     decisions: Annotated[
@@ -358,17 +412,23 @@ def _described(model: Model) -> Result:
 
 def _channels(texts: list[str] | None) -> dict[str, Path]:
     """Read the files of input channels, NAME=FILE each."""
+    pairs = _pairs(texts, "--channel", "a channel's name and its file, NAME=FILE")
+    return {name: Path(file) for name, file in pairs.items()}
+
+
+def _pairs(texts: list[str] | None, option: str, form: str) -> dict[str, str]:
+    """Read what an option, which may be repeated, says of different names."""
     from MoBUncertaintyLib.base.errors import SettingsError
 
-    channels: dict[str, Path] = {}
+    pairs: dict[str, str] = {}
     for text in texts or ():
-        name, separator, file = (part.strip() for part in text.partition("="))
-        if not (name and separator and file):
-            raise SettingsError(f"--channel {text} is not understood; give a channel's name and its file, NAME=FILE.")
-        if name in channels:
-            raise SettingsError(f"The input channel {name} is given twice; give it once.")
-        channels[name] = Path(file)
-    return channels
+        name, separator, other = (part.strip() for part in text.partition("="))
+        if not (name and separator and other):
+            raise SettingsError(f"{option} {text} is not understood; give {form}.")
+        if name in pairs:
+            raise SettingsError(f"{option} is given twice for {name}; give it once.")
+        pairs[name] = other
+    return pairs
 
 
 def _folds(folds: list[str] | None) -> tuple[int | str, ...] | None:

@@ -61,6 +61,7 @@ STAGES = {
     "network": "Predicting tiles",
     "resample": "Resampling",
     "receive": "Receiving the results (MB)",
+    "check": "Holding the segmentation against it",
     "regions": "Finding doubtful regions",
     "write": "Writing",
     "download": "Downloading (MB)",
@@ -247,9 +248,14 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     show_warnings(sentence for sentence in warnings if sentence not in shown)
     table = _Facts(case.source.name)
     table.suitability(suitability)
+    checked = prediction.checked
     for name, volume in volumes.items():
-        table.fact(name, volume_text(volume, intervals.get(name)))
-    table.fact("doubtful regions", _count_regions(regions))
+        overlap = f"; overlap with the model's own: Dice {checked.overlap[name]:.2f}" if checked else ""
+        table.fact(name, volume_text(volume, intervals.get(name)) + overlap)
+    if checked:
+        table.fact("not checked", ", ".join(checked.unmatched) or "none: every label is the model's")
+        table.fact("plainly wrong", *([finding.sentence for finding in checked.findings] or ["nothing"]))
+    table.fact("improbable regions" if checked else "doubtful regions", _count_regions(regions))
     table.fact("expected error", f"{volume_text(error)} in total")
     table.fact("computed on", device)
     stages = ", ".join(f"{stage} {taken:.1f}" for stage, taken in seconds.items())
@@ -262,6 +268,7 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
         "volumes_ml": volumes,
         "intervals": {name: asdict(interval) for name, interval in intervals.items()},
         "regions": [asdict(region) for region in regions],
+        **({"checked": asdict(checked)} if checked else {}),
         "expected_error_ml": error,
         "seconds": seconds,
         "device": device,
@@ -294,13 +301,14 @@ def show_review(case: Case, exported: Exported) -> None:
     for problem in exported.problems:
         show_error(problem)
     review, table = case.review, _Facts(case.source.name or "Review")
+    origin = "drawn" if case.prediction.checked else "predicted"
     if suitability := case.prediction.suitability:
         show_warnings([suitability.sentence] if suitability.sentence else [])
         table.suitability(suitability)
     for label in exported.report["labels"]:
         volumes = [
-            f"{volume_text(label[f'{what}_ml'], Interval.from_dict(label[f'{what}_interval']))} {what}"
-            for what in ("predicted", "corrected")
+            f"{volume_text(label[f'{what}_ml'], Interval.from_dict(label[f'{what}_interval']))} {word}"
+            for what, word in (("predicted", origin), ("corrected", "corrected"))
         ]
         table.fact(label["name"], ", ".join(volumes))
     decided, total = review.reviewed
@@ -308,7 +316,7 @@ def show_review(case: Case, exported: Exported) -> None:
         table.fact("clicks", str(len(review.clicks)))
     table.fact("reviewed", f"{decided} of {total} regions")
     predicted, left = (volume_text(mm3 / 1000) for mm3 in review.expected_error_mm3)
-    table.fact("expected error", f"{predicted} as predicted, {left} left")
+    table.fact("expected error", f"{predicted} as {origin}, {left} left")
     signature = review.signature
     table.fact("signed", f"{signature.name}, {signature.time:%Y-%m-%d %H:%M %Z}" if signature else "not signed off")
     table.fact("files", *map(str, exported.files))

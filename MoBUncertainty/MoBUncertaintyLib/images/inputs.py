@@ -17,6 +17,7 @@ from MoBUncertaintyLib.base.input_files import begins_as_dicom
 from MoBUncertaintyLib.base.names import is_system_file, printable, unique_names
 from MoBUncertaintyLib.base.publishing import RECORDS, read_record
 from MoBUncertaintyLib.images.reader import volume_stem
+from MoBUncertaintyLib.images.segmentations import stem_of
 from MoBUncertaintyLib.images.volume_headers import VOLUME_SUFFIXES, is_volume_name
 
 # A case in TotalSegmentator's layout is its image beside a folder of masks; a data set of them has a list of cases.
@@ -35,6 +36,7 @@ class Input:
     is_case: bool = True  # whether there is an image at all
     channels: tuple[Path, ...] = ()  # volume files of a model's second and further input channels, in order
     series: str | None = None  # series instance UID, where it is known to be one of several in its folder
+    segmentation: Path | None = None  # that others have drawn, to be checked
 
 
 def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1) -> list[Input]:
@@ -75,6 +77,25 @@ def case_folders(inputs: Sequence[Input], output: Path) -> list[tuple[Input, Pat
     """Pair each input with its results folder: `output` for an image that was named itself, else a folder in it."""
     names = unique_names([one.name for one in inputs])
     return [(one, output / name if one.name else output) for one, name in zip(inputs, names, strict=True)]
+
+
+def paired(inputs: Sequence[Input], segmentation: Path) -> list[Input]:
+    """Give each input its segmentation: an image that was named itself this one, others that of their name in a folder.
+
+    One that has none there has a problem. Raises `ImageError` if the segmentation is not there, or no folder.
+    """
+    if not os.path.exists(segmentation):
+        raise ImageError(f"{printable(str(segmentation))} does not exist; check the path.")
+    if not inputs[0].entry:
+        return [replace(inputs[0], segmentation=segmentation)]
+    if not segmentation.is_dir():
+        raise ImageError(f"{segmentation} is a file, but there are several images; give a folder of segmentations.")
+    drawn = {stem_of(entry): entry for entry in _entries(segmentation)}
+    missing = f"there is no segmentation of that name in {printable(segmentation.name)}"
+    return [
+        replace(one, segmentation=drawn.get(one.name), problem=one.problem or ("" if one.name in drawn else missing))
+        for one in inputs
+    ]
 
 
 def _entries(folder: Path, channels: int = 1) -> list[Path]:

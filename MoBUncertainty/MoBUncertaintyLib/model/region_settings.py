@@ -21,17 +21,23 @@ class Measure(StrEnum):
     VARIANCE = "variance"  # predictive variance, the maximum over the labels; at most 0.25
     BERNOULLI = "bernoulli"  # p (1 - p), the maximum over the labels; at most 0.25
     ENTROPY = "entropy"  # entropy of the mean probabilities, background included, in nats; at most ln C
+    ERROR = "error"  # probability that the label of the voxel is wrong: of a segmentation that others have drawn
 
+
+UNCERTAINTIES = (Measure.VARIANCE, Measure.BERNOULLI, Measure.ENTROPY)
+"""By which doubtful regions of a prediction are found; by its error, one that was drawn is held against a model."""
 
 MEASURE_NAMES = {
     Measure.VARIANCE: "predictive variance",
     Measure.BERNOULLI: "p (1 − p)",
     Measure.ENTROPY: "entropy (nats)",
+    Measure.ERROR: "probability that the label is wrong",
 }
 """As pictures and reports call them."""
 
 # The variance of a model trained for it is about 0.3 p (1 - p), so its threshold is that fraction of p (1 - p)'s.
-DEFAULT_THRESHOLD = {Measure.VARIANCE: 0.015, Measure.BERNOULLI: 0.05, Measure.ENTROPY: 0.2}
+# An error above 1/2 means that another label, or several together, are more probable.
+DEFAULT_THRESHOLD = {Measure.VARIANCE: 0.015, Measure.BERNOULLI: 0.05, Measure.ENTROPY: 0.2, Measure.ERROR: 0.5}
 
 STATED_BY_MODELS = ("depth_mm", "window_mm", "grow_mm", "length_mm", "minimum_mm3", "variance_threshold")
 """The settings that depend on how large an organ is and on how a model was trained; a model may state its own."""

@@ -88,6 +88,7 @@ def build_report(
         "clicks": _click_rows(review),
         "expected_error_mm3": dict(zip(("predicted", "now"), review.expected_error_mm3, strict=True)),
         "reviewed": {"decided": done, "of": total},
+        "checked": to_json(prediction.checked),
         "suitability": suits and suits.to_dict() | {"text": suits.text, "sentence": suits.sentence},
         "warnings": list(prediction.warnings),
         "review": review.to_dict(),

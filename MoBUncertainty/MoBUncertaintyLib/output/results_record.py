@@ -29,6 +29,7 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance
 from MoBUncertaintyLib.model.fingerprint import Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.findings import Checked
 from MoBUncertaintyLib.regions.prediction import Maps, Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.region import Coverage, Region, Regions
 
@@ -104,6 +105,7 @@ class _Record(_Form):
     warnings: tuple[str, ...] = ()
     timings_s: Mapping[str, float] = field(default_factory=dict)
     volume_bounds: VolumeBounds | None = None
+    checked: Checked | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     settings: PredictionSettings = field(default_factory=PredictionSettings)
@@ -165,6 +167,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
         "processed_box": part and [[axis.start, axis.stop] for axis in part],
         "suitability": suitability and suitability.to_dict(),
         "volume_bounds": prediction.stated_bounds,
+        "checked": prediction.checked,
     }
     return prediction.provenance | {
         **{name: to_json(fact) for name, fact in facts.items() if fact is not None},
@@ -174,7 +177,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-_FIELDS = ("covariance", "correlation_mm", "processed_box", "suitability", "volume_bounds", "click_settings")
+_FIELDS = ("covariance", "correlation_mm", "processed_box", "suitability", "volume_bounds", "click_settings", "checked")
 _OF_THE_FILE = ("warnings", "files", "sha256")
 
 
@@ -205,6 +208,7 @@ def prediction_of(
         region_settings=content.regions.settings,
         suitability=suitability,
         stated_bounds=content.volume_bounds,
+        checked=content.checked,
     )
 
 

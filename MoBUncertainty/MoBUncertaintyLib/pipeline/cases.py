@@ -16,6 +16,7 @@ from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.publishing import absolute
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.modality import check_modalities
+from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.inference.suitability import unsuitable
@@ -28,6 +29,8 @@ from MoBUncertaintyLib.output.formats import Format, check_source, dicom_names
 from MoBUncertaintyLib.output.pages.templates import require_installed
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.results_folder import FOLDER, Written, write_results, write_volumes
+from MoBUncertaintyLib.pipeline.drawing import Drawing, is_of, read_drawing
+from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, settings_of
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.prediction import (
     CancelledCallback,
@@ -40,6 +43,8 @@ from MoBUncertaintyLib.regions.prediction import (
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+OWN = "predicted.nii.gz"
+"""The model's own segmentation, beside one that was checked."""
 OTHER_RESULTS = "Results of an earlier run, with another image, model or other settings, were kept."
 
 
@@ -56,6 +61,7 @@ class Job:
     overwrite: bool = False
     skip_existing: bool = False  # keep results that are there, whatever they are of
     more: Callable[[Case, Path], None] | None = None  # writes more files of a case to the folder that it is called with
+    names: Mapping[str, str] = field(default_factory=dict)  # the model's labels by the names in segmentations to check
 
     def files_of(self, case: Input) -> Mapping[str, Path]:
         """Name the files of the other channels: as the user has, or as their numbers in nnU-Net's layout say."""
@@ -73,6 +79,7 @@ def run_case(
 ) -> tuple[Case, Written]:
     """Read an image, predict it, find its doubtful regions and write the results folder, whole or not at all.
 
+    A case with a segmentation is checked: that is what the results are of, and where it is improbable are its regions.
     `cancelled` is asked between steps and tiles; `warn` is called, before anything is computed, with the warnings of
     the images. Raises `UserError`, and `Cancelled` if `cancelled` says so.
     """
@@ -83,8 +90,12 @@ def run_case(
         with _stage("read", seconds, progress, cancelled):
             read = read_image(case.path, series)
             others = {channel: read_image(path) for channel, path in job.files_of(case).items()}
+            drawing = None
+            if case.segmentation:
+                drawing = read_drawing(case.segmentation, read, predictor.labels, job.names)
         images = {channel: other.image for channel, other in others.items()}
         warnings = [*read.warnings, *(sentence for other in others.values() for sentence in other.warnings)]
+        warnings += drawing.warnings if drawing else ()
         channels = tuple(
             {"name": name, "path": printable(str(absolute(path))), "sha256": others[name].sha256}
             for name, path in job.files_of(case).items()
@@ -99,11 +110,17 @@ def run_case(
         prediction = prediction.annotated(
             warnings=[*warnings, *prediction.warnings], timings=seconds | prediction.timings
         )
+        own = prediction
+        if drawing:
+            with _stage("check", prediction.timings, progress, cancelled):
+                prediction = drawing.held_against(own)
         images.clear()  # what the results are made of is the first
         volumes = beside.submit(write_volumes, place.partial, prediction)
         predicted = _with_regions(read.image, prediction, source, job.regions, progress, cancelled)
         with _stage("write", predicted.prediction.timings, progress, cancelled):
             more = partial(job.more, predicted) if job.more else None
+            if drawing:
+                more = partial(_write_own, own)
             written = write_results(place, predicted, job.formats, scene=job.scene, volumes=volumes, more=more)
     return predicted, written
 
@@ -133,7 +150,8 @@ def kept_case(job: Job, case: Input, folder: Path) -> CohortCase | None:
 def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
     """Whether results are of the same image, model and settings but for the device; raises `ImageError`."""
     model, settings = job.predictor.model, _anywhere(job.predictor.settings)
-    wanted = settings, job.regions or model.card.region_settings, model.digest
+    regions = job.regions or model.card.region_settings
+    wanted = settings, settings_of(regions) if case.segmentation else regions, model.digest
     try:
         made = (
             _anywhere(PredictionSettings.from_dict(record["settings"])),
@@ -147,6 +165,8 @@ def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
         others = {entry["name"]: entry["sha256"] for entry in record["input"].get("channels", [])}
         if others != {channel: digest(path) for channel, path in job.files_of(case).items()}:
             return False
+        if not is_of(record.get("checked"), case.segmentation, job.names):
+            return False
         return bool(record["input"]["sha256"] == digest(case.path, case.series or job.series))
     except (OSError, ValueError, KeyError, TypeError, SettingsError):  # altered
         return False
@@ -156,17 +176,65 @@ def _anywhere(settings: PredictionSettings) -> PredictionSettings:
     return replace(settings, device="auto", engine="auto", force=False)
 
 
+def _write_own(prediction: Prediction, folder: Path) -> None:
+    """Write the model's own segmentation beside the one that is checked."""
+    write_nifti(folder / OWN, prediction.segmentation, prediction.grid)
+
+
+@reporting_out_of_memory()
+def check(
+    image: str | Path,
+    segmentation: str | Path,
+    model: Model,
+    settings: PredictionSettings | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Case:
+    """Hold the segmentation of an image, by any tool or hand, against a model.
+
+    Args:
+        image: Its file or DICOM folder.
+        segmentation: Its file, or a folder with a mask for each label.
+        model: The model.
+        settings: How to predict.
+        names: The model's labels by the names that they have in the segmentation, where these differ.
+
+    Returns:
+        A case whose segmentation is that one, and whose regions are where it is improbable.
+
+    Raises:
+        UserError: Whatever the user can mend.
+
+    Example:
+        >>> from MoBUncertaintyLib import PredictionSettings, check, find_model, load_model
+        >>> from MoBUncertaintyLib.base.resources import RESOURCES
+        >>> data = RESOURCES / "SampleData"
+        >>> model = load_model(find_model("HeadNeckOrgans"))
+        >>> case = check(data / "HeadNeckCT.nii.gz", data / "HeadNeckCT-contours.seg.nrrd", model)
+        >>> case.prediction.checked.unmatched, case.regions.ranked[0].rank
+        ((), 1)
+    """
+    from MoBUncertaintyLib.inference.predictor import Predictor
+
+    read = read_image(image)
+    drawing = read_drawing(Path(segmentation), read, model.card.labels, names or {})
+    source = Source(Path(image), "", read.sha256, dicom_files=read.files if read.is_dicom else ())
+    return replace(analyse(read.image, Predictor(model, settings), drawing=drawing), source=source)
+
+
 def analyse(
     image: sitk.Image,
     predictor: AnyPredictor,
     region_settings: RegionSettings | None = None,
     progress: ProgressCallback | None = None,
-    cancelled: CancelledCallback | None = None,
     channels: Mapping[str, sitk.Image] | None = None,
+    drawing: Drawing | None = None,
 ) -> Case:
-    """Predict an image and find its doubtful regions; arguments and errors as for `Predictor.predict`."""
-    prediction = predictor.predict(image, progress, cancelled, channels=channels)
-    return _with_regions(image, prediction, Source(), region_settings, progress, cancelled)
+    """Predict an image and find its doubtful regions, or where a drawing is improbable; errors as for `predict`."""
+    prediction = predictor.predict(image, progress, channels=channels)
+    if drawing:
+        with _stage("check", prediction.timings, progress, None):
+            prediction = drawing.held_against(prediction)
+    return _with_regions(image, prediction, Source(), region_settings, progress, None)
 
 
 def _with_regions(
@@ -178,8 +246,13 @@ def _with_regions(
     cancelled: CancelledCallback | None,
 ) -> Case:
     with _stage("regions", prediction.timings, progress, cancelled):
-        regions = find_regions(prediction, settings)
-    problem = unsuitable(regions.ranked, prediction.volumes_ml())
+        if prediction.checked:
+            settings = settings_of(settings or prediction.region_settings)
+            prediction = prediction.annotated(region_settings=settings)
+            regions = find_discrepancies(prediction, prediction.segmentation)
+        else:
+            regions = find_regions(prediction, settings)
+    problem = None if prediction.checked else unsuitable(regions.ranked, prediction.volumes_ml())
     covered = regions.coverage.warning if regions.coverage is not None else None
     noticed = [*_without_covariance(prediction, regions.settings.measure), covered, problem]
     before = set(prediction.warnings)  # the computer that has predicted may have looked at regions too

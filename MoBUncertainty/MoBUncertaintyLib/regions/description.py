@@ -15,7 +15,7 @@ from scipy import ndimage
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, Grid, nested, occupied_rows, whole
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.measure import VoxelMaps, expected_error, maps_in
+from MoBUncertaintyLib.regions.measure import VoxelMaps, error_of, maps_in
 from MoBUncertaintyLib.regions.pieces import diameter
 from MoBUncertaintyLib.regions.region import Region, Regions
 
@@ -87,17 +87,18 @@ def boxes_of(region_map: np.ndarray) -> list[Box | None]:
     return [box and nested(near, box) for box in boxes]
 
 
-def describe(maps: VoxelMaps, box: Box, mask: np.ndarray, grid: Grid) -> dict[str, Any]:
+def describe(maps: VoxelMaps, box: Box, mask: np.ndarray, prediction: Prediction) -> dict[str, Any]:
     """Describe the region that a mask, True somewhere, is in a box; all fields but rank, number and location.
 
     Raises `ReviewError` if the maps hold what is no number there.
     """
-    probability = maps.probability[:, mask].astype(float)
+    grid, probability = prediction.grid, maps.probability[:, mask].astype(float)
     variance = maps.variance[:, mask].max(axis=0).astype(float)
     if not (np.isfinite(probability).all() and np.isfinite(variance).all()):
         raise ReviewError("The maps of the prediction contain values that are not numbers; predict again.")
+    own = VoxelMaps(probability, maps.variance[:, mask], maps.segmentation[mask])
     return measure(box, mask, maps.segmentation, grid) | {
-        "expected_error_mm3": float(expected_error(probability).sum() * grid.voxel_mm3),
+        "expected_error_mm3": float(error_of(own, prediction).sum() * grid.voxel_mm3),
         "mean_variance": float(variance.mean()),
         "max_variance": float(variance.max()),
         "mean_probability": float(np.clip(probability.sum(axis=0), 0, 1).mean()),
@@ -128,7 +129,7 @@ class RegionDescriber:
     def __call__(self, box: Box, mask: np.ndarray) -> dict[str, Any]:
         """Describe a region by all fields but rank and number; arguments and errors as for `describe`."""
         maps = maps_in(self._prediction, box)
-        described = describe(maps, box, mask, self._prediction.grid)
+        described = describe(maps, box, mask, self._prediction)
         centroid = np.array(described["centroid_ras"])
         return described | {"location": location_in(centroid, maps.segmentation[mask], self._frames)}
 

@@ -52,6 +52,24 @@ def expected_error(probability: Maps) -> np.ndarray:
     return np.asarray(1 - reduce(np.maximum, [1 - any_label(probability), *probability]))
 
 
+def error_of(maps: VoxelMaps, prediction: Prediction) -> np.ndarray:
+    """Compute the probability that the label of each voxel is wrong, of the maps of a part of a prediction.
+
+    A predicted label is the most probable one (`expected_error`); one that others have drawn may be any.
+    """
+    if prediction.checked is None:
+        return expected_error(maps.probability)
+    error = np.where(maps.segmentation == 0, any_label(maps.probability), np.float32(1))
+    for label, probability in zip(prediction.labels, maps.probability, strict=True):
+        error = np.where(maps.segmentation == label.value, 1 - probability, error)
+    return error
+
+
+def error_in(box: Box, prediction: Prediction) -> np.ndarray:
+    """Compute the same in a box, of a prediction as it is."""
+    return error_of(_views_in(box, prediction), prediction)
+
+
 def any_label(probability: Maps) -> np.ndarray:
     """Compute the probability of any label."""
     return np.asarray(np.clip(sum(probability[1:], probability[0]), 0, 1))
@@ -59,7 +77,20 @@ def any_label(probability: Maps) -> np.ndarray:
 
 def uncertainty_in(box: Box, prediction: Prediction, measure: Measure) -> np.ndarray:
     """Compute the uncertainty of each voxel in a box."""
-    return voxel_uncertainty(measure, values_in(box, prediction.probability), values_in(box, prediction.variance))
+    return uncertainty_of(measure, _views_in(box, prediction), prediction)
+
+
+def uncertainty_of(measure: Measure, maps: VoxelMaps, prediction: Prediction) -> np.ndarray:
+    """Compute the uncertainty of each voxel of a part of a prediction, or of what clicks have made of that."""
+    if measure is Measure.ERROR:
+        return error_of(maps, prediction)
+    return voxel_uncertainty(measure, list(maps.probability), list(maps.variance))
+
+
+def _views_in(box: Box, prediction: Prediction) -> VoxelMaps:
+    """Return the maps of a box without copying them."""
+    probability, variance = (values_in(box, each) for each in (prediction.probability, prediction.variance))
+    return VoxelMaps(probability, variance, prediction.segmentation[box])  # type: ignore[arg-type]  # lists will do
 
 
 def voxel_uncertainty(

@@ -20,6 +20,8 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.fingerprint import Level, Measures, Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.findings import Checked
+from MoBUncertaintyLib.regions.measure import error_in
 
 MAX_SAMPLES = 10_000  # of Monte Carlo: at that many the standard error of a probability is 0.005 at most
 
@@ -140,6 +142,7 @@ class Prediction:
     region_settings: RegionSettings = field(default_factory=RegionSettings)  # by which regions are, or were found
     suitability: Suitability | None = None  # whether the model suits the case, if that was looked at
     stated_bounds: VolumeBounds | None = None  # how intervals of volumes are made, of a model with calibration cases
+    checked: Checked | None = None  # the segmentation is this one, drawn by others; the maps are the model's
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.probability) == len(self.variance):
@@ -198,9 +201,9 @@ class Prediction:
 
     @property
     def volume_bounds(self) -> VolumeBounds | None:
-        """How intervals of its volumes are made; None for an unlike case, to which nothing is promised."""
+        """How intervals of its volumes are made; None where nothing is promised: to unlike cases, and of drawings."""
         unlike = self.suitability is not None and self.suitability.level is not Level.ORDINARY
-        return None if unlike else self.stated_bounds
+        return None if unlike or self.checked else self.stated_bounds
 
     def volumes_ml(self) -> dict[str, float]:
         """Measure the segmented volume of each label, by its name."""
@@ -211,9 +214,13 @@ class Prediction:
 
     @cached_property
     def expected_error_mm3(self) -> float:
-        """1 - max_c p, integrated over the image with its background: the volume expected to be labelled wrongly."""
+        """The volume expected to be labelled wrongly, background included: 1 - p of the label of each voxel, summed."""
         if self.overlapping:
             return self.exclusive().expected_error_mm3
+        if self.checked:
+            slices, *plane = hull([self.processed_box, self.segmented_box])
+            layers = ((slice(z, z + 1), *plane) for z in range(slices.start, slices.stop))
+            return self.grid.voxel_mm3 * sum(float(error_in(layer, self).sum(dtype=float)) for layer in layers)
         total, processed = 0.0, [p_map[self.processed_box] for p_map in self.probability]
         best = np.empty(processed[0].shape[1:], np.float32)
         for planes in zip(*processed, strict=True):  # slice by slice in one array: a CT's volume takes 0.3 GB

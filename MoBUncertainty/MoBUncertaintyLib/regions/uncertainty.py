@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, nested, shape_of, whole, widened, within
 from MoBUncertaintyLib.model.region_settings import Measure
-from MoBUncertaintyLib.regions.measure import any_label, expected_error, uncertainty_in, values_in
+from MoBUncertaintyLib.regions.measure import any_label, error_in, uncertainty_in, values_in
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.prediction import Prediction
@@ -126,7 +126,7 @@ class UncertaintyMap:
     blocks: BlockGrid
     window_mm: float  # sigma of the window in which the thickness is taken
     uncertainty: np.ndarray  # the measure
-    expected_error: np.ndarray  # 1 - max_c p, background included: the probability that the segmentation is wrong
+    expected_error: np.ndarray  # the probability that the segmentation is wrong; see `measure.error_of`
     inside: np.ndarray  # fraction of the block that is segmented
     segmentation: np.ndarray  # the label that most of the block has
     organs: Box  # the box of the blocks in which anything is segmented
@@ -182,7 +182,7 @@ def map_uncertainty(
     uncertainty, errors, inside = (np.zeros(blocks.shape, np.float32) for _ in range(3))
     for layer in blocks.layers():
         uncertainty[layer] = blocks.means(layer, lambda voxels: uncertainty_in(voxels, prediction, measure))
-        errors[layer] = blocks.means(layer, lambda voxels: expected_error(values_in(voxels, prediction.probability)))
+        errors[layer] = blocks.means(layer, lambda voxels: error_in(voxels, prediction))
         yield
     segmentation, organs = np.zeros(blocks.shape, np.uint8), blocks.covering(prediction.segmented_box)
     fractions = []

@@ -21,8 +21,9 @@ import numpy as np
 from MoBUncertaintyLib.base.geometry import Box, common_parts, shape_of, widened
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.description import describe
-from MoBUncertaintyLib.regions.measure import VoxelMaps, expected_error, voxel_uncertainty
+from MoBUncertaintyLib.regions.measure import VoxelMaps, error_of, uncertainty_of
 from MoBUncertaintyLib.regions.pieces import grow
+from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
@@ -127,17 +128,17 @@ def follow(region: ReviewRegion, clicks: Clicks, refiner: Refiner) -> ReviewRegi
     """Let a pending region be what clicks leave of it; a frozen one stays as it is."""
     if region.frozen:
         return region
-    found, box, grid = region.found, region.box, refiner.prediction.grid
+    found, box, prediction = region.found, region.box, refiner.prediction
     before, now = refiner.refine(found.clicks, box), refiner.refine(clicks, box)
     changed = _changed(before, now) & found.mask
     if not changed.any():
         return as_found(region)
-    doubtful = _doubtful(found, now)
-    near = grow(doubtful, grid.spacing, found.settings.grow_mm)
-    error, first = (float(expected_error(each.probability[:, found.mask]).sum(dtype=float)) for each in (now, before))
-    resolved = not doubtful.any() or error < refiner.prediction.click_settings.resolved_fraction * first
+    doubtful = _doubtful(found, now, prediction)
+    near = grow(doubtful, prediction.grid.spacing, found.settings.grow_mm)
+    error, first = (float(error_of(each, prediction)[found.mask].sum(dtype=float)) for each in (now, before))
+    resolved = not doubtful.any() or error < prediction.click_settings.resolved_fraction * first
     mask = found.mask if resolved else found.mask & (near | ~changed)
-    described = replace(region.region, **describe(now, box, mask, grid), location=found.region.location)
+    described = replace(region.region, **describe(now, box, mask, prediction), location=found.region.location)
     return replace(region, region=described, mask=mask, **PENDING | {"resolved": bool(resolved)})
 
 
@@ -159,7 +160,8 @@ def freeze(
     now = refiner.refine(clicks, region.box)
     labels = now.segmentation if drawn is None else drawn
     if verdict in (Verdict.INCLUDE, Verdict.EXCLUDE):
-        cores = (_doubtful(found, now), _doubtful(found, refiner.refine(found.clicks, region.box)))
+        first = refiner.refine(found.clicks, region.box)
+        cores = (_doubtful(found, each, refiner.prediction) for each in (now, first))
         labels[next((core for core in cores if core.any()), found.mask)] = label or 0
     labels = np.where(found.mask, labels, np.uint8(0))
     return _kept(replace(region, verdict=verdict, label=label, labels=labels, clicks=clicks, resolved=False), refiner)
@@ -169,13 +171,20 @@ def restore(region: ReviewRegion, clicks: Clicks, refiner: Refiner) -> ReviewReg
     """Complete a region of which only the places and what the reader said were stored."""
     found = region.found
     if found.clicks:
-        described = describe(refiner.refine(found.clicks, region.box), region.box, found.mask, refiner.prediction.grid)
+        described = describe(refiner.refine(found.clicks, region.box), region.box, found.mask, refiner.prediction)
         region = replace(region, found=replace(found, region=replace(found.region, **described)))
     return _kept(region, refiner) if region.frozen else follow(as_found(region), clicks, refiner)
 
 
-def usual_label(region: ReviewRegion, predicted: np.ndarray) -> int:
-    """Take the label with most predicted voxels in a region, else in its surroundings, else the first one."""
+def usual_label(region: ReviewRegion, prediction: Prediction) -> int:
+    """Take the label with most predicted voxels in a region, else in its surroundings, else the first one.
+
+    Where others have drawn the segmentation, it is the label that the model finds most probable in the region.
+    """
+    predicted = prediction.segmentation
+    if prediction.checked:
+        sums = [float(each[region.box][region.found.mask].sum(dtype=float)) for each in prediction.probability]
+        return prediction.labels[int(np.argmax(sums))].value
     around = widened(region.box, [_SURROUNDINGS] * 3, predicted.shape)
     for labels in (predicted[region.box][region.found.mask], predicted[around]):
         votes = np.bincount(labels.ravel(), minlength=2)[1:]
@@ -193,7 +202,7 @@ def _kept(region: ReviewRegion, refiner: Refiner) -> ReviewRegion:
         maps = np.stack([now.probability[:, found.mask], now.variance[:, found.mask]])
     described = as_found(region).region
     if (_changed(first, now) & found.mask).any():
-        described = replace(described, **describe(now, box, found.mask, refiner.prediction.grid))
+        described = replace(described, **describe(now, box, found.mask, refiner.prediction))
     return replace(region, region=described, mask=found.mask, maps=maps)
 
 
@@ -203,9 +212,9 @@ def as_found(region: ReviewRegion) -> ReviewRegion:
     return replace(region, region=described, mask=region.found.mask, **PENDING)
 
 
-def _doubtful(found: Found, maps: VoxelMaps) -> np.ndarray:
+def _doubtful(found: Found, maps: VoxelMaps, prediction: Prediction) -> np.ndarray:
     """Mark the voxels of a region whose own uncertainty is above the threshold with which it was found."""
-    uncertainty = voxel_uncertainty(found.settings.measure, list(maps.probability), list(maps.variance))
+    uncertainty = uncertainty_of(found.settings.measure, maps, prediction)
     return np.asarray(found.mask & (uncertainty > found.settings.level))
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, apart, common_parts, hull, shape_of, whole, within
 from MoBUncertaintyLib.base.json_input import is_whole
-from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions.description import RegionDescriber, masks
-from MoBUncertaintyLib.regions.measure import with_maps
+from MoBUncertaintyLib.regions.measure import uncertainty_of, with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.review.record import (
@@ -116,6 +116,11 @@ class ReviewView:
     def maps_in(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Copy probability and variance of a box as they are now, (C - 1, *box) float32 each."""
         return self.state.maps_in(box, self.refiner)[:2]
+
+    def uncertainty_in(self, box: Box, measure: Measure) -> np.ndarray:
+        """Compute the uncertainty of each voxel in a box as it is now."""
+        maps = self.state.maps_in(box, self.refiner)
+        return uncertainty_of(measure, maps._replace(segmentation=self.labels_in(box)), self.prediction)
 
     def current(self) -> Prediction:
         """Make the prediction as it is now: with clicks, and in decided regions as when they were decided.
@@ -385,5 +390,5 @@ def _decided(
     if clicks is not None:
         clicks_then = in_order(_named(review, click_id) for click_id in set(clicks))
     if verdict is Verdict.INCLUDE and label is None:
-        label = usual_label(region, review.prediction.segmentation)
+        label = usual_label(region, review.prediction)
     return freeze(region, verdict, clicks_then, review.refiner, label if verdict is Verdict.INCLUDE else None)

@@ -12,7 +12,7 @@ from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, common_parts, intersection
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.description import masks, measure
-from MoBUncertaintyLib.regions.measure import VoxelMaps, expected_error
+from MoBUncertaintyLib.regions.measure import VoxelMaps, error_of
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
@@ -101,7 +101,7 @@ class State:
         """Sum the expected error of boxes that do not overlap, in `ERROR_UNIT`; none is left where it is decided."""
         total = 0
         for box in boxes:
-            error = expected_error(self.maps_in(box, refiner).probability)
+            error = error_of(self.maps_in(box, refiner), refiner.prediction)
             for region in self.regions:
                 if region.frozen and (parts := common_parts(box, region.box)):
                     error[parts[0]][region.mask[parts[1]]] = 0

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.base.geometry import Box, common_parts, widened, within
 from MoBUncertaintyLib.model.card import overlap
-from MoBUncertaintyLib.regions.measure import expected_error
+from MoBUncertaintyLib.regions.measure import error_of
 from MoBUncertaintyLib.review.refinement.clicks import Click, Point
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
 from MoBUncertaintyLib.review.region import ReviewRegion
@@ -66,7 +66,7 @@ def _places(region: ReviewRegion, state: State, refiner: Refiner) -> list[tuple[
     grid, length = refiner.prediction.grid, refiner.kernel.length_mm
     sigma = AROUND * length / grid.spacing
     near = widened(region.box, np.ceil(2 * sigma).tolist(), refiner.prediction.shape)
-    error = expected_error(state.maps_in(near, refiner).probability)
+    error = error_of(state.maps_in(near, refiner), refiner.prediction)
     own = within(region.box, near)
     around = ndimage.gaussian_filter(error, sigma, mode="constant", truncate=2)[own]
     there = np.argwhere(region.mask & (error[own] > DOUBTFUL))

@@ -239,7 +239,7 @@ function render() {
     : `${clicks}, ${decided} of ${state.regions.length} regions decided`;
   $("count-more").textContent = CASE.served
     ? `${decided} of ${state.regions.length} regions decided`
-    : "Outlines are as predicted; clicks act when the decisions are applied.";
+    : `Outlines are as ${CASE.origin}; clicks act when the decisions are applied.`;
   $("volumes").textContent = state.volumes.join("; "); // alone as predicted, like the outlines
   for (const button of document.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", String(button.dataset.mode === mode));
   for (const button of document.querySelectorAll("[data-verdict]")) {
@@ -295,7 +295,7 @@ function numbers(each) {
   const facts = [
     ["expected error", `${number(each.expected_error_mm3)} mm³`], ["volume", `${number(each.volume_mm3)} mm³`],
     ["extent", `${number(each.extent_mm)} mm`], ["mean variance", number(each.mean_variance, 3)],
-    ["mean probability", number(each.mean_probability, 2)], ["predicted as organ", `${number(100 * each.inside_fraction)} %`],
+    ["mean probability", number(each.mean_probability, 2)], [`${CASE.origin} as organ`, `${number(100 * each.inside_fraction)} %`],
     ["R, A, S", `${number(r)}, ${number(a)}, ${number(s)} mm`],
   ];
   return facts.map(([name, value]) => {

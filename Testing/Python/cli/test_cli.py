@@ -27,7 +27,7 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.measurements.interval import volume_text
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.region_settings import Measure
+from MoBUncertaintyLib.model.region_settings import UNCERTAINTIES, Measure
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import open_case
@@ -76,7 +76,7 @@ def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
 def test_choices_of_the_options_are_those_of_the_core() -> None:
     hints = get_type_hints(app.predict)
     measures, _none = get_args(hints["measure"])
-    assert set(get_args(measures)) == {measure.value for measure in Measure}
+    assert set(get_args(measures)) == {measure.value for measure in UNCERTAINTIES}
     assert set(get_args(hints["precision"])) == {precision.value for precision in Precision}
 
 

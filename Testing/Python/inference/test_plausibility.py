@@ -13,7 +13,7 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import unsuitable
 from MoBUncertaintyLib.model.fingerprint import Fingerprint
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
+from MoBUncertaintyLib.model.region_settings import UNCERTAINTIES, Measure, RegionSettings
 from MoBUncertaintyLib.pipeline.cases import analyse
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support import tiny
@@ -74,7 +74,7 @@ def test_an_edge_that_the_models_ordinary_cases_reach_is_not_named(stock: Model)
         assert any("edge of the image" in reason for reason in reasons) == said
 
 
-@pytest.mark.parametrize("measure", Measure)
+@pytest.mark.parametrize("measure", UNCERTAINTIES)
 def test_a_model_without_covariance_says_by_what_regions_are_found(stock: Model, measure: Measure) -> None:
     (said,) = [text for text in warnings(stock, tiny.make_ct(), RegionSettings(measure)) if "no covariance" in text]
     words = {Measure.VARIANCE: "as you chose", Measure.BERNOULLI: "p (1 − p)", Measure.ENTROPY: "entropy (nats)"}

@@ -16,10 +16,10 @@ from hypothesis.extra.numpy import arrays
 from pydicom.dataset import Dataset
 from skimage.draw import polygon
 
-from mob_training.data.structure_sets import read_structure_set
 from MoBUncertaintyLib.base.errors import ImageError, OutputError
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.images.reader import read_image
+from MoBUncertaintyLib.images.structure_sets import read_structure_set
 from MoBUncertaintyLib.output.dicom.objects import outlines
 from MoBUncertaintyLib.review.state import Signature
 from support.dicom_files import DISTANCE, SHAPE, hounsfield, of, write_enhanced, write_series

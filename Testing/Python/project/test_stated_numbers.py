@@ -15,7 +15,7 @@ from MoBUncertaintyLib.measurements.volumes import Scale
 from MoBUncertaintyLib.model.click_settings import LENGTH_BOUNDS_MM, LENGTH_FRACTION
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms
 from MoBUncertaintyLib.model.folder import load_model
-from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, Measure, RegionSettings
+from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, UNCERTAINTIES, RegionSettings
 from MoBUncertaintyLib.regions.uncertainty import LONGEST_MM
 from support import MODULE_FOLDER, ROOT
 from support.documents import PAGES, README, section
@@ -34,7 +34,7 @@ def test_numbers_about_regions_are_the_settings() -> None:
     usual = RegionSettings()
     pattern = r"([\d.]+) for the variance, ([\d.]+) for p \(1 - p\), ([\d.]+) for the entropy"
     thresholds = map(float, re.search(pattern, text).groups())
-    assert list(thresholds) == [DEFAULT_THRESHOLD[measure] for measure in Measure]
+    assert list(thresholds) == [DEFAULT_THRESHOLD[measure] for measure in UNCERTAINTIES]
     assert f"grown by {usual.grow_mm:g} mm" in text
     assert f"probability of at least {usual.minimum_error:g}" in text
     assert f"longer than {usual.length_mm:g} mm" in text

@@ -17,7 +17,7 @@ from scipy.special import expit
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.geometry import occupied
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings, read_stated
+from MoBUncertaintyLib.model.region_settings import UNCERTAINTIES, Measure, RegionSettings, read_stated
 from MoBUncertaintyLib.regions.finder import RegionFinder, find_regions
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.regions.region import COLUMNS, Region, table_row, write_csv
@@ -33,7 +33,7 @@ SIX = tuple(28.0 * s * np.eye(3)[i] for i in range(3) for s in (-1, 1))
 # Finding
 
 
-@pytest.mark.parametrize("measure", Measure)
+@pytest.mark.parametrize("measure", UNCERTAINTIES)
 @pytest.mark.parametrize("radius", [8.0, 25.0])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.5, 2.5, 3.0), (1.0, 1.0, 5.0)])
 def test_the_shell_of_a_sharp_ball_is_no_region(measure, radius, spacing):
@@ -43,7 +43,7 @@ def test_the_shell_of_a_sharp_ball_is_no_region(measure, radius, spacing):
     assert find_regions(prediction(p, spacing=spacing), RegionSettings(measure=measure)).ranked == ()
 
 
-@pytest.mark.parametrize("measure", Measure)
+@pytest.mark.parametrize("measure", UNCERTAINTIES)
 def test_a_wide_ambiguous_zone_is_one_region_in_the_right_place(measure):
     found = find_regions(ball(), RegionSettings(measure=measure))
     assert len(found.ranked) == 1
@@ -89,7 +89,7 @@ def test_a_doubtful_ball_without_a_segmentation_is_a_region():
     assert found.ranked[0].location == "no organ segmented"
 
 
-@pytest.mark.parametrize("measure", Measure)
+@pytest.mark.parametrize("measure", UNCERTAINTIES)
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_certainty_has_no_regions(tmp_path, measure, value):
     found = find_regions(prediction(np.full((5, 6, 7), value)), RegionSettings(measure=measure))
@@ -136,7 +136,7 @@ def test_several_classes_count_background_and_each_other():
     both = np.stack([p * upper, p * (1 - upper)]).astype(np.float32)
     labels = np.where(p > 0.5, np.where(upper > 0.5, 1, 2), 0).astype(np.uint8)
     images = prediction(both, segmentation=labels, origin=(-43, -43, -43))
-    for measure in Measure:
+    for measure in UNCERTAINTIES:
         found = find_regions(images, RegionSettings(measure=measure, grow_mm=4.0, length_mm=30.0))
         close = cdist([(-28, 0, 0), (0, 0, 0)], [r.centroid_ras for r in found.ranked]).min(axis=1)
         assert (close < 6).all()
@@ -165,7 +165,7 @@ def test_a_list_that_holds_little_says_where_the_rest_lies():
     assert "less than 1 %" in replace(none.coverage, held_mm3=1e-3).warning
 
 
-@pytest.mark.parametrize("measure", Measure)
+@pytest.mark.parametrize("measure", UNCERTAINTIES)
 def test_an_organ_that_is_doubtful_throughout_is_one_region(measure):
     p = np.full((20, 24, 28), 0.45)
     p[6:14, 8:16, 8:20] = 0.55

@@ -8,9 +8,9 @@ from matplotlib.image import imread
 
 from mob_training.comparison import figures
 from mob_training.comparison.runs import ORDER
-from mob_training.evaluation.case_scores import MEASURES
 from mob_training.evaluation.score_files import CONTROL, Run, flatten
 from MoBUncertaintyLib.model.covariance import Covariance
+from MoBUncertaintyLib.model.region_settings import UNCERTAINTIES
 from MoBUncertaintyLib.output.pictures.planes import PLANES
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from support.drawn_figures import looks_like_a_picture
@@ -42,19 +42,19 @@ def test_sizes_of_regions_are_those_asked_for(tmp_path):
 
     def regions(sizes: dict[str, float]) -> list[int]:
         (case,) = evaluate(model, dataset, regions=sizes).cases.values()
-        return [case[f"{measure}.regions"] for measure in MEASURES]
+        return [case[f"{measure}.regions"] for measure in UNCERTAINTIES]
 
     assert min(regions({"depth_mm": 0, "grow_mm": 1})) > 0
-    assert regions({"minimum_mm3": 1e9}) == [0] * len(MEASURES)
+    assert regions({"minimum_mm3": 1e9}) == [0] * len(UNCERTAINTIES)
 
 
 def hollow_run(cases: int = 1, bins: int = 15) -> Run:
     """A run in which nothing is defined."""
     nothing = {"count": [0] * bins} | dict.fromkeys(("confidence", "frequency", "uncertainty", "error"), [None] * bins)
     pooled = {"volume": {"curve": {"part": nothing}, "nll": None}}
-    pooled |= {measure.value: {"box": {"curve": nothing}} for measure in MEASURES}
+    pooled |= {measure.value: {"box": {"curve": nothing}} for measure in UNCERTAINTIES}
     case = {"dice": 1.0, "volume": {"nll": None, "ece": None}}
-    case |= {measure.value: {"regions": 0} for measure in MEASURES}
+    case |= {measure.value: {"regions": 0} for measure in UNCERTAINTIES}
     scores = dict(flatten(case))
     return run_of({f"case{i}": scores for i in range(cases)}, dict(flatten(pooled)), bases=3)
 
@@ -112,7 +112,7 @@ def test_error_rates_of_each_uncertainty_map(groups, drawn, tmp_path):
     rates, counts = np.reshape(figure.axes, (2, 3))
     assert [axes.get_xlabel() for axes in counts] == ["predictive variance", "p (1 − p)", "entropy (nats)"]
     pooled = [run.pooled for run in groups["Diagonal + Low-rank"]]
-    for axes, measure in zip(rates, MEASURES, strict=True):
+    for axes, measure in zip(rates, UNCERTAINTIES, strict=True):
         x, error, voxels = (
             np.array([one[f"{measure}.box.curve.{name}"] for one in pooled], float)
             for name in ("uncertainty", "error", "count")

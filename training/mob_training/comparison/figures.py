@@ -25,7 +25,7 @@ from mob_training.evaluation.readers.simulation import ACTIONS, CLICKS, OWN, REA
 from mob_training.evaluation.score_files import Run, write_content
 from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure
+from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, UNCERTAINTIES, Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,7 +115,7 @@ def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     """Draw the fraction of wrong voxels by their uncertainty (paper, Fig. 4), a column for each uncertainty map."""
     figure, looks = _figure(13.5, 5.8), styles(groups)
     grid = figure.subplots(2, 3, sharex="col", sharey="row", height_ratios=(3.2, 1.2))
-    for (rate, number), (measure, name) in zip(grid.T, MEASURE_NAMES.items(), strict=True):
+    for (rate, number), measure in zip(grid.T, UNCERTAINTIES, strict=True):
         for model, runs in groups.items():
             uncertainty, error, voxels = binned(runs, f"{measure}.box.curve", "uncertainty", "error")
             if len(voxels):
@@ -123,7 +123,7 @@ def draw_uncertainty(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
                 error[:, count < FEWEST_VOXELS] = np.nan
                 _band(rate, uncertainty, error, looks[model], model)
                 _draw_count(number, _mean(uncertainty), count, looks[model])
-        number.set(xlabel=name, xlim=(0, None))
+        number.set(xlabel=MEASURE_NAMES[measure], xlim=(0, None))
     grid[0, 0].set(ylabel="fraction of wrong voxels", ylim=(0, None))
     grid[1, 0].set_ylabel("voxels in the bin")
     place = f"Boxes of prediction and truth, {BOX_MARGIN_MM:g} mm wider, of all test cases"

@@ -20,14 +20,13 @@ from MoBUncertaintyLib.base.geometry import bounding_box, shadows
 from MoBUncertaintyLib.images.channels import on_same_grid
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
+from MoBUncertaintyLib.model.region_settings import UNCERTAINTIES, Measure, RegionSettings
 from MoBUncertaintyLib.regions.agreement import dice, error_fraction, error_split
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
 
-MEASURES = (Measure.VARIANCE, Measure.BERNOULLI, Measure.ENTROPY)
 NSD_MM = 2.0
 OVERLAP = ("dice", "nsd_2mm", "median_mm", "hd95_mm", "volume_error")
 """Of a label: `surface_scores`, and the error of its volume as a fraction of the true one, NaN without that."""
@@ -97,7 +96,9 @@ class PlaceSums:
             overlaps[label.name] = np.array([np.count_nonzero(predicted & true), predicted.sum() + true.sum()])
             calibrations[label.name] = Calibration.of(channel, true)
         error = truth != segmentation
-        rankings = {measure: ErrorRanking.of(voxel_uncertainty(measure, p, variance), error) for measure in MEASURES}
+        rankings = {
+            measure: ErrorRanking.of(voxel_uncertainty(measure, p, variance), error) for measure in UNCERTAINTIES
+        }
         return cls(truth.size, negative_log_likelihood(of_truth), overlaps, calibrations, rankings)
 
     def add(self, other: PlaceSums) -> None:
@@ -129,7 +130,7 @@ def pooled_scores(sums: Mapping[str, PlaceSums]) -> dict[str, Any]:
     for place, one in sums.items():
         curves = {name: calibration.curve() for name, calibration in one.calibrations.items()}
         result[place] = one.scores() | {"curve": curves}
-    tops = dict.fromkeys(MEASURES, 0.25) | {Measure.ENTROPY: math.log(len(ratios) + 1)}
+    tops = dict.fromkeys(UNCERTAINTIES, 0.25) | {Measure.ENTROPY: math.log(len(ratios) + 1)}
     for measure, top in tops.items():
         rankings = {place: one.rankings[measure] for place, one in sums.items()}
         result[measure.value] = {
@@ -171,7 +172,7 @@ def score(
     classes = {label.name: _class_scores(case, label, sums) for label in prediction.labels}
     row: dict[str, Any] = {name: defined_mean([scores[name] for scores in classes.values()]) for name in OVERLAP}
     row |= {place: one.scores() for place, one in sums.items()}
-    for measure in MEASURES:
+    for measure in UNCERTAINTIES:
         regions_of_map = find_regions(prediction, replace(regions, measure=measure, threshold=None))
         row[measure.value] = {
             "regions": len(regions_of_map.ranked),

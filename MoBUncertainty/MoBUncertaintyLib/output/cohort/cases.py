@@ -61,6 +61,7 @@ class CohortCase:
     # regions, expected_error_in_regions_ml: doubtful regions, and the part of that error in them
     regions: int | None = None
     expected_error_in_regions_ml: float | None = None
+    findings: tuple[str, ...] | None = None  # what is plainly wrong with a segmentation that was checked
     warnings: tuple[str, ...] = ()
     seconds: float | None = None
     suitability: Suitability | None = None
@@ -129,6 +130,7 @@ def row_of(record: Mapping[str, Any], name: str, folder: Path, outcome: Outcome 
         expected_error_ml=record.get("expected_error_ml"),
         regions=record["regions"]["count"],
         expected_error_in_regions_ml=record["regions"]["expected_error_mm3"] / 1000,
+        findings=tuple(each["sentence"] for each in record["checked"]["findings"]) if "checked" in record else None,
         warnings=tuple(record["warnings"]),
         seconds=sum(record.get("timings_s", {}).values()) or None,
         suitability=Suitability.from_dict(record["suitability"]) if "suitability" in record else None,

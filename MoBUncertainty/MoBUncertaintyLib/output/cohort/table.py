@@ -100,7 +100,7 @@ def _rows(cases: Sequence[CohortCase], folder: Path) -> list[dict[str, Any]]:
     with_interval = [
         name for name in labels if any(o.interval for case in cases for o in case.organs if o.name == name)
     ]
-    compared = any(case.agreement for case in cases)
+    compared, checked = (any(getattr(case, name) is not None for case in cases) for name in ("agreement", "findings"))
     rows = []
     for case in cases:
         organs, suits, agreement = {organ.name: organ for organ in case.organs}, case.suitability, case.agreement
@@ -115,6 +115,8 @@ def _rows(cases: Sequence[CohortCase], folder: Path) -> list[dict[str, Any]]:
             errors = {name: organ.expected_error_ml for name, organ in organs.items()}
             row |= {f"{name}_expected_error_ml": errors.get(name) for name in labels}
         row |= {"regions": case.regions, "expected_error_in_regions_ml": case.expected_error_in_regions_ml}
+        if checked:
+            row["findings"] = " ".join(case.findings or ()) or None
         row |= {"state": case.state.value, "readers": "; ".join(review.text for review in case.reviews) or None}
         if compared:
             row |= {f"{name}_dice_between_readers": agreement and agreement.dice.get(name) for name in labels}

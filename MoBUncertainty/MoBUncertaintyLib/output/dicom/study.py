@@ -101,12 +101,13 @@ class Study:
         code = own_code(suits.level.upper().replace(" ", "_"), line(suits.text)) if suits else None
         series = read_series(case.source.dicom_files, case.image)
         model = review.prediction.provenance.get("model", {})
+        way = "drawn by others, checked by " if review.prediction.checked else ""
         return cls(
             series,
             series.frames(corrected),
             tuple(CodedLabel.of(label, review.digest) for label in review.prediction.labels),
             review.digest,
-            line(model.get("name") or "not stated"),
+            line(way + (model.get("name") or "not stated")),
             line(model.get("digest") or "not stated"),
             review.reviewed[0] > 0 or bool(review.clicks),
             review.signature,

@@ -28,7 +28,6 @@ from MoBUncertaintyLib.output.pages.templates import PAGE_TEMPLATE, fill
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.output.report import build_report
-from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.review.outcome import volume_lines
 from MoBUncertaintyLib.review.record import BY_HAND, SCHEMA, write_click
 from MoBUncertaintyLib.review.region import ReviewRegion
@@ -64,6 +63,8 @@ class ReviewPage:
         palette = palette_beside(label.colour for label in case.prediction.labels)
         data = self.state() | {
             "served": served,
+            "origin": "drawn" if case.prediction.checked else "predicted",
+            "kind": "improbable" if case.prediction.checked else "doubtful",
             "schema": SCHEMA,
             "schema_version": BY_HAND,
             "predicted_sha256": review.digest,
@@ -148,7 +149,7 @@ class ReviewPage:
 
     def _maps(self, region_id: str) -> str:
         review, box = self._case.review, self._boxes[region_id]
-        uncertainty = voxel_uncertainty(self._scale.measure, *(list(maps) for maps in review.maps_in(box)))
+        uncertainty = review.uncertainty_in(box, self._scale.measure)
         mask = review.region(region_id).mask_in(box)
         heat = np.clip(np.round(uncertainty / self._scale.top * 255), 0, 255)
         return _pack(*(self._turned(each) for each in (review.labels_in(box), heat, mask)))

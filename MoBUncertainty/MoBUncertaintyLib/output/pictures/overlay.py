@@ -134,11 +134,12 @@ def _write_head(draw: ImageDraw.ImageDraw, width: int, labels: Sequence[Label], 
     title = ", ".join(readable(label.name) for label in labels) or "nothing was segmented"
     title = fitting(f"{title[:1].upper()}{title[1:]}", font(22, bold=True), room)
     draw.text((_EDGE, 34), title, _INK, font(22, bold=True), anchor="lm")
-    detail = "No doubtful region"
+    kind = "improbable" if regions.settings.measure is Measure.ERROR else "doubtful"
+    detail = f"No {kind} region"
     if regions.ranked:
         region = regions.ranked[0]
         detail = (
-            f"Doubtful region {region.rank} of {len(regions.ranked):,}: {region.location}, "
+            f"{kind.capitalize()} region {region.rank} of {len(regions.ranked):,}: {region.location}, "
             f"expected error {region.expected_error_mm3:,.0f} mm³"
         )
         if regions.settings.measure is Measure.VARIANCE:

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, central_voxel
 from MoBUncertaintyLib.output.pictures.style import Colour, Scale, heat_colours, palette_beside
-from MoBUncertaintyLib.regions.measure import uncertainty_in, voxel_uncertainty
+from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.review.region import ReviewRegion
 
 CORRECTED_COLOUR = (255, 255, 255)
@@ -78,12 +78,12 @@ def draw_region(case: Case, region: ReviewRegion, corrected: np.ndarray, scale: 
             for index, plane in enumerate(PLANES)
         }
 
-    now = drawn(region, voxel_uncertainty(scale.measure, *map(list, review.maps_in(camera.box))), corrected)
+    now = drawn(region, review.uncertainty_in(camera.box, scale.measure), corrected)
     if not own:
         return {"": now}
     uncertainty = uncertainty_in(camera.box, prediction, scale.measure)
     before_clicks = drawn(replace(region, mask=region.found.mask), uncertainty, prediction.segmentation)
-    return {"As predicted": before_clicks, "After clicks": now}
+    return {"As drawn" if prediction.checked else "As predicted": before_clicks, "After clicks": now}
 
 
 def outlines_of(labels: np.ndarray, camera: Camera, colour_of: Callable[[int], Colour], width: float) -> list[Outline]:

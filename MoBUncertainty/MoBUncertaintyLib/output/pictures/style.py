@@ -129,6 +129,7 @@ class Scale:
             Measure.VARIANCE: brightest_variance(settings.variance_threshold),
             Measure.BERNOULLI: MAX_VARIANCE,
             Measure.ENTROPY: BRIGHTEST_ENTROPY,
+            Measure.ERROR: 1.0,
         }[settings.measure]
         top = max(brightest, 1.5 * settings.level)  # well above the first colour
         return cls(*display_range(image), settings.measure, settings.level, top)

@@ -7,6 +7,10 @@ c^2 that is left: where a click's reach ends nothing jumps, and a model without 
 expected error is honest, the logit grows where clicks explain it (`refined_maps`). With more than two classes each
 label is conditioned against the rest, +1 where a click gives that label and -1 where it gives another.
 
+Where others have drawn the segmentation (`Prediction.checked`), the maps are those of the model under the clicks. The
+labels are as drawn until a click speaks against them: beside the model's logits there is a second set, which favours
+what was drawn where the model does not, and clicks condition both alike (`_held`).
+
 Maps are computed block by block. What clicks make of a block depends on those in its reach alone, and is computed once
 for the same of them, so that a click costs what it changes, however many there are. Arrays are (z, y, x).
 """
@@ -51,6 +55,8 @@ STEP = np.float32(2.0**-14)
 less than that changes, so that most blocks stay as they are."""
 MIN_EDGE = 8  # voxels of a block along each axis: smaller ones cost more to handle than to compute
 KEPT_VOXELS = 12_000_000  # of blocks, each with 10 bytes and 8 more for each further label
+HOLD = np.float32(0.5)
+"""By so many of its deviations a click must move a logit before what others have drawn gives way."""
 CHUNK = 4_000_000  # correlations that are computed at once
 CONDITIONED = FEATURES.index("conditioned")
 
@@ -77,7 +83,7 @@ class _Reached(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Posterior:
-    """What points (P, 3) of some labels (P,) tell of L: (L, P, P + 1), precision and, as the last column, weights."""
+    """What points (P, 3) of some labels (P,) tell of L logits: (L, P, P + 1), precision and, last, weights."""
 
     points: np.ndarray
     labels: np.ndarray
@@ -98,7 +104,7 @@ class _Posterior:
         return corner, hashlib.blake2b(content, digest_size=16).digest()
 
     def spread(self, correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Do for each label what `conditioning.spread` does: (L, N) each."""
+        """Do for each logit what `conditioning.spread` does: (L, N) each."""
         shift, left = zip(*(spread(correlation, each[:, -1], each[:, :-1]) for each in self.table), strict=True)
         return np.array(shift), np.array(left)
 
@@ -122,20 +128,33 @@ class _Blocks:
         self._edge = np.maximum(MIN_EDGE, np.rint(kernel.box_mm / prediction.grid.spacing)).astype(int)
         self._values = np.array([label.value for label in prediction.labels], np.uint8)
         self._extent = Extent(prediction, kernel.length_mm)
+        self.channels = np.tile(self._values, 2 if prediction.checked else 1)  # labels of the sets of logits
         self._logits: dict[Corner, tuple[np.ndarray, np.ndarray]] = {}
         self._blocks: OrderedDict[Key, tuple[Box, VoxelMaps]] = OrderedDict()
         self._size = 0
         logits_of(*np.array([[0.3], [0.05]], np.float32))  # makes the inverse's table now, not at the first click
 
     def logits_at(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Find mean and variance of the logits (L, K) at voxels (K, 3)."""
-        maps = self._prediction.probability, self._prediction.variance
-        return logits_of(*(np.array([label[tuple(voxels.T)] for label in each]) for each in maps))
+        """Find mean and variance of the logits, (L, K) or both sets of them, at voxels (K, 3)."""
+        maps, at = (self._prediction.probability, self._prediction.variance), tuple(voxels.T)
+        stored = (np.array([label[at] for label in each]) for each in maps)
+        return self._sets_of(*logits_of(*stored), self._prediction.segmentation[at])
+
+    def _sets_of(self, mean: np.ndarray, variance: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Put the logits that favour what was drawn after those of the model, if others have drawn it."""
+        if self._prediction.checked is None:
+            return mean, variance
+        unmoved = refined_maps(mean, variance, np.ones_like(mean), 0, self._values).segmentation
+        least = HOLD * movable(variance, self._settings.prior_deviation)
+        favoured = np.where(drawn == self._values[:, None], np.maximum(mean, least), np.minimum(mean, -least))
+        held = np.where(drawn == unmoved, mean, favoured)
+        return np.concatenate([mean, held]), np.concatenate([variance, variance])
 
     def labels_at(self, posterior: _Posterior, voxels: np.ndarray) -> np.ndarray:
         """Find the most probable label of each of (K, 3) voxels."""
         correlation = self._kernel.between(offsets_mm(posterior.points, tuple(voxels.T), self._spacing))
-        return self._maps(*self.logits_at(voxels), *posterior.spread(correlation)).segmentation
+        drawn = self._prediction.segmentation[tuple(voxels.T)]
+        return self._maps(*self.logits_at(voxels), *posterior.spread(correlation), drawn).segmentation
 
     def reached(self, points: np.ndarray, reach: Box) -> Iterator[_Reached]:
         """List the blocks that have some of the points, (P, 3) voxels, in reach."""
@@ -197,11 +216,11 @@ class _Blocks:
             return
         refined = self._conditioned(jobs)
         ends = np.cumsum([len(job.voxels) for job in jobs])
-        if trees := self._settings.learned:
+        trees = self._settings.learned
+        if trees and self._prediction.checked is None:  # trees know of errors of the model's own
             described = self._describe(jobs, refined.probability)
             score = described.features[CONDITIONED] + trees.score(described.features)
-            predicted = np.concatenate([self._prediction.segmentation[job.box].ravel()[job.voxels] for job in jobs])
-            self._extent.correct(refined, described, score, predicted, self._settings.caution)
+            self._extent.correct(refined, described, score, self._labels(jobs), self._settings.caution)
         for job, end in zip(jobs, ends, strict=True):
             own, maps = slice(end - len(job.voxels), end), maps_in(self._prediction, job.box)
             size = maps.segmentation.size
@@ -221,7 +240,11 @@ class _Blocks:
         mean, variance = (np.concatenate([each[i][:, voxels] for each, voxels in logits], axis=1) for i in (0, 1))
         effects = [job.posterior.spread(job.correlation) for job in jobs]
         shift, left = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
-        return self._maps(mean, variance, shift, left)
+        return self._maps(mean, variance, shift, left, self._labels(jobs))
+
+    def _labels(self, jobs: Sequence[_Job]) -> np.ndarray:
+        """List the labels (N,), without clicks, of all voxels of some blocks that are reached."""
+        return np.concatenate([self._prediction.segmentation[job.box].reshape(-1)[job.voxels] for job in jobs])
 
     def _describe(self, jobs: Sequence[_Job], probability: np.ndarray) -> Described:
         """Describe the voxels of some blocks (`Extent`), after conditioning."""
@@ -242,15 +265,28 @@ class _Blocks:
         count = len(self._values)
         maps = [maps_in(self._prediction, job.box) for job in jobs]
         stored = (np.concatenate([each[i].reshape(count, -1) for each in maps], axis=1) for i in (0, 1))
+        drawn = np.concatenate([each.segmentation.ravel() for each in maps])
         ends = np.cumsum([each.segmentation.size for each in maps])[:-1]
-        parts = [np.split(values, ends, axis=1) for values in logits_of(*stored)]
+        parts = [np.split(values, ends, axis=1) for values in self._sets_of(*logits_of(*stored), drawn)]
         for job, mean, variance in zip(jobs, *parts, strict=True):
             self._logits[job.key[0]] = mean, variance
 
-    def _maps(self, mean: np.ndarray, variance: np.ndarray, shift: np.ndarray, left: np.ndarray) -> VoxelMaps:
-        """Compute the maps (L, N) and the label (N,) from the logits and what clicks do to them."""
+    def _maps(
+        self, mean: np.ndarray, variance: np.ndarray, shift: np.ndarray, left: np.ndarray, drawn: np.ndarray
+    ) -> VoxelMaps:
+        """Compute the maps (L, N) and the label (N,) from the logits and what clicks do to them.
+
+        A label that others have drawn, one of `drawn` (N,), changes where clicks change what favours it.
+        """
         moved = mean + movable(variance, self._settings.prior_deviation) * shift
-        return refined_maps(moved, variance, left, self._settings.sharpening, self._values)
+        count, sharpening, values = len(self._values), self._settings.sharpening, self._values
+        maps = refined_maps(moved[:count], variance[:count], left[:count], sharpening, values)
+        if self._prediction.checked is None:
+            return maps
+        before = refined_maps(mean[count:], variance[count:], np.ones_like(left[count:]), sharpening, values)
+        after = refined_maps(moved[count:], variance[count:], left[count:], sharpening, values)
+        unchanged = before.segmentation == after.segmentation
+        return maps._replace(segmentation=np.where(unchanged, drawn, after.segmentation))
 
 
 def refined_maps(
@@ -386,7 +422,7 @@ class Refiner:
     def _posterior(self, clicked: Clicked) -> _Posterior:
         """Solve groups of points that cannot feel each other, one by one."""
         points, count = clicked.points, len(clicked.points)
-        table = np.zeros((len(self._values), count, count + 1), np.float32)
+        table = np.zeros((len(self._blocks.channels), count, count + 1), np.float32)
         places = points * self.prediction.grid.spacing
         near = self.kernel.between(pairs_mm(places, places)) > 0
         groups, group = connected_components(csr_array(near)) if count else (0, [])
@@ -401,7 +437,7 @@ class Refiner:
         voxels, label = np.frombuffer(points, np.intp).reshape(-1, 3), np.frombuffer(labels, np.int64)
         settings, places = self.settings, voxels * self.prediction.grid.spacing
         solved = []
-        for value, mean, variance in zip(self._values, *self._blocks.logits_at(voxels), strict=True):
+        for value, mean, variance in zip(self._blocks.channels, *self._blocks.logits_at(voxels), strict=True):
             field = Field(mean, movable(variance, settings.prior_deviation), places)
             signs = np.where(label == value, 1, -1)
             solved.append(solve(field, self.kernel, signs, settings.strength, settings.variance_strength))

@@ -30,7 +30,7 @@ PAGE = 50
 DEBOUNCE_MS = 50
 
 # Thresholds that the slider offers; of the variance, with the usual variance_threshold.
-MAX_THRESHOLD = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY: 1.0}
+MAX_THRESHOLD = {Measure.VARIANCE: 0.1, Measure.BERNOULLI: 0.25, Measure.ENTROPY: 1.0, Measure.ERROR: 1.0}
 
 
 class RegionTable:
@@ -245,6 +245,8 @@ class ListingControls:
         names = {Measure.VARIANCE: _("Variance"), Measure.BERNOULLI: _("p (1 - p)"), Measure.ENTROPY: _("Entropy")}
         if not session.review.prediction.has_variance and session.review.settings.measure is not Measure.VARIANCE:
             del names[Measure.VARIANCE]
+        if session.review.prediction.checked:
+            names = {Measure.ERROR: _("Probability that the label is wrong")}
         self._measures = list(names)
         offer(self._ui.measureSelector, names.values())
 

@@ -1,0 +1,361 @@
+"""What is plainly wrong with a segmentation: told by its label map, and by where the model itself sees the organs.
+
+No probability is needed for it. Arrays are (z, y, x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations, pairwise
+from math import dist
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from MoBUncertaintyLib.base.geometry import Box, Grid, hull, occupied
+from MoBUncertaintyLib.measurements.interval import volume_text
+from MoBUncertaintyLib.model.card import Label, readable
+from MoBUncertaintyLib.regions.pieces import CONNECTIVITY
+
+if TYPE_CHECKING:
+    from MoBUncertaintyLib.regions.prediction import Prediction
+
+ELSEWHERE = 0.2
+"""Below this overlap with the model's own segmentation, a label does not lie where the model sees it."""
+NOWHERE = 0.1
+"""The same of one label alone."""
+SAME = 0.4
+"""Above this overlap, what was drawn is what the model sees, whatever it was called."""
+EXPLAINED = 0.25
+"""Of what does not overlap, a move of the whole must mend this fraction to be told of."""
+FARTHEST_MM = 12.0
+"""Moves of the whole are tried up to this distance."""
+SMALLEST_MM3 = 20.0
+"""Smaller parts and holes are not told of."""
+COARSE = 0.97
+"""This fraction of a label map's steps lies on every second, third or fourth voxel if it was drawn on coarser ones."""
+_COARSEST, _FEWEST_PLACES = 4, 5
+CUT = 0.1
+"""Of the largest section: a label with more than this at the edge of the image is cut there."""
+_AT_ONCE = 2**21  # voxels that moves are tried on; of more, every second one along an axis is left out
+
+_ENDS = (("right", "left"), ("anterior", "posterior"), ("superior", "inferior"))
+_PLANES = ("sagittal", "coronal", "axial")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is plainly wrong, or that a reader should know.
+
+    Attributes:
+        label: Name of the label; empty if it is about all of the segmentation.
+        sentence: What it is.
+        centroid_ras: Where, mm.
+        volume_mm3: How much of the segmentation, or of what it lacks, it is about.
+    """
+
+    label: str
+    sentence: str
+    centroid_ras: tuple[float, float, float]
+    volume_mm3: float
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A segmentation that was not predicted but drawn by others, and is held against a model.
+
+    Attributes:
+        name: Of its file or folder.
+        sha256: Of what was read there.
+        labels: What its structures are called there, by the names of the model's labels.
+        unmatched: Its structures for which the model has no label; they are left out.
+        overlap: Dice of each label with the model's own segmentation, by name.
+        findings: What is plainly wrong.
+    """
+
+    name: str
+    sha256: str
+    labels: Mapping[str, str]
+    unmatched: tuple[str, ...] = ()
+    overlap: Mapping[str, float] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+
+def plain_findings(drawn: np.ndarray, prediction: Prediction, labels: Sequence[Label]) -> tuple[Finding, ...]:
+    """Look for what is plainly wrong with a label map of the image that a model has predicted.
+
+    Args:
+        drawn: The segmentation, with the model's values of `labels`.
+        prediction: The model's own, of all its labels.
+        labels: Those that are checked.
+
+    Returns:
+        First what is about all of it, then about each label in turn.
+    """
+    whole = _Whole(drawn, prediction, labels)
+    boxes = ndimage.find_objects(drawn, max_label=255)
+    organs = [
+        _Organ(label, drawn[box] == label.value, prediction.segmentation[box] == label.value, drawn[box], box, whole)
+        for label in labels
+        if (box := boxes[label.value - 1])
+    ]
+    return (
+        *whole.findings(),
+        *whole.misplaced(),
+        *(each for organ in organs for check in _CHECKS for each in check(organ)),
+    )
+
+
+class _Whole:
+    """A segmentation and the model's own."""
+
+    def __init__(self, drawn: np.ndarray, prediction: Prediction, labels: Sequence[Label]) -> None:
+        self._labels, self._all_labels, self.grid = labels, prediction.labels, prediction.grid
+        self.shape = drawn.shape
+        self._box = hull([occupied(drawn), prediction.segmented_box])
+        self._drawn, self._predicted = drawn[self._box], prediction.segmentation[self._box]
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        """Voxels by their value as drawn and as predicted, (256, 256)."""
+        counts = np.zeros(2**16, np.int64)
+        for drawn, predicted in zip(self._drawn, self._predicted, strict=True):
+            counts += np.bincount((drawn.astype(np.uint16) * 256 + predicted).ravel(), minlength=2**16)
+        return counts.reshape(256, 256)
+
+    def _overlap(self, drawn: Sequence[Label], predicted: Sequence[Label]) -> float:
+        """Compute the Dice overlap of labels as drawn, and others in their order as predicted; 0 if all are empty."""
+        mine, own = ([label.value for label in labels] for labels in (drawn, predicted))
+        total = self._counts[mine].sum() + self._counts[:, own].sum()
+        return 2 * float(self._counts[mine, own].sum()) / max(float(total), 1.0)
+
+    @cached_property
+    def _agreement(self) -> float:
+        return self._overlap(self._labels, self._labels)
+
+    @cached_property
+    def _seen_as(self) -> dict[str, Label]:
+        """What the model sees where a label was drawn that does not lie where the model sees that one itself."""
+        return {
+            label.name: other
+            for label in self._labels
+            if self._overlap([label], [label]) < NOWHERE
+            for other in self._all_labels
+            if self._overlap([label], [other]) > SAME
+        }
+
+    @cached_property
+    def _swapped(self) -> list[tuple[Label, Label]]:
+        return [
+            (one, other)
+            for one, other in combinations(self._labels, 2)
+            if self._seen_as.get(one.name) == other and self._seen_as.get(other.name) == one
+        ]
+
+    def _moved(self) -> tuple[float, str]:
+        """Find the overlap that the best move of the whole gives, and say which it is."""
+        steps = [1, 1, 1]
+        while np.prod(np.ceil(np.array(self._drawn.shape) / steps)) > _AT_ONCE:
+            steps[int(np.argmax(np.array(self._drawn.shape) / steps))] += 1
+        best, text = 0.0, ""
+        for axis in range(3):
+            thinned = tuple(slice(None, None, 1 if each == axis else step) for each, step in enumerate(steps))
+            mine, own = (np.moveaxis(each[thinned], axis, 0) for each in (self._drawn, self._predicted))
+            total = max(int(np.count_nonzero(mine)) + int(np.count_nonzero(self._checked(own))), 1)
+            spacing, names = self.grid.spacing[axis], _directions(self.grid, axis)
+            farthest = max(1, int(FARTHEST_MM / spacing)) + 1  # a best move is not at the end
+            for by in {*range(-farthest, farthest + 1)} - {0}:
+                if (overlap := 2 * _same(mine, own, by) / total) > best:
+                    best, text = overlap, ""
+                    if abs(by) == farthest:
+                        continue
+                    way = f"{abs(by)} voxel{'s' if abs(by) > 1 else ''} ({abs(by) * spacing:.3g} mm)"
+                    text = f"The whole fits better {way} further {names[by < 0]}: it may be shifted."
+        return best, text
+
+    def _mirrored(self) -> tuple[float, str]:
+        """Find the overlap of the whole if it is mirrored in the middle of the image, and say how."""
+        best, text = 0.0, ""
+        total = max(int(np.count_nonzero(self._drawn)) + int(np.count_nonzero(self._checked(self._predicted))), 1)
+        for axis, (size, side) in enumerate(zip(self.shape, self._box, strict=True)):
+            mine, own = (np.moveaxis(each, axis, 0) for each in (self._drawn, self._predicted))
+            if (overlap := 2 * _same(mine[::-1], own, size - side.start - side.stop) / total) > best:
+                one, other = sorted(_directions(self.grid, axis), reverse=True)
+                best, text = overlap, f"The whole is mirrored: {one} and {other} are exchanged."
+        return best, text
+
+    def findings(self) -> Iterator[Finding]:
+        """Find what is wrong with all of it at once."""
+        drawn = self._drawn > 0
+        if not (drawn.any() and self._checked(self._predicted).any()):
+            return
+        for one, other in self._swapped:
+            sentence = f"{_title(one)} and {_text(other)} are swapped: each lies where the model sees the other."
+            yield self.finding(np.isin(self._drawn, (one.value, other.value)), sentence, self._box)
+        if self._seen_as:
+            return
+        (mirrored, how), (moved, where) = self._mirrored(), self._moved()
+        if self._agreement < ELSEWHERE and mirrored > max(SAME, moved):
+            yield self.finding(drawn, how, self._box)
+        elif where and moved > self._agreement + EXPLAINED * (1 - self._agreement):
+            yield self.finding(drawn, where, self._box)
+        elif self._agreement < ELSEWHERE:
+            sentence = "Almost nothing lies where the model sees it: it may be of another patient or another image."
+            yield self.finding(drawn, sentence, self._box)
+
+    def misplaced(self) -> Iterator[Finding]:
+        """Find labels that are empty, or lie elsewhere than the model sees them."""
+        swapped = [label for pair in self._swapped for label in pair]
+        for label in self._labels:
+            mine, own = (each == label.value for each in (self._drawn, self._predicted))
+            if not mine.any():
+                if own.any():
+                    seen = _volume(own, self.grid)
+                    yield self.finding(own, f"{_title(label)} is empty; the model sees {seen} of it.", self._box, label)
+            elif label not in swapped and self._overlap([label], [label]) < NOWHERE:
+                if label.name in self._seen_as:
+                    where = f"lies where the model sees {_text(self._seen_as[label.name])}"
+                elif self._agreement < ELSEWHERE:
+                    continue  # as all of it
+                elif own.any():
+                    one, other = (self.finding(each, "", self._box).centroid_ras for each in (mine, own))
+                    where = f"lies {dist(one, other):.0f} mm from where the model sees it"
+                else:
+                    where = "is not seen by the model"
+                yield self.finding(mine, f"{_title(label)} {where}.", self._box, label)
+
+    def _checked(self, predicted: np.ndarray) -> np.ndarray:
+        return np.isin(predicted, [label.value for label in self._labels])
+
+    def finding(self, mask: np.ndarray, sentence: str, box: Box, label: Label | None = None) -> Finding:
+        """Make a finding about a mask, True somewhere, that fills a box of the image."""
+        counts = [mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+        middle = [
+            count @ np.arange(len(count)) / count.sum() + side.start for count, side in zip(counts, box, strict=True)
+        ]
+        r, a, s = (float(mm) for mm in self.grid.to_ras(np.array(middle)))
+        return Finding(label.name if label else "", sentence, (r, a, s), int(mask.sum()) * self.grid.voxel_mm3)
+
+
+@dataclass(frozen=True, eq=False)
+class _Organ:
+    """One label in its box: the masks as drawn and as predicted, and what else was drawn there."""
+
+    label: Label
+    mask: np.ndarray
+    predicted: np.ndarray
+    drawn: np.ndarray
+    box: Box
+    whole: _Whole
+
+    def finding(self, mask: np.ndarray, sentence: str) -> Finding:
+        """Make a finding about a mask that fills the box."""
+        return self.whole.finding(mask, f"{_title(self.label)} {sentence}.", self.box, self.label)
+
+    def volume(self, mask: np.ndarray) -> str:
+        return _volume(mask, self.whole.grid)
+
+
+def _missing_slices(organ: _Organ) -> Iterator[Finding]:
+    for axis in range(3):
+        others = tuple({0, 1, 2} - {axis})
+        missing = ~organ.mask.any(axis=others, keepdims=True) & organ.predicted
+        count = int(missing.any(axis=others).sum())
+        if count:
+            plane = _PLANES[_patient_axis(organ.whole.grid, axis)]
+            slices = f"{count} {plane} slice{'s' if count > 1 else ''}"
+            yield organ.finding(missing, f"is missing in {slices} between others")
+
+
+def _coarse(organ: _Organ) -> Iterator[Finding]:
+    steps = [_coarseness(organ.mask, axis) for axis in range(3)]
+    if any(step > 1 and step != _coarseness(organ.predicted, axis) for axis, step in enumerate(steps)):
+        every = " x ".join(map(str, reversed(steps)))
+        yield organ.finding(organ.mask, f"was drawn on coarser voxels: its outline changes only every {every} voxels")
+
+
+def _coarseness(mask: np.ndarray, axis: int) -> int:
+    """Find the largest step, in voxels, in which alone a mask changes along an axis; 1 if there is none."""
+    changes = np.array([np.count_nonzero(one != other) for one, other in pairwise(np.moveaxis(mask, axis, 0))])
+    if np.count_nonzero(changes) < _FEWEST_PLACES:
+        return 1
+    for step in range(_COARSEST, 1, -1):
+        if max(changes[phase::step].sum() for phase in range(step)) >= COARSE * changes.sum():
+            return step
+    return 1
+
+
+def _stray_parts(organ: _Organ) -> Iterator[Finding]:
+    """Find parts beside the largest one in which the model does not see the organ."""
+    parts, count = ndimage.label(organ.mask, CONNECTIVITY)
+    size, agreed = (np.bincount(each, minlength=count + 1) for each in (parts.ravel(), parts[organ.predicted]))
+    stray = (size * organ.whole.grid.voxel_mm3 >= SMALLEST_MM3) & (2 * agreed < size)
+    stray[[0, int(size[1:].argmax()) + 1]] = False
+    if stray.any():
+        largest, number = parts == np.where(stray, size, 0).argmax(), int(stray.sum())
+        what = "a stray part" if number == 1 else f"{number} stray parts, the largest"
+        yield organ.finding(largest, f"has {what} of {organ.volume(largest)} apart from it")
+
+
+def _holes(organ: _Organ) -> Iterator[Finding]:
+    """Find what is enclosed in a slice, was left out, and is the organ for the model."""
+    outside = np.pad(~organ.mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    in_plane = ndimage.generate_binary_structure(3, 1)
+    in_plane[[0, 2]] = False  # a hole may be open to the next slice
+    parts, _ = ndimage.label(outside, in_plane)
+    around = np.isin(parts, parts[:, 0, 0])[:, 1:-1, 1:-1]
+    parts, count = ndimage.label(~organ.mask & ~around & organ.predicted & (organ.drawn == 0), CONNECTIVITY)
+    largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1 if count else parts > 0
+    if largest.sum() * organ.whole.grid.voxel_mm3 >= SMALLEST_MM3:
+        yield organ.finding(largest, f"has a hole of {organ.volume(largest)}")
+
+
+def _cut(organ: _Organ) -> Iterator[Finding]:
+    for axis, (side, size) in enumerate(zip(organ.box, organ.whole.shape, strict=True)):
+        areas = organ.mask.sum(axis=tuple({0, 1, 2} - {axis}))
+        for end, at_edge in ((0, side.start == 0), (-1, side.stop == size)):
+            if at_edge and areas[end] > CUT * areas.max():
+                section = np.zeros_like(organ.mask)
+                np.moveaxis(section, axis, 0)[end] = np.moveaxis(organ.mask, axis, 0)[end]
+                edge = _directions(organ.whole.grid, axis)[end == 0]
+                yield organ.finding(section, f"is cut at the {edge} edge of the image: the rest is not in it")
+
+
+_CHECKS = (_missing_slices, _coarse, _stray_parts, _holes, _cut)
+
+
+def _same(mine: np.ndarray, own: np.ndarray, by: int) -> int:
+    """Count the labelled voxels that are the same if the first of two label maps moves along its first axis."""
+    size = len(mine) - abs(by)
+    if size <= 0:
+        return 0
+    one, other = mine[max(-by, 0) :][:size], own[max(by, 0) :][:size]
+    return int(np.count_nonzero((one == other) & (one > 0)))
+
+
+def _patient_axis(grid: Grid, axis: int) -> int:
+    """Return which of R, A and S an array's axis runs along most."""
+    return int(np.abs(grid.rotation[:, axis]).argmax())
+
+
+def _directions(grid: Grid, axis: int) -> tuple[str, str]:
+    """Name where an array's axis leads, and where it comes from."""
+    along = _patient_axis(grid, axis)
+    one, other = _ENDS[along]
+    return (one, other) if grid.rotation[along, axis] > 0 else (other, one)
+
+
+def _text(label: Label) -> str:
+    return readable(label.name)
+
+
+def _title(label: Label) -> str:
+    text = _text(label)
+    return text[:1].upper() + text[1:]
+
+
+def _volume(mask: np.ndarray, grid: Grid) -> str:
+    return volume_text(int(mask.sum()) * grid.voxel_mm3 / 1000)

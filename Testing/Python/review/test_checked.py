@@ -1,0 +1,131 @@
+"""A review that starts from a segmentation which others have drawn: what is drawn stays until the reader changes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from MoBUncertaintyLib.base.geometry import whole
+from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, settings_of
+from MoBUncertaintyLib.regions.findings import Checked
+from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.regions.region import Regions
+from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.review.suggestion import suggest
+from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
+
+ISLAND, FAR_ISLAND, GAP = np.s_[4:8, 6:11, 18:23], np.s_[22:26, 26:31, 4:8], np.s_[12:16, 16:20, 18:22]
+LABELS = {"one label": (PANCREAS,), "two labels": (PANCREAS, LEFT_KIDNEY)}
+
+
+@pytest.fixture(params=LABELS)
+def checked(request) -> Prediction:
+    """A ball, drawn with two islands and a gap in it."""
+    own = fake_case(labels=LABELS[request.param], with_regions=False).prediction
+    drawn = own.segmentation.copy()
+    drawn[ISLAND] = drawn[FAR_ISLAND] = PANCREAS.value
+    drawn[GAP] = 0
+    called = {label.name: label.name for label in own.labels}
+    return replace(own, segmentation=drawn, checked=Checked("drawn.nii.gz", "0" * 64, called))
+
+
+def listed(checked: Prediction) -> Regions:
+    settings = settings_of(checked.region_settings)
+    return find_discrepancies(checked.annotated(region_settings=settings), checked.segmentation)
+
+
+def place_of(prediction: Prediction, box: tuple[slice, ...]) -> tuple[float, float, float]:
+    middle = [(part.start + part.stop - 1) // 2 for part in box]
+    r, a, s = prediction.grid.to_ras(np.array(middle)).tolist()
+    return r, a, s
+
+
+def region_in(review: Review, box: tuple[slice, ...]) -> str:
+    voxel = np.array([[(part.start + part.stop - 1) // 2 for part in box]])
+    (region,) = review.state.regions_at(voxel)
+    return region.region_id
+
+
+def test_the_worst_places_are_listed_first(checked: Prediction) -> None:
+    regions = listed(checked)
+    assert [region.rank for region in regions.ranked] == [1, 2, 3]
+    marked = regions.whole_map() > 0
+    for box in (ISLAND, FAR_ISLAND, GAP):
+        assert marked[box].all()
+    assert marked.sum() < 1.3 * sum(marked[box].size for box in (ISLAND, FAR_ISLAND, GAP))
+
+
+def test_expected_error_is_that_of_what_was_drawn(checked: Prediction) -> None:
+    own = [checked.probability[place] for place in range(len(checked.labels))]
+    right = np.where(checked.segmentation == 0, 1 - sum(own), 0)
+    for label, probability in zip(checked.labels, own, strict=True):
+        right = np.where(checked.segmentation == label.value, probability, right)
+    assert checked.expected_error_mm3 == pytest.approx(checked.grid.voxel_mm3 * float((1 - right).sum()), rel=1e-4)
+
+
+def test_accepting_all_gives_what_was_drawn(checked: Prediction) -> None:
+    review = Review(checked, listed(checked))
+    np.testing.assert_array_equal(review.corrected(), checked.segmentation)
+    for region in review.regions:
+        review.decide(region.region_id, "accept")
+    np.testing.assert_array_equal(review.corrected(), checked.segmentation)
+
+
+def test_verdicts_follow_the_model(checked: Prediction) -> None:
+    review = Review(checked, listed(checked))
+    review.decide(region_in(review, ISLAND), "exclude")
+    review.decide(region_in(review, GAP), "include")
+    corrected = review.corrected()
+    assert not corrected[ISLAND].any()
+    assert corrected[GAP].all()
+    assert corrected[FAR_ISLAND].all()
+
+
+@pytest.mark.parametrize(("box", "label"), [(ISLAND, 0), (GAP, PANCREAS.value)])
+def test_a_click_mends_its_surroundings_and_nothing_far(
+    checked: Prediction, box: tuple[slice, ...], label: int
+) -> None:
+    review = Review(checked, listed(checked))
+    before = review.expected_error_mm3[1]
+    review.click([place_of(checked, box)], label, region_in(review, box))
+    corrected = review.corrected()
+    changed = corrected != checked.segmentation
+    assert changed[box].mean() > 0.5
+    assert changed.sum() == pytest.approx(changed[box].sum(), abs=0.1 * changed.sum())
+    assert corrected[FAR_ISLAND].all()
+    assert review.expected_error_mm3[1] < before
+    review.undo()
+    np.testing.assert_array_equal(review.corrected(), checked.segmentation)
+
+
+def test_a_click_that_agrees_with_what_was_drawn_keeps_it(checked: Prediction) -> None:
+    review = Review(checked, listed(checked))
+    review.click([place_of(checked, ISLAND)], PANCREAS.value)
+    np.testing.assert_array_equal(review.corrected()[ISLAND], checked.segmentation[ISLAND])
+    assert not review.conflicts
+
+
+def test_a_record_gives_the_same_review(checked: Prediction) -> None:
+    review = Review(checked, listed(checked))
+    review.click([place_of(checked, ISLAND)], 0)
+    again = Review.from_dict(review.to_dict(), checked)
+    np.testing.assert_array_equal(again.corrected(), review.corrected())
+    for mine, other in zip(again.maps_in(whole(checked.shape)), review.maps_in(whole(checked.shape)), strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_the_next_click_is_suggested_where_what_was_drawn_is_wrong(checked: Prediction) -> None:
+    suggestion = suggest(Review(checked, listed(checked)))
+    assert suggestion is not None
+    z, y, x = np.rint(checked.grid.to_index(np.array(suggestion.point_ras))).astype(int)
+    assert any(box[0].start <= z < box[0].stop and box[1].start <= y < box[1].stop for box in (ISLAND, FAR_ISLAND, GAP))
+    assert suggestion.gain_mm3 > 0
+    assert x >= 0
+
+
+def test_a_segmentation_as_predicted_has_no_discrepancy() -> None:
+    own = fake_case(with_regions=False).prediction
+    same = replace(own, checked=Checked("drawn.nii.gz", "0" * 64, {}))
+    assert not listed(same).ranked
