@@ -121,7 +121,7 @@ def marked_points(click: Click) -> list[Point]:
 def _enclosed(corners: np.ndarray, spacing: np.ndarray, box: Box) -> np.ndarray:
     """Find the voxels of a box that lie inside a closed line through corners, (P, 3) not rounded, by the even-odd rule.
 
-    Slicer's own Python has no library that fills polygons so: Pillow paints the rim too.
+    No library that Slicer's own Python has, too, fills polygons so: Pillow paints the rim as well.
     """
     middle = corners.mean(0)
     normal = np.linalg.svd(corners - middle, full_matrices=False)[2][-1]
@@ -138,13 +138,13 @@ def _enclosed(corners: np.ndarray, spacing: np.ndarray, box: Box) -> np.ndarray:
         along = (rows[crossed] - row) / ((next_row - row) or 1)
         inside[crossed] ^= columns > (column + along * (next_column - column))[:, None]
     depth = ndimage.distance_transform_edt(np.pad(inside, 1), sampling=spacing[axes])[1:-1, 1:-1][inside]
-    voxels = np.zeros((len(depth), 3))
-    voxels[:, axes] = np.argwhere(inside) + [box[axis].start for axis in axes]
-    height = middle[across] - (voxels - middle)[:, axes] @ normal[axes] / normal[across]
-    voxels[:, across] = np.rint(height.round(6))  # a plane midway between two layers is in one of them
-    voxels = voxels[np.argsort(-depth, kind="stable")].astype(np.intp)
+    centres = np.zeros((len(depth), 3))
+    centres[:, axes] = np.argwhere(inside) + [box[axis].start for axis in axes]
+    height = middle[across] - (centres - middle)[:, axes] @ normal[axes] / normal[across]
+    centres[:, across] = np.rint(height.round(6))  # a plane midway between two layers is in one of them
+    voxels = centres[np.argsort(-depth, kind="stable")].astype(np.intp)
     layers = voxels[:, across]
-    return voxels[(layers >= box[across].start) & (layers < box[across].stop)]
+    return np.asarray(voxels[(layers >= box[across].start) & (layers < box[across].stop)])
 
 
 def thinned(voxels: np.ndarray, spacing: np.ndarray, apart_mm: float) -> np.ndarray:
