@@ -21,8 +21,6 @@ MAX_CORNERS = 1000  # of an outline
 CONDITIONED = 16
 """Voxels of an outline that are conditioned on: so that it costs what a few clicks cost, however large it is."""
 
-MARKED = 40  # points of a stroke or an outline
-
 
 class Extent(StrEnum):
     """Which voxels a click gives its label to."""
@@ -35,6 +33,8 @@ class Extent(StrEnum):
     """Those that have the label now, and no others from now on; it has no points."""
 
 
+MARKED = {Extent.STROKE: 40, Extent.OUTLINE: 20}
+"""Points of a click that are marked in a picture: the others would lie on these."""
 _POINTS = {Extent.STROKE: range(1, 2**31), Extent.OUTLINE: range(3, MAX_CORNERS + 1), Extent.LOCK: range(1)}
 
 
@@ -103,18 +103,15 @@ def voxels_of(click: Click, grid: Grid, shape: tuple[int, ...], processed: Box |
 
 
 def marked_points(click: Click) -> list[Point]:
-    """Choose the points of a click to mark in a picture: of a stroke, its ends among them; of an outline, all along it.
-
-    There are at most `MARKED`: the others would lie on these.
-    """
-    points = np.array(click.points_ras, float)
+    """Choose the points of a click to mark: of a stroke, its ends among them; of an outline, all along it."""
+    points, most = np.array(click.points_ras, float), MARKED[click.extent]
     if click.extent is Extent.OUTLINE:
         points = np.vstack([points, points[:1]])
         way = np.append(0, np.linalg.norm(np.diff(points, axis=0), axis=1).cumsum())
-        at = np.linspace(0, way[-1], MARKED, endpoint=False)
+        at = np.linspace(0, way[-1], most, endpoint=False)
         points = np.column_stack([np.interp(at, way, axis) for axis in points.T])
-    elif len(points) > MARKED:
-        points = points[np.unique(np.linspace(0, len(points) - 1, MARKED).round().astype(int))]
+    elif len(points) > most:
+        points = points[np.unique(np.linspace(0, len(points) - 1, most).round().astype(int))]
     return [(r, a, s) for r, a, s in points.tolist()]
 
 

@@ -301,9 +301,9 @@ class Refiner:
         keys = old.inputs.keys() ^ new.inputs.keys()
         boxes = [(old.inputs | new.inputs)[key].box for key in sorted(keys)]
         shape = (*self.prediction.shape, 256)
-        decrees = (np.ravel_multi_index((*each.clicked.voxels.T, each.clicked.labels), shape) for each in (old, new))
-        changed = np.column_stack(np.unravel_index(np.setxor1d(*decrees, assume_unique=True), shape))[:, :3]
-        return apart([*boxes, *self._blocks.around(changed)])
+        sides = [np.ravel_multi_index((*each.clicked.voxels.T, each.clicked.labels), shape) for each in (old, new)]
+        decrees = np.unravel_index(np.setxor1d(sides[0], sides[1], assume_unique=True), shape)
+        return apart([*boxes, *self._blocks.around(np.column_stack(decrees[:3]))])
 
     def refine(self, clicks: Iterable[Click], box: Box | None = None) -> VoxelMaps:
         """Compute the maps of a box (default: the `reach`) after a set of clicks: a copy; errors as for `voxels_of`."""

@@ -99,7 +99,7 @@ class ClickMode:
         self._setShape(Shape.STROKE)
         ui, self._labels = self._ui, labels
         offer(ui.clickLabelSelector, [readable(label.name) for label in labels])
-        for widget in (ui.clickLabelSelector, ui.clickLabelCaption, ui.lockLabelButton):
+        for widget in (ui.clickLabelSelector, ui.lockLabelButton):
             widget.visible = len(labels) > 1
 
     def allow(self, allowed: bool) -> None:
