@@ -312,8 +312,10 @@ def show_review(case: Case, exported: Exported) -> None:
         ]
         table.fact(label["name"], ", ".join(volumes))
     decided, total = review.reviewed
-    if review.clicks:
-        table.fact("clicks", str(len(review.clicks)))
+    if review.drawn:
+        table.fact("clicks", str(len(review.drawn)))
+    if review.locks:
+        table.fact("locked", ", ".join(label["name"] for label in exported.report["labels"] if label["locked"]))
     table.fact("reviewed", f"{decided} of {total} regions")
     predicted, left = (volume_text(mm3 / 1000) for mm3 in review.expected_error_mm3)
     table.fact("expected error", f"{predicted} as {origin}, {left} left")

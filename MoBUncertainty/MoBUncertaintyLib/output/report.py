@@ -47,7 +47,8 @@ COLUMNS = (
     "verdict", "label", "added_mm3", "removed_mm3", "comment",
 )  # fmt: skip
 CLICK_COLUMNS = (
-    "id", "r_mm", "a_mm", "s_mm", "points", "label", "region", "time", "net_mm3", "changed_mm3", "in_conflict",
+    "id", "extent", "r_mm", "a_mm", "s_mm", "points", "label", "region", "time", "net_mm3", "changed_mm3",
+    "in_conflict",
 )  # fmt: skip
 
 _PREDICTION = (
@@ -144,7 +145,8 @@ def _labels(review: Review) -> list[dict[str, Any]]:
             interval = intervals[name].get(label.name)
             row[f"{name}_ml"] = round(of_label[label.name].ml, 3)
             row[f"{name}_interval"] = interval and interval.to_dict()
-        rows.append(row | {"expected_error_ml": round(volumes["predicted"][label.name].error_ml, 4)})
+        row["expected_error_ml"] = round(volumes["predicted"][label.name].error_ml, 4)
+        rows.append(row | {"locked": label.value in review.locks})
     return rows
 
 
@@ -171,14 +173,15 @@ def _region_row(region: ReviewRegion, review: Review) -> dict[str, Any]:
 
 
 def _click_rows(review: Review) -> list[dict[str, Any]]:
-    """Say of each click, in order of time, where it is, what it says and what it changed."""
+    """Say of each click but locks, in order of time, where it is, what it says and what it changed."""
     names = {label.value: label.name for label in review.prediction.labels}
     ranks = {region.region_id: region.region.rank for region in review.regions}
     rows = []
-    for click in review.clicks:
+    for click in review.drawn:
         values = (
-            click.click_id, *click.points_ras[0], len(click.points_ras), names.get(click.label, "background"),
-            ranks.get(click.region_id or ""), click.time.isoformat(timespec="seconds"),
+            click.click_id, click.extent.value, *click.points_ras[0], len(click.points_ras),
+            names.get(click.label, "background"), ranks.get(click.region_id or ""),
+            click.time.isoformat(timespec="seconds"),
             *review.refiner.effect(click, review.clicks),
             click.click_id in review.conflicts,
         )  # fmt: skip

@@ -5,7 +5,9 @@ written, with the files of its export that lie beside it; or it is written by ha
 
     {"schema": "mob-uncertainty review", "schema_version": 2,
      "clicks": [{"points_ras": [[-12.5, 40.0, 7.5]], "label": "pancreas", "region": 1},
-                {"points_ras": [[-20.0, 38.5, 9.0], [-22.5, 38.5, 9.0]], "label": "background"}],
+                {"points_ras": [[-20.0, 38.5, 9.0], [-22.5, 38.5, 9.0]], "label": "background"},
+                {"extent": "lock", "label": "pancreas"},
+                {"extent": "outline", "points_ras": [[0, 30, 9], [8, 30, 9], [8, 36, 9]], "label": "duodenum"}],
      "regions": [{"rank": 1, "verdict": "accept", "comment": "tail of the organ"}, {"rank": 2, "verdict": "include"}],
      "signature": {"name": "A. Reader"}}
 
@@ -38,7 +40,7 @@ from MoBUncertaintyLib.output.report import SCHEMA as REPORT_SCHEMA
 from MoBUncertaintyLib.output.results_folder import Results, read_results
 from MoBUncertaintyLib.output.review_export import RECORD
 from MoBUncertaintyLib.review.record import BY_HAND, CLICK_ID, MAX_POINTS, SCHEMA, SCHEMA_VERSION
-from MoBUncertaintyLib.review.refinement.clicks import Click, Point
+from MoBUncertaintyLib.review.refinement.clicks import Click, Extent, Point
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.review.state import YEARS
@@ -78,14 +80,15 @@ class Decision:
 class DecisionClick:
     """A click of a decisions file; `label` is a label's value or name, `region` the rank of the region it lies in."""
 
-    points_ras: tuple[Point, ...]
     label: int | str
+    points_ras: tuple[Point, ...] = ()
+    extent: Extent = Extent.STROKE
     id: str | None = None
     time: datetime | None = None
     region: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.points_ras:
+        if not self.points_ras and self.extent is not Extent.LOCK:
             raise ValueError("'points_ras' must be places, [R, A, S] in mm")
         if self.id is not None and not CLICK_ID.fullmatch(self.id):
             raise ValueError(f"'id' is {short(self.id)}, not c1, c2, ...")
@@ -269,7 +272,7 @@ def _clicks(decisions: ByHand, by_rank: dict[int, ReviewRegion], labels: dict[st
         _require(time.year in YEARS, f"the year {time.year} of {what} is not possible")
         time = time if time.tzinfo else time.astimezone()
         region_id = None if rank is None else by_rank[rank].region_id
-        clicks.append(Click(click.id or next(free), click.points_ras, label, time, region_id))
+        clicks.append(Click(click.id or next(free), click.points_ras, label, time, region_id, click.extent))
     return clicks
 
 

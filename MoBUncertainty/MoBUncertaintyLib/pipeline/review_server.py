@@ -27,7 +27,7 @@ from MoBUncertaintyLib.base.publishing import reserve, withdraw, write_file
 from MoBUncertaintyLib.measurements.interval import change_text, volume_text
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.review_page import ReviewPage
-from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.refinement.clicks import Click, Extent
 from MoBUncertaintyLib.review.suggestion import Suggestion, suggest
 
 _LARGEST_REQUEST = 2**20  # bytes
@@ -86,7 +86,7 @@ class PageReview:
         return self._page.render(served=True)
 
     def step(self, action: Mapping[str, Any]) -> dict[str, Any]:
-        """Take a step of the page: `click`, `remove`, `decide`, `comment`, `undo` or `suggest`.
+        """Take a step of the page: `click`, `lock`, `remove`, `decide`, `comment`, `undo` or `suggest`.
 
         Returns the page's state, the maps of the regions that have changed, and a message; raises `ReviewError` if it
         cannot be taken or written to the disk, and all is as it was.
@@ -98,8 +98,11 @@ class PageReview:
             match action["action"]:
                 case "click":
                     points = [(float(r), float(a), float(s)) for r, a, s in action["points_ras"]]
-                    boxes = review.click(points, action["label"], action["region"])
+                    extent = Extent(action["extent"])
+                    boxes = review.click(points, action["label"], action["region"], extent=extent)
                     message = self._effect_of(review.clicks[-1])
+                case "lock":
+                    boxes = review.lock(action["label"])
                 case "remove":
                     boxes = review.remove_click(str(action["id"]))
                 case "decide":

@@ -47,7 +47,7 @@ def stated_volumes(review: Review) -> dict[str, StatedVolume]:
 def volume_intervals(review: Review, volumes: Mapping[str, StatedVolume] | None = None) -> dict[str, Interval]:
     """Compute the interval of each label's `stated_volumes` as they are now; none for clicks without a decision."""
     bounds, reviewed = review.prediction.volume_bounds, review.reviewed
-    if bounds is None or (review.clicks and not reviewed[0]):
+    if bounds is None or (review.drawn and not reviewed[0]):
         return {}
     return bounds.intervals(stated_volumes(review) if volumes is None else volumes, reviewed)
 
@@ -84,5 +84,5 @@ def decided_voxels(review: Review) -> tuple[np.ndarray, ...]:
             as_predicted = review.labels_in(region.box) == review.prediction.segmentation[region.box]
             mask = region.found.mask & (as_predicted | (region.verdict is Verdict.EDIT))
             places.append(np.argwhere(mask) + [part.start for part in region.box])
-    places += [review.refiner.voxels_of(click) for click in review.clicks]
+    places += [review.refiner.free_voxels(click, review.clicks) for click in review.clicks]
     return tuple(np.unique(np.concatenate(places), axis=0).T)

@@ -36,7 +36,7 @@ from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region
-from MoBUncertaintyLib.review.refinement.clicks import Click, Point
+from MoBUncertaintyLib.review.refinement.clicks import Click, Extent, Point
 from MoBUncertaintyLib.review.region import Found, ReviewRegion, Verdict
 from MoBUncertaintyLib.review.state import YEARS, Signature, State
 
@@ -70,17 +70,18 @@ class _Click:
     label: int
     time: datetime
     region: str | None
+    extent: Extent
 
     @classmethod
     def of(cls, click: Click) -> _Click:
-        return cls(click.click_id, click.points_ras, click.label, click.time, click.region_id)
+        return cls(click.click_id, click.points_ras, click.label, click.time, click.region_id, click.extent)
 
     def read(self) -> Click:
         if not CLICK_ID.fullmatch(self.id):
             raise ValueError("the id of a click is not c1, c2, ...")
         if self.time.year not in YEARS:
             raise ValueError(f"the year {self.time.year} of a click is not possible")
-        return Click(self.id, self.points_ras, self.label, self.time, self.region)
+        return Click(self.id, self.points_ras, self.label, self.time, self.region, self.extent)
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ def _read_clicks(record: _Record, check: CheckClick) -> list[Click]:
         clicks = [click.read() for click in (*record.clicks, *record.earlier_clicks)]
         if len({click.id for click in record.clicks}) < len(record.clicks):
             raise ValueError("two clicks have one id")
-        if sum(len(click.points_ras) for click in clicks) > MAX_POINTS:
+        if sum(len(click.points_ras) or 1 for click in clicks) > MAX_POINTS:
             raise ValueError("it has too many clicks")
         for click in clicks:
             check(click)

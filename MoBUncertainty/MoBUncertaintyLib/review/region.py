@@ -26,6 +26,7 @@ from MoBUncertaintyLib.regions.pieces import grow
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.review.refinement.clicks import Click
+from MoBUncertaintyLib.review.refinement.locks import spared
 from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
 
 _SURROUNDINGS = 20  # voxels
@@ -154,15 +155,16 @@ def freeze(
 
     INCLUDE, which gives a label, and EXCLUDE act on the voxels that are doubtful themselves, not on what the region was
     grown by; if clicks have left none, on those that were when it was found; if none was, on all. EDIT gives what was
-    `drawn`; uint8, fills the region's box.
+    `drawn`; uint8, fills the region's box. What is locked stays as it is.
     """
     found = region.found
     now = refiner.refine(clicks, region.box)
-    labels = now.segmentation if drawn is None else drawn
+    labels = now.segmentation.copy() if drawn is None else drawn
     if verdict in (Verdict.INCLUDE, Verdict.EXCLUDE):
         first = refiner.refine(found.clicks, region.box)
         cores = (_doubtful(found, each, refiner.prediction) for each in (now, first))
         labels[next((core for core in cores if core.any()), found.mask)] = label or 0
+    labels = np.where(spared(now.segmentation, labels, clicks), now.segmentation, labels)
     labels = np.where(found.mask, labels, np.uint8(0))
     return _kept(replace(region, verdict=verdict, label=label, labels=labels, clicks=clicks, resolved=False), refiner)
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, apart, common_parts, hull, shape_of, whole, within
+from MoBUncertaintyLib.base.geometry import Box, apart, hull, shape_of, whole, within
 from MoBUncertaintyLib.base.json_input import is_whole
+from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions.description import RegionDescriber, masks
 from MoBUncertaintyLib.regions.measure import uncertainty_of, with_maps
@@ -31,8 +32,8 @@ from MoBUncertaintyLib.review.record import (
     read_record,
     write_record,
 )
-from MoBUncertaintyLib.review.refinement.clicks import Click, Point
-from MoBUncertaintyLib.review.refinement.refiner import Refiner
+from MoBUncertaintyLib.review.refinement.clicks import Click, Extent, Point
+from MoBUncertaintyLib.review.refinement.locks import LockingRefiner, locks_of, spared
 from MoBUncertaintyLib.review.region import (
     ReviewRegion,
     Verdict,
@@ -50,8 +51,9 @@ class ReviewView:
     """What a review is now, for whoever shows it, writes it or asks it: nothing here changes it.
 
     Of labels that overlap, `prediction` has what is left of each without those within it. Regions, settings, clicks and
-    signature are those of its `state`. `conflicts` are the ids of the clicks whose label all clicks together
-    contradict; `reviewed` is how many regions are decided or resolved, and how many there are.
+    signature are those of its `state`; `locks` are those clicks that lock a label, by that, and `drawn` the others.
+    `conflicts` are the ids of the clicks whose label all clicks together contradict; `reviewed` is how many regions are
+    decided or resolved, and how many there are.
     """
 
     def __init__(self, prediction: Prediction, state: State) -> None:
@@ -63,14 +65,16 @@ class ReviewView:
         self._states, self._now, self.state = states, now, states[now]
         self.regions, self.settings = self.state.regions, self.state.settings
         self.clicks, self.signature = self.state.clicks, self.state.signature
+        self.locks = locks_of(self.clicks)
+        self.drawn = tuple(click for click in self.clicks if click.extent is not Extent.LOCK)
         self.conflicts = self.refiner.conflicts(self.clicks) if self.clicks else frozenset()
         self.reviewed = sum(region.decided for region in self.regions), len(self.regions)
         self.can_undo, self.can_redo = now > 0, now + 1 < len(states)
 
     @cached_property
-    def refiner(self) -> Refiner:
+    def refiner(self) -> LockingRefiner:
         """The prediction's maps under any clicks."""
-        return Refiner(self.prediction)
+        return LockingRefiner(self.prediction)
 
     @property
     def changed_box(self) -> Box:
@@ -104,14 +108,7 @@ class ReviewView:
 
     def labels_in(self, box: Box) -> np.ndarray:
         """Correct the segmentation in a box: by clicks, and in decided regions by their verdicts."""
-        labels = self.refiner.labels(self.clicks, box) if self.clicks else self.prediction.segmentation[box]
-        labels = np.array(labels, np.uint8)
-        for region in self.regions:
-            if region.labels is not None and (parts := common_parts(box, region.box)):
-                there, own = parts
-                mask = region.mask[own]
-                labels[there][mask] = region.labels[own][mask]
-        return labels
+        return self.state.labels_in(box, self.refiner)
 
     def maps_in(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Copy probability and variance of a box as they are now, (C - 1, *box) float32 each."""
@@ -159,13 +156,19 @@ class Review(ReviewView):
         super().__init__(prediction, State(first, regions.settings))
 
     def click(
-        self, points_ras: Sequence[Point], label: int, region_id: str | None = None, when: datetime | None = None
+        self,
+        points_ras: Sequence[Point],
+        label: int,
+        region_id: str | None = None,
+        when: datetime | None = None,
+        extent: Extent = Extent.STROKE,
     ) -> tuple[Box, ...]:
         """Say which label (0: background) a place has; a decided region in which it lies is pending again.
 
-        One point (RAS mm) is a click, several are a stroke through them. Default: given in the region that its first
-        voxel lies in, if any, and now; a time that names no zone is local. Raises `ReviewError` if it lies outside of
-        what was predicted, there is no such label or region, or the review is signed.
+        One point (RAS mm) is a click, several are a stroke through them, or the corners of an outline. Default: given
+        in the region that its first voxel lies in, if any, and now; a time that names no zone is local. Raises
+        `ReviewError` if it lies outside of what was predicted or in locked labels alone, there is no such label or
+        region, or the review is signed.
         """
         self._refuse_if_signed()
         if when is None:
@@ -173,9 +176,18 @@ class Review(ReviewView):
             if self.clicks:  # clocks are set back
                 when = max(when, self.clicks[-1].time + timedelta(microseconds=1))
         points = tuple((float(r), float(a), float(s)) for r, a, s in points_ras)
-        click = self._placed(Click("", points, label, when if when.tzinfo else when.astimezone(), region_id))
+        when = when if when.tzinfo else when.astimezone()
+        click = self._placed(Click("", points, label, when, region_id, extent))
+        if points and not len(self.refiner.free_voxels(click, self.clicks)):
+            raise self._locked()
         click = replace(click, click_id=f"c{next(self._click_ids)}")
         return self._click((*self.clicks, click), click)
+
+    def lock(self, label: int, locked: bool = True) -> tuple[Box, ...]:
+        """Let no click or verdict change which voxels have a label, or let them again; raises as `click` does."""
+        if locked is (label in self.locks):
+            return ()
+        return self.click((), label, extent=Extent.LOCK) if locked else self.remove_click(self.locks[label].click_id)
 
     def remove_click(self, click_id: str) -> tuple[Box, ...]:
         """Take a single click back; raises `ReviewError` if it is not there, or the review is signed."""
@@ -301,8 +313,12 @@ class Review(ReviewView):
 
     def _push(self, state: State, boxes: Iterable[Box] = ()) -> tuple[Box, ...]:
         """Go on to a state, which replaces those that were taken back; in `boxes` clicks give other maps."""
-        boxes = apart([*boxes, *changed_boxes(self.regions, state.regions)])
-        now = self._now + 1
+        boxes, now = apart([*boxes, *changed_boxes(self.regions, state.regions)]), self._now + 1
+        locks = set(self.locks.values()).intersection(state.clicks)
+        for box in boxes if locks else ():
+            before, after = self.labels_in(box), state.labels_in(box, self.refiner)
+            if (spared(before, after, locks) & (before != after)).any():
+                raise self._locked()
         self._go([*self._states[:now], state.after(self.state, boxes, self.refiner)], now)
         return boxes
 
@@ -340,6 +356,10 @@ class Review(ReviewView):
         hit = [region.region_id for region in self.state.regions_at(voxels)]
         boxes = self.refiner.changed(self.clicks, clicks := in_order(clicks))
         return self._push(self.state.with_clicks(clicks, boxes, hit, self.refiner, rank), boxes)
+
+    def _locked(self) -> ReviewError:
+        names = [readable(label.name) for label in self.prediction.labels if label.value in self.locks]
+        return ReviewError(f"This would change what is locked ({', '.join(names)}); unlock it first.")
 
     def _refuse_if_signed(self) -> None:
         if self.signature:

@@ -86,6 +86,16 @@ class State:
                 now.variance[:, *there][:, mask] = kept.variance[:, *own][:, mask]
         return now
 
+    def labels_in(self, box: Box, refiner: Refiner) -> np.ndarray:
+        """Correct the segmentation in a box: by clicks, and in decided regions by their verdicts; uint8, a copy."""
+        labels = refiner.labels(self.clicks, box)
+        for region in self.regions:
+            if region.labels is not None and (parts := common_parts(box, region.box)):
+                there, own = parts
+                mask = region.mask[own]
+                labels[there][mask] = region.labels[own][mask]
+        return labels
+
     def regions_at(self, voxels: Iterable[np.ndarray]) -> list[ReviewRegion]:
         """List the regions that one of the voxels (z, y, x) lies in, as they were found."""
         voxels = np.asarray(voxels)

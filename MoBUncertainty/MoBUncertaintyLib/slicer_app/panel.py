@@ -377,7 +377,7 @@ def _losses(ct, session) -> list[str]:
             _("Regions of this image with a verdict or a comment: {count}."),
             sum(region.touched for region in review.regions),
         ),
-        (_("Clicks in this image: {count}."), len(review.clicks)),
+        (_("Clicks in this image: {count}."), len(review.drawn)),
         (_("Voxels that were changed outside the review: {count}."), session.segmentation.strayEdits()),
     ):
         if count:

@@ -23,7 +23,8 @@ const crops = new Map(); // by region id: decoded voxels
 let current = null; // id of the region that is shown
 let cursor = [0, 0, 0]; // voxel of its crop that the three planes run through
 let mode = "look";
-let stroke = null; // {plane, voxels} while the pointer is down
+let shape = "stroke"; // or lasso, or box
+let stroke = null; // {index, voxels, label, extent} while the pointer is down; corners of outlines are not rounded
 let unsaved = false;
 let busy = Promise.resolve();
 
@@ -64,9 +65,10 @@ function isMasked(crop, voxel) {
   return voxel.every((value, axis) => value > -0.5 && value < crop.shape[axis] - 0.5) && crop.mask[(k * crop.shape[1] + j) * crop.shape[2] + i] > 0;
 }
 
-// Whether a stroke runs through a region, between its points too.
-function crosses(crop, points_ras) {
+// Whether a stroke runs through a region, between its points too, or an outline has some of it inside.
+function crosses(crop, { points_ras, extent }) {
   const way = points_ras.map((point) => toVoxel(crop, point));
+  if (extent === "outline") return encloses(crop, way);
   return way.some((end, n) => {
     const start = way[Math.max(n - 1, 0)], steps = 1 + Math.ceil(2 * Math.max(...end.map((value, axis) => Math.abs(value - start[axis]))));
     for (let step = 0; step <= steps; step++)
@@ -75,6 +77,29 @@ function crosses(crop, points_ras) {
   });
 }
 
+function encloses(crop, corners) {
+  const spread = (axis) => Math.max(...corners.map((corner) => corner[axis])) - Math.min(...corners.map((corner) => corner[axis]));
+  const plane = [...PLANES].sort((a, b) => spread(a.normal) - spread(b.normal))[0], voxel = [0, 0, 0], area = outlined(corners, plane);
+  voxel[plane.normal] = corners[0][plane.normal];
+  for (let row = 0; row < crop.shape[plane.rows]; row++)
+    for (let column = 0; column < crop.shape[plane.columns]; column++) {
+      [voxel[plane.rows], voxel[plane.columns]] = [row, column];
+      if (isMasked(crop, voxel) && MEASURE.isPointInPath(area, column, row, "evenodd")) return true;
+    }
+  return false;
+}
+
+function outlined(corners, plane, place = (corner) => [corner[plane.columns], corner[plane.rows]]) {
+  const path = new Path2D();
+  corners.forEach((corner) => path.lineTo(...place(corner)));
+  path.closePath();
+  return path;
+}
+
+const MEASURE = document.createElement("canvas").getContext("2d");
+const whole = (voxel) => voxel.map((value) => Math.ceil(value - 0.5));
+const drawn = () => state.clicks.filter((click) => click.extent !== "lock");
+const lockOf = (label) => state.clicks.find((click) => click.extent === "lock" && click.label === label);
 const region = (id) => state.regions.find((each) => each.id === id);
 const colourOf = (value) => CASE.labels.find((label) => label.value === value)?.colour ?? "#fff";
 const labelName = (value) => CASE.labels.find((label) => label.value === value)?.title ?? "not organ";
@@ -188,8 +213,17 @@ function drawMarks(context, f, crop, plane) {
     context.lineTo(x2, y2);
   }
   context.stroke();
-  const dots = state.clicks.flatMap((click) => click.points_ras.map((point) => [toVoxel(crop, point), click]));
-  if (stroke) dots.push(...stroke.voxels.map((voxel) => [voxel, { label: stroke.label }]));
+  const marks = drawn().map((click) => [click.points_ras.map((point) => toVoxel(crop, point)), click]);
+  if (stroke) marks.push([stroke.voxels, stroke]);
+  for (const [corners, click] of marks.filter(([corners, { extent }]) => extent === "outline" && corners.every(near))) {
+    const line = outlined(corners, plane, (corner) => pixel(f, crop, plane, corner));
+    for (const [width, colour] of [[4, click.conflict ? "#000" : "#fff"], [2, click.label ? colourOf(click.label) : CASE.colours.other]]) {
+      context.lineWidth = width * devicePixelRatio;
+      context.strokeStyle = colour;
+      context.stroke(line);
+    }
+  }
+  const dots = marks.flatMap(([voxels, click]) => (click.extent === "outline" ? [] : voxels.map((voxel) => [voxel, click])));
   for (const [voxel, click] of dots.filter(([voxel]) => near(voxel))) {
     context.beginPath();
     context.arc(...pixel(f, crop, plane, voxel), 4.5 * devicePixelRatio, 0, 2 * Math.PI);
@@ -232,7 +266,7 @@ function render() {
   const chosen = region(current), closed = Boolean(state.signature);
   refill($("regions"), state.regions.map(listItem));
   const decided = state.regions.filter((each) => each.verdict !== "pending").length;
-  const clicks = state.clicks.length === 1 ? "1 click" : `${state.clicks.length} clicks`;
+  const clicks = drawn().length === 1 ? "1 click" : `${drawn().length} clicks`;
   const [before, now] = state.counter;
   $("count").textContent = CASE.served
     ? `${clicks}, expected error ${before} → ${now}`
@@ -242,6 +276,8 @@ function render() {
     : `Outlines are as ${CASE.origin}; clicks act when the decisions are applied.`;
   $("volumes").textContent = state.volumes.join("; "); // alone as predicted, like the outlines
   for (const button of document.querySelectorAll("[data-mode]")) button.setAttribute("aria-pressed", String(button.dataset.mode === mode));
+  for (const button of document.querySelectorAll("[data-shape]")) button.setAttribute("aria-pressed", String(mode !== "look" && button.dataset.shape === shape));
+  $("lock")?.setAttribute("aria-pressed", String(Boolean(lockOf(label()))));
   for (const button of document.querySelectorAll("[data-verdict]")) {
     button.setAttribute("aria-pressed", String(chosen?.verdict === button.dataset.verdict));
     button.disabled = !chosen || closed;
@@ -306,12 +342,13 @@ function numbers(each) {
 }
 
 function clickItem(click) {
-  const item = element("li", "", { "data-id": click.id }), [r, a, s] = click.points_ras[0];
+  const item = element("li", "", { "data-id": click.id }), [r, a, s] = click.points_ras[0] ?? [];
   const dot = element("span", "", { class: "dot" });
   dot.style.background = click.label ? colourOf(click.label) : CASE.colours.other;
-  const what = `${labelName(click.label)}${click.points_ras.length > 1 ? ", stroke" : ""} at R ${number(r)}, A ${number(a)}, S ${number(s)} mm`;
-  const where = element("button", what, { class: "where", type: "button", title: "Show this place" });
-  where.addEventListener("click", () => goTo(click.points_ras[0], click.region));
+  const locks = click.extent === "lock", kind = click.points_ras.length > 1 ? `, ${click.extent}` : "";
+  const what = labelName(click.label) + (locks ? " is locked" : `${kind} at R ${number(r)}, A ${number(a)}, S ${number(s)} mm`);
+  const where = element(locks ? "span" : "button", what, { class: "where", ...(locks ? {} : { type: "button", title: "Show this place" }) });
+  if (!locks) where.addEventListener("click", () => goTo(click.points_ras[0], click.region));
   const remove = element("button", "×", { class: "remove", type: "button", "aria-label": `Remove: ${what}`, title: "Remove this click" });
   remove.disabled = Boolean(state.signature);
   remove.addEventListener("click", () => step({ action: "remove", id: click.id }));
@@ -360,15 +397,16 @@ async function keep(action) {
     return render();
   }
   past.push(JSON.stringify({ regions: state.regions, clicks: state.clicks }));
-  if (action.action === "click") {
+  if (action.action === "click" || action.action === "lock") {
     const last = Math.max(0, ...state.clicks.map((click) => Number(click.id.slice(1))));
-    const { points_ras, label, region: where } = action;
-    state.clicks = [...state.clicks, { id: `c${last + 1}`, points_ras, label, region: where, time: new Date().toISOString() }];
-    await reopen(points_ras);
+    const { points_ras = [], label, region: where = null, extent = "lock" } = action;
+    const click = { id: `c${last + 1}`, points_ras, label, region: where, extent, time: new Date().toISOString() };
+    state.clicks = [...state.clicks, click];
+    await reopen(click);
   } else if (action.action === "remove") {
     const removed = state.clicks.find((click) => click.id === action.id);
     state.clicks = state.clicks.filter((click) => click !== removed);
-    await reopen(removed.points_ras);
+    await reopen(removed);
   } else if (action.action === "decide") {
     const { verdict, label } = action, held = state.clicks.map((click) => click.id);
     change(action.region, { verdict, label: verdict === "include" ? label : null, held });
@@ -379,10 +417,10 @@ async function keep(action) {
 }
 
 // A click in a decided region opens it again, and so does one that is removed there.
-async function reopen(points_ras) {
+async function reopen(click) {
   for (const { id, verdict } of state.regions) {
     const crop = verdict === "pending" ? null : await cropOf(id);
-    if (crop && crosses(crop, points_ras)) change(id, { verdict: "pending", label: null });
+    if (crop && crosses(crop, click)) change(id, { verdict: "pending", label: null });
   }
 }
 
@@ -441,8 +479,8 @@ function decisions() {
       // What was decided before some of the clicks is not changed by them.
       ...(each.verdict !== "pending" ? { clicks: each.held.filter((id) => state.clicks.some((click) => click.id === id)) } : {}),
     })),
-    clicks: state.clicks.map(({ id, points_ras, label, time, region: where }) => ({
-      id, points_ras, label: labelOf(label), time, region: region(where)?.rank ?? null,
+    clicks: state.clicks.map(({ id, points_ras, label, time, extent, region: where }) => ({
+      id, points_ras, label: labelOf(label), time, extent, region: region(where)?.rank ?? null,
     })),
     ...(name && !open ? { signature: { name, time: new Date().toISOString() } } : {}),
   };
@@ -454,16 +492,23 @@ function decisions() {
 function voxelAt(event, index) {
   const canvas = $(`plane-${index}`), plane = PLANES[index], crop = shown(), f = frame(canvas, crop, plane);
   const box = canvas.getBoundingClientRect(), ratio = canvas.width / box.width;
-  const column = Math.floor(((event.clientX - box.left) * ratio - f.left) / f.dx), row = Math.floor(((event.clientY - box.top) * ratio - f.top) / f.dy);
+  const column = ((event.clientX - box.left) * ratio - f.left) / f.dx, row = ((event.clientY - box.top) * ratio - f.top) / f.dy;
   if (column < 0 || row < 0 || column >= f.columns || row >= f.rows) return null;
   const voxel = [...cursor];
-  voxel[plane.columns] = f.columns - 1 - column;
-  voxel[plane.rows] = f.rows - 1 - row;
-  return voxel;
+  voxel[plane.columns] = f.columns - 0.5 - column;
+  voxel[plane.rows] = f.rows - 0.5 - row;
+  return shape === "stroke" || mode === "look" ? whole(voxel) : voxel;
 }
 
-function marked() {
-  return mode === "other" ? 0 : CASE.labels.length > 1 ? Number($("label").value) : CASE.labels[0].value;
+function label() {
+  return CASE.labels.length > 1 ? Number($("label").value) : CASE.labels[0].value;
+}
+
+function drag(voxel) {
+  const start = stroke.voxels[0], { rows, columns } = PLANES[stroke.index];
+  if (shape === "box") stroke.voxels = [start, start.with(columns, voxel[columns]), voxel, start.with(rows, voxel[rows])];
+  else stroke.voxels.push(voxel);
+  if (shape !== "stroke" && stroke.voxels.length > 2) stroke.extent = "outline";
 }
 
 function listen(index) {
@@ -472,7 +517,7 @@ function listen(index) {
     const voxel = shown() && event.button === 0 ? voxelAt(event, index) : null;
     if (!voxel) return;
     canvas.setPointerCapture(event.pointerId);
-    stroke = { index, label: marked(), voxels: [voxel], look: mode === "look" };
+    stroke = { index, label: mode === "other" ? 0 : label(), voxels: [voxel], extent: "stroke", look: mode === "look" };
     if (stroke.look) cursor = voxel;
     render();
   });
@@ -480,16 +525,16 @@ function listen(index) {
     const voxel = stroke?.index === index ? voxelAt(event, index) : null;
     if (!voxel) return;
     if (stroke.look) cursor = voxel;
-    else if (stroke.voxels.at(-1).some((value, axis) => value !== voxel[axis])) stroke.voxels.push(voxel);
+    else if (String(whole(stroke.voxels.at(-1))) !== String(whole(voxel))) drag(voxel);
     render();
   });
   canvas.addEventListener("pointerup", () => {
     const done = stroke;
     stroke = null;
     if (done && !done.look) {
-      cursor = done.voxels[0];
-      const crop = shown(), points_ras = done.voxels.map((voxel) => toRas(crop, voxel));
-      step({ action: "click", points_ras, label: done.label, region: isMasked(crop, cursor) ? current : null });
+      cursor = whole(done.voxels[0]);
+      const crop = shown(), { label, extent } = done, points_ras = done.voxels.map((voxel) => toRas(crop, voxel));
+      step({ action: "click", points_ras, label, extent, region: extent === "stroke" && isMasked(crop, cursor) ? current : null });
     }
     render();
   });
@@ -513,12 +558,22 @@ function setMode(wanted) {
   render();
 }
 
+function setShape(wanted) {
+  shape = mode !== "look" && shape === wanted ? "stroke" : wanted;
+  if (mode === "look") mode = "organ";
+  render();
+}
+
+function lock() {
+  const held = lockOf(label());
+  step(held ? { action: "remove", id: held.id } : { action: "lock", label: label() });
+}
+
 function decide(verdict) {
   const chosen = region(current);
   if (!chosen) return;
   const wanted = chosen.verdict === verdict ? "pending" : verdict;
-  const label = CASE.labels.length > 1 ? Number($("label").value) : CASE.labels[0].value;
-  step({ action: "decide", region: current, verdict: wanted, label: wanted === "include" ? label : null });
+  step({ action: "decide", region: current, verdict: wanted, label: wanted === "include" ? label() : null });
 }
 
 function neighbour(by) {
@@ -539,6 +594,7 @@ async function next() {
 // What the panel in Slicer does too has its key there.
 const KEYS = {
   v: () => setMode("look"), Escape: () => setMode("look"), o: () => setMode("organ"), l: () => setMode("other"),
+  k: () => setShape("lasso"), j: () => setShape("box"),
   a: () => decide("accept"), i: () => decide("include"), x: () => decide("exclude"), u: () => step({ action: "undo" }),
   n: next, p: () => neighbour(-1), ArrowDown: () => neighbour(1), ArrowUp: () => neighbour(-1),
   m: () => { $("heat").checked = !$("heat").checked; render(); },
@@ -558,6 +614,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 for (const button of document.querySelectorAll("[data-mode]")) button.addEventListener("click", () => setMode(button.dataset.mode));
+for (const button of document.querySelectorAll("[data-shape]")) button.addEventListener("click", () => setShape(button.dataset.shape));
+for (const [id, event, act] of [["lock", "click", lock], ["label", "change", render]]) $(id)?.addEventListener(event, act);
 for (const button of document.querySelectorAll("[data-verdict]")) button.addEventListener("click", () => decide(button.dataset.verdict));
 $("next").addEventListener("click", next);
 $("undo").addEventListener("click", () => step({ action: "undo" }));

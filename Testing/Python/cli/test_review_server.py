@@ -79,6 +79,7 @@ def person(browser: Any, served: Served) -> Iterator[Reader]:
 
 
 NO_LABELS = (99, 1.5, True, "1", None)
+CLICK = {"action": "click", "extent": "stroke", "label": 1, "region": "1"}
 
 
 class TestServer:
@@ -101,7 +102,7 @@ class TestServer:
         before = review.labels_in(review.regions[0].box)
         point = review.regions[0].region.centroid_ras
         label = 0 if before[review.regions[0].mask].mean() > 0.5 else 1
-        status, said = served.step(action="click", points_ras=[point], label=label, region="1")
+        status, said = served.step(action="click", extent="stroke", points_ras=[point], label=label, region="1")
         assert status == 200
         assert said["maps"]
         assert said["counter"] == [volume_text(mm3 / 1000) for mm3 in review.expected_error_mm3]
@@ -116,12 +117,14 @@ class TestServer:
         [
             {"action": "fly"},
             {},
-            {"action": "click", "points_ras": [[1]], "label": 1, "region": None},
-            {"action": "click", "points_ras": [["a", 0, 0]], "label": 1, "region": None},
+            CLICK | {"points_ras": [[1]]},
+            CLICK | {"points_ras": [["a", 0, 0]]},
             {"action": "decide", "region": "99", "verdict": "accept", "label": None},
-            {"action": "click", "points_ras": [[9e9, 0, 0]], "label": 1, "region": None},
+            CLICK | {"points_ras": [[9e9, 0, 0]]},
             *({"action": "decide", "region": "1", "verdict": "include", "label": label} for label in (99, 1.5, True)),
-            *({"action": "click", "points_ras": "here", "label": label, "region": "1"} for label in NO_LABELS),
+            *({"action": "lock", "label": label} for label in (0, *NO_LABELS)),
+            *(CLICK | {"points_ras": "here", "extent": extent} for extent in ("lasso", "outline", "lock", None)),
+            *(CLICK | {"points_ras": "here", "label": label} for label in NO_LABELS),
         ],
     )
     def test_bad_steps_are_refused_in_a_sentence(self, served, action):
@@ -250,7 +253,7 @@ class TestCommand:
             connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
             if end != "untouched":
                 region = open_case(tmp_path / "results").review.regions[0].region
-                click = {"action": "click", "points_ras": [region.centroid_ras], "label": 0, "region": "1"}
+                click = CLICK | {"points_ras": [region.centroid_ras], "label": 0}
                 for body in (json.dumps(click), None):  # and a download that nobody receives
                     connection.request("POST" if body else "GET", place.path + ("step" if body else "decisions"), body)
                     assert connection.getresponse().status == 200
@@ -288,6 +291,25 @@ class TestReader:
         person.page.evaluate("show(state.regions[0].id)")
         assert person.pixels(0) == before
         assert served.case.review.clicks == ()
+
+    def test_locked_organ_stays_while_a_lasso_is_drawn_and_a_box_is_taken_back(self, browser, served):
+        with reader(browser, tolerated="Failed to load resource") as person:  # what is refused
+            person.open(served.address)
+            person.page.evaluate("step({action: 'lock', label: 1})")
+            person.wait_for("lockOf(1)")
+            assert list(served.case.review.locks) == [1]
+            person.press("o", "j")
+            person.draw(0, (0.3, 0.3), (0.7, 0.7))
+            person.wait_for("document.querySelector('#message').classList.contains('problem')")
+            assert "unlock" in person.text("#message")
+            person.press("u", "l", "k")
+            person.draw(0, (0.3, 0.3), (0.7, 0.3), (0.5, 0.7))
+            person.wait_for("drawn().length === 1")
+            (lasso,) = served.case.review.clicks
+            assert (lasso.extent, lasso.label) == ("outline", 0)
+            assert (served.case.review.corrected()[tuple(served.case.review.refiner.voxels_of(lasso).T)] == 0).all()
+            person.press("u")
+            person.wait_for("state.clicks.length === 0")
 
     def test_next_goes_to_the_suggested_place(self, person, served):
         person.press("n")

@@ -37,6 +37,7 @@ from MoBUncertaintyLib.output.report import (
     write_table,
 )
 from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.review.refinement.clicks import Extent
 from MoBUncertaintyLib.review.review import Review
 from support.clicked_cases import resolve
 from support.fake_case import LEFT_KIDNEY, PANCREAS, SIZE, fake_case, region_row, regions_of
@@ -151,6 +152,15 @@ class TestClicks:
                 clicked.review.refiner.effect(click, clicked.review.clicks).net_mm3
             )
         assert rows[1]["region"] == ""
+
+    def test_outlines_and_locks_are_said(self, tmp_path, clicked):
+        corners = np.array([(14, 15, 17), (14, 15, 23), (14, 21, 23), (14, 21, 17)])
+        clicked.review.click(clicked.prediction.grid.to_ras(corners).tolist(), 1, extent=Extent.OUTLINE)
+        clicked.review.lock(1)
+        report, found = build_report(clicked), page(tmp_path, clicked)
+        assert [row["extent"] for row in report["clicks"]] == ["stroke", "stroke", "outline"]
+        assert [label["locked"] for label in report["labels"]] == [True]
+        assert "c3 pancreas, outline" in found.text and "Volume of pancreas, locked" in found.text
 
     def test_conflicts_are_said(self, tmp_path, clicked):
         review, grid = clicked.review, clicked.prediction.grid

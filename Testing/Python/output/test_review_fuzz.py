@@ -50,6 +50,7 @@ def record(results, image, tmp_path_factory) -> dict:
     review.decide("2", "exclude")
     review.click([(11.8, -87.4, -148.0), (11.8, -85.0, -148.0)], 0)
     review.comment("2", "tail")
+    review.lock(1)
     review.sign("A. Reader")
     folder = tmp_path_factory.mktemp("export") / "out"
     write_export(Case.of(image, review), folder, ["report"])
@@ -66,6 +67,8 @@ BY_HAND = {
     "clicks": [
         {"points_ras": [PLACE, (11.8, -85.0, -160.0)], "label": "background", "region": 2},
         {"points_ras": [PLACE], "label": "kidney_left", "id": "c1", "time": "2026-05-31T14:30:00+02:00"},
+        {"extent": "lock", "label": "pancreas"},
+        {"extent": "outline", "points_ras": [(4, -80, -150), (9, -80, -150), (9, -90, -150)], "label": "background"},
     ],
     "signature": {"name": "Ada Müller", "time": "2026-05-31T14:30:00+02:00"},
 }

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid, whole
 from MoBUncertaintyLib.output.case import Source
 from MoBUncertaintyLib.output.pages.review_page import patient_axes, write_review_page
 from MoBUncertaintyLib.output.review_files import open_case
 from support.browser import Reader, reader
-from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case, write_case
+from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case, write_case, write_results
 from support.fake_review import fake_review
 from support.marks import needs_browser
 
@@ -189,6 +190,37 @@ class TestReader:
             person.press("o")
             person.click(0, 0.5, 0.5)
             assert person.save()["clicks"][0]["label"] == "kidney_left"
+
+    def test_box_in_a_decided_region_opens_it_and_one_beside_does_not(self, person):
+        person.press("a", "o", "j")
+        person.draw(0, (0.02, 0.02), (0.1, 0.1))
+        assert [region["rank"] for region in person.save()["regions"]] == [1]
+        person.draw(0, (0.4, 0.4), (0.6, 0.6))
+        assert person.save()["regions"] == []
+        person.press("j")
+        person.click(0, 0.5, 0.5)
+        assert [click["extent"] for click in person.save()["clicks"]] == ["outline", "outline", "stroke"]
+
+    def test_lassos_and_locks_applied_are_what_was_drawn(self, browser, tmp_path):
+        case = fake_case(labels=(PANCREAS, LEFT_KIDNEY))
+        write_results(tmp_path / "results", case)
+        sitk.WriteImage(case.image, tmp_path / "ct.nii.gz")
+        with reader(browser) as person:
+            person.open((tmp_path / "results" / "review.html").as_uri())
+            person.page.click("#lock")
+            person.page.select_option("#label", label="kidney left")
+            person.press("k")
+            person.draw(0, (0.03, 0.2), (0.97, 0.3), (0.97, 0.8), (0.03, 0.7))
+            assert person.page.locator("#clicks li").all_inner_texts()[0].startswith("pancreas is locked")
+            saved = person.save()
+        (tmp_path / "decisions.json").write_text(json.dumps(saved), encoding="utf-8")
+        review = open_case(tmp_path / "results", tmp_path / "decisions.json", tmp_path / "ct.nii.gz").review
+        (lasso,) = review.drawn
+        predicted, corrected = review.prediction.segmentation, review.corrected()
+        assert list(review.locks) == [1] and np.array_equal(corrected == 1, predicted == 1)
+        inside = tuple(review.refiner.voxels_of(lasso).T)
+        assert set(zip(predicted[inside], corrected[inside], strict=True)) >= {(0, 2), (1, 1)}
+        assert (corrected[inside][predicted[inside] != 1] == 2).all()
 
     def test_saved_decisions_applied_are_the_review_itself(self, browser, tmp_path):
         write_case(tmp_path)

@@ -118,9 +118,10 @@ def test_review_and_signature_as_shown(tmp_path: Path, monkeypatch: pytest.Monke
     run(review)
     report = json.loads((tmp_path / "results" / "review" / "report.json").read_text())
     assert not report["review"]["signature"]
-    assert [click["label"] for click in report["clicks"]] == ["pancreas", "background"]
+    assert [click["label"] for click in report["clicks"]] == ["pancreas", "background", "pancreas"]
+    assert report["clicks"][-1]["extent"] == "outline" and report["labels"][0]["locked"]
     assert any(click["changed_mm3"] for click in report["clicks"])
-    assert [click["region"] is not None for click in report["clicks"]] == [True, True]
+    assert [click["region"] is not None for click in report["clicks"]] == [True, True, False]
     signed = json.loads(decisions) | json.loads("{" + signature + "}")
     (tmp_path / "decisions.json").write_text(json.dumps(signed), encoding="utf-8")
     run(f"{review} --overwrite")
@@ -224,7 +225,7 @@ def test_review_page_has_the_panels_keys() -> None:
     named = row.findall(section(TUTORIAL, "Keys"))
     on_panel = {name.removesuffix(" region").removesuffix(" undecided"): key for key, name in named}
     both = on_page.keys() & on_panel.keys()
-    assert both == {"organ here", "not organ here", "accept", "include", "exclude", "next"}
+    assert both == {"organ here", "not organ here", "lasso", "box", "accept", "include", "exclude", "next"}
     assert {name: on_page[name] for name in both} == {name: on_panel[name] for name in both}
     others = {key for name, key in on_page.items() if name not in both}
     assert others & set(on_panel.values()) == set()

@@ -1,4 +1,4 @@
-"""Properties of a review with clicks: undo and redo bit for bit, the record, and what is decided stays decided."""
+"""Properties of a review with clicks: undo and redo bit for bit, the record; what is decided or locked stays."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.review.refinement.clicks import Click, Extent
 from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.review.review import Review, preview
 from support.clicked_cases import clicked_prediction, clicked_review, place, region_at, whole_box
+from support.fake_case import LEFT_KIDNEY, PANCREAS
 
 NOON = datetime(2026, 5, 31, 12, tzinfo=UTC)
 VERDICTS = st.sampled_from(["pending", "accept", "include", "exclude"])
-PREDICTION = clicked_prediction()
-FIRST = clicked_review(PREDICTION)
+LABELS = PANCREAS, LEFT_KIDNEY
+PREDICTION = clicked_prediction(LABELS)
+FIRST = clicked_review(PREDICTION, LABELS)
 
 
 def seen(review: Review) -> tuple:
@@ -40,22 +44,31 @@ class ClickHistory(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.review = clicked_review(PREDICTION)
+        self.review = clicked_review(PREDICTION, LABELS)
         self.time = NOON
         self.shown = self.review.corrected()
         self.maps = self.review.maps_in(whole_box(self.review))
 
-    def step(self, act, *hit: tuple[float, float, float], joins: bool = False) -> None:
-        """Take a step, back and again; what is decided stays as it is, unless a place that is `hit` lies in it.
+    def step(self, act, *hit: tuple[float, float, float], voxels=(), joins: bool = False) -> bool:
+        """Take a step, back and again; what is decided stays as it is, unless what is `hit` lies in it.
 
-        An update of the regions `joins` the last one: undo takes both back.
+        What is locked stays in any case: a step that would change it is refused. An update of the regions `joins` the
+        last one: undo takes both back. Returns whether the step was taken.
         """
         review = self.review
         reopened = {region.region_id for point in hit if (region := region_at(review, point))}
+        reopened |= {region.region_id for region in review.state.regions_at(np.reshape(voxels, (-1, 3)).astype(int))}
         kept = {each.region_id: inside(review, each) for each in review.regions if each.frozen}
         before = seen(review)
-        self.redraw(act())
+        locked, taken = self.locked(), True
+        try:
+            self.redraw(act())
+        except ReviewError as error:
+            assert locked and "locked" in str(error)
+            taken = False
         after = seen(review)
+        assert taken or after == before
+        assert all(np.array_equal(locked[label], now) for label, now in self.locked().items() if label in locked)
         for region in review.regions:
             if region.frozen and region.region_id in kept.keys() - reopened:
                 assert inside(review, region) == kept[region.region_id]
@@ -64,6 +77,11 @@ class ClickHistory(RuleBasedStateMachine):
             assert seen(review) == before
             self.redraw(review.redo())
             assert seen(review) == after
+        return taken
+
+    def locked(self) -> dict[int, np.ndarray]:
+        """Where the labels are that are locked."""
+        return {label: self.review.corrected() == label for label in self.review.locks}
 
     def redraw(self, boxes) -> None:
         for box in boxes or ():
@@ -83,23 +101,38 @@ class ClickHistory(RuleBasedStateMachine):
     def some(self, number: int) -> str:
         return self.review.regions[number % len(self.review.regions)].region_id
 
-    @rule(region=st.integers(0, 1), number=st.integers(0, 119), label=st.integers(0, 1))
+    @rule(region=st.integers(0, 1), number=st.integers(0, 119), label=st.integers(0, 2))
     def click(self, region, number, label):
         at = self.point(region, number)
         self.step(lambda: self.review.click([at], label, when=self.later()), at)
+
+    @rule(region=st.integers(0, 1), number=st.integers(0, 59), label=st.integers(0, 2), size=st.integers(2, 20))
+    def outline(self, region, number, label, size):
+        r, a, s = self.point(region, number)
+        corners = tuple((r + size * right, a + size * front, s) for right, front in ((-1, 0), (0, -1), (1, 0), (0, 1)))
+        made = Click("", corners, label, self.later(), extent=Extent.OUTLINE)
+        voxels = self.review.refiner.voxels_of(made)
+        self.step(lambda: self.review.click(corners, label, None, made.time, made.extent), voxels=voxels)
+
+    @rule(label=st.integers(1, 2), locked=st.booleans())
+    def lock(self, label, locked):
+        self.step(lambda: self.review.lock(label, locked))
+        assert (label in self.review.locks) is locked
 
     @precondition(lambda self: self.review.clicks)
     @rule(which=st.integers(0, 9))
     def remove(self, which):
         click = self.review.clicks[which % len(self.review.clicks)]
-        self.step(lambda: self.review.remove_click(click.click_id), *click.points_ras)
+        voxels = self.review.refiner.voxels_of(click)
+        self.step(lambda: self.review.remove_click(click.click_id), voxels=voxels)
 
     @rule(number=st.integers(0, 5), verdict=VERDICTS)
     def decide(self, number, verdict):
         region = self.review.region(self.some(number))
         _, labels = preview(self.review, region.region_id, verdict)
-        self.step(lambda: self.review.decide(region.region_id, verdict), region.region.centroid_ras, *self.of(region))
-        assert np.array_equal(self.review.labels_in(region.box), labels)
+        hit = region.region.centroid_ras, *self.of(region)
+        if self.step(lambda: self.review.decide(region.region_id, verdict), *hit):
+            assert np.array_equal(self.review.labels_in(region.box), labels)
 
     @rule(number=st.integers(0, 5), seed=st.integers(0, 9))
     def edit(self, number, seed):

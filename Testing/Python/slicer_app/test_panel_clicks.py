@@ -173,6 +173,41 @@ class TestClick:
         assert (session.results.organs.array()[z, y, x - 2 : x + 3] == 1).all()
         same(session)
 
+    def test_a_lasso_gives_all_inside_it_one_label(self, desktop, session, mouse):
+        z, y, x = region_voxel(session)
+        mouse.go(place(z, y, x))
+        desktop.ui.lassoButton.click()
+        assert desktop.ui.organHereButton.checked
+        corners = [(y - 2.5, x - 2.5), (y - 2.5, x + 2.5), (y + 2.5, x + 2.5), (y + 2.5, x - 2.5)]
+        mouse.stroke([place(z, *corner) for corner in corners])
+        (click,) = session.review.clicks
+        assert (click.extent, len(click.points_ras)) == ("outline", 4)
+        assert (session.results.organs.array()[z, y - 2 : y + 3, x - 2 : x + 3] == 1).all()
+        marks = slicer.util.arrayFromMarkupsControlPoints(session.results.node("clicks.organ"))
+        assert len(marks) == 20 and np.ptp(marks, axis=0).max() > 4
+        desktop.ui.undoButton.click()
+        same(session)
+        assert session.review.clicks == ()
+        desktop.ui.lassoButton.click()
+        mouse.click(place(z, y, x))
+        assert session.review.clicks[0].extent == "stroke"
+
+    @pytest.mark.parametrize("name", ["Red", "Green", "Yellow"])
+    def test_a_box_is_dragged_from_corner_to_corner(self, desktop, session, name):
+        voxel, axis = np.array(region_voxel(session)), ("Red", "Green", "Yellow").index(name)
+        desktop.ui.notOrganHereButton.click()
+        desktop.ui.boxButton.click()
+        assert desktop.ui.notOrganHereButton.checked
+        reach = np.where(np.arange(3) == axis, 0, 1.5)
+        mouse = Mouse(name)
+        mouse.go(place(*voxel))
+        mouse.stroke([place(*(voxel - reach)), place(*(voxel + 0.2 * reach)), place(*(voxel + reach))])
+        (click,) = session.review.clicks
+        assert (click.extent, click.label, len(click.points_ras)) == ("outline", 0, 4)
+        inside = session.review.refiner.voxels_of(click)
+        assert len(inside) == 9 and (np.abs(inside - voxel) <= reach).all()
+        assert (session.results.organs.array()[tuple(inside.T)] == 0).all()
+
     def test_outside_of_what_was_predicted_it_is_refused_in_one_sentence(self, desktop, session, mouse):
         click_on(desktop, mouse, (10, 12, -3))
         assert session.review.clicks == () and desktop.dialogs == []
@@ -380,7 +415,34 @@ class TestSeveralLabels:
         assert [desktop.ui.clicksTable.item(row, 0).text() for row in (0, 1)] == ["adrenal gland left", "not organ"]
 
     def test_one_label_needs_no_list(self, desktop, session):
-        assert desktop.ui.clickLabelSelector.isHidden()
+        assert desktop.ui.clickLabelSelector.isHidden() and desktop.ui.lockLabelButton.isHidden()
+
+    def test_a_locked_label_stays_until_it_is_unlocked_or_undone(self, desktop):
+        ui, session, mouse = desktop.ui, show_result(desktop, *two_labels()), Mouse("Red")
+        voxel = region_voxel(session, organ=True)
+        label = int(session.results.organs.array()[voxel])
+        ui.clickLabelSelector.currentIndex = label - 1
+        ui.lockLabelButton.click()
+        assert ui.lockLabelButton.checked and "locked" in ui.clickLabelSelector.itemText(label - 1)
+        ui.clickLabelSelector.currentIndex = 2 - label
+        assert not ui.lockLabelButton.checked
+        for given in (0, 1):
+            click_on(desktop, mouse, voxel, given)
+            assert "unlock it first" in ui.clickStatusLabel.text and desktop.dialogs == []
+            assert session.review.drawn == () and session.results.organs.array()[voxel] == label
+        assert [ui.clicksTable.item(0, column).text() for column in (0, 1)] == [
+            ui.clickLabelSelector.itemText(label - 1).removesuffix(" (locked)"),
+            "locked",
+        ]
+        ui.undoButton.click()
+        assert not session.review.locks and "locked" not in ui.clickLabelSelector.itemText(label - 1)
+        ui.redoButton.click()
+        ui.clickLabelSelector.currentIndex = label - 1
+        assert ui.lockLabelButton.checked
+        ui.lockLabelButton.click()
+        click_on(desktop, mouse, voxel, 0)
+        assert session.results.organs.array()[voxel] == 0
+        same(session)
 
 
 class TestFlash:

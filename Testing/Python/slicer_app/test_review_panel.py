@@ -445,7 +445,13 @@ ALWAYS = MENUS | MARKUPS | SLICE_VIEWS | VIEWS_3D
 UNDO = {"Ctrl+Z"}  # Slicer's own is switched off unless somebody programs with the scene's undo
 WHILE_DRAWING = {"E", "I"}  # I is taken on purpose: see ReviewSection
 WHILE_PREVIEWING = {"Return", "Enter", "Esc"}  # only as long as there is something to decide or to leave
-CLICKS = {"O": "organHereButton", "L": "notOrganHereButton", "H": "hideClicksButton"}
+CLICKS = {
+    "O": "organHereButton",
+    "L": "notOrganHereButton",
+    "K": "lassoButton",
+    "J": "boxButton",
+    "H": "hideClicksButton",
+}
 
 
 def keys(desktop, enabled_only: bool = True) -> set[str]:
@@ -456,7 +462,7 @@ def keys(desktop, enabled_only: bool = True) -> set[str]:
 
 def test_none_is_slicers(desktop, session):
     ours = keys(desktop)
-    assert {"O", "L", "H", "A", "I", "X", "N", "P", "E", "Ctrl+Z", "Ctrl+Shift+Z"} == ours
+    assert {*CLICKS, "A", "I", "X", "N", "P", "E", "Ctrl+Z", "Ctrl+Shift+Z"} == ours
     assert ours & ALWAYS == UNDO
     assert keys(desktop, enabled_only=False) - ours == WHILE_PREVIEWING
 

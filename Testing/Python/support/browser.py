@@ -31,11 +31,12 @@ class Reader:
         """Click at fractions of a picture's width and height."""
         self.page.mouse.click(*self._at(plane, right, down))
 
-    def draw(self, plane: int, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Draw a stroke between two places of a picture."""
+    def draw(self, plane: int, start: tuple[float, float], *way: tuple[float, float]) -> None:
+        """Draw from a place of a picture through others."""
         self.page.mouse.move(*self._at(plane, *start))
         self.page.mouse.down()
-        self.page.mouse.move(*self._at(plane, *end), steps=6)
+        for place in way:
+            self.page.mouse.move(*self._at(plane, *place), steps=6)
         self.page.mouse.up()
 
     def press(self, *keys: str) -> None:

@@ -109,7 +109,7 @@ class Study:
             review.digest,
             line(way + (model.get("name") or "not stated")),
             line(model.get("digest") or "not stated"),
-            review.reviewed[0] > 0 or bool(review.clicks),
+            review.reviewed[0] > 0 or bool(review.drawn),
             review.signature,
             code,
             suits.level.upper() if suits and suits.sentence else "",

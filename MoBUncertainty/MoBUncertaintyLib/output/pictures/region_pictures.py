@@ -18,6 +18,7 @@ from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, central_voxel
 from MoBUncertaintyLib.output.pictures.style import Colour, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.regions.measure import uncertainty_in
+from MoBUncertaintyLib.review.refinement.clicks import marked_points
 from MoBUncertaintyLib.review.region import ReviewRegion
 
 CORRECTED_COLOUR = (255, 255, 255)
@@ -63,8 +64,8 @@ def draw_region(case: Case, region: ReviewRegion, corrected: np.ndarray, scale: 
     region_colour = palette_beside(colours.values()).region
     marks = [
         (np.array(point) * LPS_TO_RAS, colours.get(click.label, _BACKGROUND_MARK))
-        for click in review.clicks
-        for point in click.points_ras
+        for click in review.drawn
+        for point in marked_points(click)
     ]
     before = outlines_of(prediction.segmentation[camera.box], camera, colours.__getitem__, 1.8)
 

@@ -134,6 +134,16 @@ class _Blocks:
         self._size = 0
         logits_of(*np.array([[0.3], [0.05]], np.float32))  # makes the inverse's table now, not at the first click
 
+    def _box(self, corner: Sequence[int]) -> Box | None:
+        """Return what of a block was predicted, if anything."""
+        block = tuple(slice(at * int(n), (at + 1) * int(n)) for at, n in zip(corner, self._edge, strict=True))
+        return intersection(block, self._prediction.processed_box)
+
+    def around(self, voxels: np.ndarray) -> list[Box]:
+        """List the blocks that hold some of voxels (K, 3)."""
+        corners = np.unique(voxels // self._edge, axis=0).tolist()
+        return list(filter(None, map(self._box, corners)))
+
     def logits_at(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Find mean and variance of the logits, (L, K) or both sets of them, at voxels (K, 3)."""
         maps, at = (self._prediction.probability, self._prediction.variance), tuple(voxels.T)
@@ -170,13 +180,11 @@ class _Blocks:
             gaps.append(np.expand_dims(gap, tuple({1, 2, 3} - {axis + 1})))
         highest = self._kernel.between(gaps)
         shape, highest = highest.shape[1:], highest.reshape(len(points), -1)
-        inside = self._prediction.processed_box
         for block in np.flatnonzero((highest > 0).any(0)):
             corner = [low + int(at) for (low, _), at in zip(bounds, np.unravel_index(block, shape), strict=True)]
-            box = tuple(slice(at * int(n), (at + 1) * int(n)) for at, n in zip(corner, self._edge, strict=True))
             own = np.flatnonzero(highest[:, block] > 0)
-            if part := intersection(box, inside):
-                yield _Reached(tuple(corner), part, own, highest[own, block])
+            if box := self._box(corner):
+                yield _Reached(tuple(corner), box, own, highest[own, block])
 
     def maps(self, posterior: _Posterior, inputs: dict[Key, _Reached], box: Box) -> Iterator[tuple[Box, VoxelMaps]]:
         """Compute all blocks that meet a box, or find them computed."""
@@ -335,15 +343,19 @@ class Refiner:
     @cached_method(4096)
     def voxels_of(self, click: Click) -> np.ndarray:
         """Find the voxels of a click; raises `ReviewError` as `clicks.voxels_of`, or for no label of the prediction."""
-        if overlap(self.prediction.labels):
+        prediction = self.prediction
+        if overlap(prediction.labels):
             raise ReviewError(
                 "The labels of this model overlap, so a click does not say which of them it means; predict one label "
                 "alone, and review that."
             )
         if click.label and click.label not in self._values:
             raise ReviewError(f"The prediction has no label {click.label}; click with one of its labels.")
-        prediction = self.prediction
         return voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
+
+    def free_voxels(self, click: Click, clicks: Clicks) -> np.ndarray:
+        """Find the voxels of a click, (K, 3), that no lock among the clicks keeps from it."""
+        return self.voxels_of(click)
 
     def reach(self, clicks: Iterable[Click]) -> Box:
         """Return the hull of the boxes in which the clicks may change anything; an empty box without clicks."""
@@ -357,13 +369,11 @@ class Refiner:
         """List boxes, apart, outside of which two sets of clicks give the same maps, bit for bit."""
         old, new = (self._read(tuple(clicks)) for clicks in (before, after))
         keys = old.inputs.keys() ^ new.inputs.keys()
-        decrees = [
-            set(map(tuple, np.column_stack([side.clicked.voxels, side.clicked.labels]).tolist())) for side in (old, new)
-        ]
         boxes = [(old.inputs | new.inputs)[key].box for key in sorted(keys)]
-        return apart(
-            boxes + [tuple(slice(at, at + 1) for at in voxel) for *voxel, _ in sorted(decrees[0] ^ decrees[1])]
-        )
+        shape = (*self.prediction.shape, 256)
+        sides = [np.ravel_multi_index((*each.clicked.voxels.T, each.clicked.labels), shape) for each in (old, new)]
+        decrees = np.unravel_index(np.setxor1d(sides[0], sides[1], assume_unique=True), shape)
+        return apart([*boxes, *self._blocks.around(np.column_stack(decrees[:3]))])
 
     def refine(self, clicks: Iterable[Click], box: Box | None = None) -> VoxelMaps:
         """Compute the maps of a box (default: the `reach`) after a set of clicks: a copy; errors as for `voxels_of`."""
@@ -406,14 +416,14 @@ class Refiner:
     @cached_method(64)
     def _read(self, clicks: Clicks) -> _Reading:
         ordered, grid = sorted(clicks, key=lambda click: click.order), self.prediction.grid
-        labels, places = [click.label for click in ordered], [self.voxels_of(click) for click in ordered]
-        clicked = gather(labels, places, grid, self.prediction.shape, self.kernel.length_mm / 2)
+        places = [self.free_voxels(click, clicks) for click in ordered]
+        clicked = gather(ordered, places, grid, self.prediction.shape, self.kernel.length_mm / 2)
         posterior, reach = self._posterior(clicked), hull(())
         if len(clicked.points):
             margin = np.floor(self.kernel.box_mm / grid.spacing).astype(int)
             low, high = (clicked.points.min(0) - margin).tolist(), (clicked.points.max(0) + margin + 1).tolist()
             reach = intersection(tuple(map(slice, low, high)), self.prediction.processed_box) or reach
-        wrong = self._blocks.labels_at(posterior, clicked.voxels) != clicked.labels
+        wrong = self._blocks.labels_at(posterior, clicked.points) != clicked.point_labels
         conflicts = frozenset(ordered[owner].click_id for owner in np.unique(clicked.owners[wrong]))
         blocks = self._blocks.reached(posterior.points, reach)
         inputs = {posterior.near(block).key(block.corner): block for block in blocks}

@@ -6,15 +6,18 @@ world: the slice view's own `XYToRAS`, so that oblique views need nothing of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import Label, readable
+from MoBUncertaintyLib.review.refinement.clicks import Extent
 from MoBUncertaintyLib.slicer_app.clicks.marks import Mark
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point
 from MoBUncertaintyLib.slicer_app.widgets.section import offer, shown
@@ -22,8 +25,8 @@ from MoBUncertaintyLib.slicer_app.widgets.section import offer, shown
 if TYPE_CHECKING:
     from MoBUncertaintyLib.slicer_app.clicks.section import ClicksSection
 
-ORGAN, NOT_ORGAN, HIDE = "O", "L", "H"
-"""Organ here; not organ here, the key below it on every keyboard; hide the marks."""
+ORGAN, NOT_ORGAN, LASSO, BOX, HIDE = "O", "L", "K", "J", "H"
+"""Organ here; not organ here, the key below it on every keyboard, and its neighbours; hide the marks."""
 
 PRIORITY = 2.0  # of our observers: before Slicer's own and those of the Segment Editor
 STEP_PIXELS = 3  # of the mouse before a stroke has another point
@@ -60,28 +63,44 @@ class Shortcuts:
             self.made.pop().deleteLater()
 
 
+class Shape(Enum):
+    """What the mouse draws."""
+
+    STROKE = "stroke"
+    LASSO = "lasso"
+    BOX = "box"
+
+
 class ClickMode:
-    """*Organ here*, *Not organ here* or neither, and the label that *Organ here* stands for."""
+    """*Organ here*, *Not organ here* or neither; the label that *Organ here* stands for, and what the mouse draws."""
 
     def __init__(self, ui, window, onChanged: Callable[[], None]) -> None:
         self._ui, self._onChanged = ui, onChanged
-        self._values: list[int] = []  # of the labels
+        self._labels: Sequence[Label] = ()
+        self._locked: Collection[int] = ()  # their values
+        self._shapes = {ui.lassoButton: Shape.LASSO, ui.boxButton: Shape.BOX}
+        self.shape = Shape.STROKE
         self._allowed = False
         self.mark: Mark | None = None  # ORGAN or BACKGROUND, or no clicks
         buttons = {ui.organHereButton: Mark.ORGAN, ui.notOrganHereButton: Mark.BACKGROUND, ui.clicksOffButton: None}
         for button, mark in buttons.items():
             button.clicked.connect(shown(lambda *_args, mark=mark: self.set(None if self.mark is mark else mark)))
+        for button, shape in self._shapes.items():
+            button.clicked.connect(shown(lambda *_args, shape=shape: self._onShape(shape)))
+        ui.clickLabelSelector.currentIndexChanged.connect(lambda *_args: self.showLocks(self._locked))
         self._keys = Shortcuts(window)
         keys = {ORGAN: ui.organHereButton, NOT_ORGAN: ui.notOrganHereButton, HIDE: ui.hideClicksButton}
-        for key, button in keys.items():
+        for key, button in (keys | {LASSO: ui.lassoButton, BOX: ui.boxButton}).items():
             self._keys.add(key, button.click)
 
     def offer(self, labels: Sequence[Label]) -> None:
         """Offer the labels of a prediction, and take no clicks yet."""
         self.set(None)
-        self._values = [label.value for label in labels]
-        offer(self._ui.clickLabelSelector, [readable(label.name) for label in labels])
-        self._ui.clickLabelSelector.visible = self._ui.clickLabelCaption.visible = len(labels) > 1
+        self._setShape(Shape.STROKE)
+        ui, self._labels = self._ui, labels
+        offer(ui.clickLabelSelector, [readable(label.name) for label in labels])
+        for widget in (ui.clickLabelSelector, ui.lockLabelButton):
+            widget.visible = len(labels) > 1
 
     def allow(self, allowed: bool) -> None:
         """Let clicks be given, by keys too, or not."""
@@ -94,7 +113,31 @@ class ClickMode:
         """Return the label that a click gives, if it gives one."""
         if self.mark is None:
             return None
-        return self._values[max(0, self._ui.clickLabelSelector.currentIndex)] if self.mark is Mark.ORGAN else 0
+        return self.chosen if self.mark is Mark.ORGAN else 0
+
+    @property
+    def chosen(self) -> int:
+        """The label that *Organ here* stands for, and that *Lock* locks."""
+        return self._labels[max(0, self._ui.clickLabelSelector.currentIndex)].value
+
+    def showLocks(self, locked: Collection[int]) -> None:
+        """Show which labels are locked."""
+        self._locked, selector = locked, self._ui.clickLabelSelector
+        for place, label in enumerate(self._labels):
+            text = _("{organ} (locked)") if label.value in locked else "{organ}"
+            selector.setItemText(place, text.format(organ=readable(label.name)))
+        self._ui.lockLabelButton.checked = bool(self._labels) and self.chosen in locked
+
+    def _onShape(self, shape: Shape) -> None:
+        """Let the mouse draw a shape; where it draws that already, strokes again."""
+        self._setShape(Shape.STROKE if self.shape is shape else shape)
+        if self.mark is None and self.shape is shape:
+            self.set(Mark.ORGAN)
+
+    def _setShape(self, shape: Shape) -> None:
+        self.shape = shape
+        for button, own in self._shapes.items():
+            button.checked = own is shape
 
     def set(self, mark: Mark | None) -> None:
         """Let clicks mark something else, or nothing."""
@@ -120,7 +163,8 @@ class SlicePointer:
         self._target = target
         self._widgets: list = []  # the slice views that are observed
         self._tags: dict[tuple, int] = {}  # of the observers, by interactor and event
-        self._points: list[Point] | None = None  # of a stroke that is being drawn
+        self._points: list[Point] | None = None  # of what is being drawn
+        self._first = (0, 0)  # pixel at which that began
         self._label = 0  # that it gives
         self._last = self._given = (-100, -100)  # pixels: of the last point, the last click
         self._active = self._crossed = False
@@ -183,17 +227,17 @@ class SlicePointer:
     def _onPress(self, widget, interactor) -> bool:
         if interactor.GetShiftKey() or interactor.GetControlKey() or interactor.GetAltKey():
             return False
-        label = None if _placing() else self._target.label()
+        label = None if _placing() else self._target.mode.label()
         if label is None:
             return False
-        self._last = interactor.GetEventPosition()
+        self._first = self._last = interactor.GetEventPosition()
         if not self._target.refuses(widget.sliceLogic().GetSliceCompositeNode().GetBackgroundVolumeID()):
-            self._points, self._label = [_place(widget, interactor)], label
+            self._points, self._label = [_place(widget, self._first)], label
         return True
 
     def _onDoubleClick(self, widget, interactor) -> bool:
         """Take the second press of two quick ones, with which Slicer would maximize the view."""
-        if self._target.label() is None:
+        if self._target.mode.label() is None:
             return False
         isSame = _distance(interactor.GetEventPosition(), self._given) < SAME_PLACE_PIXELS
         return isSame or self._onPress(widget, interactor)
@@ -202,9 +246,13 @@ class SlicePointer:
         if self._points is None:
             return False
         if _distance(interactor.GetEventPosition(), self._last) >= STEP_PIXELS:
-            self._last = interactor.GetEventPosition()
-            self._points.append(_place(widget, interactor))
-            self._target.draw(self._points, self._label)
+            self._last = x, y = interactor.GetEventPosition()
+            if self._target.mode.shape is Shape.BOX:
+                left, top = self._first
+                self._points = [_place(widget, corner) for corner in ((left, top), (x, top), (x, y), (left, y))]
+            else:
+                self._points.append(_place(widget, self._last))
+            self._target.draw(self._points, self._label, self._extent(self._points))
         return True
 
     def _onRelease(self, _widget, interactor) -> bool:
@@ -212,12 +260,17 @@ class SlicePointer:
         if points is None:
             return False
         self._given = interactor.GetEventPosition()
-        self._target.give(points, self._label)
+        self._target.give(points, self._label, self._extent(points))
         return True
 
+    def _extent(self, points: Sequence[Point]) -> Extent:
+        """Tell what points draw: of a lasso, two are no more than a stroke."""
+        isOutline = self._target.mode.shape is not Shape.STROKE and len(points) > 2
+        return Extent.OUTLINE if isOutline else Extent.STROKE
 
-def _place(widget, interactor) -> Point:
-    r, a, s, _w = widget.mrmlSliceNode().GetXYToRAS().MultiplyPoint((*interactor.GetEventPosition(), 0, 1))
+
+def _place(widget, pixel: tuple[int, int]) -> Point:
+    r, a, s, _w = widget.mrmlSliceNode().GetXYToRAS().MultiplyPoint((*pixel, 0, 1))
     return r, a, s
 
 

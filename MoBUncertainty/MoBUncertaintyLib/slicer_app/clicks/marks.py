@@ -6,7 +6,6 @@ well as colours. Positions are RAS mm of the CT's own coordinates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -14,6 +13,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.output.pictures.style import Palette
+from MoBUncertaintyLib.review.refinement.clicks import Click, marked_points
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass, toWorld
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
@@ -23,7 +23,6 @@ GLYPH_PERCENT = 4.0  # of the view; the outlines, which may lie over the marks, 
 SUGGESTION_PERCENT = 8.0
 TEXT_PERCENT = 3.0
 TEXT_BACKGROUND = 0.7  # opacity: the text has the colour of its mark, and may lie on any other
-MAX_POINTS = 40  # of a stroke that are marked: the others would lie on these
 
 
 class Mark(StrEnum):
@@ -68,21 +67,19 @@ class ClickMarks:
             self._conflicts = self._review.clicks, self._review.conflicts
         return self._conflicts[1]
 
-    def show(self, text: tuple[Point, str] | None = None, drawn: tuple[Sequence[Point], int] | None = None) -> None:
+    def show(self, text: tuple[Point, str] | None = None, drawn: Click | None = None) -> None:
         """Mark all clicks of the review; the suggestion stays.
 
         Args:
             text: Stands beside the click that begins at this point.
-            drawn: Points and label of a stroke that is not finished yet.
+            drawn: A stroke or an outline that is not finished yet.
         """
-        clicks: dict[Mark, list[Sequence[Point]]] = {}
-        for click in self._review.clicks:
+        clicks: dict[Mark, list[Click]] = {}
+        for click in (*self._review.drawn, *([drawn] if drawn else ())):
             mark = Mark.CONFLICT if click.click_id in self.conflicts else Mark.of(click.label)
-            clicks.setdefault(mark, []).append(click.points_ras)
-        if drawn:
-            clicks.setdefault(Mark.of(drawn[1]), []).append(drawn[0])
+            clicks.setdefault(mark, []).append(click)
         for mark in (Mark.ORGAN, Mark.BACKGROUND, Mark.CONFLICT):
-            points = [point for click in clicks.get(mark, ()) for point in _thinned(click)]
+            points = [point for click in clicks.get(mark, ()) for point in marked_points(click)]
             labels = [""] * len(points)
             if text and text[0] in points:
                 labels[points.index(text[0])] = text[1]
@@ -138,14 +135,6 @@ class ClickMarks:
         display.SetPropertiesLabelVisibility(False)
         display.SetVisibility(not self.hidden)
         return node
-
-
-def _thinned(points: Sequence[Point]) -> list[Point]:
-    """Take the points of a stroke that are marked, its ends among them."""
-    if len(points) <= MAX_POINTS:
-        return [tuple(point) for point in points]
-    index = np.unique(np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(int))
-    return [tuple(points[number]) for number in index]
 
 
 def _names() -> dict[Mark, str]:

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import UserError
 from MoBUncertaintyLib.measurements.interval import change_text, volume_text
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.review.refinement.clicks import Click, voxels_of
+from MoBUncertaintyLib.review.refinement.clicks import Click, Extent, voxels_of
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.clicks.changes import Change
 from MoBUncertaintyLib.slicer_app.clicks.devices import ClickMode, SlicePointer
@@ -39,10 +39,11 @@ class ClicksSection:
         self._preparation = Steps()  # of the map, for the first click
         self._list = ClickList(ui)
         self._pointer = SlicePointer(self)
-        self._mode = ClickMode(ui, window, self._onMode)
-        self.label = self._mode.label  # returns the label that a click gives now, if it gives one
-        remove = shown(lambda *_args: self._step((), Review.remove_click, self._list.selected.click_id))
+        self.mode = ClickMode(ui, window, self._onMode)
+        remove = shown(lambda *_args: self._step(None, Review.remove_click, self._list.selected.click_id))
         ui.removeClickButton.clicked.connect(remove)
+        lock = shown(lambda *_args: self._step(None, Review.lock, self.mode.chosen, ui.lockLabelButton.checked))
+        ui.lockLabelButton.clicked.connect(lock)
 
     # The panel
 
@@ -50,18 +51,21 @@ class ClicksSection:
         """Show another image's clicks, or none."""
         self.endFlash()
         self._preparation.cancel()
-        self._mode.offer(session.review.prediction.labels if session else ())
+        self.mode.offer(session.review.prediction.labels if session else ())
         self._session, self._said = session, ""
         self._list.setSession(session)
 
     def update(self, allowed: bool, editing: bool) -> None:
         """Set the widgets: clicks are taken if they are allowed, unless a region is drawn in (`editing`)."""
         ui, allowed = self._ui, allowed and not editing
-        self._mode.allow(allowed)
+        self.mode.allow(allowed)
+        self.mode.showLocks(self._session.review.locks if self._session else ())
         self._pointer.setActive(allowed)
-        for button in (ui.organHereButton, ui.notOrganHereButton, ui.clicksOffButton, ui.hideClicksButton):
-            button.enabled = allowed
+        modes = (ui.organHereButton, ui.notOrganHereButton, ui.clicksOffButton, ui.lassoButton, ui.boxButton)
+        for button in (*modes, ui.hideClicksButton):
             button.visible = not editing
+        for button in (*modes, ui.hideClicksButton, ui.lockLabelButton):
+            button.enabled = allowed
         ui.clicksCollapsibleButton.enabled = allowed
         ui.clicksCollapsibleButton.visible = ui.clickStatusLabel.visible = not editing
         self._list.show()
@@ -101,7 +105,7 @@ class ClicksSection:
         self._list.stop()
         self._preparation.cancel()
         self._pointer.close()
-        self._mode.close()
+        self.mode.close()
 
     # What the pointer asks and brings; its positions are RAS mm of the world
 
@@ -117,26 +121,31 @@ class ClicksSection:
         self.say(text.format(other=other.GetName() if other else _("no image"), image=ct.GetName()))
         return True
 
-    def draw(self, points: Sequence[Point], label: int) -> None:
-        """Show a stroke that is being drawn."""
-        self._session.marks.show(drawn=(fromWorld(self._session.results.ctNode, points), label))
+    def draw(self, points: Sequence[Point], label: int, extent: Extent) -> None:
+        """Show a stroke or an outline that is being drawn."""
+        self._session.marks.show(drawn=self._click(points, label, extent))
 
-    def give(self, points: Sequence[Point], label: int) -> None:
-        """Take a click (one point) or a stroke."""
-        place = fromWorld(self._session.results.ctNode, points)
-        self._step(place, Review.click, place, label)
+    def give(self, points: Sequence[Point], label: int, extent: Extent) -> None:
+        """Take a click (one point), a stroke or an outline."""
+        click = self._click(points, label, extent)
+        self._step(click, Review.click, click.points_ras, label, None, None, extent)
+
+    def _click(self, points: Sequence[Point], label: int, extent: Extent) -> Click:
+        place = tuple(fromWorld(self._session.results.ctNode, points))
+        return Click("", place, label, datetime.now().astimezone(), extent=extent)
 
     def _onMode(self) -> None:
-        crossed = self._mode.mark is not None
+        crossed = self.mode.mark is not None
         self._pointer.setCursor(crossed)
         if crossed and not self._preparation.running:
             self._preparation = Steps(self._session.results.overlay.prepare())
 
-    def _step(self, place: Sequence[Point], act: Callable[..., Any], *arguments: Any) -> None:
-        """Take a step of the review, and show what it has changed; say why it is refused, if it is."""
+    def _step(self, click: Click | None, act: Callable[..., Any], *arguments: Any) -> None:
+        """Take a step of the review, a click say, and show what it has changed; say why it is refused, if it is."""
         session = self._session
         try:
-            if not mayChange(session, place):
+            if not mayChange(session, click):
+                self._onChanged()
                 return
             session.step(act, *arguments)
         except UserError as error:
@@ -154,7 +163,7 @@ class ClicksSection:
         self._ui.clicksTable.scrollToBottom()
 
 
-def mayChange(session, place: Sequence[Point]) -> bool:
+def mayChange(session, click: Click | None) -> bool:
     """Ask whether the signature is withdrawn, if there is one, for a click at a place that can be clicked.
 
     Raises:
@@ -165,8 +174,7 @@ def mayChange(session, place: Sequence[Point]) -> bool:
         return True
     if not session.fits():
         return False
-    if place:
-        click = Click("", tuple(place), 0, datetime.now().astimezone())
+    if click:
         voxels_of(click, prediction.grid, prediction.shape, prediction.processed_box)
     question = _("This changes the review, which {name} has signed off. Withdraw the signature?")
     if not slicer.util.confirmOkCancelDisplay(question.format(name=signature.name)):
@@ -181,10 +189,10 @@ def counter(session) -> str:
     review = session.review
     if review.signature:
         return _("Signed off: a click asks whether to withdraw the signature.")
-    if not review.clicks:
+    if not review.drawn:
         return _("Click where the outline is wrong: the segmentation, its uncertainty and the list follow.")
     before, now = (volume_text(error / 1000) for error in review.expected_error_mm3)
-    count = len(review.clicks)
+    count = len(review.drawn)
     counted = _("1 click") if count == 1 else _("{count} clicks").format(count=count)
     text = _("{clicks}, expected error {before} → {now}").format(clicks=counted, before=before, now=now)
     conflicts = len(session.marks.conflicts)
@@ -238,13 +246,13 @@ class ClickList:
         conflicts = self._session.marks.conflicts if clicks else ()
         self._table.show({click.click_id: self._row(click, names, conflicts) for click in clicks})
         fitRows(self._ui.clicksTable, ROWS)
-        title = _("Clicks ({count})").format(count=len(clicks)) if clicks else _("Clicks")
-        self._ui.clicksCollapsibleButton.text = title
+        count = len(self._session.review.drawn) if clicks else 0
+        self._ui.clicksCollapsibleButton.text = _("Clicks ({count})").format(count=count) if count else _("Clicks")
         self._ui.removeClickButton.enabled = self.selected is not None
 
     def _onSelected(self) -> None:
         click = self.selected
-        if click:
+        if click and click.points_ras:
             self._session.results.jumpTo(click.points_ras[0], CLOSE_MM)
         self._ui.removeClickButton.enabled = click is not None
 
@@ -255,7 +263,7 @@ class ClickList:
     def _row(self, click: Click, names: Mapping[int, str], conflicts: Collection[str]) -> Row:
         isContradicted = click.click_id in conflicts
         volume = change_text(self._volumes[click.click_id]) if click.click_id in self._volumes else ""
-        texts = (names.get(click.label, ""), _place(click.points_ras), volume, "⚠" if isContradicted else "")
+        texts = (names.get(click.label, ""), _place(click), volume, "⚠" if isContradicted else "")
         tip = _("The other clicks contradict this one: remove one of them, or click more beside it.")
         return Row([(text, tip if isContradicted else "") for text in texts])
 
@@ -273,14 +281,19 @@ class ClickList:
 def _effects(review: Review) -> Iterator[None]:
     """Return the signed ml that each click has changed, by id; one click in each step."""
     volumes = {}
-    for click in review.clicks:
+    for click in review.drawn:
         yield
         volumes[click.click_id] = review.refiner.effect(click, review.clicks).net_mm3 / 1000
     return volumes
 
 
-def _place(points: Sequence[tuple[float, float, float]]) -> str:
-    """Write a position as Slicer's data probe does; of a stroke, where it begins, and how many points it has."""
+def _place(click: Click) -> str:
+    """Write a position as Slicer's data probe does; of a stroke or an outline, where it begins."""
+    if click.extent is Extent.LOCK:
+        return _("locked")
     letters = ("RL", "AP", "SI")
-    text = " ".join(f"{pair[value < 0]} {abs(value):.1f}" for pair, value in zip(letters, points[0], strict=True))
-    return text if len(points) == 1 else _("{place}, stroke").format(place=text)
+    first = zip(letters, click.points_ras[0], strict=True)
+    text = " ".join(f"{pair[value < 0]} {abs(value):.1f}" for pair, value in first)
+    if click.extent is Extent.OUTLINE:
+        return _("{place}, outline").format(place=text)
+    return text if len(click.points_ras) == 1 else _("{place}, stroke").format(place=text)
