@@ -9,7 +9,7 @@ from typing import Annotated
 
 import slicer
 import vtk
-from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode
+from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
@@ -64,6 +64,7 @@ class MoBUncertaintyParameterNode:
     ct: vtkMRMLScalarVolumeNode
     model: str
     roi: vtkMRMLMarkupsROINode
+    segmentation: vtkMRMLSegmentationNode
     device: Device = Device.AUTO
     engine: Engine = Engine.AUTO
     overlap: Annotated[float, WithinRange(0, 0.9)] = 0.5
@@ -204,10 +205,11 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     def getParameterNode(self):
         return MoBUncertaintyParameterNode(super().getParameterNode())
 
-    def run(self, ct, models, settings):
+    def run(self, ct, models, settings, segmentation=None):
         """Segment a CT in the worker and show the results; returns at once. The scene changes only when all went well.
 
         :param ct, models, settings: CT volume; names or paths of models; fields of PredictionSettings
+        :param segmentation: segmentation node that is checked; None: what is predicted is reviewed
         :return: the Job, whose result is the ReviewSession of the CT
         """
         from MoBUncertaintyLib.slicer_app import requests
@@ -218,7 +220,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
         # A new segmentation is looked through as the last one was.
         earlier, computer = self.sessions.opened(ct), self.computer.host
-        request = requests.predictRequest(ct, list(map(str, models)), settings, earlier, computer)
+        request = requests.predictRequest(ct, list(map(str, models)), settings, earlier, computer, segmentation)
         job = self.client.request(request, show)
         return job
 

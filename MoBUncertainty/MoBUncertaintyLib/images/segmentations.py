@@ -127,9 +127,16 @@ def _segment(key: str, fields: Mapping[str, str], layers: list[np.ndarray]) -> S
     except (KeyError, ValueError, IndexError) as error:
         raise ImageError(f"The segmentation's {key} has no valid layer or value; save it again in Slicer.") from error
     entry = re.search(r"TerminologyEntry:([^|]*)", fields.get(f"{key}_Tags", ""))
-    codes = [tuple(code.split("^")[:2]) for code in entry[1].split("~")[2:4]] if entry else []
-    type_code, modifier = ([code for code in codes if len(code) == 2 and all(code)] + [None, None])[:2]
-    return Structure(fields[f"{key}_Name"], mask, type_code, modifier)
+    return Structure(fields[f"{key}_Name"], mask, *codes_of(entry[1] if entry else ""))
+
+
+def codes_of(entry: str) -> list[Code | None]:
+    """Read type and modifier of a terminology entry, as Slicer writes it."""
+    parts = [code.split("^") for code in entry.split("~")[2:4]]
+    codes = [
+        (scheme, value) if scheme and value else None for scheme, value, *_ in (part for part in parts if part[1:])
+    ]
+    return [*codes, None, None][:2]
 
 
 def _fields_of(path: Path) -> dict[str, str]:

@@ -29,7 +29,7 @@ from MoBUncertaintyLib.output.formats import Format, check_source, dicom_names
 from MoBUncertaintyLib.output.pages.templates import require_installed
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.results_folder import FOLDER, Written, write_results, write_volumes
-from MoBUncertaintyLib.pipeline.drawing import is_of, read_drawing
+from MoBUncertaintyLib.pipeline.drawing import Drawing, is_of, read_drawing
 from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, settings_of
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.prediction import (
@@ -92,7 +92,7 @@ def run_case(
             others = {channel: read_image(path) for channel, path in job.files_of(case).items()}
             drawing = None
             if case.segmentation:
-                drawing = read_drawing(case.segmentation, read, predictor.model.card.labels, job.names)
+                drawing = read_drawing(case.segmentation, read, predictor.labels, job.names)
         images = {channel: other.image for channel, other in others.items()}
         warnings = [*read.warnings, *(sentence for other in others.values() for sentence in other.warnings)]
         warnings += drawing.warnings if drawing else ()
@@ -217,9 +217,8 @@ def check(
 
     read = read_image(image)
     drawing = read_drawing(Path(segmentation), read, model.card.labels, names or {})
-    prediction = drawing.held_against(Predictor(model, settings).predict(read.image))
     source = Source(Path(image), "", read.sha256, dicom_files=read.files if read.is_dicom else ())
-    return _with_regions(read.image, prediction, source, None, None, None)
+    return replace(analyse(read.image, Predictor(model, settings), drawing=drawing), source=source)
 
 
 def analyse(
@@ -227,12 +226,15 @@ def analyse(
     predictor: AnyPredictor,
     region_settings: RegionSettings | None = None,
     progress: ProgressCallback | None = None,
-    cancelled: CancelledCallback | None = None,
     channels: Mapping[str, sitk.Image] | None = None,
+    drawing: Drawing | None = None,
 ) -> Case:
-    """Predict an image and find its doubtful regions; arguments and errors as for `Predictor.predict`."""
-    prediction = predictor.predict(image, progress, cancelled, channels=channels)
-    return _with_regions(image, prediction, Source(), region_settings, progress, cancelled)
+    """Predict an image and find its doubtful regions, or where a drawing is improbable; errors as for `predict`."""
+    prediction = predictor.predict(image, progress, channels=channels)
+    if drawing:
+        with _stage("check", prediction.timings, progress, None):
+            prediction = drawing.held_against(prediction)
+    return _with_regions(image, prediction, Source(), region_settings, progress, None)
 
 
 def _with_regions(

@@ -60,26 +60,32 @@ def read_drawing(path: Path, image: ReadImage, labels: Sequence[Label], names: M
     without names, by value. Raises `ImageError` if it cannot be read or nothing matches, and `SettingsError` for
     `names` that are not there, or a model whose labels overlap.
     """
+    return drawing_of(read_segmentation(path, image), printable(path.name), labels, names)
+
+
+def drawing_of(
+    read: Segmentation, source: str, labels: Sequence[Label], names: Mapping[str, str] | None = None
+) -> Drawing:
+    """Make the drawing of a segmentation that is read, from a source of that name; arguments and errors as above."""
     if overlap(labels):
         raise SettingsError("The labels of this model overlap, so no label map can be held against it; choose another.")
-    read = read_segmentation(path, image)
-    matched = match(read, labels, names, printable(path.name))
-    drawn = np.zeros(image.image.GetSize()[::-1], np.uint8)
-    twice = 0
+    matched = match(read, labels, names or {}, source)
+    drawn, twice = np.zeros(0, np.uint8), 0
     for label, structure in matched:
         mask = structure.load()
+        drawn = drawn if drawn.size else np.zeros(mask.shape, np.uint8)
         twice += int(np.count_nonzero(drawn[mask]))
         drawn[mask] = label.value
     if not drawn.any():
-        raise ImageError(f"{printable(path.name)} is empty: no voxel has a label of the model; give another one.")
+        raise ImageError(f"{source} is empty: no voxel has a label of the model; give another one.")
     warnings = []
     if twice:
         fraction = percent(twice / np.count_nonzero(drawn))
-        warnings.append(f"Labels of {printable(path.name)} overlap in {fraction} of their voxels; the last one counts.")
+        warnings.append(f"Labels of {source} overlap in {fraction} of their voxels; the last one counts.")
     structures = [structure for _, structure in matched]
     unmatched = tuple(printable(each.name) for each in read.structures if each not in structures)
     called = {label.name: printable(structure.name) for label, structure in matched}
-    checked = Checked(printable(path.name), read.sha256, called, unmatched)
+    checked = Checked(source, read.sha256, called, unmatched)
     return Drawing(drawn, tuple(label for label, _ in matched), checked, tuple(warnings))
 
 
@@ -119,8 +125,8 @@ def match(
                 left.remove(fitting[0])
     if not matched:
         raise ImageError(
-            f"{source} has no label of the model; name them with --map THEIRS=OURS (theirs: {_list(structures)}; the "
-            f"model's: {_list(labels)})."
+            f"{source} has no label of the model; name them alike, or with --map THEIRS=OURS (theirs: "
+            f"{_list(structures)}; the model's: {_list(labels)})."
         )
     return [(label, matched[label.name]) for label in labels if label.name in matched]
 
@@ -134,9 +140,9 @@ def _same_name(structure: Structure, label: Label) -> bool:
 
 
 def _same_code(structure: Structure, label: Label) -> bool:
-    """Whether both are the same structure of the same side; where a file has no codes, its names may tell them."""
+    """Whether both are the same structure of the same side; where a file has no code, its name may tell it."""
     kind, modifier = structure.code, structure.modifier
-    if kind is None:
+    if kind in (None, TISSUE[:2]):  # which Slicer writes for whatever is drawn
         codes, _ = terminology(structure.name)
         kind, modifier = (code and code[:2] for code in (codes["type"], codes["modifier"]))
     own = [code and code[:2] for code in (label.terminology["type"], label.terminology["modifier"])]

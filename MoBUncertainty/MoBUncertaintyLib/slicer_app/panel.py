@@ -293,7 +293,8 @@ class Jobs:
             if not answer:
                 raise Cancelled("")
         panel.computer.confirm()
-        return panel.logic.run(panel.parameters.ct, [panel.inputs.selector.model.path], panel.settings)
+        parameters, models = panel.parameters, [panel.inputs.selector.model.path]
+        return panel.logic.run(parameters.ct, models, panel.settings, parameters.segmentation)
 
     def _requestExport(self, folder: Path, formats: list[str], patientFields: bool) -> Job:
         if not settleStrayEdits(self._panel.review.session):
@@ -341,6 +342,8 @@ def whyNotApply(panel) -> str | None:
         return _("The selected image holds no voxels.")
     if problem := panel.logic.computer.problem or whyNotUse(panel.inputs.selector.model):
         return problem
+    if panel.parameters.segmentation and panel.logic.computer.host:
+        return _("A segmentation is checked on this computer alone: clear Computer, or the segmentation.")
     missing = missingChannel(ct, panel.inputs.selector.model.channels[1:])
     return _("Select a volume for {name} first.").format(name=missing) if missing else None
 

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.output.results_record import KEPT, read_prediction, write
 from MoBUncertaintyLib.slicer_app.review_session import ReviewSession
 from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, ijkToRas, isPlaced, subjectHierarchy
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
-from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs
+from MoBUncertaintyLib.slicer_app.scene.segments import labelSpecs, readStructures
 from MoBUncertaintyLib.slicer_app.stored_results import scenePrediction
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -32,7 +32,12 @@ SET_BY_READER = ("measure", "threshold", "minimum_mm3")
 
 
 def predictRequest(
-    ct, models: Sequence[str], settings: dict[str, Any], earlier: ReviewSession | None = None, computer: str = ""
+    ct,
+    models: Sequence[str],
+    settings: dict[str, Any],
+    earlier: ReviewSession | None = None,
+    computer: str = "",
+    segmentation=None,
 ) -> dict[str, Any]:
     """Ask for a prediction.
 
@@ -42,6 +47,7 @@ def predictRequest(
         settings: Fields of `prediction.PredictionSettings`.
         earlier: The review of the last result; what its reader has set of what counts as a region holds on, if it was
             the same model's.
+        segmentation: The vtkMRMLSegmentationNode that is held against it; None: what is predicted is reviewed.
     """
     made = earlier.review.prediction.provenance if earlier else {}
     regions, digest = {}, made.get("model", {}).get("digest")
@@ -58,6 +64,7 @@ def predictRequest(
         "regions": regions,
         "regions_of_model": digest,
         "computer": computer or None,
+        "segmentation": segmentation and _segmentation(segmentation, ct),
     }
 
 
@@ -148,6 +155,11 @@ def modality(volume) -> str | None:
     item = hierarchy.GetItemByDataNode(volume)
     attribute = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
     return (hierarchy.GetItemAttribute(item, attribute) or None) if item != hierarchy.GetInvalidItemID() else None
+
+
+def _segmentation(node, ct) -> dict[str, Any]:
+    labels, structures = readStructures(node, ct)
+    return {"array": labels, "structures": structures, "name": node.GetName()}
 
 
 def _volume(node) -> dict[str, Any]:

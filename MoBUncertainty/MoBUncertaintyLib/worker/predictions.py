@@ -18,8 +18,10 @@ from MoBUncertaintyLib.worker.server import Report
 if TYPE_CHECKING:
     from MoBUncertaintyLib.images.inputs import Input
     from MoBUncertaintyLib.inference.maps.members import AnyPredictor
+    from MoBUncertaintyLib.model.card import Label
     from MoBUncertaintyLib.model.folder import Model
     from MoBUncertaintyLib.model.region_settings import RegionSettings
+    from MoBUncertaintyLib.pipeline.drawing import Drawing
     from MoBUncertaintyLib.regions.prediction import PredictionSettings, Progress
     from MoBUncertaintyLib.worker.remote.connection import Connection
 
@@ -32,13 +34,14 @@ STAGES = {
     "network": 10.0,
     "resample": 0.06,
     "receive": 0.1,
+    "check": 0.02,
     "regions": 0.02,
     "write": 0.1,
 }
 """Seconds per million voxels, measured on one core. The network takes 0.1 to 10; the slow end is assumed, since a bar
 that gets faster is better than one that stalls near its end.
 """
-OF_A_FILE, OF_A_CONNECTION = {"read"}, {"send model", "send", "receive"}
+OF_A_FILE, OF_A_CONNECTION, OF_A_CHECK = {"read"}, {"send model", "send", "receive"}, {"check"}
 MODEL_SECONDS = 5.0
 USUAL_VOXELS = 30_000_000
 """Of a CT whose size is not known before it is read."""
@@ -112,7 +115,8 @@ class Predictions:
         import numpy as np
 
         voxels = int(np.prod(np.load(request["ct"]["array"], mmap_mode="r").shape))
-        predictor, estimate, tell = self._begin(request, report, OF_A_FILE | OF_A_CONNECTION, voxels)
+        unused = OF_A_FILE | OF_A_CONNECTION | (set() if request.get("segmentation") else OF_A_CHECK)
+        predictor, estimate, tell = self._begin(request, report, unused, voxels)
         from MoBUncertaintyLib.images.memory import check_memory
         from MoBUncertaintyLib.output.case import Source
         from MoBUncertaintyLib.output.results_folder import describe
@@ -125,8 +129,10 @@ class Predictions:
         image, digest = read_volume(request["ct"])
         others = {name: read_volume(volume) for name, volume in (request.get("channels") or {}).items()}
         images = {name: other for name, (other, _) in others.items()}
-        case = analyse(image, predictor, region_settings, tell, channels=images)
-        for message in case.prediction.warnings:
+        drawing = _drawing(request, predictor.labels) if request.get("segmentation") else None
+        case = analyse(image, predictor, region_settings, tell, images, drawing)
+        checked = case.prediction.checked
+        for message in (*case.prediction.warnings, *(each.sentence for each in (checked.findings if checked else ()))):
             report.warning(message)
         named = tuple({"name": name, "sha256": sha256} for name, (_, sha256) in others.items())
         source = Source(name=request["ct"].get("name") or "", sha256=digest, channels=named)
@@ -150,7 +156,8 @@ class Predictions:
 
     def predict_case(self, request: Fields, report: Report) -> Fields:
         """Predict a case of a cohort into its results folder; keep results that can be read."""
-        predictor, _, tell = self._begin(request, report, set() if request.get("computer") else OF_A_CONNECTION)
+        unused = OF_A_CHECK if request.get("computer") else OF_A_CHECK | OF_A_CONNECTION
+        predictor, _, tell = self._begin(request, report, unused)
         from MoBUncertaintyLib.base.errors import OutputError
         from MoBUncertaintyLib.pipeline.cases import Job, kept_case, run_case
 
@@ -236,6 +243,26 @@ def _region_settings(request: Fields, model: Model) -> RegionSettings:
         return usual
     with understanding("settings of regions"):
         return usual.changed(request.get("regions") or {})
+
+
+def _drawing(request: Fields, labels: Sequence[Label]) -> Drawing:
+    """Read the segmentation of a request, which lies on the image's voxels."""
+    import numpy as np
+
+    from MoBUncertaintyLib.base.integrity import file_digest
+    from MoBUncertaintyLib.base.names import printable
+    from MoBUncertaintyLib.images.segmentations import Segmentation, Structure, codes_of
+    from MoBUncertaintyLib.pipeline.drawing import drawing_of
+
+    fields = request["segmentation"]
+    array = np.load(fields["array"], mmap_mode="r", allow_pickle=False)
+    with understanding("segmentation"):
+        structures = tuple(
+            Structure(each["name"], partial(np.equal, array, each["value"]), *codes_of(each["terminology"] or ""))
+            for each in fields["structures"]
+        )
+        name = printable(fields["name"])
+    return drawing_of(Segmentation(structures, file_digest(Path(fields["array"]))), name, labels)
 
 
 def input_of(fields: Fields) -> Input:

@@ -47,8 +47,42 @@ def add(desktop, tmp_path) -> Iterator:
 def asked(desktop, monkeypatch) -> list[tuple[list[Path], dict]]:
     """Models and settings of each press of Apply."""
     found: list[tuple[list[Path], dict]] = []
-    monkeypatch.setattr(desktop.logic, "run", lambda _ct, models, settings: found.append((models, settings)))
+    monkeypatch.setattr(
+        desktop.logic, "run", lambda _ct, models, settings, _segmentation: found.append((models, settings))
+    )
     return found
+
+
+class TestCheck:
+    def test_any_segmentation_of_the_scene_is_handed_over(self, desktop, monkeypatch):
+        """Drawn by hand, of segments that overlap; it stays as it is."""
+        ct, segments = add_ct(desktop), slicer_app.scene.segments
+        shape = slicer.util.arrayFromVolume(ct).shape
+        node = desktop.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "by hand")
+        drawn = {"liver": np.s_[2:9, 3:12, 4:13], "tumour": np.s_[5:12, 6:9, 10:20]}
+        for name, place in drawn.items():
+            segment = slicer.vtkSegment()
+            segment.SetName(name)
+            voxels = np.zeros(shape, np.uint8)
+            voxels[place] = 1
+            box = tuple(slice(0, size) for size in shape)
+            segment.AddRepresentation(segments.BINARY_LABELMAP, segments.orientedImage(ct, box, voxels))
+            node.GetSegmentation().AddSegment(segment)
+        handed = []
+        monkeypatch.setattr(desktop.logic, "run", lambda *arguments: handed.append(arguments[3]))
+        desktop.ui.applyButton.click()
+        desktop.ui.segmentationSelector.setCurrentNode(node)
+        desktop.process()
+        desktop.ui.applyButton.click()
+        assert handed == [None, node]
+        request = slicer_app.requests.predictRequest(ct, [str(PHANTOM_MODEL)], {}, segmentation=node)["segmentation"]
+        expected = np.zeros(shape, np.uint16)
+        for value, place in enumerate(drawn.values(), start=1):
+            expected[place] = value
+        np.testing.assert_array_equal(request["array"], expected)
+        assert [(each["value"], each["name"]) for each in request["structures"]] == [(1, "liver"), (2, "tumour")]
+        assert request["name"] == "by hand"
+        assert node.GetSegmentation().GetNumberOfSegments() == 2
 
 
 class TestInputs:

@@ -140,6 +140,21 @@ def test_a_prediction_is_that_of_the_core(model: Path, folder: Path) -> None:
     assert set(sent["seconds"]) == {"model", "preprocess", "network", "resample", "regions", "write"}
 
 
+def test_a_segmentation_is_held_against_the_prediction(model: Path, folder: Path) -> None:
+    request = a_request(a_ct(), model, folder)
+    drawn = tiny.truth(a_ct()).astype(np.uint16) * 3
+    drawn[:3, :3, :3] = 3
+    structures = [{"value": 3, "name": "Organ", "terminology": None}, {"value": 4, "name": "spleen", "terminology": ""}]
+    array = write_array(folder, "drawn", drawn)
+    listener = Listener()
+    request["segmentation"] = {"array": array, "structures": structures, "name": "by hand"}
+    result = Predictions().predict(request, listener)
+    assert np.array_equal(np.load(result["segmentation"]), drawn > 0)
+    checked = result["provenance"]["checked"]
+    assert (checked["name"], checked["labels"], checked["unmatched"]) == ("by hand", {"organ": "Organ"}, ["spleen"])
+    assert np.load(result["region_map"])[:3, :3, :3].all()
+
+
 def test_several_organs_have_a_file_each(tmp_path: Path, folder: Path) -> None:
     several = tiny.make_results_folder(tmp_path / "several", dataset=tiny.make_dataset(("liver", "spleen")))
     result = Predictions().predict(a_request(a_ct(), several, folder), Listener())

@@ -166,15 +166,39 @@ class LabelSegmentation:
 
     def _layers(self) -> Iterator[tuple]:
         """Of each segment that holds anything: value and vtkSegment, its layer's voxels in the CT, and their box."""
-        size = shape(self._nodes.ctNode)
-        for value, segment in self.segments().items():
-            image = segment.GetRepresentation(BINARY_LABELMAP)
-            if image is None or image.GetPointData().GetScalars() is None:
-                continue
-            image, box = _onCt(self._nodes.ctNode, image)
-            inside = intersection(box, whole(size))
-            if inside:
-                yield (value, segment), _array(image)[within(inside, box)], inside
+        return _layersOn(self._nodes.ctNode, self.segments())
+
+
+def readStructures(node, ct) -> tuple[np.ndarray, list[dict]]:
+    """Read any segmentation on the voxels of a CT, as binary label maps that are made if need be.
+
+    Returns:
+        A label map of the CT's shape, uint16, in which the later of two segments that overlap counts; and `value`,
+        `name` and `terminology`, as Slicer writes it, of each segment.
+    """
+    segmentation = node.GetSegmentation()
+    segmentation.CreateRepresentation(BINARY_LABELMAP)
+    segments = dict(enumerate(map(segmentation.GetSegment, segmentation.GetSegmentIDs()), start=1))
+    labels = np.zeros(shape(ct), np.uint16)
+    for (value, segment), part, box in _layersOn(ct, segments):
+        labels[box][part == segment.GetLabelValue()] = value
+    structures = [
+        {"value": value, "name": segment.GetName(), "terminology": segment.GetTerminology()}
+        for value, segment in segments.items()
+    ]
+    return labels, structures
+
+
+def _layersOn(ct, segments: Mapping[int, object]) -> Iterator[tuple]:
+    """Of each segment, by its value, that holds anything: what `LabelSegmentation._layers` says."""
+    for value, segment in segments.items():
+        image = segment.GetRepresentation(BINARY_LABELMAP)
+        if image is None or image.GetPointData().GetScalars() is None:
+            continue
+        image, box = _onCt(ct, image)
+        inside = intersection(box, whole(shape(ct)))
+        if inside:
+            yield (value, segment), _array(image)[within(inside, box)], inside
 
 
 def _layer(ct, segment, box: Box):

@@ -34,7 +34,8 @@ class RunSection:
     def update(self, state: State, whyNot: str | None) -> None:
         """Set the widgets; `whyNot` is the reason not to run, if any."""
         ui = self._ui
-        ui.roiSelector.enabled = ui.advancedCollapsibleButton.enabled = not state.busy
+        for part in (ui.roiSelector, ui.segmentationSelector, ui.advancedCollapsibleButton):
+            part.enabled = not state.busy
         self.work.update(whyNot, isShown=not state.busy)
 
     def _onRoiAdded(self, roi) -> None:

@@ -111,6 +111,7 @@ def stageText(step: dict) -> str:
         "preprocess": _("Preprocessing"),
         "network": _("Predicting tiles"),
         "resample": _("Resampling"),
+        "check": _("Holding the segmentation against it"),
         "regions": _("Finding doubtful regions"),
         "write": _("Transferring the results"),
         "export": _("Writing the files"),
