@@ -39,8 +39,8 @@ COARSE = 0.97
 """This fraction of a label map's steps lies on every second, third or fourth voxel if it was drawn on coarser ones."""
 _COARSEST, _FEWEST_PLACES = 4, 5
 CUT = 0.1
-"""Of the largest section: a label with more than this at the edge of the image is cut there."""
-_AT_ONCE = 2**21  # voxels that moves are tried on; of more, every second one along an axis is left out
+"""Of the largest section: with more than this at the edge of the image a label is cut there, and a slice is missed."""
+_AT_ONCE = 2**19  # voxels that moves are tried on; of more, every second one along an axis is left out
 
 _ENDS = (("right", "left"), ("anterior", "posterior"), ("superior", "inferior"))
 _PLANES = ("sagittal", "coronal", "axial")
@@ -126,11 +126,15 @@ class _Whole:
             counts += np.bincount((drawn.astype(np.uint16) * 256 + predicted).ravel(), minlength=2**16)
         return counts.reshape(256, 256)
 
+    def _size(self, drawn: Sequence[Label], predicted: Sequence[Label]) -> int:
+        """Count the voxels of labels as drawn, and those of others as predicted."""
+        mine, own = ([label.value for label in labels] for labels in (drawn, predicted))
+        return int(self._counts[mine].sum() + self._counts[:, own].sum())
+
     def _overlap(self, drawn: Sequence[Label], predicted: Sequence[Label]) -> float:
         """Compute the Dice overlap of labels as drawn, and others in their order as predicted; 0 if all are empty."""
         mine, own = ([label.value for label in labels] for labels in (drawn, predicted))
-        total = self._counts[mine].sum() + self._counts[:, own].sum()
-        return 2 * float(self._counts[mine, own].sum()) / max(float(total), 1.0)
+        return 2 * float(self._counts[mine, own].sum()) / max(self._size(drawn, predicted), 1)
 
     @cached_property
     def _agreement(self) -> float:
@@ -157,18 +161,18 @@ class _Whole:
 
     def _moved(self) -> tuple[float, str]:
         """Find the overlap that the best move of the whole gives, and say which it is."""
-        steps = [1, 1, 1]
+        steps, total = [1, 1, 1], self._size(self._labels, self._labels)
         while np.prod(np.ceil(np.array(self._drawn.shape) / steps)) > _AT_ONCE:
             steps[int(np.argmax(np.array(self._drawn.shape) / steps))] += 1
         best, text = 0.0, ""
         for axis in range(3):
             thinned = tuple(slice(None, None, 1 if each == axis else step) for each, step in enumerate(steps))
             mine, own = (np.moveaxis(each[thinned], axis, 0) for each in (self._drawn, self._predicted))
-            total = max(int(np.count_nonzero(mine)) + int(np.count_nonzero(self._checked(own))), 1)
+            each_counts = float(np.prod(steps)) / steps[axis]
             spacing, names = self.grid.spacing[axis], _directions(self.grid, axis)
             farthest = max(1, int(FARTHEST_MM / spacing)) + 1  # a best move is not at the end
             for by in {*range(-farthest, farthest + 1)} - {0}:
-                if (overlap := 2 * _same(mine, own, by) / total) > best:
+                if (overlap := 2 * each_counts * _same(mine, own, by) / total) > best:
                     best, text = overlap, ""
                     if abs(by) == farthest:
                         continue
@@ -178,8 +182,7 @@ class _Whole:
 
     def _mirrored(self) -> tuple[float, str]:
         """Find the overlap of the whole if it is mirrored in the middle of the image, and say how."""
-        best, text = 0.0, ""
-        total = max(int(np.count_nonzero(self._drawn)) + int(np.count_nonzero(self._checked(self._predicted))), 1)
+        best, text, total = 0.0, "", self._size(self._labels, self._labels)
         for axis, (size, side) in enumerate(zip(self.shape, self._box, strict=True)):
             mine, own = (np.moveaxis(each, axis, 0) for each in (self._drawn, self._predicted))
             if (overlap := 2 * _same(mine[::-1], own, size - side.start - side.stop) / total) > best:
@@ -189,46 +192,47 @@ class _Whole:
 
     def findings(self) -> Iterator[Finding]:
         """Find what is wrong with all of it at once."""
-        drawn = self._drawn > 0
-        if not (drawn.any() and self._checked(self._predicted).any()):
+        if not (self._size(self._labels, []) and self._size([], self._labels)):
             return
         for one, other in self._swapped:
             sentence = f"{_title(one)} and {_text(other)} are swapped: each lies where the model sees the other."
             yield self.finding(np.isin(self._drawn, (one.value, other.value)), sentence, self._box)
         if self._seen_as:
             return
-        (mirrored, how), (moved, where) = self._mirrored(), self._moved()
-        if self._agreement < ELSEWHERE and mirrored > max(SAME, moved):
-            yield self.finding(drawn, how, self._box)
+        strange, (moved, where) = self._agreement < ELSEWHERE, self._moved()
+        mirrored, how = self._mirrored() if strange else (0.0, "")
+        if mirrored > max(SAME, moved):
+            sentence = how
         elif where and moved > self._agreement + EXPLAINED * (1 - self._agreement):
-            yield self.finding(drawn, where, self._box)
-        elif self._agreement < ELSEWHERE:
+            sentence = where
+        elif strange:
             sentence = "Almost nothing lies where the model sees it: it may be of another patient or another image."
-            yield self.finding(drawn, sentence, self._box)
+        else:
+            return
+        yield self.finding(self._drawn > 0, sentence, self._box)
 
     def misplaced(self) -> Iterator[Finding]:
         """Find labels that are empty, or lie elsewhere than the model sees them."""
         swapped = [label for pair in self._swapped for label in pair]
         for label in self._labels:
-            mine, own = (each == label.value for each in (self._drawn, self._predicted))
-            if not mine.any():
-                if own.any():
+            is_seen = self._size([], [label]) > 0
+            if not self._size([label], []):
+                if is_seen:
+                    own = self._predicted == label.value
                     seen = _volume(own, self.grid)
                     yield self.finding(own, f"{_title(label)} is empty; the model sees {seen} of it.", self._box, label)
             elif label not in swapped and self._overlap([label], [label]) < NOWHERE:
+                mine, own = (each == label.value for each in (self._drawn, self._predicted))
                 if label.name in self._seen_as:
                     where = f"lies where the model sees {_text(self._seen_as[label.name])}"
                 elif self._agreement < ELSEWHERE:
                     continue  # as all of it
-                elif own.any():
+                elif is_seen:
                     one, other = (self.finding(each, "", self._box).centroid_ras for each in (mine, own))
                     where = f"lies {dist(one, other):.0f} mm from where the model sees it"
                 else:
                     where = "is not seen by the model"
                 yield self.finding(mine, f"{_title(label)} {where}.", self._box, label)
-
-    def _checked(self, predicted: np.ndarray) -> np.ndarray:
-        return np.isin(predicted, [label.value for label in self._labels])
 
     def finding(self, mask: np.ndarray, sentence: str, box: Box, label: Label | None = None) -> Finding:
         """Make a finding about a mask, True somewhere, that fills a box of the image."""
@@ -262,12 +266,13 @@ class _Organ:
 def _missing_slices(organ: _Organ) -> Iterator[Finding]:
     for axis in range(3):
         others = tuple({0, 1, 2} - {axis})
-        missing = ~organ.mask.any(axis=others, keepdims=True) & organ.predicted
-        count = int(missing.any(axis=others).sum())
+        areas = organ.predicted.sum(axis=others, keepdims=True)
+        missing = ~organ.mask.any(axis=others, keepdims=True) & (areas > CUT * areas.max())
+        count = int(missing.sum())
         if count:
             plane = _PLANES[_patient_axis(organ.whole.grid, axis)]
             slices = f"{count} {plane} slice{'s' if count > 1 else ''}"
-            yield organ.finding(missing, f"is missing in {slices} between others")
+            yield organ.finding(missing & organ.predicted, f"is missing in {slices} between others")
 
 
 def _coarse(organ: _Organ) -> Iterator[Finding]:
@@ -305,8 +310,10 @@ def _holes(organ: _Organ) -> Iterator[Finding]:
     outside = np.pad(~organ.mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
     in_plane = ndimage.generate_binary_structure(3, 1)
     in_plane[[0, 2]] = False  # a hole may be open to the next slice
-    parts, _ = ndimage.label(outside, in_plane)
-    around = np.isin(parts, parts[:, 0, 0])[:, 1:-1, 1:-1]
+    parts, count = ndimage.label(outside, in_plane)
+    is_around = np.zeros(count + 1, bool)
+    is_around[parts[:, 0, 0]] = True
+    around = is_around[parts[:, 1:-1, 1:-1]]
     parts, count = ndimage.label(~organ.mask & ~around & organ.predicted & (organ.drawn == 0), CONNECTIVITY)
     largest = parts == np.bincount(parts.ravel())[1:].argmax() + 1 if count else parts > 0
     if largest.sum() * organ.whole.grid.voxel_mm3 >= SMALLEST_MM3:

@@ -114,7 +114,8 @@ def test_nothing_that_matches_is_an_error(ct: Path, model: Path, tmp_path: Path)
     write_segments(tmp_path / "s.seg.nrrd", labels, grid_of(image), [Segment(1, "liver", (1, 2, 3), {})])
     done = check(ct, tmp_path / "s.seg.nrrd", model, tmp_path / "out")
     assert done.exit_code == 2
-    assert "has no label of the model; name them with --map THEIRS=OURS (theirs: liver" in done.stderr
+    assert "has no label of the model" in done.stderr
+    assert "(theirs: liver; the model's: organ)" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
