@@ -50,6 +50,8 @@ from MoBUncertaintyLib.regions.region import Region
 from region_frontier import cases, rounded
 
 FIRST = 3
+STRICT = 0.3
+"""False regions a case, besides `FALSE_ALARMS`."""
 LEVEL = 0.9
 OURS, P05 = "discrepancy", "p < .05"
 
@@ -292,24 +294,24 @@ class Judged:
     row: dict[str, Any]
     others: list[dict[str, Any]]
 
-    def listed(self, method: str, label: str, pieces: list[tuple[float, bool]]) -> list[bool]:
+    def listed(self, method: str, label: str, pieces: list[tuple[float, bool]], alarms: float) -> list[bool]:
         """Tell of each region on the list of a label whether it is in the error."""
         known = [row["labels"][label] for row in self.others if label in row["labels"]]
         contours = [[score for score, _ in each["listed"][method]] for each in known]
         bounds = GivenBounds(len(known), GivenCalibration.of(contours, (), ()).discrepancies, 0, 0)
-        most = FALSE_ALARMS / len(self.row["labels"])
+        most = alarms / len(self.row["labels"])
         ranked = enumerate(pieces, start=1)
         return [hit for rank, (score, hit) in ranked if bounds.false_alarms(score, rank) <= most]
 
     def false_regions(self, method: str) -> int:
         """Count the regions on the list of the unaltered contours."""
         labels = self.row["labels"].items()
-        return sum(len(self.listed(method, name, each["listed"][method])) for name, each in labels)
+        return sum(len(self.listed(method, name, each["listed"][method], FALSE_ALARMS)) for name, each in labels)
 
-    def found(self, method: str, error: str) -> bool:
-        """Tell whether an error is found."""
+    def found(self, method: str, error: str, alarms: float) -> bool:
+        """Tell whether an error is found at so many false regions a case."""
         tried = self.row["errors"][error]
-        return any(self.listed(method, tried["label"], tried["listed"][method])[:FIRST])
+        return any(self.listed(method, tried["label"], tried["listed"][method], alarms)[:FIRST])
 
     def low(self, label: str, of: dict[str, float]) -> float:
         """Return the lower bound of Dice."""
@@ -328,21 +330,28 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
             together.setdefault(case.row["subject"], []).append(value)
         return [float(np.mean(each)) for each in together.values()]
 
-    found = {
-        method: {error.__name__: [float(each.found(method, error.__name__)) for each in tried] for error in ERRORS}
-        for method in METHODS
-    }
     groups = {error.__name__: (error,) for error in ERRORS} | {"gross": GROSS, "local": LOCAL, "all": ERRORS}
 
-    def rate(method: str, group: str) -> list[float]:
-        return over_subjects(np.mean([found[method][e.__name__] for e in groups[group]], axis=0).tolist(), tried)
+    def rate(method: str, group: str, alarms: float) -> list[float]:
+        names = [error.__name__ for error in groups[group]]
+        return over_subjects([float(np.mean([c.found(method, name, alarms) for name in names])) for c in tried], tried)
 
-    table = {group: {method: interval(rate(method, group)) for method in METHODS} for group in groups}
+    table = {group: {method: interval(rate(method, group, FALSE_ALARMS)) for method in METHODS} for group in groups}
+    for group in ("gross", "local", "all"):
+        rates = {method: interval(rate(method, group, STRICT)) for method in METHODS}
+        table[f"{group}, at {STRICT} false regions a case"] = rates
     table["false regions a case"] = {
         method: interval(over_subjects([float(each.false_regions(method)) for each in judged], judged))
         for method in METHODS
     }
-    gains = {m: np.subtract(rate(OURS, "all"), rate(m, "all")).tolist() for m in METHODS if m != OURS}
+    gains = {
+        f"{method}, at {alarms:g} false regions a case": np.subtract(
+            rate(OURS, "all", alarms), rate(method, "all", alarms)
+        ).tolist()
+        for alarms in (FALSE_ALARMS, STRICT)
+        for method in METHODS
+        if method != OURS
+    }
     p = holm([signed_rank(values) for values in gains.values()])
     own = [(case, name, label) for case in judged for name, label in case.row["labels"].items()]
     given = [(case, each) for case in tried for each in case.row["errors"].values()]
