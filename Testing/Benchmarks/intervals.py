@@ -19,7 +19,8 @@ import numpy as np
 
 from mob_training.evaluation.intervals import KEY, stated
 from mob_training.evaluation.score_files import read_runs
-from MoBUncertaintyLib.measurements.volumes import LEVELS, STAGES, Scale, choose_scale, conformal_quantile
+from MoBUncertaintyLib.measurements.conformal import conformal_quantile
+from MoBUncertaintyLib.measurements.volumes import LEVELS, STAGES, Scale, choose_scale
 
 SPLITS = 200
 CALIBRATION = 0.6

@@ -35,10 +35,10 @@ from MoBUncertaintyLib.regions.region import Regions
 THRESHOLDS = np.geomspace(0.005, 0.49, 40)
 
 
-def cases(dataset: Path, labels: tuple[Label, ...]) -> Iterator[tuple[str, Path, np.ndarray]]:
-    """Yield name, image and truth of each case."""
+def cases(dataset: Path, labels: tuple[Label, ...], part: str = "test") -> Iterator[tuple[str, Path, np.ndarray]]:
+    """Yield name, image and truth of each case, of a part of the split where there is one."""
     if (dataset / "imagesTs").is_dir():
-        for name, image, truth in held_out_cases(dataset):
+        for name, image, truth in held_out_cases(dataset, part):
             yield name, image, sitk.GetArrayFromImage(sitk.ReadImage(str(truth)))
         return
     for ct in sorted(dataset.glob("*/ct.nii.gz")):

@@ -18,7 +18,8 @@ import numpy as np
 
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import from_json
-from MoBUncertaintyLib.base.wording import percent
+from MoBUncertaintyLib.measurements.conformal import conformal_quantile, needed_cases, short
+from MoBUncertaintyLib.measurements.given import GivenBounds, GivenCalibration
 from MoBUncertaintyLib.measurements.interval import Interval
 
 LEVELS = (0.9, 0.8, 0.5)  # of the intervals by which a scale is chosen
@@ -28,41 +29,6 @@ CLEARLY = 0.95
 ENOUGH_TO_CHOOSE = 20
 """Calibration cases; of fewer, a choice by themselves costs much of the coverage that they promise."""
 _SMALLEST = 1e-6  # of a scale
-_ROUNDING = 1e-9  # 0.9 * 10 is a little more than 9
-
-
-class TooFewCasesError(SettingsError):
-    """There are fewer calibration cases than a level needs; the message says how many are needed."""
-
-    def __init__(self, level: float, cases: int) -> None:
-        super().__init__(
-            f"An interval that holds in {percent(level)} of cases needs {needed_cases(level)} calibration cases, but "
-            f"there are only {cases}; add cases, or choose a lower level."
-        )
-
-
-def needed_cases(level: float) -> int:
-    """Return the smallest number n of calibration cases for a level 1 - alpha: n >= 1 / alpha - 1.
-
-    Example:
-        >>> [needed_cases(level) for level in (0.5, 0.8, 0.9)]
-        [1, 4, 9]
-    """
-    return math.ceil(1 / (1 - level) - 1 - _ROUNDING)
-
-
-def conformal_quantile(scores: Sequence[float], level: float) -> float:
-    """Return the bound that the score of a further case does not exceed with at least the probability `level`.
-
-    It is the score of rank ceil((n + 1) level), and the probability at most 1 / (n + 1) above the level if no two
-    scores are equal. Raises `TooFewCasesError` if nothing finite would do.
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"the level must be between 0 and 1, not {level}")
-    rank = math.ceil(level * (len(scores) + 1) - _ROUNDING)
-    if rank > len(scores):
-        raise TooFewCasesError(level, len(scores))
-    return float(np.sort(np.asarray(scores, float))[max(rank, 1) - 1])
 
 
 class Scale(StrEnum):
@@ -150,11 +116,6 @@ def choose_scale(*stages: Sequence[tuple[StatedVolume, float]]) -> Scale:
     return best if relative[best] < CLEARLY else Scale.NOTHING
 
 
-def short(value: float) -> float:
-    """Keep five digits: the card stays a few kB."""
-    return float(f"{value:.5g}")
-
-
 STAGES = 4  # of a review: a quarter of the regions decided, half, three quarters, all
 
 
@@ -164,6 +125,7 @@ class LabelCalibration:
 
     predicted: Residuals
     reviewed: tuple[Residuals, ...] = ()
+    given: GivenCalibration | None = None  # of segmentations that are checked, if that was measured
 
     def __post_init__(self) -> None:
         if len(self.reviewed) not in (0, STAGES):
@@ -183,6 +145,7 @@ class LabelBounds:
     quantile: float
     reviewed: tuple[float, ...] = ()
     reviewed_scale: Scale = Scale.NOTHING
+    given: GivenBounds | None = None
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(number) and number >= 0 for number in (self.quantile, *self.reviewed)):
@@ -262,4 +225,5 @@ def _bounds(label: LabelCalibration, level: float) -> LabelBounds:
         short(label.predicted.quantile(level)),
         tuple(map(short, reversed(tuple(later)))),
         next((stage.scale for stage in label.reviewed), Scale.NOTHING),
+        label.given.bounds(level) if label.given else None,
     )

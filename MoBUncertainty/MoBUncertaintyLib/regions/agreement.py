@@ -1,11 +1,12 @@
 """A segmentation against a truth: Dice, distance of surfaces, and how much of the error is inside doubtful regions.
 
-Arrays are (z, y, x).
+Where the truth is not known, what is expected of them under a model. Arrays are (z, y, x).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,15 +14,16 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.base.geometry import occupied
+from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
 from MoBUncertaintyLib.regions.region import Regions
 
 if TYPE_CHECKING:
-    from MoBUncertaintyLib.regions.prediction import Prediction
+    from MoBUncertaintyLib.model.card import Label
 
 
 def dice(segmentation: np.ndarray, truth: np.ndarray, label: int = 1) -> float:
     """Compute the Dice overlap of one label, 1 where neither has it; raises `ImageError` if the shapes differ."""
-    _check_shapes(segmentation, truth)
+    check_shapes(segmentation, truth)
     a, b = segmentation == label, truth == label
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else 1.0
@@ -45,13 +47,93 @@ def surface_distance(a: np.ndarray, b: np.ndarray, spacing: Sequence[float] | np
     return float(np.concatenate([away_from_b[borders[0]], away_from_a[borders[1]]]).mean())
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """What is expected of one label of a segmentation, against the unknown truth.
+
+    Both bounds hold in the fraction of cases that the prediction's `volume_bounds` state; None where nothing is known.
+    """
+
+    dice: float
+    surface_mm: float  # mean distance of the surfaces
+    habit_mm: float  # by how much it is wider than the model's segmentation, on average over the border
+    dice_low: float | None = None
+    surface_high_mm: float | None = None
+
+
+def expected_agreement(prediction: Prediction, given: np.ndarray) -> dict[str, Agreement]:
+    """State what is expected of each label that a label map (z, y, x) and the prediction both have, by its name.
+
+    With A the given label, M the model's and p its probability, the expected Dice is 2 sum_A p / (|A| + sum p), and the
+    expected distance of the surfaces the expected volume of the error over the area of A. The Jaccard distance J is a
+    metric, so that J(A, truth) <= J(A, M) + J(M, truth), whatever A is; of the last term the calibration cases know the
+    bound. With the mean distance of surfaces, which is nearly one, it is done likewise.
+
+    Raises:
+        ImageError: The shapes differ.
+    """
+    check_shapes(prediction.segmentation, given)
+    spacing, result = prediction.grid.spacing, {}
+    for label in prediction.labels:
+        a, own = label.mask(given), label.mask(prediction.segmentation)
+        if not (a.any() and own.any()):
+            continue
+        p = label_probability(prediction, label)
+        dice_given, surface = _expected(a, p, spacing)
+        more_mm3 = prediction.grid.voxel_mm3 * (int(a.sum()) - int(own.sum()))
+        habit = 2 * more_mm3 / (_area(a, spacing) + _area(own, spacing))
+        result[label.name] = Agreement(dice_given, surface, habit)
+        bounds = prediction.volume_bounds
+        known = bounds.labels[label.name].given if bounds and label.name in bounds.labels else None
+        if known:
+            own_dice, own_surface = _expected(own, p, spacing)
+            apart = surface_distance(a, own, spacing)
+            assert apart is not None
+            jaccard = jaccard_distance(dice(a, own)) + jaccard_distance(own_dice) + known.jaccard
+            result[label.name] = replace(
+                result[label.name],
+                dice_low=min(dice_at(jaccard), dice_given),
+                surface_high_mm=max(apart + own_surface + known.surface_mm, surface),
+            )
+    return result
+
+
+def jaccard_distance(dice: float) -> float:
+    """Convert Dice to the Jaccard distance, 1 minus intersection over union."""
+    return 2 * (1 - dice) / (2 - dice)
+
+
+def dice_at(jaccard: float) -> float:
+    """Convert a Jaccard distance, or a bound of it, to Dice."""
+    return 2 * (1 - jaccard) / (2 - jaccard) if jaccard < 1 else 0.0
+
+
+def label_probability(prediction: Prediction, label: Label) -> np.ndarray:
+    """Sum the maps of a label, (z, y, x)."""
+    first, *rest = (prediction.probability[n] for n in channels_of(prediction, label))
+    return np.asarray(sum(rest, first))
+
+
+def _expected(mask: np.ndarray, p: np.ndarray, spacing: np.ndarray) -> tuple[float, float]:
+    """Return Dice and mean distance of the surfaces that are expected of a mask, in mm."""
+    size, inside, total = int(mask.sum()), float(p[mask].sum(dtype=float)), float(p.sum(dtype=float))
+    error_mm3 = float(np.prod(spacing)) * (size + total - 2 * inside)
+    return 2 * inside / (size + total), error_mm3 / _area(mask, spacing)
+
+
+def _area(mask: np.ndarray, spacing: np.ndarray) -> float:
+    """Estimate the area of a mask's surface in mm2: of faces in all directions, voxels have 3/2 times as much."""
+    faces = [np.count_nonzero(np.diff(np.pad(mask[occupied(mask)], 1), axis=axis)) for axis in range(3)]
+    return float(np.dot(faces, np.prod(spacing) / spacing)) * 2 / 3
+
+
 def error_split(segmentation: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find where the labels differ, and where that error is thicker than one voxel: two bool arrays (z, y, x).
 
     Thick is every error voxel in some block of 2 x 2 x 2 error voxels (a morphological opening): a layer of one voxel
     along a border, on a plane or a staircase, has no such block. Raises `ImageError` if the shapes differ.
     """
-    _check_shapes(segmentation, truth)
+    check_shapes(segmentation, truth)
     error = segmentation != truth
     return error, ndimage.binary_opening(error, np.ones((2, 2, 2), bool))
 
@@ -73,7 +155,8 @@ def error_fraction(prediction: Prediction, regions: Regions, truth: np.ndarray) 
     return result
 
 
-def _check_shapes(a: np.ndarray, b: np.ndarray) -> None:
+def check_shapes(a: np.ndarray, b: np.ndarray) -> None:
+    """Raise `ImageError` if two segmentations differ in size."""
     if a.shape != b.shape:
         sizes = " and ".join(" x ".join(map(str, reversed(one.shape))) for one in (a, b))
         raise ImageError(f"The segmentations to compare differ in size: {sizes} voxels.")

@@ -1,26 +1,59 @@
-"""Where a segmentation that others have drawn is improbable: what `check` lists in the place of doubtful regions.
+"""Where a given segmentation, by whatever tool or hand, is improbable under a model: a ranked list of regions.
 
-A region is a piece in which the model finds another label more probable than the one that was drawn, and its rank is
-by the logarithm of how much more probable, summed over its voxels.
+For each label against the rest, `gaussian.explanation` first finds the smooth noise that explains the given labels
+best: a reader's habit, such as a margin, and deviations over millimetres. Under that noise a voxel whose given label is
+on the wrong side of its logit t gains |t| of log likelihood if it takes the model's label. Regions are where the mean
+logit clearly contradicts the given label and noise does not explain it. The *discrepancy* of a region is that gain, in
+nats: at least so much does the joint likelihood of the given labels gain if those of the region are the model's own and
+the rest stays, since the noise may then fit better still.
+
+A discrepancy is compared with those on clinicians' own contours (`measurements.given`), so that numbers of different
+labels and cases compare, and regions such as an ordinary contour has are not listed.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 
-from MoBUncertaintyLib.base.geometry import hull, nested, occupied, widened
+from MoBUncertaintyLib.base.geometry import (
+    Box,
+    bounding_box,
+    hull,
+    nested,
+    shadows,
+    shape_of,
+    within,
+)
+from MoBUncertaintyLib.gaussian.explanation import explain
+from MoBUncertaintyLib.gaussian.logits import logits_of, movable
+from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.description import RegionDescriber, boxes_of
+from MoBUncertaintyLib.regions.agreement import check_shapes
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.measure import any_label, values_in
 from MoBUncertaintyLib.regions.pieces import compact_pieces
-from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
 from MoBUncertaintyLib.regions.region import Region, Regions
 
-IMPROBABLE = 0.05
-"""A region has at least the smallest volume of voxels whose label is less probable than this."""
-_LEAST = 1e-6  # probability: a network is never as sure as its numbers
+FALSE_ALARMS = 1.0
+"""Regions of an ordinary contour, a case on average, that a list may hold."""
+MOST = 10
+"""Regions of a label."""
+POSSIBLE = 1e-3
+"""A voxel of less probability counts only where the given segmentation has the label."""
+MARGIN = 2
+"""Voxels around those."""
+CLEAR = 2.0
+"""Where the mean logit contradicts the given label by less, nothing is part of a region."""
+NOISE = 2.0
+"""Clinicians' contours deviate by so many of the network's deviations,"""
+REACH = 3.0
+"""and over so many of its correlation lengths: chosen on validation cases (Testing/Benchmarks/second_reader.py)."""
 
 
 def settings_of(settings: RegionSettings) -> RegionSettings:
@@ -28,35 +61,128 @@ def settings_of(settings: RegionSettings) -> RegionSettings:
     return replace(settings, measure=Measure.ERROR, threshold=None)
 
 
-def find_discrepancies(prediction: Prediction, drawn: np.ndarray) -> Regions:
-    """Find the places where a segmentation is improbable, the worst first.
+@dataclass(frozen=True)
+class Discrepancy(Region):
+    """A region where a given segmentation is improbable; its error and fraction are those of that segmentation."""
+
+    label: str
+    missing: bool  # the model has the label there, the given segmentation has not; else the other way round
+    discrepancy: float  # nats
+    false_alarms: float | None  # regions at least so discrepant on an ordinary contour, on average; None: not known
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Connected voxels of one label: `mask` fills `box`, a box of the image."""
+
+    label: Label
+    box: Box
+    mask: np.ndarray
+    missing: bool
+    discrepancy: float
+
+
+def find_discrepancies(
+    prediction: Prediction, given: np.ndarray, labels: Sequence[Label] | None = None, most: float = FALSE_ALARMS
+) -> Regions:
+    """Find the places where a given segmentation is improbable, ranked; all are `Discrepancy`.
 
     Args:
-        prediction: Of the image; its region settings are those of `settings_of`, of which length and volume count.
-        drawn: The segmentation (z, y, x), with the values of the prediction's labels.
+        prediction: Of the image, by the model that checks.
+        given: Label map (z, y, x) on the prediction's grid, with the values of its labels.
+        labels: Those that are checked. Default: those that the segmentation has.
+        most: How many regions an ordinary contour may have on the list, on average (`FALSE_ALARMS`); without
+            calibration cases the model lists all, `MOST` a label.
+
+    Raises:
+        ImageError: The shapes differ.
     """
-    settings, spacing = prediction.region_settings, prediction.grid.spacing
-    likely = [occupied(probability, IMPROBABLE) for probability in prediction.probability]
-    box = widened(hull([occupied(drawn), *likely]), (1, 1, 1), prediction.shape)
-    probability = np.array(values_in(box, prediction.probability), np.float32)
-    background = np.clip(1 - any_label(probability), 0, 1)
-    own, best = background, np.maximum(background, probability.max(axis=0))
-    for label, of_label in zip(prediction.labels, probability, strict=True):
-        own = np.where(drawn[box] == label.value, of_label, own)
-    own = np.maximum(own, _LEAST)
-    gain = np.log(np.maximum(best, own) / own)
-    pieces = compact_pieces(gain > 0, gain, spacing, settings.length_mm)
-    count = int(pieces.max(initial=0)) + 1
-    scores = np.bincount(pieces.ravel(), gain.ravel(), minlength=count)
-    sizes = np.bincount(pieces[own < IMPROBABLE], minlength=count) * prediction.grid.voxel_mm3
-    order = [piece for piece in np.argsort(-scores, kind="stable").tolist() if piece and sizes[piece]]
-    order = [piece for piece in order if sizes[piece] >= settings.minimum_mm3][: settings.max_regions]
-    ranks = np.zeros(count, np.uint16)
-    ranks[order] = np.arange(1, len(order) + 1)
-    region_map, describe = ranks[pieces], RegionDescriber(prediction)
-    regions = []
-    for rank, place in enumerate(boxes_of(region_map), start=1):
-        assert place is not None
-        described = describe(nested(box, place), region_map[place] == rank)
-        regions.append(Region(rank=rank, number=rank, **described))
-    return Regions(tuple(regions), region_map, box, prediction.shape, settings)
+    check_shapes(prediction.segmentation, given)
+    chosen = [label for label in prediction.labels if label.mask(given).any()] if labels is None else labels
+    bounds, settings = prediction.bounds, prediction.region_settings
+    listed: list[tuple[float | None, Piece]] = []
+    for label in chosen:
+        known = bounds.labels[label.name].given if bounds and label.name in bounds.labels else None
+        for rank, piece in enumerate(improbable_pieces(prediction, given, label), start=1):
+            alarms = None if known is None else len(chosen) * known.false_alarms(piece.discrepancy, rank)
+            large = piece.mask.sum() * prediction.grid.voxel_mm3 >= settings.minimum_mm3
+            if large and (alarms is None or alarms <= most):
+                listed.append((alarms, piece))
+    listed.sort(key=lambda each: (most if each[0] is None else each[0], -each[1].discrepancy))
+    return _regions(prediction, given, listed[: settings.max_regions])
+
+
+def improbable_pieces(prediction: Prediction, given: np.ndarray, label: Label, reach: float = REACH) -> list[Piece]:
+    """Find the regions of one label, most discrepant first, `MOST` at most.
+
+    `reach` is that of the noise, in correlation lengths of the model; 0 for voxels that deviate each for itself.
+    """
+    maps = channels_of(prediction, label)
+    labelled = label.mask(given)
+    counted = labelled.copy()
+    for n in maps:
+        counted |= prediction.probability[n] > POSSIBLE
+    box = bounding_box(shadows(counted), [MARGIN] * 3)
+    labelled = labelled[box]
+    probability, variance = (
+        np.asarray(sum(np.asarray(values[n][box], np.float32) for n in maps))
+        for values in (prediction.probability, prediction.variance)
+    )
+    if reach:
+        mean, square = logits_of(probability, variance)
+        lengths = reach * np.array(_lengths_mm(prediction)) / prediction.grid.spacing
+        moved = mean + explain(mean, NOISE * movable(square, None), labelled, lengths)
+    else:
+        mean = moved = logits_of(probability, np.zeros_like(variance))[0]
+    sign = np.where(labelled, -1, 1)
+    gain = np.where(sign * mean > CLEAR, np.maximum(sign * moved, 0), 0)
+    return pieces_of(prediction, label, box, labelled, gain)
+
+
+def pieces_of(prediction: Prediction, label: Label, box: Box, labelled: np.ndarray, weight: np.ndarray) -> list[Piece]:
+    """Cut what has a weight, in a box, into compact pieces; those of the largest sums of it, `MOST` at most."""
+    spacing, length_mm = prediction.grid.spacing, prediction.region_settings.length_mm
+    pieces = compact_pieces(weight > 0, weight, spacing, length_mm)
+    sums = np.bincount(pieces.ravel(), weight.ravel())
+    boxes = ndimage.find_objects(pieces)
+    found = []
+    for number in sorted(range(1, len(sums)), key=lambda piece: -sums[piece])[:MOST]:
+        place = boxes[number - 1]
+        mask = pieces[place] == number
+        missing = 2 * int(labelled[place][mask].sum()) < int(mask.sum())
+        found.append(Piece(label, nested(box, place), mask, missing, float(sums[number])))
+    return found
+
+
+def _lengths_mm(prediction: Prediction) -> tuple[float, float, float]:
+    return prediction.correlation_mm or (prediction.click_settings.length_mm or DEFAULT_LENGTH_MM,) * 3
+
+
+def _regions(prediction: Prediction, given: np.ndarray, listed: list[tuple[float | None, Piece]]) -> Regions:
+    """Describe pieces in their order, but for one most of which belongs to others of a higher rank."""
+    box = hull(piece.box for _, piece in listed)
+    numbers = np.zeros(shape_of(box), np.uint16)
+    regions: list[Region] = []
+    exclusive = prediction.exclusive()
+    describe = RegionDescriber(replace(prediction, segmentation=given.astype(np.uint8)))
+    for alarms, piece in listed:
+        place = numbers[within(piece.box, box)]
+        mask = piece.mask & (place == 0)
+        if 2 * mask.sum() <= piece.mask.sum():
+            continue
+        number = len(regions) + 1
+        place[mask] = number
+        described = describe(piece.box, mask) | {"expected_error_mm3": _error_mm3(exclusive, given, piece.box, mask)}
+        described |= {"label": piece.label.name, "missing": piece.missing}
+        described |= {"discrepancy": piece.discrepancy, "false_alarms": alarms}
+        regions.append(Discrepancy(rank=number, number=number, **described))
+    return Regions(tuple(regions), numbers, box, prediction.shape, prediction.region_settings)
+
+
+def _error_mm3(prediction: Prediction, given: np.ndarray, box: Box, mask: np.ndarray) -> float:
+    """Compute the volume of some voxels in a box that is expected to be labelled wrongly as given."""
+    labels, probability = given[box][mask], [values[mask] for values in values_in(box, prediction.probability)]
+    right = np.where(labels == 0, 1 - any_label(probability), 0)
+    for label, p in zip(prediction.labels, probability, strict=True):
+        right = np.where(labels == label.value, p, right)
+    return float((1 - right).sum(dtype=float) * prediction.grid.voxel_mm3)

@@ -202,8 +202,13 @@ class Prediction:
     @property
     def volume_bounds(self) -> VolumeBounds | None:
         """How intervals of its volumes are made; None where nothing is promised: to unlike cases, and of drawings."""
+        return None if self.checked else self.bounds
+
+    @property
+    def bounds(self) -> VolumeBounds | None:
+        """What calibration cases promise; None to cases that are unlike them."""
         unlike = self.suitability is not None and self.suitability.level is not Level.ORDINARY
-        return None if unlike or self.checked else self.stated_bounds
+        return None if unlike else self.stated_bounds
 
     def volumes_ml(self) -> dict[str, float]:
         """Measure the segmented volume of each label, by its name."""

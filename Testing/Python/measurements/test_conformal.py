@@ -7,6 +7,8 @@ import pytest
 
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import from_json, to_json
+from MoBUncertaintyLib.measurements.conformal import TooFewCasesError, conformal_quantile, needed_cases
+from MoBUncertaintyLib.measurements.given import GivenCalibration
 from MoBUncertaintyLib.measurements.interval import Interval, change_text, volume_text
 from MoBUncertaintyLib.measurements.volumes import (
     CHOICES,
@@ -15,12 +17,9 @@ from MoBUncertaintyLib.measurements.volumes import (
     Residuals,
     Scale,
     StatedVolume,
-    TooFewCasesError,
     VolumeBounds,
     VolumeCalibration,
     choose_scale,
-    conformal_quantile,
-    needed_cases,
 )
 
 
@@ -77,7 +76,8 @@ def test_a_case_without_the_label_is_no_case_to_choose_a_scale_by() -> None:
 def calibration(count: int = 12) -> VolumeCalibration:
     predicted = Residuals.of(cases(count, Scale.ERROR), Scale.ERROR)
     reviewed = tuple(Residuals(Scale.ERROR, tuple(v / stage for v in predicted.values)) for stage in range(2, 6))
-    return VolumeCalibration("made", {"liver": LabelCalibration(predicted, reviewed)})
+    given = GivenCalibration.of([[5.0, 40.0]] * count, [0.02] * count, [0.3] * count)
+    return VolumeCalibration("made", {"liver": LabelCalibration(predicted, reviewed, given)})
 
 
 def test_calibration_survives_json_and_damage_is_refused() -> None:

@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from MoBUncertaintyLib.base.errors import CalibrationError, OutputError, ReviewError
 from MoBUncertaintyLib.base.integrity import seal
+from MoBUncertaintyLib.gaussian.logits import logits_of
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.measurements.volumes import LabelCalibration, Residuals, Scale, StatedVolume, VolumeCalibration
@@ -32,7 +33,6 @@ from MoBUncertaintyLib.pipeline.calibration.fit import (
 )
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 from MoBUncertaintyLib.review.outcome import decided_voxels
-from MoBUncertaintyLib.review.refinement.conditioning import logits_of
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 from MoBUncertaintyLib.review.review import Review
 from support import tiny

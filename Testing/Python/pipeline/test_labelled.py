@@ -11,12 +11,12 @@ import SimpleITK as sitk
 from scipy.special import expit
 
 from MoBUncertaintyLib.base.errors import CalibrationError, Cancelled
+from MoBUncertaintyLib.gaussian.logits import logits_of
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate_model, predicted_cases
 from MoBUncertaintyLib.pipeline.calibration.fit import fit_temperature
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
-from MoBUncertaintyLib.review.refinement.conditioning import logits_of
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 from MoBUncertaintyLib.worker import commands
 from MoBUncertaintyLib.worker.server import Report

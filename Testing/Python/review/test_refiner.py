@@ -13,6 +13,7 @@ from scipy.special import expit, logit
 
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import shape_of, whole
+from MoBUncertaintyLib.gaussian.logits import logits_of, movable
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.model.click_trees import ClickTrees
@@ -20,7 +21,7 @@ from MoBUncertaintyLib.model.covariance import Covariance, correlation
 from MoBUncertaintyLib.regions.measure import VoxelMaps, maps_in, with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click
-from MoBUncertaintyLib.review.refinement.conditioning import Wendland, logits_of, mode, movable
+from MoBUncertaintyLib.review.refinement.conditioning import Wendland, mode
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
 from support.clicks import click_at, random_trees
 from support.probability_images import prediction

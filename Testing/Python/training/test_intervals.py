@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mob_training.evaluation.case_scores import ScoredCase
 from mob_training.evaluation.intervals import KEY, calibration_of, interval_measures, stated
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.measurements.volumes import STAGES, TooFewCasesError
+from MoBUncertaintyLib.measurements.conformal import TooFewCasesError
+from MoBUncertaintyLib.measurements.volumes import STAGES
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.agreement import dice, expected_agreement, jaccard_distance
 from MoBUncertaintyLib.review.outcome import stated_volumes
 from support.clicked_cases import clicked_prediction
 
@@ -27,7 +30,7 @@ def test_a_review_ends_with_less_open_and_nearer_to_the_truth() -> None:
     prediction = clicked_prediction()
     truth = image_on(prediction.grid, np.roll(prediction.segmentation, 1, axis=2))
     case = ReadCase.of(prediction, truth, REGIONS)
-    measures = interval_measures(prediction, case)
+    measures = interval_measures(ScoredCase.of(prediction, truth), case)
     (label,) = prediction.labels
     of_label = measures[label.name]
     assert len(of_label["ml"]) == len(of_label["error_ml"]) == STAGES + 1
@@ -41,12 +44,16 @@ def test_a_review_ends_with_less_open_and_nearer_to_the_truth() -> None:
     volume, true_ml = stated(dict(flatten({KEY: measures})), label.name, STAGES)
     assert volume.ml == of_label["ml"][-1]
     assert true_ml == pytest.approx(case.truth.sum() * prediction.grid.voxel_mm3 / 1000)
+    apart = jaccard_distance(dice(prediction.segmentation, np.roll(prediction.segmentation, 1, axis=2)))
+    (expected,) = expected_agreement(prediction, prediction.segmentation).values()
+    assert of_label["jaccard"] == pytest.approx(apart - jaccard_distance(expected.dice))
 
 
 def measured(seed: int, ordinary: float = 1.0) -> dict:
     rng = np.random.default_rng(seed)
     volumes = [50 + rng.normal() / (1 + stage) for stage in range(STAGES + 1)]
     label = {"true_ml": 50.0, "ml": volumes, "error_ml": [2.0] * (STAGES + 1)}
+    label |= {"discrepancies": [20.0 + seed, 3.0], "jaccard": 0.01 * seed, "surface_mm": -0.1}
     return {"ordinary": ordinary, "liver": label}
 
 
@@ -56,5 +63,9 @@ def test_card_keeps_the_ordinary_cases() -> None:
     (label,) = made.labels.values()
     assert made.data.startswith("16 held-out cases")
     assert len(label.predicted.values) == 16 and len(label.reviewed) == STAGES
+    (kept,) = made.bounds().labels.values()
+    assert kept.given is not None and kept.given.cases == 16
+    assert kept.given.discrepancies == (3.0, *(20.0 + i for i in range(20) if i % 5))  # one more than cases
+    assert kept.given.jaccard == pytest.approx(0.19)  # rank 16 of 16
     with pytest.raises(TooFewCasesError):
         calibration_of(run_of({f"case{i}": measured(i) for i in range(3)}))

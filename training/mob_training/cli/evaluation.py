@@ -63,7 +63,7 @@ def evaluate(
     from mob_training.evaluation.readers.study import study_readers
     from mob_training.evaluation.score_files import card_scores, make_folder, read_runs, write_json, write_runs
     from MoBUncertaintyLib.base.schema import to_json
-    from MoBUncertaintyLib.measurements.volumes import TooFewCasesError
+    from MoBUncertaintyLib.measurements.conformal import TooFewCasesError
     from MoBUncertaintyLib.model.region_settings import read_stated
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 

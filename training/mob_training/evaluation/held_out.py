@@ -163,7 +163,7 @@ def evaluate(
             samples = draw_volumes(model.predictor, image, DRAWN) if sampled else [prediction.segmentation]
             scores["raters"] = rater_scores(case, maps, probability, samples)
         read_case = ReadCase.of(prediction, truth, model.regions)
-        scores[KEY] = interval_measures(prediction, read_case)
+        scores[KEY] = interval_measures(case, read_case)
         if evaluation.joint:
             scores["clicks"] = dice_after_clicks(read_case)
             scores["joint"], covariances = joint_scores(model.predictor, image, case.truth, prediction.labels)

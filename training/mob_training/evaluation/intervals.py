@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mob_training.evaluation.case_scores import ScoredCase
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run
+from MoBUncertaintyLib.measurements.given import GivenCalibration
 from MoBUncertaintyLib.measurements.volumes import (
     STAGES,
     LabelCalibration,
@@ -18,7 +20,10 @@ from MoBUncertaintyLib.measurements.volumes import (
     VolumeCalibration,
     choose_scale,
 )
+from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.fingerprint import Level
+from MoBUncertaintyLib.regions.agreement import dice, expected_agreement, jaccard_distance, surface_distance
+from MoBUncertaintyLib.regions.discrepancy import improbable_pieces
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.outcome import stated_volumes
 
@@ -26,12 +31,14 @@ KEY = "intervals"
 """Of these measures in the scores of a case."""
 
 
-def interval_measures(prediction: Prediction, case: ReadCase) -> dict[str, Any]:
+def interval_measures(scored: ScoredCase, case: ReadCase) -> dict[str, Any]:
     """Measure a case, whose reader sees the same prediction (`readers.decide_regions`).
 
     Return `ordinary`, 1 or 0: whether the model suits the case, as far as it can tell. For each label `true_ml`; `ml`
-    and `error_ml`, what is stated (`StatedVolume`), as predicted and after each of `STAGES` of a review.
+    and `error_ml`, what is stated (`StatedVolume`), as predicted and after each of `STAGES` of a review; and, if truth
+    and prediction have the label, what `given_measures` returns.
     """
+    prediction, truth = scored.prediction, scored.truth
     suitability = prediction.suitability
     whole, inside = prediction.stated_volumes, case.prediction.stated_volumes
     elsewhere = {name: volume.error_ml - inside[name].error_ml for name, volume in whole.items()}
@@ -48,11 +55,29 @@ def interval_measures(prediction: Prediction, case: ReadCase) -> dict[str, Any]:
     measures: dict[str, Any] = {"ordinary": float(suitability is None or suitability.level is Level.ORDINARY)}
     for label in prediction.labels:
         measures[label.name] = {
-            "true_ml": prediction.grid.voxel_mm3 / 1000 * np.count_nonzero(label.mask(case.truth)),
+            "true_ml": prediction.grid.voxel_mm3 / 1000 * np.count_nonzero(label.mask(truth)),
             "ml": [stage[label.name].ml for stage in stages],
             "error_ml": [stage[label.name].error_ml for stage in stages],
-        }
+        } | given_measures(prediction, truth, label)
     return measures
+
+
+def given_measures(prediction: Prediction, truth: np.ndarray, label: Label) -> dict[str, Any]:
+    """Measure `discrepancies`, of the true contour, and by how much `jaccard` and `surface_mm` are above expectation.
+
+    The latter two are distances of the prediction from the truth. A label that one of them lacks has no measures.
+    """
+    true, own = label.mask(truth), label.mask(prediction.segmentation)
+    if not (true.any() and own.any()):
+        return {}
+    expected = expected_agreement(prediction, prediction.segmentation)[label.name]
+    distance = surface_distance(own, true, prediction.grid.spacing)
+    assert distance is not None
+    return {
+        "discrepancies": [piece.discrepancy for piece in improbable_pieces(prediction, truth, label)],
+        "jaccard": jaccard_distance(dice(own, true)) - jaccard_distance(expected.dice),
+        "surface_mm": distance - expected.surface_mm,
+    }
 
 
 def calibration_of(run: Run) -> VolumeCalibration:
@@ -83,4 +108,7 @@ def stated(case: dict[str, Any], label: str, stage: int = 0) -> tuple[StatedVolu
 def _of_label(cases: list[dict[str, Any]], name: str) -> LabelCalibration:
     stages = [[stated(case, name, stage) for case in cases] for stage in range(STAGES + 1)]
     scale = choose_scale(*stages[1:])
-    return LabelCalibration(Residuals.of(stages[0]), tuple(Residuals.of(stage, scale) for stage in stages[1:]))
+    names = [f"{KEY}.{name}.{measure}" for measure in ("discrepancies", "jaccard", "surface_mm")]
+    measured = [[case[key] for key in names] for case in cases if names[0] in case]
+    given = GivenCalibration.of(*zip(*measured, strict=True)) if measured else None
+    return LabelCalibration(Residuals.of(stages[0]), tuple(Residuals.of(stage, scale) for stage in stages[1:]), given)

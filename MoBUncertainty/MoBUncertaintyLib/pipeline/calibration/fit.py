@@ -22,12 +22,12 @@ from scipy.stats import wilcoxon
 
 from MoBUncertaintyLib.base.errors import CalibrationError
 from MoBUncertaintyLib.base.wording import percent
+from MoBUncertaintyLib.measurements.conformal import TooFewCasesError
 from MoBUncertaintyLib.measurements.volumes import (
     LabelCalibration,
     Residuals,
     Scale,
     StatedVolume,
-    TooFewCasesError,
     VolumeBounds,
     VolumeCalibration,
 )

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from MoBUncertaintyLib.gaussian.logits import SURE, logits_of
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
-from MoBUncertaintyLib.review.refinement.conditioning import SURE, logits_of
 
 STEP = 0.25
 DOUBTFUL = 1e-4

@@ -30,6 +30,7 @@ from scipy.sparse.csgraph import connected_components
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, apart, common_parts, hull, intersection, shape_of, within
 from MoBUncertaintyLib.base.method_cache import cached_method
+from MoBUncertaintyLib.gaussian.logits import logits_of, movable
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
@@ -41,8 +42,6 @@ from MoBUncertaintyLib.review.refinement.conditioning import (
     Field,
     Kernel,
     kernel_of,
-    logits_of,
-    movable,
     offsets_mm,
     pairs_mm,
     solve,

@@ -1,0 +1,66 @@
+"""What calibration cases say of a given segmentation: how improbable a clinician's own contour looks, how good ours is.
+
+A further case is exchangeable with those. So of n + 1 cases together the k regions of highest discrepancy are k / (n +
+1) a case on average, wherever they are: a region of rank r in its own case, with c others at least so discrepant on the
+contours of n cases, has (c + r) / (n + 1) `false_alarms`, and a list of all regions where that is at most a number has
+at most that many false ones a case on average.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from MoBUncertaintyLib.measurements.conformal import conformal_quantile, needed_cases, short
+
+
+@dataclass(frozen=True)
+class GivenBounds:
+    """What a prediction keeps of the calibration cases of a label; `ValueError` for what is no finite number."""
+
+    cases: int
+    discrepancies: tuple[float, ...]  # of the n + 1 most discrepant regions on their contours, nats, rising
+    jaccard: float  # by how much the Jaccard distance of ours exceeds the expected one, at most, at the bounds' level
+    surface_mm: float  # the same of the mean distance of the surfaces
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (*self.discrepancies, self.jaccard, self.surface_mm))):
+            raise ValueError("what is known of given segmentations must be finite numbers")
+
+    def false_alarms(self, discrepancy: float, rank: int) -> float:
+        """Return how many regions at least so discrepant an ordinary contour has, on average."""
+        others = len(self.discrepancies) - bisect_left(self.discrepancies, discrepancy)
+        return (others + rank) / (self.cases + 1)
+
+
+@dataclass(frozen=True)
+class GivenCalibration:
+    """What a card keeps of a label's calibration cases, n of them.
+
+    Attributes:
+        discrepancies: Of the n + 1 most discrepant regions on the clinicians' contours of all cases together, nats.
+        jaccard: Of each case, by how much the Jaccard distance (1 minus the overlap) of our segmentation exceeds the
+            expected one.
+        surface_mm: The same of the mean distance of the surfaces.
+    """
+
+    discrepancies: tuple[float, ...]
+    jaccard: tuple[float, ...]
+    surface_mm: tuple[float, ...]
+
+    @classmethod
+    def of(cls, contours: Sequence[Sequence[float]], jaccard: Sequence[float], surface_mm: Sequence[float]) -> Self:
+        """Make it of the discrepancies on each case's contour, and of what `jaccard` and `surface_mm` keep."""
+        together = sorted(each for contour in contours for each in contour)[-len(contours) - 1 :]
+        parts = (tuple(map(short, values)) for values in (together, jaccard, surface_mm))
+        return cls(*parts)
+
+    def bounds(self, level: float) -> GivenBounds | None:
+        """Return what a prediction keeps, with quantiles at a level; None of too few cases for that."""
+        if len(self.jaccard) < needed_cases(level):
+            return None
+        quantiles = (short(conformal_quantile(values, level)) for values in (self.jaccard, self.surface_mm))
+        return GivenBounds(len(self.jaccard), tuple(sorted(self.discrepancies)), *quantiles)
