@@ -43,7 +43,7 @@ from MoBUncertaintyLib.regions.region import Region, Regions
 FALSE_ALARMS = 1.0
 """Regions of an ordinary contour, a case on average, that a list may hold."""
 MOST = 10
-"""Regions of a label."""
+"""Regions of a label, and of all labels together where the model has no calibration cases."""
 POSSIBLE = 1e-3
 """A voxel of less probability counts only where the given segmentation has the label."""
 MARGIN = 2
@@ -92,7 +92,7 @@ def find_discrepancies(
         given: Label map (z, y, x) on the prediction's grid, with the values of its labels.
         labels: Those that are checked. Default: those that the segmentation has.
         most: How many regions an ordinary contour may have on the list, on average (`FALSE_ALARMS`); without
-            calibration cases the model lists all, `MOST` a label.
+            calibration cases the `MOST` discrepant ones are listed.
 
     Raises:
         ImageError: The shapes differ.
@@ -109,7 +109,8 @@ def find_discrepancies(
             if large and (alarms is None or alarms <= most):
                 listed.append((alarms, piece))
     listed.sort(key=lambda each: (most if each[0] is None else each[0], -each[1].discrepancy))
-    return _regions(prediction, given, listed[: settings.max_regions])
+    calibrated = all(alarms is not None for alarms, _ in listed)
+    return _regions(prediction, given, listed[: settings.max_regions if calibrated else MOST])
 
 
 def improbable_pieces(prediction: Prediction, given: np.ndarray, label: Label, reach: float = REACH) -> list[Piece]:
