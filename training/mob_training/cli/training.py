@@ -80,7 +80,11 @@ def train(
     if (epochs and recipe is Recipe.BUDGET) or (minutes and recipe is Recipe.NNUNET):
         raise SettingsError("The recipe budget takes --minutes, the recipe nnunet --epochs; leave one of the two out.")
     by_time = recipe is Recipe.BUDGET
-    length = Budget(minutes or 60, seed) if by_time else Schedule.of(epochs or 1000, iterations, seed)
+    length = (
+        Budget(minutes or 60, seed, started=start is not None)
+        if by_time
+        else Schedule.of(epochs or 1000, iterations, seed)
+    )
     return written(train_deterministic(dataset_id, plans, length, Job(fold, device, resume), start))
 
 

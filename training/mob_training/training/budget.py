@@ -155,7 +155,7 @@ class BudgetTrainer(TermsTrainer):
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self.mirroring:
             batch = self.mirroring.mirrored(batch, torch.rand(len(batch["keys"])) < 0.5)
-        if self.fraction < SMALLER:
+        if self.fraction < SMALLER and not self.budget.started:
             batch = smaller(batch, self.configuration_manager)
         data, target = self._batch(batch)
         for group in self.optimizer.param_groups:

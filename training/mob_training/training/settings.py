@@ -69,10 +69,14 @@ class Recipe(StrEnum):
 
 @dataclass(frozen=True)
 class Budget:
-    """The minutes of a deterministic stage with little time, validation and storing included, and its seed."""
+    """The minutes of a deterministic stage with little time, validation and storing included, and its seed.
+
+    One that goes on from the weights of a model, `started`, sees whole patches all the time.
+    """
 
     minutes: float
     seed: int = 0
+    started: bool = False
 
     @property
     def seconds(self) -> float:
