@@ -1,7 +1,7 @@
 """Check that a change leaves what the commands write as it was: run them on two checkouts, and compare every file.
 
     python Testing/Benchmarks/same_outputs.py run CHECKOUT FOLDER [--only TEXT]
-    python Testing/Benchmarks/same_outputs.py compare BEFORE AFTER
+    python Testing/Benchmarks/same_outputs.py compare BEFORE AFTER [--numbers] [--changes FILE]
 
 `run` makes the inputs once, in `inputs` beside FOLDER, and runs about 100 commands with the code of CHECKOUT: all
 covariance models, input formats and options, a cohort, reviews, exports, signatures, catalogues, calibration, wrong
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import re
 import shlex
@@ -256,7 +257,7 @@ VARYING = re.compile(
     r"|(^  [A-Z][^\n]*\n)+|^│ time [^\n]*\n(│ {10}[^\n]*\n)*",  # progress, times of stages
     re.MULTILINE,
 )
-NUMBER = re.compile(r"\d+(?:\.\d+)?")
+NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 VARYING_KEYS = {"seconds", "timings_s", "time", "path", "created", "predicted_at", "date", "sha256", "files"}
 VARYING_ELEMENTS = re.compile(r"UID|Date|Time|ContentQualification")
 
@@ -376,16 +377,29 @@ def differences(one: Any, other: Any, words: bool = True, place: str = "") -> It
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         for number, pair in enumerate(zip(one, other, strict=True)):
             yield from differences(*pair, words, f"{place}/{number}")
-    elif not _equal(one, other, words):
+    elif not words and all(isinstance(text, str) and text.count(" ") > 2 for text in (one, other)):
+        numbers = [_numbers(text) for text in (one, other)]  # three words or fewer are a value
+        if len(numbers[0]) != len(numbers[1]) or not all(map(_rounds_to, *numbers)):
+            yield f"{place}: {_difference(*map(' '.join, numbers))}"
+    elif not _equal(one, other):
         yield f"{place}: {_difference(one, other)}"
 
 
-def _equal(one: Any, other: Any, words: bool) -> bool:
+def _numbers(text: str) -> list[str]:
+    return [number.replace(",", "") for number in NUMBER.findall(text)]
+
+
+def _rounds_to(one: str, other: str) -> bool:
+    """Compare numbers to the digits that both state."""
+    decimals = min(len(number.partition(".")[2]) for number in (one, other))
+    return one == other or ("." in one + other and abs(float(one) - float(other)) <= 0.501 / 10**decimals)
+
+
+def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return np.array_equal(one, other)
-    texts = isinstance(one, str) and isinstance(other, str)
-    if texts and not words and min(one.count(" "), other.count(" ")) > 2:  # sentences; three words or fewer are a value
-        return NUMBER.findall(one) == NUMBER.findall(other)
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)  # sums in another order
     return type(one) is type(other) and one == other
 
 
@@ -403,28 +417,18 @@ def _difference(one: Any, other: Any) -> str:
     return f"{one!r:.160} before, {other!r:.160} after"
 
 
-def renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """Call entries and files as a later checkout calls them."""
-    if isinstance(value, dict):
-        return {names.get(key, key): renamed(entry, names) for key, entry in value.items()}
-    return [renamed(entry, names) for entry in value] if isinstance(value, list) else value
-
-
-def compare(before: Path, after: Path, words: bool = True, changes: Mapping[str, Any] | None = None) -> int:
+def compare(before: Path, after: Path, words: bool = True, changes: Mapping[str, str] | None = None) -> int:
     """Print how the files of two runs differ, but for changes that were meant; return the exit code.
 
     Args:
         words: Compare the words of sentences, not only their numbers.
-        changes: `renamed` says which entries have other names in `after`, and `meant` which differences (a pattern of
-            their line) have which reason.
+        changes: Reasons of what was changed on purpose, by patterns of the lines that tell of it.
     """
-    changes = changes or {}
-    names, reason_of = changes.get("renamed", {}), changes.get("meant", {})
-    one, other = renamed(contents(before), names), contents(after)
+    one, other = contents(before), contents(after)
     found, unequal, reasons = 0, 0, Counter[str]()
     for name in sorted(one.keys() | other.keys()):
         lines = list(differences(*({name: side[name]} if name in side else {} for side in (one, other)), words))
-        meant = [next((why for part, why in reason_of.items() if re.search(part, line)), "") for line in lines]
+        meant = [next((why for part, why in (changes or {}).items() if re.search(part, line)), "") for line in lines]
         reasons.update(filter(None, meant))
         unmeant = [line for line, why in zip(lines, meant, strict=True) if not why]
         print(*unmeant, sep="\n", end="\n" if unmeant else "")
