@@ -1,7 +1,7 @@
 """Check that a change leaves what the commands write as it was: run them on two checkouts, and compare every file.
 
     python Testing/Benchmarks/same_outputs.py run CHECKOUT FOLDER [--only TEXT]
-    python Testing/Benchmarks/same_outputs.py compare BEFORE AFTER
+    python Testing/Benchmarks/same_outputs.py compare BEFORE AFTER [--numbers] [--changes FILE]
 
 `run` makes the inputs once, in `inputs` beside FOLDER, and runs about 100 commands with the code of CHECKOUT: all
 covariance models, input formats and options, a cohort, reviews, exports, signatures, catalogues, calibration, wrong
@@ -13,16 +13,24 @@ out. The exit code is 1 if anything else differs.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import math
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import XML
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 CASE, MODEL = "inputs/ct.nii.gz", "inputs/mixture-of-bases"
@@ -49,6 +57,7 @@ def make_inputs(folder: Path) -> None:
     ct = tiny.make_ct((28, 32, 32), (4.0, 4.0, 4.0))
     for name in ("ct.nii.gz", "ct.nii", "ct.nrrd", "ct.mha"):
         sitk.WriteImage(ct, str(folder / name))
+    shutil.copy(ROOT / "Testing" / "Python" / "support" / "phantom-ct.nii.gz", folder / "phantom.nii.gz")
     (folder / "dicom").mkdir()
     write_series(folder / "dicom", sitk.Cast(ct, sitk.sitkInt16))
     for number in range(3):
@@ -71,6 +80,9 @@ def make_inputs(folder: Path) -> None:
     click = [{"points_ras": [[0.0, 0.0, 0.0]], "label": "background"}]
     stroke = [{"points_ras": [[0.0, 4.0, 0.0], [8.0, 4.0, 0.0]], "label": "organ"}]
     _write_decisions(folder / "clicks.json", clicks=click + stroke)
+    in_phantom = [{"points_ras": [[18.75, 6.25, -31.5]], "label": "background"}]
+    in_phantom += [{"points_ras": [[23.75, 13.75, 4.5], [31.25, 13.75, 4.5]], "label": "pancreas"}]
+    _write_decisions(folder / "phantom.json", regions=[{"rank": 1, "verdict": "include"}], clicks=in_phantom)
     _write_decisions(folder / "signed.json", regions=[], clicks=click, signature=True)
     (folder / "broken.nii.gz").write_bytes((folder / "ct.nii.gz").read_bytes()[:-99])
     (folder / "broken.json").write_text("{")
@@ -124,6 +136,7 @@ def commands() -> Iterator[Command]:
     yield _predict("twice", "--overwrite")
     yield _predict("json", "--json")
     yield _predict("quiet", "--quiet")
+    yield _predict("shipped", image="inputs/phantom.nii.gz", model="PhantomPancreas")
     yield "demo", ["demo", "--accept-licence", "--output", "out/demo"]
     yield from _reviews()
     yield from _models()
@@ -138,6 +151,8 @@ def _reviews() -> Iterator[Command]:
     for name in ("all", "accept", "include", "exclude", "clicks", "signed"):
         output = f"out/review-{name}"
         yield f"review {name}", ["review", "out/twice", "--decisions", f"inputs/{name}.json", "--output", output]
+    phantom = ["--decisions", "inputs/phantom.json", "--output", "out/review-phantom", "--format", "nifti"]
+    yield "review phantom", ["review", "out/shipped", *phantom, "--format", "report"]
     chosen = ["review", "out/from-dicom", "--decisions", "inputs/all.json"]
     for name in FORMATS:
         yield f"review as {name}", [*chosen, "--format", name, "--output", f"out/review-as-{name}"]
@@ -201,7 +216,7 @@ def _failures() -> Iterator[Command]:
     yield "list nothing", ["models", "list", "--index", "inputs/empty"]
 
 
-def run_all(folder: Path, only: str) -> None:
+def run_all(folder: Path, only: str, instead: dict[str, str]) -> None:
     """Run the commands in `folder`, each in a fork of this process, which has imported what they need."""
     import torch  # noqa: F401 - imported once for all
 
@@ -209,8 +224,10 @@ def run_all(folder: Path, only: str) -> None:
 
     os.chdir(folder)
     chosen = [command for command in commands() if only in command[0]]
+    chosen = [(name, shlex.split(instead[name]) if name in instead else words) for name, words in chosen]
     for number, (name, arguments) in enumerate(chosen, 1):
-        log = Path("logs", f"{number:03} {name.replace('/', ' ')}.txt")
+        again = sum(earlier == name for earlier, _ in chosen[: number - 1])
+        log = Path("logs", f"{name.replace('/', ' ')}{f' {again + 1}' if again else ''}.txt")
         process = os.fork()
         if process == 0:
             code: Any = 1
@@ -235,10 +252,12 @@ VARYING = re.compile(
     r"\d{4}-\d\d-\d\d[T ][\d:.+-]+Z?"  # times
     r"|\b[12]\.\d+\.\d[\d.]{20,}"  # identifiers of DICOM
     r"|\b[0-9a-f]{64}\b"  # checksums of files that hold a time
-    r"|\b\d+(\.\d+)? (s|MB|GB)\b|\btime +│? ?\d.*"  # durations, free memory
+    r"|\b\d+(\.\d+)? (s|MB|GB)\b"  # durations, free memory
     r"|\b\d+ [A-Z][a-z]+ \d{4}, \d\d:\d\d UTC|nonce[-=]\"?[0-9a-f]{24}"  # of pages
-    r"|[Pp]redicting tiles[^\n]{0,40}|│ time [^\n]*|,\d+\.\d+,\"No SNOMED"  # progress, a cohort's seconds
+    r"|(^  [A-Z][^\n]*\n)+|^│ time [^\n]*\n(│ {10}[^\n]*\n)*",  # progress, times of stages
+    re.MULTILINE,
 )
+NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 VARYING_KEYS = {"seconds", "timings_s", "time", "path", "created", "predicted_at", "date", "sha256", "files"}
 VARYING_ELEMENTS = re.compile(r"UID|Date|Time|ContentQualification")
 
@@ -252,36 +271,71 @@ def plain(text: str, folder: Path) -> str:
 
 def content(path: Path, folder: Path) -> Any:
     """Return what a file holds, in a form that can be compared."""
-    name = path.name
-    if name.endswith((".nii.gz", ".nii", ".nrrd", ".mha")):
-        return _volume(path)
-    if name.endswith(".json"):
-        return _values(json.loads(path.read_text(encoding="utf-8")), folder)
-    if name.endswith((".png", ".webp")):
-        import numpy as np
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            return np.asarray(picture).shape, np.asarray(picture).tobytes()
-    if name.endswith(".dcm"):
-        import pydicom
-
-        return _elements(pydicom.dcmread(path), folder)
-    if name.endswith((".mrb", ".zip")):
-        with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(path) as archive:
-            archive.extractall(place)
-            return contents(Path(place))
-    if name.endswith((".csv", ".html", ".txt", ".md", ".svg", ".mrml", ".js", ".css")):
-        return plain(path.read_text(encoding="utf-8", errors="replace"), folder)
-    return path.read_bytes()
+    read = next((read for ending, read in READERS.items() if path.name.endswith(ending)), None)
+    return read(path, folder) if read else path.read_bytes()
 
 
-def _volume(path: Path) -> Any:
+def _volume(path: Path, _folder: Path) -> Any:
     import SimpleITK as sitk
 
     image = sitk.ReadImage(str(path))
     geometry = image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
-    return (*geometry, image.GetPixelIDTypeAsString()), sitk.GetArrayFromImage(image).tobytes()
+    header = {"geometry": geometry, "type": image.GetPixelIDTypeAsString()}
+    return header | {"voxels": sitk.GetArrayFromImage(image)}
+
+
+def _picture(path: Path, _folder: Path) -> Any:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def _archive(path: Path, _folder: Path) -> Any:
+    with tempfile.TemporaryDirectory() as place, zipfile.ZipFile(path) as archive:
+        archive.extractall(place)
+        return contents(Path(place))
+
+
+def _dicom(path: Path, folder: Path) -> Any:
+    import pydicom
+
+    return _elements(pydicom.dcmread(path), folder)
+
+
+def _scene(path: Path, folder: Path) -> Any:
+    return {f"{node.tag} {node.get('id')}": _values(dict(node.items()), folder) for node in XML(path.read_bytes())}
+
+
+def _json(path: Path, folder: Path) -> Any:
+    return _values(json.loads(path.read_text(encoding="utf-8")), folder)
+
+
+def _table(path: Path, folder: Path) -> Any:
+    with path.open(encoding="utf-8-sig", newline="") as table:
+        return _values(list(csv.DictReader(table)), folder)
+
+
+def _text(path: Path, folder: Path) -> Any:
+    """Return what a command or a page of Markdown says, and the JSON that the command prints."""
+    said, start, rest = path.read_text(encoding="utf-8", errors="replace").partition("\n{\n")
+    facts, end = json.JSONDecoder().raw_decode("{" + rest) if start else ({}, 0)
+    return {"facts": _values(facts, folder), "text": plain(said + rest[end:], folder)}
+
+
+def _page(path: Path, folder: Path) -> Any:
+    """Return what a page shows, and the data in it; its code and style are no output."""
+    page = path.read_text(encoding="utf-8")
+    data = re.findall(r"<script[^>]*json[^>]*>(.*?)</script>", page, re.DOTALL)
+    pictures = re.findall(r"data:image/[^\"']*", page)
+    shown = re.sub(r"<(script|style).*?</\1>|<td[^>]*Time, s.*?</td>|<[^>]*>", " ", page, flags=re.DOTALL)
+    values = [_values(json.loads(part), folder) for part in data]
+    return {"data": values, "pictures": pictures, "text": plain(" ".join(shown.split()), folder)}
+
+
+READERS = dict.fromkeys((".nii.gz", ".nii", ".nrrd", ".mha"), _volume)
+READERS |= {".png": _picture, ".webp": _picture, ".mrb": _archive, ".zip": _archive, ".dcm": _dicom, ".mrml": _scene}
+READERS |= {".json": _json, ".csv": _table, ".html": _page, ".txt": _text, ".md": _text}
 
 
 def _values(value: Any, folder: Path) -> Any:
@@ -289,6 +343,8 @@ def _values(value: Any, folder: Path) -> Any:
         return {key: _values(each, folder) for key, each in value.items() if key not in VARYING_KEYS}
     if isinstance(value, list):
         return [_values(each, folder) for each in value]
+    if isinstance(value, str) and value.startswith("{"):
+        return _values(json.loads(value), folder)
     return plain(value, folder) if isinstance(value, str) else value
 
 
@@ -309,35 +365,77 @@ def contents(folder: Path) -> dict[str, Any]:
     return {plain(path.relative_to(folder).as_posix(), folder): content(path, folder) for path in files}
 
 
-def differences(one: Any, other: Any, place: str = "") -> Iterator[str]:
-    """Yield where two contents differ, and how."""
+def differences(one: Any, other: Any, words: bool = True, place: str = "") -> Iterator[str]:
+    """Yield where two contents differ, and how; without `words`, of sentences the numbers alone."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted(one.keys() | other.keys(), key=str):
             here = f"{place}/{key}"
             if key in one and key in other:
-                yield from differences(one[key], other[key], here)
+                yield from differences(one[key], other[key], words, here)
             else:
                 yield f"{here}: only {'before' if key in one else 'after'}"
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         for number, pair in enumerate(zip(one, other, strict=True)):
-            yield from differences(*pair, f"{place}/{number}")
-    elif one != other:
+            yield from differences(*pair, words, f"{place}/{number}")
+    elif not words and all(isinstance(text, str) and text.count(" ") > 2 for text in (one, other)):
+        numbers = [_numbers(text) for text in (one, other)]  # three words or fewer are a value
+        if len(numbers[0]) != len(numbers[1]) or not all(map(_rounds_to, *numbers)):
+            yield f"{place}: {_difference(*map(' '.join, numbers))}"
+    elif not _equal(one, other):
         yield f"{place}: {_difference(one, other)}"
 
 
+def _numbers(text: str) -> list[str]:
+    return [number.replace(",", "") for number in NUMBER.findall(text)]
+
+
+def _rounds_to(one: str, other: str) -> bool:
+    """Compare numbers to the digits that both state."""
+    decimals = min(len(number.partition(".")[2]) for number in (one, other))
+    return one == other or ("." in one + other and abs(float(one) - float(other)) <= 0.501 / 10**decimals)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)  # sums in another order
+    return type(one) is type(other) and one == other
+
+
 def _difference(one: Any, other: Any) -> str:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        if one.shape != other.shape:
+            return f"shape {one.shape} before, {other.shape} after"
+        largest = np.abs(one.astype(float) - other.astype(float)).max()
+        return f"{(one != other).sum()} of {one.size} values differ, by {largest:.3g} at most"
     if isinstance(one, str) and isinstance(other, str):
         pairs = zip(one.splitlines(), other.splitlines(), strict=False)
-        lines = next(((a, b) for a, b in pairs if a != b), (one[-80:], other[-80:]))
-        return f"{lines[0][:160]!r} before, {lines[1][:160]!r} after"
-    return "differs" if isinstance(one, (bytes, tuple)) else f"{one!r} before, {other!r} after"
+        one, other = next((pair for pair in pairs if pair[0] != pair[1]), (one[-80:], other[-80:]))
+        same = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+        one, other = (line[max(same - 40, 0) :] for line in (one, other))
+    return f"{one!r:.160} before, {other!r:.160} after"
 
 
-def compare(before: Path, after: Path) -> int:
-    """Print how the files of two runs differ; return the exit code."""
+def compare(before: Path, after: Path, words: bool = True, changes: Mapping[str, str] | None = None) -> int:
+    """Print how the files of two runs differ, but for changes that were meant; return the exit code.
+
+    Args:
+        words: Compare the words of sentences, not only their numbers.
+        changes: Reasons of what was changed on purpose, by patterns of the lines that tell of it.
+    """
     one, other = contents(before), contents(after)
-    found = list(differences(one, other))
-    print(*found, f"{len(one)} and {len(other)} files compared, {len(found)} differences", sep="\n")
+    found, unequal, reasons = 0, 0, Counter[str]()
+    for name in sorted(one.keys() | other.keys()):
+        lines = list(differences(*({name: side[name]} if name in side else {} for side in (one, other)), words))
+        meant = [next((why for part, why in (changes or {}).items() if re.search(part, line)), "") for line in lines]
+        reasons.update(filter(None, meant))
+        unmeant = [line for line, why in zip(lines, meant, strict=True) if not why]
+        print(*unmeant, sep="\n", end="\n" if unmeant else "")
+        found, unequal = found + len(unmeant), unequal + bool(lines)
+    for reason, count in reasons.most_common():
+        print(f"{count} meant: {reason}")
+    print(f"{len(one)} and {len(other)} files compared, {unequal} with differences, {found} differences not meant")
     return int(bool(found))
 
 
@@ -347,13 +445,19 @@ def main() -> int:
     parser.add_argument("action", choices=("run", "compare", "inputs", "commands"))
     parser.add_argument("first", type=Path), parser.add_argument("second", type=Path, nargs="?")
     parser.add_argument("--only", default="", help="commands whose name holds this")
+    parser.add_argument("--instead", default=[], action="append", metavar="NAME=ARGUMENTS", help="of an older checkout")
+    parser.add_argument("--numbers", action="store_true", help="compare the numbers of sentences, not their words")
+    parser.add_argument(
+        "--changes", type=Path, help="JSON file with names and differences that were changed on purpose"
+    )
     chosen = parser.parse_args()
     if chosen.action == "compare":
-        return compare(chosen.first, chosen.second)
+        changes = json.loads(chosen.changes.read_text(encoding="utf-8")) if chosen.changes else {}
+        return compare(chosen.first, chosen.second, not chosen.numbers, changes)
     if chosen.action == "inputs":
         make_inputs(chosen.first)
     elif chosen.action == "commands":
-        run_all(chosen.first, chosen.only)
+        run_all(chosen.first, chosen.only, dict(words.split("=", 1) for words in chosen.instead))
     else:
         folder = chosen.second.absolute()
         inputs = folder.parent / "inputs"
@@ -362,7 +466,8 @@ def main() -> int:
         for name in ("logs", "out"):
             (folder / name).mkdir(parents=True)
         (folder / "inputs").symlink_to(inputs)
-        _start(chosen.first.absolute(), "commands", str(folder), "--only", chosen.only)
+        instead = [f"--instead={words}" for words in chosen.instead]
+        _start(chosen.first.absolute(), "commands", str(folder), "--only", chosen.only, *instead)
     return 0
 
 

@@ -30,7 +30,7 @@ def test_runs_that_differ_in_time_and_place_alone_are_the_same(tmp_path: Path, c
     first = write_outputs(tmp_path / "first")
     second = write_outputs(tmp_path / "second", when="2027-01-01T00:00:00+00:00")
     assert same_outputs.compare(first, second) == 0
-    assert "5 and 5 files compared, 0 differences" in capsys.readouterr().out
+    assert "5 and 5 files compared, 0 with differences" in capsys.readouterr().out
 
 
 def test_each_file_that_differs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -39,8 +39,43 @@ def test_each_file_that_differs_is_named(tmp_path: Path, capsys: pytest.CaptureF
     assert same_outputs.compare(first, second) == 1
     lines = capsys.readouterr().out.splitlines()
     names = [line.split(":")[0] for line in lines[:-1]]
-    assert names == ["/log.txt", "/map.nii.gz", "/map.png", "/more.txt", "/prediction.json/volume", "/raw.bin"]
+    files = ["/log.txt/text", "/map.nii.gz/voxels", "/map.png", "/more.txt", "/prediction.json/volume", "/raw.bin"]
+    assert names == files
     assert lines[0].endswith("'1 ml' before, '2 ml' after")
+    assert lines[1].endswith("1 of 24 values differ, by 1 at most")
+
+
+def write_words(folder: Path, sentence: str, verdict: str, **entries: float) -> Path:
+    """A run's folder with sentences, a verdict, and numbers in a page."""
+    folder.mkdir()
+    (folder / "regions.csv").write_text(f"verdict,comment,seconds\n{verdict},{sentence},{len(sentence)}\n")
+    data = f'<script type="application/json">{json.dumps(entries)}</script>'
+    page = f"<style>p {{ width: {len(sentence)}px }}</style><p>{sentence}</p>{data}"
+    (folder / "page.html").write_text(page)
+    return folder
+
+
+def test_sentences_with_the_same_numbers_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    first = write_words(tmp_path / "1", "The regions hold 5 % of it", "accept", volume=2.0)
+    second = write_words(tmp_path / "2", "Only 5 % are in the regions", "accept", volume=2.0)
+    assert same_outputs.compare(first, second) == 1
+    assert same_outputs.compare(first, second, words=False) == 0
+    third = write_words(tmp_path / "3", "Only 6 % are in the regions", "exclude", volume=3.0)
+    capsys.readouterr()
+    assert same_outputs.compare(second, third, words=False) == 1
+    places = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[:-1]]
+    row = "/regions.csv/0"
+    assert places == ["/page.html/data/0/volume", "/page.html/text", f"{row}/comment", f"{row}/verdict"]
+
+
+def test_what_was_changed_on_purpose_is_counted_by_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    first = write_words(tmp_path / "1", "same", "accept", volume=2.0, margin=1.0)
+    second = write_words(tmp_path / "2", "same", "accept", volume=2.0)
+    changes = {"data/0/margin: only before": "there is no margin any more"}
+    assert same_outputs.compare(first, second, changes=changes) == 0
+    assert "1 meant: there is no margin any more" in capsys.readouterr().out
+    third = write_words(tmp_path / "3", "same", "accept", volume=3.0)
+    assert same_outputs.compare(first, third, changes=changes) == 1
 
 
 def test_commands_have_names_of_their_own_but_for_those_that_run_again() -> None:
