@@ -76,7 +76,7 @@ def test_its_review_starts_from_what_was_drawn(checked: Path, ct: Path, drawn: P
         "signature": {"name": "A. Reader"},
     }
     (tmp_path / "d.json").write_text(json.dumps(decisions))
-    done = run("review", checked, "--ct", ct, "--decisions", tmp_path / "d.json", "--output", tmp_path / "review")
+    done = run("review", checked, "--image", ct, "--decisions", tmp_path / "d.json", "--output", tmp_path / "review")
     assert done.exit_code == 0, done.output
     corrected = sitk.GetArrayFromImage(read_volume(tmp_path / "review" / "segmentation.seg.nrrd"))
     labels = sitk.GetArrayFromImage(read_volume(drawn))
