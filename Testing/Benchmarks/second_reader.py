@@ -203,14 +203,14 @@ def improbable_voxels(prediction: Prediction, given: np.ndarray, label: Label) -
     """Mark the voxels whose given label has a probability below .05."""
     labelled, p = label.mask(given), label_probability(prediction, label)
     weight = (np.where(labelled, p, 1 - p) < 0.05).astype(float)
-    return pieces_of(prediction, label, (whole(given.shape), labelled), weight)
+    return pieces_of(prediction, label, whole(given.shape), labelled, weight)
 
 
 def disagreement(prediction: Prediction, given: np.ndarray, label: Label) -> list[Piece]:
     """Mark the voxels where the model's segmentation differs."""
     labelled = label.mask(given)
     weight = (labelled != label.mask(prediction.segmentation)).astype(float)
-    return pieces_of(prediction, label, (whole(given.shape), labelled), weight)
+    return pieces_of(prediction, label, whole(given.shape), labelled, weight)
 
 
 @lru_cache(maxsize=1)

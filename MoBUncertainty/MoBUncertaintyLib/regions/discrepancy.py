@@ -137,31 +137,17 @@ def improbable_pieces(prediction: Prediction, given: np.ndarray, label: Label, r
         mean = moved = logits_of(probability, np.zeros_like(variance))[0]
     sign = np.where(labelled, -1, 1)
     gain = np.where(sign * mean > CLEAR, np.maximum(sign * moved, 0), 0)
-    return pieces_of(prediction, label, (box, labelled), gain, np.maximum(sign * mean, 0))
+    return pieces_of(prediction, label, box, labelled, gain)
 
 
-def pieces_of(
-    prediction: Prediction,
-    label: Label,
-    given: tuple[Box, np.ndarray],
-    weight: np.ndarray,
-    doubt: np.ndarray | None = None,
-) -> list[Piece]:
-    """Cut what is doubtful into compact pieces; those of the largest sums of a weight, `MOST` at most.
-
-    Args:
-        prediction, label: What is held against `given`, a box and which voxels in it have the label.
-        weight: Of each voxel of the box.
-        doubt: Of each voxel, 0 where there is none; pieces gather about the clumps of it. Default: the weight.
-    """
-    box, labelled = given
+def pieces_of(prediction: Prediction, label: Label, box: Box, labelled: np.ndarray, weight: np.ndarray) -> list[Piece]:
+    """Cut what has a weight, in a box, into compact pieces; those of the largest sums of it, `MOST` at most."""
     spacing, length_mm = prediction.grid.spacing, prediction.region_settings.length_mm
-    doubt = weight if doubt is None else doubt
-    pieces = compact_pieces(doubt > 0, doubt, spacing, length_mm)
+    pieces = compact_pieces(weight > 0, weight, spacing, length_mm)
     sums = np.bincount(pieces.ravel(), weight.ravel())
     boxes = ndimage.find_objects(pieces)
     found = []
-    for number in sorted(np.flatnonzero(sums[1:]) + 1, key=lambda piece: -sums[piece])[:MOST]:
+    for number in sorted(range(1, len(sums)), key=lambda piece: -sums[piece])[:MOST]:
         place = boxes[number - 1]
         mask = pieces[place] == number
         missing = 2 * int(labelled[place][mask].sum()) < int(mask.sum())
