@@ -35,10 +35,10 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions.agreement import check_shapes
 from MoBUncertaintyLib.regions.description import RegionDescriber
-from MoBUncertaintyLib.regions.measure import any_label, values_in
+from MoBUncertaintyLib.regions.measure import error_of_any, views_in
 from MoBUncertaintyLib.regions.pieces import compact_pieces
 from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
-from MoBUncertaintyLib.regions.region import Region, Regions
+from MoBUncertaintyLib.regions.region import Discrepancy, Region, Regions
 
 FALSE_ALARMS = 1.0
 """Regions of an ordinary contour, a case on average, that a list may hold."""
@@ -59,16 +59,6 @@ REACH = 3.0
 def settings_of(settings: RegionSettings) -> RegionSettings:
     """Return settings of doubtful regions as those of improbable ones."""
     return replace(settings, measure=Measure.ERROR, threshold=None)
-
-
-@dataclass(frozen=True)
-class Discrepancy(Region):
-    """A region where a given segmentation is improbable; its error and fraction are those of that segmentation."""
-
-    label: str
-    missing: bool  # the model has the label there, the given segmentation has not; else the other way round
-    discrepancy: float  # nats
-    false_alarms: float | None  # regions at least so discrepant on an ordinary contour, on average; None: not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +154,8 @@ def _regions(prediction: Prediction, given: np.ndarray, listed: list[tuple[float
     box = hull(piece.box for _, piece in listed)
     numbers = np.zeros(shape_of(box), np.uint16)
     regions: list[Region] = []
-    exclusive = prediction.exclusive()
-    describe = RegionDescriber(replace(prediction, segmentation=given.astype(np.uint8)))
+    own = replace(prediction.exclusive(), segmentation=given.astype(np.uint8))
+    describe = RegionDescriber(own)
     for alarms, piece in listed:
         place = numbers[within(piece.box, box)]
         mask = piece.mask & (place == 0)
@@ -173,17 +163,9 @@ def _regions(prediction: Prediction, given: np.ndarray, listed: list[tuple[float
             continue
         number = len(regions) + 1
         place[mask] = number
-        described = describe(piece.box, mask) | {"expected_error_mm3": _error_mm3(exclusive, given, piece.box, mask)}
+        error = error_of_any(views_in(piece.box, own), own.labels)[mask].sum(dtype=float)
+        described = describe(piece.box, mask) | {"expected_error_mm3": float(error * own.grid.voxel_mm3)}
         described |= {"label": piece.label.name, "missing": piece.missing}
         described |= {"discrepancy": piece.discrepancy, "false_alarms": alarms}
         regions.append(Discrepancy(rank=number, number=number, **described))
     return Regions(tuple(regions), numbers, box, prediction.shape, prediction.region_settings)
-
-
-def _error_mm3(prediction: Prediction, given: np.ndarray, box: Box, mask: np.ndarray) -> float:
-    """Compute the volume of some voxels in a box that is expected to be labelled wrongly as given."""
-    labels, probability = given[box][mask], [values[mask] for values in values_in(box, prediction.probability)]
-    right = np.where(labels == 0, 1 - any_label(probability), 0)
-    for label, p in zip(prediction.labels, probability, strict=True):
-        right = np.where(labels == label.value, p, right)
-    return float((1 - right).sum(dtype=float) * prediction.grid.voxel_mm3)
