@@ -122,7 +122,9 @@ def improbable_pieces(prediction: Prediction, given: np.ndarray, label: Label, r
     if reach:
         mean, square = logits_of(probability, variance)
         lengths = reach * np.array(_lengths_mm(prediction)) / prediction.grid.spacing
-        moved = mean + explain(mean, NOISE * movable(square, None), labelled, lengths)
+        # No noise explains what a network with a variance is certain of: far from an organ, say.
+        deviation = np.sqrt(square) if prediction.has_variance else movable(square, None)
+        moved = mean + explain(mean, NOISE * deviation, labelled, lengths)
     else:
         mean = moved = logits_of(probability, np.zeros_like(variance))[0]
     sign = np.where(labelled, -1, 1)
