@@ -1,13 +1,13 @@
-"""Where a given segmentation, by whatever tool or hand, is improbable under a model: a ranked list of regions.
+"""Where a drawn segmentation, by whatever tool or hand, is improbable under a model: a ranked list of regions.
 
-For each label against the rest, `gaussian.explanation` first finds the smooth noise that explains the given labels
-best: a reader's habit, such as a margin, and deviations over millimetres. Under that noise a voxel whose given label is
+For each label against the rest, `gaussian.explanation` first finds the smooth noise that explains the drawn labels
+best: a reader's habit, such as a margin, and deviations over millimetres. Under that noise a voxel whose drawn label is
 on the wrong side of its logit t gains |t| of log likelihood if it takes the model's label. Regions are where the mean
-logit clearly contradicts the given label and noise does not explain it. The *discrepancy* of a region is that gain, in
-nats: at least so much does the joint likelihood of the given labels gain if those of the region are the model's own and
+logit clearly contradicts the drawn label and noise does not explain it. The *discrepancy* of a region is that gain, in
+nats: at least so much does the joint likelihood of the drawn labels gain if those of the region are the model's own and
 the rest stays, since the noise may then fit better still.
 
-A discrepancy is compared with those on clinicians' own contours (`measurements.given`), so that numbers of different
+A discrepancy is compared with those on clinicians' own contours (`measurements.drawn`), so that numbers of different
 labels and cases compare, and regions such as an ordinary contour has are not listed.
 """
 
@@ -45,11 +45,11 @@ FALSE_ALARMS = 1.0
 MOST = 10
 """Regions of a label, and of all labels together where the model has no calibration cases."""
 POSSIBLE = 1e-3
-"""A voxel of less probability counts only where the given segmentation has the label."""
+"""A voxel of less probability counts only where the drawn segmentation has the label."""
 MARGIN = 2
 """Voxels around those."""
 CLEAR = 2.0
-"""Where the mean logit contradicts the given label by less, nothing is part of a region."""
+"""Where the mean logit contradicts the drawn label by less, nothing is part of a region."""
 NOISE = 2.0
 """Clinicians' contours deviate by so many of the network's deviations,"""
 REACH = 3.0
@@ -73,13 +73,13 @@ class Piece:
 
 
 def find_discrepancies(
-    prediction: Prediction, given: np.ndarray, labels: Sequence[Label] | None = None, most: float = FALSE_ALARMS
+    prediction: Prediction, drawn: np.ndarray, labels: Sequence[Label] | None = None, most: float = FALSE_ALARMS
 ) -> Regions:
-    """Find the places where a given segmentation is improbable, ranked; all are `Discrepancy`.
+    """Find the places where a drawn segmentation is improbable, ranked; all are `Discrepancy`.
 
     Args:
         prediction: Of the image, by the model that checks.
-        given: Label map (z, y, x) on the prediction's grid, with the values of its labels.
+        drawn: Label map (z, y, x) on the prediction's grid, with the values of its labels.
         labels: Those that are checked. Default: those that the segmentation has.
         most: How many regions an ordinary contour may have on the list, on average (`FALSE_ALARMS`); without
             calibration cases the `MOST` discrepant ones are listed.
@@ -87,29 +87,29 @@ def find_discrepancies(
     Raises:
         ImageError: The shapes differ.
     """
-    check_shapes(prediction.segmentation, given)
-    chosen = [label for label in prediction.labels if label.mask(given).any()] if labels is None else labels
+    check_shapes(prediction.segmentation, drawn)
+    chosen = [label for label in prediction.labels if label.mask(drawn).any()] if labels is None else labels
     bounds, settings = prediction.bounds, prediction.region_settings
     listed: list[tuple[float | None, Piece]] = []
     for label in chosen:
-        known = bounds.labels[label.name].given if bounds and label.name in bounds.labels else None
-        for rank, piece in enumerate(improbable_pieces(prediction, given, label), start=1):
+        known = bounds.labels[label.name].drawn if bounds and label.name in bounds.labels else None
+        for rank, piece in enumerate(improbable_pieces(prediction, drawn, label), start=1):
             alarms = None if known is None else len(chosen) * known.false_alarms(piece.discrepancy, rank)
             large = piece.mask.sum() * prediction.grid.voxel_mm3 >= settings.minimum_mm3
             if large and (alarms is None or alarms <= most):
                 listed.append((alarms, piece))
     listed.sort(key=lambda each: (most if each[0] is None else each[0], -each[1].discrepancy))
     calibrated = all(alarms is not None for alarms, _ in listed)
-    return _regions(prediction, given, listed[: settings.max_regions if calibrated else MOST])
+    return _regions(prediction, drawn, listed[: settings.max_regions if calibrated else MOST])
 
 
-def improbable_pieces(prediction: Prediction, given: np.ndarray, label: Label, reach: float = REACH) -> list[Piece]:
+def improbable_pieces(prediction: Prediction, drawn: np.ndarray, label: Label, reach: float = REACH) -> list[Piece]:
     """Find the regions of one label, most discrepant first, `MOST` at most.
 
     `reach` is that of the noise, in correlation lengths of the model; 0 for voxels that deviate each for itself.
     """
     maps = channels_of(prediction, label)
-    labelled = label.mask(given)
+    labelled = label.mask(drawn)
     counted = labelled.copy()
     for n in maps:
         counted |= prediction.probability[n] > POSSIBLE
@@ -151,12 +151,12 @@ def _lengths_mm(prediction: Prediction) -> tuple[float, float, float]:
     return prediction.correlation_mm or (prediction.click_settings.length_mm or DEFAULT_LENGTH_MM,) * 3
 
 
-def _regions(prediction: Prediction, given: np.ndarray, listed: list[tuple[float | None, Piece]]) -> Regions:
+def _regions(prediction: Prediction, drawn: np.ndarray, listed: list[tuple[float | None, Piece]]) -> Regions:
     """Describe pieces in their order, but for one most of which belongs to others of a higher rank."""
     box = hull(piece.box for _, piece in listed)
     numbers = np.zeros(shape_of(box), np.uint16)
     regions: list[Region] = []
-    own = replace(prediction.exclusive(), segmentation=given.astype(np.uint8))
+    own = replace(prediction.exclusive(), segmentation=drawn.astype(np.uint8))
     describe = RegionDescriber(own)
     for alarms, piece in listed:
         place = numbers[within(piece.box, box)]
