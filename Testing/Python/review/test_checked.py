@@ -51,7 +51,7 @@ def region_in(review: Review, box: tuple[slice, ...]) -> str:
 
 def test_the_worst_places_are_listed_first(checked: Prediction) -> None:
     regions = listed(checked)
-    assert len(regions.ranked) == 2 + len(checked.labels)  # of each label that is missing in the gap
+    assert len(regions.ranked) == 2 + len(checked.labels)  # the gap is in all labels
     marked = regions.whole_map() > 0
     assert marked[ISLAND].all()
     assert marked[FAR_ISLAND].all()
