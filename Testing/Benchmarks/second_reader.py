@@ -4,7 +4,7 @@
 
 DATASET is as for `region_frontier.py`. In each case, each of `ERRORS` is put into the contour of one of the labels, in
 turn. A method lists regions of a contour by a score; its threshold is that at which the unaltered contours of all other
-subjects have one region a case on average (`GivenBounds.false_alarms`). An error is found if one of the first three
+subjects have one region a case on average (`DrawnBounds.false_alarms`). An error is found if one of the first three
 listed regions lies in it by at least half, or holds at least half of it. OUTPUT then holds
 `second-reader-MODEL-PART.json` and `second-reader-MODEL-PART.md`, with intervals over the subjects.
 
@@ -32,13 +32,13 @@ from mob_training.comparison.significance import holm, signed_rank
 from mob_training.comparison.tables import interval
 from mob_training.data.datasets import CASES_FILE
 from mob_training.data.split import read_subjects
-from mob_training.evaluation.intervals import given_measures
+from mob_training.evaluation.intervals import drawn_measures
 from mob_training.evaluation.score_files import write_json
 from MoBUncertaintyLib.base.geometry import Box, whole
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.measurements.conformal import conformal_quantile
-from MoBUncertaintyLib.measurements.given import GivenBounds, GivenCalibration
+from MoBUncertaintyLib.measurements.drawn import DrawnBounds, DrawnCalibration
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
@@ -199,18 +199,18 @@ ERRORS: tuple[Callable[[Contour], Mask], ...] = GROSS + LOCAL
 Method = Callable[[Prediction, np.ndarray, Label], list[Piece]]
 
 
-def improbable_voxels(prediction: Prediction, given: np.ndarray, label: Label) -> list[Piece]:
-    """Mark the voxels whose given label has a probability below .05."""
-    labelled, p = label.mask(given), label_probability(prediction, label)
+def improbable_voxels(prediction: Prediction, drawn: np.ndarray, label: Label) -> list[Piece]:
+    """Mark the voxels whose drawn label has a probability below .05."""
+    labelled, p = label.mask(drawn), label_probability(prediction, label)
     weight = (np.where(labelled, p, 1 - p) < 0.05).astype(float)
-    return pieces_of(prediction, label, whole(given.shape), labelled, weight)
+    return pieces_of(prediction, label, whole(drawn.shape), labelled, weight)
 
 
-def disagreement(prediction: Prediction, given: np.ndarray, label: Label) -> list[Piece]:
+def disagreement(prediction: Prediction, drawn: np.ndarray, label: Label) -> list[Piece]:
     """Mark the voxels where the model's segmentation differs."""
-    labelled = label.mask(given)
+    labelled = label.mask(drawn)
     weight = (labelled != label.mask(prediction.segmentation)).astype(float)
-    return pieces_of(prediction, label, whole(given.shape), labelled, weight)
+    return pieces_of(prediction, label, whole(drawn.shape), labelled, weight)
 
 
 @lru_cache(maxsize=1)
@@ -220,7 +220,7 @@ def doubtful(prediction: Prediction) -> list[tuple[Region, Box, Mask]]:
 
 
 def expected_error(prediction: Prediction, _given: np.ndarray, label: Label) -> list[Piece]:
-    """List them whatever is given."""
+    """List them whatever is drawn."""
     return [Piece(label, box, mask, False, region.expected_error_mm3) for region, box, mask in doubtful(prediction)]
 
 
@@ -249,7 +249,7 @@ def examined(prediction: Prediction, truth: np.ndarray, other: np.ndarray, numbe
     row: dict[str, Any] = {"labels": {}, "errors": {}}
     nothing = np.zeros(truth.shape, bool)
     for label in labels:
-        measured = given_measures(prediction, truth, label)
+        measured = drawn_measures(prediction, truth, label)
         if measured:
             listed = {name: hits(method(prediction, truth, label), nothing) for name, method in METHODS.items()}
             volume = prediction.stated_volumes[label.name]
@@ -261,27 +261,27 @@ def examined(prediction: Prediction, truth: np.ndarray, other: np.ndarray, numbe
         rng = np.random.default_rng([number, zlib.crc32(error.__name__.encode())])
         contour = Contour(label.mask(truth), label.mask(other), prediction.grid.spacing, rng)
         mask = error(contour)
-        given = np.where(contour.mask & ~mask, 0, truth)
-        given[mask] = label.value
+        drawn = np.where(contour.mask & ~mask, 0, truth)
+        drawn[mask] = label.value
         row["errors"][error.__name__] = {
             "label": label.name,
-            "dice": dice(given, truth, label.value),
-            "overlap": dice(given, prediction.segmentation, label.value),
+            "dice": dice(drawn, truth, label.value),
+            "overlap": dice(drawn, prediction.segmentation, label.value),
             "listed": {
-                name: hits(method(prediction, given, label), mask != contour.mask) for name, method in METHODS.items()
+                name: hits(method(prediction, drawn, label), mask != contour.mask) for name, method in METHODS.items()
             },
-            "expected": expected(prediction, given, label),
+            "expected": expected(prediction, drawn, label),
         }
     for label in checked:
         row["labels"][label.name]["expected"] = expected(prediction, prediction.segmentation, label)
     return row
 
 
-def expected(prediction: Prediction, given: np.ndarray, label: Label) -> dict[str, float]:
+def expected(prediction: Prediction, drawn: np.ndarray, label: Label) -> dict[str, float]:
     """State the expected Dice, and the Jaccard distance that with a residual of calibration cases bounds it."""
     own = expected_agreement(prediction, prediction.segmentation)[label.name].dice
-    agreement = expected_agreement(prediction, given).get(label.name)
-    apart = dice(given, prediction.segmentation, label.value)
+    agreement = expected_agreement(prediction, drawn).get(label.name)
+    apart = dice(drawn, prediction.segmentation, label.value)
     return {
         "dice": agreement.dice if agreement else 0.0,
         "jaccard": jaccard_distance(apart) + jaccard_distance(own),
@@ -299,7 +299,7 @@ class Judged:
         """Tell of each region on the list of a label whether it is in the error."""
         known = [row["labels"][label] for row in self.others if label in row["labels"]]
         contours = [[score for score, _ in each["listed"][method]] for each in known]
-        bounds = GivenBounds(len(known), GivenCalibration.of(contours, (), ()).discrepancies, 0, 0)
+        bounds = DrawnBounds(len(known), DrawnCalibration.of(contours, (), ()).discrepancies, 0, 0)
         most = alarms / len(self.row["labels"])
         ranked = enumerate(pieces, start=1)
         return [hit for rank, (score, hit) in ranked if bounds.false_alarms(score, rank) <= most]
@@ -355,12 +355,12 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
     p = holm([signed_rank(values) for values in gains.values()])
     own = [(case, name, label) for case in judged for name, label in case.row["labels"].items()]
-    given = [(case, each) for case in tried for each in case.row["errors"].values()]
+    drawn = [(case, each) for case in tried for each in case.row["errors"].values()]
     held = [float(label["dice"] >= case.low(name, label["expected"])) for case, name, label in own]
-    held_given = [float(each["dice"] >= case.low(each["label"], each["expected"])) for case, each in given]
+    held_drawn = [float(each["dice"] >= case.low(each["label"], each["expected"])) for case, each in drawn]
     true, stated, doubt = ([label[k] for *_, label in own] for k in ("dice", "expected", "doubt"))
-    stated_given = [each["expected"]["dice"] for _, each in given]
-    true_given, overlap = ([each[key] for _, each in given] for key in ("dice", "overlap"))
+    stated_drawn = [each["expected"]["dice"] for _, each in drawn]
+    true_drawn, overlap = ([each[key] for _, each in drawn] for key in ("dice", "overlap"))
     return {
         "cases": len(rows),
         "subjects": len({row["subject"] for row in rows}),
@@ -376,10 +376,10 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "bound held": interval(over_subjects(held, [case for case, *_ in own])),
             "bound, mean": float(np.mean([case.low(name, label["expected"]) for case, name, label in own])),
         },
-        "given, with errors": {
-            "expected Dice and Dice, Spearman": correlation(stated_given, true_given),
-            "overlap with ours and Dice, Spearman": correlation(overlap, true_given),
-            "bound held": interval(over_subjects(held_given, [case for case, _ in given])),
+        "drawn, with errors": {
+            "expected Dice and Dice, Spearman": correlation(stated_drawn, true_drawn),
+            "overlap with ours and Dice, Spearman": correlation(overlap, true_drawn),
+            "bound held": interval(over_subjects(held_drawn, [case for case, _ in drawn])),
         },
     }
 
@@ -400,7 +400,7 @@ def text(summary: dict[str, Any]) -> str:
         lines.append(f"| {group.replace('_', ' ')} | " + " | ".join(row.values()) + " |")
     lines += ["", "| gain over | found | p, Holm |", "| --- | --- | --- |"]
     lines += [f"| {method} | {row['found']} | {row['p']:.2g} |" for method, row in summary["gain over"].items()]
-    for name in ("our segmentation", "given, with errors"):
+    for name in ("our segmentation", "drawn, with errors"):
         lines += ["", f"| {name} | |", "| --- | --- |", *(f"| {key} | {v} |" for key, v in summary[name].items())]
     return "\n".join(lines) + "\n"
 

@@ -19,10 +19,11 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import ImageError, reason_of
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS, Grid, common_parts, whole
-from MoBUncertaintyLib.base.input_files import begins_as_dicom, check_regular, input_digest, reading
+from MoBUncertaintyLib.base.input_files import BoundedReader, begins_as_dicom, check_regular, input_digest, reading
 from MoBUncertaintyLib.base.names import is_system_file, printable
 from MoBUncertaintyLib.images.channels import SAME_GRID
 from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.images.memory import check_image
 from MoBUncertaintyLib.images.reader import ReadImage, read_volume, volume_stem
 from MoBUncertaintyLib.images.volume_headers import is_volume_name, read_header
 
@@ -146,10 +147,12 @@ def _fields_of(path: Path) -> dict[str, str]:
 
 def _layers(path: Path) -> tuple[list[np.ndarray], Grid]:
     """Read label maps, uint16 (z, y, x) each."""
-    if read_header(path).layout[1] == 1:
+    header = read_header(path)
+    if header.layout[1] == 1:
         stored = read_volume(path)
         arrays = [sitk.GetArrayFromImage(stored)]
     else:
+        check_image(header.length * header.layout[1])
         try:
             stored = sitk.ReadImage(str(path))
         except RuntimeError as error:
@@ -177,8 +180,12 @@ def _label_table(path: Path) -> dict[int, str]:
         return {}
     import nibabel
 
-    extensions = nibabel.load(path).header.extensions  # type: ignore[attr-defined]
-    table = [match for extension in extensions for match in _LABEL_TABLE.findall(extension.get_content())]
+    try:
+        extensions = nibabel.load(path).header.extensions  # type: ignore[attr-defined]
+        contents = [extension.get_content() for extension in extensions]
+    except Exception as error:  # an extension may hold JSON or DICOM, and be damaged in as many ways
+        raise ImageError(f"{path.name} has a damaged extension ({reason_of(error)}); export it again.") from error
+    table = [match for text in contents if isinstance(text, bytes) for match in _LABEL_TABLE.findall(text)]
     return {int(value): name.decode("utf-8", "replace") for value, name in table}
 
 
@@ -196,17 +203,17 @@ def _of_dicom(path: Path, image: ReadImage) -> list[Structure]:
     from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
     from MoBUncertaintyLib.images.dicom import parsing
-    from MoBUncertaintyLib.images.structure_sets import read_structure_set
+    from MoBUncertaintyLib.images.structure_sets import fill, read_contours
 
-    with parsing(path):
-        header = pydicom.dcmread(path, force=begins_as_dicom(path), stop_before_pixels=True)
+    with BoundedReader(path) as file, parsing(path):
+        header = pydicom.dcmread(file, force=begins_as_dicom(path), stop_before_pixels=True)
     frame = ""
     if image.is_dicom:
         frame = str(pydicom.dcmread(image.files[0], stop_before_pixels=True).get("FrameOfReferenceUID") or "")
     kind = header.get("SOPClassUID")
     if kind == RTStructureSetStorage:
-        masks = read_structure_set(path, image.image, frame)
-        return [Structure(name, partial(np.asarray, mask)) for name, mask in masks.items()]
+        regions = read_contours(path, frame).items()
+        return [Structure(name, partial(fill, own, image.image, f"{path}: {name}")) for name, own in regions]
     if kind not in (SegmentationStorage, _LABEL_MAP_STORAGE):
         raise ImageError(f"{path} is neither a segmentation nor contours; give a NIfTI, NRRD, SEG or RTSTRUCT file.")
     own = str(header.get("FrameOfReferenceUID") or "")
@@ -222,8 +229,8 @@ def _of_seg(path: Path, image: sitk.Image) -> list[Structure]:
 
     from MoBUncertaintyLib.images.dicom import parsing
 
-    with parsing(path):
-        stored = segread(path)
+    with BoundedReader(path) as file, parsing(path):
+        stored = segread(file)
         segments = [item for item in stored.SegmentSequence if int(item.SegmentNumber) in stored.segment_numbers]
 
     def load(number: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.uid import RTStructureSetStorage
 
-from MoBUncertaintyLib.base.errors import ImageError
+from MoBUncertaintyLib.base.errors import ImageError, require
 from MoBUncertaintyLib.base.input_files import BoundedReader, begins_as_dicom, check_regular
 from MoBUncertaintyLib.images.dicom import parsing
 
@@ -25,14 +25,24 @@ _TILT = 0.1
 def read_structure_set(path: str | Path, image: sitk.Image, frame_of_reference: str = "") -> dict[str, np.ndarray]:
     """Read the regions of interest of an RT Structure Set as boolean masks (z, y, x) on an image, by name.
 
-    Where contours of one slice lie within each other, what is inside an even number of them is a hole (even-odd rule).
-    A slice of the image gets the contours of the nearest plane that is at most half the distance of the region's planes
-    away: contours may be drawn on other slices than the image's, or on every other one. Regions without closed contours
-    are left out. The image's frame of reference is not compared where it is empty.
+    Arguments and errors are those of `read_contours` and `fill`; raises `ImageError`, too, if all contours lie outside
+    of the image.
+    """
+    contours = read_contours(path, frame_of_reference)
+    masks = {name: fill(own, image, f"{path}: {name}") for name, own in contours.items()}
+    if masks and not any(mask.any() for mask in masks.values()):
+        raise ImageError(f"{path} has no contour within the image; give the image that it was drawn on.")
+    return masks
+
+
+def read_contours(path: str | Path, frame_of_reference: str = "") -> dict[str, list[np.ndarray]]:
+    """Read the closed contours of an RT Structure Set, (n, 3) LPS mm each, by the name of their region of interest.
+
+    Regions without closed contours are left out. The frame of reference is not compared where it is empty.
 
     Raises:
-        ImageError: The file cannot be read or is no RT Structure Set, two of its regions have one name, its contours
-            lie in another frame of reference, oblique to the slices, or all outside of the image.
+        ImageError: The file cannot be read or is no RT Structure Set, two of its regions have one name, or its contours
+            lie in another frame of reference.
     """
     path = Path(path)
     check_regular(path)
@@ -42,23 +52,22 @@ def read_structure_set(path: str | Path, image: sitk.Image, frame_of_reference: 
         if dataset.get("SOPClassUID") != RTStructureSetStorage:
             raise ImageError(f"{path} is not an RT Structure Set; give the file with the contours of the image.")
         names = {int(item.ROINumber): item for item in dataset.StructureSetROISequence}
-        masks: dict[str, np.ndarray] = {}
+        regions: dict[str, list[np.ndarray]] = {}
         for region in dataset.get("ROIContourSequence", []):
             item = names[int(region.ReferencedROINumber)]
             contours = [np.reshape(c.ContourData, (-1, 3)).astype(float) for c in _closed(region)]
             if not contours:
                 continue
+            require(all(np.isfinite(points).all() for points in contours), "a point is not finite")
             name, frame = str(item.ROIName), str(item.get("ReferencedFrameOfReferenceUID") or "")
-            if name in masks:
+            if name in regions:
                 raise ImageError(f"{path} has two ROIs called {name!r}; rename one of them.")
             if frame_of_reference and frame and frame != frame_of_reference:
                 raise ImageError(
                     f"{path} has a different frame of reference from the image; give the image that it was drawn on."
                 )
-            masks[name] = _fill(contours, image, f"{path}: {name}")
-        if masks and not any(mask.any() for mask in masks.values()):
-            raise ImageError(f"{path} has no contour within the image; give the image that it was drawn on.")
-    return masks
+            regions[name] = contours
+    return regions
 
 
 def _closed(region: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
@@ -68,8 +77,14 @@ def _closed(region: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
             yield contour
 
 
-def _fill(contours: list[np.ndarray], image: sitk.Image, what: str) -> np.ndarray:
-    """Fill closed contours (n, 3; LPS mm) on an image's voxels (z, y, x)."""
+def fill(contours: Sequence[np.ndarray], image: sitk.Image, what: str) -> np.ndarray:
+    """Fill closed contours (n, 3; LPS mm) of a region on an image's voxels, bool (z, y, x).
+
+    Where contours of one slice lie within each other, what is inside an even number of them is a hole (even-odd rule).
+    A slice of the image gets the contours of the nearest plane that is at most half the distance of the region's planes
+    away: contours may be drawn on other slices than the image's, or on every other one. Raises `ImageError`, which says
+    `what` they are, if they are oblique to the slices.
+    """
     from skimage.draw import polygon  # which Slicer's Python may lack until contours are wanted
 
     matrix = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()

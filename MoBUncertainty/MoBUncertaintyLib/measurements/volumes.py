@@ -19,7 +19,7 @@ import numpy as np
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.measurements.conformal import conformal_quantile, needed_cases, short
-from MoBUncertaintyLib.measurements.given import GivenBounds, GivenCalibration
+from MoBUncertaintyLib.measurements.drawn import DrawnBounds, DrawnCalibration
 from MoBUncertaintyLib.measurements.interval import Interval
 
 LEVELS = (0.9, 0.8, 0.5)  # of the intervals by which a scale is chosen
@@ -125,7 +125,7 @@ class LabelCalibration:
 
     predicted: Residuals
     reviewed: tuple[Residuals, ...] = ()
-    given: GivenCalibration | None = None  # of segmentations that are checked, if that was measured
+    drawn: DrawnCalibration | None = None  # of segmentations that are checked, if that was measured
 
     def __post_init__(self) -> None:
         if len(self.reviewed) not in (0, STAGES):
@@ -145,7 +145,7 @@ class LabelBounds:
     quantile: float
     reviewed: tuple[float, ...] = ()
     reviewed_scale: Scale = Scale.NOTHING
-    given: GivenBounds | None = None
+    drawn: DrawnBounds | None = None
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(number) and number >= 0 for number in (self.quantile, *self.reviewed)):
@@ -225,5 +225,5 @@ def _bounds(label: LabelCalibration, level: float) -> LabelBounds:
         short(label.predicted.quantile(level)),
         tuple(map(short, reversed(tuple(later)))),
         next((stage.scale for stage in label.reviewed), Scale.NOTHING),
-        label.given.bounds(level) if label.given else None,
+        label.drawn.bounds(level) if label.drawn else None,
     )

@@ -215,10 +215,10 @@ def check(
     """
     from MoBUncertaintyLib.inference.predictor import Predictor
 
-    read = read_image(image)
-    drawing = read_drawing(Path(segmentation), read, model.card.labels, names or {})
+    read, predictor = read_image(image), Predictor(model, settings)
+    drawing = read_drawing(Path(segmentation), read, predictor.labels, names or {})
     source = Source(Path(image), "", read.sha256, dicom_files=read.files if read.is_dicom else ())
-    return replace(analyse(read.image, Predictor(model, settings), drawing=drawing), source=source)
+    return replace(analyse(read.image, predictor, drawing=drawing), source=source)
 
 
 def analyse(

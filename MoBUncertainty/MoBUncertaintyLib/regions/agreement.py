@@ -61,10 +61,10 @@ class Agreement:
     surface_high_mm: float | None = None
 
 
-def expected_agreement(prediction: Prediction, given: np.ndarray) -> dict[str, Agreement]:
+def expected_agreement(prediction: Prediction, drawn: np.ndarray) -> dict[str, Agreement]:
     """State what is expected of each label that a label map (z, y, x) and the prediction both have, by its name.
 
-    With A the given label, M the model's and p its probability, the expected Dice is 2 sum_A p / (|A| + sum p), and the
+    With A the drawn label, M the model's and p its probability, the expected Dice is 2 sum_A p / (|A| + sum p), and the
     expected distance of the surfaces the expected volume of the error over the area of A. The Jaccard distance J is a
     metric, so that J(A, truth) <= J(A, M) + J(M, truth), whatever A is; of the last term the calibration cases know the
     bound. With the mean distance of surfaces, which is nearly one, it is done likewise.
@@ -72,19 +72,19 @@ def expected_agreement(prediction: Prediction, given: np.ndarray) -> dict[str, A
     Raises:
         ImageError: The shapes differ.
     """
-    check_shapes(prediction.segmentation, given)
+    check_shapes(prediction.segmentation, drawn)
     spacing, result = prediction.grid.spacing, {}
     for label in prediction.labels:
-        a, own = label.mask(given), label.mask(prediction.segmentation)
+        a, own = label.mask(drawn), label.mask(prediction.segmentation)
         if not (a.any() and own.any()):
             continue
         p = label_probability(prediction, label)
-        dice_given, surface = _expected(a, p, spacing)
+        dice_drawn, surface = _expected(a, p, spacing)
         more_mm3 = prediction.grid.voxel_mm3 * (int(a.sum()) - int(own.sum()))
         habit = 2 * more_mm3 / (_area(a, spacing) + _area(own, spacing))
-        result[label.name] = Agreement(dice_given, surface, habit)
+        result[label.name] = Agreement(dice_drawn, surface, habit)
         bounds = prediction.volume_bounds
-        known = bounds.labels[label.name].given if bounds and label.name in bounds.labels else None
+        known = bounds.labels[label.name].drawn if bounds and label.name in bounds.labels else None
         if known:
             own_dice, own_surface = _expected(own, p, spacing)
             apart = surface_distance(a, own, spacing)
@@ -92,7 +92,7 @@ def expected_agreement(prediction: Prediction, given: np.ndarray) -> dict[str, A
             jaccard = jaccard_distance(dice(a, own)) + jaccard_distance(own_dice) + known.jaccard
             result[label.name] = replace(
                 result[label.name],
-                dice_low=min(dice_at(jaccard), dice_given),
+                dice_low=min(dice_at(jaccard), dice_drawn),
                 surface_high_mm=max(apart + own_surface + known.surface_mm, surface),
             )
     return result

@@ -1,13 +1,13 @@
-"""Where a given segmentation, by whatever tool or hand, is improbable under a model: a ranked list of regions.
+"""Where a drawn segmentation, by whatever tool or hand, is improbable under a model: a ranked list of regions.
 
-For each label against the rest, `gaussian.explanation` first finds the smooth noise that explains the given labels
-best: a reader's habit, such as a margin, and deviations over millimetres. Under that noise a voxel whose given label is
+For each label against the rest, `gaussian.explanation` first finds the smooth noise that explains the drawn labels
+best: a reader's habit, such as a margin, and deviations over millimetres. Under that noise a voxel whose drawn label is
 on the wrong side of its logit t gains |t| of log likelihood if it takes the model's label. Regions are where the mean
-logit clearly contradicts the given label and noise does not explain it. The *discrepancy* of a region is that gain, in
-nats: at least so much does the joint likelihood of the given labels gain if those of the region are the model's own and
+logit clearly contradicts the drawn label and noise does not explain it. The *discrepancy* of a region is that gain, in
+nats: at least so much does the joint likelihood of the drawn labels gain if those of the region are the model's own and
 the rest stays, since the noise may then fit better still.
 
-A discrepancy is compared with those on clinicians' own contours (`measurements.given`), so that numbers of different
+A discrepancy is compared with those on clinicians' own contours (`measurements.drawn`), so that numbers of different
 labels and cases compare, and regions such as an ordinary contour has are not listed.
 """
 
@@ -35,21 +35,21 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions.agreement import check_shapes
 from MoBUncertaintyLib.regions.description import RegionDescriber
-from MoBUncertaintyLib.regions.measure import any_label, values_in
+from MoBUncertaintyLib.regions.measure import error_of_any, views_in
 from MoBUncertaintyLib.regions.pieces import compact_pieces
 from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
-from MoBUncertaintyLib.regions.region import Region, Regions
+from MoBUncertaintyLib.regions.region import Discrepancy, Region, Regions
 
 FALSE_ALARMS = 1.0
 """Regions of an ordinary contour, a case on average, that a list may hold."""
 MOST = 10
 """Regions of a label, and of all labels together where the model has no calibration cases."""
 POSSIBLE = 1e-3
-"""A voxel of less probability counts only where the given segmentation has the label."""
+"""A voxel of less probability counts only where the drawn segmentation has the label."""
 MARGIN = 2
 """Voxels around those."""
 CLEAR = 2.0
-"""Where the mean logit contradicts the given label by less, nothing is part of a region."""
+"""Where the mean logit contradicts the drawn label by less, nothing is part of a region."""
 NOISE = 2.0
 """Clinicians' contours deviate by so many of the network's deviations,"""
 REACH = 3.0
@@ -59,16 +59,6 @@ REACH = 3.0
 def settings_of(settings: RegionSettings) -> RegionSettings:
     """Return settings of doubtful regions as those of improbable ones."""
     return replace(settings, measure=Measure.ERROR, threshold=None)
-
-
-@dataclass(frozen=True)
-class Discrepancy(Region):
-    """A region where a given segmentation is improbable; its error and fraction are those of that segmentation."""
-
-    label: str
-    missing: bool  # the model has the label there, the given segmentation has not; else the other way round
-    discrepancy: float  # nats
-    false_alarms: float | None  # regions at least so discrepant on an ordinary contour, on average; None: not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +73,13 @@ class Piece:
 
 
 def find_discrepancies(
-    prediction: Prediction, given: np.ndarray, labels: Sequence[Label] | None = None, most: float = FALSE_ALARMS
+    prediction: Prediction, drawn: np.ndarray, labels: Sequence[Label] | None = None, most: float = FALSE_ALARMS
 ) -> Regions:
-    """Find the places where a given segmentation is improbable, ranked; all are `Discrepancy`.
+    """Find the places where a drawn segmentation is improbable, ranked; all are `Discrepancy`.
 
     Args:
         prediction: Of the image, by the model that checks.
-        given: Label map (z, y, x) on the prediction's grid, with the values of its labels.
+        drawn: Label map (z, y, x) on the prediction's grid, with the values of its labels.
         labels: Those that are checked. Default: those that the segmentation has.
         most: How many regions an ordinary contour may have on the list, on average (`FALSE_ALARMS`); without
             calibration cases the `MOST` discrepant ones are listed.
@@ -97,29 +87,29 @@ def find_discrepancies(
     Raises:
         ImageError: The shapes differ.
     """
-    check_shapes(prediction.segmentation, given)
-    chosen = [label for label in prediction.labels if label.mask(given).any()] if labels is None else labels
+    check_shapes(prediction.segmentation, drawn)
+    chosen = [label for label in prediction.labels if label.mask(drawn).any()] if labels is None else labels
     bounds, settings = prediction.bounds, prediction.region_settings
     listed: list[tuple[float | None, Piece]] = []
     for label in chosen:
-        known = bounds.labels[label.name].given if bounds and label.name in bounds.labels else None
-        for rank, piece in enumerate(improbable_pieces(prediction, given, label), start=1):
+        known = bounds.labels[label.name].drawn if bounds and label.name in bounds.labels else None
+        for rank, piece in enumerate(improbable_pieces(prediction, drawn, label), start=1):
             alarms = None if known is None else len(chosen) * known.false_alarms(piece.discrepancy, rank)
             large = piece.mask.sum() * prediction.grid.voxel_mm3 >= settings.minimum_mm3
             if large and (alarms is None or alarms <= most):
                 listed.append((alarms, piece))
     listed.sort(key=lambda each: (most if each[0] is None else each[0], -each[1].discrepancy))
     calibrated = all(alarms is not None for alarms, _ in listed)
-    return _regions(prediction, given, listed[: settings.max_regions if calibrated else MOST])
+    return _regions(prediction, drawn, listed[: settings.max_regions if calibrated else MOST])
 
 
-def improbable_pieces(prediction: Prediction, given: np.ndarray, label: Label, reach: float = REACH) -> list[Piece]:
+def improbable_pieces(prediction: Prediction, drawn: np.ndarray, label: Label, reach: float = REACH) -> list[Piece]:
     """Find the regions of one label, most discrepant first, `MOST` at most.
 
     `reach` is that of the noise, in correlation lengths of the model; 0 for voxels that deviate each for itself.
     """
     maps = channels_of(prediction, label)
-    labelled = label.mask(given)
+    labelled = label.mask(drawn)
     counted = labelled.copy()
     for n in maps:
         counted |= prediction.probability[n] > POSSIBLE
@@ -132,7 +122,9 @@ def improbable_pieces(prediction: Prediction, given: np.ndarray, label: Label, r
     if reach:
         mean, square = logits_of(probability, variance)
         lengths = reach * np.array(_lengths_mm(prediction)) / prediction.grid.spacing
-        moved = mean + explain(mean, NOISE * movable(square, None), labelled, lengths)
+        # No noise explains what a network with a variance is certain of: far from an organ, say.
+        deviation = np.sqrt(square) if prediction.has_variance else movable(square, None)
+        moved = mean + explain(mean, NOISE * deviation, labelled, lengths)
     else:
         mean = moved = logits_of(probability, np.zeros_like(variance))[0]
     sign = np.where(labelled, -1, 1)
@@ -159,13 +151,13 @@ def _lengths_mm(prediction: Prediction) -> tuple[float, float, float]:
     return prediction.correlation_mm or (prediction.click_settings.length_mm or DEFAULT_LENGTH_MM,) * 3
 
 
-def _regions(prediction: Prediction, given: np.ndarray, listed: list[tuple[float | None, Piece]]) -> Regions:
+def _regions(prediction: Prediction, drawn: np.ndarray, listed: list[tuple[float | None, Piece]]) -> Regions:
     """Describe pieces in their order, but for one most of which belongs to others of a higher rank."""
     box = hull(piece.box for _, piece in listed)
     numbers = np.zeros(shape_of(box), np.uint16)
     regions: list[Region] = []
-    exclusive = prediction.exclusive()
-    describe = RegionDescriber(replace(prediction, segmentation=given.astype(np.uint8)))
+    own = replace(prediction.exclusive(), segmentation=drawn.astype(np.uint8))
+    describe = RegionDescriber(own)
     for alarms, piece in listed:
         place = numbers[within(piece.box, box)]
         mask = piece.mask & (place == 0)
@@ -173,17 +165,9 @@ def _regions(prediction: Prediction, given: np.ndarray, listed: list[tuple[float
             continue
         number = len(regions) + 1
         place[mask] = number
-        described = describe(piece.box, mask) | {"expected_error_mm3": _error_mm3(exclusive, given, piece.box, mask)}
+        error = error_of_any(views_in(piece.box, own), own.labels)[mask].sum(dtype=float)
+        described = describe(piece.box, mask) | {"expected_error_mm3": float(error * own.grid.voxel_mm3)}
         described |= {"label": piece.label.name, "missing": piece.missing}
         described |= {"discrepancy": piece.discrepancy, "false_alarms": alarms}
         regions.append(Discrepancy(rank=number, number=number, **described))
     return Regions(tuple(regions), numbers, box, prediction.shape, prediction.region_settings)
-
-
-def _error_mm3(prediction: Prediction, given: np.ndarray, box: Box, mask: np.ndarray) -> float:
-    """Compute the volume of some voxels in a box that is expected to be labelled wrongly as given."""
-    labels, probability = given[box][mask], [values[mask] for values in values_in(box, prediction.probability)]
-    right = np.where(labels == 0, 1 - any_label(probability), 0)
-    for label, p in zip(prediction.labels, probability, strict=True):
-        right = np.where(labels == label.value, p, right)
-    return float((1 - right).sum(dtype=float) * prediction.grid.voxel_mm3)

@@ -13,6 +13,7 @@ from MoBUncertaintyLib.base.geometry import Box
 from MoBUncertaintyLib.model.region_settings import Measure
 
 if TYPE_CHECKING:
+    from MoBUncertaintyLib.model.card import Label
     from MoBUncertaintyLib.regions.prediction import Maps, Prediction
 
 
@@ -57,17 +58,20 @@ def error_of(maps: VoxelMaps, prediction: Prediction) -> np.ndarray:
 
     A predicted label is the most probable one (`expected_error`); one that others have drawn may be any.
     """
-    if prediction.checked is None:
-        return expected_error(maps.probability)
+    return error_of_any(maps, prediction.labels) if prediction.checked else expected_error(maps.probability)
+
+
+def error_of_any(maps: VoxelMaps, labels: Sequence[Label]) -> np.ndarray:
+    """Compute the probability that the label of each voxel is wrong, whichever of some labels, or none, it is."""
     error = np.where(maps.segmentation == 0, any_label(maps.probability), np.float32(1))
-    for label, probability in zip(prediction.labels, maps.probability, strict=True):
+    for label, probability in zip(labels, maps.probability, strict=True):
         error = np.where(maps.segmentation == label.value, 1 - probability, error)
     return error
 
 
 def error_in(box: Box, prediction: Prediction) -> np.ndarray:
     """Compute the same in a box, of a prediction as it is."""
-    return error_of(_views_in(box, prediction), prediction)
+    return error_of(views_in(box, prediction), prediction)
 
 
 def any_label(probability: Maps) -> np.ndarray:
@@ -77,7 +81,7 @@ def any_label(probability: Maps) -> np.ndarray:
 
 def uncertainty_in(box: Box, prediction: Prediction, measure: Measure) -> np.ndarray:
     """Compute the uncertainty of each voxel in a box."""
-    return uncertainty_of(measure, _views_in(box, prediction), prediction)
+    return uncertainty_of(measure, views_in(box, prediction), prediction)
 
 
 def uncertainty_of(measure: Measure, maps: VoxelMaps, prediction: Prediction) -> np.ndarray:
@@ -87,7 +91,7 @@ def uncertainty_of(measure: Measure, maps: VoxelMaps, prediction: Prediction) ->
     return voxel_uncertainty(measure, list(maps.probability), list(maps.variance))
 
 
-def _views_in(box: Box, prediction: Prediction) -> VoxelMaps:
+def views_in(box: Box, prediction: Prediction) -> VoxelMaps:
     """Return the maps of a box without copying them."""
     probability, variance = (values_in(box, each) for each in (prediction.probability, prediction.variance))
     return VoxelMaps(probability, variance, prediction.segmentation[box])  # type: ignore[arg-type]  # lists will do

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -108,6 +109,15 @@ def test_a_label_table_names_values(image: ReadImage, tmp_path: Path) -> None:
     labels.header.extensions.append(nibabel.nifti1.Nifti1Extension(0, table.encode()))
     nibabel.save(labels, tmp_path / "named.nii.gz")
     assert_as_drawn(masks(tmp_path / "named.nii.gz", image))
+
+
+def test_an_extension_that_names_no_values_does_no_harm(image: ReadImage, tmp_path: Path) -> None:
+    """As converters from DICOM write it: the header of a slice."""
+    labels, header = nibabel.load(stored(image, tmp_path / "map.nii.gz")), pydicom.Dataset()
+    header.PatientName = "A"
+    labels.header.extensions.append(nibabel.nifti1.Nifti1DicomExtension(2, header))
+    nibabel.save(labels, tmp_path / "dicom.nii.gz")
+    assert list(masks(tmp_path / "dicom.nii.gz", image)) == list(masks(tmp_path / "map.nii.gz", image))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.measurements.conformal import TooFewCasesError, conformal_quantile, needed_cases
-from MoBUncertaintyLib.measurements.given import GivenCalibration
+from MoBUncertaintyLib.measurements.drawn import DrawnCalibration
 from MoBUncertaintyLib.measurements.interval import Interval, change_text, volume_text
 from MoBUncertaintyLib.measurements.volumes import (
     CHOICES,
@@ -76,8 +76,8 @@ def test_a_case_without_the_label_is_no_case_to_choose_a_scale_by() -> None:
 def calibration(count: int = 12) -> VolumeCalibration:
     predicted = Residuals.of(cases(count, Scale.ERROR), Scale.ERROR)
     reviewed = tuple(Residuals(Scale.ERROR, tuple(v / stage for v in predicted.values)) for stage in range(2, 6))
-    given = GivenCalibration.of([[5.0, 40.0]] * count, [0.02] * count, [0.3] * count)
-    return VolumeCalibration("made", {"liver": LabelCalibration(predicted, reviewed, given)})
+    drawn = DrawnCalibration.of([[5.0, 40.0]] * count, [0.02] * count, [0.3] * count)
+    return VolumeCalibration("made", {"liver": LabelCalibration(predicted, reviewed, drawn)})
 
 
 def test_calibration_survives_json_and_damage_is_refused() -> None:

@@ -221,9 +221,10 @@ class TestReading:
             ([square(30, 1, 5)], {}),
             ([[(0, 0, 0), (8, 0, 8), (8, 8, 8), (0, 8, 0)]], {}),
             ([square(2, 1, 5)], {"frame": "1.2.99"}),
+            ([[("1e400", 0, 0), (8, 0, 0), (8, 8, 0)]], {}),
             ([square(2, 1, 5)], {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}),
         ],
-        ids=["beside the image", "oblique", "other frame of reference", "no structure set"],
+        ids=["beside the image", "oblique", "other frame of reference", "not finite", "no structure set"],
     )
     def test_contours_that_are_not_the_images_are_refused(self, plain, tmp_path, contours, options):
         path = structure_set(tmp_path / "rt.dcm", {"a": contours}, **options)

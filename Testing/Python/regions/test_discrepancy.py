@@ -1,4 +1,4 @@
-"""A given segmentation against a model: where it is improbable, and how good it probably is."""
+"""A drawn segmentation against a model: where it is improbable, and how good it probably is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import ImageError
-from MoBUncertaintyLib.measurements.given import GivenBounds
+from MoBUncertaintyLib.measurements.drawn import DrawnBounds
 from MoBUncertaintyLib.measurements.volumes import LabelBounds, Scale, VolumeBounds
 from MoBUncertaintyLib.regions.agreement import dice, expected_agreement, jaccard_distance
 from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, improbable_pieces
@@ -23,8 +23,8 @@ def checked() -> tuple[Prediction, np.ndarray]:
 
 
 def calibrated(prediction: Prediction, *discrepancies: float, jaccard: float = 0.0, cases: int = 19) -> Prediction:
-    given = GivenBounds(cases, discrepancies, jaccard, 0.0)
-    bounds = VolumeBounds(0.9, cases, {"organ 1": LabelBounds(Scale.NOTHING, 1.0, given=given)})
+    drawn = DrawnBounds(cases, discrepancies, jaccard, 0.0)
+    bounds = VolumeBounds(0.9, cases, {"organ 1": LabelBounds(Scale.NOTHING, 1.0, drawn=drawn)})
     return replace(prediction, stated_bounds=bounds)
 
 
@@ -34,19 +34,19 @@ def test_the_models_own_segmentation_has_no_discrepancy() -> None:
 
 
 def test_what_is_missing_and_what_is_too_much_is_found_where_it_is() -> None:
-    prediction, given = checked()
-    given[20] = 0
-    given[2:6, 2:6, 2:6] = 1
-    found = find_discrepancies(prediction, given)
+    prediction, drawn = checked()
+    drawn[20] = 0
+    drawn[2:6, 2:6, 2:6] = 1
+    found = find_discrepancies(prediction, drawn)
     numbers = found.whole_map()
     missing = [region for region in found.ranked if region.missing]
     extra = [region for region in found.ranked if not region.missing]
-    wrong = given != prediction.segmentation
+    wrong = drawn != prediction.segmentation
     assert missing and extra and wrong[numbers > 0].all()
     assert numbers[3:5, 3:5, 3:5].all() and (numbers[20] > 0).sum() > 0.6 * wrong[20].sum()
     assert all(region.label == "organ 1" and region.false_alarms is None for region in found.ranked)
     assert sum(region.volume_mm3 for region in found.ranked) == pytest.approx(8 * (numbers > 0).sum())
-    # Nearly all of it is expected to be labelled wrongly as given.
+    # Nearly all of it is expected to be labelled wrongly as drawn.
     assert all(0.7 * region.volume_mm3 < region.expected_error_mm3 <= region.volume_mm3 for region in extra)
 
 
@@ -59,21 +59,21 @@ def test_a_margin_is_a_habit_and_a_leak_of_the_same_size_is_not() -> None:
     leak[tuple(outside[at].T)] = 1
     label = prediction.labels[0]
     first, second = (
-        sum(piece.discrepancy for piece in improbable_pieces(prediction, given, label)) for given in (margin, leak)
+        sum(piece.discrepancy for piece in improbable_pieces(prediction, drawn, label)) for drawn in (margin, leak)
     )
     assert first < 0.2 * second
 
 
 def test_a_region_such_as_ordinary_contours_have_is_not_listed() -> None:
-    prediction, given = checked()
-    given[20] = 0
-    (first, *_) = improbable_pieces(prediction, given, prediction.labels[0])
+    prediction, drawn = checked()
+    drawn[20] = 0
+    (first, *_) = improbable_pieces(prediction, drawn, prediction.labels[0])
     lower, higher = first.discrepancy / 2, first.discrepancy * 2
-    listed = find_discrepancies(calibrated(prediction, *[lower] * 20), given).ranked
+    listed = find_discrepancies(calibrated(prediction, *[lower] * 20), drawn).ranked
     assert listed[0].false_alarms == pytest.approx(1 / 20)
     assert listed[0].discrepancy == first.discrepancy
-    assert find_discrepancies(calibrated(prediction, *[higher] * 20), given).ranked == ()
-    more = find_discrepancies(calibrated(prediction, *[higher] * 20), given, most=1.05).ranked
+    assert find_discrepancies(calibrated(prediction, *[higher] * 20), drawn).ranked == ()
+    more = find_discrepancies(calibrated(prediction, *[higher] * 20), drawn, most=1.05).ranked
     assert [region.false_alarms for region in more[:1]] == [pytest.approx(21 / 20)]
 
 
@@ -82,7 +82,7 @@ def test_a_list_holds_as_many_false_regions_as_promised() -> None:
     listed = []
     for _ in range(2000):
         contours = [np.sort(rng.exponential(rng.exponential(), rng.integers(0, 8)))[::-1] for _ in range(10)]
-        known = GivenBounds(9, tuple(sorted(np.concatenate(contours[1:]))[-10:]), 0.0, 0.0)
+        known = DrawnBounds(9, tuple(sorted(np.concatenate(contours[1:]))[-10:]), 0.0, 0.0)
         ranked = enumerate(contours[0], start=1)
         listed.append(sum(known.false_alarms(score, rank) <= 1 for rank, score in ranked))
     assert 0.9 < np.mean(listed) <= 1.03
@@ -100,9 +100,9 @@ def test_expected_agreement_is_the_agreement_where_nothing_is_in_doubt() -> None
     sure = replace(prediction, probability=own[None].astype(np.float32))
     distance = np.linalg.norm(prediction.grid.to_ras(np.moveaxis(np.indices(own.shape), 0, -1)), axis=-1)
     for radius in (26.0, 30.0):
-        given = (distance < radius).astype(np.uint8)
-        (agreement,) = expected_agreement(sure, given).values()
-        assert agreement.dice == pytest.approx(dice(given, own))
+        drawn = (distance < radius).astype(np.uint8)
+        (agreement,) = expected_agreement(sure, drawn).values()
+        assert agreement.dice == pytest.approx(dice(drawn, own))
         assert agreement.habit_mm == pytest.approx(radius - 28, abs=0.15)
         assert agreement.surface_mm == pytest.approx(2, abs=0.3)
         assert agreement.dice_low is None
@@ -113,7 +113,7 @@ def test_bound_holds_for_any_segmentation_if_it_holds_for_the_models_own() -> No
     rng = np.random.default_rng(1)
     (agreement,) = expected_agreement(prediction, own).values()
     for _ in range(5):
-        truth, given = (np.roll(own, rng.integers(-4, 5, 3), (0, 1, 2)) for _ in range(2))
+        truth, drawn = (np.roll(own, rng.integers(-4, 5, 3), (0, 1, 2)) for _ in range(2))
         residual = jaccard_distance(dice(own, truth)) - jaccard_distance(agreement.dice)
-        (bounded,) = expected_agreement(calibrated(prediction, jaccard=residual), given).values()
-        assert bounded.dice_low is not None and bounded.dice_low <= dice(given, truth) + 1e-6
+        (bounded,) = expected_agreement(calibrated(prediction, jaccard=residual), drawn).values()
+        assert bounded.dice_low is not None and bounded.dice_low <= dice(drawn, truth) + 1e-6

@@ -64,8 +64,8 @@ def test_card_keeps_the_ordinary_cases() -> None:
     assert made.data.startswith("16 held-out cases")
     assert len(label.predicted.values) == 16 and len(label.reviewed) == STAGES
     (kept,) = made.bounds().labels.values()
-    assert kept.given is not None and kept.given.cases == 16
-    assert kept.given.discrepancies == (3.0, *(20.0 + i for i in range(20) if i % 5))  # one more than cases
-    assert kept.given.jaccard == pytest.approx(0.19)  # rank 16 of 16
+    assert kept.drawn is not None and kept.drawn.cases == 16
+    assert kept.drawn.discrepancies == (3.0, *(20.0 + i for i in range(20) if i % 5))  # one more than cases
+    assert kept.drawn.jaccard == pytest.approx(0.19)  # rank 16 of 16
     with pytest.raises(TooFewCasesError):
         calibration_of(run_of({f"case{i}": measured(i) for i in range(3)}))

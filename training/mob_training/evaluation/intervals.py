@@ -11,7 +11,7 @@ from mob_training.evaluation.case_scores import ScoredCase
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run
-from MoBUncertaintyLib.measurements.given import GivenCalibration
+from MoBUncertaintyLib.measurements.drawn import DrawnCalibration
 from MoBUncertaintyLib.measurements.volumes import (
     STAGES,
     LabelCalibration,
@@ -36,7 +36,7 @@ def interval_measures(scored: ScoredCase, case: ReadCase) -> dict[str, Any]:
 
     Return `ordinary`, 1 or 0: whether the model suits the case, as far as it can tell. For each label `true_ml`; `ml`
     and `error_ml`, what is stated (`StatedVolume`), as predicted and after each of `STAGES` of a review; and, if truth
-    and prediction have the label, what `given_measures` returns.
+    and prediction have the label, what `drawn_measures` returns.
     """
     prediction, truth = scored.prediction, scored.truth
     suitability = prediction.suitability
@@ -58,11 +58,11 @@ def interval_measures(scored: ScoredCase, case: ReadCase) -> dict[str, Any]:
             "true_ml": prediction.grid.voxel_mm3 / 1000 * np.count_nonzero(label.mask(truth)),
             "ml": [stage[label.name].ml for stage in stages],
             "error_ml": [stage[label.name].error_ml for stage in stages],
-        } | given_measures(prediction, truth, label)
+        } | drawn_measures(prediction, truth, label)
     return measures
 
 
-def given_measures(prediction: Prediction, truth: np.ndarray, label: Label) -> dict[str, Any]:
+def drawn_measures(prediction: Prediction, truth: np.ndarray, label: Label) -> dict[str, Any]:
     """Measure `discrepancies`, of the true contour, and by how much `jaccard` and `surface_mm` are above expectation.
 
     The latter two are distances of the prediction from the truth. A label that one of them lacks has no measures.
@@ -110,5 +110,5 @@ def _of_label(cases: list[dict[str, Any]], name: str) -> LabelCalibration:
     scale = choose_scale(*stages[1:])
     names = [f"{KEY}.{name}.{measure}" for measure in ("discrepancies", "jaccard", "surface_mm")]
     measured = [[case[key] for key in names] for case in cases if names[0] in case]
-    given = GivenCalibration.of(*zip(*measured, strict=True)) if measured else None
-    return LabelCalibration(Residuals.of(stages[0]), tuple(Residuals.of(stage, scale) for stage in stages[1:]), given)
+    drawn = DrawnCalibration.of(*zip(*measured, strict=True)) if measured else None
+    return LabelCalibration(Residuals.of(stages[0]), tuple(Residuals.of(stage, scale) for stage in stages[1:]), drawn)

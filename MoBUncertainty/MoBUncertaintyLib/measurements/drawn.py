@@ -1,4 +1,4 @@
-"""What calibration cases say of a given segmentation: how improbable a clinician's own contour looks, how good ours is.
+"""What calibration cases say of a drawn segmentation: how improbable a clinician's own contour looks, how good ours is.
 
 A further case is exchangeable with those. So of n + 1 cases together the k regions of highest discrepancy are k / (n +
 1) a case on average, wherever they are: a region of rank r in its own case, with c others at least so discrepant on the
@@ -18,7 +18,7 @@ from MoBUncertaintyLib.measurements.conformal import conformal_quantile, needed_
 
 
 @dataclass(frozen=True)
-class GivenBounds:
+class DrawnBounds:
     """What a prediction keeps of the calibration cases of a label; `ValueError` for what is no finite number."""
 
     cases: int
@@ -28,7 +28,7 @@ class GivenBounds:
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (*self.discrepancies, self.jaccard, self.surface_mm))):
-            raise ValueError("what is known of given segmentations must be finite numbers")
+            raise ValueError("what is known of drawn segmentations must be finite numbers")
 
     def false_alarms(self, discrepancy: float, rank: int) -> float:
         """Return how many regions at least so discrepant an ordinary contour has, on average."""
@@ -37,7 +37,7 @@ class GivenBounds:
 
 
 @dataclass(frozen=True)
-class GivenCalibration:
+class DrawnCalibration:
     """What a card keeps of a label's calibration cases, n of them.
 
     Attributes:
@@ -58,9 +58,9 @@ class GivenCalibration:
         parts = (tuple(map(short, values)) for values in (together, jaccard, surface_mm))
         return cls(*parts)
 
-    def bounds(self, level: float) -> GivenBounds | None:
+    def bounds(self, level: float) -> DrawnBounds | None:
         """Return what a prediction keeps, with quantiles at a level; None of too few cases for that."""
         if len(self.jaccard) < needed_cases(level):
             return None
         quantiles = (short(conformal_quantile(values, level)) for values in (self.jaccard, self.surface_mm))
-        return GivenBounds(len(self.jaccard), tuple(sorted(self.discrepancies)), *quantiles)
+        return DrawnBounds(len(self.jaccard), tuple(sorted(self.discrepancies)), *quantiles)
