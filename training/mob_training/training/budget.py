@@ -118,7 +118,6 @@ class BudgetTrainer(TermsTrainer):
         self.on_train_start()
         if self.mirroring:
             self.print_to_log_file("Half of the patches are mirrored from side to side; labels follow the position.")
-        plan = self.configuration_manager
         # A moving average begins at the network's weights.
         self.averaged = AveragedModel(
             self.network, avg_fn=lambda mean, weight, steps: mean + (weight - mean) * WINDOW / (steps + WINDOW)
@@ -136,7 +135,7 @@ class BudgetTrainer(TermsTrainer):
             with torch.no_grad():
                 self.on_validation_epoch_start()
                 batches = (next(self.dataloader_val) for _ in range(self.num_val_iterations_per_epoch))
-                self.on_validation_epoch_end([self.validation_step(smaller(batch, plan)) for batch in batches])
+                self.on_validation_epoch_end([self.validation_step(batch) for batch in batches])
             self.on_epoch_end()
             self.network, self.averaged.module = self.averaged.module, self.network
         self.network = self.averaged.module
