@@ -31,7 +31,7 @@ from MoBUncertaintyLib.model.fingerprint import Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.findings import Checked
 from MoBUncertaintyLib.regions.prediction import Maps, Prediction, PredictionSettings
-from MoBUncertaintyLib.regions.region import Coverage, Region, Regions
+from MoBUncertaintyLib.regions.region import Coverage, Discrepancy, Region, Regions
 
 RECORD = "prediction.json"
 SCHEMA = "mob-uncertainty results"
@@ -285,7 +285,8 @@ def make_prediction(
 
 def read_regions(kept: Mapping[str, Any], region_map: np.ndarray, settings: RegionSettings) -> Regions:
     """Read the regions with their map, as they were written; they were found with the prediction's settings."""
-    ranked = tuple(from_json(Region, entry, "a region") for entry in kept["regions"])
+    kind = Discrepancy if kept["provenance"].get("checked") else Region
+    ranked = tuple(from_json(kind, entry, "a region") for entry in kept["regions"])
     return Regions(ranked, region_map, whole(region_map.shape), region_map.shape, settings)
 
 

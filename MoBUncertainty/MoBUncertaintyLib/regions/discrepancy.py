@@ -38,7 +38,7 @@ from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.measure import any_label, values_in
 from MoBUncertaintyLib.regions.pieces import compact_pieces
 from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
-from MoBUncertaintyLib.regions.region import Region, Regions
+from MoBUncertaintyLib.regions.region import Discrepancy, Region, Regions
 
 FALSE_ALARMS = 1.0
 """Regions of an ordinary contour, a case on average, that a list may hold."""
@@ -59,16 +59,6 @@ REACH = 3.0
 def settings_of(settings: RegionSettings) -> RegionSettings:
     """Return settings of doubtful regions as those of improbable ones."""
     return replace(settings, measure=Measure.ERROR, threshold=None)
-
-
-@dataclass(frozen=True)
-class Discrepancy(Region):
-    """A region where a given segmentation is improbable; its error and fraction are those of that segmentation."""
-
-    label: str
-    missing: bool  # the model has the label there, the given segmentation has not; else the other way round
-    discrepancy: float  # nats
-    false_alarms: float | None  # regions at least so discrepant on an ordinary contour, on average; None: not known
 
 
 @dataclass(frozen=True, eq=False)

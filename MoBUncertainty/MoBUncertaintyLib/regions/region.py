@@ -38,6 +38,16 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Discrepancy(Region):
+    """A region where a given segmentation is improbable; its error and fraction are those of that segmentation."""
+
+    label: str
+    missing: bool  # the model has the label there, the given segmentation has not; else the other way round
+    discrepancy: float  # nats
+    false_alarms: float | None  # regions at least so discrepant on an ordinary contour, on average; None: not known
+
+
+@dataclass(frozen=True)
 class Coverage:
     """The expected error of a prediction, by where it lies."""
 
