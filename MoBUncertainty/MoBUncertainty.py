@@ -156,8 +156,9 @@ class MoBUncertaintyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         afterLoading(self.onSceneChanged)
 
     def onSceneChanged(self, caller=None, event=None) -> None:
-        """Called when there is another scene."""
-        if self.parent.isEntered:
+        """Called when there is another scene; at the end of an import perhaps after `cleanup`."""
+        scene = slicer.mrmlScene
+        if self.parent.isEntered and self.hasObserver(scene, scene.EndCloseEvent, self.onSceneChanged):
             self.initializeParameterNode()
 
     def initializeParameterNode(self) -> None:

@@ -79,7 +79,7 @@ class Panel:
             if hasattr(part, "collapsed"):  # what the user unfolds may lie below the window
                 part.clicked.connect(lambda *_args, part=part: None if part.collapsed else revealLater(part))
         for selector in (ui.mapSelector, ui.labelSelector):
-            selector.currentIndexChanged.connect(lambda *_args: self.inputs.hideMaps())  # another may be a new volume
+            selector.currentIndexChanged.connect(lambda *_args: self.inputs.hideResults())  # another may be new
         self.update()
 
     @property
@@ -132,7 +132,7 @@ class Panel:
         if isLoading():
             self._again.start()
         else:
-            self.inputs.hideMaps()
+            self.inputs.hideResults()
             if not self.jobs.work:
                 self.shown.show(self.parameters.ct)
         self.update()
@@ -309,6 +309,8 @@ class Jobs:
     def _onResult(self, session) -> None:
         self._panel.shown.forget()
         self._end("")
+        if checked := self._panel.parameters.segmentation:
+            checked.SetDisplayVisibility(False)  # it would lie over its copy, which the review changes
         seconds = time.monotonic() - self._since
         self._panel.run.work.say(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
         # Of a cascade there is no model folder.

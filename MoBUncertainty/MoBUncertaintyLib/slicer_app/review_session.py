@@ -211,8 +211,11 @@ class ListedRegions:
 
     @property
     def otherWarnings(self) -> list[str]:
-        """The prediction's warnings, but for what was said of its regions."""
-        return [text for text in self.review.prediction.warnings if text != self._predictedWarning]
+        """The prediction's warnings, but for what was said of its regions; what is plainly wrong in a checked one."""
+        prediction = self.review.prediction
+        findings = prediction.checked.findings if prediction.checked else ()
+        warnings = [text for text in prediction.warnings if text != self._predictedWarning]
+        return [*warnings, *(finding.sentence for finding in findings)]
 
     def prepare(self, measure: Measure | None = None) -> Iterator[None]:
         """Get ready for `find`, in steps: the first time takes seconds on a large image."""

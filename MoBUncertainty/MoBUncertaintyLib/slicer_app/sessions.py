@@ -95,15 +95,16 @@ class Sessions:
         return [self._open.pop(name).results.ctNode for name in gone]
 
 
-def mapVolumes() -> list:
-    """List the volumes that are maps of an image, even of one that was removed, or copies of such maps."""
-    return [node for node in slicer.util.getNodesByClass(CT_CLASS) if node.GetAttribute(ROLE_ATTRIBUTE)]
+def resultNodes() -> list:
+    """List what shows results of an image, even of one that was removed, and copies of them."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLDisplayableNode")
+    return [node for node in nodes if node.GetAttribute(ROLE_ATTRIBUTE)]
 
 
 def hideOrphans():
     """Hide the results of images that were removed, and copies of them."""
-    for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode"):
-        if node.GetAttribute(ROLE_ATTRIBUTE) and node.GetNodeReference(CT_ROLE) is None:
+    for node in resultNodes():
+        if node.GetNodeReference(CT_ROLE) is None:
             node.SetDisplayVisibility(False)
             takeOut(node)
 
@@ -119,8 +120,8 @@ def hideMisplaced(ct) -> None:
 
 def defaultCt():
     """Return the first volume of the scene that may be segmented, or None."""
-    volumes, maps = slicer.util.getNodesByClass(CT_CLASS), mapVolumes()
-    return next((node for node in volumes if node not in maps and node.GetClassName() == CT_CLASS), None)
+    volumes, results = slicer.util.getNodesByClass(CT_CLASS), resultNodes()
+    return next((node for node in volumes if node not in results and node.GetClassName() == CT_CLASS), None)
 
 
 def showAlone(ct) -> None:

@@ -16,7 +16,16 @@ from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.output.results_folder import read_results
-from MoBUncertaintyLib.output.results_record import KEPT, RecordError, prediction_of, read_prediction, write_prediction
+from MoBUncertaintyLib.output.results_record import (
+    KEPT,
+    RecordError,
+    prediction_of,
+    read_prediction,
+    read_regions,
+    write_prediction,
+)
+from MoBUncertaintyLib.regions.discrepancy import find_discrepancies
+from MoBUncertaintyLib.regions.findings import Checked
 from MoBUncertaintyLib.regions.prediction import Prediction
 from support.clicks import random_trees
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case, write_results
@@ -151,6 +160,20 @@ def test_a_prediction_that_is_sent_comes_back_with_all_that_it_knows(sent: tuple
         assert np.array_equal(getattr(found, name), getattr(own, name))
     for name in ("labels", "warnings", "timings", "click_settings", "processed_box", "correlation_mm"):
         assert getattr(found, name) == getattr(own, name)
+
+
+@pytest.mark.parametrize("checked", [None, Checked("drawn.nii.gz", "0" * 64, {PANCREAS.name: PANCREAS.name})])
+def test_regions_that_are_sent_come_back_as_they_were(checked: Checked | None) -> None:
+    case = fake_case()
+    drawn, regions = case.prediction.segmentation.copy(), case.regions
+    if checked:
+        drawn[4:8, 6:11, 18:23] = PANCREAS.value  # an island
+        regions = find_discrepancies(case.prediction, drawn)
+    own = changed(case.prediction, segmentation=drawn, checked=checked)
+    fields = write_prediction(own, regions, lambda _name, array: array)
+    found = read_regions(fields, fields["region_map"], regions.settings)
+    assert found.ranked
+    assert [vars(region) for region in found.ranked] == [vars(region) for region in regions.ranked]
 
 
 WRONG = [{"correlation_mm": wrong} for wrong in (4.0, [4.0, 4.0], [4.0, 4.0, 0.0], [4.0, 4.0, 1e300], [4.0, 4.0, "4"])]

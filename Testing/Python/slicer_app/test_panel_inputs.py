@@ -85,6 +85,19 @@ class TestCheck:
         assert request["name"] == "by hand"
         assert node.GetSegmentation().GetNumberOfSegments() == 2
 
+    def test_what_is_checked_is_hidden_under_its_copy_and_no_result_is_offered(self, desktop):
+        add_ct(desktop)
+        node = desktop.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "by hand")
+        node.CreateDefaultDisplayNodes()
+        desktop.ui.segmentationSelector.setCurrentNode(node)
+        apply(desktop)
+        assert not node.GetDisplayVisibility()
+        copy = desktop.widget.panel.review.session.results.node("segmentation")
+        assert copy.GetDisplayVisibility()
+        hidden = desktop.ui.segmentationSelector.sortFilterProxyModel().hiddenNodeIDs
+        assert copy.GetID() in hidden
+        assert node.GetID() not in hidden
+
 
 class TestInputs:
     def test_apply_says_what_is_missing(self, desktop):

@@ -15,7 +15,9 @@ def test_reload_takes_the_code_of_every_file_anew_and_the_results_stay(desktop, 
     decide(desktop.ui.excludeButton)
     before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "MoBUncertaintyLib"}
     old = desktop.widget
+    old.onSceneEndImport(None, None)  # what is then put off is not for the old code
     old.onReload()
+    desktop.process()
     new = slicer.modules.MoBUncertaintyWidget
     desktop.widget, desktop.ui, desktop.logic = new, new.ui, new.logic
     assert new is not old

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
+from MoBUncertaintyLib.regions.findings import Checked, Finding
 from MoBUncertaintyLib.review.review import Review
 from support.late import slicer, slicer_app
 from support.sessions import SHAPE, begin, begin_again, draw, reopened, same, sign, stored, stray
@@ -313,6 +315,14 @@ def test_what_suitability_says_is_not_said_again(scene):
     session.review.prediction.warnings[:] = said
     assert session.review.prediction.suitability.sentence == found.sentence
     assert session.warnings == [said[1]]
+
+
+def test_what_is_plainly_wrong_in_a_checked_segmentation_is_said(scene):
+    session = begin(scene)
+    finding = Finding("organ", "It has a stray part.", (0.0, 0.0, 0.0), 8.0)
+    checked = Checked("by hand", "0" * 64, {"organ": "organ"}, findings=(finding,))
+    session.review.prediction = replace(session.review.prediction, checked=checked)
+    assert finding.sentence in session.warnings
 
 
 # What others draw in, or edit by hand, changes nothing of a review in silence.

@@ -28,7 +28,7 @@ from MoBUncertaintyLib.slicer_app.models import (
 )
 from MoBUncertaintyLib.slicer_app.samples import loadSampleData
 from MoBUncertaintyLib.slicer_app.scene.nodes import channelVolume, setChannelVolume
-from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt, mapVolumes
+from MoBUncertaintyLib.slicer_app.sessions import CT_CLASS, defaultCt, resultNodes
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss
 from MoBUncertaintyLib.slicer_app.widgets.section import (
     State,
@@ -108,10 +108,10 @@ class InputsSection:
         if free:
             self._onModel()
 
-    def hideMaps(self) -> None:
-        """Offer all volumes except maps as images, and for other channels."""
-        hidden = [node.GetID() for node in mapVolumes()]
-        for selector in (self._ui.ctSelector, *self._channels.selectors.values()):
+    def hideResults(self) -> None:
+        """Offer no results as images, for other channels, or to be checked: they would be replaced."""
+        hidden, ui = [node.GetID() for node in resultNodes()], self._ui
+        for selector in (ui.ctSelector, ui.segmentationSelector, *self._channels.selectors.values()):
             selector.sortFilterProxyModel().hiddenNodeIDs = hidden
 
     def close(self) -> None:
