@@ -210,7 +210,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         """Segment an image in the worker and show the results; returns at once. The scene changes only on success.
 
         :param ct, models, settings: volume to segment; names or paths of models; fields of PredictionSettings
-        :param segmentation: segmentation node to check; None: what is predicted is reviewed
+        :param segmentation: segmentation node to check; by default, what is predicted is reviewed
         :return: the Job, whose result is the ReviewSession of the image
         """
         from MoBUncertaintyLib.slicer_app import requests

@@ -297,9 +297,9 @@ class Judged:
 
     def listed(self, method: str, label: str, pieces: list[tuple[float, bool]], alarms: float) -> list[bool]:
         """Tell of each region on the list of a label whether it is in the error."""
-        known = [row["labels"][label] for row in self.others if label in row["labels"]]
-        contours = [[score for score, _ in each["listed"][method]] for each in known]
-        bounds = DrawnBounds(len(known), DrawnCalibration.of(contours, (), ()).discrepancies, 0, 0)
+        others = [row["labels"][label] for row in self.others if label in row["labels"]]
+        contours = [[score for score, _ in each["listed"][method]] for each in others]
+        bounds = DrawnBounds(len(others), DrawnCalibration.of(contours, (), ()).discrepancies, 0, 0)
         most = alarms / len(self.row["labels"])
         ranked = enumerate(pieces, start=1)
         return [hit for rank, (score, hit) in ranked if bounds.false_alarms(score, rank) <= most]
@@ -316,8 +316,8 @@ class Judged:
 
     def low(self, label: str, of: dict[str, float]) -> float:
         """Return the lower bound of Dice."""
-        known = [row["labels"][label]["jaccard"] for row in self.others if label in row["labels"]]
-        return min(dice_at(of["jaccard"] + conformal_quantile(known, LEVEL)), of["dice"])
+        residuals = [row["labels"][label]["jaccard"] for row in self.others if label in row["labels"]]
+        return min(dice_at(of["jaccard"] + conformal_quantile(residuals, LEVEL)), of["dice"])
 
 
 def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -108,8 +108,8 @@ def match(
         structure = _only([each for each in structures if _plain(each.name) == _plain(theirs)])
         label = _only([each for each in labels if _plain(each.name) == _plain(ours)])
         if structure is None or label is None:
-            what, wrong, there = (source, theirs, structures) if structure is None else ("The model", ours, labels)
-            raise SettingsError(f"{what} has no label {printable(wrong)!r} to map; it has {_list(there)}.")
+            what, wrong, candidates = (source, theirs, structures) if structure is None else ("The model", ours, labels)
+            raise SettingsError(f"{what} has no label {printable(wrong)!r} to map; it has {_list(candidates)}.")
         matched[label.name] = structure
     left = [each for each in structures if each not in matched.values()]
     nameless = all(each.name.isdecimal() for each in structures)

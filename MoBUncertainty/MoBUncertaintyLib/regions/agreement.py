@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.base.geometry import occupied
-from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
+from MoBUncertaintyLib.regions.prediction import Prediction, channels_of, drawn_bounds
 from MoBUncertaintyLib.regions.region import Regions
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def surface_distance(a: np.ndarray, b: np.ndarray, spacing: Sequence[float] | np
 class Agreement:
     """What is expected of one label of a segmentation, against the unknown truth.
 
-    Both bounds hold in the fraction of cases that the prediction's `volume_bounds` state; None where nothing is known.
+    Both bounds hold in the fraction of cases that the prediction's `bounds` state; default: not calibrated.
     """
 
     dice: float
@@ -83,17 +83,15 @@ def expected_agreement(prediction: Prediction, drawn: np.ndarray) -> dict[str, A
         more_mm3 = prediction.grid.voxel_mm3 * (int(a.sum()) - int(own.sum()))
         habit = 2 * more_mm3 / (_area(a, spacing) + _area(own, spacing))
         result[label.name] = Agreement(dice_drawn, surface, habit)
-        bounds = prediction.volume_bounds
-        known = bounds.labels[label.name].drawn if bounds and label.name in bounds.labels else None
-        if known:
+        if calibration := drawn_bounds(prediction, label):
             own_dice, own_surface = _expected(own, p, spacing)
             apart = surface_distance(a, own, spacing)
             assert apart is not None
-            jaccard = jaccard_distance(dice(a, own)) + jaccard_distance(own_dice) + known.jaccard
+            jaccard = jaccard_distance(dice(a, own)) + jaccard_distance(own_dice) + calibration.jaccard
             result[label.name] = replace(
                 result[label.name],
                 dice_low=min(dice_at(jaccard), dice_drawn),
-                surface_high_mm=max(apart + own_surface + known.surface_mm, surface),
+                surface_high_mm=max(apart + own_surface + calibration.surface_mm, surface),
             )
     return result
 

@@ -37,7 +37,7 @@ from MoBUncertaintyLib.regions.agreement import check_shapes
 from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.measure import error_of_any, views_in
 from MoBUncertaintyLib.regions.pieces import compact_pieces
-from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
+from MoBUncertaintyLib.regions.prediction import Prediction, channels_of, drawn_bounds
 from MoBUncertaintyLib.regions.region import Discrepancy, Region, Regions
 
 FALSE_ALARMS = 1.0
@@ -89,12 +89,12 @@ def find_discrepancies(
     """
     check_shapes(prediction.segmentation, drawn)
     chosen = [label for label in prediction.labels if label.mask(drawn).any()] if labels is None else labels
-    bounds, settings = prediction.bounds, prediction.region_settings
+    settings = prediction.region_settings
     listed: list[tuple[float | None, Piece]] = []
     for label in chosen:
-        known = bounds.labels[label.name].drawn if bounds and label.name in bounds.labels else None
+        calibration = drawn_bounds(prediction, label)
         for rank, piece in enumerate(improbable_pieces(prediction, drawn, label), start=1):
-            alarms = None if known is None else len(chosen) * known.false_alarms(piece.discrepancy, rank)
+            alarms = len(chosen) * calibration.false_alarms(piece.discrepancy, rank) if calibration else None
             large = piece.mask.sum() * prediction.grid.voxel_mm3 >= settings.minimum_mm3
             if large and (alarms is None or alarms <= most):
                 listed.append((alarms, piece))
@@ -138,13 +138,13 @@ def pieces_of(prediction: Prediction, label: Label, box: Box, labelled: np.ndarr
     pieces = compact_pieces(weight > 0, weight, spacing, length_mm)
     sums = np.bincount(pieces.ravel(), weight.ravel())
     boxes = ndimage.find_objects(pieces)
-    found = []
+    largest = []
     for number in sorted(range(1, len(sums)), key=lambda piece: -sums[piece])[:MOST]:
         place = boxes[number - 1]
         mask = pieces[place] == number
         missing = 2 * int(labelled[place][mask].sum()) < int(mask.sum())
-        found.append(Piece(label, nested(box, place), mask, missing, float(sums[number])))
-    return found
+        largest.append(Piece(label, nested(box, place), mask, missing, float(sums[number])))
+    return largest
 
 
 def _lengths_mm(prediction: Prediction) -> tuple[float, float, float]:

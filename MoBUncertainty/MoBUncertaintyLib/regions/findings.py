@@ -1,4 +1,4 @@
-"""What is plainly wrong with a segmentation: told by its label map, and by where the model itself sees the organs.
+"""What is plainly wrong with a segmentation, by its label map and by where the model itself sees the organs.
 
 No probability is needed for it. Arrays are (z, y, x).
 """
@@ -30,11 +30,11 @@ NOWHERE = 0.1
 SAME = 0.4
 """Above this overlap, what was drawn is what the model sees, whatever it was called."""
 EXPLAINED = 0.25
-"""Of what does not overlap, a move of the whole must mend this fraction to be told of."""
+"""Of what does not overlap, a move of the whole must mend this fraction to be reported."""
 FARTHEST_MM = 12.0
 """Moves of the whole are tried up to this distance."""
 SMALLEST_MM3 = 20.0
-"""Smaller parts and holes are not told of."""
+"""Smaller parts and holes are not reported."""
 COARSE = 0.97
 """This fraction of a label map's steps lies on every second, third or fourth voxel if it was drawn on coarser ones."""
 _COARSEST, _FEWEST_PLACES = 4, 5

@@ -13,6 +13,7 @@ import numpy as np
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.geometry import Bounds, Box, Grid, hull, intersection, occupied, whole
 from MoBUncertaintyLib.base.schema import from_json
+from MoBUncertaintyLib.measurements.drawn import DrawnBounds
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.measurements.volumes import StatedVolume, VolumeBounds
 from MoBUncertaintyLib.model.card import Fold, Label
@@ -260,6 +261,12 @@ def channels_of(prediction: Prediction, label: Label) -> list[int]:
     places = {other.value: place for place, other in enumerate(prediction.labels)}
     values = (label.value,) if prediction.overlapping else label.values
     return [places[value] for value in values if value in places]
+
+
+def drawn_bounds(prediction: Prediction, label: Label) -> DrawnBounds | None:
+    """Return what calibration cases say of drawn segmentations of a label; None without them."""
+    bounds = prediction.bounds
+    return bounds.labels[label.name].drawn if bounds and label.name in bounds.labels else None
 
 
 def predicted_intervals(prediction: Prediction) -> dict[str, Interval]:

@@ -44,7 +44,9 @@ class Discrepancy(Region):
     label: str
     missing: bool  # the model has the label there, the drawn segmentation has not; else the other way round
     discrepancy: float  # nats
-    false_alarms: float | None  # regions at least so discrepant on an ordinary contour, on average; None: not known
+    false_alarms: (
+        float | None
+    )  # regions at least so discrepant on an ordinary contour, on average; default: not calibrated
 
 
 @dataclass(frozen=True)

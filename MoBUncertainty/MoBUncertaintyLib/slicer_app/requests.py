@@ -47,7 +47,7 @@ def predictRequest(
         settings: Fields of `prediction.PredictionSettings`.
         earlier: The review of the last result; what its reader has set of what counts as a region holds on, if it was
             the same model's.
-        segmentation: The vtkMRMLSegmentationNode that is held against it; None: what is predicted is reviewed.
+        segmentation: The vtkMRMLSegmentationNode to check. Default: what is predicted is reviewed.
     """
     made = earlier.review.prediction.provenance if earlier else {}
     regions, digest = {}, made.get("model", {}).get("digest")

@@ -30,7 +30,7 @@ FINE, COARSE = 0.3, 0.9
 TRUNCATE = 2.5  # a window, in sigmas
 SURE = float(expit(8.0))  # probabilities that are higher count as this
 BAND = 6.0  # voxels with a larger logit are left as conditioning leaves them
-FAR_MM = 1e3  # the distance to a click that is not there
+FAR_MM = 1e3  # the distance to a click that does not exist
 LEAST = np.float32(1e-6)  # probability of a label that shares what another leaves
 AT_ODDS = 1e-3  # by so much, in logits, a label that a voxel keeps is more probable than the next
 KEPT_NUMBERS = 20_000_000  # of landscapes
@@ -115,12 +115,12 @@ class Extent:
 
         def best(correlation: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             """Find the nearest of some points: which, how far it is, and whether there is one."""
-            point, there = correlation.argmax(0), correlation.max(0, initial=0) > 0
-            return point, np.where(there, np.sqrt(np.square(offset(point)).sum(0)), FAR_MM), there
+            point, exists = correlation.argmax(0), correlation.max(0, initial=0) > 0
+            return point, np.where(exists, np.sqrt(np.square(offset(point)).sum(0)), FAR_MM), exists
 
         others = correlation.copy()
         others[nearest, np.arange(len(at))] = 0
-        second, second_mm, there = best(others)
+        second, second_mm, has_second = best(others)
         _, rival_mm, _ = best(np.where(points.labels[:, None] != labels, correlation, 0))
         away, clicked = offset(nearest), points.landscape[:, nearest]
         value, fine, coarse, slope = landscape[0], landscape[1], landscape[2], landscape[3:]
@@ -143,8 +143,8 @@ class Extent:
             "clicked_logit": clicked[0],
             "logit_difference": clicked[0] - value,
             "second_mm": second_mm,
-            "second_same": there * np.where(points.labels[second] == labels, 1, -1),
-            "second_wrong": there * points.wrong[second],
+            "second_same": has_second * np.where(points.labels[second] == labels, 1, -1),
+            "second_wrong": has_second * points.wrong[second],
             "rival_mm": rival_mm,
             "clicks": np.count_nonzero(correlation, axis=0),
         }
@@ -173,8 +173,8 @@ class Extent:
         others[own] = 0
         others /= others.sum(0)
         even = np.log(others.max(0))  # the score at which the next one is as probable
-        kept = np.where(predicted[at] == labels, even + AT_ODDS, even - AT_ODDS)
-        q = expit(np.where(np.abs(score - even) <= caution, kept, score).astype(np.float32))
+        unmoved = np.where(predicted[at] == labels, even + AT_ODDS, even - AT_ODDS)
+        q = expit(np.where(np.abs(score - even) <= caution, unmoved, score).astype(np.float32))
         p = np.where(own, q, others * (1 - q))[1:]
         maps.probability[:, at], maps.variance[:, at] = p, fraction * p * (1 - p)
         maps.segmentation[at] = most_probable(p, self._values[1:])

@@ -66,9 +66,12 @@ class LockingRefiner(Refiner):
         maps = super().refine(first, box)
         for locking, stage in pairwise([first, *later]):
             before, maps = maps, super().refine(stage, box)
-            kept = spared(before.segmentation, maps.segmentation, locking)
-            maps.segmentation[kept] = before.segmentation[kept]
-            maps.probability[:, kept], maps.variance[:, kept] = before.probability[:, kept], before.variance[:, kept]
+            frozen = spared(before.segmentation, maps.segmentation, locking)
+            maps.segmentation[frozen] = before.segmentation[frozen]
+            maps.probability[:, frozen], maps.variance[:, frozen] = (
+                before.probability[:, frozen],
+                before.variance[:, frozen],
+            )
         return maps
 
 
