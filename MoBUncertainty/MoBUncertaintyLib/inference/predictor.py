@@ -20,7 +20,7 @@ from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.modality import check_modalities, in_order
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.engines import Engine, OpenVinoEngine, select_engine
-from MoBUncertaintyLib.inference.maps.filling import fill
+from MoBUncertaintyLib.inference.maps.filling import fill, unresampled
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
 from MoBUncertaintyLib.inference.suitability import cut_off, judge, measure, not_found, organ_intensity, reached_edges
@@ -163,8 +163,9 @@ class Predictor:
             case, results, exact, [label.value for label in self.labels], overlap(self.model.card.labels), rival
         )
         clock.step("resample", 1, 1)
-        edges = reached_edges(segmentation, self.labels, case)
         card = self.model.card
+        seen = unresampled(case, results, self.labels, overlap(card.labels))
+        edges = reached_edges(seen.segmentation, self.labels, case)
         cut = cut_off(edges, self.settings.region_of_interest is not None, card.fingerprint)
         lengths, calibrated = card.covariance.length_mm, card.volume_calibration
         prediction = Prediction(
@@ -200,9 +201,10 @@ class Predictor:
             region_settings=card.region_settings,
             # In a region of interest, a volume is another than that of the calibration cases.
             stated_bounds=calibrated.bounds() if calibrated and self.settings.region_of_interest is None else None,
+            network_errors_ml={name: stated.error_ml for name, stated in seen.stated_volumes.items()},
         )
         prediction.warnings.extend([*not_found(prediction.volumes_ml()), *cut])
-        measures = measure(prediction, intensity, edges.image)
+        measures = measure(seen, max(checked.GetSpacing()), intensity, edges.image)
         # The ordinary cases were measured with all labels; of some of them the expected error, for one, is another.
         fingerprint = card.fingerprint if self.labels == card.labels else None
         suitability = judge(prediction.labels, measures, fingerprint, cut, mistaken)

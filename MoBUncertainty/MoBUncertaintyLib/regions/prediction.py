@@ -143,6 +143,7 @@ class Prediction:
     region_settings: RegionSettings = field(default_factory=RegionSettings)  # by which regions are, or were found
     suitability: Suitability | None = None  # whether the model suits the case, if that was looked at
     stated_bounds: VolumeBounds | None = None  # how intervals of volumes are made, of a model with calibration cases
+    network_errors_ml: Mapping[str, float] = field(default_factory=dict)  # `StatedVolume.network_error_ml`, if known
     checked: Checked | None = None  # the segmentation is this one, drawn by others; the maps are the model's
 
     def __post_init__(self) -> None:
@@ -244,15 +245,20 @@ class Prediction:
         the label, and p elsewhere. With one label the integral of that is `expected_error_mm3`.
         """
         volumes = self.volumes_ml()
+
+        def stated(name: str, error_ml: float) -> StatedVolume:
+            ratio = self.network_errors_ml.get(name, error_ml) / error_ml if error_ml else 1.0
+            return StatedVolume(volumes[name], error_ml, ratio)
+
         if len(self.labels) == 1:
-            return {name: StatedVolume(volume, self.expected_error_mm3 / 1000) for name, volume in volumes.items()}
+            return {name: stated(name, self.expected_error_mm3 / 1000) for name in volumes}
         box, unit = self.processed_box, self.grid.voxel_mm3 / 1000
         stated_volumes = {}
         for label in self.labels:
             maps = [self.probability[n][box] for n in channels_of(self, label)]
             planes = zip(self.segmentation[box], *maps, strict=True)
             wrong = (np.abs(label.mask(plane) - sum(p[1:], p[0])).sum(dtype=float) for plane, *p in planes)
-            stated_volumes[label.name] = StatedVolume(volumes[label.name], unit * sum(map(float, wrong)))
+            stated_volumes[label.name] = stated(label.name, unit * sum(map(float, wrong)))
         return stated_volumes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def stated_volumes(review: Review) -> dict[str, StatedVolume]:
         error -= np.abs(had - before.probability[channels].sum(axis=0)).sum(dtype=float)
         ml = volumes[label.name].ml + voxel_ml * (np.count_nonzero(has) - np.count_nonzero(had))
         left = volumes[label.name].error_ml + voxel_ml * float(error)
-        volumes[label.name] = StatedVolume(max(ml, 0.0), max(left, 0.0))
+        volumes[label.name] = replace(volumes[label.name], ml=max(ml, 0.0), error_ml=max(left, 0.0))
     return volumes
 
 

@@ -18,6 +18,7 @@ from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import Edges, cut_off, fit_fingerprint, judge, organ_intensity
+from MoBUncertaintyLib.measurements.volumes import Scale
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
@@ -198,6 +199,18 @@ def test_the_shipped_model_knows_a_head_and_neck(what: str) -> None:
     found = analyse(changed(what, SAMPLE_DATA / "HeadNeckCT.nii.gz"), predictor).prediction.suitability
     assert found is not None and found.judged
     assert (found.level is Level.ORDINARY) == (what == "as it is"), found
+
+
+def test_a_case_is_judged_alike_in_finer_voxels(phantoms: Predictor) -> None:
+    image = read_image(PHANTOM_CT).image[32:96, 16:80, 16:64]
+    fine = sitk.Expand(image, (3, 3, 1), sitk.sitkBSpline)
+    coarse, found = phantoms.predict(image), phantoms.predict(fine)
+    for name, value in coarse.measures.values.items():
+        assert found.measures.values[name] == pytest.approx(value, rel=0.05, abs=0.02), name
+    assert found.expected_error_mm3 > 1.1 * coarse.expected_error_mm3, "of the image's voxels"
+    stated = [prediction.stated_volumes["pancreas"] for prediction in (coarse, found)]
+    errors = [volume.scale(Scale.ERROR) for volume in stated]
+    assert errors[1] == pytest.approx(errors[0], rel=0.05) and stated[1].error_ml > 1.1 * stated[0].error_ml
 
 
 @pytest.fixture

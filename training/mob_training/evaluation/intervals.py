@@ -35,8 +35,8 @@ def interval_measures(scored: ScoredCase, case: ReadCase) -> dict[str, Any]:
     """Measure a case, whose reader sees the same prediction (`readers.decide_regions`).
 
     Return `ordinary`, 1 or 0: whether the model suits the case, as far as it can tell. For each label `true_ml`; `ml`
-    and `error_ml`, what is stated (`StatedVolume`), as predicted and after each of `STAGES` of a review; and, if truth
-    and prediction have the label, what `drawn_measures` returns.
+    and `error_ml`, what is stated (`StatedVolume`; the error in the network's voxels), as predicted and after each of
+    `STAGES` of a review; and, if truth and prediction have the label, what `drawn_measures` returns.
     """
     prediction, truth = scored.prediction, scored.truth
     suitability = prediction.suitability
@@ -47,7 +47,7 @@ def interval_measures(scored: ScoredCase, case: ReadCase) -> dict[str, Any]:
         decided, total = review.reviewed
         if len(stages) <= STAGES * decided // total:
             now = {
-                name: replace(volume, error_ml=volume.error_ml + elsewhere[name])
+                name: replace(volume, error_ml=volume.error_ml + elsewhere[name], ratio=whole[name].ratio)
                 for name, volume in stated_volumes(review).items()
             }
             stages += [now] * (STAGES * decided // total + 1 - len(stages))
@@ -57,7 +57,7 @@ def interval_measures(scored: ScoredCase, case: ReadCase) -> dict[str, Any]:
         measures[label.name] = {
             "true_ml": prediction.grid.voxel_mm3 / 1000 * np.count_nonzero(label.mask(truth)),
             "ml": [stage[label.name].ml for stage in stages],
-            "error_ml": [stage[label.name].error_ml for stage in stages],
+            "error_ml": [stage[label.name].network_error_ml for stage in stages],
         } | drawn_measures(prediction, truth, label)
     return measures
 

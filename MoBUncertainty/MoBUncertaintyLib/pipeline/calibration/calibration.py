@@ -158,7 +158,7 @@ def _object(record: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _volumes(row: Mapping[str, Any]) -> tuple[StatedVolume, float]:
-    numbers = [row[name] for name in ("predicted_ml", "expected_error_ml", "corrected_ml")]
+    numbers = [row[name] for name in ("predicted_ml", "network_error_ml", "corrected_ml")]
     if not all(is_number(number) and 0 <= number < math.inf for number in numbers):
         raise ValueError("its volumes are invalid")
     predicted, error, corrected = map(float, numbers)
