@@ -201,7 +201,7 @@ class Predictor:
             region_settings=card.region_settings,
             # In a region of interest, a volume is another than that of the calibration cases.
             stated_bounds=calibrated.bounds() if calibrated and self.settings.region_of_interest is None else None,
-            network_errors_ml={name: stated.error_ml for name, stated in seen.stated_volumes.items()},
+            network_volumes=seen.stated_volumes,
         )
         prediction.warnings.extend([*not_found(prediction.volumes_ml()), *cut])
         measures = measure(seen, max(checked.GetSpacing()), intensity, edges.image)

@@ -54,16 +54,10 @@ class StatedVolume:
 
     ml: float
     error_ml: float
-    ratio: float = 1.0  # of that error in the network's voxels, in which cases are compared, to that in the image's
-
-    @property
-    def network_error_ml(self) -> float:
-        """The expected error in the network's voxels."""
-        return self.ratio * self.error_ml
 
     def scale(self, kind: Scale) -> float:
         """Return the case's value of a scale."""
-        of = self.network_error_ml if kind in (Scale.ERROR, Scale.ROOT_ERROR) else self.ml
+        of = self.error_ml if kind in (Scale.ERROR, Scale.ROOT_ERROR) else self.ml
         size = math.sqrt(of) if kind in (Scale.ROOT, Scale.ROOT_ERROR) else of
         return max(1.0 if kind is Scale.NOTHING else size, _SMALLEST)
 

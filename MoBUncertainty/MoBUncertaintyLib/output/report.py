@@ -138,6 +138,7 @@ def render_html(
 def _labels(review: Review) -> list[dict[str, Any]]:
     prediction, corrected = review.prediction, stated_volumes(review)
     volumes = {"predicted": prediction.stated_volumes, "corrected": corrected}
+    compared = prediction.compared(prediction.stated_volumes)
     intervals = {"predicted": predicted_intervals(prediction), "corrected": volume_intervals(review, corrected)}
     rows = []
     for label in prediction.labels:
@@ -146,9 +147,9 @@ def _labels(review: Review) -> list[dict[str, Any]]:
             interval = intervals[name].get(label.name)
             row[f"{name}_ml"] = round(of_label[label.name].ml, 3)
             row[f"{name}_interval"] = interval and interval.to_dict()
-        predicted = volumes["predicted"][label.name]
-        row["expected_error_ml"] = round(predicted.error_ml, 4)
-        row["network_error_ml"] = round(predicted.network_error_ml, 4)
+        row["expected_error_ml"] = round(volumes["predicted"][label.name].error_ml, 4)
+        row["network_ml"] = round(compared[label.name].ml, 3)
+        row["network_error_ml"] = round(compared[label.name].error_ml, 4)
         rows.append(row | {"locked": label.value in review.locks})
     return rows
 

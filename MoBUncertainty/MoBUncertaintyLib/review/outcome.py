@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from MoBUncertaintyLib.measurements.interval import AS_PREDICTED, Interval, volu
 from MoBUncertaintyLib.measurements.volumes import StatedVolume
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.regions.measure import maps_in
-from MoBUncertaintyLib.regions.prediction import channels_of
+from MoBUncertaintyLib.regions.prediction import channels_of, predicted_intervals
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 
@@ -41,7 +40,7 @@ def stated_volumes(review: Review) -> dict[str, StatedVolume]:
         error -= np.abs(had - before.probability[channels].sum(axis=0)).sum(dtype=float)
         ml = volumes[label.name].ml + voxel_ml * (np.count_nonzero(has) - np.count_nonzero(had))
         left = volumes[label.name].error_ml + voxel_ml * float(error)
-        volumes[label.name] = replace(volumes[label.name], ml=max(ml, 0.0), error_ml=max(left, 0.0))
+        volumes[label.name] = StatedVolume(max(ml, 0.0), max(left, 0.0))
     return volumes
 
 
@@ -50,7 +49,8 @@ def volume_intervals(review: Review, volumes: Mapping[str, StatedVolume] | None 
     bounds, reviewed = review.prediction.volume_bounds, review.reviewed
     if bounds is None or (review.drawn and not reviewed[0]):
         return {}
-    return bounds.intervals(stated_volumes(review) if volumes is None else volumes, reviewed)
+    volumes = stated_volumes(review) if volumes is None else volumes
+    return bounds.intervals(review.prediction.compared(volumes), reviewed)
 
 
 def volume_lines(review: Review) -> list[str]:
@@ -62,7 +62,7 @@ def volume_lines(review: Review) -> list[str]:
     bounds = review.prediction.volume_bounds
     if bounds is None:
         return []
-    volumes, predicted = stated_volumes(review), bounds.intervals(review.prediction.stated_volumes)
+    volumes, predicted = stated_volumes(review), predicted_intervals(review.prediction)
     intervals = volume_intervals(review, volumes)
     lines = []
     for name in (name for name in volumes if name in bounds.labels):

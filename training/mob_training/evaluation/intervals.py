@@ -35,7 +35,7 @@ def interval_measures(scored: ScoredCase, case: ReadCase) -> dict[str, Any]:
     """Measure a case, whose reader sees the same prediction (`readers.decide_regions`).
 
     Return `ordinary`, 1 or 0: whether the model suits the case, as far as it can tell. For each label `true_ml`; `ml`
-    and `error_ml`, what is stated (`StatedVolume`; the error in the network's voxels), as predicted and after each of
+    and `error_ml`, what is stated in the network's voxels (`Prediction.compared`), as predicted and after each of
     `STAGES` of a review; and, if truth and prediction have the label, what `drawn_measures` returns.
     """
     prediction, truth = scored.prediction, scored.truth
@@ -47,17 +47,18 @@ def interval_measures(scored: ScoredCase, case: ReadCase) -> dict[str, Any]:
         decided, total = review.reviewed
         if len(stages) <= STAGES * decided // total:
             now = {
-                name: replace(volume, error_ml=volume.error_ml + elsewhere[name], ratio=whole[name].ratio)
+                name: replace(volume, error_ml=volume.error_ml + elsewhere[name])
                 for name, volume in stated_volumes(review).items()
             }
             stages += [now] * (STAGES * decided // total + 1 - len(stages))
     stages += stages[-1:] * (STAGES + 1 - len(stages))  # of a case without regions
+    stages = [prediction.compared(stage) for stage in stages]
     measures: dict[str, Any] = {"ordinary": float(suitability is None or suitability.level is Level.ORDINARY)}
     for label in prediction.labels:
         measures[label.name] = {
             "true_ml": prediction.grid.voxel_mm3 / 1000 * np.count_nonzero(label.mask(truth)),
             "ml": [stage[label.name].ml for stage in stages],
-            "error_ml": [stage[label.name].network_error_ml for stage in stages],
+            "error_ml": [stage[label.name].error_ml for stage in stages],
         } | drawn_measures(prediction, truth, label)
     return measures
 
