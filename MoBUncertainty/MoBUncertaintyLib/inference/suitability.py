@@ -108,7 +108,11 @@ MEASURES = {
 
 
 def measure(
-    prediction: Prediction, voxel_mm: float, intensity: tuple[float, float], edges: Mapping[str, tuple[str, ...]]
+    prediction: Prediction,
+    voxel_mm: float,
+    intensity: tuple[float, float],
+    apart: Mapping[str, float],
+    edges: Mapping[str, tuple[str, ...]],
 ) -> Measures:
     """Measure a case, in float64 and by nothing but its maps: so engines and precisions give the same.
 
@@ -116,6 +120,7 @@ def measure(
         prediction: On the network's grid (`maps.filling.unresampled`).
         voxel_mm: The largest edge of the image's voxels.
         intensity: Of `organ_intensity`.
+        apart: Of `fractions_apart`, before anything is taken back.
         edges: `Edges.image`.
     """
     volumes = prediction.volumes_ml()
@@ -125,12 +130,16 @@ def measure(
         "thickness": voxel_mm,
         "error": prediction.expected_error_mm3 / 1000 / max(sum(volumes.values()), 1e-6),
     }
-    segmented = prediction.segmentation[prediction.segmented_box]
-    for label in prediction.labels:
-        if volumes[label.name]:
-            values[f"volume:{label.name}"] = volumes[label.name]
-            values[f"stray:{label.name}"] = _stray(label.mask(segmented))
+    values |= {f"volume:{name}": volume for name, volume in volumes.items() if volume}
+    values |= {f"stray:{name}": fraction for name, fraction in apart.items()}
     return Measures(values, edges)
+
+
+def fractions_apart(prediction: Prediction) -> dict[str, float]:
+    """Compute the fraction of each segmented label that lies outside its largest piece, by the label's name."""
+    segmented = prediction.segmentation[prediction.segmented_box]
+    masks = ((label.name, label.mask(segmented)) for label in prediction.labels)
+    return {name: _stray(mask) for name, mask in masks if mask.any()}
 
 
 def organ_intensity(data: np.ndarray, probability: np.ndarray, overlapping: bool) -> tuple[float, float]:
