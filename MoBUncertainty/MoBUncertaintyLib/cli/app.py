@@ -352,6 +352,9 @@ def export(
     fingerprint: Annotated[
         Path | None, typer.Option(help="JSON file of mob-training fingerprint: what ordinary cases look like.")
     ] = None,
+    pieces: Annotated[
+        Path | None, typer.Option(help="JSON file of mob-training pieces: which labels are of one piece.")
+    ] = None,
     intervals: Annotated[
         Path | None, typer.Option(help="JSON file of mob-training evaluate: residuals of calibration cases.")
     ] = None,
@@ -363,6 +366,7 @@ def export(
     """Make a model folder from an nnU-Net training folder, stock or fine-tuned by mob-training, or from a model."""
     with console.reporting():
         from MoBUncertaintyLib.measurements.volumes import VolumeCalibration
+        from MoBUncertaintyLib.model.card import read_pieces
         from MoBUncertaintyLib.model.click_settings import ClickSettings
         from MoBUncertaintyLib.model.files import read_file
         from MoBUncertaintyLib.model.fingerprint import Fingerprint
@@ -386,6 +390,7 @@ def export(
             regions=read_stated(region) if region else None,
             click_settings=content(clicks, ClickSettings.from_dict),
             fingerprint=content(fingerprint, Fingerprint.from_dict),
+            pieces=content(pieces, read_pieces),
             volume_calibration=content(intervals, VolumeCalibration.from_dict),
             orientation=orientation,
             half=half,

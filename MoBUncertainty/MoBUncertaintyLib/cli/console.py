@@ -406,6 +406,8 @@ def show_model(model: Model) -> None:
             table.fact(f"{title}: {key}" if key else title, text)
     fingerprint = card.fingerprint
     table.fact("ordinary cases", *(fingerprint.lines if fingerprint else ["none: cases are not compared"]))
+    if card.one_piece:
+        table.fact("of one piece", *(f"{name}: {card.pieces[name].text}" for name in sorted(card.one_piece)))
     cases = card.volume_calibration
     table.fact("volume intervals", f"by residuals of {cases.data}" if cases else "none")
     if card.regions:

@@ -25,10 +25,11 @@ from MoBUncertaintyLib.base.geometry import Box, intersection, shape_of, whole, 
 from MoBUncertaintyLib.gaussian.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.engines import Engine
+from MoBUncertaintyLib.inference.maps.pieces import take_back_strays
 from MoBUncertaintyLib.inference.preprocessing import Case
 from MoBUncertaintyLib.inference.sliding_window import padded_to
 from MoBUncertaintyLib.inference.tiles import TileGrid
-from MoBUncertaintyLib.model.card import Fold, overlap
+from MoBUncertaintyLib.model.card import Fold, ModelCard, overlap
 from MoBUncertaintyLib.regions.prediction import Precision
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def draw_volumes(predictor: Predictor, image: sitk.Image, count: int, seed: int 
 def draws(predictor: Predictor, image: sitk.Image, count: int, seed: int = 0) -> Iterator[Draw]:
     """Draw from the blended Gaussian of an image, again and again.
 
+    Of a label that is of one piece, each draw is: what lies apart in it is taken back.
+
     Several folds, and mirrored passes, are a mixture: draws go round them in a random order.
 
     Args:
@@ -108,7 +111,8 @@ def draws(predictor: Predictor, image: sitk.Image, count: int, seed: int = 0) ->
         for component, numbers in numbers_of.items():
             volume = _blended(predictor, case, *components[component])
             for number in numbers:
-                yield _draw(volume, int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1))
+                draw_seed = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
+                yield _draw(volume, draw_seed, predictor.model.card)
 
 
 @reporting_out_of_memory()
@@ -130,14 +134,16 @@ def blended_gaussian(
     return _blended(predictor, case, predictor.folds[0] if fold is None else fold, (), box)
 
 
-def _draw(volume: VolumeGaussian, seed: int) -> Draw:
+def _draw(volume: VolumeGaussian, seed: int, card: ModelCard) -> Draw:
     case, generator = volume.case, torch.Generator().manual_seed(seed)
-    drawn = volume.logits.rsample(1, generator)[0, 0].softmax(dim=0)[1:]
+    drawn = volume.logits.rsample(1, generator)[0, 0].softmax(dim=0)[1:].numpy()
+    if card.one_piece:
+        take_back_strays((drawn, np.zeros_like(drawn)), card.labels, card.one_piece)
     shape = case.frame.image.GetSize()[::-1]
     segmentation = np.zeros(shape, dtype=np.uint8)
     probability = np.zeros((len(drawn), *shape), dtype=np.float32)
     labels, views = case.view(segmentation), [case.view(each) for each in probability]
-    for i, plane in enumerate(case.planes(drawn.numpy())):
+    for i, plane in enumerate(case.planes(drawn)):
         for view, p in zip(views, plane, strict=True):
             view[i] = p
         labels[i] = np.concatenate((1 - plane.sum(axis=0, keepdims=True), plane)).argmax(axis=0)

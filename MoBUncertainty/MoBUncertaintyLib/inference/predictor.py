@@ -20,10 +20,19 @@ from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.modality import check_modalities, in_order
 from MoBUncertaintyLib.images.reader import check_image
 from MoBUncertaintyLib.inference.engines import Engine, OpenVinoEngine, select_engine
-from MoBUncertaintyLib.inference.maps.filling import fill
+from MoBUncertaintyLib.inference.maps.filling import fill, unresampled
+from MoBUncertaintyLib.inference.maps.pieces import take_back_strays
 from MoBUncertaintyLib.inference.preprocessing import Case, Preprocessor
 from MoBUncertaintyLib.inference.sliding_window import Placement, SlidingWindow
-from MoBUncertaintyLib.inference.suitability import cut_off, judge, measure, not_found, organ_intensity, reached_edges
+from MoBUncertaintyLib.inference.suitability import (
+    cut_off,
+    fractions_apart,
+    judge,
+    measure,
+    not_found,
+    organ_intensity,
+    reached_edges,
+)
 from MoBUncertaintyLib.model.card import Label, ModelCard, chosen_labels, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
@@ -157,14 +166,19 @@ class Predictor:
         window = self._window()
         results = window.run(case.data, self.tile, self.folds, lambda done, total: clock.step("network", done, total))
         clock.step("resample", 0, 1)
+        card = self.model.card
+        seen = unresampled(case, results, self.labels, overlap(card.labels))
+        apart = fractions_apart(seen)
+        if card.one_piece:
+            take_back_strays(results, self.labels, card.one_piece)
+            seen = unresampled(case, results, self.labels, overlap(card.labels))
         overlapping, maps = overlap(self.labels), results[0][: len(self.labels)]
         intensity = organ_intensity(case.data[0], maps, overlapping)
         segmentation, probability, variance, strongest = fill(
             case, results, exact, [label.value for label in self.labels], overlap(self.model.card.labels), rival
         )
         clock.step("resample", 1, 1)
-        edges = reached_edges(segmentation, self.labels, case)
-        card = self.model.card
+        edges = reached_edges(seen.segmentation, self.labels, case)
         cut = cut_off(edges, self.settings.region_of_interest is not None, card.fingerprint)
         lengths, calibrated = card.covariance.length_mm, card.volume_calibration
         prediction = Prediction(
@@ -200,9 +214,10 @@ class Predictor:
             region_settings=card.region_settings,
             # In a region of interest, a volume is another than that of the calibration cases.
             stated_bounds=calibrated.bounds() if calibrated and self.settings.region_of_interest is None else None,
+            network_volumes=seen.stated_volumes,
         )
         prediction.warnings.extend([*not_found(prediction.volumes_ml()), *cut])
-        measures = measure(prediction, intensity, edges.image)
+        measures = measure(seen, max(checked.GetSpacing()), intensity, apart, edges.image)
         # The ordinary cases were measured with all labels; of some of them the expected error, for one, is another.
         fingerprint = card.fingerprint if self.labels == card.labels else None
         suitability = judge(prediction.labels, measures, fingerprint, cut, mistaken)

@@ -25,6 +25,7 @@ from MoBUncertaintyLib.base.geometry import (
     LPS_TO_RAS,
     Bounds,
     Box,
+    Grid,
     bounding_box,
     intersection,
     shadows,
@@ -159,6 +160,22 @@ class Case:
     box: Box
     kept: Box
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def grid(self) -> Grid:
+        """The spacing of the voxels of `data`; its axes are the network's, and begin anywhere."""
+        sizes = zip(self.frame.spacing, shape_of(self.box), self.data.shape[1:], strict=True)
+        return Grid(np.array([step * size / new for step, size, new in sizes]), np.eye(3), np.zeros(3))
+
+    @property
+    def inner(self) -> Box:
+        """The part of `data` whose voxels have their middle in `kept`; one voxel at least along each axis."""
+        box = []
+        for part, size, new in zip(within(self.kept, self.box), shape_of(self.box), self.data.shape[1:], strict=True):
+            start, stop = (math.ceil(end * new / size - 0.5) for end in (part.start, part.stop))
+            start = min(start, new - 1)
+            box.append(slice(start, max(stop, start + 1)))
+        return tuple(box)
 
     def planes(self, volumes: np.ndarray, part: Box | None = None) -> Iterator[np.ndarray]:
         """Resample results (C, *S) from the network's grid to planes of the image's grid, within `part` or `kept`."""

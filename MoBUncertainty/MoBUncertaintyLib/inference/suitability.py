@@ -2,7 +2,7 @@
 
 What is evident is looked at for every model: another modality, no organ, one that is cut off, a large part of it
 expected to be wrong, or too many doubtful regions. A model whose card states a fingerprint is compared with its
-ordinary cases besides.
+ordinary cases besides. All but the regions is measured in the network's voxels: finer ones in the image change nothing.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ MEASURES = {
         _log, math.exp, 0.2, "the intensity of {what} varies by {value:.2f} ({low:.2f} to {high:.2f} in ordinary cases)"
     ),
     "thickness": Measure(
-        _log, math.exp, 0.35, "a voxel is up to {value:.2g} mm long ({low:.2g} to {high:.2g} mm in ordinary cases)"
+        _log, math.exp, 0.35, "a voxel is up to {value:.2g} mm long (at most {high:.2g} mm in ordinary cases)", True
     ),
     "error": Measure(
         _log,
@@ -107,27 +107,39 @@ MEASURES = {
 """Intensities are those of the network's input: of a CT in training's standard deviations, else of the image's."""
 
 
-def measure(prediction: Prediction, intensity: tuple[float, float], edges: Mapping[str, tuple[str, ...]]) -> Measures:
+def measure(
+    prediction: Prediction,
+    voxel_mm: float,
+    intensity: tuple[float, float],
+    apart: Mapping[str, float],
+    edges: Mapping[str, tuple[str, ...]],
+) -> Measures:
     """Measure a case, in float64 and by nothing but its maps: so engines and precisions give the same.
 
     Args:
-        prediction: The prediction.
+        prediction: On the network's grid (`maps.filling.unresampled`).
+        voxel_mm: The largest edge of the image's voxels.
         intensity: Of `organ_intensity`.
+        apart: Of `fractions_apart`, before anything is taken back.
         edges: `Edges.image`.
     """
     volumes = prediction.volumes_ml()
     values = {
         "intensity": intensity[0],
         "contrast": intensity[1],
-        "thickness": float(max(prediction.grid.spacing)),
+        "thickness": voxel_mm,
         "error": prediction.expected_error_mm3 / 1000 / max(sum(volumes.values()), 1e-6),
     }
-    segmented = prediction.segmentation[prediction.segmented_box]
-    for label in prediction.labels:
-        if volumes[label.name]:
-            values[f"volume:{label.name}"] = volumes[label.name]
-            values[f"stray:{label.name}"] = _stray(label.mask(segmented))
+    values |= {f"volume:{name}": volume for name, volume in volumes.items() if volume}
+    values |= {f"stray:{name}": fraction for name, fraction in apart.items()}
     return Measures(values, edges)
+
+
+def fractions_apart(prediction: Prediction) -> dict[str, float]:
+    """Compute the fraction of each segmented label that lies outside its largest piece, by the label's name."""
+    segmented = prediction.segmentation[prediction.segmented_box]
+    masks = ((label.name, label.mask(segmented)) for label in prediction.labels)
+    return {name: _stray(mask) for name, mask in masks if mask.any()}
 
 
 def organ_intensity(data: np.ndarray, probability: np.ndarray, overlapping: bool) -> tuple[float, float]:
@@ -277,18 +289,24 @@ def _stray(mask: np.ndarray) -> float:
     return 1 - float(sizes.max()) / float(sizes.sum())
 
 
-def unsuitable(regions: Sequence[Region], volumes_ml: Mapping[str, float]) -> str | None:
+def unsuitable(regions: Sequence[Region], prediction: Prediction) -> str | None:
     """Warn in a sentence if the model evidently does not suit the image; None if it may.
+
+    Of a case whose expected error was compared with that of ordinary ones, the error in the regions tells no more.
 
     Args:
         regions: All doubtful regions.
-        volumes_ml: Segmented volume of each label of the model.
+        prediction: On the image's grid.
     """
-    reasons = []
+    reasons, volumes_ml, suitability = [], prediction.volumes_ml(), prediction.suitability
     if len(regions) > max(MAX_REGIONS, MAX_REGIONS_PER_LABEL * len(volumes_ml)):
         reasons.append(f"{len(regions):,} doubtful regions were found")
     error, segmented = sum(region.expected_error_mm3 for region in regions) / 1000, sum(volumes_ml.values())
-    if error > MAX_REGIONS_ERROR * segmented > 0:
+    fraction = error / segmented if segmented else 0.0
+    if prediction.measures is not None and error:  # in the network's voxels
+        fraction = prediction.measures.values["error"] * 1000 * error / prediction.expected_error_mm3
+    compared = suitability is not None and "error" in suitability.deviations
+    if segmented and fraction > MAX_REGIONS_ERROR and not compared:
         reasons.append(
             f"{volume_text(error)} of error is expected in the doubtful regions, "
             f"and only {volume_text(segmented)} is segmented"
@@ -322,15 +340,14 @@ def reached_edges(segmentation: np.ndarray, labels: Sequence[Label], case: Case)
     """Find the labels that reach an edge and may continue beyond it.
 
     Args:
-        segmentation: Of the whole image.
+        segmentation: On the network's grid, where results are wanted.
         labels: Its foreground classes.
         case: The network's input, which tells the part of the image that was processed.
     """
-    inside = case.view(segmentation)
     edges = Edges({}, {})
     for axis, (part, size) in enumerate(zip(case.kept, case.frame.shape, strict=True)):
         for end, at_image in ((0, part.start == 0), (-1, part.stop == size)):
-            here, reached = np.unique(inside.take(end, axis)), edges.image if at_image else edges.part
+            here, reached = np.unique(segmentation.take(end, axis)), edges.image if at_image else edges.part
             for name in (label.name for label in labels if label.mask(here).any()):
                 reached[name] = (*reached.get(name, ()), _side(case, axis, end))
     return edges

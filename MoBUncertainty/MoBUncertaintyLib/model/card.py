@@ -91,6 +91,23 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """Mean Dice of a label over cases that trained nothing: of all its pieces, and without those that lie apart."""
+
+    cases: int
+    dice: float
+    without: float
+
+    def __post_init__(self) -> None:
+        require(self.cases > 0 and 0 <= self.dice <= 1 and 0 <= self.without <= 1, "the Dice must be of cases, 0 to 1")
+
+    @property
+    def text(self) -> str:
+        """The numbers in words."""
+        return f"Dice {self.dice:.3f}, {self.without:.3f} without what lies apart, over {self.cases} cases"
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """The description of a model; raises `ValueError` for an attribute out of range.
 
@@ -112,6 +129,7 @@ class ModelCard:
     regions: dict[str, float] = field(default_factory=dict)  # settings that suit its organs, of `STATED_BY_MODELS`
     click_settings: ClickSettings = field(default_factory=ClickSettings)
     fingerprint: Fingerprint | None = None  # what ordinary cases look like, if cases are compared with them
+    pieces: dict[str, Pieces] = field(default_factory=dict)  # of labels, by name, if that was measured
     volume_calibration: VolumeCalibration | None = None  # what intervals of volumes are made of, if they are stated
     files: dict[str, str] = field(default_factory=dict)  # path -> SHA-256, of all but `model.json`; none: a raw folder
     schema_version: int = SCHEMA_VERSION
@@ -138,6 +156,11 @@ class ModelCard:
         require(all(0 < step < math.inf for step in self.spacing), "'spacing' must be three positive numbers in mm")
         different = len({0, 1, 2} & set(self.mirror_axes)) == len(self.mirror_axes)
         require(different, "'mirror_axes' must be different numbers out of 0, 1, 2")
+        names = {label.name for label in self.labels}
+        require(
+            self.pieces.keys() <= names and not (self.pieces and overlap(self.labels)),
+            "'pieces' must be of labels, and these must not overlap",
+        )
         try:
             check_stated(self.regions)
         except SettingsError as error:
@@ -152,6 +175,11 @@ class ModelCard:
         without = self.covariance.kind is Covariance.DETERMINISTIC
         settings: dict[str, Any] = {**self.regions}
         return RegionSettings(Measure.BERNOULLI if without else Measure.VARIANCE, **settings)
+
+    @property
+    def one_piece(self) -> frozenset[str]:
+        """Names of the labels of which what lies apart is taken back: it does not lower their mean Dice."""
+        return frozenset(name for name, pieces in self.pieces.items() if pieces.without >= pieces.dice)
 
     def to_json(self) -> str:
         """Write the text of `model.json`; what was learned of clicks is in a file of its own."""
@@ -174,6 +202,14 @@ def card_from_json(data: dict[str, Any], where: str) -> ModelCard:
         return from_json(ModelCard, data)
     except ValueError as error:
         raise ModelError(f"model.json in {where} cannot be used: {error}; export the model again.") from error
+
+
+def read_pieces(values: dict[str, Any]) -> dict[str, Pieces]:
+    """Read what JSON made of `ModelCard.pieces`; raises `SettingsError`."""
+    try:
+        return {name: from_json(Pieces, entry) for name, entry in values.items()}
+    except ValueError as error:
+        raise SettingsError(f"The file of pieces is invalid ({error}).") from error
 
 
 def _is_dicom_code(code: tuple[str, str, str]) -> bool:

@@ -21,9 +21,10 @@ from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.templates import TEMPLATE, fill
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
-from MoBUncertaintyLib.regions.prediction import predicted_intervals
+from MoBUncertaintyLib.regions.prediction import Prediction, predicted_intervals
+from MoBUncertaintyLib.regions.region import Discrepancy
 from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals
-from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, usual_label
 from MoBUncertaintyLib.review.review import Review
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ VERDICTS: dict[str, str] = {
     RESOLVED: "resolved by clicks",
 }
 COLUMNS = (
-    "rank", "id", "location", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "volume_mm3", "expected_error_mm3",
-    "found_error_mm3", "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm", "clicks",
-    "verdict", "label", "added_mm3", "removed_mm3", "comment",
+    "rank", "id", "organ", "location", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "volume_mm3",
+    "expected_error_mm3", "found_error_mm3", "mean_variance", "max_variance", "mean_probability", "inside_fraction",
+    "extent_mm", "clicks", "verdict", "label", "added_mm3", "removed_mm3", "comment",
 )  # fmt: skip
 CLICK_COLUMNS = (
     "id", "extent", "r_mm", "a_mm", "s_mm", "points", "label", "region", "time", "net_mm3", "changed_mm3",
@@ -137,6 +138,7 @@ def render_html(
 def _labels(review: Review) -> list[dict[str, Any]]:
     prediction, corrected = review.prediction, stated_volumes(review)
     volumes = {"predicted": prediction.stated_volumes, "corrected": corrected}
+    compared = prediction.compared(prediction.stated_volumes)
     intervals = {"predicted": predicted_intervals(prediction), "corrected": volume_intervals(review, corrected)}
     rows = []
     for label in prediction.labels:
@@ -146,8 +148,18 @@ def _labels(review: Review) -> list[dict[str, Any]]:
             row[f"{name}_ml"] = round(of_label[label.name].ml, 3)
             row[f"{name}_interval"] = interval and interval.to_dict()
         row["expected_error_ml"] = round(volumes["predicted"][label.name].error_ml, 4)
+        row["network_ml"] = round(compared[label.name].ml, 3)
+        row["network_error_ml"] = round(compared[label.name].error_ml, 4)
         rows.append(row | {"locked": label.value in review.locks})
     return rows
+
+
+def organ_name(region: ReviewRegion, prediction: Prediction) -> str:
+    """Name the label that a region is about: the one that is held to be drawn wrongly, else that of `usual_label`."""
+    if isinstance(region.region, Discrepancy):
+        return region.region.label
+    names = {label.value: label.name for label in prediction.labels}
+    return names.get(usual_label(region, prediction), "")
 
 
 def _region_row(region: ReviewRegion, review: Review) -> dict[str, Any]:
@@ -157,9 +169,10 @@ def _region_row(region: ReviewRegion, review: Review) -> dict[str, Any]:
     after = review.labels_in(region.box)[region.found.mask] > 0
     values = (
         asdict(described)
-        | dict(zip(COLUMNS[3:6], described.centroid_ras, strict=True))
+        | dict(zip(COLUMNS[4:7], described.centroid_ras, strict=True))
         | {
             "id": region.region_id,
+            "organ": organ_name(region, review.prediction),
             "found_error_mm3": region.found.region.expected_error_mm3,
             "clicks": sum(click.region_id == region.region_id for click in review.clicks),
             "verdict": RESOLVED if region.resolved else region.verdict.value,

@@ -40,7 +40,7 @@ from MoBUncertaintyLib.output.results_record import (
 )
 from MoBUncertaintyLib.output.scene_file import write_scene_file
 from MoBUncertaintyLib.regions.description import RegionDescriber
-from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.regions.prediction import Prediction, predicted_intervals
 from MoBUncertaintyLib.regions.region import Regions, write_csv
 
 
@@ -189,10 +189,10 @@ def _map_files(folder: Path, kind: str, labels: Sequence[Label]) -> list[Path]:
 
 def describe(prediction: Prediction, regions: Regions, source: Source | None = None) -> Prediction:
     """Return the prediction with what came in and what came out in its provenance: all that its record says."""
-    volumes, grid, bounds = prediction.stated_volumes, prediction.grid, prediction.volume_bounds
+    volumes, grid = prediction.stated_volumes, prediction.grid
     errors = [volume.error_ml for volume in volumes.values()]
     error = prediction.expected_error_mm3 / 1000 if len(errors) > 1 else sum(errors)
-    intervals = {name: interval.to_dict() for name, interval in (bounds.intervals(volumes) if bounds else {}).items()}
+    intervals = {name: interval.to_dict() for name, interval in predicted_intervals(prediction).items()}
     facts = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,

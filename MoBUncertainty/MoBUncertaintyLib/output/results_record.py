@@ -23,7 +23,7 @@ from MoBUncertaintyLib.base.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.base.json_input import read_object
 from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range, to_json
 from MoBUncertaintyLib.measurements.interval import Interval
-from MoBUncertaintyLib.measurements.volumes import VolumeBounds
+from MoBUncertaintyLib.measurements.volumes import StatedVolume, VolumeBounds
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance
@@ -105,6 +105,7 @@ class _Record(_Form):
     warnings: tuple[str, ...] = ()
     timings_s: Mapping[str, float] = field(default_factory=dict)
     volume_bounds: VolumeBounds | None = None
+    network_volumes: Mapping[str, StatedVolume] = field(default_factory=dict)
     checked: Checked | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -124,6 +125,8 @@ class _Record(_Form):
             raise ValueError("'correlation_mm' is out of range")
         if any(index < 0 for axis in self.processed_box or () for index in axis):
             raise ValueError("'processed_box' is out of range")
+        if any(min(volume.ml, volume.error_ml) < 0 for volume in self.network_volumes.values()):
+            raise ValueError("'network_volumes' is out of range")
 
 
 NEEDED = (
@@ -167,6 +170,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
         "processed_box": part and [[axis.start, axis.stop] for axis in part],
         "suitability": suitability and suitability.to_dict(),
         "volume_bounds": prediction.stated_bounds,
+        "network_volumes": prediction.network_volumes or None,
         "checked": prediction.checked,
     }
     return prediction.provenance | {
@@ -177,7 +181,10 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-_FIELDS = ("covariance", "correlation_mm", "processed_box", "suitability", "volume_bounds", "click_settings", "checked")
+_FIELDS = (
+    "covariance", "correlation_mm", "processed_box", "suitability", "volume_bounds", "network_volumes",
+    "click_settings", "checked",
+)  # fmt: skip
 _OF_THE_FILE = ("warnings", "files", "sha256")
 
 
@@ -208,6 +215,7 @@ def prediction_of(
         region_settings=content.regions.settings,
         suitability=suitability,
         stated_bounds=content.volume_bounds,
+        network_volumes=content.network_volumes,
         checked=content.checked,
     )
 

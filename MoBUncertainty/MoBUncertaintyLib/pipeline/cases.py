@@ -252,7 +252,7 @@ def _with_regions(
             regions = find_discrepancies(prediction, prediction.segmentation)
         else:
             regions = find_regions(prediction, settings)
-    problem = None if prediction.checked else unsuitable(regions.ranked, prediction.volumes_ml())
+    problem = None if prediction.checked else unsuitable(regions.ranked, prediction)
     covered = regions.coverage.warning if regions.coverage is not None else None
     noticed = [*_without_covariance(prediction, regions.settings.measure), covered, problem]
     before = set(prediction.warnings)  # the computer that has predicted may have looked at regions too

@@ -49,6 +49,7 @@ class Drawing:
             probability=[prediction.probability[place] for place in channels],
             variance=[prediction.variance[place] for place in channels],
             labels=labels,
+            network_volumes={},
             checked=replace(self.checked, overlap=overlaps, findings=findings),
         )
 

@@ -143,6 +143,7 @@ class Prediction:
     region_settings: RegionSettings = field(default_factory=RegionSettings)  # by which regions are, or were found
     suitability: Suitability | None = None  # whether the model suits the case, if that was looked at
     stated_bounds: VolumeBounds | None = None  # how intervals of volumes are made, of a model with calibration cases
+    network_volumes: Mapping[str, StatedVolume] = field(default_factory=dict)  # in the network's voxels, if known
     checked: Checked | None = None  # the segmentation is this one, drawn by others; the maps are the model's
 
     def __post_init__(self) -> None:
@@ -255,6 +256,18 @@ class Prediction:
             stated_volumes[label.name] = StatedVolume(volumes[label.name], unit * sum(map(float, wrong)))
         return stated_volumes
 
+    def compared(self, stated: Mapping[str, StatedVolume]) -> dict[str, StatedVolume]:
+        """Compute what is stated of labels, before or within a review, in the network's voxels, to compare cases.
+
+        Interpolation changes volume and error. What a review adds counts as it is; of the error it leaves a fraction.
+        """
+        compared = dict(stated)
+        for name in stated.keys() & self.network_volumes.keys():
+            network, before, now = self.network_volumes[name], self.stated_volumes[name], stated[name]
+            ml = max(network.ml + (now.ml - before.ml), 0.0) if now.ml else 0.0
+            compared[name] = StatedVolume(ml, network.error_ml * (now.error_ml / max(before.error_ml, 1e-9)))
+        return compared
+
 
 def channels_of(prediction: Prediction, label: Label) -> list[int]:
     """List the maps of a prediction whose sum is the probability of a label, by their places among all."""
@@ -272,4 +285,4 @@ def drawn_bounds(prediction: Prediction, label: Label) -> DrawnBounds | None:
 def predicted_intervals(prediction: Prediction) -> dict[str, Interval]:
     """Compute the interval of each label's volume, by its name, where one can be stated."""
     bounds = prediction.volume_bounds
-    return bounds.intervals(prediction.stated_volumes) if bounds else {}
+    return bounds.intervals(prediction.compared(prediction.stated_volumes)) if bounds else {}

@@ -11,7 +11,7 @@ from MoBUncertaintyLib.measurements.interval import AS_PREDICTED, Interval, volu
 from MoBUncertaintyLib.measurements.volumes import StatedVolume
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.regions.measure import maps_in
-from MoBUncertaintyLib.regions.prediction import channels_of
+from MoBUncertaintyLib.regions.prediction import channels_of, predicted_intervals
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 
@@ -49,7 +49,8 @@ def volume_intervals(review: Review, volumes: Mapping[str, StatedVolume] | None 
     bounds, reviewed = review.prediction.volume_bounds, review.reviewed
     if bounds is None or (review.drawn and not reviewed[0]):
         return {}
-    return bounds.intervals(stated_volumes(review) if volumes is None else volumes, reviewed)
+    volumes = stated_volumes(review) if volumes is None else volumes
+    return bounds.intervals(review.prediction.compared(volumes), reviewed)
 
 
 def volume_lines(review: Review) -> list[str]:
@@ -61,7 +62,7 @@ def volume_lines(review: Review) -> list[str]:
     bounds = review.prediction.volume_bounds
     if bounds is None:
         return []
-    volumes, predicted = stated_volumes(review), bounds.intervals(review.prediction.stated_volumes)
+    volumes, predicted = stated_volumes(review), predicted_intervals(review.prediction)
     intervals = volume_intervals(review, volumes)
     lines = []
     for name in (name for name in volumes if name in bounds.labels):

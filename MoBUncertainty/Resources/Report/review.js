@@ -287,7 +287,7 @@ function render() {
   $("picture").hidden = !CASE.crops[current];
   $("no-picture").hidden = Boolean(CASE.crops[current]) || !chosen;
   if (chosen) {
-    $("title").textContent = `${chosen.rank}. ${chosen.location}`;
+    $("title").textContent = `${chosen.rank}. ${where(chosen)}`;
     $("numbers").replaceChildren(...numbers(chosen));
     if (document.activeElement !== $("comment")) $("comment").value = chosen.comment;
   }
@@ -313,12 +313,16 @@ function refill(list, items) {
   while (list.children.length > items.length) list.lastElementChild.remove();
 }
 
+function where(each) {
+  return [each.organ, each.location].filter(Boolean).join(", ");
+}
+
 function listItem(each) {
   const item = element("li", "", { role: "option", tabindex: "-1", "aria-selected": String(each.id === current), "data-id": each.id });
   const words = VERDICTS[each.verdict] + (each.verdict === "include" && CASE.labels.length > 1 ? ` as ${labelName(each.label)}` : "");
   item.append(
     element("span", each.rank, { class: "rank" }),
-    element("strong", each.location),
+    element("strong", where(each)),
     element("span", words, { class: `verdict ${each.verdict}` }),
     element("span", `expected error ${number(each.expected_error_mm3)} mm³ of ${number(each.volume_mm3)} mm³`, { class: "error" }),
   );

@@ -208,6 +208,19 @@ def test_a_region_of_interest_thinner_than_a_voxel_is_one_voxel_thick() -> None:
     assert min(part.stop - part.start for part in case.kept) == 1
 
 
+@pytest.mark.parametrize("spacing", [(3.0, 3.0, 3.0), (1.0, 1.2, 2.0), (5.0, 4.0, 3.5)])
+def test_the_networks_voxels_of_a_region_of_interest_have_their_middles_in_it(spacing: tuple[float, ...]) -> None:
+    image = make_ct((40, 48, 56), spacing)
+    case = preprocessor("LPS", patch=(8, 8, 8)).prepare(image, region=(-20, 20, -20, 20, -20, 20), body_box=False)
+    axes = zip(case.box, case.kept, case.frame.spacing, case.data.shape[1:], case.grid.spacing, case.inner, strict=True)
+    for box, kept, step, size, network_step, inner in axes:
+        assert size * network_step == pytest.approx(step * (box.stop - box.start))
+        middles = step * box.start + network_step * (np.arange(size) + 0.5)
+        assert np.array_equal(
+            np.flatnonzero((middles > step * kept.start) & (middles < step * kept.stop)), np.r_[inner]
+        )
+
+
 def test_a_region_of_interest_in_air_is_processed_with_a_warning() -> None:
     image = make_ct((60, 60, 70))
     case = preprocessor("LPS").prepare(image, region=(92, 100, 78, 85, -88, -80))

@@ -18,13 +18,14 @@ from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import Edges, cut_off, fit_fingerprint, judge, organ_intensity
+from MoBUncertaintyLib.measurements.volumes import LabelBounds, Scale, VolumeBounds
 from MoBUncertaintyLib.model.fingerprint import Fingerprint, Level, Measures
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.model.terminology import describe_labels
 from MoBUncertaintyLib.pipeline.cases import Job, analyse, run_case
 from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL, SAMPLE_DATA
-from MoBUncertaintyLib.regions.prediction import PredictionSettings
+from MoBUncertaintyLib.regions.prediction import PredictionSettings, predicted_intervals
 from support import PHANTOM_CT, PHANTOM_MODEL
 
 LABELS = describe_labels({1: "organ"})
@@ -198,6 +199,21 @@ def test_the_shipped_model_knows_a_head_and_neck(what: str) -> None:
     found = analyse(changed(what, SAMPLE_DATA / "HeadNeckCT.nii.gz"), predictor).prediction.suitability
     assert found is not None and found.judged
     assert (found.level is Level.ORDINARY) == (what == "as it is"), found
+
+
+def test_a_case_is_judged_alike_in_finer_voxels(phantoms: Predictor) -> None:
+    image = read_image(PHANTOM_CT).image[32:96, 16:80, 16:64]
+    fine = sitk.Expand(image, (3, 3, 1), sitk.sitkBSpline)
+    coarse, found = phantoms.predict(image), phantoms.predict(fine)
+    for name, value in coarse.measures.values.items():
+        assert found.measures.values[name] == pytest.approx(value, rel=0.05, abs=0.02), name
+    assert found.expected_error_mm3 > 1.1 * coarse.expected_error_mm3, "of the image's voxels"
+    bounds = VolumeBounds(0.9, 30, {"pancreas": LabelBounds(Scale.ERROR, 1.0)})
+    own, other = (
+        predicted_intervals(replace(each, stated_bounds=bounds, suitability=None)) for each in (coarse, found)
+    )
+    interval = own["pancreas"].low, own["pancreas"].high
+    assert (other["pancreas"].low, other["pancreas"].high) == pytest.approx(interval, rel=0.02)
 
 
 @pytest.fixture

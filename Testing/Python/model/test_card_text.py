@@ -94,7 +94,9 @@ def test_scores_of_evaluate_do_not_flood_the_terminal(tmp_path: Path) -> None:
     results = tiny.make_results_folder(tmp_path / "raw")
     run = evaluate(results, dataset)
     write_json(card_scores(run), tmp_path / "scores.json")
+    write_json({"organ": {"cases": 20, "dice": 0.741, "without": 0.76}}, tmp_path / "pieces.json")
     command = ["export", str(results), "--output", str(tmp_path / "model"), "--scores", str(tmp_path / "scores.json")]
+    command += ["--pieces", str(tmp_path / "pieces.json")]
     done = CliRunner().invoke(app, command, env={"COLUMNS": "120"})
     assert done.exit_code == 0, done.output
     again = CliRunner().invoke(app, ["inspect", str(tmp_path / "model")], env={"COLUMNS": "120"})
@@ -105,6 +107,7 @@ def test_scores_of_evaluate_do_not_flood_the_terminal(tmp_path: Path) -> None:
     assert json.loads(card)["scores"]["pooled"]["dice"] == pytest.approx(run.mean("dice"), rel=1e-5)
     assert len(card) < 16_000
     assert "scores: Dice" in done.stdout
+    assert "organ: Dice 0.741, 0.760 without what lies apart, over 20 cases" in done.stdout
 
 
 def tiny_held_out(dataset: Path) -> Path:

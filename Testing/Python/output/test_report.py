@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.measurements.interval import volume_number
+from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.pictures.planes import PLANES
@@ -237,6 +238,15 @@ class TestHtml:
         assert found.text.count(HOSTILE) == 6
         assert "<b>p</b>" in found.text and "<i>ct</i>" in found.text
         assert f"Patient {HOSTILE}" in found.text
+
+    def test_of_several_organs_each_region_names_its_own(self, tmp_path):
+        case = fake_review(fake_case(labels=(PANCREAS, LEFT_KIDNEY)))
+        rows, shown = build_report(case)["regions"], page(tmp_path, case).text.lower()
+        for row, region in zip(rows, case.review.regions, strict=True):
+            voxels = np.bincount(case.prediction.segmentation[region.box][region.mask], minlength=3)[1:]
+            assert row["organ"] == (PANCREAS, LEFT_KIDNEY)[voxels.argmax()].name
+            assert shown.count(f"{readable(row['organ'])}, {row['location']}") == 2, "table and pictures"
+        assert f"pancreas, {rows[0]['location']}" not in page(tmp_path, fake_review()).text.lower()
 
     def test_not_reviewed_yet_and_begun(self, tmp_path):
         text = page(tmp_path, fake_review()).text

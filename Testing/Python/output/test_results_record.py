@@ -14,6 +14,7 @@ import pytest
 
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.integrity import seal
+from MoBUncertaintyLib.measurements.volumes import StatedVolume
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.results_record import (
@@ -147,6 +148,7 @@ def sent() -> tuple[dict[str, Any], Prediction]:
         case.prediction,
         predicted_part=(slice(0, 3), slice(1, 4), slice(0, 2)),
         correlation_mm=(3.0, 4.5, 6.0),
+        network_volumes={"pancreas": StatedVolume(94.0, 1.25)},
         click_settings=ClickSettings(length_mm=2.5, strength=8.0, learned=random_trees()),
     )
     return write_prediction(own, case.regions, lambda _name, array: array), own
@@ -158,7 +160,8 @@ def test_a_prediction_that_is_sent_comes_back_with_all_that_it_knows(sent: tuple
     found = read_prediction(fields, own.grid)
     for name in ("segmentation", "probability", "variance"):
         assert np.array_equal(getattr(found, name), getattr(own, name))
-    for name in ("labels", "warnings", "timings", "click_settings", "processed_box", "correlation_mm"):
+    names = "labels", "warnings", "timings", "click_settings", "processed_box", "correlation_mm", "network_volumes"
+    for name in names:
         assert getattr(found, name) == getattr(own, name)
 
 
@@ -177,6 +180,7 @@ def test_regions_that_are_sent_come_back_as_they_were(checked: Checked | None) -
 
 
 WRONG = [{"correlation_mm": wrong} for wrong in (4.0, [4.0, 4.0], [4.0, 4.0, 0.0], [4.0, 4.0, 1e300], [4.0, 4.0, "4"])]
+WRONG += [{"network_volumes": {"pancreas": wrong}} for wrong in ({"ml": -1.0, "error_ml": 1.0}, {"ml": 1.0}, 1.0)]
 WRONG += [{"click_settings": wrong} for wrong in ({"strength": -1}, {"length": 3}, [3], {"prior_deviation": "1"})]
 
 

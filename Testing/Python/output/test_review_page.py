@@ -186,6 +186,8 @@ class TestReader:
         write_review_page(tmp_path / "review.html", fake_review(case))
         with reader(browser) as person:
             person.open((tmp_path / "review.html").as_uri())
+            organ, _, place = person.text("#title").removeprefix("1. ").partition(", ")
+            assert organ in {"pancreas", "kidney left"} and place == case.regions.ranked[0].location
             person.page.select_option("#label", label="kidney left")
             person.press("o")
             person.click(0, 0.5, 0.5)

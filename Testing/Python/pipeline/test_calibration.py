@@ -66,7 +66,7 @@ def write_review(folder: Path, digest: str, given: Evidence, name: str = "0" * 6
     record = {"schema": "mob-uncertainty report", "review": review, "files": {}}
     record |= {"model": {"name": "Other", "digest": digest}, "ct": {"sha256": name}}
     record["decided_voxels"] = {"1": given.to_text()}
-    record["labels"] = [{"name": "organ", "predicted_ml": 100.0, "corrected_ml": 104.0, "expected_error_ml": 8.0}]
+    record["labels"] = [{"name": "organ", "network_ml": 100.0, "network_error_ml": 8.0, "corrected_ml": 104.0}]
     folder.mkdir(parents=True)
     (folder / "report.json").write_text(json.dumps(seal(record | changes)), encoding="utf-8")
     return folder

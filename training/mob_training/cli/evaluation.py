@@ -115,6 +115,25 @@ def fingerprint(
     return Result({"output": output} | to_json(made))
 
 
+def pieces(
+    model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
+    dataset: Annotated[Path, typer.Argument(help="Raw data set with validation cases.")],
+    output: Annotated[Path, typer.Option(help="JSON file to write, for mob-uncertainty export --pieces.")],
+    device: Device = "auto",
+) -> Result:
+    """Measure of which labels what lies apart can be taken back without lowering their mean Dice."""
+    from mob_training.evaluation.pieces import measure_pieces
+    from mob_training.evaluation.score_files import write_json
+    from MoBUncertaintyLib.base.schema import to_json
+    from MoBUncertaintyLib.regions.prediction import PredictionSettings
+
+    made = measure_pieces(model, dataset, PredictionSettings(device=device))
+    write_json(to_json(made), output)
+    for name, measured in made.items():
+        print(f"{name}: {measured.text}")
+    return Result({"output": output, "pieces": to_json(made)})
+
+
 def compare(
     scores: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`, or of an earlier `compare`.")],
     output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown, LaTeX) and figures.")],

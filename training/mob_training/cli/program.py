@@ -33,7 +33,7 @@ def program(
 for command in (
     *(data.phantom, data.totalsegmentator, data.rtstruct, data.labelled, data.openkbp),
     *(training.plan, training.train, training.finetune, training.attach_head),
-    *(evaluation.evaluate, evaluation.fingerprint, evaluation.compare, evaluation.overlay),
+    *(evaluation.evaluate, evaluation.fingerprint, evaluation.pieces, evaluation.compare, evaluation.overlay),
 ):
     app.command(command.__name__.replace("_", "-"))(command)
 

@@ -35,8 +35,8 @@ def interval_measures(scored: ScoredCase, case: ReadCase) -> dict[str, Any]:
     """Measure a case, whose reader sees the same prediction (`readers.decide_regions`).
 
     Return `ordinary`, 1 or 0: whether the model suits the case, as far as it can tell. For each label `true_ml`; `ml`
-    and `error_ml`, what is stated (`StatedVolume`), as predicted and after each of `STAGES` of a review; and, if truth
-    and prediction have the label, what `drawn_measures` returns.
+    and `error_ml`, what is stated in the network's voxels (`Prediction.compared`), as predicted and after each of
+    `STAGES` of a review; and, if truth and prediction have the label, what `drawn_measures` returns.
     """
     prediction, truth = scored.prediction, scored.truth
     suitability = prediction.suitability
@@ -52,6 +52,7 @@ def interval_measures(scored: ScoredCase, case: ReadCase) -> dict[str, Any]:
             }
             stages += [now] * (STAGES * decided // total + 1 - len(stages))
     stages += stages[-1:] * (STAGES + 1 - len(stages))  # of a case without regions
+    stages = [prediction.compared(stage) for stage in stages]
     measures: dict[str, Any] = {"ordinary": float(suitability is None or suitability.level is Level.ORDINARY)}
     for label in prediction.labels:
         measures[label.name] = {

@@ -12,16 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from MoBUncertaintyLib.base.errors import ModelError, reporting_out_of_memory
 from MoBUncertaintyLib.base.geometry import hull
-from MoBUncertaintyLib.images.memory import check_memory, lazy_zeros
-from MoBUncertaintyLib.inference.maps.filling import MIN_PROBABILITY, MIN_VARIANCE, rounded
+from MoBUncertaintyLib.images.memory import check_memory
+from MoBUncertaintyLib.inference.maps.filling import MIN_PROBABILITY, MIN_VARIANCE, label_map, rounded
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor, difference, together
 from MoBUncertaintyLib.inference.predictor import Clock, Predictor
 from MoBUncertaintyLib.inference.suitability import not_found
-from MoBUncertaintyLib.model.card import Label, overlap
+from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.regions.prediction import (
@@ -173,27 +171,6 @@ def mix(mixture: Prediction, other: Prediction, fraction: float) -> None:
         mean += fraction * change
     if mixture.rival is not None:
         mixture.rival[:] += fraction * (other.rival - mixture.rival)
-
-
-def label_map(
-    probability: Sequence[np.ndarray], labels: Sequence[Label], rival: np.ndarray | None, overlapping: bool
-) -> np.ndarray:
-    """Return where labels are the most probable class or, if labels overlap, more probable than not.
-
-    Args:
-        probability: Of the labels, (z, y, x) each.
-        labels: Those that are wanted.
-        rival: See `Prediction.rival`; None: all labels of the model are wanted.
-        overlapping: The model's labels overlap.
-    """
-    segmentation = lazy_zeros(probability[0].shape, np.uint8)
-    for z, (plane, *p) in enumerate(zip(segmentation, *probability, strict=True)):
-        half = np.full_like(p[0], 0.5) if overlapping else None
-        best = 1 - sum(p[1:], p[0]) if rival is None else rival[z].copy()
-        for label, values in zip(labels, p, strict=True):
-            plane[values > (best if half is None else half)] = label.value
-            np.maximum(best, values, out=best)
-    return segmentation
 
 
 def predictor_of(models: Sequence[Model], settings: PredictionSettings | None = None) -> AnyPredictor:

@@ -1,4 +1,4 @@
-"""Put what the network gives on the image's own grid, and round it."""
+"""Put what the network gives on the image's own grid, and round it; or take it as it is, on the network's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from MoBUncertaintyLib.images.memory import lazy_zeros
+from MoBUncertaintyLib.model.card import Label, overlap
+from MoBUncertaintyLib.regions.prediction import Maps, Prediction
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.inference.preprocessing import Case
@@ -61,7 +63,7 @@ def fill(
     def fill_slab(slab: slice) -> None:
         part = (slab, *rest)
         labels, o_view = case.view(segmentation, part), None if others is None else case.view(others, part)
-        p_views, v_views = ([case.view(label_map, part) for label_map in volume] for volume in maps)
+        p_views, v_views = ([case.view(one, part) for one in volume] for volume in maps)
         for i, (p, v) in enumerate(zip(case.planes(probability, part), case.planes(variance, part), strict=True)):
             if not exact:
                 p, v = rounded(p, MIN_PROBABILITY), rounded(v, MIN_VARIANCE)
@@ -79,6 +81,44 @@ def fill(
     with ThreadPoolExecutor(2) as pool:  # numpy's arrays alone, and other planes in each thread
         list(pool.map(fill_slab, (slice(first.start, middle), slice(middle, first.stop))))
     return segmentation, maps[0], maps[1], others
+
+
+def unresampled(
+    case: Case, results: tuple[np.ndarray, np.ndarray], labels: tuple[Label, ...], overlapping: bool
+) -> Prediction:
+    """Make the prediction of the network's own voxels, where results are wanted: the same whatever the image's are.
+
+    An expected error, for one, grows with interpolation, which puts doubtful voxels between those of a sharp border.
+
+    Args:
+        case, results: As for `fill`.
+        labels: Those that are wanted.
+        overlapping: The model's labels overlap.
+    """
+    probability, variance = (maps[(slice(None), *case.inner)] for maps in results)
+    rival = probability[-1] if len(probability) > len(labels) else None
+    probability = probability[: len(labels)]
+    segmentation = label_map(probability, labels, rival, overlapping)
+    return Prediction(segmentation, probability, variance, case.grid, labels, overlapping=overlap(labels))
+
+
+def label_map(probability: Maps, labels: Sequence[Label], rival: np.ndarray | None, overlapping: bool) -> np.ndarray:
+    """Return where labels are the most probable class or, if labels overlap, more probable than not.
+
+    Args:
+        probability: Of the labels, (z, y, x) each.
+        labels: Those that are wanted.
+        rival: See `Prediction.rival`; None: all labels of the model are wanted.
+        overlapping: The model's labels overlap.
+    """
+    segmentation = lazy_zeros(probability[0].shape, np.uint8)
+    for z, (plane, *p) in enumerate(zip(segmentation, *probability, strict=True)):
+        half = np.full_like(p[0], 0.5) if overlapping else None
+        best = 1 - sum(p[1:], p[0]) if rival is None else rival[z].copy()
+        for label, values in zip(labels, p, strict=True):
+            plane[values > (best if half is None else half)] = label.value
+            np.maximum(best, values, out=best)
+    return segmentation
 
 
 def rounded(array: np.ndarray, minimum: float) -> np.ndarray:

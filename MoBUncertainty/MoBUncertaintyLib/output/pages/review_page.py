@@ -27,7 +27,7 @@ from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.templates import PAGE_TEMPLATE, fill
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
-from MoBUncertaintyLib.output.report import build_report
+from MoBUncertaintyLib.output.report import build_report, organ_name
 from MoBUncertaintyLib.review.outcome import volume_lines
 from MoBUncertaintyLib.review.record import BY_HAND, SCHEMA, write_click
 from MoBUncertaintyLib.review.region import ReviewRegion
@@ -116,13 +116,15 @@ class ReviewPage:
         }
 
     def _describe(self, region: ReviewRegion) -> dict[str, Any]:
-        grid = self._case.review.prediction.grid
+        prediction = self._case.review.prediction
+        grid, several = prediction.grid, len(prediction.labels) > 1
         focus = grid.to_ras(central_voxel(region.mask, grid.spacing) + [part.start for part in region.box])
         return asdict(region.region) | {
             "id": region.region_id,
             "verdict": "resolved" if region.resolved else region.verdict.value,
             "label": region.label,
             "comment": region.comment,
+            "organ": readable(organ_name(region, prediction)) if several else "",
             "held": [click.click_id for click in region.clicks],
             "focus_ras": focus.tolist(),
         }

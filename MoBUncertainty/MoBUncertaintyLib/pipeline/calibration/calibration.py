@@ -158,7 +158,7 @@ def _object(record: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _volumes(row: Mapping[str, Any]) -> tuple[StatedVolume, float]:
-    numbers = [row[name] for name in ("predicted_ml", "expected_error_ml", "corrected_ml")]
+    numbers = [row[name] for name in ("network_ml", "network_error_ml", "corrected_ml")]
     if not all(is_number(number) and 0 <= number < math.inf for number in numbers):
         raise ValueError("its volumes are invalid")
     predicted, error, corrected = map(float, numbers)
@@ -213,7 +213,8 @@ def _predicted(
         name: read_image(path).image for name, path in zip(predictor.model.channels[1:], case.channels, strict=False)
     }
     prediction = predictor.predict(read.image, progress, cancelled, exact=True, channels=others)
-    volumes, ml, suitability = prediction.stated_volumes, prediction.grid.voxel_mm3 / 1000, prediction.suitability
+    volumes, suitability = prediction.compared(prediction.stated_volumes), prediction.suitability
+    ml = prediction.grid.voxel_mm3 / 1000
     masks = [truth == label.value for label in prediction.labels]
     maps = zip(prediction.probability, prediction.variance, masks, strict=True)
     return SiteCase(
