@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def parse_names(entries: Sequence[str]) -> dict[str, list[str]]:
     return names
 
 
-def convert(source: Path, output: Path, names: Names, report: Callable[[str], None] = print) -> dict[str, str]:
+def convert(source: Path, output: Path, names: Names) -> dict[str, str]:
     """Write `images/`, `labels/` and `labelled.json` of patients with contours, as `mob-training labelled` reads them.
 
     A patient's folder holds a DICOM series and one RT Structure Set of it, in folders of its own or not. A label's
@@ -65,10 +65,10 @@ def convert(source: Path, output: Path, names: Names, report: Callable[[str], No
                 lacked = _convert(patient, partial, names)
             except ImageError as problem:
                 left_out[patient.name] = str(problem)
-                report(f"{patient.name} is left out: {problem}")
+                print(f"{patient.name} is left out: {problem}")
                 continue
             missing[patient.name] = lacked
-            report(f"{patient.name}, without {', '.join(lacked)}" if lacked else patient.name)
+            print(f"{patient.name}, without {', '.join(lacked)}" if lacked else patient.name)
         values = {label: value for value, label in enumerate(names, start=1)}
         write_labelled(
             partial, list(names), {name: frozenset(map(values.get, lacked)) for name, lacked in missing.items()}
