@@ -16,6 +16,9 @@ from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import to_json
 from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
 
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers.")]
+Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
+
 
 class Preset(StrEnum):
     """Size of the planned network."""
@@ -83,8 +86,8 @@ class Budget:
         return 60 * self.minutes
 
 
-def _count(text: str, most: int = 256, least: int = 1) -> Any:
-    return typer.Option(min=least, max=most, help=text)
+def _count(text: str, most: int = 256) -> Any:
+    return typer.Option(min=1, max=most, help=text)
 
 
 def _number(text: str, most: float = 1e6) -> Any:
@@ -196,18 +199,20 @@ class Attachment:
     ] = True
     epochs: Annotated[int, _count("Epochs of the head.", 100_000)] = 4
     iterations: Annotated[int, _count("Patches per epoch.", 100_000)] = 60
-    seed: Annotated[int, _count("Seed of all random numbers.", 2**32 - 1, 0)] = 0
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto"
+    seed: Seed = 0
+    device: Device = "auto"
     processes: Annotated[int, _count("Processes to preprocess with.")] = 1
 
 
 @dataclass(frozen=True)
 class Job:
-    """The fold of a training, its device (`auto`, `cuda`, `mps` or `cpu`), and whether it is resumed."""
+    """The fold of a training, its device, and whether it is resumed: options of each stage."""
 
-    fold: int = 0
-    device: str = "auto"
-    resume: bool = False
+    fold: Annotated[int, typer.Option(min=0, max=999, help="Fold of the data set's split.")] = 0
+    device: Device = "auto"
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume from the latest checkpoint with the same settings.")
+    ] = False
 
 
 def deterministic_plans(plans: dict[str, Any], length: Schedule | Budget) -> dict[str, Any]:
