@@ -64,18 +64,6 @@ class VolumeGaussian:
     case: Case
     box: Box
 
-    @property
-    def mean(self) -> Tensor:
-        """m (*S): mean of the contrast eta_1 - eta_0, for two classes."""
-        mean: Tensor = self.logits.contrast()[0][0]
-        return mean
-
-    @property
-    def factors(self) -> Tensor:
-        """u (Q, *S) of the contrast, for two classes; see `LogitGaussian.contrast_factors`."""
-        factors: Tensor = self.logits.contrast_factors()[0]
-        return factors
-
 
 def draw_volumes(predictor: Predictor, image: sitk.Image, count: int, seed: int = 0) -> list[np.ndarray]:
     """Draw segmentations of an image, (z, y, x) each; see `draws`."""
@@ -185,13 +173,10 @@ def _blended(
         if engine.precision is Precision.FLOAT32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
         return _blended(predictor, case, fold, mirror, box, Precision.FLOAT32)
-    # Cells of the partition are as large as in a tile.
-    assert isinstance(form.partitions, int)
-    cells = tuple(max(1, round(n * form.partitions / t)) for n, t in zip(total.shape, tile, strict=True))
     lengths = None if form.lengths is None else [float(length) for length in form.lengths]
     log_variance = 2 * rest[0].log() if rest else None
     loading = DenseLoading(rest[1]) if len(rest) > 1 else None
-    blended = LogitGaussian(mean, log_variance, loading, form.scope, cells, lengths, form.shared_fraction)
+    blended = LogitGaussian(mean, log_variance, loading, form.scope, lengths, form.shared_fraction)
     return VolumeGaussian(blended, case, kept)
 
 

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.gaussian.correlation import Lengths
 from MoBUncertaintyLib.gaussian.distribution import Loading, LogitGaussian
 from MoBUncertaintyLib.gaussian.partitions import cell_means
 from MoBUncertaintyLib.gaussian.tile import predicted_loading, tile_gaussian
-from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Assignment, Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance, CovarianceSpec
 
 LOG_VARIANCE_LIMIT = 10.0
 # At first the low-rank part adds this fraction of the prior variance (1), so that fine-tuning starts near the prior.
@@ -170,7 +170,7 @@ class SingleBasisHead(CovarianceHead):
     def bases(self) -> tuple[Tensor, ...]:
         return (self.unit_basis(),)
 
-    def contrast_layer(self) -> ContrastLayer | None:
+    def contrast_layer(self) -> ContrastLayer:
         unit = self.unit_basis()
         assert self.scales.bias is not None
         return ContrastLayer(self.scales.weight, self.scales.bias, (unit[:, 1] - unit[:, 0]).square())
@@ -180,7 +180,7 @@ class MixtureOfBasesHead(SingleBasisHead):
     """Sigma_n = B_m diag(a_n)^2 B_m^T + diag(d_n), m the most probable of M bases in n's partition cell (Eqs. 6, 7).
 
     The choice is hard in the forward pass; in training its gradient is the softmax's, since an argmax would leave W to
-    the entropy term alone. With the soft assignment B_m is the mean of the bases under W.
+    the entropy term alone.
     """
 
     def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
@@ -198,10 +198,8 @@ class MixtureOfBasesHead(SingleBasisHead):
     def cell_tensors(self, features: Tensor) -> tuple[Tensor, ...]:
         return (self.weights(features),)
 
-    def contrast_layer(self) -> ContrastLayer | None:
-        layer = super().contrast_layer()
-        soft = self.spec.assignment is Assignment.SOFT  # whose bases are summed before they are squared
-        return None if layer is None or soft else layer._replace(choosing=self.weighting)
+    def contrast_layer(self) -> ContrastLayer:
+        return super().contrast_layer()._replace(choosing=self.weighting)
 
 
 HEADS: dict[Covariance, type[CovarianceHead]] = {

@@ -14,7 +14,7 @@ import typer
 
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import to_json
-from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
@@ -146,9 +146,6 @@ class Head:
         typer.Option(help="Z,Y,X: correlation length of the scope local along the axes of the network's input, mm."),
     ] = None
     learn_length: Annotated[bool, typer.Option(help="Train the length, too.")] = False
-    assignment: Annotated[
-        Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
-    ] = Assignment.HARD
     keep_probability: Annotated[
         bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
     ] = False
