@@ -183,7 +183,8 @@ class Predictor:
                 *_second_stage(self.model),
                 *_one_sample(card, self.settings.samples),
                 *_overlapping(self.labels),
-                *_without_code(self.model, self.labels),
+                # A training folder states no codes, a model folder's card does.
+                *([] if self.model.card.files else without_code(self.labels)),
             ],
             timings={
                 **({"first_stage": clock.seconds["first_stage"]} if self.first_stage else {}),
@@ -304,11 +305,6 @@ class Predictor:
                 **{name: version(name) for name in ("SimpleITK", "numpy", *window.engine.packages)},
             },
         }
-
-
-def _without_code(model: Model, labels: Sequence[Label]) -> list[str]:
-    """Warn of labels whose names gave no code: a training folder states none, a model folder's card does."""
-    return [] if model.card.files else without_code(labels)
 
 
 def _overlapping(labels: Sequence[Label]) -> list[str]:

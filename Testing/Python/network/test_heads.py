@@ -12,8 +12,8 @@ from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.gaussian.probability import moments
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.network.backbone import MeanLayer
-from MoBUncertaintyLib.network.contrast import contrast
 from MoBUncertaintyLib.network.heads import INITIAL_LOADING_VARIANCE, LOG_VARIANCE_LIMIT, build_head
+from MoBUncertaintyLib.network.tracing import contrast
 from support.gaussians import STOCHASTIC
 
 FEATURES = 8
