@@ -22,19 +22,6 @@ _TILT = 0.1
 """Of the distance between slices: how far points may lie from the plane of their contour, and contours from it."""
 
 
-def read_structure_set(path: str | Path, image: sitk.Image, frame_of_reference: str = "") -> dict[str, np.ndarray]:
-    """Read the regions of interest of an RT Structure Set as boolean masks (z, y, x) on an image, by name.
-
-    Arguments and errors are those of `read_contours` and `fill`; raises `ImageError`, too, if all contours lie outside
-    of the image.
-    """
-    contours = read_contours(path, frame_of_reference)
-    masks = {name: fill(own, image, f"{path}: {name}") for name, own in contours.items()}
-    if masks and not any(mask.any() for mask in masks.values()):
-        raise ImageError(f"{path} has no contour within the image; give the image that it was drawn on.")
-    return masks
-
-
 def read_contours(path: str | Path, frame_of_reference: str = "") -> dict[str, list[np.ndarray]]:
     """Read the closed contours of an RT Structure Set, (n, 3) LPS mm each, by the name of their region of interest.
 

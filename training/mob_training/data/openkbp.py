@@ -17,11 +17,12 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from mob_training.data.datasets import new_folder, read_classes, write_image
+from mob_training.data.datasets import new_folder, read_classes
 from mob_training.data.partial_labels import write_labelled
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.geometry import Box, Grid, bounding_box, shadows
-from MoBUncertaintyLib.images.grid import grid_of, image_on
+from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_image
 
 ORGANS = {
@@ -67,7 +68,7 @@ def convert(source: Path, output: Path) -> None:
             hu, contours = hu[box], contours[box].copy()
             missing[name] = _leave_out(name, contours, cropped)
             for kind, voxels in (("images", hu), ("labels", contours)):
-                write_image(image_on(cropped, voxels), folder / kind / f"{name}.nii.gz")
+                write_nifti(folder / kind / f"{name}.nii.gz", voxels, cropped)
         some = {name: lacked for name, lacked in missing.items() if len(lacked) < len(ORGANS)}  # the others have no use
         write_labelled(folder, list(ORGANS), some)
 
