@@ -144,7 +144,7 @@ def _blended(
     """Blend the Gaussians of all tiles: the weighted means of mu, sqrt(d) and L."""
     if overlap(predictor.model.card.labels):
         raise SettingsError("The labels of this model overlap, so there is no single segmentation to sample.")
-    tile = predictor.tile
+    tile = predictor.model.tile
     padded, inside = padded_to(case.data, tile)
     grid = TileGrid(padded.shape[1:], tile, predictor.settings.overlap)
     kept = box or whole(case.data.shape[1:])

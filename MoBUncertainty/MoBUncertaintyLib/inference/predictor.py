@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,14 +70,10 @@ def predict(
 class Predictor:
     """A model ready to predict; the network is read at the first image and stays.
 
-    Args:
-        model: The model.
-        settings: How to predict.
-
     Attributes:
         labels: Those that are predicted.
         engine, device: What runs the network.
-        first_stage: What predicts the first stage of a cascade; None: the model is no second stage.
+        first_stage: What predicts the first stage of a cascade, if the model is the second.
 
     Raises:
         SettingsError: The device is not there, or the model cannot do what the settings ask for.
@@ -151,11 +148,11 @@ class Predictor:
         check_memory(checked.GetNumberOfPixels(), len(self.labels))
         if self.device == "cpu":  # a GPU says itself that its memory is not enough
             number = self.engine.number_size(self.device, Precision(self.settings.precision))
-            check_tile(self.tile, self.model.features, number)
+            check_tile(self.model.tile, self.model.features, number)
         case = self.prepare(checked, others, clock)
         clock.step("preprocess", 1, 1)
         window = self._window()
-        results = window.run(case.data, self.tile, self.folds, lambda done, total: clock.step("network", done, total))
+        results = window.run(case.data, self.model.tile, self.folds, partial(clock.step, "network"))
         clock.step("resample", 0, 1)
         overlapping, maps = overlap(self.labels), results[0][: len(self.labels)]
         intensity = organ_intensity(case.data[0], maps, overlapping)
@@ -211,11 +208,6 @@ class Predictor:
 
     def close(self) -> None:
         """Give back nothing: it holds memory alone."""
-
-    @property
-    def tile(self) -> tuple[int, ...]:
-        """Voxels of a tile along the network's axes."""
-        return self.model.tile
 
     def prepare(
         self,

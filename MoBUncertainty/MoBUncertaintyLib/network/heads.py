@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d
 
 from MoBUncertaintyLib.gaussian.correlation import Lengths
-from MoBUncertaintyLib.gaussian.distribution import Loading, LogitGaussian
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.gaussian.partitions import cell_means
 from MoBUncertaintyLib.gaussian.tile import predicted_loading, tile_gaussian
 from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance, CovarianceSpec
@@ -79,7 +79,7 @@ class CovarianceHead(nn.Module):
 
     @property
     def loading_layers(self) -> tuple[nn.Conv3d, ...]:
-        """Layers whose output `loading` takes."""
+        """Layers whose outputs `predicted_loading` takes, before `cell_tensors` and `bases`."""
         return ()
 
     def lengths(self) -> Lengths | None:
@@ -93,10 +93,6 @@ class CovarianceHead(nn.Module):
             return torch.stack([length / step for length, step in zip(in_mm, self.step_mm, strict=True)])
         return tuple(length / step for length, step in zip(self.spec.length_mm, self.step_mm, strict=True))
 
-    def loading(self, *predicted: Tensor) -> Loading | None:
-        """Compute L of a tile from the outputs of `loading_layers`, and from `cell_tensors` and `bases`."""
-        return predicted_loading(self.spec, self.classes, predicted, self.training)
-
     def cell_tensors(self, features: Tensor) -> tuple[Tensor, ...]:
         """Compute what L needs for each cell of the partition, from the features of a tile."""
         return ()
@@ -106,7 +102,7 @@ class CovarianceHead(nn.Module):
         return ()
 
     def contrast_layer(self) -> ContrastLayer | None:
-        """Return |L_1 - L_0|^2 as layers, for engines to which these are faster; None: they take that of `loading`."""
+        """Return |L_1 - L_0|^2 as layers, for engines to which these are faster, if there are such."""
         return None
 
     def tensors(self, features: Tensor) -> tuple[Tensor, ...]:
@@ -120,7 +116,7 @@ class CovarianceHead(nn.Module):
     def gaussian(self, mean: Tensor, log_variance: Tensor, *predicted: Tensor) -> LogitGaussian:
         """Make the distribution of a tile from its mean (B, C, *S) and its `tensors`."""
         with torch.autocast(device_type=mean.device.type, enabled=False):
-            loading = self.loading(*predicted)
+            loading = predicted_loading(self.spec, self.classes, predicted, self.training)
             return tile_gaussian(self.spec, mean.float(), log_variance, loading, self.lengths())
 
     def forward(self, features: Tensor, mean: Tensor) -> LogitGaussian:
