@@ -28,6 +28,7 @@ from MoBUncertaintyLib.inference.suitability import cut_off, judge, measure, not
 from MoBUncertaintyLib.model.card import Label, ModelCard, chosen_labels, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.model.nnunet.plans import first_features
 from MoBUncertaintyLib.model.terminology import without_code
 from MoBUncertaintyLib.regions.prediction import (
     CancelledCallback,
@@ -148,7 +149,7 @@ class Predictor:
         check_memory(checked.GetNumberOfPixels(), len(self.labels))
         if self.device == "cpu":  # a GPU says itself that its memory is not enough
             number = self.engine.number_size(self.device, Precision(self.settings.precision))
-            check_tile(self.model.tile, self.model.features, number)
+            check_tile(self.model.tile, first_features(self.model.configuration), number)
         case = self.prepare(checked, others, clock)
         clock.step("preprocess", 1, 1)
         window = self._window()

@@ -72,14 +72,6 @@ class Model:
         return tuple(self.configuration["patch_size"])
 
     @property
-    def features(self) -> int:
-        """Features of the network's first stage."""
-        planned = self.configuration
-        of_stages = planned["architecture"]["arch_kwargs"]["features_per_stage"] if "architecture" in planned else None
-        features: int = of_stages[0] if isinstance(of_stages, list) else of_stages or planned["UNet_base_num_features"]
-        return features
-
-    @property
     def is_light(self) -> bool:
         """Whether it can be used without PyTorch and nnU-Net."""
         return is_light(self.card, self.plans)
