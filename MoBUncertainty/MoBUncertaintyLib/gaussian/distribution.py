@@ -228,7 +228,7 @@ class LogitGaussian:
             contrast = self.logits[:, 1] - self.logits[:, 0]
             return self.logits * stretch(abs(contrast), self._contrast_variance(self.variance()))[:, None]
         diagonal, probability, xp = self.variance(), softmax(self.logits, 1), namespace(self.logits)
-        means = [xp.zeros_like(self.logits[:, each]) for each in range(self.num_classes)]
+        means = [xp.zeros_like(self.logits[:, number]) for number in range(self.num_classes)]
         for one, other in itertools.combinations(range(self.num_classes), 2):
             difference = self.logits[:, one] - self.logits[:, other]
             moved = difference * stretch(abs(difference), self._contrast_variance(diagonal, one, other))

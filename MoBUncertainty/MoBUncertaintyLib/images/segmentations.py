@@ -289,5 +289,5 @@ def _placed(labels: np.ndarray, own: Grid, image: sitk.Image, path: Path) -> np.
 
 
 def _described(grid: Grid, shape: Any) -> str:
-    sizes, spacing = (" x ".join(f"{number:.3g}" for number in reversed(tuple(each))) for each in (shape, grid.spacing))
+    sizes, spacing = (" x ".join(f"{number:.3g}" for number in reversed(tuple(axes))) for axes in (shape, grid.spacing))
     return f"{sizes} voxels of {spacing} mm"

@@ -193,7 +193,7 @@ class Predictor:
             click_settings=card.click_settings,
             overlapping=overlapping,
             rival=strongest,
-            predicted_part=case.frame.stored(case.kept),
+            predicted_part=case.frame.stored(case.target),
             covariance=card.covariance.kind,
             correlation_mm=None if lengths is None else case.frame.along_stored(lengths),
             region_settings=card.region_settings,

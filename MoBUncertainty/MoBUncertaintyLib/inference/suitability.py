@@ -328,7 +328,7 @@ def reached_edges(segmentation: np.ndarray, labels: Sequence[Label], case: Case)
     """
     inside = case.view(segmentation)
     edges = Edges({}, {})
-    for axis, (part, size) in enumerate(zip(case.kept, case.frame.shape, strict=True)):
+    for axis, (part, size) in enumerate(zip(case.target, case.frame.shape, strict=True)):
         for end, at_image in ((0, part.start == 0), (-1, part.stop == size)):
             here, reached = np.unique(inside.take(end, axis)), edges.image if at_image else edges.part
             for name in (label.name for label in labels if label.mask(here).any()):

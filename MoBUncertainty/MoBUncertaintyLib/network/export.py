@@ -51,7 +51,7 @@ def export(
         folds: Folds to export; default: all numbered folds that are trained, or all of a model.
         checkpoint: File name; default: as `nnunet.open_training_folder` chooses.
         temperature: The logits are divided by it, besides what the source may have done.
-        half: Store the weights as float16; None: if the source does.
+        half: Store the weights as float16; None is as the source does.
         entries: Attributes of the card in place of the source's, unless they are None; `training` is added to it.
 
     Raises:
@@ -169,7 +169,7 @@ def _write_graphs(folder: Path, model: Model) -> tuple[list[str], str]:
 
 def is_half(weights: Mapping[str, Tensor]) -> bool:
     """Whether float16 holds all weights as they are."""
-    return all(bool((each == each.half()).all()) for each in weights.values() if each.is_floating_point())
+    return all(bool((weight == weight.half()).all()) for weight in weights.values() if weight.is_floating_point())
 
 
 @contextmanager

@@ -141,7 +141,7 @@ class LowRankHead(CovarianceHead):
         return (self.factors,)
 
     def contrast_layer(self) -> ContrastLayer:
-        weight, bias = (_of_classes(each, self.classes) for each in (self.factors.weight, self.factors.bias))
+        weight, bias = (_of_classes(tensor, self.classes) for tensor in (self.factors.weight, self.factors.bias))
         return ContrastLayer(weight[1] - weight[0], bias[1] - bias[0], weight.new_ones(1, self.spec.rank))
 
 

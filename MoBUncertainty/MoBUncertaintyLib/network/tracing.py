@@ -55,7 +55,7 @@ def traced(model: Model, fold: Fold) -> Graph:
     network, shapes = load_network(model, fold), model.output_shapes
     graph = converted(_Outputs(network), (1, model.inputs, *model.tile))
     tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    content = describe(graph, tensors, {name: len(each) for name, each in shapes.items()})
+    content = describe(graph, tensors, {name: len(outputs) for name, outputs in shapes.items()})
     return Graph(str(model.path), content, tensors, shapes)
 
 
@@ -89,13 +89,13 @@ def contrast(features: Tensor, mean_layer: nn.Conv3d, head: CovarianceHead) -> t
         return gaussian.contrast()
     choosing = [] if layer.choosing is None else [layer.choosing]
     layers = [head.log_variance, *choosing]
-    difference = [_split(each[1:] - each[:1]) for each in (mean_layer.weight, mean_layer.bias) if each is not None]
+    difference = [_split(x[1:] - x[:1]) for x in (mean_layer.weight, mean_layer.bias) if x is not None]
     few = conv3d(
         features,
-        torch.cat([difference[0], *(each.weight for each in layers)]),
-        torch.cat([difference[1], *(each.bias for each in layers if each.bias is not None)]),
+        torch.cat([difference[0], *(other.weight for other in layers)]),
+        torch.cat([difference[1], *(other.bias for other in layers if other.bias is not None)]),
     )
-    rounded, rest, *others = torch.split(few, [1, 1, 1, 1, *(each.out_channels for each in choosing)], dim=1)
+    rounded, rest, *others = torch.split(few, [1, 1, 1, 1, *(other.out_channels for other in choosing)], dim=1)
     mean = rounded + rest
     background, foreground = (x.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT).exp() for x in others[:2])
     sums = conv3d(conv3d(features, layer.weight, layer.bias).square(), layer.sums[..., None, None, None])

@@ -36,7 +36,7 @@ FOLDERS |= {"test": ("imagesTs", "labelsTs", "_0000"), "calibrate": ("calibratio
 """Where images and label maps of each part of a split lie in a raw data set, and what follows the name of an image."""
 
 Values = Mapping[str, Sequence[int] | None]
-"""Values in a label map by the name of their class, of which the first is written as 1; None: all but 0."""
+"""Values in a label map by the name of their class, of which the first is written as 1. Default: all but 0."""
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ def copy_case_files(raw: Path, preprocessed: Path) -> None:
 def _places(folder: Path, name: str, part: str) -> tuple[Path, Path]:
     """Return where image and label map of a case lie in a data set, by its part of the split."""
     *folders, channel = FOLDERS[part]
-    images, labels = (folder / each for each in folders)
+    images, labels = (folder / place for place in folders)
     for place in (images, labels):
         place.mkdir(parents=True, exist_ok=True)
     return images / f"{name}{channel}{SUFFIX}", labels / f"{name}{SUFFIX}"

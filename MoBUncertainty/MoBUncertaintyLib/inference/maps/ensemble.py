@@ -183,7 +183,7 @@ def label_map(
     Args:
         probability: Of the labels, (z, y, x) each.
         labels: Those that are wanted.
-        rival: See `Prediction.rival`; None: all labels of the model are wanted.
+        rival: See `Prediction.rival`; None if all labels of the model are wanted.
         overlapping: The model's labels overlap.
     """
     segmentation = lazy_zeros(probability[0].shape, np.uint8)

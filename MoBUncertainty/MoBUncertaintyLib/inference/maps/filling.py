@@ -35,7 +35,7 @@ def fill(
 
     The last part is `Prediction.rival`.
 
-    All is 0 outside `case.kept`. Unless they are to be exact, the maps are rounded here, once, so that every user has
+    All is 0 outside `case.target`. Unless they are to be exact, the maps are rounded here, once, so that every user has
     the numbers that the files hold.
 
     The variance is what is interpolated, not the second moment: the second moment of an interpolated probability would
@@ -55,7 +55,7 @@ def fill(
     segmentation = lazy_zeros(shape, np.uint8)
     maps = [lazy_zeros((len(values), *shape), np.float32) for _ in range(2)]
     others = lazy_zeros(shape, np.float32) if rival and len(probability) > len(values) else None
-    first, *rest = case.kept
+    first, *rest = case.target
     middle = (first.start + first.stop) // 2
 
     def fill_slab(slab: slice) -> None:
