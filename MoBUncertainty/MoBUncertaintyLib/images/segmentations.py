@@ -203,7 +203,7 @@ def _of_dicom(path: Path, image: ReadImage) -> list[Structure]:
     from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
     from MoBUncertaintyLib.images.dicom import parsing
-    from MoBUncertaintyLib.images.structure_sets import fill, read_contours
+    from MoBUncertaintyLib.images.structure_sets import contours_of, fill
 
     with BoundedReader(path) as file, parsing(path):
         header = pydicom.dcmread(file, force=begins_as_dicom(path), stop_before_pixels=True)
@@ -212,7 +212,7 @@ def _of_dicom(path: Path, image: ReadImage) -> list[Structure]:
         frame = str(pydicom.dcmread(image.files[0], stop_before_pixels=True).get("FrameOfReferenceUID") or "")
     kind = header.get("SOPClassUID")
     if kind == RTStructureSetStorage:
-        regions = read_contours(path, frame).items()
+        regions = contours_of(header, path, frame).items()
         return [Structure(name, partial(fill, own, image.image, f"{path}: {name}")) for name, own in regions]
     if kind not in (SegmentationStorage, _LABEL_MAP_STORAGE):
         raise ImageError(f"{path} is neither a segmentation nor contours; give a NIfTI, NRRD, SEG or RTSTRUCT file.")
