@@ -338,9 +338,6 @@ def export(
     fold: Annotated[
         list[str] | None, typer.Option(help="Fold to export; may be repeated. Default: all numbered, trained folds.")
     ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="Checkpoint file. Default: the best of a fine-tuning, else of the last epoch.")
-    ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     training: Annotated[Path | None, typer.Option(help="JSON file with more about the training, for the card.")] = None,
     scores: Annotated[Path | None, typer.Option(help="JSON file with the card's scores.")] = None,
@@ -378,7 +375,6 @@ def export(
             name=name,
             task=task,
             folds=_folds(fold),
-            checkpoint=checkpoint,
             licence=licence,
             training=content(training),
             scores=content(scores),

@@ -373,7 +373,7 @@ def test_export_passes_every_option_to_the_card(tmp_path: Path) -> None:
     options = ["--name", "Exported", "--task", "Organ in CT", "--fold", "1", "--licence", "CC0", "--half"]
     options += ["--scores", tmp_path / "scores.json", "--training", tmp_path / "training.json", "--orientation", "RAS"]
     options += ["--region", "depth_mm=1.5", "--region", "length_mm=20"]
-    done = run("export", raw, "--output", tmp_path / "model.zip", "--checkpoint", "checkpoint_final.pth", *options)
+    done = run("export", raw, "--output", tmp_path / "model.zip", *options)
     assert done.exit_code == 0, done.output
     model = load_model(tmp_path / "model.zip")
     card = model.card
