@@ -241,13 +241,12 @@ def write_dataset(
                 print(f"{case.name}: {turned}")
                 note = f"{note} {turned}".strip()
             if case in used:
-                turn = orientation if used[case] != orientation else None
                 image, label = _places(hidden, case.name, part_of[case.name])
-                if case.repairs or turn:
-                    write_image(_reorient(read_image(case.image).image, turn), image)
+                if note:
+                    write_image(sitk.DICOMOrient(read_image(case.image).image, orientation), image)
                 else:
                     shutil.copyfile(case.image, image)
-                write_image(_reorient(read_classes(case.label, cohort.labels.values()), turn), label)
+                write_image(sitk.DICOMOrient(read_classes(case.label, cohort.labels.values()), orientation), label)
             row = {"case": case.name, "part": part_of.get(case.name, "not used"), "note": note}
             row["subject"] = split.subjects.get(case.name, case.name)
             for value, (label, volume) in enumerate(zip(labels, case.volumes_ml, strict=False), start=1):
@@ -322,10 +321,6 @@ def write_image(image: sitk.Image, path: Path) -> None:
         OSError: It cannot be written.
     """
     write_nifti(path, sitk.GetArrayViewFromImage(image), grid_of(image))
-
-
-def _reorient(image: sitk.Image, orientation: str | None) -> sitk.Image:
-    return sitk.DICOMOrient(image, orientation) if orientation else image
 
 
 def volumes_ml(label: sitk.Image, classes: int) -> tuple[float, ...]:
