@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mob_training.cli.options import DatasetId, Workspace, declaring, written
-from mob_training.training.settings import Attachment, Budget, Job, Options, Preset, Recipe, Schedule, Seed
+from mob_training.training.settings import Attachment, Budget, Files, Job, Options, Preset, Recipe, Schedule, Seed
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.cli.programs import Result
 
@@ -113,10 +113,7 @@ def finetune(
 
 @declaring
 def attach_head(
-    model: Annotated[Path, typer.Argument(help="Model folder, zip or training folder; its head is replaced.")],
-    cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, of 20 cases or more.")],
-    workspace: Annotated[Path, typer.Option(help="New working folder; give it again to continue an interrupted run.")],
-    output: Annotated[Path, typer.Option(help="Model folder or .zip file to create.")],
+    files: Files,
     options: Attachment,
     shared: Annotated[
         bool, typer.Option(help="Fit to the cases' volumes which fraction of the noise the whole volume shares.")
@@ -138,10 +135,10 @@ def attach_head(
     """
     from mob_training.training.workspace import use_workspace
 
-    use_workspace(workspace, new=True)
+    use_workspace(files.workspace, new=True)
     from mob_training.evaluation.shared_fraction import fit_shared_fraction
-    from mob_training.training.attachment import Files, attach_head, correlate_head
+    from mob_training.training.attachment import attach_head, correlate_head
 
     fit_shared = partial(fit_shared_fraction, device=options.device) if shared else None
     run = correlate_head if keep_head else attach_head
-    return written(run(Files(model, cases, workspace, output), options, fit_shared).path)
+    return written(run(files, options, fit_shared).path)

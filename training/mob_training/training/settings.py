@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 import typer
@@ -181,6 +182,21 @@ class Options(Loss, Head):
         """Make what else a fine-tuning needs."""
         loss = {entry.name: getattr(self, entry.name) for entry in fields(Loss)}
         return FineTuning.of(self.epochs, self.iterations, seed, **loss)
+
+
+@dataclass(frozen=True)
+class Files:
+    """The model of one channel that a head is attached to, the labelled cases, and where to work and to write.
+
+    A label map has the values of the model's labels. nnU-Net's folders are in the workspace (`use_workspace`).
+    """
+
+    model: Annotated[
+        Path, typer.Argument(help="Model folder, zip or training folder of one channel; its head is replaced.")
+    ]
+    cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, of 20 cases or more.")]
+    workspace: Annotated[Path, typer.Option(help="New working folder; give it again to continue an interrupted run.")]
+    output: Annotated[Path, typer.Option(help="Model folder or .zip file to create.")]
 
 
 @dataclass(frozen=True)
