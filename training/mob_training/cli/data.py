@@ -70,10 +70,7 @@ def phantom(
     """Make abdominal CT phantoms in TotalSegmentator's layout."""
     from mob_training.data.phantom import write_cohort
 
-    made = write_cohort(
-        output, cases, seed, raters=raters, progress=lambda done, total: print(f"{done}/{total} phantoms")
-    )
-    return Result({"folder": output, "cases": made})
+    return Result({"folder": output, "cases": write_cohort(output, cases, seed, raters)})
 
 
 @declaring
