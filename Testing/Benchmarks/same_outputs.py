@@ -120,7 +120,7 @@ def commands() -> Iterator[Command]:
         "bernoulli": ("--measure", "bernoulli"),
         "entropy": ("--measure", "entropy", "--samples", "3"),
         "threshold": ("--threshold", "0.05"),
-        "volume": ("--min-volume", "2000"),
+        "volume": ("--region", "minimum_mm3=2000"),
         "regions": ("--region", "depth_mm=2", "--region", "grow_mm=1"),
     }
     for name, chosen in options.items():

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from MoBUncertaintyLib.gaussian.distribution import LogitGaussian, against_rest
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
-from MoBUncertaintyLib.gaussian.partitions import cell_bounds
 from MoBUncertaintyLib.model.covariance import Scope, correlation
 
 
@@ -90,25 +89,13 @@ def contrasts(gaussian: LogitGaussian, target: Tensor, missing: Tensor | None = 
             else:
                 factors, white = rows, own.square().sum(dim=0)
             signs = torch.where(target[tile].flatten() == label, 1.0, -1.0).to(mean)
-            yield Contrast(contrast, factors, white, signs, places, _correlation(gaussian, shape))
+            yield Contrast(contrast, factors, white, signs, places, _correlation(gaussian))
 
 
-def _correlation(gaussian: LogitGaussian, shape: tuple[int, ...]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return k: that of the scope `local`, or whether two voxels are in one cell or tile."""
+def _correlation(gaussian: LogitGaussian) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return k: that of the scope `local`, else 1, of two voxels in one tile."""
     if gaussian.scope is Scope.LOCAL:
         lengths, shared = gaussian.lengths, gaussian.shared_fraction  # not the whole Gaussian, which is large
         assert lengths is not None
         return lambda first, second: correlation(first[:, None] - second, lengths, shared)
-    if gaussian.scope is Scope.PARTITION:
-        counts = gaussian.partitions if isinstance(gaussian.partitions, tuple) else (gaussian.partitions,) * 3
-        ends = [
-            torch.tensor([end for _, end in cell_bounds(size, count)])
-            for size, count in zip(shape, counts, strict=True)
-        ]
-        cell = [torch.bucketize(torch.arange(size), end, right=True) for size, end in zip(shape, ends, strict=True)]
-
-        def cells(places: Tensor) -> Tensor:
-            return torch.stack([own.to(places.device)[at.long()] for own, at in zip(cell, places.T, strict=True)], 1)
-
-        return lambda first, second: (cells(first)[:, None] == cells(second)).all(dim=-1).to(first.dtype)
     return lambda first, second: first.new_ones(len(first), len(second))

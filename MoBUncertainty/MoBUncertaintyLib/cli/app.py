@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from MoBUncertaintyLib.cli import console, models
-from MoBUncertaintyLib.cli.options import AcceptLicence, Device, Engine, Overwrite, RegionOptions, Scene, asked_regions
+from MoBUncertaintyLib.cli.options import AcceptLicence, Device, Engine, Overwrite, RegionOptions, Scene
 from MoBUncertaintyLib.cli.programs import AsJson, Commands, Quiet, Result, version_option
 from MoBUncertaintyLib.output.formats import DEFAULT, OF_A_PREDICTION, Format, option_names, read_formats
 
@@ -103,9 +103,6 @@ def predict(
     threshold: Annotated[
         float | None, typer.Option(min=0, max=10, help="The measure that a voxel must exceed to be doubtful.")
     ] = None,
-    min_volume: Annotated[
-        float | None, typer.Option(min=0, max=1e9, help="Smallest doubtful volume of a region, mm3.")
-    ] = None,
     region: RegionOptions = None,
     series: Annotated[str | None, typer.Option(help="Series instance UID, if a DICOM folder has several.")] = None,
     force: Annotated[
@@ -135,6 +132,7 @@ def predict(
         from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
         from MoBUncertaintyLib.model.folder import load_model
         from MoBUncertaintyLib.model.listing import find_model
+        from MoBUncertaintyLib.model.region_settings import read_stated
         from MoBUncertaintyLib.output.results_folder import FOLDER
         from MoBUncertaintyLib.pipeline.cases import Job
         from MoBUncertaintyLib.regions.prediction import PredictionSettings
@@ -168,8 +166,8 @@ def predict(
             raise SettingsError("--series is for DICOM folders, but the input is a file; leave it out.")
         console.agree_to_licences([model.path for model in loaded], accept_licence)
         predictor = RemotePredictor(computer, loaded, settings) if computer else predictor_of(loaded, settings)
-        changes = asked_regions(region, measure=measure, threshold=threshold, minimum_mm3=min_volume)
-        region_settings = predictor.model.card.region_settings.changed(changes)
+        chosen = {name: value for name, value in (("measure", measure), ("threshold", threshold)) if value is not None}
+        region_settings = predictor.model.card.region_settings.changed(read_stated(region or ()) | chosen)
         job = Job(predictor, region_settings, series, named, scene, objects, overwrite, skip_existing)
         with closing(predictor):
             return predict_inputs(cases, source, output, job, cancelled)
@@ -213,6 +211,7 @@ def check(
         from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
         from MoBUncertaintyLib.model.folder import load_model
         from MoBUncertaintyLib.model.listing import find_model
+        from MoBUncertaintyLib.model.region_settings import read_stated
         from MoBUncertaintyLib.output.results_folder import FOLDER
         from MoBUncertaintyLib.pipeline.cases import Job
         from MoBUncertaintyLib.regions.prediction import PredictionSettings
@@ -223,7 +222,7 @@ def check(
         inputs = paired(list_inputs(source, output, 1 if named else len(loaded[0].channels)), segmentation)
         console.agree_to_licences([each.path for each in loaded], accept_licence)
         predictor = predictor_of(loaded, PredictionSettings(device=device, engine=engine))
-        settings = predictor.model.card.region_settings.changed(asked_regions(region))
+        settings = predictor.model.card.region_settings.changed(read_stated(region or ()))
         job = Job(predictor, settings, series, named, scene, overwrite=overwrite, names=names)
         with closing(predictor):
             return predict_inputs(case_folders(inputs, output), source, output, job, cancelled)
@@ -339,9 +338,6 @@ def export(
     fold: Annotated[
         list[str] | None, typer.Option(help="Fold to export; may be repeated. Default: all numbered, trained folds.")
     ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="Checkpoint file. Default: the best of a fine-tuning, else of the last epoch.")
-    ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     training: Annotated[Path | None, typer.Option(help="JSON file with more about the training, for the card.")] = None,
     scores: Annotated[Path | None, typer.Option(help="JSON file with the card's scores.")] = None,
@@ -383,7 +379,6 @@ def export(
             name=name,
             task=task,
             folds=_folds(fold),
-            checkpoint=checkpoint,
             licence=licence,
             training=content(training),
             scores=content(scores),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,14 +30,3 @@ AcceptLicence = Annotated[
     typer.Option("--accept-licence", help="Agree to a licence that is not permissive; otherwise you are asked, once."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
-
-
-def asked_regions(region: list[str] | None, **options: Any) -> dict[str, Any]:
-    """Gather the settings of doubtful regions in `--region` and in other options; raises `SettingsError` for both."""
-    from MoBUncertaintyLib.base.errors import SettingsError
-    from MoBUncertaintyLib.model.region_settings import read_stated
-
-    settings, others = read_stated(region or ()), {name: value for name, value in options.items() if value is not None}
-    for name in settings.keys() & others.keys():
-        raise SettingsError(f"The setting {name} of the regions is given twice; give it once.")
-    return settings | others

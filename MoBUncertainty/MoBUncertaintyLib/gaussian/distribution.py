@@ -24,7 +24,7 @@ import numpy as np
 
 from MoBUncertaintyLib.gaussian.arrays import Array, like, logsumexp, namespace, softmax
 from MoBUncertaintyLib.gaussian.correlation import Lengths, smooth
-from MoBUncertaintyLib.gaussian.partitions import cell_bounds, spread_cells
+from MoBUncertaintyLib.gaussian.partitions import spread_cells
 from MoBUncertaintyLib.model.covariance import Scope
 
 Generator = Any
@@ -83,12 +83,8 @@ class Loading(ABC):
 
     def contrast_variance(self, one: int = 1, other: int = 0) -> Array:
         """Compute |L_1 - L_0|^2, (B, *S): the loading's part of the variance of eta_1 - eta_0, or of two others."""
-        return (self.contrast_rows(one, other) ** 2).sum(1)
-
-    def contrast_rows(self, one: int = 1, other: int = 0) -> Array:
-        """Compute L_1 - L_0, (B, R, *S): the loading of eta_1 - eta_0, or of two others."""
         dense = self.dense()
-        return dense[:, one] - dense[:, other]
+        return ((dense[:, one] - dense[:, other]) ** 2).sum(1)
 
     def mixed(self, weights: Array) -> Array:
         """Compute L_n^T w_n, the loading of a weighted sum of the logits: w (B, C, *S) -> (B, R, *S)."""
@@ -121,14 +117,12 @@ class BasisLoading(Loading):
         scales: a, (B, R, *S), signed.
         choice: One-hot choice of each cell's basis, (B, M, P, P, P); None if there is only one basis.
         weights: W(x), the probability of each basis in each cell, like `choice`, for the loss of Eq. 10.
-        soft: `choice` is not one-hot; a cell's basis is the sum of the bases, weighted by it.
     """
 
     bases: Array
     scales: Array
     choice: Array | None = None
     weights: Array | None = None
-    soft: bool = False
 
     @property
     def rank(self) -> int:
@@ -143,28 +137,17 @@ class BasisLoading(Loading):
     def at(self, mask: Array) -> BasisLoading:
         shape = tuple(self.scales.shape[2:])
         choice = None if self.choice is None else _line(spread_cells(self.choice, shape), mask)
-        return BasisLoading(self.bases, _line(self.scales, mask), choice, soft=self.soft)
+        return BasisLoading(self.bases, _line(self.scales, mask), choice)
 
     def gram(self) -> Array:
-        if self.soft:
-            return DenseLoading(self.dense()).gram()
         products = self.bases[:, :, None] * self.bases[:, None]
         bases, classes, _, rank = products.shape
         flat = self._contract(products.reshape(bases, -1, rank), self.scales[None] ** 2)[0]
         return flat.reshape(len(flat), classes, classes, *flat.shape[2:])
 
     def contrast_variance(self, one: int = 1, other: int = 0) -> Array:
-        if self.soft:
-            return DenseLoading(self.dense()).contrast_variance(one, other)
         weights = (self.bases[:, one : one + 1] - self.bases[:, other : other + 1]) ** 2
         return self._contract(weights, self.scales[None] ** 2)[0, :, 0]
-
-    def contrast_rows(self, one: int = 1, other: int = 0) -> Array:
-        rows = self.bases[:, one] - self.bases[:, other]
-        if self.choice is None:
-            return rows[:, :, None, None, None] * self.scales
-        chosen = namespace(rows).einsum("mr,bm...->br...", rows, self.choice)
-        return spread_cells(chosen, tuple(self.scales.shape[2:])) * self.scales
 
     def mixed(self, weights: Array) -> Array:
         return self._contract(self.bases.swapaxes(1, 2), weights[None])[0] * self.scales
@@ -194,7 +177,6 @@ class LogitGaussian:
         log_variance: ln d, (B, C, *S); None for the deterministic model (d = 0).
         loading: L; None for the deterministic and the diagonal model.
         scope: Which voxels share z2; with `local`, z1 is a smooth field as well.
-        partitions: P, cells per axis for the scope `partition`; or their number along each axis.
         lengths: Correlation length along each axis of *S, in voxels, for the scope `local`.
         shared_fraction: Fraction of the variance of z1 and z2 that all voxels share, for the scope `local`.
         keep_probability: mu is what makes the softmax of the logits each voxel's mean probability (`mean`).
@@ -207,7 +189,6 @@ class LogitGaussian:
     log_variance: Array | None = None
     loading: Loading | None = None
     scope: Scope = Scope.VOXEL
-    partitions: int | tuple[int, ...] = 1
     lengths: Lengths | None = None
     shared_fraction: float = 0.0
     keep_probability: bool = False
@@ -247,7 +228,7 @@ class LogitGaussian:
             contrast = self.logits[:, 1] - self.logits[:, 0]
             return self.logits * stretch(abs(contrast), self._contrast_variance(self.variance()))[:, None]
         diagonal, probability, xp = self.variance(), softmax(self.logits, 1), namespace(self.logits)
-        means = [xp.zeros_like(self.logits[:, each]) for each in range(self.num_classes)]
+        means = [xp.zeros_like(self.logits[:, number]) for number in range(self.num_classes)]
         for one, other in itertools.combinations(range(self.num_classes), 2):
             difference = self.logits[:, one] - self.logits[:, other]
             moved = difference * stretch(abs(difference), self._contrast_variance(diagonal, one, other))
@@ -282,22 +263,6 @@ class LogitGaussian:
             variance = variance + (self.loading.mixed(weights) ** 2).sum(1)
         return mean * stretch(abs(mean), variance) if self.keep_probability else mean, variance
 
-    def contrast_factors(self) -> Array:
-        """Compute u (B, R + 2, *S) with eta_1 - eta_0 = m + u . z, z = (z2, z1 of both logits); u . u = s^2.
-
-        With the scope `local` the covariance of the contrast between two voxels is k(n, m) u_n . u_m. Otherwise its
-        first R entries belong to noise with the scope's correlation, and the last two to white noise. Without a
-        loading R is 0.
-
-        Raises:
-            ValueError: The model does not have two classes.
-        """
-        if self.num_classes != 2:
-            raise ValueError(f"the contrast is defined for two classes, this model has {self.num_classes}")
-        deviation = self.variance() ** 0.5
-        own = namespace(deviation).stack((-deviation[:, 0], deviation[:, 1]), 1)
-        return own if self.loading is None else namespace(own).concatenate((self.loading.contrast_rows(), own), 1)
-
     def at(self, mask: Array) -> LogitGaussian:
         """Take N voxels, (1, C, 1, 1, N), each with its own marginal and noise of its own.
 
@@ -318,7 +283,7 @@ class LogitGaussian:
     def rsample(self, k: int, generator: Generator | None = None) -> Array:
         """Draw k samples of the logits, (k, B, C, *S), differentiable in all parameters (Eq. 14 with sqrt(d) for D).
 
-        z1 is drawn per voxel and class; z2 once per voxel, cell or tile as `scope` says. With `local` both are smooth.
+        z1 is drawn per voxel and class; z2 once per voxel or tile as `scope` says. With `local` both are smooth.
         """
         return self._sampler(generator)(k)
 
@@ -465,10 +430,6 @@ class _Noise:
         """Draw z2 (k, B, R, *S), with axes of length one where the whole tile shares a draw."""
         gaussian = self.gaussian
         assert gaussian.loading is not None
-        scope, batch, shape = gaussian.scope, gaussian.mean.shape[0], tuple(gaussian.mean.shape[2:])
-        drawn = (1,) * len(shape) if scope is Scope.TILE else shape
-        if scope is Scope.PARTITION:
-            cells = (gaussian.partitions,) * 3 if isinstance(gaussian.partitions, int) else gaussian.partitions
-            drawn = tuple(len(cell_bounds(*axis)) for axis in zip(shape, cells, strict=True))
-        z = self.field((k, batch, gaussian.loading.rank, *drawn))
-        return spread_cells(z, shape) if scope is Scope.PARTITION else z
+        shape = tuple(gaussian.mean.shape[2:])
+        drawn = (1,) * len(shape) if gaussian.scope is Scope.TILE else shape
+        return self.field((k, gaussian.mean.shape[0], gaussian.loading.rank, *drawn))

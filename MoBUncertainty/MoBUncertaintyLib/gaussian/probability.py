@@ -106,7 +106,7 @@ def kept_moments(gaussian: LogitGaussian, classes: Sequence[int] | None = None) 
 
 def completed(mean: np.ndarray, variance: np.ndarray, expectation: np.ndarray, spread: np.ndarray) -> Moments:
     """Make the moments of a tile from `fused_moments` and what those are of, (B, *S), in place; NaN if that has one."""
-    complete_moments(*(each.reshape(-1) for each in (mean, variance, expectation, spread)))
+    complete_moments(*(values.reshape(-1) for values in (mean, variance, expectation, spread)))
     with np.errstate(invalid="ignore"):
         if not np.isfinite(mean.sum(dtype=float) + variance.sum(dtype=float)):  # engines lose NaN in a maximum
             expectation[:] = np.nan

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from MoBUncertaintyLib.gaussian.arrays import Array, like, namespace
 from MoBUncertaintyLib.gaussian.correlation import Lengths
 from MoBUncertaintyLib.gaussian.distribution import BasisLoading, DenseLoading, Loading, LogitGaussian
-from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 
 
 def tile_gaussian(
@@ -21,8 +21,9 @@ def tile_gaussian(
         loading: L, as `predicted_loading` makes it.
         lengths: Correlation length along each axis in voxels, for the scope `local`.
     """
-    rest = spec.scope, spec.partitions, lengths, spec.shared_fraction, spec.keep_probability
-    return LogitGaussian(logits, log_variance, loading, *rest)
+    return LogitGaussian(
+        logits, log_variance, loading, spec.scope, lengths, spec.shared_fraction, spec.keep_probability
+    )
 
 
 def predicted_loading(
@@ -46,8 +47,6 @@ def predicted_loading(
         return BasisLoading(bases, scales)
     if spec.kind is Covariance.MIXTURE_OF_BASES:
         scales, weights, bases = predicted
-        if spec.assignment is Assignment.SOFT:
-            return BasisLoading(bases, scales, weights, weights, soft=True)
         choice = largest(weights) + weights - weights.detach() if training else largest(weights)
         return BasisLoading(bases, scales, choice, weights)
     return None

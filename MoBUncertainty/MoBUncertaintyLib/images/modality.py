@@ -35,19 +35,19 @@ _IMAGES = {
 
 
 def modality_of_channel(name: str) -> str | None:
-    """Return DICOM's term for what a model's channel takes, by its name (CT, MRI, T1w, ...); None: it does not say."""
+    """Return DICOM's term for what a model's channel takes, by its name (CT, MRI, T1w, ...), if it says."""
     words = re.split(r"[^a-z0-9]+", name.casefold())
     terms = {term for term, form in _CHANNELS.items() if any(form.fullmatch(word) for word in words)}
     return terms.pop() if len(terms) == 1 else None
 
 
 def modality_of(image: sitk.Image) -> str | None:
-    """Return DICOM's term for an image; None: it is not known, as of a NIfTI file."""
+    """Return DICOM's term for an image, if it is known; that of a NIfTI file is not."""
     return (image.GetMetaData(_KEY).strip() or None) if image.HasMetaDataKey(_KEY) else None
 
 
 def set_modality(image: sitk.Image, modality: str | None) -> None:
-    """Let an image say what it is; None: nothing."""
+    """Let an image say what it is, if that is known."""
     if modality:
         image.SetMetaData(_KEY, modality)
 

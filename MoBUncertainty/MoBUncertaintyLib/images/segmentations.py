@@ -203,7 +203,7 @@ def _of_dicom(path: Path, image: ReadImage) -> list[Structure]:
     from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
     from MoBUncertaintyLib.images.dicom import parsing
-    from MoBUncertaintyLib.images.structure_sets import fill, read_contours
+    from MoBUncertaintyLib.images.structure_sets import contours_of, fill
 
     with BoundedReader(path) as file, parsing(path):
         header = pydicom.dcmread(file, force=begins_as_dicom(path), stop_before_pixels=True)
@@ -212,7 +212,7 @@ def _of_dicom(path: Path, image: ReadImage) -> list[Structure]:
         frame = str(pydicom.dcmread(image.files[0], stop_before_pixels=True).get("FrameOfReferenceUID") or "")
     kind = header.get("SOPClassUID")
     if kind == RTStructureSetStorage:
-        regions = read_contours(path, frame).items()
+        regions = contours_of(header, path, frame).items()
         return [Structure(name, partial(fill, own, image.image, f"{path}: {name}")) for name, own in regions]
     if kind not in (SegmentationStorage, _LABEL_MAP_STORAGE):
         raise ImageError(f"{path} is neither a segmentation nor contours; give a NIfTI, NRRD, SEG or RTSTRUCT file.")
@@ -289,5 +289,5 @@ def _placed(labels: np.ndarray, own: Grid, image: sitk.Image, path: Path) -> np.
 
 
 def _described(grid: Grid, shape: Any) -> str:
-    sizes, spacing = (" x ".join(f"{number:.3g}" for number in reversed(tuple(each))) for each in (shape, grid.spacing))
+    sizes, spacing = (" x ".join(f"{number:.3g}" for number in reversed(tuple(axes))) for axes in (shape, grid.spacing))
     return f"{sizes} voxels of {spacing} mm"

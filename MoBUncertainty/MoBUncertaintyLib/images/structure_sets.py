@@ -7,50 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pydicom
-from pydicom.uid import RTStructureSetStorage
 
 from MoBUncertaintyLib.base.errors import ImageError, require
-from MoBUncertaintyLib.base.input_files import BoundedReader, begins_as_dicom, check_regular
 from MoBUncertaintyLib.images.dicom import parsing
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+    from pydicom.dataset import Dataset
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _TILT = 0.1
 """Of the distance between slices: how far points may lie from the plane of their contour, and contours from it."""
 
 
-def read_structure_set(path: str | Path, image: sitk.Image, frame_of_reference: str = "") -> dict[str, np.ndarray]:
-    """Read the regions of interest of an RT Structure Set as boolean masks (z, y, x) on an image, by name.
-
-    Arguments and errors are those of `read_contours` and `fill`; raises `ImageError`, too, if all contours lie outside
-    of the image.
-    """
-    contours = read_contours(path, frame_of_reference)
-    masks = {name: fill(own, image, f"{path}: {name}") for name, own in contours.items()}
-    if masks and not any(mask.any() for mask in masks.values()):
-        raise ImageError(f"{path} has no contour within the image; give the image that it was drawn on.")
-    return masks
-
-
-def read_contours(path: str | Path, frame_of_reference: str = "") -> dict[str, list[np.ndarray]]:
-    """Read the closed contours of an RT Structure Set, (n, 3) LPS mm each, by the name of their region of interest.
+def contours_of(dataset: Dataset, path: Path, frame_of_reference: str) -> dict[str, list[np.ndarray]]:
+    """Return the closed contours of an RT Structure Set, (n, 3) LPS mm each, by the name of their region of interest.
 
     Regions without closed contours are left out. The frame of reference is not compared where it is empty.
 
     Raises:
-        ImageError: The file cannot be read or is no RT Structure Set, two of its regions have one name, or its contours
-            lie in another frame of reference.
+        ImageError: The file is damaged, two of its regions have one name, or its contours lie in another frame of
+            reference.
     """
-    path = Path(path)
-    check_regular(path)
     with parsing(path):
-        with BoundedReader(path) as file:
-            dataset = pydicom.dcmread(file, force=begins_as_dicom(path))
-        if dataset.get("SOPClassUID") != RTStructureSetStorage:
-            raise ImageError(f"{path} is not an RT Structure Set; give the file with the contours of the image.")
         names = {int(item.ROINumber): item for item in dataset.StructureSetROISequence}
         regions: dict[str, list[np.ndarray]] = {}
         for region in dataset.get("ROIContourSequence", []):
@@ -70,7 +49,7 @@ def read_contours(path: str | Path, frame_of_reference: str = "") -> dict[str, l
     return regions
 
 
-def _closed(region: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
+def _closed(region: Dataset) -> Iterator[Dataset]:
     """Yield the contours that enclose something."""
     for contour in region.get("ContourSequence", []):
         if contour.ContourGeometricType in _CLOSED and len(contour.ContourData) >= 9:

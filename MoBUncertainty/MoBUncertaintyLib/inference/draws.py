@@ -65,18 +65,6 @@ class VolumeGaussian:
     case: Case
     box: Box
 
-    @property
-    def mean(self) -> Tensor:
-        """m (*S): mean of the contrast eta_1 - eta_0, for two classes."""
-        mean: Tensor = self.logits.contrast()[0][0]
-        return mean
-
-    @property
-    def factors(self) -> Tensor:
-        """u (Q, *S) of the contrast, for two classes; see `LogitGaussian.contrast_factors`."""
-        factors: Tensor = self.logits.contrast_factors()[0]
-        return factors
-
 
 def draw_volumes(predictor: Predictor, image: sitk.Image, count: int, seed: int = 0) -> list[np.ndarray]:
     """Draw segmentations of an image, (z, y, x) each; see `draws`."""
@@ -162,7 +150,7 @@ def _blended(
     """Blend the Gaussians of all tiles: the weighted means of mu, sqrt(d) and L."""
     if overlap(predictor.model.card.labels):
         raise SettingsError("The labels of this model overlap, so there is no single segmentation to sample.")
-    tile = predictor.tile
+    tile = predictor.model.tile
     padded, inside = padded_to(case.data, tile)
     grid = TileGrid(padded.shape[1:], tile, predictor.settings.overlap)
     kept = box or whole(case.data.shape[1:])
@@ -191,13 +179,10 @@ def _blended(
         if engine.precision is Precision.FLOAT32:
             raise ModelError("The network's output is not a finite number; its weights are damaged, so train it again.")
         return _blended(predictor, case, fold, mirror, box, Precision.FLOAT32)
-    # Cells of the partition are as large as in a tile.
-    assert isinstance(form.partitions, int)
-    cells = tuple(max(1, round(n * form.partitions / t)) for n, t in zip(total.shape, tile, strict=True))
     lengths = None if form.lengths is None else [float(length) for length in form.lengths]
     log_variance = 2 * rest[0].log() if rest else None
     loading = DenseLoading(rest[1]) if len(rest) > 1 else None
-    blended = LogitGaussian(mean, log_variance, loading, form.scope, cells, lengths, form.shared_fraction)
+    blended = LogitGaussian(mean, log_variance, loading, form.scope, lengths, form.shared_fraction)
     return VolumeGaussian(blended, case, kept)
 
 

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +37,7 @@ from MoBUncertaintyLib.inference.suitability import (
 from MoBUncertaintyLib.model.card import Label, ModelCard, chosen_labels, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.model.nnunet.plans import first_features
 from MoBUncertaintyLib.model.terminology import without_code
 from MoBUncertaintyLib.regions.prediction import (
     CancelledCallback,
@@ -78,14 +80,10 @@ def predict(
 class Predictor:
     """A model ready to predict; the network is read at the first image and stays.
 
-    Args:
-        model: The model.
-        settings: How to predict.
-
     Attributes:
         labels: Those that are predicted.
         engine, device: What runs the network.
-        first_stage: What predicts the first stage of a cascade; None: the model is no second stage.
+        first_stage: What predicts the first stage of a cascade, if the model is the second.
 
     Raises:
         SettingsError: The device is not there, or the model cannot do what the settings ask for.
@@ -160,11 +158,11 @@ class Predictor:
         check_memory(checked.GetNumberOfPixels(), len(self.labels))
         if self.device == "cpu":  # a GPU says itself that its memory is not enough
             number = self.engine.number_size(self.device, Precision(self.settings.precision))
-            check_tile(self.tile, self.model.features, number)
+            check_tile(self.model.tile, first_features(self.model.configuration), number)
         case = self.prepare(checked, others, clock)
         clock.step("preprocess", 1, 1)
         window = self._window()
-        results = window.run(case.data, self.tile, self.folds, lambda done, total: clock.step("network", done, total))
+        results = window.run(case.data, self.model.tile, self.folds, partial(clock.step, "network"))
         clock.step("resample", 0, 1)
         card = self.model.card
         seen = unresampled(case, results, self.labels, overlap(card.labels))
@@ -197,7 +195,8 @@ class Predictor:
                 *_second_stage(self.model),
                 *_one_sample(card, self.settings.samples),
                 *_overlapping(self.labels),
-                *_without_code(self.model, self.labels),
+                # A training folder states no codes, a model folder's card does.
+                *([] if self.model.card.files else without_code(self.labels)),
             ],
             timings={
                 **({"first_stage": clock.seconds["first_stage"]} if self.first_stage else {}),
@@ -208,7 +207,7 @@ class Predictor:
             click_settings=card.click_settings,
             overlapping=overlapping,
             rival=strongest,
-            predicted_part=case.frame.stored(case.kept),
+            predicted_part=case.frame.stored(case.target),
             covariance=card.covariance.kind,
             correlation_mm=None if lengths is None else case.frame.along_stored(lengths),
             region_settings=card.region_settings,
@@ -225,11 +224,6 @@ class Predictor:
 
     def close(self) -> None:
         """Give back nothing: it holds memory alone."""
-
-    @property
-    def tile(self) -> tuple[int, ...]:
-        """Voxels of a tile along the network's axes."""
-        return self.model.tile
 
     def prepare(
         self,
@@ -319,11 +313,6 @@ class Predictor:
                 **{name: version(name) for name in ("SimpleITK", "numpy", *window.engine.packages)},
             },
         }
-
-
-def _without_code(model: Model, labels: Sequence[Label]) -> list[str]:
-    """Warn of labels whose names gave no code: a training folder states none, a model folder's card does."""
-    return [] if model.card.files else without_code(labels)
 
 
 def _overlapping(labels: Sequence[Label]) -> list[str]:

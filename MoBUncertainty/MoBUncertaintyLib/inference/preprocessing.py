@@ -151,14 +151,14 @@ class Case:
         data: (C_in, *S) float32, normalised and resampled, in the network's axes.
         frame: How those axes lie in the image.
         box: Part of the image (in the network's axes, at the image's spacing) that `data` covers.
-        kept: Part of the image for which results are wanted; lies within `box`.
+        target: Part of the image for which results are wanted; lies within `box`.
         warnings: What the user should know.
     """
 
     data: np.ndarray
     frame: Frame
     box: Box
-    kept: Box
+    target: Box
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -178,12 +178,12 @@ class Case:
         return tuple(box)
 
     def planes(self, volumes: np.ndarray, part: Box | None = None) -> Iterator[np.ndarray]:
-        """Resample results (C, *S) from the network's grid to planes of the image's grid, within `part` or `kept`."""
-        return planes(volumes, shape_of(self.box), within(part or self.kept, self.box))
+        """Resample results (C, *S) from the network's grid to planes of the image's grid, within `part` or `target`."""
+        return planes(volumes, shape_of(self.box), within(part or self.target, self.box))
 
     def view(self, volume: np.ndarray, part: Box | None = None) -> np.ndarray:
-        """View `part` or `kept` of a volume of the image, (z, y, x), in the network's axes; it can be written to."""
-        return self.frame.view(volume)[part or self.kept]
+        """View `part` or `target` of a volume of the image, (z, y, x), in the network's axes; it can be written to."""
+        return self.frame.view(volume)[part or self.target]
 
 
 class Preprocessor:
@@ -235,7 +235,7 @@ class Preprocessor:
         volumes = [frame.view(sitk.GetArrayViewFromImage(image)) for image in images]
         outer, mask, warnings = self._outer_box(volumes, frame, body_box)
         box: Box | None = outer
-        kept: Box | None = outer
+        target: Box | None = outer
         if region is not None:
             wanted = frame.box(region)
             context = [
@@ -248,9 +248,9 @@ class Preprocessor:
                     mask = np.pad(mask, beyond)
                 outer = whole(frame.shape)
                 warnings = [*warnings, "The region of interest contains only air or background; move it."]
-            kept = intersection(wanted, outer)
+            target = intersection(wanted, outer)
             box = intersection(widened(wanted, context, frame.shape), outer)
-        assert box is not None and kept is not None  # `wanted` meets `outer`
+        assert box is not None and target is not None  # `wanted` meets `outer`
         grids = self._new_shape(box, frame), frame.spacing, self.spacing(frame)
         channels = []
         for channel, volume in enumerate(volumes):
@@ -262,7 +262,7 @@ class Preprocessor:
         if first_stage is not None:
             labels = self._labels.resample(frame.view(first_stage)[box].astype(np.float32), *grids)
             channels += [labels == value for value in self._values]
-        return Case(np.stack(channels).astype(np.float32, copy=False), frame, box, kept, warnings)
+        return Case(np.stack(channels).astype(np.float32, copy=False), frame, box, target, warnings)
 
     def spacing(self, frame: Frame) -> tuple[float, ...]:
         """Return the spacing along the network's axes, mm; that of slices which stay as they are is the image's."""
@@ -301,10 +301,10 @@ class Preprocessor:
         x = np.array(volume, np.float32, order="C")
         scheme, inside = self._schemes[channel], mask if self._masked[channel] and mask is not None else ...
         if scheme == "CTNormalization":
-            known = intensities(self._plans, channel)
-            np.clip(x, known["percentile_00_5"], known["percentile_99_5"], out=x)
-            x -= known["mean"]
-            x /= max(known["std"], 1e-8)
+            of_cases = intensities(self._plans, channel)
+            np.clip(x, of_cases["percentile_00_5"], of_cases["percentile_99_5"], out=x)
+            x -= of_cases["mean"]
+            x /= max(of_cases["std"], 1e-8)
         elif scheme == "ZScoreNormalization":
             values = x[inside]
             x[inside] = (values - values.mean()) / max(values.std(), 1e-8)

@@ -345,7 +345,7 @@ def reached_edges(segmentation: np.ndarray, labels: Sequence[Label], case: Case)
         case: The network's input, which tells the part of the image that was processed.
     """
     edges = Edges({}, {})
-    for axis, (part, size) in enumerate(zip(case.kept, case.frame.shape, strict=True)):
+    for axis, (part, size) in enumerate(zip(case.target, case.frame.shape, strict=True)):
         for end, at_image in ((0, part.start == 0), (-1, part.stop == size)):
             here, reached = np.unique(segmentation.take(end, axis)), edges.image if at_image else edges.part
             for name in (label.name for label in labels if label.mask(here).any()):

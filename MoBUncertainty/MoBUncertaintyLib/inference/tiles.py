@@ -191,7 +191,7 @@ class Accumulator:
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean, with the largest of the others behind it if there are any, and variance."""
-        mean, variance, rivals = (placed(each, "cpu") for each in (self.mean, self.variance, self.rivals))
+        mean, variance, rivals = (placed(values, "cpu") for values in (self.mean, self.variance, self.rivals))
         return np.concatenate([mean, rivals.max(0, keepdims=True)]) if len(rivals) else mean, variance
 
     def _rivals(self, place: Box, fraction: Array, means: Array) -> tuple[Array, ...]:
@@ -206,7 +206,7 @@ class Accumulator:
             rivals.append(means[which, voxels])
             followed.append(which)
             means[which, voxels] = -1.0
-        return tuple(namespace(means).stack(each).reshape(-1, *self.grid.tile) for each in (rivals, followed))
+        return tuple(namespace(means).stack(ranks).reshape(-1, *self.grid.tile) for ranks in (rivals, followed))
 
     def _weight_before(self, tile: Box) -> Array:
         """Sum the weights of everything added so far, at the voxels of a tile."""

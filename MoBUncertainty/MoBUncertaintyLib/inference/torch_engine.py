@@ -15,7 +15,7 @@ from MoBUncertaintyLib.inference.devices import autocast, autocast_dtype, cuda_s
 from MoBUncertaintyLib.inference.engines import Engine, marked
 from MoBUncertaintyLib.model.card import Fold
 from MoBUncertaintyLib.model.folder import Model
-from MoBUncertaintyLib.network.backbone import StochasticNetwork, load_network, load_weights
+from MoBUncertaintyLib.network.backbone import StochasticNetwork, fitting_weights, load_network
 from MoBUncertaintyLib.regions.prediction import EngineName, Precision
 
 
@@ -42,7 +42,7 @@ class TorchEngine(Engine):
             if self._networks and device == "cpu":
                 network = self._networks.popitem()[1]
                 self._networks.clear()
-                load_weights(network, self.model, fold)
+                network.load_state_dict(fitting_weights(network, self.model, fold), assign=True)
             else:
                 network = load_network(self.model, fold)
             self._networks[fold] = network

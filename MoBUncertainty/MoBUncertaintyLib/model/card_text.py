@@ -7,7 +7,7 @@ from typing import Any
 
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.measurements.interval import volume_text
-from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 
 NAMES = {
     "held_out_cases": "held-out cases",
@@ -49,13 +49,8 @@ def covariance_text(spec: CovarianceSpec) -> str:
     if spec.kind is Covariance.DIAGONAL:
         return ", ".join([spec.kind.value, _scope_text(spec, Scope.VOXEL)])
     parts = [spec.kind.value, f"rank {spec.rank}"]
-    mixed = spec.kind is Covariance.MIXTURE_OF_BASES
-    if mixed:
-        parts.append(f"bases {spec.bases}")
-    if mixed or spec.scope is Scope.PARTITION:
-        parts.append(f"partitions {spec.partitions} per axis")
-    if mixed and spec.assignment is Assignment.SOFT:
-        parts.append("soft assignment")
+    if spec.kind is Covariance.MIXTURE_OF_BASES:
+        parts += [f"bases {spec.bases}", f"partitions {spec.partitions} per axis"]
     return ", ".join([*parts, _scope_text(spec, spec.scope)])
 
 

@@ -74,9 +74,9 @@ class ClickTrees:
 
         total = np.zeros(features.shape[1], np.float32)
         leaf = np.empty(features.shape[1], np.uint8)
-        for asked, thresholds, values in zip(*self._trees, strict=True):
+        for numbers, thresholds, values in zip(*self._trees, strict=True):
             leaf[:] = 0
-            for feature, threshold in zip(asked, thresholds, strict=True):
+            for feature, threshold in zip(numbers, thresholds, strict=True):
                 leaf <<= 1
                 leaf |= (features[feature] > threshold).view(np.uint8)
             total += values.take(leaf)

@@ -47,15 +47,7 @@ class Scope(StrEnum):
 
     VOXEL = "voxel"
     LOCAL = "local"  # between voxel and tile: z1 and z2 are smooth fields of unit variance with a correlation length
-    PARTITION = "partition"
     TILE = "tile"
-
-
-class Assignment(StrEnum):
-    """How the weights W(x) of a partition cell give its basis."""
-
-    HARD = "hard"  # the most probable basis (paper, section 3)
-    SOFT = "soft"  # the mean of the bases under W
 
 
 @dataclass(frozen=True)
@@ -66,9 +58,8 @@ class CovarianceSpec:
         kind: One of the paper's models.
         rank: R, columns of the loading (low-rank and basis models).
         bases: M, number of learned bases (Mixture-of-Bases).
-        partitions: P, cells per axis, so that a tile has P x P x P of them (Mixture-of-Bases, or scope `partition`).
+        partitions: P, cells per axis, so that a tile has P x P x P of them (Mixture-of-Bases).
         scope: Which voxels share z2; for the low-rank model not `voxel`.
-        assignment: How a cell's weights give its basis (Mixture-of-Bases).
         length_mm: Correlation length of the scope `local` along each axis of the network's input, in the order of
             nnU-Net's spacing; its meaning is that of `correlation`.
         learn_length: The length is where training starts; that of a trained model is the learned one.
@@ -86,7 +77,6 @@ class CovarianceSpec:
     bases: Annotated[int, Range(1, 256)] = 3
     partitions: Annotated[int, Range(1, 256)] = 4
     scope: Scope = Scope.VOXEL
-    assignment: Assignment = Assignment.HARD
     length_mm: tuple[float, float, float] | None = None
     learn_length: bool = False
     shared_fraction: Annotated[float, Range(0, below=1)] = 0.0
@@ -96,7 +86,7 @@ class CovarianceSpec:
         if problem := out_of_range(self):
             raise ValueError(problem)
         if self.kind is Covariance.LOW_RANK and self.scope is Scope.VOXEL:
-            raise ValueError("the scope of the low-rank model must be local, partition or tile, not voxel")
+            raise ValueError("the scope of the low-rank model must be local or tile, not voxel")
         local = self.scope is Scope.LOCAL
         if local and self.kind is Covariance.DETERMINISTIC:
             raise ValueError("the deterministic model has no noise, so its scope cannot be local")

@@ -72,14 +72,6 @@ class Model:
         return tuple(self.configuration["patch_size"])
 
     @property
-    def features(self) -> int:
-        """Features of the network's first stage."""
-        planned = self.configuration
-        of_stages = planned["architecture"]["arch_kwargs"]["features_per_stage"] if "architecture" in planned else None
-        features: int = of_stages[0] if isinstance(of_stages, list) else of_stages or planned["UNet_base_num_features"]
-        return features
-
-    @property
     def is_light(self) -> bool:
         """Whether it can be used without PyTorch and nnU-Net."""
         return is_light(self.card, self.plans)
@@ -144,12 +136,12 @@ def is_light(card: ModelCard, plans: dict[str, Any]) -> bool:
     return bool(weights) and graphs and is_cubic(planned["resampling_fn_data"], planned["resampling_fn_data_kwargs"])
 
 
-def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[Fold] | None = None) -> Model:
+def load_model(path: Path | str, folds: Sequence[Fold] | None = None) -> Model:
     """Open a model folder, a zipped model or nnU-Net's training folder, and check all but the weights' values.
 
     Args:
         path: Path of the model, or of one of its files.
-        checkpoint, folds: Of a training folder, as for `open_training_folder`.
+        folds: Of a training folder. Default: all that are trained.
 
     Raises:
         ModelError: It is not a model, or damaged, altered or unsafe.
@@ -163,7 +155,7 @@ def load_model(path: Path | str, checkpoint: str | None = None, folds: Sequence[
     files = ModelFiles.of(path)
     if not files.trained:
         return load_folder(files)
-    card, plans, dataset, weights = open_training_folder(files, checkpoint, folds)
+    card, plans, dataset, weights = open_training_folder(files, folds)
     model = Model(card, plans, dataset, weights, files)
     previous = previous_stage(plans, card.configuration)
     if previous is None:

@@ -140,17 +140,8 @@ def load_network(model: Model, fold: Fold) -> StochasticNetwork:
         ModelError: The weights do not fit the network that the plans and the covariance describe.
     """
     network = planned_network(model)
-    load_weights(network, model, fold)
-    return network.eval()
-
-
-def load_weights(network: StochasticNetwork, model: Model, fold: Fold) -> None:
-    """Replace the weights of `network` with those of another fold.
-
-    Raises:
-        ModelError: The weights do not fit the network.
-    """
     network.load_state_dict(fitting_weights(network, model, fold), assign=True)
+    return network.eval()
 
 
 def planned_network(model: Model) -> StochasticNetwork:

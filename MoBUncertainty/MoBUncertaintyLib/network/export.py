@@ -38,7 +38,6 @@ def export(
     output: Path | str,
     *,
     folds: Sequence[Fold] | None = None,
-    checkpoint: str | None = None,
     temperature: float = 1.0,
     half: bool | None = False,
     **entries: Any,
@@ -49,9 +48,8 @@ def export(
         source: Holds `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`; or a model folder or zip.
         output: Must not exist.
         folds: Folds to export; default: all numbered folds that are trained, or all of a model.
-        checkpoint: File name; default: as `nnunet.open_training_folder` chooses.
         temperature: The logits are divided by it, besides what the source may have done.
-        half: Store the weights as float16; None: if the source does.
+        half: Store the weights as float16; None is as the source does.
         entries: Attributes of the card in place of the source's, unless they are None; `training` is added to it.
 
     Raises:
@@ -59,10 +57,8 @@ def export(
         OutputError: The output exists already or cannot be written.
     """
     check_pytorch("An export")
-    model = load_model(source, checkpoint, folds)
+    model = load_model(source, folds)
     check_exportable(model)
-    if checkpoint and not model.files.trained:
-        raise ModelError(f"{source} has no checkpoint to choose; leave it out, or export the training folder.")
     training = model.card.training
     divided = {} if temperature == 1 else {"temperature": training.get("temperature", 1.0) * temperature}
     entries["training"] = training | divided | (entries.get("training") or {})
@@ -169,7 +165,7 @@ def _write_graphs(folder: Path, model: Model) -> tuple[list[str], str]:
 
 def is_half(weights: Mapping[str, Tensor]) -> bool:
     """Whether float16 holds all weights as they are."""
-    return all(bool((each == each.half()).all()) for each in weights.values() if each.is_floating_point())
+    return all(bool((weight == weight.half()).all()) for weight in weights.values() if weight.is_floating_point())
 
 
 @contextmanager

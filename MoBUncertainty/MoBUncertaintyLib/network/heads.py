@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d
 
 from MoBUncertaintyLib.gaussian.correlation import Lengths
-from MoBUncertaintyLib.gaussian.distribution import Loading, LogitGaussian
+from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.gaussian.partitions import cell_means
 from MoBUncertaintyLib.gaussian.tile import predicted_loading, tile_gaussian
-from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Assignment, Covariance, CovarianceSpec
+from MoBUncertaintyLib.model.covariance import LENGTH_RANGE, Covariance, CovarianceSpec
 
 LOG_VARIANCE_LIMIT = 10.0
 # At first the low-rank part adds this fraction of the prior variance (1), so that fine-tuning starts near the prior.
@@ -79,7 +79,7 @@ class CovarianceHead(nn.Module):
 
     @property
     def loading_layers(self) -> tuple[nn.Conv3d, ...]:
-        """Layers whose output `loading` takes."""
+        """Layers whose outputs `predicted_loading` takes, before `cell_tensors` and `bases`."""
         return ()
 
     def lengths(self) -> Lengths | None:
@@ -93,10 +93,6 @@ class CovarianceHead(nn.Module):
             return torch.stack([length / step for length, step in zip(in_mm, self.step_mm, strict=True)])
         return tuple(length / step for length, step in zip(self.spec.length_mm, self.step_mm, strict=True))
 
-    def loading(self, *predicted: Tensor) -> Loading | None:
-        """Compute L of a tile from the outputs of `loading_layers`, and from `cell_tensors` and `bases`."""
-        return predicted_loading(self.spec, self.classes, predicted, self.training)
-
     def cell_tensors(self, features: Tensor) -> tuple[Tensor, ...]:
         """Compute what L needs for each cell of the partition, from the features of a tile."""
         return ()
@@ -106,7 +102,7 @@ class CovarianceHead(nn.Module):
         return ()
 
     def contrast_layer(self) -> ContrastLayer | None:
-        """Return |L_1 - L_0|^2 as layers, for engines to which these are faster; None: they take that of `loading`."""
+        """Return |L_1 - L_0|^2 as layers, for engines to which these are faster, if there are such."""
         return None
 
     def tensors(self, features: Tensor) -> tuple[Tensor, ...]:
@@ -120,7 +116,7 @@ class CovarianceHead(nn.Module):
     def gaussian(self, mean: Tensor, log_variance: Tensor, *predicted: Tensor) -> LogitGaussian:
         """Make the distribution of a tile from its mean (B, C, *S) and its `tensors`."""
         with torch.autocast(device_type=mean.device.type, enabled=False):
-            loading = self.loading(*predicted)
+            loading = predicted_loading(self.spec, self.classes, predicted, self.training)
             return tile_gaussian(self.spec, mean.float(), log_variance, loading, self.lengths())
 
     def forward(self, features: Tensor, mean: Tensor) -> LogitGaussian:
@@ -145,7 +141,7 @@ class LowRankHead(CovarianceHead):
         return (self.factors,)
 
     def contrast_layer(self) -> ContrastLayer:
-        weight, bias = (_of_classes(each, self.classes) for each in (self.factors.weight, self.factors.bias))
+        weight, bias = (_of_classes(tensor, self.classes) for tensor in (self.factors.weight, self.factors.bias))
         return ContrastLayer(weight[1] - weight[0], bias[1] - bias[0], weight.new_ones(1, self.spec.rank))
 
 
@@ -170,7 +166,7 @@ class SingleBasisHead(CovarianceHead):
     def bases(self) -> tuple[Tensor, ...]:
         return (self.unit_basis(),)
 
-    def contrast_layer(self) -> ContrastLayer | None:
+    def contrast_layer(self) -> ContrastLayer:
         unit = self.unit_basis()
         assert self.scales.bias is not None
         return ContrastLayer(self.scales.weight, self.scales.bias, (unit[:, 1] - unit[:, 0]).square())
@@ -180,7 +176,7 @@ class MixtureOfBasesHead(SingleBasisHead):
     """Sigma_n = B_m diag(a_n)^2 B_m^T + diag(d_n), m the most probable of M bases in n's partition cell (Eqs. 6, 7).
 
     The choice is hard in the forward pass; in training its gradient is the softmax's, since an argmax would leave W to
-    the entropy term alone. With the soft assignment B_m is the mean of the bases under W.
+    the entropy term alone.
     """
 
     def __init__(self, spec: CovarianceSpec, features: int, classes: int) -> None:
@@ -198,10 +194,8 @@ class MixtureOfBasesHead(SingleBasisHead):
     def cell_tensors(self, features: Tensor) -> tuple[Tensor, ...]:
         return (self.weights(features),)
 
-    def contrast_layer(self) -> ContrastLayer | None:
-        layer = super().contrast_layer()
-        soft = self.spec.assignment is Assignment.SOFT  # whose bases are summed before they are squared
-        return None if layer is None or soft else layer._replace(choosing=self.weighting)
+    def contrast_layer(self) -> ContrastLayer:
+        return super().contrast_layer()._replace(choosing=self.weighting)
 
 
 HEADS: dict[Covariance, type[CovarianceHead]] = {

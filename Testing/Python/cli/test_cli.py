@@ -97,8 +97,8 @@ def test_predict_writes_the_results_folder_and_says_where(model: Path, ct: Path,
 def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp_path: Path) -> None:
     options = """
         --samples 4 --seed 7 --overlap 0.25 --precision float32 --fold 1 --no-body-box --device cpu --engine torch
-        --tiling full --roi -60 60 -60 60 -60 60 --measure bernoulli --threshold 0.1 --min-volume 50 --no-scene
-        --region depth_mm=2 --region grow_mm=0
+        --tiling full --roi -60 60 -60 60 -60 60 --measure bernoulli --threshold 0.1 --no-scene
+        --region depth_mm=2 --region grow_mm=0 --region minimum_mm3=50
     """
     done = run("predict", ct, "--model", model, "--output", tmp_path / "out", *options.split())
     assert done.exit_code == 0, done.output
@@ -373,7 +373,7 @@ def test_export_passes_every_option_to_the_card(tmp_path: Path) -> None:
     options = ["--name", "Exported", "--task", "Organ in CT", "--fold", "1", "--licence", "CC0", "--half"]
     options += ["--scores", tmp_path / "scores.json", "--training", tmp_path / "training.json", "--orientation", "RAS"]
     options += ["--region", "depth_mm=1.5", "--region", "length_mm=20"]
-    done = run("export", raw, "--output", tmp_path / "model.zip", "--checkpoint", "checkpoint_final.pth", *options)
+    done = run("export", raw, "--output", tmp_path / "model.zip", *options)
     assert done.exit_code == 0, done.output
     model = load_model(tmp_path / "model.zip")
     card = model.card
@@ -390,7 +390,10 @@ def test_export_passes_every_option_to_the_card(tmp_path: Path) -> None:
     [
         (("--fold", "first"), "There is no fold 'first'"),
         (("--series", "1.2.3"), "--series is for DICOM folders, but the input is a file; leave it out."),
-        (("--min-volume", "5", "--region", "minimum_mm3=9"), "The setting minimum_mm3 of the regions is given twice"),
+        (
+            ("--region", "minimum_mm3=5", "--region", "minimum_mm3=9"),
+            "The setting minimum_mm3 of the regions is given twice",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused_in_one_sentence(

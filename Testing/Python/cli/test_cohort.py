@@ -173,7 +173,7 @@ def test_results_of_another_image_or_other_settings_are_not_taken_for_done(
     assert again.exit_code == 0
     assert again.stderr.splitlines()[0] == "1 of 1 cases had these results already: a.nii.gz."
     assert run(*arguments, "--device", "cpu", "--engine", "torch").stderr == again.stderr, "wherever it is computed"
-    assert "contains earlier results" in run(*arguments, "--min-volume", "3").stderr
+    assert "contains earlier results" in run(*arguments, "--region", "minimum_mm3=3").stderr
     assert "contains earlier results" in run(*arguments, "--seed", "1").stderr
     assert "contains earlier results" in run(*arguments, "--labels", "organ").stderr
     table = tmp_path / "out" / "a" / "regions.csv"

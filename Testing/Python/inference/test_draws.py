@@ -16,6 +16,7 @@ from MoBUncertaintyLib.inference.tiles import TileGrid
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope, correlation
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
+from support.gaussians import contrast_of
 from support.tiny import PATCH, SPACING, make_ct, make_dataset, make_model, make_results_folder
 
 SHAPE = (24, 24, 60)
@@ -24,11 +25,10 @@ SPECS = [
     CovarianceSpec(Covariance.DIAGONAL),
     CovarianceSpec(Covariance.DIAGONAL, scope=Scope.LOCAL, length_mm=LENGTH_MM),
     CovarianceSpec.of_kind(Covariance.LOW_RANK, rank=3),
-    CovarianceSpec(rank=3, partitions=2, scope=Scope.PARTITION),
     CovarianceSpec(rank=3, partitions=2, scope=Scope.LOCAL, length_mm=LENGTH_MM),
 ]
 """Each scope, and each way to correlate the classes."""
-SHARED = [spec for spec in SPECS if spec.scope not in (Scope.VOXEL, Scope.PARTITION)]
+SHARED = [spec for spec in SPECS if spec.scope is not Scope.VOXEL]
 
 
 def name(spec: CovarianceSpec) -> str:
@@ -74,11 +74,11 @@ def test_the_blended_gaussian_is_the_law_of_blended_tiles_that_share_one_field(t
     for _, _, start in TileGrid(SHAPE, PATCH).all():
         part = (..., slice(start, start + PATCH[2]))
         gaussian = network(data[None][part])
-        own = gaussian.contrast()[0][0] + (gaussian.contrast_factors()[0] * noise[part]).sum(dim=0)
-        blended[part] += weight * own.detach().numpy()
+        mean, factors = contrast_of(gaussian)
+        blended[part] += weight * (mean + (factors * noise[part]).sum(dim=0)).detach().numpy()
         total[part] += weight
-    found = volume.mean + (volume.factors * noise).sum(dim=0)
-    np.testing.assert_allclose(found, blended / total, atol=1e-4)
+    mean, factors = contrast_of(volume.logits)
+    np.testing.assert_allclose(mean + (factors * noise).sum(dim=0), blended / total, atol=1e-4)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=name)
@@ -87,7 +87,7 @@ def test_draws_have_the_marginals_of_the_blended_gaussian(tmp_path, ct, spec):
     count = 200
     predictor = predictor_of(tmp_path, spec)
     volume = blended_gaussian(predictor, ct)
-    mean, variance = volume.mean, volume.factors.square().sum(dim=0)
+    mean, variance = (part[0] for part in volume.logits.contrast())
     drawn = [volume.case.view(draw.probability[0]) for draw in draws(predictor, ct, count, seed=3)]
     p = torch.from_numpy(np.stack(drawn)).double()
     seen = (mean.abs() < 4) & (variance < 4)  # where p in single precision still says what the logit was
@@ -111,11 +111,12 @@ def test_there_are_no_seams(tmp_path, ct, spec):
     box = (slice(4, 10), slice(4, 10), slice(0, SHAPE[2]))
     volume = blended_gaussian(predictor_of(tmp_path, spec, even=True), ct, box)
     drawn = volume.logits.rsample(4_000, torch.Generator().manual_seed(1))[:, 0]
-    noise = drawn[:, 1] - drawn[:, 0] - volume.mean
-    expected = volume.factors.square().sum(dim=0)
+    mean, factors = contrast_of(volume.logits)
+    noise = drawn[:, 1] - drawn[:, 0] - mean
+    expected = factors.square().sum(dim=0)
     along = noise.var(dim=0).mean(dim=(0, 1)) / expected.mean(dim=(0, 1))  # one number for each place along the tiles
     assert (along - 1).abs().max() < 0.1
-    shared = volume.factors[:-2] if spec.scope is Scope.TILE else volume.factors
+    shared = factors[:-2] if spec.scope is Scope.TILE else factors
     lengths = np.divide(LENGTH_MM, SPACING[::-1])
     next_one = 1.0 if spec.scope is Scope.TILE else float(correlation(np.array([0.0, 0.0, 1.0]), lengths))
     wanted = next_one * (shared[..., 1:] * shared[..., :-1]).sum(dim=0).mean(dim=(0, 1))
@@ -165,8 +166,9 @@ def test_folds_and_mirrored_passes_are_a_mixture(tmp_path, ct):
     same = unlike < 0.1 * unlike.max()
     assert (same.sum(axis=0) == 2).all()
     for fold in (0, 1):
-        mean = blended_gaussian(predictor, ct, fold=fold)
-        distances = [np.abs(mean.case.view(one) - mean.mean.sigmoid().numpy()).mean() for one in drawn]
+        volume = blended_gaussian(predictor, ct, fold=fold)
+        p = contrast_of(volume.logits)[0].sigmoid().numpy()
+        distances = [np.abs(volume.case.view(one) - p).mean() for one in drawn]
         assert sum(distance < 0.1 * unlike.max() for distance in distances) == 2, "the pass that is not mirrored"
 
 
@@ -174,6 +176,6 @@ def test_a_box_is_a_part_of_the_whole(tmp_path, ct):
     predictor = predictor_of(tmp_path, SPECS[1])
     box = (slice(3, 9), slice(5, 20), slice(20, 41))
     part, whole = blended_gaussian(predictor, ct, box), blended_gaussian(predictor, ct)
-    torch.testing.assert_close(part.mean, whole.mean[box])
-    torch.testing.assert_close(part.factors, whole.factors[(slice(None), *box)])
+    for own, of_all in zip(contrast_of(part.logits), contrast_of(whole.logits), strict=True):
+        torch.testing.assert_close(own, of_all[(..., *box)])
     assert part.logits.lengths == whole.logits.lengths == pytest.approx(np.divide(LENGTH_MM, SPACING[::-1]))

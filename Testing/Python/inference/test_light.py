@@ -20,7 +20,7 @@ from MoBUncertaintyLib.base.errors import ModelError, UserError
 from MoBUncertaintyLib.base.packages import is_installed
 from MoBUncertaintyLib.inference.engines import verify
 from MoBUncertaintyLib.inference.predictor import Predictor
-from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network import tracing
 from MoBUncertaintyLib.network.export import export
@@ -98,7 +98,7 @@ def test_results_are_those_of_pytorch(lights: Path, name: str) -> None:
 
 
 ORGANS = ("liver", "spleen", "colon")
-SOFT = spec_of(Covariance.MIXTURE_OF_BASES, assignment=Assignment.SOFT, keep_probability=True)
+STRETCHED = spec_of(Covariance.MIXTURE_OF_BASES, keep_probability=True)
 LOCAL = replace(spec_of(Covariance.MIXTURE_OF_BASES), scope=Scope.LOCAL, length_mm=(9.0, 6.0, 6.0))
 
 
@@ -107,8 +107,8 @@ LOCAL = replace(spec_of(Covariance.MIXTURE_OF_BASES), scope=Scope.LOCAL, length_
     [
         (spec_of(Covariance.DIAGONAL), ("organ",)),
         (spec_of(Covariance.SINGLE_BASIS), ORGANS),
-        (SOFT, ("organ",)),
-        (SOFT, ORGANS),
+        (STRETCHED, ("organ",)),
+        (STRETCHED, ORGANS),
         (LOCAL, ("organ",)),
         (LOCAL, ORGANS),
     ],

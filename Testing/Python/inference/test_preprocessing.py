@@ -129,7 +129,7 @@ def test_a_ct_of_air_is_processed_whole_with_a_warning() -> None:
     values = np.full((10, 12, 14), -1000, np.int16)
     values[0, 0, 0] = -900
     case = preprocessor().prepare(sitk.GetImageFromArray(values))
-    assert [part.stop for part in case.kept] == [10, 12, 14]
+    assert [part.stop for part in case.target] == [10, 12, 14]
     assert "No body was found" in case.warnings[0]
 
 
@@ -172,12 +172,12 @@ def test_a_region_of_interest_holds_the_voxels_whose_centres_lie_in_it(code: str
 def test_the_network_is_shown_half_a_tile_around_a_region_of_interest() -> None:
     image = make_ct((60, 60, 60))
     case = preprocessor("LPS").prepare(image, region=(-20, 20, -20, 20, -20, 20), body_box=False)
-    for kept, shown in zip(case.kept, case.box, strict=True):
-        assert (kept.start - shown.start, shown.stop - kept.stop) == (12, 12)
+    for target, shown in zip(case.target, case.box, strict=True):
+        assert (target.start - shown.start, shown.stop - target.stop) == (12, 12)
     whole = preprocessor("LPS").prepare(image, body_box=False)
     assert np.array_equal(case.data, whole.data[(slice(None), *case.box)])
     part = np.stack(list(case.planes(case.data)), axis=1)
-    assert np.array_equal(part, whole.data[(slice(None), *case.kept)])
+    assert np.array_equal(part, whole.data[(slice(None), *case.target)])
 
 
 def test_statistics_come_from_the_whole_image_though_a_region_of_interest_is_cropped() -> None:
@@ -205,7 +205,7 @@ def test_a_region_of_interest_that_does_not_fit_is_refused(bounds: tuple[float, 
 
 def test_a_region_of_interest_thinner_than_a_voxel_is_one_voxel_thick() -> None:
     case = preprocessor().prepare(make_ct((30, 30, 30)), region=(-10, 10, -10, 10, 0.1, 0.2))
-    assert min(part.stop - part.start for part in case.kept) == 1
+    assert min(part.stop - part.start for part in case.target) == 1
 
 
 @pytest.mark.parametrize("spacing", [(3.0, 3.0, 3.0), (1.0, 1.2, 2.0), (5.0, 4.0, 3.5)])
@@ -225,7 +225,7 @@ def test_a_region_of_interest_in_air_is_processed_with_a_warning() -> None:
     image = make_ct((60, 60, 70))
     case = preprocessor("LPS").prepare(image, region=(92, 100, 78, 85, -88, -80))
     assert "only air" in case.warnings[0]
-    assert all(part.start < part.stop for part in case.kept)
+    assert all(part.start < part.stop for part in case.target)
 
 
 @pytest.mark.parametrize("use_mask", [True, False])
@@ -250,4 +250,4 @@ def test_everything_as_region_of_interest_changes_nothing() -> None:
     image = make_ct((30, 30, 30))
     case, whole = preprocessor().prepare(image, region=EVERYWHERE), preprocessor().prepare(image)
     assert np.array_equal(case.data, whole.data)
-    assert case.kept == whole.kept
+    assert case.target == whole.target

@@ -13,7 +13,7 @@ from mob_training.evaluation.held_out import evaluate
 from mob_training.evaluation.score_files import card_scores, write_json
 from MoBUncertaintyLib.cli.app import app
 from MoBUncertaintyLib.model.card_text import covariance_text, score_lines, training_lines
-from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from support import tiny
 
 
@@ -36,15 +36,7 @@ from support import tiny
         ),
         (CovarianceSpec.of_kind(Covariance.LOW_RANK, rank=8), "low-rank, rank 8, one draw per tile"),
         (CovarianceSpec(Covariance.SINGLE_BASIS), "single-basis, rank 16, one draw per voxel"),
-        (
-            CovarianceSpec(Covariance.SINGLE_BASIS, scope=Scope.PARTITION),
-            "single-basis, rank 16, partitions 4 per axis, one draw per partition",
-        ),
         (CovarianceSpec(), "mixture-of-bases, rank 16, bases 3, partitions 4 per axis, one draw per voxel"),
-        (
-            CovarianceSpec(assignment=Assignment.SOFT),
-            "mixture-of-bases, rank 16, bases 3, partitions 4 per axis, soft assignment, one draw per voxel",
-        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

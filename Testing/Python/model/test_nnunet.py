@@ -171,14 +171,11 @@ def test_the_card_of_a_local_model_states_its_length_the_learned_one_where_it_wa
 def test_a_stock_folder_gives_its_last_epoch_and_a_fine_tuned_one_its_best(copied: Path, tmp_path: Path) -> None:
     best, final = (copied / "fold_0" / f"checkpoint_{name}.pth" for name in ("best", "final"))
     assert load_model(copied).weights[0] == f"fold_0/{final.name}"
-    assert load_model(copied, best.name).weights[0] == f"fold_0/{best.name}"
     control = asdict(CovarianceSpec(Covariance.DETERMINISTIC))
     edit(copied / "plans.json", lambda content: content.update(covariance=control))
     assert load_model(copied).weights[0] == f"fold_0/{best.name}"
     best.unlink()
     assert load_model(copied).weights[0] == f"fold_0/{final.name}"
-    with pytest.raises(ModelError):
-        export(copied, tmp_path / "out", checkpoint=best.name)
     with pytest.raises(ModelError):
         export(copied, tmp_path / "out", folds=(3,))
     assert not (tmp_path / "out").exists()
@@ -230,8 +227,6 @@ def test_a_model_is_exported_again_as_float16_with_the_rest_of_its_card(tmp_path
         assert torch.equal(tensor, network(1).state_dict()[key].half().float())
     with pytest.raises(ModelError):
         export(tmp_path / name, tmp_path / "out", folds=(2,))
-    with pytest.raises(ModelError):
-        export(tmp_path / name, tmp_path / "out", checkpoint="checkpoint_best.pth")
 
 
 class Payload:

@@ -12,7 +12,7 @@ from scipy.interpolate import BSpline
 from MoBUncertaintyLib.gaussian.correlation import axis_factor, smooth
 from MoBUncertaintyLib.gaussian.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.model.covariance import REACH, Covariance, Scope, axis_correlation, correlation
-from support.gaussians import SHAPE, STOCHASTIC, gaussian_of
+from support.gaussians import SHAPE, STOCHASTIC, contrast_of, gaussian_of
 
 LENGTHS = (0.8, 1.5, 2.5)
 K = 8_000
@@ -140,20 +140,19 @@ def test_a_local_scope_leaves_every_marginal_as_it_is(kind):
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
-def test_contrast_factors_say_how_the_contrast_covaries(kind):
+def test_the_loading_says_how_the_contrast_covaries(kind):
     gaussian = gaussian_of(kind, classes=2, scope=Scope.LOCAL, length_mm=LENGTHS)
-    factors = gaussian.contrast_factors()
-    torch.testing.assert_close(factors.square().sum(dim=1), gaussian.contrast()[1])
-    flat = factors[0].flatten(1)
+    factors = contrast_of(gaussian)[1]
+    torch.testing.assert_close(factors.square().sum(dim=0), gaussian.contrast()[1][0])
+    flat = factors.flatten(1)
     samples = gaussian.softmax_sampler(torch.Generator().manual_seed(2))(K) - gaussian.mean
     contrast = (samples[:, :, 1] - samples[:, :, 0]).flatten(1)
     assert_covariance(contrast, dense(SHAPE) * (flat.T @ flat))
 
 
-@pytest.mark.parametrize("contrast", [LogitGaussian.contrast, LogitGaussian.contrast_factors])
-def test_a_contrast_needs_two_classes(contrast):
+def test_a_contrast_needs_two_classes():
     with pytest.raises(ValueError, match="two classes"):
-        contrast(gaussian_of(Covariance.DIAGONAL, classes=3))
+        gaussian_of(Covariance.DIAGONAL, classes=3).contrast()
 
 
 def test_a_local_scope_needs_a_length():

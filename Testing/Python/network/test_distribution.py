@@ -71,22 +71,18 @@ def test_low_rank_samples_covary_between_voxels_as_torch_distributions_says():
     assert (covariance - torch.diag(d)).abs().max() > 20 * error.max(), "the test would not see a missing correlation"
 
 
-@pytest.mark.parametrize(
-    ("scope", "same_cell", "other_cell"),
-    [(Scope.VOXEL, False, False), (Scope.PARTITION, True, False), (Scope.TILE, True, True)],
-)
-def test_scope_says_which_voxels_share_their_noise(scope, same_cell, other_cell):
+@pytest.mark.parametrize(("scope", "shared"), [(Scope.VOXEL, False), (Scope.TILE, True)])
+def test_scope_says_which_voxels_share_their_noise(scope, shared):
     ones = torch.ones(1, 1, 2, *SHAPE)
-    gaussian = LogitGaussian(torch.zeros(1, 1, *SHAPE), loading=DenseLoading(ones), scope=scope, partitions=2)
+    gaussian = LogitGaussian(torch.zeros(1, 1, *SHAPE), loading=DenseLoading(ones), scope=scope)
     drawn = gaussian.rsample(1, torch.Generator().manual_seed(0))[0, 0, 0]
-    assert bool(drawn[0, 0, 0] == drawn[1, 1, 1]) is same_cell
-    assert bool(drawn[0, 0, 0] == drawn[4, 3, 5]) is other_cell
+    assert bool(drawn[0, 0, 0] == drawn[1, 1, 1]) is shared
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
 @pytest.mark.parametrize("scope", [*Scope])
 def test_some_voxels_are_sampled_as_with_all_others(kind, scope):
-    """The same noise, so the same numbers; a tile, cells and neighbours share it."""
+    """The same noise, so the same numbers; a tile and neighbours share it."""
     if kind is Covariance.LOW_RANK and scope is Scope.VOXEL:
         pytest.skip("there is no such model")
     length_mm = (2.0, 1.0, 1.5) if scope is Scope.LOCAL else None

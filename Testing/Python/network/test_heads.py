@@ -10,10 +10,10 @@ import torch
 
 from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.gaussian.probability import moments
-from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.network.backbone import MeanLayer
-from MoBUncertaintyLib.network.contrast import contrast
 from MoBUncertaintyLib.network.heads import INITIAL_LOADING_VARIANCE, LOG_VARIANCE_LIMIT, build_head
+from MoBUncertaintyLib.network.tracing import contrast
 from support.gaussians import STOCHASTIC
 
 FEATURES = 8
@@ -117,12 +117,10 @@ def test_heads_stay_in_fp32_under_autocast():
 
 
 @pytest.mark.parametrize("stretched", [False, True])
-@pytest.mark.parametrize("assignment", Assignment)
 @pytest.mark.parametrize("kind", STOCHASTIC)
-def test_the_contrast_as_layers_is_that_of_the_distribution(kind, assignment, stretched):
+def test_the_contrast_as_layers_is_that_of_the_distribution(kind, stretched):
     """P = 4 does not divide the axes."""
-    options = {"assignment": assignment, "keep_probability": stretched}
-    head, features, _ = run(kind, rank=3, bases=3, partitions=4, **options)
+    head, features, _ = run(kind, rank=3, bases=3, partitions=4, keep_probability=stretched)
     mean_layer = MeanLayer(torch.nn.Conv3d(FEATURES, 2, kernel_size=1))
     torch.nn.init.normal_(head.log_variance.weight, std=2)
     wanted = head(features, mean_layer(features)[1]).contrast()

@@ -11,7 +11,7 @@ from scipy import special
 from scipy.optimize import linprog
 
 from MoBUncertaintyLib.gaussian import moments
-from MoBUncertaintyLib.gaussian.inverse import MAX_DEVIATION, normal_from_moments
+from MoBUncertaintyLib.gaussian.logits import MAX_DEVIATION, normal_from_moments
 from MoBUncertaintyLib.gaussian.moments import (
     ERFCX,
     ERFCX_SCALE,

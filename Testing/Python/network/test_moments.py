@@ -28,7 +28,7 @@ def test_monte_carlo_agrees_with_the_closed_form_within_its_standard_error(kind)
 
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
-@pytest.mark.parametrize("scope", [Scope.LOCAL, Scope.PARTITION, Scope.TILE])
+@pytest.mark.parametrize("scope", [Scope.LOCAL, Scope.TILE])
 def test_coherent_noise_has_the_same_marginals_as_noise_per_voxel(kind, scope):
     length_mm = (2.0, 1.0, 1.5) if scope is Scope.LOCAL else None
     gaussian = gaussian_of(kind, classes=3, scope=scope, length_mm=length_mm)

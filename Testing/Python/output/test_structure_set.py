@@ -18,8 +18,8 @@ from skimage.draw import polygon
 
 from MoBUncertaintyLib.base.errors import ImageError, OutputError
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.images.reader import read_image
-from MoBUncertaintyLib.images.structure_sets import read_structure_set
+from MoBUncertaintyLib.images.reader import ReadImage, read_image
+from MoBUncertaintyLib.images.segmentations import read_segmentation
 from MoBUncertaintyLib.output.dicom.objects import outlines
 from MoBUncertaintyLib.review.state import Signature
 from support.dicom_files import DISTANCE, SHAPE, hounsfield, of, write_enhanced, write_series
@@ -55,13 +55,17 @@ def drawn_on(image: sitk.Image, voxels: np.ndarray, files: list[Path]) -> Exam:
     return Exam(files, image, segmentation)
 
 
-def structure_set(path: Path, regions: dict[str, list[list[tuple[float, float, float]]]], **elements) -> Path:
+def read_structure_set(path: Path, image: sitk.Image) -> dict[str, np.ndarray]:
+    structures = read_segmentation(path, ReadImage(image, [], (), "", is_dicom=False)).structures
+    return {structure.name: structure.load() for structure in structures}
+
+
+def structure_set(path: Path, regions: dict[str, list[list[tuple[float, float, float]]]], kind="CLOSED_PLANAR") -> Path:
     """Write contours as other programs do: the points of each, LPS mm."""
-    kind, frame = elements.pop("kind", "CLOSED_PLANAR"), elements.pop("frame", "1.2.3.9")
-    dataset = of(**{"SOPClassUID": pydicom.uid.RTStructureSetStorage, "SOPInstanceUID": "1.2.7"} | elements)
+    dataset = of(SOPClassUID=pydicom.uid.RTStructureSetStorage, SOPInstanceUID="1.2.7")
     dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
     for number, (name, contours) in enumerate(regions.items(), 5):
-        region = of(ROINumber=number, ROIName=name, ReferencedFrameOfReferenceUID=frame)
+        region = of(ROINumber=number, ROIName=name, ReferencedFrameOfReferenceUID="1.2.3.9")
         dataset.StructureSetROISequence.append(region)
         data = [np.ravel(points).tolist() for points in contours]
         sequence = [of(ContourGeometricType=kind, ContourData=each) for each in data]
@@ -216,20 +220,14 @@ class TestReading:
         assert read_structure_set(path, plain) == {}
 
     @pytest.mark.parametrize(
-        ("contours", "options"),
-        [
-            ([square(30, 1, 5)], {}),
-            ([[(0, 0, 0), (8, 0, 8), (8, 8, 8), (0, 8, 0)]], {}),
-            ([square(2, 1, 5)], {"frame": "1.2.99"}),
-            ([[("1e400", 0, 0), (8, 0, 0), (8, 8, 0)]], {}),
-            ([square(2, 1, 5)], {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}),
-        ],
-        ids=["beside the image", "oblique", "other frame of reference", "not finite", "no structure set"],
+        "points",
+        [[(0, 0, 0), (8, 0, 8), (8, 8, 8), (0, 8, 0)], [("1e400", 0, 0), (8, 0, 0), (8, 8, 0)]],
+        ids=["oblique", "not finite"],
     )
-    def test_contours_that_are_not_the_images_are_refused(self, plain, tmp_path, contours, options):
-        path = structure_set(tmp_path / "rt.dcm", {"a": contours}, **options)
+    def test_contours_that_are_not_the_images_are_refused(self, plain, tmp_path, points):
+        path = structure_set(tmp_path / "rt.dcm", {"a": [points]})
         with pytest.raises(ImageError):
-            read_structure_set(path, plain, "1.2.3.9")
+            read_structure_set(path, plain)
 
     def test_damaged_files_and_regions_of_one_name_are_refused(self, plain, tmp_path):
         path = structure_set(tmp_path / "rt.dcm", {"a": [square(2, 1, 5)], "b": [square(2, 1, 5)]})
@@ -247,6 +245,5 @@ class TestReading:
         """5,564 voxels by Plastimatch 1.10 as well, all of them the same."""
         image = read_image(SARCOMA / "image")
         (path,) = (SARCOMA / "mask").glob("*.dcm")
-        header = pydicom.dcmread(image.files[0], stop_before_pixels=True)
-        (mask,) = read_structure_set(path, image.image, header.FrameOfReferenceUID).values()
-        assert mask.sum() == 5564
+        (structure,) = read_segmentation(path, image).structures
+        assert structure.load().sum() == 5564

@@ -125,7 +125,7 @@ def evaluate(model: FakeModel, dataset: Path, name: str | None = None, **setting
         patch.object(held_out, "load_model", lambda found: found),
         patch.object(held_out, "Predictor", FakePredictor),
     ):
-        return held_out.evaluate(model, dataset, held_out.Evaluation(name, **settings), report=lambda line: None)
+        return held_out.evaluate(model, dataset, held_out.Evaluation(name, **settings))
 
 
 def write_scores(folder: Path, dataset: Path, models: Sequence[FakeModel]) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from MoBUncertaintyLib.gaussian.distribution import LogitGaussian
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
@@ -23,3 +24,13 @@ def gaussian_of(kind: Covariance, classes: int = 3, **options) -> LogitGaussian:
         torch.nn.init.normal_(parameter, std=0.4)
     with torch.no_grad():
         return head(torch.randn(1, 6, *SHAPE), torch.randn(1, classes, *SHAPE))
+
+
+def contrast_of(gaussian: LogitGaussian) -> tuple[Tensor, Tensor]:
+    """Mean m (*S) of eta_1 - eta_0, and u (R + 2, *S) with eta_1 - eta_0 = m + u . z, z = (z2, z1 of both logits)."""
+    deviation = gaussian.variance()[0].sqrt()
+    factors = torch.stack((-deviation[0], deviation[1]))
+    if gaussian.loading is not None:
+        dense = gaussian.loading.dense()[0]
+        factors = torch.cat((dense[1] - dense[0], factors))
+    return gaussian.contrast()[0][0], factors

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mob_training.training import attachment
-from mob_training.training.attachment import Files, attach_head, correlate_head, starting_length
-from mob_training.training.settings import Attachment
+from mob_training.training.attachment import attach_head, correlate_head, starting_length
+from mob_training.training.settings import Attachment, Files
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope

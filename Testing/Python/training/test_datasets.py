@@ -113,18 +113,17 @@ def read_cases_file(dataset: Path) -> dict[str, dict[str, str]]:
         return {row["case"]: row for row in csv.DictReader(file)}
 
 
-def test_whole_cohort_of_phantoms_is_taken(phantoms):
-    reports: list[str] = []
-    cohort = find_cases(phantoms, "pancreas", reports.append)
+def test_whole_cohort_of_phantoms_is_taken(phantoms, capsys):
+    cohort = find_cases(phantoms, "pancreas")
     assert [case.name for case in cohort.cases] == ["s0001", "s0002"]
-    assert not cohort.left_out and not reports
+    assert not cohort.left_out and not capsys.readouterr().out
     for case in cohort.cases:
         mask = sitk.ReadImage(str(phantoms / case.name / "segmentations" / "pancreas.nii.gz"))
         assert case.volumes_ml[0] == pytest.approx(sitk.GetArrayViewFromImage(mask).sum() * 10 * 10 * 12 / 1000)
         assert case.label == phantoms / case.name / "segmentations" / "pancreas.nii.gz"
 
 
-def test_mutilated_cohort_is_reported_and_the_rest_goes_on(phantoms, tmp_path, monkeypatch):
+def test_mutilated_cohort_is_reported_and_the_rest_goes_on(phantoms, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     source = shutil.copytree(phantoms, tmp_path / "source")
     expected = {"s0404": "There is no s0404/ct.nii.gz."}
@@ -145,8 +144,8 @@ def test_mutilated_cohort_is_reported_and_the_rest_goes_on(phantoms, tmp_path, m
     (source / "notes").mkdir()
     expected["notes"] = "There is no notes/ct.nii.gz."
 
-    reports: list[str] = []
-    cohort = find_cases(source, "pancreas", reports.append)
+    cohort = find_cases(source, "pancreas")
+    reports = capsys.readouterr().out.splitlines()
     repaired = [line for line in reports if "repaired" in line]
     check_reports([line for line in reports if line not in repaired], cohort.left_out, expected)
     assert repaired == ["s0003 is repaired: 3 voxels are not finite numbers and were set to air (-1024)."]
@@ -171,7 +170,7 @@ def test_mutilated_cohort_is_reported_and_the_rest_goes_on(phantoms, tmp_path, m
 @pytest.mark.parametrize("organ", ["milz", "pancras", "Liver"])
 def test_organ_that_no_case_has_is_refused(phantoms, tmp_path, organ):
     with pytest.raises(SettingsError):
-        find_cases(phantoms, organ, pytest.fail)
+        find_cases(phantoms, organ)
     options = ["--name", "T", "--dataset-id", "1", "--workspace", str(tmp_path / "ws")]
     done = CliRunner().invoke(app, ["totalsegmentator", str(phantoms), "--organ", organ, *options])
     assert isinstance(done.exception, SettingsError)
@@ -179,13 +178,14 @@ def test_organ_that_no_case_has_is_refused(phantoms, tmp_path, organ):
 
 
 @pytest.mark.parametrize("content", [b"case,age\ns0001,4\n", b"\xff\xfe\x00\x01", b""])
-def test_meta_csv_of_another_kind_is_not_used(phantoms, tmp_path, content):
+def test_meta_csv_of_another_kind_is_not_used(phantoms, tmp_path, content, capsys):
     source = shutil.copytree(phantoms, tmp_path / "source")
     (source / "meta.csv").write_bytes(content)
-    reports: list[str] = []
-    cohort = find_cases(source, "liver", reports.append)
+    cohort = find_cases(source, "liver")
     assert len(cohort.cases) == 2 and not cohort.left_out
-    assert reports == (["meta.csv is not a list of cases and is not used"] if content else [])
+    assert capsys.readouterr().out.splitlines() == (
+        ["meta.csv is not a list of cases and is not used"] if content else []
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def ball(number: int) -> tuple[sitk.Image, sitk.Image]:
     return tuple(images)
 
 
-def test_mutilated_folder_of_label_maps_is_reported_and_the_rest_goes_on(tmp_path):
+def test_mutilated_folder_of_label_maps_is_reported_and_the_rest_goes_on(tmp_path, capsys):
     names = ["whole", "holes", *DAMAGES]
     write_cases(tmp_path, {name: ball(0) for name in names})
     expected = {}
@@ -222,9 +222,10 @@ def test_mutilated_folder_of_label_maps_is_reported_and_the_rest_goes_on(tmp_pat
     with_holes(tmp_path / "images" / "holes.nii.gz")
     (tmp_path / "images" / "notes.txt").write_text("stray")
     (tmp_path / "images" / "._whole.nii.gz").write_text("what macOS leaves beside files")
-    reports: list[str] = []
-    cohort = folder_cases(tmp_path, {"a": [4], "b": [5, 7]}, report=reports.append)
-    check_reports([line for line in reports if "repaired" not in line], cohort.left_out, expected)
+    cohort = folder_cases(tmp_path, {"a": [4], "b": [5, 7]})
+    check_reports(
+        [line for line in capsys.readouterr().out.splitlines() if "repaired" not in line], cohort.left_out, expected
+    )
     assert [case.name for case in cohort.cases] == ["holes", "whole"]
     holes, whole = cohort.cases
     assert holes.repairs.startswith("3 voxels are not finite numbers") and not whole.repairs
@@ -276,15 +277,13 @@ def test_name_that_nnunet_would_not_find_is_refused(raw, name):
         new_dataset_folder(7, name)
 
 
-def test_cases_that_are_stored_otherwise_than_most_are_turned(tmp_path, raw):
+def test_cases_that_are_stored_otherwise_than_most_are_turned(tmp_path, raw, capsys):
     image, label = ball(0)
     turned = [sitk.DICOMOrient(volume, "PSL") for volume in (image, label)]
     write_cases(tmp_path, {"a": (image, label), "b": tuple(turned), "c": (image, label)})
     cohort = folder_cases(tmp_path, {"ball": [4]})
-    lines: list[str] = []
-    target = new_dataset_folder(7, "Balls")
-    folder = write_dataset(target, cohort, Split(1, 1), lines.append)
-    assert lines == ["b: Reoriented from PSL to RAS."]
+    folder = write_dataset(new_dataset_folder(7, "Balls"), cohort, Split(1, 1))
+    assert capsys.readouterr().out == "b: Reoriented from PSL to RAS.\n"
     assert json.loads((folder / "dataset.json").read_text())["orientation"] == "RAS"
     assert read_cases_file(folder)["b"]["note"] == "Reoriented from PSL to RAS."
     for kind in ("images", "labels"):
@@ -296,15 +295,13 @@ def test_cases_that_are_stored_otherwise_than_most_are_turned(tmp_path, raw):
             assert a.GetDirection() == pytest.approx(other.GetDirection())
 
 
-def test_a_table_of_subjects_with_other_names_is_refused(tmp_path, raw):
+def test_a_table_of_subjects_with_other_names_is_refused(tmp_path, raw, capsys):
     cohort = find_balls(tmp_path / "source", 5)
-    lines: list[str] = []
     with pytest.raises(SettingsError):
-        write_dataset(new_dataset_folder(7, "Balls"), cohort, Split(1, 1, subjects={"c0.nii.gz": "A"}), lines.append)
-    assert not list(raw.glob("*")) and not lines
-    split = Split(1, 1, subjects={"c0": "A", "c1": "A"})
-    write_dataset(new_dataset_folder(7, "Balls"), cohort, split, lines.append)
-    assert lines == ["3 of 5 cases are not in the table of subjects (c2 for one): each counts as a subject of its own"]
+        write_dataset(new_dataset_folder(7, "Balls"), cohort, Split(1, 1, subjects={"c0.nii.gz": "A"}))
+    assert not list(raw.glob("*")) and not capsys.readouterr().out
+    write_dataset(new_dataset_folder(7, "Balls"), cohort, Split(1, 1, subjects={"c0": "A", "c1": "A"}))
+    assert capsys.readouterr().out.startswith("3 of 5 cases are not in the table of subjects (c2 for one)")
 
 
 def test_nnunet_follows_the_split(tmp_path, monkeypatch):

@@ -62,7 +62,7 @@ def test_covariance_of_the_contrast_is_that_of_the_samples(kind, scope):
     if scope is Scope.LOCAL:
         gaussian = replace(local(kind, 2), shared_fraction=0.4)
     else:
-        gaussian = replace(gaussian_of(kind, 2, scope=scope), partitions=(3, 3, 3))
+        gaussian = gaussian_of(kind, 2, scope=scope)
     (contrast,) = contrasts(gaussian, torch.zeros(1, *SHAPE, dtype=torch.long))
     mean, variance = gaussian.contrast()
     torch.testing.assert_close(contrast.mean, mean.flatten())

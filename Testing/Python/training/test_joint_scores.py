@@ -92,7 +92,7 @@ def test_evaluation_writes_them_for_several_labels_and_another_spacing(tmp_path)
         cases[f"case{seed}"] = image, truth
     folder = write_raw(tmp_path / "Dataset001_Tiny", make_dataset(labels), cases)
     settings = PredictionSettings(device="cpu", precision="float32", body_box=False)
-    run = evaluate(predictor.model.path, folder, Evaluation(joint=True), settings, lambda _: None)
+    run = evaluate(predictor.model.path, folder, Evaluation(joint=True), settings)
     write_runs([run], tmp_path / "scores")
     (kept,) = read_runs([tmp_path / "scores"])
     for name in ("log_likelihood", "gain", "volume.crps", "volume.covered_90", "volume.width_50", "lengths.gap"):

@@ -11,8 +11,8 @@ from scipy import ndimage
 from scipy.spatial.distance import pdist
 from sklearn.metrics import auc, average_precision_score, brier_score_loss, f1_score, log_loss, roc_auc_score
 
+from mob_training.evaluation.case_scores import surface_scores
 from mob_training.evaluation.metrics.calibration import Calibration, negative_log_likelihood
-from mob_training.evaluation.metrics.overlap import surface_scores
 from mob_training.evaluation.metrics.ranking import ErrorRanking
 from mob_training.evaluation.raters import generalised_energy_distance, probability_error
 from MoBUncertaintyLib.regions.agreement import dice

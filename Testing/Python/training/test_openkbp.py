@@ -50,9 +50,8 @@ def repository(tmp_path_factory) -> Path:
     return folder
 
 
-def test_lists_become_cropped_volumes_on_the_right_side(repository, tmp_path):
-    lines: list[str] = []
-    convert(repository, tmp_path / "out", lines.append)
+def test_lists_become_cropped_volumes_on_the_right_side(repository, tmp_path, capsys):
+    convert(repository, tmp_path / "out")
     image, label = (sitk.ReadImage(str(tmp_path / "out" / kind / "pt_002.nii.gz")) for kind in ("images", "labels"))
     assert image.GetSize() == (50 + 16, 70 + 16, 80)  # air beside the body; no slice with nothing but an organ
     assert image.GetSpacing() == pytest.approx((4.0, 5.0, 2.5))
@@ -66,7 +65,7 @@ def test_lists_become_cropped_volumes_on_the_right_side(repository, tmp_path):
     assert right[0] < brainstem[0]
     assert shape.GetPhysicalSize(3) == pytest.approx(25000)
     assert shape.GetPhysicalSize(2) == pytest.approx(50000)
-    assert lines == ["pt_201: SpinalCord is left out, 0.8 ml are not within 8.4 to 75 ml"]
+    assert capsys.readouterr().out == "pt_201: SpinalCord is left out, 0.8 ml are not within 8.4 to 75 ml\n"
     assert json.loads((tmp_path / "out" / "labelled.json").read_text()) == {
         "pt_002": ["Brainstem", "SpinalCord", "Parotid_R"],
         "pt_201": ["Brainstem", "Larynx"],
@@ -74,8 +73,8 @@ def test_lists_become_cropped_volumes_on_the_right_side(repository, tmp_path):
 
 
 def test_volumes_of_the_same_patients_become_the_same(repository, tmp_path):
-    convert(repository, tmp_path / "lists", lambda _: None)
-    convert(tmp_path / "lists", tmp_path / "volumes", lambda _: None)
+    convert(repository, tmp_path / "lists")
+    convert(tmp_path / "lists", tmp_path / "volumes")
     for kind in ("images", "labels"):
         for name in ("pt_002", "pt_201"):
             ours, other = (sitk.ReadImage(str(tmp_path / k / kind / f"{name}.nii.gz")) for k in ("volumes", "lists"))

@@ -43,15 +43,15 @@ def test_the_fraction_that_drew_the_truth_is_found(true: float, classes: int) ->
     assert found == 0 if not true else 0.1 <= found <= 0.7
 
 
-def test_all_cases_that_are_not_held_out_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_cases_that_are_not_held_out_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     model = make_model(tmp_path / "m", covariance=CovarianceSpec(rank=2, scope=Scope.LOCAL, length_mm=(9.0,) * 3))
     image = make_ct((16, 16, 16))
     cases = dict.fromkeys("abc", (image, sitk.Cast(image > -500, sitk.sitkUInt8)))
     dataset = write_raw(tmp_path / "raw", make_dataset(), cases, "Tr")
     (dataset / "splits_final.json").write_text(json.dumps([{"train": ["b"], "val": ["a"]}]))
     monkeypatch.setattr(module, "SAMPLES", 4)
-    lines: list[str] = []
-    found = fit_shared_fraction(model.path, dataset, "cpu", lines.append)
+    found = fit_shared_fraction(model.path, dataset, "cpu")
+    lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["a: volumes drawn", "b: volumes drawn"]
     scores = [float(line.split()[-1]) for line in lines[2:]]
     assert found == FRACTIONS[int(np.argmin(scores))] and len(set(scores)) > 1

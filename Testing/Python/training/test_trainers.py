@@ -23,18 +23,16 @@ from mob_training.training.settings import Job, Likelihood, Schedule, determinis
 from mob_training.training.stages import train_deterministic
 from mob_training.training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
-from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet.training_folder import FINAL
 from support.tiny import CONFIGURATION, make_dataset
 from support.tiny_training import PLANS, make_workspace, same_weights, train, trainer_of, tune, weights
 
 MOB = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, bases=3, partitions=2)
-SOFT = CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, assignment=Assignment.SOFT)
-SHARED = (Scope.VOXEL, Scope.PARTITION, Scope.TILE)
 LOCAL = {"scope": Scope.LOCAL, "length_mm": (3.0, 2.0, 2.0)}
-SPECS = [CovarianceSpec.of_kind(kind, rank=3, partitions=2) for kind in Covariance] + [SOFT]
-SPECS += [CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, scope=scope) for scope in SHARED]
+SPECS = [CovarianceSpec.of_kind(kind, rank=3, partitions=2) for kind in Covariance]
+SPECS += [CovarianceSpec(Covariance.MIXTURE_OF_BASES, rank=3, partitions=2, scope=Scope.TILE)]
 SPECS += [CovarianceSpec(kind, rank=3, partitions=2, **LOCAL) for kind in (MOB.kind, Covariance.DIAGONAL)]
 
 

@@ -69,7 +69,7 @@ def lines(axes, label: str) -> np.ndarray:
 
 
 def test_models_can_be_told_apart_in_colour_and_without():
-    names = [*ORDER, *(f"Mixture-of-Bases ({word})" for word in ("tile", "partition", "soft", "analytic")), "Mine"]
+    names = [*ORDER, *(f"Mixture-of-Bases ({word})" for word in ("tile", "local", "temperature", "analytic")), "Mine"]
     looks = figures.styles(names)
     for what in ("color", "marker"):
         assert len({look[what] for look in looks.values()}) == len(names)

@@ -8,12 +8,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mob_training.cli.options import DatasetId, Seed, Workspace, declaring, written
+from mob_training.cli.options import DatasetId, Workspace, declaring, written
 from mob_training.data import CHANNEL
+from mob_training.training.settings import Seed
 from MoBUncertaintyLib.cli.programs import Result
 
 if TYPE_CHECKING:
     from mob_training.data.split import Split
+
+
+@dataclass(frozen=True)
+class NewDataset:
+    """What a new data set of nnU-Net is called, and the workspace that it goes to."""
+
+    name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")]
+    dataset_id: DatasetId
+    workspace: Workspace
+
+    def folder(self) -> Path:
+        """Point nnU-Net at the workspace; return the folder that the data set will have."""
+        from mob_training.data.datasets import new_dataset_folder
+        from mob_training.training.workspace import use_workspace
+
+        use_workspace(self.workspace, new=True)
+        return new_dataset_folder(self.dataset_id, self.name)
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,7 @@ class SplitOptions:
     ] = None
     seed: Seed = 0
 
-    def split(self) -> Split:
+    def read(self) -> Split:
         """Read who the subjects are, and how cases are split."""
         from mob_training.data.split import Split, read_subjects
 
@@ -52,32 +70,25 @@ def phantom(
     """Make abdominal CT phantoms in TotalSegmentator's layout."""
     from mob_training.data.phantom import write_cohort
 
-    made = write_cohort(
-        output, cases, seed, raters=raters, progress=lambda done, total: print(f"{done}/{total} phantoms")
-    )
-    return Result({"folder": output, "cases": made})
+    return Result({"folder": output, "cases": write_cohort(output, cases, seed, raters)})
 
 
-@declaring(SplitOptions)
+@declaring
 def totalsegmentator(
     source: Annotated[Path, typer.Argument(help="Folder in TotalSegmentator's layout.")],
     organ: Annotated[str, typer.Option(help="TotalSegmentator's name of the structure.")],
-    name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
-    dataset_id: DatasetId,
-    workspace: Workspace,
-    options: SplitOptions,
+    dataset: NewDataset,
+    split: SplitOptions,
 ) -> Result:
     """Convert CTs with organ masks into an nnU-Net data set of one organ.
 
     Cases without the organ and unusable ones are left out; cases.csv in the data set's folder says why.
     """
-    from mob_training.data.datasets import new_dataset_folder, write_dataset
+    from mob_training.data.datasets import write_dataset
     from mob_training.data.totalsegmentator import find_cases
-    from mob_training.training.workspace import use_workspace
 
-    use_workspace(workspace, new=True)
-    split, folder = options.split(), new_dataset_folder(dataset_id, name)
-    return written(write_dataset(folder, find_cases(source, organ), split))
+    parts, folder = split.read(), dataset.folder()
+    return written(write_dataset(folder, find_cases(source, organ), parts))
 
 
 def rtstruct(
@@ -102,14 +113,12 @@ def rtstruct(
     return Result({"folder": output, "left_out": left_out})
 
 
-@declaring(SplitOptions)
+@declaring
 def labelled(
     source: Annotated[Path, typer.Argument(help="Folder with images/ and labels/.")],
     label: Annotated[list[str], typer.Option(help="NAME=VALUE[,VALUE...]; may be repeated.")],
-    name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
-    dataset_id: DatasetId,
-    workspace: Workspace,
-    options: SplitOptions,
+    dataset: NewDataset,
+    split: SplitOptions,
     channel: Annotated[str, typer.Option(help="CT, or another name for images that are z-scored.")] = CHANNEL,
     absent_is_missing: Annotated[
         bool, typer.Option(help="A label that a case does not show was not drawn there, instead of being absent.")
@@ -119,20 +128,16 @@ def labelled(
 
     If some cases have some of the labels only, SOURCE/labelled.json says which: {"CASE": ["LABEL", ...]}.
     """
-    from mob_training.data.datasets import folder_cases, new_dataset_folder, parse_labels, write_dataset
-    from mob_training.training.workspace import use_workspace
+    from mob_training.data.datasets import folder_cases, parse_labels, write_dataset
 
-    use_workspace(workspace, new=True)
-    labels = parse_labels(label)
-    split, folder = options.split(), new_dataset_folder(dataset_id, name)
-    return written(write_dataset(folder, folder_cases(source, labels, channel, absent_is_missing), split))
+    labels, parts, folder = parse_labels(label), split.read(), dataset.folder()
+    return written(write_dataset(folder, folder_cases(source, labels, channel, absent_is_missing), parts))
 
 
+@declaring
 def openkbp(
     source: Annotated[Path, typer.Argument(help="OpenKBP's repository, or a folder with its images/ and labels/.")],
-    name: Annotated[str, typer.Option(help="Name of the nnU-Net data set.")],
-    dataset_id: DatasetId,
-    workspace: Workspace,
+    dataset: NewDataset,
 ) -> Result:
     """Convert the OpenKBP data set: planning CTs of head and neck with up to seven organs at risk.
 
@@ -141,13 +146,11 @@ def openkbp(
     """
     import tempfile
 
-    from mob_training.data.datasets import folder_cases, new_dataset_folder, write_dataset
+    from mob_training.data.datasets import folder_cases, write_dataset
     from mob_training.data.openkbp import ORGANS, SPLIT, convert
     from mob_training.data.split import StatedSplit, read_subjects
-    from mob_training.training.workspace import use_workspace
 
-    use_workspace(workspace, new=True)
-    folder = new_dataset_folder(dataset_id, name)
+    folder = dataset.folder()
     split = StatedSplit(read_subjects(Path(SPLIT), "part"))
     with tempfile.TemporaryDirectory() as temporary:
         converted = Path(temporary) / "OpenKBP"

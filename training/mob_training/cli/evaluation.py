@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from mob_training.cli.options import Device, written
+from mob_training.cli.options import written
+from mob_training.training.settings import Device
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.cli.options import RegionOptions
 from MoBUncertaintyLib.cli.programs import Result

@@ -8,12 +8,10 @@ from typing import Annotated
 
 import typer
 
-from mob_training.cli.options import DatasetId, Device, Fold, Seed, Workspace, declaring, written
-from mob_training.training.settings import Attachment, Budget, Job, Options, Preset, Recipe, Schedule
+from mob_training.cli.options import DatasetId, Workspace, declaring, written
+from mob_training.training.settings import Attachment, Budget, Files, Job, Options, Preset, Recipe, Schedule, Seed
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.cli.programs import Result
-
-Resume = Annotated[bool, typer.Option("--resume", help="Resume from the latest checkpoint with the same settings.")]
 
 
 def plan(
@@ -35,9 +33,11 @@ def plan(
     return Result({"plans": name})
 
 
+@declaring
 def train(
     dataset_id: DatasetId,
     workspace: Workspace,
+    job: Job,
     recipe: Annotated[
         Recipe | None,
         typer.Option(
@@ -58,10 +58,7 @@ def train(
             help="Model folder, zip or training folder of the same plans whose weights the training starts from."
         ),
     ] = None,
-    fold: Fold = 0,
     seed: Seed = 0,
-    device: Device = "auto",
-    resume: Resume = False,
 ) -> Result:
     """Train the deterministic stage, nnU-Net's network without mirroring, for a given time or number of epochs.
 
@@ -75,7 +72,7 @@ def train(
     from MoBUncertaintyLib.inference.devices import select_device
 
     if recipe is None:
-        by_epochs = epochs or (not minutes and select_device(device).type == "cuda")
+        by_epochs = epochs or (not minutes and select_device(job.device).type == "cuda")
         recipe = Recipe.NNUNET if by_epochs else Recipe.BUDGET
     if (epochs and recipe is Recipe.BUDGET) or (minutes and recipe is Recipe.NNUNET):
         raise SettingsError("The recipe budget takes --minutes, the recipe nnunet --epochs; leave one of the two out.")
@@ -85,19 +82,17 @@ def train(
         if by_time
         else Schedule.of(epochs or 1000, iterations, seed)
     )
-    return written(train_deterministic(dataset_id, plans, length, Job(fold, device, resume), start))
+    return written(train_deterministic(dataset_id, plans, length, job, start))
 
 
-@declaring(Options)
+@declaring
 def finetune(
     results: Annotated[Path, typer.Argument(help="Training folder to start from: the deterministic stage's, usually.")],
     workspace: Workspace,
     options: Options,
+    job: Job,
     name: Annotated[str | None, typer.Option(help="Name of this run. Default: that of the covariance model.")] = None,
-    fold: Fold = 0,
     seed: Seed = 0,
-    device: Device = "auto",
-    resume: Resume = False,
     prepare: Annotated[bool, typer.Option("--prepare", help="Only write the plans, for nnUNetv2_train.")] = False,
 ) -> Result:
     """Fine-tune one of the five covariance models on the deterministic checkpoint (Eqs. 8 to 12).
@@ -112,16 +107,13 @@ def finetune(
 
     run = results, name or options.covariance.value, options.spec(), options.settings(seed)
     if prepare:
-        return written(stages.prepare_finetuning(*run, fold))
-    return written(stages.finetune(*run, Job(fold, device, resume)))
+        return written(stages.prepare_finetuning(*run, job.fold))
+    return written(stages.finetune(*run, job))
 
 
-@declaring(Attachment)
+@declaring
 def attach_head(
-    model: Annotated[Path, typer.Argument(help="Model folder, zip or training folder; its head is replaced.")],
-    cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, of 20 cases or more.")],
-    workspace: Annotated[Path, typer.Option(help="New working folder; give it again to continue an interrupted run.")],
-    output: Annotated[Path, typer.Option(help="Model folder or .zip file to create.")],
+    files: Files,
     options: Attachment,
     shared: Annotated[
         bool, typer.Option(help="Fit to the cases' volumes which fraction of the noise the whole volume shares.")
@@ -143,10 +135,10 @@ def attach_head(
     """
     from mob_training.training.workspace import use_workspace
 
-    use_workspace(workspace, new=True)
+    use_workspace(files.workspace, new=True)
     from mob_training.evaluation.shared_fraction import fit_shared_fraction
-    from mob_training.training.attachment import Files, attach_head, correlate_head
+    from mob_training.training.attachment import attach_head, correlate_head
 
     fit_shared = partial(fit_shared_fraction, device=options.device) if shared else None
     run = correlate_head if keep_head else attach_head
-    return written(run(Files(model, cases, workspace, output), options, fit_shared).path)
+    return written(run(files, options, fit_shared).path)

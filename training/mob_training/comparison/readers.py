@@ -82,7 +82,7 @@ def other_table(run: Run) -> Table:
 
 
 def _after(run: Run, reader: Reader, score: str, actions: int | None) -> Cell:
-    """Average a score after so many actions, in %; None: after all."""
+    """Average a score after so many actions, or after all, in %."""
     if actions is None:
         return _mean(run, f"{reader.key}.end.{score}", 2, 100)
     values = [curve[actions] for curve in run.per_case(f"{reader.key}.{score}").values()]

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,7 +36,7 @@ FOLDERS |= {"test": ("imagesTs", "labelsTs", "_0000"), "calibrate": ("calibratio
 """Where images and label maps of each part of a split lie in a raw data set, and what follows the name of an image."""
 
 Values = Mapping[str, Sequence[int] | None]
-"""Values in a label map by the name of their class, of which the first is written as 1; None: all but 0."""
+"""Values in a label map by the name of their class, of which the first is written as 1. Default: all but 0."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,6 @@ def folder_cases(
     labels: Mapping[str, Sequence[int]],
     channel: str = CHANNEL,
     absent_is_missing: bool = False,
-    report: Callable[[str], None] = print,
 ) -> Cohort:
     """Find the cases of a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, and those that cannot be used.
 
@@ -121,7 +120,7 @@ def folder_cases(
     names = case_names(source)
     missing = read_missing(source, list(labels), names)
     files = {name: (source / "images" / f"{name}{SUFFIX}", source / "labels" / f"{name}{SUFFIX}") for name in names}
-    cases, left_out = read_cases(files, labels, report)
+    cases, left_out = read_cases(files, labels)
     taken = []
     for case in cases:
         absent = frozenset(value for value, volume in enumerate(case.volumes_ml, start=1) if not volume)
@@ -129,18 +128,16 @@ def folder_cases(
         if shown := lacked - absent:
             label = list(labels)[min(shown) - 1]
             left_out[case.name] = f"{_short(case.label)} shows {label}, which {FILE} does not give to it."
-            report(f"{case.name} is left out: {left_out[case.name]}")
+            print(f"{case.name} is left out: {left_out[case.name]}")
         else:
             taken.append(replace(case, missing=lacked))
     return Cohort(taken, left_out, labels, source.name, channel)
 
 
-def read_cases(
-    files: Mapping[str, tuple[Path, Path]], labels: Values, report: Callable[[str], None]
-) -> tuple[list[LabelledCase], dict[str, str]]:
+def read_cases(files: Mapping[str, tuple[Path, Path]], labels: Values) -> tuple[list[LabelledCase], dict[str, str]]:
     """Read image and label map of each case completely, one case at a time.
 
-    Return the cases whose files can be used together, and why the others are left out; each is reported in one line.
+    Return the cases whose files can be used together, and why the others are left out; each is printed in one line.
     """
     cases, left_out = [], {}
     for name, (image, label) in sorted(files.items()):
@@ -148,11 +145,11 @@ def read_cases(
             case = _check_case(name, image, label, labels)
         except ImageError as problem:
             left_out[name] = str(problem)
-            report(f"{name} is left out: {problem}")
+            print(f"{name} is left out: {problem}")
         else:
             cases.append(case)
             if case.repairs:
-                report(f"{name} is repaired: {case.repairs}")
+                print(f"{name} is repaired: {case.repairs}")
     return cases, left_out
 
 
@@ -215,7 +212,6 @@ def write_dataset(
     folder: Path,
     cohort: Cohort,
     split: Split | StatedSplit,
-    report: Callable[[str], None] = print,
     orientation: str | None = None,
 ) -> Path:
     """Write a raw data set with images, label maps, `dataset.json`, `splits_final.json` and `cases.csv`; return it.
@@ -231,7 +227,7 @@ def write_dataset(
         OutputError: The disk is full, or the folder cannot be written.
     """
     names, labels = [case.name for case in cohort.cases], list(cohort.labels)
-    check_subjects(names, split.subjects, report)
+    check_subjects(names, split.subjects)
     parts = split.assign(names)
     part_of = {name: part for part, members in parts.items() for name in members}
     with new_folder(folder, "imagesTr", "labelsTr", "imagesTs", "labelsTs") as hidden:
@@ -242,16 +238,15 @@ def write_dataset(
             note = case.repairs
             if used.get(case, orientation) != orientation:
                 turned = f"Reoriented from {used[case]} to {orientation}."
-                report(f"{case.name}: {turned}")
+                print(f"{case.name}: {turned}")
                 note = f"{note} {turned}".strip()
             if case in used:
-                turn = orientation if used[case] != orientation else None
                 image, label = _places(hidden, case.name, part_of[case.name])
-                if case.repairs or turn:
-                    write_image(_reorient(read_image(case.image).image, turn), image)
+                if note:
+                    write_image(sitk.DICOMOrient(read_image(case.image).image, orientation), image)
                 else:
                     shutil.copyfile(case.image, image)
-                write_image(_reorient(read_classes(case.label, cohort.labels.values()), turn), label)
+                write_image(sitk.DICOMOrient(read_classes(case.label, cohort.labels.values()), orientation), label)
             row = {"case": case.name, "part": part_of.get(case.name, "not used"), "note": note}
             row["subject"] = split.subjects.get(case.name, case.name)
             for value, (label, volume) in enumerate(zip(labels, case.volumes_ml, strict=False), start=1):
@@ -313,7 +308,7 @@ def copy_case_files(raw: Path, preprocessed: Path) -> None:
 def _places(folder: Path, name: str, part: str) -> tuple[Path, Path]:
     """Return where image and label map of a case lie in a data set, by its part of the split."""
     *folders, channel = FOLDERS[part]
-    images, labels = (folder / each for each in folders)
+    images, labels = (folder / place for place in folders)
     for place in (images, labels):
         place.mkdir(parents=True, exist_ok=True)
     return images / f"{name}{channel}{SUFFIX}", labels / f"{name}{SUFFIX}"
@@ -326,10 +321,6 @@ def write_image(image: sitk.Image, path: Path) -> None:
         OSError: It cannot be written.
     """
     write_nifti(path, sitk.GetArrayViewFromImage(image), grid_of(image))
-
-
-def _reorient(image: sitk.Image, orientation: str | None) -> sitk.Image:
-    return sitk.DICOMOrient(image, orientation) if orientation else image
 
 
 def volumes_ml(label: sitk.Image, classes: int) -> tuple[float, ...]:

@@ -10,7 +10,6 @@ would show a network where they are. Such slices are cropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +17,12 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from mob_training.data.datasets import new_folder, read_classes, write_image
+from mob_training.data.datasets import new_folder, read_classes
 from mob_training.data.partial_labels import write_labelled
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.geometry import Box, Grid, bounding_box, shadows
-from MoBUncertaintyLib.images.grid import grid_of, image_on
+from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_image
 
 ORGANS = {
@@ -49,10 +49,10 @@ BODY_MM2 = 6000
 """A slice with less tissue outside of contours was erased; heads have 90 cm² and more, what is left of others 45."""
 
 
-def convert(source: Path, output: Path, report: Callable[[str], None] = print) -> None:
+def convert(source: Path, output: Path) -> None:
     """Write `images/`, `labels/` and `labelled.json` from OpenKBP's repository, or from `images/` and `labels/` of it.
 
-    Padding and erased slices are cropped; contours beyond the bounds of `ORGANS` are left out and reported.
+    Padding and erased slices are cropped; contours beyond the bounds of `ORGANS` are left out, and printed.
 
     Raises:
         SettingsError: The source holds no patients.
@@ -66,9 +66,9 @@ def convert(source: Path, output: Path, report: Callable[[str], None] = print) -
             box = _scanned(hu, contours, grid)
             cropped = replace(grid, origin=grid.to_ras(np.array([axis.start for axis in box])))
             hu, contours = hu[box], contours[box].copy()
-            missing[name] = _leave_out(name, contours, cropped, report)
+            missing[name] = _leave_out(name, contours, cropped)
             for kind, voxels in (("images", hu), ("labels", contours)):
-                write_image(image_on(cropped, voxels), folder / kind / f"{name}.nii.gz")
+                write_nifti(folder / kind / f"{name}.nii.gz", voxels, cropped)
         some = {name: lacked for name, lacked in missing.items() if len(lacked) < len(ORGANS)}  # the others have no use
         write_labelled(folder, list(ORGANS), some)
 
@@ -115,7 +115,7 @@ def _scanned(hu: np.ndarray, contours: np.ndarray, grid: Grid) -> Box:
     return bounding_box(shadows(body), MARGIN)
 
 
-def _leave_out(name: str, contours: np.ndarray, grid: Grid, report: Callable[[str], None]) -> frozenset[int]:
+def _leave_out(name: str, contours: np.ndarray, grid: Grid) -> frozenset[int]:
     """Erase contours beyond the bounds from a label map; return the labels that are not contoured then."""
     missing = set()
     for label, (organ, (_, least, most)) in enumerate(ORGANS.items(), start=1):
@@ -125,5 +125,5 @@ def _leave_out(name: str, contours: np.ndarray, grid: Grid, report: Callable[[st
             missing.add(label)
             contours[drawn] = 0
         if volume and label in missing:
-            report(f"{name}: {organ} is left out, {volume:.1f} ml are not within {least:g} to {most:g} ml")
+            print(f"{name}: {organ} is left out, {volume:.1f} ml are not within {least:g} to {most:g} ml")
     return frozenset(missing)

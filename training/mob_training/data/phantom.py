@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -268,13 +267,12 @@ def write_cohort(
     cases: int,
     seed: int,
     raters: int = 0,
-    progress: Callable[[int, int], None] | None = None,
     spacing: tuple[float, float, float] = (2.5, 2.5, 3.0),
 ) -> list[Path]:
     """Write a cohort as TotalSegmentator does: `s0001/ct.nii.gz`, `s0001/segmentations/<organ>.nii.gz`, `meta.csv`.
 
     With raters, also `s0001/raters/pancreas_1.nii.gz` and so on, and `s0001/raters/pancreas_probability.nii.gz`. Case i
-    is the same whatever the number of cases. `progress` is called with (cases done, cases); spacing is (x, y, z) in mm.
+    is the same whatever the number of cases. Spacing is (x, y, z) in mm.
 
     Return the case folders, in order.
     """
@@ -294,8 +292,7 @@ def write_cohort(
             write_image(phantom.probability, target / "raters" / "pancreas_probability.nii.gz")
         written.append(target)
         rows.append({"image_id": target.name, "study_type": f"ct abdomen phantom, {phantom.phase}", "split": "train"})
-        if progress is not None:
-            progress(case + 1, cases)
+        print(f"{case + 1}/{cases} phantoms")
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, META.split(), delimiter=";", restval="")
     writer.writeheader()

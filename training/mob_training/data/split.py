@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,8 +125,8 @@ def read_subjects(path: Path, column: str = "subject") -> dict[str, str]:
         ) from None
 
 
-def check_subjects(names: Sequence[str], subjects: Mapping[str, str], report: Callable[[str], None]) -> None:
-    """Check a table of subjects, where there is one, against the names of the cases; report how many it lacks.
+def check_subjects(names: Sequence[str], subjects: Mapping[str, str]) -> None:
+    """Check a table of subjects, where there is one, against the names of the cases; print how many it lacks.
 
     Raises:
         SettingsError: It names none of them.
@@ -139,7 +139,7 @@ def check_subjects(names: Sequence[str], subjects: Mapping[str, str], report: Ca
             f"The table of subjects names none of the cases: it has {next(iter(subjects))}, a case is {names[0]}; "
             "write their names as here."
         )
-    report(
+    print(
         f"{len(unknown)} of {len(names)} cases are not in the table of subjects ({unknown[0]} for one): "
         "each counts as a subject of its own"
     )

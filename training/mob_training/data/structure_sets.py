@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ from mob_training.data.partial_labels import write_labelled
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.input_files import begins_as_dicom
 from MoBUncertaintyLib.images.dicom import find_series
-from MoBUncertaintyLib.images.grid import grid_of, image_on
+from MoBUncertaintyLib.images.grid import grid_of
+from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_image
-from MoBUncertaintyLib.images.structure_sets import read_structure_set
+from MoBUncertaintyLib.images.segmentations import read_segmentation
 
 Names = Mapping[str, Sequence[str]]
 """The names that a label's region of interest may have, by the label's name."""
@@ -42,7 +43,7 @@ def parse_names(entries: Sequence[str]) -> dict[str, list[str]]:
     return names
 
 
-def convert(source: Path, output: Path, names: Names, report: Callable[[str], None] = print) -> dict[str, str]:
+def convert(source: Path, output: Path, names: Names) -> dict[str, str]:
     """Write `images/`, `labels/` and `labelled.json` of patients with contours, as `mob-training labelled` reads them.
 
     A patient's folder holds a DICOM series and one RT Structure Set of it, in folders of its own or not. A label's
@@ -65,19 +66,17 @@ def convert(source: Path, output: Path, names: Names, report: Callable[[str], No
                 lacked = _convert(patient, partial, names)
             except ImageError as problem:
                 left_out[patient.name] = str(problem)
-                report(f"{patient.name} is left out: {problem}")
+                print(f"{patient.name} is left out: {problem}")
                 continue
             missing[patient.name] = lacked
-            report(f"{patient.name}, without {', '.join(lacked)}" if lacked else patient.name)
-        values = {label: value for value, label in enumerate(names, start=1)}
-        write_labelled(
-            partial, list(names), {name: frozenset(map(values.get, lacked)) for name, lacked in missing.items()}
-        )
+            without = [label for value, label in enumerate(names, start=1) if value in lacked]
+            print(f"{patient.name}, without {', '.join(without)}" if without else patient.name)
+        write_labelled(partial, list(names), missing)
     return left_out
 
 
-def _convert(patient: Path, output: Path, names: Names) -> list[str]:
-    """Write a patient's image and label map; return the labels that were not drawn."""
+def _convert(patient: Path, output: Path, names: Names) -> frozenset[int]:
+    """Write a patient's image and label map; return the values of the labels that were not drawn."""
     path, header = _structure_set(patient)
     references = {
         str(series.SeriesInstanceUID)
@@ -92,23 +91,20 @@ def _convert(patient: Path, output: Path, names: Names) -> list[str]:
         raise ImageError(f"it holds no image series that {path.name} refers to.")
     (uid,) = series
     image = read_image(places[uid], uid)
-    frame = pydicom.dcmread(image.files[0], stop_before_pixels=True).get("FrameOfReferenceUID", "")
-    regions = {_plain(name): mask for name, mask in read_structure_set(path, image.image, str(frame)).items()}
-    labels = np.zeros(image.image.GetSize()[::-1], np.uint8)
-    missing = []
+    regions = {_plain(region.name): region for region in read_segmentation(path, image).structures}
+    labels, drawn = np.zeros(image.image.GetSize()[::-1], np.uint8), set()
     for value, (label, contours) in enumerate(names.items(), start=1):
-        masks = [regions[name] for name in contours if name in regions]
+        masks = [regions[name].load() for name in contours if name in regions]
         if len(masks) > 1:
             raise ImageError(f"{path.name} has several ROIs for {label}; give fewer names with --label.")
-        if not masks or not masks[0].any():
-            missing.append(label)
-        else:
+        if masks and masks[0].any():
             labels[masks[0]] = value
-    if len(missing) == len(names):
+            drawn.add(value)
+    if not drawn:
         raise ImageError(f"{path.name} has none of the ROIs; give their names with --label NAME=OTHER.")
     write_image(image.image, output / "images" / f"{patient.name}.nii.gz")
-    write_image(image_on(grid_of(image.image), labels), output / "labels" / f"{patient.name}.nii.gz")
-    return missing
+    write_nifti(output / "labels" / f"{patient.name}.nii.gz", labels, grid_of(image.image))
+    return frozenset(range(1, len(names) + 1)) - drawn
 
 
 def _structure_set(patient: Path) -> tuple[Path, pydicom.Dataset]:

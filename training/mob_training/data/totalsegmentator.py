@@ -7,7 +7,6 @@ A mask of a structure that the CT does not show is there, but empty.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from MoBUncertaintyLib.base.errors import SettingsError
 MASKS, ENDING = "segmentations", ".nii.gz"
 
 
-def find_cases(source: Path, organ: str, report: Callable[[str], None] = print) -> Cohort:
+def find_cases(source: Path, organ: str) -> Cohort:
     """Find the cases that show the organ, and those left out: without it, incomplete, damaged, or on two grids.
 
     Every file is read once, one case at a time. `meta.csv` need not be there; where it is, cases that it lists and that
@@ -34,10 +33,10 @@ def find_cases(source: Path, organ: str, report: Callable[[str], None] = print) 
         raise SettingsError(f"{source} holds no CASE/ct.nii.gz; give the folder that holds TotalSegmentator's cases.")
     _check_name(organ, source, {path.name for folder in folders.values() for path in folder.glob(f"{MASKS}/*{ENDING}")})
 
-    names = folders.keys() | _listed(source / "meta.csv", report)
+    names = folders.keys() | _listed(source / "meta.csv")
     files = {name: (source / name / "ct.nii.gz", source / name / MASKS / f"{organ}{ENDING}") for name in names}
     labels = {organ: None}
-    return Cohort(*read_cases(files, labels, report), labels, f"{organ} of {source.name}")
+    return Cohort(*read_cases(files, labels), labels, f"{organ} of {source.name}")
 
 
 def _check_name(organ: str, source: Path, files: set[str]) -> None:
@@ -51,7 +50,7 @@ def _check_name(organ: str, source: Path, files: set[str]) -> None:
     raise SettingsError(f"No case of {source} has a mask of '{organ}'{hint}; choose one of: {there_are}.")
 
 
-def _listed(meta: Path, report: Callable[[str], None]) -> set[str]:
+def _listed(meta: Path) -> set[str]:
     """Return the names of the cases that `meta.csv` lists; none if there is no such file or it is of another kind."""
     if not meta.is_file():
         return set()
@@ -59,5 +58,5 @@ def _listed(meta: Path, report: Callable[[str], None]) -> set[str]:
         with meta.open(newline="", encoding="utf-8-sig") as file:
             return {row["image_id"] for row in csv.DictReader(file, delimiter=";") if row["image_id"]}
     except (KeyError, UnicodeDecodeError, csv.Error):
-        report(f"{meta.name} is not a list of cases and is not used")
+        print(f"{meta.name} is not a list of cases and is not used")
         return set()

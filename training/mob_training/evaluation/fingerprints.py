@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +20,6 @@ def measure_fingerprint(
     dataset: Path,
     data: str | None = None,
     settings: PredictionSettings | None = None,
-    report: Callable[[str], None] = print,
 ) -> Fingerprint:
     """Predict cases in float32 and fit the fingerprint of the model to them; then judge the held-out ones, if any.
 
@@ -43,7 +41,7 @@ def measure_fingerprint(
         assert prediction.measures is not None
         measured.append(prediction.measures)
         numbers = (f"{key} {value:.3g}" for key, value in prediction.measures.values.items())
-        report(f"{files[0]}: {', '.join(numbers)}")
+        print(f"{files[0]}: {', '.join(numbers)}")
     words, made = data or dataset.name, prediction.provenance
     names = [label.name for label in model.card.labels]
     fingerprint = fit_fingerprint(names, measured, words, made["engine"], made["precision"])
@@ -55,5 +53,5 @@ def measure_fingerprint(
         suitability = predictor.predict(read_image(image).image).suitability
         assert suitability is not None
         alarms += suitability.level is not Level.ORDINARY
-        report(f"held out {name}: {suitability.text}")
+        print(f"held out {name}: {suitability.text}")
     return replace(fingerprint, false_alarms=FalseAlarms(alarms, len(cases), f"held out, of {words}"))

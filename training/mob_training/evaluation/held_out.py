@@ -6,7 +6,7 @@ One case is in memory at a time. Pooled scores are kept as sums and tables of co
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,7 +143,6 @@ def evaluate(
     dataset: Path,
     evaluation: Evaluation = PLAIN,
     settings: PredictionSettings | None = None,
-    report: Callable[[str], None] = print,
 ) -> Run:
     """Score a model on whole cases; a label that a case lacks (`partial_labels`) is not scored there.
 
@@ -171,7 +170,7 @@ def evaluate(
         for place, own in sums.items():
             pooled[place].add(own)
         scored[files[0]] = model.row(files[0], scores)
-        report(f"{files[0]}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
+        print(f"{files[0]}: Dice {scores['dice']:.4f}, NLL {scores['volume']['nll']:.4f}")
     joint = {"joint": pooled_correlations(np.sum(together, axis=0))} if together else {}
     return Run(model.description, dict(flatten(pooled_scores(pooled) | joint)), scored)
 

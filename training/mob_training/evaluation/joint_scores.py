@@ -26,7 +26,6 @@ from mob_training.evaluation.metrics.volumes import LAGS, autocovariance, correl
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows
 from MoBUncertaintyLib.gaussian.distribution import DenseLoading, LogitGaussian
 from MoBUncertaintyLib.inference.draws import blended_gaussian
-from MoBUncertaintyLib.model.covariance import Scope
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -159,13 +158,8 @@ def in_doubt(mean: np.ndarray, truth: np.ndarray, sure: float = SURE) -> np.ndar
 def _samples(folds: list[LogitGaussian], doubtful: np.ndarray, box: Box, count: int) -> Iterator[np.ndarray]:
     """Draw the label of each doubtful voxel, (N,), the folds in turn; noise is drawn in their box alone."""
     generator, uniform = torch.Generator().manual_seed(0), np.random.default_rng(0)
-    samplers = []
-    for gaussian in folds:
-        # Cells of a partition must stay whole.
-        part, mask = (
-            (gaussian, doubtful) if gaussian.scope is Scope.PARTITION else (part_of(gaussian, box), doubtful[box])
-        )
-        samplers.append(part.sampler_at(torch.from_numpy(mask), generator))
+    mask = torch.from_numpy(doubtful[box])
+    samplers = [part_of(gaussian, box).sampler_at(mask, generator) for gaussian in folds]
     for number in range(count):
         p = samplers[number % len(samplers)]().softmax(dim=0).numpy()
         yield (uniform.random(p.shape[1], dtype=np.float32) > p.cumsum(axis=0)[:-1]).sum(axis=0)

@@ -16,7 +16,6 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -239,28 +238,17 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
 
 def _read(folder: Path) -> list[Run]:
     runs = []
-    with _readable(folder):
+    try:
         cases, pooled = (_rows(folder / name) for name in (CASES, POOLED))
         for description in json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["runs"]:
             key = tuple(_cell(description[name]) for name in KEY)
             (voxels,) = pooled[key]
             runs.append(Run(description, voxels, {row.pop("case"): row for row in cases[key]}))
-    return runs
-
-
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """Turn errors in reading a scores folder into one sentence.
-
-    Raises:
-        SettingsError: A file is missing or damaged.
-    """
-    try:
-        yield
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zlib.error, gzip.BadGzipFile):
         raise SettingsError(f"{folder} holds no scores of `mob-training evaluate`; evaluate the model again.") from None
     except OSError as error:
         raise SettingsError(f"{error.filename} cannot be read: {error.strerror}.") from None
+    return runs
 
 
 def _key(run: Run) -> dict[str, Any]:

@@ -9,7 +9,7 @@ for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,9 +35,7 @@ SAMPLES = 80
 """Of each volume, in pairs."""
 
 
-def fit_shared_fraction(
-    model_path: Path, dataset: Path, device: str = "auto", report: Callable[[str], None] = print
-) -> float:
+def fit_shared_fraction(model_path: Path, dataset: Path, device: str = "auto") -> float:
     """Fit the fraction on all cases of a raw data set that are not held out, by the first fold of a local model."""
     predictor = Predictor(load_model(model_path), PredictionSettings(device=device, tiling="full"))
     missing = read_missing(dataset, [label.name for label in predictor.model.card.labels])
@@ -51,10 +49,10 @@ def fit_shared_fraction(
             for label in predictor.model.card.labels
             if label.value not in missing.get(name, ())
         ]
-        report(f"{name}: volumes drawn")
+        print(f"{name}: volumes drawn")
     means = np.mean(scores, axis=0)
     for fraction, score in zip(FRACTIONS, means, strict=True):
-        report(f"shared fraction {percent(fraction)}: mean -ln density of the volume {score:.3f}")
+        print(f"shared fraction {percent(fraction)}: mean -ln density of the volume {score:.3f}")
     return FRACTIONS[int(np.argmin(means))]
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from mob_training.data.split import Split
 from mob_training.training.joint_likelihood import fit_lengths, together
 from mob_training.training.planning import CONFIGURATION
 from mob_training.training.predictive import missing_labels
-from mob_training.training.settings import Attachment, FineTuning, Job, Likelihood, Loss
+from mob_training.training.settings import Attachment, Files, FineTuning, Job, Likelihood, Loss
 from mob_training.training.stages import finetune
 from mob_training.training.temperature import fit_temperature, tiles_of_cases
 from MoBUncertaintyLib.base.errors import SettingsError
@@ -50,21 +50,6 @@ START_LENGTH = 4.0
 LOSS = Loss(likelihood=Likelihood.EVIDENCE, head_learning_rate=1e-2, heads_only=True, dice_weight=0, kl_weight=0)
 FitShared = Callable[[Path, Path], float]
 """From a model and a raw data set to the fraction of its noise that a volume shares."""
-
-
-@dataclass(frozen=True)
-class Files:
-    """The model of one channel that a head is attached to, the labelled cases, and where to work and to write.
-
-    Cases are a folder with `images/NAME.nii.gz` and `labels/NAME.nii.gz`, which has the values of the model's labels.
-    The workspace is new, or left by an interrupted run of the same, which goes on; nnU-Net's folders are in it already
-    (`use_workspace`). The output is a model folder or a `.zip`.
-    """
-
-    model: Path
-    cases: Path
-    workspace: Path
-    output: Path
 
 
 def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None = None) -> Model:

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mob_training.data.partial_labels import Missing
 from mob_training.training.augmentation import Frame, Mirroring, training_transforms
-from mob_training.training.deterministic import ConstantRate, TermsTrainer, merging, need_exclusive_labels, seed
+from mob_training.training.deterministic import ConstantRate, TermsTrainer, merging, need_exclusive_labels
 from mob_training.training.losses import batch_dice_loss
 from mob_training.training.settings import Budget, Schedule
 from MoBUncertaintyLib.base.errors import SettingsError
@@ -170,10 +170,6 @@ class BudgetTrainer(TermsTrainer):
         self.averaged.update_parameters(self.network)
         logged = {name: float(term.detach()) for name, term in terms.items()}
         return {"loss": loss.detach().cpu().numpy()} | logged
-
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        seed(self, -1 % 2**31)  # the same patches every epoch
 
     def on_epoch_end(self) -> None:
         """Store the averaged weights, and as the best those with the highest validation Dice; say what is left."""

@@ -70,7 +70,7 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
             need_exclusive_labels(self.label_manager, str(Path(self.preprocessed_dataset_folder_base, FILE)))
 
     def _read(self, plans: dict[str, Any]) -> Schedule | None:
-        """Read the schedule from the plans, and refuse what cannot be trained; None: nnU-Net's own."""
+        """Read the schedule from the plans, and refuse what cannot be trained. Default: nnU-Net's own."""
         return Schedule(**plans["schedule"]) if "schedule" in plans else None
 
     def _set_batch_size_and_oversample(self) -> None:
@@ -223,6 +223,11 @@ class TermsTrainer(DeterministicTrainer):
         super().on_train_epoch_end([{"loss": output["loss"]} for output in train_outputs])
         names = train_outputs[0]
         self.means = self._over_processes({name: [output[name] for output in train_outputs] for name in names})
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        # The same validation patches every epoch, so that epochs can be compared.
+        np.random.seed(int(np.random.SeedSequence([self.schedule.seed, self.local_rank]).generate_state(1)[0]))
 
     def _over_processes(self, values: dict[str, list[float]]) -> dict[str, float]:
         """Average over the steps, and over the processes of DDP."""

@@ -199,10 +199,6 @@ def _divide(contrast: Contrast) -> tuple[Tensor, Tensor]:
 
 
 def _some(voxels: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    order = torch.randperm(len(voxels), generator=generator, device=_device_of(generator))
+    device = generator.device if generator else None  # torch refuses to draw elsewhere
+    order = torch.randperm(len(voxels), generator=generator, device=device)
     return voxels[order[:count].to(voxels.device)]
-
-
-def _device_of(generator: torch.Generator | None) -> torch.device | None:
-    """Return where a generator draws; torch refuses to draw elsewhere."""
-    return None if generator is None else generator.device

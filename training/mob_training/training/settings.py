@@ -8,13 +8,17 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 import typer
 
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import to_json
-from MoBUncertaintyLib.model.covariance import Assignment, Covariance, CovarianceSpec, Scope
+from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
+
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers.")]
+Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 
 
 class Preset(StrEnum):
@@ -83,8 +87,8 @@ class Budget:
         return 60 * self.minutes
 
 
-def _count(text: str, most: int = 256, least: int = 1) -> Any:
-    return typer.Option(min=least, max=most, help=text)
+def _count(text: str, most: int = 256) -> Any:
+    return typer.Option(min=1, max=most, help=text)
 
 
 def _number(text: str, most: float = 1e6) -> Any:
@@ -143,9 +147,6 @@ class Head:
         typer.Option(help="Z,Y,X: correlation length of the scope local along the axes of the network's input, mm."),
     ] = None
     learn_length: Annotated[bool, typer.Option(help="Train the length, too.")] = False
-    assignment: Annotated[
-        Assignment, typer.Option(help="A cell takes the most probable basis, or the mean of the bases.")
-    ] = Assignment.HARD
     keep_probability: Annotated[
         bool, typer.Option(help="Stretch the mean, so that noise leaves each voxel the probability of the backbone's.")
     ] = False
@@ -184,6 +185,21 @@ class Options(Loss, Head):
 
 
 @dataclass(frozen=True)
+class Files:
+    """The model of one channel that a head is attached to, the labelled cases, and where to work and to write.
+
+    A label map has the values of the model's labels. nnU-Net's folders are in the workspace (`use_workspace`).
+    """
+
+    model: Annotated[
+        Path, typer.Argument(help="Model folder, zip or training folder of one channel; its head is replaced.")
+    ]
+    cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, of 20 cases or more.")]
+    workspace: Annotated[Path, typer.Option(help="New working folder; give it again to continue an interrupted run.")]
+    output: Annotated[Path, typer.Option(help="Model folder or .zip file to create.")]
+
+
+@dataclass(frozen=True)
 class Attachment:
     """Options of `mob-training attach-head`."""
 
@@ -196,18 +212,20 @@ class Attachment:
     ] = True
     epochs: Annotated[int, _count("Epochs of the head.", 100_000)] = 4
     iterations: Annotated[int, _count("Patches per epoch.", 100_000)] = 60
-    seed: Annotated[int, _count("Seed of all random numbers.", 2**32 - 1, 0)] = 0
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto"
+    seed: Seed = 0
+    device: Device = "auto"
     processes: Annotated[int, _count("Processes to preprocess with.")] = 1
 
 
 @dataclass(frozen=True)
 class Job:
-    """The fold of a training, its device (`auto`, `cuda`, `mps` or `cpu`), and whether it is resumed."""
+    """The fold of a training, its device, and whether it is resumed: options of each stage."""
 
-    fold: int = 0
-    device: str = "auto"
-    resume: bool = False
+    fold: Annotated[int, typer.Option(min=0, max=999, help="Fold of the data set's split.")] = 0
+    device: Device = "auto"
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume from the latest checkpoint with the same settings.")
+    ] = False
 
 
 def deterministic_plans(plans: dict[str, Any], length: Schedule | Budget) -> dict[str, Any]:

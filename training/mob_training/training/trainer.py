@@ -120,11 +120,6 @@ class FineTuningTrainer(TermsTrainer):
         logged = {name: float(value.detach()) for name, value in terms.items() if name != "total"}
         return {"loss": terms["total"].detach().cpu().numpy()} | logged | _noise(gaussian)
 
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        # The same validation patches every epoch, so that epochs can be compared.
-        np.random.seed(int(np.random.SeedSequence([self.schedule.seed, self.local_rank]).generate_state(1)[0]))
-
     @torch.no_grad()
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data, target = self._batch(batch)

@@ -37,7 +37,7 @@ def fill(
 
     The last part is `Prediction.rival`.
 
-    All is 0 outside `case.kept`. Unless they are to be exact, the maps are rounded here, once, so that every user has
+    All is 0 outside `case.target`. Unless they are to be exact, the maps are rounded here, once, so that every user has
     the numbers that the files hold.
 
     The variance is what is interpolated, not the second moment: the second moment of an interpolated probability would
@@ -57,7 +57,7 @@ def fill(
     segmentation = lazy_zeros(shape, np.uint8)
     maps = [lazy_zeros((len(values), *shape), np.float32) for _ in range(2)]
     others = lazy_zeros(shape, np.float32) if rival and len(probability) > len(values) else None
-    first, *rest = case.kept
+    first, *rest = case.target
     middle = (first.start + first.stop) // 2
 
     def fill_slab(slab: slice) -> None:
@@ -108,7 +108,7 @@ def label_map(probability: Maps, labels: Sequence[Label], rival: np.ndarray | No
     Args:
         probability: Of the labels, (z, y, x) each.
         labels: Those that are wanted.
-        rival: See `Prediction.rival`; None: all labels of the model are wanted.
+        rival: See `Prediction.rival`; None if all labels of the model are wanted.
         overlapping: The model's labels overlap.
     """
     segmentation = lazy_zeros(probability[0].shape, np.uint8)

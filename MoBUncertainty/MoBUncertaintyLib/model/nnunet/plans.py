@@ -179,6 +179,14 @@ def resolve(plans: dict[str, Any], name: str) -> dict[str, Any]:
     return resolved
 
 
+def first_features(planned: dict[str, Any]) -> int:
+    """Return the features of the network's first stage, of a checked configuration."""
+    if "architecture" not in planned:
+        return int(planned["UNet_base_num_features"])
+    of_stages = planned["architecture"]["arch_kwargs"]["features_per_stage"]
+    return int(of_stages[0] if isinstance(of_stages, list) else of_stages)
+
+
 def previous_stage(plans: dict[str, Any], configuration: str) -> str | None:
     """Return the configuration whose label map a cascade's second stage takes; None of others. Raises `ModelError`."""
     previous: str | None = resolve(plans, configuration).get("previous_stage")

@@ -61,7 +61,7 @@ def find_weights(name: str) -> Path:
 
 
 def name_of(folder: Path) -> str | None:
-    """Return the name of the model whose training folder this is; None: it is not TotalSegmentator's."""
+    """Return the name of the model whose training folder this is, if it is TotalSegmentator's."""
     if number_of(folder) is None:
         return None
     return next((name for name, path in installed_weights().items() if path == folder), None)

@@ -28,13 +28,14 @@ OPERATORS = ("conv_op", "norm_op", "dropout_op")
 
 
 def open_training_folder(
-    files: ModelFiles, checkpoint: str | None = None, folds: Sequence[Fold] | None = None
+    files: ModelFiles, folds: Sequence[Fold] | None = None
 ) -> tuple[ModelCard, dict[str, Any], dict[str, Any], dict[Fold, str]]:
     """Read a training folder; its covariance is the extra entry `covariance` of `plans.json`, which stock ones lack.
 
+    Of a fine-tuning, its best epoch is taken; of a stock training, the last; if that is missing, the other.
+
     Args:
         files: `plans.json`, `dataset.json` and `fold_K/checkpoint_*.pth`.
-        checkpoint: File name. Default: the last epoch of a stock training, the best of a fine-tuning, else the other.
         folds: Default: all that are trained.
 
     Returns:
@@ -43,7 +44,7 @@ def open_training_folder(
     path, plans, dataset = files.path, files.plans, files.dataset
     number = totalsegmentator.number_of(path)
     preferred = (BEST, FINAL) if "covariance" in plans else (FINAL, BEST)
-    weights = _choose_checkpoints(files, preferred if checkpoint is None else (checkpoint,), folds)
+    weights = _choose_checkpoints(files, preferred, folds)
     first = files.read(next(iter(weights.values())), WEIGHTS_LIMIT)
     trained = read_checkpoint(first)
     plans = in_3d(plans, trained.configuration)

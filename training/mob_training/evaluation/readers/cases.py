@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mob_training.evaluation.case_scores import NSD_MM, ScoredCase
-from mob_training.evaluation.metrics.overlap import surface_scores
+from mob_training.evaluation.case_scores import NSD_MM, ScoredCase, surface_scores
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows, within
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.agreement import dice
