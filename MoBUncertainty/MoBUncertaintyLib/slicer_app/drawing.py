@@ -21,7 +21,7 @@ from MoBUncertaintyLib.slicer_app.stored_results import onItsCt
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.review.region import ReviewRegion
-    from MoBUncertaintyLib.review.review import Review
+    from MoBUncertaintyLib.review.view import ReviewView
 
 EDITOR_TAG = "MoBUncertainty"
 MASK_SEGMENT = "MoBUncertainty.Region"
@@ -32,7 +32,7 @@ REGION_TAG = "MoBUncertainty.RegionId"
 class ReviewedSegmentation:
     """The segments, the map and the surfaces of what clicks and verdicts make of a prediction."""
 
-    def __init__(self, results: ResultScene, review: Review) -> None:
+    def __init__(self, results: ResultScene, review: ReviewView) -> None:
         self.results, self.review = results, review
         self._predictedBox = occupied(review.prediction.segmentation)
         self._surfacesAreOld = False

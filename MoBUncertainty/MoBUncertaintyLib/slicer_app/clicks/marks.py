@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.output.pictures.style import Palette
 from MoBUncertaintyLib.review.refinement.clicks import Click, marked_points
-from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.review.view import ReviewView
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass, toWorld
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 
@@ -52,7 +52,7 @@ _YELLOW, _WHITE = (255, 230, 0), (255, 255, 255)  # maps have colours of their o
 class ClickMarks:
     """The point lists of the clicks in one image; a list that somebody has removed is made anew."""
 
-    def __init__(self, results: ResultScene, review: Review, palette: Palette) -> None:
+    def __init__(self, results: ResultScene, review: ReviewView, palette: Palette) -> None:
         self._review, self._nodes = review, results.nodes
         self._colours = {Mark.ORGAN: palette.added, Mark.BACKGROUND: palette.removed}
         self._colours |= {Mark.CONFLICT: _YELLOW, Mark.SUGGESTION: _WHITE}

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.base.geometry import Box, hull, occupied, shape_of, withi
 from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, MAX_VARIANCE, Measure
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, NEGLIGIBLE, brightest_variance
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
-from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.review.view import ReviewView
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
 
 SLAB = 8  # slices of which a map is derived in one step: a few milliseconds
@@ -87,7 +87,7 @@ class UncertaintyMaps:
     def __init__(self, nodes: CtNodes):
         self._nodes = nodes
         self._shown: tuple[tuple, Box] | None = None  # what the volume of the map holds: its key, and where
-        self.review: Review | None = None
+        self.review: ReviewView | None = None
 
     def set(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
         """Put the maps into volumes as float32; volumes of labels that are not among them are removed.
