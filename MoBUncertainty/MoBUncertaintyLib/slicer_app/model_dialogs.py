@@ -37,9 +37,8 @@ PICTURE_WIDTH = 220  # pixels: the card above is what one reads
 class WorkDialog:
     """A dialog with a worker of its own, so that a computation can go on meanwhile; `_onStart` lets it begin.
 
-    Args:
-        name: Of its .ui file, in which the bar and the text are `progressBar` and `statusLabel`.
-        start: The name of the button, whose dynamic property CancelledText is said once the user has cancelled.
+    In its .ui file, which has its name, bar and text are `progressBar` and `statusLabel`; the dynamic property
+    CancelledText of the button `start` is said once the user has cancelled.
     """
 
     def __init__(self, name: str, client: WorkerClient, start: str) -> None:
@@ -322,8 +321,7 @@ class Recalibrate(WorkDialog):
 def question(result: dict[str, Any]) -> str:
     """Say what became better or worse, which cases were not used, and ask whether the new model is to be kept.
 
-    Args:
-        result: `name`, `calibration` (as the card has it) and `refused`, of the worker.
+    The worker's result has `name`, `calibration` (as the card has it) and `refused`.
     """
     calibration = result["calibration"]
     text = _("{cases}, temperature {temperature}, p = {p}. Before and after, in a leave-one-out test:")

@@ -68,11 +68,9 @@ class ClickMarks:
         return self._conflicts[1]
 
     def show(self, text: tuple[Point, str] | None = None, drawn: Click | None = None) -> None:
-        """Mark all clicks of the review; the suggestion stays.
+        """Mark all clicks of the review, and a stroke or outline that is `drawn` still; the suggestion stays.
 
-        Args:
-            text: Stands beside the click that begins at this point.
-            drawn: A stroke or an outline that is not finished yet.
+        A text stands beside the click that begins at its point.
         """
         clicks: dict[Mark, list[Click]] = {}
         for click in (*self._review.drawn, *([drawn] if drawn else ())):

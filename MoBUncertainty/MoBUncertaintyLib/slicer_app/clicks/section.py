@@ -175,8 +175,7 @@ def _click(session, points: Sequence[Point], label: int, extent: Extent) -> Clic
 def mayChange(session, click: Click | None) -> bool:
     """Ask whether the signature is withdrawn, if there is one, for a click at a place that can be clicked.
 
-    Raises:
-        ReviewError: It cannot be clicked.
+    Raises `ReviewError` if it cannot be clicked.
     """
     signature, prediction = session.review.signature, session.review.prediction
     if signature is None:

@@ -60,8 +60,7 @@ class ComputerSection:
     def confirm(self) -> None:
         """Ask the user to agree that images are sent to the computer, once for each.
 
-        Raises:
-            Cancelled: They do not.
+        Raises `Cancelled` if they do not.
         """
         if not self._computer.host or self._computer.allowed:
             return

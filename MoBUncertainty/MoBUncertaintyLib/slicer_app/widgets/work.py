@@ -25,13 +25,9 @@ class WorkButton:
     """A button that lets the worker begin something and is its Cancel meanwhile, with a bar and a text below it.
 
     The bar is indeterminate while nobody can know how far the work is: while a model is loaded, until the pace of the
-    network is known, and while results are shown. What `onStart` declines by `Cancelled` stands below the button.
-
-    Args:
-        button: The QPushButton; its dynamic properties StartText and CancelTip, in the .ui file, are the text at first
-            and its tooltip as a Cancel.
-        bar: The QProgressBar, hidden while there is nothing to wait for.
-        label: The QLabel of the text, hidden while there is none.
+    network is known, and while results are shown. What `onStart` declines by `Cancelled` stands below the button, a
+    QPushButton whose dynamic properties StartText and CancelTip, in the .ui file, are the text at first and its tooltip
+    as a Cancel. The QProgressBar and the QLabel are hidden while there is nothing to show.
     """
 
     def __init__(self, button, bar, label, onStart: Callable[[], None], onCancel: Callable[[], None]) -> None:

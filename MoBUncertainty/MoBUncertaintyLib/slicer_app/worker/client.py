@@ -89,9 +89,8 @@ class Job:
 class WorkerClient:
     """Starts the worker at the first request and keeps it running, so that its model stays loaded.
 
-    Args:
-        folder: Where the worker's private folders are made, itself made if need be. Default: the system's place for
-            temporary files.
+    The worker's private folders are made in `folder`, itself made if need be; default: the system's for temporary
+    files.
     """
 
     def __init__(
@@ -120,11 +119,9 @@ class WorkerClient:
     ) -> Job:
         """Ask the worker for something, once all that was asked before is answered; return before anything is emitted.
 
-        Args:
-            message: `command` and its fields, see `protocol`, with arrays (z, y, x) in place of their files: they are
-                written in slabs while the application goes on. `folder` is added.
-            receive: Takes the worker's result, its files of arrays replaced by the arrays, in steps, and returns the
-                job's result. Default: that is the worker's.
+        The message is a `command` with its fields, see `protocol`, and arrays (z, y, x) in place of their files: they
+        are written in slabs while the application goes on. `folder` is added. `receive` takes the worker's result, with
+        arrays in place of their files, in steps, and returns the job's result. Default: that is the worker's.
         """
         self._jobs.append(Job(message, receive))
         self._begin()
@@ -260,14 +257,11 @@ def _describe(error: Exception, folder: str) -> tuple[str, str]:
 
 
 class WorkerProcess:
-    """Starts a worker. Keep it until its folder is gone: a QProcess that is deleted waits for its process.
+    """Starts a worker. Keep it until its `folder` is gone: a QProcess that is deleted waits for its process.
 
-    Attributes:
-        folder: Its private folder, removed soon after its end with all that it has left half written elsewhere.
-
-    Args:
-        onEvent: Called with each event of the worker, until `end`. That it has ended by itself, or was ended since it
-            sent what is no message, is an error without an id.
+    That private folder is removed soon after the end, with all that is left half written elsewhere. `onEvent` is called
+    with each event of the worker, until `end`. That it has ended by itself, or was ended since it sent what is no
+    message, is an error without an id.
     """
 
     def __init__(

@@ -189,10 +189,7 @@ class CaseRun:
     """The run and its button. A case that fails is reported, and the others go on, in another worker if theirs ended.
 
     A case is tried once more, after the others, if the connection to another computer is cut while it is predicted.
-    The worker keeps its model loaded.
-
-    Args:
-        onChanged: Called when the run has begun, or ended.
+    The worker keeps its model loaded. `onChanged` is called when the run has begun, or ended.
     """
 
     def __init__(self, panel, ui, source: CaseSource, onChanged: Callable[[], None]) -> None:

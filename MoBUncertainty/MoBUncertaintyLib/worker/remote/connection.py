@@ -56,8 +56,7 @@ MB = 1e6
 class Connection:
     """The worker on a computer: connected at the first request, and anew at the next one after the connection was cut.
 
-    Args:
-        show: Called with each line that ssh prints.
+    Each line that ssh prints is shown.
     """
 
     def __init__(self, host: str, show: Callable[[str], None] = lambda _line: None) -> None:
@@ -69,12 +68,8 @@ class Connection:
     def predict(self, request: Fields, report: Report, cancelled: Callable[[], bool] = lambda: False) -> Fields:
         """Send the models, unless they are there, and the volumes; the result's arrays arrive in the request's folder.
 
-        Args:
-            cancelled: Asked at each message from there, and while files are sent.
-
-        Raises:
-            Cancelled: By the user; the connection is ended.
-            UserError: The connection or the worker failed.
+        At each message from there, and while files are sent, it asks whether it is cancelled. Raises `Cancelled`, with
+        the connection ended, and `UserError` if connection or worker failed.
         """
         from MoBUncertaintyLib.worker.remote.models import KEPT, ModelFiles
 
@@ -101,12 +96,7 @@ class Connection:
         files: Mapping[str, Path] | None = None,
         folder: Path | None = None,
     ) -> Fields:
-        """Send a request, and follow it until it is answered; arguments and errors beside these as for `predict`.
-
-        Args:
-            cancelled: Asked at each message from there.
-            folder: Where the result's arrays go.
-        """
+        """Send a request, and follow it until it is answered; the result's arrays go to a folder. Else as `predict`."""
         self._count += 1
         self._folder = folder
         try:

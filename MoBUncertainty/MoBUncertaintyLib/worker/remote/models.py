@@ -37,23 +37,17 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a model.
-
-    Attributes:
-        digests: SHA-256 of each file by its name in the model, `model.zip` for a zip; as the card states them, if there
-            is one.
-    """
+    """The files of a model."""
 
     name: str
-    digests: Mapping[str, str]
+    digests: Mapping[str, str]  # SHA-256 of each file by its name in the model, `model.zip` for a zip
     files: Mapping[str, Path]
 
     @classmethod
     def of(cls, path: Path) -> ModelFiles:
         """List the files of a model folder, a zip of one, or a training folder of nnU-Net.
 
-        Raises:
-            ModelError: It cannot be read.
+        Raises `ModelError` if it cannot be read.
         """
         source = model_files.ModelFiles.of(path)
         path = source.path
@@ -90,11 +84,7 @@ def find(digest: str) -> Path | None:
 
 
 def located(name: str) -> Path:
-    """Find a model by its name, its path or, if it was sent, its digest.
-
-    Raises:
-        ModelError: There is none.
-    """
+    """Find a model by its name, its path or, if it was sent, its digest; raises `ModelError` if there is none."""
     if not _DIGEST.fullmatch(name):
         return Path(find_model(name))
     if (model := find(name)) is None:
@@ -105,9 +95,7 @@ def located(name: str) -> Path:
 def keep(sent: ModelFiles) -> None:
     """Keep a model that was sent, if it is what it says; its files are moved.
 
-    Raises:
-        ModelError: It is not.
-        OutputError: It cannot be kept.
+    Raises `ModelError` if it is not. Raises `OutputError` if it cannot be kept.
     """
     if set(sent.files) != set(sent.digests) or not all(map(_is_model_file, sent.files)):
         raise ModelError("The files that were sent are not a model; choose another one.")
