@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from MoBUncertaintyLib.pipeline.catalogue.install import Status, remove, status,
 from MoBUncertaintyLib.pipeline.catalogue.place import Entry, Place
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import agreeToLicences, askFolder, loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import offer, shown, signalsBlocked
-from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, ask, newFolder
 from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -111,10 +112,7 @@ class FindModels(WorkDialog):
     def _ask(self, message: dict[str, Any], onFinished: Callable, onFailed: Callable, receive=None) -> Job:
         """Let the worker do something, in place of what it does: a picture that nobody waits for any more."""
         self._client.cancel()
-        job = self._client.request({**message, "index": str(self._place.base)}, receive)
-        job.finished.connect(shown(onFinished))
-        job.failed.connect(shown(onFailed))
-        return job
+        return ask(self._client, {**message, "index": str(self._place.base)}, onFinished, onFailed, receive)
 
     # The list
 
@@ -189,8 +187,7 @@ class FindModels(WorkDialog):
         if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("Find models")):
             return
         message = {"command": Command.INSTALL, "entry": to_json(entry), "output": str(target)}
-        job = self._ask(message, lambda _result: self._onDone(entry), self._onFailed)
-        self.work.follow(job)
+        self.work.follow(self._ask(message, lambda _result: self._onDone(entry), self._onFailed))
         self._update()
 
     def _onDone(self, entry: Entry) -> None:
@@ -295,10 +292,8 @@ class Recalibrate(WorkDialog):
         name = self._model.card.name if self._model.card else self._model.path.stem
         output = newFolder(installed_models(), _("{model}, calibrated").format(model=name))
         message = {"command": Command.CALIBRATE, "model": str(self._model.path), "cases": self._folders()}
-        job = self._client.request({**message, "output": str(output)})
-        job.finished.connect(shown(lambda result: self._onFinished(output, result)))
-        job.failed.connect(shown(self._onFailed))
-        self.work.follow(job)
+        message["output"] = str(output)
+        self.work.follow(ask(self._client, message, partial(self._onFinished, output), self._onFailed))
         self._update()
 
     def _onFinished(self, output: Path, result: dict[str, Any]) -> None:
@@ -363,10 +358,9 @@ class Conversion:
             return
         self._say(_("Converting the model..."))
         self._client = self._newClient()
-        job = self._client.request({"command": Command.CONVERT, "model": str(model.path), "output": str(output)})
+        message = {"command": Command.CONVERT, "model": str(model.path), "output": str(output)}
+        job = ask(self._client, message, partial(self._onFinished, output), self._onFailed)
         job.warning.connect(shown(showError))  # it has no graph
-        job.finished.connect(shown(lambda result: self._onFinished(output, result)))
-        job.failed.connect(shown(self._onFailed))
 
     def close(self) -> None:
         """Stop a conversion that goes on."""

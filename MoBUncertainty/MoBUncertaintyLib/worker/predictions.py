@@ -222,13 +222,10 @@ def _identify_models(names: Sequence[str]) -> tuple[list[Path], object]:
 
 
 def _settings(request: Fields) -> PredictionSettings:
-    """How to predict; JSON has lists where the settings have tuples."""
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
-    fields = request.get("settings") or {}
     with understanding("settings"):
-        values: Fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-        return PredictionSettings(**values)
+        return PredictionSettings.from_dict(request.get("settings") or {})
 
 
 def _region_settings(request: Fields, model: Model) -> RegionSettings:

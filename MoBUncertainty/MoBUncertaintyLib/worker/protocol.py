@@ -142,27 +142,6 @@ def encode(message: Fields, errors: str = "strict") -> bytes:
         raise ProtocolError(f"The message cannot be sent ({error}).") from error
 
 
-class Decoder:
-    """Decode messages without files from bytes as they arrive, and keep an incomplete line until the rest comes."""
-
-    def __init__(self) -> None:
-        self._rest = bytearray()
-
-    def feed(self, data: bytes) -> list[Fields]:
-        """Return the messages that `data` completes.
-
-        Raises `ProtocolError` if a line is not a JSON object, or too long.
-        """
-        *lines, rest = data.split(b"\n")
-        if lines:
-            lines[0] = bytes(self._rest) + lines[0]
-            self._rest.clear()
-        self._rest += rest
-        if len(self._rest) > SIZE_LIMIT:
-            raise ProtocolError(f"A line is longer than {SIZE_LIMIT >> 20} MB.")
-        return [_message(line) for line in lines if line.strip()]
-
-
 def send(
     target: IO[bytes],
     message: Fields,
@@ -238,6 +217,13 @@ def receive(
                 report(done, total)
     placed: Fields = _replaced(message, {_FILE + name: str(path) for name, path in files.items()})
     return placed | {"files": {name: str(path) for name, path in files.items()}}
+
+
+def read_event(line: bytes) -> Fields:
+    """Read an event without files from its line; raises `ProtocolError` if it is none, or as `check_event` does."""
+    event = _message(line)
+    check_event(event)
+    return event
 
 
 def check_event(event: Fields) -> None:

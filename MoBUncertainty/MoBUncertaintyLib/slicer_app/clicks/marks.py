@@ -57,15 +57,7 @@ class ClickMarks:
         self._colours = {Mark.ORGAN: palette.added, Mark.BACKGROUND: palette.removed}
         self._colours |= {Mark.CONFLICT: _YELLOW, Mark.SUGGESTION: _WHITE}
         self.hidden = False
-        self._conflicts: tuple | None = None  # the clicks for which they were looked up, and their ids
         self._shown: dict[Mark, tuple] = {}  # what each list holds, so that others are left alone
-
-    @property
-    def conflicts(self) -> frozenset[str]:
-        """Ids of the clicks that all clicks together contradict."""
-        if self._conflicts is None or self._conflicts[0] is not self._review.clicks:
-            self._conflicts = self._review.clicks, self._review.conflicts
-        return self._conflicts[1]
 
     def show(self, text: tuple[Point, str] | None = None, drawn: Click | None = None) -> None:
         """Mark all clicks of the review, and a stroke or outline that is `drawn` still; the suggestion stays.
@@ -74,7 +66,7 @@ class ClickMarks:
         """
         clicks: dict[Mark, list[Click]] = {}
         for click in (*self._review.drawn, *([drawn] if drawn else ())):
-            mark = Mark.CONFLICT if click.click_id in self.conflicts else Mark.of(click.label)
+            mark = Mark.CONFLICT if click.click_id in self._review.conflicts else Mark.of(click.label)
             clicks.setdefault(mark, []).append(click)
         for mark in (Mark.ORGAN, Mark.BACKGROUND, Mark.CONFLICT):
             points = [point for click in clicks.get(mark, ()) for point in marked_points(click)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -203,7 +203,7 @@ def counter(session) -> str:
     count = len(review.drawn)
     counted = _("1 click") if count == 1 else _("{count} clicks").format(count=count)
     text = _("{clicks}, expected error {before} → {now}").format(clicks=counted, before=before, now=now)
-    conflicts = len(session.marks.conflicts)
+    conflicts = len(review.conflicts)
     return text + (_("; contradicted: {count}").format(count=conflicts) if conflicts else "")
 
 
@@ -251,8 +251,7 @@ class ClickList:
         """List the clicks as they are now."""
         clicks, labels = self.clicks, self._session.review.prediction.labels if self._session else ()
         names = {0: _("not organ")} | {label.value: readable(label.name) for label in labels}
-        conflicts = self._session.marks.conflicts if clicks else ()
-        self._table.show({click.click_id: self._row(click, names, conflicts) for click in clicks})
+        self._table.show({click.click_id: self._row(click, names) for click in clicks})
         fitRows(self._ui.clicksTable, ROWS)
         count = len(self._session.review.drawn) if clicks else 0
         self._ui.clicksCollapsibleButton.text = _("Clicks ({count})").format(count=count) if count else _("Clicks")
@@ -268,8 +267,8 @@ class ClickList:
         if self._session:
             self._session.marks.setHidden(self._ui.hideClicksButton.checked)
 
-    def _row(self, click: Click, names: Mapping[int, str], conflicts: Collection[str]) -> Row:
-        isContradicted = click.click_id in conflicts
+    def _row(self, click: Click, names: Mapping[int, str]) -> Row:
+        isContradicted = click.click_id in self._session.review.conflicts
         volume = change_text(self._volumes[click.click_id]) if click.click_id in self._volumes else ""
         texts = (names.get(click.label, ""), _place(click), volume, "⚠" if isContradicted else "")
         tip = _("The other clicks contradict this one: remove one of them, or click more beside it.")

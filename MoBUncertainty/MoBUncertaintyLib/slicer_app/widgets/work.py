@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
@@ -16,7 +17,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.base.names import unique_names
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, revealLater, shown, write
-from MoBUncertaintyLib.slicer_app.worker.client import Job
+from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 
 BAR = 1000  # steps of the progress bar
 
@@ -96,6 +97,20 @@ class WorkButton:
         except Cancelled as declined:
             self.say(str(declined))
         self._turned = time.monotonic()  # the second click waits while a slow start blocks the event loop
+
+
+def ask(
+    client: WorkerClient,
+    message: dict[str, Any],
+    onFinished: Callable[[Any], None],
+    onFailed: Callable[[str, str, str], None],
+    receive: Callable[[dict[str, Any]], Iterator[None]] | None = None,
+) -> Job:
+    """Ask a worker; failures of what follows reach the user. Arguments as for `WorkerClient.request` and `Job`."""
+    job = client.request(message, receive)
+    job.finished.connect(shown(onFinished))
+    job.failed.connect(shown(onFailed))
+    return job
 
 
 def stageText(step: dict) -> str:

@@ -18,7 +18,7 @@ from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState, reader_in_name
 from MoBUncertaintyLib.slicer_app.requests import MODALITY, dicomDatabase
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder, showError
-from MoBUncertaintyLib.slicer_app.widgets.section import shown
+from MoBUncertaintyLib.slicer_app.widgets.work import ask
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -131,19 +131,6 @@ class Cases:
         if case is not None:
             others = tuple(other for other in case.reviews if other.reader != review.reader)
             self.cases[self.cases.index(case)] = replace(case, reviews=(*others, review))
-
-
-def ask(
-    client: WorkerClient,
-    message: dict[str, Any],
-    onFinished: Callable[[Any], None],
-    onFailed: Callable[[str, str, str], None],
-    receive: Callable[[dict[str, Any]], Iterator[None]] | None = None,
-) -> None:
-    """Ask a worker; failures of what follows reach the user. Arguments as for `WorkerClient.request` and `Job`."""
-    job = client.request(message, receive)
-    job.finished.connect(shown(onFinished))
-    job.failed.connect(shown(onFailed))
 
 
 class CaseSource:

@@ -22,7 +22,7 @@ from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import agreeToLicences, loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
-from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, stageText
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, ask, stageText
 from MoBUncertaintyLib.slicer_app.worker.client import Job
 from MoBUncertaintyLib.slicer_app.worklist.cases import CaseSource, WorklistCase
 from MoBUncertaintyLib.slicer_app.worklist.opened import OpenedCase, remove
@@ -263,11 +263,10 @@ class CaseRun:
             else:
                 self._onDone(case, message)
 
-        job = self.client.request({**how, "case": case.case, "output": str(case.folder)})
+        message = {**how, "case": case.case, "output": str(case.folder)}
+        job = ask(self.client, message, lambda _result: self._onDone(case, None), fail)
         job.progress.connect(partial(self._onProgress, case))
         job.warning.connect(self.job.warning.emit)
-        job.finished.connect(shown(lambda _result: self._onDone(case, None)))
-        job.failed.connect(shown(fail))
 
     def _onProgress(self, case: WorklistCase, step: dict[str, Any]) -> None:
         """Tell how far the whole run is: the other cases are expected to take as long as those before, or as this."""

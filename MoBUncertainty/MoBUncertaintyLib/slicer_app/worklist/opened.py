@@ -25,8 +25,9 @@ from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import Sessions
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import showError
 from MoBUncertaintyLib.slicer_app.widgets.section import timer
+from MoBUncertaintyLib.slicer_app.widgets.work import ask
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
-from MoBUncertaintyLib.slicer_app.worklist.cases import CaseSource, WorklistCase, ask
+from MoBUncertaintyLib.slicer_app.worklist.cases import CaseSource, WorklistCase
 from MoBUncertaintyLib.worker.protocol import Command
 
 KEEP_MS = 500  # after a change: quick clicks are kept together

@@ -17,7 +17,6 @@ from typing import IO
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.errors import Cancelled, OutputError, SettingsError, UserError, reason_of
-from MoBUncertaintyLib.base.json_input import JsonError, parse_object
 from MoBUncertaintyLib.worker.protocol import (
     PROGRESS_FIELDS,
     Command,
@@ -25,6 +24,7 @@ from MoBUncertaintyLib.worker.protocol import (
     Fields,
     ProtocolError,
     check_event,
+    read_event,
     receive,
     send,
 )
@@ -293,12 +293,7 @@ def _ready(source: IO[bytes]) -> Fields:
             raise EOFError
         if size > BANNER_LIMIT:
             raise ProtocolError("There is no worker.")
-    try:
-        event = parse_object(line)
-    except JsonError as error:
-        raise ProtocolError("There is no worker.") from error
-    check_event(event)
-    return event
+    return read_event(line)
 
 
 def _meter(tell: Callable[[Fields], None], stage: str) -> Callable[[int, int], None]:
