@@ -1,7 +1,7 @@
 """Models on their way to another computer, and those that it keeps.
 
-A model is known by the SHA-256 of what its files are. Those that were sent lie in the user's folder for caches, each in
-a folder named by that digest; of these, the last `KEPT` that were used.
+A model is known by the SHA-256 of what its files are. Of those that were sent, each in a folder named by that
+digest, the last `KEPT` that were used stay.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from MoBUncertaintyLib.base.errors import ModelError, OutputError
 from MoBUncertaintyLib.base.integrity import file_digest, is_plain_name
 from MoBUncertaintyLib.base.publishing import reserve, withdraw
-from MoBUncertaintyLib.base.resources import installed_models
+from MoBUncertaintyLib.base.resources import installed_models, user_folder
 from MoBUncertaintyLib.model import files as model_files
 from MoBUncertaintyLib.model.archive import FIRST_STAGE, TRAINING_FILE
 from MoBUncertaintyLib.model.card import MODEL_FILE
@@ -135,14 +134,8 @@ def _tidy() -> None:
 
 
 def kept_models() -> Path:
-    """Find the folder of the models that were sent, where the system wants caches to be."""
-    if sys.platform == "win32":
-        caches = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        caches = Path.home() / "Library" / "Caches"
-    else:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "mob-uncertainty" / "models"
+    """Find the folder of the models that were sent, beside that of those that the user has installed."""
+    return user_folder() / "sent-models"
 
 
 def _folders() -> Iterator[Path]:
