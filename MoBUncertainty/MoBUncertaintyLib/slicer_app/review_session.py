@@ -185,8 +185,7 @@ class ListedRegions:
         self._foundAt: tuple = ()  # the clicks in the maps in which it finds regions
         self._shown = self._numbers()
         self._marked: str | None = None  # the region that stands out
-        provenance = (results.documents.get("prediction") or {}).get("provenance", {})
-        predicted = _readCoverage(provenance.get("regions", {}))
+        predicted = _readCoverage(review.prediction.provenance.get("regions", {}))
         stored = results.documents.get("coverage") or {}
         isOurs = stored.get("predicted_sha256") == review.digest  # and not an earlier one's
         last = _readCoverage(stored) if isOurs else None

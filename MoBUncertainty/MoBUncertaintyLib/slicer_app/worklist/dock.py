@@ -15,6 +15,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.measurements.interval import volume_number, volume_text
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.fingerprint import Suitability
 from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.installation import whyPyTorch
@@ -312,27 +313,17 @@ def _cells(case: WorklistCase, reader: str) -> list[tuple[str, str]]:
     row, state = case.row or {}, case.state(reader)
     readers = "\n".join(review.text for review in case.reviews)
     reason = row.get("reason", "")
+    suitability = Suitability.from_dict(row["suitability"]).text if row.get("suitability") else ""
     organs, left = row.get("organs", ()), case.regionsLeft(reader)
     volumes = " / ".join(volume_number(organ["volume_ml"]) for organ in organs)
     named = "\n".join(f"{readable(organ['name'])}: {volume_text(organ['volume_ml'])}" for organ in organs)
     return [
         (case.name, str(case.folder)),
         (_stateText(state), readers),
-        (reason or _suitabilityText(row), reason or "\n".join(row.get("warnings", ()))),
+        (reason or suitability, reason or "\n".join(row.get("warnings", ()))),
         (volumes, named),
         ("" if left is None else str(left), readers),
     ]
-
-
-def _suitabilityText(row) -> str:
-    suitability = row.get("suitability")
-    if not suitability:
-        return ""
-    words = {"ordinary": _("ordinary"), "unusual": _("unusual"), "not usable": _("not usable")}
-    if not suitability["judged"] and not suitability["reasons"]:
-        return _("not compared")
-    text = words[suitability["level"]]
-    return f"{text}: {suitability['reasons'][0]}" if suitability["reasons"] else text
 
 
 def _stateText(state: CaseState) -> str:
