@@ -8,32 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cached_property
 from itertools import count
 from typing import Any
 
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, apart, hull, shape_of, whole, within
+from MoBUncertaintyLib.base.geometry import Box, apart, hull
 from MoBUncertaintyLib.base.json_input import is_whole
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
+from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.description import RegionDescriber, masks
-from MoBUncertaintyLib.regions.measure import uncertainty_of, with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
-from MoBUncertaintyLib.review.record import (
-    CLICK_ID,
-    Describe,
-    digest_of,
-    in_order,
-    plain_text,
-    read_record,
-    write_record,
-)
+from MoBUncertaintyLib.review.record import CLICK_ID, Describe, in_order, plain_text, read_record, write_record
 from MoBUncertaintyLib.review.refinement.clicks import Click, Extent, Point
-from MoBUncertaintyLib.review.refinement.locks import LockingRefiner, locks_of, spared
+from MoBUncertaintyLib.review.refinement.locks import spared
 from MoBUncertaintyLib.review.region import (
     ReviewRegion,
     Verdict,
@@ -44,102 +34,81 @@ from MoBUncertaintyLib.review.region import (
     restore,
     usual_label,
 )
-from MoBUncertaintyLib.review.state import ERROR_UNIT, YEARS, Signature, State, made, numbered, update
+from MoBUncertaintyLib.review.state import YEARS, Signature, State, made, numbered, update
+from MoBUncertaintyLib.review.view import ReviewView
 
 
-class ReviewView:
-    """What a review is now, for whoever shows it, writes it or asks it: nothing here changes it.
-
-    Of labels that overlap, `prediction` has what is left of each without those within it. Regions, settings, clicks and
-    signature are those of its `state`; `locks` are those clicks that lock a label, by that, and `drawn` the others.
-    `conflicts` are the ids of the clicks whose label all clicks together contradict; `reviewed` is how many regions are
-    decided or resolved, and how many there are.
-    """
+class ReviewHistory(ReviewView):
+    """What a review has been and is now: undo and redo are moves along its states; while it is signed it stays."""
 
     def __init__(self, prediction: Prediction, state: State) -> None:
-        self.prediction = prediction.exclusive()
+        super().__init__(prediction, state)
         self._go([state], 0)
 
     def _go(self, states: list[State], now: int) -> None:
-        """Be at one of some states; undo and redo are moves along them."""
-        self._states, self._now, self.state = states, now, states[now]
-        self.regions, self.settings = self.state.regions, self.state.settings
-        self.clicks, self.signature = self.state.clicks, self.state.signature
-        self.locks = locks_of(self.clicks)
-        self.drawn = tuple(click for click in self.clicks if click.extent is not Extent.LOCK)
-        self.conflicts = self.refiner.conflicts(self.clicks) if self.clicks else frozenset()
-        self.reviewed = sum(region.decided for region in self.regions), len(self.regions)
+        """Be at one of some states."""
+        self._states, self._now = states, now
         self.can_undo, self.can_redo = now > 0, now + 1 < len(states)
+        self._show(states[now])
 
-    @cached_property
-    def refiner(self) -> LockingRefiner:
-        """The prediction's maps under any clicks."""
-        return LockingRefiner(self.prediction)
+    def undo(self) -> tuple[Box, ...]:
+        """Take the last step back; does nothing without one."""
+        return self._move(-1) if self.can_undo else ()
 
-    @property
-    def changed_box(self) -> Box:
-        """Where maps differ from the prediction's; an empty box if nowhere."""
-        frozen = (region.box for region in self.regions if region.maps is not None)
-        reached = (self.refiner.reach(self.clicks),) if self.clicks else ()
-        return hull((*reached, *frozen))
+    def redo(self) -> tuple[Box, ...]:
+        """Take the last step again that was taken back; does nothing without one."""
+        return self._move(1) if self.can_redo else ()
 
-    @property
-    def expected_error_mm3(self) -> tuple[float, float]:
-        """The volume expected to be labelled wrongly: as predicted, and now; where it is decided, none is expected."""
-        difference = self.state.error * ERROR_UNIT * self.prediction.grid.voxel_mm3
-        predicted = self.prediction.expected_error_mm3
-        return predicted, predicted + difference
+    def sign(self, name: str, when: datetime | None = None) -> None:
+        """Sign the review off by the reader's name; `when`: now by default, local time if it names no zone.
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the predicted segmentation; see `record.digest_of`."""
-        return digest_of(self.prediction.segmentation)
-
-    def region(self, region_id: str) -> ReviewRegion:
-        """Look up the region of that id; raises `ReviewError` if there is none."""
-        for region in self.regions:
-            if region.region_id == region_id:
-                return region
-        raise ReviewError(f"There is no region {region_id!r} in this review; choose one from the list.")
-
-    def corrected(self) -> np.ndarray:
-        """Correct the whole segmentation; uint8 (z, y, x), a new array."""
-        return self.labels_in(whole(self.prediction.shape))
-
-    def labels_in(self, box: Box) -> np.ndarray:
-        """Correct the segmentation in a box: by clicks, and in decided regions by their verdicts."""
-        return self.state.labels_in(box, self.refiner)
-
-    def maps_in(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Copy probability and variance of a box as they are now, (C - 1, *box) float32 each."""
-        return self.state.maps_in(box, self.refiner)[:2]
-
-    def uncertainty_in(self, box: Box, measure: Measure) -> np.ndarray:
-        """Compute the uncertainty of each voxel in a box as it is now."""
-        maps = self.state.maps_in(box, self.refiner)
-        return uncertainty_of(measure, maps._replace(segmentation=self.labels_in(box)), self.prediction)
-
-    def current(self) -> Prediction:
-        """Make the prediction as it is now: with clicks, and in decided regions as when they were decided.
-
-        Verdicts are not in its segmentation. Without clicks it is `prediction` itself.
+        Raises `ReviewError` if regions are undecided, the name is none, or it is signed already.
         """
-        box = self.changed_box
-        if not shape_of(box)[0]:
-            return self.prediction
-        return with_maps(self.prediction, box, self.state.maps_in(box, self.refiner))
+        self._refuse_if_signed()
+        signature = Signature.of(name, (when or datetime.now()).replace(microsecond=0))
+        self._push(replace(self.state, signature=signature, found=False))
 
-    def listed(self) -> Regions:
-        """Gather all regions as they are now, with their map."""
-        box = hull(region.box for region in self.regions)
-        region_map = np.zeros(shape_of(box), np.uint16)
-        for region in self.regions:
-            region_map[within(region.box, box)][region.mask] = region.number
-        ranked = tuple(region.region for region in self.regions)
-        return Regions(ranked, region_map, box, self.prediction.shape, self.settings)
+    def withdraw(self) -> None:
+        """Take the signature back. No step in the history: undo goes on with what was done before the signature."""
+        if self.signature:
+            states = self._states[: self._now] or [replace(self.state, signature=None)]
+            self._go(states, len(states) - 1)
+
+    def _push(self, state: State, boxes: Iterable[Box] = ()) -> tuple[Box, ...]:
+        """Go on to a state, which replaces those that were taken back; in `boxes` clicks give other maps."""
+        boxes, now = apart([*boxes, *changed_boxes(self.regions, state.regions)]), self._now + 1
+        locks = set(self.locks.values()).intersection(state.clicks)
+        for box in boxes if locks else ():
+            before, after = self.labels_in(box), state.labels_in(box, self.refiner)
+            if (spared(before, after, locks) & (before != after)).any():
+                raise _locked(self)
+        self._go([*self._states[:now], state.after(self.state, boxes, self.refiner)], now)
+        return boxes
+
+    def _change(self, region: ReviewRegion, changed: ReviewRegion) -> tuple[Box, ...]:
+        same = all(
+            getattr(region, name) == getattr(changed, name) for name in ("verdict", "label", "comment", "clicks")
+        )
+        if same and np.array_equal(region.given, changed.given):
+            return ()
+        self._refuse_if_signed()
+        regions = tuple(changed if each is region else each for each in self.regions)
+        return self._push(replace(self.state, regions=regions, found=False))
+
+    def _move(self, by: int) -> tuple[Box, ...]:
+        before = self.state
+        self._go(self._states, self._now + by)
+        boxes = self.refiner.changed(before.clicks, self.clicks)
+        return apart([*boxes, *changed_boxes(before.regions, self.regions)])
+
+    def _refuse_if_signed(self) -> None:
+        if self.signature:
+            raise ReviewError(
+                f"The review is signed off by {self.signature.name}; withdraw the signature to change it."
+            )
 
 
-class Review(ReviewView):
+class Review(ReviewHistory):
     """The review of one prediction.
 
     Clicks condition the prediction, which is never changed; pending regions follow them, and a verdict freezes a region
@@ -177,9 +146,9 @@ class Review(ReviewView):
                 when = max(when, self.clicks[-1].time + timedelta(microseconds=1))
         points = tuple((float(r), float(a), float(s)) for r, a, s in points_ras)
         when = when if when.tzinfo else when.astimezone()
-        click = self._placed(Click("", points, label, when, region_id, extent))
+        click = _placed(self, Click("", points, label, when, region_id, extent))
         if points and not len(self.refiner.free_voxels(click, self.clicks)):
-            raise self._locked()
+            raise _locked(self)
         click = replace(click, click_id=f"c{next(self._click_ids)}")
         return self._click((*self.clicks, click), click)
 
@@ -201,7 +170,7 @@ class Review(ReviewView):
         if two clicks have one id.
         """
         self._refuse_if_signed()
-        placed = in_order(self._placed(click) for click in clicks)
+        placed = in_order(_placed(self, click) for click in clicks)
         ids = {click.click_id for click in placed}
         if len(ids) < len(placed) or not all(map(CLICK_ID.fullmatch, ids)):
             raise ReviewError("The ids of clicks must be c1, c2, ..., each given once.")
@@ -260,29 +229,6 @@ class Review(ReviewView):
         self._go([*self._states[:now], state], now)
         return ()
 
-    def sign(self, name: str, when: datetime | None = None) -> None:
-        """Sign the review off by the reader's name; `when`: now by default, local time if it names no zone.
-
-        Raises `ReviewError` if regions are undecided, the name is none, or it is signed already.
-        """
-        self._refuse_if_signed()
-        signature = Signature.of(name, (when or datetime.now()).replace(microsecond=0))
-        self._push(replace(self.state, signature=signature, found=False))
-
-    def withdraw(self) -> None:
-        """Take the signature back. No step in the history: undo goes on with what was done before the signature."""
-        if self.signature:
-            states = self._states[: self._now] or [replace(self.state, signature=None)]
-            self._go(states, len(states) - 1)
-
-    def undo(self) -> tuple[Box, ...]:
-        """Take the last step back; does nothing without one."""
-        return self._move(-1) if self.can_undo else ()
-
-    def redo(self) -> tuple[Box, ...]:
-        """Take the last step again that was taken back; does nothing without one."""
-        return self._move(1) if self.can_redo else ()
-
     def to_dict(self) -> dict[str, Any]:
         """Record all of it, sealed and ready for JSON (see `record`); only the history is not kept."""
         return write_record(self.digest, self.prediction.grid, self.prediction.click_settings, self.state)
@@ -311,44 +257,6 @@ class Review(ReviewView):
         review._click_ids = count(1 + max((int(name[1:]) for name in click_ids), default=0))
         return review
 
-    def _push(self, state: State, boxes: Iterable[Box] = ()) -> tuple[Box, ...]:
-        """Go on to a state, which replaces those that were taken back; in `boxes` clicks give other maps."""
-        boxes, now = apart([*boxes, *changed_boxes(self.regions, state.regions)]), self._now + 1
-        locks = set(self.locks.values()).intersection(state.clicks)
-        for box in boxes if locks else ():
-            before, after = self.labels_in(box), state.labels_in(box, self.refiner)
-            if (spared(before, after, locks) & (before != after)).any():
-                raise self._locked()
-        self._go([*self._states[:now], state.after(self.state, boxes, self.refiner)], now)
-        return boxes
-
-    def _move(self, by: int) -> tuple[Box, ...]:
-        before = self.state
-        self._go(self._states, self._now + by)
-        boxes = self.refiner.changed(before.clicks, self.clicks)
-        return apart([*boxes, *changed_boxes(before.regions, self.regions)])
-
-    def _change(self, region: ReviewRegion, changed: ReviewRegion) -> tuple[Box, ...]:
-        same = all(
-            getattr(region, name) == getattr(changed, name) for name in ("verdict", "label", "comment", "clicks")
-        )
-        if same and np.array_equal(region.given, changed.given):
-            return ()
-        self._refuse_if_signed()
-        regions = tuple(changed if each is region else each for each in self.regions)
-        return self._push(replace(self.state, regions=regions, found=False))
-
-    def _placed(self, click: Click) -> Click:
-        """Check a click, and find the region in which it was given unless it says so."""
-        if click.time.year not in YEARS:
-            raise ReviewError(f"The year {click.time.year} of a click is not possible; correct its time.")
-        voxels = self.refiner.voxels_of(click)
-        if click.region_id is None:
-            hit = next(iter(self.state.regions_at(voxels[:1])), None)
-            return replace(click, region_id=hit.region_id if hit else None)
-        self.region(click.region_id)
-        return click
-
     def _click(self, clicks: tuple[Click, ...], *changed: Click, rank: bool = True) -> tuple[Box, ...]:
         """Go on with other clicks; a decided region that one of `changed` lies in is pending again."""
         self._refuse_if_signed()
@@ -357,16 +265,6 @@ class Review(ReviewView):
         boxes = self.refiner.changed(self.clicks, clicks := in_order(clicks))
         return self._push(self.state.with_clicks(clicks, boxes, hit, self.refiner, rank), boxes)
 
-    def _locked(self) -> ReviewError:
-        names = [readable(label.name) for label in self.prediction.labels if label.value in self.locks]
-        return ReviewError(f"This would change what is locked ({', '.join(names)}); unlock it first.")
-
-    def _refuse_if_signed(self) -> None:
-        if self.signature:
-            raise ReviewError(
-                f"The review is signed off by {self.signature.name}; withdraw the signature to change it."
-            )
-
 
 def _check_shape(regions: Regions, prediction: Prediction) -> None:
     if regions.shape != prediction.shape:
@@ -374,6 +272,23 @@ def _check_shape(regions: Regions, prediction: Prediction) -> None:
             f"The map of the regions has the shape {regions.shape}, the segmentation {prediction.shape}; "
             "both must have the image's voxels."
         )
+
+
+def _placed(review: ReviewView, click: Click) -> Click:
+    """Check a click, and find the region in which it was given unless it says so."""
+    if click.time.year not in YEARS:
+        raise ReviewError(f"The year {click.time.year} of a click is not possible; correct its time.")
+    voxels = review.refiner.voxels_of(click)
+    if click.region_id is None:
+        hit = next(iter(review.state.regions_at(voxels[:1])), None)
+        return replace(click, region_id=hit.region_id if hit else None)
+    review.region(click.region_id)
+    return click
+
+
+def _locked(review: ReviewView) -> ReviewError:
+    names = [readable(label.name) for label in review.prediction.labels if label.value in review.locks]
+    return ReviewError(f"This would change what is locked ({', '.join(names)}); unlock it first.")
 
 
 def preview(

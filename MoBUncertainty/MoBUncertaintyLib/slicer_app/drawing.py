@@ -21,7 +21,7 @@ from MoBUncertaintyLib.slicer_app.stored_results import onItsCt
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.review.region import ReviewRegion
-    from MoBUncertaintyLib.review.review import Review
+    from MoBUncertaintyLib.review.view import ReviewView
 
 EDITOR_TAG = "MoBUncertainty"
 MASK_SEGMENT = "MoBUncertainty.Region"
@@ -32,7 +32,7 @@ REGION_TAG = "MoBUncertainty.RegionId"
 class ReviewedSegmentation:
     """The segments, the map and the surfaces of what clicks and verdicts make of a prediction."""
 
-    def __init__(self, results: ResultScene, review: Review) -> None:
+    def __init__(self, results: ResultScene, review: ReviewView) -> None:
         self.results, self.review = results, review
         self._predictedBox = occupied(review.prediction.segmentation)
         self._surfacesAreOld = False
@@ -86,13 +86,9 @@ class ReviewedSegmentation:
 
 
 class RegionDrawing:
-    """The reader's drawing in one region at a time.
+    """The reader's drawing in one region at a time; `regionId` is the one that is being edited, if any.
 
-    Args:
-        edit: Takes a region's id and the labels as drawn, (z, y, x), as a step of the review.
-
-    Attributes:
-        regionId: The region that is being edited, if any.
+    `edit` takes a region's id and the labels as drawn, (z, y, x), as a step of the review.
     """
 
     def __init__(self, segmentation: ReviewedSegmentation, edit: Callable[[str, np.ndarray], None]) -> None:
@@ -104,11 +100,7 @@ class RegionDrawing:
     def begin(self, regionId: str):
         """Prepare the Segment Editor: it may draw inside the region only, until `finish` or `cancel`.
 
-        Returns:
-            The vtkMRMLSegmentEditorNode.
-
-        Raises:
-            ReviewError: The review is signed off.
+        Returns the vtkMRMLSegmentEditorNode. Raises `ReviewError` if the review is signed off.
         """
         if self.review.signature:
             raise ReviewError(_("The review is signed off; reopen it to edit a region."))

@@ -103,10 +103,8 @@ def whyPyTorch(parameters, model: ListedModel | None) -> str:
 def _install(requester: str, requirements: list[str], isOptional: bool = False) -> None:
     """Install all but PyTorch with what it needs in turn.
 
-    OpenVINO comes alone: it needs a package by which it reports its use, and does without it.
-
-    Raises:
-        CalledProcessError: pip failed, which Slicer has shown unless what is installed is optional.
+    OpenVINO comes alone: it needs a package by which it reports its use, and does without it. Raises
+    `CalledProcessError` if pip failed, which Slicer has shown unless what is installed is optional.
     """
     openvino = [requirement for requirement in requirements if requirement.startswith("openvino")]
     others = [requirement for requirement in requirements if requirement not in openvino]

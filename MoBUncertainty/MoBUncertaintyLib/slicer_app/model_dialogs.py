@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from MoBUncertaintyLib.pipeline.catalogue.install import Status, remove, status,
 from MoBUncertaintyLib.pipeline.catalogue.place import Entry, Place
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import agreeToLicences, askFolder, loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import offer, shown, signalsBlocked
-from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, ask, newFolder
 from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -37,9 +38,8 @@ PICTURE_WIDTH = 220  # pixels: the card above is what one reads
 class WorkDialog:
     """A dialog with a worker of its own, so that a computation can go on meanwhile; `_onStart` lets it begin.
 
-    Args:
-        name: Of its .ui file, in which the bar and the text are `progressBar` and `statusLabel`.
-        start: The name of the button, whose dynamic property CancelledText is said once the user has cancelled.
+    In its .ui file, which has its name, bar and text are `progressBar` and `statusLabel`; the dynamic property
+    CancelledText of the button `start` is said once the user has cancelled.
     """
 
     def __init__(self, name: str, client: WorkerClient, start: str) -> None:
@@ -112,10 +112,7 @@ class FindModels(WorkDialog):
     def _ask(self, message: dict[str, Any], onFinished: Callable, onFailed: Callable, receive=None) -> Job:
         """Let the worker do something, in place of what it does: a picture that nobody waits for any more."""
         self._client.cancel()
-        job = self._client.request({**message, "index": str(self._place.base)}, receive)
-        job.finished.connect(shown(onFinished))
-        job.failed.connect(shown(onFailed))
-        return job
+        return ask(self._client, {**message, "index": str(self._place.base)}, onFinished, onFailed, receive)
 
     # The list
 
@@ -190,8 +187,7 @@ class FindModels(WorkDialog):
         if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("Find models")):
             return
         message = {"command": Command.INSTALL, "entry": to_json(entry), "output": str(target)}
-        job = self._ask(message, lambda _result: self._onDone(entry), self._onFailed)
-        self.work.follow(job)
+        self.work.follow(self._ask(message, lambda _result: self._onDone(entry), self._onFailed))
         self._update()
 
     def _onDone(self, entry: Entry) -> None:
@@ -296,10 +292,8 @@ class Recalibrate(WorkDialog):
         name = self._model.card.name if self._model.card else self._model.path.stem
         output = newFolder(installed_models(), _("{model}, calibrated").format(model=name))
         message = {"command": Command.CALIBRATE, "model": str(self._model.path), "cases": self._folders()}
-        job = self._client.request({**message, "output": str(output)})
-        job.finished.connect(shown(lambda result: self._onFinished(output, result)))
-        job.failed.connect(shown(self._onFailed))
-        self.work.follow(job)
+        message["output"] = str(output)
+        self.work.follow(ask(self._client, message, partial(self._onFinished, output), self._onFailed))
         self._update()
 
     def _onFinished(self, output: Path, result: dict[str, Any]) -> None:
@@ -322,8 +316,7 @@ class Recalibrate(WorkDialog):
 def question(result: dict[str, Any]) -> str:
     """Say what became better or worse, which cases were not used, and ask whether the new model is to be kept.
 
-    Args:
-        result: `name`, `calibration` (as the card has it) and `refused`, of the worker.
+    The worker's result has `name`, `calibration` (as the card has it) and `refused`.
     """
     calibration = result["calibration"]
     text = _("{cases}, temperature {temperature}, p = {p}. Before and after, in a leave-one-out test:")
@@ -365,10 +358,9 @@ class Conversion:
             return
         self._say(_("Converting the model..."))
         self._client = self._newClient()
-        job = self._client.request({"command": Command.CONVERT, "model": str(model.path), "output": str(output)})
+        message = {"command": Command.CONVERT, "model": str(model.path), "output": str(output)}
+        job = ask(self._client, message, partial(self._onFinished, output), self._onFailed)
         job.warning.connect(shown(showError))  # it has no graph
-        job.finished.connect(shown(lambda result: self._onFinished(output, result)))
-        job.failed.connect(shown(self._onFailed))
 
     def close(self) -> None:
         """Stop a conversion that goes on."""

@@ -62,13 +62,9 @@ def findModel(name: str) -> ListedModel:
 
 
 def addModel(path: Path | str) -> ListedModel:
-    """Remember a model that the user has chosen.
+    """Remember a model that the user has chosen; raises `ModelError` if it cannot be used.
 
-    Args:
-        path: A model folder, a training folder of nnU-Net, a file in one of them, or a .zip of one.
-
-    Raises:
-        ModelError: The model cannot be used.
+    It is a model folder, a training folder of nnU-Net, a file in one of them, or a .zip of one.
     """
     path = ModelFiles.of(Path(path).absolute()).path
     listed = ListedModel.of(path)
@@ -82,8 +78,7 @@ def addModel(path: Path | str) -> ListedModel:
 def removeModel(path: Path | str) -> None:
     """Forget an added model, whose files stay, or remove an installed one and its files.
 
-    Raises:
-        OutputError: Its files cannot be removed.
+    Raises `OutputError` if its files cannot be removed.
     """
     if Path(path).parent == installed_models():
         uninstall(Path(path).name)

@@ -53,9 +53,8 @@ NEXT = {State.READY: {"inputs", "run"}, State.REVIEWING: {"review"}, State.SIGNE
 class Panel:
     """What the user sees of the module: its widgets are a function of `state` and of the results that are shown.
 
-    Args:
-        ensureReady: Installs what is missing for an export in some formats or, without any, for a segmentation, after
-            asking, and calls its second argument once the user has agreed; raises a UserError where that cannot be.
+    `ensureReady` installs what is missing for an export in some formats or, without any, for a segmentation, after
+    asking, and calls its second argument once the user has agreed; it raises a `UserError` where that cannot be.
     """
 
     def __init__(self, ui, logic, ensureReady: Callable[..., None]) -> None:
@@ -213,9 +212,7 @@ class Panel:
 class Jobs:
     """What the worker does for the panel, one thing at a time: Apply and Export, from the button to the result.
 
-    Attributes:
-        work: The button of the job that goes on, if there is one.
-        ct: The image that the worker computes for.
+    `work` is the button of the job that goes on, if there is one, and `ct` the image that the worker computes for.
     """
 
     def __init__(self, panel) -> None:
@@ -251,10 +248,7 @@ class Jobs:
         """Ask for what is to be agreed to, install what is missing, then let the worker begin.
 
         Slicer stays responsive while packages are installed: nothing else can be begun meanwhile, and the image or its
-        results may have been removed when they are.
-
-        Raises:
-            Cancelled: The user has changed their mind.
+        results may have been removed when they are. Raises `Cancelled` if the user has changed their mind.
         """
         panel = self._panel
         if panel.state.busy:

@@ -39,15 +39,10 @@ def predictRequest(
     computer: str = "",
     segmentation=None,
 ) -> dict[str, Any]:
-    """Ask for a prediction.
+    """Ask for a prediction of an image by models: names or paths; several make an ensemble.
 
-    Args:
-        models: Names of models, or their paths; several make an ensemble. Their further input channels have the volumes
-            that the image refers to.
-        settings: Fields of `prediction.PredictionSettings`.
-        earlier: The review of the last result; what its reader has set of what counts as a region holds on, if it was
-            the same model's.
-        segmentation: The vtkMRMLSegmentationNode to check. Default: what is predicted is reviewed.
+    Their further input channels have the volumes that the image refers to. What the reader of an earlier review has set
+    of what counts as a region holds on, if that was the same model's. A vtkMRMLSegmentationNode is one to check.
     """
     made = earlier.review.prediction.provenance if earlier else {}
     regions, digest = {}, made.get("model", {}).get("digest")
@@ -71,10 +66,9 @@ def predictRequest(
 def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[None]:
     """Put the answer to a request of `predictRequest` into the scene, and begin its review: returns a ReviewSession.
 
-    Raises:
-        ImageError: The image is no longer what it was when it was handed over; the scene is as it was.
-        OutputError: This is no result; the scene is as it was.
-        Exception: Of any kind, from want of memory perhaps; then the image has no results, earlier ones neither.
+    Raises `ImageError` if the image is no longer what was handed over, and `OutputError` if this is no result; the
+    scene is then as it was. After any other error, want of memory perhaps, the image has no results, earlier ones
+    neither.
     """
     if ct.GetScene() is None:
         raise ImageError(_("The image was removed while being segmented; there is nothing to show."))

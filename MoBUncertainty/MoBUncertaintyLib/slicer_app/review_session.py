@@ -48,10 +48,8 @@ from MoBUncertaintyLib.slicer_app.stored_results import (
 class ReviewSession:
     """One image's results under review; see `start` and `open`.
 
-    Attributes:
-        segmentation: The segmentation in the scene, held to the review.
-        changes: Shows over the slices what a step has changed, or would change.
-        lastChange: What the last step has changed in the segmentation; None: nothing.
+    `segmentation` is that of the scene, held to the review; `changes` shows over the slices what a step has changed, or
+    would change; `lastChange` is what the last step has changed in the segmentation, if anything.
     """
 
     def __init__(self, results: ResultScene, review: Review) -> None:
@@ -66,12 +64,7 @@ class ReviewSession:
 
     @classmethod
     def start(cls, results: ResultScene, predicted: np.ndarray, regionMap: np.ndarray) -> ReviewSession:
-        """Begin a review; one that the scene holds is lost.
-
-        Args:
-            predicted: Segmentation, uint8 (z, y, x).
-            regionMap: Number of each voxel's doubtful region, uint16.
-        """
+        """Begin a review of a segmentation, uint8, and its doubtful regions; one that the scene holds is lost."""
         prediction = scenePrediction(results, predicted)
         regions = read_regions(results.documents.get("prediction"), regionMap, prediction.region_settings)
         return _begin(cls(results, Review(prediction, regions)))
@@ -80,8 +73,7 @@ class ReviewSession:
     def open(cls, results: ResultScene) -> ReviewSession:
         """Go on with the review that the scene holds; begin one where a scene of the command line holds none yet.
 
-        Raises:
-            ReviewError: What it holds is damaged, or belongs to another segmentation or to the image as it was.
+        Raises `ReviewError` if what it holds is damaged, or belongs to another segmentation or to the image as it was.
         """
         if not lieOnCt(results):
             raise misfit(results.ctNode)
@@ -137,8 +129,7 @@ class ReviewSession:
     def step(self, change: Callable[..., Sequence[Box] | None], *arguments: Any) -> None:
         """Change the review, and what the scene shows of it.
 
-        Raises:
-            ReviewError: The step is refused, or the image is no longer what was segmented.
+        Raises `ReviewError` if the step is refused, or the image is no longer what was segmented.
         """
         boxes = change(self.review, *arguments) or ()
         self.marks.suggest(None)  # another click helps most now
@@ -194,8 +185,7 @@ class ListedRegions:
         self._foundAt: tuple = ()  # the clicks in the maps in which it finds regions
         self._shown = self._numbers()
         self._marked: str | None = None  # the region that stands out
-        provenance = (results.documents.get("prediction") or {}).get("provenance", {})
-        predicted = _readCoverage(provenance.get("regions", {}))
+        predicted = _readCoverage(review.prediction.provenance.get("regions", {}))
         stored = results.documents.get("coverage") or {}
         isOurs = stored.get("predicted_sha256") == review.digest  # and not an earlier one's
         last = _readCoverage(stored) if isOurs else None
@@ -226,10 +216,8 @@ class ListedRegions:
     def find(self, threshold: float | None, smallest: float, measure: Measure | None = None) -> None:
         """Find the regions anew; those with a verdict or a comment stay.
 
-        Args:
-            threshold: In units of the measure of uncertainty; by default the usual one.
-            smallest: mm3.
-            measure: The measure of uncertainty; by default as it was.
+        The threshold is in units of the measure of uncertainty (default: the usual one), the smallest volume in mm3;
+        the measure is by default as it was.
         """
         before = self.review.settings
         settings = replace(before, measure=measure or before.measure, threshold=threshold, minimum_mm3=smallest)

@@ -32,11 +32,7 @@ def registerSampleData():
 
 
 def loadSampleData():
-    """Load the demo CT, and the clinical contours, which stay hidden.
-
-    Returns:
-        Its vtkMRMLScalarVolumeNode.
-    """
+    """Load the demo CT, and the clinical contours, which stay hidden; returns its vtkMRMLScalarVolumeNode."""
     import SampleData
 
     from MoBUncertaintyLib.slicer_app.scene.views import giveWindow

@@ -29,8 +29,7 @@ class Sessions:
     def get(self, ct) -> ReviewSession | None:
         """Return the review of an image; None if it has no results, or not all of them.
 
-        Raises:
-            ReviewError: What the scene holds is damaged, or no longer fits the image.
+        Raises `ReviewError` if what the scene holds is damaged, or no longer fits the image.
         """
         if ct is None or not areComplete(ResultScene(ct)):
             return None
@@ -44,8 +43,7 @@ class Sessions:
     def startOver(self, ct) -> None:
         """Begin the review of an image's results anew: regions as they are shown, the segmentation as predicted.
 
-        Raises:
-            ReviewError: More than the stored review is damaged.
+        Raises `ReviewError` if more than the stored review is damaged.
         """
         review = ResultScene(ct).node("state.review")
         if review:
@@ -59,8 +57,7 @@ class Sessions:
     def begin(self, ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[None]:
         """Put the result of a `predictRequest` into the scene, in steps; return its ReviewSession.
 
-        Raises:
-            UserError: The image has changed meanwhile, or the results could not be shown for any other reason.
+        Raises `UserError` if the image has changed meanwhile, or the results could not be shown for any other reason.
         """
         try:
             self._open[ct.GetID()] = session = yield from requests.showResult(ct, request, result)
@@ -76,8 +73,7 @@ class Sessions:
     def restore(self, ct, record: dict[str, Any]) -> ReviewSession:
         """Go on with a review of an image's results that is stored elsewhere than in the scene.
 
-        Raises:
-            ReviewError: It is damaged, or belongs to other results.
+        Raises `ReviewError` if it is damaged, or belongs to other results.
         """
         results = ResultScene(ct)
         results.documents.set("review", record)

@@ -65,11 +65,7 @@ def onItsCt(step: Callable) -> Callable:
 
 
 def scenePrediction(results: ResultScene, predicted: np.ndarray) -> Prediction:
-    """Read the prediction that a scene holds.
-
-    Raises:
-        ReviewError: What the scene keeps of it is damaged.
-    """
+    """Read the prediction that a scene holds; raises `ReviewError` if what the scene keeps of it is damaged."""
     maps = (_SceneMaps(functools.partial(results.overlay.maps.arrays, role)) for role in ("probability", "variance"))
     try:
         return make_prediction(
@@ -83,8 +79,7 @@ def scenePrediction(results: ResultScene, predicted: np.ndarray) -> Prediction:
 def predictedLabels(results: ResultScene) -> np.ndarray:
     """Read the segmentation as predicted.
 
-    Raises:
-        ReviewError: The scene's copy of it is damaged, or the image was moved.
+    Raises `ReviewError` if the scene's copy of it is damaged, or the image was moved.
     """
     try:
         return results.predicted()

@@ -21,17 +21,10 @@ if TYPE_CHECKING:
 
 
 def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
-    """Read the image that a request names, unchecked but for its geometry.
+    """Read the image that a request names, unchecked but for its geometry, and the SHA-256 of its voxels and matrix.
 
-    Args:
-        volume: `array`, the .npy file (z, y, x), or (z, y, x, components); `ijk_to_ras`, 4 x 4, mm; `modality`, DICOM's
-            term, or null.
-
-    Returns:
-        The image, and the SHA-256 of its voxels (in memory's order) and matrix.
-
-    Raises:
-        ImageError: The matrix is not that of a volume.
+    The volume has `array`, the .npy file (z, y, x), or (z, y, x, components); `ijk_to_ras`, 4 x 4, mm; `modality`,
+    DICOM's term, or null. Raises `ImageError` if the matrix is not that of a volume.
     """
     array = np.load(volume["array"], mmap_mode="r", allow_pickle=False)
     matrix = np.array(volume["ijk_to_ras"], dtype=float)
@@ -48,11 +41,7 @@ def read_volume(volume: Mapping[str, Any]) -> tuple[sitk.Image, str]:
 def write_array(folder: Path | str, name: str, array: np.ndarray) -> str:
     """Write an array, or a view of one, to `name`.npy in a folder.
 
-    Returns:
-        The file's path.
-
-    Raises:
-        OutputError: It cannot be written, because the disk is full, say.
+    Returns the file's path. Raises `OutputError` if it cannot be written, because the disk is full, say.
     """
     path = Path(folder) / f"{name}.npy"
     try:

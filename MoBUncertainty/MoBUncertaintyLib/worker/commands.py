@@ -34,13 +34,9 @@ def export_review(request: Fields, report: Report) -> Fields:
     The report names the image only where it may name the patient: the volume of a file that is called after its patient
     has that name too. The image's hash, and the number of its DICOM series, tell which one it is.
 
-    Args:
-        request: `ct`, {`array`, `ijk_to_ras`, `name`}; `prediction`, see `output.results_record`; `review`, from
-            `Review.to_dict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for
-            `write_export`.
-
-    Returns:
-        `files`, `warnings` and `problems`, as `Exported` has them, lists of text.
+    The request has `ct`, {`array`, `ijk_to_ras`, `name`}; `prediction`, see `output.results_record`; `review`, from
+    `Review.to_dict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for `write_export`.
+    Returns `files`, `warnings` and `problems`, as `Exported` has them, lists of text.
     """
     import numpy as np
 
@@ -89,8 +85,7 @@ def export_review(request: Fields, report: Report) -> Fields:
 def calibrate(request: Fields, report: Report) -> Fields:
     """Calibrate a model on reviews or labelled cases.
 
-    Returns:
-        `name` of the new model, `calibration`, as its card has it, and `refused`, a sentence on each case not used.
+    Returns `name` of the new model, `calibration`, as its card has it, and `refused`, a sentence on each case not used.
     """
     from MoBUncertaintyLib.pipeline.calibration.calibration import calibrate_model
 
@@ -173,13 +168,10 @@ class CaseList:
     def __call__(self, request: Fields, report: Report) -> Fields:
         """Read all cases, the worst first and those without results last, and write the cohort's table if asked to.
 
-        Returns:
-            `cases`: each the input's fields as `case`, its `folder`, and its `row` (a `CohortCase` and its `state`), or
-            null; `listed`: the fields of all inputs, also of those that are no cases, for the next request; `table`:
-            where the cohort's page is, or null.
-
-        Raises:
-            UserError: There is no image, or another table than the cohort's is in its place.
+        Returns `cases`: each the input's fields as `case`, its `folder`, and its `row` (a `CohortCase` and its
+        `state`), or null; `listed`: the fields of all inputs, also of those that are no cases, for the next request;
+        `table`: where the cohort's page is, or null. Raises `UserError` if there is no image, or another table than the
+        cohort's is in its place.
         """
         from MoBUncertaintyLib.base.errors import OutputError
         from MoBUncertaintyLib.images.inputs import case_folders
@@ -238,12 +230,9 @@ class CaseList:
 def open_case(request: Fields, _report: Report) -> Fields:
     """Hand a case over for review.
 
-    Returns:
-        The entries of a prediction, see `output.results_record`; `ct`, an array's file; `ijk_to_ras`; `name`; `review`,
-        what the reader has decided so far, or null; `dicom_files`, or null.
-
-    Raises:
-        UserError: The results, their image or the review cannot be read.
+    Returns the entries of a prediction, see `output.results_record`; `ct`, an array's file; `ijk_to_ras`; `name`;
+    `review`, what the reader has decided so far, or null; `dicom_files`, or null. Raises `UserError` if the results,
+    their image or the review cannot be read.
     """
     import SimpleITK as sitk
 
@@ -269,11 +258,8 @@ def open_case(request: Fields, _report: Report) -> Fields:
 def sign_case(request: Fields, _report: Report) -> Fields:
     """Write the export of a review that is signed off; then keep the review. An earlier export is kept, too.
 
-    Returns:
-        `files`, the paths of the export's, and `warnings`: where an earlier one is, and what could not be written.
-
-    Raises:
-        UserError: The review is not of these results, another window has changed it, or it cannot be written.
+    Returns `files`, the paths of the export's, and `warnings`: where an earlier one is, and what could not be written.
+    Raises `UserError` if the review is not of these results, another window has changed it, or it cannot be written.
     """
     from MoBUncertaintyLib.output.cohort.readers import check_version, export_folder, review_file, write_review
     from MoBUncertaintyLib.output.review_export import write_export

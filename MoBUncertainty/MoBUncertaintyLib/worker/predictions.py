@@ -54,13 +54,8 @@ class Estimate:
 
     The seconds left are those of the current stage at its own pace plus the expected ones of later stages; the fraction
     is that of the time. The network's pace cannot be known beforehand, so until a few of its steps are done there are
-    no seconds left, and the fraction weights each stage by its expected time. The fraction never decreases.
-
-    Args:
-        expected: Expected seconds of each stage, in their order.
-
-    Attributes:
-        seconds: Time taken by each stage so far.
+    no seconds left, and the fraction weights each stage by its expected time. The fraction never decreases. The
+    expected seconds are in the stages' order; `seconds` are those taken by each so far.
     """
 
     def __init__(self, expected: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
@@ -227,13 +222,10 @@ def _identify_models(names: Sequence[str]) -> tuple[list[Path], object]:
 
 
 def _settings(request: Fields) -> PredictionSettings:
-    """How to predict; JSON has lists where the settings have tuples."""
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
-    fields = request.get("settings") or {}
     with understanding("settings"):
-        values: Fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-        return PredictionSettings(**values)
+        return PredictionSettings.from_dict(request.get("settings") or {})
 
 
 def _region_settings(request: Fields, model: Model) -> RegionSettings:
@@ -266,11 +258,7 @@ def _drawing(request: Fields, labels: Sequence[Label]) -> Drawing:
 
 
 def input_of(fields: Fields) -> Input:
-    """Read an input of a request.
-
-    Raises:
-        ProtocolError: It is none.
-    """
+    """Read an input of a request; raises `ProtocolError` if it is none."""
     from MoBUncertaintyLib.images.inputs import Input
 
     with understanding("case"):

@@ -134,35 +134,12 @@ class UnreadableError(UserError):
 def encode(message: Fields, errors: str = "strict") -> bytes:
     """Encode a message as one line; `errors`, see `str.encode`: text may be no valid Unicode, as a file's name.
 
-    Raises:
-        ProtocolError: It holds something that JSON cannot, such as NaN or an array.
+    Raises `ProtocolError` if it holds something that JSON cannot, such as NaN or an array.
     """
     try:
         return json.dumps(message, ensure_ascii=False, allow_nan=False).encode(errors=errors) + b"\n"
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"The message cannot be sent ({error}).") from error
-
-
-class Decoder:
-    """Decode messages without files from bytes as they arrive, and keep an incomplete line until the rest comes."""
-
-    def __init__(self) -> None:
-        self._rest = bytearray()
-
-    def feed(self, data: bytes) -> list[Fields]:
-        """Return the messages that `data` completes.
-
-        Raises:
-            ProtocolError: A line is not a JSON object, or too long.
-        """
-        *lines, rest = data.split(b"\n")
-        if lines:
-            lines[0] = bytes(self._rest) + lines[0]
-            self._rest.clear()
-        self._rest += rest
-        if len(self._rest) > SIZE_LIMIT:
-            raise ProtocolError(f"A line is longer than {SIZE_LIMIT >> 20} MB.")
-        return [_message(line) for line in lines if line.strip()]
 
 
 def send(
@@ -173,13 +150,8 @@ def send(
 ) -> None:
     """Send a message, in which the paths of its files are text, and the files, by the names under which they travel.
 
-    Args:
-        report: Called with the bytes of the files that are sent, and that there are.
-
-    Raises:
-        ProtocolError: The message holds something that JSON cannot.
-        OSError: The other side is gone.
-        UnreadableError: A file cannot be read.
+    The bytes of the files that are sent, and that there are, are reported. Raises `ProtocolError` if the message holds
+    something that JSON cannot, `OSError` if the other side is gone, and `UnreadableError` if a file cannot be read.
     """
     sizes = {}
     for name, path in (files or {}).items():
@@ -209,17 +181,11 @@ def send(
 def receive(
     source: IO[bytes], place: Callable[[Fields], Path], report: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Fields:
-    """Receive the next message; its `files` are then the files' paths by their names.
+    """Receive the next message; its `files`, for which `place` says the folder, are then their paths by their names.
 
-    Args:
-        place: Says which folder the files of a message go to.
-        report: Called with the bytes of the files that have arrived, and that there are.
-
-    Raises:
-        EOFError: The other side is gone.
-        ProtocolError: It sends something else.
-        OutputError: There is no room for the files.
-        OSError: They cannot be written.
+    The bytes of the files that have arrived, and that there are, are reported. Raises `EOFError` if the other side is
+    gone, `ProtocolError` if it sends something else, `OutputError` if there is no room for the files, and `OSError` if
+    they cannot be written.
     """
     line = b"\n"
     while line.endswith(b"\n") and not line.strip():
@@ -253,11 +219,17 @@ def receive(
     return placed | {"files": {name: str(path) for name, path in files.items()}}
 
 
+def read_event(line: bytes) -> Fields:
+    """Read an event without files from its line; raises `ProtocolError` if it is none, or as `check_event` does."""
+    event = _message(line)
+    check_event(event)
+    return event
+
+
 def check_event(event: Fields) -> None:
     """Check that an event is one of `Event`, with all its fields.
 
-    Raises:
-        ProtocolError: It is not, or a field is missing or of another type.
+    Raises `ProtocolError` if it is not, or a field is missing or of another type.
     """
     kind = event.get("event")
     if not isinstance(kind, str) or kind not in _FIELDS:

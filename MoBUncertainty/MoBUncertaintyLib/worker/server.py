@@ -80,8 +80,7 @@ class Channel:
     def send(self, event: Event, files: Mapping[str, Path] | None = None, **fields: Any) -> None:
         """Send one event and its files, from any thread; invalid Unicode, as in a file's name, becomes question marks.
 
-        Raises:
-            ProtocolError: The fields cannot be sent.
+        Raises `ProtocolError` if the fields cannot be sent.
         """
         with self._lock:
             try:
@@ -92,9 +91,8 @@ class Channel:
     def requests(self) -> Iterator[Fields]:
         """Yield requests as they arrive, until stdin is closed.
 
-        Raises:
-            ProtocolError: A line is not a message.
-            UserError, OSError: The files of a request cannot be kept.
+        Raises `ProtocolError` if a line is not a message. Raises `UserError` or `OSError` if the files of a request
+        cannot be kept.
         """
         with suppress(EOFError):
             while True:

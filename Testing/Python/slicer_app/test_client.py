@@ -150,6 +150,15 @@ def test_a_worker_that_fails_is_one_sentence_with_its_log(
     assert len(caller.results) == 1
 
 
+def test_a_line_without_end_is_no_message(
+    start: Start, client_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "SIZE_LIMIT", 1000)
+    endless = "import sys, time; sys.stdout.write('x' * 5000); sys.stdout.flush(); time.sleep(600)"
+    caller = start(arguments=("-u", "-c", endless)).ask().finish()
+    assert [error[0] for error in caller.errors] == ["bad_message"]
+
+
 def test_a_worker_that_dies_after_its_result_is_not_missed(start: Start) -> None:
     caller = start()
 

@@ -212,6 +212,7 @@ class TestClick:
         click_on(desktop, mouse, (10, 12, -3))
         assert session.review.clicks == () and desktop.dialogs == []
         assert "outside the image" in desktop.ui.clickStatusLabel.text
+        desktop.process(until=lambda: qt.QToolTip.text() == desktop.ui.clickStatusLabel.text)
         click_on(desktop, mouse, region_voxel(session))
         assert desktop.ui.clickStatusLabel.text.startswith("1 click")
 
@@ -254,6 +255,7 @@ class TestAnotherImage:
             assert session.review.clicks == ()
             said = f"The view shows {name}, but the review is of CT: show CT in this view and click again."
             assert ui.clickStatusLabel.text == said
+            desktop.process(until=lambda said=said: qt.QToolTip.text() == said)
         Mouse("Green").click(place(*voxel))  # which shows the review's image still
         assert len(session.review.clicks) == 1
         self.show(mouse, session.results.ctNode)
@@ -413,6 +415,21 @@ class TestSeveralLabels:
         assert (session.review.clicks[1].label, session.results.organs.array()[other]) == (0, 0)
         desktop.process(until=lambda: desktop.ui.clicksTable.rowCount == 2)
         assert [desktop.ui.clicksTable.item(row, 0).text() for row in (0, 1)] == ["adrenal gland left", "not organ"]
+
+    def test_organ_here_means_the_organ_of_the_region_that_the_reader_goes_to(self, desktop):
+        ui, session, mouse = desktop.ui, show_result(desktop, *two_labels()), Mouse("Red")
+        predicted = session.review.prediction.segmentation
+        organs = [np.bincount(predicted[each.box][each.mask])[1:].argmax() for each in session.review.regions]
+        assert set(organs) == {0, 1} and ui.clickLabelSelector.currentIndex == organs[0]
+        for step in (ui.nextButton, ui.nextButton, ui.previousButton):
+            step.click()
+            assert ui.clickLabelSelector.currentIndex == organs[selected(desktop)]
+        ui.regionsTable.selectRow(organs.index(1))
+        click_on(desktop, mouse, region_voxel(session, organs.index(1) + 1, organ=False))
+        assert session.review.clicks[0].label == 2
+        ui.clickLabelSelector.currentIndex = 0  # what the reader has chosen since holds, wherever they click
+        click_on(desktop, mouse, region_voxel(session, organs.index(1) + 1, organ=True))
+        assert session.review.clicks[1].label == 1 and ui.clickLabelSelector.currentIndex == 0
 
     def test_one_label_needs_no_list(self, desktop, session):
         assert desktop.ui.clickLabelSelector.isHidden() and desktop.ui.lockLabelButton.isHidden()

@@ -32,15 +32,15 @@ class Loopback:
     Attributes:
         path: What to put first in PATH: a folder whose `ssh` knows the computer as `HOST`.
         temporary: The computer's folder for temporary files.
-        caches: Its user's folder for caches.
+        data: Its user's folder for data.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.path, self._programs, self.temporary, self.caches = (
-            folder / name for name in ("bin", "host bin", "host tmp", "host caches")
+        self.path, self._programs, self.temporary, self.data = (
+            folder / name for name in ("bin", "host bin", "host tmp", "host data")
         )
-        for each in (self.path, self._programs, self.temporary, self.caches):
+        for each in (self.path, self._programs, self.temporary, self.data):
             each.mkdir()
         for key in ("host_key", "user_key"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
@@ -117,9 +117,9 @@ class Loopback:
     def _start(self) -> None:
         self.lock_out(False)
         variables = {"PATH": f"{self._programs}:/usr/bin:/bin", "PYTHONPATH": str(MODULE_FOLDER)}
-        variables |= {"HOME": str(self.caches)}  # with no file of the user's own that a shell reads
-        variables |= {"TMPDIR": str(self.temporary), "XDG_CACHE_HOME": str(self.caches), "OMP_NUM_THREADS": "1"}
-        variables |= {"MOB_UNCERTAINTY_ENGINE": "torch", "MOB_UNCERTAINTY_MODELS": str(self.caches / "none")}
+        variables |= {"HOME": str(self.data)}  # with no file of the user's own that a shell reads
+        variables |= {"TMPDIR": str(self.temporary), "XDG_DATA_HOME": str(self.data), "OMP_NUM_THREADS": "1"}
+        variables |= {"MOB_UNCERTAINTY_ENGINE": "torch", "MOB_UNCERTAINTY_MODELS": str(self.data / "none")}
         lines = {
             "ListenAddress": "127.0.0.1",
             "Port": self._port,

@@ -92,7 +92,7 @@ def test_the_command_predicts_there_with_an_ensemble_as_here(lab: Loopback, mode
     assert told["computer"] == HOST and told["input"] == known["input"] and told["settings"] == known["settings"]
     assert [each["path"] for each in told["ensemble"]] == [str(model), str(other)]
     assert told["model"] == known["model"] and told["warnings"] == known["warnings"]
-    kept = lab.caches / "mob-uncertainty" / "models"
+    kept = lab.data / "mob-uncertainty" / "sent-models"
     names = {path.name for folder in kept.iterdir() if folder.is_dir() for path in folder.rglob("*.*")}
     assert names == {"plans.json", "dataset.json", "checkpoint_final.pth"}
     again = run(*asked, *options, "--computer", HOST, "--output", tmp_path / "there", "--skip-existing")
@@ -191,7 +191,7 @@ def test_a_result_that_is_none_is_one_sentence(lab: Loopback, model: Path, tmp_p
     assert done.exit_code == 2, done.stderr
     assert f"{HOST} has sent a result that cannot be used (it lacks 'labels'); reinstall mob-uncertainty" in done.stderr
     assert not (tmp_path / "out").exists()
-    shutil.rmtree(lab.caches / "mob-uncertainty" / "models", ignore_errors=True)
+    shutil.rmtree(lab.data / "mob-uncertainty" / "sent-models", ignore_errors=True)
 
 
 def test_the_worker_does_nothing_for_another_computer_but_compute(tmp_path: Path) -> None:
@@ -325,4 +325,4 @@ def test_a_changed_model_is_not_kept(lab: Loopback, start: Start, tmp_path: Path
     ((code, sentence, _),) = caller.errors
     assert code == "model"
     assert "its SHA-256 differs" in sentence
-    assert list(lab.caches.rglob("*.safetensors")) == []
+    assert list(lab.data.rglob("*.safetensors")) == []

@@ -120,6 +120,10 @@ class ClickMode:
         """The label that *Organ here* stands for, and that *Lock* locks."""
         return self._labels[max(0, self._ui.clickLabelSelector.currentIndex)].value
 
+    def choose(self, label: int) -> None:
+        """Let *Organ here* stand for a label."""
+        self._ui.clickLabelSelector.currentIndex = [own.value for own in self._labels].index(label)
+
     def showLocks(self, locked: Collection[int]) -> None:
         """Show which labels are locked."""
         self._locked, selector = locked, self._ui.clickLabelSelector

@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.output.pictures.style import Palette
 from MoBUncertaintyLib.review.refinement.clicks import Click, marked_points
-from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.review.view import ReviewView
 from MoBUncertaintyLib.slicer_app.scene.nodes import Point, nodesByClass, toWorld
 from MoBUncertaintyLib.slicer_app.scene.results import ResultScene
 
@@ -52,31 +52,21 @@ _YELLOW, _WHITE = (255, 230, 0), (255, 255, 255)  # maps have colours of their o
 class ClickMarks:
     """The point lists of the clicks in one image; a list that somebody has removed is made anew."""
 
-    def __init__(self, results: ResultScene, review: Review, palette: Palette) -> None:
+    def __init__(self, results: ResultScene, review: ReviewView, palette: Palette) -> None:
         self._review, self._nodes = review, results.nodes
         self._colours = {Mark.ORGAN: palette.added, Mark.BACKGROUND: palette.removed}
         self._colours |= {Mark.CONFLICT: _YELLOW, Mark.SUGGESTION: _WHITE}
         self.hidden = False
-        self._conflicts: tuple | None = None  # the clicks for which they were looked up, and their ids
         self._shown: dict[Mark, tuple] = {}  # what each list holds, so that others are left alone
 
-    @property
-    def conflicts(self) -> frozenset[str]:
-        """Ids of the clicks that all clicks together contradict."""
-        if self._conflicts is None or self._conflicts[0] is not self._review.clicks:
-            self._conflicts = self._review.clicks, self._review.conflicts
-        return self._conflicts[1]
-
     def show(self, text: tuple[Point, str] | None = None, drawn: Click | None = None) -> None:
-        """Mark all clicks of the review; the suggestion stays.
+        """Mark all clicks of the review, and a stroke or outline that is `drawn` still; the suggestion stays.
 
-        Args:
-            text: Stands beside the click that begins at this point.
-            drawn: A stroke or an outline that is not finished yet.
+        A text stands beside the click that begins at its point.
         """
         clicks: dict[Mark, list[Click]] = {}
         for click in (*self._review.drawn, *([drawn] if drawn else ())):
-            mark = Mark.CONFLICT if click.click_id in self.conflicts else Mark.of(click.label)
+            mark = Mark.CONFLICT if click.click_id in self._review.conflicts else Mark.of(click.label)
             clicks.setdefault(mark, []).append(click)
         for mark in (Mark.ORGAN, Mark.BACKGROUND, Mark.CONFLICT):
             points = [point for click in clicks.get(mark, ()) for point in marked_points(click)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import qt
 import slicer.util
 from slicer.i18n import tr as _
 
@@ -22,6 +23,7 @@ from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table, fitRows
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps
 
 FLASH_MS = 1000  # for which a change is shown over the slices
+POP_UP_MS = 250  # after a press that is refused: when the button is released again, Qt hides every tooltip
 CLOSE_MM = 5.0  # of what the views show around a click that is jumped to
 ROWS = 4  # that are seen at once
 EFFECTS_MS = 150  # after the last of several quick clicks: what each has changed is computed for the list
@@ -36,6 +38,7 @@ class ClicksSection:
         self._session = None
         self._said = ""
         self._flash, self._flashing = timer(FLASH_MS, self.endFlash), None  # the session whose change is shown
+        self._popUp = timer(POP_UP_MS, lambda: qt.QToolTip.showText(qt.QCursor.pos(), self._said))
         self._preparation = Steps()  # of the map, for the first click
         self._list = ClickList(ui)
         self._pointer = SlicePointer(self)
@@ -71,11 +74,14 @@ class ClicksSection:
         self._list.show()
         self.say(self._said)
 
-    def say(self, text: str) -> None:
-        """Show a sentence in place of the counter, until the next step.
+    def say(self, text: str, isRefusal: bool = False) -> None:
+        """Show a sentence in place of the counter, until the next step; a refusal pops up at the mouse, too.
 
-        The line is always as high as two, or the button under the mouse would move away.
+        The line is always as high as two, or the button under the mouse would move away. On a low screen it may lie
+        below the window.
         """
+        if isRefusal:
+            self._popUp.start()
         self._said = text
         text = text or (counter(self._session) if self._session else "")
         write(self._ui.clickStatusLabel, text, lines=2)
@@ -102,6 +108,7 @@ class ClicksSection:
     def cleanup(self) -> None:
         """Remove what lies outside the panel."""
         self.endFlash()
+        self._popUp.stop()
         self._list.stop()
         self._preparation.cancel()
         self._pointer.close()
@@ -118,21 +125,17 @@ class ClicksSection:
             return False
         other = slicer.mrmlScene.GetNodeByID(background) if background else None
         text = _("The view shows {other}, but the review is of {image}: show {image} in this view and click again.")
-        self.say(text.format(other=other.GetName() if other else _("no image"), image=ct.GetName()))
+        self.say(text.format(other=other.GetName() if other else _("no image"), image=ct.GetName()), isRefusal=True)
         return True
 
     def draw(self, points: Sequence[Point], label: int, extent: Extent) -> None:
         """Show a stroke or an outline that is being drawn."""
-        self._session.marks.show(drawn=self._click(points, label, extent))
+        self._session.marks.show(drawn=_click(self._session, points, label, extent))
 
     def give(self, points: Sequence[Point], label: int, extent: Extent) -> None:
         """Take a click (one point), a stroke or an outline."""
-        click = self._click(points, label, extent)
+        click = _click(self._session, points, label, extent)
         self._step(click, Review.click, click.points_ras, label, None, None, extent)
-
-    def _click(self, points: Sequence[Point], label: int, extent: Extent) -> Click:
-        place = tuple(fromWorld(self._session.results.ctNode, points))
-        return Click("", place, label, datetime.now().astimezone(), extent=extent)
 
     def _onMode(self) -> None:
         crossed = self.mode.mark is not None
@@ -149,7 +152,7 @@ class ClicksSection:
                 return
             session.step(act, *arguments)
         except UserError as error:
-            self.say(str(error))
+            self.say(str(error), isRefusal=True)
             session.marks.show()  # a stroke that was drawn is none
             self._onChanged()
             return
@@ -163,11 +166,16 @@ class ClicksSection:
         self._ui.clicksTable.scrollToBottom()
 
 
+def _click(session, points: Sequence[Point], label: int, extent: Extent) -> Click:
+    """Make a click of points of the world."""
+    place = tuple(fromWorld(session.results.ctNode, points))
+    return Click("", place, label, datetime.now().astimezone(), extent=extent)
+
+
 def mayChange(session, click: Click | None) -> bool:
     """Ask whether the signature is withdrawn, if there is one, for a click at a place that can be clicked.
 
-    Raises:
-        ReviewError: It cannot be clicked.
+    Raises `ReviewError` if it cannot be clicked.
     """
     signature, prediction = session.review.signature, session.review.prediction
     if signature is None:
@@ -195,7 +203,7 @@ def counter(session) -> str:
     count = len(review.drawn)
     counted = _("1 click") if count == 1 else _("{count} clicks").format(count=count)
     text = _("{clicks}, expected error {before} → {now}").format(clicks=counted, before=before, now=now)
-    conflicts = len(session.marks.conflicts)
+    conflicts = len(review.conflicts)
     return text + (_("; contradicted: {count}").format(count=conflicts) if conflicts else "")
 
 
@@ -243,8 +251,7 @@ class ClickList:
         """List the clicks as they are now."""
         clicks, labels = self.clicks, self._session.review.prediction.labels if self._session else ()
         names = {0: _("not organ")} | {label.value: readable(label.name) for label in labels}
-        conflicts = self._session.marks.conflicts if clicks else ()
-        self._table.show({click.click_id: self._row(click, names, conflicts) for click in clicks})
+        self._table.show({click.click_id: self._row(click, names) for click in clicks})
         fitRows(self._ui.clicksTable, ROWS)
         count = len(self._session.review.drawn) if clicks else 0
         self._ui.clicksCollapsibleButton.text = _("Clicks ({count})").format(count=count) if count else _("Clicks")
@@ -260,8 +267,8 @@ class ClickList:
         if self._session:
             self._session.marks.setHidden(self._ui.hideClicksButton.checked)
 
-    def _row(self, click: Click, names: Mapping[int, str], conflicts: Collection[str]) -> Row:
-        isContradicted = click.click_id in conflicts
+    def _row(self, click: Click, names: Mapping[int, str]) -> Row:
+        isContradicted = click.click_id in self._session.review.conflicts
         volume = change_text(self._volumes[click.click_id]) if click.click_id in self._volumes else ""
         texts = (names.get(click.label, ""), _place(click), volume, "⚠" if isContradicted else "")
         tip = _("The other clicks contradict this one: remove one of them, or click more beside it.")

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.base.geometry import Box, hull, occupied, shape_of, withi
 from MoBUncertaintyLib.model.region_settings import DEFAULT_THRESHOLD, MAX_VARIANCE, Measure
 from MoBUncertaintyLib.output.pictures.style import BRIGHTEST_ENTROPY, NEGLIGIBLE, brightest_variance
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
-from MoBUncertaintyLib.review.review import Review
+from MoBUncertaintyLib.review.view import ReviewView
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, ijkToRas
 
 SLAB = 8  # slices of which a map is derived in one step: a few milliseconds
@@ -52,16 +52,11 @@ class MapStyle:
 
     The windows are the same for every case of a model, so that colours can be compared. Those of variance and standard
     deviation end at `brightest_variance`, that of the entropy at `BRIGHTEST_ENTROPY`.
-
-    Attributes:
-        window: The values drawn in the first and the last colour.
-        threshold: Below this nothing is drawn; that of the variance is what `regions` calls doubtful.
-        largest: Value that the map can have at all (entropy: with three labels).
     """
 
-    window: tuple[float, float]
-    threshold: float
-    largest: float
+    window: tuple[float, float]  # the values drawn in the first and the last colour
+    threshold: float  # below this nothing is drawn; that of the variance is what `regions` calls doubtful
+    largest: float  # value that the map can have at all (entropy: with three labels)
 
 
 def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure.VARIANCE]) -> MapStyle:
@@ -78,16 +73,14 @@ def mapStyle(kind: MapKind, varianceThreshold: float = DEFAULT_THRESHOLD[Measure
 class UncertaintyMaps:
     """Probability and variance of each label as volumes, as predicted, and the one map that is shown of them.
 
-    The map shown is derived from them and from the review's clicks, of which only what they change is written anew.
-
-    Attributes:
-        review: Whose clicks have changed the maps. Default: they are as predicted.
+    The map shown is derived from them and from the clicks of `review`, if there is one; of these only what they change
+    is written anew.
     """
 
     def __init__(self, nodes: CtNodes):
         self._nodes = nodes
         self._shown: tuple[tuple, Box] | None = None  # what the volume of the map holds: its key, and where
-        self.review: Review | None = None
+        self.review: ReviewView | None = None
 
     def set(self, probability: dict[int, np.ndarray], variance: dict[int, np.ndarray]):
         """Put the maps into volumes as float32; volumes of labels that are not among them are removed.
@@ -118,9 +111,8 @@ class UncertaintyMaps:
     def derive(self, kind: MapKind, label: int | None) -> Iterator[None]:
         """Put a map as it is now into its volume, in the last of many steps; returns the volume, or None without maps.
 
-        Args:
-            label: Its value; None, or one without maps: all, which means the maximum variance and standard deviation
-                of any label, the probability of any label, and the entropy of all classes together.
+        It is that of a label or, without one or its maps, of all: the largest variance and standard deviation of any
+        label, the probability of any label, the entropy of all classes together.
         """
         state = None
         while state != (state := (self._key(kind, label), self._reach)):  # which may change meanwhile
@@ -157,8 +149,7 @@ class UncertaintyMaps:
     def update(self, kind: MapKind, label: int | None, box: Box) -> bool:
         """Write what clicks have changed in a box into the map; costs as much as the box.
 
-        Returns:
-            Whether the volume holds that map, and the box lies in it.
+        Returns whether the volume holds that map, and the box lies in it.
         """
         node = self._nodes.node("map")
         if node is None or not self.holds(kind, label) or hull((box, self._shown[1])) != self._shown[1]:

@@ -176,8 +176,7 @@ class SceneState:
     def set(self, name: str, data: dict):
         """Keep a document under that name.
 
-        Raises:
-            TypeError, ValueError: `data` is not plain JSON (not a number, infinite).
+        Raises `TypeError` or `ValueError` if `data` is not plain JSON (not a number, infinite).
         """
         text = json.dumps(data, allow_nan=False)
         node = self._nodes.getOrCreate(f"state.{name}", "vtkMRMLTextNode", f"uncertainty {name}")
@@ -237,12 +236,7 @@ def isBent(ct) -> bool:
 
 
 def isPlaced(volumeNode, matrix, size: Sequence[int]) -> bool:
-    """Whether a volume's voxels lie where they are meant to, the transform that it may be under left aside.
-
-    Args:
-        matrix: From voxel to RAS mm, (4, 4).
-        size: Of its array: (z, y, x).
-    """
+    """Whether a volume lies where a matrix (4, 4) puts an array of that size (z, y, x), its transform left aside."""
     if not size or shape(volumeNode) != tuple(size):
         return False
     return largest_shift(ijkToRas(volumeNode), matrix, size) < PLACE_TOLERANCE_MM

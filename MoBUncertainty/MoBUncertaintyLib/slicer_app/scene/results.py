@@ -54,15 +54,11 @@ VALUES, COLOURS = "Uncertainty", "Colour"
 
 
 class ResultScene:
-    """All that is shown of one image's prediction.
+    """All that is shown of one image's prediction: `organs`, `regions`, `overlay`; `documents` say what nodes cannot.
 
     Each `set...` method makes its nodes or, where an earlier run has made them, fills them anew. All nodes lie in one
     subject-hierarchy folder and follow the image's transform. Nothing is kept here that the scene does not hold: a
     `ResultScene` of a scene that has been saved and opened again is the same.
-
-    Attributes:
-        documents: What the nodes cannot say, as JSON.
-        organs, regions: Their segmentations, as they are shown.
     """
 
     def __init__(self, ctNode):
@@ -119,19 +115,14 @@ class ResultScene:
     def predicted(self) -> np.ndarray:
         """Copy the label map as predicted, uint8.
 
-        Raises:
-            ValueError: It is damaged, or belongs to an image that lies elsewhere; a phrase.
+        Raises `ValueError` if it is damaged, or belongs to an image that lies elsewhere; a phrase.
         """
         return unpack_labels(self.documents.get("predicted") or {}, ijkToRas(self.ctNode), shape(self.ctNode))
 
     # Regions
 
     def setRegions(self, regionMap: np.ndarray, segments: list[SegmentSpec], box: Box | None = None):
-        """Show the doubtful regions as outlines, each a segment of its own.
-
-        Args:
-            box: Where in the image's array `regionMap` lies; None: it is all of the image.
-        """
+        """Show the doubtful regions, in a box of the image's array or all of it, as outlines, each a segment."""
         display = self.regions.fill(regionMap, segments, box).GetDisplayNode()
         display.SetOpacity2DFill(0.0)
         display.SetOpacity2DOutline(1.0)
@@ -214,9 +205,8 @@ class Overlay:
     ):
         """Put the maps into volumes (float32, one copy); `show` shows one, and anew what was shown of earlier ones.
 
-        Args:
-            varianceThreshold: From which on the model's variance counts; at first, maps are drawn accordingly.
-                None for a model without a variance, of which none is shown.
+        At first, maps are drawn by the variance from which on it counts; a model without a variance, of which none is
+        shown, has None.
         """
         self.maps.set(probability, variance)
         choices = self._choices
@@ -234,12 +224,9 @@ class Overlay:
     def showInSteps(self, kind: MapKind, label: int | None = None) -> Iterator[None]:
         """Show a map over the image in all slice views, and on the surface if that is shown.
 
-        The scene changes in the last step, unless the image has been removed from it.
-
-        Args:
-            kind: What to show; the entropy in place of what the model does not have. Its threshold is the one
-                last used for this kind.
-            label: Its value; None, or a label without maps: all labels (see `UncertaintyMaps.derive`).
+        The scene changes in the last step, unless the image has been removed from it. In place of a kind that the model
+        does not have the entropy is shown; the threshold is the one last used for the kind. Default, as for a label
+        without maps: all labels (see `UncertaintyMaps.derive`).
         """
         if kind not in self.kinds:
             kind = MapKind.ENTROPY
@@ -271,9 +258,8 @@ class Overlay:
     def change(self, **changes: Any):
         """Change how things are shown.
 
-        Args:
-            changes: `opacity` over the image, 0 to 1; `threshold`, below which nothing is drawn, of the map that is
-                shown; `surface`, whether 3D shows the organs coloured by the map.
+        That is the `opacity` over the image, 0 to 1; the `threshold`, below which nothing is drawn, of the map that is
+        shown; and `surface`, whether 3D shows the organs coloured by the map.
         """
         if "threshold" in changes:
             style = {self.values["kind"]: {"threshold": changes.pop("threshold")}}
@@ -351,8 +337,7 @@ def _surface(segmentationNode, values: list[int], mapNode, window: tuple[float, 
 def _coloured(surface, volumeNode, plain: tuple[float, float, float], window: tuple[float, float], threshold: float):
     """Copy a surface, in the volume's own RAS mm, with the volume's interpolated values and their colours.
 
-    Args:
-        plain: The colour below the threshold, each part 0 to 1.
+    The plain colour, which stands below the threshold, has parts from 0 to 1.
     """
     points = vtk_to_numpy(surface.GetPoints().GetData()).astype(float)
     toIjk = np.linalg.inv(ijkToRas(volumeNode))

@@ -11,11 +11,7 @@ from MoBUncertaintyLib.slicer_app.scene.nodes import fromWorld
 
 
 def fitRoi(roi, ct) -> None:
-    """Let a new box hold the whole image and be drawn as lines with handles, as Crop Volume does.
-
-    Args:
-        ct: What it is to hold; with None it keeps its size.
-    """
+    """Let a new box hold the whole image, if there is one, and be drawn as lines with handles, as Crop Volume does."""
     roi.CreateDefaultDisplayNodes()
     roi.GetDisplayNode().SetHandlesInteractive(True)
     roi.GetDisplayNode().SetFillVisibility(False)
@@ -29,8 +25,7 @@ def fitRoi(roi, ct) -> None:
 def roiBounds(roi, ct) -> list[float] | None:
     """Return the box around a region of interest, (R-, R+, A-, A+, S-, S+) in mm of the image's own coordinates.
 
-    Raises:
-        SettingsError: The region has no size.
+    Raises `SettingsError` if the region has no size.
     """
     if roi is None:
         return None

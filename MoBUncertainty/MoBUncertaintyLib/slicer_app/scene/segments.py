@@ -26,18 +26,12 @@ OTHERS_OPACITY = 0.35  # of the outlines, while one segment is highlighted
 
 @dataclass(frozen=True)
 class SegmentSpec:
-    """What is shown of one value of a label map.
+    """What is shown of one value of a label map."""
 
-    Attributes:
-        value: In the label map; above 0.
-        colour: Red, green, blue; 0 to 255.
-        terminology: `category`, `type` and `modifier` (or None), each (scheme, code, meaning); None: left to Slicer.
-    """
-
-    value: int
+    value: int  # above 0
     name: str
-    colour: tuple[int, int, int]
-    terminology: dict | None = None
+    colour: tuple[int, int, int]  # red, green, blue; 0 to 255
+    terminology: dict | None = None  # `category`, `type` and `modifier`: (scheme, code, meaning); None: left to Slicer
 
 
 class LabelSegmentation:
@@ -66,13 +60,8 @@ class LabelSegmentation:
     def fill(self, labels: np.ndarray, segments: list[SegmentSpec], box: Box | None = None):
         """Show a label map; made of one image, cut to what it holds, whatever the number of segments.
 
-        Args:
-            labels: Of the image's shape, or what lies in the box.
-            segments: One for each value.
-            box: Where in the image's array `labels` lies, and nothing outside of it; None: it is all of the image.
-
-        Returns:
-            The vtkMRMLSegmentationNode.
+        The labels lie in a box of the image's array, with nothing outside of it, or are all of it, each with a segment.
+        Returns the vtkMRMLSegmentationNode.
         """
         node = self._nodes.getOrCreate(self.role, "vtkMRMLSegmentationNode", self._name)
         node.SetReferenceImageGeometryParameterFromVolumeNode(self._nodes.ctNode)
@@ -95,10 +84,7 @@ class LabelSegmentation:
     def update(self, box: Box, labels: np.ndarray):
         """Replace the labels in a box; costs as much as the box, and leaves segments that are not ours alone.
 
-        Closed surfaces stay as they were until `updateSurfaces`.
-
-        Raises:
-            ValueError: A value has no segment.
+        Closed surfaces stay as they were until `updateSurfaces`. Raises `ValueError` if a value has no segment.
         """
         ct, ours = self._nodes.ctNode, self.segments()
         unknown = set(np.unique(labels).tolist()) - {0, *ours}
@@ -172,9 +158,8 @@ class LabelSegmentation:
 def readStructures(node, ct) -> tuple[np.ndarray, list[dict]]:
     """Read any segmentation on the voxels of an image, as binary label maps that are made if need be.
 
-    Returns:
-        A label map of the image's shape, uint16, in which the later of two segments that overlap counts; and `value`,
-        `name` and `terminology`, as Slicer writes it, of each segment.
+    Returns a label map of the image's shape, uint16, in which the later of two segments that overlap counts; and
+    `value`, `name` and `terminology`, as Slicer writes it, of each segment.
     """
     segmentation = node.GetSegmentation()
     segmentation.CreateRepresentation(BINARY_LABELMAP)

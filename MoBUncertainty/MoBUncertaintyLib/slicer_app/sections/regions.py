@@ -66,8 +66,18 @@ class RegionTable:
 
     def place(self, region: ReviewRegion) -> str:
         """Say where a region lies, and in which organ if there are several."""
-        place, organ = self._places[region.number], self._organ(region)
-        return _("{place} ({organ})").format(place=place, organ=organ) if organ else place
+        place, organ = self._places[region.number], self.organ(region)
+        return _("{place} ({organ})").format(place=place, organ=readable(organ.name)) if organ else place
+
+    def organ(self, region: ReviewRegion) -> Label | None:
+        """Find the organ that a region lies in, or is nearest to; None where the prediction has only one."""
+        if len(self._labels) < 2:
+            return None
+        values = self._prediction.segmentation[region.box][region.found.mask]
+        if self._frames is None and not values.any():
+            self._frames = label_frames(self._prediction)
+        value = organ_of(np.array(region.found.region.centroid_ras), values, self._frames or {})
+        return next((label for label in self._labels if label.value == value), None)
 
     def show(self, regions: Sequence[ReviewRegion], selected: str | None = None) -> None:
         """List the regions, down to a selected one (its id) at least; the selection stays while its region exists."""
@@ -107,16 +117,6 @@ class RegionTable:
         left = {row: name for row, (name, region) in enumerate(self._regions.items()) if not region.decided}
         others = {row: name for row, name in left.items() if name != self._table.selected} or left
         return next((name for row, name in others.items() if row >= self._stood), next(iter(others.values()), None))
-
-    def _organ(self, region: ReviewRegion) -> str:
-        """Name a region's organ; "" where the prediction has only one."""
-        if len(self._labels) < 2:
-            return ""
-        values = self._prediction.segmentation[region.box][region.found.mask]
-        if self._frames is None and not values.any():
-            self._frames = label_frames(self._prediction)
-        value = organ_of(np.array(region.found.region.centroid_ras), values, self._frames or {})
-        return next((readable(label.name) for label in self._labels if label.value == value), "")
 
     def _onRow(self) -> None:
         self._stood = self._table.rowOf(self._table.selected)

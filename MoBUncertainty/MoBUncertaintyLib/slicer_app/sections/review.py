@@ -157,7 +157,10 @@ class ReviewSection:
         self._preview.end()
         self._clicks.say("")
         self.session.marks.suggest(None)
-        self.session.regions.jumpTo(self._table.selected)
+        region = self._table.selected
+        self.session.regions.jumpTo(region)
+        if organ := self._table.organ(region):
+            self._clicks.mode.choose(organ.value)  # what is clicked there is meant of it
         self._onChange()
 
     def _onNext(self) -> None:

@@ -11,7 +11,7 @@ from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.slicer_app.computer import Computer
 from MoBUncertaintyLib.slicer_app.scene.roi import fitRoi
 from MoBUncertaintyLib.slicer_app.widgets.section import State, allow, say, shown
-from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, ask
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -60,8 +60,7 @@ class ComputerSection:
     def confirm(self) -> None:
         """Ask the user to agree that images are sent to the computer, once for each.
 
-        Raises:
-            Cancelled: They do not.
+        Raises `Cancelled` if they do not.
         """
         if not self._computer.host or self._computer.allowed:
             return
@@ -101,9 +100,12 @@ class ComputerSection:
         ready = _("{host} is ready: mob-uncertainty {version}, {device}, {cores} cores.")
         self._tester = self._newClient()
         self._show(_("Connecting to {host}...").format(host=host))
-        job = self._tester.request({"command": Command.COMPUTER, "computer": host})
-        job.finished.connect(shown(lambda answer: finish(ready.format_map({"host": host} | answer))))
-        job.failed.connect(shown(lambda _code, message, _details: finish(message)))
+        ask(
+            self._tester,
+            {"command": Command.COMPUTER, "computer": host},
+            lambda answer: finish(ready.format_map({"host": host} | answer)),
+            lambda _code, message, _details: finish(message),
+        )
 
     def _onWithdraw(self, *_args) -> None:
         self._computer.allow(False)

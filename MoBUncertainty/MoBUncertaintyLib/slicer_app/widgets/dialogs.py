@@ -53,8 +53,7 @@ def confirmLoss(question: str) -> bool:
 def agreeToLicences(models: Iterable[ListedModel]) -> None:
     """Ask the user to agree to licences, see `licences.agree`. Do nothing while Slicer is testing.
 
-    Raises:
-        Cancelled: They do not.
+    Raises `Cancelled` if they do not.
     """
 
     def ask(terms: Terms) -> None:

@@ -49,11 +49,9 @@ class State(Enum):
 
 
 def allow(widget, reason: str | None, toolTip: str | None = None) -> None:
-    """Enable a widget, or disable it with a tooltip that says why.
+    """Enable a widget, or disable it with a reason why it cannot be used as its tooltip.
 
-    Args:
-        reason: Why it cannot be used; None: it can.
-        toolTip: What it says when it can be used; by default as in the .ui file.
+    Default of what the tooltip says when it can be used: as in the .ui file.
     """
     if widget.property(USUAL_TIP) is None:
         widget.setProperty(USUAL_TIP, widget.toolTip)
@@ -68,11 +66,8 @@ def allow(widget, reason: str | None, toolTip: str | None = None) -> None:
 def write(label, text: str, beside: int = 0, lines: int = 0) -> None:
     """Put a text into a label that wraps, and make the label as high as it needs in the narrowest panel.
 
-    A height that depends on the width is not for Qt's form layouts: they take it from the widgets below.
-
-    Args:
-        beside: Pixels that other widgets need in its row.
-        lines: For which there is room in any case.
+    A height that depends on the width is not for Qt's form layouts: they take it from the widgets below. Others in its
+    row need so many pixels `beside` it; there is room for so many `lines` in any case.
     """
     label.text = text
     height = label.heightForWidth(PANEL_WIDTH - MARGINS - beside) if text else 0

@@ -18,14 +18,9 @@ class Row(NamedTuple):
 
 
 class Table:
-    """Rows in a QTableWidget, by their keys; the selected one stays selected while it is there.
+    """Rows in a QTableWidget, by their keys; that of the `selected` one stays selected while it is there.
 
-    Args:
-        numbers: The columns of numbers, which stand at the right.
-        wide: The column that takes what room there is; the others are as wide as their contents.
-
-    Attributes:
-        selected: The key of the selected row; None: no row is selected.
+    The columns of `numbers` stand at the right; the `wide` one takes what room there is, the others what they need.
     """
 
     def __init__(self, widget, numbers: Collection[int], wide: int, onSelected: Callable[[], None]) -> None:

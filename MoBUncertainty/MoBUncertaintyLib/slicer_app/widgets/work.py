@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
@@ -16,7 +17,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.base.names import unique_names
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, revealLater, shown, write
-from MoBUncertaintyLib.slicer_app.worker.client import Job
+from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 
 BAR = 1000  # steps of the progress bar
 
@@ -25,13 +26,9 @@ class WorkButton:
     """A button that lets the worker begin something and is its Cancel meanwhile, with a bar and a text below it.
 
     The bar is indeterminate while nobody can know how far the work is: while a model is loaded, until the pace of the
-    network is known, and while results are shown. What `onStart` declines by `Cancelled` stands below the button.
-
-    Args:
-        button: The QPushButton; its dynamic properties StartText and CancelTip, in the .ui file, are the text at first
-            and its tooltip as a Cancel.
-        bar: The QProgressBar, hidden while there is nothing to wait for.
-        label: The QLabel of the text, hidden while there is none.
+    network is known, and while results are shown. What `onStart` declines by `Cancelled` stands below the button, a
+    QPushButton whose dynamic properties StartText and CancelTip, in the .ui file, are the text at first and its tooltip
+    as a Cancel. The QProgressBar and the QLabel are hidden while there is nothing to show.
     """
 
     def __init__(self, button, bar, label, onStart: Callable[[], None], onCancel: Callable[[], None]) -> None:
@@ -100,6 +97,20 @@ class WorkButton:
         except Cancelled as declined:
             self.say(str(declined))
         self._turned = time.monotonic()  # the second click waits while a slow start blocks the event loop
+
+
+def ask(
+    client: WorkerClient,
+    message: dict[str, Any],
+    onFinished: Callable[[Any], None],
+    onFailed: Callable[[str, str, str], None],
+    receive: Callable[[dict[str, Any]], Iterator[None]] | None = None,
+) -> Job:
+    """Ask a worker; failures of what follows reach the user. Arguments as for `WorkerClient.request` and `Job`."""
+    job = client.request(message, receive)
+    job.finished.connect(shown(onFinished))
+    job.failed.connect(shown(onFailed))
+    return job
 
 
 def stageText(step: dict) -> str:

@@ -20,17 +20,10 @@ import slicer
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import UserError
+from MoBUncertaintyLib.base.json_input import SIZE_LIMIT
 from MoBUncertaintyLib.base.publishing import make_private_folder, remove_leftovers, remove_private_folder
 from MoBUncertaintyLib.slicer_app.worker.steps import Steps, readArrays, removeFolder, writeArrays
-from MoBUncertaintyLib.worker.protocol import (
-    PROGRESS_FIELDS,
-    SCRATCH,
-    Decoder,
-    Event,
-    ProtocolError,
-    check_event,
-    encode,
-)
+from MoBUncertaintyLib.worker.protocol import PROGRESS_FIELDS, SCRATCH, Event, ProtocolError, encode, read_event
 
 WORKER = ("-u", "-m", "MoBUncertaintyLib.worker")
 LIBRARY_FOLDER = str(Path(__file__).parents[3])
@@ -89,9 +82,8 @@ class Job:
 class WorkerClient:
     """Starts the worker at the first request and keeps it running, so that its model stays loaded.
 
-    Args:
-        folder: Where the worker's private folders are made, itself made if need be. Default: the system's place for
-            temporary files.
+    The worker's private folders are made in `folder`, itself made if need be; default: the system's for temporary
+    files.
     """
 
     def __init__(
@@ -120,11 +112,9 @@ class WorkerClient:
     ) -> Job:
         """Ask the worker for something, once all that was asked before is answered; return before anything is emitted.
 
-        Args:
-            message: `command` and its fields, see `protocol`, with arrays (z, y, x) in place of their files: they are
-                written in slabs while the application goes on. `folder` is added.
-            receive: Takes the worker's result, its files of arrays replaced by the arrays, in steps, and returns the
-                job's result. Default: that is the worker's.
+        The message is a `command` with its fields, see `protocol`, and arrays (z, y, x) in place of their files: they
+        are written in slabs while the application goes on. `folder` is added. `receive` takes the worker's result, with
+        arrays in place of their files, in steps, and returns the job's result. Default: that is the worker's.
         """
         self._jobs.append(Job(message, receive))
         self._begin()
@@ -260,14 +250,11 @@ def _describe(error: Exception, folder: str) -> tuple[str, str]:
 
 
 class WorkerProcess:
-    """Starts a worker. Keep it until its folder is gone: a QProcess that is deleted waits for its process.
+    """Starts a worker. Keep it until its `folder` is gone: a QProcess that is deleted waits for its process.
 
-    Attributes:
-        folder: Its private folder, removed soon after its end with all that it has left half written elsewhere.
-
-    Args:
-        onEvent: Called with each event of the worker, until `end`. That it has ended by itself, or was ended since it
-            sent what is no message, is an error without an id.
+    That private folder is removed soon after the end, with all that is left half written elsewhere. `onEvent` is called
+    with each event of the worker, until `end`. That it has ended by itself, or was ended since it sent what is no
+    message, is an error without an id.
     """
 
     def __init__(
@@ -280,7 +267,6 @@ class WorkerProcess:
     ) -> None:
         self.folder = make_private_folder("MoBUncertainty", parentFolder)
         self._onEvent = onEvent
-        self._decoder = Decoder()
         self._log: deque[str] = deque([""], maxlen=LOG_LINES)
         self._pid: int | None = None
         self._output: str | None = None  # the folder that it was last asked to write
@@ -342,28 +328,29 @@ class WorkerProcess:
         remove_private_folder(self.folder)
 
     def _onOutput(self) -> None:
+        """Take the lines that have arrived; one without an end is no message."""
+        while not self._ending and (self._process.canReadLine() or self._process.bytesAvailable() > SIZE_LIMIT):
+            if line := self._process.readLine(SIZE_LIMIT + 1).data().strip():
+                self._onLine(line)
+
+    def _onLine(self, line: bytes) -> None:
         try:
-            events = self._decoder.feed(self._process.readAllStandardOutput().data())
-            for event in events:
-                check_event(event)
+            event = read_event(line)
         except ProtocolError as error:
             self._log.extend((str(error), ""))
             text = _("The computing process sent an invalid message and was stopped; apply again.")
             self._over("bad_message", text)
             return
-        for event in events:
-            if self._ending:
-                return
-            self._silence = 0.0
-            if event["event"] == Event.READY:
-                self._pid = event["pid"]
-            elif event["event"] == Event.PROGRESS:
-                self._standstill = 0.0
-            elif event["event"] in (Event.RESULT, Event.ERROR):
-                self._timer.stop()
-            if event["event"] == Event.ERROR:
-                event["details"] = "\n".join(filter(None, (self.log, event["details"])))
-            self._onEvent(event)
+        self._silence = 0.0
+        if event["event"] == Event.READY:
+            self._pid = event["pid"]
+        elif event["event"] == Event.PROGRESS:
+            self._standstill = 0.0
+        elif event["event"] in (Event.RESULT, Event.ERROR):
+            self._timer.stop()
+        if event["event"] == Event.ERROR:
+            event["details"] = "\n".join(filter(None, (self.log, event["details"])))
+        self._onEvent(event)
 
     def _onTick(self) -> None:
         """Give up a worker that is silent, or makes no progress, for too long."""

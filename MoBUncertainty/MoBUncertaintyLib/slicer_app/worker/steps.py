@@ -26,11 +26,7 @@ def _log(error: Exception) -> None:
 
 
 class Steps:
-    """Runs a generator, one step in each turn of the event loop.
-
-    Args:
-        atOnce: Seconds for which it runs, perhaps to its end, before this constructor returns.
-    """
+    """Runs a generator, one step in each turn of the event loop; for the seconds `atOnce` in this constructor."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.output.cohort.readers import CaseReview, CaseState, reader_in_name
 from MoBUncertaintyLib.slicer_app.requests import MODALITY, dicomDatabase
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import askFolder, showError
-from MoBUncertaintyLib.slicer_app.widgets.section import shown
+from MoBUncertaintyLib.slicer_app.widgets.work import ask
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
@@ -30,16 +30,11 @@ NAMED_BY = ("0010,0020", "0008,0020", "0020,0011", "0008,103e")
 
 @dataclass(frozen=True)
 class WorklistCase:
-    """One case.
+    """One case."""
 
-    Attributes:
-        case: The fields of its `images.inputs.Input`.
-        row: What the cohort's table says of it, see `CohortCase`; None without results or a reason for that.
-    """
-
-    case: Mapping[str, Any]
+    case: Mapping[str, Any]  # the fields of its `images.inputs.Input`
     folder: Path
-    row: Mapping[str, Any] | None
+    row: Mapping[str, Any] | None  # of the cohort's table, see `CohortCase`; None without results or a reason for that
     reviews: tuple[CaseReview, ...] = ()
 
     @classmethod
@@ -79,21 +74,14 @@ class WorklistCase:
 
 @dataclass
 class Cases:
-    """The cases of one worklist.
-
-    Attributes:
-        source: Folder that holds them; None where they are listed.
-        listed: The fields of all inputs; None before the worker has listed those of `source`.
-        cases: In the order of the cohort's table: the worst first, those without results last.
-        failed: Why a case failed since the worklist was opened, by name; the table on disk says it of earlier ones.
-    """
+    """The cases of one worklist."""
 
     cohort: Path
     title: str
-    source: Path | None = None
-    listed: Sequence[Mapping[str, Any]] | None = None
-    cases: list[WorklistCase] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    source: Path | None = None  # folder that holds them; None where they are listed
+    listed: Sequence[Mapping[str, Any]] | None = None  # fields of all inputs, once the worker has listed the source's
+    cases: list[WorklistCase] = field(default_factory=list)  # in the order of the table; those without results last
+    failed: dict[str, str] = field(default_factory=dict)  # why, by name, since the worklist was opened
     page: Path | None = None
 
     def request(self, channels: int, table: bool) -> dict[str, Any]:
@@ -145,30 +133,11 @@ class Cases:
             self.cases[self.cases.index(case)] = replace(case, reviews=(*others, review))
 
 
-def ask(
-    client: WorkerClient,
-    message: dict[str, Any],
-    onFinished: Callable[[Any], None],
-    onFailed: Callable[[str, str, str], None],
-    receive: Callable[[dict[str, Any]], Iterator[None]] | None = None,
-) -> None:
-    """Ask a worker; failures of what follows reach the user. Arguments as for `WorkerClient.request` and `Job`."""
-    job = client.request(message, receive)
-    job.finished.connect(shown(onFinished))
-    job.failed.connect(shown(onFailed))
-
-
 class CaseSource:
-    """The cases of the worklist that is open.
+    """The cases of the worklist that is open, which the client's worker reads; None before a source is chosen.
 
-    Args:
-        client: Of the worker that reads them.
-        channels: Returns the number of images that a case has.
-        mayLeave: Asks whether the open case may be left.
-        onChanged: Called when there is something else to show, with what is to be said of it, if anything.
-
-    Attributes:
-        cases: None before a source is chosen.
+    `channels` returns the number of images that a case has, `mayLeave` asks whether the open case may be left, and
+    `onChanged` is called when there is something else to show, with what is to be said of it, if anything.
     """
 
     def __init__(

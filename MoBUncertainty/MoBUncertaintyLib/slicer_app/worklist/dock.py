@@ -15,6 +15,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.measurements.interval import volume_number, volume_text
 from MoBUncertaintyLib.model.card import readable
+from MoBUncertaintyLib.model.fingerprint import Suitability
 from MoBUncertaintyLib.output.cohort.readers import CaseState
 from MoBUncertaintyLib.slicer_app.clicks.devices import Shortcuts
 from MoBUncertaintyLib.slicer_app.installation import whyPyTorch
@@ -22,7 +23,7 @@ from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import agreeToLicences, loadUI, showError
 from MoBUncertaintyLib.slicer_app.widgets.section import allow, shown
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
-from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, stageText
+from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, ask, stageText
 from MoBUncertaintyLib.slicer_app.worker.client import Job
 from MoBUncertaintyLib.slicer_app.worklist.cases import CaseSource, WorklistCase
 from MoBUncertaintyLib.slicer_app.worklist.opened import OpenedCase, remove
@@ -189,10 +190,7 @@ class CaseRun:
     """The run and its button. A case that fails is reported, and the others go on, in another worker if theirs ended.
 
     A case is tried once more, after the others, if the connection to another computer is cut while it is predicted.
-    The worker keeps its model loaded.
-
-    Args:
-        onChanged: Called when the run has begun, or ended.
+    The worker keeps its model loaded. `onChanged` is called when the run has begun, or ended.
     """
 
     def __init__(self, panel, ui, source: CaseSource, onChanged: Callable[[], None]) -> None:
@@ -266,11 +264,10 @@ class CaseRun:
             else:
                 self._onDone(case, message)
 
-        job = self.client.request({**how, "case": case.case, "output": str(case.folder)})
+        message = {**how, "case": case.case, "output": str(case.folder)}
+        job = ask(self.client, message, lambda _result: self._onDone(case, None), fail)
         job.progress.connect(partial(self._onProgress, case))
         job.warning.connect(self.job.warning.emit)
-        job.finished.connect(shown(lambda _result: self._onDone(case, None)))
-        job.failed.connect(shown(fail))
 
     def _onProgress(self, case: WorklistCase, step: dict[str, Any]) -> None:
         """Tell how far the whole run is: the other cases are expected to take as long as those before, or as this."""
@@ -316,27 +313,17 @@ def _cells(case: WorklistCase, reader: str) -> list[tuple[str, str]]:
     row, state = case.row or {}, case.state(reader)
     readers = "\n".join(review.text for review in case.reviews)
     reason = row.get("reason", "")
+    suitability = Suitability.from_dict(row["suitability"]).text if row.get("suitability") else ""
     organs, left = row.get("organs", ()), case.regionsLeft(reader)
     volumes = " / ".join(volume_number(organ["volume_ml"]) for organ in organs)
     named = "\n".join(f"{readable(organ['name'])}: {volume_text(organ['volume_ml'])}" for organ in organs)
     return [
         (case.name, str(case.folder)),
         (_stateText(state), readers),
-        (reason or _suitabilityText(row), reason or "\n".join(row.get("warnings", ()))),
+        (reason or suitability, reason or "\n".join(row.get("warnings", ()))),
         (volumes, named),
         ("" if left is None else str(left), readers),
     ]
-
-
-def _suitabilityText(row) -> str:
-    suitability = row.get("suitability")
-    if not suitability:
-        return ""
-    words = {"ordinary": _("ordinary"), "unusual": _("unusual"), "not usable": _("not usable")}
-    if not suitability["judged"] and not suitability["reasons"]:
-        return _("not compared")
-    text = words[suitability["level"]]
-    return f"{text}: {suitability['reasons'][0]}" if suitability["reasons"] else text
 
 
 def _stateText(state: CaseState) -> str:

@@ -25,22 +25,19 @@ from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sessions import Sessions
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import showError
 from MoBUncertaintyLib.slicer_app.widgets.section import timer
+from MoBUncertaintyLib.slicer_app.widgets.work import ask
 from MoBUncertaintyLib.slicer_app.worker.client import WorkerClient
-from MoBUncertaintyLib.slicer_app.worklist.cases import CaseSource, WorklistCase, ask
+from MoBUncertaintyLib.slicer_app.worklist.cases import CaseSource, WorklistCase
 from MoBUncertaintyLib.worker.protocol import Command
 
 KEEP_MS = 500  # after a change: quick clicks are kept together
 
 
 class KeptReview:
-    """The review of one reader of a case, which is kept in its results folder.
+    """The review of one reader of a case, which is kept in its results folder, where a record may be stored already.
 
-    Args:
-        stored: The record on disk, if there is one.
-
-    Attributes:
-        isNew: Whether there is something to keep.
-        versions: Digests of the record on disk, as it was read or written here, if it exists.
+    `isNew` says whether there is something to keep; `versions` are digests of the record on disk, as it was read or
+    written here, if it exists.
     """
 
     def __init__(self, case: WorklistCase, reader: str, review, stored: dict[str, Any] | None) -> None:
@@ -57,9 +54,8 @@ class KeptReview:
     def keep(self) -> CaseReview:
         """Write it; as signed it is kept with its export only.
 
-        Raises:
-            OutputError: It cannot be written; the next step, and whatever would remove the case, tries again.
-            ReviewError: Another window has changed it; what was decided here is in a file of its own.
+        Raises `OutputError` if it cannot be written; the next step, and whatever would remove the case, tries again.
+        Raises `ReviewError` if another window has changed it; what was decided here is in a file of its own.
         """
         self._kept, record = _state(self.review), self._record()
         try:
@@ -85,8 +81,7 @@ class KeptReview:
     def rescue(self) -> str:
         """Write what is not kept to a file elsewhere; return a sentence that says where.
 
-        Raises:
-            OutputError: There is no place for it.
+        Raises `OutputError` if there is no place for it.
         """
         (name,) = unique_names([f"Rescued review {self.case.name}, {self.reader}, {self._began:%Y-%m-%d %H.%M.%S}"])
         documents = qt.QStandardPaths.writableLocation(qt.QStandardPaths.DocumentsLocation)
@@ -104,12 +99,7 @@ class KeptReview:
 
 
 class OpenedCase:
-    """The case that is open, of one reader.
-
-    Attributes:
-        ctNode: Its image; None before one is opened.
-        kept: Its review.
-    """
+    """The case that is open, of one reader: its image, `ctNode`, and its review, `kept`."""
 
     def __init__(
         self, sessions: Sessions, client: WorkerClient, source: CaseSource, say: Callable[[str], None]
@@ -191,8 +181,7 @@ class OpenedCase:
     def settle(self, mayStay: bool = False) -> bool:
         """Keep the review; where that cannot be, stay with the case or, if that cannot be, write the review elsewhere.
 
-        Returns:
-            Whether to go on.
+        Returns whether to go on.
         """
         try:
             self._keep()

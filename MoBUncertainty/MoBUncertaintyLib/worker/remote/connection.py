@@ -17,7 +17,6 @@ from typing import IO
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.errors import Cancelled, OutputError, SettingsError, UserError, reason_of
-from MoBUncertaintyLib.base.json_input import JsonError, parse_object
 from MoBUncertaintyLib.worker.protocol import (
     PROGRESS_FIELDS,
     Command,
@@ -25,6 +24,7 @@ from MoBUncertaintyLib.worker.protocol import (
     Fields,
     ProtocolError,
     check_event,
+    read_event,
     receive,
     send,
 )
@@ -56,8 +56,7 @@ MB = 1e6
 class Connection:
     """The worker on a computer: connected at the first request, and anew at the next one after the connection was cut.
 
-    Args:
-        show: Called with each line that ssh prints.
+    Each line that ssh prints is shown.
     """
 
     def __init__(self, host: str, show: Callable[[str], None] = lambda _line: None) -> None:
@@ -69,12 +68,8 @@ class Connection:
     def predict(self, request: Fields, report: Report, cancelled: Callable[[], bool] = lambda: False) -> Fields:
         """Send the models, unless they are there, and the volumes; the result's arrays arrive in the request's folder.
 
-        Args:
-            cancelled: Asked at each message from there, and while files are sent.
-
-        Raises:
-            Cancelled: By the user; the connection is ended.
-            UserError: The connection or the worker failed.
+        At each message from there, and while files are sent, it asks whether it is cancelled. Raises `Cancelled`, with
+        the connection ended, and `UserError` if connection or worker failed.
         """
         from MoBUncertaintyLib.worker.remote.models import KEPT, ModelFiles
 
@@ -101,12 +96,7 @@ class Connection:
         files: Mapping[str, Path] | None = None,
         folder: Path | None = None,
     ) -> Fields:
-        """Send a request, and follow it until it is answered; arguments and errors beside these as for `predict`.
-
-        Args:
-            cancelled: Asked at each message from there.
-            folder: Where the result's arrays go.
-        """
+        """Send a request, and follow it until it is answered; the result's arrays go to a folder. Else as `predict`."""
         self._count += 1
         self._folder = folder
         try:
@@ -303,12 +293,7 @@ def _ready(source: IO[bytes]) -> Fields:
             raise EOFError
         if size > BANNER_LIMIT:
             raise ProtocolError("There is no worker.")
-    try:
-        event = parse_object(line)
-    except JsonError as error:
-        raise ProtocolError("There is no worker.") from error
-    check_event(event)
-    return event
+    return read_event(line)
 
 
 def _meter(tell: Callable[[Fields], None], stage: str) -> Callable[[int, int], None]:

@@ -1,7 +1,7 @@
 """Models on their way to another computer, and those that it keeps.
 
-A model is known by the SHA-256 of what its files are. Those that were sent lie in the user's folder for caches, each in
-a folder named by that digest; of these, the last `KEPT` that were used.
+A model is known by the SHA-256 of what its files are. Of those that were sent, each in a folder named by that
+digest, the last `KEPT` that were used stay.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from MoBUncertaintyLib.base.errors import ModelError, OutputError
 from MoBUncertaintyLib.base.integrity import file_digest, is_plain_name
 from MoBUncertaintyLib.base.publishing import reserve, withdraw
-from MoBUncertaintyLib.base.resources import installed_models
+from MoBUncertaintyLib.base.resources import installed_models, user_folder
 from MoBUncertaintyLib.model import files as model_files
 from MoBUncertaintyLib.model.archive import FIRST_STAGE, TRAINING_FILE
 from MoBUncertaintyLib.model.card import MODEL_FILE
@@ -37,23 +36,17 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a model.
-
-    Attributes:
-        digests: SHA-256 of each file by its name in the model, `model.zip` for a zip; as the card states them, if there
-            is one.
-    """
+    """The files of a model."""
 
     name: str
-    digests: Mapping[str, str]
+    digests: Mapping[str, str]  # SHA-256 of each file by its name in the model, `model.zip` for a zip
     files: Mapping[str, Path]
 
     @classmethod
     def of(cls, path: Path) -> ModelFiles:
         """List the files of a model folder, a zip of one, or a training folder of nnU-Net.
 
-        Raises:
-            ModelError: It cannot be read.
+        Raises `ModelError` if it cannot be read.
         """
         source = model_files.ModelFiles.of(path)
         path = source.path
@@ -90,11 +83,7 @@ def find(digest: str) -> Path | None:
 
 
 def located(name: str) -> Path:
-    """Find a model by its name, its path or, if it was sent, its digest.
-
-    Raises:
-        ModelError: There is none.
-    """
+    """Find a model by its name, its path or, if it was sent, its digest; raises `ModelError` if there is none."""
     if not _DIGEST.fullmatch(name):
         return Path(find_model(name))
     if (model := find(name)) is None:
@@ -105,9 +94,7 @@ def located(name: str) -> Path:
 def keep(sent: ModelFiles) -> None:
     """Keep a model that was sent, if it is what it says; its files are moved.
 
-    Raises:
-        ModelError: It is not.
-        OutputError: It cannot be kept.
+    Raises `ModelError` if it is not. Raises `OutputError` if it cannot be kept.
     """
     if set(sent.files) != set(sent.digests) or not all(map(_is_model_file, sent.files)):
         raise ModelError("The files that were sent are not a model; choose another one.")
@@ -147,14 +134,8 @@ def _tidy() -> None:
 
 
 def kept_models() -> Path:
-    """Find the folder of the models that were sent, where the system wants caches to be."""
-    if sys.platform == "win32":
-        caches = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        caches = Path.home() / "Library" / "Caches"
-    else:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "mob-uncertainty" / "models"
+    """Find the folder of the models that were sent, beside that of those that the user has installed."""
+    return user_folder() / "sent-models"
 
 
 def _folders() -> Iterator[Path]:

@@ -37,15 +37,10 @@ STAGES = ("send model", "send", "first_stage", "preprocess", "network", "resampl
 
 
 class RemotePredictor:
-    """Models on another computer; see `inference.predictor.Predictor`.
+    """Models on another computer, an ensemble if several, which are sent there unless it has them; see `Predictor`.
 
-    The connection is made at the first image, and stays until `close`.
-
-    Args:
-        models: The models, which are sent there unless it has them; several make an ensemble.
-
-    Raises:
-        SettingsError: That is not the name of a computer, or a label is not one of the models'.
+    The connection is made at the first image, and stays until `close`. Raises `SettingsError` if that is not the name
+    of a computer, or a label is not one of the models'.
     """
 
     def __init__(self, host: str, models: Sequence[Model], settings: PredictionSettings) -> None:

@@ -41,8 +41,7 @@ class CutError(RemoteError):
 def check_host(host: str) -> str:
     """Check that a text can be no more than the name of a computer to ssh.
 
-    Raises:
-        SettingsError: It is something else.
+    Raises `SettingsError` if it is something else.
     """
     if len(host) > 255 or not _HOST.fullmatch(host):
         raise SettingsError(f"{host[:80]!r} is not the name of a computer; write user@host, as for ssh.")
@@ -52,9 +51,7 @@ def check_host(host: str) -> str:
 def ssh_command(host: str) -> list[str]:
     """Make the command that starts the worker on a computer.
 
-    Raises:
-        SettingsError: That is not the name of a computer.
-        RemoteError: ssh is not installed.
+    Raises `SettingsError` if that is not the name of a computer. Raises `RemoteError` if ssh is not installed.
     """
     program = shutil.which("ssh")
     if program is None:
@@ -89,11 +86,7 @@ def no_answer(host: str, seconds: float) -> RemoteError:
 
 
 def not_connected(host: str, code: int, log: Sequence[str]) -> RemoteError:
-    """Say why there is no connection, and what to do.
-
-    Args:
-        code: ssh's exit code: 255 of its own, otherwise that of the command.
-    """
+    """Say why there is no connection, by ssh's exit code (255: its own, else the command's) and log, and what to do."""
     text = "\n".join(log)
     for words, sentence in _SENTENCES.items():
         if code == 255 and re.search(words, text):
