@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inference.cases import make_case
+from benchmark import make_case
 from MoBUncertaintyLib.base.packages import is_installed
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.devices import autocast_dtype

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from inference.cases import make_case
+from benchmark import make_case
 from MoBUncertaintyLib.gaussian.probability import moments
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import CPU, Placement, SlidingWindow
