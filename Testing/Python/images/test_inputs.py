@@ -53,7 +53,7 @@ def test_folder_of_dicom_folders_lists_them(tmp_path: Path) -> None:
         with pytest.raises(ImageError):
             list_inputs(tmp_path / name)
     (tmp_path / "prediction.json").write_text('{"schema": "mob-uncertainty results"}')
-    with pytest.raises(ImageError, match="holds results, not images"):
+    with pytest.raises(ImageError):
         list_inputs(tmp_path)
 
 
