@@ -276,7 +276,7 @@ def test_publishing_again_replaces_the_model_and_keeps_the_others(catalogue: Pat
 
 def test_a_model_is_published_with_the_picture_of_a_sample(tmp_path: Path) -> None:
     model = tiny.make_model_folder(tmp_path / "model", name="Organ of a CT", licence=NOT_STATED)
-    sitk.WriteImage(tiny.make_ct((24, 24, 24)), tmp_path / "Doe^John.nii.gz")
+    sitk.WriteImage(tiny.make_ct((8, 16, 24), (1.0, 1.5, 3.0)), tmp_path / "Doe^John.nii.gz")  # few tiles
     catalogue, sample = tmp_path / "catalogue", tmp_path / "Doe^John.nii.gz"
     done = run("models", "publish", model.path, catalogue, "--sample", sample, "--json")
     assert done.exit_code == 0, done.stderr
