@@ -11,8 +11,6 @@ variance; regions, pictures and report come on top. nnU-Net goes its way without
 only add seconds to one CT, and without mirroring, since the networks were trained without.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

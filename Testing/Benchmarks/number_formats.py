@@ -7,8 +7,6 @@ Each case is predicted in each way that the device has, or in one, and each row 
 PhantomPancreas predicts a phantom's CT of 64 x 64 x 64 voxels. `mob-training phantom` makes others.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from collections.abc import Iterator

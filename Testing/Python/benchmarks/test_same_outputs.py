@@ -1,7 +1,5 @@
 """The comparison of what two checkouts write: it finds what differs, and only that."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`mob-uncertainty review`: decisions files, good and bad, applied to a results folder."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """DICOM as it comes: read as highdicom reads it, or refused in one sentence. Never something else."""
 
-from __future__ import annotations
-
 import copy
 import shutil
 import time

@@ -1,7 +1,5 @@
 """The images at a path: one, or those of a folder, under names of their own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Images as they are checked before a prediction: what is accepted, and what is refused."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import numpy as np

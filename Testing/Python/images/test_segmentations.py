@@ -1,7 +1,5 @@
 """Segmentations by any tool: the same masks on the image's voxels, whatever the format; or refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nibabel

@@ -3,8 +3,6 @@
 `conftest.py` leaves OpenVINO out of `auto` for all tests, whose digits are PyTorch's.
 """
 
-from __future__ import annotations
-
 import sys
 from contextlib import nullcontext
 from dataclasses import replace as changed

@@ -1,7 +1,5 @@
 """Whether a GPU computes what the CPU does, and what happens when its memory runs out. Needs CUDA."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Models as zip files: the same model, nothing hostile read or unpacked."""
 
-from __future__ import annotations
-
 import errno
 import shutil
 import tracemalloc

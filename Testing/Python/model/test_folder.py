@@ -1,7 +1,5 @@
 """Model folders: what is written is read back, and nothing wrong gets through."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -151,7 +149,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unwritable_place_is_said_to_be_so(tmp_path: Path) -> None:
+def test_an_unwritable_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         write_model(tmp_path / "file" / "Tiny", card(), PLANS, DATASET, [(0, network(0).state_dict())])
@@ -400,7 +398,7 @@ def test_what_was_learned_of_clicks_is_a_file_of_the_model(tmp_path: Path) -> No
         load_model(tmp_path / "Own")
 
 
-def test_models_are_listed_and_found_by_name_with_broken_ones_shown(folder: Path) -> None:
+def test_models_are_listed_and_opened_by_name_with_broken_ones_shown(folder: Path) -> None:
     models = folder.parent
     make_model_folder(models / "Zipped.zip")
     (models / "broken").mkdir()

@@ -1,7 +1,5 @@
 """nnU-Net's plans and data set descriptions as hostile input."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from pathlib import Path

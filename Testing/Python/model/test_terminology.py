@@ -1,7 +1,5 @@
 """Terminology and colours of labels."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

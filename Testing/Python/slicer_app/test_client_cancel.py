@@ -1,7 +1,5 @@
 """The client of the worker when a request or the application ends early: all processes go, and all data with them."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

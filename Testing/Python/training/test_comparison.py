@@ -1,7 +1,5 @@
 """Scores of several models and seeds side by side: what is read, tabulated and written."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import re
@@ -356,7 +354,7 @@ def test_sweep_alone_is_compared_too(written, tmp_path):
     assert {path.name for path in tmp_path.rglob("*.png")} == {"Organ_bases_mixture-of-bases.png"}
 
 
-def test_output_that_is_a_file_is_said_in_one_sentence(written, tmp_path):
+def test_output_that_is_a_file_is_refused_in_one_sentence(written, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         compare(written, tmp_path / "file")
