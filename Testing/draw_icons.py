@@ -3,8 +3,6 @@
 The icon is a pancreas as this project sees one: a sharp outline, and one end where the doubt glows.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -7,8 +7,6 @@ its cache, and a process segments the demo CT and finds its doubtful regions, as
 does so once Python has compiled the packages.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

@@ -8,8 +8,6 @@ it stand each scale by itself, plain conformal prediction among them, and the sp
 scores have it: with several labels they have its mean only.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

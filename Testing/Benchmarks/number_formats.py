@@ -7,8 +7,6 @@ Each case is predicted in each way that the device has, or in one, and each row 
 PhantomPancreas predicts a phantom's CT of 64 x 64 x 64 voxels. `mob-training phantom` makes others.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from inference.cases import make_case
+from benchmark import make_case
 from MoBUncertaintyLib.base.packages import is_installed
 from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.devices import autocast_dtype

@@ -8,8 +8,6 @@ has changed and the three slice views are drawn (in software). Ends with 1 where
 `LIMITS` allows, or the surface longer than `SURFACE_S`.
 """
 
-from __future__ import annotations
-
 import cProfile
 import os
 import pstats

@@ -8,8 +8,6 @@ volume of the voxels of highest expected error, 1 - max p. OUTPUT then holds the
 all models whose numbers are there.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator

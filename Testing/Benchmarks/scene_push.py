@@ -7,8 +7,6 @@ which the application lives, the longest of them counts. Ends with 1 where anyth
 verdict for longer than 0.05 s, or where numpy took as much as a float64 copy of one volume to show the results.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

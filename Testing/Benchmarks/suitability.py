@@ -10,8 +10,6 @@ the tenths that call none of the unchanged cases unusual and flag at most 15 % o
 than 0.03, take those that flag the most of the changes that lower it by 0.10, and of these the largest.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Digests of records and of the files they list: what is noticed."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """JSON that others wrote: what is refused."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What JSON is read as: the dataclass is the schema."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """What Windows does otherwise, simulated: files that another program has opened, read-only copies, paths of 260."""
 
-from __future__ import annotations
-
 import os
 import stat
 import time

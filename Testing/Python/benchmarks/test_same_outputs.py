@@ -1,7 +1,5 @@
 """The comparison of what two checkouts write: it finds what differs, and only that."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -55,19 +53,6 @@ def write_words(folder: Path, sentence: str, verdict: str, **entries: float) -> 
     return folder
 
 
-def test_sentences_with_the_same_numbers_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    first = write_words(tmp_path / "1", "The regions hold 5 % of it", "accept", volume=2.0)
-    second = write_words(tmp_path / "2", "Only 5 % are in the regions", "accept", volume=2.0)
-    assert same_outputs.compare(first, second) == 1
-    assert same_outputs.compare(first, second, words=False) == 0
-    third = write_words(tmp_path / "3", "Only 6 % are in the regions", "exclude", volume=3.0)
-    capsys.readouterr()
-    assert same_outputs.compare(second, third, words=False) == 1
-    places = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[:-1]]
-    row = "/regions.csv/0"
-    assert places == ["/page.html/data/0/volume", "/page.html/text", f"{row}/comment", f"{row}/verdict"]
-
-
 def test_what_was_changed_on_purpose_is_counted_by_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     first = write_words(tmp_path / "1", "same", "accept", volume=2.0, margin=1.0)
     second = write_words(tmp_path / "2", "same", "accept", volume=2.0)
@@ -76,9 +61,3 @@ def test_what_was_changed_on_purpose_is_counted_by_its_reason(tmp_path: Path, ca
     assert "1 meant: there is no margin any more" in capsys.readouterr().out
     third = write_words(tmp_path / "3", "same", "accept", volume=3.0)
     assert same_outputs.compare(first, third, changes=changes) == 1
-
-
-def test_commands_have_names_of_their_own_but_for_those_that_run_again() -> None:
-    names = [name for name, _ in same_outputs.commands()]
-    assert len(names) > 90
-    assert {name for name in names if names.count(name) > 1} == {"cohort", "twice"}

@@ -1,7 +1,5 @@
 """A CT to segment, a model for it, and results to review."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Nothing is lost, nothing passes for whole, and there is no traceback. Damaged images: `images/test_damaged_files.py`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """`mob-uncertainty predict --format`: DICOM objects beside the results."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`--version`, `--json` and `--quiet`, of both programs, before and after a command's name."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The review page as it is served: each click acts at once, and nobody else is answered."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import http.client
@@ -222,7 +220,7 @@ class TestDecisionsFile:
         assert served.step(**self.ACCEPT | {"region": "2"})[1]["regions"][1]["verdict"] == "accept"
         assert served.file.path.read_bytes() != before
 
-    def test_decisions_are_kept_at_home_where_results_cannot_be_written_beside(self, tmp_path, monkeypatch):
+    def test_decisions_are_written_at_home_where_the_results_folder_is_read_only(self, tmp_path, monkeypatch):
         monkeypatch.setattr(Path, "home", lambda: tmp_path)
         page = review_server.PageReview(fake_review(), review_server.DecisionsFile(tmp_path / "gone" / "results"))
         page.step(self.ACCEPT)
@@ -239,7 +237,7 @@ class TestDecisionsFile:
 
 
 class TestCommand:
-    ENDS = ("SIGINT", "SIGTERM", "SIGKILL", "SIGHUP SIGHUP")
+    ENDS = ("SIGINT", "SIGKILL", "SIGHUP SIGHUP")
 
     @pytest.mark.parametrize("end", ["untouched", *ENDS])
     @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
@@ -263,7 +261,7 @@ class TestCommand:
             said, problem = run.communicate(timeout=60)
         kept = [*tmp_path.glob("results-decisions-*.json")]
         assert len(kept) == (end != "untouched")
-        if end in ("untouched", "SIGINT", "SIGTERM"):
+        if end in ("untouched", "SIGINT"):
             assert (run.returncode, problem) == (0, "")
             assert said == (
                 f"Stopped; the decisions are in {kept[0]}.\n" if kept else "Stopped; nothing was decided.\n"
@@ -359,7 +357,7 @@ class TestReader:
             person.wait_for("document.getElementById('message').classList.contains('problem')")
             assert "The server has stopped" in person.text("#message")
 
-    def test_a_refused_step_is_said(self, browser, served):
+    def test_a_refused_step_shows_its_reason(self, browser, served):
         with reader(browser, tolerated="status of 400") as person:
             person.open(served.address)
             for region_id in ("1", "2"):

@@ -1,7 +1,5 @@
 """Verifying a review: whoever changes any file of it is found out, and OpenSSH's signature may lie beside it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Damaged images are what other programs read in them, or refused in one sentence: no other error, and no long wait."""
 
-from __future__ import annotations
-
 import gzip
 import random
 import shutil

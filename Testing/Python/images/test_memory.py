@@ -1,7 +1,5 @@
 """Results that do not fit into memory are refused before anything is computed."""
 
-from __future__ import annotations
-
 import sys
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """An image of another modality than a model takes is noticed, where both are known."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

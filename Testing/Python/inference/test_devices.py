@@ -1,7 +1,5 @@
 """Which device is taken, on computers that pretend to have others."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

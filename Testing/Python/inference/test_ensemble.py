@@ -1,7 +1,5 @@
 """Several models predict together as nnU-Net's ensembles do, with the variance of the mixture."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whether a GPU computes what the CPU does, and what happens when its memory runs out. Needs CUDA."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from inference.cases import make_case
+from benchmark import make_case
 from MoBUncertaintyLib.gaussian.probability import moments
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.sliding_window import CPU, Placement, SlidingWindow

@@ -1,7 +1,5 @@
 """A GPU whose memory runs out anywhere: the result is the CPU's, the user is told, and no pass counts twice."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every kind of model that nnU-Net trains gives nnU-Net's own label map."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What the network says is no number: in half precision it is asked again in float32, and there it is an error."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

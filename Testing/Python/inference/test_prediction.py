@@ -1,7 +1,5 @@
 """What a prediction tells of itself, and predictions of some of a model's labels."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The whole path from an image to a prediction, against stock nnU-Net and against what physics and probability ask."""
 
-from __future__ import annotations
-
 import json
 import tracemalloc
 from pathlib import Path

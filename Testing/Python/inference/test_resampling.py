@@ -1,7 +1,5 @@
 """Resampling against nnU-Net's own."""
 
-from __future__ import annotations
-
 import tracemalloc
 from functools import partial
 

@@ -1,7 +1,5 @@
 """What the rounding of probabilities and variances changes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -3,8 +3,6 @@
 Without the slow tests, its predictor and one step of two processes are tested; with them, its commands too.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

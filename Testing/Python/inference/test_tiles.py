@@ -1,7 +1,5 @@
 """Tiles: layout and weights against nnU-Net's, and sums against their definition."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import tracemalloc

@@ -1,7 +1,5 @@
 """Adaptive tiling: fewer tiles, the same organ."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

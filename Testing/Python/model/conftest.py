@@ -1,7 +1,5 @@
 """A model folder to read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """How far clicks reach: stated by a card, read strictly."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, replace
 

@@ -1,7 +1,5 @@
 """What ordinary cases look like: ranges, limits and false alarms that a card states."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

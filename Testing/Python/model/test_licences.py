@@ -1,7 +1,5 @@
 """Which licences are agreed to, and that an agreement holds for one licence and one model's weights."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -45,6 +45,12 @@ def raw(made: tuple[Path, Path], tmp_path: Path) -> Path:
     return shutil.copytree(made[1], tmp_path / "raw")
 
 
+@pytest.fixture(autouse=True)
+def few_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lower limit, which takes less time to exceed."""
+    monkeypatch.setattr(weights, "TENSORS_LIMIT", 1000)
+
+
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -168,68 +174,59 @@ def _truncated(_model: Path, raw: Path) -> Path:
     return raw
 
 
-MANY = {str(number): torch.zeros(0) for number in range(10_001)}
+MANY = {str(number): torch.zeros(0) for number in range(1001)}
 LARGE = torch.zeros(1).expand(2**40)
-REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
-    "sparse weights": (_weights(lambda tensor: tensor.to_sparse()), "are of the kind sparse_coo, which cannot be used"),
-    "weights on the meta device": (_weights(lambda tensor: tensor.to("meta")), "are of the kind meta, which cannot"),
-    "weights of 4 TB in 4 bytes": (_weights(lambda tensor: LARGE), "are larger than they are on disk"),
-    "too many tensors": (_safetensors(MANY), "holds more than 10,000 tensors"),
-    "too many tensors in a checkpoint": (_set(network_weights=MANY), "holds more than 10,000 tensors"),
-    "too many views of one tensor": (
-        _set(network_weights=dict.fromkeys(MANY, torch.zeros(0))),
-        "holds more than 10,000 tensors",
-    ),
-    "a header of 400,000 empty tensors": (
-        _header(
-            json.dumps(
-                {str(n): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(400_000)}
-            ).encode()
-        ),
-        "holds more than 10,000 tensors",
-    ),
-    "a header nested 900 deep": (_header(b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"), "nested more than 64 deep"),
-    "a header that is a list": (_header(b"[]"), "damaged or truncated"),
-    "a kind of number that NumPy lacks": (
-        _header(b'{"a":{"dtype":"F4","shape":[0],"data_offsets":[0,0]}}'),
-        "are of the kind F4, which cannot",
-    ),
-    **{
-        f"a checkpoint without {key}": (_checkpoint(lambda c, key=key: c.pop(key)), "is not a checkpoint of nnU-Net")
-        for key in ("network_weights", "init_args", "trainer_name")
-    },
-    "quantised weights": (_weights(lambda tensor: tensor.to(torch.int8)), "are of the kind int8, which cannot"),
-    "truncated checkpoint": (_truncated, "damaged or not a checkpoint"),
-    "compressed checkpoint": (_compressed, "damaged or not a checkpoint"),
-    "pickle of 9 MB": (_set(logging="x" * (9 << 20)), "damaged or not a checkpoint"),
-    "mirror axes that are tensors": (_set(inference_allowed_mirroring_axes=(torch.zeros(2),)), ""),
-    "a tensor of mirror axes": (_set(inference_allowed_mirroring_axes=torch.zeros(2)), ""),
-    "a trainer's name that is no text": (_set(trainer_name="\ud800\x1b[2J\n"), ""),
-    "weights of another name": (
-        _checkpoint(lambda c: c["network_weights"].update({"x" * 9000: torch.zeros(1)})),
-        "do not fit the network in plans.json (1 of ",
-    ),
-    "weights of another shape": (_weights(lambda tensor: tensor[:1]), "do not fit the network in plans.json (1 of "),
-    "no weights": (_set(network_weights={}), "do not fit the network in plans.json ("),
+MANY_IN_A_HEADER = {str(n): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(1001)}
+REFUSED: dict[str, Callable[[Path, Path], Path]] = {
+    "sparse weights": _weights(lambda tensor: tensor.to_sparse()),
+    "weights on the meta device": _weights(lambda tensor: tensor.to("meta")),
+    "weights of 4 TB in 4 bytes": _weights(lambda tensor: LARGE),
+    "too many tensors": _safetensors(MANY),
+    "too many tensors in a checkpoint": _set(network_weights=MANY),
+    "too many views of one tensor": _set(network_weights=dict.fromkeys(MANY, torch.zeros(0))),
+    "a header of many empty tensors": _header(json.dumps(MANY_IN_A_HEADER).encode()),
+    "a header nested 900 deep": _header(b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"),
+    "a header that is a list": _header(b"[]"),
+    "a kind of number that NumPy lacks": _header(b'{"a":{"dtype":"F4","shape":[0],"data_offsets":[0,0]}}'),
+    "a checkpoint without weights": _checkpoint(lambda content: content.pop("network_weights")),
+    "a checkpoint without a configuration": _checkpoint(lambda content: content.pop("init_args")),
+    "a checkpoint without a trainer": _checkpoint(lambda content: content.pop("trainer_name")),
+    "quantised weights": _weights(lambda tensor: tensor.to(torch.int8)),
+    "truncated checkpoint": _truncated,
+    "compressed checkpoint": _compressed,
+    "pickle of 9 MB": _set(logging="x" * (9 << 20)),
+    "weights of another name": _checkpoint(lambda c: c["network_weights"].update({"x" * 9000: torch.zeros(1)})),
+    "weights of another shape": _weights(lambda tensor: tensor[:1]),
+    "no weights": _set(network_weights={}),
 }
 
 
-@pytest.mark.parametrize(("change", "sentence"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused_in_one_sentence_wherever_it_is_read(model: Path, raw: Path, change: Any, sentence: str) -> None:
+@pytest.mark.parametrize("change", REFUSED.values(), ids=REFUSED.keys())
+def test_damaged_weights_are_refused_in_one_sentence_wherever_they_are_read(
+    model: Path, raw: Path, change: Any
+) -> None:
     folder = change(model, raw)
-    said = []
+    sentences = []
     for read in (verify, lambda path: load_network(load_model(path), 0)):
-        try:
+        with pytest.raises(ModelError) as caught:
             read(folder)
-        except ModelError as error:
-            said.append(str(error))
-    if not sentence:
-        assert said == []
-        verify(folder).card.to_json().encode()
-        return
-    assert sentence in said[0]
-    assert said[0] == said[1]
-    assert "\n" not in said[0] and said[0].endswith(".") and len(said[0]) < 600
+        sentences.append(str(caught.value))
+    assert sentences[0] == sentences[1]
+    assert "\n" not in sentences[0] and sentences[0].endswith(".") and len(sentences[0]) < 600
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"inference_allowed_mirroring_axes": (torch.zeros(2),)},
+        {"inference_allowed_mirroring_axes": torch.zeros(2)},
+        {"trainer_name": "\ud800\x1b[2J\n"},
+    ],
+)
+def test_odd_entries_of_a_checkpoint_do_no_harm(model: Path, raw: Path, entry: dict[str, Any]) -> None:
+    folder = _set(**entry)(model, raw)
+    load_network(load_model(folder), 0)
+    verify(folder).card.to_json().encode()
 
 
 def test_what_is_one_tensor_stays_one(raw: Path) -> None:

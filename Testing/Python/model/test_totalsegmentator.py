@@ -1,7 +1,5 @@
 """Weights where TotalSegmentator's own installer leaves them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """nnU-Net's backbone with a head: its keys, its mean, other architectures, `torch.compile`, and plans that lie."""
 
-from __future__ import annotations
-
 import warnings
 
 import pytest

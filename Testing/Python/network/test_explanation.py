@@ -1,7 +1,5 @@
 """The smooth noise that explains a label map best, beside the dense covariance."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Headers of source files that are unusual, or wrong: no result is lost, and what is written is right or left empty."""
 
-from __future__ import annotations
-
 import shutil
 import struct
 import warnings

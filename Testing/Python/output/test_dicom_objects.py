@@ -1,7 +1,5 @@
 """All DICOM objects of a review: what other people's programs think of them, and that they read the same back."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Colours of regions and changes beside those of labels, for all readers."""
 
-from __future__ import annotations
-
 from itertools import combinations, product
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Mutants of decisions files, records and labels: each is taken, or refused in one sentence."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A case that the model does not suit stands out on every picture and page: a box, red or amber."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

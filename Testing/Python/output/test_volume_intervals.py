@@ -1,7 +1,5 @@
 """A volume is stated with its interval wherever it is stated, before and after a review, and nowhere else."""
 
-from __future__ import annotations
-
 import csv
 import json
 from dataclasses import replace

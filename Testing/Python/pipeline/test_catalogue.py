@@ -1,7 +1,5 @@
 """A model is published, found, installed, used and removed; what goes wrong leaves nothing behind."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator
@@ -66,7 +64,7 @@ def entry_of(folder: Path) -> Entry:
 
 
 @pytest.mark.parametrize("kind", ["folder", "web"])
-def test_a_model_is_found_installed_used_and_removed(kind: str, catalogue: Path, host: Host, installed: Path) -> None:
+def test_a_model_is_listed_installed_used_and_removed(kind: str, catalogue: Path, host: Host, installed: Path) -> None:
     index = str(catalogue) if kind == "folder" else f"{host.address}/models.json"
     assert "Pancreas  0." in run("models", "list", "--index", index).stdout
     refused = run("models", "install", "Pancreas", "--index", index)  # nobody is there to agree
@@ -168,7 +166,7 @@ def test_a_damaged_file_of_a_folder_leaves_nothing_behind(damage: str, catalogue
 
 
 @pytest.mark.parametrize(("answer", "code"), [("n", 130), ("y", 0), (None, 2)])
-def test_a_terminal_is_asked_with_size_and_licence_and_a_script_is_told(
+def test_a_terminal_shows_size_and_licence_and_a_script_an_error(
     answer: str | None, code: int, catalogue: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "can_ask", lambda: answer is not None)
@@ -276,7 +274,7 @@ def test_publishing_again_replaces_the_model_and_keeps_the_others(catalogue: Pat
 
 def test_a_model_is_published_with_the_picture_of_a_sample(tmp_path: Path) -> None:
     model = tiny.make_model_folder(tmp_path / "model", name="Organ of a CT", licence=NOT_STATED)
-    sitk.WriteImage(tiny.make_ct((24, 24, 24)), tmp_path / "Doe^John.nii.gz")
+    sitk.WriteImage(tiny.make_ct((8, 16, 24), (1.0, 1.5, 3.0)), tmp_path / "Doe^John.nii.gz")  # few tiles
     catalogue, sample = tmp_path / "catalogue", tmp_path / "Doe^John.nii.gz"
     done = run("models", "publish", model.path, catalogue, "--sample", sample, "--json")
     assert done.exit_code == 0, done.stderr

@@ -1,7 +1,5 @@
 """A temperature from labelled cases: found in both directions, for a model that has no covariance, or refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

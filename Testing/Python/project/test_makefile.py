@@ -33,12 +33,6 @@ def make(folder: Path, pip: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-slow", "lint", "clean"])
-def test_make_knows_its_targets(target: str) -> None:
-    done = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_an_installation_names_large_downloads_and_its_last_long_step(tmp_path: Path) -> None:
     (tmp_path / "says.txt").write_text(PIP_SAYS)
     done = make(tmp_path, f"cat {tmp_path}/says.txt")

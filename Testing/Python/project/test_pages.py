@@ -1,7 +1,5 @@
 """What README and pages show is true: examples run; files, buttons, keys and messages are the product's."""
 
-from __future__ import annotations
-
 import ast
 import errno
 import json

@@ -1,7 +1,5 @@
 """What `from MoBUncertaintyLib import ...` offers, and the examples in its documentation."""
 
-from __future__ import annotations
-
 import doctest
 
 import pytest

@@ -1,7 +1,5 @@
 """Numbers that the documents state are those of settings, models and benchmarks."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """A segmentation against a truth: Dice, thin and thick error, and the fraction of it inside the regions."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import SimpleITK as sitk

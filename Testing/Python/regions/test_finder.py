@@ -1,7 +1,5 @@
 """Doubtful regions: found where doubt is thick, cut to fit a view, measured in the patient's millimetres."""
 
-from __future__ import annotations
-
 import csv
 import math
 import time

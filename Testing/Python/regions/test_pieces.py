@@ -1,7 +1,5 @@
 """Blocks of voxels keep every sum; shapes grow, are measured and cut in millimetres."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import SimpleITK as sitk

@@ -1,7 +1,5 @@
 """Properties of a review with clicks: undo and redo bit for bit, the record; what is decided or locked stays."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

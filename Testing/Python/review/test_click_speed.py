@@ -1,7 +1,5 @@
 """How long a click takes, from the places to boxes, regions, ranking and maps; without drawing."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which voxels a click means, and which of a stroke's count as a decision of their own."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import UTC, datetime
 

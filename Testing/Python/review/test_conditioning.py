@@ -1,7 +1,5 @@
 """Laplace's approximation against scikit-learn's, and against numerical integration."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

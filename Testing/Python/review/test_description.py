@@ -1,7 +1,5 @@
 """Regions described by the maps alone: as the finder describes them, whatever else was said of them."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A correlation that is one: positive definite, of compact support, as long as it says."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Locked labels, and outlines beside them: what stays, what gives way, and what is refused."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The review: verdicts, corrections, undo and redo, other thresholds, sign-off, and what is stored of it."""
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Properties of a review: what differs from the prediction, and any steps in any order with their undo and redo."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 import numpy as np

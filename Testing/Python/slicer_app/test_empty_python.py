@@ -1,7 +1,5 @@
 """Installing into an empty Python, by pip and Slicer's own `slicer.packaging`, from wheels that the test makes."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

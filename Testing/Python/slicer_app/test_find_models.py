@@ -1,7 +1,5 @@
 """Models by clicks: a catalogue is listed and searched, one is installed, used and removed, one is recalibrated."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -4,8 +4,6 @@ process.
 With SLICER_SOURCE, Slicer's own `packaging.py` decides what is missing and what is handed to pip.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

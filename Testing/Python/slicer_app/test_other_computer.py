@@ -1,7 +1,5 @@
 """Another computer segments, by clicks of the panel, over real ssh: asked once, cut, connected anew, withdrawn."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

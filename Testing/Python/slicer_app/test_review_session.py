@@ -44,12 +44,6 @@ def saved_and_opened(scene, folder, before=lambda: True):
     return slicer_app.review_session.ReviewSession.open(slicer_app.scene.results.ResultScene(ct))
 
 
-def test_a_new_review_lists_all_regions_as_pending(session):
-    assert [region.region.location for region in session.review.regions] == ["left", "anterior", "superior"]
-    assert session.review.reviewed == (0, 3)
-    same(session)
-
-
 def test_a_map_is_shown_that_the_model_has(scene):
     """Without a covariance there is no variance; another map that the reader has chosen stays."""
     ct = begin(scene).results.ctNode
@@ -75,19 +69,6 @@ def test_maps_are_drawn_from_the_threshold_that_the_model_states(scene):
     assert session.review.settings.level == session.results.overlay.values["threshold"] == 0.003
 
 
-def test_verdicts_change_the_regions_voxels_and_no_others(session):
-    first, second, third = session.review.regions
-    for region, verdict in ((first, "include"), (second, "exclude"), (third, "accept")):
-        session.step(Review.decide, region.region_id, verdict)
-    changed = session.results.organs.array() != session.review.prediction.segmentation
-    labels = session.review.listed().whole_map()
-    assert changed.any()
-    assert not changed[(labels != first.number) & (labels != second.number)].any()
-    assert (session.results.organs.array()[labels == first.number] == 1).all()
-    assert (session.results.organs.array()[labels == second.number] == 0).all()
-    same(session)
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_any_walk_is_shown_and_undo_leads_back(session, seed):
     chance = random.Random(seed)
@@ -109,18 +90,6 @@ def test_any_walk_is_shown_and_undo_leads_back(session, seed):
         same(session)
     assert session.review.reviewed == (0, 3)
     assert np.array_equal(session.results.organs.array(), session.review.prediction.segmentation)
-
-
-def test_another_threshold_renews_the_list_and_keeps_what_is_decided(session):
-    decided = session.review.regions[1]
-    session.step(Review.decide, decided.region_id, "exclude")
-    session.regions.find(0.02, 50.0)
-    assert session.review.settings.threshold == 0.02
-    assert session.review.settings.minimum_mm3 == 50.0
-    kept = session.review.region(decided.region_id)
-    assert kept.verdict == "exclude"
-    assert np.array_equal(kept.mask, decided.mask)
-    same(session)
 
 
 class TestEdit:
@@ -162,15 +131,6 @@ class TestEdit:
         same(session)
         session.step(Review.undo)
         assert np.array_equal(session.results.organs.array(), session.review.prediction.segmentation)
-
-    def test_discarding_leaves_everything_as_it_was(self, session):
-        session.step(Review.decide, session.review.regions[0].region_id, "include")
-        before = session.results.organs.array()
-        session.drawing.begin(session.review.regions[2].region_id)
-        draw_everywhere(session, 0)
-        session.drawing.cancel()
-        assert np.array_equal(session.results.organs.array(), before)
-        same(session)
 
     @pytest.mark.parametrize("drawn", [True, False])
     def test_a_scene_saved_meanwhile_holds_what_is_drawn(self, session, scene, tmp_path, drawn):

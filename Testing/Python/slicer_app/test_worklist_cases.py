@@ -1,7 +1,5 @@
 """The cases of a worklist, without widgets: their states for each reader, and which one is next."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """That no decision of a worklist's reader is lost: two windows, a disk that takes nothing, a scene that is closed."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CTK's widgets as far as panels use them: the same properties and signals, drawn plainly."""
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 

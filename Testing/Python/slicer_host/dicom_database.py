@@ -1,7 +1,5 @@
 """Slicer's DICOM database (ctkDICOMDatabase) of one patient's files, as far as modules ask it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Files in and out: what `slicer.util.loadVolume`, `loadScene` and `saveScene` call, and the module SampleData."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass

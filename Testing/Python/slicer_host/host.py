@@ -1,7 +1,5 @@
 """Opens a scripted module in a Slicer-like window: its panel on the left, views on the right."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

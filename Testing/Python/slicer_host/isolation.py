@@ -3,8 +3,6 @@
 Qt, VTK and Slicer's core allow one application in a process, and do not go well with torch.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

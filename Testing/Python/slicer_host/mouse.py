@@ -1,7 +1,5 @@
 """A mouse in the slice views: real events of their interactors, as Qt's mouse events become in Slicer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Slicer's widgets that hold MRML nodes, bound to the real scene."""
 
-from __future__ import annotations
-
 import sys
 
 import ctk

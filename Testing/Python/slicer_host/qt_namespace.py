@@ -1,7 +1,5 @@
 """The modules `qt` and `ctk` as Slicer's Python has them, made of PySide6."""
 
-from __future__ import annotations
-
 import sys
 import types
 import xml.etree.ElementTree as ElementTree

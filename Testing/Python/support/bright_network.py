@@ -1,7 +1,5 @@
 """A network whose answer is plain to see in the image, and PyTorch's engine on networks of no model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

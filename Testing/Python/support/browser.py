@@ -1,7 +1,5 @@
 """A real browser without a window, in which pages are tried."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Catalogues, and a web server on this computer that hosts one, well or badly."""
 
-from __future__ import annotations
-
 import socket
 import struct
 import threading

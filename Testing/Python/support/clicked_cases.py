@@ -1,7 +1,5 @@
 """A review that clicks change: the fake prediction with its two doubtful places, far enough apart for one click."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Clicks as a reader gives them, second by second."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 import numpy as np

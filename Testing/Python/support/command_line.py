@@ -1,7 +1,5 @@
 """The command `mob-uncertainty`, in the test's process."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from click.testing import Result

@@ -1,7 +1,5 @@
 """CTs as DICOM files: classic slices and enhanced multi-frame, each with whatever a test makes of them."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What DICOM objects are made of, for tests that write them one by one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Other people's DICOM programs: dicom3tools' validator, and dcmqi's readers."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

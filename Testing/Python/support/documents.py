@@ -1,7 +1,5 @@
 """The documents of the project, and pieces of them."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 

@@ -1,7 +1,5 @@
 """What tests of figures look for in a file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from matplotlib.image import imread

@@ -1,7 +1,5 @@
 """A fake prediction, small and with everything in it that a real one has; no network needed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The fake prediction with its review, of a CT from a file or from DICOM."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path

@@ -4,8 +4,6 @@ PACKAGING is the folder of Slicer's `packaging.py`, REQUIREMENTS one with the re
 pip that installs here. Prints what was asked, said and raised, and what is missing in the end, as JSON.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

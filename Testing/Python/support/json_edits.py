@@ -1,7 +1,5 @@
 """Ways to change JSON and model files: by hand, as a forger would, and at random."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Mutants of a JSON document: what careless hands, other programs and attackers make of one. Seeded."""
 
-from __future__ import annotations
-
 import copy
 import json
 import random

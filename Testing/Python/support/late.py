@@ -1,7 +1,5 @@
 """Modules that only a process with Slicer has, by names that the process that collects the tests may have, too."""
 
-from __future__ import annotations
-
 import importlib
 from types import ModuleType
 from typing import Any

@@ -1,7 +1,5 @@
 """Tiny training folders of every kind that nnU-Net makes, and what nnU-Net's own predictor says to an image."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

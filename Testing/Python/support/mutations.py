@@ -1,7 +1,5 @@
 """Damaged copies of files, the same for the same seed: one flipped bit, or anything that happens to files."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Predictions of a ball whose border is blurred in places, and what is measured of regions by brute force."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A kind of folder, and what fills it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

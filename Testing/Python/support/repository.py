@@ -1,7 +1,5 @@
 """The project's own files, as git and its settings list them."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which packages the worker requires, and which Slicer has."""
 
-from __future__ import annotations
-
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 

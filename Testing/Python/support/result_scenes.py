@@ -1,7 +1,5 @@
 """A small fake prediction of two organs in a scene of Slicer's own core, for tests in a process of their own."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

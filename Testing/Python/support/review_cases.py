@@ -1,7 +1,5 @@
 """Small reviews: regions on a grid of few voxels."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The command `review` on a folder of the tests."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

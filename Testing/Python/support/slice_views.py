@@ -1,7 +1,5 @@
 """Slice views on Slicer's core, drawn off screen; only in a process of their own."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from support.late import slicer, vtk

@@ -1,7 +1,5 @@
 """Call functions that need Slicer's core from tests that have imported torch."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """What tests do in Slicer's core, by `slicer_process.in_slicer`."""
 
-from __future__ import annotations
-
 import tempfile
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The module's panel on the off-screen desktop, for tests in a process of their own."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections import deque

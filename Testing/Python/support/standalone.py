@@ -1,7 +1,5 @@
 """A scene in Slicer's core without a running Slicer. Positions are RAS mm."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from support.late import slicer, slicer_app, vtk

@@ -1,8 +1,6 @@
 """A tiny nnU-Net with real plans and a synthetic CT, for tests: models that run in milliseconds, written as nnU-Net
 writes them, and briefly trained so that their probabilities have the structure of a segmentation."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A preprocessed nnU-Net data set of a few small cases, made at once, and both trainers on it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Runs the training commands as a user does, each in a process of its own."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """The worklist of the panel, and cases for it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a model learns of clicks: boosted symmetric trees, held to scikit-learn's."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.special import expit

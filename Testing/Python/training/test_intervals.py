@@ -1,7 +1,5 @@
 """Calibration cases: what is measured of each, and what of that goes to a card."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

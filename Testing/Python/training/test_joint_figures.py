@@ -1,7 +1,5 @@
 """The figure of what is joint, and which comparisons have it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The likelihoods and metrics of what is joint: against integration, importance sampling, other people's numbers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import permutations
 from math import lcm

@@ -1,7 +1,5 @@
 """Each term of the training loss against a hand-computed value, autograd or `torch.distributions`."""
 
-from __future__ import annotations
-
 import copy
 import math
 

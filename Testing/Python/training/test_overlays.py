@@ -1,7 +1,5 @@
 """Overlays of predictions beside the truth: the plane, the columns, what cannot be drawn."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The small network's plan, with nnU-Net's kernels and strides where slices are far apart; the workspace it lies in."""
 
-from __future__ import annotations
-
 import pytest
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (

@@ -1,7 +1,5 @@
 """Evaluation against several raters: which segmentations stand for a model, and that they are scored."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Paired tests between models: what is paired, how p is corrected, which way a mark points."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

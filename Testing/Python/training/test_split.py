@@ -1,7 +1,5 @@
 """The split into train, validation and test: disjoint, from the seed alone, and never through a subject."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Patients' DICOM folders with contours become images, label maps and `labelled.json`."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

@@ -1,7 +1,5 @@
 """What is put around the body of a CT whose surroundings were erased: nothing within it, and the table at its back."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Temperature scaling: what it does to the distribution, what it finds, and that the kept checkpoint has it."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The training commands from data to a model that predicts: once in small, and once, slowly, on a real CT."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -191,30 +191,6 @@ def test_closing_stdin_ends_it_amid_a_torch_kernel_with_its_children_and_files(
     assert not folder.exists()
 
 
-EXPORT = """
-import time
-from pathlib import Path
-from MoBUncertaintyLib.output.review_export import FOLDER
-from MoBUncertaintyLib.worker.server import serve
-def handler(request, report):
-    with FOLDER.reserve(Path(request["output"])) as place, place.writing() as partial:
-        (partial / "report.html").write_text("Doe, Jane")
-        report.warning(partial.name)
-        time.sleep(600)
-serve({"export": handler})
-"""
-
-
-def test_closing_stdin_amid_an_export_leaves_nothing_of_it(start: Callable[..., Process], folder: Path) -> None:
-    process = start(EXPORT)
-    process.send(id=1, command="export", **an_export(folder))
-    partial = process.until(Event.WARNING)["message"]
-    assert {path.name for path in folder.iterdir()} == {partial, ".review.mob-lock"}
-    process.process.stdin.close()
-    assert wait_until(lambda: process.process.poll() is not None)
-    assert list(folder.iterdir()) == []
-
-
 @pytest.mark.parametrize("output", ["loop/review", f"{'x' * 5000}/review", "\0/review"], ids=["loop", "long", "null"])
 def test_closing_stdin_ends_it_whatever_folder_it_was_to_write(
     start: Callable[..., Process], folder: Path, output: str

@@ -177,8 +177,8 @@ def loadings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_the_model_stays_warm_whatever_the_settings(model: Path, folder: Path, loadings: list[Path]) -> None:
     predictions, image = Predictions(), a_ct()
-    changes = [{}, {"overlap": 0.0}, {"samples": 3, "seed": 2}, {"region_of_interest": [-30, 30, -30, 30, -20, 20]}]
-    changes += [{"folds": [1]}, {"body_box": False}, {"region_of_interest": None}]
+    part = {"region_of_interest": [-30, 30, -30, 30, -20, 20], "body_box": False}
+    changes = [{}, {"overlap": 0.0, "samples": 3, "seed": 2}, part, {"folds": [1]}]
     for change in changes:
         got = np.load(
             predictions.predict(a_request(image, model, folder, settings=SETTINGS | change), Listener())["variance"][

@@ -1,7 +1,5 @@
 """Messages with files between two computers: what is sent arrives, and nothing else is taken for a message."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """What the worker does for a worklist: the same cases, results and table as the command's, reviews, and agreement."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
