@@ -166,7 +166,7 @@ def test_icon_and_screenshots_are_there_and_have_their_size(entry: dict) -> None
     assert len(urls) >= 3
     for url in urls:
         with Image.open(picture_at(url, entry)) as picture:
-            assert picture.format == "WEBP" and min(picture.size) >= 400
+            assert picture.format == "JPEG" and min(picture.size) >= 400
 
 
 def test_a_checkout_is_small() -> None:
