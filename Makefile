@@ -7,7 +7,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar o
 PIP_NEWS := Downloading .*\.whl.* \([0-9]{2,}\.[0-9]+ MB\)|Installing collected packages
 SHELL := bash
 
-.PHONY: demo test test-slow lint icons screenshots clean
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' MoBUncertainty/MoBUncertaintyLib/base/version.py)
+# Where on GitHub the project is.
+REPOSITORY := $(shell sed -n 's|^Source = "https://github.com/\(.*\)"|\1|p' pyproject.toml)
+
+.PHONY: demo test test-slow lint icons screenshots docs release address clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mob-uncertainty demo --output demo-results --accept-licence
@@ -38,6 +42,22 @@ icons: $(VENV)/.demo
 screenshots: $(VENV)/.test demo
 	$(BIN)/python Testing/screenshots.py
 
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -d build/doctrees -c MoBUncertainty/Documentation . dist/site
+
+# What is published: wheel and source, the documentation, the extension as a folder for Slicer's module paths, and its
+# entry of the Extensions Index.
+release: $(VENV)/.release docs
+	rm -f dist/mob_uncertainty-* dist/MoBUncertainty-*
+	$(BIN)/python -m build --outdir dist
+	git archive --output dist/MoBUncertainty-$(VERSION).zip HEAD MoBUncertainty LICENSE.txt
+	cp MoBUncertainty/Documentation/MoBUncertainty.json dist/
+
+# `make address TO=…/SlicerMoBUncertainty` sets where on GitHub the project is, in all files that state it.
+address:
+	@[[ '$(TO)' =~ ^[A-Za-z0-9-]+/Slicer[A-Za-z0-9_.-]+$$ ]] || { echo 'Say where: make address TO=…/SlicerMoBUncertainty' >&2; exit 1; }
+	git grep --files-with-matches --fixed-strings '$(REPOSITORY)' | xargs perl -pi -e 's#\Q$(REPOSITORY)\E#$(TO)#g'
+
 clean:
 	rm -rf $(VENV) demo-results build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -52,6 +72,8 @@ $(VENV)/.demo: EXTRA :=
 $(VENV)/.demo: PIP += --no-compile
 $(VENV)/.test: EXTRA := [test]
 $(VENV)/.lint: EXTRA := [lint]
+$(VENV)/.docs: EXTRA := [docs]
+$(VENV)/.release: EXTRA := [release]
 $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@echo "Installing what pyproject.toml names into $(VENV): a minute the first time, some for all that the tests need."
 	@set -o pipefail; $(PIP) --editable '.$(EXTRA)' | { grep --line-buffered -oE '$(PIP_NEWS)' || true; }

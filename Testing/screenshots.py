@@ -33,7 +33,7 @@ FOLDER = RESOURCES / "Screenshots"
 CONTOURS = RESOURCES / "SampleData" / "HeadNeckCT-contours.seg.nrrd"
 SIZE = (1120, 730)  # of the window: as narrow as slice views can be read, since the CT's noise makes files large
 OVERLAY_WIDTH = 960  # pixels; pages show less
-QUALITY = 75  # of WebP; a palette of few colours makes steps of the greys
+QUALITY = 85  # of JPEG; a palette of few colours makes steps of the greys
 EXPORTS = "/home/reader/Documents"
 READER = "Dr. A. Reader"
 
@@ -133,8 +133,8 @@ def click_where_it_helps(desktop, session) -> None:
 
 
 def make_small(path: Path) -> None:
-    """Store a picture as WebP, with what cannot be seen left out, in place of the PNG."""
-    Image.open(path).convert("RGB").save(path.with_suffix(".webp"), quality=QUALITY, method=6)
+    """Store a picture as JPEG, which the Extensions Index takes, in place of the PNG."""
+    Image.open(path).convert("RGB").save(path.with_suffix(".jpg"), quality=QUALITY, optimize=True, subsampling=0)
     path.unlink()
 
 

@@ -334,7 +334,7 @@ def _page(path: Path, folder: Path) -> Any:
 
 
 READERS = dict.fromkeys((".nii.gz", ".nii", ".nrrd", ".mha"), _volume)
-READERS |= {".png": _picture, ".webp": _picture, ".mrb": _archive, ".zip": _archive, ".dcm": _dicom, ".mrml": _scene}
+READERS |= {".png": _picture, ".jpg": _picture, ".mrb": _archive, ".zip": _archive, ".dcm": _dicom, ".mrml": _scene}
 READERS |= {".json": _json, ".csv": _table, ".html": _page, ".txt": _text, ".md": _text}
 
 

@@ -20,11 +20,13 @@ def installed_models() -> Path:
 
 
 def user_folder() -> Path:
-    """Find the folder of the program where the system wants a user's data to be."""
-    if sys.platform == "win32":
+    """Find the folder of the program where the user or the system wants data to be."""
+    if chosen := os.environ.get("XDG_DATA_HOME"):
+        base = Path(chosen)
+    elif sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Application Support"
     else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+        base = Path.home() / ".local" / "share"
     return base / "mob-uncertainty"

@@ -19,6 +19,7 @@ from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.integrity import make_manifest
 from MoBUncertaintyLib.base.publishing import make_private_folder, remove_leftovers, remove_private_folder, sweep
 from support import TESTS
+from support.marks import needs_posix
 from support.publishing import KIND, fill
 
 
@@ -264,6 +265,7 @@ class TestKilled:
         assert names(tmp_path) == sorted([name, *others])
 
     @pytest.mark.parametrize("target", [Path("missing") / "review", 5, None, "\0", "loop/review"])
+    @needs_posix
     def test_nothing_happens_where_nothing_is(self, tmp_path, monkeypatch, target):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "loop").symlink_to("loop")
@@ -377,6 +379,7 @@ class TestPlace:
             KIND.check(tmp_path / "out")
 
 
+@needs_posix
 def test_interrupted_writing_leaves_nothing(tmp_path, writer):
     process = writer(tmp_path / "out")
     process.send_signal(signal.SIGINT)

@@ -38,6 +38,7 @@ from support import tiny
 from support.command_line import run
 from support.forks import Fork
 from support.json_edits import edit
+from support.marks import needs_posix
 from support.review_commands import HEAD, decisions, entries
 
 FILES = {"segmentation.nii.gz", "probability.nii.gz", "variance.nii.gz", "regions.nii.gz", "regions.csv"}
@@ -177,6 +178,7 @@ def test_earlier_results_are_replaced_only_when_asked(model: Path, ct: Path, tmp
 @pytest.mark.parametrize(
     ("name", "begin"), [("SIGINT", subprocess.Popen), ("SIGTERM", Fork), ("SIGHUP", Fork)], ids=lambda value: value
 )
+@needs_posix
 def test_ctrl_c_ends_between_tiles_with_nothing_left(
     model: Path, ct: Path, tmp_path: Path, name: str, begin: Callable[..., Any]
 ) -> None:
@@ -199,6 +201,7 @@ def test_ctrl_c_ends_between_tiles_with_nothing_left(
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_posix
 def test_what_asks_nobody_between_steps_ends_at_once() -> None:
     with pytest.raises(typer.Exit) as ended, console.reporting():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -206,6 +209,7 @@ def test_what_asks_nobody_between_steps_ends_at_once() -> None:
     assert ended.value.exit_code == 130
 
 
+@needs_posix
 def test_programs_under_nohup_outlive_their_terminal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -302,7 +306,7 @@ def test_inspect_shows_card_and_covariance(model: Path) -> None:
 
 def test_what_a_card_says_is_shown_as_it_is(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever inspects a model does not trust it yet: its text is no markup, and steers no terminal."""
-    subprocess.run(["cp", "-r", model, tmp_path / "copy"], check=True)
+    shutil.copytree(model, tmp_path / "copy")
     card = json.loads((model / "model.json").read_text())
     said = {"task": "Segments [/organ] in [link=http://evil]CT[/link]", "licence": "CC-BY [/] :smile:"}
     said |= {"training": {"by [/]": "\x1b]0;owned\x07\nme"}, "scores": {"\x1b[2J": ["\u202e[/dice]"]}}
@@ -327,7 +331,7 @@ def test_errors_and_warnings_steer_no_terminal(capsys: pytest.CaptureFixture) ->
 
 def test_inspect_finds_damage_in_any_weights_file(model: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    subprocess.run(["cp", "-r", model, copy], check=True)
+    shutil.copytree(model, copy)
     weights = copy / "fold_1" / "weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

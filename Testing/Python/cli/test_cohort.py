@@ -24,6 +24,7 @@ from MoBUncertaintyLib.output.results_folder import FOLDER
 from MoBUncertaintyLib.pipeline.cases import OTHER_RESULTS
 from support.command_line import run
 from support.dicom_files import write_slices
+from support.marks import needs_linux, needs_posix
 
 
 def read_table(folder: Path) -> list[dict[str, str]]:
@@ -50,6 +51,7 @@ def write_cohort_of(folder: Path, ct: Path) -> Path:
     return folder
 
 
+@needs_linux
 def test_every_entry_of_a_mixed_cohort_is_a_row_or_named_with_its_reason(model: Path, ct: Path, tmp_path: Path) -> None:
     folder = write_cohort_of(tmp_path / "cohort", ct)
     out = folder / "out"
@@ -109,6 +111,7 @@ def test_one_case_in_totalsegmentators_layout_is_one_image(ct: Path, tmp_path: P
     assert list_inputs(tmp_path) == [Input(tmp_path / "ct.nii.gz", "", "")]
 
 
+@needs_posix
 def test_folders_in_folders_are_searched(ct: Path, tmp_path: Path) -> None:
     voxels = sitk.GetArrayFromImage(sitk.ReadImage(ct))[:3]
     for name in ("one/study/a", "one/study/b", "two/study"):

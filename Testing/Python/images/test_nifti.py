@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from MoBUncertaintyLib.base.geometry import Grid
 from MoBUncertaintyLib.images.grid import grid_of, image_on
 from MoBUncertaintyLib.images.nifti import write_nifti
+from support.marks import needs_full_device
 
 STRAIGHT = Grid(np.array([0.8, 0.75, 0.75]), np.diag([1.0, -1.0, -1.0])[:, [2, 1, 0]], np.array([191.6, 200.0, -119.6]))
 OBLIQUE = Grid(np.array([3.0, 0.7, 0.9]), Rotation.random(random_state=0).as_matrix(), np.array([-12.0, 5.0, 7.5]))
@@ -60,7 +61,7 @@ def test_an_array_that_does_not_lie_in_order_is_written_as_it_is_indexed(tmp_pat
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii.gz"))), array)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+@needs_full_device
 def test_a_full_disk_is_an_error() -> None:
     with pytest.raises(OSError) as caught:
         write_nifti(Path("/dev/full"), np.random.default_rng(0).random((9, 300, 300), np.float32), STRAIGHT)

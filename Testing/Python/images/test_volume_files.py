@@ -22,6 +22,7 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.images.reader import digest, read_image, read_volume
+from support.marks import needs_posix
 from support.repository import tracked
 
 PACKED = ("ct.nii.gz", "ct.nrrd", "ct.mha")
@@ -301,8 +302,12 @@ def test_other_encodings_are_refused(tmp_path: Path, name: str, old: str, new: s
 
 @pytest.mark.parametrize("name", ["ct.nii.gz", "ct.nrrd", "ct.mha", "ct"])
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path, name: str, kind: str) -> None:
-    path = tmp_path / name
+@needs_posix
+def test_what_is_no_regular_file_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    path = Path(name)
     with socket.socket(socket.AF_UNIX) as listener:
         if kind == "pipe":
             os.mkfifo(path)

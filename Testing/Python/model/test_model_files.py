@@ -22,6 +22,7 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network.backbone import load_network
 from support import tiny
 from support.json_edits import rehash, truncate
+from support.marks import needs_posix
 from support.tiny import make_model_folder
 
 CHECKPOINT, WEIGHTS = "fold_0/checkpoint_final.pth", "fold_0/weights.safetensors"
@@ -109,6 +110,7 @@ def test_what_is_swapped_during_the_opening_is_not_read(
 # --- files that are none of a model -----------------------------------------------------------------------------------
 
 
+@needs_posix
 def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "scores.json")
     with pytest.raises(ModelError):

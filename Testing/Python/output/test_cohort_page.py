@@ -15,7 +15,7 @@ from MoBUncertaintyLib.output.cohort import table
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Organ, Outcome, failed_case
 from MoBUncertaintyLib.output.cohort.table import write_cohort
 from support.browser import Reader, reader
-from support.marks import needs_browser
+from support.marks import needs_browser, needs_posix
 
 HOSTILE = "</script><script>document.title = 'taken'</script>"
 FOREIGN = Suitability(Level.NOT_USABLE, ("the pancreas measures 5 ml",), {"volume:pancreas": 9.0})
@@ -98,6 +98,7 @@ def test_results_on_another_drive_are_named_whole(
 
 
 @pytest.mark.parametrize("named", ["link", "itself"])
+@needs_posix
 def test_results_in_a_folder_behind_a_link_are_beside_their_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:

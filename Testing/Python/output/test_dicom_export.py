@@ -25,6 +25,7 @@ from MoBUncertaintyLib.review.state import Signature
 from support.dicom_study import MODEL, write_map, write_seg
 from support.fake_case import LEFT_KIDNEY, OBLIQUE, PANCREAS
 from support.fake_review import dicom_case
+from support.marks import needs_full_device
 
 AXIAL, CORONAL = (1, 0, 0, 0, 1, 0, 0, 0, 1), (1, 0, 0, 0, 0, 1, 0, -1, 0)
 SAGITTAL = (0, 0, 1, -1, 0, 0, 0, -1, 0)
@@ -340,7 +341,7 @@ def test_value_without_a_label_and_folder_that_is_not_there(case, tmp_path, path
         write_seg(tmp_path / path, case.files, case.labels, origin)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@needs_full_device
 def test_full_disk(case, tmp_path):
     for write, image in ((write_seg, case.labels), (write_map, case.variance)):
         (tmp_path / "full.dcm").symlink_to("/dev/full")

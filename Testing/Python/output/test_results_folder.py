@@ -22,6 +22,7 @@ from MoBUncertaintyLib.output.results_folder import FOLDER, read_results
 from MoBUncertaintyLib.output.results_record import RECORD
 from support import TESTS
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case, write_results
+from support.marks import needs_posix
 
 
 def write(folder: Path, case=None, **options) -> list[str]:
@@ -205,6 +206,7 @@ class TestFailure:
         assert read_results(earlier).prediction.provenance["regions"]["count"] == 2
         assert os.listdir(earlier.parent) == ["out"]
 
+    @needs_posix
     def test_volume_cut_short_by_the_system_is_noticed(self, tmp_path):
         """A limit on file sizes makes writes fail for real."""
         code = (

@@ -42,9 +42,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(written: Path, tmp_path: Path) -> Path:
-    """The results in links, of which a test replaces some."""
+    """The results in hard links, of which a test replaces some."""
     for path in written.iterdir():
-        (tmp_path / path.name).symlink_to(path)
+        (tmp_path / path.name).hardlink_to(path)
     return tmp_path
 
 

@@ -13,7 +13,7 @@ from MoBUncertaintyLib.model.terminology import terminology_entry
 from MoBUncertaintyLib.output import segment_nrrd
 from MoBUncertaintyLib.output.segment_nrrd import write_segmentation_nrrd
 from support.fake_case import LEFT_HANDED, LEFT_KIDNEY, OBLIQUE, PANCREAS, fake_case
-from support.marks import needs_slicer
+from support.marks import needs_full_device, needs_slicer
 from support.slicer_process import in_slicer
 
 SPLEEN = Label(7, "Milz «groß»", (157, 108, 162), PANCREAS.terminology | {"type": ("SCT", "78961009", "Spleen")})
@@ -138,7 +138,7 @@ def test_a_value_without_a_label_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@needs_full_device
 def test_a_full_disk_is_an_error(tmp_path):
     (tmp_path / "a.seg.nrrd").symlink_to("/dev/full")
     prediction = fake_case(labels=LABELS[:1]).prediction

@@ -51,6 +51,14 @@ def test_packages_are_listed_in_the_order_that_imports_follow() -> None:
     assert [set(re.findall(r"`(\w+)", row)) for row in rows] == [layer for layer in expected if layer]
 
 
+def test_checks_of_what_the_extensions_index_wants_exist() -> None:
+    rows = re.findall(r"^\| (\d) \| .* \| (.*) \|$", section(CONTRIBUTING, "Release"), re.MULTILINE)
+    assert {tier for tier, _ in rows} == {"1", "3", "5"}
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in tracked("Testing/Python/*.py"))
+    for name in re.findall(r"`(test_\w+)`", " ".join(how for _, how in rows)):
+        assert f"def {name}(" in tests
+
+
 def test_every_benchmark_is_named() -> None:
     folder = ROOT / "Testing" / "Benchmarks"
     page = (folder / "README.md").read_text(encoding="utf-8")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import pkgutil
 import re
+import runpy
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -128,10 +130,28 @@ def test_citation_is_of_this_version_and_paper() -> None:
     assert all(reference["title"].split(":")[-1].strip().lower() in words for reference in cited["references"][:2])
 
 
+def test_archives_of_releases_cite_the_same() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    archived = json.loads((ROOT / ".zenodo.json").read_text(encoding="utf-8"))
+    assert [archived[key] for key in ("title", "upload_type", "license", "creators", "keywords")] == [
+        cited[key] for key in ("title", "type", "license", "authors", "keywords")
+    ]
+    others = {reference.get("doi", reference.get("url")) for reference in cited["references"]}
+    assert {entry["identifier"] for entry in archived["related_identifiers"]} <= others
+
+
 def test_changelog_has_an_entry_for_what_comes_next() -> None:
     versions = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert versions[0] == "Unreleased"
+    assert versions[:2] == ["Unreleased", MoBUncertaintyLib.__version__]
     assert versions[1:] == sorted(versions[1:], key=Version, reverse=True)
+
+
+def test_the_site_lists_every_page() -> None:
+    order = runpy.run_path(str(MODULE_FOLDER / "Documentation" / "conf.py"))["ORDER"]
+    listed = {f"{page}.md" for pages in order.values() for page in pages}
+    folders = {MODULE_FOLDER / "Documentation", ROOT / "training"}
+    assert listed <= {"Try it <self>.md", *DOCUMENTS}
+    assert {page for page in DOCUMENTS if (ROOT / page).parent in folders} <= listed
 
 
 def test_the_readme_is_short() -> None:

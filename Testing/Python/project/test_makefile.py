@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,7 +23,7 @@ Installing collected packages: torch, rich, typer
 Successfully installed torch-2.6.0
 """
 
-pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+pytestmark = pytest.mark.skipif(os.name != "posix" or not shutil.which("make"), reason="needs make and a shell")
 
 
 def make(folder: Path, pip: str) -> subprocess.CompletedProcess:
@@ -53,3 +55,26 @@ def test_an_installation_that_fails_is_no_installation(tmp_path: Path) -> None:
     assert "ERROR: no network" in done.stderr
     assert "Installed." not in done.stdout
     assert not (tmp_path / ".lint").exists()
+
+
+def set_address(folder: Path, to: str) -> subprocess.CompletedProcess:
+    """Set it in a copy of two files that hold it."""
+    for name in ("Makefile", "pyproject.toml", "CITATION.cff"):
+        shutil.copyfile(ROOT / name, folder / name)
+    for command in (["git", "init", "-q"], ["git", "add", "."]):
+        subprocess.run(command, cwd=folder, check=True)
+    return subprocess.run(["make", "address", f"TO={to}"], cwd=folder, capture_output=True, check=False)
+
+
+def test_make_sets_the_address_of_the_project_everywhere(tmp_path: Path) -> None:
+    assert set_address(tmp_path, "a-b/SlicerC.d").returncode == 0
+    for name in ("pyproject.toml", "CITATION.cff"):
+        before = re.findall(r"[\w.-]+/Slicer\w+", (ROOT / name).read_text(encoding="utf-8"))
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert before and text.count("a-b/SlicerC.d") == len(before) and before[0] not in text
+
+
+@pytest.mark.parametrize("to", ["", "Somebody", "https://github.com/a/SlicerB", "a/B", "a/SlicerB; rm -rf ."])
+def test_an_address_of_another_form_changes_nothing(tmp_path: Path, to: str) -> None:
+    assert set_address(tmp_path, to).returncode != 0
+    assert (tmp_path / "pyproject.toml").read_bytes() == (ROOT / "pyproject.toml").read_bytes()

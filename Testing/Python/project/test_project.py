@@ -61,6 +61,21 @@ for room in {WITHOUT_TORCH}:
     assert done.returncode == 0, done.stderr
 
 
+POSIX = re.compile(r"\b(mkfifo|symlink_to|killpg|getuid|AF_UNIX|SIGKILL|SIGHUP|RLIMIT_\w+)\b|/dev/full|#!/bin/sh")
+
+
+def test_tests_that_need_posix_say_so() -> None:
+    """By a mark of their own or of their file, or by asking which system this is."""
+    for path in sorted((ROOT / "Testing" / "Python").rglob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"^pytestmark = .*(skipif|needs_)", text, re.MULTILINE):
+            continue
+        for node in ast.walk(ast.parse(text)):
+            is_test = isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+            if is_test and POSIX.search(ast.unparse(node)):
+                assert re.search(r"needs_|skipif|os\.name", ast.unparse(node)), f"{name(path)}: {node.name}"
+
+
 def test_no_test_imports_another() -> None:
     """What several tests share lies in `support` or in a conftest."""
     for path in sorted((ROOT / "Testing" / "Python").rglob("*.py")):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
 from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import hatchling.build
@@ -28,8 +30,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return folder / hatchling.build.build_wheel(str(folder))
 
 
-def test_wheel_holds_the_code_and_the_resources_that_it_uses(wheel: Path) -> None:
-    expected = {path.relative_to(MODULE).as_posix() for path in tracked("MoBUncertainty/MoBUncertaintyLib")}
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return message_from_bytes(archive.read(name))
+
+
+def test_wheel_is_small_and_holds_what_runs_outside_slicer(wheel: Path) -> None:
+    assert wheel.stat().st_size < 20e6
+    library = [path for path in tracked("MoBUncertainty/MoBUncertaintyLib") if "slicer_app" not in path.parts]
+    expected = {path.relative_to(MODULE).as_posix() for path in library}
     expected |= {path.relative_to(ROOT / "training").as_posix() for path in tracked("training/mob_training")}
     for name in USED:
         files = tracked(f"MoBUncertainty/Resources/{name}")
@@ -39,10 +50,24 @@ def test_wheel_holds_the_code_and_the_resources_that_it_uses(wheel: Path) -> Non
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
 
 
-def test_wheel_states_the_licences_of_the_code_and_of_each_model_and_holds_their_texts(wheel: Path) -> None:
+def test_links_and_pictures_of_the_package_page_lead_to_files_of_the_repository(metadata: Message) -> None:
+    address = dict(url.split(", ") for url in metadata.get_all("Project-URL"))["Source"]
+    raw = address.replace("://github.com", "://raw.githubusercontent.com")
+    text = metadata.get_payload(decode=True).decode()
+    links = re.findall(r"(!?)\[[^]]*\]\((?!#)([^)]+)\)", text)
+    assert sum(link.startswith((address, raw)) for _, link in links) >= 20
+    for is_picture, link in links:
+        assert link.startswith("https://")
+        if link.startswith((address, raw)):
+            path = link.removeprefix(f"{raw}/main/" if is_picture else f"{address}/blob/main/").partition("#")[0]
+            assert (ROOT / path).is_file(), link
+
+
+def test_wheel_states_the_licences_of_the_code_and_of_each_model_and_holds_their_texts(
+    wheel: Path, metadata: Message
+) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (info,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
-        metadata = message_from_bytes(archive.read(f"{info}/METADATA"))
         texts = {name: archive.read(f"{info}/licenses/{name}").decode() for name in metadata.get_all("License-File")}
     licences = {"Apache-2.0"}
     for folder in (MODULE / "Resources" / "Models").iterdir():
@@ -50,7 +75,7 @@ def test_wheel_states_the_licences_of_the_code_and_of_each_model_and_holds_their
         assert licence == "Apache-2.0" or (folder / "LICENSE.txt").is_file()
         licences.add(licence)
     assert set(metadata["License-Expression"].split(" AND ")) == licences
-    files = [ROOT / "LICENSE", *tracked("MoBUncertainty/Resources/*/LICENSE.txt")]
+    files = [ROOT / "LICENSE.txt", *tracked("MoBUncertainty/Resources/*/LICENSE.txt")]
     assert texts == {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files}
 
 

@@ -20,6 +20,7 @@ from MoBUncertaintyLib.worker.server import describe_error
 from support import fake_worker as fake
 from support import tiny
 from support.caller import FAKE_WORKER, SMOOTH, Caller, Start, pid_of
+from support.marks import needs_full_device
 from support.processes import SOON, gone
 
 # --- it goes well -----------------------------------------------------------------------------------------------------
@@ -190,6 +191,7 @@ def test_a_program_that_cannot_start_is_named(start: Start, program: str) -> Non
     assert program in message
 
 
+@needs_full_device
 def test_a_full_disk_is_said(start: Start, monkeypatch: pytest.MonkeyPatch, client_module: ModuleType) -> None:
     write = client_module.writeArrays
 

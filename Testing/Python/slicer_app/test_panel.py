@@ -16,6 +16,7 @@ from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.worker.predictions import STAGES
 from support import MODULE_FOLDER, PHANTOM_MODEL, TESTS
 from support.late import qt, slicer, slicer_app
+from support.marks import needs_posix
 from support.sessions import as_answer, sign
 from support.small_panel import (
     MATRIX,
@@ -413,6 +414,7 @@ def test_volumes_are_handed_over_in_slicers_own_temporary_folder(desktop, tmp_pa
     assert folder.is_dir()
 
 
+@needs_posix
 def test_the_modules_own_test_passes(desktop, tmp_path, monkeypatch):
     """What ctest runs in Slicer, but for the demo's model (test_story.py); `PythonSlicer` is this Python."""
     import MoBUncertainty

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -239,7 +238,7 @@ def test_killed_worker_is_one_dialog_and_the_next_run_works(desktop):
     start_computing(desktop)
     before = nodes(desktop.scene)
     (worker,) = worker_processes()
-    os.kill(worker, signal.SIGKILL)
+    os.kill(worker, 9)
     finish(desktop)
     (dialog,) = desktop.dialogs
     assert dialog.text.startswith("The computing process ended unexpectedly")

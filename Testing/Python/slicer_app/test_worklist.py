@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def kill_worker_in(name: str, dock) -> None:
     def watch(_step) -> None:
         if f", {name}. Predicting tiles" in dock.run._text and dock.run.client._process:
             with suppress(ProcessLookupError):
-                os.kill(dock.run.client._process._pid, signal.SIGKILL)
+                os.kill(dock.run.client._process._pid, 9)
 
     dock.run.job.progress.connect(watch)
 

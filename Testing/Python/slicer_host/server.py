@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-SERVER = multiprocessing.get_context("forkserver")
+SERVER = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
 PACKAGES = ["hypothesis", "isal.igzip", "matplotlib.figure", "nibabel", "PIL.ImageDraw", "psutil", "pydicom"]
 PACKAGES += ["scipy.linalg", "scipy.ndimage", "scipy.sparse.csgraph", "SimpleITK"]
 """What the tests and the core import, but for torch."""
-SERVER.set_forkserver_preload(["pytest", "slicer_host.host", *PACKAGES])
+if hasattr(os, "fork"):
+    SERVER.set_forkserver_preload(["pytest", "slicer_host.host", *PACKAGES])
 
 
 def start(target: Callable[..., Any], *arguments: Any, output: Path, environment: Mapping[str, str]) -> BaseProcess:

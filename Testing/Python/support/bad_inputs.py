@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -50,7 +49,7 @@ def make_good(folder: Path) -> Run:
 
 def make_start(good: Run, folder: Path) -> Run:
     """A run of its own: it may spoil the model, and writes to an empty folder."""
-    subprocess.run(["cp", "-r", good.model, folder / "model"], check=True)
+    shutil.copytree(good.model, folder / "model")
     (folder / "results").mkdir()
     return Run(good.source, folder / "model", folder / "results" / "out", folder)
 
@@ -221,9 +220,9 @@ def others_folder(run: Run) -> Run:
 
 
 def no_text_as_input(run: Run) -> Run:
-    path = os.fsdecode(os.fsencode(run.scratch) + b"/M\xfcller.nii.gz")
+    path = run.scratch / "M\udcfcller.nii.gz"
     shutil.copyfile(run.source, path)
-    return replace(run, source=Path(path))
+    return replace(run, source=path)
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
@@ -295,11 +294,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "output that is the name of a file": (at("output", "results", "seg.nii.gz"), "give a folder name, such as seg."),
     "output with too long a name": (at("output", "results", "n" * 256), "File name too long"),
     "output that is no text": (
-        at("output", "results", os.fsdecode(b"out\xfc")),
+        at("output", "results", "out\udcfc"),
         r"out\xfc is not a name in UTF-8; choose another folder.",
     ),
     "input that is no text": (no_text_as_input, r"M\xfcller.nii.gz is not a name in UTF-8; rename the file"),
 }
+
+OF_LINUX = ("named pipe", "output where nothing can be made", "output with too long a name", "output that is no text")
+OF_LINUX += ("input that is no text",)
+"""Rows for what other systems lack or call otherwise."""
 
 WORKED_AROUND: dict[str, tuple[Change, str]] = {
     "NaN and infinity, MHA": (

@@ -12,7 +12,7 @@ from typing import IO, Any
 import torch
 
 
-class Fork(multiprocessing.get_context("fork").Process):
+class Fork(multiprocessing.get_context("fork" if hasattr(os, "fork") else None).Process):
     """Take the place of `subprocess.Popen` for `[sys.executable, "-m", MODULE, ...]`.
 
     Only the imports are shared: what the program changes stays in its own memory.
@@ -69,5 +69,5 @@ def child() -> type[Any]:
 
 
 def may_fork() -> bool:
-    """Whether this process has no threads that a fork would lack: OpenVINO's, or those of training on a GPU."""
-    return "openvino" not in sys.modules and not torch.cuda.is_available()
+    """Whether this process has no threads that a fork would lack: of macOS, OpenVINO, or training on a GPU."""
+    return sys.platform == "linux" and "openvino" not in sys.modules and not torch.cuda.is_available()

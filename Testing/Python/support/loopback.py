@@ -18,7 +18,7 @@ from support.processes import wait_until
 
 SSHD = shutil.which("sshd", path=os.pathsep.join(("/usr/sbin", "/usr/local/sbin", os.environ.get("PATH", ""))))
 SSH = shutil.which("ssh")
-MISSING = None if SSHD and SSH and os.name == "posix" else "OpenSSH's server and client are not installed"
+MISSING = None if SSHD and SSH and sys.platform == "linux" else "needs OpenSSH's server and client, on Linux"
 
 HOST = "lab"
 PROGRAM = "from MoBUncertaintyLib.cli.app import app; app()"

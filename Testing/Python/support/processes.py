@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
+
+import psutil
 
 SOON = 60.0  # a second where nothing else computes
 """Seconds within which all must be gone, on however busy a machine."""
@@ -13,11 +13,9 @@ SOON = 60.0  # a second where nothing else computes
 
 def gone(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return True
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = SOON) -> bool:

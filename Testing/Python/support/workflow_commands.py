@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from mob_training.workflow import FOLDER
-from support.forks import Fork
+from support.forks import child
 
 CONFIGS = {path.stem: path for path in sorted((FOLDER / "config").glob("*.yaml"))}
 SMALL: dict[str, Any] = {
@@ -39,7 +40,7 @@ def command(config: Path, output: Path, *arguments: object) -> list[str]:
 
 
 def run(config: Path, output: Path, *arguments: object) -> str:
-    """`mob-training workflow`, in a fork; returns what it printed.
+    """`mob-training workflow`; returns what it printed.
 
     Raises:
         AssertionError: It failed; with the end of its log.
@@ -47,7 +48,8 @@ def run(config: Path, output: Path, *arguments: object) -> str:
     import snakemake.cli  # noqa: F401 - once, for all forks
 
     with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
-        code = Fork(command(config, output, *arguments), dict(os.environ), file).wait()
+        words = command(config, output, *arguments)
+        code = child()(words, env=dict(os.environ), stdout=file, stderr=subprocess.STDOUT).wait()
         file.seek(0)
         printed = file.read()
     assert code == 0, printed[-3000:]

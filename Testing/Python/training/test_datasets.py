@@ -33,6 +33,7 @@ from mob_training.data.phantom import write_cohort
 from mob_training.data.split import Split
 from mob_training.data.totalsegmentator import find_cases
 from MoBUncertaintyLib.base.errors import OutputError, SettingsError
+from support.marks import needs_full_device
 from support.training_commands import write_cases
 
 # --- which cases are taken
@@ -370,7 +371,7 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path, raw, failure, shown, mon
     assert os.listdir(raw) == ["Dataset007_Balls"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a file that is always full")
+@needs_full_device
 def test_image_that_a_full_disk_cuts_short_is_an_error(tmp_path):
     path = tmp_path / "ct.nii.gz"
     path.symlink_to("/dev/full")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import inspect
 import re
 import sys
@@ -27,6 +26,8 @@ from mob_training.workflow import (
 )
 from MoBUncertaintyLib.base.errors import OutputError, SettingsError
 from support.workflow_commands import CONFIGS, small
+
+fcntl = pytest.importorskip("fcntl", reason="the workflow runs on Linux and macOS")
 
 
 @pytest.mark.parametrize("path", CONFIGS.values(), ids=CONFIGS)

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -17,7 +18,10 @@ import yaml
 
 from mob_training.comparison.runs import ORDER
 from mob_training.workflow import FOLDER, raw_folder_name
+from support.marks import needs_posix
 from support.workflow_commands import CONFIGS, command, dry_run, jobs, run, small, written
+
+pytestmark = needs_posix
 
 PROFILES = {path.parent.name: path for path in sorted((FOLDER / "profiles").glob("*/config.yaml"))}
 PAPER_JOBS = {"convert": 4, "plan": 4, "table1": 1, "train": 20, "finetune": 120, "evaluate": 140}
@@ -62,6 +66,7 @@ def test_profiles_name_options_that_snakemake_has(name):
     assert profile["rerun-triggers"] == ["mtime", "params", "input"]
 
 
+@pytest.mark.skipif(not shutil.which("flock"), reason="no flock here")
 def test_each_job_takes_a_gpu_of_its_own(tmp_path):
     """Of those that the machine has, or of those that the user has chosen; a cluster's choice is left alone."""
     (text,) = re.findall(r'^TAKE_GPU = """\n(.*?)"""', (FOLDER / "Snakefile").read_text(), re.DOTALL | re.MULTILINE)

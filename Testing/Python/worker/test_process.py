@@ -17,6 +17,7 @@ import pytest
 
 from MoBUncertaintyLib.worker.protocol import Event, check_event, encode
 from support.caller import an_export
+from support.marks import needs_posix
 from support.processes import SOON, gone, wait_until
 
 
@@ -192,6 +193,7 @@ def test_closing_stdin_ends_it_amid_a_torch_kernel_with_its_children_and_files(
 
 
 @pytest.mark.parametrize("output", ["loop/review", f"{'x' * 5000}/review", "\0/review"], ids=["loop", "long", "null"])
+@needs_posix
 def test_closing_stdin_ends_it_whatever_folder_it_was_to_write(
     start: Callable[..., Process], folder: Path, output: str
 ) -> None:

@@ -31,6 +31,7 @@ from MoBUncertaintyLib.worker.arrays import read_volume, write_array
 from MoBUncertaintyLib.worker.predictions import Estimate, Predictions
 from MoBUncertaintyLib.worker.protocol import Event, ProtocolError, check_event, encode
 from support import tiny
+from support.marks import needs_full_device
 
 SETTINGS = {"device": "cpu", "precision": "float32"}
 REGIONS = {"threshold": 0.01, "depth_mm": 0.0, "excess": 0.5, "max_regions": 3}
@@ -104,6 +105,7 @@ def test_a_matrix_of_no_volume_is_an_image_error(folder: Path, place: tuple[int,
         read_volume(named)
 
 
+@needs_full_device
 def test_a_full_disk_is_said(folder: Path) -> None:
     (folder / "variance.npy").symlink_to("/dev/full")
     with pytest.raises(OutputError):
