@@ -146,6 +146,8 @@ def _labels(review: Review) -> list[dict[str, Any]]:
             row[f"{name}_ml"] = round(of_label[label.name].ml, 3)
             row[f"{name}_interval"] = interval and interval.to_dict()
         row["expected_error_ml"] = round(volumes["predicted"][label.name].error_ml, 4)
+        agreement = prediction.agreement.get(label.name)
+        row["agreement"] = agreement and asdict(agreement) | {"text": agreement.text}
         rows.append(row | {"locked": label.value in review.locks})
     return rows
 

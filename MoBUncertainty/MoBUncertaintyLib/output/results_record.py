@@ -22,6 +22,7 @@ from MoBUncertaintyLib.base.geometry import Grid, whole
 from MoBUncertaintyLib.base.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.base.json_input import read_object
 from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range, to_json
+from MoBUncertaintyLib.measurements.drawn import Agreement
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.measurements.volumes import VolumeBounds
 from MoBUncertaintyLib.model.card import Label, overlap
@@ -86,6 +87,7 @@ class _Regions(_Form):
     expected_error_mm3: Annotated[float, Range(0)] = 0.0
     settings: RegionSettings = field(default_factory=RegionSettings)
     coverage: Coverage | None = None
+    ranked: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class _Record(_Form):
     timings_s: Mapping[str, float] = field(default_factory=dict)
     volume_bounds: VolumeBounds | None = None
     checked: Checked | None = None
+    agreement: Mapping[str, Agreement] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     settings: PredictionSettings = field(default_factory=PredictionSettings)
@@ -168,6 +171,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
         "suitability": suitability and suitability.to_dict(),
         "volume_bounds": prediction.stated_bounds,
         "checked": prediction.checked,
+        "agreement": prediction.agreement or None,
     }
     return prediction.provenance | {
         **{name: to_json(fact) for name, fact in facts.items() if fact is not None},
@@ -177,7 +181,10 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-_FIELDS = ("covariance", "correlation_mm", "processed_box", "suitability", "volume_bounds", "click_settings", "checked")
+_FIELDS = (
+    "covariance", "correlation_mm", "processed_box", "suitability", "volume_bounds", "click_settings", "checked",
+    "agreement",
+)  # fmt: skip
 _OF_THE_FILE = ("warnings", "files", "sha256")
 
 
@@ -209,6 +216,7 @@ def prediction_of(
         suitability=suitability,
         stated_bounds=content.volume_bounds,
         checked=content.checked,
+        agreement=content.agreement,
     )
 
 
