@@ -127,7 +127,8 @@ def _interpolated(logit: np.ndarray, x: np.ndarray) -> np.ndarray:
     row, column = np.clip(logit / LOWEST_LOGIT, 0, 1) * (rows - 1), np.clip(x, 0, 1) * (columns - 1)
     top, left = np.minimum(row.astype(int), rows - 2), np.minimum(column.astype(int), columns - 2)
     down, right = row - top, column - left
-    corner = table[:, top, left], table[:, top, left + 1], table[:, top + 1, left], table[:, top + 1, left + 1]
+    flat, place = table.reshape(2, -1), top * columns + left
+    corner = [flat.take(place + step, axis=1) for step in (0, 1, columns, columns + 1)]
     upper = corner[0] + right * (corner[1] - corner[0])
     lower = corner[2] + right * (corner[3] - corner[2])
     result: np.ndarray = upper + down * (lower - upper)

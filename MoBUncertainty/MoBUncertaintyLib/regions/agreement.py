@@ -45,7 +45,7 @@ def surface_distance(a: np.ndarray, b: np.ndarray, spacing: Sequence[float] | np
         return None
     box = occupied(a | b)
     places = [np.argwhere(mask & ~ndimage.binary_erosion(mask)) * spacing for mask in (a[box], b[box])]
-    distances = [KDTree(other).query(own)[0] for own, other in (places, reversed(places))]
+    distances = [KDTree(other).query(own)[0] for own, other in (places, places[::-1])]
     return float(np.concatenate(distances).mean())
 
 

@@ -194,7 +194,8 @@ class _Whole:
             return 2 * sum(each.expected(move) for each in placed) / size
 
         best: tuple[int, ...] = (0, 0, 0)
-        overlaps, before = {best: overlap(best)}, None
+        before: tuple[int, ...] | None = None
+        overlaps = {best: overlap(best)}
         while best != before:
             before = best
             for axis, most in enumerate(farthest.tolist()):
