@@ -46,6 +46,7 @@ from MoBUncertaintyLib.regions.agreement import dice, dice_at, expected_agreemen
 from MoBUncertaintyLib.regions.description import masks
 from MoBUncertaintyLib.regions.discrepancy import FALSE_ALARMS, Piece, improbable_pieces, pieces_of
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.findings import plain_findings
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.region import Region
 from region_frontier import cases, rounded
@@ -272,6 +273,11 @@ def examined(prediction: Prediction, truth: np.ndarray, other: np.ndarray, numbe
             },
             "expected": expected(prediction, drawn, label),
         }
+    moved = ndimage.shift(truth, [1 if number % 2 else -1, 0, 0], order=0)
+    row["called shifted"] = {
+        name: float(any("may be shifted" in each.sentence for each in plain_findings(drawn, prediction, checked)))
+        for name, drawn in (("unaltered", truth), ("all labels moved by a slice", moved))
+    }
     for label in checked:
         row["labels"][label.name]["expected"] = expected(prediction, prediction.segmentation, label)
     return row
@@ -361,6 +367,10 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
     true, stated, doubt = ([label[k] for *_, label in own] for k in ("dice", "expected", "doubt"))
     stated_drawn = [each["expected"]["dice"] for _, each in drawn]
     true_drawn, overlap = ([each[key] for _, each in drawn] for key in ("dice", "overlap"))
+    shifted = {
+        name: interval(over_subjects([case.row["called shifted"][name] for case in judged], judged))
+        for name in rows[0]["called shifted"]
+    }
     return {
         "cases": len(rows),
         "subjects": len({row["subject"] for row in rows}),
@@ -381,6 +391,7 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "overlap with ours and Dice, Spearman": correlation(overlap, true_drawn),
             "bound held": interval(over_subjects(held_drawn, [case for case, _ in drawn])),
         },
+        "called shifted": shifted,
     }
 
 
@@ -400,7 +411,7 @@ def text(summary: dict[str, Any]) -> str:
         lines.append(f"| {group.replace('_', ' ')} | " + " | ".join(row.values()) + " |")
     lines += ["", "| gain over | found | p, Holm |", "| --- | --- | --- |"]
     lines += [f"| {method} | {row['found']} | {row['p']:.2g} |" for method, row in summary["gain over"].items()]
-    for name in ("our segmentation", "drawn, with errors"):
+    for name in ("our segmentation", "drawn, with errors", "called shifted"):
         lines += ["", f"| {name} | |", "| --- | --- |", *(f"| {key} | {v} |" for key, v in summary[name].items())]
     return "\n".join(lines) + "\n"
 

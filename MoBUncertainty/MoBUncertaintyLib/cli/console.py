@@ -252,6 +252,8 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     for name, volume in volumes.items():
         overlap = f"; overlap with the model's own: Dice {checked.overlap[name]:.2f}" if checked else ""
         table.fact(name, volume_text(volume, intervals.get(name)) + overlap)
+    agreement = [f"{name}: {expected.text}" for name, expected in prediction.agreement.items()]
+    table.fact("expected Dice", *(agreement or ["not known: no label was segmented"]))
     if checked:
         table.fact("not checked", ", ".join(checked.unmatched) or "none: every label is the model's")
         table.fact("plainly wrong", *([finding.sentence for finding in checked.findings] or ["nothing"]))
@@ -268,6 +270,7 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
         "volumes_ml": volumes,
         "intervals": {name: asdict(interval) for name, interval in intervals.items()},
         "regions": [asdict(region) for region in regions],
+        "agreement": {name: asdict(expected) for name, expected in prediction.agreement.items()},
         **({"checked": asdict(checked)} if checked else {}),
         "expected_error_ml": error,
         "seconds": seconds,

@@ -13,6 +13,7 @@ each axis.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import minimize
@@ -36,12 +37,13 @@ def explain(mean: np.ndarray, deviation: np.ndarray, labelled: np.ndarray, lengt
         labelled: Where the label is, bool.
         lengths: Correlation length along each axis, in voxels; infinite ones make v a number, too.
     """
-    sign = np.where(labelled, 1.0, -1.0)
+    sign = np.where(labelled, np.float32(1), np.float32(-1))
     factors = [_factor(size, length) for size, length in zip(mean.shape, lengths, strict=True)]
     depth, height, width = factors
     shape = tuple(factor.shape[1] for factor in factors)
 
     def noise(unknown: np.ndarray) -> np.ndarray:
+        unknown = unknown.astype(np.float32)
         rows = height @ (unknown[1:].reshape(shape) @ width.T)
         return np.asarray(deviation * (unknown[0] + np.tensordot(depth, rows, 1)))
 
@@ -49,18 +51,24 @@ def explain(mean: np.ndarray, deviation: np.ndarray, labelled: np.ndarray, lengt
         """Apply the transpose of `noise`."""
         slope = deviation * slope
         rows = np.tensordot(depth.T, slope, 1)
-        return np.append(slope.sum(), height.T @ (rows @ width))
+        return np.append(slope.sum(dtype=float), height.T @ (rows @ width))
 
     penalty = np.append(HABIT**-2, np.ones(int(np.prod(shape))))
 
     def cost(unknown: np.ndarray) -> tuple[float, np.ndarray]:
         against = -sign * (mean + noise(unknown))
-        value = np.logaddexp(0, against).sum() + 0.5 * penalty @ unknown**2
-        return float(value), gathered(-sign * expit(against)) + penalty * unknown
+        odds = np.exp(-np.abs(against))  # of the less probable label
+        value = np.maximum(against, 0).sum(dtype=float) + np.log1p(odds).sum(dtype=float) + 0.5 * penalty @ unknown**2
+        wrong = np.where(against > 0, 1, odds) / (1 + odds)
+        return float(value), gathered(-sign * wrong) + penalty * unknown
+
+    @lru_cache(maxsize=1)  # a step of Newton's method asks for it again and again
+    def weights(unknown: bytes) -> np.ndarray:
+        p = expit(mean + noise(np.frombuffer(unknown)))
+        return np.asarray(p * (1 - p))
 
     def curved(unknown: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        p = expit(mean + noise(unknown))
-        return np.asarray(gathered(p * (1 - p) * noise(direction)) + penalty * direction)
+        return np.asarray(gathered(weights(unknown.tobytes()) * noise(direction)) + penalty * direction)
 
     options = {"maxiter": ITERATIONS, "xtol": 1e-3}
     best = minimize(cost, np.zeros(len(penalty)), jac=True, hessp=curved, method="Newton-CG", options=options)
@@ -72,4 +80,4 @@ def _factor(size: int, length: float) -> np.ndarray:
     place = np.arange(size)
     variances, vectors = np.linalg.eigh(axis_correlation(place[:, None] - place, length))
     large = variances > NEGLIGIBLE * variances[-1]
-    return np.asarray(vectors[:, large] * np.sqrt(variances[large]))
+    return np.asarray(vectors[:, large] * np.sqrt(variances[large]), np.float32)

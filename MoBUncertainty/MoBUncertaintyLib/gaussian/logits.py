@@ -26,14 +26,23 @@ LOWEST_LOGIT = -36.0
 """Of the table that the inverse starts from; further out it starts from the tail's formula."""
 
 
-def logits_of(probability: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find mean and variance of the logit from mean and variance of the probability; float32, of one shape."""
+def logits_of(
+    probability: np.ndarray, variance: np.ndarray, rough: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find mean and variance of the logit from mean and variance of the probability; float32, of one shape.
+
+    Where a mask `rough` says so, which is of probabilities below 1/2, they are but looked up in a table.
+    """
     mean = np.where(probability < 0.5, np.float32(-SURE), np.float32(SURE))
     spread = np.zeros_like(mean)
     between = (probability > special.expit(-SURE)) & (probability < special.expit(SURE))
     varies = between & (variance > 0)
     between &= ~varies
     mean[between] = special.logit(probability[between].astype(float))
+    if rough is not None:
+        far = varies & rough
+        mean[far], spread[far] = looked_up_normal(probability[far], variance[far])
+        varies &= ~rough
     mean[varies], spread[varies] = normal_from_moments(probability[varies], variance[varies])
     return mean, spread
 
@@ -65,6 +74,20 @@ def normal_from_moments(probability: np.ndarray, variance: np.ndarray) -> tuple[
         # In float64, since both 1 - p and the square of a small p are needed.
         mean[part], square[part] = _inverse(p[part].astype(float), spread[part].astype(float))
     return mean.reshape(probability.shape), square.reshape(probability.shape)
+
+
+def looked_up_normal(probability: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Look the normal up in the table alone, three times as fast: m to 0.05 and s^2 to 2 %, most of them far better.
+
+    Arguments and returns as for `normal_from_moments`; probabilities are those between 0 and 1/2.
+    """
+    mean, square = np.empty(probability.shape, np.float32), np.empty(probability.shape, np.float32)
+    for start in range(0, probability.size, PIECE):
+        part = slice(start, start + PIECE)
+        logit, x, y = _coordinates(probability[part].astype(float), variance[part].astype(float))
+        shift, growth = _interpolated(logit, x)
+        mean[part], square[part] = logit + shift, np.minimum(y * np.exp(growth), MAX_DEVIATION**2)
+    return mean, square
 
 
 def _inverse(p: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +162,8 @@ def _interpolated(logit: np.ndarray, x: np.ndarray) -> np.ndarray:
     row, column = np.clip(logit / LOWEST_LOGIT, 0, 1) * (rows - 1), np.clip(x, 0, 1) * (columns - 1)
     top, left = np.minimum(row.astype(int), rows - 2), np.minimum(column.astype(int), columns - 2)
     down, right = row - top, column - left
-    corner = table[:, top, left], table[:, top, left + 1], table[:, top + 1, left], table[:, top + 1, left + 1]
+    flat, place = table.reshape(2, -1), top * columns + left
+    corner = [flat.take(place + step, axis=1) for step in (0, 1, columns, columns + 1)]
     upper = corner[0] + right * (corner[1] - corner[0])
     lower = corner[2] + right * (corner[3] - corner[2])
     result: np.ndarray = upper + down * (lower - upper)

@@ -11,10 +11,44 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
+from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.measurements.conformal import conformal_quantile, needed_cases, short
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What is expected of one label of a segmentation, against the unknown truth.
+
+    Attributes:
+        dice: Dice.
+        surface_mm: Mean distance of the surfaces. Default: the segmentation, or the model's own, lacks the label.
+        habit_mm: By how much it is wider than the model's own segmentation, on average over the border; default: as
+            for `surface_mm`.
+        dice_low, surface_high_mm: Bounds that hold in a fraction `level` of cases like the calibration cases; default:
+            not calibrated.
+    """
+
+    dice: float
+    surface_mm: float | None = None
+    habit_mm: float | None = None
+    dice_low: float | None = None
+    surface_high_mm: float | None = None
+    level: float | None = None
+
+    def bounded(self, dice_low: float, surface_high_mm: float, level: float) -> Agreement:
+        """Return it with bounds, which are at best what is expected."""
+        high = max(surface_high_mm, self.surface_mm or 0.0)
+        return replace(self, dice_low=min(dice_low, self.dice), surface_high_mm=high, level=level)
+
+    @property
+    def text(self) -> str:
+        """Write Dice with its bound: "0.91 (90 %: at least 0.84)"."""
+        if self.dice_low is None or self.level is None:
+            return f"{self.dice:.2f}"
+        return f"{self.dice:.2f} ({percent(self.level)}: at least {self.dice_low:.2f})"
 
 
 @dataclass(frozen=True)
@@ -57,6 +91,10 @@ class DrawnCalibration:
         together = sorted(each for contour in contours for each in contour)[-len(contours) - 1 :]
         parts = (tuple(map(short, values)) for values in (together, jaccard, surface_mm))
         return cls(*parts)
+
+    def divided(self, temperature: float) -> Self:
+        """Return that of a model whose logits, and so very nearly the discrepancies, a temperature divides."""
+        return replace(self, discrepancies=tuple(short(each / temperature) for each in self.discrepancies))
 
     def bounds(self, level: float) -> DrawnBounds | None:
         """Return what a prediction keeps, with quantiles at a level; None of too few cases for that."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import accumulate
 from typing import Any
@@ -132,6 +132,10 @@ class LabelCalibration:
             raise ValueError(f"a review has {STAGES} stages")
         if len({stage.scale for stage in self.reviewed}) > 1:
             raise ValueError("the residuals of all stages of a review must be in one scale")
+
+    def divided(self, temperature: float) -> LabelCalibration:
+        """Return that of a model whose logits a temperature divides."""
+        return replace(self, drawn=self.drawn and self.drawn.divided(temperature))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ DEFAULT_PRIOR_DEVIATION = 1.0
 """Of the logit, where the card states none and there is no variance: 0.6 suits small organs, 1.5 large ones."""
 DEFAULT_LENGTH_MM = 4.0  # where nothing states a length: no label was found
 LENGTH_FRACTION = 0.3  # of an organ's size: the length of a click where neither card nor model have one
+MOST_CAUTION = 5.0
 LENGTH_BOUNDS_MM = 2.0, 20.0  # of such a length: with its cube grows what a click reaches, and its time
 
 
@@ -44,7 +45,7 @@ class ClickSettings:
     sharpening: Annotated[float, Range(0, 20)] = 1.0
     resolved_fraction: Annotated[float, Range(above=0, most=1)] = 0.25
     learned: ClickTrees | None = None
-    caution: Annotated[float, Range(0, 5)] = 0.0
+    caution: Annotated[float, Range(0, MOST_CAUTION)] = 0.0
 
     def __post_init__(self) -> None:
         if problem := out_of_range(self):
@@ -57,6 +58,15 @@ class ClickSettings:
             return from_json(cls, values, "the object")
         except ValueError as error:
             raise SettingsError(f"Clicks: {error}.") from error
+
+    def divided(self, temperature: float) -> ClickSettings:
+        """Return those that do the same to logits which a temperature has divided."""
+        return replace(
+            self,
+            prior_deviation=self.prior_deviation and self.prior_deviation / temperature,
+            learned=self.learned and self.learned.divided(temperature),
+            caution=min(self.caution / temperature, MOST_CAUTION),
+        )
 
     def sized(self, volumes_ml: Iterable[float]) -> ClickSettings:
         """State a length that suits labels of these volumes, all alike, unless one is stated or no label was found."""

@@ -29,6 +29,8 @@ FEATURES = (
     "rival_mm", "clicks",
 )  # fmt: skip
 """What trees ask of a voxel; `review.refinement.extent` computes it."""
+OF_LOGITS = ("logit", "conditioned", "fine", "coarse", "slope", "clicked_logit", "logit_difference")
+"""Those of them that are proportional to the logits."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,14 @@ class ClickTrees:
                 leaf |= (features[feature] > threshold).view(np.uint8)
             total += values.take(leaf)
         return total
+
+    def divided(self, temperature: float) -> ClickTrees:
+        """Return those that say the same, divided by a temperature, of features whose logits it has divided."""
+        import numpy as np
+
+        features, thresholds, values = self._trees
+        of_logits = np.isin(features, [FEATURES.index(name) for name in OF_LOGITS])
+        return self.of(features, np.where(of_logits, thresholds / temperature, thresholds), values / temperature)
 
     @cached_property
     def _trees(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -150,6 +150,8 @@ def _labels(review: Review) -> list[dict[str, Any]]:
         row["expected_error_ml"] = round(volumes["predicted"][label.name].error_ml, 4)
         row["network_ml"] = round(compared[label.name].ml, 3)
         row["network_error_ml"] = round(compared[label.name].error_ml, 4)
+        agreement = prediction.agreement.get(label.name)
+        row["agreement"] = agreement and asdict(agreement) | {"text": agreement.text}
         rows.append(row | {"locked": label.value in review.locks})
     return rows
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ from MoBUncertaintyLib.output.results_record import (
 from MoBUncertaintyLib.output.scene_file import write_scene_file
 from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.prediction import Prediction, predicted_intervals
-from MoBUncertaintyLib.regions.region import Regions, write_csv
+from MoBUncertaintyLib.regions.region import Regions, as_stored, discrepancy_of, write_csv
 
 
 class Results(NamedTuple):
@@ -141,9 +141,12 @@ def read_results(folder: str | Path) -> Results:
         region_map, _ = _read_labels(folder / "regions.nii.gz", size, [record["regions"]["count"]])
         p, v = ([_read_map(path, size) for path in _map_files(folder, kind, labels)] for kind in MAPS)
         prediction = prediction_of(record, labels, (segmentation, p, v), grid)
+        regions = RegionDescriber(prediction).describe_all(region_map, prediction.region_settings)
+        if stored := record["regions"].get("ranked"):
+            pairs = zip(regions.ranked, stored, strict=True)
+            regions = replace(regions, ranked=tuple(as_stored(*pair) for pair in pairs))
     except (OSError, ValueError, ImageError) as error:
         raise OutputError(f"The results in {folder} are damaged ({reason_of(error)}); predict again.") from error
-    regions = RegionDescriber(prediction).describe_all(region_map, prediction.region_settings)
     return Results(prediction, regions, Source.of(record["input"]))
 
 
@@ -216,6 +219,7 @@ def describe(prediction: Prediction, regions: Regions, source: Source | None = N
             "count": len(regions.ranked),
             "expected_error_mm3": round(sum(region.expected_error_mm3 for region in regions.ranked), 1),
             **({"coverage": asdict(regions.coverage)} if regions.coverage else {}),
+            **({"ranked": list(map(discrepancy_of, regions.ranked))} if prediction.checked else {}),
         },
         "timings_s": {stage: round(seconds, 3) for stage, seconds in prediction.timings.items()},
     }

@@ -22,6 +22,7 @@ from MoBUncertaintyLib.base.geometry import Grid, whole
 from MoBUncertaintyLib.base.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.base.json_input import read_object
 from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range, to_json
+from MoBUncertaintyLib.measurements.drawn import Agreement
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.measurements.volumes import StatedVolume, VolumeBounds
 from MoBUncertaintyLib.model.card import Label, overlap
@@ -86,6 +87,7 @@ class _Regions(_Form):
     expected_error_mm3: Annotated[float, Range(0)] = 0.0
     settings: RegionSettings = field(default_factory=RegionSettings)
     coverage: Coverage | None = None
+    ranked: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class _Record(_Form):
     volume_bounds: VolumeBounds | None = None
     network_volumes: Mapping[str, StatedVolume] = field(default_factory=dict)
     checked: Checked | None = None
+    agreement: Mapping[str, Agreement] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     settings: PredictionSettings = field(default_factory=PredictionSettings)
@@ -172,6 +175,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
         "volume_bounds": prediction.stated_bounds,
         "network_volumes": prediction.network_volumes or None,
         "checked": prediction.checked,
+        "agreement": prediction.agreement or None,
     }
     return prediction.provenance | {
         **{name: to_json(fact) for name, fact in facts.items() if fact is not None},
@@ -183,7 +187,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
 
 _FIELDS = (
     "covariance", "correlation_mm", "processed_box", "suitability", "volume_bounds", "network_volumes",
-    "click_settings", "checked",
+    "click_settings", "checked", "agreement",
 )  # fmt: skip
 _OF_THE_FILE = ("warnings", "files", "sha256")
 
@@ -217,6 +221,7 @@ def prediction_of(
         stated_bounds=content.volume_bounds,
         network_volumes=content.network_volumes,
         checked=content.checked,
+        agreement=content.agreement,
     )
 
 

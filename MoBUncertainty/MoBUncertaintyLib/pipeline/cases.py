@@ -30,6 +30,7 @@ from MoBUncertaintyLib.output.pages.templates import require_installed
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.results_folder import FOLDER, Written, write_results, write_volumes
 from MoBUncertaintyLib.pipeline.drawing import Drawing, is_of, read_drawing
+from MoBUncertaintyLib.regions.agreement import expected_agreement
 from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, settings_of
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.prediction import (
@@ -259,6 +260,8 @@ def _with_regions(
     prediction.warnings.extend(sentence for sentence in noticed if sentence and sentence not in before)
     if problem and problem not in before and prediction.suitability is not None:
         prediction = prediction.annotated(suitability=prediction.suitability.worsened(Level.UNUSUAL, problem))
+    if not prediction.checked:
+        prediction = prediction.annotated(agreement=expected_agreement(prediction, prediction.segmentation))
     return Case(image, prediction, regions, source)
 
 

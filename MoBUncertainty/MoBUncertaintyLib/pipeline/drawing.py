@@ -16,7 +16,7 @@ from MoBUncertaintyLib.images.reader import ReadImage
 from MoBUncertaintyLib.images.segmentations import Segmentation, Structure, read_segmentation, segmentation_digest
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.model.terminology import TISSUE, terminology
-from MoBUncertaintyLib.regions.agreement import dice
+from MoBUncertaintyLib.regions.agreement import dice, expected_agreement
 from MoBUncertaintyLib.regions.findings import Checked, plain_findings
 from MoBUncertaintyLib.regions.prediction import Prediction
 
@@ -43,6 +43,7 @@ class Drawing:
         own, drawn = prediction.segmentation, self.segmentation
         findings = plain_findings(drawn, prediction, labels)
         overlaps = {label.name: dice(drawn, own, label.value) for label in labels}
+        agreement = expected_agreement(prediction, drawn)
         return replace(
             prediction,
             segmentation=drawn,
@@ -51,6 +52,7 @@ class Drawing:
             labels=labels,
             network_volumes={},
             checked=replace(self.checked, overlap=overlaps, findings=findings),
+            agreement={name: expected for name, expected in agreement.items() if name in wanted},
         )
 
 
@@ -86,7 +88,8 @@ def drawing_of(
     structures = [structure for _, structure in matched]
     unmatched = tuple(printable(each.name) for each in read.structures if each not in structures)
     called = {label.name: printable(structure.name) for label, structure in matched}
-    checked = Checked(source, read.sha256, called, unmatched)
+    mapped = {printable(theirs): printable(ours) for theirs, ours in (names or {}).items()}
+    checked = Checked(source, read.sha256, called, unmatched, mapped=mapped)
     return Drawing(drawn, tuple(label for label, _ in matched), checked, tuple(warnings))
 
 
@@ -94,9 +97,11 @@ def is_of(checked: Mapping[str, Any] | None, path: Path | None, names: Mapping[s
     """Whether results, by what their record says was checked, are of this segmentation, or both of none."""
     if path is None or checked is None:
         return path is None and checked is None
-    called = {_plain(theirs): ours for ours, theirs in checked["labels"].items()}
-    mapped = all(_plain(called.get(_plain(theirs), "")) == _plain(ours) for theirs, ours in names.items())
-    return mapped and bool(checked["sha256"] == segmentation_digest(path))
+    made, wanted = (
+        {_plain(printable(theirs)): _plain(printable(ours)) for theirs, ours in mapped.items()}
+        for mapped in (checked.get("mapped", {}), names)
+    )
+    return made == wanted and bool(checked["sha256"] == segmentation_digest(path))
 
 
 def match(

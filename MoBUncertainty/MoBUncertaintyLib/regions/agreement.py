@@ -6,14 +6,16 @@ Where the truth is not known, what is expected of them under a model. Arrays are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from MoBUncertaintyLib.base.errors import ImageError
-from MoBUncertaintyLib.base.geometry import occupied
+from MoBUncertaintyLib.base.geometry import hull, occupied
+from MoBUncertaintyLib.measurements.drawn import Agreement
 from MoBUncertaintyLib.regions.prediction import Prediction, channels_of, drawn_bounds
 from MoBUncertaintyLib.regions.region import Regions
 
@@ -42,57 +44,45 @@ def surface_distance(a: np.ndarray, b: np.ndarray, spacing: Sequence[float] | np
     if not (a.any() and b.any()):
         return None
     box = occupied(a | b)
-    borders = [mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in (a, b)]
-    away_from_a, away_from_b = (ndimage.distance_transform_edt(~border, spacing) for border in borders)
-    return float(np.concatenate([away_from_b[borders[0]], away_from_a[borders[1]]]).mean())
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """What is expected of one label of a segmentation, against the unknown truth.
-
-    Both bounds hold in the fraction of cases that the prediction's `bounds` state; default: not calibrated.
-    """
-
-    dice: float
-    surface_mm: float  # mean distance of the surfaces
-    habit_mm: float  # by how much it is wider than the model's segmentation, on average over the border
-    dice_low: float | None = None
-    surface_high_mm: float | None = None
+    places = [np.argwhere(mask & ~ndimage.binary_erosion(mask)) * spacing for mask in (a[box], b[box])]
+    distances = [KDTree(other).query(own)[0] for own, other in (places, places[::-1])]
+    return float(np.concatenate(distances).mean())
 
 
 def expected_agreement(prediction: Prediction, drawn: np.ndarray) -> dict[str, Agreement]:
-    """State what is expected of each label that a label map (z, y, x) and the prediction both have, by its name.
+    """State what is expected of each label that a label map (z, y, x) or the prediction has, by its name.
 
     With A the drawn label, M the model's and p its probability, the expected Dice is 2 sum_A p / (|A| + sum p), and the
     expected distance of the surfaces the expected volume of the error over the area of A. The Jaccard distance J is a
     metric, so that J(A, truth) <= J(A, M) + J(M, truth), whatever A is; of the last term the calibration cases know the
-    bound. With the mean distance of surfaces, which is nearly one, it is done likewise.
+    bound. With the mean distance of surfaces, which is nearly one, it is done likewise. The label map may be the
+    prediction's own.
 
     Raises:
         ImageError: The shapes differ.
     """
     check_shapes(prediction.segmentation, drawn)
-    spacing, result = prediction.grid.spacing, {}
+    box = hull([prediction.segmented_box, occupied(drawn)])
+    result = {}
     for label in prediction.labels:
-        a, own = label.mask(drawn), label.mask(prediction.segmentation)
-        if not (a.any() and own.any()):
+        a, own = label.mask(drawn[box]), label.mask(prediction.segmentation[box])
+        if not (a.any() or own.any()):
             continue
         p = label_probability(prediction, label)
-        dice_drawn, surface = _expected(a, p, spacing)
-        more_mm3 = prediction.grid.voxel_mm3 * (int(a.sum()) - int(own.sum()))
-        habit = 2 * more_mm3 / (_area(a, spacing) + _area(own, spacing))
-        result[label.name] = Agreement(dice_drawn, surface, habit)
-        if calibration := drawn_bounds(prediction, label):
-            own_dice, own_surface = _expected(own, p, spacing)
-            apart = surface_distance(a, own, spacing)
-            assert apart is not None
-            jaccard = jaccard_distance(dice(a, own)) + jaccard_distance(own_dice) + calibration.jaccard
-            result[label.name] = replace(
-                result[label.name],
-                dice_low=min(dice_at(jaccard), dice_drawn),
-                surface_high_mm=max(apart + own_surface + calibration.surface_mm, surface),
-            )
+        total = sum(float(plane.sum(dtype=float)) for plane in p[prediction.processed_box])
+        expected = _Expected(p[box], total, prediction.grid.spacing)
+        agreement = Agreement(expected.dice(a))
+        if a.any() and own.any():
+            areas_mm2 = expected.area_mm2(a) + expected.area_mm2(own)
+            habit = 2 * prediction.grid.voxel_mm3 * (int(a.sum()) - int(own.sum())) / areas_mm2
+            agreement = Agreement(agreement.dice, expected.surface_mm(a), habit)
+            calibration, bounds = drawn_bounds(prediction, label), prediction.bounds
+            if calibration and bounds:
+                apart = 0.0 if drawn is prediction.segmentation else surface_distance(a, own, expected.spacing) or 0.0
+                jaccard = jaccard_distance(dice(a, own)) + jaccard_distance(expected.dice(own)) + calibration.jaccard
+                surface = apart + expected.surface_mm(own) + calibration.surface_mm
+                agreement = agreement.bounded(dice_at(jaccard), surface, bounds.level)
+        result[label.name] = agreement
     return result
 
 
@@ -112,17 +102,25 @@ def label_probability(prediction: Prediction, label: Label) -> np.ndarray:
     return np.asarray(sum(rest, first))
 
 
-def _expected(mask: np.ndarray, p: np.ndarray, spacing: np.ndarray) -> tuple[float, float]:
-    """Return Dice and mean distance of the surfaces that are expected of a mask, in mm."""
-    size, inside, total = int(mask.sum()), float(p[mask].sum(dtype=float)), float(p.sum(dtype=float))
-    error_mm3 = float(np.prod(spacing)) * (size + total - 2 * inside)
-    return 2 * inside / (size + total), error_mm3 / _area(mask, spacing)
+@dataclass(frozen=True, eq=False)
+class _Expected:
+    """What is expected of masks in a box, by the probability p of a label there and its sum over the image."""
 
+    p: np.ndarray
+    total: float
+    spacing: np.ndarray
 
-def _area(mask: np.ndarray, spacing: np.ndarray) -> float:
-    """Estimate the area of a mask's surface in mm2: of faces in all directions, voxels have 3/2 times as much."""
-    faces = [np.count_nonzero(np.diff(np.pad(mask[occupied(mask)], 1), axis=axis)) for axis in range(3)]
-    return float(np.dot(faces, np.prod(spacing) / spacing)) * 2 / 3
+    def dice(self, mask: np.ndarray) -> float:
+        return 2 * float(self.p[mask].sum(dtype=float)) / (int(mask.sum()) + self.total)
+
+    def surface_mm(self, mask: np.ndarray) -> float:
+        error = (int(mask.sum()) + self.total) * (1 - self.dice(mask))
+        return float(np.prod(self.spacing)) * error / self.area_mm2(mask)
+
+    def area_mm2(self, mask: np.ndarray) -> float:
+        """Estimate the area of a mask's surface: of faces in all directions, voxels have 3/2 times as much."""
+        faces = [np.count_nonzero(np.diff(np.pad(mask[occupied(mask)], 1), axis=axis)) for axis in range(3)]
+        return float(np.dot(faces, np.prod(self.spacing) / self.spacing)) * 2 / 3
 
 
 def error_split(segmentation: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -119,15 +119,17 @@ def improbable_pieces(prediction: Prediction, drawn: np.ndarray, label: Label, r
         np.asarray(sum(np.asarray(values[n][box], np.float32) for n in maps))
         for values in (prediction.probability, prediction.variance)
     )
+    sign = np.where(labelled, -1, 1)
+    if not (sign * (probability - 0.5) > 0).any():
+        return []
     if reach:
-        mean, square = logits_of(probability, variance)
+        mean, square = logits_of(probability, variance, rough=~counted[box])
         lengths = reach * np.array(_lengths_mm(prediction)) / prediction.grid.spacing
         # No noise explains what a network with a variance is certain of: far from an organ, say.
         deviation = np.sqrt(square) if prediction.has_variance else movable(square, None)
         moved = mean + explain(mean, NOISE * deviation, labelled, lengths)
     else:
         mean = moved = logits_of(probability, np.zeros_like(variance))[0]
-    sign = np.where(labelled, -1, 1)
     gain = np.where(sign * mean > CLEAR, np.maximum(sign * moved, 0), 0)
     return pieces_of(prediction, label, box, labelled, gain)
 

@@ -13,7 +13,7 @@ import numpy as np
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.geometry import Bounds, Box, Grid, hull, intersection, occupied, whole
 from MoBUncertaintyLib.base.schema import from_json
-from MoBUncertaintyLib.measurements.drawn import DrawnBounds
+from MoBUncertaintyLib.measurements.drawn import Agreement, DrawnBounds
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.measurements.volumes import StatedVolume, VolumeBounds
 from MoBUncertaintyLib.model.card import Fold, Label
@@ -145,6 +145,7 @@ class Prediction:
     stated_bounds: VolumeBounds | None = None  # how intervals of volumes are made, of a model with calibration cases
     network_volumes: Mapping[str, StatedVolume] = field(default_factory=dict)  # in the network's voxels, if known
     checked: Checked | None = None  # the segmentation is this one, drawn by others; the maps are the model's
+    agreement: Mapping[str, Agreement] = field(default_factory=dict)  # of each label with the truth, as expected
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.probability) == len(self.variance):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from MoBUncertaintyLib.base.geometry import Box
+from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 
@@ -44,9 +47,8 @@ class Discrepancy(Region):
     label: str
     missing: bool  # the model has the label there, the drawn segmentation has not; else the other way round
     discrepancy: float  # nats
-    false_alarms: (
-        float | None
-    )  # regions at least so discrepant on an ordinary contour, on average; default: not calibrated
+    # regions at least so discrepant on an ordinary contour, on average; default: not calibrated
+    false_alarms: float | None
 
 
 @dataclass(frozen=True)
@@ -124,27 +126,43 @@ class Regions:
         return whole
 
 
+def discrepancy_of(region: Region) -> dict[str, Any]:
+    """Return what a discrepancy says beyond what a region does; nothing of another region."""
+    return {name: value for name, value in asdict(region).items() if name in DISCREPANCY}
+
+
+def as_stored(region: Region, stored: Mapping[str, Any]) -> Region:
+    """Return a region that is described anew as the `Discrepancy` that it was stored as, if it was; `ValueError`."""
+    own = {name: stored[name] for name in DISCREPANCY if name in stored}
+    return from_json(Discrepancy, to_json(region) | own, "a region") if own else region
+
+
+DISCREPANCY = ("label", "missing", "discrepancy", "false_alarms")
 COLUMNS = (
     "rank", "number", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "location", "volume_mm3", "expected_error_mm3",
     "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm",
 )  # fmt: skip
 
 
-def table_row(region: Region) -> dict[str, int | float | str]:
-    """Make a region's row of a table, with the keys `COLUMNS`: plain numbers and text, centroid in RAS mm."""
+def table_row(region: Region) -> dict[str, int | float | str | None]:
+    """Make a region's row of a table: plain numbers and text, centroid in RAS mm.
+
+    Its keys are `COLUMNS`, and what `discrepancy_of` returns.
+    """
     values = asdict(region) | dict(zip(COLUMNS[2:5], region.centroid_ras, strict=True))
-    return {name: values[name] for name in COLUMNS}
+    return {name: values[name] for name in COLUMNS} | discrepancy_of(region)
 
 
 def write_csv(regions: Regions, path: str | Path) -> None:
     """Write a `table_row` per region in order of rank, with four significant digits, 0.1 mm or mm3 at least."""
 
-    def short(value: int | float | str) -> int | float | str:
+    def short(value: int | float | str | None) -> int | float | str | None:
         if not isinstance(value, float):
             return value
         return round(value, 1) if abs(value) >= 1000 else float(f"{value:.4g}")
 
+    rows = [{name: short(value) for name, value in table_row(region).items()} for region in regions.ranked]
     with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, list(rows[0]) if rows else COLUMNS)
         writer.writeheader()
-        writer.writerows({name: short(v) for name, v in table_row(region).items()} for region in regions.ranked)
+        writer.writerows(rows)

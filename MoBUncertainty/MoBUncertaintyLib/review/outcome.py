@@ -11,7 +11,7 @@ from MoBUncertaintyLib.measurements.interval import AS_PREDICTED, Interval, volu
 from MoBUncertaintyLib.measurements.volumes import StatedVolume
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.regions.measure import maps_in
-from MoBUncertaintyLib.regions.prediction import channels_of, predicted_intervals
+from MoBUncertaintyLib.regions.prediction import Prediction, channels_of, predicted_intervals
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 
@@ -70,6 +70,18 @@ def volume_lines(review: Review) -> list[str]:
         note = AS_PREDICTED if name in predicted and name not in intervals else ""
         lines.append(f"{readable(name)} {volume_text(volumes[name].ml, interval, note=note)}")
     return lines
+
+
+def agreement_line(prediction: Prediction) -> str:
+    """Write the Dice that is expected of a segmentation as it was before its review; of several labels the lowest."""
+    if not prediction.agreement:
+        return ""
+    name, lowest = min(prediction.agreement.items(), key=lambda each: each[1].dice)
+    origin = "drawn" if prediction.checked else "predicted"
+    if len(prediction.agreement) == 1:
+        return f"Expected Dice as {origin}: {lowest.text}"
+    mean = float(np.mean([label.dice for label in prediction.agreement.values()]))
+    return f"Expected Dice as {origin}: {mean:.2f} on average, lowest {readable(name)} {lowest.text}"
 
 
 def decided_voxels(review: Review) -> tuple[np.ndarray, ...]:

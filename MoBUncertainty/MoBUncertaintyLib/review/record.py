@@ -35,7 +35,7 @@ from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.regions.region import Region
+from MoBUncertaintyLib.regions.region import Region, as_stored
 from MoBUncertaintyLib.review.refinement.clicks import Click, Extent, Point
 from MoBUncertaintyLib.review.region import Found, ReviewRegion, Verdict
 from MoBUncertaintyLib.review.state import YEARS, Signature, State
@@ -149,7 +149,7 @@ class _Region:
         }.items():
             if wrong:
                 raise ValueError(problem)
-        region = Region(rank=rank, number=self.number, **describe(self.box, mask))
+        region = as_stored(Region(rank=rank, number=self.number, **describe(self.box, mask)), self.region)
         labels = None
         if not pending:
             drawn = np.frombuffer(_unpack(self.labels or "", mask.size), np.uint8).reshape(mask.shape)

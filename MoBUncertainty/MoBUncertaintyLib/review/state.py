@@ -121,7 +121,11 @@ class State:
     def with_clicks(
         self, clicks: Clicks, boxes: Sequence[Box], hit: Iterable[str], refiner: Refiner, rank: bool = True
     ) -> State:
-        """Let regions follow other clicks, which change the maps in `boxes`; those with an id in `hit` are reopened."""
+        """Let regions follow other clicks, which change the maps in `boxes`; those with an id in `hit` are reopened.
+
+        They are ranked anew, unless `rank` is False or others have drawn the segmentation: then their order is that of
+        the discrepancy of what was drawn, which no click changes.
+        """
         hit = set(hit)
         regions = []
         for region in self.regions:
@@ -129,7 +133,8 @@ class State:
             if reopened or any(intersection(region.box, box) for box in boxes):
                 region = follow(as_found(region) if reopened else region, clicks, refiner)
             regions.append(region)
-        return replace(self, regions=ranked(regions) if rank else tuple(regions), clicks=clicks, found=False)
+        again = rank and refiner.prediction.checked is None
+        return replace(self, regions=ranked(regions) if again else tuple(regions), clicks=clicks, found=False)
 
     def after(self, before: State, boxes: Iterable[Box], refiner: Refiner) -> State:
         """Complete this state by its expected error, which differs from that of the one before in these boxes only."""

@@ -13,7 +13,7 @@ function compare(one, other, column, text) {
 function sortBy(column) {
   const heading = headings[column];
   const text = heading.dataset.kind === "text";
-  const first = text || column === 0 ? "ascending" : "descending";
+  const first = heading.dataset.kind || column === 0 ? "ascending" : "descending";
   const turned = { ascending: "descending", descending: "ascending" };
   const order = turned[heading.getAttribute("aria-sort")] || first;
   for (const each of headings) each.removeAttribute("aria-sort");

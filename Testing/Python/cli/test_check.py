@@ -14,6 +14,8 @@ from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.reader import read_volume
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.segment_nrrd import Segment, write_segments
+from MoBUncertaintyLib.pipeline.drawing import is_of
+from MoBUncertaintyLib.regions.region import Discrepancy
 from support import tiny
 from support.command_line import run
 
@@ -54,6 +56,13 @@ def test_the_results_are_of_what_was_drawn(checked: Path, drawn: Path) -> None:
     told = results.prediction.checked
     assert (told.labels, told.unmatched) == ({"organ": "Organ"}, ("spleen",))
     assert any("stray part" in finding.sentence for finding in told.findings)
+    (first, *_) = results.regions.ranked
+    assert isinstance(first, Discrepancy) and first.label == "organ"
+    with (checked / "regions.csv").open(newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    assert float(row["discrepancy"]) == pytest.approx(first.discrepancy, rel=1e-3)
+    assert (row["label"], row["missing"], row["false_alarms"]) == ("organ", str(first.missing), "")
+    assert 0 < results.prediction.agreement["organ"].dice < 1
     own = sitk.GetArrayFromImage(read_volume(checked / "predicted.nii.gz"))
     assert not own[ISLAND].any()
     assert results.regions.whole_map()[ISLAND].all()
@@ -61,7 +70,7 @@ def test_the_results_are_of_what_was_drawn(checked: Path, drawn: Path) -> None:
 
 def test_its_page_says_what_was_checked_and_that_agreement_is_no_proof(checked: Path) -> None:
     page = (checked / "review.html").read_text(encoding="utf-8")
-    for words in ("drawn.seg.nrrd", "no proof", "stray part", "Not checked", "improbable"):
+    for words in ("drawn.seg.nrrd", "no proof", "stray part", "Not checked", "improbable", "expected Dice"):
         assert words in page
 
 
@@ -92,6 +101,15 @@ def test_a_name_can_be_mapped(ct: Path, drawn: Path, model: Path, tmp_path: Path
     assert done.exit_code == 2
     assert "is empty" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_results_are_of_the_names_that_were_mapped(ct: Path, drawn: Path, model: Path, tmp_path: Path) -> None:
+    assert check(ct, drawn, model, tmp_path / "out", "--map", "Organ=organ").exit_code == 0
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())["checked"]
+    assert is_of(record, drawn, {"organ": "Organ"})
+    assert not is_of(record, drawn, {})
+    assert not is_of(record, drawn, {"Organ": "organ", "spleen": "organ"})
+    assert not is_of(record | {"mapped": {}}, drawn, {"spleen": "organ"})
 
 
 @pytest.mark.parametrize(

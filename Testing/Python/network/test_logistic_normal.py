@@ -11,7 +11,7 @@ from scipy import special
 from scipy.optimize import linprog
 
 from MoBUncertaintyLib.gaussian import moments
-from MoBUncertaintyLib.gaussian.logits import MAX_DEVIATION, normal_from_moments
+from MoBUncertaintyLib.gaussian.logits import MAX_DEVIATION, looked_up_normal, normal_from_moments
 from MoBUncertaintyLib.gaussian.moments import (
     ERFCX,
     ERFCX_SCALE,
@@ -224,6 +224,11 @@ def test_the_inverse_returns_both_moments(grid):
         # A step of float32 near 1 is more than 1e-3 of the variance's own scale where 1 - p is below 1e-4.
         counts = inside & (v > SMALL) & ((p <= 0.5) | (p < 1 - 1e-4))
         assert np.abs(found_v[counts] / v[counts] - 1).max() <= 1e-3
+        if sign < 0:
+            rough, spread = looked_up_normal(p[lower & counts], v[lower & counts])
+            assert np.abs(rough - mean[lower & counts]).max() < 0.3
+            assert np.median(np.abs(rough - mean[lower & counts])) < 5e-3
+            assert np.abs(spread / square[lower & counts] - 1).max() < 0.05
 
 
 def test_the_inverse_finds_the_normal_itself():

@@ -16,7 +16,9 @@ from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.gaussian.logits import logits_of
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.measurements.drawn import DrawnCalibration
 from MoBUncertaintyLib.measurements.volumes import LabelCalibration, Residuals, Scale, StatedVolume, VolumeCalibration
+from MoBUncertaintyLib.model.click_trees import FEATURES, OF_LOGITS
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Ordinary
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.output.case import Case
@@ -36,6 +38,7 @@ from MoBUncertaintyLib.review.outcome import decided_voxels
 from MoBUncertaintyLib.review.refinement.evidence import Evidence
 from MoBUncertaintyLib.review.review import Review
 from support import tiny
+from support.clicks import random_trees
 from support.command_line import run
 from support.fake_case import fake_case
 
@@ -270,7 +273,22 @@ def test_command_writes_a_model_or_says_why_not(model: Path, tmp_path: Path) -> 
         calibrate_model(model, [reviews], tmp_path / "new")
 
 
-def test_prior_of_clicks_is_divided_too() -> None:
-    card = tiny.card(click_settings=replace(tiny.card().click_settings, prior_deviation=1.5))
+def test_what_is_known_of_clicks_and_of_drawn_contours_is_divided_too() -> None:
+    learned, settings = random_trees(), tiny.card().click_settings
+    drawn = DrawnCalibration((8.0, 16.0), tuple(np.arange(20.0)), tuple(np.arange(20.0)))
+    label = LabelCalibration(Residuals(Scale.NOTHING, (1.0,) * 20), drawn=drawn)
+    card = tiny.card(
+        click_settings=replace(settings, prior_deviation=1.5, learned=learned, caution=0.8),
+        volume_calibration=VolumeCalibration("others", {"organ": label}),
+    )
     made = calibrate(cases(1.6, 5), card)
-    assert made.click_settings.prior_deviation == pytest.approx(1.5 / made.fit.temperature)
+    temperature, clicks = made.fit.temperature, made.click_settings
+    assert clicks.prior_deviation == pytest.approx(1.5 / temperature)
+    assert clicks.caution == pytest.approx(0.8 / temperature)
+    features = np.random.default_rng(0).normal(0, 3, (len(FEATURES), 500)).astype(np.float32)
+    scaled = features / np.where(np.isin(FEATURES, OF_LOGITS), temperature, 1).astype(np.float32)[:, None]
+    assert np.allclose(clicks.learned.score(scaled) * temperature, learned.score(features), atol=0.02)
+    assert made.intervals is not None
+    (now,) = (each.drawn for each in made.intervals.calibration.labels.values())
+    assert now.discrepancies == pytest.approx([8 / temperature, 16 / temperature], rel=1e-4)
+    assert now.jaccard == drawn.jaccard

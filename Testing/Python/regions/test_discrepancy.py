@@ -117,3 +117,14 @@ def test_bound_holds_for_any_segmentation_if_it_holds_for_the_models_own() -> No
         residual = jaccard_distance(dice(own, truth)) - jaccard_distance(agreement.dice)
         (bounded,) = expected_agreement(calibrated(prediction, jaccard=residual), drawn).values()
         assert bounded.dice_low is not None and bounded.dice_low <= dice(drawn, truth) + 1e-6
+        assert bounded.level == 0.9
+
+
+def test_bound_of_the_models_own_segmentation_is_what_it_expects_and_the_residual() -> None:
+    prediction, own = checked()
+    (expected,) = expected_agreement(calibrated(prediction, jaccard=0.1), prediction.segmentation).values()
+    assert jaccard_distance(expected.dice_low or 0) == pytest.approx(jaccard_distance(expected.dice) + 0.1)
+    assert expected.surface_high_mm == expected.surface_mm
+    assert expected.habit_mm == 0
+    (copied,) = expected_agreement(calibrated(prediction, jaccard=0.1), own).values()
+    assert copied == expected

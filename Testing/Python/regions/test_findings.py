@@ -52,6 +52,8 @@ FAULTS: dict[str, tuple[Callable[[], np.ndarray], str, str]] = {
     "swapped": (lambda: np.array([0, 2, 1], np.uint8)[DRAWN], "", "are swapped"),
     "mirrored": (lambda: DRAWN[::-1], "", "superior and inferior are exchanged"),
     "shifted": (lambda: np.roll(DRAWN, 2, axis=0), "", "2 voxels (6 mm) further inferior"),
+    "shifted by a slice": (lambda: np.roll(DRAWN, 1, axis=0), "", "1 voxel (3 mm) further inferior"),
+    "shifted aslant": (lambda: np.roll(DRAWN, (-1, 2), (0, 1)), "", "superior and 2 voxels (3 mm) further"),
     "of another patient": (lambda: np.roll(DRAWN, 15, axis=2), "", "another patient"),
     "misplaced": (lambda: np.where(DRAWN == 1, 0, DRAWN) + np.roll(DRAWN == 1, 28, 0), "kidney_right", "84 mm from"),
     "misnamed": (lambda: np.where(DRAWN == 1, 2, 0).astype(np.uint8), "kidney_left", "the model sees kidney right"),

@@ -12,7 +12,7 @@ from MoBUncertaintyLib.output.results_record import read_regions, write_predicti
 from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, settings_of
 from MoBUncertaintyLib.regions.findings import Checked
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.regions.region import Regions
+from MoBUncertaintyLib.regions.region import Regions, discrepancy_of
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.review.suggestion import suggest
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
@@ -106,6 +106,18 @@ def test_a_click_mends_its_surroundings_and_nothing_far(
     assert review.expected_error_mm3[1] < before
     review.undo()
     np.testing.assert_array_equal(review.corrected(), checked.segmentation)
+
+
+def test_a_click_leaves_the_order_of_the_list_and_what_it_says(checked: Prediction) -> None:
+    review = Review(checked, listed(checked))
+    before = [(region.region_id, region.found.region) for region in review.regions]
+    first = review.regions[0].region
+    review.click([review.regions[0].region.centroid_ras], 0, before[0][0])
+    assert review.regions[0].region.expected_error_mm3 != first.expected_error_mm3
+    for each in (review, Review.from_dict(review.to_dict(), checked)):
+        assert [region.region_id for region in each.regions] == [region_id for region_id, _ in before]
+        for region, (_, found) in zip(each.regions, before, strict=True):
+            assert discrepancy_of(region.region) == discrepancy_of(found) != {}
 
 
 def test_a_click_that_agrees_with_what_was_drawn_keeps_it(checked: Prediction) -> None:

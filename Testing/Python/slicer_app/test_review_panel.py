@@ -1,5 +1,7 @@
 """The review in the panel, with the fake worker: keys, comments, sign-off, slider, drawing, CTs and organs."""
 
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.results_folder import describe
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.region import Discrepancy
 from support import sessions
 from support.fake_worker import fake_prediction
 from support.late import QtTest, qt, slicer, slicer_app
@@ -24,6 +27,7 @@ from support.small_panel import (
     shown,
     statuses,
     two_labels,
+    with_regions,
 )
 
 pytestmark = pytest.mark.own_process
@@ -378,6 +382,20 @@ class TestReview:
         assert desktop.ui.regionsTable.rowCount == 0
         assert not desktop.ui.exportButton.enabled
         assert desktop.ui.segmentEditorPlace.isHidden()
+
+
+def test_the_list_says_what_is_improbable_about_a_region_of_a_check(desktop):
+    review = with_regions(desktop, 2).review
+    table = slicer_app.sections.regions.RegionTable(desktop.ui.regionsTable, lambda: None)
+    regions = []
+    for region, missing in zip(review.regions, (True, False), strict=True):
+        found = Discrepancy(**asdict(region.region), label="organ", missing=missing, discrepancy=42.0, false_alarms=0.1)
+        regions.append(replace(region, region=found, found=replace(region.found, region=found)))
+    table.clear(review.prediction)
+    table.show(regions)
+    items = [desktop.ui.regionsTable.item(row, 2) for row in range(2)]
+    assert [item.text().rpartition(": ")[2] for item in items] == ["missing", "too much"]
+    assert all("42 nats" in item.toolTip() and "0.1 such regions" in item.toolTip() for item in items)
 
 
 def test_regions_of_a_large_ct_are_looked_for_in_steps(desktop, session, monkeypatch):

@@ -18,6 +18,7 @@ from MoBUncertaintyLib.base.names import printable, text_of
 from MoBUncertaintyLib.base.publishing import KEPT
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_volume
+from MoBUncertaintyLib.measurements.drawn import Agreement
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
@@ -46,6 +47,7 @@ class Organ:
     volume_ml: float
     expected_error_ml: float | None
     interval: Interval | None = None  # where the model can tell
+    expected: Agreement | None = None  # with the truth, where the label is drawn or predicted
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class CohortCase:
     seconds: float | None = None
     suitability: Suitability | None = None
     reviews: tuple[CaseReview, ...] = ()  # one of each reader
-    agreement: Agreement | None = None  # of the readers who have signed; None if they are fewer than two
+    agreement: ReaderAgreement | None = None  # of the readers who have signed; None if they are fewer than two
 
     @property
     def state(self) -> CaseState:
@@ -74,11 +76,17 @@ class CohortCase:
         return CaseState.FAILED if self.outcome is Outcome.FAILED else CaseState.of(self.reviews)
 
     @property
-    def badness(self) -> tuple[bool, int, float, float]:
-        """Sort by this, largest first: failed cases, then by suitability, then by expected error."""
-        level = list(Level).index(self.suitability.level) if self.suitability else 0
+    def expected_dice(self) -> float | None:
+        """Mean of the Dice that is expected of its labels."""
+        values = [organ.expected.dice for organ in self.organs if organ.expected]
+        return sum(values) / len(values) if values else None
+
+    @property
+    def badness(self) -> tuple[bool, bool, float, float]:
+        """Sort by this, largest first: failed cases, those not usable, then by expected Dice and by expected error."""
+        foreign = self.suitability is not None and self.suitability.level is Level.NOT_USABLE
         error = self.expected_error_ml or self.expected_error_in_regions_ml or 0.0
-        return self.outcome is Outcome.FAILED, level, error, sum(organ.volume_ml for organ in self.organs)
+        return self.outcome is Outcome.FAILED, foreign, -(self.expected_dice or 0.0), error
 
 
 def failed_case(name: str, reason: str) -> CohortCase:
@@ -118,10 +126,11 @@ def read_case(
 
 def row_of(record: Mapping[str, Any], name: str, folder: Path, outcome: Outcome = Outcome.PREDICTED) -> CohortCase:
     """Make the row of a case from the record of its results, which nobody has reviewed."""
-    organs = []
+    organs, agreements = [], record.get("agreement", {})
     for label in record["labels"]:
-        interval = Interval.from_dict(label.get("interval_ml"))
-        organs.append(Organ(label["name"], label["volume_ml"], label.get("expected_error_ml"), interval))
+        interval, expected = Interval.from_dict(label.get("interval_ml")), agreements.get(label["name"])
+        agreement = expected and Agreement(**expected)
+        organs.append(Organ(label["name"], label["volume_ml"], label.get("expected_error_ml"), interval, agreement))
     return CohortCase(
         name=printable(name),
         outcome=outcome,
@@ -167,7 +176,7 @@ def reviews_of(results: Path) -> tuple[tuple[CaseReview, ...], tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ReaderAgreement:
     """Agreement of readers who have signed; of more than two, of all pairs."""
 
     readers: tuple[str, ...]  # names of those who are compared
@@ -183,7 +192,7 @@ class _Reading(NamedTuple):
     regions: Mapping[tuple[Any, ...], Mapping[str, Any]]
 
 
-def agreement_of(reviews: Sequence[CaseReview], labels: Sequence[Label]) -> Agreement | None:
+def agreement_of(reviews: Sequence[CaseReview], labels: Sequence[Label]) -> ReaderAgreement | None:
     """Compare the exports of signed reviews of a case; None for fewer than two. Raises `ReviewError`."""
     exports = {each.reader: each.export for each in reviews if each.signed and each.export}
     exports = {reader: export for reader, export in exports.items() if (export / SEGMENTATION).is_file()}
@@ -200,7 +209,7 @@ def agreement_of(reviews: Sequence[CaseReview], labels: Sequence[Label]) -> Agre
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImageError) as error:
         names = " and ".join(map(str, exports.values()))
         raise ReviewError(f"The reviews {names} cannot be compared; they belong to different results.") from error
-    return Agreement(tuple(exports), overlaps, len(common), different)
+    return ReaderAgreement(tuple(exports), overlaps, len(common), different)
 
 
 def _read(export: Path) -> _Reading:

@@ -35,6 +35,7 @@ class Column(NamedTuple):
     title: str
     unit: str = ""
     digits: int = 0
+    lowest_first: bool = False  # the worst cases are those with the lowest numbers
 
 
 def check_table(folder: Path) -> None:
@@ -100,16 +101,21 @@ def _rows(cases: Sequence[CohortCase], folder: Path) -> list[dict[str, Any]]:
     with_interval = [
         name for name in labels if any(o.interval for case in cases for o in case.organs if o.name == name)
     ]
+    expected = any(case.expected_dice is not None for case in cases)
     compared, checked = (any(getattr(case, name) is not None for case in cases) for name in ("agreement", "findings"))
     rows = []
     for case in cases:
-        organs, suits, agreement = {organ.name: organ for organ in case.organs}, case.suitability, case.agreement
+        organs, suits, readers = {organ.name: organ for organ in case.organs}, case.suitability, case.agreement
         row: dict[str, Any] = {"case": case.name, "outcome": case.outcome.value, "reason": case.reason}
         row |= {"suitability": suits and suits.level.value, "suitability_reasons": suits and "; ".join(suits.reasons)}
         row |= {f"{name}_ml": organs[name].volume_ml if name in organs else None for name in labels}
         for name in with_interval:
             interval = organs[name].interval if name in organs else None
             row |= {f"{name}_interval_{end}": interval and getattr(interval, end) for end in ("low", "high", "level")}
+        row["expected_dice"] = case.expected_dice
+        for name in labels if expected else ():
+            agreement = organs[name].expected if name in organs else None
+            row |= {f"{name}_expected_{what}": agreement and getattr(agreement, what) for what in ("dice", "dice_low")}
         row["expected_error_ml"] = case.expected_error_ml
         if len(labels) > 1:
             errors = {name: organ.expected_error_ml for name, organ in organs.items()}
@@ -119,8 +125,8 @@ def _rows(cases: Sequence[CohortCase], folder: Path) -> list[dict[str, Any]]:
             row["findings"] = " ".join(case.findings or ()) or None
         row |= {"state": case.state.value, "readers": "; ".join(review.text for review in case.reviews) or None}
         if compared:
-            row |= {f"{name}_dice_between_readers": agreement and agreement.dice.get(name) for name in labels}
-            row["regions_decided_differently"] = agreement and agreement.regions_different
+            row |= {f"{name}_dice_between_readers": readers and readers.dice.get(name) for name in labels}
+            row["regions_decided_differently"] = readers and readers.regions_different
         row |= {"seconds": case.seconds, "warnings": " ".join(case.warnings)}
         rows.append(row | {"results": _way(folder, case.folder).as_posix() if case.folder else ""})
     return rows
@@ -128,6 +134,7 @@ def _rows(cases: Sequence[CohortCase], folder: Path) -> list[dict[str, Any]]:
 
 def _columns(labels: Sequence[str], compared: bool) -> list[Column]:
     columns = [Column(f"{name}_ml", readable(name).capitalize(), "ml") for name in labels]
+    columns.append(Column("expected_dice", "Expected Dice", digits=2, lowest_first=True))
     columns += [Column("expected_error_ml", "Expected error", "ml"), Column("regions", "Regions")]
     columns.append(Column("expected_error_in_regions_ml", "Error in regions", "ml"))
     if compared:
@@ -150,6 +157,7 @@ def _render(
         notes: dict[str, Any] = {
             f"{organ.name}_ml": organ.interval.to_dict() for organ in case.organs if organ.interval
         }
+        notes["expected_dice"] = _note_on_dice(case)
         if case.agreement:
             notes["regions_decided_differently"] = f"of {case.agreement.regions}"
         cells = [(row[column.name], column, notes.get(column.name)) for column in columns]
@@ -171,6 +179,17 @@ def _render(
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         nonce=secrets.token_hex(12),
     )
+
+
+def _note_on_dice(case: CohortCase) -> str | None:
+    """Name the organ of which the lowest Dice is expected, or write the bound of the only one."""
+    expected = {organ.name: organ.expected for organ in case.organs if organ.expected}
+    if not expected:
+        return None
+    name, lowest = min(expected.items(), key=lambda each: each[1].dice)
+    if len(expected) > 1:
+        return f"lowest: {readable(name)} {lowest.dice:.2f}"
+    return None if lowest.dice_low is None else f"at least {lowest.dice_low:.2f}"
 
 
 def _way(folder: Path, results: Path) -> Path:

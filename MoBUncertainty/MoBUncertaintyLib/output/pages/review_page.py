@@ -28,7 +28,7 @@ from MoBUncertaintyLib.output.pages.templates import PAGE_TEMPLATE, fill
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.output.report import build_report, organ_name
-from MoBUncertaintyLib.review.outcome import volume_lines
+from MoBUncertaintyLib.review.outcome import agreement_line, volume_lines
 from MoBUncertaintyLib.review.record import BY_HAND, SCHEMA, write_click
 from MoBUncertaintyLib.review.region import ReviewRegion
 
@@ -101,7 +101,7 @@ class ReviewPage:
                 write_click(click) | {"conflict": click.click_id in review.conflicts} for click in review.clicks
             ],
             "counter": [volume_text(mm3 / 1000) for mm3 in review.expected_error_mm3],
-            "volumes": volume_lines(review),
+            "volumes": [*volume_lines(review), *filter(None, [agreement_line(review.prediction)])],
             "signature": review.signature and review.signature.name,
             "can_undo": review.can_undo,
         }

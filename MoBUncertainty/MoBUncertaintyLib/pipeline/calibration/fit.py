@@ -223,17 +223,20 @@ class Intervals:
 def fit_intervals(
     cases: Sequence[SiteCase], bounds: VolumeCalibration | None, temperature: float, keep_probability: bool = False
 ) -> Intervals | None:
-    """Take the residuals of a site's cases, if enough have the labels, in place of the model's, whose scales stay."""
+    """Take the residuals of a site's cases, if enough have the labels, in place of the model's, whose scales stay.
+
+    What is known of drawn contours stays as well: a review does not tell what its reader would have drawn.
+    """
     volumes = [_now(case, temperature, keep_probability) for case in cases]
-    scales = {name: label.predicted.scale for name, label in bounds.labels.items()} if bounds else {}
+    old = {name: label.divided(temperature) for name, label in bounds.labels.items()} if bounds else {}
     names = sorted({name for case in volumes for name in case})
     try:
-        made = _fit(names, volumes, scales, f"{counted(cases)} on site")
+        made = _fit(names, volumes, old, f"{counted(cases)} on site")
         level = made.bounds().level
         holds, holds_before = [], []
         bounds_before = bounds and bounds.bounds(level)
         for number, case in enumerate(volumes):
-            others = _fit(names, [*volumes[:number], *volumes[number + 1 :]], scales, "").bounds(level)
+            others = _fit(names, [*volumes[:number], *volumes[number + 1 :]], old, "").bounds(level)
             holds += _holds(others, case)
             if bounds_before:
                 holds_before += _holds(bounds_before, cases[number].volumes)
@@ -253,11 +256,14 @@ def _now(case: SiteCase, temperature: float, keep_probability: bool) -> Volumes:
     return volumes
 
 
-def _fit(names: Sequence[str], cases: Sequence[Volumes], scales: Mapping[str, Scale], data: str) -> VolumeCalibration:
+def _fit(
+    names: Sequence[str], cases: Sequence[Volumes], old: Mapping[str, LabelCalibration], data: str
+) -> VolumeCalibration:
     labels = {}
     for name in names:
-        own = [case[name] for case in cases if name in case]
-        labels[name] = LabelCalibration(Residuals.of(own, scales.get(name, Scale.VOLUME)))
+        own, before = [case[name] for case in cases if name in case], old.get(name)
+        residuals = Residuals.of(own, before.predicted.scale if before else Scale.VOLUME)
+        labels[name] = LabelCalibration(residuals, drawn=before.drawn if before else None)
     return VolumeCalibration(data, labels)
 
 
@@ -337,18 +343,18 @@ def calibrate(cases: Sequence[SiteCase], card: ModelCard) -> Calibration:
             f"A leave-one-out test on these {len(cases)} cases does not show that the model becomes better (NLL "
             f"{after:.4f}, now {before:.4f}, p = {fit.p_value:.2g}), {instead}."
         )
-    # What was learned of clicks asks for the logits as they were.
-    regions, clicks = dict(card.regions), replace(card.click_settings, learned=None)
-    without = card.covariance.kind is Covariance.DETERMINISTIC
-    if not without:
+    regions, clicks = dict(card.regions), card.click_settings
+    if card.covariance.kind is not Covariance.DETERMINISTIC:
         threshold = card.region_settings.variance_threshold
         everything = [evidence for case in cases for evidence in case.evidence]
         regions["variance_threshold"] = fit_threshold(everything, fit.temperature, threshold, keep_probability)
-    if moved := clicks.prior_deviation or (DEFAULT_PRIOR_DEVIATION if without else None):
-        clicks = replace(clicks, prior_deviation=moved / fit.temperature)
+    elif clicks.prior_deviation is None:
+        clicks = replace(clicks, prior_deviation=DEFAULT_PRIOR_DEVIATION)
     fingerprint = card.fingerprint and extend_fingerprint(card.fingerprint, cases, fit.temperature, keep_probability)
     intervals = fit_intervals(cases, card.volume_calibration, fit.temperature, keep_probability)
-    return Calibration(reviews, len(cases) - reviews, fit, regions, clicks, fingerprint, intervals)
+    return Calibration(
+        reviews, len(cases) - reviews, fit, regions, clicks.divided(fit.temperature), fingerprint, intervals
+    )
 
 
 def _short(value: float | None) -> float | None:

@@ -12,7 +12,8 @@ from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions.description import LabelFrame, label_frames, organ_of
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.review.outcome import volume_lines
+from MoBUncertaintyLib.regions.region import Discrepancy, Region
+from MoBUncertaintyLib.review.outcome import agreement_line, volume_lines
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.slicer_app.region_names import placeTexts
 from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, shortened, shown, signalsBlocked, timer
@@ -66,13 +67,18 @@ class RegionTable:
 
     def place(self, region: ReviewRegion) -> str:
         """Say where a region lies, and in which organ if there are several."""
-        place, organ = self._places[region.number], self.organ(region)
-        return _("{place} ({organ})").format(place=place, organ=readable(organ.name)) if organ else place
+        place, organ, found = self._places[region.number], self.organ(region), region.found.region
+        text = _("{place} ({organ})").format(place=place, organ=readable(organ.name)) if organ else place
+        if not isinstance(found, Discrepancy):
+            return text
+        return (_("{place}: missing") if found.missing else _("{place}: too much")).format(place=text)
 
     def organ(self, region: ReviewRegion) -> Label | None:
         """Find the organ that a region lies in, or is nearest to; None where the prediction has only one."""
         if len(self._labels) < 2:
             return None
+        if isinstance(region.found.region, Discrepancy):
+            return next((label for label in self._labels if label.name == region.found.region.label), None)
         values = self._prediction.segmentation[region.box][region.found.mask]
         if self._frames is None and not values.any():
             self._frames = label_frames(self._prediction)
@@ -162,8 +168,19 @@ def _tip(reviewed: ReviewRegion, place: str) -> str:
     region = reviewed.region
     variance = _("Predictive variance {mean} on average and {peak} at most (0.25 is the largest there can be).")
     variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.max_variance:.3f}")
-    lines = [f"{region.rank}: {place}", variance, reviewed.comment]
+    lines = [f"{region.rank}: {place}", _discrepancyText(region), variance, reviewed.comment]
     return f"<p>{'<br>'.join(escape(line) for line in lines if line)}</p>"
+
+
+def _discrepancyText(region: Region) -> str:
+    """Say how improbable a region of a segmentation that is checked is, if it is one."""
+    if not isinstance(region, Discrepancy):
+        return ""
+    text = _("Discrepancy {nats} nats").format(nats=f"{region.discrepancy:,.0f}")
+    if region.false_alarms is None:
+        return f"{text}."
+    often = _("an ordinary contour has {count} such regions on average.").format(count=f"{region.false_alarms:.2g}")
+    return f"{text}: {often}"
 
 
 def titleOf(session) -> tuple[str, str]:
@@ -197,7 +214,7 @@ def progressOf(session, table: RegionTable, reader: str) -> str:
     elif table.unlisted:
         more = _("{count} more, with less expected error, are listed once those above them are decided")
         text = f"{text}; {more.format(count=table.unlisted)}"
-    return "\n".join([text, *volume_lines(review)])
+    return "\n".join([text, *volume_lines(review), *filter(None, [agreement_line(review.prediction)])])
 
 
 def warningsOf(session) -> str:
