@@ -311,3 +311,17 @@ def test_trees_say_how_probable_the_label_of_the_nearest_click_is() -> None:
     near = changed & (np.abs(raised.probability[1] - 0.5) < 0.47)
     assert np.array_equal((cautious.segmentation == 2)[near], had[near]), "where the score is small, no label changes"
     assert not np.array_equal((raised.segmentation == 2)[near], had[near])
+
+
+def test_a_click_that_agrees_moves_no_outline_where_clicks_are_learned() -> None:
+    """The trees say that all around has the label of the click, as far as they are asked."""
+    learned = ClickTrees.of(np.zeros((4, 1), int), np.zeros((4, 1)), np.full((4, 2), 0.5))
+    own = Refiner(case(), replace(SETTINGS[0], learned=learned, caution=0.3))
+    predicted = case().segmentation
+    label = int(predicted[9, 9, 10])
+    agreeing, contradicting = (
+        own.refine([click_at(case(), 1, given_label, (9, 9, 10))], whole(SHAPE)) for given_label in (label, 1 - label)
+    )
+    assert np.array_equal(agreeing.segmentation, predicted)
+    assert (np.abs(agreeing.probability - 0.5) > np.abs(case().probability - 0.5) + 0.01).sum() > 50
+    assert (contradicting.segmentation != predicted).sum() > 20
