@@ -150,6 +150,28 @@ def test_a_part_is_what_the_whole_holds_there(kind: tuple, given_: list, corners
 
 @settings(deadline=None, max_examples=20)
 @given(kind=kinds, given_=clicked)
+def test_single_voxels_are_as_in_the_maps(kind: tuple, given_: list) -> None:
+    """But for rounding, which now and then leads a voxel to another leaf of a tree."""
+    own, clicks = refiner(*kind), tuple(clicks_of(kind, given_))
+    everything = own.refine(clicks, whole(SHAPE))
+    reached = np.zeros(SHAPE, bool)
+    for place in own.prediction.grid.spacing * np.array(list(latest(own, clicks))):
+        offsets = np.stack(np.indices(SHAPE), -1) * own.prediction.grid.spacing - place
+        reached |= own.kernel.between(list(np.moveaxis(offsets, -1, 0))) > 1e-3
+    for voxel in latest(own, clicks):
+        reached[voxel] = False
+    voxels = np.argwhere(reached)
+    first, second = own.maps_at([(clicks, voxels[::3]), (clicks[:1], voxels[:0:-7])])
+    assert second.segmentation.shape == voxels[:0:-7].shape[:1]
+    at = tuple(voxels[::3].T)
+    for got, wanted in zip(first[:2], everything[:2], strict=True):
+        assert np.isclose(got, wanted[:, *at], atol=2e-3).mean() > 0.97
+    assert (first.segmentation == everything.segmentation[at]).mean() > 0.97
+    assert not own.maps_at([])
+
+
+@settings(deadline=None, max_examples=20)
+@given(kind=kinds, given_=clicked)
 def test_maps_stay_probabilities_and_the_label_is_the_most_probable(kind: tuple, given_: list) -> None:
     refined = refiner(*kind).refine(clicks_of(kind, given_))
     p, v = refined.probability, refined.variance
