@@ -35,7 +35,8 @@ class ClickSettings:
         resolved_fraction: A region is resolved when its expected error is below this fraction of what it was at first.
         learned: What says how far the error reaches that a click corrects; default: conditioning alone. A model folder
             has it in a file of its own (`click_trees`).
-        caution: No voxel gets or loses the label of the nearest click where the logit that was learned is not larger.
+        caution: No voxel gets or loses the label of the nearest click where the logit that was learned is not larger,
+            or where that click agrees with the network.
     """
 
     length_mm: Annotated[float | None, Range(above=0, most=100)] = None

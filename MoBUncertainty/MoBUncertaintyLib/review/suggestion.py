@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import dataclass, replace
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
-from MoBUncertaintyLib.base.geometry import Box, common_parts, widened, within
+from MoBUncertaintyLib.base.geometry import intersection, widened, within
 from MoBUncertaintyLib.model.card import overlap
-from MoBUncertaintyLib.regions.measure import error_of
+from MoBUncertaintyLib.regions.measure import VoxelMaps, error_of
 from MoBUncertaintyLib.review.refinement.clicks import Click, Point
-from MoBUncertaintyLib.review.refinement.refiner import Refiner
+from MoBUncertaintyLib.review.refinement.locks import spared
+from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
 from MoBUncertaintyLib.review.region import ReviewRegion
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.review.state import State
 
-CANDIDATES = 8
+CANDIDATES = 6
 """So many places' gains are computed."""
 
-DOUBTFUL = 0.1
-"""Candidates are as likely as this to have another label, if any voxel of the region is."""
+LEVELS = (0.1, 0.2, 0.3, 0.4)
+"""Candidates are as likely as one of these to have another label."""
 
 POSSIBLE = 0.02
 """An answer that is less probable is not expected."""
 
-AROUND, APART = 0.45, 0.85
-"""In lengths of the kernel: sigma of the window in which expected error is summed, and how far apart candidates are."""
+HARM = 0.75
+"""A place is no good question if by any answer more voxels than this fraction of those corrected become wrong."""
+
+WINDOW, APART, AROUND = 1.0, 0.85, 2.5
+"""In lengths of the kernel: sigma of the window in which a layer is measured, how far apart candidates are, and how far
+around one its answers are followed."""
+
+EVEN = 1e-3
+"""Where two labels are as probable, but for so much, caution keeps the label: what an answer would be is not known."""
+
+FAINT = 0.01
+"""So much may a voxel be wrong by at least, to be followed."""
 
 Voxel = tuple[int, int, int]
 
@@ -42,11 +55,26 @@ class Suggestion:
     gain_mm3: float
 
 
+class _Place(NamedTuple):
+    """A candidate: how much it may promise, its region's id, and its voxel."""
+
+    promise: float
+    region_id: str
+    voxel: Voxel
+
+
+class _Answer(NamedTuple):
+    """An answer at a place, by the index of that: how probable it is, and what it may change, (N, 3)."""
+
+    place: int
+    probability: float
+    label: int
+    voxels: np.ndarray
+    before: VoxelMaps
+
+
 def suggest(review: Review, among: Container[str] | None = None) -> Suggestion | None:
     """Suggest the place, in a region that is not decided, whose click is expected to correct most error, if any.
-
-    Candidates are doubtful places with much expected error around them, apart from each other. Where most error is
-    expected, on the outline itself, a click moves little; so what each may gain is computed.
 
     `among` holds the ids of the regions to choose from; default: all.
     """
@@ -54,68 +82,96 @@ def suggest(review: Review, among: Container[str] | None = None) -> Suggestion |
         return None
     state, refiner = review.state, review.refiner
     pending = [each for each in state.regions if not each.decided and (among is None or each.region_id in among)]
-    places = [place for region in pending for place in _places(region, state, refiner)]
-    places.sort(key=lambda place: -place[0])
-    gains = [(_gain(voxel, state, refiner), region_id, voxel) for _, region_id, voxel in places[:CANDIDATES]]
-    gain, region_id, voxel = max(gains, default=(0.0, "", (0, 0, 0)))
-    return Suggestion(region_id, _point(review.prediction.grid.to_ras(np.array(voxel))), gain) if gain > 0 else None
+    places = sorted((place for region in pending for place in _places(region, state, refiner)), reverse=True)
+    places = places[:CANDIDATES]
+    gains = _gains([place.voxel for place in places], state, refiner)
+    gain, place = max(zip(gains, places, strict=True), default=(0.0, _Place(0.0, "", (0, 0, 0))))
+    return Suggestion(place.region_id, _point(refiner, place.voxel), gain) if gain > 0 else None
 
 
-def _places(region: ReviewRegion, state: State, refiner: Refiner) -> list[tuple[float, str, Voxel]]:
-    """Find doubtful voxels of a region that lie apart: the expected error around, the region's id, the voxel."""
+def _places(region: ReviewRegion, state: State, refiner: Refiner) -> list[_Place]:
+    """Find voxels of a region that promise most, and lie apart from each other and from all clicks.
+
+    An answer that contradicts the label of a voxel is likely to hold for those around it that have the same label and
+    are as doubtful or more; so a voxel promises their volume times the probability of such an answer.
+    """
     grid, length = refiner.prediction.grid, refiner.kernel.length_mm
-    sigma = AROUND * length / grid.spacing
+    sigma = WINDOW * length / grid.spacing
     near = widened(region.box, np.ceil(2 * sigma).tolist(), refiner.prediction.shape)
-    error = error_of(state.maps_in(near, refiner), refiner.prediction)
-    own = within(region.box, near)
-    around = ndimage.gaussian_filter(error, sigma, mode="constant", truncate=2)[own]
-    there = np.argwhere(region.mask & (error[own] > DOUBTFUL))
-    if not len(there):
-        there = np.argwhere(region.mask)
-    value = around[tuple(there.T)]
-    places: list[tuple[float, str, Voxel]] = []
-    while len(there) and len(places) < CANDIDATES:
-        best = int(value.argmax())
-        z, y, x = (int(index) + part.start for index, part in zip(there[best], region.box, strict=True))
-        places.append((float(value[best]), region.region_id, (z, y, x)))
-        far = (((there - there[best]) * grid.spacing) ** 2).sum(axis=1) >= (APART * length) ** 2
-        there, value = there[far], value[far]
-    return places
+    maps, own = state.maps_in(near, refiner), within(region.box, near)
+    error = error_of(maps, refiner.prediction)
+    promise = np.zeros(region.mask.shape, np.float32)
+    for label in np.unique(maps.segmentation[own][region.mask]):
+        for level in LEVELS:
+            layer = (maps.segmentation == label) & (error >= level)
+            around = level * ndimage.gaussian_filter(layer.astype(np.float32), sigma, mode="constant", truncate=2)[own]
+            promise = np.where(layer[own], np.maximum(promise, around), promise)
+    second, first = np.sort(_with_background(maps.probability[:, *own]), axis=0)[-2:]
+    voxels = np.argwhere(region.mask & (promise > 0) & (first - second > EVEN))
+    low, places = np.array([part.start for part in region.box]), list[_Place]()
+    asked = np.concatenate([voxels[:0], *(refiner.voxels_of(click) - low for click in state.clicks)])
+    while True:
+        if len(asked):
+            away, _ = cKDTree(asked * grid.spacing).query(voxels * grid.spacing)
+            voxels = voxels[away >= APART * length]
+        if not len(voxels) or len(places) == CANDIDATES:
+            return places
+        best = voxels[promise[tuple(voxels.T)].argmax()]
+        z, y, x = (best + low).tolist()
+        places.append(_Place(float(promise[tuple(best)]), region.region_id, (z, y, x)))
+        asked = best[None]
 
 
-def _gain(voxel: Voxel, state: State, refiner: Refiner) -> float:
-    """Compute how much error the reader's answer at a voxel is expected to correct, mm3.
+def _gains(places: Sequence[Voxel], state: State, refiner: Refiner) -> list[float]:
+    """Compute how much error the reader's answer at each place is expected to correct, mm3.
 
     Every label that the reader may give counts as much as it is probable now. What it would correct: for each voxel
     that would have another label, how much more probable than the old one the new one would then be.
     """
-    prediction = refiner.prediction
-    at = tuple(slice(index, index + 1) for index in voxel)
-    values = np.array([0, *(label.value for label in prediction.labels)])
-    probable = _with_background(state.maps_in(at, refiner).probability).ravel()
-    point, total = (_point(prediction.grid.to_ras(np.array(voxel))),), 0.0
-    for label, weight in zip(values.tolist(), probable.tolist(), strict=True):
-        if weight < POSSIBLE:
-            continue
-        click = Click("", point, label, datetime.max.replace(tzinfo=UTC))
-        boxes = refiner.changed(state.clicks, clicks := (*state.clicks, click))
-        total += weight * sum(_corrected(box, state, replace(state, clicks=clicks), refiner, values) for box in boxes)
-    return float(total * prediction.grid.voxel_mm3)
+    values = np.array([0, *(label.value for label in refiner.prediction.labels)])
+    answers = [answer for n, place in enumerate(places) for answer in _answers(n, place, state, refiner, values)]
+    clicks = [_with_click(places[each.place], each.label, state.clicks, refiner) for each in answers]
+    after = refiner.maps_at(list(zip(clicks, [each.voxels for each in answers], strict=True)))
+    gains = np.zeros(len(places))
+    for answer, then in zip(answers, after, strict=True):
+        changed = answer.before.segmentation != then.segmentation
+        changed &= ~spared(answer.before.segmentation, then.segmentation, state.clicks)
+        probability = _with_background(then.probability[:, changed])
+        old, new = (
+            np.take_along_axis(probability, np.searchsorted(values, each.segmentation[changed])[None], axis=0).sum()
+            for each in (answer.before, then)
+        )
+        if old > HARM * new:
+            gains[answer.place] = -np.inf
+        gains[answer.place] += answer.probability * (new - old)
+    return (gains * refiner.prediction.grid.voxel_mm3).tolist()
 
 
-def _corrected(box: Box, now: State, then: State, refiner: Refiner, values: np.ndarray) -> float:
-    """Sum, over the voxels of a box that change, how much more probable than the old label the new one is then."""
-    before, after = (each.maps_in(box, refiner) for each in (now, then))
-    changed = before.segmentation != after.segmentation
-    for region in now.regions:
-        if region.labels is not None and (parts := common_parts(box, region.box)):
-            changed[parts[0]] &= ~region.mask[parts[1]]
-    probability = _with_background(after.probability[:, changed])
-    old, new = (
-        np.take_along_axis(probability, np.searchsorted(values, each.segmentation[changed])[None], axis=0)
-        for each in (before, after)
-    )
-    return float((new - old).sum(dtype=float))
+def _answers(number: int, place: Voxel, state: State, refiner: Refiner, values: np.ndarray) -> list[_Answer]:
+    """List the answers that a reader may give at a place, each with the voxels around that it may change."""
+    grid, reach = refiner.prediction.grid, AROUND * refiner.kernel.length_mm
+    box = widened(tuple(slice(at, at + 1) for at in place), np.floor(reach / grid.spacing), refiner.prediction.shape)
+    box = intersection(box, refiner.prediction.processed_box) or box
+    low = np.array([part.start for part in box])
+    maps = state.maps_in(box, refiner)
+    at = tuple(np.array(place) - low)
+    probable = _with_background(maps.probability[(slice(None), *at)][:, None])[:, 0]
+    free = error_of(maps, refiner.prediction) > FAINT
+    for region in state.regions:
+        if region.frozen:
+            free &= ~region.mask_in(box)
+    voxels = np.argwhere(free) + low
+    voxels = voxels[np.square((voxels - place) * grid.spacing).sum(axis=1) < reach**2]
+    there = tuple((voxels - low).T)
+    before = VoxelMaps(maps.probability[:, *there], maps.variance[:, *there], maps.segmentation[there])
+    possible = probable > POSSIBLE
+    possible &= ~spared(np.full_like(values, maps.segmentation[at]), values, state.clicks) & bool(len(voxels))
+    answers = zip(probable[possible].tolist(), values[possible].tolist(), strict=True)
+    return [_Answer(number, *answer, voxels, before) for answer in answers]
+
+
+def _with_click(place: Voxel, label: int, clicks: Clicks, refiner: Refiner) -> Clicks:
+    return (*clicks, Click("", (_point(refiner, place),), label, datetime.max.replace(tzinfo=UTC)))
 
 
 def _with_background(probability: np.ndarray) -> np.ndarray:
@@ -123,6 +179,6 @@ def _with_background(probability: np.ndarray) -> np.ndarray:
     return np.concatenate([np.clip(1 - probability.sum(axis=0, keepdims=True), 0, 1), probability])
 
 
-def _point(ras: np.ndarray) -> Point:
-    r, a, s = (float(mm) for mm in ras)
+def _point(refiner: Refiner, voxel: Voxel) -> Point:
+    r, a, s = (float(mm) for mm in refiner.prediction.grid.to_ras(np.array(voxel)))
     return r, a, s

@@ -150,6 +150,28 @@ def test_a_part_is_what_the_whole_holds_there(kind: tuple, given_: list, corners
 
 @settings(deadline=None, max_examples=20)
 @given(kind=kinds, given_=clicked)
+def test_single_voxels_are_as_in_the_maps(kind: tuple, given_: list) -> None:
+    """But for rounding, which now and then leads a voxel to another leaf of a tree."""
+    own, clicks = refiner(*kind), tuple(clicks_of(kind, given_))
+    everything = own.refine(clicks, whole(SHAPE))
+    reached = np.zeros(SHAPE, bool)
+    for place in own.prediction.grid.spacing * np.array(list(latest(own, clicks))):
+        offsets = np.stack(np.indices(SHAPE), -1) * own.prediction.grid.spacing - place
+        reached |= own.kernel.between(list(np.moveaxis(offsets, -1, 0))) > 1e-3
+    for voxel in latest(own, clicks):
+        reached[voxel] = False
+    voxels = np.argwhere(reached)
+    first, second = own.maps_at([(clicks, voxels[::3]), (clicks[:1], voxels[:0:-7])])
+    assert second.segmentation.shape == voxels[:0:-7].shape[:1]
+    at = tuple(voxels[::3].T)
+    for got, wanted in zip(first[:2], everything[:2], strict=True):
+        assert np.isclose(got, wanted[:, *at], atol=2e-3).mean() > 0.97
+    assert (first.segmentation == everything.segmentation[at]).mean() > 0.97
+    assert not own.maps_at([])
+
+
+@settings(deadline=None, max_examples=20)
+@given(kind=kinds, given_=clicked)
 def test_maps_stay_probabilities_and_the_label_is_the_most_probable(kind: tuple, given_: list) -> None:
     refined = refiner(*kind).refine(clicks_of(kind, given_))
     p, v = refined.probability, refined.variance
@@ -311,3 +333,17 @@ def test_trees_say_how_probable_the_label_of_the_nearest_click_is() -> None:
     near = changed & (np.abs(raised.probability[1] - 0.5) < 0.47)
     assert np.array_equal((cautious.segmentation == 2)[near], had[near]), "where the score is small, no label changes"
     assert not np.array_equal((raised.segmentation == 2)[near], had[near])
+
+
+def test_a_click_that_agrees_moves_no_outline_where_clicks_are_learned() -> None:
+    """The trees say that all around has the label of the click, as far as they are asked."""
+    learned = ClickTrees.of(np.zeros((4, 1), int), np.zeros((4, 1)), np.full((4, 2), 0.5))
+    own = Refiner(case(), replace(SETTINGS[0], learned=learned, caution=0.3))
+    predicted = case().segmentation
+    label = int(predicted[9, 9, 10])
+    agreeing, contradicting = (
+        own.refine([click_at(case(), 1, given_label, (9, 9, 10))], whole(SHAPE)) for given_label in (label, 1 - label)
+    )
+    assert np.array_equal(agreeing.segmentation, predicted)
+    assert (np.abs(agreeing.probability - 0.5) > np.abs(case().probability - 0.5) + 0.01).sum() > 50
+    assert (contradicting.segmentation != predicted).sum() > 20

@@ -35,6 +35,7 @@ LEAST = np.float32(1e-6)  # probability of a label that shares what another leav
 AT_ODDS = 1e-3  # by so much, in logits, a label that a voxel keeps is more probable than the next
 KEPT_NUMBERS = 20_000_000  # of landscapes
 
+WRONG = FEATURES.index("wrong")
 LANDSCAPE = 6
 """The landscape of a label is its logit against all others, `FINE` and `COARSE`, and the slope of the former (3)."""
 
@@ -79,7 +80,7 @@ class Extent:
         lacking: dict[int, list[Box]] = {}
         for box, labels in boxes:
             for label in labels:
-                if (label, _corner(box)) not in self._landscapes:
+                if (label, _ends(box)) not in self._landscapes:
                     lacking.setdefault(label, []).append(box)
         for label, own in lacking.items():
             everything = hull(own)
@@ -87,7 +88,7 @@ class Extent:
             for part in parts:
                 landscape = self._landscape(label, part)
                 for box in own if part is everything else [part]:
-                    self._landscapes[label, _corner(box)] = landscape[:, *within(box, part)].copy()
+                    self._landscapes[label, _ends(box)] = landscape[:, *within(box, part)].copy()
 
     def describe(
         self, box: Box, voxels: np.ndarray, correlation: np.ndarray, points: Points, probability: np.ndarray
@@ -105,7 +106,7 @@ class Extent:
         labels, landscape = points.labels[nearest], np.empty((LANDSCAPE, len(voxels)), np.float32)
         for label in np.unique(labels).tolist():
             own = labels == label
-            landscape[:, own] = self._landscapes[label, _corner(box)].reshape(LANDSCAPE, -1)[:, voxels[own]]
+            landscape[:, own] = self._landscapes[label, _ends(box)].reshape(LANDSCAPE, -1)[:, voxels[own]]
         at = np.flatnonzero(np.abs(landscape[0]) < BAND)
         correlation, nearest, labels, landscape = correlation[:, at], nearest[at], labels[at], landscape[:, at]
         places = np.array(np.unravel_index(voxels[at], shape_of(box))) + np.array([[part.start] for part in box])
@@ -163,7 +164,7 @@ class Extent:
             score: The logit of the label of the nearest click, (n,).
             predicted: The label by the network, (N,).
             caution: No voxel gets or loses that label unless it is more, or less, probable than the next one by more
-                than this, in logits.
+                than this, in logits; and none does where the click agrees with the network.
         """
         at, labels = described.at, described.labels
         p, v = maps.probability[:, at], maps.variance[:, at]
@@ -173,8 +174,11 @@ class Extent:
         others[own] = 0
         others /= others.sum(0)
         even = np.log(others.max(0))  # the score at which the next one is as probable
-        unmoved = np.where(predicted[at] == labels, even + AT_ODDS, even - AT_ODDS)
-        q = expit(np.where(np.abs(score - even) <= caution, unmoved, score).astype(np.float32))
+        side = np.where(predicted[at] == labels, 1, -1)
+        margin = side * (score - even)  # in favour of the label that the network has
+        limit = np.where(described.features[WRONG], caution, np.inf)
+        margin = np.where(margin < -limit, margin, np.maximum(margin, AT_ODDS))
+        q = expit((even + side * margin).astype(np.float32))
         p = np.where(own, q, others * (1 - q))[1:]
         maps.probability[:, at], maps.variance[:, at] = p, fraction * p * (1 - p)
         maps.segmentation[at] = most_probable(p, self._values[1:])
@@ -219,5 +223,5 @@ def _logit(probability: np.ndarray) -> np.ndarray:
     return np.asarray(logit(np.clip(probability, 1 - SURE, SURE).astype(np.float32)))
 
 
-def _corner(box: Box) -> tuple[int, ...]:
-    return tuple(part.start for part in box)
+def _ends(box: Box) -> tuple[int, ...]:
+    return tuple(end for part in box for end in (part.start, part.stop))

@@ -210,7 +210,7 @@ class _Blocks:
             np.transpose(np.unravel_index(job.voxels, shape_of(job.box))) + [part.start for part in job.box]
             for job in jobs
         ]
-        return np.concatenate(voxels), self._describe(jobs, self._conditioned(jobs).probability)
+        return np.concatenate(voxels), self._describe(jobs, self._conditioned(jobs, self._logits_of(jobs)).probability)
 
     def _job(self, key: Key, block: _Reached, posterior: _Posterior) -> _Job:
         near = posterior.near(block)
@@ -221,13 +221,8 @@ class _Blocks:
         """Compute blocks together: functions of many voxels cost less than many functions of few."""
         if not jobs:
             return
-        refined = self._conditioned(jobs)
+        refined = self._refined(jobs, self._logits_of(jobs))
         ends = np.cumsum([len(job.voxels) for job in jobs])
-        trees = self._settings.learned
-        if trees and self._prediction.checked is None:  # trees know of errors of the model's own
-            described = self._describe(jobs, refined.probability)
-            score = described.features[CONDITIONED] + trees.score(described.features)
-            self._extent.correct(refined, described, score, self._labels(jobs), self._settings.caution)
         for job, end in zip(jobs, ends, strict=True):
             own, maps = slice(end - len(job.voxels), end), maps_in(self._prediction, job.box)
             size = maps.segmentation.size
@@ -240,14 +235,39 @@ class _Blocks:
                 self._size -= oldest.segmentation.size
             yield job.box, maps
 
-    def _conditioned(self, jobs: Sequence[_Job]) -> VoxelMaps:
-        """Condition all voxels of some blocks that are reached: maps (L, N) and label (N,)."""
+    def at(self, places: Sequence[tuple[_Posterior, np.ndarray]]) -> VoxelMaps:
+        """Compute the maps (L, N) and labels (N,) of voxels (K, 3) that points reach, one set after another."""
+        jobs = []
+        for posterior, voxels in places:
+            low, high = voxels.min(0), voxels.max(0) + 1
+            flat = np.ravel_multi_index(tuple((voxels - low).T), tuple(high - low))
+            correlation = self._kernel.between(offsets_mm(posterior.points, tuple(voxels.T), self._spacing))
+            box = tuple(map(slice, low.tolist(), high.tolist()))
+            jobs.append(_Job(((), b""), box, posterior, flat, correlation))
+        return self._refined(jobs, self.logits_at(np.concatenate([voxels for _, voxels in places])))
+
+    def _refined(self, jobs: Sequence[_Job], logits: tuple[np.ndarray, np.ndarray]) -> VoxelMaps:
+        """Compute what clicks make of all voxels of some blocks that are reached: maps (L, N) and label (N,)."""
+        refined = self._conditioned(jobs, logits)
+        trees = self._settings.learned
+        if trees and self._prediction.checked is None:  # trees know of errors of the model's own
+            described = self._describe(jobs, refined.probability)
+            score = described.features[CONDITIONED] + trees.score(described.features)
+            self._extent.correct(refined, described, score, self._labels(jobs), self._settings.caution)
+        return refined
+
+    def _conditioned(self, jobs: Sequence[_Job], logits: tuple[np.ndarray, np.ndarray]) -> VoxelMaps:
+        """Condition those voxels, with these means and variances, (L, N) each."""
+        effects = [job.posterior.spread(job.correlation) for job in jobs]
+        shift, left = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
+        return self._maps(*logits, shift, left, self._labels(jobs))
+
+    def _logits_of(self, jobs: Sequence[_Job]) -> tuple[np.ndarray, np.ndarray]:
+        """Find mean and variance of the logits, (L, N) each, of all voxels of some blocks that are reached."""
         self._solve([job for job in jobs if job.key[0] not in self._logits])
         logits = [(self._logits[job.key[0]], job.voxels) for job in jobs]
         mean, variance = (np.concatenate([each[i][:, voxels] for each, voxels in logits], axis=1) for i in (0, 1))
-        effects = [job.posterior.spread(job.correlation) for job in jobs]
-        shift, left = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
-        return self._maps(mean, variance, shift, left, self._labels(jobs))
+        return mean, variance
 
     def _labels(self, jobs: Sequence[_Job]) -> np.ndarray:
         """List the labels (N,), without clicks, of all voxels of some blocks that are reached."""
@@ -387,6 +407,17 @@ class Refiner:
                 maps.segmentation[here] = block.segmentation[there]
         _decree(maps, box, reading.clicked, self._values)
         return maps
+
+    def maps_at(self, answers: Sequence[tuple[Clicks, np.ndarray]]) -> list[VoxelMaps]:
+        """Compute what sets of clicks make of some voxels each, (K, 3) that all are in reach and none is clicked.
+
+        Locks are not respected. It is what `refine` gives but for rounding, and costs less.
+        """
+        if not answers:
+            return []
+        maps = self._blocks.at([(self._read(clicks).posterior, voxels) for clicks, voxels in answers])
+        ends = np.cumsum([len(voxels) for _, voxels in answers])[:-1]
+        return [VoxelMaps(*own) for own in zip(*(np.split(each, ends, axis=-1) for each in maps), strict=True)]
 
     def describe(self, clicks: Iterable[Click]) -> tuple[np.ndarray, Described]:
         """Return the voxels (N, 3) that clicks reach, and what a model of clicks can learn of some of them."""
