@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -97,6 +97,17 @@ def predict(
     body_box: Annotated[bool, typer.Option("--body-box/--no-body-box", help="Skip the air around the body.")] = True,
     labels: Annotated[str | None, typer.Option(help="Labels to predict, separated by commas. Default: all.")] = None,
     measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:LABEL",
+            help="Measure a label, with its spread over samples: volume:LABEL, D2%:LABEL, distance:LABEL:LABEL and so "
+            "on; may be repeated.",
+        ),
+    ] = None,
+    dose: Annotated[
+        Path | None, typer.Option(help="Planned dose to measure: DICOM RT Dose, or a volume file in Gy.")
+    ] = None,
+    uncertainty: Annotated[
         Literal["variance", "bernoulli", "entropy"] | None,
         typer.Option(help="Measure of uncertainty; bernoulli is p (1 - p). Default: variance, if the model has one."),
     ] = None,
@@ -133,6 +144,7 @@ def predict(
         from MoBUncertaintyLib.cli.cohort import predict_inputs
         from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
         from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
+        from MoBUncertaintyLib.measurements.measurement import read_wanted
         from MoBUncertaintyLib.model.folder import load_model
         from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.output.results_folder import FOLDER
@@ -166,11 +178,16 @@ def predict(
             raise SettingsError("--channel is for one case; in a folder, name files CASE_0000, CASE_0001, and so on.")
         if series and not cases[0][0].entry and cases[0][0].path.is_file():
             raise SettingsError("--series is for DICOM folders, but the input is a file; leave it out.")
+        if dose and (cases[0][0].entry or not measure):
+            raise SettingsError("--dose is for one case, and for what --measure names, such as mean_dose:LABEL.")
         console.agree_to_licences([model.path for model in loaded], accept_licence)
         predictor = RemotePredictor(computer, loaded, settings) if computer else predictor_of(loaded, settings)
-        changes = asked_regions(region, measure=measure, threshold=threshold, minimum_mm3=min_volume)
+        changes = asked_regions(region, measure=uncertainty, threshold=threshold, minimum_mm3=min_volume)
         region_settings = predictor.model.card.region_settings.changed(changes)
+        values = ("image", "dose") if dose else ("image",)
+        wanted = read_wanted(measure or (), [label.name for label in predictor.labels], values)
         job = Job(predictor, region_settings, series, named, scene, objects, overwrite, skip_existing)
+        job = replace(job, measurements=tuple(one.text for one in wanted), dose=dose)
         with closing(predictor):
             return predict_inputs(cases, source, output, job, cancelled)
 

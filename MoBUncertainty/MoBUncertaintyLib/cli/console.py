@@ -63,6 +63,7 @@ STAGES = {
     "receive": "Receiving the results (MB)",
     "check": "Holding the segmentation against it",
     "regions": "Finding doubtful regions",
+    "measure": "Measuring samples",
     "write": "Writing",
     "download": "Downloading (MB)",
     "install": "Checking and installing",
@@ -255,6 +256,8 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     if checked:
         table.fact("not checked", ", ".join(checked.unmatched) or "none: every label is the model's")
         table.fact("plainly wrong", *([finding.sentence for finding in checked.findings] or ["nothing"]))
+    for measured in prediction.measured:
+        table.fact(measured.name, measured.text)
     table.fact("improbable regions" if checked else "doubtful regions", _count_regions(regions))
     table.fact("expected error", f"{volume_text(error)} in total")
     table.fact("computed on", device)
@@ -269,6 +272,7 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
         "intervals": {name: asdict(interval) for name, interval in intervals.items()},
         "regions": [asdict(region) for region in regions],
         **({"checked": asdict(checked)} if checked else {}),
+        "measurements": [asdict(measured) for measured in prediction.measured],
         "expected_error_ml": error,
         "seconds": seconds,
         "device": device,

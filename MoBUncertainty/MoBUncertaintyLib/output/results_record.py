@@ -22,6 +22,7 @@ from MoBUncertaintyLib.base.geometry import Grid, whole
 from MoBUncertaintyLib.base.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.base.json_input import read_object
 from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range, to_json
+from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.measurements.volumes import VolumeBounds
 from MoBUncertaintyLib.model.card import Label, overlap
@@ -100,12 +101,14 @@ class _Record(_Form):
     regions: _Regions = field(default_factory=_Regions)
     click_settings: ClickSettings = field(default_factory=ClickSettings)
     correlation_mm: tuple[float, float, float] | None = None
+    shared_fraction: Annotated[float, Range(0, below=1)] = 0.0
     processed_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
     suitability: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     timings_s: Mapping[str, float] = field(default_factory=dict)
     volume_bounds: VolumeBounds | None = None
     checked: Checked | None = None
+    measured: tuple[Measured, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     settings: PredictionSettings = field(default_factory=PredictionSettings)
@@ -164,10 +167,12 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
     facts = {
         "covariance": prediction.covariance,
         "correlation_mm": prediction.correlation_mm,
+        "shared_fraction": prediction.shared_fraction or None,
         "processed_box": part and [[axis.start, axis.stop] for axis in part],
         "suitability": suitability and suitability.to_dict(),
         "volume_bounds": prediction.stated_bounds,
         "checked": prediction.checked,
+        "measured": prediction.measured or None,
     }
     return prediction.provenance | {
         **{name: to_json(fact) for name, fact in facts.items() if fact is not None},
@@ -177,7 +182,10 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-_FIELDS = ("covariance", "correlation_mm", "processed_box", "suitability", "volume_bounds", "click_settings", "checked")
+_FIELDS = (
+    "covariance", "correlation_mm", "shared_fraction", "processed_box", "suitability", "volume_bounds",
+    "click_settings", "checked", "measured",
+)  # fmt: skip
 _OF_THE_FILE = ("warnings", "files", "sha256")
 
 
@@ -205,10 +213,12 @@ def prediction_of(
         predicted_part=content.processed_box and tuple(slice(*axis) for axis in content.processed_box),
         covariance=content.covariance,
         correlation_mm=content.correlation_mm,
+        shared_fraction=content.shared_fraction,
         region_settings=content.regions.settings,
         suitability=suitability,
         stated_bounds=content.volume_bounds,
         checked=content.checked,
+        measured=content.measured,
     )
 
 

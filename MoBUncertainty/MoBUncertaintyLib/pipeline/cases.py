@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import Cancelled, ImageError, OutputError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.base.names import printable
@@ -32,6 +35,7 @@ from MoBUncertaintyLib.output.results_folder import FOLDER, Written, write_resul
 from MoBUncertaintyLib.pipeline.drawing import Drawing, is_of, read_drawing
 from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, settings_of
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.measurements import measure
 from MoBUncertaintyLib.regions.prediction import (
     CancelledCallback,
     Prediction,
@@ -39,9 +43,6 @@ from MoBUncertaintyLib.regions.prediction import (
     Progress,
     ProgressCallback,
 )
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 OWN = "predicted.nii.gz"
 """The model's own segmentation, beside one that was checked."""
@@ -62,6 +63,8 @@ class Job:
     skip_existing: bool = False  # keep results that are there, whatever they are of
     more: Callable[[Case, Path], None] | None = None  # writes more files of a case to the folder that it is called with
     names: Mapping[str, str] = field(default_factory=dict)  # the model's labels by the names in segmentations to check
+    measurements: tuple[str, ...] = ()  # what to measure of each case, as `regions.measurements.measure` takes it
+    dose: Path | None = None  # to measure, of one case
 
     def files_of(self, case: Input) -> Mapping[str, Path]:
         """Name the files of the other channels: as the user has, or as their numbers in nnU-Net's layout say."""
@@ -84,12 +87,15 @@ def run_case(
     the images. Raises `UserError`, and `Cancelled` if `cancelled` says so.
     """
     require_installed()
+    from MoBUncertaintyLib.images.dose import read_dose  # needs pydicom
+
     predictor, series, seconds = job.predictor, case.series or job.series, dict[str, float]()
     # The place is kept before the long computation; the volumes are written beside the steps that follow it.
     with FOLDER.reserve(folder, job.overwrite) as place, ThreadPoolExecutor(1) as beside:
         with _stage("read", seconds, progress, cancelled):
             read = read_image(case.path, series)
             others = {channel: read_image(path) for channel, path in job.files_of(case).items()}
+            dose = read_dose(job.dose, read) if job.dose else None
             drawing = None
             if case.segmentation:
                 drawing = read_drawing(case.segmentation, read, predictor.labels, job.names)
@@ -117,6 +123,9 @@ def run_case(
         images.clear()  # what the results are made of is the first
         volumes = beside.submit(write_volumes, place.partial, prediction)
         predicted = _with_regions(read.image, prediction, source, job.regions, progress, cancelled)
+        if job.measurements:
+            measured = _measured(predicted, job, dose, progress, cancelled)
+            predicted = replace(predicted, prediction=measured)
         with _stage("write", predicted.prediction.timings, progress, cancelled):
             more = partial(job.more, predicted) if job.more else None
             if drawing:
@@ -166,6 +175,9 @@ def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
         if others != {channel: digest(path) for channel, path in job.files_of(case).items()}:
             return False
         if not is_of(record.get("checked"), case.segmentation, job.names):
+            return False
+        measured = tuple(entry["name"] for entry in record.get("measured", []))
+        if measured != job.measurements or record.get("dose", {}).get("sha256") != (job.dose and digest(job.dose)):
             return False
         return bool(record["input"]["sha256"] == digest(case.path, case.series or job.series))
     except (OSError, ValueError, KeyError, TypeError, SettingsError):  # altered
@@ -260,6 +272,28 @@ def _with_regions(
     if problem and problem not in before and prediction.suitability is not None:
         prediction = prediction.annotated(suitability=prediction.suitability.worsened(Level.UNUSUAL, problem))
     return Case(image, prediction, regions, source)
+
+
+def _measured(
+    case: Case,
+    job: Job,
+    dose: np.ndarray | None,
+    progress: ProgressCallback | None,
+    cancelled: CancelledCallback | None,
+) -> Prediction:
+    """Measure what is wanted of a case; errors as for `measure`."""
+    prediction, start = case.prediction, time.monotonic()
+    values = {"image": sitk.GetArrayViewFromImage(case.image)}
+    if dose is not None:
+        values["dose"] = np.nan_to_num(dose)
+        named = {name for text in job.measurements for name in text.split(":")[1:]}
+        masks = {label.name: label.mask(prediction.segmentation) for label in prediction.labels if label.name in named}
+        if beyond := [name for name, mask in masks.items() if np.isnan(dose[mask]).any()]:
+            prediction.warnings.append(f"The dose does not cover all of {', '.join(beyond)}; elsewhere 0 Gy counts.")
+    measured = measure(prediction, job.measurements, values, progress=progress, cancelled=cancelled)
+    prediction.timings["measure"] = time.monotonic() - start
+    source = {"dose": {"path": printable(str(absolute(job.dose))), "sha256": digest(job.dose)}} if job.dose else {}
+    return prediction.annotated(measured=measured, provenance=source)
 
 
 @reporting_out_of_memory()

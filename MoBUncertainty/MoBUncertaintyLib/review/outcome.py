@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from MoBUncertaintyLib.measurements.interval import AS_PREDICTED, Interval, volu
 from MoBUncertaintyLib.measurements.volumes import StatedVolume
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.regions.measure import maps_in
-from MoBUncertaintyLib.regions.prediction import channels_of
+from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review
 
@@ -69,6 +70,23 @@ def volume_lines(review: Review) -> list[str]:
         note = AS_PREDICTED if name in predicted and name not in intervals else ""
         lines.append(f"{readable(name)} {volume_text(volumes[name].ml, interval, note=note)}")
     return lines
+
+
+def decided_prediction(review: Review) -> Prediction:
+    """Make the prediction as its reader leaves it: with clicks, and sure where regions are decided.
+
+    Its segmentation is the corrected one, and nothing is promised of measurements: no such ones were calibrated.
+    """
+    if not review.clicks and not review.reviewed[0]:
+        return review.prediction
+    now, corrected = review.current(), review.corrected()
+    probability = np.array(now.probability, np.float32)
+    values = np.array([label.value for label in now.labels])[:, None]
+    for region in review.regions:
+        if region.decided:
+            mask = region.found.mask
+            probability[:, *region.box][:, mask] = corrected[region.box][mask] == values
+    return replace(now, segmentation=corrected, probability=probability, stated_bounds=None, measured=())
 
 
 def decided_voxels(review: Review) -> tuple[np.ndarray, ...]:
