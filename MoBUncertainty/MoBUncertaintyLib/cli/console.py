@@ -315,6 +315,8 @@ def show_review(case: Case, exported: Exported) -> None:
             for what, word in (("predicted", origin), ("corrected", "corrected"))
         ]
         table.fact(label["name"], ", ".join(volumes))
+    for measured in case.measured:
+        table.fact(measured.name, measured.text)
     decided, total = review.reviewed
     if review.drawn:
         table.fact("clicks", str(len(review.drawn)))

@@ -124,8 +124,8 @@ def read_slices(files: Sequence[Path]) -> Volume:
 
 
 def frame_of_reference(files: Sequence[Path]) -> str:
-    """Read the UID of the frame in which a series lies, by its first file; empty where there is none."""
-    if not files:
+    """Read the UID of the frame in which an image lies, by its first file; empty where it has none, or is no DICOM."""
+    if not files or not begins_as_dicom(files[0]):
         return ""
     return str(pydicom.dcmread(files[0], stop_before_pixels=True).get("FrameOfReferenceUID") or "")
 

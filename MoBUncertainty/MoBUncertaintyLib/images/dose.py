@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from MoBUncertaintyLib.base.input_files import BoundedReader, begins_as_dicom, c
 from MoBUncertaintyLib.images.channels import on_same_grid
 from MoBUncertaintyLib.images.dicom import frame_of_reference, parsing
 from MoBUncertaintyLib.images.grid import image_on
-from MoBUncertaintyLib.images.reader import ReadImage, check_geometry, read_volume
+from MoBUncertaintyLib.images.reader import check_geometry, read_volume
 from MoBUncertaintyLib.images.volume_headers import is_volume_name
 
 HIGHEST_GY = 1000.0
@@ -23,8 +24,10 @@ HIGHEST_GY = 1000.0
 _EVEN = 0.01  # mm by which distances of frames may differ: files hold rounded numbers
 
 
-def read_dose(path: str | Path, image: ReadImage) -> np.ndarray:
+def read_dose(path: str | Path, image: sitk.Image, files: Sequence[Path] = ()) -> np.ndarray:
     """Read a dose, and interpolate it linearly on the image's voxels: Gy, float32 (z, y, x), NaN beyond the dose.
+
+    `files` are those that the image was read from: if they are DICOM, the frame of reference must be the same.
 
     Raises:
         ImageError: It cannot be read, is no dose in Gy of a whole plan, has another frame of reference, or lies beyond
@@ -36,7 +39,7 @@ def read_dose(path: str | Path, image: ReadImage) -> np.ndarray:
         if is_volume_name(path.name) or not begins_as_dicom(path):
             dose = read_volume(path)
         else:
-            dose = _read_rtdose(path, frame_of_reference(image.files if image.is_dicom else ()))
+            dose = _read_rtdose(path, frame_of_reference(files))
     if dose.GetDimension() != 3 or dose.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(f"{path.name} is no dose, which has one number for each voxel of a volume; give one, in Gy.")
     check_geometry(dose.GetSpacing(), dose.GetOrigin(), dose.GetDirection())
@@ -46,8 +49,8 @@ def read_dose(path: str | Path, image: ReadImage) -> np.ndarray:
             f"{path.name} is no dose in Gy (its values are {values.min():g} to {values.max():g}); export it in Gy."
         )
     dose = sitk.Cast(dose, sitk.sitkFloat32)
-    if not on_same_grid(dose, image.image):
-        dose = sitk.Resample(dose, image.image, sitk.Transform(), sitk.sitkLinear, np.nan, sitk.sitkFloat32)
+    if not on_same_grid(dose, image):
+        dose = sitk.Resample(dose, image, sitk.Transform(), sitk.sitkLinear, np.nan, sitk.sitkFloat32)
     gray: np.ndarray = sitk.GetArrayFromImage(dose)
     if np.isnan(gray).all():
         raise ImageError(f"{path.name} lies beyond the image; give the dose of the plan on this image.")

@@ -207,7 +207,7 @@ def _of_dicom(path: Path, image: ReadImage) -> list[Structure]:
 
     with BoundedReader(path) as file, parsing(path):
         header = pydicom.dcmread(file, force=begins_as_dicom(path), stop_before_pixels=True)
-    frame = frame_of_reference(image.files if image.is_dicom else ())
+    frame = frame_of_reference(image.files)
     kind = header.get("SOPClassUID")
     if kind == RTStructureSetStorage:
         regions = read_contours(path, frame).items()

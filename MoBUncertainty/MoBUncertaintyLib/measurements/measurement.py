@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,8 @@ class Part:
         """The values in the first label, (N,); raises `ValueError` without values."""
         if self.values is None:
             raise ValueError("there are no values to measure")
-        return self.values[self.mask]
+        inside: np.ndarray = self.values[self.mask]
+        return inside
 
 
 @dataclass(frozen=True)
@@ -238,12 +239,19 @@ def _distance(part: Part) -> float:
 
     Along each axis two boxes are one voxel nearer than their centres, as is the nearest neighbour of one of them.
     """
-    one, other = (np.pad(mask, 1) for mask in part.masks)
-    other = ndimage.binary_dilation(other, np.ones((3, 3, 3), bool))
+    one, other = (np.pad(mask, 2) for mask in part.masks)
+    for axis in range(3):
+        other = other | np.roll(other, 1, axis) | np.roll(other, -1, axis)
     if (one & other).any():
         return 0.0
-    places, others = (np.argwhere(mask & ~ndimage.binary_erosion(mask)) * part.grid.spacing for mask in (one, other))
+    places, others = (np.argwhere(_border(mask)) * part.grid.spacing for mask in (one, other))
     return float(KDTree(others).query(places)[0].min())
+
+
+def _border(mask: np.ndarray) -> np.ndarray:
+    """Mark the voxels of a mask, empty at its edges, that have a neighbour outside; SciPy's erosion is slower."""
+    inner = reduce(np.logical_and, [np.roll(mask, step, axis) for axis in range(3) for step in (1, -1)])
+    return mask & ~np.asarray(inner)
 
 
 @measurement("contact_area", "mm²", labels=2, empty=0.0)

@@ -91,7 +91,8 @@ def build_report(
         "model": {key: model.get(key) for key in ("name", "digest", "false_alarms")},
         "prediction": {key: made[key] for key in _PREDICTION if key in made},
         "labels": _labels(review),
-        "measurements": [_measurement(each) for each in prediction.measured],
+        "measurements": [_measurement(each) for each in case.measured or prediction.measured],
+        "measured_as": "corrected" if case.measured else "predicted",
         "regions": [_region_row(region, review) for region in review.regions],
         "clicks": _click_rows(review),
         "expected_error_mm3": dict(zip(("predicted", "now"), review.expected_error_mm3, strict=True)),
@@ -197,7 +198,7 @@ def _click_rows(review: Review) -> list[dict[str, Any]]:
 
 
 def _measurement(measured: Measured) -> dict[str, Any]:
-    """Say what was measured, as predicted; the bars are the samples' histogram, as fractions of its highest."""
+    """Say what was measured; the bars are the samples' histogram, as fractions of its highest."""
     counts, _ = np.histogram(measured.samples, BARS)
     spread = measured.spread
     return {

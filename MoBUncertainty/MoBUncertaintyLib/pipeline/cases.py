@@ -23,6 +23,7 @@ from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.inference.suitability import unsuitable
+from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure, RegionSettings
@@ -43,6 +44,7 @@ from MoBUncertaintyLib.regions.prediction import (
     Progress,
     ProgressCallback,
 )
+from MoBUncertaintyLib.review.outcome import decided_prediction
 
 OWN = "predicted.nii.gz"
 """The model's own segmentation, beside one that was checked."""
@@ -95,7 +97,7 @@ def run_case(
         with _stage("read", seconds, progress, cancelled):
             read = read_image(case.path, series)
             others = {channel: read_image(path) for channel, path in job.files_of(case).items()}
-            dose = read_dose(job.dose, read) if job.dose else None
+            dose = read_dose(job.dose, read.image, read.files) if job.dose else None
             drawing = None
             if case.segmentation:
                 drawing = read_drawing(case.segmentation, read, predictor.labels, job.names)
@@ -124,8 +126,13 @@ def run_case(
         volumes = beside.submit(write_volumes, place.partial, prediction)
         predicted = _with_regions(read.image, prediction, source, job.regions, progress, cancelled)
         if job.measurements:
-            measured = _measured(predicted, job, dose, progress, cancelled)
-            predicted = replace(predicted, prediction=measured)
+            start, own = time.monotonic(), predicted.prediction
+            measured, notes = measure_case(predicted, job.measurements, dose, progress, cancelled)
+            own.warnings.extend(notes)
+            own.timings["measure"] = time.monotonic() - start
+            used = {"path": printable(str(absolute(job.dose))), "sha256": digest(job.dose)} if job.dose else None
+            own = own.annotated(measured=measured, provenance={"dose": used} if used else {})
+            predicted = replace(predicted, prediction=own)
         with _stage("write", predicted.prediction.timings, progress, cancelled):
             more = partial(job.more, predicted) if job.more else None
             if drawing:
@@ -274,26 +281,26 @@ def _with_regions(
     return Case(image, prediction, regions, source)
 
 
-def _measured(
+def measure_case(
     case: Case,
-    job: Job,
-    dose: np.ndarray | None,
-    progress: ProgressCallback | None,
-    cancelled: CancelledCallback | None,
-) -> Prediction:
-    """Measure what is wanted of a case; errors as for `measure`."""
-    prediction, start = case.prediction, time.monotonic()
-    values = {"image": sitk.GetArrayViewFromImage(case.image)}
+    wanted: Sequence[str],
+    dose: np.ndarray | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+) -> tuple[tuple[Measured, ...], list[str]]:
+    """Measure a case as predicted or, if its review is begun, as reviewed; return sentences for the user, too.
+
+    `dose` is as `images.dose.read_dose` reads it; the rest, and errors, as for `regions.measurements.measure`.
+    """
+    prediction = decided_prediction(case.begun) if case.begun else case.prediction
+    values, warnings = {"image": sitk.GetArrayViewFromImage(case.image)}, []
     if dose is not None:
         values["dose"] = np.nan_to_num(dose)
-        named = {name for text in job.measurements for name in text.split(":")[1:]}
+        named = {name for text in wanted for name in text.split(":")[1:]}
         masks = {label.name: label.mask(prediction.segmentation) for label in prediction.labels if label.name in named}
         if beyond := [name for name, mask in masks.items() if np.isnan(dose[mask]).any()]:
-            prediction.warnings.append(f"The dose does not cover all of {', '.join(beyond)}; elsewhere 0 Gy counts.")
-    measured = measure(prediction, job.measurements, values, progress=progress, cancelled=cancelled)
-    prediction.timings["measure"] = time.monotonic() - start
-    source = {"dose": {"path": printable(str(absolute(job.dose))), "sha256": digest(job.dose)}} if job.dose else {}
-    return prediction.annotated(measured=measured, provenance=source)
+            warnings.append(f"The dose does not cover all of {', '.join(beyond)}; elsewhere 0 Gy counts.")
+    return measure(prediction, wanted, values, progress=progress, cancelled=cancelled), warnings
 
 
 @reporting_out_of_memory()

@@ -19,16 +19,13 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import ndtri
 
-from MoBUncertaintyLib.gaussian.correlation import smooth
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
-from MoBUncertaintyLib.model.covariance import axis_correlation
+from MoBUncertaintyLib.model.covariance import REACH
 from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
 
 POSSIBLE = 1e-3
 """A voxel keeps its label if that is less probable to change."""
-NODES = 2
-"""Of a field, in each of its correlation lengths: between them it is interpolated."""
 AT_ONCE = 8  # samples
 
 
@@ -78,64 +75,56 @@ class ChangingVoxels:
 
     def samples(self, count: int, seed: int = 0) -> Iterator[np.ndarray]:
         """Draw labels of the voxels, (N,) uint8, again and again; a sample depends on the seed and its number alone."""
-        interpolation, shapes = self._field
+        field = self._field
         for start in range(0, count, AT_ONCE):
             numbers = range(start, min(start + AT_ONCE, count))
-            nodes = [self._nodes(shapes, np.random.default_rng((seed, number))) for number in numbers]
-            fields = interpolation @ np.stack(nodes, axis=1)
-            for field in fields.T:
-                yield np.where(field < self.thresholds, *self.labels)
+            generators = [np.random.default_rng((seed, number)) for number in numbers]
+            white = [each.standard_normal(field.shape[1], np.float32) for each in generators]
+            for drawn in (field @ np.stack(white, axis=1)).T:
+                yield np.where(drawn < self.thresholds, *self.labels)
 
     @cached_property
-    def _field(self) -> tuple[csr_array, dict[int, tuple[int, ...]]]:
-        """Make the matrix (N, nodes) that interpolates all labels' fields, and the shape of each label's nodes.
+    def _field(self) -> csr_array:
+        """Make the matrix (N, nodes) that turns white noise at nodes into a field that pushes to the second label.
 
-        The last node of a label is what all its voxels share. The field pushes towards the second label; it has unit
-        variance at each voxel.
+        Each label has nodes of its own, the last of which all its voxels share. A row has the norm 1, and so the field
+        unit variance.
         """
         (first, second), between = self.labels, (self.labels > 0).all(axis=0)
-        entries, shapes, start = [], {}, 0
-        for value in np.unique(self.labels[self.labels > 0]).tolist():
+        entries = [(np.zeros(0, np.float32), np.zeros(0, np.intp), np.zeros(0, np.intp))]
+        nodes = 0
+        for value in np.unique(self.labels[self.labels > 0]):
             rows = np.flatnonzero((self.labels == value).any(axis=0))
-            weights, columns, shapes[value] = _between_nodes(self.places[:, rows], self.lengths)
-            end = math.prod(shapes[value])
-            shared = np.full((1, len(rows)), math.sqrt(self.shared_fraction))
-            weights = np.concatenate([weights * math.sqrt(1 - self.shared_fraction), shared])
-            columns = start + np.concatenate([columns, np.full_like(columns[:1], end)])
+            weights, columns, count = _moving_average(self.places[:, rows], self.lengths)
+            shared = np.full((1, len(rows)), math.sqrt(self.shared_fraction), np.float32)
+            weights = np.concatenate([weights * np.float32(math.sqrt(1 - self.shared_fraction)), shared])
+            columns = nodes + np.concatenate([columns, np.full((1, len(rows)), count)])
             weights *= np.where(second[rows] == value, 1, -1) * np.where(between[rows], math.sqrt(0.5), 1)
             used = weights != 0
             entries.append((weights[used], np.broadcast_to(rows, weights.shape)[used], columns[used]))
-            start += end + 1
-        if not entries:
-            return csr_array((len(first), 0), dtype=np.float32), shapes
+            nodes += count + 1
         weights, rows, columns = (np.concatenate(each) for each in zip(*entries, strict=True))
-        return csr_array((weights.astype(np.float32), (rows, columns)), shape=(len(first), start)), shapes
-
-    def _nodes(self, shapes: dict[int, tuple[int, ...]], generator: np.random.Generator) -> np.ndarray:
-        lengths = [length / _step(length) for length in self.lengths]
-        nodes = [np.zeros(0, np.float32)]
-        for shape in shapes.values():
-            white = generator.standard_normal(math.prod(shape) + 1, np.float32)
-            nodes += [smooth(white[:-1].reshape(shape), lengths).ravel(), white[-1:]]
-        return np.concatenate(nodes)
+        return csr_array((weights, (rows, columns)), shape=(len(first), nodes))
 
 
-def _step(length: float) -> int:
-    """Return how many voxels apart nodes are."""
-    return max(1, int(length / NODES))
+def _moving_average(places: np.ndarray, lengths: Sequence[float]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Average white noise at the nodes around N voxels (3, N), so that its correlation becomes that of the model.
 
+    The spline of `model.covariance` is what a triangle makes of white noise, along each axis. Four nodes lie in it.
 
-def _between_nodes(places: np.ndarray, lengths: Sequence[float]) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    """Interpolate linearly at N voxels (3, N): weights and flat indices of nodes, (8, N) each, and the nodes' shape."""
-    weights, columns, shape = np.ones((1, places.shape[1])), np.zeros((1, places.shape[1]), int), []
+    Returns:
+        Weights of norm 1 and flat indices of nodes, (64, N) each, and the number of nodes.
+    """
+    weights, columns, count = np.ones((1, places.shape[1]), np.float32), np.zeros((1, places.shape[1]), np.intp), 1
     for place, length in zip(places, lengths, strict=True):
-        step = _step(length)
-        before, rest = np.divmod(place - place.min(), step)
-        shape.append(int(before.max()) + 2 if step > 1 else int(before.max()) + 1)
-        beyond = rest / step
-        together = axis_correlation(np.float64(step), length)  # of two nodes
-        scale = 1 / np.sqrt((1 - beyond) ** 2 + beyond**2 + 2 * beyond * (1 - beyond) * together)
-        after = np.minimum(before + 1, shape[-1] - 1)
-        weights = np.concatenate([weights * ((1 - beyond) * scale), weights * (beyond * scale)])
-        columns = np.concatenate([columns * shape[-1] + before, columns * shape[-1] + after])
-    return weights, columns, tuple(shape)
+        half = length * REACH / 2
+        step = max(half / 2, 1.0)
+        at = (place - place.min()) / step
+        nodes = np.floor(at).astype(np.intp) + np.arange(-1, 3)[:, None]
+        triangle = np.maximum(1 - np.abs(at - nodes) * step / half, 0).astype(np.float32)
+        triangle /= np.sqrt((triangle**2).sum(axis=0))
+        size = int(nodes.max()) + 2
+        weights = (weights[:, None] * triangle).reshape(-1, places.shape[1])
+        columns = (columns[:, None] * size + nodes + 1).reshape(-1, places.shape[1])
+        count *= size
+    return weights, columns, count

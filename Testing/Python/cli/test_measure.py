@@ -13,6 +13,7 @@ from MoBUncertaintyLib.output.report import build_report, write_html
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import open_case
 from support.command_line import run
+from support.review_commands import decisions, entries
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,20 @@ def test_what_is_measured_is_in_the_table_the_record_and_the_report(model, ct, d
     write_html(tmp_path / "report.html", build_report(case), case)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in names) and page.count('aria-label="Histogram') == len(names)
+
+
+def test_a_review_is_measured_as_it_is_left(model, ct, tmp_path) -> None:
+    out = tmp_path / "out"
+    assert run("predict", ct, "--model", model, "--output", out, "--no-scene").exit_code == 0
+    before = read_results(out).prediction
+    place = np.argwhere(before.segmentation == 1).mean(axis=0).round()
+    click = {"label": "background", "points_ras": [before.grid.to_ras(place).tolist()]}
+    file = decisions(tmp_path, entries(clicks=[click]))
+    done = run("review", out, "--decisions", file, "--measure", "volume:organ")
+    assert done.exit_code == 0, done.output
+    rows = rows_of(out / "review")
+    assert float(rows["volume:organ"]["value"]) < before.volumes_ml()["organ"]
+    assert rows["volume:organ"]["interval_low"] == "" and "as corrected" in (out / "review" / "report.html").read_text()
 
 
 def test_results_with_other_measurements_are_made_again(model, ct, tmp_path) -> None:

@@ -67,7 +67,7 @@ def at_heights(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("change", [lambda _: None, from_the_head_down, at_heights])
 def test_rt_dose_is_scaled_and_lies_where_it_was_planned(ct, tmp_path, change) -> None:
-    gray = read_dose(rtdose(tmp_path / "dose.dcm", change), ct)
+    gray = read_dose(rtdose(tmp_path / "dose.dcm", change), ct.image, ct.files)
     index = np.moveaxis(np.indices(gray.shape), 0, -1)
     np.testing.assert_allclose(gray, gray_at(grid_of(ct.image).to_ras(index)), atol=1.5 * SCALE)
 
@@ -95,16 +95,16 @@ def test_what_is_no_dose_on_this_image_is_refused(ct, tmp_path, change) -> None:
             setattr(dataset, name, value)
 
     with pytest.raises(ImageError):
-        read_dose(rtdose(tmp_path / "dose.dcm", damage), ct)
+        read_dose(rtdose(tmp_path / "dose.dcm", damage), ct.image, ct.files)
 
 
 def test_a_volume_file_on_the_image_is_taken_as_it_is_and_beyond_it_nothing_is_known(ct, tmp_path) -> None:
     dose = sitk.Cast(ct.image, sitk.sitkFloat32) * 0.01 + 20
     sitk.WriteImage(dose, tmp_path / "dose.nii.gz")
-    read = read_dose(tmp_path / "dose.nii.gz", ct)
+    read = read_dose(tmp_path / "dose.nii.gz", ct.image, ct.files)
     np.testing.assert_array_equal(read, sitk.GetArrayFromImage(dose))
     sitk.WriteImage(dose[:8], tmp_path / "part.nii.gz")
-    part = read_dose(tmp_path / "part.nii.gz", ct)
+    part = read_dose(tmp_path / "part.nii.gz", ct.image, ct.files)
     np.testing.assert_allclose(part[..., :8], read[..., :8], rtol=1e-5)
     assert np.isnan(part[..., 9:]).all()
 
@@ -112,4 +112,4 @@ def test_a_volume_file_on_the_image_is_taken_as_it_is_and_beyond_it_nothing_is_k
 def test_stored_numbers_without_their_scale_are_refused(ct, tmp_path) -> None:
     sitk.WriteImage(sitk.Cast(ct.image, sitk.sitkFloat32) + 1500, tmp_path / "dose.nii.gz")
     with pytest.raises(ImageError, match="Gy"):
-        read_dose(tmp_path / "dose.nii.gz", ct)
+        read_dose(tmp_path / "dose.nii.gz", ct.image, ct.files)

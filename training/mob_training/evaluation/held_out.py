@@ -170,9 +170,7 @@ def evaluate(
         if evaluation.measurements:
             values = {"image": sitk.GetArrayViewFromImage(image)}
             if evaluation.doses:
-                values["dose"] = np.nan_to_num(
-                    read_dose(evaluation.doses / f"{files[0]}{SUFFIX}", read_image(files[1]))
-                )
+                values["dose"] = np.nan_to_num(read_dose(evaluation.doses / f"{files[0]}{SUFFIX}", image))
             scores[MEASUREMENTS] = measurement_scores(prediction, case.truth, evaluation.measurements, values)
         if evaluation.joint:
             scores["clicks"] = dice_after_clicks(read_case)
