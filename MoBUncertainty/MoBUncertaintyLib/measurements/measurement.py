@@ -251,7 +251,8 @@ def _distance(part: Part) -> float:
 def _border(mask: np.ndarray) -> np.ndarray:
     """Mark the voxels of a mask, empty at its edges, that have a neighbour outside; SciPy's erosion is slower."""
     inner = reduce(np.logical_and, [np.roll(mask, step, axis) for axis in range(3) for step in (1, -1)])
-    return mask & ~np.asarray(inner)
+    border: np.ndarray = mask & ~inner
+    return border
 
 
 @measurement("contact_area", "mm²", labels=2, empty=0.0)

@@ -90,7 +90,8 @@ class ChangingVoxels:
         Each label has nodes of its own, the last of which all its voxels share. A row has the norm 1, and so the field
         unit variance.
         """
-        (first, second), between = self.labels, (self.labels > 0).all(axis=0)
+        first, second = self.labels
+        between = (first > 0) & (second > 0)
         entries = [(np.zeros(0, np.float32), np.zeros(0, np.intp), np.zeros(0, np.intp))]
         nodes = 0
         for value in np.unique(self.labels[self.labels > 0]):
