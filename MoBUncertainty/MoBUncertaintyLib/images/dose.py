@@ -32,6 +32,14 @@ def read_dose(path: str | Path, image: sitk.Image, files: Sequence[Path] = ()) -
     Raises:
         ImageError: It cannot be read, is no dose in Gy of a whole plan, has another frame of reference, or lies beyond
             the image.
+
+    Example:
+        >>> from MoBUncertaintyLib import read_dose, read_image
+        >>> from MoBUncertaintyLib.base.resources import RESOURCES
+        >>> read = read_image(RESOURCES / "SampleData" / "HeadNeckCT.nii.gz")
+        >>> gray = read_dose(RESOURCES / "SampleData" / "HeadNeckCT-dose.nii.gz", read.image, read.files)
+        >>> gray.shape, f"{gray.max():.1f} Gy"
+        ((125, 81, 128), '75.5 Gy')
     """
     path = Path(path)
     check_regular(path)
