@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 from MoBUncertaintyLib.base.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from MoBUncertaintyLib.images.dose import read_dose
     from MoBUncertaintyLib.images.reader import read_image
     from MoBUncertaintyLib.inference.predictor import predict
     from MoBUncertaintyLib.model.folder import load_model
     from MoBUncertaintyLib.model.listing import find_model
     from MoBUncertaintyLib.pipeline.cases import check
     from MoBUncertaintyLib.regions.finder import find_regions
+    from MoBUncertaintyLib.regions.measurements import measure
     from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
-__all__ = ["PredictionSettings", "check", "find_model", "find_regions", "load_model", "predict", "read_image"]
+__all__ = [
+    "PredictionSettings", "check", "find_model", "find_regions", "load_model", "measure", "predict", "read_dose",
+    "read_image",
+]  # fmt: skip
 
 _MODULES = {
     "PredictionSettings": "regions.prediction",
@@ -27,7 +32,9 @@ _MODULES = {
     "find_model": "model.listing",
     "find_regions": "regions.finder",
     "load_model": "model.folder",
+    "measure": "regions.measurements",
     "predict": "inference.predictor",
+    "read_dose": "images.dose",
     "read_image": "images.reader",
 }
 

@@ -9,14 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from MoBUncertaintyLib.cli import console, models
-from MoBUncertaintyLib.cli.options import AcceptLicence, Device, Engine, Overwrite, RegionOptions, Scene
+from MoBUncertaintyLib.cli.options import (
+    AcceptLicence,
+    Device,
+    Dose,
+    Engine,
+    Measures,
+    Overwrite,
+    RegionOptions,
+    Scene,
+)
 from MoBUncertaintyLib.cli.programs import AsJson, Commands, Quiet, Result, version_option
 from MoBUncertaintyLib.output.formats import DEFAULT, OF_A_PREDICTION, Format, option_names, read_formats
 
@@ -96,7 +105,9 @@ def predict(
     ] = None,
     body_box: Annotated[bool, typer.Option("--body-box/--no-body-box", help="Skip the air around the body.")] = True,
     labels: Annotated[str | None, typer.Option(help="Labels to predict, separated by commas. Default: all.")] = None,
-    measure: Annotated[
+    measure: Measures = None,
+    dose: Dose = None,
+    uncertainty: Annotated[
         Literal["variance", "bernoulli", "entropy"] | None,
         typer.Option(help="Measure of uncertainty; bernoulli is p (1 - p). Default: variance, if the model has one."),
     ] = None,
@@ -130,6 +141,7 @@ def predict(
         from MoBUncertaintyLib.cli.cohort import predict_inputs
         from MoBUncertaintyLib.images.inputs import case_folders, list_inputs
         from MoBUncertaintyLib.inference.maps.ensemble import predictor_of
+        from MoBUncertaintyLib.measurements.measurement import read_wanted
         from MoBUncertaintyLib.model.folder import load_model
         from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.model.region_settings import read_stated
@@ -164,11 +176,19 @@ def predict(
             raise SettingsError("--channel is for one case; in a folder, name files CASE_0000, CASE_0001, and so on.")
         if series and not cases[0][0].entry and cases[0][0].path.is_file():
             raise SettingsError("--series is for DICOM folders, but the input is a file; leave it out.")
+        if dose and (cases[0][0].entry or not measure):
+            raise SettingsError(
+                "--dose is for one case, with --measure; name what to measure, such as mean_dose:LABEL."
+            )
         console.agree_to_licences([model.path for model in loaded], accept_licence)
         predictor = RemotePredictor(computer, loaded, settings) if computer else predictor_of(loaded, settings)
-        chosen = {name: value for name, value in (("measure", measure), ("threshold", threshold)) if value is not None}
+        shown = {"measure": uncertainty, "threshold": threshold}
+        chosen = {name: value for name, value in shown.items() if value is not None}
         region_settings = predictor.model.card.region_settings.changed(read_stated(region or ()) | chosen)
+        values = ("image", "dose") if dose else ("image",)
+        wanted = read_wanted(measure or (), [label.name for label in predictor.labels], values)
         job = Job(predictor, region_settings, series, named, scene, objects, overwrite, skip_existing)
+        job = replace(job, measurements=tuple(one.text for one in wanted), dose=dose)
         with closing(predictor):
             return predict_inputs(cases, source, output, job, cancelled)
 
@@ -247,13 +267,15 @@ def review(
             help=f"What to write: {option_names(Format)}; may be repeated. Default: {option_names(DEFAULT)}.",
         ),
     ] = None,
+    measure: Measures = None,
+    dose: Dose = None,
     patient_fields: Annotated[
         bool, typer.Option("--patient-fields", help="Let the report name the patient, as the DICOM files do.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier review.")] = False,
 ) -> Result:
     """Apply a reader's clicks and verdicts to a prediction: corrected segmentation and report."""
-    with console.reporting():
+    with console.reporting(steps=bool(measure)) as cancelled:
         from MoBUncertaintyLib.base.errors import SettingsError
         from MoBUncertaintyLib.output.review_export import FOLDER, write_export
         from MoBUncertaintyLib.output.review_files import open_case
@@ -263,9 +285,20 @@ def review(
             return Result()
         if decisions is None:
             raise SettingsError("There is nothing to apply; give --decisions FILE, or --serve to decide in a browser.")
+        if dose and not measure:
+            raise SettingsError("--dose is for what --measure names, such as mean_dose:LABEL; name something.")
         folder, wanted = output or results / "review", read_formats(formats or DEFAULT)
         FOLDER.check_name(folder)
         case = open_case(results, decisions, image)
+        if measure:
+            from MoBUncertaintyLib.images.dose import read_dose
+            from MoBUncertaintyLib.pipeline.cases import measure_case
+
+            with console.progress(case.source.name) as progress:
+                gray = read_dose(dose, case.image, case.source.dicom_files) if dose else None
+                measured, warnings = measure_case(case, measure, gray, progress, cancelled)
+            console.show_warnings(warnings)
+            case = replace(case, measured=measured)
         done = write_export(case, folder, wanted, patient_fields=patient_fields, overwrite=overwrite)
         console.show_review(case, done)
         facts = {"files": done.files, "warnings": done.warnings, "problems": done.problems, "report": done.report}

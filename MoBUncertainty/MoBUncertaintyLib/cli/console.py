@@ -63,6 +63,7 @@ STAGES = {
     "receive": "Receiving the results (MB)",
     "check": "Holding the segmentation against it",
     "regions": "Finding doubtful regions",
+    "measure": "Measuring samples",
     "write": "Writing",
     "download": "Downloading (MB)",
     "install": "Checking and installing",
@@ -257,6 +258,8 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     if checked:
         table.fact("not checked", ", ".join(checked.unmatched) or "none: every label is the model's")
         table.fact("plainly wrong", *([finding.sentence for finding in checked.findings] or ["nothing"]))
+    for measured in prediction.measured:
+        table.fact(measured.name, measured.text)
     table.fact("improbable regions" if checked else "doubtful regions", _count_regions(regions))
     table.fact("expected error", f"{volume_text(error)} in total")
     table.fact("computed on", device)
@@ -272,6 +275,7 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
         "regions": [asdict(region) for region in regions],
         "agreement": {name: asdict(expected) for name, expected in prediction.agreement.items()},
         **({"checked": asdict(checked)} if checked else {}),
+        "measurements": [asdict(measured) for measured in prediction.measured],
         "expected_error_ml": error,
         "seconds": seconds,
         "device": device,
@@ -314,6 +318,8 @@ def show_review(case: Case, exported: Exported) -> None:
             for what, word in (("predicted", origin), ("corrected", "corrected"))
         ]
         table.fact(label["name"], ", ".join(volumes))
+    for measured in case.measured:
+        table.fact(measured.name, measured.text)
     decided, total = review.reviewed
     if review.drawn:
         table.fact("clicks", str(len(review.drawn)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -25,6 +26,16 @@ RegionOptions = Annotated[
         "repeated. Default: that of the model, else that of abdominal organs.",
     ),
 ]
+Measures = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--measure",
+        metavar="NAME:LABEL",
+        help="Measure a label, with its spread over samples: volume:LABEL, D2%:LABEL, distance:LABEL:LABEL and so on; "
+        "may be repeated.",
+    ),
+]
+Dose = Annotated[Path | None, typer.Option(help="Planned dose to measure: DICOM RT Dose, or a volume file in Gy.")]
 AcceptLicence = Annotated[
     bool,
     typer.Option("--accept-licence", help="Agree to a licence that is not permissive; otherwise you are asked, once."),

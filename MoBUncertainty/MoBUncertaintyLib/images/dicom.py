@@ -123,6 +123,13 @@ def read_slices(files: Sequence[Path]) -> Volume:
     return _stack([slice_ for path in files for slice_ in _slices_of(path)])
 
 
+def frame_of_reference(files: Sequence[Path]) -> str:
+    """Read the UID of the frame in which an image lies, by its first file; empty where it has none, or is no DICOM."""
+    if not files or not begins_as_dicom(files[0]):
+        return ""
+    return str(pydicom.dcmread(files[0], stop_before_pixels=True).get("FrameOfReferenceUID") or "")
+
+
 @contextmanager
 def parsing(path: Path) -> Iterator[None]:
     """Report any error of pydicom, which parses elements at their first use and fails in many ways on damaged ones."""

@@ -202,14 +202,12 @@ def _of_dicom(path: Path, image: ReadImage) -> list[Structure]:
     import pydicom
     from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
-    from MoBUncertaintyLib.images.dicom import parsing
+    from MoBUncertaintyLib.images.dicom import frame_of_reference, parsing
     from MoBUncertaintyLib.images.structure_sets import contours_of, fill
 
     with BoundedReader(path) as file, parsing(path):
         header = pydicom.dcmread(file, force=begins_as_dicom(path), stop_before_pixels=True)
-    frame = ""
-    if image.is_dicom:
-        frame = str(pydicom.dcmread(image.files[0], stop_before_pixels=True).get("FrameOfReferenceUID") or "")
+    frame = frame_of_reference(image.files)
     kind = header.get("SOPClassUID")
     if kind == RTStructureSetStorage:
         regions = contours_of(header, path, frame).items()

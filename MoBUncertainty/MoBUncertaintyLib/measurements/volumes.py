@@ -19,6 +19,7 @@ import numpy as np
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.measurements.conformal import conformal_quantile, needed_cases, short
+from MoBUncertaintyLib.measurements.distribution import QuantileBounds
 from MoBUncertaintyLib.measurements.drawn import DrawnBounds, DrawnCalibration
 from MoBUncertaintyLib.measurements.interval import Interval
 
@@ -160,11 +161,15 @@ class LabelBounds:
 
 @dataclass(frozen=True)
 class VolumeBounds:
-    """How intervals of a model's volumes are made, which hold in a fraction `level` of cases like those it knows."""
+    """How intervals of a model's volumes are made, which hold in a fraction `level` of cases like those it knows.
+
+    Those of other measurements, by their names, have a level of their own.
+    """
 
     level: float
     cases: int
     labels: Mapping[str, LabelBounds] = field(default_factory=dict)
+    measurements: Mapping[str, QuantileBounds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
@@ -201,6 +206,7 @@ class VolumeCalibration:
 
     data: str
     labels: Mapping[str, LabelCalibration]
+    measurements: Mapping[str, QuantileBounds] = field(default_factory=dict)  # by the name that a user types
 
     def __post_init__(self) -> None:
         self.bounds()
@@ -210,7 +216,8 @@ class VolumeCalibration:
         cases = min((len(label.predicted.values) for label in self.labels.values()), default=0)
         if level is None:
             level = next((each for each in STATED_LEVELS if cases >= needed_cases(each)), STATED_LEVELS[-1])
-        return VolumeBounds(level, cases, {name: _bounds(label, level) for name, label in self.labels.items()})
+        labels = {name: _bounds(label, level) for name, label in self.labels.items()}
+        return VolumeBounds(level, cases, labels, self.measurements)
 
     @classmethod
     def from_dict(cls, values: Any) -> VolumeCalibration:

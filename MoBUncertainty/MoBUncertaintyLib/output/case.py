@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.publishing import absolute
+from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
 from MoBUncertaintyLib.review.review import Review
@@ -64,6 +65,7 @@ class Case:
     regions: Regions
     source: Source = Source()
     begun: Review | None = None
+    measured: tuple[Measured, ...] = ()  # of the segmentation as reviewed; that as predicted is in the prediction
 
     @classmethod
     def of(cls, image: sitk.Image, review: Review, source: Source | None = None) -> Case:

@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.schema import to_json
+from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.templates import TEMPLATE, fill
@@ -26,9 +29,6 @@ from MoBUncertaintyLib.regions.region import Discrepancy
 from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, usual_label
 from MoBUncertaintyLib.review.review import Review
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SCHEMA = "mob-uncertainty report"
 SCHEMA_VERSION = 1
@@ -51,6 +51,12 @@ CLICK_COLUMNS = (
     "id", "extent", "r_mm", "a_mm", "s_mm", "points", "label", "region", "time", "net_mm3", "changed_mm3",
     "in_conflict",
 )  # fmt: skip
+
+MEASUREMENT_COLUMNS = (
+    "measurement", "unit", "value", "samples", "median", "samples_low", "samples_high", "interval_low", "interval_high",
+    "level",
+)  # fmt: skip
+BARS = 16  # of a histogram
 
 _PREDICTION = (
     "created", "settings", "moments", "folds", "engine", "device", "computer", "precision", "tiles", "passes_per_tile",
@@ -86,6 +92,8 @@ def build_report(
         "model": {key: model.get(key) for key in ("name", "digest", "false_alarms")},
         "prediction": {key: made[key] for key in _PREDICTION if key in made},
         "labels": _labels(review),
+        "measurements": [_measurement(each) for each in case.measured or prediction.measured],
+        "measured_as": "corrected" if case.measured else "predicted",
         "regions": [_region_row(region, review) for region in review.regions],
         "clicks": _click_rows(review),
         "expected_error_mm3": dict(zip(("predicted", "now"), review.expected_error_mm3, strict=True)),
@@ -202,6 +210,34 @@ def _click_rows(review: Review) -> list[dict[str, Any]]:
         )  # fmt: skip
         rows.append(dict(zip(CLICK_COLUMNS, values, strict=True)))
     return rows
+
+
+def _measurement(measured: Measured) -> dict[str, Any]:
+    """Say what was measured; the bars are the samples' histogram, as fractions of its highest."""
+    counts, _ = np.histogram(measured.samples, BARS)
+    spread = measured.spread
+    return {
+        "name": measured.name,
+        "unit": measured.unit,
+        "value": measured.value,
+        "spread": spread and spread.to_dict(),
+        "interval": measured.interval and measured.interval.to_dict(),
+        "bars": (counts / counts.max()).round(3).tolist() if measured.samples else [],
+    }
+
+
+def write_measurements(path: Path, measured: Sequence[Measured]) -> None:
+    """Write measurements as CSV: what the samples span, and what calibration promises, if it does. Raises `OSError`."""
+    rows = []
+    for each in measured:
+        spread, interval = each.spread, each.interval
+        values = (
+            each.name, each.unit, each.value, len(each.samples), each.quantile(0.5),
+            *((spread.low, spread.high) if spread else (None, None)),
+            *((interval.low, interval.high, interval.level) if interval else (None, None, None)),
+        )  # fmt: skip
+        rows.append(dict(zip(MEASUREMENT_COLUMNS, values, strict=True)))
+    write_table(path, MEASUREMENT_COLUMNS, rows)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -29,6 +29,7 @@ from MoBUncertaintyLib.output.folders import FolderInProgress, FolderKind, Parts
 from MoBUncertaintyLib.output.formats import Format
 from MoBUncertaintyLib.output.pages.review_page import write_review_page
 from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
+from MoBUncertaintyLib.output.report import write_measurements
 from MoBUncertaintyLib.output.results_record import (
     RECORD,
     SCHEMA,
@@ -98,6 +99,8 @@ def write_results(
         picture = beside.submit(draw_overlay, partial / "overlay.png", image, case.prediction, regions, name)
         write_nifti(partial / "regions.nii.gz", regions.whole_map(), described.grid)
         write_csv(regions, partial / "regions.csv")
+        if case.prediction.measured:
+            write_measurements(partial / "measurements.csv", case.prediction.measured)
         parts = Parts(partial)
         if drawn:
             with parts.part("The scene", "scene.mrb"):

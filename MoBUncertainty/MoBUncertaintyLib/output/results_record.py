@@ -22,6 +22,7 @@ from MoBUncertaintyLib.base.geometry import Grid, whole
 from MoBUncertaintyLib.base.integrity import check_manifest, check_seal
 from MoBUncertaintyLib.base.json_input import read_object
 from MoBUncertaintyLib.base.schema import Range, from_json, out_of_range, to_json
+from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.measurements.drawn import Agreement
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.measurements.volumes import StatedVolume, VolumeBounds
@@ -102,6 +103,7 @@ class _Record(_Form):
     regions: _Regions = field(default_factory=_Regions)
     click_settings: ClickSettings = field(default_factory=ClickSettings)
     correlation_mm: tuple[float, float, float] | None = None
+    shared_fraction: Annotated[float, Range(0, below=1)] = 0.0
     processed_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
     suitability: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
@@ -110,6 +112,7 @@ class _Record(_Form):
     network_volumes: Mapping[str, StatedVolume] = field(default_factory=dict)
     checked: Checked | None = None
     agreement: Mapping[str, Agreement] = field(default_factory=dict)
+    measured: tuple[Measured, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     settings: PredictionSettings = field(default_factory=PredictionSettings)
@@ -170,12 +173,14 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
     facts = {
         "covariance": prediction.covariance,
         "correlation_mm": prediction.correlation_mm,
+        "shared_fraction": prediction.shared_fraction or None,
         "processed_box": part and [[axis.start, axis.stop] for axis in part],
         "suitability": suitability and suitability.to_dict(),
         "volume_bounds": prediction.stated_bounds,
         "network_volumes": prediction.network_volumes or None,
         "checked": prediction.checked,
         "agreement": prediction.agreement or None,
+        "measured": prediction.measured or None,
     }
     return prediction.provenance | {
         **{name: to_json(fact) for name, fact in facts.items() if fact is not None},
@@ -186,8 +191,8 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
 
 
 _FIELDS = (
-    "covariance", "correlation_mm", "processed_box", "suitability", "volume_bounds", "network_volumes",
-    "click_settings", "checked", "agreement",
+    "covariance", "correlation_mm", "shared_fraction", "processed_box", "suitability", "volume_bounds",
+    "network_volumes", "click_settings", "checked", "agreement", "measured",
 )  # fmt: skip
 _OF_THE_FILE = ("warnings", "files", "sha256")
 
@@ -216,12 +221,14 @@ def prediction_of(
         predicted_part=content.processed_box and tuple(slice(*axis) for axis in content.processed_box),
         covariance=content.covariance,
         correlation_mm=content.correlation_mm,
+        shared_fraction=content.shared_fraction,
         region_settings=content.regions.settings,
         suitability=suitability,
         stated_bounds=content.volume_bounds,
         network_volumes=content.network_volumes,
         checked=content.checked,
         agreement=content.agreement,
+        measured=content.measured,
     )
 
 

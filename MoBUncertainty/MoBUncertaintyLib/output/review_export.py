@@ -24,6 +24,7 @@ from MoBUncertaintyLib.output.report import (
     build_report,
     write_html,
     write_json,
+    write_measurements,
     write_table,
 )
 from MoBUncertaintyLib.output.segment_nrrd import values_in, write_segmentation_nrrd, write_whole
@@ -90,6 +91,8 @@ def write_export(
     with FOLDER.reserve(folder, overwrite, keep) as place, place.writing() as partial:
         parts, corrected = Parts(partial), case.review.corrected()
         decided, series = _evidence(case, corrected), _read_dicom(case, patient_fields, parts)
+        if case.measured:
+            write_measurements(partial / "measurements.csv", case.measured)
         report = build_report(case, **series) | {DECIDED: decided}
         for done, kind in enumerate(wanted):
             progress(done / len(wanted))

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import Cancelled, ImageError, OutputError, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.base.names import printable
@@ -20,6 +23,7 @@ from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import digest, read_image
 from MoBUncertaintyLib.inference.maps.members import AnyPredictor
 from MoBUncertaintyLib.inference.suitability import unsuitable
+from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure, RegionSettings
@@ -33,6 +37,7 @@ from MoBUncertaintyLib.pipeline.drawing import Drawing, is_of, read_drawing
 from MoBUncertaintyLib.regions.agreement import expected_agreement
 from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, settings_of
 from MoBUncertaintyLib.regions.finder import find_regions
+from MoBUncertaintyLib.regions.measurements import measure
 from MoBUncertaintyLib.regions.prediction import (
     CancelledCallback,
     Prediction,
@@ -40,9 +45,7 @@ from MoBUncertaintyLib.regions.prediction import (
     Progress,
     ProgressCallback,
 )
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
+from MoBUncertaintyLib.review.outcome import decided_prediction
 
 OWN = "predicted.nii.gz"
 """The model's own segmentation, beside one that was checked."""
@@ -63,6 +66,8 @@ class Job:
     skip_existing: bool = False  # keep results that are there, whatever they are of
     more: Callable[[Case, Path], None] | None = None  # writes more files of a case to the folder that it is called with
     names: Mapping[str, str] = field(default_factory=dict)  # the model's labels by the names in segmentations to check
+    measurements: tuple[str, ...] = ()  # what to measure of each case, as `regions.measurements.measure` takes it
+    dose: Path | None = None  # to measure, of one case
 
     def files_of(self, case: Input) -> Mapping[str, Path]:
         """Name the files of the other channels: as the user has, or as their numbers in nnU-Net's layout say."""
@@ -85,12 +90,15 @@ def run_case(
     the images. Raises `UserError`, and `Cancelled` if `cancelled` says so.
     """
     require_installed()
+    from MoBUncertaintyLib.images.dose import read_dose  # needs pydicom
+
     predictor, series, seconds = job.predictor, case.series or job.series, dict[str, float]()
     # The place is kept before the long computation; the volumes are written beside the steps that follow it.
     with FOLDER.reserve(folder, job.overwrite) as place, ThreadPoolExecutor(1) as beside:
         with _stage("read", seconds, progress, cancelled):
             read = read_image(case.path, series)
             others = {channel: read_image(path) for channel, path in job.files_of(case).items()}
+            dose = read_dose(job.dose, read.image, read.files) if job.dose else None
             drawing = None
             if case.segmentation:
                 drawing = read_drawing(case.segmentation, read, predictor.labels, job.names)
@@ -118,6 +126,14 @@ def run_case(
         images.clear()  # what the results are made of is the first
         volumes = beside.submit(write_volumes, place.partial, prediction)
         predicted = _with_regions(read.image, prediction, source, job.regions, progress, cancelled)
+        if job.measurements:
+            start, own = time.monotonic(), predicted.prediction
+            measured, notes = measure_case(predicted, job.measurements, dose, progress, cancelled)
+            own.warnings.extend(notes)
+            own.timings["measure"] = time.monotonic() - start
+            used = {"path": printable(str(absolute(job.dose))), "sha256": digest(job.dose)} if job.dose else None
+            own = own.annotated(measured=measured, provenance={"dose": used} if used else {})
+            predicted = replace(predicted, prediction=own)
         with _stage("write", predicted.prediction.timings, progress, cancelled):
             more = partial(job.more, predicted) if job.more else None
             if drawing:
@@ -167,6 +183,9 @@ def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
         if others != {channel: digest(path) for channel, path in job.files_of(case).items()}:
             return False
         if not is_of(record.get("checked"), case.segmentation, job.names):
+            return False
+        measured = tuple(entry["name"] for entry in record.get("measured", []))
+        if measured != job.measurements or record.get("dose", {}).get("sha256") != (job.dose and digest(job.dose)):
             return False
         return bool(record["input"]["sha256"] == digest(case.path, case.series or job.series))
     except (OSError, ValueError, KeyError, TypeError, SettingsError):  # altered
@@ -263,6 +282,28 @@ def _with_regions(
     if not prediction.checked:
         prediction = prediction.annotated(agreement=expected_agreement(prediction, prediction.segmentation))
     return Case(image, prediction, regions, source)
+
+
+def measure_case(
+    case: Case,
+    wanted: Sequence[str],
+    dose: np.ndarray | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+) -> tuple[tuple[Measured, ...], list[str]]:
+    """Measure a case as predicted or, if its review is begun, as reviewed; return sentences for the user, too.
+
+    `dose` is as `images.dose.read_dose` reads it; the rest, and errors, as for `regions.measurements.measure`.
+    """
+    prediction = decided_prediction(case.begun) if case.begun else case.prediction
+    values, warnings = {"image": sitk.GetArrayViewFromImage(case.image)}, []
+    if dose is not None:
+        values["dose"] = np.nan_to_num(dose)
+        named = {name for text in wanted for name in text.split(":")[1:]}
+        masks = {label.name: label.mask(prediction.segmentation) for label in prediction.labels if label.name in named}
+        if beyond := [name for name, mask in masks.items() if np.isnan(dose[mask]).any()]:
+            warnings.append(f"The dose does not cover all of {', '.join(beyond)}; elsewhere 0 Gy counts.")
+    return measure(prediction, wanted, values, progress=progress, cancelled=cancelled), warnings
 
 
 @reporting_out_of_memory()

@@ -13,6 +13,7 @@ import numpy as np
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.geometry import Bounds, Box, Grid, hull, intersection, occupied, whole
 from MoBUncertaintyLib.base.schema import from_json
+from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.measurements.drawn import Agreement, DrawnBounds
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.measurements.volumes import StatedVolume, VolumeBounds
@@ -140,12 +141,14 @@ class Prediction:
     predicted_part: Box | None = None  # of the image; default: all of it
     covariance: Covariance | None = None  # of the model, if known
     correlation_mm: tuple[float, float, float] | None = None  # of local noise, along the array's axes
+    shared_fraction: float = 0.0  # of the variance of local noise, that all voxels share
     region_settings: RegionSettings = field(default_factory=RegionSettings)  # by which regions are, or were found
     suitability: Suitability | None = None  # whether the model suits the case, if that was looked at
     stated_bounds: VolumeBounds | None = None  # how intervals of volumes are made, of a model with calibration cases
     network_volumes: Mapping[str, StatedVolume] = field(default_factory=dict)  # in the network's voxels, if known
     checked: Checked | None = None  # the segmentation is this one, drawn by others; the maps are the model's
     agreement: Mapping[str, Agreement] = field(default_factory=dict)  # of each label with the truth, as expected
+    measured: tuple[Measured, ...] = ()  # what was wanted to know of its labels beside their volumes
 
     def __post_init__(self) -> None:
         if not len(self.labels) == len(self.probability) == len(self.variance):

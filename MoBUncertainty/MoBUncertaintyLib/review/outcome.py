@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -82,6 +83,23 @@ def agreement_line(prediction: Prediction) -> str:
         return f"Expected Dice as {origin}: {lowest.text}"
     mean = float(np.mean([label.dice for label in prediction.agreement.values()]))
     return f"Expected Dice as {origin}: {mean:.2f} on average, lowest {readable(name)} {lowest.text}"
+
+
+def decided_prediction(review: Review) -> Prediction:
+    """Make the prediction as its reader leaves it: with clicks, and sure where regions are decided.
+
+    Its segmentation is the corrected one, and nothing is promised of measurements: no such ones were calibrated.
+    """
+    if not review.clicks and not review.reviewed[0]:
+        return review.prediction
+    now, corrected = review.current(), review.corrected()
+    probability = np.array(now.probability, np.float32)
+    values = np.array([label.value for label in now.labels])[:, None]
+    for region in review.regions:
+        if region.decided:
+            mask = region.found.mask
+            probability[:, *region.box][:, mask] = corrected[region.box][mask] == values
+    return replace(now, segmentation=corrected, probability=probability, stated_bounds=None, measured=())
 
 
 def decided_voxels(review: Review) -> tuple[np.ndarray, ...]:

@@ -76,7 +76,7 @@ def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
 
 def test_choices_of_the_options_are_those_of_the_core() -> None:
     hints = get_type_hints(app.predict)
-    measures, _none = get_args(hints["measure"])
+    measures, _none = get_args(hints["uncertainty"])
     assert set(get_args(measures)) == {measure.value for measure in UNCERTAINTIES}
     assert set(get_args(hints["precision"])) == {precision.value for precision in Precision}
 
@@ -98,7 +98,7 @@ def test_predict_writes_the_results_folder_and_says_where(model: Path, ct: Path,
 def test_options_reach_the_prediction_and_the_regions(model: Path, ct: Path, tmp_path: Path) -> None:
     options = """
         --samples 4 --seed 7 --overlap 0.25 --precision float32 --fold 1 --no-body-box --device cpu --engine torch
-        --tiling full --roi -60 60 -60 60 -60 60 --measure bernoulli --threshold 0.1 --no-scene
+        --tiling full --roi -60 60 -60 60 -60 60 --uncertainty bernoulli --threshold 0.1 --no-scene
         --region depth_mm=2 --region grow_mm=0 --region minimum_mm3=50
     """
     done = run("predict", ct, "--model", model, "--output", tmp_path / "out", *options.split())

@@ -6,7 +6,7 @@ import pytest
 
 import MoBUncertaintyLib
 
-FUNCTIONS = ["find_model", "find_regions", "load_model", "predict", "read_image"]
+FUNCTIONS = ["find_model", "find_regions", "load_model", "measure", "predict", "read_dose", "read_image"]
 
 
 def test_every_public_name_is_found_where_it_is_said_to_be() -> None:

@@ -4,12 +4,21 @@ import numpy as np
 import pytest
 
 from mob_training.evaluation.case_scores import ScoredCase
-from mob_training.evaluation.intervals import KEY, calibration_of, interval_measures, stated
+from mob_training.evaluation.intervals import (
+    KEY,
+    MEASUREMENTS,
+    TAILS,
+    calibration_of,
+    interval_measures,
+    measurement_scores,
+    stated,
+)
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.measurements.conformal import TooFewCasesError
+from MoBUncertaintyLib.measurements.distribution import LEVELS, QuantileBounds, ends
 from MoBUncertaintyLib.measurements.volumes import STAGES
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.agreement import dice, expected_agreement, jaccard_distance
@@ -67,3 +76,26 @@ def test_card_keeps_the_ordinary_cases() -> None:
     assert kept.drawn.jaccard == pytest.approx(0.19)  # rank 16 of 16
     with pytest.raises(TooFewCasesError):
         calibration_of(run_of({f"case{i}": measured(i) for i in range(3)}))
+
+
+def test_card_keeps_how_far_truths_lie_beyond_the_samples() -> None:
+    """Of 30 cases, 6 of them unusual; the truth is 1, 2, ... above the highest quantile, and 9 above the lowest."""
+    tails = dict.fromkeys(TAILS, 5.0) | {ends(LEVELS[0])[0]: -4.0}
+    cases = {f"case{i}": measured(i, float(i % 5 > 0)) for i in range(30)}
+    ranks = {name: rank for rank, name in enumerate((name for name, own in cases.items() if own["ordinary"]), 1)}
+    rows = {name: {"D0.1ml:liver": [5.0 + ranks.get(name, 1000), 5.0, *tails.values()]} for name in cases}
+    few = {name: {"volume:liver": [1.0, 1.0, *tails.values()]} for name in list(ranks)[:8]}
+    scores = {name: {KEY: own, MEASUREMENTS: rows[name] | few.get(name, {})} for name, own in cases.items()}
+    made = calibration_of(Run(NAMES, {}, {name: dict(flatten(own)) for name, own in scores.items()}))
+    assert made.measurements == {"D0.1ml:liver": QuantileBounds(0.9, 24, -10.0, 24.0)}  # rank 24 of 24
+
+
+def test_a_case_is_measured_as_it_is_and_as_predicted_and_lacks_what_it_has_not() -> None:
+    prediction = clicked_prediction()
+    truth, (label,) = np.roll(prediction.segmentation, 1, axis=2), prediction.labels
+    truth[:, :, : truth.shape[2] // 2] = 0
+    scores = measurement_scores(prediction, truth, [f"volume:{label.name}", "volume:spleen"], {})
+    ((true, own, *tails),) = scores.values()
+    assert true == pytest.approx((truth > 0).sum() * prediction.grid.voxel_mm3 / 1000, rel=1e-4)
+    assert own == pytest.approx(prediction.volumes_ml()[label.name], rel=1e-4)
+    assert len(tails) == len(TAILS) and tails[0] < tails[-1]

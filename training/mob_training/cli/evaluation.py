@@ -43,6 +43,13 @@ def evaluate(
         Literal["test", "calibrate", "val"],
         typer.Option(help="test: the held-out cases; calibrate: those for intervals; val: those to choose by."),
     ] = "test",
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also measure labels, for their intervals, as `mob-uncertainty predict` does; may be repeated."
+        ),
+    ] = None,
+    doses: Annotated[Path | None, typer.Option(help="Folder with the dose of each case, CASE.nii.gz, in Gy.")] = None,
     tiling: Annotated[
         Literal["adaptive", "full"],
         typer.Option(help="As for `mob-uncertainty predict`: adaptive is what users get, full nnU-Net's own grid."),
@@ -72,7 +79,7 @@ def evaluate(
         made_from = json.loads(provenance or "null")
     except ValueError as error:
         raise SettingsError(f"--provenance is not JSON: {error}.") from None
-    evaluation = Evaluation(name, read_stated(region or ()), raters, joint, part)
+    evaluation = Evaluation(name, read_stated(region or ()), raters, joint, part, tuple(measure or ()), doses)
     settings = PredictionSettings(device=device, tiling=tiling)
     make_folder(output)
     if clicks is not None:

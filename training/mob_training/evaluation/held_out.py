@@ -9,21 +9,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from mob_training.data.datasets import CASES_FILE, FOLDERS, SUFFIX
 from mob_training.data.partial_labels import read_missing
 from mob_training.data.split import read_subjects
 from mob_training.evaluation.case_scores import PLACES, PlaceSums, ScoredCase, only, pooled_scores, score
-from mob_training.evaluation.intervals import KEY, interval_measures
+from mob_training.evaluation.intervals import KEY, MEASUREMENTS, interval_measures, measurement_scores
 from mob_training.evaluation.joint_scores import joint_scores, pooled_correlations
 from mob_training.evaluation.raters import rater_scores, read_raters
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.simulation import dice_after_clicks
 from mob_training.evaluation.score_files import Run, describe_run, flatten
 from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.images.dose import read_dose
 from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import draw_volumes
 from MoBUncertaintyLib.inference.predictor import Predictor
@@ -31,9 +33,6 @@ from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 DRAWN = 8
 """Number of segmentations drawn from a model for the energy distance to several raters; a deterministic one has one."""
@@ -88,6 +87,8 @@ class Evaluation:
         joint: Also score what is joint (`joint_scores`): the whole segmentation's likelihood, its volume, correlations;
             and Dice after some clicks (`readers.simulation`).
         part: `test`, the held-out cases; `calibrate`, those that calibrate; or `val`, the validation cases.
+        measurements: What else is measured of the labels and of samples of them (`regions.measurements.measure`).
+        doses: Folder with CASE.nii.gz, in Gy, where a measurement is of a dose.
     """
 
     name: str | None = None
@@ -95,6 +96,8 @@ class Evaluation:
     raters: Path | None = None
     joint: bool = False
     part: str = "test"
+    measurements: tuple[str, ...] = ()
+    doses: Path | None = None
 
 
 PLAIN = Evaluation()
@@ -163,6 +166,11 @@ def evaluate(
             scores["raters"] = rater_scores(case, maps, probability, samples)
         read_case = ReadCase.of(prediction, truth, model.regions)
         scores[KEY] = interval_measures(case, read_case)
+        if evaluation.measurements:
+            values = {"image": sitk.GetArrayViewFromImage(image)}
+            if evaluation.doses:
+                values["dose"] = np.nan_to_num(read_dose(evaluation.doses / f"{files[0]}{SUFFIX}", image))
+            scores[MEASUREMENTS] = measurement_scores(prediction, case.truth, evaluation.measurements, values)
         if evaluation.joint:
             scores["clicks"] = dice_after_clicks(read_case)
             scores["joint"], covariances = joint_scores(model.predictor, image, case.truth, prediction.labels)

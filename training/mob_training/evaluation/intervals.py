@@ -1,7 +1,8 @@
-"""Measure what volumes a model states, and how far these are from the truth, for its card."""
+"""Measure what volumes and other numbers a model states, and how far these are from the truth, for its card."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from mob_training.evaluation.case_scores import ScoredCase
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import decide_regions
 from mob_training.evaluation.score_files import Run
+from MoBUncertaintyLib.measurements.distribution import LEVELS, QuantileBounds, ends
 from MoBUncertaintyLib.measurements.drawn import DrawnCalibration
 from MoBUncertaintyLib.measurements.volumes import (
     STAGES,
@@ -24,11 +26,15 @@ from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.regions.agreement import dice, expected_agreement, jaccard_distance, surface_distance
 from MoBUncertaintyLib.regions.discrepancy import improbable_pieces
+from MoBUncertaintyLib.regions.measurements import measure
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.outcome import stated_volumes
 
 KEY = "intervals"
 """Of these measures in the scores of a case."""
+MEASUREMENTS = "measurements"
+TAILS = tuple(tail for level in LEVELS for tail in ends(level))
+"""Quantiles of the samples that calibration needs."""
 
 
 def interval_measures(scored: ScoredCase, case: ReadCase) -> dict[str, Any]:
@@ -81,6 +87,24 @@ def drawn_measures(prediction: Prediction, truth: np.ndarray, label: Label) -> d
     }
 
 
+def measurement_scores(
+    prediction: Prediction, truth: np.ndarray, wanted: Sequence[str], values: Mapping[str, np.ndarray]
+) -> dict[str, list[float]]:
+    """Measure labels that truth and prediction have: what is true, what is stated, and `TAILS` of the samples.
+
+    `values` are as for `measure`; a measurement of a label that the case lacks, or that is not defined, is left out.
+    """
+    names = {label.name for label in prediction.labels}
+    possible = [text for text in wanted if names.issuperset(text.split(":")[1:])]
+    true = measure(replace(prediction, segmentation=truth), possible, values, samples=0)
+    scores = {}
+    for own, of_truth in zip(measure(prediction, possible, values), true, strict=True):
+        row = [of_truth.value, own.value, *map(own.quantile, TAILS)]
+        if None not in row:
+            scores[own.name] = [float(number) for number in row if number is not None]
+    return scores
+
+
 def calibration_of(run: Run) -> VolumeCalibration:
     """Make what a card keeps of a run's cases; unusual ones, of which nothing is promised, do not count.
 
@@ -97,7 +121,19 @@ def calibration_of(run: Run) -> VolumeCalibration:
     labels = {
         name: _of_label([case for case in cases if f"{KEY}.{name}.true_ml" in case], name) for name in sorted(names)
     }
-    return VolumeCalibration(f"{len(cases)} held-out cases of {run.dataset}", labels)
+    return VolumeCalibration(f"{len(cases)} held-out cases of {run.dataset}", labels, _of_measurements(cases))
+
+
+def _of_measurements(cases: Sequence[Mapping[str, Any]]) -> dict[str, QuantileBounds]:
+    """Calibrate each measurement of which there are cases enough."""
+    start = f"{MEASUREMENTS}."
+    names = {key: key.removeprefix(start) for case in cases for key in case if key.startswith(start)}
+    rows = {name: [case[key] for case in cases if key in case] for key, name in sorted(names.items())}
+    bounds = {
+        name: QuantileBounds.of([(true, dict(zip(TAILS, tails, strict=True))) for true, _, *tails in own])
+        for name, own in rows.items()
+    }
+    return {name: own for name, own in bounds.items() if own}
 
 
 def stated(case: dict[str, Any], label: str, stage: int = 0) -> tuple[StatedVolume, float]:

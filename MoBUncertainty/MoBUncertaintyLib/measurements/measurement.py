@@ -1,0 +1,292 @@
+"""Measurements: numbers of a label map, or of an image or a dose within it.
+
+Each is a function of a `Part` that `measurement` registers under a name, in which `{}` stands for a number. Lengths are
+between the centres of voxels, but for the distance of two labels, which is between the voxels themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial, reduce
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+from scipy.spatial import ConvexHull, KDTree
+from scipy.spatial.distance import pdist
+
+from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.geometry import Grid
+from MoBUncertaintyLib.base.names import printable
+from MoBUncertaintyLib.base.schema import Range
+
+MAXIMUM_ML = 0.1
+"""The maximum dose is what so much gets at least: below it a single voxel, and its noise, would decide."""
+_MANY_POINTS = 50  # of which the convex hull is worth its cost
+_ROUNDING = 1e-9  # 2 % of 50 voxels is a little more than 1
+
+
+class Values(StrEnum):
+    """What a measurement needs beside the label map."""
+
+    IMAGE = "image"
+    DOSE = "dose"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What is measured: a mask (z, y, x) for each label, not empty, their grid, and values there, if any are needed."""
+
+    masks: Sequence[np.ndarray]
+    grid: Grid
+    values: np.ndarray | None = None
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The mask of the first label."""
+        return self.masks[0]
+
+    @property
+    def inside(self) -> np.ndarray:
+        """The values in the first label, (N,); raises `ValueError` without values."""
+        if self.values is None:
+            raise ValueError("there are no values to measure")
+        inside: np.ndarray = self.values[self.mask]
+        return inside
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number of a label map.
+
+    Attributes:
+        name: What users type; `{}` stands for a number.
+        unit: Of the result; of an intensity it is the image's own.
+        function: Takes a `Part`, and the number if there is one.
+        labels: How many it is of.
+        of: The values that it needs; default: none.
+        number: What the number in the name may be; default: there is none.
+        least: The smallest possible result.
+        empty: The result where a label has no voxel.
+    """
+
+    name: str
+    unit: str
+    function: Callable[..., float]
+    labels: int = 1
+    of: Values | None = None
+    number: Range | None = None
+    least: float = 0.0
+    empty: float = math.nan
+
+    @property
+    def form(self) -> str:
+        """How it is typed: `D{X}%:LABEL`, say."""
+        return ":".join([self.name.replace("{}", "{X}"), *["LABEL"] * self.labels])
+
+
+MEASUREMENTS: dict[str, Measurement] = {}
+"""All that are registered, by name."""
+
+Function = Callable[..., float]
+
+
+def measurement(name: str, unit: str, **more: Any) -> Callable[[Function], Function]:
+    """Register the function below as a measurement; `more` are the other attributes of `Measurement`.
+
+    Example:
+        >>> from MoBUncertaintyLib.measurements.measurement import MEASUREMENTS, measurement
+        >>> @measurement("height", "mm")
+        ... def height(part):
+        ...     return part.mask.any(axis=(1, 2)).sum() * part.grid.spacing[0]
+        >>> MEASUREMENTS.pop("height").form
+        'height:LABEL'
+    """
+
+    def register(function: Function) -> Function:
+        MEASUREMENTS[name] = Measurement(name, unit, function, **more)
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A measurement of some labels as a user types it, such as `D2%:Parotid_L`, and what that means."""
+
+    text: str
+    measurement: Measurement
+    labels: tuple[str, ...]
+    number: float | None = None
+
+    @classmethod
+    def read(cls, text: str, labels: Sequence[str]) -> Wanted:
+        """Read a text; raises `SettingsError` unless it is a measurement of some of these labels."""
+        name, *own = text.split(":")
+        kind, number = _find(name)
+        if len(own) != kind.labels or len(set(own)) < len(own):
+            raise SettingsError(f"The measurement {printable(text)} must be of the form {kind.form}; correct it.")
+        if unknown := [label for label in own if label not in labels]:
+            raise SettingsError(
+                f"There is no label {printable(unknown[0])} to measure; choose from {', '.join(labels)}."
+            )
+        return cls(":".join([kind.name.replace("{}", f"{number or 0:g}"), *own]), kind, tuple(own), number)
+
+    def compute(self, masks: Sequence[np.ndarray], grid: Grid, values: Mapping[str, np.ndarray]) -> float:
+        """Measure masks (z, y, x), one for each label, with values on their grid; NaN where it is not defined."""
+        if not all(mask.any() for mask in masks):
+            return self.measurement.empty
+        part = Part(masks, grid, values[self.measurement.of] if self.measurement.of else None)
+        return float(self.measurement.function(part, *([] if self.number is None else [self.number])))
+
+
+def _find(name: str) -> tuple[Measurement, float | None]:
+    """Find a measurement by the name that a user types, and read the number in it."""
+    for kind in MEASUREMENTS.values():
+        pattern = re.escape(kind.name).replace(r"\{\}", r"(\d{1,6}(?:\.\d{1,6})?)")
+        match = re.fullmatch(pattern, name)
+        if match and kind.number:
+            number = float(match[1])
+            if number not in kind.number:
+                raise SettingsError(f"The number X of {kind.form} must be {kind.number}, not {number:g}.")
+            return kind, number
+        if match:
+            return kind, None
+    forms = ", ".join(kind.form for kind in MEASUREMENTS.values())
+    raise SettingsError(f"There is no measurement {printable(name)}; choose from {forms}.")
+
+
+def read_wanted(texts: Iterable[str], labels: Sequence[str], values: Container[str] = ()) -> list[Wanted]:
+    """Read measurements, each once; raises `SettingsError` as `Wanted.read` does, or if one needs other values."""
+    wanted = {one.text: one for one in (Wanted.read(text, labels) for text in texts)}
+    for one in wanted.values():
+        if one.measurement.of and one.measurement.of not in values:
+            needed = one.measurement.of
+            raise SettingsError(f"The measurement {printable(one.text)} needs the {needed}; give its file, too.")
+    return list(wanted.values())
+
+
+@measurement("volume", "ml", empty=0.0)
+def _volume(part: Part) -> float:
+    return np.count_nonzero(part.mask) * part.grid.voxel_mm3 / 1000
+
+
+@measurement("mean_intensity", "", of=Values.IMAGE, least=-math.inf)
+@measurement("mean_dose", "Gy", of=Values.DOSE)
+def _mean(part: Part) -> float:
+    return float(part.inside.mean(dtype=float))
+
+
+@measurement("P{}_intensity", "", of=Values.IMAGE, number=Range(0, 100), least=-math.inf)
+def _percentile(part: Part, percent: float) -> float:
+    return float(np.percentile(part.inside.astype(float), percent))
+
+
+@measurement("diameter", "mm")
+def _diameter(part: Part) -> float:
+    return _farthest(_ends_of_rows(part.mask) * part.grid.spacing)
+
+
+@measurement("diameter_in_slice", "mm")
+def _diameter_in_slice(part: Part) -> float:
+    points = _ends_of_rows(part.mask)
+    slices = np.split(points, np.flatnonzero(np.diff(points[:, 0])) + 1)
+    return max(_farthest(own[:, 1:] * part.grid.spacing[1:]) for own in slices)
+
+
+def _ends_of_rows(mask: np.ndarray) -> np.ndarray:
+    """List the first and the last voxel of each row, (N, 3), slice by slice: two of these are farthest apart."""
+    rows = np.argwhere(mask.any(axis=2))
+    lines = mask[tuple(rows.T)]
+    ends = lines.argmax(axis=1), mask.shape[2] - 1 - lines[:, ::-1].argmax(axis=1)
+    return np.stack([np.column_stack([rows, end]) for end in ends], axis=1).reshape(-1, 3)
+
+
+def _farthest(points: np.ndarray) -> float:
+    """Measure the largest distance between points (N, 2 or 3)."""
+    if len(points) > _MANY_POINTS:
+        points = points[ConvexHull(points, qhull_options="QJ").vertices]  # joggled, since all may lie in a plane
+    return float(pdist(points).max(initial=0))
+
+
+@measurement("surface_area", "mm²")
+def _surface_area(part: Part) -> float:
+    """Estimate it by Crofton's formula, with lines in 13 directions (Lehmann and Legland 2012, Insight Journal)."""
+    image = sitk.GetImageFromArray(np.pad(part.mask, 1).astype(np.uint8))
+    image.SetSpacing(part.grid.spacing[::-1].tolist())
+    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape.ComputePerimeterOn()
+    shape.Execute(image)
+    return float(shape.GetPerimeter(1))
+
+
+def _centre(axis: int, part: Part) -> float:
+    return float(part.grid.to_ras(np.array(ndimage.center_of_mass(part.mask)))[axis])
+
+
+for _axis, _letter in enumerate("RAS"):
+    measurement(f"centre_{_letter}", "mm", least=-math.inf)(partial(_centre, _axis))
+
+
+@measurement("distance", "mm", labels=2)
+def _distance(part: Part) -> float:
+    """Measure the smallest distance of two labels' voxels, which are boxes: 0 where two touch.
+
+    Along each axis two boxes are one voxel nearer than their centres, as is the nearest neighbour of one of them.
+    """
+    one, other = (np.pad(mask, 2) for mask in part.masks)
+    for axis in range(3):
+        other = other | np.roll(other, 1, axis) | np.roll(other, -1, axis)
+    if (one & other).any():
+        return 0.0
+    places, others = (np.argwhere(_border(mask)) * part.grid.spacing for mask in (one, other))
+    return float(KDTree(others).query(places)[0].min())
+
+
+def _border(mask: np.ndarray) -> np.ndarray:
+    """Mark the voxels of a mask, empty at its edges, that have a neighbour outside; SciPy's erosion is slower."""
+    inner = reduce(np.logical_and, [np.roll(mask, step, axis) for axis in range(3) for step in (1, -1)])
+    border: np.ndarray = mask & ~inner
+    return border
+
+
+@measurement("contact_area", "mm²", labels=2, empty=0.0)
+def _contact_area(part: Part) -> float:
+    """Sum the faces that voxels of the one label share with those of the other."""
+    area = 0.0
+    for axis, step in enumerate(part.grid.spacing):
+        one, other = (np.moveaxis(mask, axis, 0) for mask in part.masks)
+        faces = np.count_nonzero(one[1:] & other[:-1]) + np.count_nonzero(one[:-1] & other[1:])
+        area += faces * part.grid.voxel_mm3 / step
+    return area
+
+
+@measurement("D{}%", "Gy", of=Values.DOSE, number=Range(above=0, most=100))
+def _dose_of_percent(part: Part, percent: float) -> float:
+    return _dose_of_hottest(part.inside, percent / 100 * np.count_nonzero(part.mask))
+
+
+@measurement("D{}ml", "Gy", of=Values.DOSE, number=Range(above=0))
+def _dose_of_volume(part: Part, ml: float) -> float:
+    return _dose_of_hottest(part.inside, 1000 * ml / part.grid.voxel_mm3)
+
+
+@measurement("max_dose", "Gy", of=Values.DOSE)
+def _max_dose(part: Part) -> float:
+    return _dose_of_volume(part, MAXIMUM_ML)
+
+
+@measurement("V{}Gy", "%", of=Values.DOSE, number=Range(0))
+def _volume_of_dose(part: Part, gray: float) -> float:
+    return 100 * float(np.mean(part.inside >= gray))
+
+
+def _dose_of_hottest(dose: np.ndarray, voxels: float) -> float:
+    """Return the highest dose that so many voxels get at least; NaN if there are fewer."""
+    rank = max(math.ceil(voxels - _ROUNDING), 1)
+    return float(np.partition(dose, -rank)[-rank]) if rank <= len(dose) else math.nan

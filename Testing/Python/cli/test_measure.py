@@ -1,0 +1,99 @@
+"""`predict --measure`: from the command line to the table, the record and the report; or a sentence, and no results."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from MoBUncertaintyLib.output.report import build_report, write_html
+from MoBUncertaintyLib.output.results_folder import read_results
+from MoBUncertaintyLib.output.review_files import open_case
+from support.command_line import run
+from support.review_commands import decisions, entries
+
+
+@pytest.fixture(scope="module")
+def dose(ct: Path) -> Path:
+    """A dose on a grid that is half as fine."""
+    image = sitk.Cast(sitk.Shrink(sitk.ReadImage(ct), (2, 2, 2)), sitk.sitkFloat32)
+    path = ct.parent / "dose.nii.gz"
+    sitk.WriteImage(sitk.Abs(image) * 0.02, path)
+    return path
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "measurements.csv").open(encoding="utf-8-sig") as file:
+        return {row["measurement"]: row for row in csv.DictReader(file)}
+
+
+def test_what_is_measured_is_in_the_table_the_record_and_the_report(model, ct, dose, tmp_path) -> None:
+    names = ("volume:organ", "mean_intensity:organ", "mean_dose:organ", "D2%:organ")
+    measures = [part for name in names for part in ("--measure", name)]
+    out = tmp_path / "out"
+    done = run("predict", ct, "--model", model, "--output", out, "--no-scene", "--dose", dose, *measures)
+    assert done.exit_code == 0, done.output
+    rows, inside = rows_of(out), sitk.GetArrayFromImage(sitk.ReadImage(out / "segmentation.nii.gz")) == 1
+    assert tuple(rows) == names and inside.any()
+    image, voxel_ml = sitk.ReadImage(ct), np.prod(sitk.ReadImage(ct).GetSpacing()) / 1000
+    gray = sitk.GetArrayFromImage(sitk.Resample(sitk.ReadImage(dose), image, sitk.Transform(), sitk.sitkLinear, 0.0))
+    means = [inside.sum() * voxel_ml, sitk.GetArrayFromImage(image)[inside].mean(), gray[inside].mean()]
+    np.testing.assert_allclose([float(rows[name]["value"]) for name in names[:3]], means, rtol=1e-4)
+    assert all(row["samples"] == "200" and row["interval_low"] == "" for row in rows.values())  # nothing was calibrated
+    assert "not calibrated" in done.stdout and "Measuring samples" in done.stderr
+    measured = read_results(out).prediction.measured
+    assert [each.name for each in measured] == list(names) and len(measured[0].samples) == 200
+    case = open_case(out)
+    write_html(tmp_path / "report.html", build_report(case), case)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in names) and page.count('aria-label="Histogram') == len(names)
+
+
+def test_a_review_is_measured_as_it_is_left(model, ct, tmp_path) -> None:
+    out = tmp_path / "out"
+    assert run("predict", ct, "--model", model, "--output", out, "--no-scene").exit_code == 0
+    before = read_results(out).prediction
+    place = np.argwhere(before.segmentation == 1).mean(axis=0).round()
+    click = {"label": "background", "points_ras": [before.grid.to_ras(place).tolist()]}
+    file = decisions(tmp_path, entries(clicks=[click]))
+    done = run("review", out, "--decisions", file, "--measure", "volume:organ")
+    assert done.exit_code == 0, done.output
+    rows = rows_of(out / "review")
+    assert float(rows["volume:organ"]["value"]) < before.volumes_ml()["organ"]
+    assert rows["volume:organ"]["interval_low"] == "" and "as corrected" in (out / "review" / "report.html").read_text()
+
+
+def test_results_with_other_measurements_are_made_again(model, ct, tmp_path) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.nii.gz").write_bytes(ct.read_bytes())
+    command = ("predict", tmp_path / "scans", "--model", model, "--output", tmp_path / "out", "--no-scene")
+    assert run(*command, "--measure", "volume:organ").exit_code == 0
+    first = (tmp_path / "out" / "a" / "prediction.json").stat().st_mtime_ns
+    assert run(*command, "--measure", "volume:organ").exit_code == 0
+    assert (tmp_path / "out" / "a" / "prediction.json").stat().st_mtime_ns == first
+    other = run(*command, "--measure", "diameter:organ")
+    assert other.exit_code == 2 and tuple(rows_of(tmp_path / "out" / "a")) == ("volume:organ",)
+    assert run(*command, "--measure", "diameter:organ", "--overwrite").exit_code == 0
+    assert tuple(rows_of(tmp_path / "out" / "a")) == ("diameter:organ",)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--measure", "girth:organ"),
+        ("--measure", "volume:liver"),
+        ("--measure", "mean_dose:organ"),
+        ("--dose", "DOSE"),
+        ("--measure", "mean_dose:organ", "--dose", "nowhere.nii.gz"),
+        ("--measure", "mean_dose:organ", "--dose", "CT"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_measured_is_said_and_nothing_is_written(options, model, ct, dose, tmp_path) -> None:
+    paths = {"DOSE": dose, "CT": ct}
+    done = run("predict", ct, "--model", model, "--output", tmp_path / "out", *(paths.get(o, o) for o in options))
+    assert done.exit_code == 2 and done.stderr.count("Error:") == 1
+    assert list(tmp_path.iterdir()) == []

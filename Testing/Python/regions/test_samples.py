@@ -1,0 +1,128 @@
+"""Samples of a segmentation: each voxel as often as its probability says, neighbours together; their measurements."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
+from MoBUncertaintyLib.measurements.distribution import QuantileBounds
+from MoBUncertaintyLib.measurements.volumes import VolumeBounds
+from MoBUncertaintyLib.model.covariance import correlation
+from MoBUncertaintyLib.model.fingerprint import Level, Suitability
+from MoBUncertaintyLib.regions.measurements import measure
+from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.regions.samples import ChangingVoxels
+from MoBUncertaintyLib.review.outcome import decided_prediction
+from MoBUncertaintyLib.review.region import Verdict
+from MoBUncertaintyLib.review.review import Review
+from support.fake_case import fake_case
+from support.probability_images import ball, prediction
+
+COUNT = 3000
+
+
+def drawn(case: Prediction, count: int = COUNT) -> tuple[ChangingVoxels, np.ndarray]:
+    """The voxels that change, and samples of them, (count, N)."""
+    voxels = ChangingVoxels.of(case, case.labels)
+    return voxels, np.array(list(voxels.samples(count)))
+
+
+def plate(p: np.ndarray, length_mm: float = 8.0) -> Prediction:
+    """A prediction of constant probabilities (L,), 2 mm voxels, with a correlation length."""
+    maps = np.broadcast_to(p[:, None, None, None], (len(p), 4, 16, 40)).astype(np.float32)
+    everything = np.concatenate([1 - p.sum(keepdims=True), p])
+    segmentation = np.full(maps.shape[1:], everything.argmax(), np.uint8)
+    return replace(prediction(maps, segmentation=segmentation), correlation_mm=(length_mm,) * 3)
+
+
+@pytest.mark.parametrize("length_mm", [1.0, 7.0, 20.0])
+def test_a_voxel_has_a_label_as_often_as_its_probability_says(length_mm: float) -> None:
+    for p in (0.2, 0.5001, 0.9):
+        _, samples = drawn(plate(np.array([p]), length_mm))
+        rates = (samples == 1).mean(axis=0)
+        assert rates.mean() == pytest.approx(p, abs=0.02)
+        assert np.abs(rates - p).max() < 5 * np.sqrt(p * (1 - p) / COUNT)
+
+
+@pytest.mark.parametrize(("length_mm", "shared"), [(3.0, 0.0), (20.0, 0.0), (3.0, 0.4)])
+def test_two_voxels_change_together_as_their_correlation_says(length_mm: float, shared: float) -> None:
+    """At p = 1/2 they agree with the probability 1/2 + arcsin(k) / pi, between nodes and at them."""
+    voxels, samples = drawn(replace(plate(np.array([0.50001]), length_mm), shared_fraction=shared))
+    first = int(np.flatnonzero((voxels.places == [[1], [8], [11]]).all(axis=0))[0])
+    agree = (samples == samples[:, [first]]).mean(axis=0)
+    offsets = 2.0 * (voxels.places - voxels.places[:, [first]]).T
+    expected = 0.5 + np.arcsin(correlation(offsets, (length_mm,) * 3, shared)) / np.pi
+    np.testing.assert_allclose(agree, expected, atol=0.05)
+    assert (expected.min() < 0.55) == (shared == 0) and np.median(np.abs(agree - expected)) < 0.012
+
+
+def test_where_two_labels_meet_there_is_no_gap_and_a_third_keeps_out() -> None:
+    _, samples = drawn(plate(np.array([0.55, 0.44995, 0.00005])))
+    assert set(np.unique(samples)) == {1, 2}
+    assert (samples == 1).mean() == pytest.approx(0.55, abs=0.02)
+
+
+def test_a_sample_depends_on_the_seed_and_its_number_alone() -> None:
+    voxels = ChangingVoxels.of(ball(), ball().labels)
+    many, few = (list(voxels.samples(count, seed=4)) for count in (11, 3))
+    assert all(map(np.array_equal, many, few)) and not np.array_equal(many[0], many[9])
+    assert not np.array_equal(many[0], next(voxels.samples(1, seed=5)))
+
+
+def test_samples_are_measured_as_whole_label_maps_are() -> None:
+    case, values = ball(), {"dose": np.random.default_rng(0).uniform(0, 60, ball().shape)}
+    volume, dose = measure(case, ["volume:organ 1", "mean_dose:organ 1"], values, samples=20)
+    voxels, samples = drawn(case, 20)
+    volumes, doses = [], []
+    for labels in samples:
+        whole = case.segmentation.copy()
+        whole[tuple(voxels.places)] = labels
+        volumes.append((whole == 1).sum() * case.grid.voxel_mm3 / 1000)
+        doses.append(values["dose"][whole == 1].mean())
+    np.testing.assert_allclose(volume.samples, np.sort(volumes), rtol=1e-4)
+    np.testing.assert_allclose(dose.samples, np.sort(doses), rtol=1e-4)
+    assert volume.value == pytest.approx(case.volumes_ml()["organ 1"], rel=1e-4)
+
+
+def test_mean_volume_of_samples_is_the_sum_of_probabilities() -> None:
+    case = ball()
+    (volume,) = measure(case, ["volume:organ 1"])
+    expected = float(case.probability[0].sum(dtype=float)) * case.grid.voxel_mm3 / 1000
+    assert np.mean(volume.samples) == pytest.approx(expected, abs=4 * np.std(volume.samples) / np.sqrt(200))
+
+
+def test_an_interval_is_promised_where_it_was_calibrated_and_nowhere_else() -> None:
+    bounds = VolumeBounds(0.9, 40, {}, {"volume:organ 1": QuantileBounds(0.9, 40, 1.0, 2.0)})
+    case = replace(ball(), stated_bounds=bounds)
+    volume, diameter = measure(case, ["volume:organ 1", "diameter:organ 1"], samples=40)
+    assert volume.interval.low == pytest.approx(volume.quantile(0.05) - 1, rel=1e-6)
+    assert volume.interval.high == pytest.approx(volume.quantile(0.95) + 2, rel=1e-6)
+    assert diameter.interval is None and "not calibrated" in diameter.text
+    unlike = replace(case, suitability=Suitability(Level.UNUSUAL, "made so"))
+    assert measure(unlike, ["volume:organ 1"], samples=40)[0].interval is None
+
+
+def test_what_a_reader_decides_and_clicks_narrows_the_samples() -> None:
+    case = fake_case()
+    review = Review(case.prediction, case.regions)
+    before = measure(decided_prediction(review), ["volume:pancreas"])[0]
+    for region in review.regions:
+        review.decide(region.region_id, Verdict.ACCEPT)
+    decided = decided_prediction(review)
+    after = measure(decided, ["volume:pancreas"])[0]
+    assert np.std(after.samples) < np.std(before.samples)
+    changing = np.zeros(decided.shape, bool)
+    changing[tuple(drawn(decided, 1)[0].places)] = True
+    assert changing.any() and not any(changing[region.box][region.found.mask].any() for region in review.regions)
+
+
+def test_cancelling_and_a_missing_dose_stop_it() -> None:
+    seen = []
+    with pytest.raises(Cancelled):
+        measure(ball(), ["volume:organ 1"], progress=seen.append, cancelled=lambda: len(seen) == 3)
+    assert [(each.done, each.total) for each in seen] == [(1, 200), (2, 200), (3, 200)]
+    with pytest.raises(SettingsError):
+        measure(ball(), ["max_dose:organ 1"])
