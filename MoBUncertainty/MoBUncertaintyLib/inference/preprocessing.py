@@ -169,9 +169,9 @@ class Case:
 
     @property
     def inner(self) -> Box:
-        """The part of `data` whose voxels have their middle in `kept`; one voxel at least along each axis."""
+        """The part of `data` whose voxels have their middle in `target`; one voxel at least along each axis."""
         box = []
-        for part, size, new in zip(within(self.kept, self.box), shape_of(self.box), self.data.shape[1:], strict=True):
+        for part, size, new in zip(within(self.target, self.box), shape_of(self.box), self.data.shape[1:], strict=True):
             start, stop = (math.ceil(end * new / size - 0.5) for end in (part.start, part.stop))
             start = min(start, new - 1)
             box.append(slice(start, max(stop, start + 1)))
