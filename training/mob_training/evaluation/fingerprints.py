@@ -23,7 +23,7 @@ def measure_fingerprint(
 ) -> Fingerprint:
     """Predict cases in float32 and fit the fingerprint of the model to them; then judge the held-out ones, if any.
 
-    They are the cases that calibrate, else the validation cases. Cases that trained the model do not count: it is surer
+    They are the cases that calibrate and the validation cases. Cases that trained the model do not count: it is surer
     of them than of others. `data` says which cases they are, in a few words. Default: the data set's name.
 
     Raises:
@@ -32,7 +32,7 @@ def measure_fingerprint(
     model = load_model(model_path)
     check_labels(dataset, model.card.labels)
     settings = replace(settings or PredictionSettings(), precision=Precision.FLOAT32)
-    ordinary = split_cases(dataset, "calibrate") or split_cases(dataset, "val")
+    ordinary = split_cases(dataset, "calibrate", "val")
     if not ordinary:
         raise SettingsError(f"{dataset} names no validation cases; convert the data set with mob-training.")
     predictor, measured = Predictor(model, settings), []
