@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from mob_training.data.datasets import CASES_FILE, FOLDERS, SUFFIX
 from mob_training.data.partial_labels import read_missing
@@ -31,9 +32,6 @@ from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
 
 DRAWN = 8
 """Number of segmentations drawn from a model for the energy distance to several raters; a deterministic one has one."""
@@ -126,8 +124,8 @@ class Examination:
 
     def read(self, files: Files) -> ReadCase:
         """Predict a case, and return it as a simulated reader sees it."""
-        _, truth, prediction = self.predict(files)
-        return ReadCase.of(prediction, truth, self.regions)
+        image, truth, prediction = self.predict(files)
+        return ReadCase.of(prediction, truth, self.regions, sitk.GetArrayFromImage(image))
 
     def subject(self, case: str) -> str:
         """Return the subject of a case."""
