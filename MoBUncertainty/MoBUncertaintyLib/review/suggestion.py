@@ -144,13 +144,14 @@ def _gains(places: Sequence[Voxel], state: State, refiner: Refiner) -> list[floa
         if old > HARM * new:
             gains[answer.place] = -np.inf
         gains[answer.place] += answer.probability * (new - old)
-    return (gains * refiner.prediction.grid.voxel_mm3).tolist()
+    return [float(gain * refiner.prediction.grid.voxel_mm3) for gain in gains]
 
 
 def _answers(number: int, place: Voxel, state: State, refiner: Refiner, values: np.ndarray) -> list[_Answer]:
     """List the answers that a reader may give at a place, each with the voxels around that it may change."""
     grid, reach = refiner.prediction.grid, AROUND * refiner.kernel.length_mm
-    box = widened(tuple(slice(at, at + 1) for at in place), np.floor(reach / grid.spacing), refiner.prediction.shape)
+    voxel = tuple(slice(at, at + 1) for at in place)
+    box = widened(voxel, (reach / grid.spacing).tolist(), refiner.prediction.shape)
     box = intersection(box, refiner.prediction.processed_box) or box
     low = np.array([part.start for part in box])
     maps = state.maps_in(box, refiner)

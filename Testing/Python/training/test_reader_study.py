@@ -17,6 +17,7 @@ from mob_training.data.phantom import make_phantom
 from mob_training.evaluation import held_out
 from mob_training.evaluation.held_out import split_cases
 from mob_training.evaluation.readers import learning, readers, study
+from mob_training.evaluation.readers.baselines import Bump, Walker
 from mob_training.evaluation.readers.boosting import Boosting
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import Refined
@@ -49,7 +50,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "load_model", lambda path: model)
     monkeypatch.setattr(held_out, "Predictor", FakePredictor)
     small = {"DEVIATIONS": (None, 1.0), "LENGTHS_MM": (4.0,), "STRENGTHS": (8.0,), "SHARPENINGS": (0.0, 1.0)}
-    for name, values in (small | {"CAUTIONS": (0.0, 0.35)}).items():
+    grids = {"bump": (Bump(0.1, 1.0), Bump(3.0, 3.0)), "walker": (Walker(100.0, 6.0, 0.95),)}
+    for name, values in (small | {"CAUTIONS": (0.0, 0.35), "GRIDS": grids}).items():
         monkeypatch.setattr(study, name, values)
     monkeypatch.setattr(learning, "Boosting", partial(Boosting, trees=8, rate=0.5))
 
@@ -71,6 +73,8 @@ def test_settings_are_fitted_and_readers_simulated(dataset: Path, tmp_path: Path
     assert found.length_mm == 4
     assert len(run.description["fit"]["trials"]) == 3
     assert sorted(run.cases) == ["case0", "case1"]
+    assert run.description["baselines"]["bump"] == {"height": 3, "width_mm": 3, "slowness": 0}
+    assert run.per_case("errors_walker.dice")["case0"][5] > run.per_case("errors_walker.dice")["case0"][0]
     dice = run.per_case("errors.dice")["case0"]
     assert len(dice) == 11
     assert dice[5] > dice[0]
@@ -92,9 +96,16 @@ def test_without_validation_cases_nothing_is_fitted(dataset: Path, fake: None) -
 
 
 def test_only_what_is_learned_is_fitted_on_request(dataset: Path, fake: None) -> None:
-    run, clicks = study.study_readers(Path("MODEL"), dataset, report=lambda line: None, learn_only=True)
+    run, clicks = study.study_readers(Path("MODEL"), dataset, report=lambda line: None, fitting="learn")
     assert "trials" not in run.description["fit"]
     assert replace(clicks, learned=None, caution=0.0) == ClickSettings()
+
+
+def test_what_the_model_has_is_kept_on_request(dataset: Path, fake: None) -> None:
+    run, clicks = study.study_readers(Path("MODEL"), dataset, report=lambda line: None, fitting="keep")
+    assert not run.description["fit"]
+    assert clicks == ClickSettings()
+    assert run.per_case("errors.dice")
 
 
 def test_trees_that_help_other_subjects_are_kept(dataset: Path, fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +115,8 @@ def test_trees_that_help_other_subjects_are_kept(dataset: Path, fake: None, monk
     weak = ClickSettings(length_mm=4.0, prior_deviation=0.05)
     learned, _ = study.fit_learned(read, ["a", "b"], weak, report=lambda line: None)
     assert learned.learned is not None
-    gains = [study.try_out([(case, settings) for case in read]).gain for settings in (weak, learned)]
+    corrections = [[(case, Refined(case.prediction, own)) for case in read] for own in (weak, learned)]
+    gains = [study.try_out(pairs).gain for pairs in corrections]
     assert gains[1] > gains[0] + 0.005
     with pytest.raises(SettingsError):
         study.fit_learned(read, ["a", "a"], weak, report=lambda line: None)

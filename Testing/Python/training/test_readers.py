@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mob_training.comparison.compare import compare
-from mob_training.comparison.readers import dice_table, other_table
+from mob_training.comparison.readers import dice_table, gain_table, other_table
 from mob_training.evaluation.readers import readers, study
+from mob_training.evaluation.readers.baselines import Bump
 from mob_training.evaluation.readers.cases import ReadCase, cut
 from mob_training.evaluation.readers.readers import Refined
 from mob_training.evaluation.readers.simulation import ACTIONS, READERS, pooled, simulate
@@ -21,6 +22,7 @@ from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.model.region_settings import RegionSettings
+from support.clicks import random_trees
 from support.probability_images import prediction
 
 SHAPE = (14, 18, 17)
@@ -104,6 +106,26 @@ def test_every_click_is_an_error_and_has_its_true_label_from_then_on(one: ReadCa
     assert len(step.clicks) == step.clicked.sum() == 4
 
 
+def test_a_reader_who_errs_clicks_beside_and_with_other_labels(one: ReadCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    correct = Refined(one.prediction, SETTINGS)
+
+    def clicks(reader) -> tuple:
+        return list(islice(reader, 5))[-1].clicks
+
+    def erring(seed: int) -> tuple:
+        return clicks(readers.click_with_mistakes(one, correct, np.random.default_rng(seed)))
+
+    right = clicks(readers.click_at_errors(one, correct))
+    offsets = np.array(erring(0)[0][0]) - right[0][0]
+    assert 1 < np.linalg.norm(offsets) < 3
+    assert erring(0) == erring(0) != erring(1)
+    monkeypatch.setattr(readers, "BESIDE", 0.0)
+    monkeypatch.setattr(readers, "WRONG", 1.0)
+    assert erring(0)[0] == (right[0][0], 1 - right[0][1])
+    monkeypatch.setattr(readers, "WRONG", 0.0)
+    assert erring(0) == right
+
+
 def test_clicks_of_the_list_stay_in_its_regions(one: ReadCase) -> None:
     region_map = one.regions.whole_map()
     steps = list(readers.click_in_regions(one, Refined(one.prediction, SETTINGS), each=2))
@@ -115,7 +137,7 @@ def test_clicks_of_the_list_stay_in_its_regions(one: ReadCase) -> None:
 
 def test_all_readers_gain_and_the_painter_most(one: ReadCase) -> None:
     found = simulate(one, SETTINGS)
-    assert list(found) == ["errors", "regions", "suggested", "buttons", "painting"]
+    assert list(found) == ["errors", "mistakes", "regions", "suggested", "buttons", "painting"]
     start = found["errors"]["dice"][0]
     for reader in found.values():
         assert len(reader["dice"]) == ACTIONS + 1
@@ -171,7 +193,7 @@ def test_a_fit_tries_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_page_shows_what_was_simulated(one: ReadCase, tmp_path) -> None:
-    rows = [simulate(one, SETTINGS)] * 2
+    rows = [simulate(one, replace(SETTINGS, learned=random_trees()), {"bump": Bump(2.0, 3.0)})] * 2
     description = {"dataset": "Ball", "name": "tiny", "seed": 0, "model": "Tiny", "clicks": {}}
     description |= {"bases": None, "sweep": False, "covariance": "diagonal"}
     cases = {f"c{n}": {"subject": f"c{n}", **dict(flatten(row))} for n, row in enumerate(rows)}
@@ -183,3 +205,8 @@ def test_the_page_shows_what_was_simulated(one: ReadCase, tmp_path) -> None:
     assert (tmp_path / "out" / "readers.png").stat().st_size > 5000
     run = Run(description, dict(flatten(pooled(rows))), cases)
     assert len(dice_table(run).rows) == len(other_table(run).rows) == len(rows[0])
+    gains = dict(gain_table(run).rows)
+    ahead = 100 * (rows[0]["errors"]["dice"][5] - rows[0]["errors_bump"]["dice"][5])
+    assert float(gains["largest error, Gaussian bump"][-1].split()[0]) == pytest.approx(ahead, abs=0.02)
+    assert gains["clicks at the largest error"][-1] == "–"
+    assert gains["largest error, Gaussian bump"][5] in ("0 of 2", "2 of 2")

@@ -27,10 +27,10 @@ def evaluate(
         str | None, typer.Option(help="JSON stored with the scores: what the model was made from.")
     ] = None,
     clicks: Annotated[
-        Literal["fit", "learn"] | None,
+        Literal["fit", "learn", "keep"] | None,
         typer.Option(
             help="Instead fit on the validation cases how clicks act, and simulate readers. learn: on top of the "
-            "settings that the model has."
+            "settings that the model has; keep: with all that it has."
         ),
     ] = None,
     joint: Annotated[
@@ -61,7 +61,8 @@ def evaluate(
     Writes the tables that `compare` reads, scores.json and intervals.json for `mob-uncertainty export --scores` and
     `--intervals`, and a figure. Intervals hold for cases that are like these, if the model has seen none of them; only
     cases that it calls ordinary count, so give it its fingerprint first. With --clicks: what simulated readers gain by
-    their clicks and verdicts, on a page with a figure, and clicks.json for `mob-uncertainty export --clicks`.
+    their clicks and verdicts, and by other corrections that are tuned on the same cases, on a page with a figure, and
+    clicks.json for `mob-uncertainty export --clicks`.
     """
     from mob_training.comparison.figures import draw_error_caught
     from mob_training.comparison.readers import write_readers
@@ -83,7 +84,7 @@ def evaluate(
     settings = PredictionSettings(device=device, tiling=tiling)
     make_folder(output)
     if clicks is not None:
-        scores, fitted = study_readers(model, dataset, evaluation, settings, learn_only=clicks == "learn")
+        scores, fitted = study_readers(model, dataset, evaluation, settings, fitting=clicks)
         write_runs([scores], output)
         write_json(asdict(fitted), output / "clicks.json")
         return written(write_readers(read_runs([output]), output))  # the numbers as they are kept, six digits

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from mob_training.comparison.figures import draw_readers
-from mob_training.comparison.tables import Cell, Table
-from mob_training.evaluation.readers.simulation import ACTIONS, REACHED, READERS, Reader
+from mob_training.comparison.runs import over_subjects
+from mob_training.comparison.significance import LEVEL, holm, signed_rank
+from mob_training.comparison.tables import BETTER, RESAMPLES, WORSE, Cell, Table, interval
+from mob_training.evaluation.readers.simulation import ACTIONS, CLICKS, REACHED, READERS, Reader
 from mob_training.evaluation.score_files import Run, write_content
 from MoBUncertaintyLib.base.wording import percent
 
@@ -30,14 +33,15 @@ def write_readers(runs: Sequence[Run], output: Path) -> Path:
     """Write tables and figure of some runs of simulated readers; return the page, `readers.md`."""
     page = [
         "# Simulated readers\n",
-        "Mean over the cases. Readers know the truth. An action is a click, or a verdict on a region, or a region "
+        "Mean over the cases. Readers know the truth; one who makes mistakes clicks 2 voxels beside the place, and one "
+        "time in ten with another label. An action is a click, or a verdict on a region, or a region "
         f"painted. Where nothing is left to do, the last value stays; *all* is after the last action, which for clicks "
         f"outside of the list is the {ACTIONS}th. Harm: voxels made wrong over voxels corrected, clicked ones left "
         "out, of all cases together; likewise the expected error over the error left.\n",
         "![Dice by the number of actions](readers.png)\n",
     ]
     for run in runs:
-        for table in (dice_table(run), other_table(run)):
+        for table in (dice_table(run), gain_table(run), other_table(run)):
             page += [f"## {table.title}\n", table.markdown()]
     draw_readers(runs, output / "readers.png")
     path = output / "readers.md"
@@ -57,6 +61,38 @@ def dice_table(run: Run) -> Table:
     columns += tuple(f"Dice elsewhere after {n}" for n in SHOWN[:3])
     title = f"{run.dataset}, {len(run.cases)} cases: Dice in %, {start:.2f} before; elsewhere: not at clicked voxels"
     return Table(title, "Reader", columns, tuple(rows))
+
+
+def gain_table(run: Run) -> Table:
+    """Tabulate what clicks gain, what they harm, and by how much other corrections are behind, with intervals."""
+    shown = [reader for reader in simulated(run) if reader.clicks]
+    behind = {
+        (reader.key, n): (_dice_after(run, reader.against, n) - _dice_after(run, reader.key, n)).tolist()
+        for reader in shown
+        if reader.against
+        for n in CLICKS
+    }
+    corrected = dict(zip(behind, holm([signed_rank(each) for each in behind.values()]), strict=True))
+    rows = []
+    for reader in shown:
+        cells = [interval((_dice_after(run, reader.key, n) - _dice_after(run, reader.key, 0)).tolist()) for n in CLICKS]
+        cells += [percent(run.over_voxels(f"{reader.key}.harm")[n]) for n in (CLICKS[0], CLICKS[-1])]
+        curves = run.per_case(f"{reader.key}.dice").values()
+        cells.append(f"{sum(curve[1] < curve[0] for curve in curves)} of {len(curves)}")
+        for n in CLICKS:
+            pair = reader.key, n
+            own = behind.get(pair, [])
+            mark = "" if corrected.get(pair, 1) >= LEVEL else f" {BETTER if np.mean(own) > 0 else WORSE}"
+            cells.append(interval(own) + mark)
+        rows.append((reader.title, tuple(cells)))
+    columns = [*(f"Gain after {n}" for n in CLICKS), f"Harm after {CLICKS[0]}", f"after {CLICKS[-1]}"]
+    columns += ["Worse than before after 1", *(f"Behind after {n}" for n in CLICKS)]
+    title = (
+        f"{run.dataset}: gain of Dice in %, and by how much others are behind the product; mean over the subjects, in "
+        f"brackets 95 % of {RESAMPLES} bootstrap samples of these; {BETTER} behind, {WORSE} ahead with p < {LEVEL:g} "
+        "(Wilcoxon, Holm)"
+    )
+    return Table(title, "Reader", tuple(columns), tuple(rows))
 
 
 def other_table(run: Run) -> Table:
@@ -79,6 +115,12 @@ def other_table(run: Run) -> Table:
     columns = ("NSD at 2 mm after all", "Error left, mm³", "Expected, mm³", "Expected / left after 5", "after all")
     columns += ("Harm after 5", "after all", *(f"Dice ≥ {level:g} after 5" for level in REACHED))
     return Table(f"{run.dataset}: surfaces, error and harm", "Reader", columns, tuple(rows))
+
+
+def _dice_after(run: Run, key: str, clicks: int) -> pd.Series:
+    """Return the Dice of each subject after so many clicks, in %, the mean over its cases."""
+    curves = {case: 100 * curve[clicks] for case, curve in run.per_case(f"{key}.dice").items()}
+    return over_subjects([run], pd.Series(curves, dtype=float))
 
 
 def _after(run: Run, reader: Reader, score: str, actions: int | None) -> Cell:

@@ -129,8 +129,8 @@ class Examination:
 
     def read(self, files: Files) -> ReadCase:
         """Predict a case, and return it as a simulated reader sees it."""
-        _, truth, prediction = self.predict(files)
-        return ReadCase.of(prediction, truth, self.regions)
+        image, truth, prediction = self.predict(files)
+        return ReadCase.of(prediction, truth, self.regions, sitk.GetArrayFromImage(image))
 
     def subject(self, case: str) -> str:
         """Return the subject of a case."""

@@ -26,16 +26,20 @@ MARGIN_MM = 12.0
 class ReadCase:
     """A prediction to review, cut, and the truth (z, y, x).
 
-    The doubtful regions, and the expected error elsewhere, in mm3, are of before the cut.
+    The doubtful regions, and the expected error elsewhere, in mm3, are of before the cut. The image is only for what
+    corrects by it (`baselines`).
     """
 
     prediction: Prediction
     truth: np.ndarray
     regions: Regions
     elsewhere_mm3: float
+    image: np.ndarray | None = None
 
     @classmethod
-    def of(cls, prediction: Prediction, truth: sitk.Image, settings: RegionSettings) -> ReadCase:
+    def of(
+        cls, prediction: Prediction, truth: sitk.Image, settings: RegionSettings, image: np.ndarray | None = None
+    ) -> ReadCase:
         """Find the regions of a prediction of a whole image, and cut what no reader looks at.
 
         Raises:
@@ -49,7 +53,7 @@ class ReadCase:
         shape = part.shape
         listed = Regions(regions.ranked, regions.map, within(regions.box, box), shape, regions.settings)
         elsewhere = prediction.expected_error_mm3 - part.expected_error_mm3
-        return cls(part, true[box], listed, elsewhere)
+        return cls(part, true[box], listed, elsewhere, None if image is None else image[box])
 
     def unclicked(self) -> np.ndarray:
         """Mark no voxel."""

@@ -1,12 +1,12 @@
 """Simulated readers: where each acts next, and what the prediction is after each action.
 
-All know the truth and make no mistake; they differ in what they may do. A reader is an iterator over what is left after
-1, 2, ... actions, and ends when nothing is left to do.
+All know the truth; they differ in what they may do, and one makes mistakes. A reader is an iterator over what is left
+after 1, 2, ... actions, and ends when nothing is left to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
@@ -28,8 +28,12 @@ from MoBUncertaintyLib.review.suggestion import suggest
 
 Voxel = tuple[int, int, int]
 VoxelClick = tuple[Voxel, int]
-"""A voxel (z, y, x) and its true label."""
+"""A voxel (z, y, x) and the label that a reader gives to it."""
+Correct = Callable[[Sequence[VoxelClick]], Prediction]
+"""What makes of all clicks of a reader the prediction after them."""
 
+BESIDE, WRONG = 2.0, 0.1
+"""A reader who errs clicks so many voxels beside the place, and so often with another label."""
 TOUCHING = np.ones((3, 3, 3), bool)
 _START = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -74,12 +78,26 @@ class Step:
         return mask
 
 
-def click_at_errors(case: ReadCase, correct: Refined) -> Iterator[Step]:
+def click_at_errors(case: ReadCase, correct: Correct) -> Iterator[Step]:
     """Click in the middle of the largest error, again and again."""
     yield from _click(case, correct, repeat(None))
 
 
-def click_in_regions(case: ReadCase, correct: Refined, each: int = 2) -> Iterator[Step]:
+def click_with_mistakes(case: ReadCase, correct: Correct, random: np.random.Generator) -> Iterator[Step]:
+    """Click at the largest error, but beside its middle, in any direction, and at times with another label."""
+    values, shape = [0, *(label.value for label in case.prediction.labels)], np.array(case.truth.shape)
+
+    def err(voxel: Voxel, label: int) -> VoxelClick:
+        shift = random.normal(size=3)
+        beside = np.rint(np.array(voxel) + BESIDE * shift / np.linalg.norm(shift))
+        others = [value for value in values if value != label]
+        wrong = random.random() < WRONG
+        return _voxel(np.clip(beside, 0, shape - 1)), int(random.choice(others)) if wrong else label
+
+    yield from _click(case, correct, repeat(None), err)
+
+
+def click_in_regions(case: ReadCase, correct: Correct, each: int = 2) -> Iterator[Step]:
     """Go through the list of regions and click, at most so many times in each, in the middle of its largest error."""
     region_map = case.regions.whole_map()
     places = [region_map == region.number for region in case.regions.ranked]
@@ -171,8 +189,13 @@ def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | 
     return _middle(largest, case.prediction.grid.spacing, box)
 
 
-def _click(case: ReadCase, correct: Refined, places: Iterable[np.ndarray | None]) -> Iterator[Step]:
-    """Click the largest error in each place in turn; a place without error costs no click."""
+def _click(
+    case: ReadCase,
+    correct: Correct,
+    places: Iterable[np.ndarray | None],
+    err: Callable[[Voxel, int], VoxelClick] = lambda voxel, label: (voxel, label),
+) -> Iterator[Step]:
+    """Click the largest error in each place in turn, or what `err` makes of it; a place without error has no click."""
     now = case.prediction
     clicks: tuple[VoxelClick, ...] = ()
     for place in places:
@@ -180,7 +203,7 @@ def _click(case: ReadCase, correct: Refined, places: Iterable[np.ndarray | None]
         if voxel is None and place is None:
             return
         if voxel is not None:
-            clicks = (*clicks, (voxel, int(case.truth[voxel])))
+            clicks = (*clicks, err(voxel, int(case.truth[voxel])))
             now = correct(clicks)
             yield Step(now, clicks)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from mob_training.evaluation.readers import readers
+from mob_training.evaluation.readers.baselines import Baseline
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import Refined, Step
 from MoBUncertaintyLib.model.click_settings import ClickSettings
@@ -24,47 +26,66 @@ REACHED = (0.90, 0.95)
 
 @dataclass(frozen=True)
 class Reader:
-    """A kind of reader: its key in the scores, its title in tables, and whether an action is a click or a region."""
+    """A kind of reader.
+
+    Attributes:
+        key: In the scores.
+        title: In tables.
+        clicks: Whether an action is a click, or else a region.
+        against: The key of a reader who does the same with what the product makes of clicks; default: this is one.
+    """
 
     key: str
     title: str
     clicks: bool = True
+    against: str | None = None
 
 
 READERS = (
     Reader("errors", "clicks at the largest error"),
-    Reader("errors_conditioned", "largest error, conditioning alone"),
-    Reader("errors_bump", "largest error, Gaussian bump"),
-    Reader("errors_local", "largest error, only the clicked voxel"),
+    Reader("errors_conditioned", "largest error, conditioning alone", against="errors"),
+    Reader("errors_bump", "largest error, Gaussian bump", against="errors"),
+    Reader("errors_geodesic", "largest error, geodesic bump", against="errors"),
+    Reader("errors_walker", "largest error, random walker", against="errors"),
+    Reader("errors_local", "largest error, only the clicked voxel", against="errors"),
+    Reader("mistakes", "largest error, with mistakes"),
+    Reader("mistakes_conditioned", "with mistakes, conditioning alone", against="mistakes"),
     Reader("regions", f"at most {CLICKS_IN_A_REGION} clicks in each listed region"),
-    Reader("regions_bump", "listed regions, Gaussian bump"),
+    Reader("regions_bump", "listed regions, Gaussian bump", against="regions"),
     Reader("suggested", "clicks at the suggested place"),
     Reader("buttons", "accept, include or exclude", clicks=False),
     Reader("painting", "painting the regions", clicks=False),
 )
-"""In this order; those with the bump, and those whose clicks change one voxel, are in kept scores only. Conditioning
-alone is simulated where more is learned."""
+"""In this order. Conditioning alone is simulated where more is learned; clicks that change one voxel, and those with a
+bump in the regions, are in kept scores only."""
 
 
-def simulate(case: ReadCase, settings: ClickSettings) -> dict[str, Any]:
-    """Simulate all readers of one case, with these settings of clicks.
+def simulate(
+    case: ReadCase, settings: ClickSettings, baselines: Mapping[str, Baseline] = MappingProxyType({}), seed: int = 0
+) -> dict[str, Any]:
+    """Simulate all readers of one case, with these settings of clicks; mistakes depend on the seed.
 
     Return for each reader and each score of `ReadCase.scores` its values after 0 to `ACTIONS` actions, the last one
     repeated where less was to do; `actions`, how many there were in all, and under `end` the scores after the last.
     """
     prediction = replace(case.prediction, click_settings=settings)
     case = replace(case, prediction=prediction)
-    refined = Refined(prediction, settings)
-    steps: dict[str, Iterator[Step]] = {
-        "errors": islice(readers.click_at_errors(case, refined), ACTIONS),
-        "regions": readers.click_in_regions(case, refined, CLICKS_IN_A_REGION),
-        "suggested": islice(readers.click_as_suggested(case), ACTIONS),
+    corrections = {"": Refined(prediction, settings)}
+    if settings.learned:
+        corrections["_conditioned"] = Refined(prediction, replace(settings, learned=None))
+    steps: dict[str, Iterator[Step]] = {}
+    for suffix, refined in corrections.items():
+        steps[f"errors{suffix}"] = readers.click_at_errors(case, refined)
+        steps[f"mistakes{suffix}"] = readers.click_with_mistakes(case, refined, np.random.default_rng(seed))
+    steps |= {f"errors_{name}": readers.click_at_errors(case, own.of(case)) for name, own in baselines.items()}
+    steps |= {
+        "regions": readers.click_in_regions(case, corrections[""], CLICKS_IN_A_REGION),
+        "suggested": readers.click_as_suggested(case),
         "buttons": readers.press_buttons(case),
         "painting": readers.paint(case),
     }
-    if settings.learned:
-        alone = Refined(prediction, replace(settings, learned=None))
-        steps["errors_conditioned"] = islice(readers.click_at_errors(case, alone), ACTIONS)
+    endless = [key for key in steps if key.startswith(("errors", "mistakes", "suggested"))]
+    steps |= {key: islice(steps[key], ACTIONS) for key in endless}
     start = case.scores(prediction, case.unclicked())
     return {key: _curves([start, *(case.scores(s.prediction, s.clicked) for s in own)]) for key, own in steps.items()}
 

@@ -1,7 +1,8 @@
 """Fit how clicks change their surroundings on a data set's validation cases, and simulate readers on those held out.
 
 What is fitted first is what moves the outline, by the Dice that it gains; then what the uncertainty is after clicks, by
-the error left; and at last what is learned of how far errors reach.
+the error left; and at last what is learned of how far errors reach. Other corrections (`baselines`) are tuned on the
+same cases.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from mob_training.evaluation.held_out import PLAIN, Evaluation, Examination, held_out_cases, split_cases
+from mob_training.evaluation.held_out import PLAIN, Evaluation, Examination, held_out_cases
 from mob_training.evaluation.readers import readers
+from mob_training.evaluation.readers.baselines import GRIDS, Baseline
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.learning import learn, lesson
-from mob_training.evaluation.readers.readers import Refined, Step
+from mob_training.evaluation.readers.readers import Correct, Refined, Step
 from mob_training.evaluation.readers.simulation import CLICKS_IN_A_REGION, pooled, simulate
 from mob_training.evaluation.score_files import Run, flatten
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
+
+Fitting = Literal["fit", "learn", "keep"]
 
 SCORED = (1, 3, 5)
 """After so many free clicks Dice counts."""
@@ -87,7 +91,7 @@ def fit(
 
     def try_all(all_settings: Sequence[ClickSettings]) -> None:
         for settings in all_settings:
-            tried[settings] = trial = try_out([(case, settings) for case in cases])
+            tried[settings] = trial = try_out([(case, Refined(case.prediction, settings)) for case in cases])
             deviation = "own" if settings.prior_deviation is None else f"{settings.prior_deviation:g}"
             length = "own length" if settings.length_mm is None else f"{settings.length_mm:g} mm"
             report(
@@ -133,7 +137,7 @@ def fit_certainty(cases: Sequence[ReadCase], settings: ClickSettings) -> tuple[C
     return chosen, tried[chosen]
 
 
-def _clicked(case: ReadCase, correct: Refined) -> dict[str, Step]:
+def _clicked(case: ReadCase, correct: Correct) -> dict[str, Step]:
     """Return what is left after each of `SCORED` free clicks, and after all in the listed regions."""
     nothing = [Step(case.prediction)]
     free = list(islice(readers.click_at_errors(case, correct), SCORED[-1])) or nothing
@@ -176,7 +180,8 @@ def fit_learned(
         own = [
             replace(settings, learned=None if caution is None else trees[at], caution=caution or 0.0) for at in parts
         ]
-        tried[caution] = trial = try_out(list(zip(cases, own, strict=True)))
+        pairs = [(case, Refined(case.prediction, each)) for case, each in zip(cases, own, strict=True)]
+        tried[caution] = trial = try_out(pairs)
         name = "conditioning alone" if caution is None else f"learned, caution {caution:g}"
         report(f"{name}: Dice {100 * trial.gain:+.2f} %, harm {percent(trial.harm)}")
     made = {"cautions": [{"caution": each, "gain": own.gain, "harm": own.harm} for each, own in tried.items()]}
@@ -184,11 +189,20 @@ def fit_learned(
     return settings if chosen is None else replace(settings, learned=learn(lessons), caution=chosen), made
 
 
-def try_out(pairs: Sequence[tuple[ReadCase, ClickSettings]]) -> Trial:
-    """Let readers click in all cases, each with its settings, anywhere and in the listed regions."""
+def tuned(cases: Sequence[ReadCase], report: Callable[[str], None] = print) -> dict[str, Baseline]:
+    """Choose for each other correction the settings that gain most on validation cases."""
+    chosen: dict[str, Baseline] = {}
+    for name, grid in GRIDS.items():
+        gains = {each: try_out([(case, each.of(case)) for case in cases]).gain for each in grid}
+        chosen[name] = max(gains, key=lambda each: gains[each])
+        report(f"{chosen[name]}: Dice {100 * gains[chosen[name]]:+.2f} %, the best of {len(grid)}")
+    return chosen
+
+
+def try_out(pairs: Sequence[tuple[ReadCase, Correct]]) -> Trial:
+    """Let readers click in all cases, each with what corrects it, anywhere and in the listed regions."""
     gains, corrected, harmed = [], 0.0, 0.0
-    for case, settings in pairs:
-        correct = Refined(case.prediction, settings)
+    for case, correct in pairs:
         start = case.scores(case.prediction, case.unclicked(), surfaces=False)
         *after, end = (
             case.scores(step.prediction, step.clicked, surfaces=False) for step in _clicked(case, correct).values()
@@ -207,28 +221,33 @@ def study_readers(
     evaluation: Evaluation = PLAIN,
     settings: PredictionSettings | None = None,
     report: Callable[[str], None] = print,
-    learn_only: bool = False,
+    fitting: Fitting = "fit",
 ) -> tuple[Run, ClickSettings]:
     """Fit how clicks change their surroundings, and simulate readers who review a model's predictions.
 
-    With `learn_only` conditioning stays as the card states it. Return scores and settings.
+    With `learn` conditioning stays as the card states it, with `keep` all does. Return scores and settings.
 
     Raises:
         SettingsError: The data set has no held-out cases, too few validation cases, or other labels than the model.
     """
     cases, model, validating = held_out_cases(dataset), Examination(model_path, dataset, evaluation, settings), {}
-    for files in split_cases(dataset, "val"):
+    for files in held_out_cases(dataset, "val"):
         validating[files[0]] = model.read(files)
         report(f"{files[0]}: predicted")
-    clicks, made = replace(model.predictor.model.card.click_settings, learned=None, caution=0.0), {}
-    if not learn_only:
-        clicks, made = fit(list(validating.values()), clicks, report)
-    clicks, learned = fit_learned(list(validating.values()), list(map(model.subject, validating)), clicks, report)
+    clicks, made = model.predictor.model.card.click_settings, {}
+    if fitting == "fit":
+        clicks, made = fit(list(validating.values()), replace(clicks, learned=None, caution=0.0), report)
+    if fitting != "keep":
+        plain, subjects = replace(clicks, learned=None, caution=0.0), list(map(model.subject, validating))
+        clicks, learned = fit_learned(list(validating.values()), subjects, plain, report)
+        made |= learned
+    baselines = tuned(list(validating.values()), report)
     scored, rows = {}, []
     for number, files in enumerate(cases, start=1):
         case = model.read(files)
-        rows.append(simulate(case, clicks))
+        rows.append(simulate(case, clicks, baselines, number))
         scored[files[0]] = model.row(files[0], {"regions": len(case.regions.ranked), **rows[-1]})
         report(f"{files[0]}: readers simulated, {number} of {len(cases)}")
-    stated = {"clicks": asdict(replace(clicks, learned=None)), "fit": made | learned}
+    stated = {"clicks": asdict(replace(clicks, learned=None)), "fit": made}
+    stated["baselines"] = {name: asdict(own) for name, own in baselines.items()}
     return Run(model.description | stated, dict(flatten(pooled(rows))), scored), clicks
