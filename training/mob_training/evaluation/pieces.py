@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +20,7 @@ from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
 
-def measure_pieces(
-    model_path: Path, dataset: Path, settings: PredictionSettings, report: Callable[[str], None] = print
-) -> dict[str, Pieces]:
+def measure_pieces(model_path: Path, dataset: Path, settings: PredictionSettings) -> dict[str, Pieces]:
     """Compute the mean Dice of each label with and without its strays, over the validation cases that have it.
 
     Without such cases over those that calibrate; the volumes of these are then of a model that they chose a little of.
@@ -46,6 +43,6 @@ def measure_pieces(
             mask, drawn = prediction.segmentation == label.value, true == label.value
             pieces, numbers = strays(mask)
             scores.setdefault(label.name, []).append((dice(mask, drawn), dice(mask & ~np.isin(pieces, numbers), drawn)))
-        report(f"{case}: {len(prediction.labels)} labels")
+        print(f"{case}: {len(prediction.labels)} labels")
     means = {name: np.round(np.mean(pairs, axis=0), 4).tolist() for name, pairs in scores.items()}
     return {name: Pieces(len(scores[name]), *pair) for name, pair in means.items()}
