@@ -36,10 +36,11 @@ def coverage(known: list[tuple[float, Measured]], others: list[tuple[float, Meas
 
 @pytest.mark.parametrize(("bias", "spread"), [(0, 1), (0, 0.3), (3, 0.3), (-4, 2), (0, 3)])
 def test_nine_of_ten_truths_are_inside_however_wrong_the_samples_are(bias: float, spread: float) -> None:
-    """Over 40 calibrations with 40 cases: 90 %, and 2 / 41 more at most."""
-    others = cases(200, 1000, bias, spread)
-    held, widths = np.mean([coverage(cases(40, seed, bias, spread), others) for seed in range(40)], axis=0)
-    assert 0.89 < held < 0.96
+    """Over 40 calibrations with 40 cases, each end is rank 39 of 41: 90.2 %, known to 0.8 %."""
+    pairs = [(cases(40, seed, bias, spread), cases(100, 1000 + seed, bias, spread)) for seed in range(40)]
+    held, widths = np.mean([coverage(*pair) for pair in pairs], axis=0)
+    assert 0.88 < held < 0.925
+    others = [case for _, own in pairs for case in own]
     raw = np.mean([own.spread.low <= true <= own.spread.high for true, own in others])
     if (bias, spread) != (0, 1):
         assert not 0.85 < raw < 0.95  # as they are, the samples do not hold
@@ -64,9 +65,10 @@ def test_bounds_come_back_from_the_card() -> None:
 
 def test_what_is_not_defined_in_many_samples_has_no_distribution() -> None:
     samples = np.arange(100.0)
-    samples[:11] = np.nan
+    samples[:10] = np.nan
+    assert Measured.of("distance:a:b", "mm", 3, samples).quantile(0) == 10
+    samples[10] = np.nan
     assert Measured.of("distance:a:b", "mm", 3, samples).samples == ()
-    assert Measured.of("distance:a:b", "mm", 3, samples[1:]).quantile(0) == 11
     measured = Measured.of("distance:a:b", "mm", np.nan, samples)
     assert measured.value is None and measured.text == "not defined"
     assert from_json(Measured, to_json(measured)) == measured
