@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pkgutil
 import re
+import runpy
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -143,6 +144,14 @@ def test_changelog_has_an_entry_for_what_comes_next() -> None:
     versions = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert versions[:2] == ["Unreleased", MoBUncertaintyLib.__version__]
     assert versions[1:] == sorted(versions[1:], key=Version, reverse=True)
+
+
+def test_the_site_lists_every_page() -> None:
+    order = runpy.run_path(str(MODULE_FOLDER / "Documentation" / "conf.py"))["ORDER"]
+    listed = {f"{page}.md" for pages in order.values() for page in pages}
+    folders = {MODULE_FOLDER / "Documentation", ROOT / "training"}
+    assert listed <= {"Try it <self>.md", *DOCUMENTS}
+    assert {page for page in DOCUMENTS if (ROOT / page).parent in folders} <= listed
 
 
 def test_the_readme_is_short() -> None:
