@@ -330,27 +330,26 @@ class WorkerProcess:
     def _onOutput(self) -> None:
         """Take the lines that have arrived; one without an end is no message."""
         while not self._ending and (self._process.canReadLine() or self._process.bytesAvailable() > SIZE_LIMIT):
-            if line := self._process.readLine(SIZE_LIMIT + 1).data().strip():
-                self._onLine(line)
-
-    def _onLine(self, line: bytes) -> None:
-        try:
-            event = read_event(line)
-        except ProtocolError as error:
-            self._log.extend((str(error), ""))
-            text = _("The computing process sent an invalid message and was stopped; apply again.")
-            self._over("bad_message", text)
-            return
-        self._silence = 0.0
-        if event["event"] == Event.READY:
-            self._pid = event["pid"]
-        elif event["event"] == Event.PROGRESS:
-            self._standstill = 0.0
-        elif event["event"] in (Event.RESULT, Event.ERROR):
-            self._timer.stop()
-        if event["event"] == Event.ERROR:
-            event["details"] = "\n".join(filter(None, (self.log, event["details"])))
-        self._onEvent(event)
+            line = self._process.readLine(SIZE_LIMIT + 1).data().strip()
+            if not line:
+                continue
+            try:
+                event = read_event(line)
+            except ProtocolError as error:
+                self._log.extend((str(error), ""))
+                text = _("The computing process sent an invalid message and was stopped; apply again.")
+                self._over("bad_message", text)
+                return
+            self._silence = 0.0
+            if event["event"] == Event.READY:
+                self._pid = event["pid"]
+            elif event["event"] == Event.PROGRESS:
+                self._standstill = 0.0
+            elif event["event"] in (Event.RESULT, Event.ERROR):
+                self._timer.stop()
+            if event["event"] == Event.ERROR:
+                event["details"] = "\n".join(filter(None, (self.log, event["details"])))
+            self._onEvent(event)
 
     def _onTick(self) -> None:
         """Give up a worker that is silent, or makes no progress, for too long."""
