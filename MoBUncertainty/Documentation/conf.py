@@ -30,7 +30,9 @@ PAGES = "MoBUncertainty/Documentation"
 ORDER = {
     "Try": ["Try it <self>"],
     "Use in Slicer": [f"{PAGES}/{name}" for name in ("tutorial", "troubleshooting", "privacy")],
-    "Use at the command line": [f"{PAGES}/{name}" for name in ("command-line", "nnunet-models", "hosting-models")],
+    "Use at the command line": [
+        f"{PAGES}/{name}" for name in ("command-line", "measurements", "nnunet-models", "hosting-models")
+    ],
     "Use from Python": [f"{PAGES}/python"],
     "Trust": [f"{PAGES}/science", f"{PAGES}/speed", "Testing/Benchmarks/README", "Testing/Benchmarks/results/README"],
     "Train": [f"training/{name}" for name in ("README", "partial-labels", "methods", "results/README")],
