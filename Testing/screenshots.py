@@ -4,8 +4,6 @@
 states that no document shows.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -10,8 +10,6 @@ the patient as the unit. Beside the samples as they are, calibrated ones (`Quant
 conformal, of the stated value alone) are tested in leave-one-out, where there are cases enough.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

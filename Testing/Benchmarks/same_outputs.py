@@ -10,8 +10,6 @@ DICOM element by element. What differs from run to run (times, identifiers, chec
 out. The exit code is 1 if anything else differs.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

@@ -13,8 +13,6 @@ false region a case and at 0.3, over all errors: the best definition (.992 and .
 (.992 and .983), whose score is a lower bound of a joint likelihood.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import zlib

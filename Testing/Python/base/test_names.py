@@ -1,7 +1,5 @@
 """Names of files: unique, short and safe on every disk, whatever things are called."""
 
-from __future__ import annotations
-
 import unicodedata
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What is written appears whole or not at all, by one run at a time; nothing else is ever removed."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -4,8 +4,6 @@ Each row runs `mob-uncertainty predict`. What can be mended ends with exit code 
 folder; what can be worked around ends well, with a warning.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

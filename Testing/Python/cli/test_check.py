@@ -1,7 +1,5 @@
 """`check`: a segmentation that others have drawn, held against a model, and its review."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands as a user meets them: what they print, write and return."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Folders of images as they come: each entry is predicted, done already, or named with its reason."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import json

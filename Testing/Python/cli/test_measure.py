@@ -1,7 +1,5 @@
 """`predict --measure`: from the command line to the table, the record and the report; or a sentence, and no results."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

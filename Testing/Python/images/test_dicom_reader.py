@@ -107,7 +107,7 @@ REFUSED: list[dict[int, Callable[[Dataset], None]]] = [
     {1: smaller},
     {1: setting("Rows", dicom.SHAPE[1] - 1)},
     {1: setting("Rows", 65535)},
-    {4: without("RescaleSlope")},
+    {-1: without("RescaleSlope")},
     {4: lambda dataset: (without("RescaleSlope")(dataset), without("RescaleIntercept")(dataset))},
     later_half(setting("FrameOfReferenceUID", "1.2.3.10")),
     {-1: setting("PixelSpacing", [0, 0])},

@@ -1,7 +1,5 @@
 """A dose is read in Gy where it was planned, whatever its grid, or refused in a sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Volumes as NIfTI files: beside SimpleITK's own, and on a full disk."""
 
-from __future__ import annotations
-
 import errno
 import zlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Volume files as they come: damaged, cut short, with voxels elsewhere, without geometry. Refused, or named."""
 
-from __future__ import annotations
-
 import ast
 import gzip
 import math

@@ -1,7 +1,5 @@
 """Coherent draws of a whole volume: their law, no seams, and what a seed fixes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

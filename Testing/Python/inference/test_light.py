@@ -1,7 +1,5 @@
 """Models with a graph run without PyTorch and nnU-Net, with PyTorch's results; graphs that are not in order do not."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

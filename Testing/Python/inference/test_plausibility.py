@@ -1,7 +1,5 @@
 """What a finished prediction itself gives away: organs cut off, a model that does not suit."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Preprocessing against nnU-Net's own and against SimpleITK's geometry; body box and region of interest."""
 
-from __future__ import annotations
-
 import itertools
 from copy import deepcopy
 

@@ -1,7 +1,5 @@
 """What lies apart, of a label that is of one piece, is taken back: label map, maps, draws and review agree."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Whether a model suits a case: what is evident, and what differs from ordinary cases."""
 
-from __future__ import annotations
-
 import gc
 import json
 import weakref

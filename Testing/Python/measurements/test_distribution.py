@@ -1,7 +1,5 @@
 """Intervals of measurements hold what they promise, whatever the samples are wrong about, and are no wider."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

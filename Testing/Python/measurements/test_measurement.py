@@ -1,7 +1,5 @@
 """Each measurement is what SimpleITK, or a few lines of NumPy, make of the same mask."""
 
-from __future__ import annotations
-
 import math
 import statistics
 

@@ -1,7 +1,5 @@
 """What `inspect` and `export` print of a model's card."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

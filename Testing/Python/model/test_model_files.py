@@ -1,7 +1,5 @@
 """The bytes of a model: what was checked and recorded is what is used, and weights are what they claim to be."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

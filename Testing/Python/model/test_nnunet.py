@@ -1,7 +1,5 @@
 """nnU-Net's own results folders as models, and checkpoints that try to run code."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

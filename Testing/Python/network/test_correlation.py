@@ -1,7 +1,5 @@
 """The correlation of the scope `local`, and the smooth noise that has it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """`LogitGaussian` against `torch.distributions` and its own definition, for all five models."""
 
-from __future__ import annotations
-
 import itertools
 import json
 

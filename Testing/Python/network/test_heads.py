@@ -1,7 +1,5 @@
 """Heads: shapes, starting point, which parameters learn, and the choice of bases."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

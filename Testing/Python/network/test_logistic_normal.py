@@ -1,7 +1,5 @@
 """Mean and variance of the logistic of a normal against quadrature, in the tails too; their constants; the inverse."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Monte Carlo against the closed forms, and seeds."""
 
-from __future__ import annotations
-
 import weakref
 from dataclasses import fields, replace
 

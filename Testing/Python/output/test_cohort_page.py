@@ -1,7 +1,5 @@
 """The table of a cohort: worst first, in a file for programs and on a page that sorts, in a real browser."""
 
-from __future__ import annotations
-
 import csv
 import ntpath
 from collections.abc import Iterator

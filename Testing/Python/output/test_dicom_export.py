@@ -1,7 +1,5 @@
 """DICOM SEG and Parametric Map of a fake CT series: read back with highdicom, pydicom and SimpleITK."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How good a segmentation is expected to be, wherever it is stated, and the order of cases by it."""
 
-from __future__ import annotations
-
 import csv
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The report: what its three formats say, that typed text stays text, and pictures that show the patient's planes."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import io

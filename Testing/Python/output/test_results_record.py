@@ -1,7 +1,5 @@
 """A results folder that others have written or damaged, and what a worker sends, is read or refused in one sentence."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What an export writes of a reviewed case: all of it or nothing, and nothing over what is not its own."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """The review page, alone in a real browser: slices, clicks, verdicts, and the decisions that it saves."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

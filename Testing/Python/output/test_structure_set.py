@@ -1,7 +1,5 @@
 """RT Structure Sets: what is written is read back, as it stands, and by what others have drawn."""
 
-from __future__ import annotations
-
 import dataclasses
 from datetime import datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A site's own calibration: what is counted of reviews, what is fitted to it, and the model that comes of it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import partial

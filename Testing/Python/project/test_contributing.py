@@ -1,7 +1,5 @@
 """CONTRIBUTING.md: the packages are those of the code, and the worked examples work."""
 
-from __future__ import annotations
-
 import ast
 import builtins
 import re

@@ -1,7 +1,5 @@
 """What all documents name is there: commands, options, links, paths, pictures."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import pkgutil

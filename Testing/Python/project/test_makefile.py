@@ -1,7 +1,5 @@
 """`make`: what it says while it installs, and that it fails when pip does."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The notebook of the documentation runs from top to bottom."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

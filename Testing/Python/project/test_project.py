@@ -1,7 +1,5 @@
 """The project's own rules: licence, version, and what it is made of."""
 
-from __future__ import annotations
-
 import ast
 import importlib.metadata
 import re

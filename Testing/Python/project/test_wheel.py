@@ -1,7 +1,5 @@
 """The wheel, which `pip install .` makes and installs."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

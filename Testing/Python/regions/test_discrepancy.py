@@ -1,7 +1,5 @@
 """A drawn segmentation against a model: where it is improbable, and how good it probably is."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

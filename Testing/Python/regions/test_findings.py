@@ -1,7 +1,5 @@
 """What is plainly wrong with a segmentation, on two organs at either side: each fault is named, where it is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Samples of a segmentation: each voxel as often as its probability says, neighbours together; their measurements."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A review that starts from a segmentation which others have drawn: what is drawn stays until the reader changes it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

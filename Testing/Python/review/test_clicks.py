@@ -1,7 +1,5 @@
 """Clicks in a review: what follows them, what they leave as it is, and what undoes them."""
 
-from __future__ import annotations
-
 import gc
 import json
 import weakref

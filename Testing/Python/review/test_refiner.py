@@ -1,7 +1,5 @@
 """What clicks make of a prediction: the properties that a review relies on."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache
 

@@ -1,7 +1,5 @@
 """The application's side of the worker: results, failures in one sentence, cancellation, a main thread that lives."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os

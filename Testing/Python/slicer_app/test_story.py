@@ -3,8 +3,6 @@
 All tests share one application and its warm worker, as a user's day does; each begins with an empty scene.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

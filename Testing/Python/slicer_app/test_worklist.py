@@ -1,7 +1,5 @@
 """The worklist by clicks: four cases, one broken, a crash in the middle, resumed; two readers; the DICOM database."""
 
-from __future__ import annotations
-
 import csv
 import os
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Processes that find Slicer's core and Qt imported: forks of a server that holds no application yet."""
 
-from __future__ import annotations
-
 import faulthandler
 import gc
 import multiprocessing

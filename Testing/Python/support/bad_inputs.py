@@ -4,8 +4,6 @@
 of them, and for a good run, the `source`, the `model`, the `output` and the `sentence`.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

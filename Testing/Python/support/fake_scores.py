@@ -1,7 +1,5 @@
 """Scores of fake models on fake data sets: a fake predicts, the real evaluation scores and writes."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Run `python -m MODULE` in a fork of the test's process, which has imported what takes seconds to import."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import runpy

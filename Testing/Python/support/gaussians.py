@@ -1,7 +1,5 @@
 """Random Gaussians over the logits of a small tile."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

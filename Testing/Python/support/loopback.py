@@ -1,7 +1,5 @@
 """A computer that ssh reaches: this one, through an sshd of our own on a loopback port, with keys of its own."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """Whether processes are gone, for the tests of the worker."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

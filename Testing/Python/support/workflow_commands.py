@@ -1,7 +1,5 @@
 """The workflow as a user runs it, and a small config."""
 
-from __future__ import annotations
-
 import copy
 import os
 import re

@@ -1,7 +1,5 @@
 """A new covariance head for a trained model: what stays, what is new, and what is refused."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Other corrections by clicks, which the product is compared with."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

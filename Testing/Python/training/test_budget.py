@@ -1,7 +1,5 @@
 """The recipe for little time, and the training of cases that lack labels, on tiny data in this process."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """From folders of images to nnU-Net's raw data sets: which cases are taken, how they are split, what is reported."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

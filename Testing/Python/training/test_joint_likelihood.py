@@ -1,7 +1,5 @@
 """Likelihoods of labels together in training: gradients, contrasts against samples, lengths that are fitted."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

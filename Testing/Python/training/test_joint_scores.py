@@ -1,7 +1,5 @@
 """What is joint, scored for a model and a case, and what evaluation writes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every score against an oracle that was not written here, on random inputs and on the degenerate ones."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import numpy as np

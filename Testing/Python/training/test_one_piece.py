@@ -1,7 +1,5 @@
 """Of which labels what lies apart can be taken back: the rule, on validation cases."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

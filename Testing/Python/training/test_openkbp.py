@@ -1,7 +1,5 @@
 """OpenKBP: from the repository's lists of voxels, or volumes of them, to a data set with partial labels."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """Cases that lack labels: what is read, refused and written."""
 
-from __future__ import annotations
-
 import csv
 import json
 

@@ -1,7 +1,5 @@
 """The phantom: reproducible, anatomically ordered, and ambiguous exactly where and as much as it says."""
 
-from __future__ import annotations
-
 import csv
 
 import numpy as np

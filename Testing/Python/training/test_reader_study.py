@@ -1,7 +1,5 @@
 """`mob-training evaluate --clicks`: fit on validation cases, simulate on those held out, write what `compare` reads."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import asdict, replace

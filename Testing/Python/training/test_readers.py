@@ -1,7 +1,5 @@
 """Simulated readers: where they act, what is scored, and how the settings of clicks are fitted."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import islice
 

@@ -1,7 +1,5 @@
 """The fraction of the noise that a whole volume shares, fitted to volumes."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

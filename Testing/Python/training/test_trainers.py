@@ -1,7 +1,5 @@
 """Both trainers on tiny data, in this process: what they learn, log, repeat and resume."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """Figures of the comparison and overlays beside the truth: the numbers drawn, and that nothing breaks them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from matplotlib.image import imread

@@ -1,7 +1,5 @@
 """The workflow's config and what it comes to: data sets, runs, splits."""
 
-from __future__ import annotations
-
 import errno
 import inspect
 import re

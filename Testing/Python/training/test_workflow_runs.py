@@ -1,7 +1,5 @@
 """What Snakemake does with the workflow: dry runs of the paper, profiles, GPUs and, slowly, the way to tables."""
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 import math

@@ -1,7 +1,5 @@
 """The worker as a process: it speaks the protocol, and never outlives the application."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

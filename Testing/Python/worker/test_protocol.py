@@ -1,7 +1,5 @@
 """The lines that the application and its worker exchange."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """A worker on another computer, over real ssh: results as here, one sentence where it fails, nothing left behind."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What the worker answers, and how it reports."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
