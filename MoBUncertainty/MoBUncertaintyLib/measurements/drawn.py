@@ -12,6 +12,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Self
 
 from MoBUncertaintyLib.base.wording import percent
@@ -59,9 +60,12 @@ class DrawnBounds:
     discrepancies: tuple[float, ...]  # of the n + 1 most discrepant regions on their contours, nats, rising
     jaccard: float  # by how much the Jaccard distance of ours exceeds the expected one, at most, at the bounds' level
     surface_mm: float  # the same of the mean distance of the surfaces
+    usual_jaccard: float = 0.0  # the medians of both
+    usual_surface_mm: float = 0.0
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (*self.discrepancies, self.jaccard, self.surface_mm))):
+        exceeding = self.jaccard, self.surface_mm, self.usual_jaccard, self.usual_surface_mm
+        if not all(map(math.isfinite, (*self.discrepancies, *exceeding))):
             raise ValueError("what is known of drawn segmentations must be finite numbers")
 
     def false_alarms(self, discrepancy: float, rank: int) -> float:
@@ -100,5 +104,7 @@ class DrawnCalibration:
         """Return what a prediction keeps, with quantiles at a level; None of too few cases for that."""
         if len(self.jaccard) < needed_cases(level):
             return None
-        quantiles = (short(conformal_quantile(values, level)) for values in (self.jaccard, self.surface_mm))
-        return DrawnBounds(len(self.jaccard), tuple(sorted(self.discrepancies)), *quantiles)
+        both = self.jaccard, self.surface_mm
+        quantiles = [short(conformal_quantile(values, level)) for values in both]
+        medians = [short(median(values)) for values in both]
+        return DrawnBounds(len(self.jaccard), tuple(sorted(self.discrepancies)), *quantiles, *medians)

@@ -53,10 +53,10 @@ def expected_agreement(prediction: Prediction, drawn: np.ndarray) -> dict[str, A
     """State what is expected of each label that a label map (z, y, x) or the prediction has, by its name.
 
     With A the drawn label, M the model's and p its probability, the expected Dice is 2 sum_A p / (|A| + sum p), and the
-    expected distance of the surfaces the expected volume of the error over the area of A. The Jaccard distance J is a
-    metric, so that J(A, truth) <= J(A, M) + J(M, truth), whatever A is; of the last term the calibration cases know the
-    bound. With the mean distance of surfaces, which is nearly one, it is done likewise. The label map may be the
-    prediction's own.
+    expected distance of the surfaces the expected volume of the error over the area of A; both are shifted by the
+    median, over the calibration cases, of how far M was from that. The Jaccard distance J is a metric, so that
+    J(A, truth) <= J(A, M) + J(M, truth), whatever A is; of the last term the calibration cases know the bound. With the
+    mean distance of surfaces, which is nearly one, it is done likewise. The label map may be the prediction's own.
 
     Raises:
         ImageError: The shapes differ.
@@ -75,9 +75,12 @@ def expected_agreement(prediction: Prediction, drawn: np.ndarray) -> dict[str, A
         if a.any() and own.any():
             areas_mm2 = expected.area_mm2(a) + expected.area_mm2(own)
             habit = 2 * prediction.grid.voxel_mm3 * (int(a.sum()) - int(own.sum())) / areas_mm2
-            agreement = Agreement(agreement.dice, expected.surface_mm(a), habit)
             calibration, bounds = drawn_bounds(prediction, label), prediction.bounds
+            agreement = Agreement(agreement.dice, expected.surface_mm(a), habit)
             if calibration and bounds:
+                usual = jaccard_distance(agreement.dice) + calibration.usual_jaccard
+                surface_mm = max(0.0, expected.surface_mm(a) + calibration.usual_surface_mm)
+                agreement = Agreement(min(1.0, dice_at(usual)), surface_mm, habit)
                 apart = 0.0 if drawn is prediction.segmentation else surface_distance(a, own, expected.spacing) or 0.0
                 jaccard = jaccard_distance(dice(a, own)) + jaccard_distance(expected.dice(own)) + calibration.jaccard
                 surface = apart + expected.surface_mm(own) + calibration.surface_mm

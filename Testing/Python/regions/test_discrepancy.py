@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import ImageError
-from MoBUncertaintyLib.measurements.drawn import DrawnBounds
+from MoBUncertaintyLib.measurements.drawn import DrawnBounds, DrawnCalibration
 from MoBUncertaintyLib.measurements.volumes import LabelBounds, Scale, VolumeBounds
 from MoBUncertaintyLib.regions.agreement import dice, expected_agreement, jaccard_distance
 from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, improbable_pieces
@@ -126,3 +126,14 @@ def test_bound_of_the_models_own_segmentation_is_what_it_expects_and_the_residua
     assert expected.habit_mm == 0
     (copied,) = expected_agreement(calibrated(prediction, jaccard=0.1), own).values()
     assert copied == expected
+
+
+def test_calibration_cases_shift_what_is_expected_by_their_median() -> None:
+    prediction, own = checked()
+    (raw,) = expected_agreement(prediction, own).values()
+    drawn = DrawnCalibration.of([()] * 9, [0.1] * 5 + [0.3] * 4, [1.0] * 9).bounds(0.8)
+    bounds = VolumeBounds(0.8, 9, {"organ 1": LabelBounds(Scale.NOTHING, 1.0, drawn=drawn)})
+    (shifted,) = expected_agreement(replace(prediction, stated_bounds=bounds), own).values()
+    assert jaccard_distance(shifted.dice) == pytest.approx(jaccard_distance(raw.dice) + 0.1)
+    assert shifted.surface_mm == pytest.approx(raw.surface_mm + 1.0)
+    assert shifted.dice_low < shifted.dice

@@ -77,7 +77,8 @@ def drawn_measures(prediction: Prediction, truth: np.ndarray, label: Label) -> d
     true, own = label.mask(truth), label.mask(prediction.segmentation)
     if not (true.any() and own.any()):
         return {}
-    expected = expected_agreement(prediction, prediction.segmentation)[label.name]
+    uncalibrated = replace(prediction, stated_bounds=None)
+    expected = expected_agreement(uncalibrated, prediction.segmentation)[label.name]
     distance = surface_distance(own, true, prediction.grid.spacing)
     assert distance is not None
     return {
