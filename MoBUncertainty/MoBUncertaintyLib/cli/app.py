@@ -280,6 +280,8 @@ def review(
         from MoBUncertaintyLib.output.review_export import FOLDER, write_export
         from MoBUncertaintyLib.output.review_files import open_case
 
+        if serve and (measure or dose):
+            raise SettingsError("--measure and --dose are for --decisions; leave them out, or leave out --serve.")
         if serve:
             console.serve_review(open_case(results, decisions, image), results, port)
             return Result()

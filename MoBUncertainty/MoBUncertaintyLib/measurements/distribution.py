@@ -107,10 +107,10 @@ class Measured:
         note = "" if self.interval else "of the model's samples, not calibrated"
         return f"{number} {span.text(self.value, note)}" if span else number
 
-    def promised(self, bounds: QuantileBounds, least: float) -> Interval | None:
-        """Make the interval that calibration cases promise, nothing of it below `least`."""
+    def promised(self, bounds: QuantileBounds, least: float, most: float = math.inf) -> Interval | None:
+        """Make the interval that calibration cases promise, within what is possible."""
         if not self.samples:
             return None
         low, high = np.quantile(self.samples, ends(bounds.level)).tolist()
-        low, high = sorted((max(low - bounds.low, least), max(high + bounds.high, least)))
+        low, high = sorted(min(max(end, least), most) for end in (low - bounds.low, high + bounds.high))
         return Interval(low, high, bounds.level)

@@ -13,7 +13,7 @@ AS_PREDICTED = "as predicted"
 
 @dataclass(frozen=True)
 class Interval:
-    """Holds the true volume of a fraction `level` of cases; ml."""
+    """Holds the truth of a fraction `level` of cases; of a volume in ml, of a measurement in its unit."""
 
     low: float
     high: float

@@ -71,7 +71,7 @@ class Measurement:
         labels: How many it is of.
         of: The values that it needs; default: none.
         number: What the number in the name may be; default: there is none.
-        least: The smallest possible result.
+        least, most: The smallest and the largest possible result.
         empty: The result where a label has no voxel.
     """
 
@@ -82,6 +82,7 @@ class Measurement:
     of: Values | None = None
     number: Range | None = None
     least: float = 0.0
+    most: float = math.inf
     empty: float = math.nan
 
     @property
@@ -281,7 +282,7 @@ def _max_dose(part: Part) -> float:
     return _dose_of_volume(part, MAXIMUM_ML)
 
 
-@measurement("V{}Gy", "%", of=Values.DOSE, number=Range(0))
+@measurement("V{}Gy", "%", of=Values.DOSE, number=Range(0), most=100.0)
 def _volume_of_dose(part: Part, gray: float) -> float:
     return 100 * float(np.mean(part.inside >= gray))
 

@@ -211,6 +211,11 @@ class VolumeCalibration:
     def __post_init__(self) -> None:
         self.bounds()
 
+    def divided(self, temperature: float) -> VolumeCalibration:
+        """Return that of a model whose logits a temperature divides; nothing is known of its other measurements."""
+        labels = {name: label.divided(temperature) for name, label in self.labels.items()}
+        return self if temperature == 1 else replace(self, labels=labels, measurements={})
+
     def bounds(self, level: float | None = None) -> VolumeBounds:
         """Return how intervals are made, by default at the highest level that the cases allow; `TooFewCasesError`."""
         cases = min((len(label.predicted.values) for label in self.labels.values()), default=0)

@@ -127,13 +127,13 @@ def run_case(
         volumes = beside.submit(write_volumes, place.partial, prediction)
         predicted = _with_regions(read.image, prediction, source, job.regions, progress, cancelled)
         if job.measurements:
-            start, own = time.monotonic(), predicted.prediction
+            start, now = time.monotonic(), predicted.prediction
             measured, notes = measure_case(predicted, job.measurements, dose, progress, cancelled)
-            own.warnings.extend(notes)
-            own.timings["measure"] = time.monotonic() - start
+            now.warnings.extend(notes)
+            now.timings["measure"] = time.monotonic() - start
             used = {"path": printable(str(absolute(job.dose))), "sha256": digest(job.dose)} if job.dose else None
-            own = own.annotated(measured=measured, provenance={"dose": used} if used else {})
-            predicted = replace(predicted, prediction=own)
+            now = now.annotated(measured=measured, provenance={"dose": used} if used else {})
+            predicted = replace(predicted, prediction=now)
         with _stage("write", predicted.prediction.timings, progress, cancelled):
             more = partial(job.more, predicted) if job.more else None
             if drawing:

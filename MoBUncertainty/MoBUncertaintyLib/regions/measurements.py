@@ -118,4 +118,8 @@ def measure(
 def _measured(one: Wanted, stated: float, numbers: np.ndarray, prediction: Prediction) -> Measured:
     result = Measured.of(one.text, one.measurement.unit, stated, numbers)
     bounds = prediction.volume_bounds.measurements.get(one.text) if prediction.volume_bounds else None
-    return replace(result, interval=result.promised(bounds, one.measurement.least)) if bounds else result
+    return (
+        replace(result, interval=result.promised(bounds, one.measurement.least, one.measurement.most))
+        if bounds
+        else result
+    )

@@ -58,7 +58,7 @@ class ChangingVoxels:
         for z in range(box[0].start, box[0].stop):
             maps = [one[z, box[1], box[2]] for one in prediction.probability]
             doubtful = (np.abs(maps[channel] - np.float32(0.5)) < 0.5 - POSSIBLE for channel in wanted)
-            y, x = np.nonzero(reduce(np.logical_or, doubtful))
+            y, x = np.nonzero(reduce(np.logical_or, doubtful, np.zeros(maps[0].shape, bool)))
             p = np.array([one[y, x] for one in maps], np.float32)
             p = np.concatenate([np.maximum(1 - p.sum(axis=0, keepdims=True), 0), p])
             order = np.argsort(p, axis=0, kind="stable")[:-3:-1]

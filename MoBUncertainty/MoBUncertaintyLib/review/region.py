@@ -192,7 +192,7 @@ def usual_label(region: ReviewRegion, prediction: Prediction) -> int:
         votes = np.bincount(labels.ravel(), minlength=2)[1:]
         if votes.any():
             return int(votes.argmax()) + 1
-    return 1
+    return prediction.labels[0].value
 
 
 def _kept(region: ReviewRegion, refiner: Refiner) -> ReviewRegion:

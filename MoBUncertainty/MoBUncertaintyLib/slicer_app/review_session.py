@@ -22,7 +22,7 @@ from MoBUncertaintyLib.output.pictures.style import palette_beside
 from MoBUncertaintyLib.output.results_record import read_regions
 from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.finder import RegionFinder
-from MoBUncertaintyLib.regions.region import Coverage, Regions
+from MoBUncertaintyLib.regions.region import Coverage, Regions, as_stored
 from MoBUncertaintyLib.review.record import MisplacedReviewError
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review, preview
@@ -85,6 +85,12 @@ class ReviewSession:
         if not begun:
             describer = RegionDescriber(prediction)
             regions = describer.describe_all(results.regions.array(), prediction.region_settings)
+            stored = dict(enumerate(prediction.provenance.get("regions", {}).get("ranked", ()), start=1))  # of a check
+            try:
+                ranked = tuple(as_stored(region, stored.get(region.number, {})) for region in regions.ranked)
+            except ValueError as error:
+                raise ReviewError(str(error)) from error
+            regions = replace(regions, ranked=ranked)
             return _begin(cls(results, Review(prediction, regions)))
         try:
             session = cls(results, Review.from_dict(stored, prediction))

@@ -51,7 +51,7 @@ def numbers(program: typer.Typer) -> Iterator[tuple[str, OptionInfo]]:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_number_has_a_range(name: str) -> None:
     found = list(numbers(PROGRAMS[name]))
-    assert len(found) > 5
+    assert len(found) > 4
     assert not [option for option, info in found if info.min is None or info.max is None]
 
 

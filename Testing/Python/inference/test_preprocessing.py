@@ -210,7 +210,9 @@ def test_a_region_of_interest_thinner_than_a_voxel_is_one_voxel_thick() -> None:
 def test_the_networks_voxels_of_a_region_of_interest_have_their_middles_in_it(spacing: tuple[float, ...]) -> None:
     image = make_ct((40, 48, 56), spacing)
     case = preprocessor("LPS", patch=(8, 8, 8)).prepare(image, region=(-20, 20, -20, 20, -20, 20), body_box=False)
-    axes = zip(case.box, case.kept, case.frame.spacing, case.data.shape[1:], case.grid.spacing, case.inner, strict=True)
+    axes = zip(
+        case.box, case.target, case.frame.spacing, case.data.shape[1:], case.grid.spacing, case.inner, strict=True
+    )
     for box, kept, step, size, network_step, inner in axes:
         assert size * network_step == pytest.approx(step * (box.stop - box.start))
         middles = step * box.start + network_step * (np.arange(size) + 0.5)

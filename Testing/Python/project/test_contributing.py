@@ -1,5 +1,7 @@
 """CONTRIBUTING.md: the packages are those of the code, and the worked examples work."""
 
+from __future__ import annotations  # the examples are compiled as if they began so
+
 import ast
 import builtins
 import re

@@ -51,7 +51,7 @@ def test_a_label_is_of_one_piece_where_that_does_not_lower_its_dice(
     raw = write_raw(tmp_path / "Dataset001_Parts", dataset, dict.fromkeys(("seen", "case"), (image, truth)), "Tr")
     (raw / "splits_final.json").write_text(json.dumps([{"train": ["seen"], "val": ["case"]}]))
     monkeypatch.setattr(pieces, "Predictor", FakePredictor)
-    made = pieces.measure_pieces(tmp_path / "model", raw, PredictionSettings(), report=lambda _: None)
+    made = pieces.measure_pieces(tmp_path / "model", raw, PredictionSettings())
     large, small = 4 * 4 * 7, 2 * 3 * 2
     assert made["gathered"] == Pieces(1, round(2 * large / (2 * large + small), 4), 1.0)
     assert made["scattered"] == Pieces(1, 1.0, round(2 * large / (2 * large + small), 4))

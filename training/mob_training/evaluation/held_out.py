@@ -29,6 +29,7 @@ from MoBUncertaintyLib.images.dose import read_dose
 from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import draw_volumes
 from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.measurements.measurement import read_wanted
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import load_model
@@ -154,6 +155,8 @@ def evaluate(
     """
     cases = held_out_cases(dataset, evaluation.part)
     model = Examination(model_path, dataset, evaluation, settings)
+    values = ("image", "dose") if evaluation.doses else ("image",)
+    read_wanted(evaluation.measurements, [label.name for label in model.labels], values)
     sampled = model.description["covariance"] != Covariance.DETERMINISTIC
     pooled, together, scored = {place: PlaceSums() for place in PLACES}, [], {}
     for files in cases:

@@ -87,6 +87,7 @@ def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None 
         # What was measured of the model without a head.
         scores={},
         fingerprint=None,
+        pieces={},
         volume_calibration=None,
     )
     weights = ((fold, fitting_weights(planned_network(head), head, 0)) for fold, head in heads)

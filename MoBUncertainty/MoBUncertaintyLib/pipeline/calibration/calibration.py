@@ -82,6 +82,8 @@ def calibrate_model(
         calibration = calibrate(cases, old.card)
     except CalibrationError as error:
         raise CalibrationError(" ".join([str(error), *refused])) from error
+    earlier = old.card.volume_calibration
+    intervals = calibration.intervals.calibration if calibration.intervals else None
     written = export(
         old.path,
         output,
@@ -90,7 +92,7 @@ def calibrate_model(
         regions=calibration.regions,
         click_settings=calibration.click_settings,
         fingerprint=calibration.fingerprint,
-        volume_calibration=calibration.intervals.calibration if calibration.intervals else None,
+        volume_calibration=intervals or (earlier and earlier.divided(calibration.fit.temperature)),
         temperature=calibration.fit.temperature,
         half=None,
     )
