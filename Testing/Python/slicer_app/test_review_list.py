@@ -53,8 +53,8 @@ def test_with_several_organs_each_place_names_its_organ(desktop):
     first, second = prediction.labels
     labels = (replace(first, name="anterior"), replace(second, name="posterior"))
     show_result(desktop, replace(prediction, labels=labels), regions)
-    assert desktop.ui.regionsTable.horizontalHeaderItem(2).text() == "Where (organ)"
-    assert places(desktop) == ["left (anterior)", "anterior part (anterior)", "superior (posterior)"]
+    assert desktop.ui.regionsTable.horizontalHeaderItem(2).text() == "Organ, place"
+    assert places(desktop) == ["anterior, left", "anterior, anterior part", "posterior, superior"]
 
 
 def test_a_region_without_a_labelled_voxel_belongs_to_the_nearest_organ():

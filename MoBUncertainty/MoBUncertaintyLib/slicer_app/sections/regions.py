@@ -61,14 +61,14 @@ class RegionTable:
         """Remove all regions, and the selection; regions of this prediction follow, if there is one."""
         self._prediction, self._frames = prediction, None
         self._labels = prediction.labels if prediction else ()
-        where = _("Where (organ)") if len(self._labels) > 1 else _("Where")
+        where = _("Organ, place") if len(self._labels) > 1 else _("Where")
         self._table.widget.horizontalHeaderItem(PLACE).setText(where)
         self.show(())
 
     def place(self, region: ReviewRegion) -> str:
         """Say where a region lies, and in which organ if there are several."""
         place, organ, found = self._places[region.number], self.organ(region), region.found.region
-        text = _("{place} ({organ})").format(place=place, organ=readable(organ.name)) if organ else place
+        text = _("{organ}, {place}").format(place=place, organ=readable(organ.name)) if organ else place
         if not isinstance(found, Discrepancy):
             return text
         return (_("{place}: missing") if found.missing else _("{place}: too much")).format(place=text)
