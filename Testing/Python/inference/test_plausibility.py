@@ -9,7 +9,8 @@ import SimpleITK as sitk
 
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import unsuitable
-from MoBUncertaintyLib.model.fingerprint import Fingerprint, Measures, Suitability
+from MoBUncertaintyLib.measurements.volumes import StatedVolume
+from MoBUncertaintyLib.model.fingerprint import Fingerprint, Suitability
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.model.region_settings import UNCERTAINTIES, Measure, RegionSettings
 from MoBUncertaintyLib.pipeline.cases import analyse
@@ -92,7 +93,8 @@ UNSUITED = [
 def judge(count: int, error_ml: float, labels: int, segmented_ml: float, **of_prediction: object) -> str | None:
     regions = [SimpleNamespace(expected_error_mm3=1000 * error_ml / count)] * count
     volumes = {f"organ {n}": segmented_ml / labels for n in range(labels)}
-    fields = {"volumes_ml": lambda: volumes, "measures": None, "suitability": None} | of_prediction
+    fields = {"volumes_ml": lambda: volumes, "network_volumes": {}, "stated_volumes": {}, "suitability": None}
+    fields |= of_prediction
     return unsuitable(regions, SimpleNamespace(**fields))
 
 
@@ -105,8 +107,9 @@ def test_a_model_that_does_not_suit_is_called_so_with_the_reason(figures: tuple,
 def test_the_error_in_regions_counts_in_the_networks_voxels_and_not_beside_ordinary_cases() -> None:
     many, large = (150, 5.0, 1, 300.0), (6, 5.67, 1, 12.5)
     # The image's voxels double the error of the network's, which is half of the segmented volume.
-    assert judge(*large, measures=Measures({"error": 0.5}), expected_error_mm3=12_500.0) is None
-    assert judge(*large, measures=Measures({"error": 0.5}), expected_error_mm3=6_250.0)
+    network, doubled = {"organ": StatedVolume(12.5, 6.25)}, {"organ": StatedVolume(12.5, 12.5)}
+    assert judge(*large, network_volumes=network, stated_volumes=doubled) is None
+    assert judge(*large, network_volumes=network, stated_volumes=network)
     compared = Suitability(deviations={"error": 0.3})
     assert judge(*large, suitability=compared) is None
     assert judge(*many, suitability=compared)
