@@ -24,10 +24,10 @@ from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.templates import TEMPLATE, fill
 from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, draw_region
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
-from MoBUncertaintyLib.regions.prediction import Prediction, predicted_intervals
-from MoBUncertaintyLib.regions.region import Discrepancy
+from MoBUncertaintyLib.regions.description import RegionDescriber
+from MoBUncertaintyLib.regions.prediction import predicted_intervals
 from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals
-from MoBUncertaintyLib.review.region import ReviewRegion, Verdict, usual_label
+from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
 
 SCHEMA = "mob-uncertainty report"
@@ -76,6 +76,7 @@ def build_report(
     stated = {"correlation_mm": prediction.correlation_mm, "volume_bounds": prediction.stated_bounds}
     made = prediction.provenance | {name: to_json(value) for name, value in stated.items() if value is not None}
     (done, total), suits = review.reviewed, prediction.suitability
+    describer = RegionDescriber(prediction)
     report = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -94,7 +95,7 @@ def build_report(
         "labels": _labels(review),
         "measurements": [_measurement(each) for each in case.measured or prediction.measured],
         "measured_as": "corrected" if case.measured else "predicted",
-        "regions": [_region_row(region, review) for region in review.regions],
+        "regions": [_region_row(region, review, describer) for region in review.regions],
         "clicks": _click_rows(review),
         "expected_error_mm3": dict(zip(("predicted", "now"), review.expected_error_mm3, strict=True)),
         "reviewed": {"decided": done, "of": total},
@@ -164,17 +165,10 @@ def _labels(review: Review) -> list[dict[str, Any]]:
     return rows
 
 
-def organ_name(region: ReviewRegion, prediction: Prediction) -> str:
-    """Name the label that a region is about: the one that is held to be drawn wrongly, else that of `usual_label`."""
-    if isinstance(region.region, Discrepancy):
-        return region.region.label
-    names = {label.value: label.name for label in prediction.labels}
-    return names.get(usual_label(region, prediction), "")
-
-
-def _region_row(region: ReviewRegion, review: Review) -> dict[str, Any]:
+def _region_row(region: ReviewRegion, review: Review, describer: RegionDescriber) -> dict[str, Any]:
     described, names = region.region, {label.value: label.name for label in review.prediction.labels}
     voxel_mm3 = review.prediction.grid.voxel_mm3
+    organ = describer.organ(region.region, region.box, region.found.mask)
     before = review.prediction.segmentation[region.box][region.found.mask] > 0
     after = review.labels_in(region.box)[region.found.mask] > 0
     values = (
@@ -182,7 +176,7 @@ def _region_row(region: ReviewRegion, review: Review) -> dict[str, Any]:
         | dict(zip(COLUMNS[4:7], described.centroid_ras, strict=True))
         | {
             "id": region.region_id,
-            "organ": organ_name(region, review.prediction),
+            "organ": organ.name if organ else "",
             "found_error_mm3": region.found.region.expected_error_mm3,
             "clicks": sum(click.region_id == region.region_id for click in review.clicks),
             "verdict": RESOLVED if region.resolved else region.verdict.value,

@@ -14,10 +14,11 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, Grid, nested, occupied_rows, whole
+from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.measure import VoxelMaps, error_of, maps_in
 from MoBUncertaintyLib.regions.pieces import diameter
-from MoBUncertaintyLib.regions.region import Region, Regions
+from MoBUncertaintyLib.regions.region import Discrepancy, Region, Regions
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.regions.prediction import Prediction
@@ -132,6 +133,15 @@ class RegionDescriber:
         described = describe(maps, box, mask, self._prediction)
         centroid = np.array(described["centroid_ras"])
         return described | {"location": location_in(centroid, maps.segmentation[mask], self._frames)}
+
+    def organ(self, region: Region, box: Box, mask: np.ndarray) -> Label | None:
+        """Find the label that a region lies in, or is nearest to; of a check, the one that is held to be wrong."""
+        labels = self._prediction.labels
+        if isinstance(region, Discrepancy):
+            return next((label for label in labels if label.name == region.label), None)
+        values = self._prediction.segmentation[box][mask]
+        value = organ_of(np.array(region.centroid_ras), values, {} if values.any() else self._frames)
+        return next((label for label in labels if label.value == value), None)
 
     def describe_all(self, region_map: np.ndarray, settings: RegionSettings) -> Regions:
         """Describe the regions of a map of all of the prediction, whose values are their ranks."""

@@ -27,7 +27,8 @@ from MoBUncertaintyLib.output.case import Case
 from MoBUncertaintyLib.output.pages.templates import PAGE_TEMPLATE, fill
 from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
-from MoBUncertaintyLib.output.report import build_report, organ_name
+from MoBUncertaintyLib.output.report import build_report
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.review.outcome import agreement_line, volume_lines
 from MoBUncertaintyLib.review.record import BY_HAND, SCHEMA, write_click
 from MoBUncertaintyLib.review.region import ReviewRegion
@@ -44,6 +45,7 @@ class ReviewPage:
 
     def __init__(self, case: Case) -> None:
         self._case = case
+        self._describer = RegionDescriber(case.review.prediction)
         grid = case.review.prediction.grid
         self._axes, self._flipped = patient_axes(grid)
         self._scale = Scale.of(case.image, case.review.settings)
@@ -119,12 +121,13 @@ class ReviewPage:
         prediction = self._case.review.prediction
         grid, several = prediction.grid, len(prediction.labels) > 1
         focus = grid.to_ras(central_voxel(region.mask, grid.spacing) + [part.start for part in region.box])
+        organ = self._describer.organ(region.region, region.box, region.found.mask)
         return asdict(region.region) | {
             "id": region.region_id,
             "verdict": "resolved" if region.resolved else region.verdict.value,
             "label": region.label,
             "comment": region.comment,
-            "organ": readable(organ_name(region, prediction)) if several else "",
+            "organ": readable(organ.name) if several and organ else "",
             "held": [click.click_id for click in region.clicks],
             "focus_ras": focus.tolist(),
         }

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-import numpy as np
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
-from MoBUncertaintyLib.regions.description import LabelFrame, label_frames, organ_of
+from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Discrepancy, Region
 from MoBUncertaintyLib.review.outcome import agreement_line, volume_lines
@@ -41,9 +40,8 @@ class RegionTable:
         self._onSelected = onSelected
         self._table = Table(widget, (0, 3, 4, 5), PLACE, self._onRow)
         self._regions: dict[str, ReviewRegion] = {}  # all, by their ids
-        self._prediction: Prediction | None = None  # of the regions
+        self._describer: RegionDescriber | None = None  # of the regions' prediction
         self._labels: Sequence[Label] = ()
-        self._frames: dict[int, LabelFrame] | None = None  # once they were needed: on a large image it takes long
         self._places: dict[int, str] = {}  # by the regions' numbers
         self._stood = 0  # the row in which the selected region was when it was selected
 
@@ -59,7 +57,7 @@ class RegionTable:
 
     def clear(self, prediction: Prediction | None) -> None:
         """Remove all regions, and the selection; regions of this prediction follow, if there is one."""
-        self._prediction, self._frames = prediction, None
+        self._describer = RegionDescriber(prediction) if prediction else None
         self._labels = prediction.labels if prediction else ()
         where = _("Organ, place") if len(self._labels) > 1 else _("Where")
         self._table.widget.horizontalHeaderItem(PLACE).setText(where)
@@ -77,13 +75,7 @@ class RegionTable:
         """Find the organ that a region lies in, or is nearest to; None where the prediction has only one."""
         if len(self._labels) < 2:
             return None
-        if isinstance(region.found.region, Discrepancy):
-            return next((label for label in self._labels if label.name == region.found.region.label), None)
-        values = self._prediction.segmentation[region.box][region.found.mask]
-        if self._frames is None and not values.any():
-            self._frames = label_frames(self._prediction)
-        value = organ_of(np.array(region.found.region.centroid_ras), values, self._frames or {})
-        return next((label for label in self._labels if label.value == value), None)
+        return self._describer.organ(region.found.region, region.box, region.found.mask)
 
     def show(self, regions: Sequence[ReviewRegion], selected: str | None = None) -> None:
         """List the regions, down to a selected one (its id) at least; the selection stays while its region exists."""
