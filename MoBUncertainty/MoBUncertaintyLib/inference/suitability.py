@@ -303,10 +303,10 @@ def unsuitable(regions: Sequence[Region], prediction: Prediction) -> str | None:
         reasons.append(f"{len(regions):,} doubtful regions were found")
     error, segmented = sum(region.expected_error_mm3 for region in regions) / 1000, sum(volumes_ml.values())
     fraction = error / segmented if segmented else 0.0
-    network, stated = prediction.network_volumes.values(), prediction.stated_volumes.values()
-    in_network, here = (sum(volume.error_ml for volume in volumes) for volumes in (network, stated))
-    if (ml := sum(volume.ml for volume in network)) and here:  # in the network's voxels
-        fraction = error * in_network / here / ml
+    network, image = prediction.network_volumes.values(), prediction.stated_volumes.values()
+    network_error, image_error = (sum(volume.error_ml for volume in volumes) for volumes in (network, image))
+    if (ml := sum(volume.ml for volume in network)) and image_error:  # in the network's voxels
+        fraction = error * network_error / image_error / ml
     compared = suitability is not None and "error" in suitability.deviations
     if segmented and fraction > MAX_REGIONS_ERROR and not compared:
         reasons.append(

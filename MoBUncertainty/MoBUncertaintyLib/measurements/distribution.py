@@ -82,8 +82,8 @@ class Measured:
         """Make it of numbers that may be NaN; where too few samples are defined there are none."""
         defined = np.sort(samples[np.isfinite(samples)])
         enough = len(defined) >= FEWEST * len(samples)
-        stated = short(value) if math.isfinite(value) else None
-        return cls(name, unit, stated, tuple(map(short, defined.tolist())) if enough else ())
+        rounded = short(value) if math.isfinite(value) else None
+        return cls(name, unit, rounded, tuple(map(short, defined.tolist())) if enough else ())
 
     def quantile(self, fraction: float) -> float | None:
         """Return a quantile of the samples."""

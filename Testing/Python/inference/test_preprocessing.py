@@ -213,11 +213,11 @@ def test_the_networks_voxels_of_a_region_of_interest_have_their_middles_in_it(sp
     axes = zip(
         case.box, case.target, case.frame.spacing, case.data.shape[1:], case.grid.spacing, case.inner, strict=True
     )
-    for box, kept, step, size, network_step, inner in axes:
+    for box, target, step, size, network_step, inner in axes:
         assert size * network_step == pytest.approx(step * (box.stop - box.start))
         middles = step * box.start + network_step * (np.arange(size) + 0.5)
         assert np.array_equal(
-            np.flatnonzero((middles > step * kept.start) & (middles < step * kept.stop)), np.r_[inner]
+            np.flatnonzero((middles > step * target.start) & (middles < step * target.stop)), np.r_[inner]
         )
 
 

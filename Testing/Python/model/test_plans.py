@@ -149,7 +149,7 @@ def test_plans_that_are_unsafe_or_absurd_are_refused(what: str) -> None:
 UNSUITABLE_DATASETS = {
     "a channel's name that is none": {"channel_names": {"0": 5}},
     "a list of channels": {"channel_names": {"0": ["CT"]}},
-    "an ignore label amid others": {"labels": {"background": 0, "ignore": 1, "organ": 2}},
+    "an ignore label among others": {"labels": {"background": 0, "ignore": 1, "organ": 2}},
     "an ignore label of an organ": {"labels": {"background": 0, "organ": 1, "ignore": 1}},
     "an ignore label far off": {"labels": {"background": 0, "organ": 1, "ignore": 255}},
     "a negative ignore label": {"labels": {"background": 0, "organ": 1, "ignore": -1}},

@@ -273,7 +273,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a setting with a name of 100,000 letters": (with_card(regions={"x" * 100_000: 1}), " ... "),
     "half a surrogate pair": (with_card(licence="\ud800"), "not valid Unicode (half a surrogate pair)"),
     "channel's name that is a number": (with_raw("dataset.json", "channel_names", to={"0": 5}), "is not text"),
-    "ignore label amid others": (
+    "ignore label among others": (
         with_raw("dataset.json", "labels", to={"background": 0, "organ": 1, "ignore": 7}),
         "with ignore as the last",
     ),

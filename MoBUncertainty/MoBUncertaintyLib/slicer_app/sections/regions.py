@@ -65,11 +65,11 @@ class RegionTable:
 
     def place(self, region: ReviewRegion) -> str:
         """Say where a region lies, and in which organ if there are several."""
-        place, organ, found = self._places[region.number], self.organ(region), region.found.region
+        place, organ, described = self._places[region.number], self.organ(region), region.found.region
         text = _("{organ}, {place}").format(place=place, organ=readable(organ.name)) if organ else place
-        if not isinstance(found, Discrepancy):
+        if not isinstance(described, Discrepancy):
             return text
-        return (_("{place}: missing") if found.missing else _("{place}: too much")).format(place=text)
+        return (_("{place}: missing") if described.missing else _("{place}: too much")).format(place=text)
 
     def organ(self, region: ReviewRegion) -> Label | None:
         """Find the organ that a region lies in, or is nearest to; None where the prediction has only one."""
