@@ -1,31 +1,37 @@
 """How often intervals of measurements hold on held-out cases, and how wide they are, by the way that samples are drawn.
 
-    python Testing/Benchmarks/measurements.py OUTPUT MODEL DATASET --doses FOLDER [--part test] [--cases N]
+    python Testing/Benchmarks/measurements.py OUTPUT MODEL DATASET --doses FOLDER [--cases N]
 
-DATASET is a raw data set of `mob-training`, FOLDER has CASE.nii.gz, in steps of `--gray`: OpenKBP's are 0.02 Gy. Each
-case is predicted once and measured with samples of three scopes: `local`, with the model's own correlation length;
-`tile`, where all voxels share one draw; and `voxel`, where none do. Rule, written before the scores: intervals of 90 %.
-Coverage and width, divided by the mean truth, are pooled over measurements; their 95 % intervals are bootstrapped with
-the patient as the unit. Beside the samples as they are, calibrated ones (`QuantileBounds`) and plain residuals (split-
-conformal, of the stated value alone) are tested in leave-one-out, where there are cases enough.
+DATASET is a raw data set of `mob-training` with cases that calibrate and held-out ones; FOLDER has CASE.nii.gz in Gy,
+such as the `doses/` of OpenKBP. Each case is predicted once and measured with samples of three scopes: `local`, with
+the model's own correlation length; `tile`, where all voxels share one draw; and `voxel`, where none do.
+
+Rule, written before the scores: intervals of 90 % of the held-out cases that the model calls ordinary. Beside the
+samples as they are stand those that the ordinary cases of the part `calibrate` have corrected (`QuantileBounds`), and
+plain residuals (split-conformal, of the stated value alone). Coverage and width, divided by the mean truth, are pooled
+over measurements; their 95 % intervals are bootstrapped with the patient as the unit. Of each measurement the error
+of the stated value is printed, and how often its interval held. OUTPUT/cases.json keeps the rows: a second run goes on.
 """
 
 import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.stats import binomtest
 
-from mob_training.evaluation.held_out import Evaluation, Examination, held_out_cases
+from mob_training.evaluation.held_out import Evaluation, Examination, Files, held_out_cases
 from mob_training.evaluation.intervals import TAILS, measurement_scores
-from MoBUncertaintyLib.images.channels import on_same_grid
+from MoBUncertaintyLib.images.dose import read_dose
 from MoBUncertaintyLib.measurements.conformal import conformal_quantile, needed_cases
 from MoBUncertaintyLib.measurements.distribution import QuantileBounds, ends
+from MoBUncertaintyLib.model.fingerprint import Level
 
 LEVEL = 0.9
 WANTED = (
@@ -34,21 +40,24 @@ WANTED = (
     "volume:Parotid_R",
 )  # fmt: skip
 LENGTHS_MM = {"local": None, "tile": 1000.0, "voxel": 0.01}
+PARTS = ("test", "calibrate")
 RESAMPLED = 2000
 
 Rows = dict[str, list[float]]
 """Of a case: truth, stated value and `TAILS` of the samples of each measurement."""
+Cases = dict[str, Rows]
 Ends = dict[str, list[tuple[str, float, float, float]]]
 """Of each measurement: case, truth, and both ends of its interval."""
 
 
-def measured_case(model: Examination, files: tuple[str, Path, Path], doses: Path, gray: float) -> dict[str, Rows]:
-    """Predict and measure a case, with each scope."""
+def measured_case(model: Examination, files: Files, doses: Path) -> dict[str, Rows]:
+    """Predict and measure a case, with each scope; nothing is measured of a case that is not ordinary."""
     image, truth, prediction = model.predict(files)
-    dose = sitk.ReadImage(str(doses / f"{files[0]}.nii.gz"), sitk.sitkFloat32) * gray
-    if not on_same_grid(dose, image):
-        dose = sitk.Resample(dose, image, sitk.Transform(), sitk.sitkLinear, 0.0)
-    values, start = {"dose": sitk.GetArrayFromImage(dose)}, time.monotonic()
+    suitability = prediction.suitability
+    if suitability is not None and suitability.level is not Level.ORDINARY:
+        print(f"{files[0]}: {suitability.level.name.lower()}", flush=True)
+        return {scope: {} for scope in LENGTHS_MM}
+    values, start = {"dose": np.nan_to_num(read_dose(doses / f"{files[0]}.nii.gz", image))}, time.monotonic()
     scores = {}
     for scope, length in LENGTHS_MM.items():
         own = prediction if length is None else replace(prediction, correlation_mm=(length,) * 3)
@@ -57,16 +66,18 @@ def measured_case(model: Examination, files: tuple[str, Path, Path], doses: Path
     return scores
 
 
-def intervals(cases: dict[str, Rows], ends_of: Callable[[list[list[float]], list[float]], tuple[float, float]]) -> Ends:
-    """Make the interval of each case and measurement with what the other cases say of it."""
+def intervals(
+    judged: Cases, calibrating: Cases, ends_of: Callable[[list[list[float]], list[float]], tuple[float, float]]
+) -> Ends:
+    """Make the interval of each judged case and measurement with what the calibrating cases say of it."""
     result: Ends = defaultdict(list)
     for name in WANTED:
-        rows = {case: own[name] for case, own in cases.items() if name in own}
-        if ends_of is not _as_drawn and len(rows) <= needed_cases(ends(LEVEL)[1]):
+        others = [rows[name] for rows in calibrating.values() if name in rows]
+        if ends_of is not _as_drawn and len(others) < needed_cases(ends(LEVEL)[1]):
             continue
-        for case, row in rows.items():
-            others = [other for key, other in rows.items() if key != case]
-            result[name].append((case, row[0], *ends_of(others, row)))
+        for case, rows in judged.items():
+            if name in rows:
+                result[name].append((case, rows[name][0], *ends_of(others, rows[name])))
     return result
 
 
@@ -104,32 +115,43 @@ def pooled(made: Ends, seed: int = 0) -> dict[str, list[float]]:
     return result
 
 
-def table(cases: dict[str, dict[str, Rows]]) -> dict[str, dict[str, list[float]]]:
-    """Pool each way to make intervals."""
-    by_scope = {scope: {case: own[scope] for case, own in cases.items()} for scope in LENGTHS_MM}
-    made = {f"{scope}, as drawn": intervals(own, _as_drawn) for scope, own in by_scope.items()}
-    made |= {f"{scope}, calibrated": intervals(own, _calibrated) for scope, own in by_scope.items()}
-    made["residuals alone"] = intervals(by_scope["local"], _residuals)
-    return {name: pooled(own) for name, own in made.items() if own}
+def table(cases: Mapping[str, Mapping[str, dict[str, Rows]]]) -> dict[str, Ends]:
+    """Make the intervals in each way."""
+    made = {}
+    for scope in LENGTHS_MM:
+        judged, calibrating = ({case: own[scope] for case, own in cases[part].items()} for part in PARTS)
+        made[f"{scope}, as drawn"] = intervals(judged, calibrating, _as_drawn)
+        made[f"{scope}, calibrated"] = intervals(judged, calibrating, _calibrated)
+    made["residuals alone"] = intervals(judged, calibrating, _residuals)
+    return made
+
+
+def measured(model: Path, dataset: Path, doses: Path, place: Path, limit: int | None) -> dict[str, Any]:
+    """Measure the cases of both parts that `place` does not have yet."""
+    cases: dict[str, Any] = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+    examined = Examination(model, dataset, Evaluation(), None)
+    for part in PARTS:
+        own = cases.setdefault(part, {})
+        for files in held_out_cases(dataset, part)[:limit]:
+            if files[0] not in own:
+                own[files[0]] = measured_case(examined, files, doses)
+                place.write_text(json.dumps(cases, indent=1) + "\n", encoding="utf-8")
+    return cases
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, write `measurements.json`, and print a table."""
+    """Measure, write `measurements.json`, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("output", "model", "dataset"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--doses", type=Path, required=True)
-    parser.add_argument("--gray", type=float, default=0.02)
-    parser.add_argument("--part", choices=("test", "calibrate", "val"), default="test")
     parser.add_argument("--cases", type=int)
     asked = parser.parse_args(arguments)
-    model = Examination(asked.model, asked.dataset, Evaluation(part=asked.part), None)
-    files = held_out_cases(asked.dataset, asked.part)[: asked.cases]
-    cases = {each[0]: measured_case(model, each, asked.doses, asked.gray) for each in files}
     asked.output.mkdir(parents=True, exist_ok=True)
-    results = table(cases)
-    content = {"cases": cases, "pooled": results}
-    (asked.output / "measurements.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    cases = measured(asked.model, asked.dataset, asked.doses, asked.output / "cases.json", asked.cases)
+    made = table(cases)
+    results = {name: pooled(own) for name, own in made.items() if own}
+    (asked.output / "measurements.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print("| 90 % intervals | held | width / mean truth |\n| --- | --- | --- |")
     for name, scores in results.items():
         held, *held_spread = scores["coverage"]
@@ -137,6 +159,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"| {name} | {held:.1%} ({held_spread[0]:.1%} to {held_spread[1]:.1%}) "
             f"| {width:.3f} ({width_spread[0]:.3f} to {width_spread[1]:.3f}) |"
+        )
+    print(
+        "\n| measurement | n | mean truth | mean error | mean absolute error | calibrated: held, exact 95 % | width |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, rows in made["local, calibrated"].items():
+        own = [case["local"][name] for case in cases["test"].values() if name in case["local"]]
+        errors = np.array([value - true for true, value, *_ in own])
+        held = [low <= true <= high for _, true, low, high in rows]
+        exact = binomtest(sum(held), len(held)).proportion_ci()
+        width = np.mean([high - low for *_, low, high in rows])
+        print(
+            f"| {name} | {len(own)} | {np.mean([true for true, *_ in own]):.3g} | {errors.mean():+.2g} "
+            f"| {np.abs(errors).mean():.2g} | {np.mean(held):.0%} ({exact.low:.0%} to {exact.high:.0%}) | {width:.3g} |"
         )
 
 

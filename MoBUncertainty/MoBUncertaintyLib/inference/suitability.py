@@ -234,7 +234,7 @@ def fit_fingerprint(
         for name in sorted({name for case in cases for name in case.values})
     }
     farthest = sorted(max(compare(case.values, measures).values()) for case in cases)
-    unusual = max(LIMIT, math.ceil(10 * farthest[math.ceil(0.98 * len(farthest)) - 1]) / 10)
+    unusual = max(LIMIT, math.ceil(10 * _at(farthest, 0.95)) / 10)
     volumes = Counter(name.partition(":")[2] for case in cases for name in case.values if name.startswith("volume:"))
     missing = {name: round(1 - volumes[name] / len(cases), 3) for name in labels if volumes[name] < len(cases)}
     reached = Counter((name, side) for case in cases for name, sides in case.edges.items() for side in sides)
@@ -259,9 +259,16 @@ def _kind(name: str) -> Measure:
 def _ordinary(name: str, values: Sequence[float]) -> Ordinary:
     scaled = np.array([_kind(name).scale(value) for value in values])
     median = float(np.median(scaled))
-    # Of a Gaussian the standard deviation; ordinary cases may be of two kinds, so the median would not do.
-    spread = float(np.quantile(np.abs(scaled - median), 0.95)) / 1.96
+    away = np.sort(np.abs(scaled - median))
+    # Of a Gaussian the first is the standard deviation; ordinary cases may be of two kinds, so the median would not do.
+    # The second is for tails that are longer: what few ordinary cases reach must not raise the limit of all measures.
+    spread = max(float(np.quantile(away, 0.95)) / 1.96, _at(away, 0.98) / LIMIT)
     return Ordinary(round(median, 4), round(max(spread, _kind(name).min_deviation), 4))
+
+
+def _at(ordered: Sequence[float], fraction: float) -> float:
+    """Return the value that at least a fraction of ordered ones does not exceed."""
+    return float(ordered[math.ceil(fraction * len(ordered)) - 1])
 
 
 def _words(name: str, measures: Measures, fingerprint: Fingerprint, labels: Sequence[Label]) -> str:

@@ -140,6 +140,17 @@ def test_an_expected_error_that_ordinary_cases_have_makes_none_unusable() -> Non
     assert judge(LABELS, measures(error=2.0), made).level is Level.NOT_USABLE
 
 
+def test_what_few_ordinary_cases_reach_leaves_the_other_measures_their_limit() -> None:
+    """One failure and one long tail among 60 cases: of each measure it is a case such as those that is not noticed."""
+    stray = [{"stray:organ": 0.4 if n < 2 else 0.001 * n} for n in range(60)]
+    cases = [measures(error=2.0 if n == 9 else 0.1 + 0.001 * (n % 20)) for n in range(60)]
+    cases = [replace(case, values=case.values | own) for case, own in zip(cases, stray, strict=True)]
+    made = fit_fingerprint(["organ"], cases, "made")
+    assert judge(LABELS, cases[30], made).level is Level.ORDINARY
+    far = replace(cases[30], values=cases[30].values | {"volume:organ": 3 * cases[30].values["volume:organ"]})
+    assert judge(LABELS, far, made).level is Level.NOT_USABLE
+
+
 def test_too_few_cases_are_refused() -> None:
     with pytest.raises(SettingsError):
         fit_fingerprint(["organ"], [measures() for _ in range(4)], "made")

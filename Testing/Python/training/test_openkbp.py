@@ -20,12 +20,13 @@ BODY = (slice(20, 90), slice(30, 80), slice(40, 120))  # y, x, z, as OpenKBP has
 
 
 def write_patient(folder: Path, contours: dict[str, tuple[slice, slice, slice]]) -> None:
-    """Write a patient as OpenKBP does: HU + 1024 of the voxels of body and organs, and lists of voxels, in C order."""
+    """Write a patient as OpenKBP does: lists of HU + 1024, of Gy, and of the organs' voxels, in C order."""
     folder.mkdir(parents=True)
     grid = np.arange(128**3).reshape(128, 128, 128)
     shown = np.unique(np.concatenate([grid[box].ravel() for box in (BODY, *contours.values())]))
     rows = [f"{index},{1024 + index % 100}.0" for index in shown]
     (folder / "ct.csv").write_text("\n".join([",data", *rows]) + "\n")
+    (folder / "dose.csv").write_text("\n".join([",data", *(f"{i},66.5" for i in grid[BRAINSTEM].ravel())]) + "\n")
     for organ, box in contours.items():
         (folder / f"{organ}.csv").write_text("\n".join([",data", *(f"{i}," for i in grid[box].ravel())]) + "\n")
     (folder / "voxel_dimensions.csv").write_text("\n".join(f"{SPACING[axis]:.18e}" for axis in "xyz") + "\n")
@@ -63,6 +64,8 @@ def test_lists_become_cropped_volumes_on_the_right_side(repository, tmp_path, ca
     assert right[0] < brainstem[0]
     assert shape.GetPhysicalSize(3) == pytest.approx(25000)
     assert shape.GetPhysicalSize(2) == pytest.approx(50000)
+    dose = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "doses" / "pt_002.nii.gz")))
+    assert np.array_equal(dose, np.where(sitk.GetArrayFromImage(label) == 1, np.float32(66.5), 0))
     assert capsys.readouterr().out == "pt_201: SpinalCord is left out, 0.8 ml are not within 8.4 to 75 ml\n"
     assert json.loads((tmp_path / "out" / "labelled.json").read_text()) == {
         "pt_002": ["Brainstem", "SpinalCord", "Parotid_R"],
@@ -73,7 +76,7 @@ def test_lists_become_cropped_volumes_on_the_right_side(repository, tmp_path, ca
 def test_volumes_of_the_same_patients_become_the_same(repository, tmp_path):
     convert(repository, tmp_path / "lists")
     convert(tmp_path / "lists", tmp_path / "volumes")
-    for kind in ("images", "labels"):
+    for kind in ("images", "labels", "doses"):
         for name in ("pt_002", "pt_201"):
             ours, other = (sitk.ReadImage(str(tmp_path / k / kind / f"{name}.nii.gz")) for k in ("volumes", "lists"))
             assert np.array_equal(sitk.GetArrayFromImage(ours), sitk.GetArrayFromImage(other))
@@ -89,6 +92,7 @@ def test_command_writes_a_data_set_with_the_shipped_split(repository, tmp_path):
     folder = tmp_path / "ws" / "raw" / "Dataset031_HeadNeck"
     assert json.loads((folder / "splits_final.json").read_text()) == [{"train": ["pt_201"], "val": ["pt_002"]}]
     assert json.loads((folder / "dataset.json").read_text())["labels"]["Parotid_R"] == 3
+    assert {path.name for path in (folder / "doses").iterdir()} == {"pt_002.nii.gz", "pt_201.nii.gz"}
     preprocessed = tmp_path / "ws" / "preprocessed" / "Dataset031_HeadNeck"
     assert (preprocessed / "labelled.json").read_bytes() == (folder / "labelled.json").read_bytes()
     with (folder / "cases.csv").open(newline="") as file:

@@ -136,14 +136,16 @@ def labelled(
 
 @declaring
 def openkbp(
-    source: Annotated[Path, typer.Argument(help="OpenKBP's repository, or a folder with its images/ and labels/.")],
+    source: Annotated[Path, typer.Argument(help="OpenKBP's repository, or its images/, labels/ and doses/.")],
     dataset: NewDataset,
 ) -> Result:
     """Convert the OpenKBP data set: planning CTs of head and neck with up to seven organs at risk.
 
     The split is ours, by patient (training/workflow/config/openkbp_split.csv): 120 train, 20 validate, 40 calibrate,
-    45 test. An organ that was not contoured is missing, not absent (labelled.json).
+    45 test. An organ that was not contoured is missing, not absent (labelled.json). The planned doses, in Gy, are in
+    doses/, for `evaluate --doses`.
     """
+    import shutil
     import tempfile
 
     from mob_training.data.datasets import folder_cases, write_dataset
@@ -156,4 +158,6 @@ def openkbp(
         converted = Path(temporary) / "OpenKBP"
         convert(source, converted)
         labels = {organ: [value] for value, organ in enumerate(ORGANS, start=1)}
-        return written(write_dataset(folder, folder_cases(converted, labels, "CT"), split))
+        data = write_dataset(folder, folder_cases(converted, labels, "CT"), split)
+        shutil.move(converted / "doses", folder)
+        return written(data)

@@ -1,7 +1,8 @@
 """OpenKBP: planning CTs of head and neck with clinical contours (Babier et al. 2021, github.com/ababier/open-kbp).
 
 Its layout: `provided-data/*-pats/pt_N/` with `ct.csv`, a line for each voxel that is not erased (index, HU + 1024), a
-list of voxels for each organ that was contoured, such as `Brainstem.csv`, and `voxel_dimensions.csv`. An index counts
+list of voxels for each organ that was contoured, such as `Brainstem.csv`, `dose.csv` (index, Gy), and
+`voxel_dimensions.csv`. An index counts
 a grid of 128 x 128 x 128 in C order, whose axes are posterior, left and inferior.
 
 Above and below the slices with dose, half of the patients have nothing left but the contoured organs: the erased body
@@ -21,6 +22,7 @@ from mob_training.data.datasets import new_folder, read_classes
 from mob_training.data.partial_labels import write_labelled
 from MoBUncertaintyLib.base.errors import SettingsError
 from MoBUncertaintyLib.base.geometry import Box, Grid, bounding_box, shadows
+from MoBUncertaintyLib.images.dose import read_dose
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.nifti import write_nifti
 from MoBUncertaintyLib.images.reader import read_image
@@ -50,9 +52,10 @@ BODY_MM2 = 6000
 
 
 def convert(source: Path, output: Path) -> None:
-    """Write `images/`, `labels/` and `labelled.json` from OpenKBP's repository, or from `images/` and `labels/` of it.
+    """Write `images/`, `labels/`, `doses/` and `labelled.json` from OpenKBP's repository, or from such folders of it.
 
-    Padding and erased slices are cropped; contours beyond the bounds of `ORGANS` are left out, and printed.
+    Doses are in Gy. Padding and erased slices are cropped. Contours beyond the bounds of `ORGANS` are left out, and
+    printed.
 
     Raises:
         SettingsError: The source holds no patients.
@@ -60,14 +63,14 @@ def convert(source: Path, output: Path) -> None:
     """
     patients = _patients(Path(source))
     missing = {}
-    with new_folder(output, "images", "labels") as folder:
+    with new_folder(output, "images", "labels", "doses") as folder:
         for name, place in sorted(patients.items()):
-            hu, contours, grid = (_read_lists if place.is_dir() else _read_volumes)(place)
+            hu, contours, dose, grid = (_read_lists if place.is_dir() else _read_volumes)(place)
             box = _scanned(hu, contours, grid)
             cropped = replace(grid, origin=grid.to_ras(np.array([axis.start for axis in box])))
-            hu, contours = hu[box], contours[box].copy()
+            contours = contours[box].copy()
             missing[name] = _leave_out(name, contours, cropped)
-            for kind, voxels in (("images", hu), ("labels", contours)):
+            for kind, voxels in (("images", hu[box]), ("labels", contours), ("doses", dose[box])):
                 write_nifti(folder / kind / f"{name}.nii.gz", voxels, cropped)
         some = {name: lacked for name, lacked in missing.items() if len(lacked) < len(ORGANS)}  # the others have no use
         write_labelled(folder, list(ORGANS), some)
@@ -82,27 +85,29 @@ def _patients(source: Path) -> dict[str, Path]:
     return files or folders
 
 
-def _read_lists(folder: Path) -> tuple[np.ndarray, np.ndarray, Grid]:
-    """Read HU and contours (z, y, x) from a patient's lists of voxels; where organs overlap the last one stands."""
+def _read_lists(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, Grid]:
+    """Read HU, contours and Gy (z, y, x) from a patient's lists of voxels; where organs overlap the last one stands."""
     x, y, z = np.loadtxt(folder / "voxel_dimensions.csv")
-    index, value = np.loadtxt(folder / "ct.csv", delimiter=",", skiprows=1, unpack=True)
-    hu = np.full(SIDE**3, ERASED, np.int16)
-    hu[index.astype(int)] = value + ERASED
+    hu, dose = np.full(SIDE**3, ERASED, np.int16), np.zeros(SIDE**3, np.float32)
+    for name, voxels, zero in (("ct", hu, ERASED), ("dose", dose, 0)):
+        index, value = np.loadtxt(folder / f"{name}.csv", delimiter=",", skiprows=1, unpack=True)
+        voxels[index.astype(int)] = value + zero
     contours = np.zeros(SIDE**3, np.uint8)
     for label, (organ, _, _) in enumerate(ORGANS.values(), start=1):
         if (path := folder / f"{organ}.csv").exists():
             contours[np.loadtxt(path, int, delimiter=",", skiprows=1, usecols=0)] = label
     # Stored axes that point to the patient's left, back and feet; the origin is nominal.
     grid = Grid(np.array([z, y, x]), -np.eye(3)[:, ::-1], np.zeros(3))
-    hu, contours = (np.moveaxis(voxels.reshape((SIDE,) * 3), 2, 0).copy() for voxels in (hu, contours))
-    return hu, contours, grid
+    hu, contours, dose = (np.moveaxis(voxels.reshape((SIDE,) * 3), 2, 0).copy() for voxels in (hu, contours, dose))
+    return hu, contours, dose, grid
 
 
-def _read_volumes(path: Path) -> tuple[np.ndarray, np.ndarray, Grid]:
+def _read_volumes(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, Grid]:
     image = read_image(path).image
+    dose = read_dose(path.parents[1] / "doses" / path.name, image)
     contours = read_classes(path.parents[1] / "labels" / path.name, [[value] for value in range(1, len(ORGANS) + 1)])
     hu = np.rint(sitk.GetArrayViewFromImage(image)).astype(np.int16)
-    return hu, sitk.GetArrayFromImage(contours), grid_of(image)
+    return hu, sitk.GetArrayFromImage(contours), np.nan_to_num(dose), grid_of(image)
 
 
 def _scanned(hu: np.ndarray, contours: np.ndarray, grid: Grid) -> Box:

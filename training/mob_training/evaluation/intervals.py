@@ -122,7 +122,8 @@ def calibration_of(run: Run) -> VolumeCalibration:
     labels = {
         name: _of_label([case for case in cases if f"{KEY}.{name}.true_ml" in case], name) for name in sorted(names)
     }
-    return VolumeCalibration(f"{len(cases)} held-out cases of {run.dataset}", labels, _of_measurements(cases))
+    data = f"{len(cases)} cases of {run.dataset} that did not train the model"
+    return VolumeCalibration(data, labels, _of_measurements(cases))
 
 
 def _of_measurements(cases: Sequence[Mapping[str, Any]]) -> dict[str, QuantileBounds]:
