@@ -73,7 +73,7 @@ def intervals(
     result: Ends = defaultdict(list)
     for name in WANTED:
         others = [rows[name] for rows in calibrating.values() if name in rows]
-        if ends_of is not _as_drawn and len(others) < needed_cases(ends(LEVEL)[1]):
+        if ends_of is not _as_drawn and len(others) < needed_cases(LEVEL):
             continue
         for case, rows in judged.items():
             if name in rows:
@@ -90,7 +90,7 @@ def _calibrated(others: list[list[float]], row: list[float]) -> tuple[float, flo
     bounds = QuantileBounds.of([(true, dict(zip(TAILS, tails, strict=True))) for true, _, *tails in others])
     assert bounds is not None
     low, high = _as_drawn(others, row)
-    return low - bounds.low, high + bounds.high
+    return low - bounds.shift, high + bounds.shift
 
 
 def _residuals(others: list[list[float]], row: list[float]) -> tuple[float, float]:

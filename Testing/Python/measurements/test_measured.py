@@ -34,7 +34,7 @@ def coverage(known: list[tuple[float, Measured]], others: list[tuple[float, Meas
 
 @pytest.mark.parametrize(("bias", "spread"), [(0, 1), (0, 0.3), (3, 0.3), (-4, 2), (0, 3)])
 def test_nine_of_ten_truths_are_inside_however_wrong_the_samples_are(bias: float, spread: float) -> None:
-    """Over 40 calibrations with 40 cases, each end is rank 39 of 41: 90.2 %, known to 0.8 %."""
+    """Over 40 calibrations with 40 cases, the margin is rank 37 of 41: 90.2 %, measured to 0.8 %."""
     pairs = [(cases(40, seed, bias, spread), cases(100, 1000 + seed, bias, spread)) for seed in range(40)]
     held, widths = np.mean([coverage(*pair) for pair in pairs], axis=0)
     assert 0.88 < held < 0.925
@@ -51,7 +51,7 @@ def test_a_bias_is_subtracted_and_does_not_widen() -> None:
 
 
 def test_fewer_cases_promise_less_or_nothing() -> None:
-    levels = [(bounds := calibrated(cases(count, 0, 0, 1))) and bounds.level for count in (8, 9, 18, 19)]
+    levels = [(bounds := calibrated(cases(count, 0, 0, 1))) and bounds.level for count in (3, 4, 8, 9)]
     assert levels == [None, 0.8, 0.8, 0.9]
 
 

@@ -68,7 +68,7 @@ def test_card_keeps_the_ordinary_cases() -> None:
     cases = {f"case{i}": measured(i, float(i % 5 > 0)) for i in range(20)}
     made = calibration_of(run_of(cases))
     (label,) = made.labels.values()
-    assert made.data.startswith("16 held-out cases")
+    assert made.data.startswith("16 cases of ")
     assert len(label.predicted.values) == 16 and len(label.reviewed) == STAGES
     (kept,) = made.bounds().labels.values()
     assert kept.drawn is not None and kept.drawn.cases == 16
@@ -79,15 +79,16 @@ def test_card_keeps_the_ordinary_cases() -> None:
 
 
 def test_card_keeps_how_far_truths_lie_beyond_the_samples() -> None:
-    """Of 30 cases, 6 of them unusual; the truth is 1, 2, ... above the highest quantile, and 9 above the lowest."""
+    """The truths of 24 ordinary cases are 1, 2, ... above the higher quantile, and 9 more above the lower."""
     tails = dict.fromkeys(TAILS, 5.0) | {ends(LEVELS[0])[0]: -4.0}
     cases = {f"case{i}": measured(i, float(i % 5 > 0)) for i in range(30)}
     ranks = {name: rank for rank, name in enumerate((name for name, own in cases.items() if own["ordinary"]), 1)}
     rows = {name: {"D0.1ml:liver": [5.0 + ranks.get(name, 1000), 5.0, *tails.values()]} for name in cases}
-    few = {name: {"volume:liver": [1.0, 1.0, *tails.values()]} for name in list(ranks)[:8]}
+    few = {name: {"volume:liver": [1.0, 1.0, *tails.values()]} for name in list(ranks)[:3]}
     scores = {name: {KEY: own, MEASUREMENTS: rows[name] | few.get(name, {})} for name, own in cases.items()}
     made = calibration_of(Run(NAMES, {}, {name: dict(flatten(own)) for name, own in scores.items()}))
-    assert made.measurements == {"D0.1ml:liver": QuantileBounds(0.9, 24, -10.0, 24.0)}  # rank 24 of 24
+    # Above the middle by 17 in the median; rank 23 of 24 of the distances from the median of the others, 12, less 4.5.
+    assert made.measurements == {"D0.1ml:liver": QuantileBounds(0.9, 24, 7.5 - 17, 7.5 + 17)}
 
 
 def test_a_case_is_measured_as_it_is_and_as_predicted_and_lacks_what_it_has_not() -> None:
