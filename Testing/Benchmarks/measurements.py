@@ -90,7 +90,7 @@ def _calibrated(others: list[list[float]], row: list[float]) -> tuple[float, flo
     bounds = QuantileBounds.of([(true, dict(zip(TAILS, tails, strict=True))) for true, _, *tails in others])
     assert bounds is not None
     low, high = _as_drawn(others, row)
-    return low - bounds.shift, high + bounds.shift
+    return low - bounds.low, high + bounds.high
 
 
 def _residuals(others: list[list[float]], row: list[float]) -> tuple[float, float]:
