@@ -10,10 +10,12 @@ Rule, written before the scores: intervals of 90 % of the held-out cases that th
 samples as they are stand those that the ordinary cases of the part `calibrate` have corrected (`QuantileBounds`), and
 plain residuals (split-conformal, of the stated value alone). Coverage and width, divided by the mean truth, are pooled
 over measurements; their 95 % intervals are bootstrapped with the patient as the unit. Of each measurement the error
-of the stated value is printed, and how often its interval held. OUTPUT/cases.json keeps the rows: a second run goes on.
+of the stated value is printed, and how often its interval held. OUTPUT/cases.json.gz keeps the rows, so that a second
+run goes on, or only counts.
 """
 
 import argparse
+import gzip
 import json
 import time
 from collections import defaultdict
@@ -128,14 +130,14 @@ def table(cases: Mapping[str, Mapping[str, dict[str, Rows]]]) -> dict[str, Ends]
 
 def measured(model: Path, dataset: Path, doses: Path, place: Path, limit: int | None) -> dict[str, Any]:
     """Measure the cases of both parts that `place` does not have yet."""
-    cases: dict[str, Any] = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+    cases: dict[str, Any] = json.loads(gzip.decompress(place.read_bytes())) if place.exists() else {}
     examined = Examination(model, dataset, Evaluation(), None)
     for part in PARTS:
         own = cases.setdefault(part, {})
         for files in held_out_cases(dataset, part)[:limit]:
             if files[0] not in own:
                 own[files[0]] = measured_case(examined, files, doses)
-                place.write_text(json.dumps(cases, indent=1) + "\n", encoding="utf-8")
+                place.write_bytes(gzip.compress(json.dumps(cases).encode(), mtime=0))
     return cases
 
 
@@ -148,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", type=int)
     asked = parser.parse_args(arguments)
     asked.output.mkdir(parents=True, exist_ok=True)
-    cases = measured(asked.model, asked.dataset, asked.doses, asked.output / "cases.json", asked.cases)
+    cases = measured(asked.model, asked.dataset, asked.doses, asked.output / "cases.json.gz", asked.cases)
     made = table(cases)
     results = {name: pooled(own) for name, own in made.items() if own}
     (asked.output / "measurements.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
