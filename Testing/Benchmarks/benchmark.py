@@ -84,7 +84,7 @@ def _middle(image: sitk.Image) -> tuple[float, ...]:
 
 
 def make_network(folder: Path, name: str) -> tuple[Path, Path]:
-    """Write a network as a training folder of nnU-Net, unless it is there; returns that and our model of its weights.
+    """Write a network as a training folder of nnU-Net, unless it is there; returns that and our model with its graph.
 
     Args:
         folder: The benchmark's.
@@ -98,6 +98,7 @@ def make_network(folder: Path, name: str) -> tuple[Path, Path]:
     from MoBUncertaintyLib.model.folder import load_model
     from MoBUncertaintyLib.model.listing import find_model
     from MoBUncertaintyLib.network.backbone import build_network, load_network
+    from MoBUncertaintyLib.network.export import export
 
     shipped = load_model(find_model(MODEL))
     stock, ours = folder / f"{name}-stock", shipped.path if name == "small" else folder / name
@@ -111,7 +112,9 @@ def make_network(folder: Path, name: str) -> tuple[Path, Path]:
         torch.manual_seed(0)
         network = build_network(plans, shipped.dataset, CONFIGURATION, spec).eval()
         network.backbone.decoder.seg_layers[-1].bias.data[0] += ORGAN_IS_RARE
-        _write_training(ours, network.state_dict(), plans | {"covariance": to_json(spec)}, shipped.dataset)
+        training = folder / f"{name}-training"
+        _write_training(training, network.state_dict(), plans | {"covariance": to_json(spec)}, shipped.dataset)
+        export(training, ours)
     plans = {key: value for key, value in plans.items() if key not in ("covariance", "finetuning")}
     _write_training(stock, network.backbone.state_dict(), plans, shipped.dataset)
     return stock, ours
