@@ -159,7 +159,6 @@ def ask(desktop, take) -> None:
     lacking = [need for need in lacking if Requirement(need).name not in SLICERS_PACKAGES]
     with (
         patch.object(installation, "missingPackages", lambda *_: lacking),
-        patch.object(installation, "_pytorchExtension", lambda: None),
         patch.object(ctk.ctkMessageBox, "exec_", show),
     ):
         desktop.ui.applyButton.click()

@@ -1,14 +1,15 @@
 """Measure prediction beside stock nnU-Net on the same CT, checkpoint and machine: seconds and peak memory.
 
-    python Testing/Benchmarks/benchmark.py FOLDER [--networks small,large] [--sizes 128,512x512x300] [--ways WAY,...]
+    python Testing/Benchmarks/benchmark.py FOLDER [--networks small,plain,large] [--sizes 128,512x512x300] [--ways ...]
 
 A way is `stock`, nnU-Net's own predictor, or ENGINE-PRECISION of ours: in closed form with all tiles, with `-adaptive`
 tiling, or with the moments of 30 samples (`-sampled`). Each measurement runs in a process of its own; what
 `FOLDER/measurements.jsonl` has already is not measured again, and `FOLDER/benchmark.md` tabulates all that it has.
 
 Seconds are medians of warm runs, from the CT's file to the files of segmentation, probability and, but for `stock`,
-variance; regions, pictures and report come on top. nnU-Net goes its way without further processes, whose start would
-only add seconds to one CT, and without mirroring, since the networks were trained without.
+variance; regions, pictures and report come on top. Those of the processor, summed over threads, can be compared on a
+machine that others use, too. nnU-Net goes its way without further processes, whose start would only add seconds to one
+CT, and without mirroring, since the networks were trained without.
 """
 
 import argparse
@@ -83,11 +84,12 @@ def _middle(image: sitk.Image) -> tuple[float, ...]:
 
 
 def make_network(folder: Path, name: str) -> tuple[Path, Path]:
-    """Write a network as a training folder of nnU-Net, unless it is there; returns that and our model of its weights.
+    """Write a network as a training folder of nnU-Net, unless it is there; returns that and our model with its graph.
 
     Args:
         folder: The benchmark's.
-        name: `small`, the shipped model, or `large`, nnU-Net's residual encoder L with random weights.
+        name: `small`, the shipped model, or with random weights `plain`, the U-Net that nnU-Net plans by default, or
+            `large`, its residual encoder L.
     """
     import torch
 
@@ -96,6 +98,7 @@ def make_network(folder: Path, name: str) -> tuple[Path, Path]:
     from MoBUncertaintyLib.model.folder import load_model
     from MoBUncertaintyLib.model.listing import find_model
     from MoBUncertaintyLib.network.backbone import build_network, load_network
+    from MoBUncertaintyLib.network.export import export
 
     shipped = load_model(find_model(MODEL))
     stock, ours = folder / f"{name}-stock", shipped.path if name == "small" else folder / name
@@ -105,11 +108,13 @@ def make_network(folder: Path, name: str) -> tuple[Path, Path]:
         network, plans = load_network(shipped, shipped.folds[0]), shipped.plans
     else:
         spec = CovarianceSpec()
-        plans = plan_large(shipped.dataset, shipped.plans["foreground_intensity_properties_per_channel"])
+        plans = plan(name, shipped.dataset, shipped.plans["foreground_intensity_properties_per_channel"])
         torch.manual_seed(0)
         network = build_network(plans, shipped.dataset, CONFIGURATION, spec).eval()
         network.backbone.decoder.seg_layers[-1].bias.data[0] += ORGAN_IS_RARE
-        _write_training(ours, network.state_dict(), plans | {"covariance": to_json(spec)}, shipped.dataset)
+        training = folder / f"{name}-training"
+        _write_training(training, network.state_dict(), plans | {"covariance": to_json(spec)}, shipped.dataset)
+        export(training, ours)
     plans = {key: value for key, value in plans.items() if key not in ("covariance", "finetuning")}
     _write_training(stock, network.backbone.state_dict(), plans, shipped.dataset)
     return stock, ours
@@ -126,8 +131,10 @@ def _write_training(folder: Path, weights: dict[str, Any], plans: dict[str, Any]
     write_fold(folder, 0, weights, CONFIGURATION)
 
 
-def plan_large(dataset: dict[str, Any], intensities: dict[str, Any]) -> dict[str, Any]:
+def plan(network: str, dataset: dict[str, Any], intensities: dict[str, Any]) -> dict[str, Any]:
     """Return the plans that nnU-Net's own planner makes for abdominal CTs, from a fingerprint and an example file."""
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+
     from mob_training.training.planning import PLANNERS
     from mob_training.training.settings import Preset
 
@@ -145,7 +152,7 @@ def plan_large(dataset: dict[str, Any], intensities: dict[str, Any]) -> dict[str
     preprocessed.mkdir(parents=True, exist_ok=True)
     (raw / "dataset.json").write_text(json.dumps(dataset), encoding="utf-8")
     (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint), encoding="utf-8")
-    planner = PLANNERS[Preset.LARGE](name)
+    planner = {"plain": ExperimentPlanner, "large": PLANNERS[Preset.LARGE]}[network](name)
     planner.plan_experiment()
     plans: dict[str, Any] = json.loads((preprocessed / f"{planner.plans_identifier}.json").read_text(encoding="utf-8"))
     return plans | {"configurations": {CONFIGURATION: plans["configurations"][CONFIGURATION]}}
@@ -153,8 +160,14 @@ def plan_large(dataset: dict[str, Any], intensities: dict[str, Any]) -> dict[str
 
 # --- a measurement, in a process of its own ---------------------------------------------------------------------------
 
-Run = Callable[[Path, Path], tuple[float, dict[str, float]]]
+Moment = tuple[float, float]  # seconds of the clock and of the processor
+Run = Callable[[Path, Path], tuple[Moment, dict[str, float]]]
 """Predicts a file into a folder; returns when the volumes were written, and the seconds of stages."""
+
+
+def now() -> Moment:
+    """Return both of this process."""
+    return time.perf_counter(), time.process_time()
 
 
 def measure(way: str, networks: Sequence[Path], ct: Path, repeats: int, device: str) -> dict[str, Any]:
@@ -163,9 +176,10 @@ def measure(way: str, networks: Sequence[Path], ct: Path, repeats: int, device: 
     runs = []
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(1 + repeats):
-            start = time.perf_counter()
-            volumes, stages = run(ct, Path(scratch) / str(number))
-            runs.append({"volumes": volumes - start, "whole": time.perf_counter() - start, "stages": stages})
+            start, computed = now()
+            (volumes, end), stages = run(ct, Path(scratch) / str(number))
+            whole = time.perf_counter() - start
+            runs.append({"volumes": volumes - start, "processor": end - computed, "whole": whole, "stages": stages})
             if number == 0:
                 cold = volumes - BEGAN
     return {"cold": cold, "runs": runs, "bytes": _peak_bytes()}
@@ -190,12 +204,12 @@ def _ours(model: Path, way: str, device: str) -> Run:
 
     def write_volumes(*given: Any) -> Any:
         written = write(*given)
-        ends.append(time.perf_counter())
+        ends.append(now())
         return written
 
     cases.write_volumes = write_volumes
 
-    def run(ct: Path, output: Path) -> tuple[float, dict[str, float]]:
+    def run(ct: Path, output: Path) -> tuple[Moment, dict[str, float]]:
         case, _ = cases.run_case(cases.Job(predictor, scene=False), Input(ct, "", ""), output)
         stages = {name: seconds for name, seconds in case.prediction.timings.items() if name != "write"}
         return ends[-1], stages
@@ -220,12 +234,12 @@ def _stock(network: Path, device: str) -> Run:
     clock.wrap(export_prediction, "convert_predicted_logits_to_segmentation_with_correct_shape", "resample")
     clock.wrap(stock, "export_prediction_from_logits", "write")
 
-    def run(ct: Path, output: Path) -> tuple[float, dict[str, float]]:
+    def run(ct: Path, output: Path) -> tuple[Moment, dict[str, float]]:
         output.mkdir()
         clock.seconds.clear()
         with _quiet():
             predictor.predict_from_files_sequential([[str(ct)]], [str(output / "case")], save_probabilities=True)
-        return time.perf_counter(), dict(clock.seconds)
+        return now(), dict(clock.seconds)
 
     return run
 
@@ -309,6 +323,7 @@ def report(measurements: Sequence[dict[str, Any]]) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "openvino", "nnunetv2", "SimpleITK", "numpy"))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8")
     heads = ["network", "CT, voxels", "way", "s", "/ stock", "with report, s", "cold, s", "GB", *STAGES]
+    heads += ["processor, s", "/ stock"]
     lines = [
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {memory}; {packages}; commit "
         f"{commit.stdout.strip()}; {os.environ.get('OMP_NUM_THREADS', 'default')} threads. {FIRST} cold, not warm.",
@@ -316,16 +331,19 @@ def report(measurements: Sequence[dict[str, Any]]) -> str:
         f"| {' | '.join(heads)} |",
         "| --- | --- | --- |" + " ---: |" * (len(heads) - 3),
     ]
-    stock = {_case(one): seconds(one)[0] for one in measurements if one["task"]["way"] == "stock" and "runs" in one}
+    stock = {_case(one): seconds(one) for one in measurements if one["task"]["way"] == "stock" and "runs" in one}
     for one in measurements:
         if "failed" in one:
             lines.append(f"| {' | '.join((*_case(one), one['task']['way']))} | {one['failed']} |")
             continue
-        (volumes, whole, stages), mark = seconds(one), "" if one["runs"][1:] else FIRST
-        beside = f"{volumes / stock[_case(one)]:.2f}" if _case(one) in stock else "–"
+        (volumes, processor, whole, stages), mark = seconds(one), "" if one["runs"][1:] else FIRST
+        of_stock = stock.get(_case(one), (np.nan, np.nan))
+        ratios = f"{volumes / of_stock[0]:.2f}", f"{processor / of_stock[1]:.2f}"
+        beside, computed = (ratio.replace("nan", "–") for ratio in ratios)
         gigabytes = " + ".join(f"{size / 1e9:.2f}" for size in one["bytes"].values())
         cells = [f"{volumes:.3g}{mark}", beside, f"{whole:.3g}", f"{one['cold']:.3g}", gigabytes]
         cells += [f"{stages[name]:.3g}" if name in stages else "–" for name in STAGES]
+        cells += [f"{processor:.3g}{mark}", computed]
         lines.append(f"| {' | '.join((*_case(one), one['task']['way'], *cells))} |")
     return "\n".join(lines) + "\n"
 
@@ -334,12 +352,17 @@ def _case(one: dict[str, Any]) -> tuple[str, str]:
     return one["task"]["network"], " x ".join(map(str, one["task"]["size"]))
 
 
-def seconds(one: dict[str, Any]) -> tuple[float, float, dict[str, float]]:
-    """Return medians over the warm runs, or else the first run: to the volumes, to the end, and of each stage."""
+def seconds(one: dict[str, Any]) -> tuple[float, float, float, dict[str, float]]:
+    """Return medians over the warm runs, or else the first run.
+
+    They are those to the volumes, of the processor to the volumes, to the end, and of each stage.
+    """
     runs = one["runs"][1:] or one["runs"]
-    volumes, whole = (statistics.median(run[name] for run in runs) for name in ("volumes", "whole"))
+    volumes, processor, whole = (
+        statistics.median(run[name] for run in runs) for name in ("volumes", "processor", "whole")
+    )
     stages = {name: statistics.median(run["stages"][name] for run in runs) for name in runs[0]["stages"]}
-    return volumes, whole, stages
+    return volumes, processor, whole, stages
 
 
 def parse_sizes(text: str) -> list[Size]:

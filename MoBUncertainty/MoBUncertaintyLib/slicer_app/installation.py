@@ -67,7 +67,7 @@ def ensureReady(
     missing = missingPackages(formats, engine, bool(why))
     if not missing or slicer.app.testingEnabled():
         return
-    pytorch = _pytorchExtension() if TORCH in missing else None
+    pytorch = _pytorchExtension(why) if TORCH in missing else None
     # With PyTorch, it is only faster.
     offered = _missing(OPENVINO) if why and engine == "auto" and not formats else []
     question = _question(requester, formats, [*missing, *offered], why)
@@ -95,7 +95,7 @@ def whyPyTorch(parameters, model: ListedModel | None) -> str:
     chosen = [parameters.engine, *([] if parameters.engine.value == "openvino" else [parameters.device])]
     choice = next((each for each in chosen if each.value in ON_PYTORCH), None)
     if choice:
-        return _("PyTorch and nnU-Net are needed for {choice}, chosen under Advanced.").format(choice=choice.label())
+        return _("PyTorch and nnU-Net are needed: {choice} is chosen under Advanced.").format(choice=choice.label())
     text = _("PyTorch and nnU-Net are needed for {model}, which was not exported with a graph of its network.")
     return text.format(model=model.name) if model and not model.is_light else ""
 
@@ -168,14 +168,15 @@ def _checkSlicer(requester: str) -> None:
         )
 
 
-def _pytorchExtension():
-    """Return the logic of the PyTorch extension."""
+def _pytorchExtension(why: str):
+    """Return the logic of the PyTorch extension; where it is missing, the error says why it is needed."""
     try:
         from PyTorchUtils import PyTorchUtilsLogic
     except ImportError as error:
-        raise InstallationError(
-            _("The PyTorch extension is missing; install it in the Extensions Manager, restart Slicer and apply again.")
-        ) from error
+        missing = _(
+            "The PyTorch extension is missing; install it in the Extensions Manager, restart Slicer and apply again."
+        )
+        raise InstallationError(f"{why} {missing}") from error
     return PyTorchUtilsLogic()
 
 

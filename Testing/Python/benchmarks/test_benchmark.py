@@ -11,7 +11,10 @@ from support.documents import PAGES
 
 def measurement(way: str, *seconds: float, network: str = "small") -> dict:
     """Runs of a way, the first one cold, half of their time in the network; they take a second longer in all."""
-    runs = [{"volumes": taken, "whole": taken + 1, "stages": {"network": taken / 2}} for taken in seconds]
+    runs = [
+        {"volumes": taken, "processor": 2 * taken + 1, "whole": taken + 1, "stages": {"network": taken / 2}}
+        for taken in seconds
+    ]
     task = {"network": network, "size": [64, 64, 64], "way": way, "device": "cpu"}
     return {"task": task, "cold": seconds[0] + 3, "runs": runs, "bytes": {"process": 4_000_000_000}}
 
@@ -24,6 +27,7 @@ def test_seconds_are_medians_of_warm_runs_beside_stock_nnunet() -> None:
     assert cells[0][2:6] == ["stock", "20†", "1.00", "21"]
     assert cells[1][2:8] == ["openvino-float32", "4", "0.20", "5", "12", "4.00"]
     assert cells[1][8 + benchmark.STAGES.index("network")] == "2" and cells[1][8] == "–"
+    assert cells[1][-2:] == ["9", "0.22"]
     assert cells[2][2:] == ["torch-float32", "No memory."]
 
 
@@ -36,8 +40,8 @@ def test_each_way_is_measured_once(tmp_path, monkeypatch) -> None:
     made = [json.loads(line) for line in lines]
     assert [one["task"]["way"] for one in made] == ways
     for one in made:
-        volumes, whole, stages = benchmark.seconds(one)
-        assert 0 < volumes <= whole < one["cold"] and one["bytes"]["process"] > 1e8
+        volumes, processor, whole, stages = benchmark.seconds(one)
+        assert processor > 0 < volumes <= whole < one["cold"] and one["bytes"]["process"] > 1e8
         assert {"read", "preprocess", "network", "blend", "resample"} <= stages.keys()
         assert sum(stages.values()) <= 1.05 * volumes
     monkeypatch.setattr(benchmark, "_in_child", lambda given: pytest.fail("it is measured again"))

@@ -149,8 +149,8 @@ def test_pytorch_is_needed_by_what_has_no_graph_and_for_what_only_it_can_do(inst
         ("auto", "auto", light, ""),
         ("openvino", "xpu", light, ""),
         ("auto", "auto", heavy, "heavy"),
-        ("torch", "auto", light, "TORCH,"),
-        ("auto", "cuda", light, "CUDA,"),
+        ("torch", "auto", light, "TORCH "),
+        ("auto", "cuda", light, "CUDA "),
         ("openvino", "cuda", light, ""),  # which is refused, PyTorch or not
     ):
         chosen_there = {"engine": engine, "device": device}
@@ -202,8 +202,9 @@ def test_an_old_slicer_is_refused_before_anything_else(desktop, installation, ma
 
 def test_without_the_pytorch_extension_nothing_is_asked(desktop, installation, machine):
     here = machine(TORCH, NNUNET, extension=False)
-    with pytest.raises(InstallationError):
+    with pytest.raises(InstallationError) as raised:
         installation.ensureReady(TITLE, why=WHY)
+    assert str(raised.value).startswith(WHY)
     assert not desktop.dialogs
     assert not here.done
 
