@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ DETERMINISTIC = "deterministic"
 LENGTHS = r"^[0-9.]+(,[0-9.]+){2}$"
 SPLIT = ("validation", "test")
 """Parts of a split that are stated; the rest trains."""
+STATED = (*SPLIT, "fold")
+"""What a data set states of its split."""
 READ_BY_RATERS = "pancreas"
 """The phantom's only structure with an ambiguous border."""
 
@@ -40,7 +43,8 @@ class PlannedRun:
         model: `deterministic`, or a name of the config's `models`; with `-bases-M` at the end if of the sweep.
         seed: Of the training; the split has its own.
         options: Of `mob-training finetune`, by their names in the config; empty for the deterministic stage.
-        start: The model of the same seed whose backbone the fine-tuning starts from.
+        start: The model whose backbone the fine-tuning starts from.
+        backbone: The seed of that one: its own, unless the config has fewer `backbones` than seeds.
         members: The model whose seeds, as the folds of one model, are this ensemble; empty: it is none.
     """
 
@@ -51,6 +55,7 @@ class PlannedRun:
     regions: Mapping[str, float]
     sweep: bool = False
     start: str = DETERMINISTIC
+    backbone: int = 0
     members: str = ""
 
     @property
@@ -136,11 +141,24 @@ def planned_runs(config: Mapping[str, Any]) -> list[PlannedRun]:
         for model, own in {DETERMINISTIC: None, **config["models"]}.items():
             options, regions = _of_model(config, dataset, own)
             start = (own or {}).get("start", DETERMINISTIC)
-            runs += [PlannedRun(dataset, model, seed, options, regions, start=start) for seed in config["seeds"]]
+            runs += [
+                PlannedRun(dataset, model, seed, options, regions, start=start, backbone=backbone)
+                for seed, backbone in _seeds(config, options)
+            ]
         for name, members in config.get("ensembles", {}).items():
             options, regions = _of_model(config, dataset, config["models"][members])
-            runs.append(PlannedRun(dataset, name, config["seeds"][0], options, regions, members=members))
+            seed = config["seeds"][0]
+            runs.append(PlannedRun(dataset, name, seed, options, regions, backbone=seed, members=members))
     return runs + list(_sweep(config))
+
+
+def _seeds(config: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    """Yield the seeds of a model, and those of their backbones; with `backbones` only heads have more seeds than these.
+
+    The backbones take turns: of nine seeds and three backbones the fourth seed has the first backbone again.
+    """
+    first = config["seeds"][: config.get("backbones")]
+    return zip(config["seeds"] if options.get("heads_only") else first, cycle(first), strict=False)
 
 
 def _of_model(
@@ -155,7 +173,7 @@ def _of_model(
 def split_of(config: Mapping[str, Any], dataset: str) -> dict[str, int]:
     """Return the split options of a data set: the config's `split`, overridden by the data set's own."""
     options = {**config.get("split", {}), **config["datasets"][dataset]}
-    return {key: options[key] for key in SPLIT if key in options} | {"seed": options.get("seed", 0)}
+    return {key: options[key] for key in STATED if key in options} | {"seed": options.get("seed", 0)}
 
 
 def in_minutes(config: Mapping[str, Any]) -> bool:
@@ -167,13 +185,14 @@ def provenance(config: Mapping[str, Any], run: PlannedRun) -> dict[str, Any]:
     """Return what a run's scores are stored with: all that the config says of its data, split and training."""
     entry = config["datasets"][run.dataset]
     made = {
-        "data": {key: entry[key] for key in entry if key not in ("id", "regions", *SPLIT)},
+        "data": {key: entry[key] for key in entry if key not in ("id", "regions", *STATED)},
         "split": split_of(config, run.dataset),
         "preset": config.get("preset", "small"),
         "seed": list(config["seeds"]) if run.members else run.seed,
         "train": config["train"],
         "finetune": run.options,
         "start": "" if run.start == DETERMINISTIC else run.start,
+        "backbone": None if run.backbone == run.seed else run.backbone,
         "ensemble": run.members,
         "regions": run.regions,
         "phantom": config.get("phantom"),
@@ -325,5 +344,5 @@ def _sweep(config: Mapping[str, Any]) -> Iterator[PlannedRun]:
         for bases in sweep["bases"]:
             if bases != options.get("bases", 3):
                 name = f"{sweep['model']}-bases-{bases}"
-                for seed in config["seeds"]:
-                    yield PlannedRun(dataset, name, seed, {**options, "bases": bases}, regions, True, start)
+                for seed, backbone in _seeds(config, options):
+                    yield PlannedRun(dataset, name, seed, {**options, "bases": bases}, regions, True, start, backbone)

@@ -1,5 +1,6 @@
 """The figure of what is joint, and which comparisons have it."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,28 @@ def test_the_figure_is_drawn_where_there_are_such_scores(runs, tmp_path: Path):
         picture = tmp_path / f"{name}_out" / "D_joint.png"
         assert picture.exists() == (name == "with") == ("D_joint.png" in page)
     looks_like_a_picture(tmp_path / "with_out" / "D_joint.png", (800, 1200), (300, 700))
+
+
+def test_effects_have_intervals_and_one_correction_for_all_secondary_endpoints(tmp_path: Path):
+    steps = [0.01 * (1 + i) for i in range(6)]
+
+    def run(model: str, sign: int, seed: int) -> Run:
+        return fake_run(
+            model,
+            seed,
+            joint__log_likelihood=[-900 + 100 * sign * step for step in steps],
+            joint__volume__crps=[10 - sign * step for step in steps],
+            raters__ged=[0.5 - sign * step for step in steps],
+        )
+
+    runs = [run(model, sign, seed) for model, sign in (("A", 0), ("B", 1), ("C", -1)) for seed in (0, 1)]
+    write_runs(runs, tmp_path / "scores")
+    page = compare([tmp_path / "scores"], tmp_path / "made", "A").read_text()
+    assert "## Difference to A, in brackets 95 %" in page
+    looks_like_a_picture(tmp_path / "made" / "effects.png", (500, 1200), (80, 400))
+    rows = {(row["Model"], row["Score"][:4]): row for row in csv.DictReader((tmp_path / "made" / "effects.csv").open())}
+    assert rows["B", "Log "]["Difference"] == "+3.5 (+2.2 to +4.8)"
+    assert rows["C", "CRPS"]["Better in"] == "0 of 6"
+    assert {name[1]: float(row["p (Holm)"]) for name, row in rows.items()} == pytest.approx(
+        {"Log ": 2 / 32, "CRPS": 4 / 32, "GED ": 4 / 32}, abs=1e-3
+    )

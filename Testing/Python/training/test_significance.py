@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from mob_training.comparison.compare import tables
-from mob_training.comparison.significance import holm, paired_tests, signed_rank
+from mob_training.comparison.significance import crossed_interval, holm, paired_tests, signed_rank
 from mob_training.comparison.tables import BETTER, WORSE
 from mob_training.evaluation.score_files import CONTROL
 from mob_training.evaluation.scoreboard import DICE, NLL
-from support.fake_scores import fake_run
+from MoBUncertaintyLib.base.errors import SettingsError
+from support.fake_scores import fake_run, run_of
 
 
 def test_signed_rank_of_few_or_no_differences():
@@ -112,6 +113,59 @@ def test_only_seeds_that_both_have_are_compared():
     assert test.mean == pytest.approx(-0.3)
 
 
+def test_heads_on_one_backbone_are_one_witness():
+    """Six heads on two backbones, of which the control has one seed each."""
+    runs = [fake_run(CONTROL, backbone, dice=[0.5 + 0.1 * backbone] * 4) for backbone in (0, 1)]
+    for seed in range(6):
+        head = fake_run("Diagonal", seed, dice=[0.5 + 0.1 * (seed % 2) + 0.01 * (1 + seed)] * 4)
+        head.description["backbone"] = seed % 2
+        runs.append(head)
+    (test,) = paired_tests(runs)
+    assert (test.seeds, test.same_sign) == (2, 2)
+    assert test.of_seeds == pytest.approx((0.03, 0.04))
+    assert test.differences == pytest.approx([0.035] * 4)
+
+
+def test_folds_of_a_cross_validation_are_one_data_set():
+    control, model = {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.8}, {"a": 0.51, "b": 0.62, "c": 0.73, "d": 0.84}
+    runs = [
+        run_of({case: {"dice": dice[case]} for case in cases}, dataset=f"HeartFold{fold}", model=name)
+        for name, dice in ((CONTROL, control), ("Diagonal", model))
+        for fold, cases in enumerate(("ab", "cd"))
+    ]
+    (test,) = paired_tests(runs)
+    assert (test.dataset, test.seeds) == ("Heart", 2)
+    assert test.differences == pytest.approx([0.01, 0.02, 0.03, 0.04])
+    assert test.of_seeds == pytest.approx((0.015, 0.035))
+
+
+def test_interval_is_of_other_subjects_and_other_backbones():
+    of_subjects = np.random.default_rng(0).normal(1, 2, 400)
+    low, high = crossed_interval(of_subjects[None])
+    middle, half = of_subjects.mean(), 1.96 * of_subjects.std() / 20
+    assert (low, high) == pytest.approx((middle - half, middle + half), abs=0.05)
+    low, high = crossed_interval(np.repeat([[-3.0], [0.0], [3.0]], 400, axis=1))
+    assert (low, high) == (-3, 3)
+    folds = np.where(np.arange(70) % 5 == np.arange(5)[:, None], 2.0, np.nan)
+    assert crossed_interval(folds) == (2, 2)
+
+
+def test_a_reference_with_a_score_of_its_own_is_tested_by_it():
+    own, stationary = "clicks__own__dice_5", "clicks__stationary__dice_5"
+    runs = [
+        fake_run(CONTROL, **{stationary: [0.8] * 6}),
+        fake_run("Diagonal (local)", **{stationary: [0.5] * 6, own: [0.9] * 6}),
+        fake_run("Single-Basis (local)", **{stationary: [0.5] * 6, own: [0.95] * 6}),
+    ]
+    found = {test.model: test for test in paired_tests(runs) if test.metric.key == "clicks.own.dice_5"}
+    assert found["Diagonal (local)"].mean == pytest.approx(0.1)  # of the control by its stationary kernel
+    found = {test.model: test for test in paired_tests(runs, "Diagonal (local)") if "own" in test.metric.key}
+    means = {name: test.mean for name, test in found.items()}
+    assert means == pytest.approx({CONTROL: -0.1, "Single-Basis (local)": 0.05})
+    with pytest.raises(SettingsError, match=r"^D has no model Mixture; choose one of Deterministic, fine-tuned, Diag"):
+        paired_tests(runs, "Mixture")
+
+
 def test_a_stock_model_goes_with_any_seed():
     runs = [fake_run(CONTROL, s, dice=[0.5] * 6) for s in (0, 1)]
     (test,) = paired_tests([*runs, fake_run("Deterministic", None, dice=[0.6] * 6)])
@@ -120,7 +174,7 @@ def test_a_stock_model_goes_with_any_seed():
 
 
 def test_variance_is_tested_against_the_references_bernoulli_variance():
-    scores = {"bernoulli__box__auroc": [0.9] * 6, "variance__box__auroc": [0.5] * 6}
+    scores = {"bernoulli__box__auroc": [0.9] * 6}
     better = {"bernoulli__box__auroc": [0.9] * 6, "variance__box__auroc": [0.91, 0.92, 0.93, 0.94, 0.95, 0.96]}
     tests = paired_tests([fake_run(CONTROL, **scores), fake_run("Diagonal", **better)])
     found = {test.metric.key: test for test in tests}

@@ -47,6 +47,17 @@ def test_cases_of_one_subject_stay_together(seed):
     assert not any(a & b for a, b in itertools.combinations(subjects, 2))
 
 
+def test_folds_test_each_case_once():
+    folds = [Split(validation=3, test=5, seed=1, fold=fold).assign(NAMES) for fold in range(4)]
+    assert folds[0] == Split(validation=3, test=5, seed=1).assign(NAMES)
+    assert sorted(name for parts in folds for name in parts["test"]) == sorted(NAMES)
+    for parts in folds:
+        assert {part: len(names) for part, names in parts.items()} == {"train": 12, "val": 3, "test": 5}
+        assert sorted(name for names in parts.values() for name in names) == sorted(NAMES)
+    with pytest.raises(SettingsError):
+        Split(validation=3, test=5, seed=1, fold=4).assign(NAMES)
+
+
 def test_part_without_room_for_a_subject_stays_smaller():
     pairs = {name: name[1] for name in ("a1", "b1", "a2", "b2", "a3", "b3", "a4", "b4")}
     parts = Split(3, 2, subjects=pairs).assign(list(pairs))

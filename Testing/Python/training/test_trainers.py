@@ -17,7 +17,7 @@ from mob_training.training import progress as progress_module
 from mob_training.training import stages
 from mob_training.training.deterministic import LATEST, DeterministicTrainer, unwrapped
 from mob_training.training.progress import draw_progress
-from mob_training.training.settings import Job, Likelihood, Schedule, deterministic_plans
+from mob_training.training.settings import FineTuning, Job, Likelihood, Schedule, deterministic_plans
 from mob_training.training.stages import train_deterministic
 from mob_training.training.trainer import FineTuningTrainer
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
@@ -70,6 +70,19 @@ def test_another_gpu_than_the_first_is_refused(deterministic, monkeypatch):
     monkeypatch.setattr(stages, "select_device", torch.device)
     with pytest.raises(SettingsError):
         train_deterministic(1, PLANS, Schedule(1), Job(device="cuda:1"))
+
+
+def test_a_backbone_of_another_workspace_can_be_linked(deterministic, tmp_path, monkeypatch):
+    """Several heads on one backbone have a workspace each."""
+    make_workspace(tmp_path, monkeypatch)
+    with pytest.raises(SettingsError, match="is not in the workspace's results"):
+        stages.prepare_finetuning(deterministic, "head", MOB, FineTuning())
+    start = f"{deterministic.parent.name}/{deterministic.name}"
+    link = tmp_path / "results" / start
+    link.parent.mkdir()
+    link.symlink_to(deterministic)
+    plans = json.loads(stages.prepare_finetuning(link, "head", MOB, FineTuning()).read_text())
+    assert plans["finetuning"]["start_from"] == start
 
 
 LEARNERS = [(spec, Likelihood.MEAN) for spec in SPECS]

@@ -58,6 +58,10 @@ WRONG = {
     "start from no model": ({"models": {"mob": MOB | {"start": "diagonal"}}}, "models.mob.start"),
     "start from itself": ({"models": {"mob": MOB | {"start": "mob"}}}, "models.mob.start"),
     "ensemble of no model": ({"ensembles": {"all": "low-rank"}}, "ensembles"),
+    "ensemble of fewer backbones": (
+        {"backbones": 1, "ensembles": {"all": "mob"}},
+        "the config: an ensemble needs a backbone for each seed",
+    ),
     "length of one number": ({"models": {"mob": MOB | {"length": "4"}}}, "models.mob.length"),
     "sweep of another model": ({"sweep": {"model": "diagonal", "datasets": ["Pancreas"], "bases": [1]}}, "sweep.model"),
     "sweep of no data set": ({"sweep": {"model": "mob", "datasets": ["Liver"], "bases": [1]}}, "sweep.datasets"),
@@ -249,3 +253,17 @@ def test_a_model_starts_from_another_and_an_ensemble_is_of_all_seeds():
     made = provenance(config, ensembles[0])
     assert made["seed"] == [0, 1] and made["finetune"]["covariance"] == "diagonal"
     assert "start" not in provenance(config, runs["Pancreas/diagonal/seed_0"])
+
+
+def test_heads_take_the_backbones_in_turn():
+    head = MOB | {"heads_only": True, "start": "diagonal"}
+    models = {"diagonal": {"covariance": "diagonal"}, "head": head}
+    sweep = {"model": "head", "datasets": ["Pancreas"], "bases": [1]}
+    config = small(seeds=[4, 5, 6], backbones=2, models=models, sweep=sweep)
+    check_config(config)
+    runs = planned_runs(config)
+    of = {model: [(run.seed, run.backbone) for run in runs if run.model == model] for model in ("diagonal", "head")}
+    assert of == {"diagonal": [(4, 4), (5, 5)], "head": [(4, 4), (5, 5), (6, 4)]}
+    assert [run.backbone for run in runs if run.sweep] == [4, 5, 4]
+    assert [provenance(config, run).get("backbone") for run in runs if run.sweep] == [None, None, 4]
+    assert {(run.seed, run.backbone) for run in planned_runs(small())} == {(0, 0), (1, 1)}

@@ -51,6 +51,9 @@ class SplitOptions:
         ),
     ] = None
     seed: Seed = 0
+    fold: Annotated[
+        int, typer.Option(min=0, max=999, help="Of a cross-validation: which lot of cases is held out, from 0 on.")
+    ] = 0
 
     def read(self) -> Split:
         """Read who the subjects are, and how cases are split."""
@@ -58,7 +61,7 @@ class SplitOptions:
 
         numbers = self.validation, self.test, self.seed
         tables = (read_subjects(self.subjects), read_subjects(self.subjects, "group")) if self.subjects else ()
-        return Split(*numbers, *tables)
+        return Split(*numbers, *tables, fold=self.fold)
 
 
 def phantom(

@@ -146,11 +146,14 @@ def pieces(
 def compare(
     scores: Annotated[list[Path], typer.Argument(help="Folders of `evaluate`, or of an earlier `compare`.")],
     output: Annotated[Path, typer.Option(help="Folder for the scores, tables (CSV, Markdown, LaTeX) and figures.")],
+    reference: Annotated[
+        str | None, typer.Option(help="Model to test against, as tables name it. Default: the control.")
+    ] = None,
 ) -> Result:
     """Compare models and seeds in tables and figures: mean and SD, paired tests, calibration."""
     from mob_training.comparison.compare import compare as run
 
-    return written(run(scores, output))
+    return written(run(scores, output, reference))
 
 
 def overlay(

@@ -12,10 +12,10 @@ from types import MappingProxyType
 from mob_training.comparison import figures
 from mob_training.comparison.readers import of_readers, write_readers
 from mob_training.comparison.runs import by_model, datasets, over_seeds, over_subjects, sweeps
-from mob_training.comparison.significance import LEVEL, PairedTest, paired_tests
+from mob_training.comparison.significance import LEVEL, PairedTest, holm, paired_tests
 from mob_training.comparison.tables import BETTER, RESAMPLES, WORSE, Cell, Table, interval, with_best
 from mob_training.evaluation.score_files import Run, read_runs, write_content, write_runs
-from mob_training.evaluation.scoreboard import BY_LABEL, DICE, ECE, GROUPS, NLL, POOLED, Metric
+from mob_training.evaluation.scoreboard import BY_LABEL, DICE, ECE, ENDPOINTS, GROUPS, NLL, POOLED, Metric
 from MoBUncertaintyLib.base.errors import SettingsError
 
 FIGURES = (
@@ -28,10 +28,11 @@ Marks = Mapping[tuple[str, str, str], str]
 """Of a data set, a score's key and a model."""
 
 
-def compare(folders: Sequence[Path], output: Path) -> Path:
+def compare(folders: Sequence[Path], output: Path, reference: str | None = None) -> Path:
     """Write every table and figure of some scores folders, and the scores beside them; return the page.
 
-    It is `comparison.md`, or `readers.md` of simulated readers. An output that is among the folders keeps its scores.
+    Models are tested against the reference (`paired_tests`). The page is `comparison.md`, or `readers.md` of simulated
+    readers. An output that is among the folders keeps its scores.
 
     Raises:
         SettingsError: The scores do not fit together.
@@ -43,7 +44,7 @@ def compare(folders: Sequence[Path], output: Path) -> Path:
     read = [of_readers(run) for run in runs]
     if any(read) and not all(read):
         raise SettingsError("Some of these scores are of simulated readers (evaluate --clicks); compare them apart.")
-    tests = [] if any(read) else paired_tests(runs)
+    tests = [] if any(read) else paired_tests(runs, reference)
     if output.resolve() not in (folder.resolve() for folder in folders):
         write_runs(runs if any(read) else [_compared(run) for run in runs], output)
     if any(read):
@@ -56,6 +57,11 @@ def compare(folders: Sequence[Path], output: Path) -> Path:
         table = significance(tests)
         write_content(table.csv().encode(), output / "significance.csv")
         page += [f"## {table.title}\n", "[significance.csv](significance.csv)\n"]
+    if judged := [test for key in ENDPOINTS for test in tests if test.metric.key == key]:
+        table = effects(judged)
+        table.write(output / "effects")
+        figures.draw_forest(judged, output / "effects.png")
+        page += [f"## {table.title}\n", table.markdown(), "![Effects with 95 % intervals](effects.png)\n"]
     for dataset in datasets(runs):
         page += [f"## {dataset}: figures\n", *_draw(dataset, runs, output)]
     path = output / "comparison.md"
@@ -175,23 +181,19 @@ def _column(
 
 def significance(tests: Sequence[PairedTest]) -> Table:
     """Tabulate every paired test."""
-    columns = ["Data set", "Score", "Reference", "Better", "Mean difference", "Better in", "Seeds", "Same sign in"]
-    columns += ["p", "p (Holm)"]
+    columns = ["Data set", "Score", "Reference", "Better", "Mean difference", "95 %", "Better in"]
+    columns += ["Seeds", "Same sign in", "p", "p (Holm)"]
     rows = []
     for test in tests:
         metric = test.metric
-        names = (
-            ("model's variance", "reference's p (1 − p)")
-            if metric.key.startswith("variance.")
-            else (test.model, test.reference)
-        )
-        better = "neither" if test.better is None else names[0 if test.better else 1]
+        better = "neither" if test.better is None else test.model if test.better else test.reference
         cells = (
             test.dataset,
             metric.title,
             test.reference,
             better,
             f"{metric.factor * test.mean:+.{metric.digits}f}",
+            _interval(test),
             f"{test.wins} of {len(test.differences)}",
             str(test.seeds),
             str(test.same_sign),
@@ -201,6 +203,27 @@ def significance(tests: Sequence[PairedTest]) -> Table:
         rows.append((test.model, cells))
     title = f"Paired tests against {' and '.join(dict.fromkeys(test.reference for test in tests))}"
     return Table(title, "Model", tuple(columns), tuple(rows))
+
+
+def effects(tests: Sequence[PairedTest]) -> Table:
+    """Tabulate the tests of `ENDPOINTS`, Holm-corrected once over the primary one and once over all others."""
+    corrected: dict[PairedTest, float] = {}
+    for primary in (True, False):
+        family = [test for test in tests if (test.metric.key == ENDPOINTS[0]) is primary]
+        corrected |= zip(family, holm([test.p for test in family]), strict=True)
+    rows = []
+    for test, p in corrected.items():
+        metric = test.metric
+        shown = f"{metric.factor * test.mean:+.{metric.digits}f} ({_interval(test)})"
+        wins = f"{test.wins} of {len(test.differences)}"
+        rows.append((test.model, (test.dataset, metric.header, shown, wins, _p(test.p), _p(p))))
+    title = f"Difference to {', '.join(dict.fromkeys(test.reference for test in tests))}, in brackets 95 %"
+    return Table(title, "Model", ("Data set", "Score", "Difference", "Better in", "p", "p (Holm)"), tuple(rows))
+
+
+def _interval(test: PairedTest) -> str:
+    low, high = (f"{test.metric.factor * end:+.{test.metric.digits}f}" for end in test.interval)
+    return f"{low} to {high}"
 
 
 def _legend(runs: Sequence[Run], tests: Sequence[PairedTest]) -> str:
@@ -216,8 +239,9 @@ def _legend(runs: Sequence[Run], tests: Sequence[PairedTest]) -> str:
         sentences.append(
             f"{BETTER} better, {WORSE} worse than {references} with p < {LEVEL:g}: Wilcoxon's signed-rank test over "
             "the subjects, their cases and the seeds that both models have averaged, Holm-corrected over the models, "
-            "where the mean difference has one sign in all seeds. The test is of these trained networks: it does not "
-            "say what another training would give. A model's variance is tested against the reference's p (1 − p)."
+            "where the mean difference has one sign in all seeds. The test is of these trained networks; intervals of "
+            "differences are of other subjects and other trainings. A variance is tested against the p (1 − p) of a "
+            "model without one."
         )
     return " ".join(sentences) + "\n"
 

@@ -23,16 +23,20 @@ from mob_training.evaluation.metrics.calibration import BINS
 from mob_training.evaluation.metrics.volumes import LAGS, LEVELS, STEP_MM
 from mob_training.evaluation.readers.simulation import ACTIONS, CLICKS, OWN, READERS, STATIONARY
 from mob_training.evaluation.score_files import Run, write_content
-from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, NLL
+from mob_training.evaluation.scoreboard import BOX_MARGIN_MM, DICE, ECE, LIKELIHOOD, NLL
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, UNCERTAINTIES, Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from mob_training.comparison.significance import PairedTest
+
 KINDS = {"error": "of all error", "thick_error": "of the error thicker than one voxel"}
 COLOURS = {"variance": "#c2410c", "bernoulli": "#1d4ed8"}
 MAX_REGIONS = 12
+COMPRESSED = 20
+"""Of a forest plot: the largest difference is so many times the narrowest interval."""
 FEWEST_VOXELS = 20
 """A bin with fewer voxels, averaged over the seeds, gets no point: its fraction would be noise."""
 
@@ -54,6 +58,7 @@ _LOOKS = (
     ("#44aa99", (0, (3, 1, 1, 1)), "h"),
 )
 
+_PALE = {"color": _LOOKS[5][0], "alpha": 0.35}
 _GUIDE = {"color": "0.45", "linestyle": ":", "linewidth": 1.2, "zorder": 1}
 _BINNED = f"{BINS} bins, points of at least {FEWEST_VOXELS} voxels"
 _CALIBRATION = ("frequency of the class", "frequency − probability", "voxels in the bin")
@@ -177,6 +182,45 @@ def means(runs: Sequence[Run], keys: Sequence[str]) -> np.ndarray:
     return np.array([row for row in rows if None not in row], float).reshape(-1, len(keys))
 
 
+def draw_forest(tests: Sequence[PairedTest], path: Path) -> None:
+    """Draw the differences of paired tests with 95 % intervals, a panel for each score, a row for each model.
+
+    Pale points are single backbones. A scale that would hide the small differences is compressed beyond them.
+    """
+    scores = list(dict.fromkeys(test.metric for test in tests))
+    rows = list(dict.fromkeys(f"{test.dataset}: {test.model}" for test in tests))
+    figure = _figure(3 + 2.8 * len(scores), 1.4 + 0.3 * len(rows))
+    for axes, metric in zip(figure.subplots(1, len(scores), sharey=True, squeeze=False)[0], scores, strict=True):
+        own = [test for test in tests if test.metric == metric]
+        for test in own:
+            place, mean = rows.index(f"{test.dataset}: {test.model}"), metric.factor * test.mean
+            beyond = [[metric.factor * abs(end - test.mean)] for end in test.interval]
+            axes.errorbar(mean, place, xerr=beyond, color=_LOOKS[0][0], marker="D", markersize=5, capsize=3)
+            single = metric.factor * np.array(test.of_seeds)
+            axes.plot(single, [place] * len(single), linestyle="", marker="o", markersize=4, **_PALE)
+        _show_small(axes, metric.factor * np.array([test.interval for test in own]))
+        axes.axvline(0, **_GUIDE)
+        axes.set_xlabel(metric.header)
+        _tidy(axes)
+    figure.axes[0].set_yticks(range(len(rows)), rows)
+    figure.axes[0].invert_yaxis()
+    references = ", ".join(dict.fromkeys(test.reference for test in tests))
+    figure.suptitle(f"Difference to {references}, 95 % of other subjects and trainings", fontsize=10)
+    _save(figure, path)
+
+
+def _show_small(axes: Axes, intervals: np.ndarray) -> None:
+    """Compress the scale beyond the narrowest of some intervals, (n, 2), where the largest would hide it."""
+    narrow, largest = np.ptp(intervals, axis=1).min(), np.abs(intervals).max()
+    if not 0 < COMPRESSED * narrow < largest:
+        return
+    axes.set_xscale("asinh", linear_width=narrow)
+    decades = 10.0 ** np.arange(np.floor(np.log10(narrow)), np.log10(largest) + 1)
+    ticks = [tick for tick in (*-decades, 0, *decades) if intervals.min() <= tick <= max(0, intervals.max())]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+
+
 def draw_readers(runs: Sequence[Run], path: Path) -> None:
     """Draw the mean Dice of simulated readers by the number of their actions, a column for each run."""
     figure, looks = _figure(max(7.6, 5.6 * len(runs)), 5.6), styles(reader.title for reader in READERS)
@@ -196,17 +240,20 @@ def draw_readers(runs: Sequence[Run], path: Path) -> None:
 
 
 def draw_bases(numbers: Mapping[int, Sequence[Run]], path: Path) -> None:
-    """Draw Dice, NLL and ECE by the number of bases (paper, Fig. 4), mean and standard deviation over the seeds."""
-    figure = _figure(11.5, 3.8)
+    """Draw scores by the number of bases (paper, Fig. 4), mean and standard deviation over the seeds."""
+    runs = [run for seeds in numbers.values() for run in seeds]
+    joint = [LIKELIHOOD] if any(run.per_case(LIKELIHOOD.key) for run in runs) else []
+    shown = (*joint, DICE, NLL, ECE)
+    figure = _figure(3.8 * len(shown), 3.8)
     colour = _LOOKS[5][0]
-    for axes, metric in zip(figure.subplots(1, 3), (DICE, NLL, ECE), strict=True):
+    for axes, metric in zip(figure.subplots(1, len(shown)), shown, strict=True):
         scores = pd.DataFrame(
             [(bases, run.mean(metric.key)) for bases, runs in numbers.items() for run in runs],
             columns=["bases", "score"],
             dtype=float,
         )
         scores["score"] *= metric.factor
-        axes.plot(scores["bases"], scores["score"], linestyle="", marker="o", color=colour, alpha=0.35, markersize=4)
+        axes.plot(scores["bases"], scores["score"], linestyle="", marker="o", markersize=4, **_PALE)
         over_seeds = scores.groupby("bases")["score"]
         mean, deviation = over_seeds.mean(), over_seeds.std()
         axes.errorbar(mean.index, mean, deviation, color=colour, marker="D", markersize=5, capsize=4)

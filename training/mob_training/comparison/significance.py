@@ -1,4 +1,4 @@
-"""Paired tests of models over the subjects, corrected for the number of models."""
+"""Paired differences of models over the subjects, their intervals, and tests corrected for the number of models."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from scipy.stats import rankdata, wilcoxon
 
 from mob_training.comparison.runs import ORDER, by_model, datasets, over_seeds, over_subjects
-from mob_training.comparison.tables import BETTER, WORSE
+from mob_training.comparison.tables import BETTER, RESAMPLES, WORSE
 from mob_training.evaluation.score_files import CONTROL, Run
 from mob_training.evaluation.scoreboard import GROUPS, Metric
 from MoBUncertaintyLib.base.errors import SettingsError
@@ -23,9 +24,9 @@ class PairedTest:
     """A comparison of a model with the reference over the same subjects and seeds.
 
     Attributes:
-        differences: Model minus reference for each subject, averaged over its cases and the seeds.
-        seeds: Number of seeds that both have; each has its own network to start from.
-        same_sign: In how many of them the mean difference has the sign of the overall mean difference.
+        differences: Model minus reference for each subject, averaged over its cases and the backbones.
+        interval: 95 % of the mean difference (`crossed_interval`).
+        of_seeds: Mean difference of each backbone's seed that both have, averaged over the heads on it.
         p: Two-sided Wilcoxon signed-rank test; 1 where no subject differs.
         corrected: Holm's, over the models of this data set and score.
     """
@@ -35,8 +36,8 @@ class PairedTest:
     model: str
     reference: str
     differences: tuple[float, ...]
-    seeds: int
-    same_sign: int
+    interval: tuple[float, float]
+    of_seeds: tuple[float, ...]
     p: float
     corrected: float = 1.0
 
@@ -44,6 +45,16 @@ class PairedTest:
     def mean(self) -> float:
         """Mean difference."""
         return float(np.mean(self.differences))
+
+    @property
+    def seeds(self) -> int:
+        """Number of backbones that both have."""
+        return len(self.of_seeds)
+
+    @property
+    def same_sign(self) -> int:
+        """Number of seeds whose mean difference has the sign of the overall one."""
+        return sum(bool(one) and np.sign(one) == np.sign(self.mean) for one in self.of_seeds)
 
     @property
     def better(self) -> bool | None:
@@ -69,13 +80,13 @@ class PairedTest:
         return BETTER if self.better else WORSE
 
 
-def paired_tests(runs: Sequence[Run]) -> list[PairedTest]:
-    """Test every model against the reference, for every score that both have, over the seeds that both have.
+def paired_tests(runs: Sequence[Run], reference: str | None = None) -> list[PairedTest]:
+    """Test every model against the reference, for every score that both have, over the backbones that both have.
 
-    The reference is the fine-tuned control, else the deterministic model, else the first.
+    The default reference is the fine-tuned control, else the deterministic model, else the first.
 
     Raises:
-        SettingsError: Two models were scored on different cases.
+        SettingsError: Two models were scored on different cases, or a data set lacks the reference.
     """
     tests: list[PairedTest] = []
     for dataset in datasets(runs):
@@ -86,18 +97,17 @@ def paired_tests(runs: Sequence[Run]) -> list[PairedTest]:
             continue
         controls = [name for name in groups if name.startswith(CONTROL)]  # plain, or a variant such as (temperature)
         usual = CONTROL if CONTROL in groups else controls[0] if len(controls) == 1 else ORDER[0]
-        base = usual if usual in groups else next(iter(groups))
+        base = reference or (usual if usual in groups else next(iter(groups)))
+        if base not in groups:
+            raise SettingsError(f"{dataset} has no model {base}; choose one of {', '.join(groups)}.")
         for metric in (metric for _, metrics in GROUPS.values() for metric in metrics if metric.tested):
             family = []
             for model in (name for name in groups if name != base):
-                pairs = _pairs(groups[model], groups[base])
-                differences = _differences([a for a, _ in pairs], [b for _, b in pairs], metric)
-                if differences:
-                    mean = np.mean(differences)
-                    of_seeds = [_differences([a], [b], metric) for a, b in pairs]
-                    same_sign = sum(bool(one) and np.sign(np.mean(one)) == np.sign(mean) for one in of_seeds)
-                    p = signed_rank(differences)
-                    family.append(PairedTest(dataset, metric, model, base, differences, len(of_seeds), same_sign, p))
+                table = _differences(groups[model], groups[base], metric)
+                if table.size:
+                    differences, of_seeds = tuple(table.mean()), tuple(table.mean(axis=1))
+                    interval, p = crossed_interval(table.to_numpy()), signed_rank(differences)
+                    family.append(PairedTest(dataset, metric, model, base, differences, interval, of_seeds, p))
             corrected = holm([test.p for test in family])
             tests += [replace(test, corrected=p) for test, p in zip(family, corrected, strict=True)]
     return tests
@@ -115,6 +125,20 @@ def signed_rank_sum(differences: Sequence[float]) -> float:
     return float(np.sign(nonzero) @ rankdata(np.abs(nonzero))) if nonzero.size else 0.0
 
 
+def crossed_interval(differences: np.ndarray) -> tuple[float, float]:
+    """Compute the 95 % interval of the mean of differences (backbones, subjects), NaN where one has none.
+
+    Backbones and subjects are drawn with replacement, each by itself, so that the interval is of other subjects and of
+    other trainings (the pigeonhole bootstrap; Owen 2007, Annals of Applied Statistics 1). With three backbones their
+    part of the variance is a third too small, with one the interval is of other subjects alone.
+    """
+    generator = np.random.default_rng(0)
+    rows, columns = (generator.integers(count, size=(RESAMPLES, count)) for count in differences.shape)
+    drawn = np.ma.masked_invalid(differences[rows[:, :, None], columns[:, None]])
+    low, high = np.percentile(drawn.mean(axis=(1, 2)).compressed(), (2.5, 97.5))
+    return float(low), float(high)
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Apply Holm's step-down correction: p_(i) times the hypotheses not yet rejected, monotone, at most 1."""
     order = np.argsort(p, kind="stable")
@@ -124,21 +148,30 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def _pairs(ours: Sequence[Run], theirs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Pair the runs of each seed; a run without a seed is paired with each of the other's."""
-    return [(a, b) for a in ours for b in theirs if a.seed == b.seed or None in (a.seed, b.seed)]
+def _differences(ours: Sequence[Run], theirs: Sequence[Run], metric: Metric) -> pd.DataFrame:
+    """Compute ours minus theirs for each backbone that both have and each subject, averaged over its cases and heads.
 
-
-def _differences(ours: Sequence[Run], theirs: Sequence[Run], metric: Metric) -> tuple[float, ...]:
-    """Compute ours minus theirs for each subject, averaged over its cases and the runs."""
-    differences = over_seeds(ours, metric.key) - over_seeds(theirs, metric.against or metric.key)
-    return tuple(over_subjects(ours, differences.dropna().sort_index()))
+    A run without a seed goes with every backbone. There are none where neither model has the score.
+    """
+    has = [any(run.per_case(metric.key) for run in runs) for runs in (ours, theirs)]
+    if not any(has):
+        return pd.DataFrame()
+    own, other = (metric.key if scored else metric.against or metric.key for scored in has)
+    rows = {}
+    for backbone in dict.fromkeys(run.backbone for run in (*ours, *theirs) if run.backbone is not None) or (None,):
+        heads, others = ([run for run in runs if run.backbone in (backbone, None)] for runs in (ours, theirs))
+        if heads and others:
+            differences = over_seeds(heads, own) - over_seeds(others, other)
+            rows[backbone] = over_subjects(heads, differences.dropna().sort_index())
+    return pd.DataFrame(rows).T.dropna(how="all")
 
 
 def _check_same_cases(runs: Sequence[Run]) -> None:
-    for run in runs[1:]:
-        if run.cases.keys() != runs[0].cases.keys():
+    first: dict[str, Run] = {}
+    for run in runs:
+        other = first.setdefault(run.description["dataset"], run)
+        if run.cases.keys() != other.cases.keys():
             raise SettingsError(
-                f"{run.model} and {runs[0].model} were scored on different cases of {run.dataset}; "
+                f"{run.model} and {other.model} were scored on different cases of {run.dataset}; "
                 "evaluate both on the same data set."
             )

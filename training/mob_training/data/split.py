@@ -23,7 +23,8 @@ class Split:
 
     Cases of one subject stay together; a case that is not named has a subject of its own. Where a part has no room for
     all of a subject's, the next subject has its turn, so a part may have fewer cases than it should. With groups each
-    part takes its cases from all of them in turn.
+    part takes its cases from all of them in turn. In a cross-validation each fold tests the cases that come next in the
+    order, so that five folds of a fifth test each case once.
 
     Default: a fifth of all cases tests, and a fifth of the others validates, rounded up (paper, section 4).
     """
@@ -33,6 +34,7 @@ class Split:
     seed: int = 0
     subjects: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    fold: int = 0
 
     def assign(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Assign names of cases to `train`, `val` and `test`, independently of their order.
@@ -48,7 +50,10 @@ class Split:
         total = len(names)
         test = math.ceil(total / 5) if self.test is None else self.test
         validation = math.ceil((total - test) / 5) if self.validation is None else self.validation
-        tested, waiting = _fill(test, waiting)
+        rest = waiting
+        for _ in range(self.fold + 1):
+            tested, rest = _fill(test, rest)
+        waiting = rest + [cases for cases in waiting if cases not in rest and cases[0] not in tested]
         validating, waiting = _fill(validation, waiting)
         training = [name for subject in waiting for name in subject]
         if min(validation, total - validation - test) < 1 or not validating or not training or (test and not tested):

@@ -63,7 +63,8 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        return self.description["dataset"]
+        """Name of the data set; the folds of a cross-validation, such as HeartFold0, are one."""
+        return re.sub(r"Fold\d+$", "", self.description["dataset"])
 
     @property
     def model(self) -> str:
@@ -74,6 +75,12 @@ class Run:
     def seed(self) -> int | None:
         """Seed of the training; None for a stock model."""
         return self.description["seed"]
+
+    @property
+    def backbone(self) -> tuple[str, int] | None:
+        """Data set, with its fold, and seed of the deterministic stage, which several heads may share."""
+        seed = self.description.get("backbone", self.seed)
+        return None if seed is None else (self.description["dataset"], seed)
 
     @property
     def bases(self) -> int | None:
@@ -126,7 +133,9 @@ def describe_run(model: Model, dataset: Path, name: str | None = None) -> dict[s
         shown, plain = NAMES[card.covariance.kind], {card.covariance.kind.value}
     if own and own not in plain:
         shown += f" ({own.removeprefix(card.covariance.kind.value).strip('-')})"
-    seed = finetuning.get("seed", (model.plans.get("schedule") or model.plans.get("budget") or {}).get("seed"))
+    lengths = ("schedule", "budget", "deterministic_schedule", "deterministic_budget")
+    backbone = next((model.plans[name].get("seed") for name in lengths if model.plans.get(name)), None)
+    seed = finetuning.get("seed", backbone)
     return {
         "dataset": re.sub(r"^Dataset\d+_", "", dataset.resolve().name),
         "name": name or run_name or Covariance.DETERMINISTIC.value,
@@ -138,6 +147,7 @@ def describe_run(model: Model, dataset: Path, name: str | None = None) -> dict[s
         "temperature": card.training.get("temperature"),
         "sweep": bool(sweep),
         "seed": seed,
+        "backbone": seed if backbone is None else backbone,
         "labels": [label.name for label in card.labels],
         "digest": model.digest,
     }

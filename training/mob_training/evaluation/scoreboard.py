@@ -18,9 +18,9 @@ class Metric:
         factor: Shown is the score times this.
         target: The best value, where neither more nor less is better; such scores are not tested.
         plain: No value is best.
-        against: Score of the reference to test against, if not the same: a model's variance is compared with the p (1 -
-            p) of the control, which has no variance; clicks that spread by its own correlation with the control's,
-            which spread by a stationary one.
+        against: What stands for this score of a model that lacks it, in a test against one that has it: a variance
+            is compared with the p (1 - p) of the control, which has no variance; clicks that spread by a model's own
+            correlation with the control's, which spread by a stationary one.
     """
 
     key: str
@@ -75,6 +75,7 @@ def _ranking(measure: str, word: str) -> tuple[Metric, ...]:
 DICE = Metric("dice", "Dice", True, 2, 100.0)
 NLL, ECE = Metric("volume.nll", "NLL"), Metric("volume.ece", "ECE", digits=5)
 BRIER, MCE = Metric("volume.brier", "Brier", digits=5), Metric("volume.mce", "MCE", digits=3)
+LIKELIHOOD = Metric("joint.log_likelihood", "Log likelihood, nats", True, 1)
 GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
     "scores": (
         "Overlap and calibration, whole volume",
@@ -95,7 +96,7 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
     "joint": (
         "What is joint: the whole segmentation, its volume, how far errors reach",
         (
-            Metric("joint.log_likelihood", "Log likelihood, nats", True, 1),
+            LIKELIHOOD,
             Metric("joint.gain", "gain of the covariance, nats", True, 1),
             Metric("joint.volume.crps", "CRPS of the volume, mm³", digits=1),
             *(
@@ -115,7 +116,7 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
             Metric("clicks.stationary.elsewhere_5", "elsewhere after 5", True, 2, 100.0),
             *(
                 Metric(f"clicks.own.{name}_5", title, True, 2, 100.0, against=f"clicks.stationary.{name}_5")
-                for name, title in (("dice", "after 5, the model's own"), ("elsewhere", "elsewhere after 5, own"))
+                for name, title in (("dice", "Dice after 5, the model's own"), ("elsewhere", "elsewhere after 5, own"))
             ),
         ),
     ),
@@ -132,6 +133,8 @@ GROUPS: dict[str, tuple[str, tuple[Metric, ...]]] = {
         ),
     ),
 }
+ENDPOINTS = (LIKELIHOOD.key, "joint.volume.crps", "raters.ged", "clicks.own.dice_5")
+"""By which covariances are judged: the primary one, then the secondary ones (training/results/MixtureOfBases)."""
 BY_LABEL = (
     DICE,
     Metric("median_mm", "Surface distance, median, mm"),

@@ -67,7 +67,7 @@ def prepare_finetuning(results: Path, name: str, spec: CovarianceSpec, settings:
     Raises:
         SettingsError: The earlier stage left no checkpoint, or is not in the workspace.
     """
-    results = Path(results).resolve()
+    results = Path(results).parent.resolve() / Path(results).name  # a link counts where it lies
     start = results / f"fold_{fold}"
     if not any((start / name).exists() for name in (FINAL, "weights.safetensors")):
         raise SettingsError(f"{start / FINAL} is missing; run the deterministic stage to its end first.")
