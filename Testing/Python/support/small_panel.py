@@ -18,7 +18,7 @@ from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
 from support import MODULE_FOLDER, PHANTOM_CT, PHANTOM_MODEL
 from support.caller import FAKE_WORKER
-from support.fake_worker import LABEL, fake_prediction, fake_region
+from support.fake_worker import LABEL, fake_prediction, fake_region, provenance_of
 from support.late import slicer, slicer_app
 from support.sessions import as_answer
 from support.standalone import add_volume
@@ -198,6 +198,13 @@ def show_result(desktop, prediction, regions, name: str = "CT"):
     desktop.widget.panel.refresh()
     desktop.process()
     return desktop.logic.sessions.get(ct)
+
+
+def show_fake(desktop):
+    """Show what the fake worker predicts of a small CT, without waiting for it; returns the session of its review."""
+    prediction, regions = fake_prediction(SHAPE, MATRIX, provenance_of([str(PHANTOM_MODEL)], SHAPE, "CT"))
+    prediction.warnings.append("This result is fake.")
+    return show_result(desktop, prediction.annotated(timings={"model": 0.1, "network": 2.5}), regions)
 
 
 def column(desktop, number: int) -> list[str]:
