@@ -71,7 +71,7 @@ def from_json(kind: type[T], data: Any, what: str = "it") -> T:
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{what} must be an object")
-    types, values = get_type_hints(kind), {}
+    types, values = _types(kind), {}  # type: ignore[arg-type]  # a class is hashable
     for field in fields(kind):  # type: ignore[arg-type]
         if field.name in data:
             values[field.name] = _value(types[field.name], data[field.name], f"'{field.name}'")
@@ -81,6 +81,11 @@ def from_json(kind: type[T], data: Any, what: str = "it") -> T:
     if unknown and not getattr(kind, "OPEN", False):
         raise ValueError(f"{what} has an unknown entry '{printable(unknown[0]):.80}'")
     return kind(**values)
+
+
+@lru_cache
+def _types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def to_json(record: Any) -> Any:

@@ -13,7 +13,6 @@ from MoBUncertaintyLib.inference.devices import (
     wide_precision,
 )
 from MoBUncertaintyLib.regions.prediction import Precision
-from support.pretend_gpu import PretendGpu
 
 CUDA = ["sm_75", "sm_80", "sm_90a", "compute_90"]
 
@@ -54,10 +53,10 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         select_device("tpu")
 
 
-def test_auto_on_cuda_is_float16_as_in_nnunet_and_fits_take_the_wider_format() -> None:
-    with PretendGpu():
-        assert autocast_dtype(torch.device("cuda")) is torch.float16
-        assert wide_precision(torch.device("cuda")) is Precision.BFLOAT16
+def test_auto_on_cuda_is_float16_as_in_nnunet_and_fits_take_the_wider_format(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert autocast_dtype(torch.device("cuda")) is torch.float16
+    assert wide_precision(torch.device("cuda")) is Precision.BFLOAT16
     assert wide_precision(torch.device("cpu")) is Precision.AUTO
     assert exact_dtype(torch.device("cpu")) is exact_dtype(torch.device("cuda")) is torch.float64
     assert exact_dtype(torch.device("mps")) is torch.float32
@@ -71,10 +70,16 @@ def test_float32_on_cuda_is_no_tf32_and_convolutions_are_tried_out() -> None:
     assert (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32) == before
 
 
-def test_a_tile_is_copied_to_cuda_without_waiting() -> None:
+def test_a_tile_is_copied_to_cuda_from_pinned_memory_without_waiting(monkeypatch) -> None:
+    whole, cuda, empty = torch.rand(2, 6, 6), torch.device("cuda"), torch.empty
+    pinned, copies = [], []
+    monkeypatch.setattr(torch, "empty", lambda *sizes, pin_memory, **options: pinned.append(empty(*sizes)) or pinned[0])
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *where, **how: copies.append((tensor, where, how)))
+    uploaded(whole[:, 1:4, 2:5], cuda)
+    assert copies == [(pinned[0], (cuda,), {"non_blocking": True})]
+    assert torch.equal(pinned[0], whole[:, 1:4, 2:5])
+
+
+def test_on_the_cpu_a_tile_stays_where_it_is() -> None:
     whole = torch.rand(2, 6, 6)
-    with PretendGpu() as gpu:
-        there = uploaded(whole[:, 1:4, 2:5], torch.device("cuda"))
-        assert (gpu.uploads, gpu.waits) == (1, 0)
-        assert torch.equal(there.cpu(), whole[:, 1:4, 2:5])
     assert uploaded(whole, torch.device("cpu")) is whole

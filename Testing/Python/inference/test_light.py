@@ -77,7 +77,7 @@ def lights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model for each of `LIGHTS`, and what a process without PyTorch and nnU-Net predicts by it."""
     folder = tmp_path_factory.mktemp("lights")
     for name, (kind, names, _) in LIGHTS.items():
-        exported(folder / name, spec_of(kind), names, folds=2)
+        exported(folder / name, spec_of(kind), names, folds=2 if name == "closed form" else 1)
     sitk.WriteImage(make_ct(SHAPE), str(folder / "ct.nii.gz"))
     arguments = [repr({name: settings for name, (_, _, settings) in LIGHTS.items()}), " ".join(BLOCKED)]
     subprocess.run([sys.executable, "-W", "error", "-c", LIGHT, *arguments], check=True, cwd=folder)
@@ -97,7 +97,6 @@ def test_results_are_those_of_pytorch(lights: Path, name: str) -> None:
 
 ORGANS = ("liver", "spleen", "colon")
 STRETCHED = spec_of(Covariance.MIXTURE_OF_BASES, keep_probability=True)
-LOCAL = replace(spec_of(Covariance.MIXTURE_OF_BASES), scope=Scope.LOCAL, length_mm=(9.0, 6.0, 6.0))
 
 
 @pytest.mark.parametrize(
@@ -106,9 +105,7 @@ LOCAL = replace(spec_of(Covariance.MIXTURE_OF_BASES), scope=Scope.LOCAL, length_
         (spec_of(Covariance.DIAGONAL), ("organ",)),
         (spec_of(Covariance.SINGLE_BASIS), ORGANS),
         (STRETCHED, ("organ",)),
-        (STRETCHED, ORGANS),
-        (LOCAL, ("organ",)),
-        (LOCAL, ORGANS),
+        (replace(STRETCHED, scope=Scope.LOCAL, length_mm=(9.0, 6.0, 6.0)), ORGANS),
     ],
 )
 def test_every_covariance_has_a_graph(tmp_path: Path, spec: CovarianceSpec, names: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
@@ -207,6 +207,7 @@ def test_the_projects_address_is_one_and_stands_only_where_other_programs_read_i
     assert {file: named for file, named in found.items() if named} == {file: {address.encode()} for file in files}
 
 
+@cache
 def every_import(path: Path, inner: bool = True) -> set[str]:
     """Full names of what a file imports; without `inner` only when it is imported itself, not in its functions."""
     found: set[str] = set()

@@ -7,6 +7,7 @@ import os
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def steps(text: str) -> str:
     return re.search(r"^1\. .*?(?=^[^\s\d])", text, re.MULTILINE | re.DOTALL)[0]
 
 
+@cache
 def texts() -> set[str]:
     """Every text in the code, with … for what is put in."""
     found = set()
@@ -50,6 +52,7 @@ def texts() -> set[str]:
     return found
 
 
+@cache
 def on_the_panel() -> set[str]:
     """Every text of the .ui files."""
     trees = map(ElementTree.parse, (MODULE_FOLDER / "Resources" / "UI").glob("*.ui"))

@@ -176,4 +176,4 @@ class ClickHistory(RuleBasedStateMachine):
 
 
 TestClickHistoryOfAnySteps = ClickHistory.TestCase
-TestClickHistoryOfAnySteps.settings = settings(max_examples=12, stateful_step_count=12, deadline=None)
+TestClickHistoryOfAnySteps.settings = settings(max_examples=8, stateful_step_count=12, deadline=None)

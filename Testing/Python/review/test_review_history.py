@@ -118,4 +118,4 @@ class History(RuleBasedStateMachine):
 
 
 TestHistoryOfAnySteps = History.TestCase
-TestHistoryOfAnySteps.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestHistoryOfAnySteps.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)

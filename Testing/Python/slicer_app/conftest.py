@@ -59,6 +59,4 @@ def ui(desktop: Any) -> Any:
 @pytest.fixture
 def session(desktop: Any) -> Any:
     """The review of a small CT, in the panel."""
-    ct = small_panel.add_ct(desktop)
-    small_panel.apply(desktop)
-    return desktop.logic.sessions.get(ct)
+    return small_panel.show_fake(desktop)

@@ -416,7 +416,7 @@ def test_volumes_are_handed_over_in_slicers_own_temporary_folder(desktop, tmp_pa
 
 @needs_posix
 def test_the_modules_own_test_passes(desktop, tmp_path, monkeypatch):
-    """What ctest runs in Slicer, but for the demo's model (test_story.py); `PythonSlicer` is this Python."""
+    """What ctest runs in Slicer, but for the demo's model, which needs OpenVINO; `PythonSlicer` is this Python."""
     import MoBUncertainty
 
     program = tmp_path / "PythonSlicer"
@@ -424,7 +424,7 @@ def test_the_modules_own_test_passes(desktop, tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
     MoBUncertainty.MoBUncertaintyTest().runTest()
 
 

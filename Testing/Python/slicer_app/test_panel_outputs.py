@@ -132,8 +132,10 @@ class TestExport:
         monkeypatch.delattr(slicer, "dicomDatabase")  # a Slicer without its DICOM module
         assert not offered()
 
-    def test_progress_and_cancel_are_where_the_export_was_started(self, desktop, session, tmp_path):
+    def test_progress_and_cancel_are_where_the_export_was_started(self, desktop, tmp_path):
         ui, steps = desktop.ui, []
+        add_ct(desktop)
+        apply(desktop)
         ui.runCollapsibleButton.collapsed, ui.exportCollapsibleButton.collapsed = True, False
         ui.exportDirectoryEdit.currentPath = str(tmp_path)
         ui.exportButton.click()
@@ -181,4 +183,5 @@ def test_section_of_the_contributors_example_shows_the_times_of_the_prediction(s
     assert label.text == ""
     shown.setSession(session)
     timings = session.review.prediction.timings
+    assert timings
     assert label.text.splitlines() == [f"{stage}: {round(taken, 1)} s" for stage, taken in timings.items()]

@@ -121,7 +121,9 @@ class TestLoading:
         desktop.process(until=lambda: desktop.ui.regionsTable.rowCount)
         assert desktop.widget.panel.review.session.results.ctNode is ct and job
 
-    def test_the_next_scene_has_the_model_of_the_last_and_nothing_that_was_said(self, desktop, session):
+    def test_the_next_scene_has_the_model_of_the_last_and_nothing_that_was_said(self, desktop):
+        add_ct(desktop)
+        apply(desktop)
         assert desktop.ui.statusLabel.text.startswith("Done in")
         desktop.ui.modelSelector.currentText = "HippocampusAnterior"
         desktop.scene.Clear(0)

@@ -7,7 +7,6 @@ import pytest
 
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.regions.description import organ_of
-from MoBUncertaintyLib.review.review import Review
 from support.fake_worker import fake_prediction
 from support.late import slicer_app
 from support.small_panel import (
@@ -90,7 +89,7 @@ def test_fifty_are_listed_until_they_are_decided_or_another_is_selected(desktop)
     ui.previousButton.click()
     assert table.selected.region.rank == 1  # there is none before the first
     for region in session.review.regions[:49]:
-        session.step(Review.decide, region.region_id, "accept")
+        session.review.decide(region.region_id, "accept")
     desktop.widget.panel.update()
     assert ui.regionsTable.rowCount == 50
     ui.regionsTable.selectRow(49)

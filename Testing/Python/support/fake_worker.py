@@ -148,18 +148,25 @@ def predict(mode: str, request: Fields, report: server.Report) -> Fields:
     from MoBUncertaintyLib.output.results_record import write_prediction
     from MoBUncertaintyLib.worker.arrays import write_array
 
-    provenance = {
-        **describe_models(request["models"]),
-        "settings": request.get("settings") or {},
-        **dict.fromkeys(("device", "precision", "engine"), "fake"),
-        "input": {"name": request["ct"].get("name"), "size": ct.shape[::-1], "sha256": "0" * 64},
-        "versions": {"numpy": np.__version__},
-    }
+    provenance = provenance_of(request["models"], ct.shape, request["ct"].get("name"), request.get("settings"))
     prediction, regions = fake_prediction(ct.shape, np.array(request["ct"]["ijk_to_ras"], float), provenance)
     prediction.warnings.extend(report.warnings)
     report.progress(estimate.step("write", 1, 1))
     save = partial(write_array, request["folder"])
     return write_prediction(prediction, regions, save) | {"seconds": estimate.seconds}
+
+
+def provenance_of(
+    models: Sequence[str], shape: tuple[int, ...], name: str | None, settings: Fields | None = None
+) -> Fields:
+    """Make the provenance of a fake prediction."""
+    return {
+        **describe_models(models),
+        "settings": settings or {},
+        **dict.fromkeys(("device", "precision", "engine"), "fake"),
+        "input": {"name": name, "size": shape[::-1], "sha256": "0" * 64},
+        "versions": {"numpy": np.__version__},
+    }
 
 
 def describe_models(models: Sequence[str]) -> dict[str, Any]:

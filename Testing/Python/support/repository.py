@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from support import ROOT
 
 
+@cache
 def tracked(*patterns: str) -> list[Path]:
     """Files of the repository, those that are new included."""
     done = subprocess.run(

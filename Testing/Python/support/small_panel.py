@@ -18,7 +18,7 @@ from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
 from support import MODULE_FOLDER, PHANTOM_CT, PHANTOM_MODEL
 from support.caller import FAKE_WORKER
-from support.fake_worker import LABEL, fake_prediction, fake_region
+from support.fake_worker import LABEL, fake_prediction, fake_region, provenance_of
 from support.late import slicer, slicer_app
 from support.sessions import as_answer
 from support.standalone import add_volume
@@ -43,8 +43,11 @@ def opened() -> Iterator:
     """The panel, one for all tests of a file, of a user who has agreed to the licences of the models that ship."""
     with TemporaryDirectory() as folder:
         os.environ["XDG_DATA_HOME"] = folder
-        agree([model.path for model in list_models()], lambda _terms: None)
+        shipped = list_models()
+        agree([model.path for model in shipped], lambda _terms: None)
         desktop = open_panel()
+        # The cards of the models that ship are read once, not for each scene.
+        slicer_app.models.list_models = lambda *folders: list_models(*folders) if folders else shipped
         # What is quick on so small a CT is done at once, however busy the machine.
         slicer_app.widgets.section.AT_ONCE_S = 60.0
         yield desktop
@@ -198,6 +201,13 @@ def show_result(desktop, prediction, regions, name: str = "CT"):
     desktop.widget.panel.refresh()
     desktop.process()
     return desktop.logic.sessions.get(ct)
+
+
+def show_fake(desktop):
+    """Show what the fake worker predicts of a small CT, without waiting for it; returns the session of its review."""
+    prediction, regions = fake_prediction(SHAPE, MATRIX, provenance_of([str(PHANTOM_MODEL)], SHAPE, "CT"))
+    prediction.warnings.append("This result is fake.")
+    return show_result(desktop, prediction.annotated(timings={"model": 0.1, "network": 2.5}), regions)
 
 
 def column(desktop, number: int) -> list[str]:

@@ -14,7 +14,7 @@ from mob_training.cli import app
 from mob_training.data.phantom import make_phantom
 from mob_training.evaluation import held_out
 from mob_training.evaluation.held_out import split_cases
-from mob_training.evaluation.readers import learning, readers, study
+from mob_training.evaluation.readers import learning, readers, simulation, study
 from mob_training.evaluation.readers.baselines import Bump, Walker
 from mob_training.evaluation.readers.boosting import Boosting
 from mob_training.evaluation.readers.cases import ReadCase
@@ -54,15 +54,16 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "Boosting", partial(Boosting, trees=8, rate=0.5))
 
 
-def evaluated(dataset: Path, output: Path) -> str:
-    arguments = ["evaluate", "MODEL", str(dataset), "--output", str(output), "--clicks", "fit", *REGION]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    return done.output
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers act once."""
+    monkeypatch.setattr(simulation, "ACTIONS", 1)
 
 
 def test_settings_are_fitted_and_readers_simulated(dataset: Path, tmp_path: Path, fake: None) -> None:
-    assert "3 of 3: " in evaluated(dataset, tmp_path / "out")
+    arguments = ["evaluate", "MODEL", str(dataset), "--output", str(tmp_path / "out"), "--clicks", "fit", *REGION]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and "3 of 3: " in done.output, done.output
     (run,) = read_runs([tmp_path / "out"])
     found = ClickSettings.from_dict(json.loads((tmp_path / "out" / "clicks.json").read_text()))
     assert run.description["clicks"] == asdict(replace(found, learned=None))
@@ -93,13 +94,13 @@ def test_without_validation_cases_nothing_is_fitted(dataset: Path, fake: None) -
         split_cases(dataset, "val")
 
 
-def test_only_what_is_learned_is_fitted_on_request(dataset: Path, fake: None) -> None:
+def test_only_what_is_learned_is_fitted_on_request(dataset: Path, fake: None, brief: None) -> None:
     run, clicks = study.study_readers(Path("MODEL"), dataset, report=lambda line: None, fitting="learn")
     assert "trials" not in run.description["fit"]
     assert replace(clicks, learned=None, caution=0.0) == ClickSettings()
 
 
-def test_what_the_model_has_is_kept_on_request(dataset: Path, fake: None) -> None:
+def test_what_the_model_has_is_kept_on_request(dataset: Path, fake: None, brief: None) -> None:
     run, clicks = study.study_readers(Path("MODEL"), dataset, report=lambda line: None, fitting="keep")
     assert not run.description["fit"]
     assert clicks == ClickSettings()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib.base.errors import OutputError
 from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.measurements.interval import Interval, volume_number
 from MoBUncertaintyLib.model.card import readable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATE, PAGE_TEMPLATE, SCENE_TEMPLATE = (
     RESOURCES / "Report" / name for name in ("report.html.jinja", "review.html.jinja", "scene.mrml.jinja")
@@ -29,10 +33,16 @@ def require_installed(*templates: Path) -> None:
 def fill(template: Path, **values: Any) -> str:
     """Fill a template: what a report says is text to it, never markup. Raises `OutputError` if it is not installed."""
     require_installed(template)
+    return _environment(template.parent).get_template(template.name).render(values)
+
+
+@cache
+def _environment(folder: Path) -> Environment:
+    """Make what compiles each template of a folder once, which takes as long as a small report itself."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(template.parent),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -48,7 +58,7 @@ def fill(template: Path, **values: Any) -> str:
         "moment": lambda text: datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M %Z").strip(),
         "png_url": lambda png: "data:image/png;base64," + base64.b64encode(png).decode(),
     }
-    return environment.get_template(template.name).render(values)
+    return environment
 
 
 def _typeset(number: str) -> str:
