@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.schema import to_json
@@ -29,6 +27,9 @@ from MoBUncertaintyLib.regions.prediction import predicted_intervals
 from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SCHEMA = "mob-uncertainty report"
 SCHEMA_VERSION = 1
@@ -56,7 +57,6 @@ MEASUREMENT_COLUMNS = (
     "measurement", "unit", "value", "samples", "median", "samples_low", "samples_high", "interval_low", "interval_high",
     "level",
 )  # fmt: skip
-BARS = 16  # of a histogram
 
 _PREDICTION = (
     "created", "settings", "moments", "folds", "engine", "device", "computer", "precision", "tiles", "passes_per_tile",
@@ -207,21 +207,20 @@ def _click_rows(review: Review) -> list[dict[str, Any]]:
 
 
 def _measurement(measured: Measured) -> dict[str, Any]:
-    """Say what was measured; the bars are the samples' histogram, as fractions of its highest."""
-    counts, _ = np.histogram(measured.samples, BARS)
-    spread = measured.spread
+    """Say what was measured."""
+    spread, histogram = measured.spread, measured.histogram
     return {
         "name": measured.name,
         "unit": measured.unit,
         "value": measured.value,
         "spread": spread and spread.to_dict(),
         "interval": measured.interval and measured.interval.to_dict(),
-        "bars": (counts / counts.max()).round(3).tolist() if measured.samples else [],
+        "histogram": histogram and histogram._asdict(),
     }
 
 
-def write_measurements(path: Path, measured: Sequence[Measured]) -> None:
-    """Write measurements as CSV: what the samples span, and what calibration promises, if it does. Raises `OSError`."""
+def measurement_rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Make a table of measurements: what the samples span, and what calibration promises, if it does."""
     rows = []
     for each in measured:
         spread, interval = each.spread, each.interval
@@ -231,7 +230,12 @@ def write_measurements(path: Path, measured: Sequence[Measured]) -> None:
             *((interval.low, interval.high, interval.level) if interval else (None, None, None)),
         )  # fmt: skip
         rows.append(dict(zip(MEASUREMENT_COLUMNS, values, strict=True)))
-    write_table(path, MEASUREMENT_COLUMNS, rows)
+    return rows
+
+
+def write_measurements(path: Path, measured: Sequence[Measured]) -> None:
+    """Write measurements as CSV. Raises `OSError`."""
+    write_table(path, MEASUREMENT_COLUMNS, measurement_rows(measured))
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -46,8 +46,9 @@ def test_what_is_measured_is_in_the_table_the_record_and_the_report(model, ct, d
     assert [each.name for each in measured] == list(names) and len(measured[0].samples) == 200
     case = open_case(out)
     write_html(tmp_path / "report.html", build_report(case), case)
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert all(name in page for name in names) and page.count('aria-label="Histogram') == len(names)
+    for page in (tmp_path / "report.html", out / "review.html"):
+        text = page.read_text(encoding="utf-8")
+        assert all(f">{name}<" in text for name in names) and text.count('aria-label="Histogram') == len(names)
 
 
 def test_a_review_is_measured_as_it_is_left(model, ct, tmp_path) -> None:
@@ -76,6 +77,10 @@ def test_results_with_other_measurements_are_made_again(model, ct, tmp_path) -> 
     assert other.exit_code == 2 and tuple(rows_of(tmp_path / "out" / "a")) == ("volume:organ",)
     assert run(*command, "--measure", "diameter:organ", "--overwrite").exit_code == 0
     assert tuple(rows_of(tmp_path / "out" / "a")) == ("diameter:organ",)
+    of_cohort = rows_of(tmp_path / "out")["diameter:organ"]
+    assert of_cohort.pop("case") == "a" and of_cohort == rows_of(tmp_path / "out" / "a")["diameter:organ"]
+    assert run(*command, "--overwrite").exit_code == 0
+    assert not rows_of(tmp_path / "out")  # of an earlier run nothing is left
 
 
 @pytest.mark.parametrize(
