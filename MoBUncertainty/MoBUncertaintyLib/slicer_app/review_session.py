@@ -49,7 +49,8 @@ class ReviewSession:
     """One image's results under review; see `start` and `open`.
 
     `segmentation` is that of the scene, held to the review; `changes` shows over the slices what a step has changed, or
-    would change; `lastChange` is what the last step has changed in the segmentation, if anything.
+    would change; `lastChange` is what the last step has changed in the segmentation, if anything; `measured` is what
+    the worker has measured of the review as it is now, if it has.
     """
 
     def __init__(self, results: ResultScene, review: Review) -> None:
@@ -60,6 +61,8 @@ class ReviewSession:
         self.drawing = RegionDrawing(self.segmentation, partial(self.step, Review.edit))
         self.marks, self.changes = ClickMarks(results, review, self._palette), ChangeOverlay(results.ctNode)
         self.lastChange: Change | None = None
+        self.steps = 0  # that were taken
+        self.measured: list[dict[str, Any]] | None = None
         results.overlay.maps.review = review
 
     @classmethod
@@ -138,6 +141,7 @@ class ReviewSession:
         Raises `ReviewError` if the step is refused, or the image is no longer what was segmented.
         """
         boxes = change(self.review, *arguments) or ()
+        self.steps, self.measured = self.steps + 1, None
         self.marks.suggest(None)  # another click helps most now
         self._show(boxes)
 
