@@ -45,8 +45,8 @@ VERDICTS: dict[str, str] = {
 }
 COLUMNS = (
     "rank", "id", "organ", "location", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "volume_mm3",
-    "expected_error_mm3", "found_error_mm3", "mean_variance", "max_variance", "mean_probability", "inside_fraction",
-    "extent_mm", "clicks", "verdict", "label", "added_mm3", "removed_mm3", "comment",
+    "expected_error_mm3", "found_error_mm3", "effect", "mean_variance", "max_variance", "mean_probability",
+    "inside_fraction", "extent_mm", "clicks", "verdict", "label", "added_mm3", "removed_mm3", "comment",
 )  # fmt: skip
 CLICK_COLUMNS = (
     "id", "extent", "r_mm", "a_mm", "s_mm", "points", "label", "region", "time", "net_mm3", "changed_mm3",
@@ -95,6 +95,7 @@ def build_report(
         "labels": _labels(review),
         "measurements": [_measurement(each) for each in case.measured or prediction.measured],
         "measured_as": "corrected" if case.measured else "predicted",
+        "ranked_by": review.listed().ranked_by,
         "regions": [_region_row(region, review, describer) for region in review.regions],
         "clicks": _click_rows(review),
         "expected_error_mm3": dict(zip(("predicted", "now"), review.expected_error_mm3, strict=True)),
@@ -177,6 +178,7 @@ def _region_row(region: ReviewRegion, review: Review, describer: RegionDescriber
         | {
             "id": region.region_id,
             "organ": organ.name if organ else "",
+            "effect": described.effect and described.effect.fraction,
             "found_error_mm3": region.found.region.expected_error_mm3,
             "clicks": sum(click.region_id == region.region_id for click in review.clicks),
             "verdict": RESOLVED if region.resolved else region.verdict.value,

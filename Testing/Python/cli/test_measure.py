@@ -83,9 +83,26 @@ def test_results_with_other_measurements_are_made_again(model, ct, tmp_path) -> 
     assert not rows_of(tmp_path / "out")  # of an earlier run nothing is left
 
 
+def test_regions_are_ranked_by_their_effect_on_a_measurement(model, ct, tmp_path) -> None:
+    out = tmp_path / "out"
+    command = ("predict", ct, "--model", model, "--output", out, "--no-scene", "--region", "minimum_mm3=1")
+    done = run(*command, "--rank-by", "volume:organ")
+    assert done.exit_code == 0 and "% of the variance of volume:organ" in done.stdout, done.output
+    with (out / "regions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    effects = [float(row["effect"]) for row in rows]
+    assert len(rows) > 1 and effects == sorted(effects, reverse=True)
+    assert {row["effect_on"] for row in rows} == {"volume:organ"}
+    regions = read_results(out).regions
+    assert regions.ranked_by == "volume:organ"
+    assert [each.effect.fraction for each in regions.ranked] == pytest.approx(effects, rel=1e-3)
+    assert "of the variance of volume:organ" in (out / "review.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        ("--rank-by", "mean_dose:organ"),
         ("--measure", "girth:organ"),
         ("--measure", "volume:liver"),
         ("--measure", "mean_dose:organ"),
