@@ -236,24 +236,16 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
         return self.client.request(requests.exportRequest(self.sessions.get(ct), Path(folder), formats, patientFields))
 
-    def measure(self, ct, measurements, dose=None):
+    def measure(self, ct, measurements, dose=None, rankBy=None):
         """Measure a reviewed image in the worker; returns at once. Arguments as of `requests.measureRequest`.
 
         :return: the Job, whose result is a list of `Measured`; an export of the review writes them too
         """
-        from MoBUncertaintyLib.base.schema import from_json
-        from MoBUncertaintyLib.measurements.distribution import Measured
         from MoBUncertaintyLib.slicer_app import requests
 
         session = self.sessions.get(ct)
-        steps = session.steps
-
-        def keep(result):
-            yield
-            session.measured = result["measured"] if session.steps == steps else None
-            return [from_json(Measured, each) for each in result["measured"]]
-
-        return self.client.request(requests.measureRequest(session, measurements, dose), keep)
+        request = requests.measureRequest(session, measurements, dose, rankBy)
+        return self.client.request(request, session.receiverOfMeasurements())
 
     def close(self) -> None:
         """End the worker."""

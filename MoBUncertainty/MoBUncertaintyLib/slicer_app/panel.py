@@ -235,7 +235,7 @@ class Jobs:
         request = partial(self._requestExport, folder, formats, patientFields)
         self._begin(State.EXPORTING, self._panel.export.work, formats, request, self._onExported)
 
-    def measure(self, wanted: list[str], dose) -> None:
+    def measure(self, wanted: list[str], dose, rankBy: str | None) -> None:
         """Measure what was segmented, as reviewed, and a dose in it; arguments as for `requests.measureRequest`."""
         panel = self._panel
         session = panel.review.session
@@ -243,7 +243,7 @@ class Jobs:
         def request() -> Job:
             if not settleStrayEdits(session):
                 raise Cancelled("")
-            return panel.logic.measure(session.results.ctNode, wanted, dose)
+            return panel.logic.measure(session.results.ctNode, wanted, dose, rankBy)
 
         def show(measured: list[Measured]) -> None:
             panel.measurements.show(measured)

@@ -118,12 +118,18 @@ def exportRequest(session: ReviewSession, folder: Path, formats: list[str], pati
     }
 
 
-def measureRequest(session: ReviewSession, measurements: Sequence[str], dose=None) -> dict[str, Any]:
-    """Ask for measurements of a review, as `--measure` takes them; a dose is a vtkMRMLScalarVolumeNode, in Gy."""
+def measureRequest(
+    session: ReviewSession, measurements: Sequence[str], dose=None, rankBy: str | None = None
+) -> dict[str, Any]:
+    """Ask for measurements of a review, as `--measure` takes them; a dose is a vtkMRMLScalarVolumeNode, in Gy.
+
+    Regions are to be ranked by what resolving each does to the measurement `rankBy`. Default: by expected error.
+    """
     return _reviewed(session) | {
         "command": Command.MEASURE,
         "measurements": list(measurements),
         "dose": dose and _volume(dose),
+        "rank_by": rankBy,
     }
 
 

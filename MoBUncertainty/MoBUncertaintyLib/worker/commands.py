@@ -74,14 +74,17 @@ def measure_review(request: Fields, report: Report) -> Fields:
     """Measure a case as reviewed.
 
     The request has `ct`, `prediction` and `review`, as for `export_review`; `measurements`, as `--measure` takes them;
-    `dose`, a volume in Gy on a grid of its own, or null. Returns `measured`, a `Measured` of each.
+    `dose`, a volume in Gy on a grid of its own, or null; `rank_by`, one of the measurements, or null. Returns
+    `measured`, a `Measured` of each, and `effects`, what resolving each region does to that one, by the regions' ids.
     """
     from MoBUncertaintyLib.images.dose import place_dose
-    from MoBUncertaintyLib.pipeline.cases import measure_case
+    from MoBUncertaintyLib.pipeline.cases import effects_in, measure_case
     from MoBUncertaintyLib.worker.arrays import read_volume
 
+    steps, done = 2 if request["rank_by"] else 1, 0
+
     def tell(step: Progress) -> None:
-        report.progress(asdict(step) | {"fraction": step.done / step.total})
+        report.progress(asdict(step) | {"fraction": (done + step.done / step.total) / steps})
 
     case, dose, gray = _reviewed(request), request.get("dose"), None
     if dose:
@@ -89,7 +92,11 @@ def measure_review(request: Fields, report: Report) -> Fields:
     measured, warnings = measure_case(case, request["measurements"], gray, tell)
     for warning in warnings:
         report.warning(warning)
-    return {"measured": to_json(measured)}
+    effects, done = {}, 1
+    if request["rank_by"]:
+        by_number = effects_in(case, request["rank_by"], gray, tell)
+        effects = {region.region_id: by_number[region.number] for region in case.review.regions}
+    return {"measured": to_json(measured), "effects": to_json(effects)}
 
 
 def _reviewed(request: Fields) -> Case:

@@ -209,7 +209,7 @@ class TestStructuredReport:
     def test_it_carries_each_measurement_with_its_interval(self, tmp_path):
         case = review_of(tmp_path / "ct")
         dose = Measured("mean_dose:pancreas", "Gy", 43.5, (40.0, 46.0), Interval(37.4, 48.9, 0.9))
-        distance = Measured("distance:left_kidney:pancreas", "mm", 12.5, (11.0, 14.0))
+        distance = Measured("distance:kidney_left:pancreas", "mm", 12.5, (11.0, 14.0))
         nowhere = Measured("D99.999%:pancreas", "Gy", None)
         case = replace(Case.of(case.image, case.review, case.source), measured=(dose, distance, nowhere))
         assert write_export(case, tmp_path / "out", ["dicom-sr"]).problems == ()
@@ -226,7 +226,7 @@ class TestStructuredReport:
             ("mean_dose as corrected, lower end of its 90 % interval", 37.4, "Gy"),
             ("mean_dose as corrected, upper end of its 90 % interval", 48.9, "Gy"),
         ]
-        assert found["left_kidney"][-1] == ("distance to pancreas as corrected", 12.5, "mm")
+        assert found["kidney_left"][-1] == ("distance to pancreas as corrected", 12.5, "mm")
         assert not any("D99" in meaning for meaning, *_ in found["pancreas"])
 
     def test_of_one_organ_refers_to_its_only_segment(self, tmp_path):

@@ -66,6 +66,22 @@ def test_an_organ_and_its_dose_are_measured_again_after_a_verdict_and_exported(d
     assert not ui.measuredLabel.text
 
 
+def test_regions_are_ranked_by_a_measurement_until_by_expected_error_again(desktop, ui, session):
+    first = [region.region_id for region in session.review.regions]
+    ui.rankSelector.currentText = "volume:pancreas"
+    measure(desktop)
+    regions = session.review.regions
+    fractions = [region.region.effect.fraction for region in regions]
+    assert fractions == sorted(fractions, reverse=True) and fractions[0] > 0
+    assert "volume:pancreas" in ui.reviewProgressLabel.text and session.measured
+    ui.rankSelector.currentIndex = 0
+    measure(desktop)
+    assert [region.region_id for region in session.review.regions] == first
+    assert "Ranked" not in ui.reviewProgressLabel.text
+    session.step(type(session.review).undo)
+    assert [region.region_id for region in session.review.regions] == [region.region_id for region in regions]
+
+
 def test_what_cannot_be_measured_is_said_before(desktop, ui, dose):
     for typed in ("girth", "mean_dose", "distance", "volume:liver"):
         ui.measuresEdit.text = typed

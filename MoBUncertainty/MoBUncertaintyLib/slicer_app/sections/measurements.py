@@ -11,7 +11,7 @@ from MoBUncertaintyLib.measurements.distribution import Histogram, Measured
 from MoBUncertaintyLib.measurements.interval import volume_number
 from MoBUncertaintyLib.measurements.measurement import Values, read_wanted
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.slicer_app.widgets.section import State, offer, say
+from MoBUncertaintyLib.slicer_app.widgets.section import State, offer, say, signalsBlocked
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table, fitRows
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 
@@ -24,7 +24,8 @@ HEIGHTS = "▁▂▃▄▅▆▇█"
 class MeasurementsSection:
     """The panel's section for measurements of one image's results, as reviewed.
 
-    `onMeasure` is called with what to measure, as `--measure` takes it, and the node of the dose or None.
+    `onMeasure` is called with what to measure, as `--measure` takes it, the node of the dose or None, and what to rank
+    regions by: a measurement, or None for the expected error.
     """
 
     def __init__(self, ui, onMeasure: Callable, onCancel: Callable[[], None], onChange: Callable[[], None]) -> None:
@@ -32,6 +33,7 @@ class MeasurementsSection:
         self._session = None
         self._measured: Sequence[Measured] = ()
         self._note = ""  # on what was measured
+        self._rankings: list[str] = []  # the measurements that regions can be ranked by
         self._table = Table(ui.measurementsTable, (1, 2), 0, lambda: None)
         bar, label = ui.measureProgressBar, ui.measureStatusLabel
         self.work = WorkButton(ui.measureButton, bar, label, self._onClicked, onCancel)
@@ -41,6 +43,12 @@ class MeasurementsSection:
             ui.measuresEdit.textChanged,
         ):
             signal.connect(lambda *_args: onChange())
+
+    @property
+    def ranking(self) -> str | None:
+        """The measurement to rank regions by; None: the expected error."""
+        row = self._ui.rankSelector.currentIndex
+        return self._rankings[row - 1] if row > 0 else None
 
     @property
     def wanted(self) -> list[str]:
@@ -62,6 +70,7 @@ class MeasurementsSection:
         offer(self._ui.measuredOrganSelector, [_("All organs"), *(readable(label.name) for label in labels)])
         self._measured = session.review.prediction.measured if session else ()
         self._note = _("As predicted.") if self._measured else ""
+        self._offerRankings([], session.review.listed().ranked_by if session else None)
 
     def show(self, measured: Sequence[Measured]) -> None:
         """Show what was measured of the review."""
@@ -72,8 +81,11 @@ class MeasurementsSection:
         ui, session = self._ui, self._session
         kinds = (*USUAL, *OF_DOSE) if ui.doseSelector.currentNode() else USUAL
         ui.measuresEdit.placeholderText = ", ".join(kinds)
-        for widget in (ui.doseSelector, ui.measuredOrganSelector, ui.measuresEdit):
+        if session:
+            self._offerRankings(self.wanted, self.ranking)
+        for widget in (ui.doseSelector, ui.measuredOrganSelector, ui.measuresEdit, ui.rankSelector):
             widget.enabled = bool(session) and not state.busy
+        ui.rankSelector.enabled = ui.rankSelector.enabled and state is not State.SIGNED
         isOld = bool(self._measured) and not self._note and session is not None and session.measured is None
         say(ui.measuredLabel, _("From before the last change of the review: measure again.") if isOld else self._note)
         self._table.show({each.name: _row(each) for each in self._measured})
@@ -81,25 +93,38 @@ class MeasurementsSection:
         fitRows(ui.measurementsTable, MOST_ROWS)
         self.work.update(self._whyNot(state), isShown=not state.busy)
 
+    def _offerRankings(self, measurements: list[str], chosen: str | None) -> None:
+        """Offer measurements to rank regions by; one that was chosen stays so, though it may not be measured again."""
+        rankings = list(dict.fromkeys([*measurements, *filter(None, [chosen])]))
+        if rankings == self._rankings:
+            return
+        self._rankings = rankings
+        offer(self._ui.rankSelector, [_("Expected error"), *self._rankings])
+        with signalsBlocked(self._ui.rankSelector):
+            self._ui.rankSelector.currentIndex = self._rankings.index(chosen) + 1 if chosen else 0
+
     def _whyNot(self, state: State) -> str | None:
         if not self._session:
             return _("Segment an image first.")
         if state.busy:
             return _("Wait for the running computation to finish.")
+        if not self.wanted:
+            return _("Type what to measure first.")
         dose, ct = self._ui.doseSelector.currentNode(), self._session.results.ctNode
         if dose and dose.GetImageData() is None:
             return _("The volume of the dose holds no voxels; choose another.")
         if dose and dose.GetTransformNodeID() != ct.GetTransformNodeID():
             return _("The dose is not under the image's transform; put it there, or harden both.")
         names = [label.name for label in self._session.review.prediction.labels]
+        texts = [*self.wanted, *filter(None, [self.ranking])]
         try:
-            read_wanted(self.wanted, names, tuple(Values) if dose else (Values.IMAGE,))
+            read_wanted(texts, names, tuple(Values) if dose else (Values.IMAGE,))
         except SettingsError as error:
             return str(error)
         return None
 
     def _onClicked(self) -> None:
-        self._onMeasure(self.wanted, self._ui.doseSelector.currentNode())
+        self._onMeasure(self.wanted, self._ui.doseSelector.currentNode(), self.ranking)
 
 
 def _row(measured: Measured) -> Row:
