@@ -261,8 +261,8 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     for measured in prediction.measured:
         table.fact(measured.name, measured.text)
     table.fact("improbable regions" if checked else "doubtful regions", _count_regions(regions))
-    if not checked:
-        table.fact("ranked", _ranking(regions))
+    if regions and regions[0].effect:
+        table.fact("ranked by effect", f"first: {regions[0].effect.text}")
     table.fact("expected error", f"{volume_text(error)} in total")
     table.fact("computed on", device)
     stages = ", ".join(f"{stage} {taken:.1f}" for stage, taken in seconds.items())
@@ -292,10 +292,6 @@ def _count_regions(regions: Sequence[Region]) -> str:
         return "none"
     first, error = regions[0], volume_text(sum(region.expected_error_mm3 for region in regions) / 1000)
     return f"{len(regions)}, {error} of expected error in them; first: {first.location}, {first.extent_mm:.0f} mm"
-
-
-def _ranking(regions: Sequence[Region]) -> str:
-    return f"by effect; first: {regions[0].effect.text}" if regions and regions[0].effect else "by expected error"
 
 
 def serve_review(case: Case, results: Path, port: int) -> None:
