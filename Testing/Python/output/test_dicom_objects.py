@@ -214,12 +214,9 @@ class TestStructuredReport:
         case = replace(Case.of(case.image, case.review, case.source), measured=(dose, distance, nowhere))
         assert write_export(case, tmp_path / "out", ["dicom-sr"]).problems == ()
         document = sr.srread(tmp_path / "out" / "report.dcm")
-        groups = {
-            group.tracking_identifier: group for group in document.content.get_volumetric_roi_measurement_groups()
-        }
         found = {
             group.tracking_identifier: [(m.name.meaning, m.value, m.unit.value) for m in group.get_measurements()]
-            for group in groups
+            for group in document.content.get_volumetric_roi_measurement_groups()
         }
         assert found["pancreas"][-3:] == [
             ("mean_dose as corrected", 43.5, "Gy"),

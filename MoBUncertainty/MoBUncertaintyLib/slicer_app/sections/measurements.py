@@ -83,9 +83,10 @@ class MeasurementsSection:
         ui.measuresEdit.placeholderText = ", ".join(kinds)
         if session:
             self._offerRankings(self.wanted, self.ranking)
-        for widget in (ui.doseSelector, ui.measuredOrganSelector, ui.measuresEdit, ui.rankSelector):
-            widget.enabled = bool(session) and not state.busy
-        ui.rankSelector.enabled = ui.rankSelector.enabled and state is not State.SIGNED
+        free = bool(session) and not state.busy
+        for widget in (ui.doseSelector, ui.measuredOrganSelector, ui.measuresEdit):
+            widget.enabled = free
+        ui.rankSelector.enabled = free and not (session.review.signature or session.review.prediction.checked)
         isOld = bool(self._measured) and not self._note and session is not None and session.measured is None
         say(ui.measuredLabel, _("From before the last change of the review: measure again.") if isOld else self._note)
         self._table.show({each.name: _row(each) for each in self._measured})
