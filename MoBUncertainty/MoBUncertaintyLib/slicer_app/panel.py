@@ -246,7 +246,8 @@ class Jobs:
             return panel.logic.measure(session.results.ctNode, wanted, dose, rankBy)
 
         def show(measured: list[Measured]) -> None:
-            panel.measurements.show(measured)
+            if panel.review.session is session:
+                panel.measurements.show(measured)
             self._end("")
 
         # What reads an image and its review there is what an export needs.
