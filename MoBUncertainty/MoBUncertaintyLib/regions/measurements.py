@@ -133,9 +133,9 @@ def measure(
         ('ml', 200, True)
     """
     sampling = _Sampling.of(prediction, wanted, values)
-    count = 0 if prediction.checked else samples
+    count = samples if wanted and not prediction.checked else 0
     rows = [sampling.compute(drawn) for drawn in sampling.samples(count, progress, cancelled)]
-    numbers = np.array(rows, float).reshape(-1, len(sampling.asked)).T
+    numbers = np.array(rows, float).reshape(count, len(sampling.asked)).T
     return tuple(_measured(*each, prediction) for each in zip(sampling.asked, sampling.compute(), numbers, strict=True))
 
 
