@@ -79,8 +79,10 @@ class _Sampling:
 
     def compute(self, drawn: np.ndarray | None = None) -> list[float]:
         """Measure a sample; default: the segmentation."""
-        masks = {n: place.masks if drawn is None else place.sampled(drawn) for n, place in self.places.items()}
-        return [one.compute(masks[n := one.labels], self.places[n].grid, self.values[n]) for one in self.asked]
+        masks = {names: place.masks if drawn is None else place.sampled(drawn) for names, place in self.places.items()}
+        return [
+            one.compute(masks[one.labels], self.places[one.labels].grid, self.values[one.labels]) for one in self.asked
+        ]
 
     def samples(
         self, count: int, progress: ProgressCallback | None, cancelled: CancelledCallback | None
