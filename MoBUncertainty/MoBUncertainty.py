@@ -55,6 +55,7 @@ class MoBUncertaintyParameterNode:
 
     ct, roi - The volume to segment, and the box of it that is computed alone.
     model - What segments it: the name of a model, or the path of one that was added.
+    segmentation, dose - What is checked, if it is not predicted; what is measured in the organs, in Gy.
     device, engine - Where to compute, and what runs the network.
     overlap, folds, mirror - Fraction of a tile that its neighbour covers too; averaging of folds, of mirrored tiles.
     labels - Names of those that are wanted alone; none: all of the model.
@@ -65,6 +66,7 @@ class MoBUncertaintyParameterNode:
     model: str
     roi: vtkMRMLMarkupsROINode
     segmentation: vtkMRMLSegmentationNode
+    dose: vtkMRMLScalarVolumeNode
     device: Device = Device.AUTO
     engine: Engine = Engine.AUTO
     overlap: Annotated[float, WithinRange(0, 0.9)] = 0.5
@@ -233,6 +235,17 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
         from MoBUncertaintyLib.slicer_app import requests
 
         return self.client.request(requests.exportRequest(self.sessions.get(ct), Path(folder), formats, patientFields))
+
+    def measure(self, ct, measurements, dose=None, rankBy=None):
+        """Measure a reviewed image in the worker; returns at once. Arguments as of `requests.measureRequest`.
+
+        :return: the Job, whose result is a list of `Measured`; an export of the review writes them too
+        """
+        from MoBUncertaintyLib.slicer_app import requests
+
+        session = self.sessions.get(ct)
+        request = requests.measureRequest(session, measurements, dose, rankBy)
+        return self.client.request(request, session.receiverOfMeasurements())
 
     def close(self) -> None:
         """End the worker."""

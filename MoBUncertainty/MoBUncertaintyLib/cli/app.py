@@ -107,6 +107,13 @@ def predict(
     labels: Annotated[str | None, typer.Option(help="Labels to predict, separated by commas. Default: all.")] = None,
     measure: Measures = None,
     dose: Dose = None,
+    rank_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME:LABEL",
+            help="Rank the regions by what resolving each does to a measurement. Default: by their expected error.",
+        ),
+    ] = None,
     uncertainty: Annotated[
         Literal["variance", "bernoulli", "entropy"] | None,
         typer.Option(help="Measure of uncertainty; bernoulli is p (1 - p). Default: variance, if the model has one."),
@@ -176,7 +183,7 @@ def predict(
             raise SettingsError("--channel is for one case; in a folder, name files CASE_0000, CASE_0001, and so on.")
         if series and not cases[0][0].entry and cases[0][0].path.is_file():
             raise SettingsError("--series is for DICOM folders, but the input is a file; leave it out.")
-        if dose and (cases[0][0].entry or not measure):
+        if dose and (cases[0][0].entry or not (measure or rank_by)):
             raise SettingsError(
                 "--dose is for one case, with --measure; name what to measure, such as mean_dose:LABEL."
             )
@@ -186,9 +193,11 @@ def predict(
         chosen = {name: value for name, value in shown.items() if value is not None}
         region_settings = predictor.model.card.region_settings.changed(read_stated(region or ()) | chosen)
         values = ("image", "dose") if dose else ("image",)
-        wanted = read_wanted(measure or (), [label.name for label in predictor.labels], values)
+        names = [label.name for label in predictor.labels]
+        wanted, ranking = (read_wanted(texts, names, values) for texts in (measure or (), [rank_by] if rank_by else ()))
         job = Job(predictor, region_settings, series, named, scene, objects, overwrite, skip_existing)
-        job = replace(job, measurements=tuple(one.text for one in wanted), dose=dose)
+        measures = tuple(one.text for one in wanted)
+        job = replace(job, measurements=measures, dose=dose, rank_by=ranking[0].text if ranking else None)
         with closing(predictor):
             return predict_inputs(cases, source, output, job, cancelled)
 

@@ -261,6 +261,8 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     for measured in prediction.measured:
         table.fact(measured.name, measured.text)
     table.fact("improbable regions" if checked else "doubtful regions", _count_regions(regions))
+    if regions and regions[0].effect:
+        table.fact("ranked by effect", f"first: {regions[0].effect.text}")
     table.fact("expected error", f"{volume_text(error)} in total")
     table.fact("computed on", device)
     stages = ", ".join(f"{stage} {taken:.1f}" for stage, taken in seconds.items())

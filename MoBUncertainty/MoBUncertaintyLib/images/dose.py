@@ -48,20 +48,25 @@ def read_dose(path: str | Path, image: sitk.Image, files: Sequence[Path] = ()) -
             dose = read_volume(path)
         else:
             dose = _read_rtdose(path, frame_of_reference(files))
+    return place_dose(dose, image, path.name)
+
+
+def place_dose(dose: sitk.Image, image: sitk.Image, name: str) -> np.ndarray:
+    """Interpolate a dose in Gy, of which messages give the name, on an image's voxels; as for `read_dose`."""
     if dose.GetDimension() != 3 or dose.GetNumberOfComponentsPerPixel() != 1:
-        raise ImageError(f"{path.name} is no dose, which has one number for each voxel of a volume; give one, in Gy.")
+        raise ImageError(f"{name} is no dose, which has one number for each voxel of a volume; give one, in Gy.")
     check_geometry(dose.GetSpacing(), dose.GetOrigin(), dose.GetDirection())
     values = sitk.GetArrayViewFromImage(dose)
     if not np.isfinite(values).all() or values.min() < 0 or not 0 < values.max() <= HIGHEST_GY:
         raise ImageError(
-            f"{path.name} is no dose in Gy (its values are {values.min():g} to {values.max():g}); export it in Gy."
+            f"{name} is no dose in Gy (its values are {values.min():g} to {values.max():g}); export it in Gy."
         )
     dose = sitk.Cast(dose, sitk.sitkFloat32)
     if not on_same_grid(dose, image):
         dose = sitk.Resample(dose, image, sitk.Transform(), sitk.sitkLinear, np.nan, sitk.sitkFloat32)
     gray: np.ndarray = sitk.GetArrayFromImage(dose)
     if np.isnan(gray).all():
-        raise ImageError(f"{path.name} lies beyond the image; give the dose of the plan on this image.")
+        raise ImageError(f"{name} lies beyond the image; give the dose of the plan on this image.")
     return gray
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from MoBUncertaintyLib.measurements.interval import Interval, volume_number
 LEVELS = (0.9, 0.8)
 """Of the intervals that are stated: the first for which there are cases enough, 9 or 4."""
 SHOWN = 0.9  # fraction of the samples between the quantiles that are shown where nothing is calibrated
+BARS = 16  # of a histogram
 FEWEST = 0.9  # fraction of the samples in which a measurement must be defined
 
 
@@ -62,6 +63,20 @@ class QuantileBounds:
         return None
 
 
+class Histogram(NamedTuple):
+    """How samples are distributed, to be drawn: from the left, 0, to the right, 1, of a picture of a height of 1.
+
+    Attributes:
+        bars: Their heights, of equal widths.
+        value: Where the value of the segmentation lies; default: it has none.
+        interval: Where what is promised begins and ends; default: nothing is promised.
+    """
+
+    bars: tuple[float, ...]
+    value: float | None
+    interval: tuple[float, ...] | None
+
+
 @dataclass(frozen=True)
 class Measured:
     """A measurement of a segmentation, and of samples of it; None where it is not defined.
@@ -99,6 +114,22 @@ class Measured:
             return None
         low, high = np.quantile(self.samples, ends(SHOWN)).tolist()
         return Interval(low, high, SHOWN)
+
+    @property
+    def histogram(self) -> Histogram | None:
+        """Make the histogram of the samples; wide enough for value and interval."""
+        if not self.samples:
+            return None
+        value = () if self.value is None else (self.value,)
+        interval = (self.interval.low, self.interval.high) if self.interval else ()
+        shown = (*self.samples, *value, *interval)
+        counts, edges = np.histogram(self.samples, BARS, (min(shown), max(shown)))
+
+        def at(*numbers: float) -> tuple[float, ...]:
+            return tuple(np.interp(numbers, edges[[0, -1]], (0, 1)).round(3).tolist())
+
+        bars = (counts / counts.max()).round(3).tolist()
+        return Histogram(tuple(bars), at(*value)[0] if value else None, at(*interval) or None)
 
     @property
     def text(self) -> str:

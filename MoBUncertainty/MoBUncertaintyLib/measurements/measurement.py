@@ -168,7 +168,7 @@ def read_wanted(texts: Iterable[str], labels: Sequence[str], values: Container[s
     for one in wanted.values():
         if one.measurement.of and one.measurement.of not in values:
             needed = one.measurement.of
-            raise SettingsError(f"The measurement {printable(one.text)} needs the {needed}; give its file, too.")
+            raise SettingsError(f"The measurement {printable(one.text)} needs the {needed}; give it, too.")
     return list(wanted.values())
 
 

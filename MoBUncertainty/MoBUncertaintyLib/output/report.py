@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.schema import to_json
@@ -30,6 +28,9 @@ from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
 
+if TYPE_CHECKING:
+    import numpy as np
+
 SCHEMA = "mob-uncertainty report"
 SCHEMA_VERSION = 1
 RESOLVED = "resolved"  # stands in the place of a verdict for a region that clicks have resolved
@@ -44,8 +45,8 @@ VERDICTS: dict[str, str] = {
 }
 COLUMNS = (
     "rank", "id", "organ", "location", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "volume_mm3",
-    "expected_error_mm3", "found_error_mm3", "mean_variance", "max_variance", "mean_probability", "inside_fraction",
-    "extent_mm", "clicks", "verdict", "label", "added_mm3", "removed_mm3", "comment",
+    "expected_error_mm3", "found_error_mm3", "effect", "mean_variance", "max_variance", "mean_probability",
+    "inside_fraction", "extent_mm", "clicks", "verdict", "label", "added_mm3", "removed_mm3", "comment",
 )  # fmt: skip
 CLICK_COLUMNS = (
     "id", "extent", "r_mm", "a_mm", "s_mm", "points", "label", "region", "time", "net_mm3", "changed_mm3",
@@ -56,7 +57,6 @@ MEASUREMENT_COLUMNS = (
     "measurement", "unit", "value", "samples", "median", "samples_low", "samples_high", "interval_low", "interval_high",
     "level",
 )  # fmt: skip
-BARS = 16  # of a histogram
 
 _PREDICTION = (
     "created", "settings", "moments", "folds", "engine", "device", "computer", "precision", "tiles", "passes_per_tile",
@@ -95,6 +95,7 @@ def build_report(
         "labels": _labels(review),
         "measurements": [_measurement(each) for each in case.measured or prediction.measured],
         "measured_as": "corrected" if case.measured else "predicted",
+        "ranked_by": review.listed().ranked_by,
         "regions": [_region_row(region, review, describer) for region in review.regions],
         "clicks": _click_rows(review),
         "expected_error_mm3": dict(zip(("predicted", "now"), review.expected_error_mm3, strict=True)),
@@ -177,6 +178,7 @@ def _region_row(region: ReviewRegion, review: Review, describer: RegionDescriber
         | {
             "id": region.region_id,
             "organ": organ.name if organ else "",
+            "effect": described.effect and described.effect.fraction,
             "found_error_mm3": region.found.region.expected_error_mm3,
             "clicks": sum(click.region_id == region.region_id for click in review.clicks),
             "verdict": RESOLVED if region.resolved else region.verdict.value,
@@ -207,21 +209,20 @@ def _click_rows(review: Review) -> list[dict[str, Any]]:
 
 
 def _measurement(measured: Measured) -> dict[str, Any]:
-    """Say what was measured; the bars are the samples' histogram, as fractions of its highest."""
-    counts, _ = np.histogram(measured.samples, BARS)
-    spread = measured.spread
+    """Say what was measured."""
+    spread, histogram = measured.spread, measured.histogram
     return {
         "name": measured.name,
         "unit": measured.unit,
         "value": measured.value,
         "spread": spread and spread.to_dict(),
         "interval": measured.interval and measured.interval.to_dict(),
-        "bars": (counts / counts.max()).round(3).tolist() if measured.samples else [],
+        "histogram": histogram and histogram._asdict(),
     }
 
 
-def write_measurements(path: Path, measured: Sequence[Measured]) -> None:
-    """Write measurements as CSV: what the samples span, and what calibration promises, if it does. Raises `OSError`."""
+def measurement_rows(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Make a table of measurements: what the samples span, and what calibration promises, if it does."""
     rows = []
     for each in measured:
         spread, interval = each.spread, each.interval
@@ -231,7 +232,12 @@ def write_measurements(path: Path, measured: Sequence[Measured]) -> None:
             *((interval.low, interval.high, interval.level) if interval else (None, None, None)),
         )  # fmt: skip
         rows.append(dict(zip(MEASUREMENT_COLUMNS, values, strict=True)))
-    write_table(path, MEASUREMENT_COLUMNS, rows)
+    return rows
+
+
+def write_measurements(path: Path, measured: Sequence[Measured]) -> None:
+    """Write measurements as CSV. Raises `OSError`."""
+    write_table(path, MEASUREMENT_COLUMNS, measurement_rows(measured))
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -42,7 +42,7 @@ from MoBUncertaintyLib.output.results_record import (
 from MoBUncertaintyLib.output.scene_file import write_scene_file
 from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.prediction import Prediction, predicted_intervals
-from MoBUncertaintyLib.regions.region import Regions, as_stored, discrepancy_of, write_csv
+from MoBUncertaintyLib.regions.region import Regions, as_stored, own_of, write_csv
 
 
 class Results(NamedTuple):
@@ -222,7 +222,8 @@ def describe(prediction: Prediction, regions: Regions, source: Source | None = N
             "count": len(regions.ranked),
             "expected_error_mm3": round(sum(region.expected_error_mm3 for region in regions.ranked), 1),
             **({"coverage": asdict(regions.coverage)} if regions.coverage else {}),
-            **({"ranked": list(map(discrepancy_of, regions.ranked))} if prediction.checked else {}),
+            **({"ranked_by": regions.ranked_by} if regions.ranked_by else {}),
+            **({"ranked": list(map(own_of, regions.ranked))} if prediction.checked or regions.ranked_by else {}),
         },
         "timings_s": {stage: round(seconds, 3) for stage, seconds in prediction.timings.items()},
     }

@@ -37,7 +37,7 @@ from MoBUncertaintyLib.pipeline.drawing import Drawing, is_of, read_drawing
 from MoBUncertaintyLib.regions.agreement import expected_agreement
 from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, settings_of
 from MoBUncertaintyLib.regions.finder import find_regions
-from MoBUncertaintyLib.regions.measurements import measure
+from MoBUncertaintyLib.regions.measurements import effects, measure
 from MoBUncertaintyLib.regions.prediction import (
     CancelledCallback,
     Prediction,
@@ -45,6 +45,7 @@ from MoBUncertaintyLib.regions.prediction import (
     Progress,
     ProgressCallback,
 )
+from MoBUncertaintyLib.regions.region import Effect
 from MoBUncertaintyLib.review.outcome import decided_prediction
 
 OWN = "predicted.nii.gz"
@@ -68,6 +69,7 @@ class Job:
     names: Mapping[str, str] = field(default_factory=dict)  # the model's labels by the names in segmentations to check
     measurements: tuple[str, ...] = ()  # what to measure of each case, as `regions.measurements.measure` takes it
     dose: Path | None = None  # to measure, of one case
+    rank_by: str | None = None  # the measurement by which regions are ranked; default: expected error
 
     def files_of(self, case: Input) -> Mapping[str, Path]:
         """Name the files of the other channels: as the user has, or as their numbers in nnU-Net's layout say."""
@@ -126,9 +128,12 @@ def run_case(
         images.clear()  # what the results are made of is the first
         volumes = beside.submit(write_volumes, place.partial, prediction)
         predicted = _with_regions(read.image, prediction, source, job.regions, progress, cancelled)
-        if job.measurements:
+        if job.measurements or job.rank_by:
             start, now = time.monotonic(), predicted.prediction
             measured, notes = measure_case(predicted, job.measurements, dose, progress, cancelled)
+            if job.rank_by:
+                by_number = effects_in(predicted, job.rank_by, dose, progress, cancelled)
+                predicted = replace(predicted, regions=predicted.regions.by_effect(by_number))
             now.warnings.extend(notes)
             now.timings["measure"] = time.monotonic() - start
             used = {"path": printable(str(absolute(job.dose))), "sha256": digest(job.dose)} if job.dose else None
@@ -186,6 +191,8 @@ def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
             return False
         measured = tuple(entry["name"] for entry in record.get("measured", []))
         if measured != job.measurements or record.get("dose", {}).get("sha256") != (job.dose and digest(job.dose)):
+            return False
+        if record["regions"].get("ranked_by") != job.rank_by:
             return False
         return bool(record["input"]["sha256"] == digest(case.path, case.series or job.series))
     except (OSError, ValueError, KeyError, TypeError, SettingsError):  # altered
@@ -295,15 +302,33 @@ def measure_case(
 
     `dose` is as `images.dose.read_dose` reads it; the rest, and errors, as for `regions.measurements.measure`.
     """
-    prediction = decided_prediction(case.begun) if case.begun else case.prediction
-    values, warnings = {"image": sitk.GetArrayViewFromImage(case.image)}, []
+    prediction, warnings = decided_prediction(case.begun) if case.begun else case.prediction, []
     if dose is not None:
-        values["dose"] = np.nan_to_num(dose)
         named = {name for text in wanted for name in text.split(":")[1:]}
         masks = {label.name: label.mask(prediction.segmentation) for label in prediction.labels if label.name in named}
         if beyond := [name for name, mask in masks.items() if np.isnan(dose[mask]).any()]:
             warnings.append(f"The dose does not cover all of {', '.join(beyond)}; elsewhere 0 Gy counts.")
-    return measure(prediction, wanted, values, progress=progress, cancelled=cancelled), warnings
+    return measure(prediction, wanted, _values(case, dose), progress=progress, cancelled=cancelled), warnings
+
+
+def effects_in(
+    case: Case,
+    wanted: str,
+    dose: np.ndarray | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+) -> dict[int, Effect]:
+    """Estimate what resolving each region of a case does to a measurement, by its number; as for `measure_case`."""
+    prediction, regions = case.prediction, case.regions
+    if case.begun:
+        prediction, regions = decided_prediction(case.begun), case.begun.listed()
+    return effects(prediction, regions, wanted, _values(case, dose), progress, cancelled)
+
+
+def _values(case: Case, dose: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Gather what can be measured in the labels; beyond the dose 0 Gy counts."""
+    image = {"image": sitk.GetArrayViewFromImage(case.image)}
+    return image if dose is None else image | {"dose": np.nan_to_num(dose)}
 
 
 @reporting_out_of_memory()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.base.geometry import Box, Grid, hull, nested, occupied
+from MoBUncertaintyLib.measurements.conformal import short
 from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.measurements.measurement import Wanted, read_wanted
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.regions.prediction import CancelledCallback, Prediction, Progress, ProgressCallback
+from MoBUncertaintyLib.regions.region import Effect, Regions
 from MoBUncertaintyLib.regions.samples import ChangingVoxels
 
 SAMPLES = 200
@@ -54,6 +56,48 @@ class _Place:
         return masks
 
 
+@dataclass(frozen=True, eq=False)
+class _Sampling:
+    """What is measured of a prediction, and the voxels of it that change from sample to sample."""
+
+    asked: Sequence[Wanted]
+    voxels: ChangingVoxels
+    places: Mapping[tuple[str, ...], _Place]
+    values: Mapping[tuple[str, ...], Mapping[str, np.ndarray]]
+
+    @classmethod
+    def of(cls, prediction: Prediction, wanted: Sequence[str], values: Mapping[str, np.ndarray] | None) -> _Sampling:
+        by_name, values = {label.name: label for label in prediction.labels}, values or {}
+        asked = read_wanted(wanted, list(by_name), values)
+        voxels = ChangingVoxels.of(prediction, [by_name[name] for one in asked for name in one.labels])
+        places = {
+            names: _Place.of(prediction, [by_name[name] for name in names], voxels)
+            for names in dict.fromkeys(one.labels for one in asked)
+        }
+        cut = {names: {kind: array[place.box] for kind, array in values.items()} for names, place in places.items()}
+        return cls(asked, voxels, places, cut)
+
+    def compute(self, drawn: np.ndarray | None = None) -> list[float]:
+        """Measure a sample; default: the segmentation."""
+        masks = {names: place.masks if drawn is None else place.sampled(drawn) for names, place in self.places.items()}
+        return [
+            one.compute(masks[one.labels], self.places[one.labels].grid, self.values[one.labels]) for one in self.asked
+        ]
+
+    def samples(
+        self, count: int, progress: ProgressCallback | None, cancelled: CancelledCallback | None
+    ) -> Iterator[np.ndarray]:
+        """Draw so many samples; arguments and errors as for `measure`."""
+        start = time.monotonic()
+        for number, drawn in enumerate(self.voxels.samples(count), start=1):
+            if cancelled and cancelled():
+                raise Cancelled("Cancelled while measuring.")
+            yield drawn
+            if progress:
+                left = (time.monotonic() - start) / number * (count - number)
+                progress(Progress("measure", number, count, left))
+
+
 def measure(
     prediction: Prediction,
     wanted: Sequence[str],
@@ -90,29 +134,11 @@ def measure(
         >>> volume.unit, len(volume.samples), volume.quantile(0.05) < volume.value < volume.quantile(0.95)
         ('ml', 200, True)
     """
-    by_name = {label.name: label for label in prediction.labels}
-    asked = read_wanted(wanted, list(by_name), values or ())
-    voxels = ChangingVoxels.of(prediction, [by_name[name] for one in asked for name in one.labels])
-    places = {
-        names: _Place.of(prediction, [by_name[name] for name in names], voxels)
-        for names in dict.fromkeys(one.labels for one in asked)
-    }
-    cut = {names: {kind: array[place.box] for kind, array in (values or {}).items()} for names, place in places.items()}
-
-    def computed(masks: Mapping[tuple[str, ...], Sequence[np.ndarray]]) -> list[float]:
-        return [one.compute(masks[one.labels], places[one.labels].grid, cut[one.labels]) for one in asked]
-
-    stated, rows = computed({names: place.masks for names, place in places.items()}), []
-    count, start = 0 if prediction.checked else samples, time.monotonic()
-    for number, drawn in enumerate(voxels.samples(count), start=1):
-        if cancelled and cancelled():
-            raise Cancelled("Cancelled while measuring.")
-        rows.append(computed({names: place.sampled(drawn) for names, place in places.items()}))
-        if progress:
-            left = (time.monotonic() - start) / number * (count - number)
-            progress(Progress("measure", number, count, left))
-    numbers = np.array(rows, float).reshape(-1, len(asked)).T
-    return tuple(_measured(*each, prediction) for each in zip(asked, stated, numbers, strict=True))
+    sampling = _Sampling.of(prediction, wanted, values)
+    count = samples if wanted and not prediction.checked else 0
+    rows = [sampling.compute(drawn) for drawn in sampling.samples(count, progress, cancelled)]
+    numbers = np.array(rows, float).reshape(count, len(sampling.asked)).T
+    return tuple(_measured(*each, prediction) for each in zip(sampling.asked, sampling.compute(), numbers, strict=True))
 
 
 def _measured(one: Wanted, stated: float, numbers: np.ndarray, prediction: Prediction) -> Measured:
@@ -123,3 +149,31 @@ def _measured(one: Wanted, stated: float, numbers: np.ndarray, prediction: Predi
         if bounds
         else result
     )
+
+
+def effects(
+    prediction: Prediction,
+    regions: Regions,
+    wanted: str,
+    values: Mapping[str, np.ndarray] | None = None,
+    progress: ProgressCallback | None = None,
+    cancelled: CancelledCallback | None = None,
+) -> dict[int, Effect]:
+    """Estimate what resolving each region does to a measurement, by the regions' numbers.
+
+    That is the part of its variance over samples that goes away if each sample has the segmentation's labels in the
+    region. Arguments and errors as for `measure`.
+    """
+    sampling = _Sampling.of(prediction, [wanted], values)
+    segmented, where = sampling.voxels.labels[0], regions.whole_map()[tuple(sampling.voxels.places)]
+    numbers = [region.number for region in regions.ranked]
+    rows = []
+    for drawn in sampling.samples(SAMPLES, progress, cancelled):
+        row = dict.fromkeys((0, *numbers), sampling.compute(drawn)[0])
+        for number in row.keys() & set(where[drawn != segmented].tolist()) - {0}:
+            row[number] = sampling.compute(np.where(where == number, segmented, drawn))[0]
+        rows.append([*row.values()])
+    defined = np.array(rows)[np.isfinite(rows).all(axis=1)]
+    now, *left = defined.var(axis=0).tolist() if len(defined) else [0.0] * (1 + len(numbers))
+    fractions = [short(1 - variance / now) if now else 0.0 for variance in left]
+    return {n: Effect(sampling.asked[0].text, fraction) for n, fraction in zip(numbers, fractions, strict=True)}

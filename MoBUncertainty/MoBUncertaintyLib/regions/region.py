@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,28 @@ ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
+class Effect:
+    """What resolving a region does to a measurement.
+
+    Attributes:
+        measurement: Which one, as users type it.
+        fraction: Of its variance over samples, what goes away; below 0 where regions cancel each other.
+    """
+
+    measurement: str
+    fraction: float
+
+    @property
+    def text(self) -> str:
+        """Write it for people."""
+        return f"{percent(max(self.fraction, 0.0))} of the variance of {self.measurement}"
+
+
+@dataclass(frozen=True)
 class Region:
     """One doubtful region."""
 
-    rank: int  # from 1, by falling expected error
+    rank: int  # from 1, by falling expected error or, if it has one, by falling effect
     number: int  # in the map of all regions: its rank when it was found, and its own as long as it is reviewed
     centroid_ras: tuple[float, float, float]  # mm
     volume_mm3: float
@@ -38,6 +56,12 @@ class Region:
     inside_fraction: float  # of the volume, what already belongs to the segmentation
     extent_mm: float  # largest diameter, from outer voxel corner to outer voxel corner
     location: str  # in the organ, in the patient's terms: "superior left", "central"
+    effect: Effect | None = field(default=None, kw_only=True)  # on what the list is ranked by, if that is a measurement
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """Rank regions by this, the smallest first."""
+        return -self.effect.fraction if self.effect else 0.0, -self.expected_error_mm3
 
 
 @dataclass(frozen=True)
@@ -119,6 +143,20 @@ class Regions:
     settings: RegionSettings  # how the regions were found
     coverage: Coverage | None = None  # how much of the expected error they hold, if it was computed
 
+    @property
+    def ranked_by(self) -> str | None:
+        """The measurement that the list is ranked by; default: the expected error."""
+        return next((region.effect.measurement for region in self.ranked if region.effect), None)
+
+    def by_effect(self, effects: Mapping[int, Effect]) -> Regions:
+        """Rank them by effects, by their numbers, which become the new ranks."""
+        regions = [replace(region, effect=effects[region.number]) for region in self.ranked]
+        regions.sort(key=lambda region: region.order)
+        numbers = np.zeros(2**16, np.uint16)
+        numbers[[region.number for region in regions]] = np.arange(1, len(regions) + 1)
+        ranked = tuple(replace(region, rank=n, number=n) for n, region in enumerate(regions, start=1))
+        return replace(self, ranked=ranked, map=numbers[self.map])
+
     def whole_map(self) -> np.ndarray:
         """Make the map of all of the prediction."""
         whole = np.zeros(self.shape, np.uint16)
@@ -126,18 +164,20 @@ class Regions:
         return whole
 
 
-def discrepancy_of(region: Region) -> dict[str, Any]:
-    """Return what a discrepancy says beyond what a region does; nothing of another region."""
-    return {name: value for name, value in asdict(region).items() if name in DISCREPANCY}
+def own_of(region: Region) -> dict[str, Any]:
+    """Return, as JSON, what the voxels of a region do not tell: its effect, and what a discrepancy says."""
+    own = {name: value for name, value in to_json(region).items() if name in OWN}
+    return own if region.effect else {name: value for name, value in own.items() if name != "effect"}
 
 
 def as_stored(region: Region, stored: Mapping[str, Any]) -> Region:
-    """Return a region that is described anew as the `Discrepancy` that it was stored as, if it was; `ValueError`."""
-    own = {name: stored[name] for name in DISCREPANCY if name in stored}
-    return from_json(Discrepancy, to_json(region) | own, "a region") if own else region
+    """Return a region that is described anew with what `own_of` has stored of it, if it has; `ValueError`."""
+    own = {name: stored[name] for name in OWN if name in stored and (name, stored[name]) != ("effect", None)}
+    kind = Discrepancy if "discrepancy" in own else Region
+    return from_json(kind, to_json(region) | own, "a region") if own else region
 
 
-DISCREPANCY = ("label", "missing", "discrepancy", "false_alarms")
+OWN = ("label", "missing", "discrepancy", "false_alarms", "effect")
 COLUMNS = (
     "rank", "number", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "location", "volume_mm3", "expected_error_mm3",
     "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm",
@@ -147,10 +187,12 @@ COLUMNS = (
 def table_row(region: Region) -> dict[str, int | float | str | None]:
     """Make a region's row of a table: plain numbers and text, centroid in RAS mm.
 
-    Its keys are `COLUMNS`, and what `discrepancy_of` returns.
+    Its keys are `COLUMNS`, and those of `own_of`, where the effect has two.
     """
-    values = asdict(region) | dict(zip(COLUMNS[2:5], region.centroid_ras, strict=True))
-    return {name: values[name] for name in COLUMNS} | discrepancy_of(region)
+    values, own = asdict(region) | dict(zip(COLUMNS[2:5], region.centroid_ras, strict=True)), own_of(region)
+    if effect := own.pop("effect", None):
+        own |= {"effect": effect["fraction"], "effect_on": effect["measurement"]}
+    return {name: values[name] for name in COLUMNS} | own
 
 
 def write_csv(regions: Regions, path: str | Path) -> None:

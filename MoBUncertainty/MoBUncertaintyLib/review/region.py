@@ -24,7 +24,7 @@ from MoBUncertaintyLib.regions.description import describe
 from MoBUncertaintyLib.regions.measure import VoxelMaps, error_of, uncertainty_of
 from MoBUncertaintyLib.regions.pieces import grow
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.regions.region import Region
+from MoBUncertaintyLib.regions.region import Effect, Region
 from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.refinement.locks import spared
 from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
@@ -212,6 +212,12 @@ def as_found(region: ReviewRegion) -> ReviewRegion:
     """Take a verdict back, and what clicks have done; what the region then is, `follow` says."""
     described = replace(region.found.region, rank=region.region.rank, number=region.number)
     return replace(region, region=described, mask=region.found.mask, **PENDING)
+
+
+def with_effect(region: ReviewRegion, effect: Effect | None) -> ReviewRegion:
+    """Note what resolving a region does to a measurement, or forget it."""
+    found = replace(region.found, region=replace(region.found.region, effect=effect))
+    return replace(region, found=found, region=replace(region.region, effect=effect))
 
 
 def _doubtful(found: Found, maps: VoxelMaps, prediction: Prediction) -> np.ndarray:

@@ -20,7 +20,7 @@ from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.description import RegionDescriber, masks
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.regions.region import Regions
+from MoBUncertaintyLib.regions.region import Effect, Regions
 from MoBUncertaintyLib.review.record import CLICK_ID, Describe, in_order, plain_text, read_record, write_record
 from MoBUncertaintyLib.review.refinement.clicks import Click, Extent, Point
 from MoBUncertaintyLib.review.refinement.locks import spared
@@ -33,8 +33,9 @@ from MoBUncertaintyLib.review.region import (
     freeze,
     restore,
     usual_label,
+    with_effect,
 )
-from MoBUncertaintyLib.review.state import YEARS, Signature, State, made, numbered, update
+from MoBUncertaintyLib.review.state import YEARS, Signature, State, made, numbered, ranked, update
 from MoBUncertaintyLib.review.view import ReviewView
 
 
@@ -73,6 +74,15 @@ class ReviewHistory(ReviewView):
         if self.signature:
             states = self._states[: self._now] or [replace(self.state, signature=None)]
             self._go(states, len(states) - 1)
+
+    def rank(self, effects: Mapping[str, Effect]) -> tuple[Box, ...]:
+        """Rank regions by what resolving each does to a measurement, by their ids; without any, by expected error.
+
+        Raises `ReviewError` if the review is signed.
+        """
+        self._refuse_if_signed()
+        regions = ranked(with_effect(each, effects.get(each.region_id)) for each in self.regions)
+        return self._push(replace(self.state, regions=regions, found=False))
 
     def _push(self, state: State, boxes: Iterable[Box] = ()) -> tuple[Box, ...]:
         """Go on to a state, which replaces those that were taken back; in `boxes` clicks give other maps."""

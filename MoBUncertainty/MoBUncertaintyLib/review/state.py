@@ -143,8 +143,8 @@ class State:
 
 
 def ranked(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:
-    """Rank regions by falling expected error."""
-    return numbered(sorted(regions, key=lambda each: (-each.region.expected_error_mm3, each.region.centroid_ras)))
+    """Rank regions by falling expected error or, where they have one, by falling effect, which no click changes."""
+    return numbered(sorted(regions, key=lambda each: (each.region.order, each.region.centroid_ras)))
 
 
 def numbered(regions: Iterable[ReviewRegion]) -> tuple[ReviewRegion, ...]:

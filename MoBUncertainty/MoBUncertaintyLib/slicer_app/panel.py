@@ -15,6 +15,8 @@ import vtk
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import Cancelled, LostReviewError, UserError
+from MoBUncertaintyLib.measurements.distribution import Measured
+from MoBUncertaintyLib.output.formats import Format
 from MoBUncertaintyLib.slicer_app.installation import whyPyTorch
 from MoBUncertaintyLib.slicer_app.model_dialogs import Conversion
 from MoBUncertaintyLib.slicer_app.models import whyNotUse
@@ -26,6 +28,7 @@ from MoBUncertaintyLib.slicer_app.scene.views import giveWindow
 from MoBUncertaintyLib.slicer_app.sections.editor import settleStrayEdits
 from MoBUncertaintyLib.slicer_app.sections.export import ExportSection
 from MoBUncertaintyLib.slicer_app.sections.inputs import InputsSection, canMirror
+from MoBUncertaintyLib.slicer_app.sections.measurements import MeasurementsSection
 from MoBUncertaintyLib.slicer_app.sections.overlay import OverlaySection
 from MoBUncertaintyLib.slicer_app.sections.review import ReviewSection
 from MoBUncertaintyLib.slicer_app.sections.run import ComputerSection, RunSection
@@ -45,7 +48,7 @@ from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton, newFolder
 from MoBUncertaintyLib.slicer_app.worker.client import Job
 from MoBUncertaintyLib.slicer_app.worklist.dock import WorklistDock
 
-SECTIONS = ("inputs", "run", "overlay", "review", "export")
+SECTIONS = ("inputs", "run", "overlay", "review", "measurements", "export")
 NEXT = {State.READY: {"inputs", "run"}, State.REVIEWING: {"review"}, State.SIGNED: {"review", "export"}}
 """The sections for what a reader does next in each idle state."""
 
@@ -72,6 +75,7 @@ class Panel:
         self.computer = ComputerSection(ui, logic.computer, lambda: logic.client.another(), self.update)
         self.overlay = OverlaySection(ui)
         self.review = ReviewSection(ui, self.update)
+        self.measurements = MeasurementsSection(ui, self.jobs.measure, self.jobs.cancel, self.update)
         self.export = ExportSection(ui, self.jobs.export, self.jobs.cancel, self.update)
         ui.worklistButton.clicked.connect(shown(self._onWorklist))
         for part in vars(ui).values():
@@ -115,7 +119,7 @@ class Panel:
         self.parameters = parameters
         if parameters is None:
             self.shown.show(None)
-            for section in (self.run, self.export):
+            for section in (self.run, self.measurements, self.export):
                 section.work.say("")
             self.update()
             return
@@ -146,6 +150,7 @@ class Panel:
         self.inputs.update(self.state, self.parameters)
         self.run.update(self.state, whyNotApply(self))
         self.review.update(self.state)
+        self.measurements.update(self.state)
         self.export.update(self.state)
         if self.worklist:
             self.worklist.follow()
@@ -183,7 +188,7 @@ class Panel:
         """
         usable = NEXT[State.READY] if session is None else set(SECTIONS)
         if self.state is State.RUNNING:
-            usable = usable - {"review", "export"}
+            usable = usable - {"review", "measurements", "export"}
         isNew = not self.state.busy and self._unfolded != (self.state, session)
         isAnother = self._unfolded is None or self._unfolded[1] is not session
         for name in SECTIONS:
@@ -210,7 +215,7 @@ class Panel:
 
 
 class Jobs:
-    """What the worker does for the panel, one thing at a time: Apply and Export, from the button to the result.
+    """What the worker does for the panel, one thing at a time: Apply, Measure, Export, from the button to the result.
 
     `work` is the button of the job that goes on, if there is one, and `ct` the image that the worker computes for.
     """
@@ -229,6 +234,24 @@ class Jobs:
         """Write the review's files into a new folder of their own."""
         request = partial(self._requestExport, folder, formats, patientFields)
         self._begin(State.EXPORTING, self._panel.export.work, formats, request, self._onExported)
+
+    def measure(self, wanted: list[str], dose, rankBy: str | None) -> None:
+        """Measure what was segmented, as reviewed, and a dose in it; arguments as for `requests.measureRequest`."""
+        panel = self._panel
+        session = panel.review.session
+
+        def request() -> Job:
+            if not settleStrayEdits(session):
+                raise Cancelled("")
+            return panel.logic.measure(session.results.ctNode, wanted, dose, rankBy)
+
+        def show(measured: list[Measured]) -> None:
+            if panel.review.session is session:
+                panel.measurements.show(measured)
+            self._end("")
+
+        # What reads an image and its review there is what an export needs.
+        self._begin(State.MEASURING, panel.measurements.work, (Format.REPORT,), request, show)
 
     def cancel(self, text: str | None = None) -> None:
         """End what is computed; scene and folder are as they were before."""
@@ -337,6 +360,8 @@ def whyNotApply(panel) -> str | None:
         return _("Wait until the missing packages are installed.")
     if panel.state is State.EXPORTING:
         return _("Wait for the export to finish.")
+    if panel.state is State.MEASURING:
+        return _("Wait for the measurements.")
     ct = panel.parameters and panel.parameters.ct
     if ct is None:
         return _("Select an image first.")
@@ -423,7 +448,7 @@ class ShownResults:
                 panel.run.showRoi(False)
             if session or isAnother:
                 panel.run.work.say("")  # what is said is about the image before
-            for section in (panel.overlay, panel.export, panel.review):
+            for section in (panel.overlay, panel.measurements, panel.export, panel.review):
                 section.setSession(session)
         if refusal and str(refusal) != self._refusal:
             afterLoading(partial(self._refuse, ct, refusal))

@@ -108,19 +108,41 @@ def showResult(ct, request: dict[str, Any], result: dict[str, Any]) -> Iterator[
 
 def exportRequest(session: ReviewSession, folder: Path, formats: list[str], patientFields: bool) -> dict[str, Any]:
     """Ask for the files of a review in some formats, by the names of `output.review_export.Format`."""
+    return _reviewed(session) | {
+        "command": Command.EXPORT,
+        "dicom_files": dicomFiles(session.results.ctNode),
+        "measured": session.measured,
+        "output": str(folder),
+        "formats": formats,
+        "patient_fields": patientFields,
+    }
+
+
+def measureRequest(
+    session: ReviewSession, measurements: Sequence[str], dose=None, rankBy: str | None = None
+) -> dict[str, Any]:
+    """Ask for measurements of a review, as `--measure` takes them; a dose is a vtkMRMLScalarVolumeNode, in Gy.
+
+    Regions are to be ranked by what resolving each does to the measurement `rankBy`. Default: by expected error.
+    """
+    return _reviewed(session) | {
+        "command": Command.MEASURE,
+        "measurements": list(measurements),
+        "dose": dose and _volume(dose),
+        "rank_by": rankBy,
+    }
+
+
+def _reviewed(session: ReviewSession) -> dict[str, Any]:
+    """Hand a review over, with its image."""
     record = session.results.documents.get("prediction")
     # Of labels that overlap, the review has what is left of each; the worker makes that of the scene's maps.
     prediction = scenePrediction(session.results, session.review.prediction.segmentation)
     maps = write_maps(prediction, lambda _name, array: array)
     return {
-        "command": Command.EXPORT,
         "ct": _volume(session.results.ctNode),
-        "dicom_files": dicomFiles(session.results.ctNode),
         "prediction": maps | {name: record[name] for name in KEPT},
         "review": session.review.to_dict(),
-        "output": str(folder),
-        "formats": formats,
-        "patient_fields": patientFields,
     }
 
 

@@ -17,12 +17,14 @@ from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import LostReviewError, ReviewError, SettingsError
 from MoBUncertaintyLib.base.geometry import Box, common_parts, hull, shape_of
+from MoBUncertaintyLib.base.schema import from_json
+from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.pictures.style import palette_beside
 from MoBUncertaintyLib.output.results_record import read_regions
 from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.finder import RegionFinder
-from MoBUncertaintyLib.regions.region import Coverage, Regions, as_stored
+from MoBUncertaintyLib.regions.region import Coverage, Effect, Regions, as_stored
 from MoBUncertaintyLib.review.record import MisplacedReviewError
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review, preview
@@ -49,7 +51,8 @@ class ReviewSession:
     """One image's results under review; see `start` and `open`.
 
     `segmentation` is that of the scene, held to the review; `changes` shows over the slices what a step has changed, or
-    would change; `lastChange` is what the last step has changed in the segmentation, if anything.
+    would change; `lastChange` is what the last step has changed in the segmentation, if anything; `measured` is what
+    the worker has measured of the review as it is now, if it has.
     """
 
     def __init__(self, results: ResultScene, review: Review) -> None:
@@ -60,6 +63,8 @@ class ReviewSession:
         self.drawing = RegionDrawing(self.segmentation, partial(self.step, Review.edit))
         self.marks, self.changes = ClickMarks(results, review, self._palette), ChangeOverlay(results.ctNode)
         self.lastChange: Change | None = None
+        self._steps = 0  # that were taken
+        self.measured: list[dict[str, Any]] | None = None
         results.overlay.maps.review = review
 
     @classmethod
@@ -138,6 +143,7 @@ class ReviewSession:
         Raises `ReviewError` if the step is refused, or the image is no longer what was segmented.
         """
         boxes = change(self.review, *arguments) or ()
+        self._steps, self.measured = self._steps + 1, None
         self.marks.suggest(None)  # another click helps most now
         self._show(boxes)
 
@@ -159,6 +165,24 @@ class ReviewSession:
         """Mark the place in some regions where a click helps most, if there is one; see `suggestion.suggest`."""
         suggestion = suggest(self.review, among)
         self.marks.suggest(suggestion and suggestion.point_ras)
+
+    def receiverOfMeasurements(self) -> Callable[[dict[str, Any]], Iterator[None]]:
+        """Make what receives the worker's measurements of the review as it is now, in steps; returns them.
+
+        Regions are ranked by their effects, unless the review has changed meanwhile or is signed.
+        """
+        steps = self._steps
+
+        def receive(result: dict[str, Any]) -> Iterator[None]:
+            yield
+            effects = {region: from_json(Effect, each) for region, each in result["effects"].items()}
+            if self._steps == steps:
+                if not self.review.signature and (effects or self.review.listed().ranked_by):
+                    self.step(Review.rank, effects)
+                self.measured = result["measured"]
+            return [from_json(Measured, each) for each in result["measured"]]
+
+        return receive
 
     def _show(self, boxes: Sequence[Box]) -> None:
         """Show what has changed in boxes, and keep it: first, whatever becomes of its display."""

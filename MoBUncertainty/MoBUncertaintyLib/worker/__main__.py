@@ -17,6 +17,7 @@ def handlers_here() -> dict[str, Handler]:
         Command.PREDICT: predictions.predict,
         Command.PREDICT_CASE: predictions.predict_case,
         Command.EXPORT: commands.export_review,
+        Command.MEASURE: commands.measure_review,
         Command.CALIBRATE: commands.calibrate,
         Command.CONVERT: commands.convert,
         Command.COMPUTER: commands.ask_computer,

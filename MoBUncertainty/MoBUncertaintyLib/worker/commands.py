@@ -17,9 +17,8 @@ from MoBUncertaintyLib.worker.protocol import Command, Fields, ProtocolError, un
 from MoBUncertaintyLib.worker.server import Report
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from MoBUncertaintyLib.images.inputs import Input
+    from MoBUncertaintyLib.output.case import Case
     from MoBUncertaintyLib.output.cohort.cases import CohortCase
     from MoBUncertaintyLib.pipeline.catalogue.place import Entry
     from MoBUncertaintyLib.regions.prediction import Progress
@@ -35,38 +34,27 @@ def export_review(request: Fields, report: Report) -> Fields:
     has that name too. The image's hash, and the number of its DICOM series, tell which one it is.
 
     The request has `ct`, {`array`, `ijk_to_ras`, `name`}; `prediction`, see `output.results_record`; `review`, from
-    `Review.to_dict`; `dicom_files`, or null; `output`, `formats`, `patient_fields`, `overwrite`: as for `write_export`.
-    Returns `files`, `warnings` and `problems`, as `Exported` has them, lists of text.
+    `Review.to_dict`; `measured`, what `measure_review` has answered of this review, or null; `dicom_files`, or null;
+    `output`, `formats`, `patient_fields`, `overwrite`: as for `write_export`. Returns `files`, `warnings` and
+    `problems`, as `Exported` has them, lists of text.
     """
-    import numpy as np
-
-    from MoBUncertaintyLib.base.errors import ReviewError
-    from MoBUncertaintyLib.images.grid import grid_of
-    from MoBUncertaintyLib.output.case import Case, Source
-    from MoBUncertaintyLib.output.results_record import RecordError, read_prediction
+    from MoBUncertaintyLib.measurements.distribution import Measured
+    from MoBUncertaintyLib.output.case import Source
     from MoBUncertaintyLib.output.review_export import write_export
-    from MoBUncertaintyLib.review.review import Review
-    from MoBUncertaintyLib.worker.arrays import read_volume
 
-    def load(name: str) -> np.ndarray:
-        return np.asarray(np.load(name, mmap_mode="r", allow_pickle=False))
-
-    image, _ = read_volume(request["ct"])
-    try:
-        prediction = read_prediction(request["prediction"], grid_of(image), load)
-    except RecordError as error:
-        raise ReviewError(f"The prediction stored in the scene is damaged ({error}); apply again.") from error
+    case = _reviewed(request)
     patient_fields = bool(request.get("patient_fields"))
-    origin = Source.of(prediction.provenance.get("input", {}))
+    origin = Source.of(case.prediction.provenance.get("input", {}))
     # Without a path, no file's name stands in for one that is left out.
     source = Source(
         name=(origin.name or request["ct"].get("name") or "") if patient_fields else "",
         sha256=origin.sha256,
         dicom_files=tuple(map(Path, request.get("dicom_files") or ())),
     )
-    case = Case.of(image, Review.from_dict(request["review"], prediction), source)
+    with understanding("measurements"):
+        measured = tuple(from_json(Measured, each) for each in request.get("measured") or ())
     done = write_export(
-        case,
+        replace(case, source=source, measured=measured),
         request["output"],
         request["formats"],
         patient_fields=patient_fields,
@@ -80,6 +68,57 @@ def export_review(request: Fields, report: Report) -> Fields:
         "warnings": list(done.warnings),
         "problems": list(done.problems),
     }
+
+
+def measure_review(request: Fields, report: Report) -> Fields:
+    """Measure a case as reviewed.
+
+    The request has `ct`, `prediction` and `review`, as for `export_review`; `measurements`, as `--measure` takes them;
+    `dose`, a volume in Gy on a grid of its own, or null; `rank_by`, one of the measurements, or null. Returns
+    `measured`, a `Measured` of each, and `effects`, what resolving each region does to that one, by the regions' ids.
+    """
+    from MoBUncertaintyLib.images.dose import place_dose
+    from MoBUncertaintyLib.pipeline.cases import effects_in, measure_case
+    from MoBUncertaintyLib.worker.arrays import read_volume
+
+    steps, done = 2 if request["rank_by"] else 1, 0
+
+    def tell(step: Progress) -> None:
+        report.progress(asdict(step) | {"fraction": (done + step.done / step.total) / steps})
+
+    case, dose, gray = _reviewed(request), request.get("dose"), None
+    if dose:
+        gray = place_dose(read_volume(dose)[0], case.image, dose["name"])
+    measured, warnings = measure_case(case, request["measurements"], gray, tell)
+    for warning in warnings:
+        report.warning(warning)
+    effects, done = {}, 1
+    if request["rank_by"]:
+        by_number = effects_in(case, request["rank_by"], gray, tell)
+        effects = {region.region_id: by_number[region.number] for region in case.review.regions}
+    return {"measured": to_json(measured), "effects": to_json(effects)}
+
+
+def _reviewed(request: Fields) -> Case:
+    """Read the case of a request, under review."""
+    import numpy as np
+
+    from MoBUncertaintyLib.base.errors import ReviewError
+    from MoBUncertaintyLib.images.grid import grid_of
+    from MoBUncertaintyLib.output.case import Case
+    from MoBUncertaintyLib.output.results_record import RecordError, read_prediction
+    from MoBUncertaintyLib.review.review import Review
+    from MoBUncertaintyLib.worker.arrays import read_volume
+
+    def load(name: str) -> np.ndarray:
+        return np.asarray(np.load(name, mmap_mode="r", allow_pickle=False))
+
+    image, _ = read_volume(request["ct"])
+    try:
+        prediction = read_prediction(request["prediction"], grid_of(image), load)
+    except RecordError as error:
+        raise ReviewError(f"The prediction stored in the scene is damaged ({error}); apply again.") from error
+    return Case.of(image, Review.from_dict(request["review"], prediction))
 
 
 def calibrate(request: Fields, report: Report) -> Fields:

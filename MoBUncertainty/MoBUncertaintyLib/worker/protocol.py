@@ -17,6 +17,7 @@ predict        `ct` {array, ijk_to_ras, name, modality (DICOM's term, or null)},
                null;
                `computer`, the host that does it, as ssh knows it, or null
 export         see `commands.export_review`
+measure        see `commands.measure_review`
 list           `index`, the address of a catalogue of models
 picture        `index`, `entry` of the catalogue, `folder`
 install        `index`, `entry`, and `output`, the folder that the model is installed to
@@ -74,6 +75,7 @@ class Command(StrEnum):
 
     PREDICT = "predict"
     EXPORT = "export"
+    MEASURE = "measure"
     LIST = "list"
     PICTURE = "picture"
     INSTALL = "install"

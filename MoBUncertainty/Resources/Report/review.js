@@ -320,11 +320,12 @@ function where(each) {
 function listItem(each) {
   const item = element("li", "", { role: "option", tabindex: "-1", "aria-selected": String(each.id === current), "data-id": each.id });
   const words = VERDICTS[each.verdict] + (each.verdict === "include" && CASE.labels.length > 1 ? ` as ${labelName(each.label)}` : "");
+  const effect = each.effect ? `, ${number(100 * Math.max(each.effect.fraction, 0))} % of the variance of ${each.effect.measurement}` : "";
   item.append(
     element("span", each.rank, { class: "rank" }),
     element("strong", where(each)),
     element("span", words, { class: `verdict ${each.verdict}` }),
-    element("span", `expected error ${number(each.expected_error_mm3)} mm³ of ${number(each.volume_mm3)} mm³`, { class: "error" }),
+    element("span", `expected error ${number(each.expected_error_mm3)} mm³ of ${number(each.volume_mm3)} mm³${effect}`, { class: "error" }),
   );
   item.addEventListener("click", () => show(each.id));
   return item;

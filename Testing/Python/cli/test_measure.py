@@ -1,15 +1,21 @@
 """`predict --measure`: from the command line to the table, the record and the report; or a sentence, and no results."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.images.inputs import Input
+from MoBUncertaintyLib.inference.predictor import Predictor
+from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.output.report import build_report, write_html
 from MoBUncertaintyLib.output.results_folder import read_results
 from MoBUncertaintyLib.output.review_files import open_case
+from MoBUncertaintyLib.pipeline.cases import Job, kept_case, run_case
 from support.command_line import run
 from support.review_commands import decisions, entries
 
@@ -32,7 +38,9 @@ def test_what_is_measured_is_in_the_table_the_record_and_the_report(model, ct, d
     names = ("volume:organ", "mean_intensity:organ", "mean_dose:organ", "D2%:organ")
     measures = [part for name in names for part in ("--measure", name)]
     out = tmp_path / "out"
-    done = run("predict", ct, "--model", model, "--output", out, "--no-scene", "--dose", dose, *measures)
+    done = run(
+        "predict", ct, "--model", model, "--output", out, "--no-scene", "--dose", dose, *measures, "--rank-by", names[2]
+    )
     assert done.exit_code == 0, done.output
     rows, inside = rows_of(out), sitk.GetArrayFromImage(sitk.ReadImage(out / "segmentation.nii.gz")) == 1
     assert tuple(rows) == names and inside.any()
@@ -46,8 +54,9 @@ def test_what_is_measured_is_in_the_table_the_record_and_the_report(model, ct, d
     assert [each.name for each in measured] == list(names) and len(measured[0].samples) == 200
     case = open_case(out)
     write_html(tmp_path / "report.html", build_report(case), case)
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert all(name in page for name in names) and page.count('aria-label="Histogram') == len(names)
+    for page in (tmp_path / "report.html", out / "review.html"):
+        text = page.read_text(encoding="utf-8")
+        assert all(f">{name}<" in text for name in names) and text.count('aria-label="Histogram') == len(names)
 
 
 def test_a_review_is_measured_as_it_is_left(model, ct, tmp_path) -> None:
@@ -76,11 +85,34 @@ def test_results_with_other_measurements_are_made_again(model, ct, tmp_path) -> 
     assert other.exit_code == 2 and tuple(rows_of(tmp_path / "out" / "a")) == ("volume:organ",)
     assert run(*command, "--measure", "diameter:organ", "--overwrite").exit_code == 0
     assert tuple(rows_of(tmp_path / "out" / "a")) == ("diameter:organ",)
+    of_cohort = rows_of(tmp_path / "out")["diameter:organ"]
+    assert of_cohort.pop("case") == "a.nii.gz" and of_cohort == rows_of(tmp_path / "out" / "a")["diameter:organ"]
+    assert run(*command, "--overwrite").exit_code == 0
+    assert not rows_of(tmp_path / "out")  # of an earlier run nothing is left
+
+
+def test_regions_are_ranked_by_their_effect_on_a_measurement(model, ct, tmp_path) -> None:
+    # The tiny model hardly doubts.
+    settings = RegionSettings(Measure.BERNOULLI, threshold=0.01, excess=0.5, depth_mm=0.0, minimum_mm3=0.0)
+    job = Job(Predictor(load_model(model)), settings, scene=False, rank_by="volume:organ")
+    image, out = Input(ct, "", ""), tmp_path / "out"
+    run_case(job, image, out)
+    with (out / "regions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    effects = [float(row["effect"]) for row in rows]
+    assert len(rows) > 1 and effects == sorted(effects, reverse=True) and effects[0] > 0
+    assert {row["effect_on"] for row in rows} == {"volume:organ"}
+    regions = read_results(out).regions
+    assert [each.effect.fraction for each in regions.ranked] == pytest.approx(effects, rel=1e-3, abs=1e-4)
+    assert regions.ranked_by == "volume:organ" == build_report(open_case(out))["ranked_by"]
+    assert "of the variance of" in (out / "review.html").read_text(encoding="utf-8")
+    assert kept_case(job, image, out) and not kept_case(replace(job, rank_by=None), image, out)
 
 
 @pytest.mark.parametrize(
     "options",
     [
+        ("--rank-by", "mean_dose:organ"),
         ("--measure", "girth:organ"),
         ("--measure", "volume:liver"),
         ("--measure", "mean_dose:organ"),

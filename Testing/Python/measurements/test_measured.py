@@ -1,10 +1,13 @@
 """Intervals of measurements hold what they promise, whatever the samples are wrong about, and are no wider."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from MoBUncertaintyLib.base.schema import from_json, to_json
 from MoBUncertaintyLib.measurements.distribution import LEVELS, Measured, QuantileBounds, ends
+from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.measurements.volumes import VolumeCalibration
 
 SAMPLES, LEAST = 200, -np.inf
@@ -53,6 +56,17 @@ def test_a_bias_is_subtracted_and_does_not_widen() -> None:
 def test_fewer_cases_promise_less_or_nothing() -> None:
     levels = [(bounds := calibrated(cases(count, 0, 0, 1))) and bounds.level for count in (3, 4, 8, 9)]
     assert levels == [None, 0.8, 0.8, 0.9]
+
+
+def test_a_histogram_has_room_for_what_lies_beyond_the_samples() -> None:
+    samples = Measured.of("dose:organ", "Gy", 10.0, np.array([11.0, 12, 12, 14]))
+    drawn = replace(samples, interval=Interval(9, 13, 0.9)).histogram
+    assert drawn.value == 0.2 and drawn.interval == (0, 0.8)
+    at = np.flatnonzero(drawn.bars) / (len(drawn.bars) - 1)
+    assert at.tolist() == pytest.approx([0.4, 0.6, 1], abs=0.05) and np.unique(drawn.bars).tolist() == [0, 0.5, 1]
+    constant = Measured.of("dose:organ", "Gy", 10.0, np.full(9, 10.0)).histogram
+    assert sum(constant.bars) == 1 and constant.interval is None and constant.value == 0.5
+    assert Measured.of("dose:organ", "Gy", np.nan, np.full(9, np.nan)).histogram is None
 
 
 def test_bounds_come_back_from_the_card() -> None:

@@ -15,6 +15,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SegmentationStorage
 
 from MoBUncertaintyLib.base.geometry import LPS_TO_RAS
+from MoBUncertaintyLib.measurements.distribution import Measured
+from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.measurements.volumes import LabelBounds, Scale, VolumeBounds
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.case import Case
@@ -203,6 +205,26 @@ class TestStructuredReport:
         }
         headers = (pydicom.dcmread(file, stop_before_pixels=True) for file in case.source.dicom_files)
         assert evidence == {segments.SOPInstanceUID, *(header.SOPInstanceUID for header in headers)}
+
+    def test_it_carries_each_measurement_with_its_interval(self, tmp_path):
+        case = review_of(tmp_path / "ct")
+        dose = Measured("mean_dose:pancreas", "Gy", 43.5, (40.0, 46.0), Interval(37.4, 48.9, 0.9))
+        distance = Measured("distance:kidney_left:pancreas", "mm", 12.5, (11.0, 14.0))
+        nowhere = Measured("D99.999%:pancreas", "Gy", None)
+        case = replace(Case.of(case.image, case.review, case.source), measured=(dose, distance, nowhere))
+        assert write_export(case, tmp_path / "out", ["dicom-sr"]).problems == ()
+        document = sr.srread(tmp_path / "out" / "report.dcm")
+        found = {
+            group.tracking_identifier: [(m.name.meaning, m.value, m.unit.value) for m in group.get_measurements()]
+            for group in document.content.get_volumetric_roi_measurement_groups()
+        }
+        assert found["pancreas"][-3:] == [
+            ("mean_dose as corrected", 43.5, "Gy"),
+            ("mean_dose as corrected, lower end of its 90 % interval", 37.4, "Gy"),
+            ("mean_dose as corrected, upper end of its 90 % interval", 48.9, "Gy"),
+        ]
+        assert found["kidney_left"][-1] == ("distance to pancreas as corrected", 12.5, "mm")
+        assert not any("D99" in meaning for meaning, *_ in found["pancreas"])
 
     def test_of_one_organ_refers_to_its_only_segment(self, tmp_path):
         write_export(review_of(tmp_path / "ct", labels=(PANCREAS,)), tmp_path / "out", ["dicom-sr"])

@@ -10,8 +10,11 @@ from MoBUncertaintyLib.measurements.distribution import QuantileBounds
 from MoBUncertaintyLib.measurements.volumes import VolumeBounds
 from MoBUncertaintyLib.model.covariance import correlation
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
-from MoBUncertaintyLib.regions.measurements import measure
+from MoBUncertaintyLib.model.region_settings import RegionSettings
+from MoBUncertaintyLib.regions.description import RegionDescriber
+from MoBUncertaintyLib.regions.measurements import effects, measure
 from MoBUncertaintyLib.regions.prediction import Prediction
+from MoBUncertaintyLib.regions.region import Regions, as_stored, own_of
 from MoBUncertaintyLib.regions.samples import ChangingVoxels
 from MoBUncertaintyLib.review.outcome import decided_prediction
 from MoBUncertaintyLib.review.region import Verdict
@@ -124,3 +127,46 @@ def test_cancelling_and_a_missing_dose_stop_it() -> None:
     assert [(each.done, each.total) for each in seen] == [(1, 200), (2, 200), (3, 200)]
     with pytest.raises(SettingsError):
         measure(ball(), ["max_dose:organ 1"])
+
+
+def three_ends() -> tuple[Prediction, Regions]:
+    """A bar of 12 x 12 voxels with three doubtful ends, far from each other, and the region of each; 2 mm voxels."""
+    p, region_map = np.zeros((1, 12, 12, 90), np.float32), np.zeros((12, 12, 90), np.uint16)
+    p[..., 5:85] = 0.9999
+    for number, x in enumerate((5, 40, 80), start=1):
+        p[..., x : x + 5], region_map[..., x : x + 5] = 0.6, number
+    case = replace(prediction(p), correlation_mm=(4.0,) * 3)
+    return case, RegionDescriber(case).describe_all(region_map, RegionSettings())
+
+
+def test_regions_are_ranked_by_what_is_gone_of_a_measurements_variance_when_they_are_resolved() -> None:
+    case, regions = three_ends()
+    volume = regions.by_effect(effects(case, regions, "volume:organ 1"))
+    assert volume.ranked_by == "volume:organ 1"
+    fractions = [region.effect.fraction for region in volume.ranked]
+    assert sum(fractions) == pytest.approx(1, abs=0.1) and min(fractions) > 0.2  # equal ends that do not meet
+    dose = np.full(case.shape, 40.0)
+    dose[..., :10] = 0.0
+    ranked = regions.by_effect(effects(case, regions, "mean_dose:organ 1", {"dose": dose}))
+    assert ranked.ranked[0].centroid_ras == regions.ranked[0].centroid_ras and ranked.ranked[0].effect.fraction > 0.8
+    by_number = effects(case, regions, "mean_dose:organ 1", {"dose": dose[..., ::-1]})
+    first, *others = regions.by_effect(by_number).ranked
+    assert first.centroid_ras == regions.ranked[2].centroid_ras and (first.rank, first.number) == (1, 1)
+    assert [region.number for region in others] == [2, 3]
+
+
+def test_a_review_keeps_the_ranking_by_effect_whatever_is_clicked() -> None:
+    case, regions = three_ends()
+    dose = np.full(case.shape, 40.0)
+    dose[..., 80:] = 0.0
+    ranked = regions.by_effect(effects(case, regions, "mean_dose:organ 1", {"dose": dose}))
+    again = RegionDescriber(case).describe_all(ranked.whole_map(), RegionSettings())
+    stored = [as_stored(*pair) for pair in zip(again.ranked, map(own_of, ranked.ranked), strict=True)]
+    assert stored == list(ranked.ranked)
+    review = Review(case, ranked)
+    review.click([ranked.ranked[0].centroid_ras], 0)
+    places = [region.found.region.centroid_ras for region in review.regions]
+    assert places == [region.centroid_ras for region in ranked.ranked]
+    reopened = Review.from_dict(review.to_dict(), case)
+    assert reopened.listed().ranked_by == "mean_dose:organ 1"
+    assert [region.region.effect for region in reopened.regions] == [region.effect for region in ranked.ranked]

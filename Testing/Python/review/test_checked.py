@@ -10,7 +10,7 @@ from MoBUncertaintyLib.output.results_record import read_regions, write_predicti
 from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, settings_of
 from MoBUncertaintyLib.regions.findings import Checked
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.regions.region import Regions, discrepancy_of
+from MoBUncertaintyLib.regions.region import Regions, own_of
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.review.suggestion import suggest
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
@@ -115,7 +115,7 @@ def test_a_click_leaves_the_order_of_the_list_and_what_it_says(checked: Predicti
     for each in (review, Review.from_dict(review.to_dict(), checked)):
         assert [region.region_id for region in each.regions] == [region_id for region_id, _ in before]
         for region, (_, found) in zip(each.regions, before, strict=True):
-            assert discrepancy_of(region.region) == discrepancy_of(found) != {}
+            assert own_of(region.region) == own_of(found) != {}
 
 
 def test_a_click_that_agrees_with_what_was_drawn_keeps_it(checked: Prediction) -> None:

@@ -131,12 +131,13 @@ def export(desktop, folder: Path) -> None:
 
 
 def running(desktop) -> bool:
-    """Whether the worker segments or exports."""
-    return "Cancel" in (desktop.ui.applyButton.text, desktop.ui.exportButton.text)
+    """Whether the worker segments, measures or exports."""
+    ui = desktop.ui
+    return "Cancel" in (ui.applyButton.text, ui.measureButton.text, ui.exportButton.text)
 
 
 def finish(desktop) -> None:
-    """Wait until Apply and Export can be pressed again."""
+    """Wait until Apply, Measure and Export can be pressed again."""
     desktop.process(until=lambda: not running(desktop), seconds=LIMIT)
 
 

@@ -16,13 +16,16 @@ from MoBUncertaintyLib.base.errors import ImageError, OutputError, ReviewError
 from MoBUncertaintyLib.base.json_input import read_object
 from MoBUncertaintyLib.base.names import printable, text_of
 from MoBUncertaintyLib.base.publishing import KEPT
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.images.reader import read_volume
+from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.measurements.drawn import Agreement
 from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
 from MoBUncertaintyLib.output.cohort.readers import PREFIX, SUFFIX, CaseReview, CaseState, reader_in_name, review_file
+from MoBUncertaintyLib.output.report import measurement_rows
 from MoBUncertaintyLib.output.results_record import read_labels, read_record
 from MoBUncertaintyLib.output.review_export import RECORD, SEGMENTATION, read_export
 from MoBUncertaintyLib.output.review_files import Decisions, read_decisions
@@ -66,6 +69,7 @@ class CohortCase:
     findings: tuple[str, ...] | None = None  # what is plainly wrong with a segmentation that was checked
     warnings: tuple[str, ...] = ()
     seconds: float | None = None
+    measurements: tuple[Mapping[str, Any], ...] = ()  # rows of `report.measurement_rows`
     suitability: Suitability | None = None
     reviews: tuple[CaseReview, ...] = ()  # one of each reader
     agreement: ReaderAgreement | None = None  # of the readers who have signed; None if they are fewer than two
@@ -142,6 +146,7 @@ def row_of(record: Mapping[str, Any], name: str, folder: Path, outcome: Outcome 
         findings=tuple(each["sentence"] for each in record["checked"]["findings"]) if "checked" in record else None,
         warnings=tuple(record["warnings"]),
         seconds=sum(record.get("timings_s", {}).values()) or None,
+        measurements=tuple(measurement_rows([from_json(Measured, each) for each in record.get("measured", ())])),
         suitability=Suitability.from_dict(record["suitability"]) if "suitability" in record else None,
     )
 

@@ -1,11 +1,14 @@
-"""Write the table of a cohort, whole or not at all: `cohort.csv`, and `cohort.html`, which needs no other file."""
+"""Write the table of a cohort, whole or not at all: `cohort.csv`, and `cohort.html`, which needs no other file.
+
+What was measured is in `measurements.csv`, one row for each case and measurement.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +23,11 @@ from MoBUncertaintyLib.base.resources import RESOURCES
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome
 from MoBUncertaintyLib.output.pages.templates import fill, require_installed
-from MoBUncertaintyLib.output.report import write_table
+from MoBUncertaintyLib.output.report import MEASUREMENT_COLUMNS, write_table
 
-CSV, PAGE = "cohort.csv", "cohort.html"
+CSV, PAGE, MEASUREMENTS = "cohort.csv", "cohort.html", "measurements.csv"
 _TEMPLATE, _STYLE, _SCRIPT = (RESOURCES / "Report" / f"cohort.{kind}" for kind in ("html.jinja", "css", "js"))
-_FIRST = "case,outcome,"  # of our CSV files
+_FIRST, _FIRST_MEASURED = "case,outcome,", "case,measurement,"  # of our CSV files
 _MARK = 'name="generator" content="mob-uncertainty cohort"'  # of our pages
 
 
@@ -41,7 +44,7 @@ class Column(NamedTuple):
 def check_table(folder: Path) -> None:
     """Raise `OutputError` before hours of computing if a file of that name is there that is none of ours."""
     require_installed(_TEMPLATE, _STYLE, _SCRIPT)
-    for name, mark in ((CSV, _FIRST), (PAGE, _MARK)):
+    for name, mark in ((CSV, _FIRST), (PAGE, _MARK), (MEASUREMENTS, _FIRST_MEASURED)):
         path = folder / name
         if os.path.lexists(path) and not _begins(path, mark):
             raise OutputError(f"{path} was not written by this program; move it or choose another folder.")
@@ -60,7 +63,7 @@ def failed_before(folder: Path) -> dict[str, str]:
 
 
 def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: Sequence[tuple[str, str]] = ()) -> None:
-    """Write both files, the worst case first, in place of those of an earlier run; raises `OutputError`.
+    """Write the files, the worst case first, in place of those of an earlier run; raises `OutputError`.
 
     Args:
         folder: Folder that holds the results folders.
@@ -73,12 +76,16 @@ def write_cohort(folder: Path, title: str, cases: Sequence[CohortCase], others: 
     page = _render(title, cases, rows, others, folder)
     names = list(rows[0]) if rows else ["case", "outcome", "reason"]
     cells = [{name: "" if value is None else value for name, value in row.items()} for row in rows]
+    measured = [{"case": case.name, **row} for case in cases for row in case.measurements]
     folder = absolute(folder)
+    files: dict[str, Callable[[Path], Any]] = {
+        PAGE: lambda path: path.write_text(page, encoding="utf-8"),
+        CSV: lambda path: write_table(path, names, cells),
+    }
+    if measured or (folder / MEASUREMENTS).exists():  # that of an earlier run
+        files[MEASUREMENTS] = lambda path: write_table(path, ("case", *MEASUREMENT_COLUMNS), measured)
     problem: OSError | None = None
-    for name, write in (
-        (PAGE, lambda path: path.write_text(page, encoding="utf-8")),
-        (CSV, lambda path: write_table(path, names, cells)),
-    ):
+    for name, write in files.items():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_file(folder / name, write)

@@ -31,6 +31,15 @@ VERDICT = own_code("VERDICT", "Reader's verdict")
 SUITABILITY = own_code("SUITABILITY", "Suitability of the case to the model")
 
 _ML, _MM3 = sr.CodedConcept("ml", "UCUM", "milliliter"), codes.UCUM.CubicMillimeter
+_UNITS = {
+    "ml": _ML,
+    "mm": sr.CodedConcept("mm", "UCUM", "millimeter"),
+    "mm²": sr.CodedConcept("mm2", "UCUM", "square millimeter"),
+    "Gy": sr.CodedConcept("Gy", "UCUM", "gray"),
+    "%": sr.CodedConcept("%", "UCUM", "percent"),
+}
+_NO_UNITS = sr.CodedConcept("1", "UCUM", "no units")
+_LONGEST_CODE, _LONGEST_MEANING = 10, 64  # a code has 16 characters, six of them for the end of an interval
 _PROCEDURES = {"CT": codes.LN.CTUnspecifiedBodyRegion, "MR": codes.LN.MRIUnspecifiedBodyRegion}
 
 
@@ -99,6 +108,7 @@ def _labels(
                 sr.Measurement(EXPECTED_ERROR, row["expected_error_ml"], _ML),
                 *_ends(row["corrected_interval"], "VOL", "Volume"),
                 *_ends(row["predicted_interval"], "PREDVOL", "Volume as predicted"),
+                *_measurements(report, label.name),
             ],
             "qualitative_evaluations": [sr.QualitativeEvaluation(SUITABILITY, study.suitability)]
             if study.suitability
@@ -113,18 +123,32 @@ def _labels(
             yield sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **common)
 
 
-def _ends(interval: Mapping[str, float] | None, value: str, meaning: str) -> list[sr.Measurement]:
-    """State both ends of a volume's interval, if there is one."""
+def _measurements(report: Mapping[str, Any], label: str) -> Iterator[sr.Measurement]:
+    """State what was measured of a label, alone or with others, each with its interval, if one is promised."""
+    for row in report["measurements"]:
+        kind, *labels = row["name"].split(":")
+        if labels[0] != label or row["value"] is None:
+            continue
+        value, unit = kind.upper()[:_LONGEST_CODE], _UNITS.get(row["unit"], _NO_UNITS)
+        meaning = f"{' to '.join([kind, *labels[1:]])} as {report['measured_as']}"
+        yield sr.Measurement(own_code(value, meaning[:_LONGEST_MEANING]), row["value"], unit)
+        yield from _ends(row["interval"], value, meaning, unit)
+
+
+def _ends(
+    interval: Mapping[str, float] | None, value: str, meaning: str, unit: sr.CodedConcept = _ML
+) -> list[sr.Measurement]:
+    """State both ends of an interval, if there is one."""
     if interval is None:
         return []
     level = interval["level"]
-    ends = {
-        end: own_code(
-            f"{value}{end[:3].upper()}{100 * level:.0f}", f"{meaning}, {words} end of its {percent(level)} interval"
-        )
-        for end, words in (("low", "lower"), ("high", "upper"))
-    }
-    return [sr.Measurement(code, interval[end], _ML) for end, code in ends.items()]
+    measurements = []
+    for end, words in (("low", "lower"), ("high", "upper")):
+        of_end = f", {words} end of its {percent(level)} interval"
+        text = meaning[: _LONGEST_MEANING - len(of_end)] + of_end
+        code = own_code(f"{value}{end[:3].upper()}{100 * level:.0f}", text)
+        measurements.append(sr.Measurement(code, interval[end], unit))
+    return measurements
 
 
 def _region(

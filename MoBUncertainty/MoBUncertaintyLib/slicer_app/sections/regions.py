@@ -160,7 +160,8 @@ def _tip(reviewed: ReviewRegion, place: str) -> str:
     region = reviewed.region
     variance = _("Predictive variance {mean} on average and {peak} at most (0.25 is the largest there can be).")
     variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.max_variance:.3f}")
-    lines = [f"{region.rank}: {place}", _discrepancyText(region), variance, reviewed.comment]
+    effect = region.effect and _("Resolving it: {effect} goes away.").format(effect=region.effect.text)
+    lines = [f"{region.rank}: {place}", _discrepancyText(region), effect, variance, reviewed.comment]
     return f"<p>{'<br>'.join(escape(line) for line in lines if line)}</p>"
 
 
@@ -206,7 +207,10 @@ def progressOf(session, table: RegionTable, reader: str) -> str:
     elif table.unlisted:
         more = _("{count} more, with less expected error, are listed once those above them are decided")
         text = f"{text}; {more.format(count=table.unlisted)}"
-    return "\n".join([text, *volume_lines(review), *filter(None, [agreement_line(review.prediction)])])
+    measurement = next((region.region.effect.measurement for region in review.regions if region.region.effect), None)
+    ranked = _("Ranked by what resolving a region takes away of the variance of {measurement}.")
+    lines = [text, ranked.format(measurement=measurement)] if measurement else [text]
+    return "\n".join([*lines, *volume_lines(review), *filter(None, [agreement_line(review.prediction)])])
 
 
 def warningsOf(session) -> str:

@@ -41,11 +41,12 @@ class State(Enum):
     NEEDS_PACKAGES = "needs packages"  # Apply or Export was pressed: missing packages are named and installed
     RUNNING = "running"  # an image is segmented
     EXPORTING = "exporting"  # the files of a review are written
+    MEASURING = "measuring"  # what was segmented is measured
 
     @property
     def busy(self) -> bool:
         """Whether nothing else can be begun."""
-        return self in (State.NEEDS_PACKAGES, State.RUNNING, State.EXPORTING)
+        return self in (State.NEEDS_PACKAGES, State.RUNNING, State.EXPORTING, State.MEASURING)
 
 
 def allow(widget, reason: str | None, toolTip: str | None = None) -> None:

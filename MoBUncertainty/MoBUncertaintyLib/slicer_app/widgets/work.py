@@ -124,6 +124,7 @@ def stageText(step: dict) -> str:
         "resample": _("Resampling"),
         "check": _("Holding the segmentation against it"),
         "regions": _("Finding doubtful regions"),
+        "measure": _("Measuring samples"),
         "write": _("Transferring the results"),
         "export": _("Writing the files"),
         "show": _("Showing the results"),
