@@ -1,11 +1,7 @@
-"""What brings models: *Find models* installs those of a catalogue, *Recalibrate* fits one to given cases.
-
-A training folder of nnU-Net is converted where the user agrees.
-"""
+"""What brings models: *Find models* installs those of a catalogue, *Recalibrate* fits one to given cases."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from html import escape
@@ -31,7 +27,6 @@ from MoBUncertaintyLib.slicer_app.worker.client import Job, WorkerClient
 from MoBUncertaintyLib.worker.protocol import Command
 
 CATALOGUE_KEY = "MoBUncertainty/Catalogue"  # of Slicer's settings
-OFFERED_KEY = "MoBUncertainty/OfferedConversions"
 PICTURE_WIDTH = 220  # pixels: the card above is what one reads
 
 
@@ -333,58 +328,3 @@ def question(result: dict[str, Any]) -> str:
     lines += result["refused"]
     lines.append(_("Press OK to install {model}; the old model remains unchanged.").format(model=result["name"]))
     return "\n".join(lines)
-
-
-class Conversion:
-    """Offers to convert a training folder of nnU-Net once it has segmented; then the model needs PyTorch no more.
-
-    It has a worker of its own, since the result is reviewed meanwhile.
-    """
-
-    def __init__(
-        self, newClient: Callable[[], WorkerClient], say: Callable[[str], None], onMade: Callable[[str], None]
-    ) -> None:
-        self._newClient, self._say, self._onMade = newClient, say, onMade
-        self._client: WorkerClient | None = None
-
-    def offer(self, model: ListedModel) -> None:
-        """Ask for each training folder once whether to convert it."""
-        offered = slicer.util.settingsValue(OFFERED_KEY, [], converter=json.loads)
-        if model.card or self._client or str(model.path) in offered or slicer.app.testingEnabled():
-            return
-        slicer.app.userSettings().setValue(OFFERED_KEY, json.dumps([*offered, str(model.path)]))
-        output = newFolder(installed_models(), _("{model}, converted").format(model=model.name))
-        if not slicer.util.confirmOkCancelDisplay(conversionText(model, output), windowTitle=_("MoB Uncertainty")):
-            return
-        self._say(_("Converting the model..."))
-        self._client = self._newClient()
-        message = {"command": Command.CONVERT, "model": str(model.path), "output": str(output)}
-        job = ask(self._client, message, partial(self._onFinished, output), self._onFailed)
-        job.warning.connect(shown(showError))  # it has no graph
-
-    def close(self) -> None:
-        """Stop a conversion that goes on."""
-        if self._client:
-            self._client.close()
-            self._client = None
-
-    def _onFinished(self, output: Path, result: dict[str, Any]) -> None:
-        self.close()
-        self._say(_("{model} is installed and selected in the panel.").format(model=result["name"]))
-        self._onMade(output.name)
-
-    def _onFailed(self, _code: str, message: str, details: str) -> None:
-        self.close()
-        self._say("")
-        showError(message, details)
-
-
-def conversionText(model: ListedModel, folder: Path) -> str:
-    """Ask whether a training folder is to be converted."""
-    return _(
-        "Convert this training folder of nnU-Net?\n\n"  # as in `consentText`
-        "{name}\n\n"
-        "The model folder that is made of it is loaded sooner, and needs no PyTorch, so that you can give it to "
-        "colleagues who have none. It takes about a minute, while you review. The training folder stays as it is.\n"
-        "Installed in: {folder}"
-    ).format(name=model.name, folder=folder)

@@ -18,7 +18,6 @@ from MoBUncertaintyLib.base.errors import Cancelled, LostReviewError, UserError
 from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.output.formats import Format
 from MoBUncertaintyLib.slicer_app.installation import whyPyTorch
-from MoBUncertaintyLib.slicer_app.model_dialogs import Conversion
 from MoBUncertaintyLib.slicer_app.models import whyNotUse
 from MoBUncertaintyLib.slicer_app.requests import otherModalities
 from MoBUncertaintyLib.slicer_app.scene.nodes import CtNodes, Leftovers, missingChannel
@@ -71,7 +70,6 @@ class Panel:
         logic.sessions.onBegun = self._onBegun
         self.inputs = InputsSection(ui, self.onModel, lambda: logic.client.another())
         self.run = RunSection(ui, self.jobs.apply, self.jobs.cancel)
-        self.conversion = Conversion(lambda: logic.client.another(), self.run.work.say, self.inputs.onInstalled)
         self.computer = ComputerSection(ui, logic.computer, lambda: logic.client.another(), self.update)
         self.overlay = OverlaySection(ui)
         self.review = ReviewSection(ui, self.update)
@@ -170,7 +168,7 @@ class Panel:
         """Stop timers and observers outside the panel."""
         worklist, self.worklist = self.worklist, None
         ends = [self.shown.stop, self._again.stop, self.removals.forget]
-        ends += [part.close for part in (self.inputs, self.conversion, self.computer)]
+        ends += [part.close for part in (self.inputs, self.computer)]
         with ExitStack() as stack:  # whatever goes wrong, the rest is done
             for end in (*([worklist.close] if worklist else ()), self.review.cleanup, *reversed(ends)):
                 stack.callback(end)
@@ -323,16 +321,13 @@ class Jobs:
         place = newFolder(folder, f"{ct.GetName()} {datetime.now():%Y-%m-%d %H.%M.%S}")
         return self._panel.logic.export(ct, place, formats, patientFields)
 
-    def _onResult(self, session) -> None:
+    def _onResult(self, _session) -> None:
         self._panel.shown.forget()
         self._end("")
         if checked := self._panel.parameters.segmentation:
             checked.SetDisplayVisibility(False)  # it would lie over its copy, which the review changes
         seconds = time.monotonic() - self._since
         self._panel.run.work.say(_("Done in {seconds} s.").format(seconds=max(1, round(seconds))))
-        # Of a cascade there is no model folder.
-        if not self._panel.logic.computer.host and "first_stage" not in session.review.prediction.provenance:
-            self._panel.conversion.offer(self._panel.inputs.selector.model)
 
     def _onExported(self, result: dict[str, list[str]]) -> None:
         problems, export = result["problems"], self._panel.export

@@ -19,7 +19,6 @@ def handlers_here() -> dict[str, Handler]:
         Command.EXPORT: commands.export_review,
         Command.MEASURE: commands.measure_review,
         Command.CALIBRATE: commands.calibrate,
-        Command.CONVERT: commands.convert,
         Command.COMPUTER: commands.ask_computer,
         Command.LIST: commands.list_catalogue,
         Command.PICTURE: commands.fetch_picture,

@@ -146,18 +146,6 @@ def calibrate(request: Fields, report: Report) -> Fields:
     return {"name": model.card.name, "calibration": model.card.training["calibration"], "refused": refused}
 
 
-def convert(request: Fields, report: Report) -> Fields:
-    """Make a model folder of a training folder: `name` of the new model."""
-    from MoBUncertaintyLib.network.export import export
-
-    output = Path(request["output"])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    model = export(request["model"], output)
-    for warning in model.warnings:
-        report.warning(warning)
-    return {"name": model.card.name}
-
-
 def list_catalogue(request: Fields, _report: Report) -> Fields:
     """List the models of a catalogue: `models`, as `Entry` has them."""
     from MoBUncertaintyLib.pipeline.catalogue.place import Place

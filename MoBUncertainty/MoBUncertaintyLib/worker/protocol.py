@@ -29,7 +29,6 @@ predict-case   `case`, of those listed; `output`, its results folder; `models`, 
 open-case      `results`, a results folder; `reader`; `folder`
 sign-case      `results`, `reader`, `review`, `versions` that it may replace, and `output`, the export to make
 calibrate      `model`, `cases`, folders of reviews or of labelled cases, and `output`, the model to make
-convert        `model`, and `output`, the model folder to make of it
 computer       `computer`; the result has the `version` there, the `device` that Auto takes, and the number of `cores`
 model          `digest`; the result says whether that model is `here`
 keep           `name`, `digests` and files of a model that is not
@@ -80,7 +79,6 @@ class Command(StrEnum):
     PICTURE = "picture"
     INSTALL = "install"
     CALIBRATE = "calibrate"
-    CONVERT = "convert"
     CASES = "cases"
     PREDICT_CASE = "predict-case"
     OPEN_CASE = "open-case"

@@ -23,8 +23,6 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.network import tracing
 from MoBUncertaintyLib.network.export import export
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
-from MoBUncertaintyLib.worker.commands import convert
-from MoBUncertaintyLib.worker.server import Report
 from support.json_mutants import mutants
 from support.tiny import make_ct, make_dataset, make_results_folder
 
@@ -120,14 +118,6 @@ def test_every_covariance_has_a_graph(tmp_path: Path, spec: CovarianceSpec, name
     )
     np.testing.assert_allclose(found.probability, wanted.probability, rtol=0, atol=1e-3)
     np.testing.assert_allclose(found.variance, wanted.variance, rtol=0, atol=1e-3)
-
-
-def test_the_worker_converts_a_training_folder(tmp_path: Path) -> None:
-    trained = make_results_folder(tmp_path / "raw", dataset=make_dataset(("organ",), orientation="RAS"))
-    output, events = tmp_path / "models" / "made", []
-    answer = convert({"model": str(trained), "output": str(output)}, Report(lambda *event: events.append(event)))
-    made = load_model(output)
-    assert made.is_light and answer == {"name": made.card.name} and not events
 
 
 COMMAND = """

@@ -77,7 +77,7 @@ def test_files_that_are_named_exist() -> None:
     """Paths from the root of the repository, and Python files by the end of their path."""
     files = [path.relative_to(ROOT).as_posix() for path in tracked()]
     tops = {file.split("/")[0] for file in files}
-    kept = ("Models", "Catalogue", "Computer", "ComputersAllowed", "ExportDirectory", "OfferedConversions")
+    kept = ("Models", "Catalogue", "Computer", "ComputersAllowed", "ExportDirectory")
     settings = {f"MoBUncertainty/{name}" for name in kept}  # of Slicer's settings
     checked = 0
     for document, text in DOCUMENTS.items():

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.base.resources import installed_models
 from MoBUncertaintyLib.pipeline.demo import DEMO_MODEL
 from support import PHANTOM_MODEL
 from support.late import qt, slicer, slicer_app
@@ -342,17 +341,3 @@ def test_a_model_without_a_covariance_links_to_recalibration(desktop, add):
     inputs = desktop.widget.panel.inputs
     desktop.ui.mixtureNoteLabel.linkActivated.emit("temperature")
     assert inputs.recalibrate.window.windowTitle == "Recalibrate nnUNetTrainer__nnUNetPlans__3d_fullres"
-
-
-def test_a_training_folder_can_be_converted_once_it_has_segmented(desktop, add):
-    folder, selector = add("Organs", "spleen"), desktop.widget.panel.inputs.selector
-    add_ct(desktop)
-    desktop.answer("Ok")
-    apply(desktop)
-    desktop.process(until=lambda: selector.model.path != folder)
-    assert selector.model.path == installed_models() / "Organs, converted" and selector.model.is_light
-    slicer_app.models.removeModel(selector.model.path)
-    selector.fill(str(folder))
-    asked = len(desktop.dialogs)
-    apply(desktop)
-    assert len(desktop.dialogs) == asked, "it was offered before"

@@ -32,7 +32,6 @@ from MoBUncertaintyLib import __version__
 from MoBUncertaintyLib.base.errors import ImageError
 from MoBUncertaintyLib.base.geometry import Grid, whole
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.worker import server
 from MoBUncertaintyLib.worker.__main__ import handlers_here
 from MoBUncertaintyLib.worker.commands import ask_computer, has_model, keep_model
@@ -216,12 +215,6 @@ def calibrate(request: Fields, _report: server.Report) -> Fields:
     return {"name": output.name, "calibration": told, "refused": []}
 
 
-def convert(request: Fields, _report: server.Report) -> Fields:
-    """Put the phantom's model in place of what would be made of a training folder."""
-    shutil.copytree(find_model("PhantomPancreas"), request["output"])
-    return {"name": "PhantomPancreas"}
-
-
 def describe_computer(request: Fields, report: server.Report) -> Fields:
     """Describe no computer, or ask another one."""
     if request.get("computer"):
@@ -240,7 +233,6 @@ if __name__ == "__main__":
             Command.PREDICT: lambda request, report: predict(chosen, request, report),
             Command.PREDICT_CASE: lambda request, report: predict_case(chosen, request, report),
             Command.CALIBRATE: calibrate,
-            Command.CONVERT: convert,
             Command.COMPUTER: describe_computer,
             Command.MODEL: has_model,
             Command.KEEP: keep_model,
