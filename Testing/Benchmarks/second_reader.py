@@ -4,17 +4,19 @@
 
 DATASET is as for `region_frontier.py`. A case is judged by the calibration of all other subjects. The sets:
 
-- `errors`: each of `ERRORS` is put into the contour of one of the labels, in turn. A method lists regions of a contour
+- `regions`: each of `ERRORS` is put into the contour of one of the labels, in turn. A method lists regions of a contour
   by a score; its threshold is that at which the unaltered contours of the others have one region a case on average
   (`DrawnBounds.false_alarms`). An error is found if one of the first three listed regions lies in it by at least half,
-  or holds at least half of it. 40 s a hippocampus, of one core.
+  or holds at least half of it. 6 s a hippocampus, of one free core; each other set takes 2 s.
+- `errors`: the contours with these errors are the segmentations of which Dice is expected.
 - `network`: another network, such as one after some minutes of `mob-training train`, has made the segmentation.
 - `raters`: so have the raters of phantoms (`mob-training phantom --raters 5`), as exchangeable with the truth.
 
-Of each segmentation expected Dice is compared with Dice, beside two baselines: the mean Dice with samples of the model
-(of our own segmentation, that of pairs of samples), and a line through Dice at the overlap with our segmentation,
-fitted to the others' segmentations of the same set, which expected Dice has not seen. One order is better than another
-if the 95 % interval of the difference of Spearman's correlations with Dice is above 0.
+Expected Dice of the last three, and of our own segmentation, is compared with Dice, beside two baselines: the mean Dice
+with samples of the model (of our own segmentation, that of pairs of samples), and a line through Dice at the overlap
+with our segmentation, fitted to the others' segmentations of the same set, which expected Dice has not seen. One order
+is better than another if the 95 % interval of the difference of Spearman's correlations with Dice is above 0. Orders
+are those before calibration, which all cases of a cohort share: what leaves a case out is higher where the case is bad.
 
 OUTPUT/second-reader-MODEL-PART holds what was measured of each case, and is taken up again; beside it lie the summary
 of all these cases, JSON, and its tables, Markdown, with intervals over the subjects.
@@ -28,7 +30,7 @@ import argparse
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import combinations
@@ -71,6 +73,7 @@ LEVEL = 0.9
 SAMPLES = 16
 RESAMPLES = 1000
 OURS, P05 = "discrepancy", "p < .05"
+OWN, SETS = "our own", ("errors", "network", "raters")
 
 Mask = np.ndarray
 
@@ -310,42 +313,48 @@ class Examined:
             "label": label.name,
             "dice": dice(drawn, self.truth, label.value),
             "expected": expected,
-            "bound": jaccard_distance(overlap) + ours,  # less a residual of calibration cases
+            "bound": jaccard_distance(overlap) + ours,  # but for a residual of calibration cases
             "overlap": overlap,
             "samples": float(np.mean([dice(label.mask(drawn), each) for each in self.samples[label.name]])),
         }
 
-    def errors(self, other: np.ndarray, number: int) -> dict[str, Any]:
-        """Check the contours as they are, and with each error in one of the labels."""
-        prediction, truth, nothing = self.prediction, self.truth, np.zeros(self.truth.shape, bool)
+    def wrong(self, other: np.ndarray, number: int) -> Iterator[tuple[str, Label, np.ndarray, Mask]]:
+        """Put each error into the contour of one of the labels that another patient has, too.
+
+        Yields its name, the label, the label map and where that is wrong.
+        """
         labels = [label for label in self.labels if label.mask(other).any()]
-        tried = {}
         for place, error in enumerate(ERRORS if labels else ()):
             label = labels[(number + place) % len(labels)]
             rng = np.random.default_rng([number, zlib.crc32(error.__name__.encode())])
-            contour = Contour(label.mask(truth), label.mask(other), prediction.grid.spacing, rng)
+            contour = Contour(label.mask(self.truth), label.mask(other), self.prediction.grid.spacing, rng)
             mask = error(contour)
-            drawn = np.where(contour.mask & ~mask, 0, truth)
+            drawn = np.where(contour.mask & ~mask, 0, self.truth)
             drawn[mask] = label.value
-            wrong = mask != contour.mask
-            tried[error.__name__] = self.agreement(drawn, label) | {
-                "listed": {name: hits(method(prediction, drawn, label), wrong) for name, method in METHODS.items()}
-            }
+            yield error.__name__, label, drawn, mask != contour.mask
+
+    def regions(self, other: np.ndarray, number: int) -> dict[str, Any]:
+        """Check the contours as they are, and with each error."""
+        prediction, truth = self.prediction, self.truth
         moved = ndimage.shift(truth, [1 if number % 2 else -1, 0, 0], order=0)
         return {
-            "tried": tried,
-            "unaltered": {
-                label.name: {name: hits(method(prediction, truth, label), nothing) for name, method in METHODS.items()}
-                for label in labels
+            "tried": {
+                name: {"label": label.name, "listed": self.listed(drawn, label, wrong)}
+                for name, label, drawn, wrong in self.wrong(other, number)
             },
+            "unaltered": {label.name: self.listed(truth, label, np.zeros(truth.shape, bool)) for label in self.labels},
             "called shifted": {
                 name: float("may be shifted" in " ".join(each.sentence for each in findings))
                 for name, findings in (
-                    ("unaltered", plain_findings(truth, prediction, labels)),
-                    ("all labels moved by a slice", plain_findings(moved, prediction, labels)),
+                    ("unaltered", plain_findings(truth, prediction, self.labels)),
+                    ("all labels moved by a slice", plain_findings(moved, prediction, self.labels)),
                 )
             },
         }
+
+    def listed(self, drawn: np.ndarray, label: Label, wrong: Mask) -> dict[str, list[tuple[float, bool]]]:
+        """List the regions of each method."""
+        return {name: hits(method(self.prediction, drawn, label), wrong) for name, method in METHODS.items()}
 
 
 @dataclass(frozen=True)
@@ -357,21 +366,21 @@ class Judged:
 
     def listed(self, method: str, label: str, pieces: list[tuple[float, bool]], alarms: float) -> list[bool]:
         """Tell of each region on the list of a label whether it is in the error."""
-        others = [row["errors"]["unaltered"].get(label) for row in self.others if "errors" in row]
+        others = [row["regions"]["unaltered"].get(label) for row in self.others if "regions" in row]
         contours = [[score for score, _ in each[method]] for each in others if each]
         bounds = DrawnBounds(len(contours), DrawnCalibration.of(contours, (), ()).discrepancies, 0, 0)
-        most = alarms / len(self.row["errors"]["unaltered"])
+        most = alarms / len(self.row["regions"]["unaltered"])
         ranked = enumerate(pieces, start=1)
         return [hit for rank, (score, hit) in ranked if bounds.false_alarms(score, rank) <= most]
 
     def false_regions(self, method: str) -> int:
         """Count the regions on the list of the unaltered contours."""
-        labels = self.row["errors"]["unaltered"].items()
+        labels = self.row["regions"]["unaltered"].items()
         return sum(len(self.listed(method, name, each[method], FALSE_ALARMS)) for name, each in labels)
 
     def found(self, method: str, error: str, alarms: float) -> bool:
         """Tell whether an error is found at so many false regions a case."""
-        tried = self.row["errors"]["tried"][error]
+        tried = self.row["regions"]["tried"][error]
         return any(self.listed(method, tried["label"], tried["listed"][method], alarms)[:FIRST])
 
     def expected(self, entry: dict[str, Any]) -> tuple[float, float]:
@@ -382,13 +391,9 @@ class Judged:
         return expected, min(dice_at(entry["bound"] + conformal_quantile(residuals, LEVEL)), expected)
 
 
-OF_SETS: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
-    "our own": lambda row: list(row["labels"].values()),
-    "errors": lambda row: list(row.get("errors", {"tried": {}})["tried"].values()),
-    "network": lambda row: row.get("network", []),
-    "raters": lambda row: row.get("raters", []),
-}
-"""The segmentations of a case."""
+def segmentations(row: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """List the segmentations of a case, of a set or our own."""
+    return list(row["labels"].values()) if name == OWN else row.get(name, [])
 
 
 def over_subjects(values: Sequence[float], cases: Sequence[Judged]) -> list[float]:
@@ -430,37 +435,39 @@ def errors_found(tried: list[Judged]) -> dict[str, Any]:
             m: {"found": interval(values), "p": p_m} for (m, values), p_m in zip(gains.items(), p, strict=True)
         },
         "called shifted": {
-            name: interval(over_subjects([case.row["errors"]["called shifted"][name] for case in tried], tried))
-            for name in tried[0].row["errors"]["called shifted"]
+            name: interval(over_subjects([case.row["regions"]["called shifted"][name] for case in tried], tried))
+            for name in tried[0].row["regions"]["called shifted"]
         },
     }
 
 
 def expectations(name: str, judged: list[Judged]) -> dict[str, str]:
     """Compare expected Dice with Dice, and with what else could be stated of the segmentations of a set."""
-    listed = [(case, entry) for case in judged for entry in OF_SETS[name](case.row)]
+    listed = [(case, entry) for case in judged for entry in segmentations(case.row, name)]
     subjects = np.array([case.row["subject"] for case, _ in listed])
     true, overlap, samples = (np.array([entry[key] for _, entry in listed]) for key in ("dice", "overlap", "samples"))
     expected, low = np.array([case.expected(entry) for case, entry in listed]).T
-    ways = {"expected Dice": expected, "samples": samples}
-    if name == "our own":
-        ways["expected error / volume"] = np.array([entry["doubt"] for _, entry in listed])
+    ways, orders = {"expected Dice": expected, "samples": samples}, {"samples": samples}
+    if name == OWN:
+        orders["expected error / volume"] = np.array([entry["doubt"] for _, entry in listed])
     else:
         ways["line"], line_low = line(overlap, true, subjects)
+        orders["line"] = overlap
+    ours = np.array([-entry["expected"] for _, entry in listed])
 
     def gain(ours: np.ndarray, other: np.ndarray, dice: np.ndarray) -> float:
         return spearman(ours, dice) - spearman(other, dice)
 
     row = {"segmentations": f"{len(listed)}", "Dice": f"{true.mean():.3f}", "expected Dice": f"{expected.mean():.3f}"}
-    for what, bound in {"bound": low, **({} if name == "our own" else {"bound of the line": line_low})}.items():
+    for what, bound in {"bound": low, **({} if name == OWN else {"bound of the line": line_low})}.items():
         row[f"{what} holds"] = estimate(np.mean, subjects, true >= bound)
         row[f"{what}, mean"] = f"{bound.mean():.3f}"
     for way, values in ways.items():
+        row[f"mean error, {way}"] = estimate(np.mean, subjects, np.abs(values - true))
+    row["Spearman, expected Dice"] = estimate(spearman, subjects, ours, true)
+    for way, values in orders.items():
         row[f"Spearman, {way}"] = estimate(spearman, subjects, values, true)
-        if way != "expected Dice":
-            row[f"gain over {way}"] = estimate(gain, subjects, expected, values, true)
-        if way != "expected error / volume":
-            row[f"mean error, {way}"] = estimate(np.mean, subjects, np.abs(values - true))
+        row[f"gain over {way}"] = estimate(gain, subjects, ours, values, true)
     return row
 
 
@@ -493,19 +500,21 @@ def estimate(statistic: Callable[..., float], subjects: np.ndarray, *values: np.
 def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Judge all cases; means with intervals over the subjects."""
     judged = [Judged(row, [other for other in rows if other["subject"] != row["subject"]]) for row in rows]
-    tried = [each for each in judged if each.row.get("errors", {}).get("tried")]
+    tried = [each for each in judged if each.row.get("regions", {}).get("tried")]
     return {
         "cases": len(rows),
         "subjects": len({row["subject"] for row in rows}),
-        "cases with errors": len(tried),
+        "cases with regions": len(tried),
         **(errors_found(tried) if tried else {}),
-        "expected": {name: expectations(name, judged) for name, of in OF_SETS.items() if any(map(of, rows))},
+        "expected": {
+            name: expectations(name, judged) for name in (OWN, *SETS) if any(segmentations(row, name) for row in rows)
+        },
     }
 
 
 def text(summary: dict[str, Any]) -> str:
     """Write the results as Markdown."""
-    lines = ["{model}: {cases} cases of {subjects} subjects, {cases with errors} of them with errors".format(**summary)]
+    lines = ["{model}: {cases} cases of {subjects} subjects, regions of {cases with regions}".format(**summary)]
     if "found" in summary:
         lines += ["", "| found among the first three | " + " | ".join(METHODS) + " |"]
         lines += ["| --- " * (len(METHODS) + 1) + "|"]
@@ -528,7 +537,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model"), parser.add_argument("dataset", type=Path), parser.add_argument("output", type=Path)
     parser.add_argument("--part", default="test", help="of the split, for a raw data set")
-    parser.add_argument("--sets", nargs="*", choices=("errors", "network", "raters"), default=["errors"])
+    parser.add_argument("--sets", nargs="*", choices=("regions", *SETS), default=["regions", "errors"])
     parser.add_argument("--network", type=Path, help="model folder, or training folder")
     parser.add_argument("--cases", type=int, help="only so many")
     asked = parser.parse_args()
@@ -548,8 +557,11 @@ def main() -> None:
             case = Examined(replace(predictor.predict(image), stated_bounds=None), truth)
             if "labels" in missing:
                 row["labels"] = case.own()
+            other = listed[(number + 1) % len(listed)][2]
+            if "regions" in missing:
+                row["regions"] = case.regions(other, number)
             if "errors" in missing:
-                row["errors"] = case.errors(listed[(number + 1) % len(listed)][2], number)
+                row["errors"] = [case.agreement(drawn, label) for _, label, drawn, _ in case.wrong(other, number)]
             if "network" in missing:
                 row["network"] = case.drawn([network.predict(image).segmentation])
             if "raters" in missing:
