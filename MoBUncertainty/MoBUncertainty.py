@@ -55,7 +55,8 @@ class MoBUncertaintyParameterNode:
 
     ct, roi - The volume to segment, and the box of it that is computed alone.
     model - What segments it: the name of a model, or the path of one that was added.
-    segmentation, dose - What is checked, if it is not predicted; what is measured in the organs, in Gy.
+    segmentation, secondSegmentation - What is checked, if not segmented, and what it is compared with.
+    dose - What is measured in the organs, in Gy.
     device, engine - Where to compute, and what runs the network.
     overlap, folds, mirror - Fraction of a tile that its neighbour covers too; averaging of folds, of mirrored tiles.
     labels - Names of those that are wanted alone; none: all of the model.
@@ -67,6 +68,7 @@ class MoBUncertaintyParameterNode:
     roi: vtkMRMLMarkupsROINode
     segmentation: vtkMRMLSegmentationNode
     dose: vtkMRMLScalarVolumeNode
+    secondSegmentation: vtkMRMLSegmentationNode
     device: Device = Device.AUTO
     engine: Engine = Engine.AUTO
     overlap: Annotated[float, WithinRange(0, 0.9)] = 0.5
@@ -208,11 +210,12 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
     def getParameterNode(self):
         return MoBUncertaintyParameterNode(super().getParameterNode())
 
-    def run(self, ct, models, settings, segmentation=None):
+    def run(self, ct, models, settings, segmentations=()):
         """Segment an image in the worker and show the results; returns at once. The scene changes only on success.
 
         :param ct, models, settings: volume to segment; names or paths of models; fields of PredictionSettings
-        :param segmentation: segmentation node to check; by default, what is predicted is reviewed
+        :param segmentations: segmentation node to check, and one to compare it with; by default, what is predicted is
+            reviewed
         :return: the Job, whose result is the ReviewSession of the image
         """
         from MoBUncertaintyLib.slicer_app import requests
@@ -223,7 +226,7 @@ class MoBUncertaintyLogic(ScriptedLoadableModuleLogic):
 
         # A new segmentation is looked through as the last one was.
         earlier, computer = self.sessions.opened(ct), self.computer.host
-        request = requests.predictRequest(ct, list(map(str, models)), settings, earlier, computer, segmentation)
+        request = requests.predictRequest(ct, list(map(str, models)), settings, earlier, computer, segmentations)
         job = self.client.request(request, show)
         return job
 

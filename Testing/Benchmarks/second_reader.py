@@ -1,12 +1,25 @@
 """Measure how well errors in a clinician's contour are found, and how good a segmentation is expected to be.
 
-    python Testing/Benchmarks/second_reader.py MODEL DATASET OUTPUT [--part PART] [--cases N]
+    python Testing/Benchmarks/second_reader.py MODEL DATASET OUTPUT [--sets SET ...] [--cases N] [--network OTHER]
 
-DATASET is as for `region_frontier.py`. In each case, each of `ERRORS` is put into the contour of one of the labels, in
-turn. A method lists regions of a contour by a score; its threshold is that at which the unaltered contours of all other
-subjects have one region a case on average (`DrawnBounds.false_alarms`). An error is found if one of the first three
-listed regions lies in it by at least half, or holds at least half of it. OUTPUT then holds
-`second-reader-MODEL-PART.json` and `second-reader-MODEL-PART.md`, with intervals over the subjects.
+DATASET is as for `region_frontier.py`. A case is judged by the calibration of all other subjects. The sets:
+
+- `regions`: each of `ERRORS` is put into the contour of one of the labels, in turn. A method lists regions of a contour
+  by a score; its threshold is that at which the unaltered contours of the others have one region a case on average
+  (`DrawnBounds.false_alarms`). An error is found if one of the first three listed regions lies in it by at least half,
+  or holds at least half of it. 6 s a hippocampus, of one free core; each other set takes 2 s.
+- `errors`: the contours with these errors are the segmentations of which Dice is expected.
+- `network`: another network, such as one after some minutes of `mob-training train`, has made the segmentation.
+- `raters`: so have the raters of phantoms (`mob-training phantom --raters 5`), as exchangeable with the truth.
+
+Expected Dice of the last three, and of our own segmentation, is compared with Dice, beside two baselines: the mean Dice
+with samples of the model (of our own segmentation, that of pairs of samples), and a line through Dice at the overlap
+with our segmentation, fitted to the others' segmentations of the same set, which expected Dice has not seen. One order
+is better than another if the 95 % interval of the difference of Spearman's correlations with Dice is above 0. Orders
+are those before calibration, which all cases of a cohort share: what leaves a case out is higher where the case is bad.
+
+OUTPUT/second-reader-MODEL-PART holds what was measured of each case, and is taken up again; beside it lie the summary
+of all these cases, JSON, and its tables, Markdown, with intervals over the subjects.
 
 The constants of `regions.discrepancy` were chosen on the validation cases of the hippocampus, by what is found at one
 false region a case and at 0.3, over all errors: the best definition (.992 and .992) was passed over for the second one
@@ -15,22 +28,25 @@ false region a case and at 0.3, over all errors: the best definition (.992 and .
 
 import argparse
 import json
+import time
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import combinations
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from scipy.stats import bootstrap, spearmanr
+from scipy.stats import spearmanr
 
 from mob_training.comparison.significance import holm, signed_rank
 from mob_training.comparison.tables import interval
 from mob_training.data.datasets import CASES_FILE
 from mob_training.data.split import read_subjects
-from mob_training.evaluation.intervals import drawn_measures
+from mob_training.evaluation.raters import read_raters
 from mob_training.evaluation.score_files import write_json
 from MoBUncertaintyLib.base.geometry import Box, whole
 from MoBUncertaintyLib.images.reader import read_image
@@ -47,13 +63,17 @@ from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.findings import plain_findings
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.region import Region
+from MoBUncertaintyLib.regions.samples import ChangingVoxels
 from region_frontier import cases, rounded
 
 FIRST = 3
 STRICT = 0.3
 """False regions a case, besides `FALSE_ALARMS`."""
 LEVEL = 0.9
+SAMPLES = 16
+RESAMPLES = 1000
 OURS, P05 = "discrepancy", "p < .05"
+OWN, SETS = "our own", ("errors", "network", "raters")
 
 Mask = np.ndarray
 
@@ -242,54 +262,99 @@ def hits(pieces: list[Piece], wrong: Mask) -> list[tuple[float, bool]]:
     return listed
 
 
-def examined(prediction: Prediction, truth: np.ndarray, other: np.ndarray, number: int) -> dict[str, Any]:
-    """Check the contours of a case as they are, and with each error in one of its labels."""
-    labels = [label for label in prediction.labels if label.mask(truth).any() and label.mask(other).any()]
-    row: dict[str, Any] = {"labels": {}, "errors": {}}
-    nothing = np.zeros(truth.shape, bool)
-    for label in labels:
-        measured = drawn_measures(prediction, truth, label)
-        if measured:
-            listed = {name: hits(method(prediction, truth, label), nothing) for name, method in METHODS.items()}
-            volume = prediction.stated_volumes[label.name]
-            own = {"dice": dice(prediction.segmentation, truth, label.value), "doubt": volume.error_ml / volume.ml}
-            row["labels"][label.name] = measured | own | {"listed": listed}
-    checked = [label for label in labels if label.name in row["labels"]]
-    for place, error in enumerate(ERRORS if checked else ()):
-        label = checked[(number + place) % len(checked)]
-        rng = np.random.default_rng([number, zlib.crc32(error.__name__.encode())])
-        contour = Contour(label.mask(truth), label.mask(other), prediction.grid.spacing, rng)
-        mask = error(contour)
-        drawn = np.where(contour.mask & ~mask, 0, truth)
-        drawn[mask] = label.value
-        row["errors"][error.__name__] = {
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """A prediction, without its model's own calibration, and the truth."""
+
+    prediction: Prediction
+    truth: np.ndarray
+
+    @property
+    def labels(self) -> list[Label]:
+        """Those that both have."""
+        both = self.truth, self.prediction.segmentation
+        return [label for label in self.prediction.labels if all(label.mask(each).any() for each in both)]
+
+    @cached_property
+    def samples(self) -> dict[str, list[Mask]]:
+        """Masks of each label that are drawn from the model."""
+        drawn: dict[str, list[Mask]] = {}
+        for label in self.labels:
+            voxels = ChangingVoxels.of(self.prediction, [label])
+            for values in voxels.samples(SAMPLES):
+                sample = self.prediction.segmentation.copy()
+                sample[tuple(voxels.places)] = values
+                drawn.setdefault(label.name, []).append(label.mask(sample))
+        return drawn
+
+    def own(self) -> dict[str, Any]:
+        """Measure our own segmentation, label by label."""
+        rows = {}
+        for label in self.labels:
+            volume, pairs = self.prediction.stated_volumes[label.name], combinations(self.samples[label.name], 2)
+            rows[label.name] = self.agreement(self.prediction.segmentation, label) | {
+                "doubt": -volume.error_ml / volume.ml,
+                "samples": float(np.mean([dice(a, b) for a, b in pairs])),
+            }
+        return rows
+
+    def drawn(self, segmentations: Iterable[np.ndarray]) -> list[dict[str, Any]]:
+        """Measure segmentations by others, label by label."""
+        return [self.agreement(each, label) for each in segmentations for label in self.labels]
+
+    def agreement(self, drawn: np.ndarray, label: Label) -> dict[str, Any]:
+        """Measure Dice, and what is expected of it; all but `dice`, `overlap` and `samples` are Jaccard distances."""
+        own = self.prediction.segmentation
+        expected, ours = (
+            jaccard_distance(expected_agreement(self.prediction, mask)[label.name].dice) for mask in (drawn, own)
+        )
+        overlap = dice(drawn, own, label.value)
+        return {
             "label": label.name,
-            "dice": dice(drawn, truth, label.value),
-            "overlap": dice(drawn, prediction.segmentation, label.value),
-            "listed": {
-                name: hits(method(prediction, drawn, label), mask != contour.mask) for name, method in METHODS.items()
-            },
-            "expected": expected(prediction, drawn, label),
+            "dice": dice(drawn, self.truth, label.value),
+            "expected": expected,
+            "bound": jaccard_distance(overlap) + ours,  # but for a residual of calibration cases
+            "overlap": overlap,
+            "samples": float(np.mean([dice(label.mask(drawn), each) for each in self.samples[label.name]])),
         }
-    moved = ndimage.shift(truth, [1 if number % 2 else -1, 0, 0], order=0)
-    row["called shifted"] = {
-        name: float(any("may be shifted" in each.sentence for each in plain_findings(drawn, prediction, checked)))
-        for name, drawn in (("unaltered", truth), ("all labels moved by a slice", moved))
-    }
-    for label in checked:
-        row["labels"][label.name]["expected"] = expected(prediction, prediction.segmentation, label)
-    return row
 
+    def wrong(self, other: np.ndarray, number: int) -> Iterator[tuple[str, Label, np.ndarray, Mask]]:
+        """Put each error into the contour of one of the labels that another patient has, too.
 
-def expected(prediction: Prediction, drawn: np.ndarray, label: Label) -> dict[str, float]:
-    """State the expected Dice, and the Jaccard distance that with a residual of calibration cases bounds it."""
-    own = expected_agreement(prediction, prediction.segmentation)[label.name].dice
-    agreement = expected_agreement(prediction, drawn).get(label.name)
-    apart = dice(drawn, prediction.segmentation, label.value)
-    return {
-        "dice": agreement.dice if agreement else 0.0,
-        "jaccard": jaccard_distance(apart) + jaccard_distance(own),
-    }
+        Yields its name, the label, the label map and where that is wrong.
+        """
+        labels = [label for label in self.labels if label.mask(other).any()]
+        for place, error in enumerate(ERRORS if labels else ()):
+            label = labels[(number + place) % len(labels)]
+            rng = np.random.default_rng([number, zlib.crc32(error.__name__.encode())])
+            contour = Contour(label.mask(self.truth), label.mask(other), self.prediction.grid.spacing, rng)
+            mask = error(contour)
+            drawn = np.where(contour.mask & ~mask, 0, self.truth)
+            drawn[mask] = label.value
+            yield error.__name__, label, drawn, mask != contour.mask
+
+    def regions(self, other: np.ndarray, number: int) -> dict[str, Any]:
+        """Check the contours as they are, and with each error."""
+        prediction, truth = self.prediction, self.truth
+        moved = ndimage.shift(truth, [1 if number % 2 else -1, 0, 0], order=0)
+        return {
+            "tried": {
+                name: {"label": label.name, "listed": self.listed(drawn, label, wrong)}
+                for name, label, drawn, wrong in self.wrong(other, number)
+            },
+            "unaltered": {label.name: self.listed(truth, label, np.zeros(truth.shape, bool)) for label in self.labels},
+            "called shifted": {
+                name: float("may be shifted" in " ".join(each.sentence for each in findings))
+                for name, findings in (
+                    ("unaltered", plain_findings(truth, prediction, self.labels)),
+                    ("all labels moved by a slice", plain_findings(moved, prediction, self.labels)),
+                )
+            },
+        }
+
+    def listed(self, drawn: np.ndarray, label: Label, wrong: Mask) -> dict[str, list[tuple[float, bool]]]:
+        """List the regions of each method."""
+        return {name: hits(method(self.prediction, drawn, label), wrong) for name, method in METHODS.items()}
 
 
 @dataclass(frozen=True)
@@ -301,40 +366,46 @@ class Judged:
 
     def listed(self, method: str, label: str, pieces: list[tuple[float, bool]], alarms: float) -> list[bool]:
         """Tell of each region on the list of a label whether it is in the error."""
-        others = [row["labels"][label] for row in self.others if label in row["labels"]]
-        contours = [[score for score, _ in each["listed"][method]] for each in others]
-        bounds = DrawnBounds(len(others), DrawnCalibration.of(contours, (), ()).discrepancies, 0, 0)
-        most = alarms / len(self.row["labels"])
+        others = [row["regions"]["unaltered"].get(label) for row in self.others if "regions" in row]
+        contours = [[score for score, _ in each[method]] for each in others if each]
+        bounds = DrawnBounds(len(contours), DrawnCalibration.of(contours, (), ()).discrepancies, 0, 0)
+        most = alarms / len(self.row["regions"]["unaltered"])
         ranked = enumerate(pieces, start=1)
         return [hit for rank, (score, hit) in ranked if bounds.false_alarms(score, rank) <= most]
 
     def false_regions(self, method: str) -> int:
         """Count the regions on the list of the unaltered contours."""
-        labels = self.row["labels"].items()
-        return sum(len(self.listed(method, name, each["listed"][method], FALSE_ALARMS)) for name, each in labels)
+        labels = self.row["regions"]["unaltered"].items()
+        return sum(len(self.listed(method, name, each[method], FALSE_ALARMS)) for name, each in labels)
 
     def found(self, method: str, error: str, alarms: float) -> bool:
         """Tell whether an error is found at so many false regions a case."""
-        tried = self.row["errors"][error]
+        tried = self.row["regions"]["tried"][error]
         return any(self.listed(method, tried["label"], tried["listed"][method], alarms)[:FIRST])
 
-    def low(self, label: str, of: dict[str, float]) -> float:
-        """Return the lower bound of Dice."""
-        residuals = [row["labels"][label]["jaccard"] for row in self.others if label in row["labels"]]
-        return min(dice_at(of["jaccard"] + conformal_quantile(residuals, LEVEL)), of["dice"])
+    def expected(self, entry: dict[str, Any]) -> tuple[float, float]:
+        """Compute expected Dice, and its lower bound, of a segmentation, as `expected_agreement` does."""
+        labels = [row["labels"][entry["label"]] for row in self.others if entry["label"] in row["labels"]]
+        residuals = [jaccard_distance(each["dice"]) - each["expected"] for each in labels]
+        expected = min(dice_at(entry["expected"] + median(residuals)), 1.0)
+        return expected, min(dice_at(entry["bound"] + conformal_quantile(residuals, LEVEL)), expected)
 
 
-def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Judge all cases; means with intervals over the subjects."""
-    judged = [Judged(row, [other for other in rows if other["subject"] != row["subject"]]) for row in rows]
-    tried = [each for each in judged if each.row["errors"]]
+def segmentations(row: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """List the segmentations of a case, of a set or our own."""
+    return list(row["labels"].values()) if name == OWN else row.get(name, [])
 
-    def over_subjects(values: list[float], cases: list[Judged]) -> list[float]:
-        together: dict[str, list[float]] = {}
-        for value, case in zip(values, cases, strict=True):
-            together.setdefault(case.row["subject"], []).append(value)
-        return [float(np.mean(each)) for each in together.values()]
 
+def over_subjects(values: Sequence[float], cases: Sequence[Judged]) -> list[float]:
+    """Take means over the cases of a subject."""
+    together: dict[str, list[float]] = {}
+    for value, case in zip(values, cases, strict=True):
+        together.setdefault(case.row["subject"], []).append(value)
+    return [float(np.mean(each)) for each in together.values()]
+
+
+def errors_found(tried: list[Judged]) -> dict[str, Any]:
+    """Tell how often each method finds each error, and what ours gains."""
     groups = {error.__name__: (error,) for error in ERRORS} | {"gross": GROSS, "local": LOCAL, "all": ERRORS}
 
     def rate(method: str, group: str, alarms: float) -> list[float]:
@@ -346,7 +417,7 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
         rates = {method: interval(rate(method, group, STRICT)) for method in METHODS}
         table[f"{group}, at {STRICT} false regions a case"] = rates
     table["false regions a case"] = {
-        method: interval(over_subjects([float(each.false_regions(method)) for each in judged], judged))
+        method: interval(over_subjects([float(each.false_regions(method)) for each in tried], tried))
         for method in METHODS
     }
     gains = {
@@ -358,85 +429,146 @@ def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
         if method != OURS
     }
     p = holm([signed_rank(values) for values in gains.values()])
-    own = [(case, name, label) for case in judged for name, label in case.row["labels"].items()]
-    drawn = [(case, each) for case in tried for each in case.row["errors"].values()]
-    held = [float(label["dice"] >= case.low(name, label["expected"])) for case, name, label in own]
-    held_drawn = [float(each["dice"] >= case.low(each["label"], each["expected"])) for case, each in drawn]
-    true, stated, doubt = ([label[k] for *_, label in own] for k in ("dice", "expected", "doubt"))
-    stated_drawn = [each["expected"]["dice"] for _, each in drawn]
-    true_drawn, overlap = ([each[key] for _, each in drawn] for key in ("dice", "overlap"))
-    shifted = {
-        name: interval(over_subjects([case.row["called shifted"][name] for case in judged], judged))
-        for name in rows[0]["called shifted"]
-    }
     return {
-        "cases": len(rows),
-        "subjects": len({row["subject"] for row in rows}),
-        "table": table,
+        "found": table,
         "gain over": {
             m: {"found": interval(values), "p": p_m} for (m, values), p_m in zip(gains.items(), p, strict=True)
         },
-        "our segmentation": {
-            "expected Dice and Dice, Spearman": correlation([each["dice"] for each in stated], true),
-            "expected error / volume and Dice, Spearman": correlation(doubt, true),
-            "Dice": float(np.mean(true)),
-            "expected Dice": float(np.mean([each["dice"] for each in stated])),
-            "bound held": interval(over_subjects(held, [case for case, *_ in own])),
-            "bound, mean": float(np.mean([case.low(name, label["expected"]) for case, name, label in own])),
+        "called shifted": {
+            name: interval(over_subjects([case.row["regions"]["called shifted"][name] for case in tried], tried))
+            for name in tried[0].row["regions"]["called shifted"]
         },
-        "drawn, with errors": {
-            "expected Dice and Dice, Spearman": correlation(stated_drawn, true_drawn),
-            "overlap with ours and Dice, Spearman": correlation(overlap, true_drawn),
-            "bound held": interval(over_subjects(held_drawn, [case for case, _ in drawn])),
-        },
-        "called shifted": shifted,
     }
 
 
-def correlation(a: list[float], b: list[float]) -> str:
-    """Write Spearman's correlation with the 95 % interval of a bootstrap over the pairs."""
-    made = bootstrap((a, b), lambda x, y: spearmanr(x, y)[0], paired=True, vectorized=False, n_resamples=1000,
-                     method="percentile", random_state=0)  # fmt: skip
-    low, high = made.confidence_interval
-    return f"{spearmanr(a, b)[0]:.2f} ({low:.2f} to {high:.2f})"
+def expectations(name: str, judged: list[Judged]) -> dict[str, str]:
+    """Compare expected Dice with Dice, and with what else could be stated of the segmentations of a set."""
+    listed = [(case, entry) for case in judged for entry in segmentations(case.row, name)]
+    subjects = np.array([case.row["subject"] for case, _ in listed])
+    true, overlap, samples = (np.array([entry[key] for _, entry in listed]) for key in ("dice", "overlap", "samples"))
+    expected, low = np.array([case.expected(entry) for case, entry in listed]).T
+    ways, orders = {"expected Dice": expected, "samples": samples}, {"samples": samples}
+    if name == OWN:
+        orders["expected error / volume"] = np.array([entry["doubt"] for _, entry in listed])
+    else:
+        ways["line"], line_low = line(overlap, true, subjects)
+        orders["line"] = overlap
+    ours = np.array([-entry["expected"] for _, entry in listed])
+
+    def gain(ours: np.ndarray, other: np.ndarray, dice: np.ndarray) -> float:
+        return spearman(ours, dice) - spearman(other, dice)
+
+    row = {"segmentations": f"{len(listed)}", "Dice": f"{true.mean():.3f}", "expected Dice": f"{expected.mean():.3f}"}
+    for what, bound in {"bound": low, **({} if name == OWN else {"bound of the line": line_low})}.items():
+        row[f"{what} holds"] = estimate(np.mean, subjects, true >= bound)
+        row[f"{what}, mean"] = f"{bound.mean():.3f}"
+    for way, values in ways.items():
+        row[f"mean error, {way}"] = estimate(np.mean, subjects, np.abs(values - true))
+    row["Spearman, expected Dice"] = estimate(spearman, subjects, ours, true)
+    for way, values in orders.items():
+        row[f"Spearman, {way}"] = estimate(spearman, subjects, values, true)
+        row[f"gain over {way}"] = estimate(gain, subjects, ours, values, true)
+    return row
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Compute Spearman's correlation."""
+    return float(spearmanr(a, b)[0])
+
+
+def line(overlap: np.ndarray, true: np.ndarray, subjects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Predict Dice by its overlap with ours, by a line through those of all other subjects, and its lower bound."""
+    at, low = np.zeros(len(true)), np.zeros(len(true))
+    for subject in np.unique(subjects):
+        mine = subjects == subject
+        fitted = np.polynomial.Polynomial.fit(overlap[~mine], true[~mine], 1)
+        at[mine] = fitted(overlap[mine])
+        low[mine] = at[mine] - conformal_quantile(fitted(overlap[~mine]) - true[~mine], LEVEL)
+    return at, low
+
+
+def estimate(statistic: Callable[..., float], subjects: np.ndarray, *values: np.ndarray) -> str:
+    """Write a statistic of values of each segmentation, and its 95 % interval: a bootstrap over the subjects."""
+    groups = [np.flatnonzero(subjects == subject) for subject in np.unique(subjects)]
+    rng = np.random.default_rng(0)
+    drawn = (rng.integers(len(groups), size=len(groups)) for _ in range(RESAMPLES))
+    chosen = (np.concatenate([groups[number] for number in numbers]) for numbers in drawn)
+    low, high = np.nanquantile([statistic(*(each[at] for each in values)) for at in chosen], (0.025, 0.975))
+    return f"{statistic(*values):.3f} ({low:.3f} to {high:.3f})"
+
+
+def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Judge all cases; means with intervals over the subjects."""
+    judged = [Judged(row, [other for other in rows if other["subject"] != row["subject"]]) for row in rows]
+    tried = [each for each in judged if each.row.get("regions", {}).get("tried")]
+    return {
+        "cases": len(rows),
+        "subjects": len({row["subject"] for row in rows}),
+        "cases with regions": len(tried),
+        **(errors_found(tried) if tried else {}),
+        "expected": {
+            name: expectations(name, judged) for name in (OWN, *SETS) if any(segmentations(row, name) for row in rows)
+        },
+    }
 
 
 def text(summary: dict[str, Any]) -> str:
     """Write the results as Markdown."""
-    lines = [f"{summary['model']}: {summary['cases']} cases of {summary['subjects']} subjects", ""]
-    lines += ["| found among the first three | " + " | ".join(METHODS) + " |", "| --- " * (len(METHODS) + 1) + "|"]
-    for group, row in summary["table"].items():
-        lines.append(f"| {group.replace('_', ' ')} | " + " | ".join(row.values()) + " |")
-    lines += ["", "| gain over | found | p, Holm |", "| --- | --- | --- |"]
-    lines += [f"| {method} | {row['found']} | {row['p']:.2g} |" for method, row in summary["gain over"].items()]
-    for name in ("our segmentation", "drawn, with errors", "called shifted"):
-        lines += ["", f"| {name} | |", "| --- | --- |", *(f"| {key} | {v} |" for key, v in summary[name].items())]
+    lines = ["{model}: {cases} cases of {subjects} subjects, regions of {cases with regions}".format(**summary)]
+    if "found" in summary:
+        lines += ["", "| found among the first three | " + " | ".join(METHODS) + " |"]
+        lines += ["| --- " * (len(METHODS) + 1) + "|"]
+        for group, row in summary["found"].items():
+            lines.append(f"| {group.replace('_', ' ')} | " + " | ".join(row.values()) + " |")
+        lines += ["", "| gain over | found | p, Holm |", "| --- | --- | --- |"]
+        lines += [f"| {method} | {row['found']} | {row['p']:.2g} |" for method, row in summary["gain over"].items()]
+        lines += ["", "| called shifted | |", "| --- | --- |"]
+        lines += [f"| {key} | {value} |" for key, value in summary["called shifted"].items()]
+    names = list(dict.fromkeys(key for row in summary["expected"].values() for key in row))
+    lines += ["", "| expected Dice | " + " | ".join(summary["expected"]) + " |"]
+    lines += ["| --- " * (len(summary["expected"]) + 1) + "|"]
+    for key in names:
+        lines.append(f"| {key} | " + " | ".join(row.get(key, "–") for row in summary["expected"].values()) + " |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Measure, and write the numbers and the table; cases that OUTPUT has already are not checked again."""
+    """Measure what OUTPUT does not have already, and write the numbers and the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model"), parser.add_argument("dataset", type=Path), parser.add_argument("output", type=Path)
     parser.add_argument("--part", default="test", help="of the split, for a raw data set")
+    parser.add_argument("--sets", nargs="*", choices=("regions", *SETS), default=["regions", "errors"])
+    parser.add_argument("--network", type=Path, help="model folder, or training folder")
     parser.add_argument("--cases", type=int, help="only so many")
     asked = parser.parse_args()
-    model = load_model(find_model(asked.model))
-    predictor = Predictor(model, PredictionSettings(device="cpu"))
+    model, on_cpu = load_model(find_model(asked.model)), PredictionSettings(device="cpu")
+    predictor = Predictor(model, on_cpu)
+    network = Predictor(load_model(asked.network), on_cpu) if asked.network else None
     table = asked.dataset / CASES_FILE
     subjects = read_subjects(table) if table.exists() else {}
-    listed = list(cases(asked.dataset, model.card.labels, asked.part))[: asked.cases]
+    listed = list(cases(asked.dataset, model.card.labels, asked.part))
     folder = asked.output / f"second-reader-{model.card.name}-{asked.part}"
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for number, (name, image, truth) in enumerate(listed):
-        file = folder / f"{name}.json"
-        if not file.exists():
+    for number, (name, path, truth) in enumerate(listed[: asked.cases]):
+        file, start = folder / f"{name}.json", time.monotonic()
+        row = json.loads(file.read_text()) if file.exists() else {"subject": subjects.get(name, name)}
+        if missing := {"labels", *asked.sets} - row.keys():
+            image = read_image(path).image
+            case = Examined(replace(predictor.predict(image), stated_bounds=None), truth)
+            if "labels" in missing:
+                row["labels"] = case.own()
             other = listed[(number + 1) % len(listed)][2]
-            row = examined(predictor.predict(read_image(image).image), truth, other, number)
-            write_json(row | {"subject": subjects.get(name, name)}, file)
-        rows.append(json.loads(file.read_text()))
-        print(f"{number + 1} of {len(listed)}: {name}", flush=True)
+            if "regions" in missing:
+                row["regions"] = case.regions(other, number)
+            if "errors" in missing:
+                row["errors"] = [case.agreement(drawn, label) for _, label, drawn, _ in case.wrong(other, number)]
+            if "network" in missing:
+                row["network"] = case.drawn([network.predict(image).segmentation])
+            if "raters" in missing:
+                row["raters"] = case.drawn(read_raters(asked.dataset, name, case.prediction)[0])
+            write_json(row, file)
+        print(f"{number + 1} of {len(listed)}: {name}, {time.monotonic() - start:.1f} s", flush=True)
+    rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     summary = {"model": model.card.name, "part": asked.part} | rounded(summed_up(rows))
     write_json(summary, folder.with_suffix(".json"))
     folder.with_suffix(".md").write_text(text(summary))

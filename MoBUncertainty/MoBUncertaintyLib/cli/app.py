@@ -214,6 +214,10 @@ def check(
     ],
     model: Annotated[list[str], typer.Option(help="As for predict.")],
     output: Annotated[Path, typer.Option(help="Results folder; for a folder of images, the folder that holds them.")],
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="SECOND", help="A second segmentation, or folder of them: regions are where they differ."),
+    ] = None,
     mapped: Annotated[
         list[str] | None,
         typer.Option("--map", metavar="THEIRS=OURS", help="The model's name of a label there; may be repeated."),
@@ -248,7 +252,7 @@ def check(
         FOLDER.check_name(output)
         loaded, named = [load_model(find_model(name)) for name in model], _channels(channel)
         names = _pairs(mapped, "--map", "a label's name in the segmentation and the model's, THEIRS=OURS")
-        inputs = paired(list_inputs(source, output, 1 if named else len(loaded[0].channels)), segmentation)
+        inputs = paired(list_inputs(source, output, 1 if named else len(loaded[0].channels)), segmentation, against)
         console.agree_to_licences([each.path for each in loaded], accept_licence)
         predictor = predictor_of(loaded, PredictionSettings(device=device, engine=engine))
         settings = predictor.model.card.region_settings.changed(read_stated(region or ()))

@@ -257,10 +257,13 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     table.fact("expected Dice", *(agreement or ["not known: no label was segmented"]))
     if checked:
         table.fact("not checked", ", ".join(checked.unmatched) or "none: every label is the model's")
+        if checked.second:
+            dices = (f"{name} {dice:.2f}" for name, dice in checked.second.overlap.items())
+            table.fact("compared with", f"{checked.second.name}, Dice: {', '.join(dices)}")
         table.fact("plainly wrong", *([finding.sentence for finding in checked.findings] or ["nothing"]))
     for measured in prediction.measured:
         table.fact(measured.name, measured.text)
-    table.fact("improbable regions" if checked else "doubtful regions", _count_regions(regions))
+    table.fact(f"{prediction.region_kind} regions", _count_regions(regions))
     if regions and regions[0].effect:
         table.fact("ranked by effect", f"first: {regions[0].effect.text}")
     table.fact("expected error", f"{volume_text(error)} in total")

@@ -29,15 +29,24 @@ ITERATIONS = 8
 """Of Newton's method, whose steps solve by conjugate gradients; a few of them suffice."""
 
 
-def explain(mean: np.ndarray, deviation: np.ndarray, labelled: np.ndarray, lengths: Sequence[float]) -> np.ndarray:
+def explain(
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    labelled: np.ndarray,
+    lengths: Sequence[float],
+    counted: np.ndarray | None = None,
+) -> np.ndarray:
     """Compute by how much the noise that explains a label map best moves the logit of each voxel, (z, y, x).
 
     Args:
         mean, deviation: m and s, (z, y, x).
         labelled: Where the label is, bool.
         lengths: Correlation length along each axis, in voxels; infinite ones make v a number, too.
+        counted: Where the label is to be explained, bool. Default: everywhere.
     """
     sign = np.where(labelled, np.float32(1), np.float32(-1))
+    if counted is not None:
+        sign = np.where(counted, sign, np.float32(0))  # such a voxel adds a number to the sum, whatever h and z are
     factors = [_factor(size, length) for size, length in zip(mean.shape, lengths, strict=True)]
     depth, height, width = factors
     shape = tuple(factor.shape[1] for factor in factors)
@@ -65,7 +74,7 @@ def explain(mean: np.ndarray, deviation: np.ndarray, labelled: np.ndarray, lengt
     @lru_cache(maxsize=1)  # a step of Newton's method asks for it again and again
     def weights(unknown: bytes) -> np.ndarray:
         p = expit(mean + noise(np.frombuffer(unknown)))
-        return np.asarray(p * (1 - p))
+        return np.asarray(sign * sign * p * (1 - p))
 
     def curved(unknown: np.ndarray, direction: np.ndarray) -> np.ndarray:
         return np.asarray(gathered(weights(unknown.tobytes()) * noise(direction)) + penalty * direction)

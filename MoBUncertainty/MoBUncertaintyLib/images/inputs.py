@@ -37,6 +37,7 @@ class Input:
     channels: tuple[Path, ...] = ()  # volume files of a model's second and further input channels, in order
     series: str | None = None  # series instance UID, where it is known to be one of several in its folder
     segmentation: Path | None = None  # that others have drawn, to be checked
+    against: Path | None = None  # a second one, with which that one is compared
 
 
 def list_inputs(path: str | Path, output: Path | None = None, channels: int = 1) -> list[Input]:
@@ -79,11 +80,16 @@ def case_folders(inputs: Sequence[Input], output: Path) -> list[tuple[Input, Pat
     return [(one, output / name if one.name else output) for one, name in zip(inputs, names, strict=True)]
 
 
-def paired(inputs: Sequence[Input], segmentation: Path) -> list[Input]:
+def paired(inputs: Sequence[Input], segmentation: Path, against: Path | None = None) -> list[Input]:
     """Give each input its segmentation: an image that was named itself this one, others that of their name in a folder.
 
-    One that has none there has a problem. Raises `ImageError` if the segmentation is not there, or no folder.
+    Likewise the second one, `against` which it is compared. An input that has none there has a problem. Raises
+    `ImageError` if a segmentation is not there, or no folder.
     """
+    if against is not None:
+        firsts = paired(inputs, segmentation)
+        pairs = zip(firsts, paired(firsts, against), strict=True)
+        return [replace(two, segmentation=one.segmentation, against=two.segmentation) for one, two in pairs]
     if not os.path.exists(segmentation):
         raise ImageError(f"{printable(str(segmentation))} does not exist; check the path.")
     if not inputs[0].entry:

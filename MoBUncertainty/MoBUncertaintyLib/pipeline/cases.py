@@ -35,7 +35,7 @@ from MoBUncertaintyLib.output.pictures.overlay import draw_overlay
 from MoBUncertaintyLib.output.results_folder import FOLDER, Written, write_results, write_volumes
 from MoBUncertaintyLib.pipeline.drawing import Drawing, is_of, read_drawing
 from MoBUncertaintyLib.regions.agreement import expected_agreement
-from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, settings_of
+from MoBUncertaintyLib.regions.discrepancy import find_differences, find_discrepancies, settings_of
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.measurements import effects, measure
 from MoBUncertaintyLib.regions.prediction import (
@@ -87,7 +87,8 @@ def run_case(
 ) -> tuple[Case, Written]:
     """Read an image, predict it, find its doubtful regions and write the results folder, whole or not at all.
 
-    A case with a segmentation is checked: that is what the results are of, and where it is improbable are its regions.
+    A case with a segmentation is checked: that is what the results are of, and where it is improbable are its regions
+    or, with another one, where both differ.
     `cancelled` is asked between steps and tiles; `warn` is called, before anything is computed, with the warnings of
     the images. Raises `UserError`, and `Cancelled` if `cancelled` says so.
     """
@@ -103,7 +104,7 @@ def run_case(
             dose = read_dose(job.dose, read.image, read.files) if job.dose else None
             drawing = None
             if case.segmentation:
-                drawing = read_drawing(case.segmentation, read, predictor.labels, job.names)
+                drawing = read_drawing(case.segmentation, read, predictor.labels, job.names, case.against)
         images = {channel: other.image for channel, other in others.items()}
         warnings = [*read.warnings, *(sentence for other in others.values() for sentence in other.warnings)]
         warnings += drawing.warnings if drawing else ()
@@ -187,7 +188,7 @@ def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
         others = {entry["name"]: entry["sha256"] for entry in record["input"].get("channels", [])}
         if others != {channel: digest(path) for channel, path in job.files_of(case).items()}:
             return False
-        if not is_of(record.get("checked"), case.segmentation, job.names):
+        if not is_of(record.get("checked"), case.segmentation, job.names, case.against):
             return False
         measured = tuple(entry["name"] for entry in record.get("measured", []))
         if measured != job.measurements or record.get("dose", {}).get("sha256") != (job.dose and digest(job.dose)):
@@ -215,6 +216,7 @@ def check(
     model: Model,
     settings: PredictionSettings | None = None,
     names: Mapping[str, str] | None = None,
+    against: str | Path | None = None,
 ) -> Case:
     """Hold the segmentation of an image, by any tool or hand, against a model.
 
@@ -224,9 +226,11 @@ def check(
         model: The model.
         settings: How to predict.
         names: The model's labels by the names that they have in the segmentation, where these differ.
+        against: A second segmentation of the image, likewise. Default: none.
 
     Returns:
-        A case whose segmentation is that one, and whose regions are where it is improbable.
+        A case whose segmentation is the first one, and whose regions are where it is improbable or, with a second one,
+        where the two differ: first those where the second is more probable.
 
     Raises:
         UserError: Whatever the user can mend.
@@ -243,7 +247,8 @@ def check(
     from MoBUncertaintyLib.inference.predictor import Predictor
 
     read, predictor = read_image(image), Predictor(model, settings)
-    drawing = read_drawing(Path(segmentation), read, predictor.labels, names or {})
+    second = Path(against) if against else None
+    drawing = read_drawing(Path(segmentation), read, predictor.labels, names or {}, second)
     source = Source(Path(image), "", read.sha256, dicom_files=read.files if read.is_dicom else ())
     return replace(analyse(read.image, predictor, drawing=drawing), source=source)
 
@@ -276,7 +281,10 @@ def _with_regions(
         if prediction.checked:
             settings = settings_of(settings or prediction.region_settings)
             prediction = prediction.annotated(region_settings=settings)
-            regions = find_discrepancies(prediction, prediction.segmentation)
+            if prediction.second is None:
+                regions = find_discrepancies(prediction, prediction.segmentation)
+            else:
+                regions = find_differences(prediction)
         else:
             regions = find_regions(prediction, settings)
     problem = None if prediction.checked else unsuitable(regions.ranked, prediction)

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.images.segmentations import Segmentation, Structure, read
 from MoBUncertaintyLib.model.card import Label, overlap
 from MoBUncertaintyLib.model.terminology import TISSUE, terminology
 from MoBUncertaintyLib.regions.agreement import dice, expected_agreement
-from MoBUncertaintyLib.regions.findings import Checked, plain_findings
+from MoBUncertaintyLib.regions.findings import Checked, Second, plain_findings
 from MoBUncertaintyLib.regions.prediction import Prediction
 
 _LISTED = 5
@@ -25,12 +25,33 @@ _LISTED = 5
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A segmentation with a model's labels: the label map (z, y, x), those labels, and sentences for the user."""
+    """A segmentation with a model's labels: the label map (z, y, x), those labels, and sentences for the user.
+
+    `second` is the label map of another one with which it is compared, in the labels that both have; default: none.
+    """
 
     segmentation: np.ndarray
     labels: tuple[Label, ...]
     checked: Checked
     warnings: tuple[str, ...] = ()
+    second: np.ndarray | None = None
+
+    def compared(self, other: Drawing) -> Drawing:
+        """Return it with another segmentation as its second; raises `ImageError` if they have no label in common."""
+        names, warnings = f"{self.checked.name} and {other.checked.name}", [*self.warnings, *other.warnings]
+        ours, theirs = (
+            {label.name: label.value for label in each.labels if (each.segmentation == label.value).any()}
+            for each in (self, other)
+        )
+        both = {name: value for name, value in ours.items() if name in theirs}
+        if not both:
+            raise ImageError(f"{names} have no label of the model in common; name them alike.")
+        if alone := sorted(ours.keys() ^ theirs.keys()):
+            warnings.append(f"Not compared, since only one of {names} has it: {', '.join(alone)}.")
+        second = np.where(np.isin(other.segmentation, [*both.values()]), other.segmentation, np.uint8(0))
+        overlap = {name: dice(self.segmentation, second, value) for name, value in both.items()}
+        checked = replace(self.checked, second=Second(other.checked.name, other.checked.sha256, overlap))
+        return replace(self, checked=checked, warnings=tuple(warnings), second=second)
 
     def held_against(self, prediction: Prediction) -> Prediction:
         """Return a prediction of the image, of all labels, with this segmentation in the place of its own.
@@ -52,18 +73,30 @@ class Drawing:
             labels=labels,
             network_volumes={},
             checked=replace(self.checked, overlap=overlaps, findings=findings),
+            second=self.second,
             agreement={name: expected for name, expected in agreement.items() if name in wanted},
         )
 
 
-def read_drawing(path: Path, image: ReadImage, labels: Sequence[Label], names: Mapping[str, str]) -> Drawing:
-    """Read a segmentation of an image with the labels of a model.
+def read_drawing(
+    path: Path, image: ReadImage, labels: Sequence[Label], names: Mapping[str, str], against: Path | None = None
+) -> Drawing:
+    """Read a segmentation of an image with the labels of a model, and a second one `against` which it is compared.
 
     Its structures are matched by `names` (theirs, and the model's), by name, by SNOMED-CT code or, in a label map
-    without names, by value. Raises `ImageError` if it cannot be read or nothing matches, and `SettingsError` for
-    `names` that are not there, or a model whose labels overlap.
+    without names, by value; of the second, by those of the `names` that it has. Raises `ImageError` if one cannot be
+    read or nothing matches, and `SettingsError` for `names` that are not there, or a model whose labels overlap.
     """
-    return drawing_of(read_segmentation(path, image), printable(path.name), labels, names)
+    read = read_segmentation(path, image)
+    if against is None:
+        return drawing_of(read, printable(path.name), labels, names)
+    other = read_segmentation(against, image)
+    has, others = ({_plain(each.name) for each in one.structures} for one in (read, other))
+    own = {theirs: ours for theirs, ours in names.items() if _plain(theirs) in has or _plain(theirs) not in others}
+    shared = {theirs: ours for theirs, ours in names.items() if _plain(theirs) in others}
+    first = drawing_of(read, printable(path.name), labels, own)
+    first = replace(first, checked=replace(first.checked, mapped=_printable(names)))
+    return first.compared(drawing_of(other, printable(against.name), labels, shared))
 
 
 def drawing_of(
@@ -88,20 +121,22 @@ def drawing_of(
     structures = [structure for _, structure in matched]
     unmatched = tuple(printable(each.name) for each in read.structures if each not in structures)
     called = {label.name: printable(structure.name) for label, structure in matched}
-    mapped = {printable(theirs): printable(ours) for theirs, ours in (names or {}).items()}
-    checked = Checked(source, read.sha256, called, unmatched, mapped=mapped)
+    checked = Checked(source, read.sha256, called, unmatched, mapped=_printable(names or {}))
     return Drawing(drawn, tuple(label for label, _ in matched), checked, tuple(warnings))
 
 
-def is_of(checked: Mapping[str, Any] | None, path: Path | None, names: Mapping[str, str]) -> bool:
-    """Whether results, by what their record says was checked, are of this segmentation, or both of none."""
+def is_of(
+    checked: Mapping[str, Any] | None, path: Path | None, names: Mapping[str, str], against: Path | None = None
+) -> bool:
+    """Whether results, by what their record says was checked, are of these segmentations, or both of none."""
     if path is None or checked is None:
         return path is None and checked is None
     made, wanted = (
-        {_plain(printable(theirs)): _plain(printable(ours)) for theirs, ours in mapped.items()}
+        {_plain(theirs): _plain(ours) for theirs, ours in _printable(mapped).items()}
         for mapped in (checked.get("mapped", {}), names)
     )
-    return made == wanted and bool(checked["sha256"] == segmentation_digest(path))
+    digests = [checked["sha256"], (checked.get("second") or {}).get("sha256")]
+    return made == wanted and digests == [segmentation_digest(path), against and segmentation_digest(against)]
 
 
 def match(
@@ -135,6 +170,10 @@ def match(
             f"{_list(structures)}; the model's: {_list(labels)})."
         )
     return [(label, matched[label.name]) for label in labels if label.name in matched]
+
+
+def _printable(names: Mapping[str, str]) -> dict[str, str]:
+    return {printable(theirs): printable(ours) for theirs, ours in names.items()}
 
 
 def _only(fitting: Sequence[Any]) -> Any:

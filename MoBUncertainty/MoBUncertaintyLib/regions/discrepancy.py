@@ -9,12 +9,16 @@ the rest stays, since the noise may then fit better still.
 
 A discrepancy is compared with those on clinicians' own contours (`measurements.drawn`), so that numbers of different
 labels and cases compare, and regions such as an ordinary contour has are not listed.
+
+Two drawn segmentations of an image are compared in the same way (`find_differences`): regions are where they differ,
+under the noise that explains best what both agree on, so that neither is preferred.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from scipy import ndimage
@@ -48,6 +52,8 @@ POSSIBLE = 1e-3
 """A voxel of less probability counts only where the drawn segmentation has the label."""
 MARGIN = 2
 """Voxels around those."""
+LEAST = 1e-3
+"""Nats that a voxel counts at least in the middle of a difference."""
 CLEAR = 2.0
 """Where the mean logit contradicts the drawn label by less, nothing is part of a region."""
 NOISE = 2.0
@@ -103,35 +109,90 @@ def find_discrepancies(
     return _regions(prediction, drawn, listed[: settings.max_regions if calibrated else MOST])
 
 
+def find_differences(prediction: Prediction) -> Regions:
+    """Find where the second segmentation of a prediction differs from the first, in the labels that it has.
+
+    Those that most speak for the second come first, those that most speak for the first last. Of too many, the ones in
+    which the model sees the least difference are left out. All are `Discrepancy`, and compared.
+    """
+    first, second, settings = prediction.segmentation, prediction.second, prediction.region_settings
+    assert second is not None
+    check_shapes(first, second)
+    pieces = []
+    for label in prediction.labels:
+        mine, other = label.mask(first), label.mask(second)
+        if not other.any():
+            continue
+        maps = _LabelMaps.of(prediction, label, mine | other)
+        box, mine, other = maps.box, mine[maps.box], other[maps.box]
+        _, moved = maps.logits(mine, REACH, counted=mine == other)
+        # A region has one label in the second: where that is another one, it is that label's.
+        for where, gain in ((other & ~mine, moved), (mine & (second[box] == 0), -moved)):
+            weight = np.where(where, np.maximum(np.abs(gain), LEAST), 0)
+            of_label = pieces_of(prediction, label, box, mine, weight)
+            pieces += [replace(piece, discrepancy=_sum(gain, box, piece)) for piece in of_label]
+    large = [piece for piece in pieces if piece.mask.sum() * prediction.grid.voxel_mm3 >= settings.minimum_mm3]
+    large.sort(key=lambda piece: -abs(piece.discrepancy))
+    listed = sorted(large[: settings.max_regions], key=lambda piece: -piece.discrepancy)
+    regions = _regions(prediction, first, [(None, piece) for piece in listed])
+    ranked = (replace(region, compared=True) for region in regions.ranked if isinstance(region, Discrepancy))
+    return replace(regions, ranked=tuple(ranked))
+
+
+def _sum(values: np.ndarray, box: Box, piece: Piece) -> float:
+    return float(values[within(piece.box, box)][piece.mask].sum(dtype=float))
+
+
 def improbable_pieces(prediction: Prediction, drawn: np.ndarray, label: Label, reach: float = REACH) -> list[Piece]:
     """Find the regions of one label, most discrepant first, `MOST` at most.
 
     `reach` is that of the noise, in correlation lengths of the model; 0 for voxels that deviate each for itself.
     """
-    maps = channels_of(prediction, label)
     labelled = label.mask(drawn)
-    counted = labelled.copy()
-    for n in maps:
-        counted |= prediction.probability[n] > POSSIBLE
-    box = bounding_box(shadows(counted), [MARGIN] * 3)
-    labelled = labelled[box]
-    probability, variance = (
-        np.asarray(sum(np.asarray(values[n][box], np.float32) for n in maps))
-        for values in (prediction.probability, prediction.variance)
-    )
+    maps = _LabelMaps.of(prediction, label, labelled)
+    labelled = labelled[maps.box]
     sign = np.where(labelled, -1, 1)
-    if not (sign * (probability - 0.5) > 0).any():
+    if not (sign * (maps.probability - 0.5) > 0).any():
         return []
-    if reach:
-        mean, square = logits_of(probability, variance, rough=~counted[box])
-        lengths = reach * np.array(_lengths_mm(prediction)) / prediction.grid.spacing
-        # No noise explains what a network with a variance is certain of: far from an organ, say.
-        deviation = np.sqrt(square) if prediction.has_variance else movable(square, None)
-        moved = mean + explain(mean, NOISE * deviation, labelled, lengths)
-    else:
-        mean = moved = logits_of(probability, np.zeros_like(variance))[0]
+    mean, moved = maps.logits(labelled, reach)
     gain = np.where(sign * mean > CLEAR, np.maximum(sign * moved, 0), 0)
-    return pieces_of(prediction, label, box, labelled, gain)
+    return pieces_of(prediction, label, maps.box, labelled, gain)
+
+
+@dataclass(frozen=True, eq=False)
+class _LabelMaps:
+    """Mean and variance of a label's probability, in the box where it is `possible` or drawn."""
+
+    prediction: Prediction
+    box: Box
+    possible: np.ndarray
+    probability: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def of(cls, prediction: Prediction, label: Label, drawn: np.ndarray) -> Self:
+        maps, possible = channels_of(prediction, label), drawn.copy()
+        for n in maps:
+            possible |= prediction.probability[n] > POSSIBLE
+        box = bounding_box(shadows(possible), [MARGIN] * 3)
+        probability, variance = (
+            np.asarray(sum(np.asarray(values[n][box], np.float32) for n in maps))
+            for values in (prediction.probability, prediction.variance)
+        )
+        return cls(prediction, box, possible[box], probability, variance)
+
+    def logits(
+        self, labelled: np.ndarray, reach: float, counted: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the mean logit, and that under the noise which explains the label best, where it is counted."""
+        if not reach:
+            mean = logits_of(self.probability, np.zeros_like(self.variance))[0]
+            return mean, mean
+        mean, square = logits_of(self.probability, self.variance, rough=~self.possible)
+        lengths = reach * np.array(_lengths_mm(self.prediction)) / self.prediction.grid.spacing
+        # No noise explains what a network with a variance is certain of: far from an organ, say.
+        deviation = np.sqrt(square) if self.prediction.has_variance else movable(square, None)
+        return mean, mean + explain(mean, NOISE * deviation, labelled, lengths, counted)
 
 
 def pieces_of(prediction: Prediction, label: Label, box: Box, labelled: np.ndarray, weight: np.ndarray) -> list[Piece]:

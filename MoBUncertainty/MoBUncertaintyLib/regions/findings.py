@@ -68,6 +68,21 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Second:
+    """Another segmentation of the image that is compared with the one that is checked.
+
+    Attributes:
+        name: Of its file or folder.
+        sha256: Of what was read there.
+        overlap: Dice of both, of each label that both have, by name.
+    """
+
+    name: str
+    sha256: str
+    overlap: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Checked:
     """A segmentation that was not predicted but drawn by others, and is held against a model.
 
@@ -79,6 +94,7 @@ class Checked:
         overlap: Dice of each label with the model's own segmentation, by name.
         findings: What is plainly wrong.
         mapped: The model's labels by the names of structures, as far as the user has said so.
+        second: Another segmentation with which it is compared. Default: with none.
     """
 
     name: str
@@ -88,6 +104,7 @@ class Checked:
     overlap: Mapping[str, float] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     mapped: Mapping[str, str] = field(default_factory=dict)
+    second: Second | None = None
 
 
 def plain_findings(drawn: np.ndarray, prediction: Prediction, labels: Sequence[Label]) -> tuple[Finding, ...]:

@@ -82,6 +82,10 @@ def compact_pieces(
         inner = index[mask[box][tuple(index.T)]]
         if not len(inner):
             continue
+        if _length(inner, spacing, length_mm) <= length_mm:
+            count += 1
+            pieces[box][tuple(inner.T)] = count
+            continue
         centres = _centres(inner, weight[box][tuple(inner.T)].astype(float), spacing, length_mm)
         owner = _nearest(index * spacing, centres)
         owners = np.zeros(shape_of(box), np.int32)

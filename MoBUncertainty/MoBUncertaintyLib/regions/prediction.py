@@ -147,6 +147,7 @@ class Prediction:
     stated_bounds: VolumeBounds | None = None  # how intervals of volumes are made, of a model with calibration cases
     network_volumes: Mapping[str, StatedVolume] = field(default_factory=dict)  # in the network's voxels, if known
     checked: Checked | None = None  # the segmentation is this one, drawn by others; the maps are the model's
+    second: np.ndarray | None = None  # label map of `checked.second`, while the two are compared
     agreement: Mapping[str, Agreement] = field(default_factory=dict)  # of each label with the truth, as expected
     measured: tuple[Measured, ...] = ()  # what was wanted to know of its labels beside their volumes
 
@@ -176,6 +177,13 @@ class Prediction:
     def has_variance(self) -> bool:
         """Whether the model has a predictive variance: without a covariance there is but the disagreement of tiles."""
         return self.covariance is not Covariance.DETERMINISTIC
+
+    @property
+    def region_kind(self) -> str:
+        """What its regions are: doubtful or, of a segmentation that is checked, improbable or differing."""
+        if not self.checked:
+            return "doubtful"
+        return "differing" if self.checked.second else "improbable"
 
     def annotated(self, **changes: Any) -> Prediction:
         """Return it with other fields (`provenance` is added to) that say nothing of its voxels; keep its sums."""

@@ -73,6 +73,9 @@ class Discrepancy(Region):
     discrepancy: float  # nats
     # regions at least so discrepant on an ordinary contour, on average; default: not calibrated
     false_alarms: float | None
+    # with a second segmentation: that one has the label where it is missing, and the discrepancy is by how much the log
+    # likelihood grows if the region is as there, negative where the model finds the first more probable
+    compared: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,18 @@ def own_of(region: Region) -> dict[str, Any]:
     return own if region.effect else {name: value for name, value in own.items() if name != "effect"}
 
 
+def discrepancy_text(region: Region) -> str:
+    """Say what is improbable or, of two segmentations, which has the label and which is more probable; else nothing."""
+    if not isinstance(region, Discrepancy):
+        return ""
+    nats = f"{abs(region.discrepancy):,.0f} nats"
+    if region.compared:
+        has, better = ("second" if of_second else "first" for of_second in (region.missing, region.discrepancy > 0))
+        return f"only in the {has}; the {better} is more probable, by {nats}"
+    text = f"{'missing' if region.missing else 'too much'}, {nats}"
+    return text if region.false_alarms is None else f"{text}; {region.false_alarms:.2g} on an ordinary contour"
+
+
 def as_stored(region: Region, stored: Mapping[str, Any]) -> Region:
     """Return a region that is described anew with what `own_of` has stored of it, if it has; `ValueError`."""
     own = {name: stored[name] for name in OWN if name in stored and (name, stored[name]) != ("effect", None)}
@@ -177,7 +192,7 @@ def as_stored(region: Region, stored: Mapping[str, Any]) -> Region:
     return from_json(kind, to_json(region) | own, "a region") if own else region
 
 
-OWN = ("label", "missing", "discrepancy", "false_alarms", "effect")
+OWN = ("label", "missing", "discrepancy", "false_alarms", "compared", "effect")
 COLUMNS = (
     "rank", "number", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "location", "volume_mm3", "expected_error_mm3",
     "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm",

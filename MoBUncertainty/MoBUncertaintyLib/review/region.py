@@ -24,7 +24,7 @@ from MoBUncertaintyLib.regions.description import describe
 from MoBUncertaintyLib.regions.measure import VoxelMaps, error_of, uncertainty_of
 from MoBUncertaintyLib.regions.pieces import grow
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.regions.region import Effect, Region
+from MoBUncertaintyLib.regions.region import Discrepancy, Effect, Region
 from MoBUncertaintyLib.review.refinement.clicks import Click
 from MoBUncertaintyLib.review.refinement.locks import spared
 from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
@@ -181,9 +181,13 @@ def restore(region: ReviewRegion, clicks: Clicks, refiner: Refiner) -> ReviewReg
 def usual_label(region: ReviewRegion, prediction: Prediction) -> int:
     """Take the label with most predicted voxels in a region, else in its surroundings, else the first one.
 
-    Where others have drawn the segmentation, it is the label that the model finds most probable in the region.
+    Where others have drawn the segmentation, it is the label that is missing, or the one that the model finds most
+    probable in the region.
     """
-    predicted = prediction.segmentation
+    predicted, found = prediction.segmentation, region.found.region
+    named = {label.name: label.value for label in prediction.labels}
+    if isinstance(found, Discrepancy) and found.missing and found.label in named:
+        return named[found.label]
     if prediction.checked:
         sums = [float(each[region.box][region.found.mask].sum(dtype=float)) for each in prediction.probability]
         return prediction.labels[int(np.argmax(sums))].value
@@ -221,7 +225,12 @@ def with_effect(region: ReviewRegion, effect: Effect | None) -> ReviewRegion:
 
 
 def _doubtful(found: Found, maps: VoxelMaps, prediction: Prediction) -> np.ndarray:
-    """Mark the voxels of a region whose own uncertainty is above the threshold with which it was found."""
+    """Mark the voxels of a region whose own uncertainty is above the threshold with which it was found.
+
+    Where two segmentations are compared these are all: a verdict takes the region as it is in the second one.
+    """
+    if isinstance(found.region, Discrepancy) and found.region.compared:
+        return found.mask
     uncertainty = uncertainty_of(found.settings.measure, maps, prediction)
     return np.asarray(found.mask & (uncertainty > found.settings.level))
 

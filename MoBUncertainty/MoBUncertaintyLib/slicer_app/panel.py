@@ -312,7 +312,8 @@ class Jobs:
                 raise Cancelled("")
         panel.computer.confirm()
         parameters, models = panel.parameters, [panel.inputs.selector.model.path]
-        return panel.logic.run(parameters.ct, models, panel.settings, parameters.segmentation)
+        chosen = [parameters.segmentation, parameters.secondSegmentation] if parameters.segmentation else []
+        return panel.logic.run(parameters.ct, models, panel.settings, [node for node in chosen if node])
 
     def _requestExport(self, folder: Path, formats: list[str], patientFields: bool) -> Job:
         if not settleStrayEdits(self._panel.review.session):

@@ -37,13 +37,15 @@ def predictRequest(
     settings: dict[str, Any],
     earlier: ReviewSession | None = None,
     computer: str = "",
-    segmentation=None,
+    segmentations: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Ask for a prediction of an image by models: names or paths; several make an ensemble.
 
     Their further input channels have the volumes that the image refers to. What the reader of an earlier review has set
-    of what counts as a region holds on, if that was the same model's. A vtkMRMLSegmentationNode is one to check.
+    of what counts as a region holds on, if that was the same model's. A vtkMRMLSegmentationNode is one to check, and a
+    second one is compared with it.
     """
+    drawn = [_segmentation(node, ct) for node in segmentations]
     made = earlier.review.prediction.provenance if earlier else {}
     regions, digest = {}, made.get("model", {}).get("digest")
     if digest:
@@ -59,7 +61,8 @@ def predictRequest(
         "regions": regions,
         "regions_of_model": digest,
         "computer": computer or None,
-        "segmentation": segmentation and _segmentation(segmentation, ct),
+        "segmentation": drawn[0] if drawn else None,
+        "against": drawn[1] if len(drawn) > 1 else None,
     }
 
 

@@ -124,7 +124,9 @@ class Predictions:
         image, digest = read_volume(request["ct"])
         others = {name: read_volume(volume) for name, volume in (request.get("channels") or {}).items()}
         images = {name: other for name, (other, _) in others.items()}
-        drawing = _drawing(request, predictor.labels) if request.get("segmentation") else None
+        drawing = _drawing(request["segmentation"], predictor.labels) if request.get("segmentation") else None
+        if drawing and request.get("against"):
+            drawing = drawing.compared(_drawing(request["against"], predictor.labels))
         case = analyse(image, predictor, region_settings, tell, images, drawing)
         checked = case.prediction.checked
         for message in (*case.prediction.warnings, *(each.sentence for each in (checked.findings if checked else ()))):
@@ -237,8 +239,8 @@ def _region_settings(request: Fields, model: Model) -> RegionSettings:
         return usual.changed(request.get("regions") or {})
 
 
-def _drawing(request: Fields, labels: Sequence[Label]) -> Drawing:
-    """Read the segmentation of a request, which lies on the image's voxels."""
+def _drawing(fields: Fields, labels: Sequence[Label]) -> Drawing:
+    """Read a segmentation of a request, which lies on the image's voxels."""
     import numpy as np
 
     from MoBUncertaintyLib.base.integrity import file_digest
@@ -246,7 +248,6 @@ def _drawing(request: Fields, labels: Sequence[Label]) -> Drawing:
     from MoBUncertaintyLib.images.segmentations import Segmentation, Structure, codes_of
     from MoBUncertaintyLib.pipeline.drawing import drawing_of
 
-    fields = request["segmentation"]
     array = np.load(fields["array"], mmap_mode="r", allow_pickle=False)
     with understanding("segmentation"):
         structures = tuple(

@@ -14,7 +14,7 @@ predict        `ct` {array, ijk_to_ras, name, modality (DICOM's term, or null)},
                `channels`, the volumes of their other input channels by name, or null; `regions`, settings that the
                reader has changed, and `regions_of_model`, the digest of the model they were changed for, or null;
                `segmentation` to check {array, of the CT's shape; structures, each {value, name, terminology}; name}, or
-               null;
+               null; `against`, a second one to compare it with, or null;
                `computer`, the host that does it, as ssh knows it, or null
 export         see `commands.export_review`
 measure        see `commands.measure_review`

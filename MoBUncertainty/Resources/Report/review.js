@@ -314,7 +314,8 @@ function refill(list, items) {
 }
 
 function where(each) {
-  return [each.organ, each.location].filter(Boolean).join(", ");
+  const place = [each.organ, each.location].filter(Boolean).join(", ");
+  return [place, each.discrepancy].filter(Boolean).join(": ");
 }
 
 function listItem(each) {

@@ -94,6 +94,43 @@ def test_its_review_starts_from_what_was_drawn(checked: Path, ct: Path, drawn: P
     assert "no proof" in report
 
 
+def test_two_segmentations_are_compared(ct: Path, drawn: Path, model: Path, tmp_path: Path) -> None:
+    image, second = sitk.ReadImage(ct), tmp_path / "second.seg.nrrd"
+    labels = tiny.truth(image).astype(np.uint8)
+    write_segments(second, labels, grid_of(image), [Segment(1, "theirs", (1, 2, 3), {})])
+    command = (ct, drawn, model, tmp_path / "out", "--against", second, "--map", "theirs=organ")
+    done = check(*command)
+    assert done.exit_code == 0, done.output
+    assert "second.seg.nrrd" in done.stdout
+    results = read_results(tmp_path / "out")
+    (region,) = results.regions.ranked
+    assert region.compared and not region.missing and region.discrepancy > 0
+    assert results.regions.whole_map()[ISLAND].all()
+    np.testing.assert_array_equal(results.prediction.segmentation, sitk.GetArrayFromImage(read_volume(drawn)))
+    page = (tmp_path / "out" / "review.html").read_text(encoding="utf-8")
+    for words in ("second.seg.nrrd", "only in the first; the second is more probable"):
+        assert words in page
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())["checked"]
+    assert is_of(record, drawn, {"theirs": "organ"}, second)
+    assert not is_of(record, drawn, {"theirs": "organ"})
+    assert not is_of(record, drawn, {"theirs": "organ"}, drawn)
+
+
+def test_segmentations_without_a_common_label_are_not_compared(
+    ct: Path, drawn: Path, model: Path, tmp_path: Path
+) -> None:
+    done = check(ct, drawn, model, tmp_path / "out", "--against", tmp_path / "nothing.nii.gz")
+    assert done.exit_code == 2
+    assert "does not exist" in done.stderr
+    image, second = sitk.ReadImage(ct), tmp_path / "second.seg.nrrd"
+    labels = tiny.truth(image).astype(np.uint8)
+    write_segments(second, labels, grid_of(image), [Segment(1, "liver", (1, 2, 3), {})])
+    done = check(ct, drawn, model, tmp_path / "out", "--against", second)
+    assert done.exit_code == 2
+    assert "second.seg.nrrd has no label of the model" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_name_can_be_mapped(ct: Path, drawn: Path, model: Path, tmp_path: Path) -> None:
     done = check(ct, drawn, model, tmp_path / "out", "--map", "spleen=organ")
     assert done.exit_code == 2

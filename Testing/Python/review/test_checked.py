@@ -7,8 +7,8 @@ import pytest
 
 from MoBUncertaintyLib.base.geometry import whole
 from MoBUncertaintyLib.output.results_record import read_regions, write_prediction
-from MoBUncertaintyLib.regions.discrepancy import find_discrepancies, settings_of
-from MoBUncertaintyLib.regions.findings import Checked
+from MoBUncertaintyLib.regions.discrepancy import find_differences, find_discrepancies, settings_of
+from MoBUncertaintyLib.regions.findings import Checked, Second
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions, own_of
 from MoBUncertaintyLib.review.review import Review
@@ -147,3 +147,41 @@ def test_a_segmentation_as_predicted_has_no_discrepancy() -> None:
     own = fake_case(with_regions=False).prediction
     same = replace(own, checked=Checked("drawn.nii.gz", "0" * 64, {}))
     assert not listed(same).ranked
+
+
+@pytest.fixture
+def compared(checked: Prediction) -> Prediction:
+    """Beside it a second one, with one of the islands, another label in the gap, and neither."""
+    second = checked.segmentation.copy()
+    second[ISLAND] = 0
+    second[GAP] = checked.labels[-1].value
+    of_second = Second("second.nii.gz", "1" * 64, {})
+    settings = settings_of(checked.region_settings)
+    told = replace(checked.checked, second=of_second)
+    return replace(checked, second=second, checked=told, region_settings=settings)
+
+
+def test_two_segmentations_are_compared_where_they_differ(compared: Prediction) -> None:
+    first, second = compared.segmentation, compared.second
+    found = find_differences(compared)
+    np.testing.assert_array_equal(found.whole_map() > 0, first != second)
+    assert {region.missing for region in found.ranked} == {True, False}
+    assert all(region.discrepancy > 0 for region in found.ranked if not region.missing)  # no organ is in the island
+    turned = find_differences(replace(compared, segmentation=second, second=first))
+    gains = [{region.centroid_ras: region.discrepancy for region in each.ranked} for each in (found, turned)]
+    one_label = len(compared.labels) == 1
+    assert [*gains[1].values()] == sorted(gains[1].values(), reverse=True)
+    if one_label:
+        assert gains[1] == {place: pytest.approx(-gain, rel=1e-4) for place, gain in gains[0].items()}
+
+
+def test_verdicts_keep_the_first_or_take_the_second(compared: Prediction) -> None:
+    regions = find_differences(compared)
+    for verdicts, wanted in ((("accept", "accept"), compared.segmentation), (("exclude", "include"), compared.second)):
+        review = Review(compared, regions)
+        for region in review.regions:
+            review.decide(region.region_id, verdicts[region.region.missing])
+        np.testing.assert_array_equal(review.corrected(), wanted)
+        again = Review.from_dict(review.to_dict(), compared)
+        np.testing.assert_array_equal(again.corrected(), wanted)
+        assert [region.found.region.compared for region in again.regions] == [True] * len(review.regions)

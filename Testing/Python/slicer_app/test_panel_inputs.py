@@ -74,8 +74,17 @@ class TestCheck:
         desktop.ui.segmentationSelector.setCurrentNode(node)
         desktop.process()
         desktop.ui.applyButton.click()
-        assert handed == [None, node]
-        request = slicer_app.requests.predictRequest(ct, [str(PHANTOM_MODEL)], {}, segmentation=node)["segmentation"]
+        second = desktop.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "second")
+        desktop.ui.secondSegmentationSelector.setCurrentNode(second)
+        desktop.process()
+        desktop.ui.applyButton.click()
+        assert handed == [[], [node], [node, second]]
+        desktop.ui.segmentationSelector.setCurrentNode(None)
+        desktop.process()
+        assert not desktop.ui.secondSegmentationSelector.enabled
+        sent = slicer_app.requests.predictRequest(ct, [str(PHANTOM_MODEL)], {}, segmentations=[node, node])
+        request = sent["segmentation"]
+        np.testing.assert_array_equal(sent["against"]["array"], request["array"])
         expected = np.zeros(shape, np.uint16)
         for value, place in enumerate(drawn.values(), start=1):
             expected[place] = value

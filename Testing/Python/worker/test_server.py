@@ -153,6 +153,12 @@ def test_a_segmentation_is_held_against_the_prediction(model: Path, folder: Path
     checked = result["provenance"]["checked"]
     assert (checked["name"], checked["labels"], checked["unmatched"]) == ("by hand", {"organ": "Organ"}, ["spleen"])
     assert np.load(result["region_map"])[:3, :3, :3].mean() > 0.8
+    second = write_array(folder, "second", tiny.truth(a_ct()).astype(np.uint16) * 3)
+    request["against"] = {"array": second, "structures": structures, "name": "second"}
+    result = Predictions().predict(request, listener)
+    assert result["provenance"]["checked"]["second"]["name"] == "second"
+    assert np.array_equal(np.load(result["region_map"]) > 0, drawn != np.load(second))
+    assert [(region["compared"], region["missing"]) for region in result["regions"]] == [(True, False)]
 
 
 def test_several_organs_have_a_file_each(tmp_path: Path, folder: Path) -> None:

@@ -29,6 +29,7 @@ from MoBUncertaintyLib.output.pictures.planes import central_voxel
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.output.report import build_report
 from MoBUncertaintyLib.regions.description import RegionDescriber
+from MoBUncertaintyLib.regions.region import discrepancy_text
 from MoBUncertaintyLib.review.outcome import agreement_line, volume_lines
 from MoBUncertaintyLib.review.record import BY_HAND, SCHEMA, write_click
 from MoBUncertaintyLib.review.region import ReviewRegion
@@ -66,7 +67,7 @@ class ReviewPage:
         data = self.state() | {
             "served": served,
             "origin": "drawn" if case.prediction.checked else "predicted",
-            "kind": "improbable" if case.prediction.checked else "doubtful",
+            "kind": case.prediction.region_kind,
             "schema": SCHEMA,
             "schema_version": BY_HAND,
             "predicted_sha256": review.digest,
@@ -126,6 +127,7 @@ class ReviewPage:
             "id": region.region_id,
             "verdict": "resolved" if region.resolved else region.verdict.value,
             "label": region.label,
+            "discrepancy": discrepancy_text(region.region),
             "comment": region.comment,
             "organ": readable(organ.name) if several and organ else "",
             "held": [click.click_id for click in region.clicks],

@@ -64,7 +64,7 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
             draw.rectangle((left - 1, top - 1, left + _SIDE, top + _SIDE), outline=_FRAME)
     inside = segmentation[prediction.segmented_box]
     segmented = [label for label in labels if (inside == label.value).any()]
-    _write_head(draw, sheet.width, segmented, regions, name)
+    _write_head(draw, sheet.width, segmented, regions, name, prediction.region_kind)
     if suitability and suitability.sentence:
         colour, ink = _BOX_COLOURS[suitability.level]
         box, style = (_EDGE, 88, sheet.width - _EDGE, 88 + _BOX - 8), font(17, bold=True)
@@ -124,7 +124,9 @@ def _region_outlines(
         yield Outline(camera.sections(wider, around), colour, 3.0 if rank == 1 else 1.4, str(rank))
 
 
-def _write_head(draw: ImageDraw.ImageDraw, width: int, labels: Sequence[Label], regions: Regions, name: str) -> None:
+def _write_head(
+    draw: ImageDraw.ImageDraw, width: int, labels: Sequence[Label], regions: Regions, name: str, kind: str
+) -> None:
     """Write what is seen: labels and image, then the region that the planes go through."""
     notice, end = "Not for clinical use", width - _EDGE
     room = end - 2 * _EDGE - draw.textlength(notice, font(16, bold=True)) - 20
@@ -134,7 +136,6 @@ def _write_head(draw: ImageDraw.ImageDraw, width: int, labels: Sequence[Label], 
     title = ", ".join(readable(label.name) for label in labels) or "nothing was segmented"
     title = fitting(f"{title[:1].upper()}{title[1:]}", font(22, bold=True), room)
     draw.text((_EDGE, 34), title, _INK, font(22, bold=True), anchor="lm")
-    kind = "improbable" if regions.settings.measure is Measure.ERROR else "doubtful"
     detail = f"No {kind} region"
     if regions.ranked:
         region = regions.ranked[0]

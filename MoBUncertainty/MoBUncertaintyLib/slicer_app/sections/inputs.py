@@ -111,7 +111,8 @@ class InputsSection:
     def hideResults(self) -> None:
         """Offer no results as images, for other channels, or to be checked: they would be replaced."""
         hidden, ui = [node.GetID() for node in resultNodes()], self._ui
-        for selector in (ui.ctSelector, ui.segmentationSelector, ui.doseSelector, *self._channels.selectors.values()):
+        drawn = ui.segmentationSelector, ui.secondSegmentationSelector
+        for selector in (ui.ctSelector, *drawn, ui.doseSelector, *self._channels.selectors.values()):
             selector.sortFilterProxyModel().hiddenNodeIDs = hidden
 
     def close(self) -> None:

@@ -69,6 +69,9 @@ class RegionTable:
         text = _("{organ}, {place}").format(place=place, organ=readable(organ.name)) if organ else place
         if not isinstance(described, Discrepancy):
             return text
+        if described.compared:
+            only = _("{place}: only in the second") if described.missing else _("{place}: only in the first")
+            return only.format(place=text)
         return (_("{place}: missing") if described.missing else _("{place}: too much")).format(place=text)
 
     def organ(self, region: ReviewRegion) -> Label | None:
@@ -169,7 +172,12 @@ def _discrepancyText(region: Region) -> str:
     """Say how improbable a region of a segmentation that is checked is, if it is one."""
     if not isinstance(region, Discrepancy):
         return ""
-    text = _("Discrepancy {nats} nats").format(nats=f"{region.discrepancy:,.0f}")
+    nats = f"{abs(region.discrepancy):,.0f}"
+    if region.compared and region.discrepancy > 0:
+        return _("The second is more probable, by {nats} nats.").format(nats=nats)
+    if region.compared:
+        return _("The first is more probable, by {nats} nats.").format(nats=nats)
+    text = _("Discrepancy {nats} nats").format(nats=nats)
     if region.false_alarms is None:
         return f"{text}."
     often = _("an ordinary contour has {count} such regions on average.").format(count=f"{region.false_alarms:.2g}")

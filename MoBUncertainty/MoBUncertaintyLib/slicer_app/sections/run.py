@@ -36,6 +36,7 @@ class RunSection:
         ui = self._ui
         for part in (ui.roiSelector, ui.segmentationSelector, ui.advancedCollapsibleButton):
             part.enabled = not state.busy
+        ui.secondSegmentationSelector.enabled = not state.busy and ui.segmentationSelector.currentNode() is not None
         self.work.update(whyNot, isShown=not state.busy)
 
     def _onRoiAdded(self, roi) -> None:
