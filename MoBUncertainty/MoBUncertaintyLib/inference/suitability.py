@@ -266,7 +266,7 @@ def _ordinary(name: str, values: Sequence[float]) -> Ordinary:
     return Ordinary(round(median, 4), round(max(spread, _kind(name).min_deviation), 4))
 
 
-def _at(ordered: Sequence[float], fraction: float) -> float:
+def _at(ordered: Sequence[float] | np.ndarray, fraction: float) -> float:
     """Return the value that at least a fraction of ordered ones does not exceed."""
     return float(ordered[math.ceil(fraction * len(ordered)) - 1])
 

@@ -24,6 +24,7 @@ from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.nnunet.training_folder import FINAL
+from support.marks import needs_posix
 from support.tiny import CONFIGURATION, make_dataset
 from support.tiny_training import PLANS, make_workspace, same_weights, train, trainer_of, tune, weights
 
@@ -84,6 +85,7 @@ def test_another_gpu_than_the_first_is_refused(deterministic, monkeypatch):
         train_deterministic(1, PLANS, Schedule(1), Job(device="cuda:1"))
 
 
+@needs_posix
 def test_a_backbone_of_another_workspace_can_be_linked(deterministic, tmp_path, monkeypatch):
     """Several heads on one backbone have a workspace each."""
     make_workspace(tmp_path, monkeypatch)
