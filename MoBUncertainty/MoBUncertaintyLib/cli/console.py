@@ -61,7 +61,7 @@ STAGES = {
     "network": "Predicting tiles",
     "resample": "Resampling",
     "receive": "Receiving the results (MB)",
-    "check": "Holding the segmentation against it",
+    "check": "Comparing the segmentation with the model",
     "regions": "Finding doubtful regions",
     "measure": "Measuring samples",
     "write": "Writing",

@@ -73,9 +73,9 @@ def ensureReady(
     question = _question(requester, formats, [*missing, *offered], why)
     if not slicer.util.confirmOkCancelDisplay(question, windowTitle=requester):
         raise Cancelled(
-            _("Nothing was installed, so nothing was written; try again to be asked again, or choose other files.")
+            _("Nothing was installed, so nothing was written. Try again, or choose other files.")
             if formats
-            else _("Nothing was installed, so nothing was computed; try again to be asked again.")
+            else _("Nothing was installed, so nothing was computed. Press the button again to be asked again.")
         )
     onInstall()
     if pytorch:

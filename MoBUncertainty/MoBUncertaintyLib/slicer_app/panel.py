@@ -366,7 +366,7 @@ def whyNotApply(panel) -> str | None:
     if problem := panel.logic.computer.problem or whyNotUse(panel.inputs.selector.model):
         return problem
     if panel.parameters.segmentation and panel.logic.computer.host:
-        return _("A segmentation is checked on this computer alone: clear Computer, or the segmentation.")
+        return _("Only this computer can check a segmentation: clear Computer, or the segmentation.")
     missing = missingChannel(ct, panel.inputs.selector.model.channels[1:])
     return _("Select an image for {name} first.").format(name=missing) if missing else None
 
@@ -539,7 +539,7 @@ class Removals:
             text = _("{ct} was removed, and its results with it.")
         elif ResultScene(ct).node("segmentation") is None:
             ResultScene(ct).removeShown()
-            text = _("The segmentation of {ct} was removed, and its maps and surface with it; apply again for others.")
+            text = _("The segmentation of {ct} was removed, with its maps and surface; press Apply for new ones.")
         if wasSeen:
             self._say(text.format(ct=ct.GetName()))
 

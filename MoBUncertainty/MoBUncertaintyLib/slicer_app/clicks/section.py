@@ -271,7 +271,7 @@ class ClickList:
         isContradicted = click.click_id in self._session.review.conflicts
         volume = change_text(self._volumes[click.click_id]) if click.click_id in self._volumes else ""
         texts = (names.get(click.label, ""), _place(click), volume, "⚠" if isContradicted else "")
-        tip = _("The other clicks contradict this one: remove one of them, or click more beside it.")
+        tip = _("The other clicks contradict this one: remove one of them, or add clicks beside it.")
         return Row([(text, tip if isContradicted else "") for text in texts])
 
     def _compute(self) -> None:

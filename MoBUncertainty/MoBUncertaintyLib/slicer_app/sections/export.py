@@ -48,7 +48,7 @@ class ExportSection:
         showSuitability([self._ui.exportSuitabilityLabel], session.review.prediction.suitability if session else None)
         self._whyNoDicom = None
         if session and isBent(session.results.ctNode):
-            self._whyNoDicom = _("Only for evenly spaced slices, and those of this image are not; choose NRRD.")
+            self._whyNoDicom = _("DICOM needs evenly spaced slices, which this image does not have; choose NRRD.")
         if not (session and dicomFiles(session.results.ctNode)):  # asks for each slice, so not at each update
             self._whyNoDicom = _("Only for an image that was loaded from Slicer's DICOM database.")
 

@@ -385,7 +385,7 @@ def offerMixture(ui, model: ListedModel | None, enabled: bool) -> None:
     ui.foldsCheckBox.visible = folds > 1
     ui.mirrorCheckBox.visible = mirrored = canMirror(model)
     note = _(
-        "This model has no learned uncertainty; it can be given one with"
+        "This model has no learned uncertainty. Its probabilities can be calibrated with"
         ' <a href="temperature">5 of your cases</a>, in minutes.'
     )
     lacks = model is not None and not model.has_covariance

@@ -161,7 +161,7 @@ def _row(reviewed: ReviewRegion, place: str) -> Row:
 def _tip(reviewed: ReviewRegion, place: str) -> str:
     """Describe a region beyond what the columns hold; HTML, so that the reader's comment is escaped."""
     region = reviewed.region
-    variance = _("Predictive variance {mean} on average and {peak} at most (0.25 is the largest there can be).")
+    variance = _("Predictive variance {mean} on average and {peak} at most (the maximum is 0.25).")
     variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.max_variance:.3f}")
     effect = region.effect and _("Resolving it: {effect} goes away.").format(effect=region.effect.text)
     lines = [f"{region.rank}: {place}", _discrepancyText(region), effect, variance, reviewed.comment]
@@ -213,7 +213,7 @@ def progressOf(session, table: RegionTable, reader: str) -> str:
         anonymous = _("All {total} reviewed: enter your name below and sign off.")
         text = (_("All {total} reviewed: sign off below.") if reader else anonymous).format(total=total)
     elif table.unlisted:
-        more = _("{count} more, with less expected error, are listed once those above them are decided")
+        more = _("{count} more follow when these are decided")
         text = f"{text}; {more.format(count=table.unlisted)}"
     measurement = next((region.region.effect.measurement for region in review.regions if region.region.effect), None)
     ranked = _("Ranked by what resolving a region takes away of the variance of {measurement}.")

@@ -75,7 +75,7 @@ class ComputerSection:
         ).format(host=self._computer.host)
         if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("MoB Uncertainty")):
             raise Cancelled(
-                _("Nothing was sent, so nothing was computed; try again to be asked again, or clear Computer.")
+                _("Nothing was sent, so nothing was computed. Press Apply again to be asked again, or clear Computer.")
             )
         self._computer.allow()
         self._update()

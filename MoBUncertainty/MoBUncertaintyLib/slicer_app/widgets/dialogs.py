@@ -61,7 +61,7 @@ def agreeToLicences(models: Iterable[ListedModel]) -> None:
         question = _("Agree to the licence of this model?\n\n{terms}\n\nIf you press OK, you are not asked again.")
         question = question.format(terms="\n".join(terms.lines))
         if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("MoB Uncertainty")):
-            raise Cancelled(_("Nothing was computed; try again to be asked again, or choose another model."))
+            raise Cancelled(_("Nothing was computed. Press Apply again to be asked again, or choose another model."))
 
     if not slicer.app.testingEnabled():
         agree([model.path for model in models], ask, showError)

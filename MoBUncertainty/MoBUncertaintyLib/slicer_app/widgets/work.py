@@ -122,7 +122,7 @@ def stageText(step: dict) -> str:
         "preprocess": _("Preprocessing"),
         "network": _("Predicting tiles"),
         "resample": _("Resampling"),
-        "check": _("Holding the segmentation against it"),
+        "check": _("Comparing the segmentation with the model"),
         "regions": _("Finding doubtful regions"),
         "measure": _("Measuring samples"),
         "write": _("Transferring the results"),
