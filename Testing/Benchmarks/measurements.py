@@ -91,8 +91,7 @@ def _as_drawn(_others: list[list[float]], row: list[float]) -> tuple[float, floa
 def _calibrated(others: list[list[float]], row: list[float]) -> tuple[float, float]:
     bounds = QuantileBounds.of([(true, dict(zip(TAILS, tails, strict=True))) for true, _, *tails in others])
     assert bounds is not None
-    low, high = _as_drawn(others, row)
-    return low - bounds.low, high + bounds.high
+    return bounds.moved(*_as_drawn(others, row))
 
 
 def _residuals(others: list[list[float]], row: list[float]) -> tuple[float, float]:

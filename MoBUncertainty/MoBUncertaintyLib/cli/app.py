@@ -185,7 +185,7 @@ def predict(
             raise SettingsError("--series is for DICOM folders, but the input is a file; leave it out.")
         if dose and (cases[0][0].entry or not (measure or rank_by)):
             raise SettingsError(
-                "--dose is for one case, with --measure; name what to measure, such as mean_dose:LABEL."
+                "--dose is for one case, with --measure or --rank-by; name what to measure, such as mean_dose:LABEL."
             )
         console.agree_to_licences([model.path for model in loaded], accept_licence)
         predictor = RemotePredictor(computer, loaded, settings) if computer else predictor_of(loaded, settings)

@@ -48,6 +48,12 @@ class QuantileBounds:
         if not (0 < self.level < 1 and math.isfinite(self.low) and math.isfinite(self.high)):
             raise ValueError("bounds of a measurement need a level between 0 and 1, and finite numbers")
 
+    def moved(self, low: float, high: float) -> tuple[float, float]:
+        """Move two quantiles; where they would cross, both to their middle."""
+        low, high = low - self.low, high + self.high
+        middle = (low + high) / 2
+        return min(low, middle), max(high, middle)
+
     @classmethod
     def of(cls, cases: Sequence[tuple[float, Mapping[float, float]]]) -> Self | None:
         """Calibrate with the truth of each case and the quantiles of its samples; default: there are too few cases."""
@@ -145,6 +151,6 @@ class Measured:
         """Make the interval that calibration cases promise, within what is possible."""
         if not self.samples:
             return None
-        low, high = np.quantile(self.samples, ends(bounds.level)).tolist()
-        low, high = sorted(min(max(end, least), most) for end in (low - bounds.low, high + bounds.high))
+        moved = bounds.moved(*np.quantile(self.samples, ends(bounds.level)).tolist())
+        low, high = (min(max(end, least), most) for end in moved)
         return Interval(low, high, bounds.level)

@@ -24,7 +24,7 @@ from MoBUncertaintyLib.output.pictures.region_pictures import CORRECTED_COLOUR, 
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, LISTED_REGIONS, Scale, heat_colours, palette_beside
 from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.prediction import predicted_intervals
-from MoBUncertaintyLib.regions.region import discrepancy_text
+from MoBUncertaintyLib.regions.region import Discrepancy, discrepancy_text
 from MoBUncertaintyLib.review.outcome import stated_volumes, volume_intervals
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
@@ -45,9 +45,10 @@ VERDICTS: dict[str, str] = {
     RESOLVED: "resolved by clicks",
 }
 COLUMNS = (
-    "rank", "id", "organ", "location", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "discrepancy", "volume_mm3",
-    "expected_error_mm3", "found_error_mm3", "effect", "mean_variance", "max_variance", "mean_probability",
-    "inside_fraction", "extent_mm", "clicks", "verdict", "label", "added_mm3", "removed_mm3", "comment",
+    "rank", "id", "organ", "location", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "finding", "discrepancy",
+    "volume_mm3", "expected_error_mm3", "found_error_mm3", "effect", "mean_variance", "max_variance",
+    "mean_probability", "inside_fraction", "extent_mm", "clicks", "verdict", "label", "added_mm3", "removed_mm3",
+    "comment",
 )  # fmt: skip
 CLICK_COLUMNS = (
     "id", "extent", "r_mm", "a_mm", "s_mm", "points", "label", "region", "time", "net_mm3", "changed_mm3",
@@ -96,7 +97,7 @@ def build_report(
         "labels": _labels(review),
         "measurements": [_measurement(each) for each in case.measured or prediction.measured],
         "measured_as": "corrected" if case.measured else "predicted",
-        "ranked_by": review.listed().ranked_by,
+        "ranked_by": review.ranked_by,
         "region_kind": prediction.region_kind,
         "regions": [_region_row(region, review, describer) for region in review.regions],
         "clicks": _click_rows(review),
@@ -181,7 +182,8 @@ def _region_row(region: ReviewRegion, review: Review, describer: RegionDescriber
             "id": region.region_id,
             "organ": organ.name if organ else "",
             "effect": described.effect and described.effect.fraction,
-            "discrepancy": discrepancy_text(described),
+            "finding": discrepancy_text(described),
+            "discrepancy": described.discrepancy if isinstance(described, Discrepancy) else None,
             "found_error_mm3": region.found.region.expected_error_mm3,
             "clicks": sum(click.region_id == region.region_id for click in review.clicks),
             "verdict": RESOLVED if region.resolved else region.verdict.value,

@@ -193,7 +193,7 @@ def _is_of(record: Mapping[str, Any], job: Job, case: Input) -> bool:
         measured = tuple(entry["name"] for entry in record.get("measured", []))
         if measured != job.measurements or record.get("dose", {}).get("sha256") != (job.dose and digest(job.dose)):
             return False
-        if record["regions"].get("ranked_by") != job.rank_by:
+        if record["regions"]["count"] and record["regions"].get("ranked_by") != job.rank_by:
             return False
         return bool(record["input"]["sha256"] == digest(case.path, case.series or job.series))
     except (OSError, ValueError, KeyError, TypeError, SettingsError):  # altered

@@ -39,6 +39,8 @@ class Drawing:
     def compared(self, other: Drawing) -> Drawing:
         """Return it with another segmentation as its second; raises `ImageError` if they have no label in common."""
         names, warnings = f"{self.checked.name} and {other.checked.name}", [*self.warnings, *other.warnings]
+        if self.checked.sha256 == other.checked.sha256:
+            raise ImageError(f"{names} are the same segmentation; give another one to compare with.")
         ours, theirs = (
             {label.name: label.value for label in each.labels if (each.segmentation == label.value).any()}
             for each in (self, other)
@@ -47,7 +49,8 @@ class Drawing:
         if not both:
             raise ImageError(f"{names} have no label of the model in common; name them alike.")
         if alone := sorted(ours.keys() ^ theirs.keys()):
-            warnings.append(f"Not compared, since only one of {names} has it: {', '.join(alone)}.")
+            text = f"Not compared, since only one of {names} has it: {', '.join(alone)}; the other has background there"
+            warnings.append(f"{text}, whatever else it has.")
         second = np.where(np.isin(other.segmentation, [*both.values()]), other.segmentation, np.uint8(0))
         overlap = {name: dice(self.segmentation, second, value) for name, value in both.items()}
         checked = replace(self.checked, second=Second(other.checked.name, other.checked.sha256, overlap))

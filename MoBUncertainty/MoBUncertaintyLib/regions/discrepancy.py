@@ -116,7 +116,8 @@ def find_differences(prediction: Prediction) -> Regions:
     which the model sees the least difference are left out. All are `Discrepancy`, and compared.
     """
     first, second, settings = prediction.segmentation, prediction.second, prediction.region_settings
-    assert second is not None
+    if second is None:
+        raise ValueError("the prediction has no second segmentation to compare with")
     check_shapes(first, second)
     pieces = []
     for label in prediction.labels:

@@ -14,7 +14,13 @@ from MoBUncertaintyLib.measurements.conformal import short
 from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.measurements.measurement import Wanted, read_wanted
 from MoBUncertaintyLib.model.card import Label
-from MoBUncertaintyLib.regions.prediction import CancelledCallback, Prediction, Progress, ProgressCallback
+from MoBUncertaintyLib.regions.prediction import (
+    CancelledCallback,
+    Prediction,
+    Progress,
+    ProgressCallback,
+    predicted_intervals,
+)
 from MoBUncertaintyLib.regions.region import Effect, Regions
 from MoBUncertaintyLib.regions.samples import ChangingVoxels
 
@@ -144,11 +150,10 @@ def measure(
 def _measured(one: Wanted, stated: float, numbers: np.ndarray, prediction: Prediction) -> Measured:
     result = Measured.of(one.text, one.measurement.unit, stated, numbers)
     bounds = prediction.volume_bounds.measurements.get(one.text) if prediction.volume_bounds else None
-    return (
-        replace(result, interval=result.promised(bounds, one.measurement.least, one.measurement.most))
-        if bounds
-        else result
-    )
+    if bounds:
+        return replace(result, interval=result.promised(bounds, one.measurement.least, one.measurement.most))
+    kind, name = one.text.split(":")[:2]
+    return replace(result, interval=predicted_intervals(prediction).get(name)) if kind == "volume" else result
 
 
 def effects(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -149,7 +149,7 @@ class Regions:
     @property
     def ranked_by(self) -> str | None:
         """The measurement that the list is ranked by; default: the expected error."""
-        return next((region.effect.measurement for region in self.ranked if region.effect), None)
+        return ranked_by(self.ranked)
 
     def by_effect(self, effects: Mapping[int, Effect]) -> Regions:
         """Rank them by effects, by their numbers, which become the new ranks."""
@@ -165,6 +165,11 @@ class Regions:
         whole = np.zeros(self.shape, np.uint16)
         whole[self.box] = self.map
         return whole
+
+
+def ranked_by(regions: Iterable[Region]) -> str | None:
+    """Return the measurement that regions are ranked by; default: the expected error."""
+    return next((region.effect.measurement for region in regions if region.effect), None)
 
 
 def own_of(region: Region) -> dict[str, Any]:

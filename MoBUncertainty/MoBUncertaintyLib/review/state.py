@@ -16,7 +16,7 @@ from MoBUncertaintyLib.regions.measure import VoxelMaps, error_of
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Region, Regions
 from MoBUncertaintyLib.review.refinement.refiner import Clicks, Refiner
-from MoBUncertaintyLib.review.region import Found, ReviewRegion, as_found, follow
+from MoBUncertaintyLib.review.region import Found, ReviewRegion, as_found, follow, with_effect
 
 ERROR_UNIT = 2.0**-32
 """Expected error is summed in whole numbers of this, so that differences of boxes add up exactly in any order."""
@@ -180,6 +180,7 @@ def update(state: State, regions: Regions, prediction: Prediction, ids: Iterator
         number = next(number for number in range(1, 2**16) if number not in used)
         used.add(number)
         new.append(made(replace(region, number=number), box, free, regions, ids, state.clicks))
+    kept = [with_effect(region, None) for region in kept]  # new ones have none, and one list has one order
     return replace(state, regions=ranked(kept + new), settings=regions.settings, found=True)
 
 

@@ -11,7 +11,7 @@ from MoBUncertaintyLib.base.geometry import Box, hull, shape_of, whole, within
 from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.regions.measure import uncertainty_of, with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.regions.region import Regions
+from MoBUncertaintyLib.regions.region import Regions, ranked_by
 from MoBUncertaintyLib.review.record import digest_of
 from MoBUncertaintyLib.review.refinement.clicks import Extent
 from MoBUncertaintyLib.review.refinement.locks import LockingRefiner, locks_of
@@ -55,6 +55,11 @@ class ReviewView:
         difference = self.state.error * ERROR_UNIT * self.prediction.grid.voxel_mm3
         predicted = self.prediction.expected_error_mm3
         return predicted, predicted + difference
+
+    @property
+    def ranked_by(self) -> str | None:
+        """The measurement that the regions are ranked by; default: the expected error."""
+        return ranked_by(region.region for region in self.regions)
 
     @cached_property
     def digest(self) -> str:

@@ -357,7 +357,7 @@ def whyNotApply(panel) -> str | None:
     if panel.state is State.EXPORTING:
         return _("Wait for the export to finish.")
     if panel.state is State.MEASURING:
-        return _("Wait for the measurements.")
+        return _("Wait for the measurements to finish.")
     ct = panel.parameters and panel.parameters.ct
     if ct is None:
         return _("Select an image first.")
@@ -367,6 +367,8 @@ def whyNotApply(panel) -> str | None:
         return problem
     if panel.parameters.segmentation and panel.logic.computer.host:
         return _("Only this computer can check a segmentation: clear Computer, or the segmentation.")
+    if panel.parameters.segmentation and panel.parameters.segmentation is panel.parameters.secondSegmentation:
+        return _("Compare the segmentation with another one.")
     missing = missingChannel(ct, panel.inputs.selector.model.channels[1:])
     return _("Select an image for {name} first.").format(name=missing) if missing else None
 

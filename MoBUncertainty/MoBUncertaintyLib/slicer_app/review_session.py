@@ -90,7 +90,8 @@ class ReviewSession:
         if not begun:
             describer = RegionDescriber(prediction)
             regions = describer.describe_all(results.regions.array(), prediction.region_settings)
-            stored = dict(enumerate(prediction.provenance.get("regions", {}).get("ranked", ()), start=1))  # of a check
+            # What voxels do not tell.
+            stored = dict(enumerate(prediction.provenance.get("regions", {}).get("ranked", ()), start=1))
             try:
                 ranked = tuple(as_stored(region, stored.get(region.number, {})) for region in regions.ranked)
             except ValueError as error:
@@ -143,7 +144,9 @@ class ReviewSession:
         Raises `ReviewError` if the step is refused, or the image is no longer what was segmented.
         """
         boxes = change(self.review, *arguments) or ()
-        self._steps, self.measured = self._steps + 1, None
+        self._steps += 1
+        if boxes:  # a signature, for one, changes no number
+            self.measured = None
         self.marks.suggest(None)  # another click helps most now
         self._show(boxes)
 
@@ -177,7 +180,7 @@ class ReviewSession:
             yield
             effects = {region: from_json(Effect, each) for region, each in result["effects"].items()}
             if self._steps == steps:
-                if not self.review.signature and (effects or self.review.listed().ranked_by):
+                if not self.review.signature and (effects or self.review.ranked_by):
                     self.step(Review.rank, effects)
                 self.measured = result["measured"]
             return [from_json(Measured, each) for each in result["measured"]]

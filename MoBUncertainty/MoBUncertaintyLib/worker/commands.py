@@ -81,7 +81,7 @@ def measure_review(request: Fields, report: Report) -> Fields:
     from MoBUncertaintyLib.pipeline.cases import effects_in, measure_case
     from MoBUncertaintyLib.worker.arrays import read_volume
 
-    steps, done = 2 if request["rank_by"] else 1, 0
+    steps, done = 2 if request.get("rank_by") else 1, 0
 
     def tell(step: Progress) -> None:
         report.progress(asdict(step) | {"fraction": (done + step.done / step.total) / steps})
@@ -93,7 +93,7 @@ def measure_review(request: Fields, report: Report) -> Fields:
     for warning in warnings:
         report.warning(warning)
     effects, done = {}, 1
-    if request["rank_by"]:
+    if request.get("rank_by"):
         by_number = effects_in(case, request["rank_by"], gray, tell)
         effects = {region.region_id: by_number[region.number] for region in case.review.regions}
     return {"measured": to_json(measured), "effects": to_json(effects)}

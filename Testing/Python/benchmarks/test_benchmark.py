@@ -1,6 +1,7 @@
 """The benchmark of speed and memory: that it measures, what it tabulates, and the user's page."""
 
 import json
+import re
 
 import pytest
 
@@ -50,5 +51,8 @@ def test_each_way_is_measured_once(tmp_path, monkeypatch) -> None:
 
 def test_the_page_on_speed_has_the_rows_of_the_results() -> None:
     text = (ROOT / "Testing" / "Benchmarks" / "results" / "small" / "benchmark.md").read_text(encoding="utf-8")
-    rows = [line for line in PAGES["speed"].splitlines() if line.startswith(("| PyTorch", "| OpenVINO"))]
-    assert len(rows) == 4 and all(f"| 512 x 512 x 300 {row}"[:-1] in text for row in rows)
+    rows = re.findall(r"^\| ((?:PyTorch|OpenVINO) \w+) \| ([\d.]+) \| ([\d.]+) \|$", PAGES["speed"], re.MULTILINE)
+    measured = re.findall(
+        r"^\| 512 x 512 x 300 \| ([^|]+) \| [^|]+ \| ([\d.]+) \| .* \| ([\d.]+) / ", text, re.MULTILINE
+    )
+    assert len(rows) == 3 and set(rows) <= set(measured)

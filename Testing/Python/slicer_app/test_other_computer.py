@@ -110,7 +110,7 @@ def test_nothing_is_sent_without_consent_which_can_be_withdrawn(away, lab):
     away.answer("Cancel")
     ui.applyButton.click()
     away.process()
-    assert ui.statusLabel.text.startswith("Nothing was sent, so nothing was computed;")
+    assert ui.statusLabel.text.startswith("Nothing was sent, so nothing was computed.")
     assert len(away.dialogs) == 1
     assert lab.processes() == []
     assert ui.applyButton.text == "Apply"
@@ -164,7 +164,7 @@ def test_a_worklist_is_predicted_there_whatever_happens_to_the_connection(away, 
     away.widget.panel.ensureReady = lambda formats, *_: needed.append(formats)
     away.answer("Cancel")
     dock.ui.runButton.click()
-    assert dock.ui.statusLabel.text.startswith("Nothing was sent, so nothing was computed;")
+    assert dock.ui.statusLabel.text.startswith("Nothing was sent, so nothing was computed.")
     assert lab.processes() == [] and needed == [("report",)]  # which needs no PyTorch
 
     # Without a connection no case is tried any more.

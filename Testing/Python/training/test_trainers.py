@@ -307,10 +307,10 @@ def test_kill_amid_writing_a_checkpoint_leaves_the_one_before(deterministic, who
 def test_finished_trainings_outlive_all_that_start_anew_in_their_folder(deterministic):
     finished = []
     for rate in (1e-2, 1e-3):
-        results = tune(deterministic, MOB, "again", learning_rate=rate)
+        results = tune(deterministic, MOB, "anew", learning_rate=rate)
         finished.append(((results / "fold_0" / FINAL).read_bytes(), (results / "fold_0" / "progress.csv").read_bytes()))
     with killed_in_epoch(0):
-        tune(deterministic, MOB, "again", resume=True)  # other settings
+        tune(deterministic, MOB, "anew", resume=True)  # other settings
     assert not list((results / "fold_0").glob("checkpoint_*"))
     for number, content in enumerate(finished, start=1):
         kept = results / "fold_0" / "earlier" / str(number)

@@ -135,7 +135,7 @@ def crossed_interval(differences: np.ndarray) -> tuple[float, float]:
     generator = np.random.default_rng(0)
     rows, columns = (generator.integers(count, size=(RESAMPLES, count)) for count in differences.shape)
     drawn = np.ma.masked_invalid(differences[rows[:, :, None], columns[:, None]])
-    low, high = np.percentile(drawn.mean(axis=(1, 2)).compressed(), (2.5, 97.5))
+    low, high = np.percentile(drawn.mean(axis=1).mean(axis=1).compressed(), (2.5, 97.5))  # a subject counts once
     return float(low), float(high)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import highdicom.sr as sr
 import numpy as np
@@ -129,8 +130,9 @@ def _measurements(report: Mapping[str, Any], label: str) -> Iterator[sr.Measurem
         kind, *labels = row["name"].split(":")
         if labels[0] != label or row["value"] is None:
             continue
-        value, unit = kind.upper()[:_LONGEST_CODE], _UNITS.get(row["unit"], _NO_UNITS)
+        unit = _UNITS.get(row["unit"], _NO_UNITS)
         meaning = f"{' to '.join([kind, *labels[1:]])} as {report['measured_as']}"
+        value = f"{kind.upper()[: _LONGEST_CODE - 4]}{crc32(meaning.encode()) & 0xFFFF:04X}"  # one meaning for a code
         yield sr.Measurement(own_code(value, meaning[:_LONGEST_MEANING]), row["value"], unit)
         yield from _ends(row["interval"], value, meaning, unit)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.measurements.distribution import Histogram, Measured
 from MoBUncertaintyLib.measurements.interval import volume_number
 from MoBUncertaintyLib.measurements.measurement import Values, read_wanted
@@ -68,9 +69,12 @@ class MeasurementsSection:
         self.work.say("")
         labels = session.review.prediction.labels if session else ()
         offer(self._ui.measuredOrganSelector, [_("All organs"), *(readable(label.name) for label in labels)])
-        self._measured = session.review.prediction.measured if session else ()
-        self._note = _("As predicted.") if self._measured else ""
-        self._offerRankings([], session.review.listed().ranked_by if session else None)
+        own = session.measured if session else None
+        self._measured = [from_json(Measured, each) for each in own or ()]
+        if session and own is None:
+            self._measured = session.review.prediction.measured
+        self._note = _("As predicted.") if self._measured and own is None else ""
+        self._offerRankings([], session.review.ranked_by if session else None)
 
     def show(self, measured: Sequence[Measured]) -> None:
         """Show what was measured of the review."""

@@ -14,6 +14,7 @@ from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Discrepancy, Region
 from MoBUncertaintyLib.review.outcome import agreement_line, volume_lines
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
+from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.slicer_app.region_names import placeTexts
 from MoBUncertaintyLib.slicer_app.widgets.section import inSteps, offer, shortened, shown, signalsBlocked, timer
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table
@@ -158,12 +159,18 @@ def _row(reviewed: ReviewRegion, place: str) -> Row:
     return Row([(text, tip) for text in texts])
 
 
+def mayFind(review: Review) -> bool:
+    """Whether other regions can be looked for; those where two segmentations differ stay."""
+    checked = review.prediction.checked
+    return not review.signature and not (checked and checked.second)
+
+
 def _tip(reviewed: ReviewRegion, place: str) -> str:
     """Describe a region beyond what the columns hold; HTML, so that the reader's comment is escaped."""
     region = reviewed.region
     variance = _("Predictive variance {mean} on average and {peak} at most (the maximum is 0.25).")
     variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.max_variance:.3f}")
-    effect = region.effect and _("Resolving it: {effect} goes away.").format(effect=region.effect.text)
+    effect = region.effect and _("Resolving it removes {effect}.").format(effect=region.effect.text)
     lines = [f"{region.rank}: {place}", _discrepancyText(region), effect, variance, reviewed.comment]
     return f"<p>{'<br>'.join(escape(line) for line in lines if line)}</p>"
 
@@ -215,8 +222,7 @@ def progressOf(session, table: RegionTable, reader: str) -> str:
     elif table.unlisted:
         more = _("{count} more follow when these are decided")
         text = f"{text}; {more.format(count=table.unlisted)}"
-    measurement = next((region.region.effect.measurement for region in review.regions if region.region.effect), None)
-    ranked = _("Ranked by what resolving a region takes away of the variance of {measurement}.")
+    measurement, ranked = review.ranked_by, _("Ranked by effect on {measurement}.")
     lines = [text, ranked.format(measurement=measurement)] if measurement else [text]
     return "\n".join([*lines, *volume_lines(review), *filter(None, [agreement_line(review.prediction)])])
 
@@ -328,4 +334,5 @@ class ListingControls:
 
     @property
     def _mayFind(self) -> bool:
-        return self._session is not None and not self._session.review.signature and not self._session.drawing.regionId
+        session = self._session
+        return session is not None and mayFind(session.review) and not session.drawing.regionId

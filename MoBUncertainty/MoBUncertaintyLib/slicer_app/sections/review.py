@@ -18,6 +18,7 @@ from MoBUncertaintyLib.slicer_app.sections.editor import RegionEditor, settleStr
 from MoBUncertaintyLib.slicer_app.sections.regions import (
     ListingControls,
     RegionTable,
+    mayFind,
     overturned,
     progressOf,
     titleOf,
@@ -121,7 +122,7 @@ class ReviewSection:
         ui.redoButton.enabled = mayChange and review.can_redo
         ui.previousButton.enabled = ui.nextButton.enabled = bool(review and review.regions) and not editing
         ui.regionsTable.enabled = not editing
-        ui.listingCollapsibleButton.enabled = mayChange
+        ui.listingCollapsibleButton.enabled = mayChange and mayFind(review)
         ui.editButton.text = _("Done") if editing else _("Edit")
         self._clicks.update(self.entered and bool(session) and state is not State.RUNNING, editing)
         travel = (ui.previousButton, ui.nextButton, ui.undoButton, ui.redoButton)
