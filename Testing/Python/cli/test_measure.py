@@ -107,6 +107,9 @@ def test_regions_are_ranked_by_their_effect_on_a_measurement(model, ct, tmp_path
     assert regions.ranked_by == "volume:organ" == build_report(open_case(out))["ranked_by"]
     assert "of the variance of" in (out / "review.html").read_text(encoding="utf-8")
     assert kept_case(job, image, out) and not kept_case(replace(job, rank_by=None), image, out)
+    none = replace(job, regions=replace(settings, threshold=1.0))
+    run_case(none, image, tmp_path / "none")
+    assert kept_case(none, image, tmp_path / "none")  # nothing to rank
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,13 @@ def test_a_bias_is_subtracted_and_does_not_widen() -> None:
     assert shifted[1] == pytest.approx(straight[1], rel=1e-3) and shifted[0] == pytest.approx(straight[0], abs=1e-9)
 
 
+def test_ends_that_would_cross_meet_in_the_middle() -> None:
+    """Where calibration cases vary less than the samples, the samples' own spread is not turned round."""
+    bounds = QuantileBounds(0.9, 40, low=-3.0, high=-1.0)
+    assert bounds.moved(0.0, 10.0) == (3.0, 9.0)
+    assert bounds.moved(0.0, 2.0) == (2.0, 2.0)
+
+
 def test_fewer_cases_promise_less_or_nothing() -> None:
     levels = [(bounds := calibrated(cases(count, 0, 0, 1))) and bounds.level for count in (3, 4, 8, 9)]
     assert levels == [None, 0.8, 0.8, 0.9]

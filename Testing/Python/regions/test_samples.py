@@ -170,3 +170,6 @@ def test_a_review_keeps_the_ranking_by_effect_whatever_is_clicked() -> None:
     reopened = Review.from_dict(review.to_dict(), case)
     assert reopened.listed().ranked_by == "mean_dose:organ 1"
     assert [region.region.effect for region in reopened.regions] == [region.effect for region in ranked.ranked]
+    reopened.update_regions(regions)  # those of another threshold, say, which have no effect yet
+    errors = [region.region.expected_error_mm3 for region in reopened.regions]
+    assert reopened.ranked_by is None and errors == sorted(errors, reverse=True)

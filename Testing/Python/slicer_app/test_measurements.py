@@ -64,6 +64,11 @@ def test_an_organ_and_its_dose_are_measured_again_after_a_verdict_and_exported(d
     again = measure(desktop)
     assert list(again) == ["volume:pancreas"] and again["volume:pancreas"][0] != first["volume:pancreas"][0]
     assert not ui.measuredLabel.text
+    for region in session.review.regions[1:]:
+        session.step(type(session.review).decide, region.region_id, "accept")
+    measure(desktop)
+    session.step(type(session.review).sign, "A. Reader")  # which changes no number
+    assert list(exported(desktop, tmp_path / "signed")) == list(again)
 
 
 def test_regions_are_ranked_by_a_measurement_until_by_expected_error_again(desktop, ui, session):
