@@ -71,6 +71,7 @@ def write(label, text: str, beside: int = 0, lines: int = 0) -> None:
     row need so many pixels `beside` it; there is room for so many `lines` in any case.
     """
     label.text = text
+    label.minimumHeight = 0  # else a label stays as high as its longest text was
     height = label.heightForWidth(PANEL_WIDTH - MARGINS - beside) if text else 0
     label.setFixedHeight(max(height, lines * label.fontMetrics().lineSpacing()))
 
