@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
+import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import Label, readable
@@ -61,6 +62,9 @@ class RegionTable:
         self._labels = prediction.labels if prediction else ()
         where = _("Organ, place") if len(self._labels) > 1 else _("Where")
         self._table.widget.horizontalHeaderItem(PLACE).setText(where)
+        # The last words say what is wrong in a segmentation that is checked; else the first ones matter most.
+        isChecked = prediction is not None and prediction.checked is not None
+        self._table.widget.textElideMode = qt.Qt.ElideMiddle if isChecked else qt.Qt.ElideRight
         self.show(())
 
     def place(self, region: ReviewRegion) -> str:
@@ -213,7 +217,7 @@ def progressOf(session, table: RegionTable, reader: str) -> str:
         anonymous = _("All {total} reviewed: enter your name below and sign off.")
         text = (_("All {total} reviewed: sign off below.") if reader else anonymous).format(total=total)
     elif table.unlisted:
-        more = _("{count} more, with less expected error, are listed once those above them are decided")
+        more = _("{count} more, of lower rank, are listed once those above them are decided")
         text = f"{text}; {more.format(count=table.unlisted)}"
     measurement = next((region.region.effect.measurement for region in review.regions if region.region.effect), None)
     ranked = _("Ranked by what resolving a region takes away of the variance of {measurement}.")
