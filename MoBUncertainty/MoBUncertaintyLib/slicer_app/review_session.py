@@ -143,7 +143,8 @@ class ReviewSession:
         Raises `ReviewError` if the step is refused, or the image is no longer what was segmented.
         """
         boxes = change(self.review, *arguments) or ()
-        self._steps, self.measured = self._steps + 1, None
+        if change not in (Review.sign, Review.withdraw):  # these leave what was measured as it is
+            self._steps, self.measured = self._steps + 1, None
         self.marks.suggest(None)  # another click helps most now
         self._show(boxes)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from support.late import slicer_app
-from support.small_panel import MATRIX, SHAPE, decide, export, finish
+from support.small_panel import MATRIX, SHAPE, accept_all, decide, export, finish
 from support.standalone import add_volume, shift, transform
 
 pytestmark = pytest.mark.own_process
@@ -59,11 +59,21 @@ def test_an_organ_and_its_dose_are_measured_again_after_a_verdict_and_exported(d
     ui.regionsTable.selectRow(0)
     decide(ui.excludeButton)
     assert "measure again" in ui.measuredLabel.text
-    assert not exported(desktop, tmp_path / "second")
+    assert not exported(desktop, tmp_path / "second") and "not written" in ui.exportStatusLabel.text
     ui.measuresEdit.text = "volume"
     again = measure(desktop)
     assert list(again) == ["volume:pancreas"] and again["volume:pancreas"][0] != first["volume:pancreas"][0]
     assert not ui.measuredLabel.text
+
+
+def test_a_signature_leaves_what_was_measured_as_it_is(desktop, ui, session):
+    measure(desktop)
+    accept_all(desktop)
+    measure(desktop)
+    ui.readerEdit.text = "Dr. A. Reader"
+    for _ in ("Sign off", "Reopen"):
+        ui.signOffButton.click()
+        assert session.measured and not ui.measuredLabel.text
 
 
 def test_regions_are_ranked_by_a_measurement_until_by_expected_error_again(desktop, ui, session):

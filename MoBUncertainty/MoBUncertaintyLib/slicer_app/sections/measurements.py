@@ -45,6 +45,12 @@ class MeasurementsSection:
             signal.connect(lambda *_args: onChange())
 
     @property
+    def isOld(self) -> bool:
+        """Whether what is shown was measured before the last change of the review, so that an export leaves it out."""
+        session = self._session
+        return bool(self._measured) and not self._note and session is not None and session.measured is None
+
+    @property
     def ranking(self) -> str | None:
         """The measurement to rank regions by; None: the expected error."""
         row = self._ui.rankSelector.currentIndex
@@ -87,8 +93,8 @@ class MeasurementsSection:
         for widget in (ui.doseSelector, ui.measuredOrganSelector, ui.measuresEdit):
             widget.enabled = free
         ui.rankSelector.enabled = free and not (session.review.signature or session.review.prediction.checked)
-        isOld = bool(self._measured) and not self._note and session is not None and session.measured is None
-        say(ui.measuredLabel, _("From before the last change of the review: measure again.") if isOld else self._note)
+        old = _("From before the last change of the review: measure again.")
+        say(ui.measuredLabel, old if self.isOld else self._note)
         self._table.show({each.name: _row(each) for each in self._measured})
         ui.measurementsTable.visible = bool(self._measured)
         fitRows(ui.measurementsTable, MOST_ROWS)
