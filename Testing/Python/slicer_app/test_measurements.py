@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from support.late import slicer_app
-from support.small_panel import MATRIX, SHAPE, accept_all, decide, export, finish
+from support.small_panel import MATRIX, SHAPE, accept_all, composites, decide, export, finish
 from support.standalone import add_volume, shift, transform
 
 pytestmark = pytest.mark.own_process
@@ -74,6 +74,15 @@ def test_a_signature_leaves_what_was_measured_as_it_is(desktop, ui, session):
     for _ in ("Sign off", "Reopen"):
         ui.signOffButton.click()
         assert session.measured and not ui.measuredLabel.text
+
+
+def test_a_dose_that_was_loaded_over_the_image_gives_the_views_back(desktop, ui, session, dose):
+    for composite in composites(desktop):
+        composite.SetBackgroundVolumeID(dose.GetID())
+    ui.doseSelector.setCurrentNode(None)
+    ui.doseSelector.setCurrentNode(dose)
+    image = session.results.ctNode.GetID()
+    assert [composite.GetBackgroundVolumeID() for composite in composites(desktop)] == [image] * 3
 
 
 def test_regions_are_ranked_by_a_measurement_until_by_expected_error_again(desktop, ui, session):

@@ -11,7 +11,8 @@ from MoBUncertaintyLib.measurements.distribution import Histogram, Measured
 from MoBUncertaintyLib.measurements.interval import volume_number
 from MoBUncertaintyLib.measurements.measurement import Values, read_wanted
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.slicer_app.widgets.section import State, offer, say, signalsBlocked
+from MoBUncertaintyLib.slicer_app.scene.views import isBehind
+from MoBUncertaintyLib.slicer_app.widgets.section import State, offer, revealLater, say, signalsBlocked
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table, fitRows
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 
@@ -43,6 +44,7 @@ class MeasurementsSection:
             ui.measuresEdit.textChanged,
         ):
             signal.connect(lambda *_args: onChange())
+        ui.doseSelector.currentNodeChanged.connect(lambda *_args: self._onDose())
 
     @property
     def isOld(self) -> bool:
@@ -81,6 +83,7 @@ class MeasurementsSection:
     def show(self, measured: Sequence[Measured]) -> None:
         """Show what was measured of the review."""
         self._measured, self._note = measured, ""
+        revealLater(self._ui.measurementsTable)
 
     def update(self, state: State) -> None:
         """Set the widgets for a state of the panel."""
@@ -129,6 +132,12 @@ class MeasurementsSection:
         except SettingsError as error:
             return str(error)
         return None
+
+    def _onDose(self) -> None:
+        """Put the image back into the views where Slicer shows a dose that was just loaded: there no click counts."""
+        dose = self._ui.doseSelector.currentNode()
+        if self._session and dose and isBehind(dose):
+            self._session.results.showInViews()
 
     def _onClicked(self) -> None:
         self._onMeasure(self.wanted, self._ui.doseSelector.currentNode(), self.ranking)
