@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from MoBUncertaintyLib.base.wording import percent
 
-AS_PREDICTED = "as predicted"
+AS_PREDICTED = "predicted"
 """Note on an interval that a review has not changed."""
 
 
@@ -51,6 +51,6 @@ def change_text(ml: float) -> str:
 
 
 def _digits(ml: float, interval: Interval | None) -> int:
-    """Count the decimals that show three digits of the volume, or of its interval's end if it is 0; two at most."""
-    shown = abs(ml) or (interval.high if interval else 0.0)
-    return 2 if shown < 9.995 else 1 if shown < 99.95 else 0  # 0.01 ml is a few voxels
+    """Count the decimals that show three digits of the volume, but no more than its interval's end has, and two."""
+    largest = max(abs(ml), interval.high if interval else 0.0)
+    return 2 if largest < 9.995 else 1 if abs(ml) < 99.95 else 0  # 0.01 ml is a few voxels

@@ -333,7 +333,9 @@ class Jobs:
     def _onExported(self, result: dict[str, list[str]]) -> None:
         problems, export = result["problems"], self._panel.export
         self._end("")
-        export.showResult(result["files"], export.work.warnings + problems)
+        older = _("Measurements from before the last change of the review were not written.")
+        left = [older] if self._panel.measurements.isOld else []
+        export.showResult(result["files"], export.work.warnings + problems + left)
         if problems:
             showError("\n".join(problems))
 

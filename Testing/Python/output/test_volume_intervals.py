@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from MoBUncertaintyLib.measurements.interval import Interval, volume_text
+from MoBUncertaintyLib.measurements.interval import AS_PREDICTED, Interval, volume_text
 from MoBUncertaintyLib.measurements.volumes import LabelBounds, Scale, VolumeBounds
 from MoBUncertaintyLib.model.card import readable
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
@@ -59,7 +59,7 @@ def test_review_states_what_is_corrected_and_what_is_left_open(folder: Path) -> 
     review.click([point], 0)
     assert volume_intervals(review) == {}, "clicks without a decision were not measured"
     predicted, volume = predicted_intervals(results.prediction), stated_volumes(review)
-    noted = [f"{readable(name)} {volume_text(volume[name].ml, predicted[name], 'as predicted')}" for name in predicted]
+    noted = [f"{readable(name)} {volume_text(volume[name].ml, predicted[name], AS_PREDICTED)}" for name in predicted]
     assert volume_lines(review) == noted, "what is promised of the true volume holds whatever is clicked"
     decided = np.zeros(results.prediction.shape, bool)
     for region, verdict in zip(review.regions, ("accept", "exclude"), strict=True):
@@ -73,7 +73,7 @@ def test_review_states_what_is_corrected_and_what_is_left_open(folder: Path) -> 
         done, total = review.reviewed
         interval = volume_intervals(review)
         assert set(interval) == {"pancreas"}, "of the kidney no review was measured"
-        assert "as predicted" not in volume_lines(review)[0] and "as predicted" in volume_lines(review)[1]
+        assert [AS_PREDICTED in line for line in volume_lines(review)] == [False, True]
         half = BOUNDS.labels["pancreas"].reviewed[4 * done // total - 1] * stated["pancreas"].error_ml
         assert interval["pancreas"].high == pytest.approx(stated["pancreas"].ml + half)
 

@@ -49,6 +49,14 @@ def test_the_panel_keeps_its_width(desktop):
     assert scroll.width == before
 
 
+def test_a_label_is_as_high_as_what_it_says_now(ui):
+    heights = []
+    for text in ("one", "one\ntwo\nthree", "one"):
+        slicer_app.widgets.section.write(ui.reviewProgressLabel, text)
+        heights.append(ui.reviewProgressLabel.height)
+    assert heights[0] == heights[2] < heights[1]
+
+
 def test_nothing_in_the_list_of_regions_is_cut(desktop, monkeypatch):
     """Each column is as wide as its longest text: the widest place, verdict and numbers there can be."""
     monkeypatch.setattr(slicer_app.sections.regions.RegionTable, "place", lambda *_region: "superior posterior right")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from support.late import slicer_app
-from support.small_panel import MATRIX, SHAPE, decide, export, finish
+from support.small_panel import MATRIX, SHAPE, accept_all, composites, decide, export, finish
 from support.standalone import add_volume, shift, transform
 
 pytestmark = pytest.mark.own_process
@@ -59,7 +59,7 @@ def test_an_organ_and_its_dose_are_measured_again_after_a_verdict_and_exported(d
     ui.regionsTable.selectRow(0)
     decide(ui.excludeButton)
     assert "measure again" in ui.measuredLabel.text
-    assert not exported(desktop, tmp_path / "second")
+    assert not exported(desktop, tmp_path / "second") and "not written" in ui.exportStatusLabel.text
     ui.measuresEdit.text = "volume"
     again = measure(desktop)
     assert list(again) == ["volume:pancreas"] and again["volume:pancreas"][0] != first["volume:pancreas"][0]
@@ -69,6 +69,25 @@ def test_an_organ_and_its_dose_are_measured_again_after_a_verdict_and_exported(d
     measure(desktop)
     session.step(type(session.review).sign, "A. Reader")  # which changes no number
     assert list(exported(desktop, tmp_path / "signed")) == list(again)
+
+
+def test_a_signature_leaves_what_was_measured_as_it_is(desktop, ui, session):
+    measure(desktop)
+    accept_all(desktop)
+    measure(desktop)
+    ui.readerEdit.text = "Dr. A. Reader"
+    for _ in ("Sign off", "Reopen"):
+        ui.signOffButton.click()
+        assert session.measured and not ui.measuredLabel.text
+
+
+def test_a_dose_that_was_loaded_over_the_image_gives_the_views_back(desktop, ui, session, dose):
+    for composite in composites(desktop):
+        composite.SetBackgroundVolumeID(dose.GetID())
+    ui.doseSelector.setCurrentNode(None)
+    ui.doseSelector.setCurrentNode(dose)
+    image = session.results.ctNode.GetID()
+    assert [composite.GetBackgroundVolumeID() for composite in composites(desktop)] == [image] * 3
 
 
 def test_regions_are_ranked_by_a_measurement_until_by_expected_error_again(desktop, ui, session):

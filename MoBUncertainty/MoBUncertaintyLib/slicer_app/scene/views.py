@@ -27,6 +27,12 @@ def showVolumes(scene, background, foreground, opacity: float):
     _showLegend(scene, foreground)
 
 
+def isBehind(volume) -> bool:
+    """Whether a slice view shows a volume behind all others."""
+    composites = nodesByClass(volume.GetScene(), "vtkMRMLSliceCompositeNode")
+    return any(composite.GetBackgroundVolumeID() == volume.GetID() for composite in composites)
+
+
 def takeOut(volume):
     """Take a volume off all others in the slice views."""
     for composite in nodesByClass(volume.GetScene(), "vtkMRMLSliceCompositeNode"):

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from MoBUncertaintyLib.output.formats import DICOM
 from MoBUncertaintyLib.slicer_app.requests import dicomFiles
 from MoBUncertaintyLib.slicer_app.scene.nodes import isBent
-from MoBUncertaintyLib.slicer_app.widgets.section import State, allow, showSuitability, write
+from MoBUncertaintyLib.slicer_app.widgets.section import State, allow, warnOfSuitability, write
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 
 
@@ -45,7 +45,7 @@ class ExportSection:
         if session is not self._session:
             self.work.say("")
         self._session = session
-        showSuitability([self._ui.exportSuitabilityLabel], session.review.prediction.suitability if session else None)
+        warnOfSuitability(self._ui.exportSuitabilityLabel, session.review.prediction.suitability if session else None)
         self._whyNoDicom = None
         if session and isBent(session.results.ctNode):
             self._whyNoDicom = _("DICOM needs evenly spaced slices, which this image does not have; choose NRRD.")

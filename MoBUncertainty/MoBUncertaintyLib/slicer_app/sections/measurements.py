@@ -12,7 +12,8 @@ from MoBUncertaintyLib.measurements.distribution import Histogram, Measured
 from MoBUncertaintyLib.measurements.interval import volume_number
 from MoBUncertaintyLib.measurements.measurement import Values, read_wanted
 from MoBUncertaintyLib.model.card import readable
-from MoBUncertaintyLib.slicer_app.widgets.section import State, offer, say, signalsBlocked
+from MoBUncertaintyLib.slicer_app.scene.views import isBehind
+from MoBUncertaintyLib.slicer_app.widgets.section import State, offer, revealLater, say, signalsBlocked
 from MoBUncertaintyLib.slicer_app.widgets.table import Row, Table, fitRows
 from MoBUncertaintyLib.slicer_app.widgets.work import WorkButton
 
@@ -44,6 +45,13 @@ class MeasurementsSection:
             ui.measuresEdit.textChanged,
         ):
             signal.connect(lambda *_args: onChange())
+        ui.doseSelector.currentNodeChanged.connect(lambda *_args: self._onDose())
+
+    @property
+    def isOld(self) -> bool:
+        """Whether what is shown was measured before the last change of the review, so that an export leaves it out."""
+        session = self._session
+        return bool(self._measured) and not self._note and session is not None and session.measured is None
 
     @property
     def ranking(self) -> str | None:
@@ -79,6 +87,7 @@ class MeasurementsSection:
     def show(self, measured: Sequence[Measured]) -> None:
         """Show what was measured of the review."""
         self._measured, self._note = measured, ""
+        revealLater(self._ui.measurementsTable)
 
     def update(self, state: State) -> None:
         """Set the widgets for a state of the panel."""
@@ -91,8 +100,8 @@ class MeasurementsSection:
         for widget in (ui.doseSelector, ui.measuredOrganSelector, ui.measuresEdit):
             widget.enabled = free
         ui.rankSelector.enabled = free and not (session.review.signature or session.review.prediction.checked)
-        isOld = bool(self._measured) and not self._note and session is not None and session.measured is None
-        say(ui.measuredLabel, _("From before the last change of the review: measure again.") if isOld else self._note)
+        old = _("From before the last change of the review: measure again.")
+        say(ui.measuredLabel, old if self.isOld else self._note)
         self._table.show({each.name: _row(each) for each in self._measured})
         ui.measurementsTable.visible = bool(self._measured)
         fitRows(ui.measurementsTable, MOST_ROWS)
@@ -127,6 +136,12 @@ class MeasurementsSection:
         except SettingsError as error:
             return str(error)
         return None
+
+    def _onDose(self) -> None:
+        """Put the image back into the views where Slicer shows a dose that was just loaded: there no click counts."""
+        dose = self._ui.doseSelector.currentNode()
+        if self._session and dose and isBehind(dose):
+            self._session.results.showInViews()
 
     def _onClicked(self) -> None:
         self._onMeasure(self.wanted, self._ui.doseSelector.currentNode(), self.ranking)

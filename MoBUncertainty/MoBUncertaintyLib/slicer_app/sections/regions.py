@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
+import qt
 from slicer.i18n import tr as _
 
 from MoBUncertaintyLib.model.card import Label, readable
@@ -62,6 +63,9 @@ class RegionTable:
         self._labels = prediction.labels if prediction else ()
         where = _("Organ, place") if len(self._labels) > 1 else _("Where")
         self._table.widget.horizontalHeaderItem(PLACE).setText(where)
+        # The last words say what is wrong in a segmentation that is checked; else the first ones matter most.
+        isChecked = prediction is not None and prediction.checked is not None
+        self._table.widget.textElideMode = qt.Qt.ElideMiddle if isChecked else qt.Qt.ElideRight
         self.show(())
 
     def place(self, region: ReviewRegion) -> str:

@@ -25,7 +25,17 @@ from MoBUncertaintyLib.slicer_app.sections.regions import (
     warningsOf,
 )
 from MoBUncertaintyLib.slicer_app.widgets.dialogs import confirmLoss
-from MoBUncertaintyLib.slicer_app.widgets.section import State, allow, reveal, say, shown, showSuitability, timer, write
+from MoBUncertaintyLib.slicer_app.widgets.section import (
+    State,
+    allow,
+    reveal,
+    say,
+    shown,
+    showSuitability,
+    timer,
+    warnOfSuitability,
+    write,
+)
 from MoBUncertaintyLib.slicer_app.widgets.table import TableRoom
 
 FEWEST_ROWS = 3  # of the list that are seen at once, in the lowest window
@@ -134,7 +144,8 @@ class ReviewSection:
         ui.reviewCollapsibleButton.text, ui.reviewCollapsibleButton.toolTip = titleOf(session)
         write(ui.reviewProgressLabel, progressOf(session, self._table, readerOf(ui)))
         suitability = review.prediction.suitability if review else None
-        showSuitability([ui.reviewSuitabilityLabel, ui.signOffSuitabilityLabel], suitability)
+        showSuitability(ui.reviewSuitabilityLabel, suitability)
+        warnOfSuitability(ui.signOffSuitabilityLabel, suitability)
         say(ui.reviewWarningsLabel, warningsOf(session))
         self._signOff.update(session)
         self._drawingKeys.enable(self.entered and bool(session))

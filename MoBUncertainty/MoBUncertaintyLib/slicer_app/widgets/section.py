@@ -71,6 +71,7 @@ def write(label, text: str, beside: int = 0, lines: int = 0) -> None:
     row need so many pixels `beside` it; there is room for so many `lines` in any case.
     """
     label.text = text
+    label.minimumHeight = 0  # else a label stays as high as its longest text was
     height = label.heightForWidth(PANEL_WIDTH - MARGINS - beside) if text else 0
     label.setFixedHeight(max(height, lines * label.fontMetrics().lineSpacing()))
 
@@ -81,15 +82,17 @@ def say(label, text: str) -> None:
     label.visible = bool(text)
 
 
-def showSuitability(labels: list, suitability: Suitability | None) -> None:
-    """Show in each of some labels whether the model suits the case; hide them where it is not known."""
-    for label in labels:
-        label.visible = suitability is not None
-        if suitability is not None:
-            label.styleSheet = (
-                f"QLabel {{ {SUITABILITY_STYLES[suitability.level]}; border-radius: 3px; padding: 3px; }}"
-            )
-            write(label, suitability.sentence or _("Suitability: {text}.").format(text=suitability.text))
+def showSuitability(label, suitability: Suitability | None) -> None:
+    """Show whether the model suits the case; hide the label where it is not known."""
+    label.visible = suitability is not None
+    if suitability is not None:
+        label.styleSheet = f"QLabel {{ {SUITABILITY_STYLES[suitability.level]}; border-radius: 3px; padding: 3px; }}"
+        write(label, suitability.sentence or _("Suitability: {text}.").format(text=suitability.text))
+
+
+def warnOfSuitability(label, suitability: Suitability | None) -> None:
+    """Show it again where something is signed or exported, unless the case is ordinary."""
+    showSuitability(label, suitability if suitability and suitability.sentence else None)
 
 
 def scrollAreaOf(widget):
