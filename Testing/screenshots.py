@@ -81,7 +81,7 @@ def draw(folder: Path) -> None:
     ui.acceptButton.click()
     ui.regionsTable.selectRow(1)
     decide(ui.excludeButton)
-    ui.commentEdit.text = "Duodenum"
+    ui.commentEdit.text = "Masseter"
     ui.commentEdit.editingFinished.emit()
     ui.regionsTable.selectRow(2)
     desktop.process(until=lambda: not session.changes.holders(), seconds=10)
