@@ -12,7 +12,9 @@ from MoBUncertaintyLib.base.errors import Cancelled
 from MoBUncertaintyLib.base.geometry import Box, Grid, hull, nested, occupied
 from MoBUncertaintyLib.measurements.conformal import short
 from MoBUncertaintyLib.measurements.distribution import Measured
+from MoBUncertaintyLib.measurements.interval import Interval
 from MoBUncertaintyLib.measurements.measurement import Wanted, read_wanted
+from MoBUncertaintyLib.measurements.volumes import VolumeBounds
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.regions.prediction import (
     CancelledCallback,
@@ -144,16 +146,22 @@ def measure(
     count = samples if wanted and not prediction.checked else 0
     rows = [sampling.compute(drawn) for drawn in sampling.samples(count, progress, cancelled)]
     numbers = np.array(rows, float).reshape(count, len(sampling.asked)).T
-    return tuple(_measured(*each, prediction) for each in zip(sampling.asked, sampling.compute(), numbers, strict=True))
+    volumes = predicted_intervals(prediction)
+    return tuple(
+        _measured(*each, prediction.volume_bounds, volumes)
+        for each in zip(sampling.asked, sampling.compute(), numbers, strict=True)
+    )
 
 
-def _measured(one: Wanted, stated: float, numbers: np.ndarray, prediction: Prediction) -> Measured:
-    result = Measured.of(one.text, one.measurement.unit, stated, numbers)
-    bounds = prediction.volume_bounds.measurements.get(one.text) if prediction.volume_bounds else None
-    if bounds:
+def _measured(
+    one: Wanted, value: float, numbers: np.ndarray, calibrated: VolumeBounds | None, volumes: Mapping[str, Interval]
+) -> Measured:
+    """Make a measurement with the interval that was calibrated for it or, of a volume, with the volume's own."""
+    result = Measured.of(one.text, one.measurement.unit, value, numbers)
+    if bounds := calibrated and calibrated.measurements.get(one.text):
         return replace(result, interval=result.promised(bounds, one.measurement.least, one.measurement.most))
     kind, name = one.text.split(":")[:2]
-    return replace(result, interval=predicted_intervals(prediction).get(name)) if kind == "volume" else result
+    return replace(result, interval=volumes.get(name)) if kind == "volume" else result
 
 
 def effects(

@@ -162,12 +162,12 @@ def update(state: State, regions: Regions, prediction: Prediction, ids: Iterator
     it; one that has lost some voxels is measured anew, its expected error in proportion to its volume.
     """
     clicked = {click.region_id for click in state.clicks}
-    kept = [region for region in state.regions if region.touched or region.region_id in clicked]
-    used = {region.number for region in kept}
+    touched = [region for region in state.regions if region.touched or region.region_id in clicked]
+    used = {region.number for region in touched}
     new = []
     for region, box, mask in masks(regions):
         free = mask.copy()
-        for other in kept:
+        for other in touched:
             if parts := common_parts(box, other.box):
                 free[parts[0]] &= ~other.found.mask[parts[1]]
         left = int(free.sum())
@@ -180,8 +180,8 @@ def update(state: State, regions: Regions, prediction: Prediction, ids: Iterator
         number = next(number for number in range(1, 2**16) if number not in used)
         used.add(number)
         new.append(made(replace(region, number=number), box, free, regions, ids, state.clicks))
-    kept = [with_effect(region, None) for region in kept]  # new ones have none, and one list has one order
-    return replace(state, regions=ranked(kept + new), settings=regions.settings, found=True)
+    unranked = [with_effect(region, None) for region in touched]  # new ones have none, and one list has one order
+    return replace(state, regions=ranked(unranked + new), settings=regions.settings, found=True)
 
 
 def made(

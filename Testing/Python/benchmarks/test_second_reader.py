@@ -25,10 +25,10 @@ def test_a_case_is_judged_by_the_calibration_of_the_others() -> None:
     judged = Judged(rows[4], rows[:4] + rows[5:]).expected(Examined(prediction, own).agreement(drawn, label))
     others = residuals[:4] + residuals[5:]
     bounds = DrawnCalibration.of([()] * len(others), others, [0.0] * len(others)).bounds(LEVEL)
-    known = VolumeBounds(LEVEL, len(others), {label.name: LabelBounds(Scale.NOTHING, 1.0, drawn=bounds)})
-    stated = expected_agreement(replace(prediction, stated_bounds=known), drawn)[label.name]
-    assert judged == pytest.approx((stated.dice, stated.dice_low), abs=1e-4)
-    assert stated.dice_low < stated.dice
+    calibrated = VolumeBounds(LEVEL, len(others), {label.name: LabelBounds(Scale.NOTHING, 1.0, drawn=bounds)})
+    of_product = expected_agreement(replace(prediction, stated_bounds=calibrated), drawn)[label.name]
+    assert judged == pytest.approx((of_product.dice, of_product.dice_low), abs=1e-4)
+    assert of_product.dice_low < of_product.dice
 
 
 def test_a_line_is_fitted_to_other_subjects() -> None:

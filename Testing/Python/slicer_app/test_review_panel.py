@@ -395,7 +395,7 @@ def test_the_list_says_what_is_improbable_about_a_region_of_a_check(desktop):
     table.show(regions)
     items = [desktop.ui.regionsTable.item(row, 2) for row in range(2)]
     assert [item.text().rpartition(": ")[2] for item in items] == ["missing", "too much"]
-    assert all("42 nats" in item.toolTip() and "0.1 such regions" in item.toolTip() for item in items)
+    assert all("42 nats" in item.toolTip() and "0.1 on an ordinary contour" in item.toolTip() for item in items)
 
 
 def test_regions_of_a_large_ct_are_looked_for_in_steps(desktop, session, monkeypatch):

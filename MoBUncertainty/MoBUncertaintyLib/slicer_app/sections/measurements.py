@@ -55,7 +55,7 @@ class MeasurementsSection:
 
     @property
     def ranking(self) -> str | None:
-        """The measurement to rank regions by; None: the expected error."""
+        """The measurement to rank regions by; default: the expected error."""
         row = self._ui.rankSelector.currentIndex
         return self._rankings[row - 1] if row > 0 else None
 

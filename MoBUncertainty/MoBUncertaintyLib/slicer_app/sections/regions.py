@@ -12,7 +12,7 @@ from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.region_settings import Measure, RegionSettings
 from MoBUncertaintyLib.regions.description import RegionDescriber
 from MoBUncertaintyLib.regions.prediction import Prediction
-from MoBUncertaintyLib.regions.region import Discrepancy, Region
+from MoBUncertaintyLib.regions.region import Discrepancy, discrepancy_text
 from MoBUncertaintyLib.review.outcome import agreement_line, volume_lines
 from MoBUncertaintyLib.review.region import ReviewRegion, Verdict
 from MoBUncertaintyLib.review.review import Review
@@ -175,24 +175,8 @@ def _tip(reviewed: ReviewRegion, place: str) -> str:
     variance = _("Predictive variance {mean} on average and {peak} at most (the maximum is 0.25).")
     variance = variance.format(mean=f"{region.mean_variance:.3f}", peak=f"{region.max_variance:.3f}")
     effect = region.effect and _("Resolving it removes {effect}.").format(effect=region.effect.text)
-    lines = [f"{region.rank}: {place}", _discrepancyText(region), effect, variance, reviewed.comment]
+    lines = [f"{region.rank}: {place}", discrepancy_text(region), effect, variance, reviewed.comment]
     return f"<p>{'<br>'.join(escape(line) for line in lines if line)}</p>"
-
-
-def _discrepancyText(region: Region) -> str:
-    """Say how improbable a region of a segmentation that is checked is, if it is one."""
-    if not isinstance(region, Discrepancy):
-        return ""
-    nats = f"{abs(region.discrepancy):,.0f}"
-    if region.compared and region.discrepancy > 0:
-        return _("The second is more probable, by {nats} nats.").format(nats=nats)
-    if region.compared:
-        return _("The first is more probable, by {nats} nats.").format(nats=nats)
-    text = _("Discrepancy {nats} nats").format(nats=nats)
-    if region.false_alarms is None:
-        return f"{text}."
-    often = _("an ordinary contour has {count} such regions on average.").format(count=f"{region.false_alarms:.2g}")
-    return f"{text}: {often}"
 
 
 def titleOf(session) -> tuple[str, str]:
