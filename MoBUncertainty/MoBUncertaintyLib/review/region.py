@@ -20,7 +20,7 @@ import numpy as np
 
 from MoBUncertaintyLib.base.geometry import Box, common_parts, shape_of, widened
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.description import describe
+from MoBUncertaintyLib.regions.description import describe, organ_of
 from MoBUncertaintyLib.regions.measure import VoxelMaps, error_of, uncertainty_of
 from MoBUncertaintyLib.regions.pieces import grow
 from MoBUncertaintyLib.regions.prediction import Prediction
@@ -42,7 +42,7 @@ class Verdict(StrEnum):
     INCLUDE = "include"
     """What is doubtful in the region is organ."""
     EXCLUDE = "exclude"
-    """What is doubtful in the region is background."""
+    """What is doubtful in the region is not the organ that the region is named after; other organs stay."""
     EDIT = "edit"
     """The reader has drawn what is organ there."""
 
@@ -154,8 +154,9 @@ def freeze(
     """Give a region a verdict, and with it the labels and maps that it keeps, under the clicks that hold in it.
 
     INCLUDE, which gives a label, and EXCLUDE act on the voxels that are doubtful themselves, not on what the region was
-    grown by; if clicks have left none, on those that were when it was found; if none was, on all. EDIT gives what was
-    `drawn`; uint8, fills the region's box. What is locked stays as it is.
+    grown by; if clicks have left none, on those that were when it was found; if none was, on all. EXCLUDE takes the
+    region's organ away and leaves others that reach into it. EDIT gives what was `drawn`; uint8, fills the region's
+    box. What is locked stays as it is.
     """
     found = region.found
     now = refiner.refine(clicks, region.box)
@@ -163,7 +164,8 @@ def freeze(
     if verdict in (Verdict.INCLUDE, Verdict.EXCLUDE):
         first = refiner.refine(found.clicks, region.box)
         cores = (_doubtful(found, each, refiner.prediction) for each in (now, first))
-        labels[next((core for core in cores if core.any()), found.mask)] = label or 0
+        core = next((core for core in cores if core.any()), found.mask)
+        labels[core if verdict is Verdict.INCLUDE else core & _own(region, labels, refiner.prediction)] = label or 0
     labels = np.where(spared(now.segmentation, labels, clicks), now.segmentation, labels)
     labels = np.where(found.mask, labels, np.uint8(0))
     return _kept(replace(region, verdict=verdict, label=label, labels=labels, clicks=clicks, resolved=False), refiner)
@@ -233,6 +235,17 @@ def _doubtful(found: Found, maps: VoxelMaps, prediction: Prediction) -> np.ndarr
         return found.mask
     uncertainty = uncertainty_of(found.settings.measure, maps, prediction)
     return np.asarray(found.mask & (uncertainty > found.settings.level))
+
+
+def _own(region: ReviewRegion, labels: np.ndarray, prediction: Prediction) -> np.ndarray:
+    """Mark the voxels whose label is the organ that a region is named after; all if it is named after none."""
+    named = region.found.region
+    if isinstance(named, Discrepancy):
+        organ = next((label.value for label in prediction.labels if label.name == named.label), 0)
+    else:
+        predicted = prediction.segmentation[region.box][region.found.mask]
+        organ = organ_of(np.array(named.centroid_ras), predicted, {})
+    return np.asarray(labels == organ if organ else np.ones(labels.shape, bool))
 
 
 def _changed(before: VoxelMaps, after: VoxelMaps) -> np.ndarray:

@@ -163,6 +163,16 @@ def test_verdicts_leave_what_is_locked(review: Review) -> None:
     assert np.array_equal(review.corrected() == 1, was)
 
 
+def test_exclude_takes_the_named_organ_only(review: Review) -> None:
+    region = review.region("2")
+    before = review.labels_in(region.box)
+    assert {1, 2} <= set(before[region.mask])
+    review.decide("2", "exclude")
+    after = review.labels_in(region.box)
+    assert np.count_nonzero(after == 1) < np.count_nonzero(before == 1)
+    assert np.array_equal(after == 2, before == 2)
+
+
 def test_a_lock_is_one_step_and_locks_nothing_twice(review: Review) -> None:
     assert review.lock(2, False) == () and not review.can_undo
     review.lock(2)

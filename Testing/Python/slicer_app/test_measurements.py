@@ -128,7 +128,8 @@ def test_a_dose_that_is_none_is_one_sentence(desktop, ui, session):
 
 def test_measuring_can_be_cancelled(desktop, ui, session):
     ui.measureButton.click()
-    assert ui.measureButton.text == "Cancel" and not ui.exportButton.enabled
+    assert ui.measureButton.text == "Cancel"
+    assert not ui.exportButton.enabled and not ui.recalibrateButton.enabled
     ui.measureButton.click()
     assert ui.measureButton.text == "Measure" and ui.measureStatusLabel.text.startswith("Cancelled")
     assert not desktop.logic.client.busy and not ui.measurementsTable.visible and session.measured is None

@@ -227,7 +227,8 @@ class ModelSelector:
         toolTip = installed if model is not None and isInstalled(model) else None
         allow(ui.removeModelButton, self._whyNotRemove(busy), toolTip)
         usable = model is not None and model.problem is None
-        allow(ui.recalibrateButton, None if usable else _("Choose a model first."))
+        wait = _("Wait for the running computation to finish.") if busy else None
+        allow(ui.recalibrateButton, wait if usable else _("Choose a model first."))
 
     def _whyNotRemove(self, busy: bool) -> str | None:
         if busy:
