@@ -46,7 +46,7 @@ PARTS = ("test", "calibrate")
 RESAMPLED = 2000
 
 Rows = dict[str, list[float]]
-"""Of a case: truth, stated value and `TAILS` of the samples of each measurement."""
+"""Of a case: truth, stated value and `TAILS` of the samples of each measurement; what follows does not count here."""
 Cases = dict[str, Rows]
 Ends = dict[str, list[tuple[str, float, float, float]]]
 """Of each measurement: case, truth, and both ends of its interval."""
@@ -69,11 +69,14 @@ def measured_case(model: Examination, files: Files, doses: Path) -> dict[str, Ro
 
 
 def intervals(
-    judged: Cases, calibrating: Cases, ends_of: Callable[[list[list[float]], list[float]], tuple[float, float]]
+    judged: Cases,
+    calibrating: Cases,
+    ends_of: Callable[[list[list[float]], list[float]], tuple[float, float]],
+    wanted: Sequence[str],
 ) -> Ends:
     """Make the interval of each judged case and measurement with what the calibrating cases say of it."""
     result: Ends = defaultdict(list)
-    for name in WANTED:
+    for name in wanted:
         others = [rows[name] for rows in calibrating.values() if name in rows]
         if ends_of is not _as_drawn and len(others) < needed_cases(LEVEL):
             continue
@@ -89,7 +92,7 @@ def _as_drawn(_others: list[list[float]], row: list[float]) -> tuple[float, floa
 
 
 def _calibrated(others: list[list[float]], row: list[float]) -> tuple[float, float]:
-    bounds = QuantileBounds.of([(true, dict(zip(TAILS, tails, strict=True))) for true, _, *tails in others])
+    bounds = QuantileBounds.of([(true, dict(zip(TAILS, tails, strict=False))) for true, _, *tails in others])
     assert bounds is not None
     return bounds.moved(*_as_drawn(others, row))
 
@@ -116,14 +119,14 @@ def pooled(made: Ends, seed: int = 0) -> dict[str, list[float]]:
     return result
 
 
-def table(cases: Mapping[str, Mapping[str, dict[str, Rows]]]) -> dict[str, Ends]:
+def table(cases: Mapping[str, Mapping[str, Mapping[str, Rows]]], wanted: Sequence[str] = WANTED) -> dict[str, Ends]:
     """Make the intervals in each way."""
     made = {}
     for scope in LENGTHS_MM:
         judged, calibrating = ({case: own[scope] for case, own in cases[part].items()} for part in PARTS)
-        made[f"{scope}, as drawn"] = intervals(judged, calibrating, _as_drawn)
-        made[f"{scope}, calibrated"] = intervals(judged, calibrating, _calibrated)
-    made["residuals alone"] = intervals(judged, calibrating, _residuals)
+        made[f"{scope}, as drawn"] = intervals(judged, calibrating, _as_drawn, wanted)
+        made[f"{scope}, calibrated"] = intervals(judged, calibrating, _calibrated, wanted)
+    made["residuals alone"] = intervals(judged, calibrating, _residuals, wanted)
     return made
 
 
