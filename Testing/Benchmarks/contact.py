@@ -49,6 +49,7 @@ from mob_training.data.phantom import Phantom, case_seed, make_phantom
 from mob_training.evaluation.held_out import Evaluation, Examination, Files, held_out_cases
 from mob_training.evaluation.intervals import TAILS
 from mob_training.evaluation.metrics.volumes import crps
+from MoBUncertaintyLib.base.geometry import occupied
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.measurements.measurement import Wanted
 from MoBUncertaintyLib.regions.measurements import SAMPLES, measure
@@ -61,6 +62,7 @@ EVENTS: dict[str, tuple[str, Event]] = {
 """What is asked of contact: by which measurement, and which of its results count."""
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 BINS = 5
+FARTHEST = 5  # voxels, more than two outlines of a phantom are apart
 
 
 def label_map(phantom: Phantom) -> np.ndarray:
@@ -74,9 +76,10 @@ def label_map(phantom: Phantom) -> np.ndarray:
 def rated(phantom: Phantom, labels: np.ndarray) -> dict[str, float]:
     """Return the fraction of raters in whose outline each event happens."""
     grid, fractions = grid_of(phantom.ct), {}
+    box = tuple(slice(max(axis.start - FARTHEST, 0), axis.stop + FARTHEST) for axis in occupied(labels > 0))
     for event, (name, happens) in EVENTS.items():
         wanted = Wanted.read(f"{name}:a:b", "ab")
-        masks = ([sitk.GetArrayFromImage(rater) > 0, labels == 2] for rater in phantom.raters)
+        masks = ([sitk.GetArrayViewFromImage(rater)[box] > 0, labels[box] == 2] for rater in phantom.raters)
         fractions[event] = float(np.mean([happens(wanted.compute(pair, grid, {})) for pair in masks]))
     return fractions
 
