@@ -9,9 +9,9 @@ that a second run goes on, or only counts.
 
 Rules, written before the scores. All held-out cases count; the validation cases calibrate, which have also chosen the
 epoch and the temperature. Intervals are of 90 %, made as `measurements.py` makes them and cut off at 0, as in the
-product. Coverage, width and CRPS, the latter two divided by the mean truth, are pooled over the labels; the case is the
-unit of the bootstrap. The CRPS of residuals alone is that of the stated value plus each residual of the calibration
-cases.
+product. Coverage, width and CRPS are pooled over the labels, the latter two divided by the mean truth; of a single
+measurement they are in its unit. The case is the unit of the bootstrap. The CRPS of residuals alone is that of the
+stated value plus each residual of the calibration cases.
 
 Contact is two events: the labels touch (voxels of them share a face), and they are closer than 2 mm. The probability of
 each is its fraction of 200 samples; "calibrated" is a logistic regression on the logit of that fraction, fitted on the
@@ -41,7 +41,6 @@ import SimpleITK as sitk
 from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from measurements import LENGTHS_MM, PARTS, RESAMPLED, Ends, pooled, table
 from mob_training.data.datasets import write_image
@@ -170,9 +169,11 @@ def interval_rows(cases: Mapping[str, Mapping[str, Any]], wanted: Sequence[str])
                 for name, rows in made.items()
             }
             scores = pooled(cut)
-            cells = [scores["coverage"], scores["width"]] + ([] if "calibrated" in way else [pooled(errors)["width"]])
-            held, *others = (f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in cells)
-            lines.append(f"| {kind} | {way} | {held} | {' | '.join(others)} |")
+            unit = float(np.mean([row[1] for row in errors[names[0]]])) if len(names) == 1 else 1.0
+            numbers = [[unit * number for number in one["width"]] for one in (scores, pooled(errors))]
+            cells = [scores["coverage"], *numbers][: 2 if "calibrated" in way else 3]
+            texts = (f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in cells)
+            lines.append(f"| {kind} | {way} | {' | '.join(texts)} |")
     return lines
 
 
@@ -181,6 +182,12 @@ def _regression(known: np.ndarray, happened: np.ndarray, asked: np.ndarray) -> n
     if len(np.unique(happened)) < 2:
         return np.full(len(asked), happened.mean())
     return np.asarray(LogisticRegression().fit(known[:, None], happened).predict_proba(asked[:, None])[:, 1])
+
+
+def _left_out(numbers: np.ndarray, happened: np.ndarray) -> float:
+    """Return the mean log loss of each calibration case by a regression on the others."""
+    left = [_regression(np.delete(numbers, i), np.delete(happened, i), numbers[[i]])[0] for i in range(len(numbers))]
+    return float(log_loss(happened, left, labels=[0, 1]))
 
 
 def probabilities(
@@ -194,13 +201,7 @@ def probabilities(
         "frequency among the calibration cases": np.full(len(judged), known.mean()),
     }
     near, nearby = (np.array([own["distances"] for own in part]).T for part in (judged, calibrating))
-    losses = [
-        log_loss(
-            known,
-            cross_val_predict(LogisticRegression(), one[:, None], known, cv=LeaveOneOut(), method="predict_proba"),
-        )
-        for one in nearby
-    ]
+    losses = [_left_out(one, known) for one in nearby]
     best = int(np.argmin(losses))
     ways[f"logistic regression on the distance at {THRESHOLDS[best]}"] = _regression(nearby[best], known, near[best])
     for scope in LENGTHS_MM:
@@ -245,7 +246,7 @@ def judge(output: Path, model: Path, dataset: Path, pair: Sequence[str], raters:
     """Measure, and print both tables."""
     output.mkdir(parents=True, exist_ok=True)
     cases, wanted = measured(model, dataset, pair, output / "cases.json.gz")
-    print("| measurement | 90 % intervals | held | width / mean truth | CRPS / mean truth |")
+    print("| measurement | 90 % intervals | held | width | CRPS |")
     print("| --- | --- | --- | --- | --- |")
     print(*interval_rows(cases, wanted), sep="\n")
     print("\n| event (frequency) | probability | Brier | less local samples | reliability | p: frequency (n) |")

@@ -52,6 +52,6 @@ def test_intervals_of_each_way_are_pooled_over_the_labels() -> None:
     rows = contact.interval_rows(cases_of([0.5] * 21, [1.0, 0.0, 1.0] * 7), ["volume:organ"])
     cells = {line.split(" | ")[1]: line.strip("| ").split(" | ")[2:] for line in rows}
     assert len(cells) == 2 * len(LENGTHS_MM) + 1
-    assert [cell.split()[0] for cell in cells["local, as drawn"]] == ["1.000", "0.400", "0.050"]
-    assert float(cells["local, calibrated"][1].split()[0]) < 0.4
-    assert [cell.split()[0] for cell in cells["residuals alone"]][:2] == ["1.000", "0.200"]
+    assert [cell.split()[0] for cell in cells["local, as drawn"]] == ["1.000", "4.000", "0.500"]
+    assert float(cells["local, calibrated"][1].split()[0]) < 4
+    assert [cell.split()[0] for cell in cells["residuals alone"]][:2] == ["1.000", "2.000"]
