@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,10 @@ class Values(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What is measured: a mask (z, y, x) for each label, not empty, their grid, and values there, if any are needed."""
+    """What is measured: a mask (z, y, x) for each label, their grid, and values there, if any are needed.
+
+    A function that measures gets it without empty masks.
+    """
 
     masks: Sequence[np.ndarray]
     grid: Grid
@@ -50,6 +53,11 @@ class Part:
     def mask(self) -> np.ndarray:
         """The mask of the first label."""
         return self.masks[0]
+
+    @cached_property
+    def lacks_a_label(self) -> bool:
+        """Whether a mask is empty."""
+        return not all(mask.any() for mask in self.masks)
 
     @property
     def inside(self) -> np.ndarray:
@@ -140,9 +148,12 @@ class Wanted:
 
     def compute(self, masks: Sequence[np.ndarray], grid: Grid, values: Mapping[str, np.ndarray]) -> float:
         """Measure masks (z, y, x), one for each label, with values on their grid; NaN where it is not defined."""
-        if not all(mask.any() for mask in masks):
+        return self.measure(Part(masks, grid, values[self.measurement.of] if self.measurement.of else None))
+
+    def measure(self, part: Part) -> float:
+        """Measure a part that has the values that it needs; NaN where it is not defined."""
+        if part.lacks_a_label:
             return self.measurement.empty
-        part = Part(masks, grid, values[self.measurement.of] if self.measurement.of else None)
         return float(self.measurement.function(part, *([] if self.number is None else [self.number])))
 
 

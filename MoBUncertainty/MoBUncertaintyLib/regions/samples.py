@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, hstack
 from scipy.special import ndtri
 
 from MoBUncertaintyLib.model.card import Label
@@ -26,11 +26,12 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.model.covariance import REACH
 from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
 
-POSSIBLE = 1e-3
-"""A voxel keeps its label if that is less probable to change."""
+POSSIBLE = 0.01
+"""A voxel keeps its label if that is less probable to change. No interval of 90 % depends on a single such voxel; but with
+0.001 most of the voxels would be a faint haze, litres in a large image, and stray pieces of it in each sample."""
 EVERYWHERE = np.uint64(2**64 - 1)  # instead of a node: the noise that all voxels share
 _BITS = 21  # of a place along an axis
-AT_ONCE = 8  # samples; they are drawn in pairs
+AT_ONCE = 16  # samples; they are drawn in pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +62,10 @@ class ChangingVoxels:
         parts = [(nothing, np.empty((2, 0), np.uint8), np.empty(0, np.float32))]
         for z in range(box[0].start, box[0].stop):
             maps = [one[z, box[1], box[2]] for one in prediction.probability]
-            doubtful = (np.abs(maps[channel] - np.float32(0.5)) < 0.5 - POSSIBLE / 2 for channel in wanted)
-            y, x = np.nonzero(reduce(np.logical_or, doubtful, np.zeros(maps[0].shape, bool)))
+            y, x = np.nonzero(reduce(np.logical_or, (maps[channel] > POSSIBLE / 2 for channel in wanted)))
             p = np.array([one[y, x] for one in maps], np.float32)
             p = np.concatenate([np.maximum(1 - p.sum(axis=0, keepdims=True), 0), p])
-            order = np.argsort(p, axis=0, kind="stable")[:-3:-1]
-            first, second = np.take_along_axis(p, order, axis=0)
+            order, (first, second) = _two_most_probable(p)
             place = np.array([np.full(len(y), z), y + box[1].start, x + box[2].start])
             # What is otherwise decided than by its probability, by a reader say, stays.
             open_ = (values[order[0]] == prediction.segmentation[tuple(place)]) & (second > POSSIBLE)
@@ -80,56 +79,59 @@ class ChangingVoxels:
 
     def samples(self, count: int, seed: int = 0) -> Iterator[np.ndarray]:
         """Draw labels of the voxels, (N,) uint8, again and again; a sample depends on the seed and its number alone."""
+        average, fields = self._fields
         for start in range(0, count, AT_ONCE):
-            drawn = np.zeros((len(self.thresholds), AT_ONCE), np.float32)
-            for each in self._fields:
-                drawn[each.rows] += each.drawn(start, seed)
-            for own in drawn.T[: count - start]:
-                yield np.where(own < self.thresholds, *self.labels)
+            noise = [np.zeros((0, AT_ONCE), np.float32), *(field.drawn(start, seed) for field in fields)]
+            keeps = average @ np.concatenate(noise) < self.thresholds[:, None]
+            for own in np.ascontiguousarray(keeps.T)[: count - start]:
+                yield np.where(own, *self.labels)
 
     @cached_property
-    def _fields(self) -> list[_Field]:
-        """Make the field of each label; together they have unit variance, and push to the second label."""
+    def _fields(self) -> tuple[csr_array, list[_Field]]:
+        """Make the field of each label, and the matrix that makes of all the one that pushes to the second label.
+
+        A row of it has the norm 1, and so that field unit variance.
+        """
         first, second = self.labels
         scale = np.where((first > 0) & (second > 0), math.sqrt(0.5), 1)
-        fields = []
+        local, shared = (math.sqrt(fraction) for fraction in (1 - self.shared_fraction, self.shared_fraction))
+        parts, fields = [csr_array((len(first), 0), dtype=np.float32)], []
         for value in np.unique(self.labels[self.labels > 0]).tolist():
             rows = np.flatnonzero((self.labels == value).any(axis=0))
-            weights = np.where(second[rows] == value, scale[rows], -scale[rows]).astype(np.float32)
-            averages, nodes = _moving_averages(self.places[:, rows], self.lengths)
-            fields.append(_Field(value, rows, weights, averages, nodes, self.shared_fraction))
-        return fields
+            signs = np.where(second[rows] == value, scale[rows], -scale[rows]).astype(np.float32)
+            to_all = csr_array((signs, (rows, np.arange(len(rows)))), shape=(len(first), len(rows)))
+            (along_x, *averages), nodes = _moving_averages(self.places[:, rows], self.lengths)
+            fields.append(_Field(value, averages, nodes, self.shared_fraction > 0))
+            parts.append(to_all @ (along_x * np.float32(local)))
+            if self.shared_fraction:
+                parts.append(to_all @ csr_array(np.full((len(rows), 1), shared, np.float32)))
+        return hstack(parts, format="csr"), fields
 
 
 @dataclass(frozen=True, eq=False)
 class _Field:
-    """A smooth Gaussian field of unit variance at the voxels of a label.
+    """The noise of a label, at the nodes along x beside each of its voxels.
 
     Attributes:
         label: Its value.
-        rows: The voxels among all that change, (N,).
-        weights: What the field is multiplied by, (N,).
-        averages: What makes the field of white noise, from the last to the first.
+        averages: What makes it of white noise, from the last to the first.
         nodes: The places of the white noise in the image's lattice, (nodes,) uint64, each a number.
-        shared_fraction: Fraction of the variance that all voxels share.
+        shared: Whether noise that all voxels share is a last row of it.
     """
 
     label: int
-    rows: np.ndarray
-    weights: np.ndarray
     averages: Sequence[csr_array]
     nodes: np.ndarray
-    shared_fraction: float
+    shared: bool
 
     def drawn(self, start: int, seed: int) -> np.ndarray:
-        """Draw the samples from the number `start` on, (N, AT_ONCE)."""
+        """Draw the samples from the number `start` on, (rows, AT_ONCE)."""
         noise = _white_noise(self.nodes, (seed, self.label), start)
         for average in reversed(self.averages):
             noise = average @ noise
-        if self.shared_fraction:
-            shared = _white_noise(np.array([EVERYWHERE]), (seed, self.label), start)
-            noise = math.sqrt(1 - self.shared_fraction) * noise + math.sqrt(self.shared_fraction) * shared
-        return self.weights[:, None] * noise
+        if not self.shared:
+            return noise
+        return np.concatenate([noise, _white_noise(np.array([EVERYWHERE]), (seed, self.label), start)])
 
 
 def _moving_averages(places: np.ndarray, lengths: Sequence[float]) -> tuple[list[csr_array], np.ndarray]:
@@ -147,16 +149,26 @@ def _moving_averages(places: np.ndarray, lengths: Sequence[float]) -> tuple[list
         place = (keys >> shift) & ((1 << _BITS) - 1)
         half = lengths[axis] * REACH / 2
         step = max(half / 2, 1.0)
-        at = (place / step)[:, None]
-        nodes = np.floor(at).astype(np.int64) + np.arange(-1, 3)
-        triangle = np.maximum(1 - np.abs(at - nodes) * (step / half), 0).astype(np.float32)
-        triangle /= np.sqrt((triangle**2).sum(axis=1, keepdims=True))
-        used = triangle > 0
-        ends = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
-        moved = (keys - (place << shift))[:, None] + ((nodes + 1) << shift)
-        keys, columns = np.unique(moved[used], return_inverse=True)
-        averages.append(csr_array((triangle[used], columns, ends), shape=(len(place), len(keys))))
+        at = place / step
+        before = np.floor(at).astype(np.int64)  # the node before it, the second of four
+        triangle = np.maximum(1 - np.abs((at - before)[:, None] - np.arange(-1, 3)) * (step / half), 0)
+        triangle = (triangle / np.sqrt((triangle**2).sum(axis=1, keepdims=True))).astype(np.float32)
+        cells, cell = np.unique(keys + ((before - place) << shift), return_inverse=True)
+        keys, columns = np.unique(cells[:, None] + (np.arange(4) << shift), return_inverse=True)
+        columns = columns.reshape(-1, 4).astype(np.int32)[cell]
+        rows = np.arange(0, columns.size + 1, 4)
+        averages.append(csr_array((triangle.ravel(), columns.ravel(), rows), shape=(len(place), len(keys))))
     return averages, keys.astype(np.uint64)
+
+
+def _two_most_probable(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the places of the two largest of the numbers (C, N) along the first axis, and these; (2, N) each."""
+    order, numbers, left = [], [], p.copy()
+    for _ in range(2):
+        order.append(left.argmax(axis=0)[None])
+        numbers.append(np.take_along_axis(left, order[-1], axis=0))
+        np.put_along_axis(left, order[-1], -1, axis=0)
+    return np.concatenate(order), np.concatenate(numbers)
 
 
 def _packed(places: np.ndarray) -> np.ndarray:
