@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, partial
@@ -201,12 +201,14 @@ def _percentile(part: Part, percent: float) -> float:
 
 @measurement("diameter", "mm")
 def _diameter(part: Part) -> float:
-    return max(_farthest(_ends_of_rows(piece) * part.grid.spacing) for piece in _pieces(part.mask))
+    spacing = part.grid.spacing
+    return _largest(part.mask, spacing, lambda piece: _farthest(_ends_of_rows(piece) * spacing))
 
 
 @measurement("diameter_in_slice", "mm")
 def _diameter_in_slice(part: Part) -> float:
-    return max(_farthest_in_slice(_ends_of_rows(piece), part.grid.spacing[1:]) for piece in _pieces(part.mask))
+    spacing = part.grid.spacing
+    return _largest(part.mask, spacing * (0, 1, 1), lambda piece: _farthest_in_slice(_ends_of_rows(piece), spacing[1:]))
 
 
 def _farthest_in_slice(points: np.ndarray, spacing: np.ndarray) -> float:
@@ -214,11 +216,21 @@ def _farthest_in_slice(points: np.ndarray, spacing: np.ndarray) -> float:
     return max(_farthest(own[:, 1:] * spacing) for own in slices)
 
 
-def _pieces(mask: np.ndarray) -> Iterator[np.ndarray]:
-    """Cut a mask into its pieces; faces, edges and corners connect."""
+def _largest(mask: np.ndarray, spacing: np.ndarray, diameter: Callable[[np.ndarray], float]) -> float:
+    """Return the largest diameter of the pieces of a mask; faces, edges and corners connect.
+
+    Those of the largest boxes come first: one whose box is too small for it need not be measured.
+    """
     numbers, _ = ndimage.label(mask[occupied(mask)], np.ones((3, 3, 3), bool))
-    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
-        yield numbers[box] == number
+    boxes = ndimage.find_objects(numbers)
+    sides = np.array([[axis.stop - axis.start - 1 for axis in box] for box in boxes])
+    bounds = np.linalg.norm(sides * spacing, axis=1)
+    largest = 0.0
+    for place in np.argsort(-bounds):
+        if bounds[place] <= largest:
+            break
+        largest = max(largest, diameter(numbers[boxes[place]] == place + 1))
+    return largest
 
 
 def _ends_of_rows(mask: np.ndarray) -> np.ndarray:
