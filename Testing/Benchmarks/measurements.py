@@ -10,8 +10,8 @@ Rule, written before the scores: intervals of 90 % of the held-out cases that th
 samples as they are stand those that the ordinary cases of the part `calibrate` have corrected (`QuantileBounds`), and
 plain residuals (split-conformal, of the stated value alone). Coverage and width, divided by the mean truth, are pooled
 over measurements; their 95 % intervals are bootstrapped with the patient as the unit. Of each measurement the error
-of the stated value is printed, and how often its interval held. OUTPUT/cases.json.gz keeps the rows, so that a second
-run goes on, or only counts.
+of the stated value is printed, and how often its interval held. Last comes what regions that are ranked by effect mend
+(`ranking.py`). OUTPUT/cases.json.gz keeps the rows, so that a second run goes on, or only counts.
 """
 
 import argparse
@@ -31,9 +31,10 @@ from scipy.stats import binomtest
 from mob_training.evaluation.held_out import Evaluation, Examination, Files, held_out_cases
 from mob_training.evaluation.intervals import TAILS, measurement_scores
 from MoBUncertaintyLib.images.dose import read_dose
-from MoBUncertaintyLib.measurements.conformal import conformal_quantile, needed_cases
+from MoBUncertaintyLib.measurements.conformal import conformal_quantile, needed_cases, short
 from MoBUncertaintyLib.measurements.distribution import QuantileBounds, ends
 from MoBUncertaintyLib.model.fingerprint import Level
+from ranking import errors_left, gone, print_table
 
 LEVEL = 0.9
 WANTED = (
@@ -43,37 +44,47 @@ WANTED = (
 )  # fmt: skip
 LENGTHS_MM = {"local": None, "tile": 1000.0, "voxel": 0.01}
 PARTS = ("test", "calibrate")
+RANKING = "ranking"
 RESAMPLED = 2000
 
 Rows = dict[str, list[float]]
-"""Of a case: truth, stated value and `TAILS` of the samples of each measurement."""
+"""Of a case: truth, stated value and `TAILS` of the samples of each measurement; what follows does not count here."""
 Cases = dict[str, Rows]
 Ends = dict[str, list[tuple[str, float, float, float]]]
 """Of each measurement: case, truth, and both ends of its interval."""
 
 
-def measured_case(model: Examination, files: Files, doses: Path) -> dict[str, Rows]:
-    """Predict and measure a case, with each scope; nothing is measured of a case that is not ordinary."""
+def measured_case(model: Examination, files: Files, doses: Path, ranked: bool) -> dict[str, Any]:
+    """Predict and measure a case, with each scope; nothing is measured of a case that is not ordinary.
+
+    If it is `ranked`, also mend its regions (`ranking.errors_left`).
+    """
     image, truth, prediction = model.predict(files)
     suitability = prediction.suitability
     if suitability is not None and suitability.level is not Level.ORDINARY:
         print(f"{files[0]}: {suitability.level.name.lower()}", flush=True)
-        return {scope: {} for scope in LENGTHS_MM}
+        return {scope: {} for scope in (*LENGTHS_MM, *([RANKING] if ranked else []))}
     values, start = {"dose": np.nan_to_num(read_dose(doses / f"{files[0]}.nii.gz", image))}, time.monotonic()
-    scores = {}
+    whole, scores = sitk.GetArrayFromImage(truth), {}
     for scope, length in LENGTHS_MM.items():
         own = prediction if length is None else replace(prediction, correlation_mm=(length,) * 3)
-        scores[scope] = measurement_scores(own, sitk.GetArrayFromImage(truth), WANTED, values)
+        rows = measurement_scores(own, whole, WANTED, values)
+        scores[scope] = {name: [*map(short, row)] for name, row in rows.items()}
+    if ranked:
+        scores[RANKING] = errors_left(prediction, whole, values)
     print(f"{files[0]}: {len(scores['local'])} measurements, {time.monotonic() - start:.1f} s", flush=True)
     return scores
 
 
 def intervals(
-    judged: Cases, calibrating: Cases, ends_of: Callable[[list[list[float]], list[float]], tuple[float, float]]
+    judged: Cases,
+    calibrating: Cases,
+    ends_of: Callable[[list[list[float]], list[float]], tuple[float, float]],
+    wanted: Sequence[str],
 ) -> Ends:
     """Make the interval of each judged case and measurement with what the calibrating cases say of it."""
     result: Ends = defaultdict(list)
-    for name in WANTED:
+    for name in wanted:
         others = [rows[name] for rows in calibrating.values() if name in rows]
         if ends_of is not _as_drawn and len(others) < needed_cases(LEVEL):
             continue
@@ -89,7 +100,7 @@ def _as_drawn(_others: list[list[float]], row: list[float]) -> tuple[float, floa
 
 
 def _calibrated(others: list[list[float]], row: list[float]) -> tuple[float, float]:
-    bounds = QuantileBounds.of([(true, dict(zip(TAILS, tails, strict=True))) for true, _, *tails in others])
+    bounds = QuantileBounds.of([(true, dict(zip(TAILS, tails, strict=False))) for true, _, *tails in others])
     assert bounds is not None
     return bounds.moved(*_as_drawn(others, row))
 
@@ -116,14 +127,14 @@ def pooled(made: Ends, seed: int = 0) -> dict[str, list[float]]:
     return result
 
 
-def table(cases: Mapping[str, Mapping[str, dict[str, Rows]]]) -> dict[str, Ends]:
+def table(cases: Mapping[str, Mapping[str, Mapping[str, Rows]]], wanted: Sequence[str] = WANTED) -> dict[str, Ends]:
     """Make the intervals in each way."""
     made = {}
     for scope in LENGTHS_MM:
         judged, calibrating = ({case: own[scope] for case, own in cases[part].items()} for part in PARTS)
-        made[f"{scope}, as drawn"] = intervals(judged, calibrating, _as_drawn)
-        made[f"{scope}, calibrated"] = intervals(judged, calibrating, _calibrated)
-    made["residuals alone"] = intervals(judged, calibrating, _residuals)
+        made[f"{scope}, as drawn"] = intervals(judged, calibrating, _as_drawn, wanted)
+        made[f"{scope}, calibrated"] = intervals(judged, calibrating, _calibrated, wanted)
+    made["residuals alone"] = intervals(judged, calibrating, _residuals, wanted)
     return made
 
 
@@ -135,13 +146,13 @@ def measured(model: Path, dataset: Path, doses: Path, place: Path, limit: int | 
         own = cases.setdefault(part, {})
         for files in held_out_cases(dataset, part)[:limit]:
             if files[0] not in own:
-                own[files[0]] = measured_case(examined, files, doses)
+                own[files[0]] = measured_case(examined, files, doses, part == PARTS[0])
                 place.write_bytes(gzip.compress(json.dumps(cases).encode(), mtime=0))
     return cases
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, write `measurements.json`, and print two tables."""
+    """Measure, write `measurements.json` and `ranking.json`, and print three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("output", "model", "dataset"):
         parser.add_argument(name, type=Path)
@@ -152,6 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cases = measured(asked.model, asked.dataset, asked.doses, asked.output / "cases.json.gz", asked.cases)
     made = table(cases)
     results = {name: pooled(own) for name, own in made.items() if own}
+    ranked = gone({case: own[RANKING] for case, own in cases["test"].items()})
+    (asked.output / "ranking.json").write_text(json.dumps(ranked, indent=1) + "\n", encoding="utf-8")
     (asked.output / "measurements.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print("| 90 % intervals | held | width / mean truth |\n| --- | --- | --- |")
     for name, scores in results.items():
@@ -175,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"| {name} | {len(own)} | {np.mean([true for true, *_ in own]):.3g} | {errors.mean():+.2g} "
             f"| {np.abs(errors).mean():.2g} | {np.mean(held):.0%} ({exact.low:.0%} to {exact.high:.0%}) | {width:.3g} |"
         )
+    print_table(ranked)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial, reduce
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from scipy.spatial import ConvexHull, KDTree
 from scipy.spatial.distance import pdist
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.base.geometry import Grid
+from MoBUncertaintyLib.base.geometry import Box, Grid, common_parts, occupied
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.schema import Range
 
@@ -40,7 +40,10 @@ class Values(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What is measured: a mask (z, y, x) for each label, not empty, their grid, and values there, if any are needed."""
+    """What is measured: a mask (z, y, x) for each label, their grid, and values there, if any are needed.
+
+    A function that measures gets it without empty masks.
+    """
 
     masks: Sequence[np.ndarray]
     grid: Grid
@@ -50,6 +53,11 @@ class Part:
     def mask(self) -> np.ndarray:
         """The mask of the first label."""
         return self.masks[0]
+
+    @cached_property
+    def lacks_a_label(self) -> bool:
+        """Whether a mask is empty."""
+        return not all(mask.any() for mask in self.masks)
 
     @property
     def inside(self) -> np.ndarray:
@@ -140,9 +148,12 @@ class Wanted:
 
     def compute(self, masks: Sequence[np.ndarray], grid: Grid, values: Mapping[str, np.ndarray]) -> float:
         """Measure masks (z, y, x), one for each label, with values on their grid; NaN where it is not defined."""
-        if not all(mask.any() for mask in masks):
+        return self.measure(Part(masks, grid, values[self.measurement.of] if self.measurement.of else None))
+
+    def measure(self, part: Part) -> float:
+        """Measure a part that has the values that it needs; NaN where it is not defined."""
+        if part.lacks_a_label:
             return self.measurement.empty
-        part = Part(masks, grid, values[self.measurement.of] if self.measurement.of else None)
         return float(self.measurement.function(part, *([] if self.number is None else [self.number])))
 
 
@@ -190,14 +201,36 @@ def _percentile(part: Part, percent: float) -> float:
 
 @measurement("diameter", "mm")
 def _diameter(part: Part) -> float:
-    return _farthest(_ends_of_rows(part.mask) * part.grid.spacing)
+    spacing = part.grid.spacing
+    return _largest(part.mask, spacing, lambda piece: _farthest(_ends_of_rows(piece) * spacing))
 
 
 @measurement("diameter_in_slice", "mm")
 def _diameter_in_slice(part: Part) -> float:
-    points = _ends_of_rows(part.mask)
+    spacing = part.grid.spacing
+    return _largest(part.mask, spacing * (0, 1, 1), lambda piece: _farthest_in_slice(_ends_of_rows(piece), spacing[1:]))
+
+
+def _farthest_in_slice(points: np.ndarray, spacing: np.ndarray) -> float:
     slices = np.split(points, np.flatnonzero(np.diff(points[:, 0])) + 1)
-    return max(_farthest(own[:, 1:] * part.grid.spacing[1:]) for own in slices)
+    return max(_farthest(own[:, 1:] * spacing) for own in slices)
+
+
+def _largest(mask: np.ndarray, spacing: np.ndarray, diameter: Callable[[np.ndarray], float]) -> float:
+    """Return the largest diameter of the pieces of a mask; faces, edges and corners connect.
+
+    Those of the largest boxes come first: one whose box is too small for it need not be measured.
+    """
+    numbers, _ = ndimage.label(mask[occupied(mask)], np.ones((3, 3, 3), bool))
+    boxes = ndimage.find_objects(numbers)
+    sides = np.array([[axis.stop - axis.start - 1 for axis in box] for box in boxes])
+    bounds = np.linalg.norm(sides * spacing, axis=1)
+    largest = 0.0
+    for place in np.argsort(-bounds):
+        if bounds[place] <= largest:
+            break
+        largest = max(largest, diameter(numbers[boxes[place]] == place + 1))
+    return largest
 
 
 def _ends_of_rows(mask: np.ndarray) -> np.ndarray:
@@ -218,7 +251,7 @@ def _farthest(points: np.ndarray) -> float:
 @measurement("surface_area", "mm²")
 def _surface_area(part: Part) -> float:
     """Estimate it by Crofton's formula, with lines in 13 directions (Lehmann and Legland 2012, Insight Journal)."""
-    image = sitk.GetImageFromArray(np.pad(part.mask, 1).astype(np.uint8))
+    image = sitk.GetImageFromArray(_cut_out(part.mask, margin=1)[0].astype(np.uint8))
     image.SetSpacing(part.grid.spacing[::-1].tolist())
     shape = sitk.LabelShapeStatisticsImageFilter()
     shape.ComputePerimeterOn()
@@ -227,7 +260,9 @@ def _surface_area(part: Part) -> float:
 
 
 def _centre(axis: int, part: Part) -> float:
-    return float(part.grid.to_ras(np.array(ndimage.center_of_mass(part.mask)))[axis])
+    box = occupied(part.mask)
+    centre = np.array(ndimage.center_of_mass(part.mask[box])) + [side.start for side in box]
+    return float(part.grid.to_ras(centre)[axis])
 
 
 for _axis, _letter in enumerate("RAS"):
@@ -240,18 +275,36 @@ def _distance(part: Part) -> float:
 
     Along each axis two boxes are one voxel nearer than their centres, as is the nearest neighbour of one of them.
     """
-    one, other = (np.pad(mask, 2) for mask in part.masks)
+    (one, box), (other, other_box) = (_cut_out(mask, margin=2) for mask in part.masks)
     for axis in range(3):
-        other = other | np.roll(other, 1, axis) | np.roll(other, -1, axis)
-    if (one & other).any():
+        along = np.moveaxis(other, axis, 0)
+        wider = along.copy()
+        wider[1:] |= along[:-1]
+        wider[:-1] |= along[1:]
+        other = np.moveaxis(wider, 0, axis)
+    common = common_parts(box, other_box)
+    if common and (one[common[0]] & other[common[1]]).any():
         return 0.0
-    places, others = (np.argwhere(_border(mask)) * part.grid.spacing for mask in (one, other))
+    places, others = (
+        (np.argwhere(_border(mask)) + [axis.start for axis in own]) * part.grid.spacing
+        for mask, own in ((one, box), (other, other_box))
+    )
     return float(KDTree(others).query(places)[0].min())
+
+
+def _cut_out(mask: np.ndarray, margin: int) -> tuple[np.ndarray, Box]:
+    """Cut a mask out, with so many empty voxels around it; return the box, too, which may reach beyond the mask's."""
+    box = occupied(mask)
+    return np.pad(mask[box], margin), tuple(slice(axis.start - margin, axis.stop + margin) for axis in box)
 
 
 def _border(mask: np.ndarray) -> np.ndarray:
     """Mark the voxels of a mask, empty at its edges, that have a neighbour outside; SciPy's erosion is slower."""
-    inner = reduce(np.logical_and, [np.roll(mask, step, axis) for axis in range(3) for step in (1, -1)])
+    inner = mask.copy()
+    for axis in range(3):
+        along, whole = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
+        along[1:] &= whole[:-1]
+        along[:-1] &= whole[1:]
     border: np.ndarray = mask & ~inner
     return border
 
@@ -259,9 +312,14 @@ def _border(mask: np.ndarray) -> np.ndarray:
 @measurement("contact_area", "mm²", labels=2, empty=0.0)
 def _contact_area(part: Part) -> float:
     """Sum the faces that voxels of the one label share with those of the other."""
+    (one, box), (other, other_box) = (_cut_out(mask, margin=1) for mask in part.masks)
+    common = common_parts(box, other_box)
+    if not common:
+        return 0.0
+    near = one[common[0]], other[common[1]]
     area = 0.0
     for axis, step in enumerate(part.grid.spacing):
-        one, other = (np.moveaxis(mask, axis, 0) for mask in part.masks)
+        one, other = (np.moveaxis(mask, axis, 0) for mask in near)
         faces = np.count_nonzero(one[1:] & other[:-1]) + np.count_nonzero(one[:-1] & other[1:])
         area += faces * part.grid.voxel_mm3 / step
     return area

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import Cancelled
-from MoBUncertaintyLib.base.geometry import Box, Grid, hull, nested, occupied
+from MoBUncertaintyLib.base.geometry import Box, Grid, hull, nested, occupied, shape_of
 from MoBUncertaintyLib.measurements.conformal import short
 from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.measurements.interval import Interval
-from MoBUncertaintyLib.measurements.measurement import Wanted, read_wanted
+from MoBUncertaintyLib.measurements.measurement import Part, Wanted, read_wanted
 from MoBUncertaintyLib.measurements.volumes import VolumeBounds
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.regions.prediction import (
@@ -30,38 +30,92 @@ SAMPLES = 200
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
-    """Where some labels are measured: the box of all voxels that can have one, and their masks in it as segmented."""
+class _DrawnPart(Part):
+    """A part of a sample, whose values inside are collected without a search through its box."""
 
-    labels: Sequence[Label]
-    box: Box
-    grid: Grid
-    masks: Sequence[np.ndarray]
-    changing: Sequence[np.ndarray]  # of the voxels that change, those that can have each label
-    at: Sequence[tuple[np.ndarray, ...]]  # where these are in the box
+    collected: np.ndarray | None = None
+
+    @property
+    def inside(self) -> np.ndarray:
+        """The values in the first label, (N,)."""
+        return super().inside if self.collected is None else self.collected
+
+
+@dataclass(frozen=True, eq=False)
+class _Spot:
+    """A label in a box: its mask as segmented, and where it changes from sample to sample."""
+
+    mask: np.ndarray
+    drawn: np.ndarray  # its mask in the latest sample
+    voxels: np.ndarray  # of those that change, which can have the label
+    at: np.ndarray  # where these are in the box, flat
+    has: np.ndarray  # whether a value of the segmentation is the label's, (256,)
 
     @classmethod
-    def of(cls, prediction: Prediction, labels: Sequence[Label], voxels: ChangingVoxels) -> _Place:
-        segmented, boxes, changing = prediction.segmented_box, [], []
+    def of(cls, label: Label, prediction: Prediction, changing: ChangingVoxels, box: Box) -> _Spot:
+        has = np.zeros(256, bool)
+        has[list(label.values)] = True
+        voxels = np.flatnonzero(has[changing.labels].any(axis=0))
+        start = np.array([axis.start for axis in box])
+        at = np.ravel_multi_index(tuple(changing.places[:, voxels] - start[:, None]), shape_of(box))
+        mask = label.mask(prediction.segmentation[box])
+        return cls(mask, mask.copy(), voxels, at, has)
+
+    def draw(self, labels: np.ndarray) -> np.ndarray:
+        """Turn the mask into that of a sample; return which of the voxels that change have the label."""
+        chosen: np.ndarray = self.has[labels[self.voxels]]
+        self.drawn.reshape(-1)[self.at] = chosen
+        return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where some labels are measured: the box of all voxels that can have one."""
+
+    grid: Grid
+    spots: Sequence[_Spot]
+    values: Mapping[str, np.ndarray]  # in the box
+    fixed: Mapping[str, np.ndarray]  # inside the first label, where it does not change
+    moving: Mapping[str, np.ndarray]  # where it may
+
+    @classmethod
+    def of(
+        cls,
+        prediction: Prediction,
+        labels: Sequence[Label],
+        changing: ChangingVoxels,
+        values: Mapping[str, np.ndarray],
+    ) -> _Place:
+        segmented, boxes = prediction.segmented_box, []
         for label in labels:
             boxes.append(nested(segmented, occupied(label.mask(prediction.segmentation[segmented]))))
-            changing.append(np.flatnonzero(np.isin(voxels.labels, label.values).any(axis=0)))
-            places = voxels.places[:, changing[-1]]
+            places = changing.places[:, np.isin(changing.labels, label.values).any(axis=0)]
             if places.size:
                 boxes.append(tuple(map(slice, places.min(axis=1).tolist(), (places.max(axis=1) + 1).tolist())))
         box = hull(boxes)
-        start = np.array([axis.start for axis in box])
-        grid = replace(prediction.grid, origin=prediction.grid.to_ras(start))
-        masks = [label.mask(prediction.segmentation[box]) for label in labels]
-        at = [tuple(voxels.places[:, own] - start[:, None]) for own in changing]
-        return cls(labels, box, grid, masks, changing, at)
+        grid = replace(prediction.grid, origin=prediction.grid.to_ras(np.array([axis.start for axis in box])))
+        spots = [_Spot.of(label, prediction, changing, box) for label in labels]
+        inner = spots[0].mask.copy()
+        inner.reshape(-1)[spots[0].at] = False
+        own = {kind: array[box] for kind, array in values.items()}
+        fixed = {kind: array[inner] for kind, array in own.items()}
+        moving = {kind: array[np.unravel_index(spots[0].at, array.shape)] for kind, array in own.items()}
+        return cls(grid, spots, own, fixed, moving)
 
-    def sampled(self, drawn: np.ndarray) -> list[np.ndarray]:
-        """Make the masks of a sample, by the labels of the voxels that change."""
-        masks = [mask.copy() for mask in self.masks]
-        for label, mask, own, at in zip(self.labels, masks, self.changing, self.at, strict=True):
-            mask[at] = np.isin(drawn[own], label.values)
-        return masks
+    def parts(self, drawn: np.ndarray | None) -> dict[str | None, Part]:
+        """Make what is measured of a sample, or else of the segmentation: without values, and with those of a kind."""
+        if drawn is None:
+            masks = [spot.mask for spot in self.spots]
+            return {None: Part(masks, self.grid)} | {
+                kind: Part(masks, self.grid, array) for kind, array in self.values.items()
+            }
+        chosen, *_ = [spot.draw(drawn) for spot in self.spots]
+        masks = [spot.drawn for spot in self.spots]
+        parts: dict[str | None, Part] = {None: Part(masks, self.grid)}
+        for kind, array in self.values.items():
+            inside = np.concatenate([self.fixed[kind], self.moving[kind][chosen]])
+            parts[kind] = _DrawnPart(masks, self.grid, array, inside)
+        return parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,26 +125,23 @@ class _Sampling:
     asked: Sequence[Wanted]
     voxels: ChangingVoxels
     places: Mapping[tuple[str, ...], _Place]
-    values: Mapping[tuple[str, ...], Mapping[str, np.ndarray]]
 
     @classmethod
     def of(cls, prediction: Prediction, wanted: Sequence[str], values: Mapping[str, np.ndarray] | None) -> _Sampling:
         by_name, values = {label.name: label for label in prediction.labels}, values or {}
         asked = read_wanted(wanted, list(by_name), values)
         voxels = ChangingVoxels.of(prediction, [by_name[name] for one in asked for name in one.labels])
-        places = {
-            names: _Place.of(prediction, [by_name[name] for name in names], voxels)
-            for names in dict.fromkeys(one.labels for one in asked)
-        }
-        cut = {names: {kind: array[place.box] for kind, array in values.items()} for names, place in places.items()}
-        return cls(asked, voxels, places, cut)
+        places = {}
+        for names in dict.fromkeys(one.labels for one in asked):
+            kinds = {one.measurement.of for one in asked if one.labels == names}
+            own = {kind: array for kind, array in values.items() if kind in kinds}
+            places[names] = _Place.of(prediction, [by_name[name] for name in names], voxels, own)
+        return cls(asked, voxels, places)
 
     def compute(self, drawn: np.ndarray | None = None) -> list[float]:
         """Measure a sample; default: the segmentation."""
-        masks = {names: place.masks if drawn is None else place.sampled(drawn) for names, place in self.places.items()}
-        return [
-            one.compute(masks[one.labels], self.places[one.labels].grid, self.values[one.labels]) for one in self.asked
-        ]
+        parts = {names: place.parts(drawn) for names, place in self.places.items()}
+        return [one.measure(parts[one.labels][one.measurement.of]) for one in self.asked]
 
     def samples(
         self, count: int, progress: ProgressCallback | None, cancelled: CancelledCallback | None

@@ -3,7 +3,9 @@
 A voxel takes the more or the less probable of its two most probable labels. Which one, a smooth Gaussian field of unit
 variance decides, by a threshold at the quantile of the probability: so each voxel has a label in the fraction of the
 samples that its probability states, and neighbours change together, over the model's own correlation length. Each label
-has a field of its own; between two of them their difference decides. No network is needed, nor torch.
+has a field of its own; between two of them their difference decides. The fields depend on nothing but the image's grid
+and the number of the sample, so that a label's samples are the same whatever else is measured. No network is needed,
+nor torch.
 
 `inference.draws` samples the network's own Gaussian, without what the label is still uncertain of given its logits.
 """
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, hstack
 from scipy.special import ndtri
 
 from MoBUncertaintyLib.model.card import Label
@@ -24,9 +26,12 @@ from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.model.covariance import REACH
 from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
 
-POSSIBLE = 1e-3
-"""A voxel keeps its label if that is less probable to change."""
-AT_ONCE = 8  # samples
+POSSIBLE = 0.01
+"""A voxel keeps its label if that is less probable to change. No interval of 90 % depends on a one such voxel; but with
+0.001 a faint haze, litres in a large image, is most of the voxels, and each sample has stray pieces of it."""
+EVERYWHERE = np.uint64(2**64 - 1)  # instead of a node: the noise that all voxels share
+_BITS = 21  # of a place along an axis
+AT_ONCE = 16  # samples; they are drawn in pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +62,14 @@ class ChangingVoxels:
         parts = [(nothing, np.empty((2, 0), np.uint8), np.empty(0, np.float32))]
         for z in range(box[0].start, box[0].stop):
             maps = [one[z, box[1], box[2]] for one in prediction.probability]
-            doubtful = (np.abs(maps[channel] - np.float32(0.5)) < 0.5 - POSSIBLE for channel in wanted)
-            y, x = np.nonzero(reduce(np.logical_or, doubtful, np.zeros(maps[0].shape, bool)))
+            y, x = np.nonzero(reduce(np.logical_or, (maps[channel] > POSSIBLE / 2 for channel in wanted)))
             p = np.array([one[y, x] for one in maps], np.float32)
             p = np.concatenate([np.maximum(1 - p.sum(axis=0, keepdims=True), 0), p])
-            order = np.argsort(p, axis=0, kind="stable")[:-3:-1]
-            first, second = np.take_along_axis(p, order, axis=0)
+            order, (first, second) = _two_most_probable(p)
             place = np.array([np.full(len(y), z), y + box[1].start, x + box[2].start])
             # What is otherwise decided than by its probability, by a reader say, stays.
-            open_ = (values[order[0]] == prediction.segmentation[tuple(place)]) & (second > POSSIBLE * (first + second))
+            open_ = (values[order[0]] == prediction.segmentation[tuple(place)]) & (second > POSSIBLE)
+            open_ &= np.isin(order - 1, wanted).any(axis=0)
             threshold = ndtri((first / (first + second)).astype(float))
             parts.append((place[:, open_], values[order][:, open_], threshold[open_].astype(np.float32)))
         places, pairs, thresholds = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
@@ -75,57 +79,121 @@ class ChangingVoxels:
 
     def samples(self, count: int, seed: int = 0) -> Iterator[np.ndarray]:
         """Draw labels of the voxels, (N,) uint8, again and again; a sample depends on the seed and its number alone."""
-        field = self._field
+        average, fields = self._fields
         for start in range(0, count, AT_ONCE):
-            numbers = range(start, min(start + AT_ONCE, count))
-            generators = [np.random.default_rng((seed, number)) for number in numbers]
-            white = [each.standard_normal(field.shape[1], np.float32) for each in generators]
-            for drawn in (field @ np.stack(white, axis=1)).T:
-                yield np.where(drawn < self.thresholds, *self.labels)
+            noise = [np.zeros((0, AT_ONCE), np.float32), *(field.drawn(start, seed) for field in fields)]
+            keeps = average @ np.concatenate(noise) < self.thresholds[:, None]
+            for own in np.ascontiguousarray(keeps.T)[: count - start]:
+                yield np.where(own, *self.labels)
 
     @cached_property
-    def _field(self) -> csr_array:
-        """Make the matrix (N, nodes) that turns white noise at nodes into a field that pushes to the second label.
+    def _fields(self) -> tuple[csr_array, list[_Field]]:
+        """Make the field of each label, and the matrix that makes of all the one that pushes to the second label.
 
-        Each label has nodes of its own, the last of which all its voxels share. A row has the norm 1, and so the field
-        unit variance.
+        A row of it has the norm 1, and so that field unit variance.
         """
         first, second = self.labels
-        between = (first > 0) & (second > 0)
-        entries = [(np.zeros(0, np.float32), np.zeros(0, np.intp), np.zeros(0, np.intp))]
-        nodes = 0
-        for value in np.unique(self.labels[self.labels > 0]):
+        scale = np.where((first > 0) & (second > 0), math.sqrt(0.5), 1)
+        local, shared = (math.sqrt(fraction) for fraction in (1 - self.shared_fraction, self.shared_fraction))
+        parts, fields = [csr_array((len(first), 0), dtype=np.float32)], []
+        for value in np.unique(self.labels[self.labels > 0]).tolist():
             rows = np.flatnonzero((self.labels == value).any(axis=0))
-            weights, columns, count = _moving_average(self.places[:, rows], self.lengths)
-            shared = np.full((1, len(rows)), math.sqrt(self.shared_fraction), np.float32)
-            weights = np.concatenate([weights * np.float32(math.sqrt(1 - self.shared_fraction)), shared])
-            columns = nodes + np.concatenate([columns, np.full((1, len(rows)), count)])
-            weights *= np.where(second[rows] == value, 1, -1) * np.where(between[rows], math.sqrt(0.5), 1)
-            used = weights != 0
-            entries.append((weights[used], np.broadcast_to(rows, weights.shape)[used], columns[used]))
-            nodes += count + 1
-        weights, rows, columns = (np.concatenate(each) for each in zip(*entries, strict=True))
-        return csr_array((weights, (rows, columns)), shape=(len(first), nodes))
+            signs = np.where(second[rows] == value, scale[rows], -scale[rows]).astype(np.float32)
+            to_all = csr_array((signs, (rows, np.arange(len(rows)))), shape=(len(first), len(rows)))
+            (along_x, *averages), nodes = _moving_averages(self.places[:, rows], self.lengths)
+            fields.append(_Field(value, averages, nodes, self.shared_fraction > 0))
+            parts.append(to_all @ (along_x * np.float32(local)))
+            if self.shared_fraction:
+                parts.append(to_all @ csr_array(np.full((len(rows), 1), shared, np.float32)))
+        return hstack(parts, format="csr"), fields
 
 
-def _moving_average(places: np.ndarray, lengths: Sequence[float]) -> tuple[np.ndarray, np.ndarray, int]:
+@dataclass(frozen=True, eq=False)
+class _Field:
+    """The noise of a label, at the nodes along x beside each of its voxels.
+
+    Attributes:
+        label: Its value.
+        averages: What makes it of white noise, from the last to the first.
+        nodes: The places of the white noise in the image's lattice, (nodes,) uint64, each a number.
+        shared: Whether noise that all voxels share is a last row of it.
+    """
+
+    label: int
+    averages: Sequence[csr_array]
+    nodes: np.ndarray
+    shared: bool
+
+    def drawn(self, start: int, seed: int) -> np.ndarray:
+        """Draw the samples from the number `start` on, (rows, AT_ONCE)."""
+        noise = _white_noise(self.nodes, (seed, self.label), start)
+        for average in reversed(self.averages):
+            noise = average @ noise
+        if not self.shared:
+            return noise
+        return np.concatenate([noise, _white_noise(np.array([EVERYWHERE]), (seed, self.label), start)])
+
+
+def _moving_averages(places: np.ndarray, lengths: Sequence[float]) -> tuple[list[csr_array], np.ndarray]:
     """Average white noise at the nodes around N voxels (3, N), so that its correlation becomes that of the model.
 
-    The spline of `model.covariance` is what a triangle makes of white noise, along each axis. Four nodes lie in it.
+    The spline of `model.covariance` is what a triangle makes of white noise, along each axis. Four nodes lie in it. One
+    axis after the other has the voxels' places replaced by nodes, so that 12 numbers are added for a voxel and not 64.
 
     Returns:
-        Weights of norm 1 and flat indices of nodes, (64, N) each, and the number of nodes.
+        A matrix for each axis, the first with N rows, each row of the norm 1; and the nodes, as one number each.
     """
-    weights, columns, count = np.ones((1, places.shape[1]), np.float32), np.zeros((1, places.shape[1]), np.intp), 1
-    for place, length in zip(places, lengths, strict=True):
-        half = length * REACH / 2
+    averages, keys = [], _packed(places)
+    for axis in (2, 1, 0):
+        shift = _BITS * (2 - axis)
+        place = (keys >> shift) & ((1 << _BITS) - 1)
+        half = lengths[axis] * REACH / 2
         step = max(half / 2, 1.0)
-        at = (place - place.min()) / step
-        nodes = np.floor(at).astype(np.intp) + np.arange(-1, 3)[:, None]
-        triangle = np.maximum(1 - np.abs(at - nodes) * step / half, 0).astype(np.float32)
-        triangle /= np.sqrt((triangle**2).sum(axis=0))
-        size = int(nodes.max()) + 2
-        weights = (weights[:, None] * triangle).reshape(-1, places.shape[1])
-        columns = (columns[:, None] * size + nodes + 1).reshape(-1, places.shape[1])
-        count *= size
-    return weights, columns, count
+        at = place / step
+        before = np.floor(at).astype(np.int64)  # the node before it, the second of four
+        triangle = np.maximum(1 - np.abs((at - before)[:, None] - np.arange(-1, 3)) * (step / half), 0)
+        triangle = (triangle / np.sqrt((triangle**2).sum(axis=1, keepdims=True))).astype(np.float32)
+        cells, cell = np.unique(keys + ((before - place) << shift), return_inverse=True)
+        keys, columns = np.unique(cells[:, None] + (np.arange(4) << shift), return_inverse=True)
+        columns = columns.reshape(-1, 4).astype(np.int32)[cell]
+        rows = np.arange(0, columns.size + 1, 4)
+        averages.append(csr_array((triangle.ravel(), columns.ravel(), rows), shape=(len(place), len(keys))))
+    return averages, keys.astype(np.uint64)
+
+
+def _two_most_probable(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the places of the two largest of the numbers (C, N) along the first axis, and these; (2, N) each."""
+    order, numbers, left = [], [], p.copy()
+    for _ in range(2):
+        order.append(left.argmax(axis=0)[None])
+        numbers.append(np.take_along_axis(left, order[-1], axis=0))
+        np.put_along_axis(left, order[-1], -1, axis=0)
+    return np.concatenate(order), np.concatenate(numbers)
+
+
+def _packed(places: np.ndarray) -> np.ndarray:
+    """Make one number of each place (3, N)."""
+    z, y, x = places.astype(np.int64)
+    return (((z << _BITS) + y) << _BITS) + x
+
+
+def _white_noise(nodes: np.ndarray, field: tuple[int, int], start: int) -> np.ndarray:
+    """Draw standard normal numbers for nodes, (nodes, AT_ONCE) float32, which depend on the node, field and sample.
+
+    A generator would have to go through all nodes in turn. This is SplitMix64 (Steele, Lea and Flood 2014), from a
+    counter, and the pairs of Box and Muller.
+    """
+    pairs = range(start // 2, (start + AT_ONCE) // 2)
+    streams = [np.random.SeedSequence((*field, pair)).generate_state(1, np.uint64)[0] for pair in pairs]
+    bits = _mixed(_mixed(nodes)[:, None] + np.array(streams))
+    uniform = (bits >> np.uint64(40)).astype(np.float32) + np.float32(0.5)  # never 0
+    radius = np.sqrt(-2 * np.log(uniform * np.float32(2**-24)))
+    angle = (bits & np.uint64(2**24 - 1)).astype(np.float32) * np.float32(2 * math.pi * 2**-24)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2).reshape(len(nodes), AT_ONCE)
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """Mix the bits of numbers, uint64."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
+    return numbers ^ (numbers >> np.uint64(31))

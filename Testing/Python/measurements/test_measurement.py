@@ -118,6 +118,18 @@ def test_a_single_voxel_and_a_plane_have_diameters_and_an_empty_label_has_none()
     assert value("diameter:organ", [mask]) == pytest.approx(cdist(points, points).max(), rel=1e-9)
 
 
+def test_diameters_are_of_a_piece_and_not_across_several() -> None:
+    mask = np.zeros((9, 20, 40), bool)
+    mask[2, 3:15, 4:17] = True
+    points = np.argwhere(mask) * SPACING[::-1]
+    mask[2, 3, 38] = mask[7, 4, 5] = True
+    mask[7, 4, 20:32] = True  # shorter
+    for name in ("diameter", "diameter_in_slice"):
+        assert value(f"{name}:organ", [mask]) == pytest.approx(cdist(points, points).max(), rel=1e-9)
+    mask[3, 15, 17] = True  # joined by a corner
+    assert value("diameter:organ", [mask]) > 1.05 * cdist(points, points).max()
+
+
 @pytest.mark.parametrize(
     "text",
     ["volume", "volume:liver", "volume:organ:vessel", "distance:organ:organ", "D0%:organ", "D2:organ", "girth:organ"],

@@ -73,6 +73,33 @@ def test_a_sample_depends_on_the_seed_and_its_number_alone() -> None:
     assert not np.array_equal(many[0], next(voxels.samples(1, seed=5)))
 
 
+def two_organs() -> Prediction:
+    """Two organs side by side in a doubtful band, wide enough for each to have voxels of its own; 2 mm voxels."""
+    x = np.linspace(-3, 3, 40)
+    logits = np.stack([np.zeros_like(x), 2 - np.abs(x + 1), 1.9 - np.abs(x - 1.2)])
+    p = (np.exp(logits) / np.exp(logits).sum(axis=0))[:, None, None] * np.ones((4, 16, 1))
+    case = prediction(p[1:], segmentation=p.argmax(axis=0).astype(np.uint8))
+    return replace(case, correlation_mm=(8.0,) * 3)
+
+
+def test_what_is_drawn_for_a_label_is_the_same_whatever_else_is_measured() -> None:
+    case = two_organs()
+    names = ["volume:organ 1", "centre_R:organ 2", "contact_area:organ 1:organ 2"]
+    for together in measure(case, names, samples=20):
+        (alone,) = measure(case, [together.name], samples=20)
+        assert alone.samples == together.samples and len(set(alone.samples)) > 5
+
+
+def test_what_is_drawn_for_a_voxel_is_the_same_whichever_others_may_change() -> None:
+    case = two_organs()
+    fewer = replace(case, segmentation=case.segmentation.copy())
+    fewer.segmentation[:2, :9, :23] = 7  # decided
+    (many, samples), (few, own) = drawn(case, 9), drawn(fewer, 9)
+    assert 0 < few.places.shape[1] < many.places.shape[1]
+    by_place = dict(zip(zip(*many.places.tolist(), strict=True), samples.T, strict=True))
+    assert all(map(np.array_equal, own.T, (by_place[place] for place in zip(*few.places.tolist(), strict=True))))
+
+
 def test_samples_are_measured_as_whole_label_maps_are() -> None:
     case, values = ball(), {"dose": np.random.default_rng(0).uniform(0, 60, ball().shape)}
     volume, dose = measure(case, ["volume:organ 1", "mean_dose:organ 1"], values, samples=20)
