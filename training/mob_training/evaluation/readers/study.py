@@ -7,6 +7,7 @@ same cases.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
@@ -141,7 +142,7 @@ def _clicked(case: ReadCase, correct: Correct) -> dict[str, Step]:
     """Return what is left after each of `SCORED` free clicks, and after all in the listed regions."""
     nothing = [Step(case.prediction)]
     free = list(islice(readers.click_at_errors(case, correct), SCORED[-1])) or nothing
-    listed = list(readers.click_in_regions(case, correct, CLICKS_IN_A_REGION)) or nothing
+    listed = deque(readers.click_in_regions(case, correct, CLICKS_IN_A_REGION), maxlen=1) or nothing
     return {f"free {n}": free[min(n, len(free)) - 1] for n in SCORED} | {"listed": listed[-1]}
 
 
