@@ -154,9 +154,9 @@ def challenge_table(run: Run) -> Table:
         if (own, "dice", True) in scored
     ]
     title = (
-        f"{run.dataset}, {len(run.cases)} cases: Dice and surface Dice of the challenge after five rounds of a click for "
-        f"each label, and area under the curve from the first to the fifth, 4 at most; {BETTER} behind the product, "
-        f"{WORSE} ahead with p < {LEVEL:g} (Wilcoxon, Holm)"
+        f"{run.dataset}, {len(run.cases)} cases: Dice and surface Dice of the challenge after five rounds of a click "
+        f"for each label, and area under the curve from the first to the fifth, 4 at most; {BETTER} behind the "
+        f"product, {WORSE} ahead with p < {LEVEL:g} (Wilcoxon, Holm)"
     )
     return Table(title, "Correction", ("Dice", "Area", "NSD at 2 mm", "Area of NSD"), tuple(rows))
 
