@@ -236,7 +236,7 @@ def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | 
         wrong &= place
     voxels = np.argwhere(wrong)
     kinds = segmentation[wrong].astype(int) * 256 + case.truth[wrong]
-    most, middle = 0, None
+    most, largest = 0, None  # voxels, middle
     for kind in np.unique(kinds):
         own = voxels[kinds == kind]
         if len(own) <= most:
@@ -246,8 +246,8 @@ def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | 
         mask[tuple((own - low).T)] = True
         group, size = _largest_group(mask)
         if size > most:
-            most, middle = size, (group, low)
-    return None if middle is None else _middle(*middle, case.prediction.grid.spacing)
+            most, largest = size, _middle(group, low, case.prediction.grid.spacing)
+    return largest
 
 
 def _click(
