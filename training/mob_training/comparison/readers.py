@@ -201,10 +201,10 @@ def worse_table(runs: Sequence[Run]) -> Table:
     """Count the cases of all runs together that have a lower Dice than before after one click."""
     rows = []
     for reader in (each for each in READERS if each.clicks):
-        curves = [list(run.per_case(f"{reader.key}.dice").values()) for run in runs]
-        if not all(curves):
+        curves = [curve for run in runs for curve in run.per_case(f"{reader.key}.dice").values()]
+        if not curves:
             continue
-        worse, count = sum(curve[1] < curve[0] for own in curves for curve in own), sum(map(len, curves))
+        worse, count = sum(curve[1] < curve[0] for curve in curves), len(curves)
         ends = binomtest(worse, count).proportion_ci(method="exact")
         rows.append((reader.title, (f"{worse} of {count}", f"{100 * ends.low:.1f} to {100 * ends.high:.1f} %")))
     title = "All data sets: cases worse than before after one click, with the exact 95 % interval"
