@@ -19,7 +19,7 @@ from skimage.segmentation import random_walker
 
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import Correct, Voxel, VoxelClick
-from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows, widened
+from MoBUncertaintyLib.base.geometry import Box, bounding_box, common_parts, shadows, widened
 from MoBUncertaintyLib.regions.prediction import Prediction
 
 CUT = 3.0  # in widths of a bump: what is farther from its click is not looked at
@@ -43,7 +43,7 @@ class Bump:
 
     def of(self, case: ReadCase) -> Correct:
         """Return what corrects the prediction of a case."""
-        spacing, margin = case.prediction.grid.spacing, CUT * self.width_mm
+        spacing, margin, values = case.prediction.grid.spacing, CUT * self.width_mm, _values(case)
         before = np.log(np.maximum(_probability(case), 1e-6))
         unmoved = _Corrected.of(case, softmax(before, axis=0))
         costs = 1 + self.slowness * _gradient(case) if self.slowness else None
@@ -58,13 +58,14 @@ class Bump:
             return box, self.height * np.exp(-squares / (2 * self.width_mm**2))
 
         def correct(clicks: Sequence[VoxelClick]) -> Prediction:
-            logits, corrected = before.copy(), unmoved.copy()
-            for voxel, label in clicks:
-                box, bump = raised(voxel)
-                logits[_values(case).index(label)][box] += bump
-            for voxel, _ in clicks:
-                box, _ = raised(voxel)
-                corrected.set(box, softmax(logits[:, *box], axis=0))
+            corrected = unmoved.copy()
+            bumps = [(*raised(voxel), values.index(label)) for voxel, label in clicks]
+            for box, *_ in bumps:
+                logits = before[:, *box].copy()
+                for other, bump, channel in bumps:
+                    if common := common_parts(box, other):
+                        logits[channel][common[0]] += bump[common[1]]
+                corrected.set(box, softmax(logits, axis=0))
             return corrected.prediction(case, clicks)
 
         return correct
