@@ -7,12 +7,19 @@ import numpy as np
 import pytest
 
 from mob_training.comparison.compare import compare
-from mob_training.comparison.readers import dice_table, gain_table, other_table
+from mob_training.comparison.readers import (
+    challenge_table,
+    dice_table,
+    gain_table,
+    other_table,
+    turn_table,
+    worse_table,
+)
 from mob_training.evaluation.readers import readers, study
 from mob_training.evaluation.readers.baselines import Bump
 from mob_training.evaluation.readers.cases import ReadCase, cut
 from mob_training.evaluation.readers.readers import Refined
-from mob_training.evaluation.readers.simulation import ACTIONS, READERS, pooled, simulate
+from mob_training.evaluation.readers.simulation import ACTIONS, CHALLENGE, IN_TURN, READERS, pooled, simulate
 from mob_training.evaluation.readers.study import Trial, fit, fit_certainty, least_harmful
 from mob_training.evaluation.score_files import Run, flatten, write_runs
 from MoBUncertaintyLib.base.errors import SettingsError
@@ -133,10 +140,50 @@ def test_clicks_of_the_list_stay_in_its_regions(one: ReadCase) -> None:
     assert places == sorted(places)
 
 
+def test_each_round_of_the_challenge_clicks_every_label() -> None:
+    two = case(2, labels=2)
+    for number, step in enumerate(islice(readers.click_each_label(two, Refined(two.prediction, SETTINGS)), 3), 1):
+        assert number < len(step.clicks) <= 2 * number
+        assert all(two.truth[voxel] == label for voxel, label in step.clicks)
+    right = replace(two, truth=two.prediction.segmentation)
+    assert not list(readers.click_each_label(right, Refined(right.prediction, SETTINGS)))
+    truth = two.prediction.segmentation.copy()
+    truth[2:7, 2:7, 2:7] = 1 + (truth[2:7, 2:7, 2:7] == 1)  # 125 voxels, most of them wrong
+    made = replace(two, truth=truth)
+    first = next(readers.click_each_label(made, Refined(made.prediction, SETTINGS)))
+    assert first.clicks[0][0] == (4, 4, 4)
+
+
+@pytest.mark.parametrize("lock", [False, True])
+def test_a_label_that_is_locked_stays_when_the_next_is_corrected(lock: bool) -> None:
+    two = case(2, labels=2)
+    two = replace(two, prediction=replace(two.prediction, click_settings=SETTINGS))
+    first, second = readers.correct_in_turn(two, lock, 3)
+    assert len(first.clicks) == 3 < len(second.clicks) <= 6
+    masks = [step.prediction.segmentation == 1 for step in (first, second)]
+    assert np.array_equal(*masks) == lock
+
+
+def test_labels_that_are_corrected_apart_do_not_see_each_other() -> None:
+    two = case(2, labels=2)
+    two = replace(two, prediction=replace(two.prediction, click_settings=SETTINGS))
+    first, second = readers.correct_apart(two, 2)
+    assert [len(step.clicks) for step in (first, second)] == [2, 4]
+    assert (first.prediction.probability[1] <= two.prediction.probability[1] + 1e-6).all()  # it makes room at most
+    assert second.prediction.probability.sum(0).max() <= 1 + 1e-6
+    own = simulate(two, SETTINGS)[IN_TURN]
+    assert own["apart"]["clicks"] == 6
+    assert own["locked"]["undone_mm3"] == 0
+    assert own["conditioned"] == own["together"]  # nothing is learned
+
+
 def test_all_readers_gain_and_the_painter_most(one: ReadCase) -> None:
     found = simulate(one, SETTINGS)
+    curves = found.pop(CHALLENGE)["product"]
     assert list(found) == ["errors", "mistakes", "regions", "suggested", "buttons", "painting"]
     start = found["errors"]["dice"][0]
+    assert len(curves["dice"]) == len(curves["nsd"]) == 6
+    assert curves["dice"][0] == start < curves["dice"][5]
     for reader in found.values():
         assert len(reader["dice"]) == ACTIONS + 1
         assert reader["dice"][0] == start
@@ -195,14 +242,16 @@ def test_the_page_shows_what_was_simulated(one: ReadCase, tmp_path) -> None:
     description = {"dataset": "Ball", "name": "tiny", "seed": 0, "model": "Tiny", "clicks": {}}
     description |= {"bases": None, "sweep": False, "covariance": "diagonal"}
     cases = {f"c{n}": {"subject": f"c{n}", **dict(flatten(row))} for n, row in enumerate(rows)}
-    write_runs([Run(description, dict(flatten(pooled(rows))), cases)], tmp_path / "scores")
+    run = Run(description, dict(flatten(pooled(rows))), cases)
+    write_runs([run], tmp_path / "scores")
     page = compare([tmp_path / "scores"], tmp_path / "out").read_text()
     for reader in READERS:
         assert (f"| {reader.title} |" in page) == (reader.key in rows[0])
+    assert len(challenge_table(run).rows) == 3 and not turn_table(run).rows
+    assert dict(worse_table([run, run]).rows)["clicks at the largest error"][0] in ("0 of 4", "4 of 4")
     assert f"{100 * rows[0]['painting']['end']['dice']:.2f}" in page
     assert (tmp_path / "out" / "readers.png").stat().st_size > 5000
-    run = Run(description, dict(flatten(pooled(rows))), cases)
-    assert len(dice_table(run).rows) == len(other_table(run).rows) == len(rows[0])
+    assert len(dice_table(run).rows) == len(other_table(run).rows) == len(rows[0]) - 1
     gains = dict(gain_table(run).rows)
     ahead = 100 * (rows[0]["errors"]["dice"][5] - rows[0]["errors_bump"]["dice"][5])
     assert float(gains["largest error, Gaussian bump"][-1].split()[0]) == pytest.approx(ahead, abs=0.02)

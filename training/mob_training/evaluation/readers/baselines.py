@@ -19,7 +19,7 @@ from skimage.segmentation import random_walker
 
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import Correct, Voxel, VoxelClick
-from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows, shape_of, widened
+from MoBUncertaintyLib.base.geometry import Box, bounding_box, common_parts, shadows, widened
 from MoBUncertaintyLib.regions.prediction import Prediction
 
 CUT = 3.0  # in widths of a bump: what is farther from its click is not looked at
@@ -43,28 +43,30 @@ class Bump:
 
     def of(self, case: ReadCase) -> Correct:
         """Return what corrects the prediction of a case."""
-        spacing, margin = case.prediction.grid.spacing, CUT * self.width_mm
+        spacing, margin, values = case.prediction.grid.spacing, CUT * self.width_mm, _values(case)
+        before = np.log(np.maximum(_probability(case), 1e-6))
+        unmoved = _Corrected.of(case, softmax(before, axis=0))
         costs = 1 + self.slowness * _gradient(case) if self.slowness else None
 
         @cache
         def raised(voxel: Voxel) -> tuple[Box, np.ndarray]:
             """Compute the bump in the box that holds it; no path to a place in it is shorter if it leaves the box."""
-            place = tuple(slice(at, at + 1) for at in voxel)
-            box = widened(place, (margin / spacing).tolist(), case.truth.shape)
-            inner = [at - part.start for at, part in zip(voxel, box, strict=True)]
-            if costs is None:
-                axes = (np.arange(size) - at for size, at in zip(shape_of(box), inner, strict=True))
-                squares = sum(np.square(axis * step) for axis, step in zip(np.ix_(*axes), spacing, strict=True))
-            else:
+            box, squares = _around(voxel, margin, case)
+            if costs is not None:
+                inner = [at - part.start for at, part in zip(voxel, box, strict=True)]
                 squares = np.square(MCP_Geometric(costs[box], sampling=tuple(spacing)).find_costs([inner])[0])
             return box, self.height * np.exp(-squares / (2 * self.width_mm**2))
 
         def correct(clicks: Sequence[VoxelClick]) -> Prediction:
-            logits = np.log(np.maximum(_probability(case), 1e-6))
-            for voxel, label in clicks:
-                box, bump = raised(voxel)
-                logits[_values(case).index(label)][box] += bump
-            return _corrected(case, softmax(logits, axis=0), clicks)
+            corrected = unmoved.copy()
+            bumps = [(*raised(voxel), values.index(label)) for voxel, label in clicks]
+            for box, *_ in bumps:
+                logits = before[:, *box].copy()
+                for other, bump, channel in bumps:
+                    if common := common_parts(box, other):
+                        logits[channel][common[0]] += bump[common[1]]
+                corrected.set(box, softmax(logits, axis=0))
+            return corrected.prediction(case, clicks)
 
         return correct
 
@@ -85,27 +87,28 @@ class Walker:
 
     def of(self, case: ReadCase) -> Correct:
         """Return what corrects the prediction of a case."""
-        spacing, image = case.prediction.grid.spacing, np.asarray(case.image, float)
+        spacing, image, values = case.prediction.grid.spacing, np.asarray(case.image, float), _values(case)
+        unmoved = _Corrected.of(case, _probability(case))
+        likely, unsure = unmoved.probability.argmax(0) + 1, unmoved.probability.max(0) < self.sure
 
         def correct(clicks: Sequence[VoxelClick]) -> Prediction:
-            probability, seeds = _probability(case), np.ones(case.truth.shape, bool)
+            corrected, labels = unmoved.copy(), likely.copy()
             for voxel, _ in clicks:
-                seeds[voxel] = False
-            near = ndimage.distance_transform_edt(seeds, spacing) < self.reach_mm
-            free = near & (probability.max(0) < self.sure)
-            labels = np.where(free, 0, probability.argmax(0) + 1)
+                box, squares = _around(voxel, self.reach_mm, case)
+                labels[box][unsure[box] & (np.sqrt(squares) < self.reach_mm)] = 0
             for voxel, label in clicks:
-                labels[voxel] = _values(case).index(label) + 1
+                labels[voxel] = values.index(label) + 1
+            free = labels == 0
             box = bounding_box(shadows(free), (1, 1, 1))
             if free[box].any():
                 walked = random_walker(
                     image[box], labels[box], self.beta, "cg_j", return_full_prob=True, spacing=spacing, prob_tol=1
                 )
-                present = np.unique(labels[box][labels[box] > 0]) - 1
-                own = np.zeros_like(probability[:, *box])
-                own[present] = np.clip(walked, 0, 1)
-                probability[:, *box] = np.where(free[box], own, probability[:, *box])
-            return _corrected(case, probability, clicks)
+                probability = np.where(free[box], 0, corrected.probability[:, *box])
+                for label, reached in zip(np.unique(labels[box][~free[box]]), walked, strict=True):
+                    np.copyto(probability[label - 1], np.clip(reached, 0, 1), where=free[box])
+                corrected.set(box, probability)
+            return corrected.prediction(case, clicks)
 
         return correct
 
@@ -138,10 +141,37 @@ def _gradient(case: ReadCase) -> np.ndarray:
     return np.asarray(np.sqrt(sum(np.square(each) for each in np.gradient(smooth, *spacing))) / max(image.std(), 1e-9))
 
 
-def _corrected(case: ReadCase, probability: np.ndarray, clicks: Sequence[VoxelClick]) -> Prediction:
-    """Make the prediction of which labels are this probable, and clicked voxels certain."""
-    values = np.array(_values(case))
-    for voxel, label in clicks:
-        probability[(slice(None), *voxel)] = values == label
-    segmentation = values[probability.argmax(0)].astype(np.uint8)
-    return replace(case.prediction, segmentation=segmentation, probability=probability[1:])
+def _around(voxel: Voxel, margin_mm: float, case: ReadCase) -> tuple[Box, np.ndarray]:
+    """Return the box that is so much wider than a voxel, and the square of the distance to it, mm2."""
+    spacing = case.prediction.grid.spacing
+    box = widened(tuple(slice(at, at + 1) for at in voxel), (margin_mm / spacing).tolist(), case.truth.shape)
+    axes = (np.arange(part.start, part.stop) - at for part, at in zip(box, voxel, strict=True))
+    return box, np.asarray(sum(np.square(axis * step) for axis, step in zip(np.ix_(*axes), spacing, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Corrected:
+    """The probability of background and labels, (C, *shape), and the most probable label of each voxel."""
+
+    probability: np.ndarray
+    segmentation: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, case: ReadCase, probability: np.ndarray) -> _Corrected:
+        values = np.array(_values(case), np.uint8)
+        return cls(probability, values[probability.argmax(0)], values)
+
+    def copy(self) -> _Corrected:
+        return _Corrected(self.probability.copy(), self.segmentation.copy(), self.values)
+
+    def set(self, box: Box, probability: np.ndarray) -> None:
+        """Change the probability in a box."""
+        self.probability[:, *box], self.segmentation[box] = probability, self.values[probability.argmax(0)]
+
+    def prediction(self, case: ReadCase, clicks: Sequence[VoxelClick]) -> Prediction:
+        """Make it a prediction in which clicked voxels are certain."""
+        for voxel, label in clicks:
+            self.probability[(slice(None), *voxel)] = self.values == label
+            self.segmentation[voxel] = label
+        return replace(case.prediction, segmentation=self.segmentation, probability=self.probability[1:])

@@ -10,7 +10,6 @@ import numpy as np
 from mob_training.evaluation.case_scores import NSD_MM, ScoredCase, surface_scores
 from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows, within
 from MoBUncertaintyLib.model.region_settings import RegionSettings
-from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions
@@ -65,9 +64,11 @@ class ReadCase:
 
     def dice(self, segmentation: np.ndarray, mask: np.ndarray | bool = True) -> float:
         """Compute the Dice of a segmentation inside a mask, mean over the labels."""
+        counts = np.bincount((segmentation.astype(np.intp) * 256 + self.truth)[mask].ravel(), minlength=256**2)
+        table = counts.reshape(256, 256)  # voxels by label and true label
+        both, either = table.diagonal(), table.sum(0) + table.sum(1)
         values = [label.value for label in self.prediction.labels]
-        pairs = [((segmentation == value) & mask, (self.truth == value) & mask) for value in values]
-        return float(np.mean([dice(a, b) for a, b in pairs]))
+        return float(np.mean(np.divide(2 * both, either, out=np.ones(256), where=either > 0)[values]))
 
     def scores(self, now: Prediction, clicked: np.ndarray, surfaces: bool = True) -> dict[str, float]:
         """Score what a reader has made of the prediction; `clicked` voxels were labelled one by one.

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import repeat
+from itertools import islice, repeat
 
 import numpy as np
 from scipy import ndimage
 
+from mob_training.evaluation.case_scores import only
 from mob_training.evaluation.readers.cases import ReadCase
-from MoBUncertaintyLib.base.geometry import Box, bounding_box, nested, shadows, whole
+from MoBUncertaintyLib.base.geometry import bounding_box, shadows, whole
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 from MoBUncertaintyLib.regions.measure import with_maps
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click
-from MoBUncertaintyLib.review.refinement.extent import Described
+from MoBUncertaintyLib.review.refinement.extent import Described, most_probable
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
 from MoBUncertaintyLib.review.region import Verdict
 from MoBUncertaintyLib.review.review import Review, preview
@@ -104,22 +105,79 @@ def click_in_regions(case: ReadCase, correct: Correct, each: int = 2) -> Iterato
     yield from _click(case, correct, [place for place in places for _ in range(each)])
 
 
+def click_each_label(case: ReadCase, correct: Correct) -> Iterator[Step]:
+    """Click in the middle of the largest error of each label, all labels at a time, as in `simulation.CHALLENGE`.
+
+    There an error is a group of voxels that have the label and should not, or should and have not, and its middle the
+    voxel that is most voxels deep, one of several at random; here it is the one nearest to the centroid. A click says
+    the true label of its voxel; there it says only whether it is this one.
+    """
+    now, clicks = case.prediction, tuple[VoxelClick, ...]()
+    while True:
+        before = len(clicks)
+        for label in case.prediction.labels:
+            wrong = (now.segmentation == label.value) != (case.truth == label.value)
+            if wrong.any():
+                voxel = _middle(_largest_group(wrong)[0], np.zeros(3, int), np.ones(3))
+                clicks = tuple(dict.fromkeys((*clicks, (voxel, int(case.truth[voxel])))))
+        if len(clicks) == before:
+            return
+        now = correct(clicks)
+        yield Step(now, clicks)
+
+
+def correct_in_turn(case: ReadCase, lock: bool, each: int) -> Iterator[Step]:
+    """Correct one label after another by clicks at its largest errors, at most so many, and lock it, or do not.
+
+    What would change a locked label is not clicked.
+    """
+    review, everywhere = Review(case.prediction, case.regions), whole(case.truth.shape)
+    clicks, locked = tuple[VoxelClick, ...](), list[int]()
+    for label in case.prediction.labels:
+        for _ in range(each):
+            labels = review.labels_in(everywhere)
+            own = (labels == label.value) | (case.truth == label.value)
+            voxel = largest_error(case, labels, own & ~np.isin(labels, locked) & ~np.isin(case.truth, locked))
+            if voxel is None:
+                break
+            clicks = (*clicks, (voxel, int(case.truth[voxel])))
+            review.click([point_of(case.prediction, voxel)], clicks[-1][1])
+        if lock:
+            review.lock(label.value)
+            locked.append(label.value)
+        yield Step(_refined(case, review), clicks)
+
+
+def correct_apart(case: ReadCase, each: int) -> Iterator[Step]:
+    """Correct each label as if there were no others, by at most so many clicks; at last the most probable one counts.
+
+    Until then the segmentation is what is made of the labels so far.
+    """
+    maps, clicks = np.array(case.prediction.probability), tuple[VoxelClick, ...]()
+    values = [label.value for label in case.prediction.labels]
+    for channel, value in enumerate(values):
+        single = only(case.prediction, frozenset(values) - {value})
+        own = replace(case, prediction=single, truth=np.where(case.truth == value, case.truth, 0))
+        step = Step(single)
+        for step in islice(click_at_errors(own, Refined(single, single.click_settings)), each):
+            maps[channel] = step.prediction.probability[0]
+        clicks = (*clicks, *step.clicks)
+        together = maps / np.maximum(maps.sum(0), 1)
+        labels = most_probable(together, values)
+        yield Step(replace(case.prediction, segmentation=labels, probability=together), clicks)
+
+
 def click_as_suggested(case: ReadCase) -> Iterator[Step]:
     """Click where the review suggests it, whether anything is wrong there or not."""
     review = Review(case.prediction, case.regions)
     labels: dict[Voxel, int] = {}
-    everywhere = whole(case.truth.shape)
     while (suggestion := suggest(review)) is not None:
         voxel = _voxel(np.rint(case.prediction.grid.to_index(np.array(suggestion.point_ras))))
         if voxel in labels:
             return
         labels[voxel] = int(case.truth[voxel])
         review.click((suggestion.point_ras,), labels[voxel], suggestion.region_id)
-        probability, variance = review.maps_in(everywhere)
-        now = replace(
-            case.prediction, segmentation=review.labels_in(everywhere), probability=probability, variance=variance
-        )
-        yield Step(now, tuple(labels.items()))
+        yield Step(_refined(case, review), tuple(labels.items()))
 
 
 def decide_regions(case: ReadCase, each: int = 2) -> Iterator[Review]:
@@ -176,17 +234,20 @@ def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | 
     wrong = case.wrong(segmentation)
     if place is not None:
         wrong &= place
-    if not wrong.any():
-        return None
-    box = bounding_box(shadows(wrong))
-    kinds = np.where(wrong[box], segmentation[box].astype(int) * 256 + case.truth[box] + 1, 0)
-    groups: list[np.ndarray] = []
-    for kind in np.unique(kinds[kinds > 0]):
-        labelled, count = ndimage.label(kinds == kind, TOUCHING)
-        sizes = np.bincount(labelled.ravel(), minlength=count + 1)[1:]
-        groups.append(labelled == sizes.argmax() + 1)
-    largest = max(groups, key=np.count_nonzero)
-    return _middle(largest, case.prediction.grid.spacing, box)
+    voxels = np.argwhere(wrong)
+    kinds = segmentation[wrong].astype(int) * 256 + case.truth[wrong]
+    most, largest = 0, None  # voxels, middle
+    for kind in np.unique(kinds):
+        own = voxels[kinds == kind]
+        if len(own) <= most:
+            continue
+        low = own.min(0)
+        mask = np.zeros(own.max(0) - low + 1, bool)
+        mask[tuple((own - low).T)] = True
+        group, size = _largest_group(mask)
+        if size > most:
+            most, largest = size, _middle(group, low, case.prediction.grid.spacing)
+    return largest
 
 
 def _click(
@@ -208,6 +269,14 @@ def _click(
             yield Step(now, clicks)
 
 
+def _refined(case: ReadCase, review: Review) -> Prediction:
+    """Return the prediction as the clicks of a review leave it."""
+    everywhere = whole(case.truth.shape)
+    probability, variance = review.maps_in(everywhere)
+    labels = review.labels_in(everywhere)
+    return replace(case.prediction, segmentation=labels, probability=probability, variance=variance)
+
+
 def _drawn(case: ReadCase, segmentation: np.ndarray, said: np.ndarray) -> Step:
     """Make the step of a reader who vouches for the labels of some voxels."""
     probability = np.array(case.prediction.probability)
@@ -222,14 +291,21 @@ def point_of(prediction: Prediction, voxel: Voxel) -> tuple[float, float, float]
     return r, a, s
 
 
-def _middle(mask: np.ndarray, spacing: np.ndarray, box: Box) -> Voxel:
-    """Find the voxel deepest in a mask that fills a box."""
+def _largest_group(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Find the largest group of voxels that touch each other, at corners too, and how many they are."""
+    labelled, count = ndimage.label(mask, TOUCHING)
+    sizes = np.bincount(labelled.ravel(), minlength=count + 1)[1:]
+    return labelled == sizes.argmax() + 1, int(sizes.max())
+
+
+def _middle(mask: np.ndarray, low: np.ndarray, spacing: np.ndarray) -> Voxel:
+    """Find the voxel deepest in a mask, whose first voxel is `low`."""
     inner = bounding_box(shadows(mask))
     depth = ndimage.distance_transform_edt(np.pad(mask[inner], 1), spacing)[1:-1, 1:-1, 1:-1]
     deepest = np.argwhere(depth > depth.max() - 1e-6)
     offset = (deepest - np.argwhere(mask[inner]).mean(axis=0)) * spacing
     at = deepest[(offset**2).sum(axis=1).argmin()]
-    return _voxel(at + [part.start for part in nested(box, inner)])
+    return _voxel(at + low + [part.start for part in inner])
 
 
 def _voxel(index: np.ndarray) -> Voxel:

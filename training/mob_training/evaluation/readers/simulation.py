@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import MappingProxyType
@@ -13,13 +13,17 @@ import numpy as np
 from mob_training.evaluation.readers import readers
 from mob_training.evaluation.readers.baselines import Baseline
 from mob_training.evaluation.readers.cases import ReadCase
-from mob_training.evaluation.readers.readers import Refined, Step
+from mob_training.evaluation.readers.readers import Correct, Refined, Step
 from MoBUncertaintyLib.model.click_settings import ClickSettings
 
 ACTIONS = 10
 CLICKS_IN_A_REGION = 2
 CLICKS = (1, 3, 5)
 STATIONARY, OWN = "stationary", "own"
+CHALLENGE, IN_TURN = "challenge", "in_turn"
+"""In the scores, beside readers: rounds of a click for each label, after the protocol of the CVPR 2025 challenge on
+interactive segmentation (github.com/JunMa11/CVPR-MedSegFMCompetition); and labels that are corrected in turn."""
+CLICKS_ON_A_LABEL = 3
 REACHED = (0.90, 0.95)
 """Values of Dice for which the actions are counted that it takes to reach them."""
 
@@ -65,19 +69,23 @@ def simulate(
 ) -> dict[str, Any]:
     """Simulate all readers of one case, with these settings of clicks; mistakes depend on the seed.
 
-    Return for each reader and each score of `ReadCase.scores` its values after 0 to `ACTIONS` actions, the last one
-    repeated where less was to do; `actions`, how many there were in all, and under `end` the scores after the last.
+    Return for each reader and each score of `ReadCase.scores`, but for surfaces, its values after 0 to `ACTIONS`
+    actions, the last one repeated where less was to do; `actions`, how many there were in all, and under `end` the
+    scores after the last. Besides, under `CHALLENGE`, what rounds of clicks on each label leave; and of several labels,
+    under `IN_TURN`, what clicks on one after another do.
     """
     prediction = replace(case.prediction, click_settings=settings)
     case = replace(case, prediction=prediction)
-    corrections = {"": Refined(prediction, settings)}
+    corrections: dict[str, Correct] = {"": Refined(prediction, settings)}
     if settings.learned:
         corrections["_conditioned"] = Refined(prediction, replace(settings, learned=None))
     steps: dict[str, Iterator[Step]] = {}
-    for suffix, refined in corrections.items():
-        steps[f"errors{suffix}"] = readers.click_at_errors(case, refined)
-        steps[f"mistakes{suffix}"] = readers.click_with_mistakes(case, refined, np.random.default_rng(seed))
-    steps |= {f"errors_{name}": readers.click_at_errors(case, own.of(case)) for name, own in baselines.items()}
+    for suffix, correct in corrections.items():
+        steps[f"errors{suffix}"] = readers.click_at_errors(case, correct)
+        steps[f"mistakes{suffix}"] = readers.click_with_mistakes(case, correct, np.random.default_rng(seed))
+    corrections |= {f"_{name}": own.of(case) for name, own in baselines.items()}
+    for suffix, correct in corrections.items():
+        steps.setdefault(f"errors{suffix}", readers.click_at_errors(case, correct))
     steps |= {
         "regions": readers.click_in_regions(case, corrections[""], CLICKS_IN_A_REGION),
         "suggested": readers.click_as_suggested(case),
@@ -86,16 +94,57 @@ def simulate(
     }
     endless = [key for key in steps if key.startswith(("errors", "mistakes", "suggested"))]
     steps |= {key: islice(steps[key], ACTIONS) for key in endless}
-    start = case.scores(prediction, case.unclicked())
-    return {key: _curves([start, *(case.scores(s.prediction, s.clicked) for s in own)]) for key, own in steps.items()}
+    scores = {key: _curves(case, own) for key, own in steps.items()}
+    corrections.pop("_walker", None)
+    scores[CHALLENGE] = {key.strip("_") or "product": _challenge(case, correct) for key, correct in corrections.items()}
+    if len(prediction.labels) > 1:
+        conditioned = replace(case, prediction=replace(prediction, click_settings=replace(settings, learned=None)))
+        scores[IN_TURN] = {
+            "apart": _in_turn(case, readers.correct_apart(conditioned, CLICKS_ON_A_LABEL)),
+            "conditioned": _in_turn(case, readers.correct_in_turn(conditioned, False, CLICKS_ON_A_LABEL)),
+            "together": _in_turn(case, readers.correct_in_turn(case, False, CLICKS_ON_A_LABEL)),
+            "locked": _in_turn(case, readers.correct_in_turn(case, True, CLICKS_ON_A_LABEL)),
+        }
+    return scores
 
 
-def _curves(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def _curves(case: ReadCase, steps: Iterable[Step]) -> dict[str, Any]:
+    last = Step(case.prediction)
+    rows = [case.scores(last.prediction, last.clicked, surfaces=False)]
+    for last in steps:
+        rows.append(case.scores(last.prediction, last.clicked, surfaces=False))
     shown = [*rows[: ACTIONS + 1], *[rows[-1]] * (ACTIONS + 1 - len(rows))]
     return {
         **{name: [row[name] for row in shown] for name in rows[0]},
         "actions": len(rows) - 1,
-        "end": dict(rows[-1]),
+        "end": case.scores(last.prediction, last.clicked),
+    }
+
+
+def _challenge(case: ReadCase, correct: Correct) -> dict[str, list[float]]:
+    """Return `dice` and `nsd` after 0 to 5 rounds of clicks; below a Dice of 0.2 the challenge counts no surfaces."""
+    scores: dict[str, list[float]] = {"dice": [], "nsd": []}
+    steps = [Step(case.prediction), *islice(readers.click_each_label(case, correct), max(CLICKS))]
+    for step in steps:
+        own = case.scores(step.prediction, step.clicked)
+        scores["dice"].append(own["dice"])
+        scores["nsd"].append(own["nsd_2mm"] if own["dice"] > 0.2 else 0.0)
+    return {name: values + values[-1:] * (max(CLICKS) + 1 - len(values)) for name, values in scores.items()}
+
+
+def _in_turn(case: ReadCase, steps: Iterable[Step]) -> dict[str, float]:
+    """Return the scores after all labels, and `undone_mm3`: what of a label was right when it was done, but is not."""
+    step, right = Step(case.prediction), []
+    for label, step in zip(case.prediction.labels, steps, strict=True):
+        own = (case.truth == label.value) & (step.prediction.segmentation == label.value)
+        right.append(own)
+    wrong = case.wrong(step.prediction.segmentation)
+    undone = sum(np.count_nonzero(own & wrong) for own in right) * case.prediction.grid.voxel_mm3
+    scores = case.scores(step.prediction, step.clicked, surfaces=False)
+    return {name: scores[name] for name in ("dice", "corrected_mm3", "harmed_mm3")} | {
+        "start": case.dice(case.prediction.segmentation),
+        "undone_mm3": undone,
+        "clicks": len(step.clicks),
     }
 
 
@@ -107,7 +156,7 @@ def pooled(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     `end` after the last action.
     """
     result: dict[str, Any] = {}
-    for reader in cases[0]:
+    for reader in (reader.key for reader in READERS if reader.key in cases[0]):
         own = [case[reader] for case in cases]
         result[reader] = _ratios(own) | {"end": _ratios([case["end"] for case in own])}
     return result
