@@ -27,6 +27,7 @@ from scipy import ndimage
 from MoBUncertaintyLib.base.geometry import (
     Box,
     hull,
+    intersection,
     nested,
     occupied,
     shape_of,
@@ -165,7 +166,7 @@ def improbable_pieces(prediction: Prediction, drawn: np.ndarray, label: Label, r
 
 @dataclass(frozen=True, eq=False)
 class _LabelMaps:
-    """Mean and variance of a label's probability, in the box where it is `possible` or drawn."""
+    """Mean and variance of a label's probability, in the box where it is `possible` near what is probable or drawn."""
 
     prediction: Prediction
     box: Box
@@ -176,8 +177,14 @@ class _LabelMaps:
     @classmethod
     def of(cls, prediction: Prediction, label: Label, drawn: np.ndarray) -> Self:
         maps = channels_of(prediction, label)
-        boxes = [occupied(drawn), *(occupied(prediction.probability[n], POSSIBLE) for n in maps)]
-        box = widened(hull(boxes), [MARGIN] * 3, drawn.shape)
+        own = occupied(drawn)
+        probable, possible = (
+            hull([own, *(occupied(prediction.probability[n], above) for n in maps)])
+            for above in (0.5 / len(maps), POSSIBLE)
+        )
+        # What is possible may be anywhere in the image; noise does not reach from there.
+        near = widened(probable, REACH * np.array(_lengths_mm(prediction)) / prediction.grid.spacing, drawn.shape)
+        box = intersection(near, widened(possible, [MARGIN] * 3, drawn.shape)) or own
         probability, variance = (
             np.asarray(sum(np.asarray(values[n][box], np.float32) for n in maps))
             for values in (prediction.probability, prediction.variance)
