@@ -27,13 +27,14 @@ false region a case and at 0.3, over all errors: the best definition (.992 and .
 """
 
 import argparse
+import gzip
 import json
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,6 +48,8 @@ from mob_training.comparison.tables import interval
 from mob_training.data.datasets import CASES_FILE
 from mob_training.data.split import read_subjects
 from mob_training.evaluation.raters import read_raters
+from mob_training.evaluation.readers.cases import ReadCase
+from mob_training.evaluation.readers.readers import Refined, click_at_errors, click_in_regions
 from mob_training.evaluation.score_files import write_json
 from MoBUncertaintyLib.base.geometry import Box, whole
 from MoBUncertaintyLib.images.reader import read_image
@@ -58,9 +61,15 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.regions.agreement import dice, dice_at, expected_agreement, jaccard_distance, label_probability
 from MoBUncertaintyLib.regions.description import masks
-from MoBUncertaintyLib.regions.discrepancy import FALSE_ALARMS, Piece, improbable_pieces, pieces_of
+from MoBUncertaintyLib.regions.discrepancy import (
+    FALSE_ALARMS,
+    Piece,
+    find_discrepancies,
+    improbable_pieces,
+    pieces_of,
+)
 from MoBUncertaintyLib.regions.finder import find_regions
-from MoBUncertaintyLib.regions.findings import plain_findings
+from MoBUncertaintyLib.regions.findings import Checked, plain_findings
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.regions.samples import ChangingVoxels
@@ -73,6 +82,7 @@ STRICT = 0.3
 """False regions a case, besides `FALSE_ALARMS`."""
 LEVEL = 0.9
 SAMPLES = 16
+CLICKS = 5
 RESAMPLES = 1000
 OURS, P05 = "discrepancy", "p < .05"
 OWN, SETS = "our own", ("errors", "network", "raters")
@@ -216,6 +226,8 @@ GROSS = (
 )
 LOCAL = (outline_3_mm_out, leak, lobe_cut_off, hole, island)
 ERRORS: tuple[Callable[[Contour], Mask], ...] = GROSS + LOCAL
+CLICKED = [error.__name__ for error in (slice_missing, every_third_slice_missing, *LOCAL)]
+"""Errors that a reader would mend by clicks; of the others the contour is drawn anew."""
 GROSS_NAMES = {error.__name__: error for error in GROSS}
 
 ELSEWHERE = "another patient", "from where the model sees", "lies where the model sees", "is not seen by the model"
@@ -358,6 +370,27 @@ class Examined:
             if name in GROSS_NAMES:
                 tried[name] |= {"named": self.named(drawn)[name], "named in all": self.all_named(name, other, number)}
         return tried
+
+    def clicks(self, other: np.ndarray, number: int) -> dict[str, dict[str, list[float]]]:
+        """Let a reader mend an error by clicks: which fraction of what is wrong is left after 1 to `CLICKS` of them.
+
+        A reader knows the truth, and clicks in the listed regions, two times in each at most, or anywhere.
+        """
+        left: dict[str, dict[str, list[float]]] = {}
+        for name, _, drawn, wrong in self.wrong(other, number):
+            if name in CLICKED and wrong.any():
+                checked = replace(self.prediction, segmentation=drawn, checked=Checked("drawn", "0" * 64, {}))
+                case = ReadCase(checked, self.truth, find_discrepancies(checked, drawn), 0.0)
+                correct = Refined(checked, checked.click_settings)
+                ways = {"list": click_in_regions(case, correct), "anywhere": click_at_errors(case, correct)}
+                left[name] = {
+                    way: [
+                        np.count_nonzero(case.wrong(step.prediction.segmentation)) / np.count_nonzero(wrong)
+                        for step in islice(steps, CLICKS)
+                    ]
+                    for way, steps in ways.items()
+                }
+        return left
 
     def unaltered(self) -> dict[str, Any]:
         """Check the contours as they are."""
@@ -545,6 +578,24 @@ def orders(judged: list[Judged]) -> dict[str, Any]:
     return result
 
 
+def mended(clicked: list[Judged]) -> dict[str, dict[str, str]]:
+    """Sum up which fraction of the error in a contour is mended after 3 and 5 clicks."""
+
+    def fraction(way: str, clicks: int, names: Iterable[str]) -> str:
+        values, tried = [], []
+        for case in clicked:
+            left = [[1.0, *each[way]][: clicks + 1][-1] for name, each in case.row["clicks"].items() if name in names]
+            if left:
+                values.append(1 - float(np.mean(left)))
+                tried.append(case)
+        return interval(over_subjects(values, tried))
+
+    return {
+        name: {f"{way}, {n} clicks": fraction(way, n, names) for way in ("list", "anywhere") for n in (3, CLICKS)}
+        for name, names in {**{name: [name] for name in CLICKED}, "all": CLICKED}.items()
+    }
+
+
 def area(score: np.ndarray, dice: np.ndarray) -> float:
     """Compute the area under the risk-coverage curve: the mean of 1 - Dice of the n best by a score, over all n."""
     risks = 1 - dice[np.argsort(-score, kind="stable")]
@@ -616,16 +667,19 @@ def summed_up(judged: list[Judged]) -> dict[str, Any]:
         "subjects": len({row["subject"] for row in rows}),
         "cases with regions": len(tried),
         **(errors_found(tried) if tried else {}),
+        **({"mended": mended(clicked)} if (clicked := [case for case in judged if case.row.get("clicks")]) else {}),
         "orders": orders(judged),
         "expected": {
-            name: expectations(name, judged) for name in (OWN, *SETS) if any(segmentations(row, name) for row in rows)
+            name: expectations(name, [case for case in judged if segmentations(case.row, name)])
+            for name in (OWN, *SETS)
+            if any(segmentations(row, name) for row in rows)
         },
     }
 
 
-def text(summary: dict[str, Any]) -> str:
-    """Write the results as Markdown."""
-    lines = ["{model}: {cases} cases of {subjects} subjects, regions of {cases with regions}".format(**summary)]
+def text(name: str, summary: dict[str, Any]) -> str:
+    """Write the results of a set as Markdown."""
+    lines = ["## {}: {cases} cases of {subjects} subjects, regions of {cases with regions}".format(name, **summary)]
 
     def table(head: str, rows: dict[str, dict[str, Any]]) -> None:
         columns = list(dict.fromkeys(name for row in rows.values() for name in row))
@@ -638,6 +692,8 @@ def text(summary: dict[str, Any]) -> str:
         table("found among the first three", summary["found"])
         table("named", summary["named"])
         table("gain over", {m: row | {"p": f"{row['p']:.2g}"} for m, row in summary["gain over"].items()})
+    if "mended" in summary:
+        table("mended", summary["mended"])
     table("order of our own", {name: row for name, row in summary["orders"].items() if isinstance(row, dict)})
     lines += ["", *(f"- {name}: {row}" for name, row in summary["orders"].items() if not isinstance(row, dict))]
     if expected := summary["expected"]:
@@ -646,10 +702,11 @@ def text(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
+def read_rows(file: Path) -> list[dict[str, Any]]:
     """Read what was measured of the cases of a set, and the name of the set."""
-    files = sorted(folder.glob("*.json"))
-    return [{"set": folder.name, **json.loads(file.read_text())} for file in files]
+    rows = json.loads(gzip.decompress(file.read_bytes()))
+    name = file.name.removesuffix(".json.gz")
+    return [{"set": name, **row, "subject": f"{name} {row['subject']}"} for row in rows.values()]
 
 
 def judge(rows: list[dict[str, Any]], calibration: list[dict[str, Any]]) -> list[Judged]:
@@ -657,56 +714,69 @@ def judge(rows: list[dict[str, Any]], calibration: list[dict[str, Any]]) -> list
     return [Judged(row, calibration or [other for other in rows if other["subject"] != row["subject"]]) for row in rows]
 
 
-def write_summary(name: str, part: str, judged: list[Judged], file: Path) -> None:
-    """Write numbers and tables, and print these."""
-    summary = {"model": name, "part": part} | rounded(summed_up(judged))
-    write_json(summary, file.with_suffix(".json"))
-    file.with_suffix(".md").write_text(text(summary))
-    print(text(summary))
+def summarise(folder: Path) -> None:
+    """Judge all sets of a folder, each and pooled, and write numbers and tables."""
+    sets: dict[str, list[Judged]] = {}
+    for file in sorted(folder.glob("*-test.json.gz")):
+        beside = [file.with_name(file.name.replace("-test", f"-{part}")) for part in ("val", "calibrate")]
+        calibration = [row for each in beside if each.exists() for row in read_rows(each)]
+        sets[file.name.removesuffix("-test.json.gz")] = judge(read_rows(file), calibration)
+    if len(sets) > 1:
+        sets["pooled"] = [case for each in sets.values() for case in each]
+    summary = {name: rounded(summed_up(judged)) for name, judged in sets.items()}
+    write_json(summary, folder / "summary.json")
+    (folder / "summary.md").write_text("\n".join(text(name, each) for name, each in summary.items()))
 
 
 def main() -> None:
-    """Measure what OUTPUT does not have already, and write the numbers and the tables."""
+    """Measure what OUTPUT does not have already, and write the numbers and the tables of all that it has."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model"), parser.add_argument("dataset", type=Path), parser.add_argument("output", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("model", nargs="?"), parser.add_argument("dataset", nargs="?", type=Path)
     parser.add_argument("--part", default="test", help="of the split, for a raw data set")
-    parser.add_argument("--sets", nargs="*", choices=("regions", *SETS), default=["regions"])
+    parser.add_argument("--sets", nargs="*", choices=("regions", "clicks", *SETS), default=["regions"])
     parser.add_argument("--network", type=Path, help="model folder, or training folder")
     parser.add_argument("--cases", type=int, help="only so many")
-    parser.add_argument("--calibration", help="part that calibrates, measured before; default: the others of this part")
     asked = parser.parse_args()
+    if asked.model:
+        measure(asked)
+    summarise(asked.output)
+
+
+def measure(asked: argparse.Namespace) -> None:
+    """Measure the cases of a set."""
     model, on_cpu = load_model(find_model(asked.model)), PredictionSettings(device="cpu")
     predictor = Predictor(model, on_cpu)
     network = Predictor(load_model(asked.network), on_cpu) if asked.network else None
     table = asked.dataset / CASES_FILE
     subjects = read_subjects(table) if table.exists() else {}
     listed = list(cases(asked.dataset, model.card.labels, asked.part))
-    folder = asked.output / f"second-reader-{model.card.name}-{asked.part}"
-    folder.mkdir(parents=True, exist_ok=True)
+    asked.output.mkdir(parents=True, exist_ok=True)
+    file = asked.output / f"{model.card.name}-{asked.part}.json.gz"
+    rows = json.loads(gzip.decompress(file.read_bytes())) if file.exists() else {}
     for number, (name, path, truth) in enumerate(listed[: asked.cases]):
-        file, start = folder / f"{name}.json", time.monotonic()
-        row = json.loads(file.read_text()) if file.exists() else {"subject": subjects.get(name, name)}
+        start = time.monotonic()
+        row = rows.setdefault(name, {"subject": subjects.get(name, name)})
         if missing := {"labels", "unaltered", *asked.sets} - row.keys():
             image = read_image(path).image
             case = Examined(replace(predictor.predict(image), stated_bounds=None), truth)
+            other = listed[(number + 1) % len(listed)][2]
             if "labels" in missing:
                 row["labels"] = case.own()
             if "unaltered" in missing:
                 row["unaltered"] = case.unaltered()
-            other = listed[(number + 1) % len(listed)][2]
             if "regions" in missing:
                 row["regions"] = case.regions(other, number)
+            if "clicks" in missing:
+                row["clicks"] = case.clicks(other, number)
             if "errors" in missing:
                 row["errors"] = [case.agreement(drawn, label) for _, label, drawn, _ in case.wrong(other, number)]
             if "network" in missing:
                 row["network"] = case.drawn([network.predict(image).segmentation])
             if "raters" in missing:
                 row["raters"] = case.drawn(read_raters(asked.dataset, name, case.prediction)[0])
-            write_json(row, file)
+            file.write_bytes(gzip.compress(json.dumps(rounded(rows)).encode(), mtime=0))
         print(f"{number + 1} of {len(listed)}: {name}, {time.monotonic() - start:.1f} s", flush=True)
-    calibration = folder.with_name(f"second-reader-{model.card.name}-{asked.calibration}")
-    judged = judge(read_rows(folder), read_rows(calibration) if asked.calibration else [])
-    write_summary(model.card.name, asked.part, judged, folder)
 
 
 if __name__ == "__main__":
