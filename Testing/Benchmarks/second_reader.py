@@ -27,13 +27,14 @@ false region a case and at 0.3, over all errors: the best definition (.992 and .
 """
 
 import argparse
+import gzip
 import json
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import combinations
+from itertools import combinations, islice, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,6 +48,8 @@ from mob_training.comparison.tables import interval
 from mob_training.data.datasets import CASES_FILE
 from mob_training.data.split import read_subjects
 from mob_training.evaluation.raters import read_raters
+from mob_training.evaluation.readers.cases import ReadCase
+from mob_training.evaluation.readers.readers import Refined, click_at_errors, click_in_regions
 from mob_training.evaluation.score_files import write_json
 from MoBUncertaintyLib.base.geometry import Box, whole
 from MoBUncertaintyLib.images.reader import read_image
@@ -58,19 +61,28 @@ from MoBUncertaintyLib.model.folder import load_model
 from MoBUncertaintyLib.model.listing import find_model
 from MoBUncertaintyLib.regions.agreement import dice, dice_at, expected_agreement, jaccard_distance, label_probability
 from MoBUncertaintyLib.regions.description import masks
-from MoBUncertaintyLib.regions.discrepancy import FALSE_ALARMS, Piece, improbable_pieces, pieces_of
+from MoBUncertaintyLib.regions.discrepancy import (
+    FALSE_ALARMS,
+    Piece,
+    find_discrepancies,
+    improbable_pieces,
+    pieces_of,
+)
 from MoBUncertaintyLib.regions.finder import find_regions
-from MoBUncertaintyLib.regions.findings import plain_findings
+from MoBUncertaintyLib.regions.findings import Checked, plain_findings
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 from MoBUncertaintyLib.regions.region import Region
 from MoBUncertaintyLib.regions.samples import ChangingVoxels
 from region_frontier import cases, rounded
 
 FIRST = 3
+LARGE = 0.05
+"""Of the organ: smaller local errors are not promised to be found."""
 STRICT = 0.3
 """False regions a case, besides `FALSE_ALARMS`."""
 LEVEL = 0.9
 SAMPLES = 16
+CLICKS = 5
 RESAMPLES = 1000
 OURS, P05 = "discrepancy", "p < .05"
 OWN, SETS = "our own", ("errors", "network", "raters")
@@ -214,6 +226,21 @@ GROSS = (
 )
 LOCAL = (outline_3_mm_out, leak, lobe_cut_off, hole, island)
 ERRORS: tuple[Callable[[Contour], Mask], ...] = GROSS + LOCAL
+CLICKED = [error.__name__ for error in (slice_missing, every_third_slice_missing, *LOCAL)]
+"""Errors that a reader would mend by clicks; of the others the contour is drawn anew."""
+GROSS_NAMES = {error.__name__: error for error in GROSS}
+
+ELSEWHERE = "another patient", "from where the model sees", "lies where the model sees", "is not seen by the model"
+NAMED = {
+    slice_missing: ("is missing in",),
+    every_third_slice_missing: ("is missing in",),
+    shifted_by_a_slice: ("shifted",),
+    shifted_by_4_mm: ("shifted",),
+    sides_swapped: ("mirrored", "swapped", *ELSEWHERE),
+    of_another_patient: ELSEWHERE,
+    half_resolution: ("coarser voxels",),
+}
+"""What a finding says that names a gross error."""
 
 Method = Callable[[Prediction, np.ndarray, Label], list[Piece]]
 
@@ -253,12 +280,13 @@ METHODS: dict[str, Method] = {
 }
 
 
-def hits(pieces: list[Piece], wrong: Mask) -> list[tuple[float, bool]]:
+def hits(pieces: list[Piece], wrong: Mask) -> list[tuple[float, int]]:
     """List the score of each piece, and whether it is in the error."""
     total, listed = int(wrong.sum()), []
     for piece in pieces:
         inside = int(wrong[piece.box][piece.mask].sum())
-        listed.append((piece.discrepancy, 2 * inside >= min(int(piece.mask.sum()), total) > 0))
+        hit = 2 * inside >= min(int(piece.mask.sum()), total) > 0
+        listed.append((float(f"{piece.discrepancy:.4g}"), int(hit)))
     return listed
 
 
@@ -334,25 +362,59 @@ class Examined:
             yield error.__name__, label, drawn, mask != contour.mask
 
     def regions(self, other: np.ndarray, number: int) -> dict[str, Any]:
-        """Check the contours as they are, and with each error."""
-        prediction, truth = self.prediction, self.truth
-        moved = ndimage.shift(truth, [1 if number % 2 else -1, 0, 0], order=0)
-        return {
-            "tried": {
-                name: {"label": label.name, "listed": self.listed(drawn, label, wrong)}
-                for name, label, drawn, wrong in self.wrong(other, number)
-            },
-            "unaltered": {label.name: self.listed(truth, label, np.zeros(truth.shape, bool)) for label in self.labels},
-            "called shifted": {
-                name: float("may be shifted" in " ".join(each.sentence for each in findings))
-                for name, findings in (
-                    ("unaltered", plain_findings(truth, prediction, self.labels)),
-                    ("all labels moved by a slice", plain_findings(moved, prediction, self.labels)),
-                )
-            },
-        }
+        """Check the contours with each error in one label, and with the gross ones in all labels."""
+        tried: dict[str, Any] = {}
+        for name, label, drawn, wrong in self.wrong(other, number):
+            size = float(np.count_nonzero(wrong) / np.count_nonzero(label.mask(self.truth)))
+            tried[name] = {"label": label.name, "size": size, "listed": self.listed(drawn, label, wrong)}
+            if name in GROSS_NAMES:
+                tried[name] |= {"named": self.named(drawn)[name], "named in all": self.all_named(name, other, number)}
+        return tried
 
-    def listed(self, drawn: np.ndarray, label: Label, wrong: Mask) -> dict[str, list[tuple[float, bool]]]:
+    def clicks(self, other: np.ndarray, number: int) -> dict[str, dict[str, list[float]]]:
+        """Let a reader mend an error by clicks: which fraction of what is wrong is left after 1 to `CLICKS` of them.
+
+        A reader knows the truth, and clicks in the listed regions, two times in each at most, or anywhere.
+        """
+        left: dict[str, dict[str, list[float]]] = {}
+        for name, _, drawn, wrong in self.wrong(other, number):
+            if name in CLICKED and wrong.any():
+                checked = replace(self.prediction, segmentation=drawn, checked=Checked("drawn", "0" * 64, {}))
+                case = ReadCase(checked, self.truth, find_discrepancies(checked, drawn), 0.0)
+                correct = Refined(checked, checked.click_settings)
+                ways = {"list": click_in_regions(case, correct), "anywhere": click_at_errors(case, correct)}
+                left[name] = {
+                    way: [
+                        np.count_nonzero(case.wrong(step.prediction.segmentation)) / np.count_nonzero(wrong)
+                        for step in islice(steps, CLICKS)
+                    ]
+                    for way, steps in ways.items()
+                }
+        return left
+
+    def unaltered(self) -> dict[str, Any]:
+        """Check the contours as they are."""
+        nothing = np.zeros(self.truth.shape, bool)
+        listed = {label.name: self.listed(self.truth, label, nothing) for label in self.labels}
+        return {"listed": listed, "named": self.named(self.truth)}
+
+    def all_named(self, name: str, other: np.ndarray, number: int) -> bool:
+        """Put a gross error into all labels alike, and tell whether it is named."""
+        drawn, error = np.zeros_like(self.truth), GROSS_NAMES[name]
+        for label in self.prediction.labels:
+            mask = label.mask(self.truth)
+            if mask.any():
+                rng = np.random.default_rng([number, zlib.crc32(name.encode())])
+                drawn[error(Contour(mask, label.mask(other), self.prediction.grid.spacing, rng))] = label.value
+        return self.named(drawn)[name]
+
+    def named(self, drawn: np.ndarray) -> dict[str, bool]:
+        """Tell of each gross error whether a finding names it."""
+        labels = [label for label in self.prediction.labels if label.mask(drawn).any()]
+        text = " ".join(each.sentence for each in plain_findings(drawn, self.prediction, labels))
+        return {error.__name__: any(words in text for words in NAMED[error]) for error in GROSS}
+
+    def listed(self, drawn: np.ndarray, label: Label, wrong: Mask) -> dict[str, list[tuple[float, int]]]:
         """List the regions of each method."""
         return {name: hits(method(self.prediction, drawn, label), wrong) for name, method in METHODS.items()}
 
@@ -364,24 +426,43 @@ class Judged:
     row: dict[str, Any]
     others: list[dict[str, Any]]
 
-    def listed(self, method: str, label: str, pieces: list[tuple[float, bool]], alarms: float) -> list[bool]:
-        """Tell of each region on the list of a label whether it is in the error."""
-        others = [row["regions"]["unaltered"].get(label) for row in self.others if "regions" in row]
-        contours = [[score for score, _ in each[method]] for each in others if each]
-        bounds = DrawnBounds(len(contours), DrawnCalibration.of(contours, (), ()).discrepancies, 0, 0)
-        most = alarms / len(self.row["regions"]["unaltered"])
-        ranked = enumerate(pieces, start=1)
-        return [hit for rank, (score, hit) in ranked if bounds.false_alarms(score, rank) <= most]
+    def listed(self, method: str, drawn: dict[str, dict[str, list[tuple[float, int]]]], alarms: float) -> list[int]:
+        """Tell of each region on the list of all labels whether it is in the error, in the order of the list."""
+        ranked = []
+        for label, pieces in drawn.items():
+            bounds = self._bounds[method, label]
+            for rank, (score, hit) in enumerate(pieces[method], start=1):
+                ranked.append((len(drawn) * bounds.false_alarms(score, rank), -score, hit))
+        return [hit for expected, _, hit in sorted(ranked) if expected <= alarms]
+
+    @cached_property
+    def _bounds(self) -> dict[tuple[str, str], DrawnBounds]:
+        bounds = {}
+        for method, label in product(METHODS, self.row["unaltered"]["listed"]):
+            others = [row["unaltered"]["listed"].get(label) for row in self.others]
+            contours = [[score for score, _ in each[method]] for each in others if each]
+            bounds[method, label] = DrawnBounds(
+                len(contours), DrawnCalibration.of(contours, (), ()).discrepancies, 0, 0
+            )
+        return bounds
 
     def false_regions(self, method: str) -> int:
         """Count the regions on the list of the unaltered contours."""
-        labels = self.row["regions"]["unaltered"].items()
-        return sum(len(self.listed(method, name, each[method], FALSE_ALARMS)) for name, each in labels)
+        return len(self.listed(method, self.row["unaltered"]["listed"], FALSE_ALARMS))
+
+    def first(self, method: str, error: str, alarms: float) -> int | None:
+        """Find the rank of the first region in an error, at so many false regions a case."""
+        tried = self.row["regions"][error]
+        listed = self.listed(method, self.row["unaltered"]["listed"] | {tried["label"]: tried["listed"]}, alarms)
+        return listed.index(1) + 1 if 1 in listed else None
 
     def found(self, method: str, error: str, alarms: float) -> bool:
-        """Tell whether an error is found at so many false regions a case."""
-        tried = self.row["regions"]["tried"][error]
-        return any(self.listed(method, tried["label"], tried["listed"][method], alarms)[:FIRST])
+        """Tell whether that is among the first."""
+        return (self.first(method, error, alarms) or FIRST + 1) <= FIRST
+
+    def of_size(self, errors: Iterable[str], least: float) -> list[str]:
+        """Choose errors of at least a fraction of the organ."""
+        return [name for name in errors if self.row["regions"][name]["size"] > least]
 
     def expected(self, entry: dict[str, Any]) -> tuple[float, float]:
         """Compute expected Dice, and its lower bound, of a segmentation, as `expected_agreement` does."""
@@ -405,40 +486,120 @@ def over_subjects(values: Sequence[float], cases: Sequence[Judged]) -> list[floa
 
 
 def errors_found(tried: list[Judged]) -> dict[str, Any]:
-    """Tell how often each method finds each error, and what ours gains."""
-    groups = {error.__name__: (error,) for error in ERRORS} | {"gross": GROSS, "local": LOCAL, "all": ERRORS}
+    """Tell how often each method finds each error, how often that is named, and what ours gains."""
+    groups = {error.__name__: [error.__name__] for error in ERRORS}
+    groups |= {"gross": [*GROSS_NAMES], "local": [error.__name__ for error in LOCAL], "all": [*groups]}
 
-    def rate(method: str, group: str, alarms: float) -> list[float]:
-        names = [error.__name__ for error in groups[group]]
-        return over_subjects([float(np.mean([c.found(method, name, alarms) for name in names])) for c in tried], tried)
+    def rate(method: str, names: list[str], alarms: float, least: float = 0) -> list[float]:
+        chosen = [(case, case.of_size(names, least)) for case in tried]
+        chosen = [(case, names) for case, names in chosen if names]
+        values = [float(np.mean([case.found(method, name, alarms) for name in names])) for case, names in chosen]
+        return over_subjects(values, [case for case, _ in chosen])
 
-    table = {group: {method: interval(rate(method, group, FALSE_ALARMS)) for method in METHODS} for group in groups}
+    def rates(*of: Any) -> dict[str, str]:
+        return {method: interval(rate(method, *of)) for method in METHODS}
+
+    def looked_at(method: str) -> str:
+        ranks = [[case.first(method, name, FALSE_ALARMS) for name in groups["all"]] for case in tried]
+        return interval(over_subjects([float(np.mean([r for r in each if r])) for each in ranks], tried))
+
+    def of(value: Callable[[Judged], float]) -> str:
+        return interval(over_subjects([value(case) for case in tried], tried))
+
+    table = {group: rates(names, FALSE_ALARMS) for group, names in groups.items()}
+    table[f"local, above {LARGE:.0%} of the organ"] = rates(groups["local"], FALSE_ALARMS, LARGE)
     for group in ("gross", "local", "all"):
-        rates = {method: interval(rate(method, group, STRICT)) for method in METHODS}
-        table[f"{group}, at {STRICT} false regions a case"] = rates
+        table[f"{group}, at {STRICT} false regions a case"] = rates(groups[group], STRICT)
     table["false regions a case"] = {
-        method: interval(over_subjects([float(each.false_regions(method)) for each in tried], tried))
-        for method in METHODS
+        method: of(lambda case, method=method: float(case.false_regions(method))) for method in METHODS
     }
+    table["regions up to the first in an error"] = {method: looked_at(method) for method in (OURS, P05)}
     gains = {
         f"{method}, at {alarms:g} false regions a case": np.subtract(
-            rate(OURS, "all", alarms), rate(method, "all", alarms)
+            rate(OURS, groups["all"], alarms), rate(method, groups["all"], alarms)
         ).tolist()
         for alarms in (FALSE_ALARMS, STRICT)
         for method in METHODS
         if method != OURS
     }
     p = holm([signed_rank(values) for values in gains.values()])
+    named = {
+        name: {
+            "in one label": of(lambda case, name=name: case.row["regions"][name]["named"]),
+            "in all": of(lambda case, name=name: case.row["regions"][name]["named in all"]),
+            "of contours as they are": of(lambda case, name=name: case.row["unaltered"]["named"][name]),
+            "found or named": of(
+                lambda case, name=name: case.row["regions"][name]["named"] or case.found(OURS, name, FALSE_ALARMS)
+            ),
+        }
+        for name in GROSS_NAMES
+    }
     return {
         "found": table,
+        "named": named,
         "gain over": {
             m: {"found": interval(values), "p": p_m} for (m, values), p_m in zip(gains.items(), p, strict=True)
         },
-        "called shifted": {
-            name: interval(over_subjects([case.row["regions"]["called shifted"][name] for case in tried], tried))
-            for name in tried[0].row["regions"]["called shifted"]
-        },
     }
+
+
+def orders(judged: list[Judged]) -> dict[str, Any]:
+    """Compare orders of our own segmentations: as they are and, with each label's median error known, shifted by it.
+
+    The median is that over all cases of its set, one number for each label and order.
+    """
+    entries = [(case, label, entry) for case in judged for label, entry in case.row["labels"].items()]
+    subjects = np.array([case.row["subject"] for case, _, _ in entries])
+    true = np.array([entry["dice"] for _, _, entry in entries])
+    groups = np.array([f"{case.row.get('set')} {label}" for case, label, _ in entries])
+    raw = {
+        "expected Dice": np.array([dice_at(entry["expected"]) for _, _, entry in entries]),
+        "samples": np.array([entry["samples"] for _, _, entry in entries]),
+        "expected error / volume": np.array([1 + entry["doubt"] for _, _, entry in entries]),
+    }
+    result: dict[str, Any] = {"segmentations": len(true), "Dice": f"{true.mean():.3f}"}
+    for way in ("as they are", "shifted"):
+        scores = dict(raw)
+        if way == "shifted":
+            for name, values in raw.items():
+                shift = {group: np.median((true - values)[groups == group]) for group in set(groups)}
+                scores[name] = values + np.array([shift[group] for group in groups])
+        for what, measure, better in (("Spearman", spearman, 1), ("area", area, -1)):
+            row = {name: estimate(measure, subjects, values, true) for name, values in scores.items()}
+            for name in ("samples", "expected error / volume"):
+
+                def gain(ours: np.ndarray, other: np.ndarray, dice: np.ndarray, m=measure, sign=better) -> float:
+                    return sign * (m(ours, dice) - m(other, dice))
+
+                row[f"gain over {name}"] = estimate(gain, subjects, scores["expected Dice"], scores[name], true)
+            result[f"{what}, {way}"] = row
+    result["area, at best"] = estimate(area, subjects, true, true)
+    result["area, of no order"] = estimate(lambda dice: float(1 - dice.mean()), subjects, true)
+    return result
+
+
+def mended(clicked: list[Judged]) -> dict[str, dict[str, str]]:
+    """Sum up which fraction of the error in a contour is mended after 3 and 5 clicks."""
+
+    def fraction(way: str, clicks: int, names: Iterable[str]) -> str:
+        values, tried = [], []
+        for case in clicked:
+            left = [[1.0, *each[way]][: clicks + 1][-1] for name, each in case.row["clicks"].items() if name in names]
+            if left:
+                values.append(1 - float(np.mean(left)))
+                tried.append(case)
+        return interval(over_subjects(values, tried))
+
+    return {
+        name: {f"{way}, {n} clicks": fraction(way, n, names) for way in ("list", "anywhere") for n in (3, CLICKS)}
+        for name, names in {**{name: [name] for name in CLICKED}, "all": CLICKED}.items()
+    }
+
+
+def area(score: np.ndarray, dice: np.ndarray) -> float:
+    """Compute the area under the risk-coverage curve: the mean of 1 - Dice of the n best by a score, over all n."""
+    risks = 1 - dice[np.argsort(-score, kind="stable")]
+    return float(np.mean(np.cumsum(risks) / np.arange(1, len(risks) + 1)))
 
 
 def expectations(name: str, judged: list[Judged]) -> dict[str, str]:
@@ -497,82 +658,125 @@ def estimate(statistic: Callable[..., float], subjects: np.ndarray, *values: np.
     return f"{statistic(*values):.3f} ({low:.3f} to {high:.3f})"
 
 
-def summed_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Judge all cases; means with intervals over the subjects."""
-    judged = [Judged(row, [other for other in rows if other["subject"] != row["subject"]]) for row in rows]
-    tried = [each for each in judged if each.row.get("regions", {}).get("tried")]
+def summed_up(judged: list[Judged]) -> dict[str, Any]:
+    """Sum judged cases up; means with intervals over the subjects."""
+    rows = [case.row for case in judged]
+    tried = [case for case in judged if case.row.get("regions")]
     return {
         "cases": len(rows),
         "subjects": len({row["subject"] for row in rows}),
         "cases with regions": len(tried),
         **(errors_found(tried) if tried else {}),
+        **({"mended": mended(clicked)} if (clicked := [case for case in judged if case.row.get("clicks")]) else {}),
+        "orders": orders(judged),
         "expected": {
-            name: expectations(name, judged) for name in (OWN, *SETS) if any(segmentations(row, name) for row in rows)
+            name: expectations(name, [case for case in judged if segmentations(case.row, name)])
+            for name in (OWN, *SETS)
+            if any(segmentations(row, name) for row in rows)
         },
     }
 
 
-def text(summary: dict[str, Any]) -> str:
-    """Write the results as Markdown."""
-    lines = ["{model}: {cases} cases of {subjects} subjects, regions of {cases with regions}".format(**summary)]
+def text(name: str, summary: dict[str, Any]) -> str:
+    """Write the results of a set as Markdown."""
+    lines = ["## {}: {cases} cases of {subjects} subjects, regions of {cases with regions}".format(name, **summary)]
+
+    def table(head: str, rows: dict[str, dict[str, Any]]) -> None:
+        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+        lines.extend(["", f"| {head} | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"])
+        for name, row in rows.items():
+            cells = (str(row.get(column, "–")) for column in columns)
+            lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+
     if "found" in summary:
-        lines += ["", "| found among the first three | " + " | ".join(METHODS) + " |"]
-        lines += ["| --- " * (len(METHODS) + 1) + "|"]
-        for group, row in summary["found"].items():
-            lines.append(f"| {group.replace('_', ' ')} | " + " | ".join(row.values()) + " |")
-        lines += ["", "| gain over | found | p, Holm |", "| --- | --- | --- |"]
-        lines += [f"| {method} | {row['found']} | {row['p']:.2g} |" for method, row in summary["gain over"].items()]
-        lines += ["", "| called shifted | |", "| --- | --- |"]
-        lines += [f"| {key} | {value} |" for key, value in summary["called shifted"].items()]
-    names = list(dict.fromkeys(key for row in summary["expected"].values() for key in row))
-    lines += ["", "| expected Dice | " + " | ".join(summary["expected"]) + " |"]
-    lines += ["| --- " * (len(summary["expected"]) + 1) + "|"]
-    for key in names:
-        lines.append(f"| {key} | " + " | ".join(row.get(key, "–") for row in summary["expected"].values()) + " |")
+        table("found among the first three", summary["found"])
+        table("named", summary["named"])
+        table("gain over", {m: row | {"p": f"{row['p']:.2g}"} for m, row in summary["gain over"].items()})
+    if "mended" in summary:
+        table("mended", summary["mended"])
+    table("order of our own", {name: row for name, row in summary["orders"].items() if isinstance(row, dict)})
+    lines += ["", *(f"- {name}: {row}" for name, row in summary["orders"].items() if not isinstance(row, dict))]
+    if expected := summary["expected"]:
+        keys = dict.fromkeys(key for row in expected.values() for key in row)
+        table("expected Dice", {key: {name: row.get(key, "–") for name, row in expected.items()} for key in keys})
     return "\n".join(lines) + "\n"
 
 
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Read what was measured of the cases of a set, and the name of the set."""
+    rows = json.loads(gzip.decompress(file.read_bytes()))
+    name = file.name.removesuffix(".json.gz")
+    return [{"set": name, **row, "subject": f"{name} {row['subject']}"} for row in rows.values()]
+
+
+def judge(rows: list[dict[str, Any]], calibration: list[dict[str, Any]]) -> list[Judged]:
+    """Judge cases by others: those of a part for that or, without one, all other subjects of their own."""
+    return [Judged(row, calibration or [other for other in rows if other["subject"] != row["subject"]]) for row in rows]
+
+
+def summarise(folder: Path) -> None:
+    """Judge all sets of a folder, each and pooled, and write numbers and tables."""
+    sets: dict[str, list[Judged]] = {}
+    for file in sorted(folder.glob("*-test.json.gz")):
+        beside = [file.with_name(file.name.replace("-test", f"-{part}")) for part in ("val", "calibrate")]
+        calibration = [row for each in beside if each.exists() for row in read_rows(each)]
+        sets[file.name.removesuffix("-test.json.gz")] = judge(read_rows(file), calibration)
+    if len(sets) > 1:
+        sets["pooled"] = [case for each in sets.values() for case in each]
+    summary = {name: rounded(summed_up(judged)) for name, judged in sets.items()}
+    write_json(summary, folder / "summary.json")
+    (folder / "summary.md").write_text("\n".join(text(name, each) for name, each in summary.items()))
+
+
 def main() -> None:
-    """Measure what OUTPUT does not have already, and write the numbers and the tables."""
+    """Measure what OUTPUT does not have already, and write the numbers and the tables of all that it has."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model"), parser.add_argument("dataset", type=Path), parser.add_argument("output", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("model", nargs="?"), parser.add_argument("dataset", nargs="?", type=Path)
     parser.add_argument("--part", default="test", help="of the split, for a raw data set")
-    parser.add_argument("--sets", nargs="*", choices=("regions", *SETS), default=["regions", "errors"])
+    parser.add_argument("--sets", nargs="*", choices=("regions", "clicks", *SETS), default=["regions"])
     parser.add_argument("--network", type=Path, help="model folder, or training folder")
     parser.add_argument("--cases", type=int, help="only so many")
     asked = parser.parse_args()
+    if asked.model:
+        measure(asked)
+    summarise(asked.output)
+
+
+def measure(asked: argparse.Namespace) -> None:
+    """Measure the cases of a set."""
     model, on_cpu = load_model(find_model(asked.model)), PredictionSettings(device="cpu")
     predictor = Predictor(model, on_cpu)
     network = Predictor(load_model(asked.network), on_cpu) if asked.network else None
     table = asked.dataset / CASES_FILE
     subjects = read_subjects(table) if table.exists() else {}
     listed = list(cases(asked.dataset, model.card.labels, asked.part))
-    folder = asked.output / f"second-reader-{model.card.name}-{asked.part}"
-    folder.mkdir(parents=True, exist_ok=True)
+    asked.output.mkdir(parents=True, exist_ok=True)
+    file = asked.output / f"{model.card.name}-{asked.part}.json.gz"
+    rows = json.loads(gzip.decompress(file.read_bytes())) if file.exists() else {}
     for number, (name, path, truth) in enumerate(listed[: asked.cases]):
-        file, start = folder / f"{name}.json", time.monotonic()
-        row = json.loads(file.read_text()) if file.exists() else {"subject": subjects.get(name, name)}
-        if missing := {"labels", *asked.sets} - row.keys():
+        start = time.monotonic()
+        row = rows.setdefault(name, {"subject": subjects.get(name, name)})
+        if missing := {"labels", "unaltered", *asked.sets} - row.keys():
             image = read_image(path).image
             case = Examined(replace(predictor.predict(image), stated_bounds=None), truth)
+            other = listed[(number + 1) % len(listed)][2]
             if "labels" in missing:
                 row["labels"] = case.own()
-            other = listed[(number + 1) % len(listed)][2]
+            if "unaltered" in missing:
+                row["unaltered"] = case.unaltered()
             if "regions" in missing:
                 row["regions"] = case.regions(other, number)
+            if "clicks" in missing:
+                row["clicks"] = case.clicks(other, number)
             if "errors" in missing:
                 row["errors"] = [case.agreement(drawn, label) for _, label, drawn, _ in case.wrong(other, number)]
             if "network" in missing:
                 row["network"] = case.drawn([network.predict(image).segmentation])
             if "raters" in missing:
                 row["raters"] = case.drawn(read_raters(asked.dataset, name, case.prediction)[0])
-            write_json(row, file)
+            file.write_bytes(gzip.compress(json.dumps(rounded(rows)).encode(), mtime=0))
         print(f"{number + 1} of {len(listed)}: {name}, {time.monotonic() - start:.1f} s", flush=True)
-    rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-    summary = {"model": model.card.name, "part": asked.part} | rounded(summed_up(rows))
-    write_json(summary, folder.with_suffix(".json"))
-    folder.with_suffix(".md").write_text(text(summary))
-    print(text(summary))
 
 
 if __name__ == "__main__":

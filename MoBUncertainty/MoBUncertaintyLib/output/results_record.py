@@ -104,6 +104,7 @@ class _Record(_Form):
     click_settings: ClickSettings = field(default_factory=ClickSettings)
     correlation_mm: tuple[float, float, float] | None = None
     shared_fraction: Annotated[float, Range(0, below=1)] = 0.0
+    network_mm: tuple[float, float, float] | None = None
     processed_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
     suitability: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
@@ -127,8 +128,9 @@ class _Record(_Form):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not all(LENGTH_RANGE[0] <= mm <= LENGTH_RANGE[1] for mm in self.correlation_mm or ()):
-            raise ValueError("'correlation_mm' is out of range")
+        for name in ("correlation_mm", "network_mm"):
+            if not all(LENGTH_RANGE[0] <= mm <= LENGTH_RANGE[1] for mm in getattr(self, name) or ()):
+                raise ValueError(f"'{name}' is out of range")
         if any(index < 0 for axis in self.processed_box or () for index in axis):
             raise ValueError("'processed_box' is out of range")
         if any(min(volume.ml, volume.error_ml) < 0 for volume in self.network_volumes.values()):
@@ -174,6 +176,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
         "covariance": prediction.covariance,
         "correlation_mm": prediction.correlation_mm,
         "shared_fraction": prediction.shared_fraction or None,
+        "network_mm": prediction.network_mm,
         "processed_box": part and [[axis.start, axis.stop] for axis in part],
         "suitability": suitability and suitability.to_dict(),
         "volume_bounds": prediction.stated_bounds,
@@ -191,8 +194,8 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
 
 
 _FIELDS = (
-    "covariance", "correlation_mm", "shared_fraction", "processed_box", "suitability", "volume_bounds",
-    "network_volumes", "click_settings", "checked", "agreement", "measured",
+    "covariance", "correlation_mm", "shared_fraction", "network_mm", "processed_box", "suitability",
+    "volume_bounds", "network_volumes", "click_settings", "checked", "agreement", "measured",
 )  # fmt: skip
 _OF_THE_FILE = ("warnings", "files", "sha256")
 
@@ -222,6 +225,7 @@ def prediction_of(
         covariance=content.covariance,
         correlation_mm=content.correlation_mm,
         shared_fraction=content.shared_fraction,
+        network_mm=content.network_mm,
         region_settings=content.regions.settings,
         suitability=suitability,
         stated_bounds=content.volume_bounds,

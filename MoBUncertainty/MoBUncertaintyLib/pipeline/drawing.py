@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
+from MoBUncertaintyLib.base.geometry import hull, occupied
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.wording import percent
 from MoBUncertaintyLib.images.reader import ReadImage
@@ -65,8 +66,8 @@ class Drawing:
         channels = [place for place, label in enumerate(prediction.labels) if label.name in wanted]
         labels = tuple(prediction.labels[place] for place in channels)
         own, drawn = prediction.segmentation, self.segmentation
-        findings = plain_findings(drawn, prediction, labels)
-        overlaps = {label.name: dice(drawn, own, label.value) for label in labels}
+        findings, box = plain_findings(drawn, prediction, labels), hull([prediction.segmented_box, occupied(drawn)])
+        overlaps = {label.name: dice(drawn[box], own[box], label.value) for label in labels}
         agreement = expected_agreement(prediction, drawn)
         return replace(
             prediction,

@@ -27,8 +27,8 @@ def dice(segmentation: np.ndarray, truth: np.ndarray, label: int = 1) -> float:
     """Compute the Dice overlap of one label, 1 where neither has it; raises `ImageError` if the shapes differ."""
     check_shapes(segmentation, truth)
     a, b = segmentation == label, truth == label
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
+    both, one, other = (int(np.count_nonzero(mask)) for mask in (a & b, a, b))
+    return 2 * both / (one + other) if one + other else 1.0
 
 
 def surface_distance(a: np.ndarray, b: np.ndarray, spacing: Sequence[float] | np.ndarray) -> float | None:

@@ -5,7 +5,8 @@ best: a reader's habit, such as a margin, and deviations over millimetres. Under
 on the wrong side of its logit t gains |t| of log likelihood if it takes the model's label. Regions are where the mean
 logit clearly contradicts the drawn label and noise does not explain it. The *discrepancy* of a region is that gain, in
 nats: at least so much does the joint likelihood of the drawn labels gain if those of the region are the model's own and
-the rest stays, since the noise may then fit better still.
+the rest stays, since the noise may then fit better still. A voxel counts by its volume, in the network's voxels: that
+of a finer image says no more of an organ.
 
 A discrepancy is compared with those on clinicians' own contours (`measurements.drawn`), so that numbers of different
 labels and cases compare, and regions such as an ordinary contour has are not listed.
@@ -25,11 +26,12 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.base.geometry import (
     Box,
-    bounding_box,
     hull,
+    intersection,
     nested,
-    shadows,
+    occupied,
     shape_of,
+    widened,
     within,
 )
 from MoBUncertaintyLib.gaussian.explanation import explain
@@ -56,6 +58,8 @@ LEAST = 1e-3
 """Nats that a voxel counts at least in the middle of a difference."""
 CLEAR = 2.0
 """Where the mean logit contradicts the drawn label by less, nothing is part of a region."""
+SLACK = 0.25
+"""Of a voxel: of four that are 4 % larger than a quarter of the network's, one is taken all the same."""
 NOISE = 2.0
 """Clinicians' contours deviate by so many of the network's deviations,"""
 REACH = 3.0
@@ -126,7 +130,7 @@ def find_differences(prediction: Prediction) -> Regions:
             continue
         maps = _LabelMaps.of(prediction, label, mine | other)
         box, mine, other = maps.box, mine[maps.box], other[maps.box]
-        _, moved = maps.logits(mine, REACH, counted=mine == other)
+        moved = maps.weight * maps.logits(mine, REACH, counted=mine == other)[1]
         # A region has one label in the second: where that is another one, it is that label's.
         for where, gain in ((other & ~mine, moved), (mine & (second[box] == 0), -moved)):
             weight = np.where(where, np.maximum(np.abs(gain), LEAST), 0)
@@ -156,13 +160,13 @@ def improbable_pieces(prediction: Prediction, drawn: np.ndarray, label: Label, r
     if not (sign * (maps.probability - 0.5) > 0).any():
         return []
     mean, moved = maps.logits(labelled, reach)
-    gain = np.where(sign * mean > CLEAR, np.maximum(sign * moved, 0), 0)
+    gain = maps.weight * np.where(sign * mean > CLEAR, np.maximum(sign * moved, 0), 0)
     return pieces_of(prediction, label, maps.box, labelled, gain)
 
 
 @dataclass(frozen=True, eq=False)
 class _LabelMaps:
-    """Mean and variance of a label's probability, in the box where it is `possible` or drawn."""
+    """Mean and variance of a label's probability, in the box where it is `possible` near what is probable or drawn."""
 
     prediction: Prediction
     box: Box
@@ -172,15 +176,26 @@ class _LabelMaps:
 
     @classmethod
     def of(cls, prediction: Prediction, label: Label, drawn: np.ndarray) -> Self:
-        maps, possible = channels_of(prediction, label), drawn.copy()
-        for n in maps:
-            possible |= prediction.probability[n] > POSSIBLE
-        box = bounding_box(shadows(possible), [MARGIN] * 3)
+        maps = channels_of(prediction, label)
+        own = occupied(drawn)
+        probable, possible = (
+            hull([own, *(occupied(prediction.probability[n], above) for n in maps)])
+            for above in (0.5 / len(maps), POSSIBLE)
+        )
+        # What is possible may be anywhere in the image; noise does not reach from there.
+        near = widened(probable, REACH * np.array(_lengths_mm(prediction)) / prediction.grid.spacing, drawn.shape)
+        box = intersection(near, widened(possible, [MARGIN] * 3, drawn.shape)) or own
         probability, variance = (
             np.asarray(sum(np.asarray(values[n][box], np.float32) for n in maps))
             for values in (prediction.probability, prediction.variance)
         )
-        return cls(prediction, box, possible[box], probability, variance)
+        return cls(prediction, box, drawn[box] | (probability > POSSIBLE), probability, variance)
+
+    @property
+    def weight(self) -> float:
+        """How many of the network's voxels one of the image's is."""
+        network = self.prediction.network_mm
+        return self.prediction.grid.voxel_mm3 / float(np.prod(network)) if network else 1.0
 
     def logits(
         self, labelled: np.ndarray, reach: float, counted: np.ndarray | None = None
@@ -190,10 +205,13 @@ class _LabelMaps:
             mean = logits_of(self.probability, np.zeros_like(self.variance))[0]
             return mean, mean
         mean, square = logits_of(self.probability, self.variance, rough=~self.possible)
-        lengths = reach * np.array(_lengths_mm(self.prediction)) / self.prediction.grid.spacing
+        spacing = self.prediction.grid.spacing
+        lengths = reach * np.array(_lengths_mm(self.prediction)) / spacing
+        every = np.maximum(np.array(self.prediction.network_mm or spacing) / spacing + SLACK, 1).astype(int)
         # No noise explains what a network with a variance is certain of: far from an organ, say.
         deviation = np.sqrt(square) if self.prediction.has_variance else movable(square, None)
-        return mean, mean + explain(mean, NOISE * deviation, labelled, lengths, counted)
+        weight = self.weight * float(every.prod())
+        return mean, mean + explain(mean, NOISE * deviation, labelled, lengths, counted, every.tolist(), weight)
 
 
 def pieces_of(prediction: Prediction, label: Label, box: Box, labelled: np.ndarray, weight: np.ndarray) -> list[Piece]:

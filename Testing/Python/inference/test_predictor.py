@@ -401,4 +401,7 @@ def test_the_length_of_a_local_model_is_told_along_the_images_own_axes(tmp_path:
     )
     assert straight.correlation_mm == (9, 6, 3)
     assert turned.correlation_mm == (9, 3, 6)
+    x, y, z = predictor.model.card.spacing
+    assert straight.network_mm == (z, y, x)
+    assert turned.network_mm == (z, x, y)
     assert straight.click_settings.length_mm is None, "the model's own"

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from scipy.special import expit
 
 from MoBUncertaintyLib.gaussian.explanation import HABIT, explain
@@ -30,3 +31,16 @@ def test_infinite_lengths_leave_one_number() -> None:
     mean = np.random.default_rng(1).normal(0, 2, (4, 5, 6))
     noise = explain(mean, np.full(mean.shape, 0.5), mean > 1, (np.inf,) * 3)
     assert np.ptp(noise) < 1e-6 < -noise.mean()
+
+
+def test_one_voxel_in_two_tells_as_much_with_its_weight() -> None:
+    shape, every = (24, 26, 28), (2, 2, 2)
+    index = np.moveaxis(np.indices(shape), 0, -1) - np.array(shape) / 2
+    mean = (6 - np.linalg.norm(index, axis=-1)) / 2
+    labelled = np.linalg.norm(index - (0, 2, 1), axis=-1) < 7
+    lengths = (9.0, 9.0, 9.0)
+    all_of_them, some = (
+        explain(mean, np.ones(shape), labelled, lengths, None, *of) for of in (((1, 1, 1), 0.125), (every, 1))
+    )
+    assert np.corrcoef(some.ravel(), all_of_them.ravel())[0, 1] > 0.99
+    assert some.std() == pytest.approx(all_of_them.std(), rel=0.1)

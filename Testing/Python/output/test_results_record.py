@@ -146,6 +146,7 @@ def sent() -> tuple[dict[str, Any], Prediction]:
         case.prediction,
         predicted_part=(slice(0, 3), slice(1, 4), slice(0, 2)),
         correlation_mm=(3.0, 4.5, 6.0),
+        network_mm=(3.0, 2.5, 2.0),
         network_volumes={"pancreas": StatedVolume(94.0, 1.25)},
         click_settings=ClickSettings(length_mm=2.5, strength=8.0, learned=random_trees()),
     )
@@ -159,7 +160,7 @@ def test_a_prediction_that_is_sent_comes_back_with_all_that_it_knows(sent: tuple
     for name in ("segmentation", "probability", "variance"):
         assert np.array_equal(getattr(found, name), getattr(own, name))
     names = "labels", "warnings", "timings", "click_settings", "processed_box", "correlation_mm", "network_volumes"
-    for name in names:
+    for name in (*names, "network_mm"):
         assert getattr(found, name) == getattr(own, name)
 
 
@@ -178,6 +179,7 @@ def test_regions_that_are_sent_come_back_as_they_were(checked: Checked | None) -
 
 
 WRONG = [{"correlation_mm": wrong} for wrong in (4.0, [4.0, 4.0], [4.0, 4.0, 0.0], [4.0, 4.0, 1e300], [4.0, 4.0, "4"])]
+WRONG += [{"network_mm": [0.0, 1.0, 1.0]}]
 WRONG += [{"network_volumes": {"pancreas": wrong}} for wrong in ({"ml": -1.0, "error_ml": 1.0}, {"ml": 1.0}, 1.0)]
 WRONG += [{"click_settings": wrong} for wrong in ({"strength": -1}, {"length": 3}, [3], {"prior_deviation": "1"})]
 

@@ -62,6 +62,19 @@ def test_a_margin_is_a_habit_and_a_leak_of_the_same_size_is_not() -> None:
     assert first < 0.2 * second
 
 
+def test_a_finer_image_says_no_more_of_an_organ() -> None:
+    shift, leak = (3, 4, 0), np.s_[12:26, 12:26, 4:12]
+    sums = []
+    for every in (1, 2):
+        fine = ball(size=(40 * every,) * 3, spacing=(2.0 / every,) * 3)
+        prediction = replace(fine, network_mm=(2.0, 2.0, 2.0), correlation_mm=(6.0, 6.0, 6.0))
+        drawn = np.roll(prediction.segmentation, [by * every for by in shift], (0, 1, 2))
+        drawn[tuple(slice(part.start * every, part.stop * every) for part in leak)] = 1
+        pieces = improbable_pieces(prediction, drawn, prediction.labels[0])
+        sums.append(sum(piece.discrepancy for piece in pieces))
+    assert sums[1] == pytest.approx(sums[0], rel=0.25)  # eight times as many voxels
+
+
 def test_a_region_such_as_ordinary_contours_have_is_not_listed() -> None:
     prediction, drawn = checked()
     drawn[20] = 0
