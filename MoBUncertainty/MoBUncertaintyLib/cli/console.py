@@ -373,8 +373,8 @@ def show_calibrated(model: Model, calibration: Calibration) -> None:
     table.show()
 
 
-def show_demo(scores: DemoScores) -> None:
-    """Print how the demo compares with the clinical contours."""
+def show_demo(scores: DemoScores, image: Path, page: Path) -> None:
+    """Print how the demo compares with the clinical contours, and where its image and its page are."""
     table = _Facts("Compared with the clinical contours, which the model has not seen")
     for name, organ in scores.organs.items():
         apart = "" if organ.distance_mm is None else f"{organ.distance_mm:.1f} mm apart; "
@@ -392,6 +392,10 @@ def show_demo(scores: DemoScores) -> None:
     for name, (fraction, whole) in fractions.items():
         table.fact(name, f"none {whole}" if fraction is None else f"{percent(fraction)} {whole}")
     table.fact("computing time", f"{scores.seconds:.0f} s")
+    table.show()
+    table = _Facts("What next")
+    table.fact("review", f"open {page} in a browser")
+    table.fact("the image", str(image))
     table.show()
 
 

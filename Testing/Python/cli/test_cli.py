@@ -453,7 +453,7 @@ def test_an_organ_is_as_good_as_two_clinicians_agree(capsys: pytest.CaptureFixtu
         str(dice): demo.OrganScores(dice, theirs, None, 1.0, None, 1.0)
         for dice, theirs in ((0.9, 0.889), (0.85, 0.889), (0.75, 0.889), (0.0, 0.944), (0.6, None))
     }
-    console.show_demo(demo.DemoScores(organs, None, None, 1.0))
+    console.show_demo(demo.DemoScores(organs, None, None, 1.0), Path("ct.nii.gz"), Path("review.html"))
     shown = capsys.readouterr().out
     found = re.findall(r"[\d.]+ +│ (.*?) *│", shown)
     assert [line.split(" two clinicians")[0] for line in found[:4]] == [words for _, words in console.CLOSENESS]
