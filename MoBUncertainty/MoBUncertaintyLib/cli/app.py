@@ -355,7 +355,7 @@ def demo(
                 output, device=device, engine=engine, scene=scene, progress=progress, cancelled=cancelled
             )
         facts = console.show_case(case, written, output)
-        console.show_demo(scores)
+        console.show_demo(scores, case.source.path, output / "review.html")
         return Result({"case": facts, "scores": asdict(scores)})
 
 

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from MoBUncertaintyLib.pipeline.calibration.fit import Calibration
     from MoBUncertaintyLib.pipeline.demo import DemoScores, OrganScores
     from MoBUncertaintyLib.regions.prediction import Progress
-    from MoBUncertaintyLib.regions.region import Region
 
 UNEXPECTED, BAD_INPUT, CANCELLED = 1, 2, 130
 PLAIN_LINE_EVERY_S = 5.0
@@ -190,6 +189,8 @@ class _PlainProgress:
             return
         self._stage, self._next = update.stage, time.monotonic() + PLAIN_LINE_EVERY_S
         count = f": {update.done} of {update.total}" if update.total > 1 else ""
+        if update.done and not update.total:
+            count = f": {update.done} so far"
         left = _duration_left(update)
         stage = STAGES.get(update.stage, update.stage)
         stage = stage[:1].lower() + stage[1:] if self._place else stage
@@ -263,7 +264,7 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
         table.fact("plainly wrong", *([finding.sentence for finding in checked.findings] or ["nothing"]))
     for measured in prediction.measured:
         table.fact(measured.name, measured.text)
-    table.fact(f"{prediction.region_kind} regions", _count_regions(regions))
+    table.fact(f"{prediction.region_kind} regions", _count_regions(case))
     if regions and regions[0].effect:
         table.fact("ranked by effect", f"first: {regions[0].effect.text}")
     table.fact("expected error", f"{volume_text(error)} in total")
@@ -290,11 +291,14 @@ def show_case(case: Case, written: Written, folder: Path, shown: Sequence[str] =
     }
 
 
-def _count_regions(regions: Sequence[Region]) -> str:
-    if not regions:
+def _count_regions(case: Case) -> str:
+    from MoBUncertaintyLib.regions.description import organ_names, place_text
+
+    if not (regions := case.regions.ranked):
         return "none"
     first, error = regions[0], volume_text(sum(region.expected_error_mm3 for region in regions) / 1000)
-    return f"{len(regions)}, {error} of expected error in them; first: {first.location}, {first.extent_mm:.0f} mm"
+    place = place_text(first, organ_names(case.prediction, replace(case.regions, ranked=(first,))))
+    return f"{len(regions)}, {error} of expected error in them; first: {place}, {first.extent_mm:.0f} mm"
 
 
 def serve_review(case: Case, results: Path, port: int) -> None:
@@ -369,8 +373,8 @@ def show_calibrated(model: Model, calibration: Calibration) -> None:
     table.show()
 
 
-def show_demo(scores: DemoScores) -> None:
-    """Print how the demo compares with the clinical contours."""
+def show_demo(scores: DemoScores, image: Path, page: Path) -> None:
+    """Print how the demo compares with the clinical contours, and where its image and its page are."""
     table = _Facts("Compared with the clinical contours, which the model has not seen")
     for name, organ in scores.organs.items():
         apart = "" if organ.distance_mm is None else f"{organ.distance_mm:.1f} mm apart; "
@@ -388,6 +392,10 @@ def show_demo(scores: DemoScores) -> None:
     for name, (fraction, whole) in fractions.items():
         table.fact(name, f"none {whole}" if fraction is None else f"{percent(fraction)} {whole}")
     table.fact("computing time", f"{scores.seconds:.0f} s")
+    table.show()
+    table = _Facts("What next")
+    table.fact("review", f"open {page} in a browser")
+    table.fact("the image", str(image))
     table.show()
 
 

@@ -31,8 +31,8 @@ Measures = Annotated[
     typer.Option(
         "--measure",
         metavar="NAME:LABEL",
-        help="Measure a label, with its spread over samples: volume:LABEL, D2%:LABEL, distance:LABEL:LABEL and so on; "
-        "may be repeated.",
+        help="Measure a label, with its spread over samples: volume:LABEL, D2%:LABEL, distance:LABEL1:LABEL2 and "
+        "so on; may be repeated.",
     ),
 ]
 Dose = Annotated[Path | None, typer.Option(help="Planned dose to measure: DICOM RT Dose, or a volume file in Gy.")]

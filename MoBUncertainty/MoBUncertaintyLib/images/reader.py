@@ -47,6 +47,10 @@ class ReadImage:
     is_dicom: bool  # whether the files are DICOM
 
 
+AnyImage = ReadImage | sitk.Image | np.ndarray | str | Path
+"""What `as_image` takes."""
+
+
 def volume_stem(path: str | Path) -> str:
     """Strip the suffix, such as .nii.gz, from a volume's name; a DICOM folder keeps its name."""
     name = Path(path).name
@@ -84,6 +88,38 @@ def read_image(path: str | Path, series: str | None = None) -> ReadImage:
     image, warnings = check_image(image)
     set_modality(image, volume.modality)
     return ReadImage(image, volume.warnings + warnings, files, sha256, is_dicom)
+
+
+def as_image(image: AnyImage, spacing: Sequence[float] | None = None) -> tuple[sitk.Image, list[str]]:
+    """Take an image in any form that people have it in; return it with the warnings of its file.
+
+    Args:
+        image: As `read_image` returns it, a SimpleITK image, the path of a file or DICOM folder, or an array (z, y, x)
+            whose axes run to the patient's head, back and left.
+        spacing: Size of the voxels of an array, in mm, (z, y, x).
+
+    Raises:
+        ImageError: It is none of these, or `spacing` is missing or not of an array; or as for `read_image`.
+    """
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.dtype.kind not in "iuf":
+            kind = f"{image.ndim} axes of {image.dtype}"
+            raise ImageError(f"The argument image must be an array (z, y, x) of numbers, not one with {kind}.")
+        if spacing is None or len(spacing) != 3:
+            raise ImageError("An array needs the argument spacing: the size of its voxels in mm, (z, y, x).")
+        made = sitk.GetImageFromArray(image.astype(np.float32) if image.dtype == np.float16 else image)
+        made.SetSpacing(np.asarray(spacing, float)[::-1])
+        return made, []
+    if spacing is not None:
+        raise ImageError("The argument spacing is only for an array; leave it out, since the image has its own.")
+    if isinstance(image, (str, Path)):
+        image = read_image(image)
+    if isinstance(image, ReadImage):
+        return image.image, image.warnings
+    if not isinstance(image, sitk.Image):
+        kinds = "a path, a SimpleITK image or a NumPy array"
+        raise ImageError(f"The argument image must be {kinds}, not of the type {type(image).__name__}.")
+    return image, []
 
 
 def read_volume(path: str | Path) -> sitk.Image:

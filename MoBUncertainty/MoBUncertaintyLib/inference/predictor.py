@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, reporting_out_of_memory
 from MoBUncertaintyLib.base.names import printable
@@ -19,7 +22,7 @@ from MoBUncertaintyLib.images.channels import aligned
 from MoBUncertaintyLib.images.grid import grid_of
 from MoBUncertaintyLib.images.memory import check_memory, check_tile
 from MoBUncertaintyLib.images.modality import check_modalities, in_order
-from MoBUncertaintyLib.images.reader import check_image
+from MoBUncertaintyLib.images.reader import AnyImage, as_image, check_image
 from MoBUncertaintyLib.inference.engines import Engine, OpenVinoEngine, select_engine
 from MoBUncertaintyLib.inference.maps.filling import fill, unresampled
 from MoBUncertaintyLib.inference.maps.pieces import take_back_strays
@@ -37,6 +40,7 @@ from MoBUncertaintyLib.inference.suitability import (
 from MoBUncertaintyLib.model.card import Label, ModelCard, chosen_labels, overlap
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.model.listing import loaded
 from MoBUncertaintyLib.model.nnunet.plans import first_features
 from MoBUncertaintyLib.model.terminology import without_code
 from MoBUncertaintyLib.regions.prediction import (
@@ -51,30 +55,47 @@ from MoBUncertaintyLib.regions.prediction import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     import SimpleITK as sitk
 
 
 def predict(
-    image: sitk.Image,
-    model: Model,
+    image: AnyImage,
+    model: Model | Path | str,
     settings: PredictionSettings | None = None,
     progress: ProgressCallback | None = None,
     cancelled: CancelledCallback | None = None,
-    channels: Mapping[str, sitk.Image] | None = None,
+    channels: Mapping[str, AnyImage] | None = None,
+    spacing: Sequence[float] | None = None,
 ) -> Prediction:
     """Segment an image; see `Predictor`, which is faster for several images.
 
+    Args:
+        image: The path of a file or DICOM folder, what `read_image` returns, a SimpleITK image, or an array (z, y, x)
+            whose axes run to the patient's head, back and left.
+        model: A model, its path, or its name as for `find_model`.
+        settings: How to predict.
+        progress: Called with each step.
+        cancelled: Asked before each stage and tile.
+        channels: The images of the model's other input channels, by name.
+        spacing: Size of the voxels of arrays, in mm, (z, y, x).
+
+    Raises:
+        UserError: Whatever the user can mend; see `Predictor.predict`.
+
     Example:
-        >>> from MoBUncertaintyLib import PredictionSettings, find_model, load_model, predict, read_image
+        >>> from MoBUncertaintyLib import PredictionSettings, predict, read_image
         >>> from MoBUncertaintyLib.base.resources import RESOURCES
         >>> image = read_image(RESOURCES / "SampleData" / "HeadNeckCT.nii.gz").image[32:96, 16:64, 20:84]
-        >>> model = load_model(find_model("HeadNeckOrgans"))
-        >>> prediction = predict(image, model, PredictionSettings(device="cpu"))
-        >>> prediction.shape, prediction.provenance["tiles"]
-        ((64, 48, 64), 1)
+        >>> predict(image, "HeadNeckOrgans", PredictionSettings(device="cpu"))
+        <Prediction of Brainstem, ..., Bone_Mandible: 64 x 48 x 64 voxels...>
     """
-    return Predictor(model, settings).predict(image, progress, cancelled, channels=channels)
+    image, warnings = as_image(image, spacing)
+    others = {}
+    for name, channel in (channels or {}).items():
+        others[name], more = as_image(channel, spacing if isinstance(channel, np.ndarray) else None)
+        warnings = [*warnings, *more]
+    prediction = Predictor(loaded(model), settings).predict(image, progress, cancelled, channels=others)
+    return prediction.annotated(warnings=[*warnings, *prediction.warnings])
 
 
 class Predictor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from MoBUncertaintyLib.base.wording import percent
 
@@ -42,6 +43,16 @@ def volume_number(ml: float, interval: Interval | None = None) -> str:
 def volume_text(ml: float, interval: Interval | None = None, note: str = "") -> str:
     """Write a volume with its interval: "94.0 ml (90 %: 88.1 to 99.9)"."""
     return f"{volume_number(ml, interval)} ml{f' {interval.text(ml, note)}' if interval else ''}"
+
+
+class LabelVolume(NamedTuple):
+    """The volume of a label in ml, and the interval that holds the true one; None where none is stated."""
+
+    ml: float
+    interval: Interval | None
+
+    def __str__(self) -> str:
+        return volume_text(self.ml, self.interval)
 
 
 def change_text(ml: float) -> str:

@@ -13,7 +13,7 @@ from MoBUncertaintyLib.base.resources import RESOURCES, installed_models
 from MoBUncertaintyLib.model.card import Fold, ModelCard
 from MoBUncertaintyLib.model.covariance import Covariance
 from MoBUncertaintyLib.model.files import ModelFiles, content_of
-from MoBUncertaintyLib.model.folder import is_light, read_card
+from MoBUncertaintyLib.model.folder import Model, is_light, load_model, read_card
 from MoBUncertaintyLib.model.nnunet import totalsegmentator
 from MoBUncertaintyLib.model.nnunet.dataset import channel_names, check_dataset
 from MoBUncertaintyLib.model.nnunet.training_folder import licence, trained_folds
@@ -128,3 +128,8 @@ def find_model(name_or_path: Path | str, folder: Path | str = MODELS_FOLDER) -> 
             return model.path
     there_are = ", ".join(model.path.stem for model in listed) or "none"
     raise ModelError(f"There is no model '{name_or_path}'; give a path, or the name of an installed one ({there_are}).")
+
+
+def loaded(model: Model | Path | str) -> Model:
+    """Load a model by its path, or by its name as for `find_model`; one that is loaded already is returned."""
+    return model if isinstance(model, Model) else load_model(find_model(model))

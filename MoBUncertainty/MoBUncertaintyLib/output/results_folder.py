@@ -40,7 +40,7 @@ from MoBUncertaintyLib.output.results_record import (
     record_of,
 )
 from MoBUncertaintyLib.output.scene_file import write_scene_file
-from MoBUncertaintyLib.regions.description import RegionDescriber
+from MoBUncertaintyLib.regions.description import RegionDescriber, organ_names
 from MoBUncertaintyLib.regions.prediction import Prediction, predicted_intervals
 from MoBUncertaintyLib.regions.region import Regions, as_stored, own_of, write_csv
 
@@ -98,7 +98,7 @@ def write_results(
         drawn = beside.submit(write_scene_file, *shown) if scene else None
         picture = beside.submit(draw_overlay, partial / "overlay.png", image, case.prediction, regions, name)
         write_nifti(partial / "regions.nii.gz", regions.whole_map(), described.grid)
-        write_csv(regions, partial / "regions.csv")
+        write_csv(regions, partial / "regions.csv", organ_names(case.prediction, regions))
         if case.prediction.measured:
             write_measurements(partial / "measurements.csv", case.prediction.measured)
         parts = Parts(partial)

@@ -26,6 +26,7 @@ from MoBUncertaintyLib.inference.suitability import unsuitable
 from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.model.fingerprint import Level
 from MoBUncertaintyLib.model.folder import Model
+from MoBUncertaintyLib.model.listing import loaded
 from MoBUncertaintyLib.model.region_settings import MEASURE_NAMES, Measure, RegionSettings
 from MoBUncertaintyLib.output.case import Case, Source
 from MoBUncertaintyLib.output.cohort.cases import CohortCase, Outcome, read_case, read_intact
@@ -213,7 +214,7 @@ def _write_own(prediction: Prediction, folder: Path) -> None:
 def check(
     image: str | Path,
     segmentation: str | Path,
-    model: Model,
+    model: Model | Path | str,
     settings: PredictionSettings | None = None,
     names: Mapping[str, str] | None = None,
     against: str | Path | None = None,
@@ -223,7 +224,7 @@ def check(
     Args:
         image: Its file or DICOM folder.
         segmentation: Its file, or a folder with a mask for each label.
-        model: The model.
+        model: The model, its path, or its name as for `find_model`.
         settings: How to predict.
         names: The model's labels by the names that they have in the segmentation, where these differ.
         against: A second segmentation of the image, likewise. Default: none.
@@ -236,17 +237,16 @@ def check(
         UserError: Whatever the user can mend.
 
     Example:
-        >>> from MoBUncertaintyLib import PredictionSettings, check, find_model, load_model
+        >>> from MoBUncertaintyLib import check
         >>> from MoBUncertaintyLib.base.resources import RESOURCES
         >>> data = RESOURCES / "SampleData"
-        >>> model = load_model(find_model("HeadNeckOrgans"))
-        >>> case = check(data / "HeadNeckCT.nii.gz", data / "HeadNeckCT-contours.seg.nrrd", model)
+        >>> case = check(data / "HeadNeckCT.nii.gz", data / "HeadNeckCT-contours.seg.nrrd", "HeadNeckOrgans")
         >>> case.prediction.checked.unmatched, case.regions.ranked[0].rank
         ((), 1)
     """
     from MoBUncertaintyLib.inference.predictor import Predictor
 
-    read, predictor = read_image(image), Predictor(model, settings)
+    read, predictor = read_image(image), Predictor(loaded(model), settings)
     second = Path(against) if against else None
     drawing = read_drawing(Path(segmentation), read, predictor.labels, names or {}, second)
     source = Source(Path(image), "", read.sha256, dicom_files=read.files if read.is_dicom else ())

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import ReviewError
 from MoBUncertaintyLib.base.geometry import Box, Grid, nested, occupied_rows, whole
-from MoBUncertaintyLib.model.card import Label
+from MoBUncertaintyLib.model.card import Label, readable
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.measure import VoxelMaps, error_of, maps_in
 from MoBUncertaintyLib.regions.pieces import diameter
@@ -79,6 +79,19 @@ def masks(found: Regions) -> list[tuple[Region, Box, np.ndarray]]:
             raise ReviewError(f"The map of the regions lacks region {region.rank}; find the regions again.")
         masks.append((region, nested(found.box, box), found.map[box] == region.number))
     return masks
+
+
+def organ_names(prediction: Prediction, found: Regions) -> dict[int, str]:
+    """Name the label that each region lies in, or is nearest to, by the region's number; raises as `masks` does."""
+    describer = RegionDescriber(prediction)
+    organs = ((region.number, describer.organ(region, box, mask)) for region, box, mask in masks(found))
+    return {number: label.name for number, label in organs if label}
+
+
+def place_text(region: Region, organs: Mapping[int, str]) -> str:
+    """Say where a region lies: "Parotid R, superior"."""
+    organ = organs.get(region.number)
+    return f"{readable(organ)}, {region.location}" if organ else region.location
 
 
 def boxes_of(region_map: np.ndarray) -> list[Box | None]:

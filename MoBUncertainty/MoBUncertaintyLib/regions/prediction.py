@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from MoBUncertaintyLib.base.geometry import Bounds, Box, Grid, hull, intersectio
 from MoBUncertaintyLib.base.schema import from_json
 from MoBUncertaintyLib.measurements.distribution import Measured
 from MoBUncertaintyLib.measurements.drawn import Agreement, DrawnBounds
-from MoBUncertaintyLib.measurements.interval import Interval
+from MoBUncertaintyLib.measurements.interval import Interval, LabelVolume
 from MoBUncertaintyLib.measurements.volumes import StatedVolume, VolumeBounds
 from MoBUncertaintyLib.model.card import Fold, Label
 from MoBUncertaintyLib.model.click_settings import ClickSettings
@@ -24,6 +24,9 @@ from MoBUncertaintyLib.model.fingerprint import Level, Measures, Suitability
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.findings import Checked
 from MoBUncertaintyLib.regions.measure import error_in
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 MAX_SAMPLES = 10_000  # of Monte Carlo: at that many the standard error of a probability is 0.005 at most
 
@@ -158,6 +161,11 @@ class Prediction:
         if any(one.shape != self.segmentation.shape for maps in (self.probability, self.variance) for one in maps):
             raise ImageError("Probability, variance and segmentation differ in their number of voxels; predict again.")
 
+    def __repr__(self) -> str:
+        size, labels = " x ".join(map(str, self.shape)), ", ".join(label.name for label in self.labels)
+        case = f", {self.suitability.level.value} case" if self.suitability else ""
+        return f"<Prediction of {labels}: {size} voxels{case}>"
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the image's array, (z, y, x)."""
@@ -231,6 +239,17 @@ class Prediction:
         voxels = np.sum([np.bincount(plane.ravel(), minlength=256) for plane in segmented], axis=0)  # of all labels
         unit = self.grid.voxel_mm3 / 1000
         return {label.name: unit * int(voxels[list(label.values)].sum()) for label in self.labels}
+
+    def volumes(self) -> dict[str, LabelVolume]:
+        """Measure the volume of each label, by its name, with its interval where one can be stated."""
+        intervals = predicted_intervals(self)
+        return {name: LabelVolume(ml, intervals.get(name)) for name, ml in self.volumes_ml().items()}
+
+    def to_sitk(self) -> sitk.Image:
+        """Make an image of the segmentation."""
+        from MoBUncertaintyLib.images.grid import image_on
+
+        return image_on(self.grid, self.segmentation)
 
     @cached_property
     def expected_error_mm3(self) -> float:

@@ -199,31 +199,36 @@ def as_stored(region: Region, stored: Mapping[str, Any]) -> Region:
 
 OWN = ("label", "missing", "discrepancy", "false_alarms", "compared", "effect")
 COLUMNS = (
-    "rank", "number", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "location", "volume_mm3", "expected_error_mm3",
-    "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm",
+    "rank", "number", "centroid_r_mm", "centroid_a_mm", "centroid_s_mm", "organ", "location", "volume_mm3",
+    "expected_error_mm3", "mean_variance", "max_variance", "mean_probability", "inside_fraction", "extent_mm",
 )  # fmt: skip
 
 
-def table_row(region: Region) -> dict[str, int | float | str | None]:
-    """Make a region's row of a table: plain numbers and text, centroid in RAS mm.
+def table_row(region: Region, organ: str = "") -> dict[str, int | float | str | None]:
+    """Make a region's row of a table: plain numbers and text, centroid in RAS mm, and the organ that it lies in.
 
     Its keys are `COLUMNS`, and those of `own_of`, where the effect has two.
     """
     values, own = asdict(region) | dict(zip(COLUMNS[2:5], region.centroid_ras, strict=True)), own_of(region)
+    values["organ"] = organ
     if effect := own.pop("effect", None):
         own |= {"effect": effect["fraction"], "effect_on": effect["measurement"]}
     return {name: values[name] for name in COLUMNS} | own
 
 
-def write_csv(regions: Regions, path: str | Path) -> None:
-    """Write a `table_row` per region in order of rank, with four significant digits, 0.1 mm or mm3 at least."""
+def write_csv(regions: Regions, path: str | Path, organs: Mapping[int, str]) -> None:
+    """Write a `table_row` per region in order of rank, with four significant digits, 0.1 mm or mm3 at least.
+
+    `organs` names the organ of each region, by its number, as `description.organ_names` does.
+    """
 
     def short(value: int | float | str | None) -> int | float | str | None:
         if not isinstance(value, float):
             return value
         return round(value, 1) if abs(value) >= 1000 else float(f"{value:.4g}")
 
-    rows = [{name: short(value) for name, value in table_row(region).items()} for region in regions.ranked]
+    table = (table_row(region, organs.get(region.number, "")) for region in regions.ranked)
+    rows = [{name: short(value) for name, value in row.items()} for row in table]
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else COLUMNS)
         writer.writeheader()

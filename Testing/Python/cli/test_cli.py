@@ -264,12 +264,14 @@ def test_progress_is_plain_lines_with_time_left_where_there_is_no_terminal(capsy
     with console.progress("ct [1]") as show:
         show(Progress("read", 0, 1, None))
         show(Progress("read", 1, 1, 0.0))
+        show(Progress("first_stage", 7, 0, None))  # of a number that is not yet known
         show(Progress("network", 0, 900, None))
         for done in range(1, 900):
             show(Progress("network", done, 900, 75.0))
         show(Progress("network", 900, 900, 0.0))
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["ct [1]", "  Reading", "  Predicting tiles: 0 of 900", "  Predicting tiles: 900 of 900"]
+    tiles = ["  Predicting the first stage: 7 so far", "  Predicting tiles: 0 of 900", "  Predicting tiles: 900 of 900"]
+    assert lines == ["ct [1]", "  Reading", *tiles]
 
 
 def test_each_line_of_a_logged_cohort_says_which_case_of_how_many(capsys: pytest.CaptureFixture) -> None:
@@ -451,7 +453,7 @@ def test_an_organ_is_as_good_as_two_clinicians_agree(capsys: pytest.CaptureFixtu
         str(dice): demo.OrganScores(dice, theirs, None, 1.0, None, 1.0)
         for dice, theirs in ((0.9, 0.889), (0.85, 0.889), (0.75, 0.889), (0.0, 0.944), (0.6, None))
     }
-    console.show_demo(demo.DemoScores(organs, None, None, 1.0))
+    console.show_demo(demo.DemoScores(organs, None, None, 1.0), Path("ct.nii.gz"), Path("review.html"))
     shown = capsys.readouterr().out
     found = re.findall(r"[\d.]+ +│ (.*?) *│", shown)
     assert [line.split(" two clinicians")[0] for line in found[:4]] == [words for _, words in console.CLOSENESS]

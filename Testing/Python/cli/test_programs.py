@@ -35,6 +35,7 @@ def test_every_command_has_them(name: str) -> None:
         told = CliRunner().invoke(program, [*filter(None, [command]), "--help"])
         assert told.exit_code == 0
         assert "--json" in told.stdout and "--quiet" in told.stdout, command
+        assert max(told.stdout) < "\U0001f000", f"{command}: rich takes a word between colons for an emoji's name"
 
 
 def numbers(program: typer.Typer) -> Iterator[tuple[str, OptionInfo]]:

@@ -1,13 +1,14 @@
 """Images as they are checked before a prediction: what is accepted, and what is refused."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from MoBUncertaintyLib.base.errors import ImageError
-from MoBUncertaintyLib.images.reader import check_image
+from MoBUncertaintyLib.images.reader import as_image, check_image, read_image
 
 VALUES = np.random.default_rng(0).integers(-1000, 1000, (20, 30, 40))
 
@@ -66,3 +67,31 @@ def test_axes_may_be_rounded_and_of_either_hand_but_not_sheared(shear: float, re
     image.SetDirection((0.6, 0.8, 0, 0.8, -0.6, shear, 0, 0, 1))
     with pytest.raises(ImageError) if refused else nullcontext():
         check_image(image)
+
+
+def test_an_array_with_its_spacing_is_the_image_that_a_file_or_simpleitk_would_give(tmp_path: Path) -> None:
+    sitk.WriteImage(volume(), tmp_path / "image.nii.gz")
+    read = read_image(tmp_path / "image.nii.gz")
+    forms = (read, read.image, tmp_path / "image.nii.gz", str(tmp_path / "image.nii.gz"))
+    for image, _ in (as_image(VALUES, (3, 2, 1)), *map(as_image, forms)):
+        assert np.array_equal(sitk.GetArrayFromImage(image), VALUES)
+        assert image.GetSpacing() == (1, 2, 3)
+        assert image.GetDirection() == volume().GetDirection()
+    halves, _ = as_image(VALUES.astype(np.float16), (3, 2, 1))
+    assert np.array_equal(sitk.GetArrayFromImage(halves), VALUES.astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    ("image", "spacing", "named"),
+    [
+        (VALUES, None, "spacing"),
+        (VALUES, (1, 2), "spacing"),
+        (volume(), (1, 2, 3), "spacing"),
+        (VALUES[0], (1, 2), "image"),
+        (VALUES > 0, (1, 2, 3), "image"),
+        (VALUES.tolist(), None, "image"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_arguments_name(image: object, spacing: object, named: str) -> None:
+    with pytest.raises(ImageError, match=named):
+        as_image(image, spacing)

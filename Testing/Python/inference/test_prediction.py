@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from MoBUncertaintyLib.base.errors import ImageError, SettingsError
@@ -12,6 +13,7 @@ from MoBUncertaintyLib.base.packages import is_installed
 from MoBUncertaintyLib.inference import sliding_window
 from MoBUncertaintyLib.inference.predictor import Predictor, predict
 from MoBUncertaintyLib.inference.tiles import Accumulator
+from MoBUncertaintyLib.measurements.volumes import LabelBounds, Scale, VolumeBounds
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec
 from MoBUncertaintyLib.model.folder import Model
 from MoBUncertaintyLib.network.backbone import StochasticNetwork
@@ -55,6 +57,18 @@ def test_volumes_are_those_of_the_labels() -> None:
     segmentation = np.array([[[0, 1, 1, 2]]], np.uint8)
     found = prediction(np.zeros((3, 1, 1, 4)), segmentation=segmentation, spacing=(5.0, 10.0, 20.0))
     assert found.volumes_ml() == {"organ 1": 2.0, "organ 2": 1.0, "organ 3": 0.0}
+
+
+def test_volumes_have_the_intervals_that_can_be_stated_and_the_console_shows_no_arrays() -> None:
+    segmentation = np.array([[[0, 1, 1, 1]]], np.uint8)
+    found = prediction(np.full((1, 1, 4), 0.5), segmentation=segmentation, spacing=(5.0, 10.0, 20.0))
+    bounds = VolumeBounds(0.9, 30, {"organ 1": LabelBounds(Scale.ERROR, 1.0)})
+    assert str(found.volumes()["organ 1"]) == "3.00 ml"
+    stated = replace(found, stated_bounds=bounds).volumes()["organ 1"]
+    assert (stated.ml, stated.interval) == (3.0, bounds.intervals(found.stated_volumes)["organ 1"])
+    assert repr(found) == "<Prediction of organ 1: 1 x 1 x 4 voxels>"
+    image = found.to_sitk()
+    assert (image.GetSpacing(), sitk.GetArrayFromImage(image).tolist()) == ((5, 10, 20), segmentation.tolist())
 
 
 def test_what_is_measured_of_labels_is_measured_where_they_are() -> None:

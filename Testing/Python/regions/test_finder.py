@@ -16,6 +16,7 @@ from MoBUncertaintyLib.base.errors import ImageError, SettingsError
 from MoBUncertaintyLib.base.geometry import occupied
 from MoBUncertaintyLib.images.grid import image_on
 from MoBUncertaintyLib.model.region_settings import UNCERTAINTIES, Measure, RegionSettings, read_stated
+from MoBUncertaintyLib.regions.description import organ_names
 from MoBUncertaintyLib.regions.finder import RegionFinder, find_regions
 from MoBUncertaintyLib.regions.measure import voxel_uncertainty
 from MoBUncertaintyLib.regions.region import COLUMNS, Region, table_row, write_csv
@@ -91,7 +92,7 @@ def test_a_doubtful_ball_without_a_segmentation_is_a_region():
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_certainty_has_no_regions(tmp_path, measure, value):
     found = find_regions(prediction(np.full((5, 6, 7), value)), RegionSettings(measure=measure))
-    write_csv(found, tmp_path / "regions.csv")
+    write_csv(found, tmp_path / "regions.csv", {})
     assert (tmp_path / "regions.csv").read_text().strip() == ",".join(COLUMNS)
     assert found.ranked == ()
     assert not found.whole_map().any()
@@ -243,13 +244,16 @@ def test_only_the_first_regions_are_kept_when_asked(six):
 
 
 def test_the_table_is_what_the_csv_holds(six, tmp_path):
-    write_csv(six[1], tmp_path / "regions.csv")
+    organs = organ_names(*six)
+    write_csv(six[1], tmp_path / "regions.csv", organs)
     with (tmp_path / "regions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    table = list(map(table_row, six[1].ranked))
+    table = [table_row(region, organs[region.number]) for region in six[1].ranked]
     assert tuple(rows[0]) == tuple(table[0]) == COLUMNS
-    assert [row["location"] for row in rows] == [row["location"] for row in table]
-    for name in set(COLUMNS) - {"location"}:
+    for name in ("location", "organ"):
+        assert [row[name] for row in rows] == [row[name] for row in table]
+    assert {row["organ"] for row in rows} == {label.name for label in six[0].labels}
+    for name in set(COLUMNS) - {"location", "organ"}:
         assert [float(row[name]) for row in rows] == pytest.approx([row[name] for row in table], rel=1e-3, abs=1e-9)
     assert (table[0]["centroid_r_mm"], table[0]["centroid_s_mm"]) == six[1].ranked[0].centroid_ras[::2]
 

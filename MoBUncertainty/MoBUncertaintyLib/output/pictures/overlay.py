@@ -18,7 +18,7 @@ from MoBUncertaintyLib.model.region_settings import Measure
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import Outline, draw_plane, font, outlines_of, png
 from MoBUncertaintyLib.output.pictures.style import DRAWN_REGIONS, Colour, Scale, heat_colours, palette_beside
-from MoBUncertaintyLib.regions.description import masks
+from MoBUncertaintyLib.regions.description import masks, organ_names, place_text
 from MoBUncertaintyLib.regions.measure import uncertainty_in
 from MoBUncertaintyLib.regions.region import Regions
 
@@ -64,7 +64,9 @@ def draw_overlay(path: str | Path, image: sitk.Image, prediction: Prediction, re
             draw.rectangle((left - 1, top - 1, left + _SIDE, top + _SIDE), outline=_FRAME)
     inside = segmentation[prediction.segmented_box]
     segmented = [label for label in labels if (inside == label.value).any()]
-    _write_head(draw, sheet.width, segmented, regions, name, prediction.region_kind)
+    first = replace(regions, ranked=regions.ranked[:1])
+    place = place_text(first.ranked[0], organ_names(prediction, first)) if first.ranked else ""
+    _write_head(draw, sheet.width, segmented, regions, name, prediction.region_kind, place)
     if suitability and suitability.sentence:
         colour, ink = _BOX_COLOURS[suitability.level]
         box, style = (_EDGE, 88, sheet.width - _EDGE, 88 + _BOX - 8), font(17, bold=True)
@@ -125,9 +127,9 @@ def _region_outlines(
 
 
 def _write_head(
-    draw: ImageDraw.ImageDraw, width: int, labels: Sequence[Label], regions: Regions, name: str, kind: str
+    draw: ImageDraw.ImageDraw, width: int, labels: Sequence[Label], regions: Regions, name: str, kind: str, place: str
 ) -> None:
-    """Write what is seen: labels and image, then the region that the planes go through."""
+    """Write what is seen: labels and image, then the region, at a place, that the planes go through."""
     notice, end = "Not for clinical use", width - _EDGE
     room = end - 2 * _EDGE - draw.textlength(notice, font(16, bold=True)) - 20
     draw.text((end - 10, 34), notice, _ALERT, font(16, bold=True), anchor="rm")
@@ -140,7 +142,7 @@ def _write_head(
     if regions.ranked:
         region = regions.ranked[0]
         detail = (
-            f"{kind.capitalize()} region {region.rank} of {len(regions.ranked):,}: {region.location}, "
+            f"{kind.capitalize()} region {region.rank} of {len(regions.ranked):,}: {place}, "
             f"expected error {region.expected_error_mm3:,.0f} mm³"
         )
         if regions.settings.measure is Measure.VARIANCE:
