@@ -27,7 +27,7 @@ from MoBUncertaintyLib.model.covariance import REACH
 from MoBUncertaintyLib.regions.prediction import Prediction, channels_of
 
 POSSIBLE = 0.01
-"""A voxel keeps its label if that is less probable to change. No interval of 90 % depends on a one such voxel; but with
+"""A voxel keeps its label if that is less probable to change. No interval of 90 % depends on one such voxel; but with
 0.001 a faint haze, litres in a large image, is most of the voxels, and each sample has stray pieces of it."""
 EVERYWHERE = np.uint64(2**64 - 1)  # instead of a node: the noise that all voxels share
 _BITS = 21  # of a place along an axis
