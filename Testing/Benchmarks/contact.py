@@ -153,6 +153,8 @@ def interval_rows(cases: Mapping[str, Mapping[str, Any]], wanted: Sequence[str])
     for kind in dict.fromkeys(text.split(":")[0] for text in wanted):
         names = [text for text in wanted if text.split(":")[0] == kind]
         for way, made in table(cases, names).items():
+            if not made:  # there are too few calibration cases
+                continue
             scope = way.split(",")[0] if "," in way else "local"
             errors: Ends = {name: [] for name in made}
             for name in made:
