@@ -373,7 +373,7 @@ def show_calibrated(model: Model, calibration: Calibration) -> None:
     table.show()
 
 
-def show_demo(scores: DemoScores, image: Path, page: Path) -> None:
+def show_demo(scores: DemoScores, image: Path | None, page: Path) -> None:
     """Print how the demo compares with the clinical contours, and where its image and its page are."""
     table = _Facts("Compared with the clinical contours, which the model has not seen")
     for name, organ in scores.organs.items():

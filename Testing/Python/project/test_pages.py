@@ -76,12 +76,13 @@ def test_python_example_runs(reader: Path, capsys: pytest.CaptureFixture) -> Non
     example, review = re.findall(r"```python\n(.*?)```", PAGES["python"], re.DOTALL)
     scope: dict = {}
     exec(compile(example, "python.md", "exec"), scope)
-    assert scope["prediction"].shape == scope["image"].GetSize()[::-1]
+    assert scope["prediction"].shape == sitk.ReadImage("ct.nii.gz").GetSize()[::-1]
     rows = [line.split("|")[1] for line in PAGES["python"].splitlines() if line.startswith("| `")]
     attributes = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert {"segmentation", "probability", "variance"} <= attributes
     assert [name for name in attributes if not hasattr(scope["prediction"], name)] == []
-    assert len(capsys.readouterr().out.splitlines()) == len(scope["regions"].ranked)
+    lines = len(scope["prediction"].labels) + len(scope["regions"].ranked)
+    assert len(capsys.readouterr().out.splitlines()) == lines
     settings = RegionSettings(Measure.BERNOULLI, threshold=0.01, excess=0.5, depth_mm=0.0, minimum_mm3=0.0)
     scope["regions"] = scope["find_regions"](scope["prediction"], settings)  # the tiny model hardly doubts
     exec(compile(review, "python.md", "exec"), scope)
