@@ -273,23 +273,23 @@ for _axis, _letter in enumerate("RAS"):
 def _distance(part: Part) -> float:
     """Measure the smallest distance of two labels' voxels, which are boxes: 0 where two touch.
 
-    Along each axis two boxes are one voxel nearer than their centres, as is the nearest neighbour of one of them.
+    Boxes are nearer than their centres by a voxel's diagonal at most: so few pairs of centres are candidates.
     """
-    (one, box), (other, other_box) = (_cut_out(mask, margin=2) for mask in part.masks)
-    for axis in range(3):
-        along = np.moveaxis(other, axis, 0)
-        wider = along.copy()
-        wider[1:] |= along[:-1]
-        wider[:-1] |= along[1:]
-        other = np.moveaxis(wider, 0, axis)
-    common = common_parts(box, other_box)
-    if common and (one[common[0]] & other[common[1]]).any():
-        return 0.0
-    places, others = (
-        (np.argwhere(_border(mask)) + [axis.start for axis in own]) * part.grid.spacing
-        for mask, own in ((one, box), (other, other_box))
-    )
-    return float(KDTree(others).query(places)[0].min())
+    cuts, spacing = [_cut_out(mask, margin=2) for mask in part.masks], part.grid.spacing
+    common = common_parts(*(box for _, box in cuts))
+    if common:
+        one, other = (mask[box] for (mask, _), box in zip(cuts, common, strict=True))
+        if (one & ndimage.binary_dilation(other, np.ones((3, 3, 3), bool))).any():
+            return 0.0
+    places, others = (_border(mask, box) * spacing for mask, box in cuts)
+    tree, diagonal = KDTree(others), float(np.linalg.norm(spacing))
+    least = tree.query(places[:: max(len(places) // _MANY_POINTS, 1)])[0].min()
+    away, _ = tree.query(places, distance_upper_bound=least + diagonal)
+    reach = min(away.min(), least) + diagonal
+    near = places[away <= reach]
+    pairs = tree.query_ball_point(near, reach)
+    between = np.abs(np.repeat(near, [len(own) for own in pairs], axis=0) - others[np.concatenate(pairs).astype(int)])
+    return float(np.linalg.norm(np.maximum(between - spacing, 0), axis=1).min())
 
 
 def _cut_out(mask: np.ndarray, margin: int) -> tuple[np.ndarray, Box]:
@@ -298,15 +298,12 @@ def _cut_out(mask: np.ndarray, margin: int) -> tuple[np.ndarray, Box]:
     return np.pad(mask[box], margin), tuple(slice(axis.start - margin, axis.stop + margin) for axis in box)
 
 
-def _border(mask: np.ndarray) -> np.ndarray:
-    """Mark the voxels of a mask, empty at its edges, that have a neighbour outside; SciPy's erosion is slower."""
-    inner = mask.copy()
-    for axis in range(3):
-        along, whole = np.moveaxis(inner, axis, 0), np.moveaxis(mask, axis, 0)
-        along[1:] &= whole[:-1]
-        along[:-1] &= whole[1:]
-    border: np.ndarray = mask & ~inner
-    return border
+def _border(mask: np.ndarray, box: Box) -> np.ndarray:
+    """List the voxels (N, 3) of a mask, which fills a box and is empty at its edges, that have a neighbour outside."""
+    flat, voxels = mask.reshape(-1), np.flatnonzero(mask)
+    steps = [math.prod(mask.shape[axis + 1 :]) for axis in range(3)]
+    inner = np.logical_and.reduce([flat[voxels + step] & flat[voxels - step] for step in steps])
+    return np.transpose(np.unravel_index(voxels[~inner], mask.shape)) + [axis.start for axis in box]
 
 
 @measurement("contact_area", "mm²", labels=2, empty=0.0)

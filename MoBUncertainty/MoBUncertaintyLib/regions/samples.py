@@ -62,7 +62,8 @@ class ChangingVoxels:
         parts = [(nothing, np.empty((2, 0), np.uint8), np.empty(0, np.float32))]
         for z in range(box[0].start, box[0].stop):
             maps = [one[z, box[1], box[2]] for one in prediction.probability]
-            y, x = np.nonzero(reduce(np.logical_or, (maps[channel] > POSSIBLE / 2 for channel in wanted)))
+            likely = (maps[channel] > POSSIBLE / 2 for channel in wanted)
+            y, x = np.nonzero(reduce(np.logical_or, likely, np.zeros(maps[0].shape, bool)))
             p = np.array([one[y, x] for one in maps], np.float32)
             p = np.concatenate([np.maximum(1 - p.sum(axis=0, keepdims=True), 0), p])
             order, (first, second) = _two_most_probable(p)
