@@ -291,7 +291,8 @@ def _border(mask: np.ndarray, box: Box) -> np.ndarray:
     flat, voxels = mask.reshape(-1), np.flatnonzero(mask)
     steps = [math.prod(mask.shape[axis + 1 :]) for axis in range(3)]
     inner = np.logical_and.reduce([flat[voxels + step] & flat[voxels - step] for step in steps])
-    return np.transpose(np.unravel_index(voxels[~inner], mask.shape)) + [axis.start for axis in box]
+    border: np.ndarray = np.transpose(np.unravel_index(voxels[~inner], mask.shape)) + [axis.start for axis in box]
+    return border
 
 
 @measurement("contact_area", "mm²", labels=2, empty=0.0)

@@ -156,9 +156,9 @@ def _moving_averages(places: np.ndarray, lengths: Sequence[float]) -> tuple[list
         triangle = (triangle / np.sqrt((triangle**2).sum(axis=1, keepdims=True))).astype(np.float32)
         cells, cell = np.unique(keys + ((before - place) << shift), return_inverse=True)
         keys, columns = np.unique(cells[:, None] + (np.arange(4) << shift), return_inverse=True)
-        columns = columns.reshape(-1, 4).astype(np.int32)[cell]
-        rows = np.arange(0, columns.size + 1, 4)
-        averages.append(csr_array((triangle.ravel(), columns.ravel(), rows), shape=(len(place), len(keys))))
+        around = columns.reshape(-1, 4).astype(np.int32)[cell]
+        rows = np.arange(0, around.size + 1, 4)
+        averages.append(csr_array((triangle.ravel(), around.ravel(), rows), shape=(len(place), len(keys))))
     return averages, keys.astype(np.uint64)
 
 
@@ -175,7 +175,8 @@ def _two_most_probable(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _packed(places: np.ndarray) -> np.ndarray:
     """Make one number of each place (3, N)."""
     z, y, x = places.astype(np.int64)
-    return (((z << _BITS) + y) << _BITS) + x
+    packed: np.ndarray = (((z << _BITS) + y) << _BITS) + x
+    return packed
 
 
 def _white_noise(nodes: np.ndarray, field: tuple[int, int], start: int) -> np.ndarray:
@@ -197,4 +198,5 @@ def _mixed(numbers: np.ndarray) -> np.ndarray:
     """Mix the bits of numbers, uint64."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
-    return numbers ^ (numbers >> np.uint64(31))
+    mixed: np.ndarray = numbers ^ (numbers >> np.uint64(31))
+    return mixed
