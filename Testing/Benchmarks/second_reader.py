@@ -20,8 +20,8 @@ is better than another if the 95 % interval of the difference of Spearman's corr
 are those before calibration, which all cases of a cohort share: what leaves a case out is higher where the case is bad.
 
 OUTPUT/MODEL-PART.json.gz holds what was measured of each case, and is taken up again. Summary and tables, with
-intervals over the subjects, are of all sets there, each and pooled; rows of a part `val` or `calibrate` calibrate, where they lie
-beside, and are no set. Without MODEL they are made anew.
+intervals over the subjects, are of all sets there, each and pooled. Rows of a part `val` or `calibrate` that lie beside
+calibrate. Without MODEL they are made anew.
 
 The constants of `regions.discrepancy` were chosen on the validation cases of the hippocampus, by what is found at one
 false region a case and at 0.3, over all errors: the best definition (.992 and .992) was passed over for the second one
