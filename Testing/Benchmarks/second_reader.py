@@ -1,6 +1,6 @@
 """Measure how well errors in a clinician's contour are found, and how good a segmentation is expected to be.
 
-    python Testing/Benchmarks/second_reader.py MODEL DATASET OUTPUT [--sets SET ...] [--cases N] [--network OTHER]
+    python Testing/Benchmarks/second_reader.py OUTPUT [MODEL DATASET] [--sets SET ...] [--cases N] [--network OTHER]
 
 DATASET is as for `region_frontier.py`. A case is judged by the calibration of all other subjects. The sets:
 
@@ -8,18 +8,20 @@ DATASET is as for `region_frontier.py`. A case is judged by the calibration of a
   by a score; its threshold is that at which the unaltered contours of the others have one region a case on average
   (`DrawnBounds.false_alarms`). An error is found if one of the first three listed regions lies in it by at least half,
   or holds at least half of it. 6 s a hippocampus, of one free core; each other set takes 2 s.
+- `clicks`: a reader mends errors by clicks, in the listed regions or anywhere.
 - `errors`: the contours with these errors are the segmentations of which Dice is expected.
 - `network`: another network, such as one after some minutes of `mob-training train`, has made the segmentation.
 - `raters`: so have the raters of phantoms (`mob-training phantom --raters 5`), as exchangeable with the truth.
 
-Expected Dice of the last three, and of our own segmentation, is compared with Dice, beside two baselines: the mean Dice
+Expected Dice of these three, and of our own segmentation, is compared with Dice, beside two baselines: the mean Dice
 with samples of the model (of our own segmentation, that of pairs of samples), and a line through Dice at the overlap
 with our segmentation, fitted to the others' segmentations of the same set, which expected Dice has not seen. One order
 is better than another if the 95 % interval of the difference of Spearman's correlations with Dice is above 0. Orders
 are those before calibration, which all cases of a cohort share: what leaves a case out is higher where the case is bad.
 
-OUTPUT/second-reader-MODEL-PART holds what was measured of each case, and is taken up again; beside it lie the summary
-of all these cases, JSON, and its tables, Markdown, with intervals over the subjects.
+OUTPUT/MODEL-PART.json.gz holds what was measured of each case, and is taken up again. Summary and tables, with
+intervals over the subjects, are of all sets there, each and pooled. Rows of a part `val` or `calibrate` that lie beside
+calibrate. Without MODEL they are made anew.
 
 The constants of `regions.discrepancy` were chosen on the validation cases of the hippocampus, by what is found at one
 false region a case and at 0.3, over all errors: the best definition (.992 and .992) was passed over for the second one
