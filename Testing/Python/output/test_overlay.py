@@ -114,7 +114,7 @@ def test_all_that_must_be_known_to_judge_the_picture_is_written(tmp_path, texts)
     said = "\n".join(texts)
     for words in (
         "Pancreas",
-        "patient 7.nii.gz  ·  Doubtful region 1 of 2: left, expected error 1,234 mm³, mean variance 0.150",
+        "patient 7.nii.gz  ·  Doubtful region 1 of 2: pancreas, left, expected error 1,234 mm³, mean variance 0.150",
         "Not for clinical use",
         "region 1, which the planes go through",
         "other doubtful regions",
@@ -129,7 +129,7 @@ def test_all_that_must_be_known_to_judge_the_picture_is_written(tmp_path, texts)
 
 def test_a_long_or_hostile_name_stays_in_its_place_and_none_is_none(tmp_path, texts):
     drawn(fake_case(), tmp_path)
-    assert any(text.startswith("Doubtful region 1 of 2: left, expected error") for text in texts)
+    assert any(text.startswith("Doubtful region 1 of 2: pancreas, left, expected error") for text in texts)
     texts.clear()
     drawn(fake_case(), tmp_path, "a" * 300 + "\n\udcff\u202e.nii.gz")
     (line,) = [text for text in texts if "Doubtful region 1 of 2" in text]
