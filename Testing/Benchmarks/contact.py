@@ -95,8 +95,8 @@ def write_phantoms(images: Path, labels: Path, cases: int, seed: int, suffix: st
         image = sitk.GetImageFromArray(drawn)
         image.CopyInformation(phantom.ct)
         if raters:
-            known = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
-            place.write_text(json.dumps(known | {name: rated(phantom, drawn)}), encoding="utf-8")
+            raters_of = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+            place.write_text(json.dumps(raters_of | {name: rated(phantom, drawn)}), encoding="utf-8")
         for folder, made, ending in ((images, phantom.ct, suffix), (labels, image, "")):
             folder.mkdir(parents=True, exist_ok=True)
             write_image(made, folder / f"{name}{ending}.nii.gz")
@@ -179,11 +179,11 @@ def interval_rows(cases: Mapping[str, Mapping[str, Any]], wanted: Sequence[str])
     return lines
 
 
-def _regression(known: np.ndarray, happened: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def _regression(numbers: np.ndarray, happened: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """Fit a logistic regression on one number of the calibration cases, and ask it."""
     if len(np.unique(happened)) < 2:
         return np.full(len(asked), happened.mean())
-    return np.asarray(LogisticRegression().fit(known[:, None], happened).predict_proba(asked[:, None])[:, 1])
+    return np.asarray(LogisticRegression().fit(numbers[:, None], happened).predict_proba(asked[:, None])[:, 1])
 
 
 def _left_out(numbers: np.ndarray, happened: np.ndarray) -> float:
@@ -197,20 +197,22 @@ def probabilities(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return whether the event happens in each held-out case, and its probability in each way."""
     judged, calibrating = (list(cases[part].values()) for part in PARTS)
-    happened, known = (np.array([own["local"][event][0] for own in part]) for part in (judged, calibrating))
+    happened, calibration = (np.array([own["local"][event][0] for own in part]) for part in (judged, calibrating))
     ways = {
         "segmentation, 0 or 1": np.array([own["local"][event][1] for own in judged]),
-        "frequency among the calibration cases": np.full(len(judged), known.mean()),
+        "frequency among the calibration cases": np.full(len(judged), calibration.mean()),
     }
     near, nearby = (np.array([own["distances"] for own in part]).T for part in (judged, calibrating))
-    losses = [_left_out(one, known) for one in nearby]
+    losses = [_left_out(one, calibration) for one in nearby]
     best = int(np.argmin(losses))
-    ways[f"logistic regression on the distance at {THRESHOLDS[best]}"] = _regression(nearby[best], known, near[best])
+    ways[f"logistic regression on the distance at {THRESHOLDS[best]}"] = _regression(
+        nearby[best], calibration, near[best]
+    )
     for scope in LENGTHS_MM:
         drawn, other = (np.array([own[scope][event][2] for own in part]) for part in (judged, calibrating))
         ways[f"{scope}, as drawn"] = drawn
         inner = [logit((SAMPLES * one + 0.5) / (SAMPLES + 1)) for one in (other, drawn)]
-        ways[f"{scope}, calibrated"] = _regression(inner[0], known, inner[1])
+        ways[f"{scope}, calibrated"] = _regression(inner[0], calibration, inner[1])
     if raters:
         ways["further raters"] = np.array([raters[case][event] for case in cases["test"]])
     return happened, ways

@@ -61,13 +61,13 @@ def test_volumes_are_those_of_the_labels() -> None:
 
 def test_volumes_have_the_intervals_that_can_be_stated_and_the_console_shows_no_arrays() -> None:
     segmentation = np.array([[[0, 1, 1, 1]]], np.uint8)
-    found = prediction(np.full((1, 1, 4), 0.5), segmentation=segmentation, spacing=(5.0, 10.0, 20.0))
+    segmented = prediction(np.full((1, 1, 4), 0.5), segmentation=segmentation, spacing=(5.0, 10.0, 20.0))
     bounds = VolumeBounds(0.9, 30, {"organ 1": LabelBounds(Scale.ERROR, 1.0)})
-    assert str(found.volumes()["organ 1"]) == "3.00 ml"
-    stated = replace(found, stated_bounds=bounds).volumes()["organ 1"]
-    assert (stated.ml, stated.interval) == (3.0, bounds.intervals(found.stated_volumes)["organ 1"])
-    assert repr(found) == "<Prediction of organ 1: 1 x 1 x 4 voxels>"
-    image = found.to_sitk()
+    assert str(segmented.volumes()["organ 1"]) == "3.00 ml"
+    volume = replace(segmented, stated_bounds=bounds).volumes()["organ 1"]
+    assert (volume.ml, volume.interval) == (3.0, bounds.intervals(segmented.stated_volumes)["organ 1"])
+    assert repr(segmented) == "<Prediction of organ 1: 1 x 1 x 4 voxels>"
+    image = segmented.to_sitk()
     assert (image.GetSpacing(), sitk.GetArrayFromImage(image).tolist()) == ((5, 10, 20), segmentation.tolist())
 
 

@@ -131,6 +131,17 @@ def test_it_learns(workspace):
     assert losses[1] < 0.8 * losses[0]
 
 
+def test_no_step_is_taken_along_a_gradient_that_is_not_finite(workspace):
+    trainer = planned(BudgetTrainer, workspace)
+    trainer.initialize()
+    before = [parameter.detach().clone() for parameter in trainer.network.parameters()]
+    loss = sum(parameter.sum() for parameter in trainer.network.parameters())
+    trainer.scaler.scale(loss).backward()
+    next(trainer.network.parameters()).grad.view(-1)[0] = math.nan
+    trainer._optimise()
+    assert all(map(torch.equal, before, trainer.network.parameters()))
+
+
 # --- its parts
 
 

@@ -55,6 +55,8 @@ class DeterministicTrainer(nnUNetTrainerNoMirroring):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net inspects this signature
     ) -> None:
         super().__init__(copy.deepcopy(plans), configuration, fold, dataset_json, device)
+        if device.type == "cpu":  # as on CUDA, no step is taken where bfloat16 kernels have left a gradient NaN
+            self.grad_scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
         self.probabilistic_oversampling = True
         self.oversample_foreground_percent = self.foreground_rate
         self.enable_deep_supervision = self.deep_supervision
