@@ -23,6 +23,7 @@ from MoBUncertaintyLib.cli.options import (
     Engine,
     Measures,
     Overwrite,
+    RankBy,
     RegionOptions,
     Scene,
 )
@@ -107,13 +108,7 @@ def predict(
     labels: Annotated[str | None, typer.Option(help="Labels to predict, separated by commas. Default: all.")] = None,
     measure: Measures = None,
     dose: Dose = None,
-    rank_by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME:LABEL",
-            help="Rank the regions by what resolving each does to a measurement. Default: by their expected error.",
-        ),
-    ] = None,
+    rank_by: RankBy = None,
     uncertainty: Annotated[
         Literal["variance", "bernoulli", "entropy"] | None,
         typer.Option(help="Measure of uncertainty; bernoulli is p (1 - p). Default: variance, if the model has one."),
@@ -282,38 +277,45 @@ def review(
     ] = None,
     measure: Measures = None,
     dose: Dose = None,
+    rank_by: RankBy = None,
     patient_fields: Annotated[
         bool, typer.Option("--patient-fields", help="Let the report name the patient, as the DICOM files do.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier review.")] = False,
 ) -> Result:
     """Apply a reader's clicks and verdicts to a prediction: corrected segmentation and report."""
-    with console.reporting(steps=bool(measure)) as cancelled:
+    with console.reporting(steps=bool(measure or rank_by)) as cancelled:
         from MoBUncertaintyLib.base.errors import SettingsError
         from MoBUncertaintyLib.output.review_export import FOLDER, write_export
         from MoBUncertaintyLib.output.review_files import open_case
 
-        if serve and (measure or dose):
-            raise SettingsError("--measure and --dose are for --decisions; leave them out, or leave out --serve.")
-        if serve:
-            console.serve_review(open_case(results, decisions, image), results, port)
-            return Result()
-        if decisions is None:
+        if serve and measure:
+            raise SettingsError("--measure is for --decisions; leave it out, or leave out --serve.")
+        if decisions is None and not serve:
             raise SettingsError("There is nothing to apply; give --decisions FILE, or --serve to decide in a browser.")
-        if dose and not measure:
-            raise SettingsError("--dose is for what --measure names, such as mean_dose:LABEL; name something.")
+        if dose and not (measure or rank_by):
+            raise SettingsError(
+                "--dose is for what --measure or --rank-by names, such as mean_dose:LABEL; name something."
+            )
         folder, wanted = output or results / "review", read_formats(formats or DEFAULT)
-        FOLDER.check_name(folder)
+        if not serve:
+            FOLDER.check_name(folder)
         case = open_case(results, decisions, image)
-        if measure:
+        if measure or rank_by:
             from MoBUncertaintyLib.images.dose import read_dose
-            from MoBUncertaintyLib.pipeline.cases import measure_case
+            from MoBUncertaintyLib.pipeline.cases import effects_in, measure_case
 
             with console.progress(case.source.name) as progress:
                 gray = read_dose(dose, case.image, case.source.dicom_files) if dose else None
-                measured, warnings = measure_case(case, measure, gray, progress, cancelled)
+                measured, warnings = measure_case(case, measure or (), gray, progress, cancelled)
+                if rank_by:
+                    effects = effects_in(case, rank_by, gray, progress, cancelled)
+                    case.review.rank({each.region_id: effects[each.number] for each in case.review.regions})
             console.show_warnings(warnings)
             case = replace(case, measured=measured)
+        if serve:
+            console.serve_review(case, results, port)
+            return Result()
         done = write_export(case, folder, wanted, patient_fields=patient_fields, overwrite=overwrite)
         console.show_review(case, done)
         facts = {"files": done.files, "warnings": done.warnings, "problems": done.problems, "report": done.report}

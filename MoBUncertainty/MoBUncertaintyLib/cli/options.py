@@ -35,6 +35,13 @@ Measures = Annotated[
         "so on; may be repeated.",
     ),
 ]
+RankBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME:LABEL",
+        help="Rank the regions by what resolving each does to a measurement. Default: by their expected error.",
+    ),
+]
 Dose = Annotated[Path | None, typer.Option(help="Planned dose to measure: DICOM RT Dose, or a volume file in Gy.")]
 AcceptLicence = Annotated[
     bool,

@@ -76,13 +76,20 @@ class _Answer(NamedTuple):
 def suggest(review: Review, among: Container[str] | None = None) -> Suggestion | None:
     """Suggest the place, in a region that is not decided, whose click is expected to correct most error, if any.
 
-    `among` holds the ids of the regions to choose from; default: all.
+    `among` holds the ids of the regions to choose from; default: all. Of a list that is ranked by a measurement, it is
+    a place in the first region in which a click is expected to correct any.
     """
     if overlap(review.prediction.labels):  # which take no clicks
         return None
+    pending = [each for each in review.regions if not each.decided and (among is None or each.region_id in among)]
+    choices = [[each] for each in pending] if review.ranked_by else [pending]
+    return next(filter(None, (_best(regions, review) for regions in choices)), None)
+
+
+def _best(regions: Sequence[ReviewRegion], review: Review) -> Suggestion | None:
+    """Choose the best place in some regions."""
     state, refiner = review.state, review.refiner
-    pending = [each for each in state.regions if not each.decided and (among is None or each.region_id in among)]
-    places = sorted((place for region in pending for place in _places(region, state, refiner)), reverse=True)
+    places = sorted((place for region in regions for place in _places(region, state, refiner)), reverse=True)
     places = places[:CANDIDATES]
     gains = _gains([place.voxel for place in places], state, refiner)
     gain, place = max(zip(gains, places, strict=True), default=(0.0, _Place(0.0, "", (0, 0, 0))))

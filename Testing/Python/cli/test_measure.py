@@ -1,6 +1,7 @@
 """`predict --measure`: from the command line to the table, the record and the report; or a sentence, and no results."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from MoBUncertaintyLib.cli import console
 from MoBUncertaintyLib.images.inputs import Input
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.folder import load_model
@@ -91,10 +93,12 @@ def test_results_with_other_measurements_are_made_again(model, ct, tmp_path) -> 
     assert not rows_of(tmp_path / "out")  # of an earlier run nothing is left
 
 
+HARDLY_DOUBTFUL = RegionSettings(Measure.BERNOULLI, threshold=0.01, excess=0.5, depth_mm=0.0, minimum_mm3=0.0)
+"""Regions of the tiny model."""
+
+
 def test_regions_are_ranked_by_their_effect_on_a_measurement(model, ct, tmp_path) -> None:
-    # The tiny model hardly doubts.
-    settings = RegionSettings(Measure.BERNOULLI, threshold=0.01, excess=0.5, depth_mm=0.0, minimum_mm3=0.0)
-    job = Job(Predictor(load_model(model)), settings, scene=False, rank_by="volume:organ")
+    job = Job(Predictor(load_model(model)), HARDLY_DOUBTFUL, scene=False, rank_by="volume:organ")
     image, out = Input(ct, "", ""), tmp_path / "out"
     run_case(job, image, out)
     with (out / "regions.csv").open(encoding="utf-8") as file:
@@ -107,9 +111,28 @@ def test_regions_are_ranked_by_their_effect_on_a_measurement(model, ct, tmp_path
     assert regions.ranked_by == "volume:organ" == build_report(open_case(out))["ranked_by"]
     assert "of the variance of" in (out / "review.html").read_text(encoding="utf-8")
     assert kept_case(job, image, out) and not kept_case(replace(job, rank_by=None), image, out)
-    none = replace(job, regions=replace(settings, threshold=1.0))
+    none = replace(job, regions=replace(HARDLY_DOUBTFUL, threshold=1.0))
     run_case(none, image, tmp_path / "none")
     assert kept_case(none, image, tmp_path / "none")  # nothing to rank
+
+
+def test_a_review_is_ranked_by_effects_where_it_stands(model, ct, tmp_path, monkeypatch) -> None:
+    out, served = tmp_path / "out", []
+    run_case(Job(Predictor(load_model(model)), HARDLY_DOUBTFUL, scene=False), Input(ct, "", ""), out)
+    file = decisions(tmp_path, entries(regions=[{"rank": 1, "verdict": "accept"}]))
+    monkeypatch.setattr(console, "serve_review", lambda case, *_: served.append(case.review))
+    rank = ("--rank-by", "volume:organ")
+    assert run("review", out, "--decisions", file).exit_code == 0
+    before = json.loads((out / "review" / "report.json").read_text(encoding="utf-8"))
+    assert run("review", out, "--decisions", file, *rank, "--overwrite").exit_code == 0
+    after = json.loads((out / "review" / "report.json").read_text(encoding="utf-8"))
+    assert (before["ranked_by"], after["ranked_by"]) == (None, "volume:organ")
+    effects = [row["effect"] for row in after["regions"]]
+    assert len(effects) > 1 and effects == sorted(effects, reverse=True)
+    verdicts = [{row["r"]: row["verdict"] for row in each["regions"]} for each in (before, after)]
+    assert verdicts[0] == verdicts[1]
+    assert run("review", out, "--serve", *rank).exit_code == 0
+    assert served[0].ranked_by == "volume:organ"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from MoBUncertaintyLib.base.integrity import seal
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.regions.finder import find_regions
 from MoBUncertaintyLib.regions.measure import expected_error, with_maps
+from MoBUncertaintyLib.regions.region import Effect
 from MoBUncertaintyLib.review import suggestion as suggestions
 from MoBUncertaintyLib.review.refinement.refiner import Refiner
 from MoBUncertaintyLib.review.region import Verdict, follow
@@ -307,6 +308,16 @@ class TestSuggestion:
         assert second.gain_mm3 < first.gain_mm3
         review.decide(second.region_id, "accept")
         assert suggest(review) is None
+
+    def test_goes_down_a_list_that_is_ranked_by_a_measurement(self, review):
+        first = suggest(review)
+        effects = {each.region_id: float(each.region_id != first.region_id) for each in review.regions}
+        review.rank({region: Effect("volume:organ", fraction) for region, fraction in effects.items()})
+        other = suggest(review)
+        assert other.region_id == review.regions[0].region_id != first.region_id
+        assert other.gain_mm3 < first.gain_mm3
+        review.decide(other.region_id, "accept")
+        assert suggest(review) == first
 
 
 class TestOtherThreshold:
