@@ -232,6 +232,7 @@ class Predictor:
             covariance=card.covariance.kind,
             correlation_mm=None if lengths is None else case.frame.along_stored(lengths),
             shared_fraction=card.covariance.shared_fraction,
+            one_piece=tuple(sorted(card.one_piece)),
             network_mm=case.frame.along_stored(self._preprocessor.spacing(case.frame)),
             region_settings=card.region_settings,
             # In a region of interest, a volume is another than that of the calibration cases.

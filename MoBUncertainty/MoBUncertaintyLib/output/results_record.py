@@ -104,6 +104,7 @@ class _Record(_Form):
     click_settings: ClickSettings = field(default_factory=ClickSettings)
     correlation_mm: tuple[float, float, float] | None = None
     shared_fraction: Annotated[float, Range(0, below=1)] = 0.0
+    one_piece: tuple[str, ...] = ()
     network_mm: tuple[float, float, float] | None = None
     processed_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
     suitability: Mapping[str, Any] | None = None
@@ -176,6 +177,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
         "covariance": prediction.covariance,
         "correlation_mm": prediction.correlation_mm,
         "shared_fraction": prediction.shared_fraction or None,
+        "one_piece": prediction.one_piece or None,
         "network_mm": prediction.network_mm,
         "processed_box": part and [[axis.start, axis.stop] for axis in part],
         "suitability": suitability and suitability.to_dict(),
@@ -194,7 +196,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
 
 
 _FIELDS = (
-    "covariance", "correlation_mm", "shared_fraction", "network_mm", "processed_box", "suitability",
+    "covariance", "correlation_mm", "shared_fraction", "one_piece", "network_mm", "processed_box", "suitability",
     "volume_bounds", "network_volumes", "click_settings", "checked", "agreement", "measured",
 )  # fmt: skip
 _OF_THE_FILE = ("warnings", "files", "sha256")
@@ -225,6 +227,7 @@ def prediction_of(
         covariance=content.covariance,
         correlation_mm=content.correlation_mm,
         shared_fraction=content.shared_fraction,
+        one_piece=content.one_piece,
         network_mm=content.network_mm,
         region_settings=content.regions.settings,
         suitability=suitability,

@@ -145,6 +145,7 @@ class Prediction:
     covariance: Covariance | None = None  # of the model, if known
     correlation_mm: tuple[float, float, float] | None = None  # of local noise, along the array's axes
     shared_fraction: float = 0.0  # of the variance of local noise, that all voxels share
+    one_piece: tuple[str, ...] = ()  # names of the labels that are of one piece, in samples too
     network_mm: tuple[float, float, float] | None = None  # the network's voxels, along the array's axes
     region_settings: RegionSettings = field(default_factory=RegionSettings)  # by which regions are, or were found
     suitability: Suitability | None = None  # whether the model suits the case, if that was looked at

@@ -7,20 +7,25 @@ has a field of its own; between two of them their difference decides. The fields
 and the number of the sample, so that a label's samples are the same whatever else is measured. No network is needed,
 nor torch.
 
+Of a label that is of one piece, what hangs together with no voxel that always has it is background in a sample.
+
 `inference.draws` samples the network's own Gaussian, without what the label is still uncertain of given its logits.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
 import numpy as np
+from scipy import ndimage
 from scipy.sparse import csr_array, hstack
 from scipy.special import ndtri
 
+from MoBUncertaintyLib.base.geometry import occupied, widened
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.model.covariance import REACH
@@ -32,6 +37,7 @@ POSSIBLE = 0.01
 EVERYWHERE = np.uint64(2**64 - 1)  # instead of a node: the noise that all voxels share
 _BITS = 21  # of a place along an axis
 AT_ONCE = 16  # samples; they are drawn in pairs
+_AtOnce = np.uint16  # of them, a bit each
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,7 @@ class ChangingVoxels:
         thresholds: In deviations of the field, how far the first is from giving way, (N,) float32.
         lengths: Correlation length along each axis, in voxels.
         shared_fraction: Fraction of a field's variance that all voxels share.
+        pieces: The labels that are of one piece.
     """
 
     places: np.ndarray
@@ -51,6 +58,7 @@ class ChangingVoxels:
     thresholds: np.ndarray
     lengths: tuple[float, ...]
     shared_fraction: float = 0.0
+    pieces: Sequence[_Piece] = ()
 
     @classmethod
     def of(cls, prediction: Prediction, labels: Sequence[Label]) -> ChangingVoxels:
@@ -76,16 +84,20 @@ class ChangingVoxels:
         places, pairs, thresholds = (np.concatenate(each, axis=-1) for each in zip(*parts, strict=True))
         lengths_mm = prediction.correlation_mm or (prediction.click_settings.length_mm or DEFAULT_LENGTH_MM,) * 3
         lengths = tuple((np.array(lengths_mm) / prediction.grid.spacing).tolist())
-        return cls(places, pairs, thresholds, lengths, prediction.shared_fraction)
+        pieces = [_Piece.of(one, prediction, places, pairs) for one in labels if one.name in prediction.one_piece]
+        return cls(places, pairs, thresholds, lengths, prediction.shared_fraction, pieces)
 
     def samples(self, count: int, seed: int = 0) -> Iterator[np.ndarray]:
         """Draw labels of the voxels, (N,) uint8, again and again; a sample depends on the seed and its number alone."""
         average, fields = self._fields
         for start in range(0, count, AT_ONCE):
             noise = [np.zeros((0, AT_ONCE), np.float32), *(field.drawn(start, seed) for field in fields)]
-            keeps = average @ np.concatenate(noise) < self.thresholds[:, None]
-            for own in np.ascontiguousarray(keeps.T)[: count - start]:
-                yield np.where(own, *self.labels)
+            keeps = (average @ np.concatenate(noise) < self.thresholds[:, None]).T
+            drawn = np.where(keeps, *self.labels[:, None])
+            for piece in self.pieces:
+                own = drawn[:, piece.voxels]
+                drawn[:, piece.voxels] = np.where(piece.strays(own), 0, own)
+            yield from drawn[: count - start]
 
     @cached_property
     def _fields(self) -> tuple[csr_array, list[_Field]]:
@@ -133,6 +145,62 @@ class _Field:
         if not self.shared:
             return noise
         return np.concatenate([noise, _white_noise(np.array([EVERYWHERE]), (seed, self.label), start)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """A label of one piece, at the M voxels that change and can have it.
+
+    Attributes:
+        value: Of the label.
+        voxels: Which of those that change they are, (M,).
+        beside: The up to 26 of them that are beside each, (M, 26); M stands for none.
+        hangs: Whether a voxel that always has the label is beside it, (M,).
+    """
+
+    value: int
+    voxels: np.ndarray
+    beside: np.ndarray
+    hangs: np.ndarray
+
+    @classmethod
+    def of(cls, label: Label, prediction: Prediction, places: np.ndarray, pairs: np.ndarray) -> _Piece:
+        voxels = np.flatnonzero((pairs == label.value).any(axis=0))
+        own, none = places[:, voxels], len(voxels)
+        keys, beside = _packed(own), np.full((none, 26), none, np.int32)
+        for column, step in enumerate(step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)):
+            there = keys + _packed(np.array(step))
+            at = np.searchsorted(keys, there)  # sorted, as the places are
+            beside[:, column] = np.where(np.append(keys, -1)[at] == there, at, none)
+        box = widened(occupied(label.mask(prediction.segmentation)), (1, 1, 1), prediction.shape)
+        always = label.mask(prediction.segmentation[box])
+        low, high = np.array([(axis.start, axis.stop) for axis in box]).T[:, :, None]
+        inside = ((own >= low) & (own < high)).all(axis=0)
+        within = tuple(own[:, inside] - low)
+        always[within] = False
+        hangs = np.zeros(len(voxels), bool)
+        hangs[inside] = ndimage.maximum_filter(always, 3)[within]
+        return cls(label.value, voxels, beside, hangs)
+
+    def strays(self, drawn: np.ndarray) -> np.ndarray:
+        """Find what hangs together with no voxel that always has the label, in samples (AT_ONCE, M), bool likewise.
+
+        The samples are the bits of a number, so that all are followed at once from voxel to voxel. Where no voxel always
+        has the label there are no strays.
+        """
+        if not self.hangs.any():
+            return np.zeros(drawn.shape, bool)
+        has = np.packbits(drawn == self.value, axis=0).T.copy().view(_AtOnce)[:, 0]
+        joined = np.append(has * self.hangs, _AtOnce(0))  # the last is that of no voxel
+        left = np.flatnonzero(joined[:-1] != has)
+        while len(left):
+            now = joined[left] | (np.bitwise_or.reduce(joined[self.beside[left]], axis=1) & has[left])
+            if np.array_equal(now, joined[left]):
+                break
+            joined[left] = now
+            left = left[now != has[left]]
+        strays = (has & ~joined[:-1])[:, None].view(np.uint8)
+        return np.unpackbits(strays, axis=1).T.astype(bool)
 
 
 def _moving_averages(places: np.ndarray, lengths: Sequence[float]) -> tuple[list[csr_array], np.ndarray]:

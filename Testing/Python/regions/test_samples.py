@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.measurements.distribution import QuantileBounds
@@ -98,6 +99,29 @@ def test_what_is_drawn_for_a_voxel_is_the_same_whichever_others_may_change() -> 
     assert 0 < few.places.shape[1] < many.places.shape[1]
     by_place = dict(zip(zip(*many.places.tolist(), strict=True), samples.T, strict=True))
     assert all(map(np.array_equal, own.T, (by_place[place] for place in zip(*few.places.tolist(), strict=True))))
+
+
+def test_a_label_of_one_piece_has_no_strays_and_is_else_as_drawn() -> None:
+    """Beside SciPy's connected components: what lies apart from all that is certain is background, nothing else."""
+    noise = np.random.default_rng(0).uniform(0, 0.5, (6, 20, 40))
+    core, nearer = np.zeros(noise.shape, bool), np.zeros(noise.shape, bool)
+    core[2:4, 8:12, 5:9] = core[2:4, 2:5, 25:30] = nearer[:, :, :33] = True
+    p = np.stack([np.where(core, 0.999, np.where(nearer, noise, 0)), np.where(nearer, 0, 0.4)]).astype(np.float32)
+    case = replace(prediction(p, segmentation=core.astype(np.uint8)), correlation_mm=(2.0,) * 3)
+    voxels, plain = drawn(case, 40)
+    same, samples = drawn(replace(case, one_piece=("organ 1",)), 40)
+    assert np.array_equal(same.places, voxels.places)
+    taken = 0
+    for before, after in zip(plain, samples, strict=True):
+        whole = core.copy()
+        whole[tuple(voxels.places)] = before == 1
+        pieces, _ = ndimage.label(whole, np.ones((3, 3, 3)))
+        stray = ~np.isin(pieces, np.unique(pieces[core]))[tuple(voxels.places)] & (before == 1)
+        np.testing.assert_array_equal(after, np.where(stray, 0, before))
+        taken += stray.sum()
+    assert taken > 1000 and (samples == 2).any()
+    uncertain = replace(case, probability=case.probability * np.float32(0.98), one_piece=("organ 1",))
+    assert np.array_equal(drawn(uncertain, 9)[1], drawn(replace(uncertain, one_piece=()), 9)[1])
 
 
 def test_samples_are_measured_as_whole_label_maps_are() -> None:
