@@ -129,7 +129,7 @@ def test_a_review_is_ranked_by_effects_where_it_stands(model, ct, tmp_path, monk
     assert (before["ranked_by"], after["ranked_by"]) == (None, "volume:organ")
     effects = [row["effect"] for row in after["regions"]]
     assert len(effects) > 1 and effects == sorted(effects, reverse=True)
-    verdicts = [{row["r"]: row["verdict"] for row in each["regions"]} for each in (before, after)]
+    verdicts = [{row["id"]: row["verdict"] for row in each["regions"]} for each in (before, after)]
     assert verdicts[0] == verdicts[1]
     assert run("review", out, "--serve", *rank).exit_code == 0
     assert served[0].ranked_by == "volume:organ"
