@@ -25,7 +25,7 @@ from scipy import ndimage
 from scipy.sparse import csr_array, hstack
 from scipy.special import ndtri
 
-from MoBUncertaintyLib.base.geometry import occupied, widened
+from MoBUncertaintyLib.base.geometry import nested, occupied, widened
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.click_settings import DEFAULT_LENGTH_MM
 from MoBUncertaintyLib.model.covariance import REACH
@@ -37,7 +37,7 @@ POSSIBLE = 0.01
 EVERYWHERE = np.uint64(2**64 - 1)  # instead of a node: the noise that all voxels share
 _BITS = 21  # of a place along an axis
 AT_ONCE = 16  # samples; they are drawn in pairs
-_AtOnce = np.uint16  # of them, a bit each
+_TOGETHER = 64  # samples whose strays are found together
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +89,19 @@ class ChangingVoxels:
 
     def samples(self, count: int, seed: int = 0) -> Iterator[np.ndarray]:
         """Draw labels of the voxels, (N,) uint8, again and again; a sample depends on the seed and its number alone."""
-        average, fields = self._fields
-        for start in range(0, count, AT_ONCE):
-            noise = [np.zeros((0, AT_ONCE), np.float32), *(field.drawn(start, seed) for field in fields)]
-            keeps = (average @ np.concatenate(noise) < self.thresholds[:, None]).T
-            drawn = np.where(keeps, *self.labels[:, None])
+        for start in range(0, count, _TOGETHER):
+            batches = range(start, min(start + _TOGETHER, count), AT_ONCE)
+            drawn = np.concatenate([self._drawn(first, seed) for first in batches])
             for piece in self.pieces:
                 own = drawn[:, piece.voxels]
                 drawn[:, piece.voxels] = np.where(piece.strays(own), 0, own)
             yield from drawn[: count - start]
+
+    def _drawn(self, start: int, seed: int) -> np.ndarray:
+        """Draw the samples from the number `start` on, strays among them, (AT_ONCE, N)."""
+        average, fields = self._fields
+        noise = [np.zeros((0, AT_ONCE), np.float32), *(field.drawn(start, seed) for field in fields)]
+        return np.where((average @ np.concatenate(noise) < self.thresholds[:, None]).T, *self.labels[:, None])
 
     @cached_property
     def _fields(self) -> tuple[csr_array, list[_Field]]:
@@ -156,51 +160,65 @@ class _Piece:
         voxels: Which of those that change they are, (M,).
         beside: The up to 26 of them that are beside each, (M, 26); M stands for none.
         hangs: Whether a voxel that always has the label is beside it, (M,).
+        slabs: Ways through all of them, slab by slab: up and down along each axis.
     """
 
     value: int
     voxels: np.ndarray
     beside: np.ndarray
     hangs: np.ndarray
+    slabs: Sequence[Sequence[np.ndarray]]
 
     @classmethod
     def of(cls, label: Label, prediction: Prediction, places: np.ndarray, pairs: np.ndarray) -> _Piece:
         voxels = np.flatnonzero((pairs == label.value).any(axis=0))
         own, none = places[:, voxels], len(voxels)
         keys, beside = _packed(own), np.full((none, 26), none, np.int32)
-        for column, step in enumerate(step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)):
+        steps = list(itertools.product((-1, 0, 1), repeat=3))
+        for column, step in enumerate(steps[:13]):  # the others are opposite to these
             there = keys + _packed(np.array(step))
             at = np.searchsorted(keys, there)  # sorted, as the places are
-            beside[:, column] = np.where(np.append(keys, -1)[at] == there, at, none)
-        box = widened(occupied(label.mask(prediction.segmentation)), (1, 1, 1), prediction.shape)
+            voxel = np.flatnonzero(np.append(keys, -1)[at] == there)
+            beside[voxel, column], beside[at[voxel], 25 - column] = at[voxel], voxel
+        segmented = prediction.segmented_box
+        box = nested(segmented, occupied(label.mask(prediction.segmentation[segmented])))
+        box = widened(box, (1, 1, 1), prediction.shape)
         always = label.mask(prediction.segmentation[box])
         low, high = np.array([(axis.start, axis.stop) for axis in box]).T[:, :, None]
-        inside = ((own >= low) & (own < high)).all(axis=0)
+        inside = np.flatnonzero(((own >= low) & (own < high)).all(axis=0))
         within = tuple(own[:, inside] - low)
         always[within] = False
-        hangs = np.zeros(len(voxels), bool)
+        hangs, slabs = np.zeros(none, bool), list[list[np.ndarray]]()
         hangs[inside] = ndimage.maximum_filter(always, 3)[within]
-        return cls(label.value, voxels, beside, hangs)
+        for along in own:
+            order = np.argsort(along, kind="stable")
+            slabs.append(np.split(order, np.flatnonzero(np.diff(along[order])) + 1))
+            slabs.append(slabs[-1][::-1])
+        return cls(label.value, voxels, beside, hangs, slabs)
 
     def strays(self, drawn: np.ndarray) -> np.ndarray:
-        """Find what hangs together with no voxel that always has the label, in samples (AT_ONCE, M), bool likewise.
+        """Find what hangs together with no voxel that always has the label, in up to 64 samples (K, M), bool likewise.
 
         The samples are the bits of a number, so that all are followed at once from voxel to voxel. Where no voxel always
         has the label there are no strays.
         """
         if not self.hangs.any():
             return np.zeros(drawn.shape, bool)
-        has = np.packbits(drawn == self.value, axis=0).T.copy().view(_AtOnce)[:, 0]
-        joined = np.append(has * self.hangs, _AtOnce(0))  # the last is that of no voxel
-        left = np.flatnonzero(joined[:-1] != has)
-        while len(left):
-            now = joined[left] | (np.bitwise_or.reduce(joined[self.beside[left]], axis=1) & has[left])
-            if np.array_equal(now, joined[left]):
-                break
-            joined[left] = now
-            left = left[now != has[left]]
-        strays = (has & ~joined[:-1])[:, None].view(np.uint8)
-        return np.unpackbits(strays, axis=1).T.astype(bool)
+        bits = np.zeros((len(self.voxels) + 1, _TOGETHER // 8), np.uint8)  # the last is that of no voxel
+        packed = np.packbits(drawn == self.value, axis=0)
+        bits[:-1, : len(packed)] = packed.T
+        has = bits.view(np.uint64)[:, 0]
+        joined = np.append(np.where(self.hangs, has[:-1], 0), np.uint64(0))
+        grown = True
+        while grown:
+            grown = False
+            for slab in itertools.chain(*self.slabs):
+                left = slab[joined[slab] != has[slab]]
+                now = joined[left] | (has[left] & np.bitwise_or.reduce(joined[self.beside[left]], axis=1))
+                grown |= not np.array_equal(now, joined[left])
+                joined[left] = now
+        strays = (has & ~joined)[:-1, None].view(np.uint8)[:, : len(packed)]
+        return np.unpackbits(strays, axis=1, count=len(drawn)).T.astype(bool)
 
 
 def _moving_averages(places: np.ndarray, lengths: Sequence[float]) -> tuple[list[csr_array], np.ndarray]:
