@@ -298,7 +298,10 @@ def measurements_of(folder: Path, sizes: Sequence[Size], repeats: int) -> str:
     from MoBUncertaintyLib.model.listing import find_model
     from MoBUncertaintyLib.pipeline import cases
 
-    lines = ["| voxels | measurements | s | processor, s | GB beyond the prediction |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| voxels | measurements | s | processor, s | GB beyond the prediction |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for size in sizes:
         place = folder / "measured" / "x".join(map(str, size))
         place.mkdir(parents=True, exist_ok=True)

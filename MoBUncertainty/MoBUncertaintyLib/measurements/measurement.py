@@ -18,10 +18,10 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial import ConvexHull, KDTree
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
 
 from MoBUncertaintyLib.base.errors import SettingsError
-from MoBUncertaintyLib.base.geometry import Box, Grid, common_parts, occupied
+from MoBUncertaintyLib.base.geometry import Box, Grid, common_parts, nested, occupied, whole
 from MoBUncertaintyLib.base.names import printable
 from MoBUncertaintyLib.base.schema import Range
 
@@ -42,12 +42,14 @@ class Values(StrEnum):
 class Part:
     """What is measured: a mask (z, y, x) for each label, their grid, and values there, if any are needed.
 
-    A function that measures gets it without empty masks.
+    Outside of the boxes `bounds`, one for each label, masks are empty; default: not known. A function that measures
+    gets it without empty masks.
     """
 
     masks: Sequence[np.ndarray]
     grid: Grid
     values: np.ndarray | None = None
+    bounds: Sequence[Box] = ()
 
     @property
     def mask(self) -> np.ndarray:
@@ -58,6 +60,31 @@ class Part:
     def lacks_a_label(self) -> bool:
         """Whether a mask is empty."""
         return not all(mask.any() for mask in self.masks)
+
+    @cached_property
+    def boxes(self) -> list[Box]:
+        """The smallest box around each mask."""
+        bounds = self.bounds or [whole(mask.shape) for mask in self.masks]
+        return [nested(bound, occupied(mask[bound])) for mask, bound in zip(self.masks, bounds, strict=True)]
+
+    @cached_property
+    def pieces(self) -> tuple[np.ndarray, list[Box]]:
+        """The first mask's pieces in its box, numbered from 1, and the box of each; faces, edges and corners connect."""
+        numbers, _ = ndimage.label(self.mask[self.boxes[0]], np.ones((3, 3, 3), bool))
+        return numbers, ndimage.find_objects(numbers)
+
+    @cached_property
+    def centre(self) -> np.ndarray:
+        """The centre of mass of the first mask, RAS in mm."""
+        (box, *_) = self.boxes
+        return self.grid.to_ras(np.array(ndimage.center_of_mass(self.mask[box])) + [side.start for side in box])
+
+    def cut_out(self, margin: int) -> list[tuple[np.ndarray, Box]]:
+        """Cut each mask out, with so many empty voxels around; the boxes, too, may reach beyond the masks."""
+        return [
+            (np.pad(mask[box], margin), tuple(slice(axis.start - margin, axis.stop + margin) for axis in box))
+            for mask, box in zip(self.masks, self.boxes, strict=True)
+        ]
 
     @property
     def inside(self) -> np.ndarray:
@@ -202,34 +229,35 @@ def _percentile(part: Part, percent: float) -> float:
 @measurement("diameter", "mm")
 def _diameter(part: Part) -> float:
     spacing = part.grid.spacing
-    return _largest(part.mask, spacing, lambda piece: _farthest(_ends_of_rows(piece) * spacing))
+    return _largest(part, spacing, lambda piece: _farthest(_ends_of_rows(piece) * spacing))
 
 
 @measurement("diameter_in_slice", "mm")
 def _diameter_in_slice(part: Part) -> float:
     spacing = part.grid.spacing
-    return _largest(part.mask, spacing * (0, 1, 1), lambda piece: _farthest_in_slice(_ends_of_rows(piece), spacing[1:]))
+    return _largest(part, spacing * (0, 1, 1), lambda piece: _farthest_in_slice(_ends_of_rows(piece), spacing[1:]))
 
 
 def _farthest_in_slice(points: np.ndarray, spacing: np.ndarray) -> float:
-    slices = np.split(points, np.flatnonzero(np.diff(points[:, 0])) + 1)
-    return max(_farthest(own[:, 1:] * spacing) for own in slices)
+    slices = [own[:, 1:] * spacing for own in np.split(points, np.flatnonzero(np.diff(points[:, 0])) + 1)]
+    return _first_of([np.linalg.norm(np.ptp(own, axis=0)) for own in slices], lambda place: _farthest(slices[place]))
 
 
-def _largest(mask: np.ndarray, spacing: np.ndarray, diameter: Callable[[np.ndarray], float]) -> float:
-    """Return the largest diameter of the pieces of a mask; faces, edges and corners connect.
-
-    Those of the largest boxes come first: one whose box is too small for it need not be measured.
-    """
-    numbers, _ = ndimage.label(mask[occupied(mask)], np.ones((3, 3, 3), bool))
-    boxes = ndimage.find_objects(numbers)
+def _largest(part: Part, spacing: np.ndarray, diameter: Callable[[np.ndarray], float]) -> float:
+    """Return the largest diameter of the pieces of a mask."""
+    numbers, boxes = part.pieces
     sides = np.array([[axis.stop - axis.start - 1 for axis in box] for box in boxes])
     bounds = np.linalg.norm(sides * spacing, axis=1)
+    return _first_of(bounds, lambda place: diameter(numbers[boxes[place]] == place + 1))
+
+
+def _first_of(bounds: Sequence[float] | np.ndarray, measure: Callable[[int], float]) -> float:
+    """Return the largest of some lengths, none of which is above its bound: none is measured that cannot be it."""
     largest = 0.0
-    for place in np.argsort(-bounds):
+    for place in np.argsort(np.negative(bounds)).tolist():
         if bounds[place] <= largest:
             break
-        largest = max(largest, diameter(numbers[boxes[place]] == place + 1))
+        largest = max(largest, measure(place))
     return largest
 
 
@@ -251,7 +279,7 @@ def _farthest(points: np.ndarray) -> float:
 @measurement("surface_area", "mm²")
 def _surface_area(part: Part) -> float:
     """Estimate it by Crofton's formula, with lines in 13 directions (Lehmann and Legland 2012, Insight Journal)."""
-    image = sitk.GetImageFromArray(_cut_out(part.mask, margin=1)[0].astype(np.uint8))
+    image = sitk.GetImageFromArray(part.cut_out(margin=1)[0][0].astype(np.uint8))
     image.SetSpacing(part.grid.spacing[::-1].tolist())
     shape = sitk.LabelShapeStatisticsImageFilter()
     shape.ComputePerimeterOn()
@@ -260,9 +288,7 @@ def _surface_area(part: Part) -> float:
 
 
 def _centre(axis: int, part: Part) -> float:
-    box = occupied(part.mask)
-    centre = np.array(ndimage.center_of_mass(part.mask[box])) + [side.start for side in box]
-    return float(part.grid.to_ras(centre)[axis])
+    return float(part.centre[axis])
 
 
 for _axis, _letter in enumerate("RAS"):
@@ -275,13 +301,13 @@ def _distance(part: Part) -> float:
 
     Boxes are nearer than their centres by a voxel's diagonal at most: so few pairs of centres are candidates.
     """
-    cuts, spacing = [_cut_out(mask, margin=2) for mask in part.masks], part.grid.spacing
+    cuts, spacing = part.cut_out(margin=2), part.grid.spacing
     common = common_parts(*(box for _, box in cuts))
     if common:
         one, other = (mask[box] for (mask, _), box in zip(cuts, common, strict=True))
         if (one & ndimage.binary_dilation(other, np.ones((3, 3, 3), bool))).any():
             return 0.0
-    places, others = (_border(mask, box) * spacing for mask, box in cuts)
+    places, others = _facing(*(_border(mask, box) * spacing for mask, box in cuts), float(np.linalg.norm(spacing)))
     tree, diagonal = KDTree(others), float(np.linalg.norm(spacing))
     least = tree.query(places[:: max(len(places) // _MANY_POINTS, 1)])[0].min()
     away, _ = tree.query(places, distance_upper_bound=least + diagonal)
@@ -292,10 +318,15 @@ def _distance(part: Part) -> float:
     return float(np.linalg.norm(np.maximum(between - spacing, 0), axis=1).min())
 
 
-def _cut_out(mask: np.ndarray, margin: int) -> tuple[np.ndarray, Box]:
-    """Cut a mask out, with so many empty voxels around it; return the box, too, which may reach beyond the mask's."""
-    box = occupied(mask)
-    return np.pad(mask[box], margin), tuple(slice(axis.start - margin, axis.stop + margin) for axis in box)
+def _facing(places: np.ndarray, others: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Keep points (N, 3) that can be so much farther, at most, from the other ones than the nearest."""
+    some = (points[:: max(len(points) // _MANY_POINTS, 1)] for points in (places, others))
+    reach = cdist(*some).min() + margin
+    for _ in range(2):
+        low, high = others.min(axis=0), others.max(axis=0)
+        away = np.linalg.norm(np.maximum(np.maximum(low - places, places - high), 0), axis=1)
+        places, others = others, places[away <= reach]
+    return places, others
 
 
 def _border(mask: np.ndarray, box: Box) -> np.ndarray:
@@ -310,7 +341,7 @@ def _border(mask: np.ndarray, box: Box) -> np.ndarray:
 @measurement("contact_area", "mm²", labels=2, empty=0.0)
 def _contact_area(part: Part) -> float:
     """Sum the faces that voxels of the one label share with those of the other."""
-    (one, box), (other, other_box) = (_cut_out(mask, margin=1) for mask in part.masks)
+    (one, box), (other, other_box) = part.cut_out(margin=1)
     common = common_parts(box, other_box)
     if not common:
         return 0.0

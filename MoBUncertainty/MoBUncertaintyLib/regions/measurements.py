@@ -47,6 +47,7 @@ class _Spot:
 
     mask: np.ndarray
     drawn: np.ndarray  # its mask in the latest sample
+    bound: Box  # the part of the box where it can be
     voxels: np.ndarray  # of those that change, which can have the label
     at: np.ndarray  # where these are in the box, flat
     has: np.ndarray  # whether a value of the segmentation is the label's, (256,)
@@ -59,7 +60,9 @@ class _Spot:
         start = np.array([axis.start for axis in box])
         at = np.ravel_multi_index(tuple(changing.places[:, voxels] - start[:, None]), shape_of(box))
         mask = label.mask(prediction.segmentation[box])
-        return cls(mask, mask.copy(), voxels, at, has)
+        possible = mask.copy()
+        possible.reshape(-1)[at] = True
+        return cls(mask, mask.copy(), occupied(possible), voxels, at, has)
 
     def draw(self, labels: np.ndarray) -> np.ndarray:
         """Turn the mask into that of a sample; return which of the voxels that change have the label."""
@@ -104,17 +107,18 @@ class _Place:
 
     def parts(self, drawn: np.ndarray | None) -> dict[str | None, Part]:
         """Make what is measured of a sample, or else of the segmentation: without values, and with those of a kind."""
+        bounds = [spot.bound for spot in self.spots]
         if drawn is None:
             masks = [spot.mask for spot in self.spots]
-            return {None: Part(masks, self.grid)} | {
-                kind: Part(masks, self.grid, array) for kind, array in self.values.items()
+            return {None: Part(masks, self.grid, bounds=bounds)} | {
+                kind: Part(masks, self.grid, array, bounds) for kind, array in self.values.items()
             }
         chosen, *_ = [spot.draw(drawn) for spot in self.spots]
         masks = [spot.drawn for spot in self.spots]
-        parts: dict[str | None, Part] = {None: Part(masks, self.grid)}
+        parts: dict[str | None, Part] = {None: Part(masks, self.grid, bounds=bounds)}
         for kind, array in self.values.items():
             inside = np.concatenate([self.fixed[kind], self.moving[kind][chosen]])
-            parts[kind] = _DrawnPart(masks, self.grid, array, inside)
+            parts[kind] = _DrawnPart(masks, self.grid, array, bounds, inside)
         return parts
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
@@ -89,13 +90,21 @@ class ChangingVoxels:
 
     def samples(self, count: int, seed: int = 0) -> Iterator[np.ndarray]:
         """Draw labels of the voxels, (N,) uint8, again and again; a sample depends on the seed and its number alone."""
-        for start in range(0, count, _TOGETHER):
-            batches = range(start, min(start + _TOGETHER, count), AT_ONCE)
-            drawn = np.concatenate([self._drawn(first, seed) for first in batches])
-            for piece in self.pieces:
-                own = drawn[:, piece.voxels]
-                drawn[:, piece.voxels] = np.where(piece.strays(own), 0, own)
-            yield from drawn[: count - start]
+        beside = ThreadPoolExecutor(1)  # draws the next while whoever has asked measures these
+        try:
+            for drawn in beside.map(lambda start: self._joined(start, count, seed), range(0, count, _TOGETHER)):
+                yield from drawn
+        finally:
+            beside.shutdown(cancel_futures=True)
+
+    def _joined(self, start: int, count: int, seed: int) -> np.ndarray:
+        """Draw up to 64 samples from the number `start` on, below `count`, without strays, (K, N)."""
+        batches = range(start, min(start + _TOGETHER, count), AT_ONCE)
+        drawn = np.concatenate([self._drawn(first, seed) for first in batches])[: count - start]
+        for piece in self.pieces:
+            own = drawn[:, piece.voxels]
+            drawn[:, piece.voxels] = np.where(piece.strays(own), 0, own)
+        return drawn
 
     def _drawn(self, start: int, seed: int) -> np.ndarray:
         """Draw the samples from the number `start` on, strays among them, (AT_ONCE, N)."""
