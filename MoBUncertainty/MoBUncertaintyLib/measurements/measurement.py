@@ -69,7 +69,7 @@ class Part:
 
     @cached_property
     def pieces(self) -> tuple[np.ndarray, list[Box]]:
-        """The first mask's pieces in its box, numbered from 1, and the box of each; faces, edges and corners connect."""
+        """The first mask's pieces in its box, numbered from 1, and their boxes; faces, edges and corners connect."""
         numbers, _ = ndimage.label(self.mask[self.boxes[0]], np.ones((3, 3, 3), bool))
         return numbers, ndimage.find_objects(numbers)
 
@@ -240,7 +240,8 @@ def _diameter_in_slice(part: Part) -> float:
 
 def _farthest_in_slice(points: np.ndarray, spacing: np.ndarray) -> float:
     slices = [own[:, 1:] * spacing for own in np.split(points, np.flatnonzero(np.diff(points[:, 0])) + 1)]
-    return _first_of([np.linalg.norm(np.ptp(own, axis=0)) for own in slices], lambda place: _farthest(slices[place]))
+    bounds = [float(np.linalg.norm(np.ptp(own, axis=0))) for own in slices]
+    return _first_of(bounds, lambda place: _farthest(slices[place]))
 
 
 def _largest(part: Part, spacing: np.ndarray, diameter: Callable[[np.ndarray], float]) -> float:
@@ -307,8 +308,9 @@ def _distance(part: Part) -> float:
         one, other = (mask[box] for (mask, _), box in zip(cuts, common, strict=True))
         if (one & ndimage.binary_dilation(other, np.ones((3, 3, 3), bool))).any():
             return 0.0
-    places, others = _facing(*(_border(mask, box) * spacing for mask, box in cuts), float(np.linalg.norm(spacing)))
-    tree, diagonal = KDTree(others), float(np.linalg.norm(spacing))
+    (places, others), diagonal = (_border(mask, box) * spacing for mask, box in cuts), float(np.linalg.norm(spacing))
+    places, others = _facing(places, others, diagonal)
+    tree = KDTree(others)
     least = tree.query(places[:: max(len(places) // _MANY_POINTS, 1)])[0].min()
     away, _ = tree.query(places, distance_upper_bound=least + diagonal)
     reach = min(away.min(), least) + diagonal

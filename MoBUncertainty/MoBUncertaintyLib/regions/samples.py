@@ -110,7 +110,10 @@ class ChangingVoxels:
         """Draw the samples from the number `start` on, strays among them, (AT_ONCE, N)."""
         average, fields = self._fields
         noise = [np.zeros((0, AT_ONCE), np.float32), *(field.drawn(start, seed) for field in fields)]
-        return np.where((average @ np.concatenate(noise) < self.thresholds[:, None]).T, *self.labels[:, None])
+        drawn: np.ndarray = np.where(
+            (average @ np.concatenate(noise) < self.thresholds[:, None]).T, *self.labels[:, None]
+        )
+        return drawn
 
     @cached_property
     def _fields(self) -> tuple[csr_array, list[_Field]]:
@@ -208,8 +211,8 @@ class _Piece:
     def strays(self, drawn: np.ndarray) -> np.ndarray:
         """Find what hangs together with no voxel that always has the label, in up to 64 samples (K, M), bool likewise.
 
-        The samples are the bits of a number, so that all are followed at once from voxel to voxel. Where no voxel always
-        has the label there are no strays.
+        The samples are the bits of a number, so that all are followed at once from voxel to voxel, in sweeps. Where no
+        voxel always has the label there are no strays.
         """
         if not self.hangs.any():
             return np.zeros(drawn.shape, bool)
