@@ -312,7 +312,7 @@ def review(
                     effects = effects_in(case, rank_by, gray, progress, cancelled)
                     case.review.rank({each.region_id: effects[each.number] for each in case.review.regions})
             console.show_warnings(warnings)
-            case = replace(case, measured=measured)
+            case = replace(case, begun=case.review, measured=measured)
         if serve:
             console.serve_review(case, results, port)
             return Result()
