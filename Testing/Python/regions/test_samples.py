@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError
 from MoBUncertaintyLib.measurements.distribution import QuantileBounds
+from MoBUncertaintyLib.measurements.measurement import MEASUREMENTS, Wanted
 from MoBUncertaintyLib.measurements.volumes import VolumeBounds
 from MoBUncertaintyLib.model.covariance import correlation
 from MoBUncertaintyLib.model.fingerprint import Level, Suitability
@@ -137,6 +138,28 @@ def test_samples_are_measured_as_whole_label_maps_are() -> None:
     np.testing.assert_allclose(volume.samples, np.sort(volumes), rtol=1e-4)
     np.testing.assert_allclose(dose.samples, np.sort(doses), rtol=1e-4)
     assert volume.value == pytest.approx(case.volumes_ml()["organ 1"], rel=1e-4)
+
+
+def test_every_measurement_of_a_sample_is_that_of_whole_masks() -> None:
+    """Samples are measured in boxes, and what needs no search is not searched for."""
+    case, values = two_organs(), {"dose": np.random.default_rng(0).uniform(0, 60, (4, 16, 40))}
+    case.segmentation[:, :3] = 0  # so that pieces and organs are of other sizes
+    values["image"] = values["dose"] ** 2
+    names = ["organ 1", "organ 2"]
+    wanted = [
+        Wanted.read(":".join([kind.name.replace("{}", "2"), *names[: kind.labels]]), names)
+        for kind in MEASUREMENTS.values()
+    ]
+    voxels, samples = drawn(case, 20)
+    whole = []
+    for labels in samples:
+        sample = case.segmentation.copy()
+        sample[tuple(voxels.places)] = labels
+        masks = [sample == value for value in (1, 2)]
+        whole.append([one.compute(masks[: one.measurement.labels], case.grid, values) for one in wanted])
+    made = measure(case, [one.text for one in wanted], values, samples=20)
+    for one, expected in zip(made, np.sort(whole, axis=0).T, strict=True):
+        np.testing.assert_allclose(one.samples, expected, rtol=1e-4, err_msg=one.name)
 
 
 def test_mean_volume_of_samples_is_the_sum_of_probabilities() -> None:
