@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -26,14 +26,24 @@ from MoBUncertaintyLib.cli.options import (
     RegionOptions,
     Scene,
 )
-from MoBUncertaintyLib.cli.programs import AsJson, Commands, Quiet, Result, version_option
+from MoBUncertaintyLib.cli.programs import AsJson, Commands, HelpAll, Quiet, Result, version_option
 from MoBUncertaintyLib.output.formats import DEFAULT, OF_A_PREDICTION, Format, option_names, read_formats
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.model.folder import Model
 
+
+class Program(Commands):
+    """The commands of `mob-uncertainty`."""
+
+    usual: ClassVar = {
+        "predict": {"labels", "measure", "dose", "device", "accept_licence", "overwrite", "skip_existing"},
+        "check": {"against", "mapped", "channel", "device", "accept_licence", "overwrite"},
+    }
+
+
 app = typer.Typer(
-    cls=Commands,
+    cls=Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,6 +56,7 @@ def main(
     _version: Annotated[bool, version_option("mob-uncertainty")] = False,
     _as_json: AsJson = False,
     _quiet: Quiet = False,
+    _help_all: HelpAll = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
 ) -> None:
     """Set the options of the program itself."""
