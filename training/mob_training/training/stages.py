@@ -127,7 +127,9 @@ def _run(
     except KeyboardInterrupt:
         again = "run the same command again" if job.resume else "add --resume"
         stored = Path(trainer.output_folder, LATEST).exists()
-        then = f"{again} to continue from its last checkpoint" if stored else "it had no checkpoint to continue from yet"
+        then = (
+            f"{again} to continue from its last checkpoint" if stored else "it had no checkpoint to continue from yet"
+        )
         raise Cancelled(f"The training was stopped; {then}.") from None
     finally:
         signal.signal(signal.SIGTERM, before)
