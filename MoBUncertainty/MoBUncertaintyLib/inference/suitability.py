@@ -180,7 +180,7 @@ def judge(
     missing = [label.name for label in labels if f"volume:{label.name}" not in measures.values]
     if len(missing) == len(labels):
         return result.worsened(Level.NOT_USABLE, f"no {' and no '.join(map(readable, missing))} was found")
-    reasons, limit = [], MAX_ERROR_FRACTION
+    reasons, limit = list[tuple[Level, str]](), MAX_ERROR_FRACTION
     if fingerprint is not None:
         missing = [name for name in missing if fingerprint.missing.get(name, 0) <= USUAL]
         limit = max(limit, _usual_error(fingerprint))
