@@ -389,7 +389,7 @@ def inspect(
 @app.command()
 def export(
     source: Annotated[
-        Path, typer.Argument(help="nnU-Net training folder (plans.json, dataset.json, fold_K), or a model to rewrite.")
+        str, typer.Argument(help="nnU-Net training folder (plans.json, dataset.json, fold_K), or a model to rewrite.")
     ],
     output: Annotated[Path, typer.Option(help="Model folder or .zip file to create.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the data set.")] = None,
@@ -425,6 +425,7 @@ def export(
         from MoBUncertaintyLib.model.click_settings import ClickSettings
         from MoBUncertaintyLib.model.files import read_file
         from MoBUncertaintyLib.model.fingerprint import Fingerprint
+        from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.model.region_settings import read_stated
         from MoBUncertaintyLib.model.terminology import without_code
         from MoBUncertaintyLib.network.export import export as export_model
@@ -433,7 +434,7 @@ def export(
             return read(read_file(path).json()) if path else None
 
         model = export_model(
-            source,
+            find_model(source),
             output,
             name=name,
             task=task,
