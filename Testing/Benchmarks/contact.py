@@ -132,7 +132,8 @@ def measured_case(model: Examination, files: Files, wanted: Sequence[str]) -> di
 def measured(model: Path, dataset: Path, pair: Sequence[str], place: Path) -> tuple[dict[str, Any], list[str]]:
     """Measure the cases that `place` does not have yet; return all, and the measurements that have intervals."""
     cases: dict[str, Any] = json.loads(gzip.decompress(place.read_bytes())) if place.exists() else {}
-    labels = [name for name in json.loads((dataset / "dataset.json").read_text())["labels"] if name != "background"]
+    numbers = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["labels"]
+    labels = [name for name in numbers if name != "background"]
     wanted = [f"{kind}:{name}" for kind in ("volume", "diameter") for name in labels]
     wanted += [":".join([kind, *pair]) for kind in ("distance", "contact_area")]
     examined = None

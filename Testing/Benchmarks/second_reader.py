@@ -727,7 +727,7 @@ def summarise(folder: Path) -> None:
         sets["pooled"] = [case for each in sets.values() for case in each]
     summary = {name: rounded(summed_up(judged)) for name, judged in sets.items()}
     write_json(summary, folder / "summary.json")
-    (folder / "summary.md").write_text("\n".join(text(name, each) for name, each in summary.items()))
+    (folder / "summary.md").write_text("\n".join(text(name, each) for name, each in summary.items()), encoding="utf-8")
 
 
 def main() -> None:

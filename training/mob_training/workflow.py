@@ -260,8 +260,18 @@ def start(config: Path, output: Path, profile: str, arguments: Sequence[str]) ->
     except OSError as error:
         raise SettingsError(f"Cannot write to the folder {output.resolve()}: {error.strerror}.") from None
     command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--configfile", config.resolve()]
-    command += ["--directory", output, "--profile", folder, "--nolock", *arguments]
+    command += ["--directory", output, "--profile", folder, "--nolock", *_targets_first(arguments)]
     os.execv(sys.executable, [str(word) for word in command])
+
+
+def _targets_first(arguments: Sequence[str]) -> list[str]:
+    """Put targets that stand behind `--config NAME=VALUE ...` in front, since Snakemake takes them for values."""
+    targets, others, option = [], [], ""
+    for word in arguments:
+        option = word if word.startswith("-") else option
+        behind = option in ("--config", "-C") and word != option and "=" not in word
+        (targets if behind else others).append(word)
+    return [*targets, *others]
 
 
 def _lock(folder: Path) -> None:

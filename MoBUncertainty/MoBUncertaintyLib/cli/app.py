@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -27,14 +27,24 @@ from MoBUncertaintyLib.cli.options import (
     RegionOptions,
     Scene,
 )
-from MoBUncertaintyLib.cli.programs import AsJson, Commands, Quiet, Result, version_option
+from MoBUncertaintyLib.cli.programs import AsJson, Commands, HelpAll, Quiet, Result, version_option
 from MoBUncertaintyLib.output.formats import DEFAULT, OF_A_PREDICTION, Format, option_names, read_formats
 
 if TYPE_CHECKING:
     from MoBUncertaintyLib.model.folder import Model
 
+
+class Program(Commands):
+    """The commands of `mob-uncertainty`."""
+
+    usual: ClassVar = {
+        "predict": {"labels", "measure", "dose", "device", "accept_licence", "overwrite", "skip_existing"},
+        "check": {"against", "mapped", "channel", "device", "accept_licence", "overwrite"},
+    }
+
+
 app = typer.Typer(
-    cls=Commands,
+    cls=Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,6 +57,7 @@ def main(
     _version: Annotated[bool, version_option("mob-uncertainty")] = False,
     _as_json: AsJson = False,
     _quiet: Quiet = False,
+    _help_all: HelpAll = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
 ) -> None:
     """Set the options of the program itself."""
@@ -380,7 +391,7 @@ def inspect(
 @app.command()
 def export(
     source: Annotated[
-        Path, typer.Argument(help="nnU-Net training folder (plans.json, dataset.json, fold_K), or a model to rewrite.")
+        str, typer.Argument(help="nnU-Net training folder (plans.json, dataset.json, fold_K), or a model to rewrite.")
     ],
     output: Annotated[Path, typer.Option(help="Model folder or .zip file to create.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the data set.")] = None,
@@ -416,6 +427,7 @@ def export(
         from MoBUncertaintyLib.model.click_settings import ClickSettings
         from MoBUncertaintyLib.model.files import read_file
         from MoBUncertaintyLib.model.fingerprint import Fingerprint
+        from MoBUncertaintyLib.model.listing import find_model
         from MoBUncertaintyLib.model.region_settings import read_stated
         from MoBUncertaintyLib.model.terminology import without_code
         from MoBUncertaintyLib.network.export import export as export_model
@@ -424,7 +436,7 @@ def export(
             return read(read_file(path).json()) if path else None
 
         model = export_model(
-            source,
+            find_model(source),
             output,
             name=name,
             task=task,

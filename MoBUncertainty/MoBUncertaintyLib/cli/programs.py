@@ -1,5 +1,6 @@
 """What `mob-uncertainty` and `mob-training` have in common: `--version`, `--json` and `--quiet`, the last two anywhere.
 
+Where a command has more options than fit on a screen, `--help` shows the usual ones and `--help-all` the others too.
 A command prints text for people and returns a `Result` for programs. With `--json` only that reaches stdout, and text,
 that of libraries too, goes to stderr; with `--quiet` it goes nowhere.
 """
@@ -9,15 +10,16 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from copy import copy
 from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 
 import MoBUncertaintyLib
 
@@ -53,6 +55,21 @@ AsJson = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", callback=_set, help="Print only warnings and errors.")]
 
 
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        for option in context.command.params:
+            if isinstance(option, TyperOption):
+                option.hidden = False
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+HelpAll = Annotated[
+    bool,
+    typer.Option("--help-all", callback=_show_all, is_eager=True, hidden=True, help="Show the advanced options, too."),
+]
+
+
 def version_option(program: str) -> Any:
     """Make the option that prints a program's version and exits."""
 
@@ -65,17 +82,31 @@ def version_option(program: str) -> Any:
 
 
 class Commands(TyperGroup):
-    """The commands of a program, whose callback takes `_as_json: AsJson` and `_quiet: Quiet`."""
+    """The commands of a program, whose callback takes `_as_json: AsJson`, `_quiet: Quiet` and `_help_all: HelpAll`.
+
+    `usual` names, for a command with too many options for a screen, those that its `--help` shows beside the required.
+    """
+
+    usual: ClassVar[Mapping[str, set[str]]] = {}
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        shared = [option for option in self.params if option.name in ("_as_json", "_quiet")]
+        names = ("_as_json", "_quiet", "_help_all")
+        shared = [option for option in self.params if isinstance(option, TyperOption) and option.name in names]
         waiting = list(self.commands.values())
         for command in waiting:  # the list grows meanwhile
             own = [copy(option) for option in shared]
             for option in own:
-                option.expose_value = False
+                option.expose_value, option.hidden = False, False
+            if usual := self.usual.get(str(command.name)):
+                for other in command.params:
+                    if isinstance(other, TyperOption) and not other.required and other.name not in usual:
+                        other.hidden, other.rich_help_panel = True, "Advanced"
+            else:
+                own = own[:2]
             command.params = [*command.params, *own]
+            if command.help:  # as paragraphs, without the line ends of the source
+                command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help)
             waiting += getattr(command, "commands", {}).values()
 
     def invoke(self, ctx: Any) -> Any:

@@ -180,7 +180,7 @@ def judge(
     missing = [label.name for label in labels if f"volume:{label.name}" not in measures.values]
     if len(missing) == len(labels):
         return result.worsened(Level.NOT_USABLE, f"no {' and no '.join(map(readable, missing))} was found")
-    reasons, limit = [], MAX_ERROR_FRACTION
+    reasons, limit = list[tuple[Level, str]](), MAX_ERROR_FRACTION
     if fingerprint is not None:
         missing = [name for name in missing if fingerprint.missing.get(name, 0) <= USUAL]
         limit = max(limit, _usual_error(fingerprint))
@@ -189,7 +189,9 @@ def judge(
         for name, deviation in sorted(deviations.items(), key=lambda item: -item[1]):
             if deviation >= fingerprint.limits[0]:
                 level = Level.NOT_USABLE if deviation >= fingerprint.limits[1] else Level.UNUSUAL
-                reasons.append((level, _words(name, measures, fingerprint, labels)))
+                words = _words(_stated(name, measures, fingerprint, deviations), measures, fingerprint, labels)
+                if words not in (reason for _, reason in reasons):
+                    reasons.append((level, words))
     if error > limit and not any(reason.startswith(EXPECTED_ERROR) for _, reason in reasons):
         reasons.append((Level.NOT_USABLE, f"{EXPECTED_ERROR} {_ratio(error)} the segmented volume"))
     reasons += [(Level.UNUSUAL, f"no {readable(name)} was found") for name in missing]
@@ -269,6 +271,15 @@ def _ordinary(name: str, values: Sequence[float]) -> Ordinary:
 def _at(ordered: Sequence[float] | np.ndarray, fraction: float) -> float:
     """Return the value that at least a fraction of ordered ones does not exceed."""
     return float(ordered[math.ceil(fraction * len(ordered)) - 1])
+
+
+def _stated(name: str, measures: Measures, fingerprint: Fingerprint, deviations: Mapping[str, float]) -> str:
+    """Choose the measure that a reason states: of a label with unusually little volume that, no fraction of it."""
+    kind, _, label = name.partition(":")
+    volume = f"volume:{label}"
+    if kind == "stray" and deviations.get(volume, 0.0) >= fingerprint.limits[0]:
+        return volume if _log(measures.values[volume]) < fingerprint.measures[volume].median else name
+    return name
 
 
 def _words(name: str, measures: Measures, fingerprint: Fingerprint, labels: Sequence[Label]) -> str:

@@ -24,6 +24,9 @@ ERROR_UNIT = 2.0**-32
 YEARS = range(1970, 2200)
 """Of what a reader does."""
 
+NAMED = 5
+"""Undecided regions that an error names."""
+
 _LONGEST_NAME = 100
 _JOINERS = "\u200c\u200d"  # of Persian and Indian scripts; Python calls them not printable
 
@@ -65,9 +68,11 @@ class State:
     found: bool = False  # made by an update of the regions: the next such state takes its place
 
     def __post_init__(self) -> None:
-        left, total = sum(not region.decided for region in self.regions), len(self.regions)
+        left = [str(region.region.rank) for region in self.regions if not region.decided]
         if self.signature and left:
-            raise ReviewError(f"{left} of {total} regions are not decided; decide them before signing off.")
+            ranks = ", ".join([*left[:NAMED], *(["..."] if len(left) > NAMED else [])])
+            what = f"{len(left)} of {len(self.regions)} regions are not decided (rank {ranks})"
+            raise ReviewError(f"{what}; decide them before signing off.")
 
     def maps_in(self, box: Box, refiner: Refiner) -> VoxelMaps:
         """Copy the maps of a box as they are now: in frozen regions, as they were when these were decided.

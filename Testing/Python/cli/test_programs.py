@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import typer
 from click.testing import Result
+from typer.main import get_command
 from typer.models import OptionInfo
 from typer.testing import CliRunner
 
@@ -24,6 +25,7 @@ from MoBUncertaintyLib.regions.prediction import MAX_SAMPLES
 from support import tiny
 from support.command_line import run
 
+SCREEN_LINES = 45  # of 100 columns
 PROGRAMS = {"mob-uncertainty": app.app, "mob-training": training_app}
 
 
@@ -36,6 +38,43 @@ def test_every_command_has_them(name: str) -> None:
         assert told.exit_code == 0
         assert "--json" in told.stdout and "--quiet" in told.stdout, command
         assert max(told.stdout) < "\U0001f000", f"{command}: rich takes a word between colons for an emoji's name"
+
+
+def commands(name: str) -> Iterator[list[str]]:
+    """The words of each command of a program, and those of the program itself, none."""
+    waiting = [([], get_command(PROGRAMS[name]))]
+    for words, command in waiting:
+        yield words
+        waiting += [([*words, name], own) for name, own in getattr(command, "commands", {}).items()]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_fits_a_screen_and_help_all_leaves_nothing_out(name: str) -> None:
+    short = 0
+    for words in commands(name):
+        lines, everything = (
+            CliRunner().invoke(PROGRAMS[name], [*words, option], env={"COLUMNS": "100"}, terminal_width=100).stdout
+            for option in ("--help", "--help-all")
+        )
+        assert len(lines.splitlines()) <= SCREEN_LINES, words
+        if "--help-all" not in lines:
+            continue
+        command = get_command(PROGRAMS[name])
+        for word in words:
+            command = command.commands[word]
+        named = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        assert named <= set(re.findall(r"--[a-z-]+", everything)), words
+        assert "Advanced" in everything and "Advanced" not in lines
+        short += 1
+    assert short >= 2
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_usual_options_exist(name: str) -> None:
+    program = get_command(PROGRAMS[name])
+    assert program.usual
+    for command, usual in program.usual.items():
+        assert usual <= {option.name for option in program.commands[command].params if not option.required}
 
 
 def numbers(program: typer.Typer) -> Iterator[tuple[str, OptionInfo]]:

@@ -72,6 +72,18 @@ def test_another_case_is_noticed_with_the_reason(
     assert words in found.reasons[0] if words else not found.reasons
 
 
+@pytest.mark.parametrize(("volume", "fraction_is_stated"), [(0.004, False), (100.0, True), (1000.0, True)])
+def test_no_fraction_of_next_to_nothing_is_stated(
+    fingerprint: Fingerprint, volume: float, fraction_is_stated: bool
+) -> None:
+    case = measures(**{"volume:organ": volume, "stray:organ": 0.75})
+    assert case.values["stray:organ"] / fingerprint.measures["stray:organ"].deviation > fingerprint.limits[1]
+    found = judge(LABELS, case, fingerprint)
+    assert found.level is Level.NOT_USABLE
+    assert any("75 %" in reason for reason in found.reasons) is fraction_is_stated
+    assert len(found.reasons) == len(set(found.reasons))
+
+
 def test_without_a_fingerprint_the_evident_is_noticed() -> None:
     assert judge(LABELS, measures(), None, []).text == "not compared with ordinary cases"
     found = judge(LABELS, measures(error=1.2), None, [])

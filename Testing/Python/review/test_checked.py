@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from MoBUncertaintyLib.base.geometry import whole
 from MoBUncertaintyLib.output.results_record import read_regions, write_prediction
@@ -11,6 +12,7 @@ from MoBUncertaintyLib.regions.discrepancy import find_differences, find_discrep
 from MoBUncertaintyLib.regions.findings import Checked, Second
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.regions.region import Regions, own_of
+from MoBUncertaintyLib.review.refinement.extent import most_probable
 from MoBUncertaintyLib.review.review import Review
 from MoBUncertaintyLib.review.suggestion import suggest
 from support.fake_case import LEFT_KIDNEY, PANCREAS, fake_case
@@ -104,6 +106,23 @@ def test_a_click_mends_its_surroundings_and_nothing_far(
     assert review.expected_error_mm3[1] < before
     review.undo()
     np.testing.assert_array_equal(review.corrected(), checked.segmentation)
+
+
+def test_a_click_in_a_hole_leaves_the_outline_as_it_was_drawn(checked: Prediction) -> None:
+    """A click that takes the model's side in the hole says nothing of the outline, of which the reader has another."""
+    model = most_probable(np.array(checked.probability), [label.value for label in checked.labels])
+    tighter = np.where(ndimage.binary_erosion(model == PANCREAS.value), PANCREAS.value, 0).astype(np.uint8)
+    drawn = np.where(model == PANCREAS.value, tighter, model)
+    deepest = np.unravel_index(ndimage.distance_transform_edt(tighter).argmax(), drawn.shape)
+    hole = tuple(slice(int(at) - 1, int(at) + 2) for at in deepest)
+    drawn[hole] = 0
+    tight = replace(checked, segmentation=drawn)
+    review = Review(tight, listed(tight))
+    review.click([place_of(tight, hole)], PANCREAS.value)
+    changed = review.corrected() != drawn
+    assert changed[hole].all()
+    changed[hole] = False
+    assert not changed.any()
 
 
 def test_a_click_leaves_the_order_of_the_list_and_what_it_says(checked: Prediction) -> None:

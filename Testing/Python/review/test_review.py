@@ -225,6 +225,14 @@ class TestSignature:
             step(decided)
         assert state(decided) == before
 
+    def test_too_early_names_the_regions_that_are_left(self, review):
+        first, *others = review.regions
+        review.decide(first.region_id, "accept")
+        with pytest.raises(ReviewError) as error:
+            review.sign("A. Reader")
+        assert ", ".join(str(other.region.rank) for other in others) in str(error.value)
+        assert review.signature is None
+
     @pytest.mark.parametrize("step", [Review.undo, Review.withdraw], ids=["undo", "withdraw"])
     def test_is_withdrawn(self, decided, step):
         decided.sign("A. Reader")

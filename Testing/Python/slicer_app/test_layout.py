@@ -12,6 +12,10 @@ pytestmark = pytest.mark.own_process
 
 WIDEST = 420  # pixels of Slicer's window
 LAPTOP = (1366, 730)
+WITHIN = ("models", "advanced", "listing", "clicks")
+"""Sections that are within others, folded at first."""
+FIRST_SIGHT = 8
+"""Controls that a first-time user sees at most, besides the headings of sections."""
 LONG_NAME = "Thorax and abdomen, portal venous phase, 1.0 mm, soft kernel, second of three series, moved"
 
 
@@ -23,6 +27,28 @@ def needed(desktop) -> int:
     """Pixels that what is shown needs at least."""
     desktop.process()
     return desktop.ui.inputsCollapsibleButton.parentWidget().layout().totalMinimumSize().width()
+
+
+def controls(ui) -> list[str]:
+    """Names of the visible widgets that do something."""
+    kinds = ("Button", "Selector", "Edit", "CheckBox", "Slider", "Table", "List")
+    shown = [name for name, widget in vars(ui).items() if name.endswith(kinds) and widget.visible]
+    return [name for name in shown if not name.endswith("CollapsibleButton")]
+
+
+def test_a_first_time_user_sees_few_controls_and_an_expert_all(desktop, ui):
+    desktop.process()
+    assert {"ctSelector", "modelSelector", "applyButton"} <= set(controls(ui))
+    assert len(controls(ui)) <= FIRST_SIGHT, controls(ui)
+    add_ct(desktop)
+    desktop.process()
+    assert len(controls(ui)) <= FIRST_SIGHT, controls(ui)
+    for part in (ui.modelsCollapsibleButton, ui.advancedCollapsibleButton):
+        part.collapsed = False
+    desktop.process()
+    assert {"findModelsButton", "addModelButton", "recalibrateButton", "deviceSelector"} <= set(controls(ui))
+    for part in (ui.modelsCollapsibleButton, ui.advancedCollapsibleButton):
+        part.collapsed = True
 
 
 def test_the_panel_keeps_its_width(desktop):
@@ -43,7 +69,7 @@ def test_the_panel_keeps_its_width(desktop):
         part.collapsed = False
     ui.labelSelector.addItem(LONG_NAME)
     need["all open"] = needed(desktop)
-    for part in (ui.advancedCollapsibleButton, ui.listingCollapsibleButton, ui.clicksCollapsibleButton):
+    for part in (getattr(ui, f"{name}CollapsibleButton") for name in WITHIN):
         part.collapsed = True
     assert max(need.values()) <= width, need
     assert scroll.width == before
@@ -196,7 +222,7 @@ def test_nothing_covers_anything(desktop, ui):
         inside = [child for child in part.children() if isinstance(child, qt.QWidget) and child.visible]
         for one, other in combinations(inside, 2):
             assert not one.geometry.intersects(other.geometry), (one.objectName, other.objectName)
-    for part in (ui.advancedCollapsibleButton, ui.listingCollapsibleButton, ui.clicksCollapsibleButton):
+    for part in (getattr(ui, f"{name}CollapsibleButton") for name in WITHIN):
         part.collapsed = True
 
 

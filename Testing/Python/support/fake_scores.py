@@ -120,7 +120,7 @@ def write_dataset(folder: Path, name: str, cases: int = 5, classes: int = 1, num
 def evaluate(model: FakeModel, dataset: Path, name: str | None = None, **settings: Any) -> Run:
     """What `evaluation.evaluate` returns for a fake model; further `settings` are its own."""
     with (
-        patch.object(held_out, "load_model", lambda found: found),
+        patch.object(held_out, "loaded", lambda found: found),
         patch.object(held_out, "Predictor", FakePredictor),
     ):
         return held_out.evaluate(model, dataset, held_out.Evaluation(name, **settings))

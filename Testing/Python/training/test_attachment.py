@@ -10,7 +10,7 @@ import torch
 from mob_training.training import attachment
 from mob_training.training.attachment import attach_head, correlate_head, starting_length
 from mob_training.training.settings import Attachment, Files
-from MoBUncertaintyLib.base.errors import SettingsError
+from MoBUncertaintyLib.base.errors import SettingsError, UserError
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model
@@ -103,11 +103,21 @@ def test_a_model_without_a_head_has_none_to_keep(model: Model, tmp_path: Path) -
         correlate_head(files_of(model, tmp_path), SHORT)
 
 
+def test_a_shipped_model_is_taken_by_its_name(tmp_path: Path) -> None:
+    """It is found, so what is refused is the folder of the cases."""
+    for name, sentence in (("HippocampusAnterior", "images/"), ("Nowhere", "HippocampusAnterior")):
+        files = Files(Path(name), tmp_path / "none", tmp_path / "work", tmp_path / "made")
+        with pytest.raises(UserError) as error:
+            attach_head(files, Attachment())
+        assert sentence in str(error.value)
+        assert not (tmp_path / "made").exists()
+
+
 def test_what_cannot_have_a_head_is_refused_before_anything_is_written(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = replace(model, card=replace(model.card, configuration="3d_lowres"))
-    monkeypatch.setattr(attachment, "load_model", lambda _: planned)
+    monkeypatch.setattr(attachment, "loaded", lambda _: planned)
     with pytest.raises(SettingsError):
         attach_head(files_of(model, tmp_path), SHORT)
     monkeypatch.undo()

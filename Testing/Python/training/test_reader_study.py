@@ -45,7 +45,7 @@ def dataset(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     model = FakeModel(Covariance.MIXTURE_OF_BASES, blunder=1.5)
-    monkeypatch.setattr(held_out, "load_model", lambda path: model)
+    monkeypatch.setattr(held_out, "loaded", lambda path: model)
     monkeypatch.setattr(held_out, "Predictor", FakePredictor)
     small = {"DEVIATIONS": (None, 1.0), "LENGTHS_MM": (4.0,), "STRENGTHS": (8.0,), "SHARPENINGS": (0.0, 1.0)}
     grids = {"bump": (Bump(0.1, 1.0), Bump(3.0, 3.0)), "walker": (Walker(100.0, 6.0, 0.95),)}

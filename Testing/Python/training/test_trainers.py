@@ -181,7 +181,7 @@ WHOLE = Schedule(3, 2, 2)
 
 
 @contextmanager
-def killed_in_epoch(epoch: int) -> Iterator[None]:
+def killed_in_epoch(epoch: int) -> Iterator[pytest.ExceptionInfo[Cancelled]]:
     """The training stops in the middle of that epoch, as if by Ctrl-C."""
     original = DeterministicTrainer.on_epoch_start
 
@@ -190,9 +190,9 @@ def killed_in_epoch(epoch: int) -> Iterator[None]:
             raise KeyboardInterrupt
         original(self)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Cancelled):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Cancelled) as stopped:
         patch.setattr(DeterministicTrainer, "on_epoch_start", stop)
-        yield
+        yield stopped
 
 
 def log(results: Path) -> str:
@@ -218,13 +218,21 @@ def test_interrupted_deterministic_stage_ends_as_one_that_was_not(tmp_path, monk
 
 
 def test_interrupted_fine_tuning_ends_as_one_that_was_not(deterministic, whole):
-    with killed_in_epoch(2):
+    with killed_in_epoch(2) as stopped:
         tune(deterministic, MOB, "broken", WHOLE)
+    assert "--resume" in str(stopped.value)
     resumed = tune(deterministic, MOB, "broken", WHOLE, resume=True)
     assert same_weights(whole, resumed)
     assert same_weights(whole, resumed, "best")
     assert progress(whole) == progress(resumed)
     assert len(progress(resumed)) == 1 + WHOLE.epochs
+
+
+def test_who_resumes_anyway_is_not_told_to_resume(deterministic):
+    """As `attach-head`, which has no such option."""
+    with killed_in_epoch(1) as stopped:
+        tune(deterministic, MOB, "again", WHOLE, resume=True)
+    assert "--resume" not in str(stopped.value) and "checkpoint" in str(stopped.value)
 
 
 def test_finished_training_is_not_repeated(deterministic, tuned, monkeypatch):

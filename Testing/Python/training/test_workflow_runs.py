@@ -42,6 +42,13 @@ def test_seeds_of_the_command_line_replace_those_of_the_config(tmp_path):
     assert jobs(config, tmp_path / "w", "--config", "seeds=[3, 4]")["evaluate"] == 2 * 3
 
 
+def test_targets_may_stand_behind_a_config_entry(tmp_path):
+    config = written(tmp_path, small())
+    planned = jobs(config, tmp_path / "w", "--config", "seeds=[3]", "models")
+    assert planned["models"] == 1 and planned["finetune"] == 2
+    assert "compare" not in planned
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("snakemake_executor_plugin_slurm"), reason="pip install -e .[cluster]")
 def test_dry_run_of_the_paper_on_slurm(papers_folder):

@@ -17,7 +17,7 @@ from MoBUncertaintyLib.cli.programs import Result
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
+    model: Annotated[Path, typer.Argument(help="Model folder, training folder of nnU-Net, or a shipped model's name.")],
     dataset: Annotated[Path, typer.Argument(help="Raw data set with held-out cases (imagesTs, labelsTs).")],
     output: Annotated[Path, typer.Option(help="Folder for the scores.")],
     raters: Annotated[Path | None, typer.Option(help="Folder with CASE/raters/LABEL_1.nii.gz and so on.")] = None,
@@ -104,7 +104,7 @@ def evaluate(
 
 
 def fingerprint(
-    model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
+    model: Annotated[Path, typer.Argument(help="Model folder, training folder of nnU-Net, or a shipped model's name.")],
     dataset: Annotated[Path, typer.Argument(help="Raw data set with the model's validation and held-out cases.")],
     output: Annotated[Path, typer.Option(help="JSON file to write, for mob-uncertainty export --fingerprint.")],
     data: Annotated[str | None, typer.Option(help="Which cases they are, in a few words. Default: its name.")] = None,
@@ -125,7 +125,7 @@ def fingerprint(
 
 
 def pieces(
-    model: Annotated[Path, typer.Argument(help="Model folder, or a training folder of nnU-Net.")],
+    model: Annotated[Path, typer.Argument(help="Model folder, training folder of nnU-Net, or a shipped model's name.")],
     dataset: Annotated[Path, typer.Argument(help="Raw data set with validation cases.")],
     output: Annotated[Path, typer.Option(help="JSON file to write, for mob-uncertainty export --pieces.")],
     device: Device = "auto",

@@ -5,20 +5,30 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from mob_training.cli import data, evaluation, training
 from MoBUncertaintyLib.base.errors import Cancelled, SettingsError, UserError
-from MoBUncertaintyLib.cli.programs import SHOWN, AsJson, Commands, Quiet, version_option
+from MoBUncertaintyLib.cli.programs import SHOWN, AsJson, Commands, HelpAll, Quiet, version_option
 
 CANCELLED = 130
 """The exit code after Ctrl-C, as a shell has it."""
 
-app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False
-)
+
+class Program(Commands):
+    """The commands of `mob-training`."""
+
+    usual: ClassVar = {
+        "labelled": {"test", "validation", "channel"},
+        "finetune": {"covariance", "scope", "name", "epochs", "fold", "device", "resume"},
+        "attach-head": {"covariance", "epochs", "device"},
+        "evaluate": {"raters", "name", "part", "measure", "doses", "device"},
+    }
+
+
+app = typer.Typer(cls=Program, no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
 
 @app.callback()
@@ -26,6 +36,7 @@ def program(
     _version: Annotated[bool, version_option("mob-training")] = False,
     _as_json: AsJson = False,
     _quiet: Quiet = False,
+    _help_all: HelpAll = False,
 ) -> None:
     """Set the options of the program itself."""
 

@@ -21,7 +21,7 @@ from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.draws import draw_volumes
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import loaded
 from MoBUncertaintyLib.model.region_settings import RegionSettings
 from MoBUncertaintyLib.output.pictures.planes import PLANES, Camera, Plane, central_voxel, extent
 from MoBUncertaintyLib.output.pictures.region_pictures import draw_plane, font, outlines_of, png
@@ -109,7 +109,7 @@ def draw_case(
     image, truth = read_image(files[case][0]).image, read_volume(files[case][1])
     view, rows = None, []
     for path in models:
-        model = load_model(path)
+        model = loaded(path)
         check_labels(Path(dataset), model.card.labels)
         predictor = Predictor(model, settings)
         scored = ScoredCase.of(predictor.predict(image), truth)

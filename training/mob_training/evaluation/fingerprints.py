@@ -11,7 +11,7 @@ from MoBUncertaintyLib.images.reader import read_image
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.inference.suitability import fit_fingerprint
 from MoBUncertaintyLib.model.fingerprint import FalseAlarms, Fingerprint, Level
-from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import loaded
 from MoBUncertaintyLib.regions.prediction import Precision, PredictionSettings
 
 
@@ -29,7 +29,7 @@ def measure_fingerprint(
     Raises:
         SettingsError: The data set has too few such cases, or other labels than the model.
     """
-    model = load_model(model_path)
+    model = loaded(model_path)
     check_labels(dataset, model.card.labels)
     settings = replace(settings or PredictionSettings(), precision=Precision.FLOAT32)
     ordinary = split_cases(dataset, "calibrate", "val")

@@ -32,7 +32,7 @@ from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.measurements.measurement import read_wanted
 from MoBUncertaintyLib.model.card import Label
 from MoBUncertaintyLib.model.covariance import Covariance
-from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import loaded
 from MoBUncertaintyLib.regions.prediction import Prediction, PredictionSettings
 
 DRAWN = 8
@@ -114,7 +114,7 @@ class Examination:
     def __init__(
         self, model_path: Path, dataset: Path, evaluation: Evaluation, settings: PredictionSettings | None
     ) -> None:
-        model = load_model(model_path)
+        model = loaded(model_path)
         self.labels = model.card.labels
         check_labels(dataset, self.labels)
         self.predictor = Predictor(model, settings)

@@ -15,7 +15,7 @@ from MoBUncertaintyLib.images.reader import read_image, read_volume
 from MoBUncertaintyLib.inference.maps.pieces import strays
 from MoBUncertaintyLib.inference.predictor import Predictor
 from MoBUncertaintyLib.model.card import Pieces, overlap
-from MoBUncertaintyLib.model.folder import load_model
+from MoBUncertaintyLib.model.listing import loaded
 from MoBUncertaintyLib.regions.agreement import dice
 from MoBUncertaintyLib.regions.prediction import PredictionSettings
 
@@ -28,7 +28,7 @@ def measure_pieces(model_path: Path, dataset: Path, settings: PredictionSettings
     Raises:
         SettingsError: The data set has no such cases, or other labels than the model, or these overlap.
     """
-    model = load_model(model_path)
+    model = loaded(model_path)
     check_labels(dataset, model.card.labels)
     cases = split_cases(dataset, "val") or split_cases(dataset, "calibrate")
     if not cases or overlap(model.card.labels):

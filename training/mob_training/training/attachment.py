@@ -33,6 +33,7 @@ from MoBUncertaintyLib.inference.devices import autocast, select_device, uploade
 from MoBUncertaintyLib.model.card import Fold, Label, overlap
 from MoBUncertaintyLib.model.covariance import Covariance, CovarianceSpec, Scope
 from MoBUncertaintyLib.model.folder import Model, load_model, read_card
+from MoBUncertaintyLib.model.listing import loaded
 from MoBUncertaintyLib.model.nnunet.plans import check_plans
 from MoBUncertaintyLib.network.backbone import divide_logits, fitting_weights, load_network, planned_network
 from MoBUncertaintyLib.network.export import check_new, is_half, write_model
@@ -70,7 +71,7 @@ def attach_head(files: Files, options: Attachment, fit_shared: FitShared | None 
     except ValueError as error:
         raise SettingsError(f"{str(error).capitalize()}.") from error
     settings = FineTuning.of(options.epochs, options.iterations, options.seed, **vars(LOSS))
-    model = load_model(files.model)
+    model = loaded(files.model)
     plans, raw = _prepare(model, files, options)
     if local:
         spec = replace(spec, length_mm=starting_length(_spacing(model, plans)))
@@ -106,7 +107,7 @@ def correlate_head(files: Files, options: Attachment, fit_shared: FitShared | No
         OutputError: The output exists already or cannot be written.
     """
     check_new(files.output)
-    model = load_model(files.model)
+    model = loaded(files.model)
     if model.card.covariance.kind is Covariance.DETERMINISTIC:
         raise SettingsError(f"{model.card.name} has no covariance head to keep; leave --keep-head out.")
     plans, raw = _prepare(model, files, options)

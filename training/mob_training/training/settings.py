@@ -192,7 +192,7 @@ class Files:
     """
 
     model: Annotated[
-        Path, typer.Argument(help="Model folder, zip or training folder of one channel; its head is replaced.")
+        Path, typer.Argument(help="Model of one channel: folder, zip, training folder or a shipped model's name.")
     ]
     cases: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, of 20 cases or more.")]
     workspace: Annotated[Path, typer.Option(help="New working folder; give it again to continue an interrupted run.")]

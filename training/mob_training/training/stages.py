@@ -125,11 +125,10 @@ def _run(
     try:
         trainer.run_training()
     except KeyboardInterrupt:
+        again = "run the same command again" if job.resume else "add --resume"
         stored = Path(trainer.output_folder, LATEST).exists()
         then = (
-            "add --resume to continue from its last checkpoint"
-            if stored
-            else "it had no checkpoint to continue from yet"
+            f"{again} to continue from its last checkpoint" if stored else "it had no checkpoint to continue from yet"
         )
         raise Cancelled(f"The training was stopped; {then}.") from None
     finally:

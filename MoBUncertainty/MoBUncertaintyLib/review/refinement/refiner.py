@@ -9,7 +9,8 @@ label is conditioned against the rest, +1 where a click gives that label and -1 
 
 Where others have drawn the segmentation (`Prediction.checked`), the maps are those of the model under the clicks. The
 labels are as drawn until a click speaks against them: beside the model's logits there is a second set, which favours
-what was drawn where the model does not, and clicks condition both alike (`_held`).
+what was drawn where the model does not, and clicks condition both alike. A click that takes the side of one against the
+other tells nothing beyond the piece in which they differ (`_disputed`): there only what moves both sets counts.
 
 Maps are computed block by block. What clicks make of a block depends on those in its reach alone, and is computed once
 for the same of them, so that a click costs what it changes, however many there are. Arrays are (z, y, x).
@@ -24,18 +25,19 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from MoBUncertaintyLib.base.errors import ReviewError
-from MoBUncertaintyLib.base.geometry import Box, apart, common_parts, hull, intersection, shape_of, within
+from MoBUncertaintyLib.base.geometry import Box, apart, common_parts, hull, intersection, shape_of, widened, within
 from MoBUncertaintyLib.base.method_cache import cached_method
 from MoBUncertaintyLib.gaussian.logits import logits_of, movable
 from MoBUncertaintyLib.gaussian.moments import logistic_normal_moments
 from MoBUncertaintyLib.model.card import overlap
 from MoBUncertaintyLib.model.click_settings import DEFAULT_PRIOR_DEVIATION, ClickSettings
 from MoBUncertaintyLib.model.click_trees import FEATURES
-from MoBUncertaintyLib.regions.measure import VoxelMaps, maps_in
+from MoBUncertaintyLib.regions.measure import VoxelMaps, maps_in, values_in
 from MoBUncertaintyLib.regions.prediction import Prediction
 from MoBUncertaintyLib.review.refinement.clicks import Click, Clicked, gather, voxels_of
 from MoBUncertaintyLib.review.refinement.conditioning import (
@@ -117,6 +119,12 @@ class _Job(NamedTuple):
     voxels: np.ndarray
     correlation: np.ndarray
 
+    @property
+    def places(self) -> np.ndarray:
+        """Those voxels, (N, 3)."""
+        index = np.unravel_index(self.voxels, shape_of(self.box))
+        return np.column_stack([own + part.start for own, part in zip(index, self.box, strict=True)])
+
 
 class _Blocks:
     """Computes refined blocks of a prediction, and keeps them."""
@@ -162,8 +170,11 @@ class _Blocks:
     def labels_at(self, posterior: _Posterior, voxels: np.ndarray) -> np.ndarray:
         """Find the most probable label of each of (K, 3) voxels."""
         correlation = self._kernel.between(offsets_mm(posterior.points, tuple(voxels.T), self._spacing))
+        moved = *self.logits_at(voxels), *posterior.spread(correlation)
+        if self._prediction.checked is None:
+            return self._maps(*moved).segmentation
         drawn = self._prediction.segmentation[tuple(voxels.T)]
-        return self._maps(*self.logits_at(voxels), *posterior.spread(correlation), drawn).segmentation
+        return self._maps(*moved, drawn, self._disputed(posterior.points, voxels)).segmentation
 
     def reached(self, points: np.ndarray, reach: Box) -> Iterator[_Reached]:
         """List the blocks that have some of the points, (P, 3) voxels, in reach."""
@@ -206,16 +217,17 @@ class _Blocks:
     def describe(self, posterior: _Posterior, inputs: dict[Key, _Reached]) -> tuple[np.ndarray, Described]:
         """Return the voxels (N, 3) that points reach, and what trees can ask of some of them."""
         jobs = [self._job(key, block, posterior) for key, block in inputs.items()]
-        voxels = [
-            np.transpose(np.unravel_index(job.voxels, shape_of(job.box))) + [part.start for part in job.box]
-            for job in jobs
-        ]
-        return np.concatenate(voxels), self._describe(jobs, self._conditioned(jobs, self._logits_of(jobs)).probability)
+        voxels = np.concatenate([job.places for job in jobs])
+        return voxels, self._describe(jobs, self._conditioned(jobs, self._logits_of(jobs)).probability)
 
     def _job(self, key: Key, block: _Reached, posterior: _Posterior) -> _Job:
         near = posterior.near(block)
-        axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in block.box), indexing="ij", sparse=True)
-        return _Job(key, block.box, near, *self._kernel.reached(offsets_mm(near.points, axes, self._spacing)))
+        return _Job(key, block.box, near, *self._reached_in(block.box, near.points))
+
+    def _reached_in(self, box: Box, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find the voxels of a box that points reach, as `Kernel.reached`."""
+        axes = np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij", sparse=True)
+        return self._kernel.reached(offsets_mm(points, axes, self._spacing))
 
     def _compute(self, jobs: Sequence[_Job]) -> Iterator[tuple[Box, VoxelMaps]]:
         """Compute blocks together: functions of many voxels cost less than many functions of few."""
@@ -260,7 +272,10 @@ class _Blocks:
         """Condition those voxels, with these means and variances, (L, N) each."""
         effects = [job.posterior.spread(job.correlation) for job in jobs]
         shift, left = (np.concatenate(each, axis=1) for each in zip(*effects, strict=True))
-        return self._maps(*logits, shift, left, self._labels(jobs))
+        if self._prediction.checked is None:
+            return self._maps(*logits, shift, left)
+        disputed = np.concatenate([self._disputed(job.posterior.points, job.places) for job in jobs])
+        return self._maps(*logits, shift, left, self._labels(jobs), disputed)
 
     def _logits_of(self, jobs: Sequence[_Job]) -> tuple[np.ndarray, np.ndarray]:
         """Find mean and variance of the logits, (L, N) each, of all voxels of some blocks that are reached."""
@@ -299,21 +314,58 @@ class _Blocks:
             self._logits[job.key[0]] = mean, variance
 
     def _maps(
-        self, mean: np.ndarray, variance: np.ndarray, shift: np.ndarray, left: np.ndarray, drawn: np.ndarray
+        self,
+        mean: np.ndarray,
+        variance: np.ndarray,
+        shift: np.ndarray,
+        left: np.ndarray,
+        drawn: np.ndarray | None = None,
+        disputed: np.ndarray | None = None,
     ) -> VoxelMaps:
         """Compute the maps (L, N) and the label (N,) from the logits and what clicks do to them.
 
-        A label that others have drawn, one of `drawn` (N,), changes where clicks change what favours it.
+        A label that others have `drawn`, (N,), changes where clicks change what favours it: the second set
+        of logits where a click tells between drawing and model (`disputed`, (N,)), elsewhere what moves both sets.
         """
-        moved = mean + movable(variance, self._settings.prior_deviation) * shift
+        step = movable(variance, self._settings.prior_deviation)
         count, sharpening, values = len(self._values), self._settings.sharpening, self._values
-        maps = refined_maps(moved[:count], variance[:count], left[:count], sharpening, values)
-        if self._prediction.checked is None:
+        own, held = np.split(shift, [count])
+        maps = refined_maps(mean[:count] + step[:count] * own, variance[:count], left[:count], sharpening, values)
+        if drawn is None or disputed is None:
             return maps
+        both = np.where(own * held > 0, np.sign(held) * np.minimum(np.abs(own), np.abs(held)), 0)
+        moved = mean[count:] + step[count:] * np.where(disputed, held, both)
         before = refined_maps(mean[count:], variance[count:], np.ones_like(left[count:]), sharpening, values)
-        after = refined_maps(moved[count:], variance[count:], left[count:], sharpening, values)
+        after = refined_maps(moved, variance[count:], left[count:], sharpening, values)
         unchanged = before.segmentation == after.segmentation
         return maps._replace(segmentation=np.where(unchanged, drawn, after.segmentation))
+
+    def _disputed(self, points: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+        """Mark the voxels, of (N, 3), of pieces in which drawing and model differ, and in which one of the points lies.
+
+        Beyond such a piece a click that takes the side of the one says nothing against the other.
+        """
+        disputed = np.zeros(len(voxels), bool)
+        for point in points.tolist():
+            box, piece = self._piece(tuple(point))
+            index = voxels - [part.start for part in box]
+            inside = ((index >= 0) & (index < piece.shape)).all(1)
+            disputed[inside] |= piece[tuple(index[inside].T)]
+        return disputed
+
+    @cached_method(1024)
+    def _piece(self, point: tuple[int, ...]) -> tuple[Box, np.ndarray]:
+        """Find the piece around a point, as far as that reaches, in which drawing and model differ: box and mask."""
+        margin = np.floor(self._kernel.box_mm / self._prediction.grid.spacing)
+        box = widened(tuple(slice(at, at + 1) for at in point), margin, self._prediction.shape)
+        drawn = self._prediction.segmentation[box]
+        modelled = most_probable(np.array(values_in(box, self._prediction.probability)), self._values)
+        at = tuple(place - part.start for place, part in zip(point, box, strict=True))
+        pieces, _ = ndimage.label((drawn != modelled) & (drawn == drawn[at]))
+        piece = np.zeros(pieces.shape, bool)
+        reached, _ = self._reached_in(box, np.array([point]))
+        piece.reshape(-1)[reached] = ((pieces == pieces[at]) & (pieces > 0)).reshape(-1)[reached]
+        return box, piece
 
 
 def refined_maps(

@@ -36,7 +36,10 @@ class RunSection:
         ui = self._ui
         for part in (ui.roiSelector, ui.segmentationSelector, ui.advancedCollapsibleButton):
             part.enabled = not state.busy
-        ui.secondSegmentationSelector.enabled = not state.busy and ui.segmentationSelector.currentNode() is not None
+        chosen = ui.segmentationSelector.currentNode() is not None
+        ui.secondSegmentationSelector.enabled = not state.busy and chosen
+        for part in (ui.secondSegmentationSelectorCaption, ui.secondSegmentationSelector):
+            part.visible = chosen  # it is compared with that
         self.work.update(whyNot, isShown=not state.busy)
 
     def _onRoiAdded(self, roi) -> None:

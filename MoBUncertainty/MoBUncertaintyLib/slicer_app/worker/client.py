@@ -241,7 +241,7 @@ def _describe(error: Exception, folder: str) -> tuple[str, str]:
     if isinstance(error, UserError):
         return error.code, str(error)
     if isinstance(error, OSError):
-        text = _("The volumes cannot be written to or read from {folder} ({reason}); free some space there.")
+        text = _("Files cannot be written to or read from {folder} ({reason}); free some space there.")
         return "output", text.format(folder=folder, reason=error.strerror or error)
     if isinstance(error, MemoryError):
         return "settings", _("There is not enough memory for this image; choose a region of interest.")
