@@ -191,14 +191,9 @@ def fit_learned(
 
 
 def tuned(cases: Sequence[ReadCase], report: Callable[[str], None] = print) -> dict[str, Baseline]:
-    """Choose for each other correction the settings that gain most on validation cases.
-
-    With several labels there is no random walker: it solves a system for each label, and takes most of the time.
-    """
-    chosen, several = dict[str, Baseline](), any(len(case.prediction.labels) > 1 for case in cases)
+    """Choose for each other correction the settings that gain most on validation cases."""
+    chosen = dict[str, Baseline]()
     for name, grid in GRIDS.items():
-        if several and name == "walker":
-            continue
         gains = {each: try_out([(case, each.of(case)) for case in cases]).gain for each in grid}
         chosen[name] = max(gains, key=lambda each: gains[each])
         report(f"{chosen[name]}: Dice {100 * gains[chosen[name]]:+.2f} %, the best of {len(grid)}")
