@@ -68,10 +68,11 @@ class Bump:
             box, bump = raised(voxel)
             logits[values.index(label)][box] += bump
             corrected.set(box, softmax(logits[:, *box], axis=0))
+            corrected.decree(clicks)
             return logits, corrected
 
         def correct(clicks: Sequence[VoxelClick]) -> Prediction:
-            return after(tuple(clicks))[1].copy().prediction(case, clicks)
+            return after(tuple(clicks))[1].prediction(case)
 
         return correct
 
@@ -113,7 +114,8 @@ class Walker:
                 for label, reached in zip(np.unique(labels[box][~free[box]]), walked, strict=True):
                     np.copyto(probability[label - 1], np.clip(reached, 0, 1), where=free[box])
                 corrected.set(box, probability)
-            return corrected.prediction(case, clicks)
+            corrected.decree(clicks)
+            return corrected.prediction(case)
 
         return correct
 
@@ -174,9 +176,12 @@ class _Corrected:
         """Change the probability in a box."""
         self.probability[:, *box], self.segmentation[box] = probability, self.values[probability.argmax(0)]
 
-    def prediction(self, case: ReadCase, clicks: Sequence[VoxelClick]) -> Prediction:
-        """Make it a prediction in which clicked voxels are certain."""
+    def decree(self, clicks: Sequence[VoxelClick]) -> None:
+        """Make clicked voxels certain."""
         for voxel, label in clicks:
             self.probability[(slice(None), *voxel)] = self.values == label
             self.segmentation[voxel] = label
+
+    def prediction(self, case: ReadCase) -> Prediction:
+        """Make it a prediction."""
         return replace(case.prediction, segmentation=self.segmentation, probability=self.probability[1:])
