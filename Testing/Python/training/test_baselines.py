@@ -67,3 +67,14 @@ def test_clicked_voxels_have_their_labels_and_the_case_stays(case: ReadCase, cor
     assert after.segmentation[PLACE] == after.probability[0][PLACE] == 1
     assert after.segmentation[6, 8, 5] == after.probability[0, 6, 8, 5] == 0
     assert np.array_equal(case.prediction.probability, before)
+
+
+@pytest.mark.parametrize("correction", [Bump(2.0, 2.0), Bump(2.0, 2.0, 1.0), Walker(100.0, 5.0, 0.9)])
+def test_clicks_one_after_another_do_what_they_do_at_once(case: ReadCase, correction: Bump | Walker) -> None:
+    clicks = [(PLACE, 1), ((6, 8, 5), 0), ((6, 9, 6), 1), (PLACE, 0)]
+    correct = correction.of(case)
+    steps = [correct(clicks[:count]) for count in range(1, len(clicks) + 1)]
+    for count, step in enumerate(steps, start=1):
+        assert np.array_equal(step.probability, correction.of(case)(clicks[:count]).probability)
+        assert np.array_equal(step.segmentation, correction.of(case)(clicks[:count]).segmentation)
+    assert np.array_equal(correct(clicks[:2]).probability, steps[1].probability)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, product
 from pathlib import Path
@@ -222,9 +223,11 @@ def _show_small(axes: Axes, intervals: np.ndarray) -> None:
 
 
 def draw_readers(runs: Sequence[Run], path: Path) -> None:
-    """Draw the mean Dice of simulated readers by the number of their actions, a column for each run."""
-    figure, looks = _figure(max(7.6, 5.6 * len(runs)), 5.6), styles(reader.title for reader in READERS)
-    for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
+    """Draw the mean Dice of simulated readers by the number of their actions, two runs beside each other."""
+    columns, rows = min(len(runs), 2), math.ceil(len(runs) / 2)
+    figure, looks = _figure(max(7.6, 5.6 * columns), 1.2 + 4.4 * rows), styles(reader.title for reader in READERS)
+    for number, run in enumerate(runs, start=1):
+        axes = figure.add_subplot(rows, columns, number)
         for reader in READERS:
             dice = list(run.per_case(f"{reader.key}.dice").values())
             if dice:
@@ -233,7 +236,8 @@ def draw_readers(runs: Sequence[Run], path: Path) -> None:
         axes.set(title=f"{run.dataset}, {len(run.cases)} cases", xlabel="actions: clicks or regions")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes)
-    figure.axes[0].set_ylabel("Dice in %, mean over the cases")
+    for axes in figure.axes[::2]:
+        axes.set_ylabel("Dice in %, mean over the cases")
     figure.suptitle("Where nothing is left to do, the last value stays", fontsize=10)
     _legend(figure, dict(zip(*figure.axes[0].get_legend_handles_labels()[::-1], strict=True)))
     _save(figure, path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 
 import numpy as np
@@ -19,7 +19,7 @@ from skimage.segmentation import random_walker
 
 from mob_training.evaluation.readers.cases import ReadCase
 from mob_training.evaluation.readers.readers import Correct, Voxel, VoxelClick
-from MoBUncertaintyLib.base.geometry import Box, bounding_box, common_parts, shadows, widened
+from MoBUncertaintyLib.base.geometry import Box, bounding_box, shadows, widened
 from MoBUncertaintyLib.regions.prediction import Prediction
 
 CUT = 3.0  # in widths of a bump: what is farther from its click is not looked at
@@ -57,16 +57,22 @@ class Bump:
                 squares = np.square(MCP_Geometric(costs[box], sampling=tuple(spacing)).find_costs([inner])[0])
             return box, self.height * np.exp(-squares / (2 * self.width_mm**2))
 
+        @lru_cache(2)
+        def after(clicks: tuple[VoxelClick, ...]) -> tuple[np.ndarray, _Corrected]:
+            """Add the bump of the last click to the logits after the others: readers click one after another."""
+            if not clicks:
+                return before, unmoved
+            logits, corrected = after(clicks[:-1])
+            logits, corrected = logits.copy(), corrected.copy()
+            voxel, label = clicks[-1]
+            box, bump = raised(voxel)
+            logits[values.index(label)][box] += bump
+            corrected.set(box, softmax(logits[:, *box], axis=0))
+            corrected.decree(clicks)
+            return logits, corrected
+
         def correct(clicks: Sequence[VoxelClick]) -> Prediction:
-            corrected = unmoved.copy()
-            bumps = [(*raised(voxel), values.index(label)) for voxel, label in clicks]
-            for box, *_ in bumps:
-                logits = before[:, *box].copy()
-                for other, bump, channel in bumps:
-                    if common := common_parts(box, other):
-                        logits[channel][common[0]] += bump[common[1]]
-                corrected.set(box, softmax(logits, axis=0))
-            return corrected.prediction(case, clicks)
+            return after(tuple(clicks))[1].prediction(case)
 
         return correct
 
@@ -108,7 +114,8 @@ class Walker:
                 for label, reached in zip(np.unique(labels[box][~free[box]]), walked, strict=True):
                     np.copyto(probability[label - 1], np.clip(reached, 0, 1), where=free[box])
                 corrected.set(box, probability)
-            return corrected.prediction(case, clicks)
+            corrected.decree(clicks)
+            return corrected.prediction(case)
 
         return correct
 
@@ -169,9 +176,12 @@ class _Corrected:
         """Change the probability in a box."""
         self.probability[:, *box], self.segmentation[box] = probability, self.values[probability.argmax(0)]
 
-    def prediction(self, case: ReadCase, clicks: Sequence[VoxelClick]) -> Prediction:
-        """Make it a prediction in which clicked voxels are certain."""
+    def decree(self, clicks: Sequence[VoxelClick]) -> None:
+        """Make clicked voxels certain."""
         for voxel, label in clicks:
             self.probability[(slice(None), *voxel)] = self.values == label
             self.segmentation[voxel] = label
+
+    def prediction(self, case: ReadCase) -> Prediction:
+        """Make it a prediction."""
         return replace(case.prediction, segmentation=self.segmentation, probability=self.probability[1:])

@@ -231,11 +231,14 @@ def largest_error(case: ReadCase, segmentation: np.ndarray, place: np.ndarray | 
     It is the voxel deepest in the largest connected group of voxels that all have one wrong label and one true label;
     of several, the one nearest to the group's centroid.
     """
-    wrong = case.wrong(segmentation)
+    box = whole(case.truth.shape) if place is None else bounding_box(shadows(place))
+    segmentation, truth = segmentation[box], case.truth[box]
+    wrong = segmentation != truth
     if place is not None:
-        wrong &= place
-    voxels = np.argwhere(wrong)
-    kinds = segmentation[wrong].astype(int) * 256 + case.truth[wrong]
+        wrong &= place[box]
+    start = np.array([part.start for part in box])
+    voxels = np.argwhere(wrong) + start
+    kinds = segmentation[wrong].astype(int) * 256 + truth[wrong]
     most, largest = 0, None  # voxels, middle
     for kind in np.unique(kinds):
         own = voxels[kinds == kind]

@@ -8,7 +8,7 @@ same cases.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, product
 from pathlib import Path
@@ -92,7 +92,7 @@ def fit(
 
     def try_all(all_settings: Sequence[ClickSettings]) -> None:
         for settings in all_settings:
-            tried[settings] = trial = try_out([(case, Refined(case.prediction, settings)) for case in cases])
+            tried[settings] = trial = try_out((case, Refined(case.prediction, settings)) for case in cases)
             deviation = "own" if settings.prior_deviation is None else f"{settings.prior_deviation:g}"
             length = "own length" if settings.length_mm is None else f"{settings.length_mm:g} mm"
             report(
@@ -181,8 +181,8 @@ def fit_learned(
         own = [
             replace(settings, learned=None if caution is None else trees[at], caution=caution or 0.0) for at in parts
         ]
-        pairs = [(case, Refined(case.prediction, each)) for case, each in zip(cases, own, strict=True)]
-        tried[caution] = trial = try_out(pairs)
+        pairs = zip(cases, own, strict=True)
+        tried[caution] = trial = try_out((case, Refined(case.prediction, each)) for case, each in pairs)
         name = "conditioning alone" if caution is None else f"learned, caution {caution:g}"
         report(f"{name}: Dice {100 * trial.gain:+.2f} %, harm {percent(trial.harm)}")
     made = {"cautions": [{"caution": each, "gain": own.gain, "harm": own.harm} for each, own in tried.items()]}
@@ -191,22 +191,20 @@ def fit_learned(
 
 
 def tuned(cases: Sequence[ReadCase], report: Callable[[str], None] = print) -> dict[str, Baseline]:
-    """Choose for each other correction the settings that gain most on validation cases.
-
-    With several labels there is no random walker: it solves a system for each label, and takes most of the time.
-    """
-    chosen, several = dict[str, Baseline](), any(len(case.prediction.labels) > 1 for case in cases)
+    """Choose for each other correction the settings that gain most on validation cases."""
+    chosen = dict[str, Baseline]()
     for name, grid in GRIDS.items():
-        if several and name == "walker":
-            continue
-        gains = {each: try_out([(case, each.of(case)) for case in cases]).gain for each in grid}
+        gains = {each: try_out((case, each.of(case)) for case in cases).gain for each in grid}
         chosen[name] = max(gains, key=lambda each: gains[each])
         report(f"{chosen[name]}: Dice {100 * gains[chosen[name]]:+.2f} %, the best of {len(grid)}")
     return chosen
 
 
-def try_out(pairs: Sequence[tuple[ReadCase, Correct]]) -> Trial:
-    """Let readers click in all cases, each with what corrects it, anywhere and in the listed regions."""
+def try_out(pairs: Iterable[tuple[ReadCase, Correct]]) -> Trial:
+    """Let readers click in all cases, each with what corrects it, anywhere and in the listed regions.
+
+    What corrects keeps much in memory; make it one by one.
+    """
     gains, corrected, harmed = [], 0.0, 0.0
     for case, correct in pairs:
         start = case.scores(case.prediction, case.unclicked(), surfaces=False)
